@@ -1,0 +1,102 @@
+import createError from '@fastify/error'
+import type { FastifyRequest } from 'fastify'
+import { echo } from './echo.js'
+import { EventUnknown, HandlerInvalid } from './errors.js'
+import type { HookLists, Message } from './hooks.js'
+import type { UpwardReply } from './mailbox.js'
+import type { Session } from './session.js'
+import { isEventName } from './wire/frame.js'
+
+/** What a handler is given besides the data. */
+export interface HandlerContext {
+  /** The request that brought the message. */
+  readonly request: FastifyRequest
+  readonly reply: UpwardReply
+  readonly message: Message
+}
+
+/** Handles one upward event. What it returns, or promises, is the answer; nothing is `202 {"status":"accepted"}`. */
+export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
+
+export interface HandlerOptions<Schema> {
+  /** What the data has to be like, in the terms of the app's validator compiler: JSON Schema unless it was changed. Default: anything. */
+  readonly schema?: Schema
+}
+
+/** Tells whether data is valid, in one of the ways that Fastify lets a validator tell it. */
+type Validator = ((data: unknown) => unknown) & { errors?: unknown }
+
+/** Makes a validator of an event's schema; throws for a schema that is none. */
+export type Compile = (schema: unknown, event: string) => Validator
+
+interface Handler {
+  readonly schema: unknown
+  readonly run: MessageHandler<unknown>
+  validator: Validator | undefined
+}
+
+// Fastify's own error of that code is not exported to plugins; the shape is what error handlers look at.
+const ValidationError = createError<[string]>('FST_ERR_VALIDATION', '%s', 400)
+
+/** Finds who handles an upward message: its handler, else the hooks, else, for `message`, the echo. */
+export class Dispatcher {
+  readonly #handlers = new Map<string, Handler>()
+  readonly #hooks: HookLists
+  #compile: Compile | undefined
+
+  constructor (hooks: HookLists) {
+    this.#hooks = hooks
+  }
+
+  /** Whether the app has left `message` to the echo. */
+  get echoes (): boolean {
+    return !this.#handlers.has('message') && !this.#hooks.has('onMessage')
+  }
+
+  set (event: string, { schema }: HandlerOptions<unknown>, run: MessageHandler<unknown>): void {
+    if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
+    if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function`)
+    if (this.#handlers.has(event)) throw new HandlerInvalid(`There is a handler for event "${event}" already`)
+    const handler = { schema, run, validator: undefined }
+    this.#validate(event, handler)
+    this.#handlers.set(event, handler)
+  }
+
+  /** Compiles the schemas of the handlers: at boot, so that a faulty one is found then, and from then on as they come. */
+  compileWith (compile: Compile): void {
+    this.#compile = compile
+    for (const [event, handler] of this.#handlers) this.#validate(event, handler)
+  }
+
+  #validate (event: string, handler: Handler): void {
+    if (handler.schema !== undefined) handler.validator = this.#compile?.(handler.schema, event)
+  }
+
+  /**
+   * Gives what is to be run for a message, or throws where nothing is, or the data is not what the schema says:
+   * such a message is refused, not handled.
+   */
+  prepare (session: Session, message: Message, request: FastifyRequest): (reply: UpwardReply) => unknown {
+    const handler = this.#handlers.get(message.event)
+    if (handler !== undefined) {
+      const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
+      return reply => handler.run(session, data, { request, reply, message })
+    }
+    if (this.#hooks.has('onMessage')) {
+      return async reply => await this.#hooks.message(session, message, request, reply)
+    }
+    if (message.event === 'message') return reply => echo(session, message.data, reply)
+    throw new EventUnknown(JSON.stringify(message.event))
+  }
+}
+
+/** Validates as Fastify does a body: the validator may also answer with the value to use. */
+function validate (validator: Validator, data: unknown): unknown {
+  const verdict = validator(data ?? null)
+  const { error, value } = typeof verdict === 'object' && verdict !== null ? verdict as { error?: unknown, value?: unknown } : {}
+  if (verdict !== false && error === undefined) return value ?? data
+  const failures = error ?? validator.errors
+  const first: unknown = Array.isArray(failures) ? failures[0] : failures
+  const { instancePath = '', message = 'is not valid' } = first as { instancePath?: string, message?: string }
+  throw Object.assign(new ValidationError(`body${instancePath} ${message}`), { validation: failures, validationContext: 'body' })
+}

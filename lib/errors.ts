@@ -1,0 +1,31 @@
+import createError from '@fastify/error'
+
+/**
+ * Every error this plugin raises, in one table. The `code` of each is stable; the message tells the remedy.
+ * Those with a status below 500 are the requester's to mend, the others the server's.
+ */
+
+// At boot.
+export const OptionInvalid = createError<[string]>('FST_SSE_OPTION_INVALID', '%s', 500, TypeError)
+export const HookInvalid = createError<[string]>('FST_SSE_HOOK_INVALID', '%s', 500, TypeError)
+export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '%s', 500, TypeError)
+
+// In the server's own calls.
+export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s cannot be used: a name is a well-formed, non-empty string without CR, LF and NUL, and is none of welcome, gap, close, open and error', 500, TypeError)
+export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event must be serializable as JSON: %s', 500, TypeError)
+export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions) or "channelLog" (channels and broadcasts)', 500, RangeError)
+export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is over: nothing can be sent to it; stop producing when session.signal aborts', 410)
+
+// To requests.
+export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resource is an event stream: send "Accept: text/event-stream"', 406)
+export const SessionIdMissing = createError('FST_SSE_SESSION_ID_MISSING', 'Send the X-Session-ID header, with the sessionId that the welcome event told', 400)
+export const SessionUnknown = createError('FST_SSE_SESSION_UNKNOWN', 'No such session: open a stream to get one', 404)
+export const EventUnknown = createError<[string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s', 404)
+export const TextMissing = createError('FST_SSE_TEXT_MISSING', 'The echo needs a JSON body with a string "text"', 400)
+export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFORMED', 'Line %d of the batch is not a message: %s; nothing of the batch was handled', 400)
+export const BatchTooLarge = createError<[number, number]>('FST_SSE_BATCH_TOO_LARGE', 'A batch of %d messages exceeds the %d that a session may have waiting; send smaller batches', 413)
+export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALID', 'An Idempotency-Key is 1 to 255 printable ASCII characters', 400)
+export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key came with another payload before; use a new key for a new message', 422)
+export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their answers and try again', 429)
+export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store does not answer; try again, with the same Idempotency-Key', 503)
+export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again, with the same Idempotency-Key', 503)

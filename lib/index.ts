@@ -1,0 +1,58 @@
+import type { FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import type { ServerHttp2Session } from 'node:http2'
+import { OptionInvalid } from './errors.js'
+import { settle, type SseSessionsOptions } from './options.js'
+import { routes } from './routes/index.js'
+import { Sessions } from './sessions.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The registry of sessions; option `decorator` gives it another name. */
+    sseSessions: Sessions
+  }
+}
+
+const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
+  const settings = settle(options, app.initialConfig.pluginTimeout ?? 0)
+  if (app.hasDecorator(settings.decorator)) {
+    throw new OptionInvalid(`The instance has a decorator "${settings.decorator}" already; name this registration with option "decorator"`)
+  }
+  const sessions = new Sessions(settings, app.log)
+  app.decorate(settings.decorator, sessions)
+
+  // Before Node 24 a server's close() waits for idle HTTP/2 connections, for over a minute.
+  const connections = new Set<ServerHttp2Session>()
+  app.server.on('session', (connection: ServerHttp2Session) => {
+    connections.add(connection)
+    connection.once('close', () => { connections.delete(connection) })
+  })
+  // Not in onClose: by then the server waits for the streams, which would wait for the hook.
+  app.addHook('preClose', async () => {
+    await sessions.close()
+    for (const connection of connections) connection.close()
+  })
+
+  // A plugin that breaks encapsulation gets no prefix: hence the scope inside.
+  await app.register(routes, { sessions, prefix: settings.prefix, ...settings.logLevel !== undefined && { logLevel: settings.logLevel } })
+}
+
+/**
+ * Two-way sessions over plain HTTP: one event stream down, POSTs up, under `prefix`; the registry of sessions is
+ * decorated on the instance. See {@link SseSessionsOptions}; invalid options reject the boot with FST_SSE_OPTION_INVALID.
+ */
+const sseSessions = fp(plugin, { fastify: '5.x', name: 'fastify-sse-sessions' })
+
+export default sseSessions
+export { sseSessions, sseSessions as 'module.exports' }
+export type { SseSessionsOptions } from './options.js'
+export type { Sessions, SessionStats } from './sessions.js'
+export type { Session, SessionData } from './session.js'
+export type { Channel, SendOptions } from './channel.js'
+export type { Hooks, Message } from './hooks.js'
+export type { UpwardReply } from './mailbox.js'
+export type { HandlerContext, HandlerOptions, MessageHandler } from './dispatch.js'
+export type { Gap } from './wire/frame.js'
+export type { Awaitable, Store } from './store/store.js'
+export type { Draft, Entry, Log, LogBounds, LogListener, TrimReason } from './store/log.js'
+export { MemoryStore } from './store/memory.js'

@@ -1,0 +1,152 @@
+import { IdempotencyKeyReused, StoreUnavailable, TooManyWaiting } from './errors.js'
+import { ignore } from './promises.js'
+import type { Awaitable } from './store/store.js'
+
+/** What a message was answered. A handler's error is an answer, too: its message was handled. */
+export interface Outcome {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: unknown
+  readonly error: Error | undefined
+}
+
+/**
+ * How a handler answers one message. It is not Fastify's Reply, for a message may have come in a batch with others,
+ * and its answer may be given again to a repeat.
+ */
+export class UpwardReply {
+  statusCode: number | undefined
+  /** Whether `send` was called. */
+  sent = false
+  #headers: Record<string, string> = {}
+  #body: unknown
+
+  /** Sets the status; default 200 with a body, 202 without. */
+  code (status: number): this {
+    this.statusCode = status
+    return this
+  }
+
+  /** Sets a header of the answer; it is lost where the message came in a batch. */
+  header (name: string, value: string): this {
+    this.#headers[name] = value
+    return this
+  }
+
+  /** Sets the body, as returning it does. */
+  send (body?: unknown): this {
+    this.sent = true
+    this.#body = body
+    return this
+  }
+
+  /** @internal */
+  outcome (returned: unknown): Outcome {
+    const body = this.#body ?? (returned === this ? undefined : returned)
+    return body === undefined && !this.sent
+      ? { status: this.statusCode ?? 202, headers: this.#headers, body: { status: 'accepted' }, error: undefined }
+      : { status: this.statusCode ?? 200, headers: this.#headers, body, error: undefined }
+  }
+}
+
+/** A message as the mailbox sees it. */
+export interface Letter {
+  readonly key: string | undefined
+  /** What was asked for: the same key must come with the same. */
+  readonly payload: () => string
+  /** Has the message handled. Rejects where it was refused, so that a repeat is a new attempt. */
+  readonly handle: () => Awaitable<Outcome>
+}
+
+export interface Delivery {
+  readonly outcome: Outcome
+  /** Whether this is the answer to an earlier message of the same key. */
+  readonly replayed: boolean
+}
+
+interface Receipt {
+  readonly payload: string
+  readonly outcome: Promise<Outcome>
+  settled: boolean
+}
+
+/** One session's upward messages: handled one at a time, in order of arrival, once a key. */
+export class Mailbox {
+  readonly #maxWaiting: number
+  readonly #maxRecords: number
+  readonly #records = new Map<string, Receipt>()
+  #last: Promise<void> | undefined
+  #waiting = 0
+
+  constructor (maxWaiting: number, maxRecords: number) {
+    this.#maxWaiting = maxWaiting
+    this.#maxRecords = maxRecords
+  }
+
+  /** Throws TooManyWaiting where so many more messages may not wait. */
+  reserve (count: number): void {
+    if (this.#last !== undefined && this.#waiting + count > this.#maxWaiting) throw new TooManyWaiting(this.#waiting)
+  }
+
+  /** Answers with the outcome of the message, or of the earlier one of its key. */
+  async deliver (letter: Letter): Promise<Delivery> {
+    if (letter.key === undefined) return { outcome: await this.#enqueue(letter.handle), replayed: false }
+    const payload = letter.payload()
+    const earlier = this.#records.get(letter.key)
+    if (earlier !== undefined) {
+      if (earlier.payload !== payload) throw new IdempotencyKeyReused()
+      return { outcome: await earlier.outcome, replayed: true }
+    }
+    const outcome = this.#enqueue(letter.handle)
+    this.#keep(letter.key, { payload, outcome, settled: false })
+    return { outcome: await outcome, replayed: false }
+  }
+
+  #keep (key: string, record: Receipt): void {
+    this.#records.set(key, record)
+    record.outcome.then(() => {
+      record.settled = true
+      this.#evict()
+    }, () => { this.#records.delete(key) })
+  }
+
+  // Oldest first; the record of a running message stays, for its repeat must not run beside it.
+  #evict (): void {
+    for (const [key, record] of this.#records) {
+      if (this.#records.size <= this.#maxRecords) return
+      if (record.settled) this.#records.delete(key)
+    }
+  }
+
+  #enqueue (handle: () => Awaitable<Outcome>): Promise<Outcome> {
+    let outcome: Promise<Outcome>
+    if (this.#last === undefined) {
+      outcome = Promise.resolve(handle())
+    } else {
+      this.reserve(1)
+      this.#waiting++
+      outcome = this.#last.then(() => {
+        this.#waiting--
+        return handle()
+      })
+    }
+    const last = outcome.then(ignore, ignore)
+    this.#last = last
+    last.then(() => { if (this.#last === last) this.#last = undefined })
+    return outcome
+  }
+}
+
+/** Runs a handler and makes an outcome of what it returns or throws. */
+export async function answer (handler: (reply: UpwardReply) => unknown): Promise<Outcome> {
+  const reply = new UpwardReply()
+  try {
+    return reply.outcome(await handler(reply))
+  } catch (thrown) {
+    const error = thrown instanceof Error ? thrown : new Error(`A handler threw ${String(thrown)}`)
+    // Safe to repeat is what this error promises, so it must not become the answer to repeats.
+    if (error instanceof StoreUnavailable) throw error
+    const { statusCode } = error as { statusCode?: unknown }
+    return { status: typeof statusCode === 'number' ? statusCode : 500, headers: {}, body: undefined, error }
+  }
+}

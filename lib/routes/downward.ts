@@ -1,0 +1,129 @@
+import type { FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
+import { greet } from '../echo.js'
+import { NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
+import type { Arrival, Session } from '../session.js'
+import type { Sessions } from '../sessions.js'
+import { ResponseSink } from '../stream/transport.js'
+import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
+import { frameRetry } from '../wire/frame.js'
+import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
+import { header } from './identify.js'
+
+/** GET of the downward path: opens a session's stream, or resumes it. */
+export function downwardRoute (sessions: Sessions): RouteOptions {
+  const { routes: { downward }, downwardPath } = sessions.settings
+  return {
+    ...downward,
+    method: 'GET',
+    url: downwardPath,
+    exposeHeadRoute: false,
+    // Last of all, so that every other hook has run when the response is taken over.
+    onSend: [downward.onSend ?? [], takeOver].flat(),
+    // Not async: Fastify would hold the Reply until the promise of a stream's end.
+    handler: (request, reply) => {
+      const sink = new ResponseSink(reply.raw)
+      arrive(sessions, request, reply, sink).catch((error: unknown) => {
+        if (error instanceof StoreUnavailable) comeLater(sessions, reply)
+        else reply.send(error)
+      })
+    }
+  }
+}
+
+async function arrive (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+  const lastEventId = header(request, LAST_EVENT_ID)
+  if (lastEventId === CLOSED_ID) {
+    // [WHATWG HTML 9.2.1] A 204 tells an EventSource to stop reconnecting.
+    reply.code(204).send()
+    return
+  }
+  if (!accepts(header(request, 'accept'))) throw new NotAcceptable()
+  if (sessions.closing) {
+    comeLater(sessions, reply)
+    return
+  }
+  const principal = await sessions.settings.principal(request)
+  const last = lastEventId === undefined ? undefined : parseEventId(lastEventId)
+  const id = last?.sessionId ?? header(request, SESSION_ID)
+  const returns = lastEventId !== undefined || id !== undefined
+  const known = id === undefined ? undefined : sessions.resumable(id, principal)
+  if (known !== undefined) {
+    const told = known.closed ? {} : await sessions.hooks.welcome('onResume', known, request)
+    const arrival = { welcome: welcome(known, true, told), resumed: true, cursor: last?.position ?? known.cursor }
+    await open(sessions, known, arrival, request, reply, sink)
+    return
+  }
+  if (returns && header(request, RESUME) === 'required') throw new SessionUnknown()
+  const session = await sessions.open(principal)
+  if (session === undefined) {
+    request.log.warn('a session was refused: there are too many; see maxSessions and maxSessionsPerPrincipal')
+    comeLater(sessions, reply)
+    return
+  }
+  const cursor = session.cursor
+  const told = await introduce(sessions, session, request)
+  const arrival = { welcome: welcome(session, false, returns ? { previous: 'unknown', ...told } : told), resumed: false, cursor }
+  await open(sessions, session, arrival, request, reply, sink)
+}
+
+/** Presents a new session to the app, which may refuse it. */
+async function introduce (sessions: Sessions, session: Session, request: FastifyRequest): Promise<object> {
+  if (!sessions.hooks.has('onOpen')) return sessions.dispatcher.echoes ? greet() : {}
+  try {
+    return await sessions.hooks.welcome('onOpen', session, request)
+  } catch (error) {
+    await session.close('refused')
+    throw error
+  }
+}
+
+/** The data of the welcome event: the app's may add to ours, not replace it. */
+function welcome (session: Session, resumed: boolean, told: object): object {
+  const ours = { sessionId: session.id, resumed }
+  return { ...ours, ...told, ...ours }
+}
+
+async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+  const head = await sessions.settings.store.head()
+  reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
+  reply.send(new Opening(session, { ...arrival, head, sink, log: request.log }))
+}
+
+/** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */
+class Opening {
+  readonly #session: Session
+  readonly #arrival: Arrival & { readonly sink: ResponseSink }
+
+  constructor (session: Session, arrival: Arrival & { readonly sink: ResponseSink }) {
+    this.#session = session
+    this.#arrival = arrival
+  }
+
+  begin (reply: FastifyReply): void {
+    const { sink, resumed } = this.#arrival
+    sink.begin(reply)
+    if (!sink.closed) this.#session.attach(this.#arrival)
+    // The client left before it could learn of its session: nobody can come back to it.
+    else if (!resumed) this.#session.close('aborted')
+  }
+
+  /** Has Fastify take it for a stream, which it neither serializes nor measures. */
+  pipe (): void {}
+}
+
+const takeOver: onSendHookHandler<unknown> = (_request, reply, payload, done) => {
+  if (payload instanceof Opening) payload.begin(reply)
+  else done(null, payload)
+}
+
+/** Answers what may be well soon: any status but 200 would end a native EventSource for good. */
+function comeLater (sessions: Sessions, reply: FastifyReply): void {
+  reply.headers(STREAM_HEADERS).send(frameRetry(sessions.retry()))
+}
+
+function accepts (accept = '*/*'): boolean {
+  return accept.split(',').some(range => {
+    const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
+    return ['text/event-stream', 'text/*', '*/*'].includes(type) && !parameters.some(parameter => /^q=0(\.0*)?$/.test(parameter))
+  })
+}

@@ -1,0 +1,144 @@
+import { createHash } from 'node:crypto'
+import { STATUS_CODES } from 'node:http'
+import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
+import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, SessionUnknown } from '../errors.js'
+import type { Message } from '../hooks.js'
+import { answer, type Delivery } from '../mailbox.js'
+import type { Session } from '../session.js'
+import type { Sessions } from '../sessions.js'
+import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
+import { header, identify } from './identify.js'
+
+// Has Fastify set up its validator, which the schemas of handlers need; an app with one of its own may not know JSON Schema.
+const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
+
+/** POST of the upward path, with and without the event's name in it: hands messages to the session's mailbox. */
+export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): RouteOptions[] {
+  const { routes: { upward }, upwardPath } = sessions.settings
+  const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
+    if (!reply.hasHeader(SESSION_CONNECTED)) reply.header(SESSION_CONNECTED, String(isConnected(sessions, request)))
+    if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
+    done(null, payload)
+  }
+  return [upwardPath, `${upwardPath}/:event`].map(url => ({
+    ...upward,
+    schema: { ...takesJsonSchema && JSON_SCHEMA, ...upward.schema },
+    method: 'POST',
+    url,
+    onSend: [upward.onSend ?? [], onSend].flat(),
+    handler: (request, reply) => receive(sessions, request, reply)
+  }))
+}
+
+/** Where the request failed before its session was looked up; without principals the id is enough to tell. */
+function isConnected (sessions: Sessions, request: FastifyRequest): boolean {
+  const id = header(request, SESSION_ID)
+  return sessions.settings.anyone && id !== undefined && sessions.find(id)?.connected === true
+}
+
+async function receive (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  const session = await identify(sessions, request)
+  const { event = 'message' } = request.params as { event?: string }
+  try {
+    return request.body instanceof Batch
+      ? await receiveBatch(sessions, session, request.body, event, request, reply)
+      : await receiveOne(sessions, session, event, request, reply)
+  } finally {
+    reply.header(SESSION_CONNECTED, String(session.connected))
+  }
+}
+
+async function receiveOne (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  const id = header(request, IDEMPOTENCY_KEY)
+  if (id !== undefined && !isKey(id)) throw new IdempotencyKeyInvalid()
+  const { outcome, replayed } = await deliver(sessions, session, { event, data: request.body, id }, request)
+  reply.header(SESSION_CONNECTED, String(session.connected))
+  if (replayed) reply.header(IDEMPOTENT_REPLAYED, 'true')
+  if (outcome.error !== undefined) throw outcome.error
+  return reply.headers(outcome.headers).code(outcome.status).send(outcome.body)
+}
+
+async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  const { maxWaitingMessages } = sessions.settings
+  const messages = batch.messages(event)
+  if (messages.length > Math.max(1, maxWaitingMessages)) throw new BatchTooLarge(messages.length, maxWaitingMessages)
+  session.mailbox.reserve(messages.length)
+  // All at once into the mailbox, which keeps them in order and lets no other message between them.
+  const outcomes = await Promise.all(messages.map(message => deliver(sessions, session, message, request).then(report, refusal)))
+  reply.header(SESSION_CONNECTED, String(session.connected))
+  return reply.send(outcomes)
+}
+
+function deliver (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Promise<Delivery> {
+  return session.mailbox.deliver({
+    key: message.id,
+    payload: () => createHash('sha256').update(JSON.stringify([message.event, message.data])).digest('base64'),
+    handle: () => {
+      // It may have ended while the message waited.
+      if (session.closed) throw new SessionUnknown()
+      return answer(sessions.dispatcher.prepare(session, message, request))
+    }
+  })
+}
+
+/** The outcome of one message of a batch. */
+interface Report {
+  readonly status: number
+  readonly body: unknown
+  readonly replayed?: true
+}
+
+function report ({ outcome, replayed }: Delivery): Report {
+  const { status, body } = outcome.error === undefined ? outcome : refusal(outcome.error)
+  return { status, body, ...replayed && { replayed } }
+}
+
+/** An error in the shape that Fastify gives it. */
+function refusal (error: Error & { statusCode?: number, code?: string }): Report {
+  const { statusCode = 500, code, message } = error
+  return { status: statusCode, body: { statusCode, code, error: STATUS_CODES[statusCode], message } }
+}
+
+const isKey = (key: unknown): key is string => typeof key === 'string' && /^[\x21-\x7e][\x20-\x7e]{0,254}$/.test(key)
+
+/** The lines of an `application/x-ndjson` body. */
+class Batch {
+  readonly #lines: readonly unknown[]
+
+  constructor (lines: readonly unknown[]) {
+    this.#lines = lines
+  }
+
+  /** The messages; those that do not name their event have the given one. */
+  messages (defaultEvent: string): Message[] {
+    return this.#lines.map((line, index) => {
+      if (typeof line !== 'object' || line === null || Array.isArray(line)) throw new BatchMalformed(index + 1, 'it is no object')
+      const { event = defaultEvent, data, id } = line as { event?: unknown, data?: unknown, id?: unknown }
+      if (typeof event !== 'string') throw new BatchMalformed(index + 1, 'its "event" is no string')
+      if (id !== undefined && !isKey(id)) throw new BatchMalformed(index + 1, 'its "id" is not 1 to 255 printable ASCII characters')
+      return { event, data, id }
+    })
+  }
+}
+
+/** Has a scope understand batches, each line under the app's own rules for JSON. */
+export function addBatchParser (scope: FastifyInstance): void {
+  const { onProtoPoisoning = 'error', onConstructorPoisoning = 'error' } = scope.initialConfig
+  const parseJson = scope.getDefaultJsonParser(onProtoPoisoning, onConstructorPoisoning)
+  scope.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (request, body, done) => {
+    const lines: unknown[] = []
+    for (const line of String(body).split('\n')) {
+      if (line.trim() === '') continue
+      let failure: Error | null = null
+      parseJson(request, line, (error, value) => {
+        failure = error
+        lines.push(value)
+      })
+      if (failure !== null) {
+        done(new BatchMalformed(lines.length, (failure as Error).message))
+        return
+      }
+    }
+    done(null, new Batch(lines))
+  })
+}

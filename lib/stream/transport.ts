@@ -1,0 +1,62 @@
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { FastifyReply } from 'fastify'
+import { ignore } from '../promises.js'
+
+/** Told what becomes of a response. */
+export interface SinkListener {
+  /** What was written has left; more may be. */
+  drained (): void
+  /** The response is over: ended, or lost. */
+  closed (): void
+}
+
+/** Where a stream's bytes go. */
+export interface Sink {
+  listener: SinkListener | undefined
+  /** Whether the client has gone. */
+  readonly closed: boolean
+  /** False asks the writer to wait for `drained`. */
+  write (chunk: string): boolean
+  end (chunk: string): void
+  destroy (): void
+}
+
+/**
+ * The seam to Fastify. Made when the request comes, so that a client that leaves early is noticed; begun by the last
+ * onSend hook, when every hook has had its say on the headers. From then on the response is ours, and neither
+ * Fastify's Request nor its Reply is held.
+ */
+export class ResponseSink implements Sink {
+  listener: SinkListener | undefined
+  closed = false
+  readonly #response: ServerResponse
+
+  constructor (response: ServerResponse) {
+    this.#response = response
+    response.on('drain', () => this.listener?.drained())
+    response.on('close', () => {
+      this.closed = true
+      this.listener?.closed()
+    })
+    // A write that meets a connection just lost; `close` follows.
+    response.on('error', ignore)
+  }
+
+  /** Takes the response over from Fastify and sends the head that it has made. */
+  begin (reply: FastifyReply): void {
+    reply.hijack()
+    if (!this.closed) this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
+  }
+
+  write (chunk: string): boolean {
+    return this.#response.write(chunk)
+  }
+
+  end (chunk: string): void {
+    this.#response.end(chunk)
+  }
+
+  destroy (): void {
+    this.#response.destroy()
+  }
+}

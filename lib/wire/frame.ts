@@ -1,0 +1,68 @@
+import { encode } from 'eventsource-encoder'
+import { DataInvalid, EventInvalid } from '../errors.js'
+import { CLOSED_ID, formatEventId } from './event-id.js'
+
+// Ours, and the two that an EventSource raises itself.
+const RESERVED = new Set(['welcome', 'gap', 'close', 'open', 'error'])
+const BREAKS_THE_FRAME = /[\r\n\0]/
+
+/** Whether a string can be an event's name on the wire and arrive as it was sent. */
+export function isEventName (name: unknown): name is string {
+  return typeof name === 'string' && name !== '' && !BREAKS_THE_FRAME.test(name) && name.isWellFormed()
+}
+
+/** Frames an event of the app's, all but its id: that differs from session to session, the rest is framed once for all. */
+export function frameEvent (event: string, data: unknown): string {
+  if (!isEventName(event) || RESERVED.has(event)) throw new EventInvalid(JSON.stringify(event) ?? typeof event)
+  let json: string | undefined
+  try {
+    json = JSON.stringify(data)
+  } catch (error) {
+    throw new DataInvalid(error instanceof Error ? error.message : String(error))
+  }
+  // `undefined`, alone, has no JSON; functions and symbols have none either, but are mistakes.
+  if (json === undefined && data !== undefined) throw new DataInvalid(`it is a ${typeof data}`)
+  return encode(event === 'message' ? { data: json ?? 'null' } : { event, data: json ?? 'null' })
+}
+
+/** The line that goes before an entry's frame. */
+export function frameId (sessionId: string, position: number): string {
+  return `id: ${formatEventId(sessionId, position)}\n`
+}
+
+export function frameWelcome (sessionId: string, position: number, retry: number, data: object): string {
+  return `retry: ${retry}\n${encode({ event: 'welcome', id: formatEventId(sessionId, position), data: JSON.stringify(data) })}`
+}
+
+/** What was lost: entries after `after`, up to and including `resumedAt`; from there on the stream is whole again. */
+export interface Gap {
+  readonly after: number
+  readonly resumedAt: number
+  readonly reason: 'count' | 'bytes' | 'age' | 'store'
+}
+
+export function frameGap (sessionId: string, position: number, gap: Gap): string {
+  return encode({ event: 'gap', id: formatEventId(sessionId, position), data: JSON.stringify(gap) })
+}
+
+export function frameClose (reason: string): string {
+  return encode({ event: 'close', id: CLOSED_ID, data: JSON.stringify({ reason }) })
+}
+
+/**
+ * Ends a stream that another has replaced. It is no event, but the id makes a client that still listens stop when it
+ * comes back, where otherwise the two would replace each other for ever.
+ */
+export const REPLACED_FRAME = `: replaced\nid: ${CLOSED_ID}\n\n`
+
+/** Tells a client how many milliseconds to wait before it connects again. */
+export function frameRetry (retry: number): string {
+  return `retry: ${retry}\n\n`
+}
+
+/** A comment and ONE line feed: some clients surface a blank line as an empty event. */
+export const HEARTBEAT_FRAME = ': heartbeat\n'
+
+export function frameHeartbeatEvent (event: string): string {
+  return encode({ event, data: '{}' })
+}

@@ -1,0 +1,33 @@
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import type { AddressInfo } from 'node:net'
+import type { Test } from 'tap'
+import sseSessions, { type Sessions, type SseSessionsOptions } from '../../lib/index.js'
+
+export interface Served {
+  readonly app: FastifyInstance
+  readonly sessions: Sessions
+  /** `http://127.0.0.1:<port>`, without a slash at the end. */
+  readonly url: string
+  readonly port: number
+}
+
+export interface ServeOptions {
+  readonly fastify?: FastifyServerOptions
+  /** Runs before the plugin is registered. */
+  readonly before?: (app: FastifyInstance) => unknown
+  /** Runs after it. */
+  readonly after?: (app: FastifyInstance) => unknown
+}
+
+/** Starts an app with the plugin on a free port; it is closed when the test ends. */
+export async function serve (t: Test, options: SseSessionsOptions = {}, { fastify = {}, before, after }: ServeOptions = {}): Promise<Served> {
+  const app = Fastify(fastify)
+  t.teardown(() => app.close())
+  await before?.(app)
+  // A short grace keeps the teardown of tests with open streams short.
+  await app.register(sseSessions, { closeTimeout: 500, ...options })
+  await after?.(app)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  return { app, sessions: app.sseSessions, url: `http://127.0.0.1:${port}`, port }
+}

@@ -1,0 +1,107 @@
+import { createParser } from 'eventsource-parser'
+import type { Test } from 'tap'
+import { Agent, request, type Dispatcher } from 'undici'
+import { signal, within } from './within.js'
+
+export interface StreamEvent {
+  readonly event: string
+  /** Parsed as JSON. */
+  readonly data: unknown
+  readonly id: string | undefined
+}
+
+/** A downward stream, read by hand over a real socket. */
+export interface Stream {
+  readonly status: number
+  readonly headers: Record<string, string | string[] | undefined>
+  /** Everything received until now, as text. */
+  readonly raw: () => string
+  /** All events received until now. */
+  readonly events: StreamEvent[]
+  readonly sessionId: string
+  /** Resolves with the first event, old or new, that passes. */
+  waitFor: (test: (event: StreamEvent) => boolean, what?: string) => Promise<StreamEvent>
+  /** Resolves when the body has ended, by its end or by an error. */
+  readonly ended: Promise<void>
+  /** Destroys the socket. */
+  destroy: () => void
+  /** The body, to pause and resume reading. */
+  readonly body: Dispatcher.ResponseData['body']
+}
+
+export interface OpenOptions {
+  readonly headers?: Record<string, string>
+  readonly dispatcher?: Dispatcher
+  readonly path?: string
+  /** Do not wait for the welcome. */
+  readonly raw?: boolean
+}
+
+/** Opens `GET <url>/downward` and waits for the welcome. */
+export async function openStream (t: Test, url: string, { headers = {}, path = '/downward', raw = false, dispatcher }: OpenOptions = {}): Promise<Stream> {
+  const agent = dispatcher ?? new Agent({ bodyTimeout: 0 })
+  if (dispatcher === undefined) t.teardown(() => (agent as Agent).destroy())
+  const { statusCode, headers: got, body } = await request(url + path, { headers, dispatcher: agent })
+  const events: StreamEvent[] = []
+  const waiting = new Set<() => void>()
+  const ended = signal()
+  let text = ''
+  const parser = createParser({
+    onEvent: ({ event = 'message', data, id }) => { events.push({ event, data: JSON.parse(data), id }) }
+  })
+  const decoder = new TextDecoder()
+  body.on('data', (chunk: Buffer) => {
+    const decoded = decoder.decode(chunk, { stream: true })
+    text += decoded
+    parser.feed(decoded)
+    for (const look of waiting) look()
+  })
+  body.on('error', () => {})
+  body.on('close', () => { ended.resolve() })
+  const waitFor: Stream['waitFor'] = (test, what = 'an event') => {
+    const found = signal<StreamEvent>()
+    const look = (): void => {
+      const event = events.find(test)
+      if (event === undefined) return
+      waiting.delete(look)
+      found.resolve(event)
+    }
+    waiting.add(look)
+    look()
+    return within(found.promise, what)
+  }
+  const sessionId = String(got['x-session-id'] ?? '')
+  if (!raw) await waitFor(({ event }) => event === 'welcome', 'the welcome')
+  return { status: statusCode, headers: got, raw: () => text, events, sessionId, waitFor, ended: ended.promise, destroy: () => { body.destroy() }, body }
+}
+
+export interface Answer {
+  readonly status: number
+  readonly headers: Record<string, string | string[] | undefined>
+  readonly body: unknown
+}
+
+export interface PostOptions {
+  readonly event?: string
+  readonly key?: string
+  readonly headers?: Record<string, string>
+  readonly dispatcher?: Dispatcher
+  readonly path?: string
+}
+
+/** Posts JSON data (a string is sent as it is) to `<url>/upward[/event]`. */
+export async function post (url: string, sessionId: string, data: unknown, { event, key, headers = {}, path = '/upward', dispatcher }: PostOptions = {}): Promise<Answer> {
+  const { statusCode, headers: got, body } = await request(`${url}${path}${event === undefined ? '' : `/${encodeURIComponent(event)}`}`, {
+    method: 'POST',
+    headers: {
+      'content-type': 'application/json',
+      'x-session-id': sessionId,
+      ...key !== undefined && { 'idempotency-key': key },
+      ...headers
+    },
+    body: typeof data === 'string' ? data : JSON.stringify(data),
+    ...dispatcher !== undefined && { dispatcher }
+  })
+  const text = await body.text()
+  return { status: statusCode, headers: got, body: String(got['content-type']).includes('json') ? JSON.parse(text) : text }
+}
