@@ -1,0 +1,56 @@
+// The tutorial's terminal client: what you type goes up, what comes down is printed. URL is read from the environment.
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { Agent, EventSource, fetch } from 'undici'
+
+const { URL: url = 'http://127.0.0.1:3000' } = process.env
+
+// Streams may be silent for longer than the five minutes after which undici gives up a body.
+const source = new EventSource(`${url}/downward`, { node: { dispatcher: new Agent({ bodyTimeout: 0 }) } })
+const terminal = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' })
+const lines = terminal[Symbol.asyncIterator]()
+let sessionId = ''
+
+/** @param {string} text */
+function print (text) {
+  process.stdout.write(`\r${text}\n`)
+  terminal.prompt(true)
+}
+
+source.addEventListener('welcome', ({ data }) => {
+  const welcome = JSON.parse(data)
+  sessionId = welcome.sessionId
+  print(welcome.resumed ? 'Back again, nothing was lost.' : `[${welcome.timestamp}] ${welcome.text}`)
+})
+source.addEventListener('message', ({ data }) => {
+  const { text, timestamp } = JSON.parse(data)
+  print(`[${timestamp}] ${text}`)
+})
+source.addEventListener('gap', () => print('Some messages were lost: the connection was away for too long.'))
+source.addEventListener('close', ({ data }) => {
+  print(`The server has ended the session: ${JSON.parse(data).reason}`)
+  process.exit()
+})
+source.addEventListener('error', () => print('No connection; trying again …'))
+
+await once(source, 'welcome')
+for await (const line of lines) {
+  if (line.trim() !== '') await send(line)
+  terminal.prompt()
+}
+process.exit()
+
+/** @param {string} text */
+async function send (text) {
+  try {
+    const response = await fetch(`${url}/upward`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-session-id': sessionId },
+      body: JSON.stringify({ text })
+    })
+    const answer = /** @type {{ message: string }} */ (await response.json())
+    if (!response.ok) print(`Not sent: ${answer.message}`)
+  } catch {
+    print('Not sent: no connection.')
+  }
+}
