@@ -3,6 +3,8 @@ import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { Agent, EventSource, fetch } from 'undici'
 
+/** @import { MessageEvent } from 'undici' */
+
 const { URL: url = 'http://127.0.0.1:3000' } = process.env
 
 // Streams may be silent for longer than the five minutes after which undici gives up a body.
@@ -17,18 +19,22 @@ function print (text) {
   terminal.prompt(true)
 }
 
-source.addEventListener('welcome', ({ data }) => {
-  const welcome = JSON.parse(data)
-  sessionId = welcome.sessionId
-  print(welcome.resumed ? 'Back again, nothing was lost.' : `[${welcome.timestamp}] ${welcome.text}`)
+/**
+ * @param {string} event
+ * @param {(data: Record<string, string>) => void} listener
+ */
+function on (event, listener) {
+  source.addEventListener(event, message => listener(JSON.parse(/** @type {MessageEvent} */ (message).data)))
+}
+
+on('welcome', ({ sessionId: id = '', resumed, text, timestamp }) => {
+  sessionId = id
+  print(resumed ? 'Back again, nothing was lost.' : `[${timestamp}] ${text}`)
 })
-source.addEventListener('message', ({ data }) => {
-  const { text, timestamp } = JSON.parse(data)
-  print(`[${timestamp}] ${text}`)
-})
-source.addEventListener('gap', () => print('Some messages were lost: the connection was away for too long.'))
-source.addEventListener('close', ({ data }) => {
-  print(`The server has ended the session: ${JSON.parse(data).reason}`)
+on('message', ({ text, timestamp }) => print(`[${timestamp}] ${text}`))
+on('gap', () => print('Some messages were lost: the connection was away for too long.'))
+on('close', ({ reason }) => {
+  print(`The server has ended the session: ${reason}`)
   process.exit()
 })
 source.addEventListener('error', () => print('No connection; trying again …'))

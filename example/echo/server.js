@@ -14,9 +14,6 @@ app.get('/', async (_request, reply) => {
   return reply.type('text/html; charset=utf-8').send(await readFile(new URL('index.html', import.meta.url)))
 })
 
-await app.listen({ port: Number(PORT), host: HOST })
-const [address] = app.addresses()
-const host = address?.family === 'IPv6' ? `[${address.address}]` : address?.address
-console.log(`Echo server: http://${host}:${address?.port}`)
+console.log(`Echo server: ${await app.listen({ port: Number(PORT), host: HOST })}`)
 
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => app.close())
