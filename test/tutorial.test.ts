@@ -41,3 +41,22 @@ for (const [name, open] of eventSources) {
     t.match(JSON.parse(await within(message.promise, 'the echo')), { text: 'Data received: hello' })
   })
 }
+
+t.test('a hand-written fetch reader gets the welcome and its echo', async t => {
+  const { url } = await serve(t)
+  const leaving = new AbortController()
+  const response = await fetch(`${url}/downward`, { signal: leaving.signal })
+  t.equal(response.headers.get('content-type'), 'text/event-stream; charset=utf-8')
+  const sessionId = response.headers.get('x-session-id') ?? ''
+  await post(url, sessionId, { text: 'by hand' })
+  let text = ''
+  const decoder = new TextDecoder()
+  for await (const chunk of response.body ?? []) {
+    text += decoder.decode(chunk as Uint8Array, { stream: true })
+    if (text.includes('by hand')) break
+  }
+  leaving.abort()
+  const [welcome = '', message = ''] = text.split('\n\n').map(block => /^data: (.*)$/m.exec(block)?.[1])
+  t.match(JSON.parse(welcome), { sessionId, text: 'Welcome to the chat!' })
+  t.match(JSON.parse(message), { text: 'Data received: by hand' })
+})

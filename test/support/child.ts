@@ -1,0 +1,44 @@
+import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process'
+import { once } from 'node:events'
+import type { Test } from 'tap'
+import { until, within } from './within.js'
+
+export interface Child {
+  readonly process: ChildProcessWithoutNullStreams
+  /** Everything it has printed, on both outputs. */
+  readonly output: () => string
+  /** Resolves when it has printed a match. */
+  printed: (pattern: RegExp) => Promise<RegExpExecArray>
+  /** Ends it with a signal, and waits until it has ended. */
+  kill: (signal?: NodeJS.Signals) => Promise<void>
+}
+
+/** Runs a script of the repository with this Node; it is killed when the test ends. */
+export function runScript (t: Test, path: string, env: Record<string, string> = {}, flags: string[] = []): Child {
+  const child = spawn(process.execPath, [...flags, path], {
+    cwd: new URL('../..', import.meta.url),
+    // Not the test runner's own loaders and coverage.
+    env: { PATH: process.env.PATH, ...env }
+  })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })
+  const ended = once(child, 'exit')
+  const kill = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => {
+    child.kill(signal)
+    await within(ended, `the end of ${path}`)
+  }
+  t.teardown(() => kill())
+  return {
+    process: child,
+    output: () => output,
+    printed: async pattern => {
+      let match: RegExpExecArray | null = null
+      await until(() => {
+        match = pattern.exec(output)
+        return match !== null
+      }, `${String(pattern)} from ${path}; it printed: ${output}`)
+      return match as unknown as RegExpExecArray
+    },
+    kill
+  }
+}
