@@ -4,9 +4,9 @@ import { SessionOver } from './errors.js'
 import type { HookLists } from './hooks.js'
 import type { Mailbox } from './mailbox.js'
 import { begin } from './promises.js'
-import type { Log, LogBounds, LogListener } from './store/log.js'
+import type { Log, LogBounds } from './store/log.js'
 import type { Awaitable, Store } from './store/store.js'
-import { Downstream, type DownstreamOwner, type Source } from './stream/downstream.js'
+import { Downstream, type Source } from './stream/downstream.js'
 import { pace } from './stream/pace.js'
 import type { Sink } from './stream/transport.js'
 import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from './wire/frame.js'
@@ -43,7 +43,7 @@ export interface Arrival {
 }
 
 /** One client's two-way conversation. It outlives its streams, and ends by `close` or by expiry. */
-export class Session implements LogListener, DownstreamOwner {
+export class Session {
   /** A bearer secret: who knows it, and passes `principal`, is the client. Log {@link label} instead. */
   readonly id: string
   /** Whose it is, as option `principal` said. */
