@@ -13,7 +13,7 @@ export function isEventName (name: unknown): name is string {
 
 /** Frames an event of the app's, all but its id: that differs from session to session, the rest is framed once for all. */
 export function frameEvent (event: string, data: unknown): string {
-  if (!isEventName(event) || RESERVED.has(event)) throw new EventInvalid(JSON.stringify(event) ?? typeof event)
+  if (!isEventName(event) || RESERVED.has(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
   let json: string | undefined
   try {
     json = JSON.stringify(data)
