@@ -42,7 +42,7 @@ export class UpwardReply {
 
   /** @internal */
   outcome (returned: unknown): Outcome {
-    const body = this.#body ?? (returned === this ? undefined : returned)
+    const body = this.sent ? this.#body : returned === this ? undefined : returned
     return body === undefined && !this.sent
       ? { status: this.statusCode ?? 202, headers: this.#headers, body: { status: 'accepted' }, error: undefined }
       : { status: this.statusCode ?? 200, headers: this.#headers, body, error: undefined }
