@@ -15,11 +15,13 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
     await scope.register(cors, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors })
   }
   // Whosever CORS it is, pages of other origins have to be let read our headers.
-  scope.addHook('onSend', (_request, reply, payload, done) => {
+  scope.addHook('onSend', (request, reply, payload, done) => {
     if (reply.hasHeader('access-control-allow-origin')) {
       const exposed = reply.getHeader(EXPOSE)
       reply.header(EXPOSE, exposed === undefined ? EXPOSED_HEADERS : `${String(exposed)}, ${EXPOSED_HEADERS}`)
     }
+    // A connection kept alive would keep the server, which waits for it, from closing.
+    if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     done(null, payload)
   })
   // Text is no JSON: it is 415 here, whatever the app takes elsewhere.
