@@ -1,0 +1,15 @@
+import type { Sessions } from '../../lib/index.js'
+import { until } from './within.js'
+
+/** Resolves when so many messages of a session wait for the one that is being handled. */
+export function waitForWaiting (sessions: Sessions, sessionId: string, count: number): Promise<void> {
+  const room = sessions.settings.maxWaitingMessages - count + 1
+  return until(() => {
+    try {
+      sessions.find(sessionId)?.mailbox.reserve(room)
+      return false
+    } catch {
+      return true
+    }
+  }, `${count} messages to wait`)
+}

@@ -1,0 +1,289 @@
+import t from 'tap'
+import { request } from 'undici'
+import { refused } from './support/refused.js'
+import { FlakyStore } from './support/flaky-store.js'
+import { random, seedOf } from './support/random.js'
+import { serve } from './support/server.js'
+import { openStream, post } from './support/stream.js'
+import { waitForWaiting } from './support/waiting.js'
+import { signal, until, within } from './support/within.js'
+
+t.test('messages of a session are handled one at a time in the order of their arrival', async t => {
+  const next = random(seedOf(t))
+  const arrived: unknown[] = []
+  const handled: unknown[] = []
+  let running = 0
+  const { sessions, url } = await serve(t, {}, {
+    before: app => app.addHook('preHandler', async ({ body }) => { if (body !== undefined) arrived.push(body) })
+  })
+  sessions.handle('n', async (_session, data) => {
+    t.equal(++running, 1)
+    for (let turns = Math.floor(next() * 4); turns > 0; turns--) await new Promise(setImmediate)
+    handled.push(data)
+    running--
+  })
+  const { sessionId } = await openStream(t, url)
+  const answers = await Promise.all(Array.from({ length: 100 }, (_, i) => post(url, sessionId, { i }, { event: 'n' })))
+  t.ok(answers.every(({ status }) => status === 202))
+  t.equal(handled.length, 100)
+  t.strictSame(handled, arrived)
+})
+
+t.test('a handler that takes long delays no other session', async t => {
+  const { sessions, url } = await serve(t)
+  const release = signal()
+  sessions.handle('wait', () => release.promise).handle('go', () => { release.resolve() })
+  const [one, other] = [await openStream(t, url), await openStream(t, url)]
+  const waiting = post(url, one.sessionId, {}, { event: 'wait' })
+  await within(post(url, other.sessionId, {}, { event: 'go' }), 'the other session')
+  t.equal((await within(waiting, 'the first session')).status, 202)
+})
+
+t.test('what a handler returns is the body of a 200, and nothing is a 202', async t => {
+  const { sessions, url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  sessions
+    .handle('nothing', () => {})
+    .handle('object', async () => ({ a: 1 }))
+    .handle('null', () => null)
+    .handle('zero', () => 0)
+    .handle('false', () => false)
+    .handle('text', () => 'as it is')
+    .handle('reply', (_session, _data, { reply }) => reply.code(204))
+    .handle('send', (_session, _data, { reply }) => reply.code(418).header('x-tea', 'pot').send({ short: 'stout' }))
+    .handle('send nothing', (_session, _data, { reply }) => { reply.send() })
+    .handle('send null', (_session, _data, { reply }) => { reply.send(null) })
+    .handle('send first', (_session, _data, { reply }) => {
+      reply.send(null)
+      return 'too late'
+    })
+    .handle('code', (_session, _data, { reply }) => {
+      reply.code(201).header('location', '/it')
+      return { made: true }
+    })
+  const answer = async (event: string): Promise<{ status: number, body: unknown }> => {
+    const { status, body, headers } = await post(url, sessionId, {}, { event })
+    t.equal(headers['x-session-connected'], 'true', event)
+    return { status, body }
+  }
+  t.strictSame(await answer('nothing'), { status: 202, body: { status: 'accepted' } })
+  t.strictSame(await answer('object'), { status: 200, body: { a: 1 } })
+  t.strictSame(await answer('null'), { status: 200, body: null })
+  t.strictSame(await answer('zero'), { status: 200, body: 0 })
+  t.strictSame(await answer('false'), { status: 200, body: false })
+  t.strictSame(await answer('text'), { status: 200, body: 'as it is' })
+  t.strictSame(await answer('reply'), { status: 204, body: '' })
+  t.strictSame(await answer('send'), { status: 418, body: { short: 'stout' } })
+  t.strictSame(await answer('send nothing'), { status: 200, body: '' })
+  t.strictSame(await answer('send null'), { status: 200, body: null })
+  t.strictSame(await answer('send first'), { status: 200, body: null })
+  t.strictSame(await answer('code'), { status: 201, body: { made: true } })
+  t.equal((await post(url, sessionId, {}, { event: 'send' })).headers['x-tea'], 'pot')
+  t.equal((await post(url, sessionId, {}, { event: 'code' })).headers.location, '/it')
+})
+
+t.test('a handler is given the session, the data, the request and the message', async t => {
+  const { sessions, url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  sessions.handle('näme/?', (session, data, { request, message }) => ({ id: session.id, data, via: request.headers['x-via'], message }))
+  const { body } = await post(url, sessionId, { deep: [1] }, { event: 'näme/?', key: 'k', headers: { 'x-via': 'me' } })
+  t.strictSame(body, { id: sessionId, data: { deep: [1] }, via: 'me', message: { event: 'näme/?', data: { deep: [1] }, id: 'k' } })
+})
+
+t.test('a message without a body has no data', async t => {
+  const { sessions, url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  sessions.handle('ping', (_session, data) => ({ type: typeof data }))
+  const { statusCode, body } = await request(`${url}/upward/ping`, { method: 'POST', headers: { 'x-session-id': sessionId } })
+  t.equal(statusCode, 200)
+  t.strictSame(await body.json(), { type: 'undefined' })
+})
+
+t.test('a handler that throws gives the error to that POST alone', async t => {
+  const { sessions, url } = await serve(t)
+  const stream = await openStream(t, url)
+  const { sessionId } = stream
+  const begun = signal()
+  const release = signal()
+  sessions
+    .handle('throw', async () => {
+      begun.resolve()
+      await release.promise
+      throw Object.assign(new Error('not you'), { statusCode: 403, code: 'APP_NOT_YOU' })
+    })
+    .handle('bug', () => { throw new Error('boom') })
+    .handle('no error', () => { throw 'a string' }) // eslint-disable-line no-throw-literal
+    .handle('odd', () => { throw Object.assign(new Error('odd'), { statusCode: 42 }) })
+    .handle('unserializable', () => ({ big: 1n }))
+    .handle('fine', session => session.send('fine'))
+  const thrown = post(url, sessionId, {}, { event: 'throw' })
+  await within(begun.promise, 'the handler')
+  const after = post(url, sessionId, {}, { event: 'fine' })
+  release.resolve()
+  refused(t, await thrown, 403, 'APP_NOT_YOU')
+  t.equal((await after).status, 202)
+  t.match(await post(url, sessionId, {}, { event: 'bug' }), { status: 500, body: { statusCode: 500, message: 'boom' } })
+  t.match(await post(url, sessionId, {}, { event: 'no error' }), { status: 500, body: { message: /a string/ } })
+  t.equal((await post(url, sessionId, {}, { event: 'odd' })).status, 500)
+  t.equal((await post(url, sessionId, {}, { event: 'unserializable' })).status, 500)
+  t.equal((await post(url, sessionId, {}, { event: 'fine' })).status, 202)
+  await until(() => stream.events.filter(({ data }) => data === 'fine').length === 2, 'both that are fine')
+})
+
+t.test('a request without a session id, or with malformed JSON, is 400', async t => {
+  const { url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  refused(t, await post(url, '', { text: 'hi' }), 400, 'FST_SSE_SESSION_ID_MISSING')
+  refused(t, await post(url, sessionId, '{"text":'), 400, 'FST_ERR_CTP_INVALID_JSON_BODY')
+  refused(t, await post(url, sessionId, '{"__proto__":{"text":"hi"}}'), 400, 'FST_ERR_CTP_INVALID_JSON_BODY')
+  refused(t, await post(url, sessionId, ''), 400, 'FST_ERR_CTP_EMPTY_JSON_BODY')
+})
+
+t.test('a session that is unknown, ended or another principal\'s is 404, and all three look alike', async t => {
+  const { sessions, url } = await serve(t, { principal: ({ headers }) => String(headers['x-user']) })
+  const mine = { 'x-user': 'me' }
+  const [live, over] = [await openStream(t, url, { headers: mine }), await openStream(t, url, { headers: mine })]
+  await sessions.find(over.sessionId)?.close()
+  const answers = [
+    await post(url, 'A'.repeat(24), { text: 'hi' }, { headers: mine }),
+    await post(url, over.sessionId, { text: 'hi' }, { headers: mine }),
+    await post(url, live.sessionId, { text: 'hi' }, { headers: { 'x-user': 'you' } })
+  ]
+  for (const answer of answers) refused(t, answer, 404, 'FST_SSE_SESSION_UNKNOWN')
+  const [first, ...others] = answers.map(({ status, body, headers: { date, ...headers } }) => ({ status, body, headers }))
+  for (const other of others) t.strictSame(other, first)
+  t.equal((await post(url, live.sessionId, { text: 'hi' }, { headers: mine })).status, 201)
+})
+
+t.test('a message that waits while its session ends is 404', async t => {
+  const { sessions, url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  const begun = signal()
+  const release = signal()
+  sessions
+    .handle('end', async session => {
+      begun.resolve()
+      await release.promise
+      await session.close()
+      return 'ended'
+    })
+    .handle('after', () => { t.fail('handled after the end') })
+  const ending = post(url, sessionId, {}, { event: 'end' })
+  await within(begun.promise, 'the handler')
+  const waiting = post(url, sessionId, {}, { event: 'after', key: 'k' })
+  await waitForWaiting(sessions, sessionId, 1)
+  release.resolve()
+  t.match(await ending, { status: 200, body: 'ended' })
+  refused(t, await waiting, 404, 'FST_SSE_SESSION_UNKNOWN')
+})
+
+t.test('an event that nobody handles is 404', async t => {
+  const { url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  refused(t, await post(url, sessionId, {}, { event: 'nobody' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+  refused(t, await post(url, sessionId, {}, { event: 'no\r\nbody' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+  refused(t, await post(url, sessionId, {}, { event: '' }), 400, 'FST_ERR_VALIDATION')
+})
+
+t.test('a body over the limit is 413 and one that is no JSON is 415', async t => {
+  const { url } = await serve(t, { routes: { upward: { bodyLimit: 100 } } })
+  const { sessionId } = await openStream(t, url)
+  refused(t, await post(url, sessionId, { text: 'x'.repeat(100) }), 413, 'FST_ERR_CTP_BODY_TOO_LARGE')
+  for (const type of ['text/plain', 'application/xml', 'application/x-www-form-urlencoded']) {
+    refused(t, await post(url, sessionId, 'text=hi', { headers: { 'content-type': type } }), 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+  }
+  t.equal((await post(url, sessionId, { text: 'x' }, { headers: { 'content-type': 'application/json; charset=utf-8' } })).status, 201)
+})
+
+t.test('too many waiting messages are 429 with Retry-After, and the others are handled', async t => {
+  const { sessions, url } = await serve(t, { maxWaitingMessages: 2 })
+  const { sessionId } = await openStream(t, url)
+  const release = signal()
+  let handled = 0
+  sessions.handle('n', async () => {
+    await release.promise
+    handled++
+  })
+  const first = Array.from({ length: 3 }, () => post(url, sessionId, {}, { event: 'n' }))
+  await waitForWaiting(sessions, sessionId, 2)
+  const refusal = await post(url, sessionId, {}, { event: 'n' })
+  refused(t, refusal, 429, 'FST_SSE_TOO_MANY_WAITING')
+  t.equal(refusal.headers['retry-after'], '1')
+  t.equal(refusal.headers['x-session-connected'], 'true')
+  release.resolve()
+  for (const answer of await Promise.all(first)) t.equal(answer.status, 202)
+  t.equal(handled, 3)
+  t.equal((await post(url, sessionId, {}, { event: 'n' })).status, 202)
+})
+
+t.test('a store that does not answer is 503, and the same key is handled when it does again', async t => {
+  const store = new FlakyStore()
+  const { url } = await serve(t, { store })
+  const stream = await openStream(t, url)
+  store.down = true
+  const refusal = await post(url, stream.sessionId, { text: 'hi' }, { key: 'k' })
+  refused(t, refusal, 503, 'FST_SSE_STORE_UNAVAILABLE')
+  t.equal(refusal.headers['retry-after'], '1')
+  store.down = false
+  const answer = await post(url, stream.sessionId, { text: 'hi' }, { key: 'k' })
+  t.equal(answer.status, 201)
+  t.notOk(answer.headers['idempotent-replayed'])
+  t.match(await stream.waitFor(({ event }) => event === 'message'), { data: { text: 'Data received: hi' } })
+})
+
+t.test('a message that meets a closing server is 503', async t => {
+  const arrived = signal()
+  const release = signal()
+  const { app, url } = await serve(t, {}, {
+    before: app => app.addHook('preValidation', async ({ method }) => {
+      if (method !== 'POST') return
+      arrived.resolve()
+      await release.promise
+    })
+  })
+  const { sessionId } = await openStream(t, url)
+  const answer = post(url, sessionId, { text: 'hi' })
+  await within(arrived.promise, 'the message')
+  const closing = app.close()
+  await until(() => app.sseSessions.closing, 'the closing')
+  release.resolve()
+  const refusal = await answer
+  refused(t, refusal, 503, 'FST_SSE_CLOSING')
+  t.equal(refusal.headers['retry-after'], '1')
+  await within(closing, 'the close')
+})
+
+t.test('every answer tells whether the session has a stream', async t => {
+  const { sessions, url } = await serve(t, {}, {
+    before: app => app.addHook('onRequest', async ({ headers }) => {
+      if (headers['x-forbidden'] !== undefined) throw Object.assign(new Error('no'), { statusCode: 401 })
+    })
+  })
+  sessions.handle('bug', () => { throw new Error('boom') })
+  const disconnected = signal()
+  sessions.addHook('onDisconnect', () => { disconnected.resolve() })
+  const stream = await openStream(t, url)
+  const { sessionId } = stream
+  const tell = async (expected: string): Promise<void> => {
+    const answers = [
+      await post(url, sessionId, { text: 'hi' }),
+      await post(url, sessionId, {}),
+      await post(url, sessionId, {}, { event: 'bug' }),
+      await post(url, sessionId, {}, { event: 'nobody' }),
+      await post(url, sessionId, '{'),
+      await post(url, sessionId, 'x', { headers: { 'content-type': 'text/plain' } }),
+      await post(url, sessionId, {}, { headers: { 'x-forbidden': '1' } }),
+      await post(url, sessionId, '{"data":{"text":"hi"}}', { headers: { 'content-type': 'application/x-ndjson' } })
+    ]
+    t.strictSame(answers.map(({ status }) => status), [201, 400, 500, 404, 400, 415, 401, 200])
+    for (const { status, headers } of answers) t.equal(headers['x-session-connected'], expected, `on a ${status}`)
+  }
+  await tell('true')
+  stream.destroy()
+  await within(disconnected.promise, 'the disconnect')
+  await tell('false')
+  await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  await tell('true')
+  t.equal((await post(url, 'unknown', {})).headers['x-session-connected'], 'false')
+  t.equal((await post(url, '', {})).headers['x-session-connected'], 'false')
+})
