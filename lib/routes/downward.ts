@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
 import { greet } from '../echo.js'
 import { NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { ignore } from '../promises.js'
 import type { Arrival, Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
 import { ResponseSink } from '../stream/transport.js'
@@ -84,6 +85,14 @@ function welcome (session: Session, resumed: boolean, told: object): object {
 }
 
 async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+  // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
+  // Then nobody has learnt of a new session, and nobody can come back to it.
+  const abandon = (): void => { if (!arrival.resumed) session.close('aborted') }
+  if (sink.closed) {
+    abandon()
+    return
+  }
+  sink.listener = { drained: ignore, closed: abandon }
   const head = await sessions.settings.store.head()
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
   reply.send(new Opening(session, { ...arrival, head, sink, log: request.log }))
@@ -100,11 +109,10 @@ class Opening {
   }
 
   begin (reply: FastifyReply): void {
-    const { sink, resumed } = this.#arrival
+    const { sink } = this.#arrival
+    if (sink.closed || reply.sent) return
     sink.begin(reply)
-    if (!sink.closed) this.#session.attach(this.#arrival)
-    // The client left before it could learn of its session: nobody can come back to it.
-    else if (!resumed) this.#session.close('aborted')
+    this.#session.attach(this.#arrival)
   }
 
   /** Has Fastify take it for a stream, which it neither serializes nor measures. */

@@ -45,7 +45,7 @@ export class ResponseSink implements Sink {
   /** Takes the response over from Fastify and sends the head that it has made. */
   begin (reply: FastifyReply): void {
     reply.hijack()
-    if (!this.closed) this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
+    this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
   }
 
   write (chunk: string): boolean {
