@@ -31,3 +31,9 @@ export async function serve (t: Test, options: SseSessionsOptions = {}, { fastif
   const { port } = app.server.address() as AddressInfo
   return { app, sessions: app.sseSessions, url: `http://127.0.0.1:${port}`, port }
 }
+
+/** Starts an app that registers the plugin in a way of its own; it is closed when the test ends. Resolves with its URL. */
+export async function listen (t: Test, app: FastifyInstance): Promise<string> {
+  t.teardown(() => app.close())
+  return await app.listen({ port: 0, host: '127.0.0.1' })
+}
