@@ -6,6 +6,7 @@ export class MemoryStore implements Store {
   readonly #logs = new Set<Log>()
   #head = 0
   #sweep: NodeJS.Timeout | undefined
+  #sweepAt = Infinity
 
   head (): number {
     return this.#head
@@ -19,9 +20,9 @@ export class MemoryStore implements Store {
 
   append (log: Log, draft: Draft): number {
     const bytes = log.measure(draft)
-    log.push(draft, ++this.#head, bytes, now())
-    // Appends and reads expire a log; the sweep is for those that see neither.
-    this.#sweep ??= setTimeout(this.#expire, log.bounds.age).unref()
+    const time = now()
+    log.push(draft, ++this.#head, bytes, time)
+    this.#sweepLater(log, time)
     log.listener.wake()
     return this.#head
   }
@@ -35,12 +36,20 @@ export class MemoryStore implements Store {
     this.#logs.clear()
   }
 
+  /** Appends and reads expire a log; the sweep is for those that see neither. */
+  #sweepLater ({ bounds: { age } }: Log, time: number): void {
+    if (time + age >= this.#sweepAt) return
+    this.#sweepAt = time + age
+    clearTimeout(this.#sweep)
+    this.#sweep = setTimeout(this.#expire, age).unref()
+  }
+
   readonly #expire = (): void => {
-    this.#sweep = undefined
+    this.#sweepAt = Infinity
     const time = now()
     for (const log of this.#logs) {
       log.expire(time)
-      if (log.length > 0) this.#sweep ??= setTimeout(this.#expire, log.bounds.age).unref()
+      if (log.length > 0) this.#sweepLater(log, time)
     }
   }
 }
