@@ -1,0 +1,37 @@
+import type { LogBounds, TrimReason } from '../../lib/store/log.js'
+
+export interface NaiveEntry {
+  readonly position: number
+  readonly bytes: number
+  readonly appendedAt: number
+}
+
+/** What a log is to keep and to lose, in the plainest way: the reference for the real one. */
+export class NaiveLog<Entry extends NaiveEntry = NaiveEntry> {
+  readonly kept: Entry[] = []
+  readonly lost: Array<{ entry: Entry, reason: TrimReason }> = []
+  readonly #bounds: LogBounds
+
+  constructor (bounds: LogBounds) {
+    this.#bounds = bounds
+  }
+
+  get bytes (): number {
+    return this.kept.reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  push (entry: Entry): void {
+    this.expire(entry.appendedAt)
+    this.kept.push(entry)
+    while (this.kept.length > this.#bounds.entries) this.#lose('count')
+    while (this.bytes > this.#bounds.bytes) this.#lose('bytes')
+  }
+
+  expire (time: number): void {
+    while (this.kept.some(entry => time - entry.appendedAt > this.#bounds.age)) this.#lose('age')
+  }
+
+  #lose (reason: TrimReason): void {
+    for (const entry of this.kept.splice(0, 1)) this.lost.push({ entry, reason })
+  }
+}
