@@ -15,17 +15,22 @@ export interface Child {
 
 /** Runs a script of the repository with this Node; it is killed when the test ends. */
 export function runScript (t: Test, path: string, env: Record<string, string> = {}, flags: string[] = []): Child {
-  const child = spawn(process.execPath, [...flags, path], {
+  return watch(t, spawn(process.execPath, [...flags, path], {
     cwd: new URL('../..', import.meta.url),
+    detached: true,
     // Not the test runner's own loaders and coverage.
     env: { PATH: process.env.PATH, ...env }
-  })
+  }), path)
+}
+
+/** Gathers what a process prints. It, and what it has started (spawn it detached), is killed when the test ends. */
+export function watch (t: Test, child: ChildProcessWithoutNullStreams, name: string): Child {
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })
   const ended = once(child, 'exit')
   const kill = async (signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => {
-    child.kill(signal)
-    await within(ended, `the end of ${path}`)
+    if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, signal)
+    await within(ended, `the end of ${name}`)
   }
   t.teardown(() => kill())
   return {
@@ -36,7 +41,7 @@ export function runScript (t: Test, path: string, env: Record<string, string> = 
       await until(() => {
         match = pattern.exec(output)
         return match !== null
-      }, `${String(pattern)} from ${path}; it printed: ${output}`)
+      }, `${String(pattern)} from ${name}; it printed: ${output}`)
       return match as unknown as RegExpExecArray
     },
     kill

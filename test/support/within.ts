@@ -14,9 +14,9 @@ export function signal<T = void> (): { promise: Promise<T>, resolve: (value: T) 
 }
 
 /** Waits for a condition that no event tells, looking once a turn of the event loop. */
-export async function until (condition: () => boolean, what: string, ms = 10_000): Promise<void> {
+export async function until (condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
   const end = Date.now() + ms
-  while (!condition()) {
+  while (!await condition()) {
     if (Date.now() > end) throw new Error(`Waited ${ms} ms for ${what}`)
     await new Promise(resolve => { setTimeout(resolve, 1) })
   }

@@ -1,0 +1,142 @@
+import { spawn } from 'node:child_process'
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { once } from 'node:events'
+import t, { type Test } from 'tap'
+import ts from 'typescript'
+import type { Session, Sessions } from '../lib/index.js'
+import * as errors from '../lib/errors.js'
+import { settle, type SseSessionsOptions } from '../lib/options.js'
+import { launchChromium, needsChromium } from './support/browser.js'
+import { runScript, watch, type Child } from './support/child.js'
+import { needsProgram } from './support/program.js'
+import { blocks, readme, take } from './support/readme.js'
+import { serve } from './support/server.js'
+import { openStream, post } from './support/stream.js'
+import { within } from './support/within.js'
+
+// Below the repository, so that the package finds itself by name.
+const root = fileURLToPath(new URL('..', import.meta.url))
+mkdirSync(`${root}/.ci-output`, { recursive: true })
+const folder = mkdtempSync(`${root}/.ci-output/readme-`)
+t.teardown(() => { rmSync(folder, { recursive: true }) })
+
+function save (name: string, code: string): string {
+  writeFileSync(`${folder}/${name}`, code)
+  return `${folder}/${name}`
+}
+
+function shell (t: Test, command: string, env: Record<string, string> = {}): Child {
+  return watch(t, spawn('sh', ['-c', `exec ${command}`], { cwd: root, detached: true, env: { ...process.env, ...env } }), command)
+}
+
+t.test('the two commands: one starts the example, the other is what runs this', async t => {
+  const start = take('sh')
+  t.match(start, /^npm ci && npm start\n$/)
+  // Without its build step, which would write what other tests are running.
+  await shell(t, 'npm start --ignore-scripts', { PORT: '0' }).printed(/Echo server: http:\/\/127\.0\.0\.1:\d+/)
+  t.match(take('sh'), /^npm ci && npm test\n$/)
+  t.match(take('sh'), /^npm install fastify fastify-sse-sessions\n$/)
+})
+
+t.test('the quick start works with curl, and with a page in Chromium', { ...needsProgram('curl'), ...needsChromium }, async t => {
+  const server = runScript(t, save('quick-start.js', take('js')), { PORT: '0' })
+  const [url] = await server.printed(/http:\/\/\S+/)
+  const local = (command: string): string => command.trim().replace('http://127.0.0.1:3000', url)
+  const stream = shell(t, local(take('sh')))
+  const [, sessionId = ''] = await stream.printed(/"sessionId":"([^"]+)"/)
+  t.match(stream.output(), /"text":"Welcome!"/)
+  const say = shell(t, local(take('sh')), { SESSION_ID: sessionId })
+  await say.printed(/\{"said":"hello"\}/)
+  t.ok(await stream.printed(/event: said\n(id: .*\n)?data: \{"text":"hello"\}/))
+
+  const browser = await launchChromium(t)
+  const page = await browser.newPage()
+  await page.route(`${url}/`, route => route.fulfill({ contentType: 'text/html', body: take('html') }))
+  // Tells when the page has got its session, which it keeps to itself.
+  await page.addInitScript(`
+    window.EventSource = class extends EventSource {
+      constructor (...args) {
+        super(...args)
+        this.addEventListener('welcome', () => { window.welcomed = true })
+      }
+    }
+  `)
+  await page.goto(url)
+  await page.waitForFunction('window.welcomed')
+  await page.getByRole('textbox').fill('from the page')
+  await page.getByRole('button').click()
+  t.equal(await page.getByRole('listitem').textContent(), 'from the page')
+})
+
+/** Runs a fragment as the body of a function of the app and a session. */
+async function runFragment (code: string, app: unknown, session: unknown): Promise<void> {
+  const AsyncFunction = (async () => {}).constructor as new (...args: string[]) => (app: unknown, session: unknown) => Promise<void>
+  await new AsyncFunction('app', 'session', code)(app, session)
+}
+
+async function openSession (t: Test, url: string, sessions: Sessions): Promise<{ stream: Awaited<ReturnType<typeof openStream>>, session: Session }> {
+  const stream = await openStream(t, url)
+  const session = sessions.find(stream.sessionId)
+  if (session === undefined) throw new Error('no session')
+  return { stream, session }
+}
+
+t.test('the fragments of the API run', async t => {
+  const { app, sessions, url } = await serve(t)
+  await runFragment(take('js'), app, undefined)
+  await runFragment(take('js'), app, undefined)
+  const { stream, session } = await openSession(t, url, sessions)
+  t.equal((await post(url, session.id, { nick: 'admin' }, { event: 'rename' })).status, 409)
+  t.equal((await post(url, session.id, { nick: 'bob' }, { event: 'rename' })).status, 202)
+  t.equal((await post(url, session.id, {}, { event: 'rename' })).status, 400)
+  t.equal(session.data.nick, 'bob')
+  await runFragment(take('js'), app, session)
+  await stream.waitFor(({ event }) => event === 'close')
+  t.strictSame(stream.events.slice(1).map(({ event, data }) => [event, data]), [
+    ['message', { text: 'hi' }],
+    ['typing', { who: 'ann' }],
+    ['token', 'All'],
+    ['token', ' is'],
+    ['token', ' well'],
+    ['close', { reason: 'bye' }]
+  ])
+  const other = await openSession(t, url, sessions)
+  await runFragment(take('js'), app, other.session)
+  t.ok(await other.stream.waitFor(({ event }) => event === 'news'))
+})
+
+t.test('the typed handler compiles', t => {
+  const file = save('typed.ts', take('ts'))
+  const options = { strict: true, skipLibCheck: true, noEmit: true, module: ts.ModuleKind.NodeNext, target: ts.ScriptTarget.ES2023, types: ['node'] }
+  const problems = ts.getPreEmitDiagnostics(ts.createProgram([file], options))
+  t.strictSame(problems.map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n')), [])
+  t.end()
+})
+
+for (const name of ['the test of an app', 'the app with principals']) {
+  t.test(`${name} runs`, async t => {
+    const child = runScript(t, save(`${name.replaceAll(' ', '-')}.js`, take('js')))
+    const [code] = await within(once(child.process, 'exit'), 'its end') as [number]
+    t.equal(code, 0, child.output())
+  })
+}
+
+t.test('every code block was run', t => {
+  // That of nginx has a test of its own.
+  t.strictSame(blocks.filter(({ language, taken }) => !taken && language !== 'nginx'), [])
+  t.end()
+})
+
+t.test('every option in the table is one, and every code is raised', t => {
+  const [, table = ''] = /\n## Options\n(.*?)\n## /s.exec(readme) ?? []
+  const options = [...table.matchAll(/^\| `(\w+)`/gm)].map(([, name = '']) => name)
+  t.ok(options.length > 15)
+  for (const option of options) t.doesNotThrow(() => settle({ [option]: undefined } as SseSessionsOptions, 0), option)
+  const raised = new Set(Object.values(errors)
+    .filter(value => value.prototype instanceof Error)
+    .map(Raised => new (Raised as new () => { code: string })().code))
+  const named = new Set([...readme.matchAll(/FST_SSE_\w+/g)].map(([code]) => code))
+  t.strictSame([...named].sort(), [...raised].sort())
+  t.end()
+})
