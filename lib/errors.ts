@@ -29,3 +29,9 @@ export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED'
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their answers and try again', 429)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store does not answer; try again, with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again, with the same Idempotency-Key', 503)
+
+/** The status that Fastify answers an error with. */
+export function statusOf ({ statusCode, status }: Error & { statusCode?: unknown, status?: unknown }): number {
+  for (const given of [statusCode, status]) if (typeof given === 'number' && given >= 400 && given <= 599) return given
+  return 500
+}

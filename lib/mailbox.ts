@@ -1,4 +1,4 @@
-import { IdempotencyKeyReused, StoreUnavailable, TooManyWaiting } from './errors.js'
+import { IdempotencyKeyReused, statusOf, StoreUnavailable, TooManyWaiting } from './errors.js'
 import { ignore } from './promises.js'
 import type { Awaitable } from './store/store.js'
 
@@ -146,7 +146,6 @@ export async function answer (handler: (reply: UpwardReply) => unknown): Promise
     const error = thrown instanceof Error ? thrown : new Error(`A handler threw ${String(thrown)}`)
     // Safe to repeat is what this error promises, so it must not become the answer to repeats.
     if (error instanceof StoreUnavailable) throw error
-    const { statusCode } = error as { statusCode?: unknown }
-    return { status: typeof statusCode === 'number' ? statusCode : 500, headers: {}, body: undefined, error }
+    return { status: statusOf(error), headers: {}, body: undefined, error }
   }
 }

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
-import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, SessionUnknown } from '../errors.js'
+import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
 import type { Message } from '../hooks.js'
 import { answer, type Delivery } from '../mailbox.js'
 import type { Session } from '../session.js'
@@ -66,7 +66,7 @@ async function receiveBatch (sessions: Sessions, session: Session, batch: Batch,
   // All at once into the mailbox, which keeps them in order and lets no other message between them.
   const outcomes = await Promise.all(messages.map(message => deliver(sessions, session, message, request).then(report, refusal)))
   reply.header(SESSION_CONNECTED, String(session.connected))
-  return reply.send(outcomes)
+  return reply.type('application/json; charset=utf-8').send(`[${outcomes.map(stringify).join()}]`)
 }
 
 function deliver (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Promise<Delivery> {
@@ -94,28 +94,43 @@ function report ({ outcome, replayed }: Delivery): Report {
 }
 
 /** An error in the shape that Fastify gives it. */
-function refusal (error: Error & { statusCode?: number, code?: string }): Report {
-  const { statusCode = 500, code, message } = error
+function refusal (error: Error & { code?: string }): Report {
+  const { code, message } = error
+  const statusCode = statusOf(error)
   return { status: statusCode, body: { statusCode, code, error: STATUS_CODES[statusCode], message } }
+}
+
+/** An outcome as JSON; where it has none, that is an error of its message alone. */
+function stringify (report: Report): string {
+  try {
+    return JSON.stringify(report)
+  } catch (error) {
+    return JSON.stringify(refusal(error as Error))
+  }
 }
 
 const isKey = (key: unknown): key is string => typeof key === 'string' && /^[\x21-\x7e][\x20-\x7e]{0,254}$/.test(key)
 
+interface Line {
+  readonly number: number
+  readonly value: unknown
+}
+
 /** The lines of an `application/x-ndjson` body. */
 class Batch {
-  readonly #lines: readonly unknown[]
+  readonly #lines: readonly Line[]
 
-  constructor (lines: readonly unknown[]) {
+  constructor (lines: readonly Line[]) {
     this.#lines = lines
   }
 
   /** The messages; those that do not name their event have the given one. */
   messages (defaultEvent: string): Message[] {
-    return this.#lines.map((line, index) => {
-      if (typeof line !== 'object' || line === null || Array.isArray(line)) throw new BatchMalformed(index + 1, 'it is no object')
-      const { event = defaultEvent, data, id } = line as { event?: unknown, data?: unknown, id?: unknown }
-      if (typeof event !== 'string') throw new BatchMalformed(index + 1, 'its "event" is no string')
-      if (id !== undefined && !isKey(id)) throw new BatchMalformed(index + 1, 'its "id" is not 1 to 255 printable ASCII characters')
+    return this.#lines.map(({ number, value }) => {
+      if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new BatchMalformed(number, 'it is no object')
+      const { event = defaultEvent, data, id } = value as { event?: unknown, data?: unknown, id?: unknown }
+      if (typeof event !== 'string') throw new BatchMalformed(number, 'its "event" is no string')
+      if (id !== undefined && !isKey(id)) throw new BatchMalformed(number, 'its "id" is not 1 to 255 printable ASCII characters')
       return { event, data, id }
     })
   }
@@ -126,16 +141,17 @@ export function addBatchParser (scope: FastifyInstance): void {
   const { onProtoPoisoning = 'error', onConstructorPoisoning = 'error' } = scope.initialConfig
   const parseJson = scope.getDefaultJsonParser(onProtoPoisoning, onConstructorPoisoning)
   scope.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (request, body, done) => {
-    const lines: unknown[] = []
-    for (const line of String(body).split('\n')) {
+    const lines: Line[] = []
+    for (const [index, line] of String(body).split('\n').entries()) {
       if (line.trim() === '') continue
+      const number = index + 1
       let failure: Error | null = null
       parseJson(request, line, (error, value) => {
         failure = error
-        lines.push(value)
+        lines.push({ number, value })
       })
       if (failure !== null) {
-        done(new BatchMalformed(lines.length, (failure as Error).message))
+        done(new BatchMalformed(number, (failure as Error).message))
         return
       }
     }
