@@ -1,5 +1,6 @@
-import cors from '@fastify/cors'
-import type { FastifyInstance } from 'fastify'
+import cors, { type FastifyCorsOptions } from '@fastify/cors'
+import type { FastifyInstance, RouteHandler, RouteShorthandOptions } from 'fastify'
+import { promisify } from 'node:util'
 import type { Sessions } from '../sessions.js'
 import { EXPOSED_HEADERS } from '../wire/headers.js'
 import { closeRoute } from './close.js'
@@ -10,9 +11,10 @@ const EXPOSE = 'access-control-expose-headers'
 
 /** The routes, in a scope of their own under the prefix. */
 export async function routes (scope: FastifyInstance, { sessions }: { sessions: Sessions }): Promise<void> {
+  const all = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
   // Registered twice, it would end the boot; where the app has it, the app's is in force here as well.
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
-    await scope.register(cors, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors })
+    await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, all.map(({ url }) => url))
   }
   // Whosever CORS it is, pages of other origins have to be let read our headers.
   scope.addHook('onSend', (request, reply, payload, done) => {
@@ -27,10 +29,22 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   // Text is no JSON: it is 415 here, whatever the app takes elsewhere.
   scope.removeContentTypeParser('text/plain')
   addBatchParser(scope)
-  for (const route of [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]) scope.route(route)
+  for (const route of all) scope.route(route)
   scope.addHook('onReady', async () => {
     const { validatorCompiler } = scope
     if (validatorCompiler === undefined) return
     sessions.dispatcher.compileWith((schema, event) => validatorCompiler({ schema, method: 'POST', url: event, httpPart: 'body' }))
   })
+}
+
+/**
+ * Sets @fastify/cors up for a scope with its preflight route, a wildcard, on the scope's own URLs alone: it would let
+ * pages of other origins call other routes of the app's, and clash with the one that the app may register.
+ */
+async function addCors (scope: FastifyInstance, options: FastifyCorsOptions, urls: readonly string[]): Promise<void> {
+  const preflights = (_wildcard: string, preflight: RouteShorthandOptions, handler: RouteHandler): void => {
+    for (const url of new Set(urls)) scope.options(url, preflight, handler)
+  }
+  const narrowed = Object.create(scope, { options: { value: preflights } }) as FastifyInstance
+  await promisify(cors)(narrowed, options)
 }
