@@ -53,7 +53,7 @@ t.test('a second registration under the same decorator ends the boot and tells t
 })
 
 for (const [hook, status] of [['onRequest', 401], ['preHandler', 403]] as const) {
-  t.test(`an ${hook} hook of the app that refuses with ${status} guards every route`, async t => {
+  t.test(`an app that refuses in ${hook} with ${status} guards every route`, async t => {
     const { url, sessions } = await serve(t, {}, {
       before: app => app.addHook(hook, async (request, reply) => {
         if (request.headers.authorization !== 'Bearer good') return reply.code(status).send({ refused: true })
