@@ -24,7 +24,7 @@ export interface HandlerOptions<Schema> {
 }
 
 /** Tells whether data is valid, in one of the ways that Fastify lets a validator tell it. */
-type Validator = ((data: unknown) => unknown) & { errors?: unknown }
+type Validator = ((data: unknown, context?: { parentData: object, parentDataProperty: string }) => unknown) & { errors?: unknown, schemaEnv?: unknown }
 
 /** Makes a validator of an event's schema; throws for a schema that is none. */
 export type Compile = (schema: unknown, event: string) => Validator
@@ -73,13 +73,13 @@ export class Dispatcher {
   }
 
   /**
-   * Gives what is to be run for a message, or throws where nothing is, or the data is not what the schema says:
+   * Gives what is to be run for a message, or rejects where nothing is, or the data is not what the schema says:
    * such a message is refused, not handled.
    */
-  prepare (session: Session, message: Message, request: FastifyRequest): (reply: UpwardReply) => unknown {
+  async prepare (session: Session, message: Message, request: FastifyRequest): Promise<(reply: UpwardReply) => unknown> {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
-      const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
+      const data = handler.validator === undefined ? message.data : await validate(handler.validator, message.data)
       return reply => handler.run(session, data, { request, reply, message })
     }
     if (this.#hooks.has('onMessage')) {
@@ -90,13 +90,26 @@ export class Dispatcher {
   }
 }
 
-/** Validates as Fastify does a body: the validator may also answer with the value to use. */
-function validate (validator: Validator, data: unknown): unknown {
-  const verdict = validator(data ?? null)
-  const { error, value } = typeof verdict === 'object' && verdict !== null ? verdict as { error?: unknown, value?: unknown } : {}
-  if (verdict !== false && error === undefined) return value ?? data
-  const failures = error ?? validator.errors
+/** Validates as Fastify does a body, and answers with the data to use. */
+async function validate (validator: Validator, data: unknown): Promise<unknown> {
+  const holder: { data: unknown } = { data: data ?? null }
+  // Ajv can put another value in the place of the data only where it is told what holds it.
+  const verdict = validator(holder.data, validator.schemaEnv === undefined ? undefined : { parentData: holder, parentDataProperty: 'data' })
+  if (verdict instanceof Promise) {
+    // It promises the data itself, which is no verdict, whatever properties it has.
+    const valid = await verdict.catch((error: { errors?: unknown }) => { throw invalid(error.errors ?? error) })
+    if (valid === false) throw invalid(validator.errors)
+  } else {
+    if (verdict === false) throw invalid(validator.errors)
+    const { error, value = holder.data } = Object(verdict) as { error?: unknown, value?: unknown }
+    if (error !== undefined && error !== null) throw invalid(error)
+    holder.data = value
+  }
+  return data === undefined ? holder.data ?? undefined : holder.data
+}
+
+function invalid (failures: unknown): Error {
   const first: unknown = Array.isArray(failures) ? failures[0] : failures
-  const { instancePath = '', message = 'is not valid' } = first as { instancePath?: string, message?: string }
-  throw Object.assign(new ValidationError(`body${instancePath} ${message}`), { validation: failures, validationContext: 'body' })
+  const { instancePath = '', message = 'is not valid' } = Object(first) as { instancePath?: string, message?: string }
+  return Object.assign(new ValidationError(`body${instancePath} ${message}`), { validation: failures, validationContext: 'body' })
 }

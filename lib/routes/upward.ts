@@ -73,10 +73,10 @@ function deliver (sessions: Sessions, session: Session, message: Message, reques
   return session.mailbox.deliver({
     key: message.id,
     payload: () => createHash('sha256').update(JSON.stringify([message.event, message.data])).digest('base64'),
-    handle: () => {
+    handle: async () => {
       // It may have ended while the message waited.
       if (session.closed) throw new SessionUnknown()
-      return answer(sessions.dispatcher.prepare(session, message, request))
+      return await answer(await sessions.dispatcher.prepare(session, message, request))
     }
   })
 }
