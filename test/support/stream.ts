@@ -105,3 +105,9 @@ export async function post (url: string, sessionId: string, data: unknown, { eve
   const text = await body.text()
   return { status: statusCode, headers: got, body: String(got['content-type']).includes('json') ? JSON.parse(text) : text }
 }
+
+/** Ends a session as its client does, by `DELETE <url>/downward`. */
+export async function remove (url: string, sessionId: string, headers: Record<string, string> = {}): Promise<Answer> {
+  const { statusCode, headers: got, body } = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, ...headers } })
+  return { status: statusCode, headers: got, body: statusCode === 204 ? await body.text() : await body.json() }
+}
