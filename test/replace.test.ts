@@ -1,0 +1,135 @@
+import t from 'tap'
+import { eventSources } from './support/eventsources.js'
+import { faultProxy } from './support/proxy.js'
+import { random, seedOf } from './support/random.js'
+import { serve } from './support/server.js'
+import { openStream, type Stream } from './support/stream.js'
+import { signal, until, within } from './support/within.js'
+
+const numbers = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
+
+t.test('a second stream takes the session over at once, and the first ends without a close event', async t => {
+  const { sessions, url } = await serve(t)
+  const told: string[] = []
+  sessions.addHook('onDisconnect', () => { told.push('disconnect') })
+    .addHook('onResume', () => { told.push('resume') })
+    .addHook('onClose', () => { told.push('close') })
+  const first = await openStream(t, url)
+  const session = sessions.find(first.sessionId)
+  await session?.send(1)
+  await first.waitFor(({ data }) => data === 1)
+  const second = await openStream(t, url, { headers: { 'last-event-id': first.events.at(-1)?.id ?? '' } })
+  await within(first.ended, 'the first to end')
+  t.match(second.events[0], { event: 'welcome', data: { resumed: true, sessionId: first.sessionId } })
+  await session?.send(2)
+  await second.waitFor(({ data }) => data === 2)
+  t.strictSame([numbers(first), numbers(second)], [[1], [2]])
+  t.strictSame(first.events.map(({ event }) => event), ['welcome', 'message'])
+  t.match(first.raw(), /\n: replaced\nid: closed\n\n$/)
+  t.strictSame(told, ['resume'], 'the session was connected all the time')
+  t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })
+  t.equal(session?.connected, true)
+})
+
+t.test('the end of the stream that was replaced does not disconnect the session, the end of its successor does', async t => {
+  const { sessions, url } = await serve(t)
+  let disconnects = 0
+  sessions.addHook('onDisconnect', () => { disconnects++ })
+  const first = await openStream(t, url)
+  const session = sessions.find(first.sessionId)
+  const streams = [first]
+  for (let i = 0; i < 5; i++) streams.push(await openStream(t, url, { headers: { 'x-session-id': first.sessionId } }))
+  for (const { ended } of streams.slice(0, -1)) await within(ended, 'the end of a replaced stream')
+  await until(() => sessions.stats().streams === 1, 'one stream')
+  t.strictSame([session?.connected, disconnects], [true, 0])
+  streams.at(-1)?.destroy()
+  await until(() => session?.connected === false, 'the disconnect')
+  t.equal(disconnects, 1)
+})
+
+t.test('a client on a half-open connection is replaced by itself, and sees nothing twice', async t => {
+  const { sessions, url, port } = await serve(t)
+  const proxy = await faultProxy(t, port)
+  const before = await openStream(t, proxy.url)
+  const session = sessions.find(before.sessionId)
+  await session?.join('room')
+  for (let n = 0; n < 50; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
+  await before.waitFor(({ data }) => data === 49)
+  proxy.strike('half-open')
+  await within(before.ended, 'the client to notice')
+  t.equal(session?.connected, true, 'the server has not noticed')
+  for (let n = 50; n < 100; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
+  const after = await openStream(t, url, { headers: { 'last-event-id': before.events.at(-1)?.id ?? '' } })
+  await after.waitFor(({ data }) => data === 99)
+  t.strictSame([...numbers(before), ...numbers(after)], Array.from({ length: 100 }, (_, n) => n))
+})
+
+t.test('a stalled stream is replaced without waiting for it', async t => {
+  const { sessions, url } = await serve(t, { log: { bytes: 64 * 1024 * 1024 } })
+  const stalled = await openStream(t, url)
+  stalled.body.pause()
+  const session = sessions.find(stalled.sessionId)
+  const text = 'x'.repeat(64 * 1024)
+  for (let n = 0; n < 200; n++) await session?.send(text)
+  const second = await openStream(t, url, { headers: { 'last-event-id': stalled.events[0]?.id ?? '' } })
+  await until(() => numbers(second).length === 200, 'all to come')
+  await until(() => sessions.stats().streams === 1, 'the stalled to end')
+  stalled.body.resume()
+  await within(stalled.ended, 'the stalled to end')
+  t.notMatch(stalled.raw(), /event: close/)
+})
+
+t.test('whenever it is replaced, a stream of messages is whole over the streams that carried it', async t => {
+  const next = random(seedOf(t))
+  const { sessions, url } = await serve(t)
+  const count = 500
+  const first = await openStream(t, url)
+  const session = sessions.find(first.sessionId)
+  let last = first
+  const got: unknown[] = []
+  const take = async (stream: Stream): Promise<void> => {
+    await within(stream.ended, 'the replaced to end')
+    got.push(...numbers(stream))
+  }
+  const sending = (async () => {
+    for (let n = 0; n < count; n++) {
+      session?.send(n)
+      if (next() < 0.3) await new Promise(setImmediate)
+    }
+  })()
+  for (let i = 0; i < 20; i++) {
+    for (let turns = Math.floor(next() * 5); turns > 0; turns--) await new Promise(setImmediate)
+    const replaced = last
+    // By X-Session-ID: where the client stands is what the server has written, and all that is written arrives here.
+    last = await openStream(t, url, { headers: { 'x-session-id': first.sessionId } })
+    await take(replaced)
+  }
+  await sending
+  await last.waitFor(({ data }) => data === count - 1)
+  got.push(...numbers(last))
+  t.strictSame(got, Array.from({ length: count }, (_, n) => n))
+})
+
+// Not that of `eventsource`: it forgets an id that comes without data.
+for (const [name, open] of eventSources.filter(([name]) => name === 'undici')) {
+  t.test(`the EventSource of ${name} that is replaced stops, and does not take the session back`, async t => {
+    const gets: unknown[] = []
+    const { sessions, url } = await serve(t, { retry: 1 }, {
+      before: app => app.addHook('onRequest', async ({ method, headers }) => { if (method === 'GET') gets.push(headers['last-event-id']) })
+    })
+    const source = open(t, `${url}/downward`)
+    const welcome = signal<string>()
+    const heard: unknown[] = []
+    source.addEventListener('welcome', ({ data }) => { welcome.resolve((JSON.parse(String(data)) as { sessionId: string }).sessionId) })
+    source.addEventListener('message', ({ data }) => { heard.push(data) })
+    for (const event of ['close', 'gap']) source.addEventListener(event, () => { t.fail(event) })
+    const id = await within(welcome.promise, 'the welcome')
+    const second = await openStream(t, url, { headers: { 'x-session-id': id } })
+    await until(() => source.readyState === 2, 'the first to stop')
+    t.strictSame(gets, [undefined, undefined, 'closed'])
+    await sessions.find(id)?.send('for the second')
+    await second.waitFor(({ data }) => data === 'for the second')
+    t.strictSame(heard, [])
+    t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })
+  })
+}
