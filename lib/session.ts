@@ -44,10 +44,10 @@ export interface Arrival {
 
 /** One client's two-way conversation. It outlives its streams, and ends by `close` or by expiry. */
 export class Session {
-  /** A bearer secret: who knows it, and passes `principal`, is the client. Log {@link label} instead. */
-  readonly id: string
   /** Whose it is, as option `principal` said. */
   readonly principal: string | undefined
+  // Not a property: a logger that is given the session would print it.
+  readonly #id: string
   readonly #house: SessionHouse
   readonly #openedAt: number
   readonly #sources: Source[]
@@ -64,12 +64,17 @@ export class Session {
 
   /** @internal */
   constructor (id: string, principal: string | undefined, openedAt: number, broadcasts: Log, house: SessionHouse) {
-    this.id = id
+    this.#id = id
     this.principal = principal
     this.#house = house
     this.#openedAt = openedAt
     this.#cursor = openedAt
     this.#sources = [{ log: broadcasts, from: openedAt, to: Infinity }]
+  }
+
+  /** A bearer secret: who knows it, and passes `principal`, is the client. Log {@link label} instead. */
+  get id (): string {
+    return this.#id
   }
 
   /** The first 6 characters of the id: enough to follow a session in logs, too little to take it over. */
