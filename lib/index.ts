@@ -21,15 +21,19 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const sessions = new Sessions(settings, app.log)
   app.decorate(settings.decorator, sessions)
 
-  // Before Node 24 a server's close() waits for idle HTTP/2 connections, for over a minute.
+  // Before Node 24 a server's close() waits for idle HTTP/2 connections, for over a minute; on every Node it does for
+  // those that were still shaking hands when it was called.
   const connections = new Set<ServerHttp2Session>()
+  let closed = false
   app.server.on('session', (connection: ServerHttp2Session) => {
+    if (closed) connection.close()
     connections.add(connection)
     connection.once('close', () => { connections.delete(connection) })
   })
   // Not in onClose: by then the server waits for the streams, which would wait for the hook.
   app.addHook('preClose', async () => {
     await sessions.close()
+    closed = true
     for (const connection of connections) connection.close()
   })
 

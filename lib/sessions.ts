@@ -153,20 +153,19 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return session?.principal === principal ? session : undefined
   }
 
-  /** @internal How many milliseconds a client is told to wait before it connects again. */
+  /** @internal How many milliseconds a client is told to wait before it connects again; it is not to come back to a server that closes. */
   retry (): number {
-    const [min, max] = this.settings.retry
-    return min + Math.floor(Math.random() * (max - min + 1))
+    const { retry: [min, max], closeTimeout } = this.settings
+    return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
   /** @internal Ends every stream, within the grace, and every session: the server is closing. */
   async close (): Promise<void> {
     this.closing = true
-    const grace = this.settings.closeTimeout
     const reason = 'shutdown'
-    for (const session of this.#sessions.values()) session.dismiss(frameRetry(grace + this.retry()), reason)
-    await this.#streamsEnded(grace)
-    for (const stream of this.#streams) stream.destroy()
+    for (const session of this.#sessions.values()) session.dismiss(frameRetry(this.retry()), reason)
+    await this.#streamsEnded(this.settings.closeTimeout)
+    for (const stream of this.#streams) stream.sever()
     this.#heartbeat.stop()
     clearTimeout(this.#expiry)
     await Promise.all([...this.#sessions.values()].map(session => this.#end(session, reason)))

@@ -95,24 +95,34 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
   sink.listener = { drained: ignore, closed: abandon }
   const head = await sessions.settings.store.head()
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  reply.send(new Opening(session, { ...arrival, head, sink, log: request.log }))
+  reply.send(new Opening(sessions, session, { ...arrival, head, sink, log: request.log }))
 }
 
 /** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */
 class Opening {
+  readonly #sessions: Sessions
   readonly #session: Session
   readonly #arrival: Arrival & { readonly sink: ResponseSink }
 
-  constructor (session: Session, arrival: Arrival & { readonly sink: ResponseSink }) {
+  constructor (sessions: Sessions, session: Session, arrival: Arrival & { readonly sink: ResponseSink }) {
+    this.#sessions = sessions
     this.#session = session
     this.#arrival = arrival
   }
 
   begin (reply: FastifyReply): void {
-    const { sink } = this.#arrival
+    const { sink, resumed } = this.#arrival
     if (sink.closed || reply.sent) return
+    if (!this.#sessions.closing) {
+      sink.begin(reply)
+      this.#session.attach(this.#arrival)
+      return
+    }
+    // The server began to close while the hooks ran: it waits for this response and its connection, and for no new stream.
+    if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     sink.begin(reply)
-    this.#session.attach(this.#arrival)
+    sink.end(frameRetry(this.#sessions.retry()))
+    if (!resumed) this.#session.close('shutdown')
   }
 
   /** Has Fastify take it for a stream, which it neither serializes nor measures. */
