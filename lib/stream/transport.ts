@@ -37,10 +37,9 @@ export class ResponseSink implements Sink {
   constructor (response: ServerResponse) {
     this.#response = response
     response.on('drain', () => this.listener?.drained())
-    response.on('close', () => {
-      this.closed = true
-      this.listener?.closed()
-    })
+    response.on('close', this.#close)
+    // Pipelined behind another response, this one has no socket yet, and would not be told that it never gets one.
+    if (response.socket === null) response.req.socket.on('close', this.#close)
     // A write that meets a connection just lost; `close` follows.
     response.on('error', ignore)
   }
@@ -69,5 +68,11 @@ export class ResponseSink implements Sink {
     const connection = stream?.session
     this.destroy()
     connection?.destroy()
+  }
+
+  readonly #close = (): void => {
+    if (this.closed) return
+    this.closed = true
+    this.listener?.closed()
   }
 }
