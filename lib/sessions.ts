@@ -220,7 +220,6 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   readonly #expire = (): void => {
-    this.#expiry = undefined
     const time = now()
     for (const [session, deadline] of this.#deadlines) {
       if (session.connected && !session.closed) {
@@ -232,6 +231,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
         this.#remove(session)
       }
     }
+    this.#expiry = undefined
   }
 
   #remove (session: Session): void {
