@@ -1,0 +1,102 @@
+import type { FastifyRequest } from 'fastify'
+import { connect, type Socket } from 'node:net'
+import type { Test } from 'tap'
+import type { Session, Sessions } from '../../lib/index.js'
+import { signal, until, within } from './within.js'
+
+/** A client as bare as can be: a socket, and what came over it, framing of the transfer included. */
+export interface Wire {
+  readonly socket: Socket
+  readonly text: () => string
+  /** Numbers in the data `{ n, … }` of the messages that came. */
+  readonly numbers: () => number[]
+  waitFor: (text: string) => Promise<void>
+  /** Begins to read, where it has not. */
+  read: () => void
+  readonly closed: Promise<void>
+}
+
+export interface WireOptions {
+  readonly headers?: Record<string, string>
+  /** Reads nothing until `read` is called: the system's buffers fill, and then the server's. */
+  readonly stalled?: boolean
+  /** What it sends instead of one GET of the stream. */
+  readonly request?: string
+}
+
+/** Connects, and asks for a stream. */
+export function wire (t: Test, port: number, { headers = {}, stalled = false, request = get(headers) }: WireOptions = {}): Wire {
+  const socket = connect({ port, host: '127.0.0.1', noDelay: true })
+  t.teardown(() => { socket.destroy() })
+  const chunks: string[] = []
+  const looks = new Set<() => void>()
+  const closed = signal()
+  const text = (): string => {
+    chunks.splice(0, Infinity, chunks.join(''))
+    return chunks[0] ?? ''
+  }
+  socket.setEncoding('utf8').on('error', () => {}).on('close', () => { closed.resolve() })
+  const read = (): void => {
+    socket.on('data', (chunk: string) => {
+      chunks.push(chunk)
+      for (const look of looks) look()
+    })
+  }
+  if (!stalled) read()
+  socket.write(request)
+  return {
+    socket,
+    text,
+    numbers: () => Array.from(text().matchAll(/^data: {"n":(\d+)/gm), ([, n]) => Number(n)),
+    waitFor: async wanted => {
+      const found = signal()
+      const look = (): void => { if (text().includes(wanted)) found.resolve() }
+      looks.add(look)
+      look()
+      await within(found.promise, JSON.stringify(wanted))
+      looks.delete(look)
+    },
+    read,
+    closed: closed.promise
+  }
+}
+
+/** The text of a GET of the stream. */
+export function get (headers: Record<string, string> = {}): string {
+  return ['GET /downward HTTP/1.1', 'Host: localhost', ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`), '', ''].join('\r\n')
+}
+
+/** Sessions in order of their opening, with the server's end of the connection of each. */
+export interface Opened {
+  readonly session: Session
+  readonly request: FastifyRequest
+  readonly socket: Socket
+}
+
+/** Lists the sessions that are opened from now on. */
+export function listOpened (sessions: Sessions): Opened[] {
+  const opened: Opened[] = []
+  sessions.addHook('onOpen', (session, request) => { opened.push({ session, request, socket: request.raw.socket }) })
+  return opened
+}
+
+/** Waits until so many streams are open. */
+export function streamsOpen (sessions: Sessions, count: number): Promise<void> {
+  return until(() => sessions.stats().streams === count, `${count} open streams`, 20_000)
+}
+
+/** Calls `send` until none of the sockets, whose clients do not read, has taken anything for a while; returns how often. */
+export async function flood (sockets: readonly Socket[], send: (n: number) => unknown): Promise<number> {
+  const written = (): number => sockets.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0)
+  let sent = 0
+  for (let still = 0; still < 20; sent++) {
+    const before = written()
+    send(sent + 1)
+    await new Promise(resolve => { setTimeout(resolve, 1) })
+    still = written() === before && sockets.every(({ writableNeedDrain }) => writableNeedDrain) ? still + 1 : 0
+  }
+  return sent
+}
+
+/** What a numbered message carries, to be of a size. */
+export const FILL = 'x'.repeat(60_000)
