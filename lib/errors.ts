@@ -35,3 +35,8 @@ export function statusOf ({ statusCode, status }: Error & { statusCode?: unknown
   for (const given of [statusCode, status]) if (typeof given === 'number' && given >= 400 && given <= 599) return given
   return 500
 }
+
+/** What the app has thrown, as an error where it is none. */
+export function asError (thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(`The app threw ${String(thrown)}, which is no Error`)
+}

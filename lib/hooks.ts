@@ -30,7 +30,7 @@ export interface Hooks {
   onDisconnect: (session: Session) => Awaitable<void>
   /** A client was told that part of what was sent can no longer be had. */
   onGap: (session: Session, gap: Gap) => Awaitable<void>
-  /** The session is over. The reason is `close`'s, or `expired`, `deleted` (by the client), `aborted` (the client left before the welcome) or `shutdown`. */
+  /** The session is over. The reason is `close`'s, or `expired`, `deleted` (by the client), `refused` (by `onOpen`), `aborted` (the client left before the welcome) or `shutdown`. */
   onClose: (session: Session, reason: string) => Awaitable<void>
 }
 

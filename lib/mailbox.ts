@@ -1,4 +1,4 @@
-import { IdempotencyKeyReused, statusOf, StoreUnavailable, TooManyWaiting } from './errors.js'
+import { asError, IdempotencyKeyReused, statusOf, StoreUnavailable, TooManyWaiting } from './errors.js'
 import { ignore } from './promises.js'
 import type { Awaitable } from './store/store.js'
 
@@ -143,7 +143,7 @@ export async function answer (handler: (reply: UpwardReply) => unknown): Promise
   try {
     return reply.outcome(await handler(reply))
   } catch (thrown) {
-    const error = thrown instanceof Error ? thrown : new Error(`A handler threw ${String(thrown)}`)
+    const error = asError(thrown)
     // Safe to repeat is what this error promises, so it must not become the answer to repeats.
     if (error instanceof StoreUnavailable) throw error
     return { status: statusOf(error), headers: {}, body: undefined, error }

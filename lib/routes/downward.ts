@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
 import { greet } from '../echo.js'
-import { NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { asError, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { ignore } from '../promises.js'
 import type { Arrival, Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
@@ -25,7 +25,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
       const sink = new ResponseSink(reply.raw)
       arrive(sessions, request, reply, sink).catch((error: unknown) => {
         if (error instanceof StoreUnavailable) comeLater(sessions, reply)
-        else reply.send(error)
+        else reply.send(asError(error))
       })
     }
   }
