@@ -82,6 +82,8 @@ export class Dispatcher {
       const data = handler.validator === undefined ? message.data : await validate(handler.validator, message.data)
       return reply => handler.run(session, data, { request, reply, message })
     }
+    // An app that relays messages would be refused the name, and the client be told of a fault of the server's.
+    if (!isEventName(message.event)) throw new EventUnknown(JSON.stringify(message.event))
     if (this.#hooks.has('onMessage')) {
       return async reply => await this.#hooks.message(session, message, request, reply)
     }
