@@ -182,7 +182,8 @@ export class Downstream implements SinkListener {
     const gap: Gap = { after: this.cursor, resumedAt, reason }
     this.#toldThrough = resumedAt
     this.cursor = Math.min(resumedAt, (earliest(heads)?.position ?? Infinity) - 1)
-    this.#owner.gapped(gap)
+    // Later: a hook may send, which changes the logs that are being read.
+    queueMicrotask(() => { this.#owner.gapped(gap) })
     return frameGap(this.#reader, this.cursor, gap)
   }
 }
