@@ -4,7 +4,7 @@ import { SessionOver } from './errors.js'
 import type { HookLists } from './hooks.js'
 import type { Mailbox } from './mailbox.js'
 import { begin } from './promises.js'
-import type { Log, LogBounds } from './store/log.js'
+import { now, type Log, type LogBounds } from './store/log.js'
 import type { Awaitable, Store } from './store/store.js'
 import { Downstream, type Source } from './stream/downstream.js'
 import { pace } from './stream/pace.js'
@@ -178,6 +178,7 @@ export class Session {
     this.#stream?.cut(REPLACED_FRAME, 'replaced')
     // A cursor ahead of the store has seen positions that the store has lost, and will give again.
     const wentBack = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } as const : undefined
+    this.#forget()
     const stream = new Downstream(this.id, this.#sources, Math.min(cursor, head), sink, this)
     this.#stream = stream
     this.#streamLog = log
@@ -283,9 +284,12 @@ export class Session {
    * trimmed, of which the own log keeps that there was something.
    */
   #forget (): void {
+    const time = now()
     for (let i = this.#sources.length - 1; i >= 0; i--) {
       const { log, from, to } = this.#sources[i] as Source
       if (to === Infinity) continue
+      // The store sweeps no log that its last member has left.
+      log.expire(time)
       if (to > from && to <= log.trimmed) this.#ownLog().forget(to, log.trimmedBy)
       if (to === from || to <= log.trimmed) this.#sources.splice(i, 1)
     }
