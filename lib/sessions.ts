@@ -128,7 +128,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this as unknown as Sessions<Provider>
   }
 
-  /** @internal Makes a session; `undefined` where there are too many. */
+  /** @internal Makes a session, for the caller to attach or to close; `undefined` where there are too many. */
   async open (principal: string | undefined): Promise<Session | undefined> {
     const { maxSessions, maxSessionsPerPrincipal } = this.settings
     if (this.#live >= maxSessions) return undefined
@@ -138,8 +138,6 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       const id = randomBytes(18).toString('base64url')
       const session = new Session(id, principal, await this.#store.head(), this.#broadcasts, this.#house)
       this.#sessions.set(id, session)
-      // Until its stream is there: one that never comes must not stay for ever.
-      this.#expireLater(session)
       return session
     } catch (error) {
       this.#count(principal, -1)
