@@ -4,7 +4,7 @@ import { OptionInvalid } from './errors.js'
 import type { LogBounds } from './store/log.js'
 import { MemoryStore } from './store/memory.js'
 import type { Awaitable, Store } from './store/store.js'
-import { isEventName } from './wire/frame.js'
+import { isSendable } from './wire/frame.js'
 
 /** The options of the plugin. All are checked at boot; FST_SSE_OPTION_INVALID says what is wrong. */
 export interface SseSessionsOptions {
@@ -80,13 +80,15 @@ export interface Settings {
 const MAX_DELAY = 2 ** 31 - 1
 const MAX_COUNT = Infinity
 
+const STORE_METHODS = ['head', 'log', 'append', 'release', 'close'] as const
+
 /** Checks what the app gave, and fills in the defaults. `pluginTimeout` is Fastify's, 0 for none. */
 export function settle (options: SseSessionsOptions, pluginTimeout: number): Settings {
   const {
     prefix = '',
     logLevel,
     decorator = 'sseSessions',
-    paths: { downward: downwardPath = '/downward', upward: upwardPath = '/upward' } = {},
+    paths = {},
     routes = {},
     store = new MemoryStore(),
     principal,
@@ -107,13 +109,18 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number): Set
   const [stranger] = Object.keys(unknown)
   check(stranger === undefined, String(stranger), 'left out: there is no such option')
   check(typeof prefix === 'string', 'prefix', 'a string')
+  check(logLevel === undefined || typeof logLevel === 'string', 'logLevel', 'the name of a log level')
+  only('paths', paths, ['downward', 'upward'])
+  const { downward: downwardPath = '/downward', upward: upwardPath = '/upward' } = paths
+  only('routes', routes, ['downward', 'upward', 'close'])
+  for (const [name, route] of Object.entries(routes)) check(isObject(route), `routes.${name}`, 'an object of route options')
   check(typeof decorator === 'string' && decorator !== '', 'decorator', 'a non-empty string')
   check(isPath(downwardPath), 'paths.downward', 'a path that starts with /')
   check(isPath(upwardPath), 'paths.upward', 'a path that starts with /')
-  check(typeof store?.append === 'function', 'store', 'a store')
+  check(STORE_METHODS.every(method => typeof store?.[method] === 'function'), 'store', `a store, with ${STORE_METHODS.join(', ')}`)
   check(principal === undefined || typeof principal === 'function', 'principal', 'a function')
-  check(typeof cors === 'boolean' || (typeof cors === 'object' && cors !== null), 'cors', 'true, false or the options of @fastify/cors')
-  check(heartbeatEvent === undefined || isEventName(heartbeatEvent), 'heartbeatEvent', 'an event name')
+  check(typeof cors === 'boolean' || isObject(cors), 'cors', 'true, false or the options of @fastify/cors')
+  check(heartbeatEvent === undefined || isSendable(heartbeatEvent), 'heartbeatEvent', 'an event name that is not one of ours')
   const [min, max] = typeof retry === 'number' ? [retry, retry] : range('retry', retry)
   number('closeTimeout', closeTimeout, 0, MAX_DELAY)
   check(pluginTimeout === 0 || closeTimeout < pluginTimeout, 'closeTimeout', `below the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
@@ -143,8 +150,8 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number): Set
 }
 
 function bounds (name: string, given: Partial<LogBounds> = {}): LogBounds {
-  const { entries = 1000, bytes = 1024 * 1024, age = 300_000, ...unknown } = given
-  check(typeof given === 'object' && Object.keys(unknown).length === 0, name, 'an object of entries, bytes and age')
+  only(name, given, ['entries', 'bytes', 'age'])
+  const { entries = 1000, bytes = 1024 * 1024, age = 300_000 } = given
   return {
     entries: number(`${name}.entries`, entries, 1, MAX_COUNT),
     bytes: number(`${name}.bytes`, bytes, 1, MAX_COUNT),
@@ -162,6 +169,14 @@ function number (name: string, value: number, min: number, max: number): number 
   const isWhole = Number.isInteger(value) || value === Infinity
   check(isWhole && value >= min && value <= max, name, `a whole number from ${min} to ${max}`, value)
   return value
+}
+
+function only (name: string, given: unknown, names: readonly string[]): void {
+  check(isObject(given) && Object.keys(given).every(key => names.includes(key)), name, `an object of ${names.join(', ')}`)
+}
+
+function isObject (value: unknown): value is object {
+  return typeof value === 'object' && value !== null
 }
 
 function isPath (value: unknown): boolean {

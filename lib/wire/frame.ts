@@ -11,9 +11,14 @@ export function isEventName (name: unknown): name is string {
   return typeof name === 'string' && name !== '' && !BREAKS_THE_FRAME.test(name) && name.isWellFormed()
 }
 
+/** Whether the app may send an event of a name. */
+export function isSendable (name: unknown): boolean {
+  return isEventName(name) && !RESERVED.has(name)
+}
+
 /** Frames an event of the app's, all but its id: that differs from session to session, the rest is framed once for all. */
 export function frameEvent (event: string, data: unknown): string {
-  if (!isEventName(event) || RESERVED.has(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
+  if (!isSendable(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
   let json: string | undefined
   try {
     json = JSON.stringify(data)
