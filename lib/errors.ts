@@ -26,6 +26,7 @@ export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFO
 export const BatchTooLarge = createError<[number, number]>('FST_SSE_BATCH_TOO_LARGE', 'A batch of %d messages exceeds the %d that a session may have waiting; send smaller batches', 413)
 export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALID', 'An Idempotency-Key is 1 to 255 printable ASCII characters', 400)
 export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key came with another payload before; use a new key for a new message', 422)
+export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deep; make it flatter', 400)
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their answers and try again', 429)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store does not answer; try again, with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again, with the same Idempotency-Key', 503)

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
-import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
+import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
 import type { Message } from '../hooks.js'
 import { answer, type Delivery } from '../mailbox.js'
 import type { Session } from '../session.js'
@@ -72,13 +72,25 @@ async function receiveBatch (sessions: Sessions, session: Session, batch: Batch,
 function deliver (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Promise<Delivery> {
   return session.mailbox.deliver({
     key: message.id,
-    payload: () => createHash('sha256').update(JSON.stringify([message.event, message.data])).digest('base64'),
+    payload: () => fingerprint(message),
     handle: async () => {
       // It may have ended while the message waited.
       if (session.closed) throw new SessionUnknown()
       return await answer(await sessions.dispatcher.prepare(session, message, request))
     }
   })
+}
+
+/** Tells a message from another that comes under the same key. */
+function fingerprint ({ event, data }: Message): string {
+  let json: string
+  try {
+    json = JSON.stringify([event, data])
+  } catch {
+    // What could be read may be nested too deep to be written.
+    throw new DataTooDeep()
+  }
+  return createHash('sha256').update(json).digest('base64')
 }
 
 /** The outcome of one message of a batch. */
