@@ -1,10 +1,11 @@
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import type { ServerHttp2Session } from 'node:http2'
+import { Connections } from './connections.js'
 import { OptionInvalid } from './errors.js'
 import { settle, type SseSessionsOptions } from './options.js'
 import { routes } from './routes/index.js'
 import { Sessions } from './sessions.js'
+import { now } from './store/log.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -21,20 +22,12 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const sessions = new Sessions(settings, app.log)
   app.decorate(settings.decorator, sessions)
 
-  // Before Node 24 a server's close() waits for idle HTTP/2 connections, for over a minute; on every Node it does for
-  // those that were still shaking hands when it was called.
-  const connections = new Set<ServerHttp2Session>()
-  let closed = false
-  app.server.on('session', (connection: ServerHttp2Session) => {
-    if (closed) connection.close()
-    connections.add(connection)
-    connection.once('close', () => { connections.delete(connection) })
-  })
+  const connections = new Connections(app.server)
   // Not in onClose: by then the server waits for the streams, which would wait for the hook.
   app.addHook('preClose', async () => {
+    const deadline = now() + settings.closeTimeout
     await sessions.close()
-    closed = true
-    for (const connection of connections) connection.close()
+    connections.close(Math.max(0, deadline - now()))
   })
 
   // A plugin that breaks encapsulation gets no prefix: hence the scope inside.

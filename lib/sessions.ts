@@ -163,7 +163,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const reason = 'shutdown'
     for (const session of this.#sessions.values()) session.dismiss(frameRetry(this.retry()), reason)
     await this.#streamsEnded(this.settings.closeTimeout)
-    for (const stream of this.#streams) stream.sever()
+    for (const stream of this.#streams) stream.destroy()
     this.#heartbeat.stop()
     clearTimeout(this.#expiry)
     await Promise.all([...this.#sessions.values()].map(session => this.#end(session, reason)))

@@ -118,11 +118,6 @@ export class Downstream implements SinkListener {
     this.#sink.destroy()
   }
 
-  /** Destroys the stream and the connection under it. */
-  sever (): void {
-    this.#sink.sever()
-  }
-
   #write (opening: string): void {
     for (let chunk = opening + this.#collect(); chunk !== ''; chunk = this.#collect()) {
       if (!this.#sink.write(chunk)) {

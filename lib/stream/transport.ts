@@ -1,5 +1,4 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
-import type { ServerHttp2Stream } from 'node:http2'
 import type { FastifyReply } from 'fastify'
 import { ignore } from '../promises.js'
 
@@ -20,8 +19,6 @@ export interface Sink {
   write (chunk: string): boolean
   end (chunk: string): void
   destroy (): void
-  /** Destroys the connection, too. */
-  sever (): void
 }
 
 /**
@@ -60,14 +57,6 @@ export class ResponseSink implements Sink {
 
   destroy (): void {
     this.#response.destroy()
-  }
-
-  // Over HTTP/2 it may be the connection that takes nothing, not even the word that the stream is over.
-  sever (): void {
-    const { stream } = this.#response as { stream?: ServerHttp2Stream }
-    const connection = stream?.session
-    this.destroy()
-    connection?.destroy()
   }
 
   readonly #close = (): void => {
