@@ -13,9 +13,12 @@ interface Connection {
  */
 export class Connections {
   readonly #open = new Map<ServerHttp2Session, Connection>()
-  #grace: number | undefined
+  readonly #grace: number
+  #closing = false
 
-  constructor (server: FastifyInstance['server']) {
+  /** `grace` is how many milliseconds a peer has to agree that a connection is over. */
+  constructor (server: FastifyInstance['server'], grace: number) {
+    this.#grace = grace
     let accepted: Socket
     // A session does not give its socket out; it is made of the newest, by Node's own listener of these events.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { accepted = socket })
@@ -25,20 +28,27 @@ export class Connections {
       session.once('close', () => { this.#open.delete(session) })
       session.on('stream', stream => {
         connection.streams++
-        stream.once('close', () => { connection.streams-- })
+        stream.once('close', () => {
+          connection.streams--
+          if (this.#closing) destroyIdle(connection, grace)
+        })
       })
-      if (this.#grace !== undefined) release(session, connection, this.#grace)
+      if (this.#closing) release(session, connection, grace)
     })
   }
 
-  /** Ends every connection, also those to come, when its streams have ended; its peer has so many milliseconds to agree. */
-  close (grace: number): void {
-    this.#grace = grace
-    for (const [session, connection] of this.#open) release(session, connection, grace)
+  /** Ends every connection, also those to come, when its streams have ended; peers have what is left of the grace. */
+  close (spent: number): void {
+    this.#closing = true
+    for (const [session, connection] of this.#open) release(session, connection, Math.max(0, this.#grace - spent))
   }
 }
 
 function release (session: ServerHttp2Session, connection: Connection, grace: number): void {
   session.close()
-  setTimeout(() => { if (connection.streams === 0) connection.socket.destroy() }, grace).unref()
+  destroyIdle(connection, grace)
+}
+
+function destroyIdle (connection: Connection, after: number): void {
+  setTimeout(() => { if (connection.streams === 0) connection.socket.destroy() }, after).unref()
 }

@@ -22,12 +22,12 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const sessions = new Sessions(settings, app.log)
   app.decorate(settings.decorator, sessions)
 
-  const connections = new Connections(app.server)
+  const connections = new Connections(app.server, settings.closeTimeout)
   // Not in onClose: by then the server waits for the streams, which would wait for the hook.
   app.addHook('preClose', async () => {
-    const deadline = now() + settings.closeTimeout
+    const begun = now()
     await sessions.close()
-    connections.close(Math.max(0, deadline - now()))
+    connections.close(now() - begun)
   })
 
   // A plugin that breaks encapsulation gets no prefix: hence the scope inside.
