@@ -1,21 +1,15 @@
-import { readFileSync } from 'node:fs'
-import { connect, type ClientHttp2Session, type IncomingHttpHeaders } from 'node:http2'
-import type { FastifyServerOptions } from 'fastify'
 import { createParser } from 'eventsource-parser'
 import t, { type Test } from 'tap'
 import { launchChromium, needsChromium } from './support/browser.js'
+import { ask, http2Client, http2Server, type Http2Answer } from './support/http2.js'
 import { serve, type Served, type ServeOptions } from './support/server.js'
-import { signal, until, within } from './support/within.js'
-
-const pem = (name: string): Buffer => readFileSync(new URL(`support/localhost.${name}`, import.meta.url))
+import { until, within } from './support/within.js'
 
 /** Serves over HTTP/2 with TLS; counts the connections over which streams are asked for. */
 async function serveHttp2 (t: Test, { before, ...more }: ServeOptions = {}): Promise<Served & { readonly connections: () => number }> {
-  // Fastify's types tell servers of HTTP/2 from others; the plugin does not.
-  const fastify = { http2: true, https: { key: pem('key'), cert: pem('crt') } } as FastifyServerOptions
   const ports = new Set<number | undefined>()
   const served = await serve(t, {}, {
-    fastify,
+    fastify: http2Server,
     before: async app => {
       app.addHook('onRequest', async ({ url, socket }) => { if (url === '/downward') ports.add(socket.remotePort) })
       await before?.(app)
@@ -23,32 +17,6 @@ async function serveHttp2 (t: Test, { before, ...more }: ServeOptions = {}): Pro
     ...more
   })
   return { ...served, url: `https://localhost:${served.port}`, connections: () => ports.size }
-}
-
-interface Http2Answer {
-  readonly headers: IncomingHttpHeaders
-  readonly text: () => string
-  readonly ended: Promise<void>
-  readonly cancel: () => void
-}
-
-/** A request of Node's own HTTP/2 client; resolves with the answer's headers. */
-function ask (client: ClientHttp2Session, headers: Record<string, string>, body?: string): Promise<Http2Answer> {
-  const got = signal<Http2Answer>()
-  const ended = signal()
-  const stream = client.request(headers)
-  let text = ''
-  stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
-  stream.on('error', () => {}).on('close', () => { ended.resolve() })
-  stream.on('response', headers => { got.resolve({ headers, text: () => text, ended: ended.promise, cancel: () => { stream.close() } }) })
-  stream.end(body)
-  return within(got.promise, 'the answer')
-}
-
-function http2Client (t: Test, { port }: Served): ClientHttp2Session {
-  const client = connect(`https://localhost:${port}`, { ca: pem('crt'), lookup: (_host, _options, done) => { done(null, [{ address: '127.0.0.1', family: 4 }]) } })
-  t.teardown(() => { client.destroy() })
-  return client
 }
 
 const names = (text: string): string[] => {
@@ -67,7 +35,7 @@ t.test("Node's HTTP/2 client has a whole session over one connection: open, post
   t.notOk('connection' in stream.headers || 'transfer-encoding' in stream.headers, 'HTTP/2 forbids them')
   const id = String(stream.headers['x-session-id'])
   const post = (text: string): Promise<Http2Answer> =>
-    ask(client, { ':method': 'POST', ':path': '/upward', 'content-type': 'application/json', 'x-session-id': id }, JSON.stringify({ text }))
+    ask(client, { ':method': 'POST', ':path': '/upward', 'content-type': 'application/json', 'x-session-id': id }, { body: JSON.stringify({ text }) })
   t.match((await post('one')).headers, { ':status': 201, 'x-session-connected': 'true' })
   await until(() => stream.text().includes('Data received: one'), 'the echo')
   stream.cancel()
@@ -88,17 +56,15 @@ t.test("Node's HTTP/2 client has a whole session over one connection: open, post
 t.test('a client of HTTP/2 that stops reading is waited for, and gets everything when it reads on', async t => {
   const served = await serveHttp2(t)
   const client = http2Client(t, served)
-  const stream = client.request({ ':path': '/downward' })
-  const [headers] = await within(new Promise<[IncomingHttpHeaders]>(resolve => { stream.on('response', (...args) => { resolve([args[0]]) }) }), 'the answer')
-  const session = served.sessions.find(String(headers['x-session-id']))
+  const stream = await ask(client, { ':path': '/downward' }, { stalled: true })
+  const session = served.sessions.find(String(stream.headers['x-session-id']))
   // More than the windows of HTTP/2 and the buffers of the sockets take, less than the log.
   const long = 'x'.repeat(9_000)
   for (let i = 0; i < 100; i++) await session?.emit('part', { i, long })
-  let text = ''
-  stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+  stream.read()
   await session?.emit('last', null)
-  await until(() => text.includes('event: last'), 'the last event')
-  t.equal(names(text).filter(name => name === 'part').length, 100)
+  await until(() => stream.text().includes('event: last'), 'the last event')
+  t.equal(names(stream.text()).filter(name => name === 'part').length, 100)
 })
 
 t.test('twelve EventSources of one page are all live over one connection of HTTP/2', needsChromium, async t => {
