@@ -104,7 +104,7 @@ t.test('ten thousand malformed requests are answered cleanly and leave nothing b
   const next = random(seedOf(t))
   const loaders = process.execArgv.filter(flag => flag.includes('typescript'))
   const server = runScript(t, fileURLToPath(new URL('support/abuse-server.ts', import.meta.url)), {}, ['--expose-gc', ...loaders])
-  const [url] = await server.printed(/http:\/\/\S+/)
+  const [url] = await server.printed(/http:\/\/\S+/, 40_000)
   const victim = await openStream(t, url)
   const generate = malformedRequests(next, victim.sessionId)
 

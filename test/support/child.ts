@@ -8,7 +8,7 @@ export interface Child {
   /** Everything it has printed, on both outputs. */
   readonly output: () => string
   /** Resolves when it has printed a match. */
-  printed: (pattern: RegExp) => Promise<RegExpExecArray>
+  printed: (pattern: RegExp, ms?: number) => Promise<RegExpExecArray>
   /** Ends it with a signal, and waits until it has ended. */
   kill: (signal?: NodeJS.Signals) => Promise<void>
 }
@@ -36,12 +36,12 @@ export function watch (t: Test, child: ChildProcessWithoutNullStreams, name: str
   return {
     process: child,
     output: () => output,
-    printed: async pattern => {
+    printed: async (pattern, ms) => {
       let match: RegExpExecArray | null = null
       await until(() => {
         match = pattern.exec(output)
         return match !== null
-      }, `${String(pattern)} from ${name}; it printed: ${output}`)
+      }, `${String(pattern)} from ${name}; it printed: ${output}`, ms)
       return match as unknown as RegExpExecArray
     },
     kill
