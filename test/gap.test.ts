@@ -1,13 +1,13 @@
 import type { Socket } from 'node:net'
-import t from 'tap'
-import type { Gap } from '../lib/index.js'
+import t, { type Test } from 'tap'
+import type { Gap, SseSessionsOptions } from '../lib/index.js'
 import { formatEventId } from '../lib/wire/event-id.js'
 import { skewClock } from './support/clock.js'
 import { eventSources } from './support/eventsources.js'
-import { faultProxy } from './support/proxy.js'
+import { faultProxy, type FaultProxy } from './support/proxy.js'
 import { brief, gapOf, loseStream, opened, positionOf, resume, type Opened } from './support/resumption.js'
 import { serve } from './support/server.js'
-import { openStream } from './support/stream.js'
+import { openStream, type Stream } from './support/stream.js'
 import { signal, until, within } from './support/within.js'
 
 const senders: Array<[name: string, option: 'log' | 'channelLog', send: (opened: Opened, data: unknown) => Promise<void>]> = [
@@ -84,8 +84,9 @@ t.test('a client whose log was trimmed only up to its cursor is told of no gap',
   t.strictSame(brief(await resume(t, all, 1)), ['welcome', 'gap', 3, 4])
 })
 
-t.test('a live stream whose client reads too slowly gets what it is owed, a gap and what is left, without a new request', async t => {
-  const { app, port, sessions } = await serve(t, { log: { entries: 100 } })
+/** A stream that stands still, its client not reading, with 200 messages or more behind it; `read` lets it go on. */
+async function parked (t: Test, options: SseSessionsOptions): Promise<{ stream: Stream, proxy: FaultProxy, sent: number, read: () => void }> {
+  const { app, port, sessions } = await serve(t, options)
   const sockets: Socket[] = []
   app.server.on('connection', socket => { sockets.push(socket) })
   const proxy = await faultProxy(t, port)
@@ -95,12 +96,16 @@ t.test('a live stream whose client reads too slowly gets what it is owed, a gap 
   proxy.connections[0]?.server.pause()
   const padding = 'x'.repeat(10_000)
   let n = 0
-  // Until the stream stands still before more than the log keeps.
   while (n - session.cursor < 200) {
     for (let i = 0; i < 50; i++) await session.send({ n: ++n, padding })
     await until(() => session.cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stand')
   }
-  proxy.connections[0]?.server.resume()
+  return { stream, proxy, sent: n, read: () => { proxy.connections[0]?.server.resume() } }
+}
+
+t.test('a live stream whose client reads too slowly gets what it is owed, a gap and what is left, without a new request', async t => {
+  const { stream, proxy, sent: n, read } = await parked(t, { log: { entries: 100 } })
+  read()
   await stream.waitFor(({ event, data }) => event === 'message' && (data as { n: number }).n === n, 'the last message')
   let cursor = 0
   const gaps: Gap[] = []
@@ -120,6 +125,17 @@ t.test('a live stream whose client reads too slowly gets what it is owed, a gap 
   t.ok(gaps.length > 0 && stream.events[1]?.event === 'message')
   t.equal(gaps.at(-1)?.resumedAt, n - 100)
   t.equal(proxy.connections.length, 1)
+})
+
+t.test('what grows too old while the client reads nothing is told as a gap when it reads again', async t => {
+  const skew = skewClock(t)
+  const { stream, sent, read } = await parked(t, { log: { bytes: 2 ** 30 } })
+  skew(300_001)
+  read()
+  const gap = await stream.waitFor(({ event }) => event === 'gap', 'the gap')
+  const last = (stream.events.at(-2)?.data as { n: number }).n
+  t.strictSame(gap.data, { after: last, resumedAt: sent, reason: 'age' })
+  t.ok(last <= sent - 200 && stream.events.length === last + 2)
 })
 
 t.test('a cursor ahead of the store is told as a gap back to the store, and what is sent from there on comes', async t => {
