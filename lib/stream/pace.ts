@@ -12,7 +12,8 @@ export interface Consumer {
  * by an iterable that is: the iterable is told to return, and the reason is thrown.
  */
 export async function pace (items: AsyncIterable<unknown> | Iterable<unknown>, signal: AbortSignal, consumer: Consumer): Promise<void> {
-  const iterator = Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]()
+  // A string is iterable, too, but no object.
+  const iterator = typeof items !== 'string' && Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : (items as Iterable<unknown>)[Symbol.iterator]()
   // One listener for the whole iteration, not a race an item: a lasting promise would gather the reactions of all.
   let abort: (reason: unknown) => void = ignore
   const onAbort = (): void => { abort(signal.reason) }
