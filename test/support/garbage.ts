@@ -3,7 +3,8 @@ import { runInNewContext } from 'node:vm'
 import { until } from './within.js'
 
 setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
+/** Collects garbage now. */
+export const collect = runInNewContext('gc') as () => void
 
 /** Waits until an object is garbage. */
 export async function collected (reference: WeakRef<object>, what: string): Promise<void> {
