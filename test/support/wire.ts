@@ -19,16 +19,18 @@ export interface WireOptions {
   readonly headers?: Record<string, string>
   /** Reads nothing until `read` is called: the system's buffers fill, and then the server's. */
   readonly stalled?: boolean
+  /** Keeps only the beginning of what it reads. */
+  readonly forgets?: boolean
   /** What it sends instead of one GET of the stream. */
   readonly request?: string
 }
 
 /** Connects, and asks for a stream. */
-export function wire (t: Test, port: number, { headers = {}, stalled = false, request = get(headers) }: WireOptions = {}): Wire {
+export function wire (t: Test, port: number, { headers = {}, stalled = false, forgets = false, request = get(headers) }: WireOptions = {}): Wire {
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
   t.teardown(() => { socket.destroy() })
   const chunks: string[] = []
-  const looks = new Set<() => void>()
+  const looks = new Set<(text: string) => void>()
   const closed = signal()
   const text = (): string => {
     chunks.splice(0, Infinity, chunks.join(''))
@@ -36,9 +38,11 @@ export function wire (t: Test, port: number, { headers = {}, stalled = false, re
   }
   socket.setEncoding('utf8').on('error', () => {}).on('close', () => { closed.resolve() })
   const read = (): void => {
+    let before = ''
     socket.on('data', (chunk: string) => {
-      chunks.push(chunk)
-      for (const look of looks) look()
+      if (!forgets || chunks.length < 2) chunks.push(chunk)
+      for (const look of looks) look(before + chunk)
+      before = chunk.slice(-1000)
     })
   }
   if (!stalled) read()
@@ -49,9 +53,9 @@ export function wire (t: Test, port: number, { headers = {}, stalled = false, re
     numbers: () => numbersIn(text()),
     waitFor: async wanted => {
       const found = signal()
-      const look = (): void => { if (text().includes(wanted)) found.resolve() }
+      const look = (text: string): void => { if (text.includes(wanted)) found.resolve() }
       looks.add(look)
-      look()
+      look(text())
       await within(found.promise, JSON.stringify(wanted))
       looks.delete(look)
     },
