@@ -10,6 +10,9 @@ declare module 'fastify' {
   interface FastifyInstance {
     supportSessions: Sessions
   }
+  interface FastifyContextConfig {
+    route?: string
+  }
 }
 
 t.test('the prefix of the plugin, and those of the scopes around it, go before the routes', async t => {
@@ -86,7 +89,7 @@ t.test('each route takes its own config, schema and hooks', async t => {
       close: { config: { route: 'close' }, schema: { headers: headersSchema } }
     }
   }, {
-    before: app => app.addHook('onRequest', async request => { configs.push((request.routeOptions.config as { route?: string }).route) })
+    before: app => app.addHook('onRequest', async request => { configs.push(request.routeOptions.config.route) })
   })
   const tenant = { 'x-tenant': 'acme' }
   t.equal((await openStream(t, url, { raw: true })).status, 400)
