@@ -199,7 +199,7 @@ export class Session {
     this.#endedBy = reason
     // What is broadcast from now on is not for it any more.
     const [broadcasts] = this.#sources
-    if (broadcasts !== undefined) broadcasts.to = Math.max(broadcasts.from, broadcasts.log.last)
+    if (broadcasts !== undefined) broadcasts.to = broadcasts.log.last
     for (const channel of this.channels) this.#leave(channel)
     this.#stream?.finish(frameClose(reason), reason)
     this.#abort?.abort(new SessionOver())
