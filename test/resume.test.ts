@@ -37,29 +37,29 @@ function sessionOf ({ sessions }: Served, id: string): Session {
   return session
 }
 
-for (const [name, open] of eventSources) {
-  t.test(`${name}: a connection that ends at any byte of the head, the welcome and the first messages costs none of these`, async t => {
-    const served = await serve(t, { retry: 1 })
-    // Sent before the client can know its session: one that did not hear of it opens another, which sends them again.
-    served.sessions.addHook('onOpen', session => { for (let n = 1; n <= 5; n++) session.send({ n }) })
-    const followers = await Promise.all(Array.from({ length: 32 }, async (_, index) => {
-      const proxy = await faultProxy(t, served.port, connection => connection > 0
-        ? undefined
-        : { fault: faults[index % 3] ?? 'cut', afterBytes: index * 20 })
-      const follower = follow(open(t, `${proxy.url}/downward`))
-      await follower.reached(5)
-      t.ok(proxy.connections[0]?.faulted)
-      return follower
-    }))
-    const welcomes = followers.map(follower => {
-      t.strictSame(follower.problems, [])
-      t.strictSame(follower.numbers, [1, 2, 3, 4, 5])
-      t.equal(new Set(follower.welcomes.map(({ sessionId }) => sessionId)).size, 1)
-      return follower.welcomes.map(({ resumed }) => resumed).join()
-    })
-    t.strictSame([...new Set(welcomes)].sort(), ['false', 'false,true'], 'some had heard their welcome, some had not')
+t.test('a connection that ends at any byte of the head, the welcome and the first messages costs none of these', async t => {
+  const served = await serve(t, { retry: 1 })
+  // Sent before the client can know its session: one that did not hear of it opens another, which sends them again.
+  served.sessions.addHook('onOpen', session => { for (let n = 1; n <= 5; n++) session.send({ n }) })
+  const attempts = eventSources.flatMap(([name, open]) => Array.from({ length: 32 }, async (_, index) => {
+    const proxy = await faultProxy(t, served.port, connection => connection > 0
+      ? undefined
+      : { fault: faults[index % 3] ?? 'cut', afterBytes: index * 20 })
+    const follower = follow(open(t, `${proxy.url}/downward`))
+    await follower.reached(5)
+    t.ok(proxy.connections[0]?.faulted, `${name}, after ${index * 20} bytes`)
+    return follower
+  }))
+  const welcomes = (await Promise.all(attempts)).map(follower => {
+    t.strictSame(follower.problems, [])
+    t.strictSame(follower.numbers, [1, 2, 3, 4, 5])
+    t.equal(new Set(follower.welcomes.map(({ sessionId }) => sessionId)).size, 1)
+    return follower.welcomes.map(({ resumed }) => resumed).join()
   })
+  t.strictSame([...new Set(welcomes)].sort(), ['false', 'false,true'], 'some had heard their welcome, some had not')
+})
 
+for (const [name, open] of eventSources) {
   t.test(`${name}: a connection that ends right behind the welcome, before the first message, loses nothing`, async t => {
     for (const fault of faults) {
       const { proxy, follower, send } = await followed(t, open)
@@ -92,14 +92,14 @@ for (const [name, open] of eventSources) {
       const { proxy, follower, session, send } = await followed(t, open)
       const [connection] = proxy.connections
       connection?.server.pause()
-      send(20_000, 'x'.repeat(1000))
-      // 20 MB are more than the sockets between them take: the stream has to wait.
+      send(12_000, 'x'.repeat(1000))
+      // 12 MB are more than the sockets between them take: the stream has to wait.
       await until(() => session.cursor > 0, 'the server to have begun')
-      t.ok(session.cursor < 20_000)
+      t.ok(session.cursor < 12_000)
       proxy.strike(fault)
-      await follower.reached(20_000)
+      await follower.reached(12_000)
       t.strictSame(follower.problems, [], fault)
-      t.equal(follower.numbers.length, 20_000)
+      t.equal(follower.numbers.length, 12_000)
       t.match(follower.welcomes, [{ resumed: false }, { resumed: true }])
     }
   })
@@ -148,6 +148,22 @@ t.test('a client that gives its session only by X-Session-ID resumes behind what
   const third = await openStream(t, served.url, { headers: { 'x-session-id': session.id, 'last-event-id': id } })
   await third.waitFor(({ data }) => data === 3)
   t.strictSame(third.events.slice(1).map(({ data }) => data), [2, 3], 'and behind the Last-Event-ID where it sends that, too')
+
+  const stranger = await openStream(t, served.url)
+  const fourth = await openStream(t, served.url, { headers: { 'x-session-id': stranger.sessionId, 'last-event-id': id } })
+  t.equal(fourth.sessionId, session.id, 'whose session is the one that counts')
+  t.equal(fourth.events[0]?.id, id)
+})
+
+t.test('a position from before the session gives nothing of that time', async t => {
+  const served = await serve(t)
+  await openStream(t, served.url)
+  await served.sessions.broadcast('news', 'before')
+  const { sessionId } = await openStream(t, served.url)
+  await served.sessions.broadcast('news', 'since')
+  const resumed = await openStream(t, served.url, { headers: { 'last-event-id': `${sessionId}.0` } })
+  await resumed.waitFor(({ data }) => data === 'since')
+  t.strictSame(resumed.events.slice(1).map(({ data }) => data), ['since'])
 })
 
 t.test('a client that leaves while its resume is being prepared can come again', async t => {

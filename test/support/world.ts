@@ -34,6 +34,8 @@ interface Sent extends NaiveEntry {
   readonly log: NaiveLog<Sent>
 }
 
+const HEAVY = 40_000
+
 class MemorySink implements Sink {
   listener: SinkListener | undefined
   closed = false
@@ -47,6 +49,7 @@ class MemorySink implements Sink {
 
   write (chunk: string): boolean {
     assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or has asked to wait')
+    assert.ok(chunk.length < 64 * 1024 + HEAVY + 200, 'a write is of 64 KiB and one more message at the most')
     this.text += chunk
     this.blocked = this.stalls
     return !this.blocked
@@ -208,7 +211,7 @@ export class World {
 
   #append (log: NaiveLog<Sent> | undefined, to: Client[], except: Client | undefined, heavy: boolean, send: (data: string) => Promise<void>): void {
     const head = this.#store.head()
-    const data = `${this.#sent.length}${heavy ? '.'.repeat(40_000) : ''}`
+    const data = `${this.#sent.length}${heavy ? '.'.repeat(HEAVY) : ''}`
     send(data)
     const bytes = frameEvent('message', data).length
     if (log === undefined || bytes > this.#bounds.bytes) {
