@@ -115,12 +115,11 @@ export class Log {
   }
 
   #position (index: number): number {
-    return this.#entries[index]?.position ?? 0
+    return (this.#entries[index] as Entry).position
   }
 
   #trim (reason: TrimReason): void {
-    const oldest = this.#entries[this.#first]
-    if (oldest === undefined) return
+    const oldest = this.#entries[this.#first] as Entry
     this.#entries[this.#first++] = undefined
     this.#bytes -= oldest.bytes
     this.forget(oldest.position, reason)
