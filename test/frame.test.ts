@@ -70,6 +70,7 @@ t.test('names that mean something already, and what is no string, are refused as
 
 t.test('the default event is sent without a name, and undefined as null', async t => {
   t.equal(frameEvent('message', { a: 1 }), 'data: {"a":1}\n\n')
+  t.equal(frameEvent('message', undefined), 'data: null\n\n')
   t.equal(frameEvent('tick', undefined), 'event: tick\ndata: null\n\n')
 })
 
