@@ -41,7 +41,7 @@ export interface SseSessionsOptions {
   log?: Partial<LogBounds>
   /** How much the log of a channel, and that of broadcasts, keeps. Defaults as `log`. */
   channelLog?: Partial<LogBounds>
-  /** Sessions at most. Default 100 000; `Infinity` for no limit. */
+  /** Sessions at most; as many that have ended are kept for clients that have not heard of it. Default 100 000; `Infinity` for no limit. */
   maxSessions?: number
   /** Sessions of one principal at most. Default 100; `Infinity` for no limit. */
   maxSessionsPerPrincipal?: number

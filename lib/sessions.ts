@@ -41,6 +41,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #heartbeat: Heartbeat
   /** Those that live, and those that have ended but whose client may come back to hear it. */
   readonly #sessions = new Map<string, Session>()
+  /** The latter of them, in the order in which they ended. */
+  readonly #ended = new Set<Session>()
   readonly #streams = new Set<Downstream>()
   readonly #perPrincipal = new Map<string, number>()
   /** When sessions without a stream are over; in order, since all wait equally long. */
@@ -145,6 +147,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     }
   }
 
+  /** @internal Ends a session whose client has not learnt of it: nobody can come back to it. */
+  async discard (session: Session, reason: string): Promise<void> {
+    const ended = this.#end(session, reason)
+    this.#remove(session)
+    await ended
+  }
+
   /** @internal The session that a client comes back to: one that lives, or has ended without the client having heard. */
   resumable (id: string, principal: string | undefined): Session | undefined {
     const session = this.#sessions.get(id)
@@ -193,8 +202,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   async #end (session: Session, reason: string): Promise<void> {
     if (!session.end(reason)) return
     this.#count(session.principal, -1)
-    // Kept for a while, for a client that has not heard of the end.
+    // Kept for a while, for a client that has not heard of the end; but not without number.
     this.#expireLater(session)
+    this.#ended.add(session)
+    const [oldest] = this.#ended
+    if (oldest !== undefined && this.#ended.size > this.settings.maxSessions) this.#remove(oldest)
     await this.hooks.tell('onClose', session, reason)
   }
 
@@ -226,6 +238,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
         this.#expiry = setTimeout(this.#expire, deadline - time).unref()
         return
       } else {
+        this.#end(session, 'expired')
         this.#remove(session)
       }
     }
@@ -233,9 +246,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   #remove (session: Session): void {
-    this.#end(session, 'expired')
     this.#deadlines.delete(session)
     this.#sessions.delete(session.id)
+    this.#ended.delete(session)
     session.dispose()
   }
 }

@@ -115,6 +115,23 @@ t.test('at most maxSessions live; the next client is told to come later, until o
   t.equal(sessions.size, 2)
 })
 
+t.test('as many ended sessions as may live are kept, the newest; the others are unknown', async t => {
+  const { sessions, url } = await serve(t, { maxSessions: 2 })
+  const ids: string[] = []
+  for (const reason of ['a', 'b', 'c']) {
+    const { sessionId, ended } = await openStream(t, url)
+    ids.push(sessionId)
+    await sessions.find(sessionId)?.close(reason)
+    await within(ended, 'the end')
+  }
+  const told: unknown[] = []
+  for (const id of ids) {
+    const { events } = await openStream(t, url, { headers: { 'x-session-id': id } })
+    told.push((events[0]?.data as { resumed: boolean }).resumed)
+  }
+  t.strictSame(told, [false, true, true])
+})
+
 t.test('an event that does not fit its log is refused, and all that do are sent', async t => {
   const { sessions, url } = await serve(t, { log: { bytes: 100 }, channelLog: { bytes: 200 } })
   const stream = await openStream(t, url)
