@@ -37,7 +37,8 @@ export interface Arrival {
   readonly cursor: number
   /** The newest position of the store. */
   readonly head: number
-  readonly welcome: object
+  /** The data of the welcome event, as JSON. */
+  readonly welcome: string
   readonly resumed: boolean
   readonly log: FastifyBaseLogger
 }

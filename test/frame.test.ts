@@ -93,7 +93,7 @@ t.test('welcome, gap and close are one event each, whatever text is in them', as
   const next = random(seed)
   fc.assert(fc.property(strings, fc.maxSafeNat(), fc.nat(), (text, position, retry) => {
     const gap = { after: position, resumedAt: position, reason: 'age' } as const
-    const frames = frameWelcome(sessionId, position, retry, { text }) + frameGap(sessionId, position, gap) + frameClose(text)
+    const frames = frameWelcome(sessionId, position, retry, JSON.stringify({ text })) + frameGap(sessionId, position, gap) + frameClose(text)
     const { events, retries } = read(frames, next)
     assert.deepEqual(retries, [retry])
     assert.deepEqual(events.map(({ event, data }) => [event, JSON.parse(data)]), [

@@ -75,6 +75,20 @@ t.test('what an onOpen hook throws refuses the session and is the answer', async
   t.equal(sessions.size, 0)
 })
 
+t.test('what onOpen or onResume returns has to have JSON; a session whose welcome has none is refused', async t => {
+  const { sessions, url } = await serve(t)
+  let told: object = { n: 1n }
+  sessions.addHook('onOpen', () => told).addHook('onResume', () => ({ n: 1n }))
+  refused(t, await refusal(await openStream(t, url, { raw: true })), 500, 'FST_SSE_DATA_INVALID')
+  t.equal(sessions.size, 0)
+  told = {}
+  const stream = await openStream(t, url)
+  const headers = { 'x-session-id': stream.sessionId }
+  refused(t, await refusal(await openStream(t, url, { raw: true, headers })), 500, 'FST_SSE_DATA_INVALID')
+  await sessions.find(stream.sessionId)?.send('still there')
+  t.ok(await stream.waitFor(({ data }) => data === 'still there'))
+})
+
 t.test('a store that fails in onOpen has the client come later', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store, retry: 7 })

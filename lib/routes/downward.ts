@@ -6,7 +6,7 @@ import type { Arrival, Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
 import { ResponseSink } from '../stream/transport.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
-import { frameRetry } from '../wire/frame.js'
+import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { header } from './identify.js'
 
@@ -61,33 +61,36 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
     comeLater(sessions, reply)
     return
   }
+  // What the app sends from here on, in onOpen first of all, follows the welcome.
   const cursor = session.cursor
-  const told = await introduce(sessions, session, request)
-  const arrival = { welcome: welcome(session, false, returns ? { previous: 'unknown', ...told } : told), resumed: false, cursor }
+  const arrival = { welcome: await introduce(sessions, session, returns, request), resumed: false, cursor }
   await open(sessions, session, arrival, request, reply, sink)
 }
 
-/** Presents a new session to the app, which may refuse it. */
-async function introduce (sessions: Sessions, session: Session, request: FastifyRequest): Promise<object> {
-  if (!sessions.hooks.has('onOpen')) return sessions.dispatcher.echoes ? greet() : {}
+/** Presents a new session to the app, which may refuse it. Answers with the data of its welcome. */
+async function introduce (sessions: Sessions, session: Session, returns: boolean, request: FastifyRequest): Promise<string> {
+  const previous = returns ? { previous: 'unknown' } : {}
   try {
-    return await sessions.hooks.welcome('onOpen', session, request)
+    const told = sessions.hooks.has('onOpen')
+      ? await sessions.hooks.welcome('onOpen', session, request)
+      : sessions.dispatcher.echoes ? greet() : {}
+    return welcome(session, false, { ...previous, ...told })
   } catch (error) {
-    await session.close('refused')
+    await sessions.discard(session, 'refused')
     throw error
   }
 }
 
 /** The data of the welcome event: the app's may add to ours, not replace it. */
-function welcome (session: Session, resumed: boolean, told: object): object {
+function welcome (session: Session, resumed: boolean, told: object): string {
   const ours = { sessionId: session.id, resumed }
-  return { ...ours, ...told, ...ours }
+  return serialize({ ...ours, ...told, ...ours })
 }
 
 async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
   // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
   // Then nobody has learnt of a new session, and nobody can come back to it.
-  const abandon = (): void => { if (!arrival.resumed) session.close('aborted') }
+  const abandon = (): void => { if (!arrival.resumed) sessions.discard(session, 'aborted') }
   if (sink.closed) {
     abandon()
     return

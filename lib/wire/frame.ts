@@ -19,15 +19,20 @@ export function isSendable (name: unknown): boolean {
 /** Frames an event of the app's, all but its id: that differs from session to session, the rest is framed once for all. */
 export function frameEvent (event: string, data: unknown): string {
   if (!isSendable(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
+  const json = serialize(data)
+  return encode(event === 'message' ? { data: json } : { event, data: json })
+}
+
+/** Data as JSON, which `undefined` is sent as `null` for the want of. Throws FST_SSE_DATA_INVALID where it has none. */
+export function serialize (data: unknown = null): string {
   let json: string | undefined
   try {
     json = JSON.stringify(data)
   } catch (error) {
     throw new DataInvalid(error instanceof Error ? error.message : String(error))
   }
-  // `undefined`, alone, has no JSON; functions and symbols have none either, but are mistakes.
-  if (json === undefined && data !== undefined) throw new DataInvalid(`it is a ${typeof data}`)
-  return encode(event === 'message' ? { data: json ?? 'null' } : { event, data: json ?? 'null' })
+  if (json === undefined) throw new DataInvalid(`it is a ${typeof data}`)
+  return json
 }
 
 /** The line that goes before an entry's frame. */
@@ -35,8 +40,8 @@ export function frameId (sessionId: string, position: number): string {
   return `id: ${formatEventId(sessionId, position)}\n`
 }
 
-export function frameWelcome (sessionId: string, position: number, retry: number, data: object): string {
-  return `retry: ${retry}\n${encode({ event: 'welcome', id: formatEventId(sessionId, position), data: JSON.stringify(data) })}`
+export function frameWelcome (sessionId: string, position: number, retry: number, json: string): string {
+  return `retry: ${retry}\n${encode({ event: 'welcome', id: formatEventId(sessionId, position), data: json })}`
 }
 
 /** What was lost: entries after `after`, up to and including `resumedAt`; from there on the stream is whole again. */

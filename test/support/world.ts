@@ -253,7 +253,7 @@ export class World {
     if (cursor < client.cursor) seen.replays++
     const sink = new MemorySink(stalls)
     Object.assign(client, { sink, cursor, told: 0 })
-    session.attach({ sink, cursor, head, welcome: {}, resumed, log: logger })
+    session.attach({ sink, cursor, head, welcome: '{}', resumed, log: logger })
     assert.equal(replaced?.read() ?? '', last, 'a stream that is replaced hears so, if it keeps up, and nothing else')
     const [welcome, ...events] = received(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
