@@ -148,3 +148,11 @@ t.test('a result that is no JSON is the error of its own message', async t => {
   t.match(body, [{ body: { n: 1 } }, { status: 500, body: { statusCode: 500, message: /BigInt/ } }, { body: { n: 2 } }])
   t.strictSame(handled, [1, 2])
 })
+
+t.test('there are no batches where the route has a schema for the body: their lines would pass by it', async t => {
+  const { url } = await serve(t, { routes: { upward: { schema: { body: { type: 'object', required: ['text'], properties: { text: { type: 'string', maxLength: 3 } } } } } } })
+  const { sessionId } = await openStream(t, url)
+  refused(t, await postBatch(url, sessionId, [{ data: { text: 'too long' } }]), 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+  refused(t, await post(url, sessionId, { text: 'too long' }), 400, 'FST_ERR_VALIDATION')
+  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+})

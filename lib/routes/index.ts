@@ -28,7 +28,8 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   })
   // Text is no JSON: it is 415 here, whatever the app takes elsewhere.
   scope.removeContentTypeParser('text/plain')
-  addBatchParser(scope)
+  // A schema for the body is for one message; the lines of a batch would pass by it.
+  if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   for (const route of all) scope.route(route)
   scope.addHook('onReady', async () => {
     const { validatorCompiler } = scope
