@@ -5,7 +5,7 @@ import { EventUnknown, HandlerInvalid } from './errors.js'
 import type { HookLists, Message } from './hooks.js'
 import type { UpwardReply } from './mailbox.js'
 import type { Session } from './session.js'
-import { isEventName } from './wire/frame.js'
+import { isEventName, isSendable } from './wire/frame.js'
 
 /** What a handler is given besides the data. */
 export interface HandlerContext {
@@ -83,7 +83,7 @@ export class Dispatcher {
       return reply => handler.run(session, data, { request, reply, message })
     }
     // An app that relays messages would be refused the name, and the client be told of a fault of the server's.
-    if (!isEventName(message.event)) throw new EventUnknown(JSON.stringify(message.event))
+    if (!isSendable(message.event)) throw new EventUnknown(JSON.stringify(message.event))
     if (this.#hooks.has('onMessage')) {
       return async reply => await this.#hooks.message(session, message, request, reply)
     }

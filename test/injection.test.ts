@@ -143,6 +143,16 @@ t.test('__proto__ and constructor in JSON are refused, alone and in batches, as 
   t.equal((await received(served, stream)).length, 4)
 })
 
+t.test('a client cannot have an app that relays send events of the plugin\'s own', async t => {
+  const { url, sessions } = await serveRelay(t)
+  sessions.handle('open', () => 'a handler may have any name')
+  const { sessionId } = await openStream(t, url)
+  for (const event of ['welcome', 'gap', 'close', 'error']) {
+    t.match(await post(url, sessionId, {}, { event }), { status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }, event)
+  }
+  t.equal((await post(url, sessionId, {}, { event: 'open' })).status, 200)
+})
+
 t.test('an app that lets __proto__ through gets it as data, and nothing is polluted', async t => {
   const { url, sessions } = await serve(t, {}, {
     fastify: { onProtoPoisoning: 'ignore', onConstructorPoisoning: 'ignore' },
