@@ -1,10 +1,11 @@
 import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
 import Fastify from 'fastify'
 import t from 'tap'
+import { request } from 'undici'
 import sseSessions from '../lib/index.js'
 import { refused } from './support/refused.js'
 import { serve } from './support/server.js'
-import { openStream, post } from './support/stream.js'
+import { openStream, post, type Answer } from './support/stream.js'
 
 const USER = { type: 'object', required: ['name'], properties: { name: { type: 'string' }, age: { type: 'integer', default: 7 } }, additionalProperties: false } as const
 
@@ -124,11 +125,28 @@ t.test('an app\'s own validator compiler answers with the value to use, or the e
   t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
 })
 
-t.test('a validator that only says no is 400', async t => {
-  const { sessions, url } = await serve(t, {}, { before: app => app.setValidatorCompiler(() => () => false) })
-  sessions.handle('no', { schema: {} }, () => { t.fail('handled') })
+t.test('a validator that only says no, or promises no, is 400', async t => {
+  const verdicts: Record<string, () => object | false> = { no: () => false, later: async () => false, never: async () => { throw new Error('never') } }
+  const { sessions, url } = await serve(t, {}, {
+    before: app => app.setValidatorCompiler(({ schema }) => verdicts[String(schema)] ?? (() => true))
+  })
+  for (const event of Object.keys(verdicts)) sessions.handle(event, { schema: event }, () => { t.fail('handled') })
   const { sessionId } = await openStream(t, url)
-  refused(t, await post(url, sessionId, {}, { event: 'no' }), 400, 'FST_ERR_VALIDATION')
+  for (const event of Object.keys(verdicts)) refused(t, await post(url, sessionId, {}, { event }), 400, 'FST_ERR_VALIDATION')
+  t.match((await post(url, sessionId, {}, { event: 'never' })).body, { message: 'body never' })
+})
+
+t.test('a message without a body is null to the validator, and still has no data', async t => {
+  const { sessions, url } = await serve(t)
+  sessions.handle('nothing', { schema: { type: 'null' } }, (_session, data) => String(data))
+  sessions.handle('user', { schema: USER }, () => { t.fail('handled') })
+  const { sessionId } = await openStream(t, url)
+  const send = async (event: string): Promise<Answer> => {
+    const { statusCode: status, headers, body } = await request(`${url}/upward/${event}`, { method: 'POST', headers: { 'x-session-id': sessionId } })
+    return { status, headers, body: status === 200 ? await body.text() : await body.json() }
+  }
+  t.match(await send('nothing'), { status: 200, body: 'undefined' })
+  refused(t, await send('user'), 400, 'FST_ERR_VALIDATION')
 })
 
 t.test('handlers that cannot be are refused', async t => {
