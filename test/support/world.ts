@@ -1,14 +1,12 @@
 import assert from 'node:assert/strict'
-import { createParser } from 'eventsource-parser'
 import Fastify from 'fastify'
 import type { Gap, LogBounds, Session } from '../../lib/index.js'
 import { settle } from '../../lib/options.js'
 import { Sessions } from '../../lib/sessions.js'
 import type { Log, LogListener } from '../../lib/store/log.js'
 import { MemoryStore } from '../../lib/store/memory.js'
-import type { Sink, SinkListener } from '../../lib/stream/transport.js'
-import { parseEventId } from '../../lib/wire/event-id.js'
 import { frameEvent, REPLACED_FRAME } from '../../lib/wire/frame.js'
+import { HEAVY, MemorySink, received } from './memory-sink.js'
 import { NaiveLog, type NaiveEntry } from './naive-log.js'
 
 /** One step; each kind uses the fields that it needs. */
@@ -32,56 +30,6 @@ interface Sent extends NaiveEntry {
   readonly to: ReadonlySet<Client>
   readonly except: Client | undefined
   readonly log: NaiveLog<Sent>
-}
-
-const HEAVY = 40_000
-
-class MemorySink implements Sink {
-  listener: SinkListener | undefined
-  closed = false
-  stalls: boolean
-  blocked = false
-  text = ''
-
-  constructor (stalls: boolean) {
-    this.stalls = stalls
-  }
-
-  write (chunk: string): boolean {
-    assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or has asked to wait')
-    assert.ok(chunk.length < 64 * 1024 + HEAVY + 200, 'a write is of 64 KiB and one more message at the most')
-    this.text += chunk
-    this.blocked = this.stalls
-    return !this.blocked
-  }
-
-  drain (stalls: boolean): void {
-    this.stalls = stalls
-    this.blocked = false
-    this.listener?.drained()
-  }
-
-  end (chunk: string): void {
-    this.text += chunk
-    this.destroy()
-  }
-
-  destroy (): void {
-    if (this.closed) return
-    this.closed = true
-    queueMicrotask(() => this.listener?.closed())
-  }
-
-  sever (): void {
-    this.destroy()
-  }
-
-  /** What was written since it was last read. */
-  read (): string {
-    const { text } = this
-    this.text = ''
-    return text
-  }
 }
 
 class Client {
@@ -329,22 +277,4 @@ export class World {
 
 function isLost (sent: Sent): boolean {
   return !sent.log.kept.includes(sent)
-}
-
-interface Received {
-  readonly event: string
-  readonly position: number | undefined
-  readonly data: unknown
-}
-
-function received (sink: MemorySink | undefined): Received[] {
-  const events: Received[] = []
-  const parser = createParser({
-    onEvent: ({ event = 'message', id = '', data }) => {
-      const parsed: unknown = JSON.parse(data)
-      events.push({ event, position: parseEventId(id)?.position, data: event === 'welcome' ? {} : parsed })
-    }
-  })
-  parser.feed(sink?.read() ?? '')
-  return events
 }

@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict'
+import { createParser } from 'eventsource-parser'
+import type { Sink, SinkListener } from '../../lib/stream/transport.js'
+import { parseEventId } from '../../lib/wire/event-id.js'
+
+/** Characters of the largest message that is sent. */
+export const HEAVY = 40_000
+
+/** A response in memory, which may ask to wait after every write. */
+export class MemorySink implements Sink {
+  listener: SinkListener | undefined
+  closed = false
+  stalls: boolean
+  blocked = false
+  text = ''
+
+  constructor (stalls: boolean) {
+    this.stalls = stalls
+  }
+
+  write (chunk: string): boolean {
+    assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or has asked to wait')
+    assert.ok(chunk.length < 64 * 1024 + HEAVY + 200, 'a write is of 64 KiB and one more message at the most')
+    this.text += chunk
+    this.blocked = this.stalls
+    return !this.blocked
+  }
+
+  drain (stalls: boolean): void {
+    this.stalls = stalls
+    this.blocked = false
+    this.listener?.drained()
+  }
+
+  end (chunk: string): void {
+    this.text += chunk
+    this.destroy()
+  }
+
+  destroy (): void {
+    if (this.closed) return
+    this.closed = true
+    queueMicrotask(() => this.listener?.closed())
+  }
+
+  sever (): void {
+    this.destroy()
+  }
+
+  /** What was written since it was last read. */
+  read (): string {
+    const { text } = this
+    this.text = ''
+    return text
+  }
+}
+
+export interface Received {
+  readonly event: string
+  readonly position: number | undefined
+  readonly data: unknown
+}
+
+/** The events that have come since it was last asked. */
+export function received (sink: MemorySink | undefined): Received[] {
+  const events: Received[] = []
+  const parser = createParser({
+    onEvent: ({ event = 'message', id = '', data }) => {
+      const parsed: unknown = JSON.parse(data)
+      events.push({ event, position: parseEventId(id)?.position, data: event === 'welcome' ? {} : parsed })
+    }
+  })
+  parser.feed(sink?.read() ?? '')
+  return events
+}
