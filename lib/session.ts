@@ -57,7 +57,6 @@ export class Session {
   #memberships: Map<string, Source> | undefined
   #mailbox: Mailbox | undefined
   #stream: Downstream | undefined
-  #streamLog: FastifyBaseLogger | undefined
   #cursor: number
   #endedBy: string | undefined
   #abort: AbortController | undefined
@@ -180,9 +179,8 @@ export class Session {
     // A cursor ahead of the store has seen positions that the store has lost, and will give again.
     const wentBack = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } as const : undefined
     this.#forget()
-    const stream = new Downstream(this.id, this.#sources, Math.min(cursor, head), sink, this)
+    const stream = new Downstream(this.id, this.#sources, Math.min(cursor, head), sink, this, log)
     this.#stream = stream
-    this.#streamLog = log
     this.#house.attached(stream)
     log.info({ session: this.label, resumed }, 'event stream opened')
     let opening = frameWelcome(this.id, cursor, this.#house.retry(), welcome)
@@ -241,11 +239,10 @@ export class Session {
   /** @internal */
   ended (stream: Downstream): void {
     const duration = Math.round(performance.now() - stream.openedAt)
-    this.#streamLog?.info({ session: this.label, reason: stream.reason, duration }, 'event stream ended')
+    stream.log.info({ session: this.label, reason: stream.reason, duration }, 'event stream ended')
     if (stream === this.#stream) {
       this.#cursor = stream.cursor
       this.#stream = undefined
-      this.#streamLog = undefined
     }
     this.#house.detached(this, stream)
   }

@@ -57,6 +57,7 @@ t.test('a stream logs one line when it opens and one when it ends, with reason a
   const third = await openStream(t, url)
   await app.close()
   await endsWith(third.sessionId, 'shutdown')
+  t.strictSame(ended().map(({ reqId }) => reqId), opened().map(({ reqId }) => reqId), 'both lines are of the same request')
 
   t.equal(opened().length, expected.length)
   for (const { level, duration, reqId } of ended()) {

@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { now, type Log, type TrimReason } from '../store/log.js'
 import { frameGap, frameId, type Gap } from '../wire/frame.js'
 import type { Sink, SinkListener } from './transport.js'
@@ -44,6 +45,8 @@ export class Downstream implements SinkListener {
   /** The heartbeat's count of turns in which nothing was written. */
   idleTicks = 0
   readonly openedAt = now()
+  /** Where its owner tells of it. */
+  readonly log: FastifyBaseLogger
   readonly #reader: string
   readonly #sources: readonly Source[]
   readonly #owner: DownstreamOwner
@@ -53,12 +56,13 @@ export class Downstream implements SinkListener {
   #last: string | undefined
 
   /** The sources may grow while the stream lives; `reader` marks the ids of its events, and which entries except it. */
-  constructor (reader: string, sources: readonly Source[], cursor: number, sink: Sink, owner: DownstreamOwner) {
+  constructor (reader: string, sources: readonly Source[], cursor: number, sink: Sink, owner: DownstreamOwner, log: FastifyBaseLogger) {
     this.#reader = reader
     this.#sources = sources
     this.cursor = cursor
     this.#sink = sink
     this.#owner = owner
+    this.log = log
   }
 
   /** Writes the opening and, at once behind it, what the logs hold after the cursor. */
