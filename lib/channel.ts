@@ -6,7 +6,7 @@ import { frameEvent } from './wire/frame.js'
 
 export interface SendOptions {
   /** The one session that does not get it: the sender's, mostly. */
-  readonly except?: Session | undefined
+  readonly except?: Pick<Session, 'id'> | undefined
 }
 
 /** A named group of sessions. What is sent to it is appended to its log once, and every member's stream reads it there. */

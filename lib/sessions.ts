@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { Channel, Channels, type SendOptions } from './channel.js'
+import type { Contract } from './contract.js'
 import { Dispatcher, type MessageHandler, type HandlerOptions } from './dispatch.js'
 import { HookLists, type Hooks } from './hooks.js'
 import { Mailbox } from './mailbox.js'
@@ -11,6 +12,7 @@ import { now, type Log, type LogListener } from './store/log.js'
 import type { Store } from './store/store.js'
 import type { Downstream } from './stream/downstream.js'
 import { Heartbeat } from './stream/heartbeat.js'
+import type { ContractSessions } from './typed.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from './wire/frame.js'
 import type { FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 
@@ -130,6 +132,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this as unknown as Sessions<Provider>
   }
 
+  /** The same registry, typed by a contract that clients share. */
+  withContract<C extends Contract> (): ContractSessions<C> {
+    return this as unknown as ContractSessions<C>
+  }
+
   /** @internal Makes a session, for the caller to attach or to close; `undefined` where there are too many. */
   async open (principal: string | undefined): Promise<Session | undefined> {
     const { maxSessions, maxSessionsPerPrincipal } = this.settings
@@ -158,6 +165,16 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   resumable (id: string, principal: string | undefined): Session | undefined {
     const session = this.#sessions.get(id)
     return session?.principal === principal ? session : undefined
+  }
+
+  /** @internal Has a session not expire while its client is on the way back; `release` ends that. */
+  hold (session: Session): void {
+    if (!session.closed) this.#deadlines.delete(session)
+  }
+
+  /** @internal The client has not come back after all. */
+  release (session: Session): void {
+    if (!session.connected && !session.closed) this.#expireLater(session)
   }
 
   /** @internal How many milliseconds a client is told to wait before it connects again; it is not to come back to a server that closes. */
