@@ -55,6 +55,12 @@ t.test('the event of a batch\'s lines is that of the path where they name none',
   t.strictSame(handled, [1, 2])
 })
 
+t.test('a key for a whole batch is refused: its lines have one each', async t => {
+  const { url, sessionId, handled } = await serveCounter(t)
+  refused(t, await postBatch(url, sessionId, [{ event: 'n', data: 1 }], { key: 'k' }), 400, 'FST_SSE_IDEMPOTENCY_KEY_INVALID')
+  t.strictSame(handled, [])
+})
+
 t.test('a message with a known id is answered from the record, within a batch and across', async t => {
   const { url, sessionId, handled } = await serveCounter(t)
   const { body } = await postBatch(url, sessionId, [{ event: 'n', data: 1, id: 'a' }, { event: 'n', data: 1, id: 'a' }, { event: 'n', data: 2, id: 'a' }])

@@ -31,11 +31,13 @@ function read (text: string, next: () => number): { events: EventSourceMessage[]
   return { events, comments, retries }
 }
 
+const RESERVED = ['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset']
+
 t.test('any name that is taken, and any JSON, arrive as they were sent, in one event', async t => {
   const seed = seedOf(t)
   const next = random(seed)
   fc.assert(fc.property(strings.filter(isEventName), fc.jsonValue({ stringUnit: 'binary' }), strings, (name, json, text) => {
-    const event = ['welcome', 'gap', 'close', 'open', 'error'].includes(name) ? 'message' : name
+    const event = RESERVED.includes(name) ? 'message' : name
     const data = { json, text, [text]: [text] }
     const { events, comments, retries } = read(frameId(sessionId, 7) + frameEvent(event, data) + frameRetry(5), next)
     assert.deepEqual(events.map(event => ({ event: event.event ?? 'message', id: event.id, data: JSON.parse(event.data) })), [
@@ -57,7 +59,7 @@ t.test('a name that could not arrive as it is is refused, any other is taken', a
 })
 
 t.test('names that mean something already, and what is no string, are refused as names', async t => {
-  for (const name of ['welcome', 'gap', 'close', 'open', 'error']) {
+  for (const name of RESERVED) {
     t.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', message: JSON.stringify(name) })
   }
   const circular: object[] = []
@@ -106,10 +108,10 @@ t.test('welcome, gap and close are one event each, whatever text is in them', as
   }), { seed })
 })
 
-t.test('a heartbeat and the end of a replaced stream are no events, and no blank line follows a heartbeat', async t => {
+t.test('a heartbeat is no event, and no blank line follows it', async t => {
   const next = random(1)
   t.equal(HEARTBEAT_FRAME, ': heartbeat\n')
   t.strictSame(read(HEARTBEAT_FRAME + frameEvent('a', 1), next).events.map(({ event }) => event), ['a'])
-  t.strictSame(read(REPLACED_FRAME, next), { events: [], comments: ['replaced'], retries: [] })
+  t.strictSame(read(REPLACED_FRAME, next).events, [{ event: 'replaced', id: 'closed', data: '{}' }])
   t.strictSame(read(frameHeartbeatEvent('ping'), next).events, [{ event: 'ping', id: undefined, data: '{}' }])
 })

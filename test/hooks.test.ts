@@ -27,7 +27,7 @@ t.test('what onOpen hooks return is in the welcome, and they run in order', asyn
       return { b: 2, nick: data.nick }
     })
   const { events, sessionId } = await openStream(t, url, { headers: { 'x-name': 'me' } })
-  t.strictSame(events[0]?.data, { sessionId, resumed: false, a: 1, b: 2, nick: 'a' })
+  t.strictSame(events[0]?.data, { sessionId, resumed: false, heartbeatInterval: 15_000, a: 1, b: 2, nick: 'a' })
   t.strictSame(order, ['first me', 'second', 'third'])
 })
 
@@ -49,7 +49,7 @@ t.test('an app with hooks of its own is not greeted by the tutorial', async t =>
     ({ sessions }) => { sessions.addHook('onMessage', () => {}) },
     ({ sessions }) => { sessions.handle('message', () => {}) }
   ] as Array<(served: Awaited<ReturnType<typeof serve>>) => void>) {
-    const served = await serve(t)
+    const served = await serve(t, { heartbeatInterval: false })
     add(served)
     const { events, sessionId } = await openStream(t, served.url)
     t.strictSame(events[0]?.data, { sessionId, resumed: false })
@@ -133,13 +133,43 @@ t.test('onResume hooks run for a client that comes back, and their data is in it
   const headers = { 'x-session-id': first.sessionId }
   t.notOk('missed' in Object(first.events[0]?.data))
   const replacing = await openStream(t, url, { headers: { ...headers, 'x-try': 'replacing' } })
-  t.strictSame(replacing.events[0]?.data, { sessionId: first.sessionId, resumed: true, missed: 3 })
+  t.strictSame(replacing.events[0]?.data, { sessionId: first.sessionId, resumed: true, heartbeatInterval: 15_000, missed: 3 })
   refused(t, await refusal(await openStream(t, url, { headers: { ...headers, 'x-try': 'refused' }, raw: true })), 403, 'APP_NOT_NOW')
   t.equal(sessions.find(first.sessionId)?.connected, true, 'a refused resume leaves the stream that is there alone')
   replacing.destroy()
   await until(() => sessions.find(first.sessionId)?.connected === false, 'the disconnect')
   await openStream(t, url, { headers: { ...headers, 'x-try': 'returning' } })
   t.strictSame(resumed, [[first.sessionId, 'replacing', true], [first.sessionId, 'refused', true], [first.sessionId, 'returning', false]])
+})
+
+t.test('a session does not expire while onResume runs for its client; if that leaves, it does after all', async t => {
+  const { sessions, url } = await serve(t, { resumeTimeout: 50 })
+  const entered = signal()
+  const leave = signal()
+  const over = signal<string>()
+  sessions
+    .addHook('onResume', async () => {
+      entered.resolve()
+      await leave.promise
+    })
+    .addHook('onClose', (_session, reason) => { over.resolve(reason) })
+  const { sessionId, destroy } = await openStream(t, url)
+  destroy()
+  await until(() => sessions.find(sessionId)?.connected === false, 'the disconnect')
+  const headers = { 'x-session-id': sessionId }
+  const coming = openStream(t, url, { headers })
+  await within(entered.promise, 'onResume')
+  // Another session, begun and lost since, shows that the time has passed.
+  const other = await openStream(t, url)
+  other.destroy()
+  t.equal(await within(over.promise, 'the other to expire'), 'expired')
+  t.equal(sessions.find(other.sessionId), undefined)
+  leave.resolve()
+  const back = await coming
+  t.match(back.events[0]?.data, { resumed: true })
+  t.equal(sessions.find(sessionId)?.connected, true)
+  back.destroy()
+  await until(() => sessions.size === 0, 'the session to expire')
 })
 
 t.test('onMessage hooks run in order until one answers', async t => {

@@ -119,7 +119,7 @@ t.test('a name that could break a frame never reaches the app: in the path, and 
 t.test("what onOpen and close say cannot break the welcome's and the close event's frame", async t => {
   const { url, sessions } = await serve(t, {}, { after: ({ sseSessions }) => sseSessions.addHook('onOpen', () => ({ ...TRICKY, sessionId: 'forged', resumed: true })) })
   const stream = await openStream(t, url)
-  t.strictSame(stream.events[0]?.data, { sessionId: stream.sessionId, resumed: false, ...TRICKY })
+  t.strictSame(stream.events[0]?.data, { sessionId: stream.sessionId, resumed: false, heartbeatInterval: 15_000, ...TRICKY })
   const reason = Object.values(TRICKY).join('')
   await sessions.find(stream.sessionId)?.close(reason)
   await stream.ended

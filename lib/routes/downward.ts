@@ -49,8 +49,10 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   const returns = lastEventId !== undefined || id !== undefined
   const known = id === undefined ? undefined : sessions.resumable(id, principal)
   if (known !== undefined) {
+    sessions.hold(known)
+    sink.listener = { drained: ignore, closed: () => { sessions.release(known) } }
     const told = known.closed ? {} : await sessions.hooks.welcome('onResume', known, request)
-    const arrival = { welcome: welcome(known, true, told), resumed: true, cursor: last?.position ?? known.cursor }
+    const arrival = { welcome: welcome(sessions, known, true, told), resumed: true, cursor: last?.position ?? known.cursor }
     await open(sessions, known, arrival, request, reply, sink)
     return
   }
@@ -74,7 +76,7 @@ async function introduce (sessions: Sessions, session: Session, returns: boolean
     const told = sessions.hooks.has('onOpen')
       ? await sessions.hooks.welcome('onOpen', session, request)
       : sessions.dispatcher.echoes ? greet() : {}
-    return welcome(session, false, { ...previous, ...told })
+    return welcome(sessions, session, false, { ...previous, ...told })
   } catch (error) {
     await sessions.discard(session, 'refused')
     throw error
@@ -82,15 +84,18 @@ async function introduce (sessions: Sessions, session: Session, returns: boolean
 }
 
 /** The data of the welcome event: the app's may add to ours, not replace it. */
-function welcome (session: Session, resumed: boolean, told: object): string {
-  const ours = { sessionId: session.id, resumed }
+function welcome ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, told: object): string {
+  const ours = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
   return serialize({ ...ours, ...told, ...ours })
 }
 
 async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
   // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
   // Then nobody has learnt of a new session, and nobody can come back to it.
-  const abandon = (): void => { if (!arrival.resumed) sessions.discard(session, 'aborted') }
+  const abandon = (): void => {
+    if (arrival.resumed) sessions.release(session)
+    else sessions.discard(session, 'aborted')
+  }
   if (sink.closed) {
     abandon()
     return

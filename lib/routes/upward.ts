@@ -59,6 +59,7 @@ async function receiveOne (sessions: Sessions, session: Session, event: string, 
 }
 
 async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const { maxWaitingMessages } = sessions.settings
   const messages = batch.messages(event)
   if (messages.length > Math.max(1, maxWaitingMessages)) throw new BatchTooLarge(messages.length, maxWaitingMessages)

@@ -2,8 +2,8 @@ import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid } from '../errors.js'
 import { CLOSED_ID, formatEventId } from './event-id.js'
 
-// Ours, and the two that an EventSource raises itself.
-const RESERVED = new Set(['welcome', 'gap', 'close', 'open', 'error'])
+// The plugin's own, those that an EventSource raises itself, and those of the client's sessions.
+const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
 const BREAKS_THE_FRAME = /[\r\n\0]/
 
 /** Whether a string can be an event's name on the wire and arrive as it was sent. */
@@ -60,10 +60,10 @@ export function frameClose (reason: string): string {
 }
 
 /**
- * Ends a stream that another has replaced. It is no event, but the id makes a client that still listens stop when it
- * comes back, where otherwise the two would replace each other for ever.
+ * Ends a stream that another has replaced. The session goes on, but the id makes a client that still listens stop when
+ * it comes back, where otherwise the two would replace each other for ever.
  */
-export const REPLACED_FRAME = `: replaced\nid: ${CLOSED_ID}\n\n`
+export const REPLACED_FRAME = encode({ event: 'replaced', id: CLOSED_ID, data: '{}' })
 
 /** Tells a client how many milliseconds to wait before it connects again. */
 export function frameRetry (retry: number): string {
