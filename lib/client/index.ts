@@ -1,0 +1,233 @@
+import { Connection, type Send, type Welcome } from './connection.js'
+import type { Contract, DownData, DownEvent, UpAnswer, UpData, UpEvent } from '../contract.js'
+import { ClientError } from './errors.js'
+import { Outbox, type RequestOptions } from './outbox.js'
+
+export type { Contract } from '../contract.js'
+export type { RequestOptions } from './outbox.js'
+export { ClientError } from './errors.js'
+
+type Source<T> = T | (() => T | Promise<T>)
+
+export interface ConnectOptions {
+  /** Headers of every request, or a function that is asked for them before each: for tokens that expire. Default: none. */
+  headers?: Source<Record<string, string>>
+  /** Paths under the URL. Defaults `/downward` and `/upward`. */
+  paths?: { downward?: string, upward?: string }
+  /** What makes the requests. Default: the global `fetch`. */
+  fetch?: (url: string, init: RequestInit) => Promise<Response>
+  /** Whether cookies travel to another origin. Default `same-origin`. */
+  credentials?: RequestCredentials
+  /** Milliseconds for which a message is repeated until it is answered. Default 60 000. */
+  timeout?: number
+  /** Messages that may wait to be sent. Default 1000. */
+  maxQueued?: number
+  /** Characters that an event may have. Default 16 Mi. */
+  maxEventSize?: number
+}
+
+/** `connecting` before the first welcome, `open`, `disconnected` while a lost stream is awaited, `closed` for good. */
+export type State = 'connecting' | 'open' | 'disconnected' | 'closed'
+
+/** Events of the session's own. */
+export interface SessionEvents {
+  /** The session has begun, with the data of the welcome. */
+  open: Welcome & Record<string, unknown>
+  /** A lost stream is back, and nothing was lost. */
+  resume: Welcome & Record<string, unknown>
+  /** The server no longer knew the session: a new one has begun. */
+  reset: Welcome & Record<string, unknown>
+  /** The stream is lost; it is being replaced. */
+  disconnect: { readonly error: unknown }
+  /** Part of what was sent can no longer be had. */
+  gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
+  /** An attempt to connect has failed, or, before `close`, the last one has. */
+  error: unknown
+  /** The session is over. */
+  close: { readonly reason: string }
+}
+
+export interface Received<C extends Contract = Contract> {
+  readonly event: DownEvent<C>
+  readonly data: DownData<C, DownEvent<C>>
+}
+
+/** The data of an event, be it the session's own or the server's. */
+export type EventData<C extends Contract, Event> =
+  Event extends keyof SessionEvents ? SessionEvents[Event] : DownData<C, Event>
+
+/** One two-way conversation, seen from the client. It outlives its connection. */
+export class ClientSession<C extends Contract = Contract> implements AsyncIterable<Received<C>> {
+  readonly #connection: Connection
+  readonly #outbox: Outbox
+  readonly #send: Send
+  readonly #downward: string
+  readonly #listeners = new Map<string, Set<(data: never) => void>>()
+  readonly #iterations = new Set<(received: Received<C> | undefined) => void>()
+  readonly #abort = new AbortController()
+  #state: State = 'connecting'
+  #sessionId: string | undefined
+  #ended: unknown
+
+  /** Use {@link connect}. */
+  constructor (url: Source<string | URL>, options: ConnectOptions) {
+    const { paths: { downward = '/downward', upward = '/upward' } = {}, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24 } = options
+    this.#downward = downward
+    this.#send = sender(url, options)
+    this.#outbox = new Outbox(this.#send, { path: upward, timeout, maxQueued }, () => {
+      if (this.#state === 'open') this.#connection.reconnect()
+    })
+    this.#connection = new Connection(this.#send, { path: downward, maxEventSize }, {
+      welcome: data => { this.#welcome(data) },
+      event: (name, data) => { this.#receive(name, data) },
+      lost: error => { this.#lost(error) },
+      closed: (reason, error) => { this.#close(reason, error) }
+    })
+    this.#listenToPage()
+    this.#connection.run()
+  }
+
+  get state (): State {
+    return this.#state
+  }
+
+  /** A secret, known from the first welcome on. */
+  get sessionId (): string | undefined {
+    return this.#sessionId
+  }
+
+  /** Aborts when the session is over. */
+  get signal (): AbortSignal {
+    return this.#abort.signal
+  }
+
+  /** Listens to an event of the server's, or of the session's own. Answers a function that ends it. */
+  on<Event extends DownEvent<C> | keyof SessionEvents> (event: Event, listener: (data: EventData<C, Event>) => void): () => void {
+    let listeners = this.#listeners.get(event)
+    if (listeners === undefined) this.#listeners.set(event, listeners = new Set())
+    listeners.add(listener)
+    return () => { listeners.delete(listener) }
+  }
+
+  /** Sends the default event, `message`. Resolves when it was handled; rejects as {@link request}. */
+  async send (data: UpData<C, 'message'>): Promise<void> {
+    await this.#outbox.push('message', data)
+  }
+
+  /** Sends a named event. Resolves when it was handled; rejects as {@link request}. */
+  async emit<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>): Promise<void> {
+    await this.#outbox.push(event, data)
+  }
+
+  /**
+   * Sends a named event and resolves with what its handler returned. It is repeated until answered, and handled once.
+   * Rejects with a {@link ClientError}, or with the reason of `signal`.
+   */
+  async request<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>, options?: RequestOptions): Promise<UpAnswer<C, Event>> {
+    return await this.#outbox.push(event, data, options) as UpAnswer<C, Event>
+  }
+
+  /** The events of the server from now on, until the session is over; throws what it ended by, if that was an error. */
+  async * [Symbol.asyncIterator] (): AsyncGenerator<Received<C>, void, undefined> {
+    const received: Received<C>[] = []
+    let proceed = (): void => {}
+    const take = (item: Received<C> | undefined): void => {
+      if (item !== undefined) received.push(item)
+      proceed()
+    }
+    this.#iterations.add(take)
+    try {
+      for (;;) {
+        yield * received.splice(0)
+        if (received.length > 0) continue
+        if (this.#state === 'closed') break
+        await new Promise<void>(resolve => { proceed = resolve })
+      }
+    } finally {
+      this.#iterations.delete(take)
+    }
+    if (this.#ended !== undefined) throw this.#ended
+  }
+
+  /** Ends the session, here and at the server. What waits to be sent is given up. */
+  async close (): Promise<void> {
+    if (this.#state === 'closed') return
+    const sessionId = this.#sessionId
+    this.#connection.stop()
+    this.#close('closed')
+    if (sessionId === undefined) return
+    // keepalive: the page may be going. Where the server cannot be reached the session expires.
+    await this.#send(this.#downward, { method: 'DELETE', headers: { 'x-session-id': sessionId }, keepalive: true }).catch(() => {})
+  }
+
+  #welcome (data: Welcome): void {
+    const event = data.resumed ? 'resume' : this.#sessionId === undefined ? 'open' : 'reset'
+    this.#state = 'open'
+    this.#sessionId = data.sessionId
+    this.#outbox.open(data.sessionId)
+    this.#tell(event, data)
+  }
+
+  #receive (event: string, data: unknown): void {
+    this.#tell(event, data)
+    if (event === 'gap') return
+    for (const take of this.#iterations) take({ event, data } as Received<C>)
+  }
+
+  #lost (error: unknown): void {
+    if (this.#state === 'open') {
+      this.#state = 'disconnected'
+      this.#tell('disconnect', { error })
+    } else {
+      this.#tell('error', error)
+    }
+  }
+
+  #close (reason: string, error?: ClientError): void {
+    this.#state = 'closed'
+    this.#ended = error
+    this.#outbox.close(error ?? new ClientError('CLOSED', `The session is over: ${reason}`))
+    this.#abort.abort()
+    if (error !== undefined) this.#tell('error', error)
+    this.#tell('close', { reason })
+    for (const take of this.#iterations) take(undefined)
+  }
+
+  #tell (event: string, data: unknown): void {
+    for (const listener of this.#listeners.get(event) ?? []) listener(data as never)
+  }
+
+  // In a browser, what may have changed the network, or frozen the page, is a reason to look after the stream at once.
+  #listenToPage (): void {
+    const { addEventListener } = globalThis as Partial<typeof globalThis>
+    if (typeof document === 'undefined' || addEventListener === undefined) return
+    const { signal } = this.#abort
+    addEventListener('online', () => { this.#connection.wake() }, { signal })
+    addEventListener('visibilitychange', () => { if (!document.hidden) this.#connection.wake() }, { signal })
+    addEventListener('pageshow', ({ persisted }) => { if (persisted) this.#connection.reconnect() }, { signal })
+    addEventListener('pagehide', ({ persisted }) => { if (!persisted) this.close() }, { signal })
+  }
+}
+
+/**
+ * Opens a session at the URL under which the server has registered the plugin: `connect('/chat')`. The URL may be a
+ * function, asked before each attempt. Connects, and connects again, by itself, until the session is over.
+ */
+export function connect<C extends Contract = Contract> (url: Source<string | URL>, options: ConnectOptions = {}): ClientSession<C> {
+  return new ClientSession<C>(url, options)
+}
+
+function sender (url: Source<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
+  return async (path, init) => {
+    const base = String(await resolve(url)).replace(/\/$/, '')
+    return await fetch(base + path, {
+      ...credentials !== undefined && { credentials },
+      ...init,
+      headers: { ...await resolve(headers), ...init.headers }
+    })
+  }
+}
+
+async function resolve<T> (source: Source<T>): Promise<T> {
+  return typeof source === 'function' ? await (source as () => T | Promise<T>)() : source
+}
