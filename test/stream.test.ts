@@ -126,16 +126,17 @@ t.test('when the session ends the iterable is told to return, wherever it is, an
   const gone = await openSession(t, { log: { entries: 10 } })
   gone.stream.destroy()
   await until(() => !gone.session.connected, 'the loss of the stream')
+  let produced = 0
   function * endless (): Generator<number> {
     try {
-      for (let n = 0; ; n++) yield n
+      for (;;) yield produced++
     } finally {
       told.push('sync')
     }
   }
   async function * asyncEndless (): AsyncGenerator<number> {
     try {
-      for (let n = 0; ; n++) yield n
+      for (;;) yield produced++
     } finally {
       told.push('async')
     }
@@ -155,6 +156,7 @@ t.test('when the session ends the iterable is told to return, wherever it is, an
   }
   const bare = { [Symbol.asyncIterator]: () => ({ next: () => never }) }
   const streaming = [endless(), asyncEndless(), waiting(), iterable, bare].map(items => gone.session.stream('n', items))
+  await atRest(() => produced)
   await gone.session.close()
   for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), over)
   await t.rejects(gone.session.stream('n', endless()), over)
