@@ -204,6 +204,8 @@ t.test('streams that are pipelined over one connection end with it', async t => 
 t.test('a pipelined stream begins when the response before it has ended', async t => {
   const { sessions, port } = await serve(t)
   const opened = listOpened(sessions)
+  const lost: Session[] = []
+  sessions.addHook('onDisconnect', session => { lost.push(session) })
   const client = wire(t, port, { request: get().repeat(2) })
   await streamsOpen(sessions, 2)
   const [first, second] = opened.map(({ session }) => session)
@@ -213,4 +215,7 @@ t.test('a pipelined stream begins when the response before it has ended', async 
   t.match(client.text(), /event: welcome[^]+event: close[^]+HTTP\/1.1 200 OK[^]+event: welcome[^]+from the second/)
   client.socket.destroy()
   await until(() => sessions.stats().streams === 0, 'the end of the stream')
+  // Both the response and its connection tell.
+  await new Promise(setImmediate)
+  t.ok(lost.length === 1 && lost[0] === second, 'its loss is told once')
 })
