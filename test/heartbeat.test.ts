@@ -1,20 +1,21 @@
+import type { ServerResponse } from 'node:http'
 import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import type { SseSessionsOptions } from '../lib/index.js'
 import { Heartbeat } from '../lib/stream/heartbeat.js'
 import { HEARTBEAT_FRAME } from '../lib/wire/frame.js'
 import { eventSources } from './support/eventsources.js'
-import { serve, type Served } from './support/server.js'
+import { serve, type Served, type ServeOptions } from './support/server.js'
 import { FILL, flood, listOpened, streamsOpen, wire, type Opened } from './support/wire.js'
-import { signal, within } from './support/within.js'
+import { signal, until, within } from './support/within.js'
 
 const INTERVAL = 1000
 
 /** Serves with an interval that passes, a fifth at a time, when `tick` is called. */
-async function serveTicking (t: Test, options: SseSessionsOptions = {}): Promise<Served & { opened: Opened[], tick: (fifths: number) => void }> {
+async function serveTicking (t: Test, options: SseSessionsOptions = {}, more: ServeOptions = {}): Promise<Served & { opened: Opened[], tick: (fifths: number) => void }> {
   mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => { mock.timers.reset() })
-  const served = await serve(t, { heartbeatInterval: INTERVAL, ...options })
+  const served = await serve(t, { heartbeatInterval: INTERVAL, ...options }, more)
   const tick = (fifths: number): void => { for (let i = 0; i < fifths; i++) mock.timers.tick(INTERVAL / 5) }
   return { ...served, opened: listOpened(served.sessions), tick }
 }
@@ -69,6 +70,17 @@ t.test('a client that stalls amid heartbeats is waited for from then on', async 
     }
   })(), 'the client to stall')
   t.ok(socket.writableLength < 200_000, 'no more than one heartbeat is queued')
+})
+
+t.test('a heartbeat into a response that something else has just ended throws nothing', async t => {
+  const responses: ServerResponse[] = []
+  const { sessions, port, tick } = await serveTicking(t, {}, { before: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
+  const client = wire(t, port)
+  await client.waitFor('event: welcome')
+  responses[0]?.end()
+  tick(5)
+  await until(() => sessions.stats().streams === 0, 'the end of the stream')
+  t.notMatch(client.text(), ': heartbeat')
 })
 
 t.test('a named event takes the place of the comment', async t => {
