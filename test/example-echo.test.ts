@@ -1,18 +1,11 @@
-import { mkdirSync } from 'node:fs'
 import t from 'tap'
 import { launchChromium, needsChromium } from './support/browser.js'
-import { runScript, type Child } from './support/child.js'
-import type { Test } from 'tap'
+import { runScript } from './support/child.js'
+import { keepPictures, startExamples } from './support/examples.js'
 import { openStream, post } from './support/stream.js'
 
-async function startServer (t: Test, port = '0'): Promise<{ server: Child, url: string }> {
-  const server = runScript(t, 'example/echo/server.js', { PORT: port })
-  const [, url = ''] = await server.printed(/Echo server: (\S+)\n/)
-  return { server, url }
-}
-
 t.test('the echo server prints its address, and answers as the tutorial says', async t => {
-  const { url } = await startServer(t)
+  const { url } = await startExamples(t)
   t.match(url, /^http:\/\/127\.0\.0\.1:\d+$/)
   const stream = await openStream(t, url)
   t.match(stream.events[0]?.data, { text: 'Welcome to the chat!', timestamp: String })
@@ -23,7 +16,7 @@ t.test('the echo server prints its address, and answers as the tutorial says', a
 })
 
 t.test('the echo server ends on SIGTERM while a stream is open', async t => {
-  const { server, url } = await startServer(t)
+  const { server, url } = await startExamples(t)
   const stream = await openStream(t, url)
   await server.kill('SIGTERM')
   await stream.ended
@@ -32,7 +25,7 @@ t.test('the echo server ends on SIGTERM while a stream is open', async t => {
 })
 
 t.test('the terminal client sends what is typed and prints what comes', async t => {
-  const { url } = await startServer(t)
+  const { url } = await startExamples(t)
   const client = runScript(t, 'example/echo/cli.js', { URL: url })
   await client.printed(/Welcome to the chat!/)
   client.process.stdin.write('from the terminal\n')
@@ -42,7 +35,7 @@ t.test('the terminal client sends what is typed and prints what comes', async t 
 })
 
 t.test('the page shows the session, its state and the messages, and comes back to a restarted server', needsChromium, async t => {
-  const { server, url } = await startServer(t)
+  const { server, url, port } = await startExamples(t)
   const browser = await launchChromium(t)
   const page = await browser.newPage()
   const problems: unknown[] = []
@@ -57,15 +50,12 @@ t.test('the page shows the session, its state and the messages, and comes back t
   await page.getByRole('button', { name: 'Send' }).click()
   await page.getByText('Data received: from <the> page').waitFor()
   t.equal(await down.count(), 2)
-  if (process.env.CI === 'true') {
-    mkdirSync('.ci-output', { recursive: true })
-    await page.screenshot({ path: '.ci-output/echo.png' })
-  }
+  await keepPictures(page, 'echo')
 
   await server.kill()
   await state.and(page.getByText('connecting', { exact: true })).waitFor()
   t.equal(await page.getByRole('button', { name: 'Send' }).isDisabled(), true)
-  await startServer(t, new URL(url).port)
+  await startExamples(t, port)
   await state.and(page.getByText('connected', { exact: true })).waitFor()
   await page.getByText('the server has started anew').waitFor()
   t.not(await page.locator('#session').textContent(), sessionId)

@@ -30,11 +30,11 @@ function shell (t: Test, command: string, env: Record<string, string> = {}): Chi
   return watch(t, spawn('sh', ['-c', `exec ${command}`], { cwd: root, detached: true, env: { ...process.env, ...env } }), command)
 }
 
-t.test('the two commands: one starts the example, the other is what runs this', async t => {
+t.test('the two commands: one starts the examples, the other is what runs this', async t => {
   const start = take('sh')
   t.match(start, /^npm ci && npm start\n$/)
   // Without its build step, which would write what other tests are running.
-  await shell(t, 'npm start --ignore-scripts', { PORT: '0' }).printed(/Echo server: http:\/\/127\.0\.0\.1:\d+/)
+  await shell(t, 'npm start --ignore-scripts', { PORT: '0' }).printed(/Examples: http:\/\/127\.0\.0\.1:\d+/)
   t.match(take('sh'), /^npm ci && npm test\n$/)
   t.match(take('sh'), /^npm install fastify fastify-sse-sessions\n$/)
 })

@@ -23,6 +23,8 @@ export interface FaultProxy {
   readonly connections: Array<{ readonly client: Socket, readonly server: Socket, bytes: number, faulted: boolean }>
   /** Applies a fault to the newest connection now. */
   strike: (fault: Fault) => void
+  /** Takes the network away, which resets every connection, or gives it back. */
+  setDown: (down: boolean) => void
   close: () => void
 }
 
@@ -49,7 +51,12 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
       server.destroy()
     }
   }
+  let isDown = false
   const proxy: Server = createServer({ noDelay: true }, client => {
+    if (isDown) {
+      client.resetAndDestroy()
+      return
+    }
     const planned = plan(connections.length)
     const server = connect({ port: targetPort, host: '127.0.0.1', noDelay: true })
     const connection = { client, server, bytes: 0, faulted: false }
@@ -91,6 +98,10 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
     strike: fault => {
       const newest = connections.at(-1)
       if (newest !== undefined && !newest.faulted) apply(newest, fault)
+    },
+    setDown: down => {
+      isDown = down
+      if (down) for (const connection of connections) if (!connection.faulted) apply(connection, 'reset')
     },
     close
   }

@@ -1,0 +1,11 @@
+// The echo server of the tutorial, and a page to try it with. An app that handles nothing echoes.
+import sseSessions from 'fastify-sse-sessions'
+import { serveFile } from '../serve-file.js'
+
+/** @import { FastifyInstance } from 'fastify' */
+
+/** @param {FastifyInstance} app */
+export default async function echo (app) {
+  await app.register(sseSessions)
+  app.get('/', serveFile(new URL('index.html', import.meta.url)))
+}
