@@ -1,35 +1,53 @@
 const CAP = 30_000
+// [WHATWG HTML 8.6] What a timer can count; it would run a longer one at once.
+const LONGEST = 2 ** 31 - 1
+
+/** A timer that takes any number of milliseconds, `Infinity` included. */
+export function after (ms: number, run: () => void): ReturnType<typeof setTimeout> {
+  return setTimeout(run, Math.min(ms, LONGEST))
+}
+
+/** The least to wait before another attempt, in milliseconds: what the server's `retry` has asked for. */
+export interface Pace {
+  floor: number
+}
 
 /** How long to wait before the next attempt: longer each time, at random, so that many clients do not come at once. */
 export class Backoff {
-  /** The least to wait, in milliseconds: what the server has asked for. */
-  floor = 1000
+  readonly #pace: Pace
   #attempts = 0
-  #wake: (() => void) | undefined
+  #asked = false
+  #timer: ReturnType<typeof setTimeout> | undefined
+  #end = (): void => {}
+
+  constructor (pace: Pace) {
+    this.#pace = pace
+  }
 
   /** Things went well: the next wait is short again. */
   reset (): void {
     this.#attempts = 0
   }
 
-  /** Waits; `retryAfter`, in seconds, is what an answer asked for. A {@link wake} or an abort ends the wait. */
-  async wait (signal: AbortSignal, retryAfter = 0): Promise<void> {
-    const spread = Math.min(CAP, this.floor * 2 ** this.#attempts++)
-    const delay = Math.max(this.floor + Math.random() * spread, retryAfter * 1000)
-    await new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, delay)
-      this.#wake = () => {
-        clearTimeout(timer)
-        resolve()
-      }
-      signal.addEventListener('abort', this.#wake, { once: true })
+  /** Waits; `retryAfter`, in milliseconds, is what an answer asked for. */
+  wait (retryAfter = 0): Promise<void> {
+    const { floor } = this.#pace
+    const delay = floor + Math.random() * Math.min(CAP, floor * 2 ** this.#attempts++)
+    this.#asked = retryAfter > 0
+    return new Promise(resolve => {
+      this.#end = resolve
+      this.#timer = after(Math.max(delay, retryAfter), resolve)
     })
-    if (this.#wake !== undefined) signal.removeEventListener('abort', this.#wake)
-    this.#wake = undefined
   }
 
-  /** Ends a wait at once, as when the network is back. */
+  /** Ends a wait at once, as when the network is back; not one that an answer asked for. */
   wake (): void {
-    this.#wake?.()
+    if (!this.#asked) this.stop()
+  }
+
+  /** Ends a wait, whatever it is for. */
+  stop (): void {
+    clearTimeout(this.#timer)
+    this.#end()
   }
 }

@@ -1,6 +1,6 @@
 import { createParser } from 'eventsource-parser'
-import { Backoff } from './backoff.js'
-import { ClientError, errorOf, isPassing } from './errors.js'
+import { after, Backoff, type Pace } from './backoff.js'
+import { ClientError, errorOf, isPassing, retryAfterOf } from './errors.js'
 
 /** Makes a request; the headers and the place are asked for afresh each time. */
 export type Send = (path: string, init: RequestInit & { headers: Record<string, string> }) => Promise<Response>
@@ -11,6 +11,8 @@ export interface ConnectionListener {
   event (name: string, data: unknown): void
   /** An attempt has failed, or a stream was lost. */
   lost (error: unknown): void
+  /** An event came that cannot be read. */
+  unreadable (error: unknown): void
   /** The session is over; with an error where it ended badly. */
   closed (reason: string, error?: ClientError): void
 }
@@ -30,136 +32,152 @@ export interface ConnectionOptions {
 // Until a welcome has said how often the server is to be heard.
 const PATIENCE = 37_500
 const SILENT_INTERVALS = 2.5
+const TOO_LARGE = ['EVENT_TOO_LARGE', 'An event is larger than maxEventSize'] as const
 
 /** Keeps one event stream open, and says where it stands when it comes back. One attempt is under way at a time. */
 export class Connection {
   readonly #send: Send
   readonly #options: ConnectionOptions
+  readonly #pace: Pace
   readonly #listener: ConnectionListener
-  readonly #backoff = new Backoff()
-  readonly #end = new AbortController()
-  #attempt: AbortController | undefined
+  readonly #backoff: Backoff
+  #attempt = new AbortController()
+  #stopped = false
+  #hurries = false
+  #retryAfter = 0
   #lastEventId: string | undefined
-  #patience: number | undefined = PATIENCE
+  #patience = PATIENCE
+  #beganAt = 0
   #heardAt = 0
   #watchdog: ReturnType<typeof setTimeout> | undefined
 
-  constructor (send: Send, options: ConnectionOptions, listener: ConnectionListener) {
+  constructor (send: Send, options: ConnectionOptions, pace: Pace, listener: ConnectionListener) {
     this.#send = send
     this.#options = options
+    this.#pace = pace
     this.#listener = listener
+    this.#backoff = new Backoff(pace)
   }
 
   /** Connects again and again until the session is over. */
   async run (): Promise<void> {
-    while (!this.#end.signal.aborted) {
-      let retryAfter = 0
+    while (!this.#stopped) {
+      this.#attempt = new AbortController()
+      this.#hurries = false
+      this.#retryAfter = 0
+      this.#beganAt = Date.now()
+      this.#patience = PATIENCE
+      this.#heard()
       try {
-        retryAfter = await this.#stream()
-        this.#listener.lost(new ClientError('ENDED', 'The stream has ended'))
+        await this.#stream(this.#attempt.signal)
       } catch (error) {
-        if (this.#end.signal.aborted) break
-        if (error instanceof ClientError) this.#finish(error.code, error)
-        else this.#listener.lost(error)
+        if (!this.#stopped) this.#listener.lost(error)
       }
       clearTimeout(this.#watchdog)
-      await this.#backoff.wait(this.#end.signal, retryAfter)
+      if (!this.#stopped && !this.#hurries) await this.#backoff.wait(this.#retryAfter)
     }
   }
 
-  /** Gives the present stream up, if it is doubtful, and connects at once. */
+  /** Gives the present stream up and connects at once, unless it has only just done so. */
   reconnect (): void {
-    this.#attempt?.abort(new TypeError('The stream has died'))
-    this.#backoff.reset()
+    this.#hurries = Date.now() - this.#beganAt >= this.#pace.floor
+    this.#attempt.abort(new ClientError('SILENT', 'The stream has died'))
     this.#backoff.wake()
   }
 
-  /** Connects at once if nothing is to be waited for but time; a stream that has been silent for too long is given up. */
+  /** Connects at once where only time is waited for; a stream that has been silent for too long is given up. */
   wake (): void {
-    if (this.#patience !== undefined && Date.now() - this.#heardAt > this.#patience) this.reconnect()
+    if (Date.now() - this.#heardAt > this.#patience) this.reconnect()
     else this.#backoff.wake()
   }
 
   stop (): void {
-    this.#end.abort()
-    this.#attempt?.abort()
+    this.#stopped = true
+    this.#attempt.abort()
+    this.#backoff.stop()
     clearTimeout(this.#watchdog)
   }
 
   #finish (reason: string, error?: ClientError): void {
-    if (this.#end.signal.aborted) return
     this.stop()
     this.#listener.closed(reason, error)
   }
 
-  /** One stream, from the request to its end. Answers how many seconds the server wants to be left alone. */
-  async #stream (): Promise<number> {
-    const attempt = this.#attempt = new AbortController()
-    this.#heard()
-    const response = await this.#send(this.#options.path, {
+  /** One stream, from the request to its end, which is thrown unless it is that of the session. */
+  async #stream (signal: AbortSignal): Promise<void> {
+    const { path, maxEventSize } = this.#options
+    const response = await this.#send(path, {
       headers: { accept: 'text/event-stream', ...this.#lastEventId !== undefined && { 'last-event-id': this.#lastEventId } },
       cache: 'no-store',
-      signal: attempt.signal
+      signal
     })
-    if (response.status === 204) {
-      this.#finish('closed')
-      return 0
+    const { status, body } = response
+    if (status === 204) return this.#finish('closed')
+    if (!response.ok) {
+      const error = errorOf(status, await response.json().catch(() => {}))
+      if (!isPassing(status)) return this.#finish(error.code, error)
+      this.#retryAfter = retryAfterOf(response)
+      throw error
     }
-    if (isPassing(response.status)) {
-      await response.body?.cancel()
-      return Number(response.headers.get('retry-after')) || 0
-    }
-    if (!response.ok) throw errorOf(response.status, await response.json().catch(() => undefined))
     // [WHATWG HTML 9.2.2] Anything but an event stream fails the connection for good.
-    if (!/^text\/event-stream\b/i.test(response.headers.get('content-type') ?? '') || response.body === null) {
-      throw new ClientError('NOT_A_STREAM', 'The answer is no event stream', response.status)
+    if (!/^text\/event-stream\b/i.test(response.headers.get('content-type') ?? '') || body === null) {
+      return this.#fail('NOT_A_STREAM', 'The answer is no event stream')
     }
-    await this.#read(response.body)
-    return 0
-  }
-
-  async #read (body: ReadableStream<Uint8Array>): Promise<void> {
-    const decoder = new TextDecoder()
+    // Characters since the last event or comment: no event is larger.
+    let size = 0
     const parser = createParser({
       onEvent: ({ id, event = 'message', data }) => {
+        size = 0
+        // Given up by a listener, in the middle of a chunk: what follows is not for the session, or comes again.
+        if (signal.aborted) return
+        if (data.length > maxEventSize) return this.#fail(...TOO_LARGE)
         this.#lastEventId = id ?? this.#lastEventId
         this.#receive(event, data)
       },
-      onRetry: retry => { this.#backoff.floor = retry },
-      onError: ({ type }) => {
-        if (type === 'max-buffer-size-exceeded') this.#finish('EVENT_TOO_LARGE', new ClientError('EVENT_TOO_LARGE', 'An event is larger than maxEventSize'))
-      },
-      maxBufferSize: this.#options.maxEventSize
+      onComment: () => { size = 0 },
+      onRetry: retry => { this.#pace.floor = retry }
     })
+    const decoder = new TextDecoder()
     const reader = body.getReader()
-    for (;;) {
+    while (!signal.aborted) {
       const { done, value } = await reader.read()
-      if (done || this.#end.signal.aborted) return
+      if (done) throw new ClientError('ENDED', 'The stream has ended')
       this.#heard()
-      parser.feed(decoder.decode(value, { stream: true }))
+      const text = decoder.decode(value, { stream: true })
+      size += text.length
+      parser.feed(text)
+      if (size > maxEventSize && !signal.aborted) this.#fail(...TOO_LARGE)
     }
   }
 
+  #fail (code: string, message: string): void {
+    this.#finish(code, new ClientError(code, message))
+  }
+
   #receive (event: string, text: string): void {
-    const data = JSON.parse(text)
-    if (event === 'close' || event === 'replaced') {
+    let data
+    try {
+      data = JSON.parse(text)
+    } catch (error) {
+      // Not of our server's making. The stream itself is well.
+      return this.#listener.unreadable(error)
+    }
+    if (event === 'welcome') {
+      this.#backoff.reset()
+      this.#patience = (data.heartbeatInterval ?? Infinity) * SILENT_INTERVALS
+      this.#heard()
+      this.#listener.welcome(data)
+    } else if (event === 'close' || event === 'replaced') {
       this.#finish(data.reason ?? event)
-      return
-    }
-    if (event !== 'welcome') {
+    } else {
       this.#listener.event(event, data)
-      return
     }
-    this.#backoff.reset()
-    this.#patience = data.heartbeatInterval === undefined ? undefined : data.heartbeatInterval * SILENT_INTERVALS
-    this.#heard()
-    this.#listener.welcome(data)
   }
 
   /** The server was heard: the watchdog, which gives a silent stream up, starts anew. */
   #heard (): void {
     this.#heardAt = Date.now()
     clearTimeout(this.#watchdog)
-    if (this.#patience !== undefined) this.#watchdog = setTimeout(() => { this.reconnect() }, this.#patience)
+    this.#watchdog = after(this.#patience, () => { this.reconnect() })
   }
 }

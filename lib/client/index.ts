@@ -7,6 +7,9 @@ export type { Contract } from '../contract.js'
 export type { RequestOptions } from './outbox.js'
 export { ClientError } from './errors.js'
 
+// Milliseconds for which `close` waits for the server's answer.
+const GOODBYE = 5000
+
 type Source<T> = T | (() => T | Promise<T>)
 
 export interface ConnectOptions {
@@ -41,7 +44,7 @@ export interface SessionEvents {
   disconnect: { readonly error: unknown }
   /** Part of what was sent can no longer be had. */
   gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
-  /** An attempt to connect has failed, or, before `close`, the last one has. */
+  /** An attempt to connect has failed, or, before `close`, the last one has; or an event came that is no JSON. */
   error: unknown
   /** The session is over. */
   close: { readonly reason: string }
@@ -72,15 +75,17 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   /** Use {@link connect}. */
   constructor (url: Source<string | URL>, options: ConnectOptions) {
     const { paths: { downward = '/downward', upward = '/upward' } = {}, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24 } = options
+    const pace = { floor: 1000 }
     this.#downward = downward
     this.#send = sender(url, options)
-    this.#outbox = new Outbox(this.#send, { path: upward, timeout, maxQueued }, () => {
+    this.#outbox = new Outbox(this.#send, { path: upward, timeout, maxQueued }, pace, () => {
       if (this.#state === 'open') this.#connection.reconnect()
     })
-    this.#connection = new Connection(this.#send, { path: downward, maxEventSize }, {
+    this.#connection = new Connection(this.#send, { path: downward, maxEventSize }, pace, {
       welcome: data => { this.#welcome(data) },
       event: (name, data) => { this.#receive(name, data) },
       lost: error => { this.#lost(error) },
+      unreadable: error => { this.#tell('error', error) },
       closed: (reason, error) => { this.#close(reason, error) }
     })
     this.#listenToPage()
@@ -101,7 +106,10 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     return this.#abort.signal
   }
 
-  /** Listens to an event of the server's, or of the session's own. Answers a function that ends it. */
+  /**
+   * Listens to an event of the server's, or of the session's own. Answers a function that ends it.
+   * What a listener throws is an uncaught error, as with any emitter of events; the session goes on.
+   */
   on<Event extends DownEvent<C> | keyof SessionEvents> (event: Event, listener: (data: EventData<C, Event>) => void): () => void {
     let listeners = this.#listeners.get(event)
     if (listeners === undefined) this.#listeners.set(event, listeners = new Set())
@@ -110,21 +118,21 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   }
 
   /** Sends the default event, `message`. Resolves when it was handled; rejects as {@link request}. */
-  async send (data: UpData<C, 'message'>): Promise<void> {
-    await this.#outbox.push('message', data)
+  send (data: UpData<C, 'message'>): Promise<void> {
+    return this.#outbox.push('message', data) as Promise<void>
   }
 
   /** Sends a named event. Resolves when it was handled; rejects as {@link request}. */
-  async emit<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>): Promise<void> {
-    await this.#outbox.push(event, data)
+  emit<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>): Promise<void> {
+    return this.#outbox.push(event, data) as Promise<void>
   }
 
   /**
    * Sends a named event and resolves with what its handler returned. It is repeated until answered, and handled once.
    * Rejects with a {@link ClientError}, or with the reason of `signal`.
    */
-  async request<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>, options?: RequestOptions): Promise<UpAnswer<C, Event>> {
-    return await this.#outbox.push(event, data, options) as UpAnswer<C, Event>
+  request<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>, options?: RequestOptions): Promise<UpAnswer<C, Event>> {
+    return this.#outbox.push(event, data, options) as Promise<UpAnswer<C, Event>>
   }
 
   /** The events of the server from now on, until the session is over; throws what it ended by, if that was an error. */
@@ -157,7 +165,8 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     this.#close('closed')
     if (sessionId === undefined) return
     // keepalive: the page may be going. Where the server cannot be reached the session expires.
-    await this.#send(this.#downward, { method: 'DELETE', headers: { 'x-session-id': sessionId }, keepalive: true }).catch(() => {})
+    const init = { method: 'DELETE', headers: { 'x-session-id': sessionId }, keepalive: true, signal: AbortSignal.timeout(GOODBYE) }
+    await this.#send(this.#downward, init).catch(() => {})
   }
 
   #welcome (data: Welcome): void {
@@ -194,18 +203,24 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   }
 
   #tell (event: string, data: unknown): void {
-    for (const listener of this.#listeners.get(event) ?? []) listener(data as never)
+    for (const listener of this.#listeners.get(event) ?? []) {
+      try {
+        listener(data as never)
+      } catch (error) {
+        queueMicrotask(() => { throw error })
+      }
+    }
   }
 
   // In a browser, what may have changed the network, or frozen the page, is a reason to look after the stream at once.
   #listenToPage (): void {
-    const { addEventListener } = globalThis as Partial<typeof globalThis>
-    if (typeof document === 'undefined' || addEventListener === undefined) return
+    if (typeof document === 'undefined') return
+    const page = document.defaultView
     const { signal } = this.#abort
-    addEventListener('online', () => { this.#connection.wake() }, { signal })
-    addEventListener('visibilitychange', () => { if (!document.hidden) this.#connection.wake() }, { signal })
-    addEventListener('pageshow', ({ persisted }) => { if (persisted) this.#connection.reconnect() }, { signal })
-    addEventListener('pagehide', ({ persisted }) => { if (!persisted) this.close() }, { signal })
+    document.addEventListener('visibilitychange', () => { if (!document.hidden) this.#connection.wake() }, { signal })
+    page?.addEventListener('online', () => { this.#connection.wake() }, { signal })
+    page?.addEventListener('pageshow', ({ persisted }) => { if (persisted) this.#connection.reconnect() }, { signal })
+    page?.addEventListener('pagehide', ({ persisted }) => { if (!persisted) this.close() }, { signal })
   }
 }
 

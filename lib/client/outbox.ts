@@ -1,6 +1,6 @@
-import { Backoff } from './backoff.js'
+import { after, Backoff, type Pace } from './backoff.js'
 import type { Send } from './connection.js'
-import { ClientError, errorOf, isPassing } from './errors.js'
+import { ClientError, errorOf, isPassing, retryAfterOf } from './errors.js'
 
 export interface RequestOptions {
   /** Milliseconds for which the message is repeated until it is answered. Default: that of the session. */
@@ -19,75 +19,95 @@ interface Message {
   /** The message as a line of a batch. */
   readonly line: string
   /** Attempts of which it is not known whether the message was handled. */
-  unanswered: number
-  settle: (answer: Answer | ClientError) => void
+  doubts: number
+  resolve: (answer: unknown) => void
+  reject: (error: unknown) => void
 }
 
+/** What became of one message of a batch. */
 interface Answer {
   readonly status: number
   readonly body: unknown
+  /** Whether it is the answer to an earlier attempt. */
+  readonly replayed?: boolean
 }
 
-// As many as a server takes by default, with room for those of other tabs; as long as a request may be by default, with room for the rest.
+// As many as a server takes by default, with room for others; as long as a request may be by default, with room for the rest.
 const BATCH_MESSAGES = 64
 const BATCH_CHARACTERS = 256 * 1024
+// Then the connection may be dead. Where only the handler is slow, the repeat waits for it.
+const ATTEMPT = 15_000
 
 /** What is to go up: first in, first out, one request at a time; what has gathered meanwhile goes as one batch. */
 export class Outbox {
   readonly #send: Send
   readonly #options: OutboxOptions
   readonly #onStale: () => void
-  readonly #backoff = new Backoff()
-  readonly #end = new AbortController()
-  #queue: Message[] = []
+  readonly #backoff: Backoff
+  readonly #queue = new Set<Message>()
+  #attempt = new AbortController()
+  #closed: ClientError | undefined
   #sessionId: string | undefined
   // Keys need be unique within a session only.
   #count = 0
+  #limit = BATCH_MESSAGES
   #busy = false
   #paused = true
 
   /** `onStale` is told when the server says that the stream is not there. */
-  constructor (send: Send, options: OutboxOptions, onStale: () => void) {
+  constructor (send: Send, options: OutboxOptions, pace: Pace, onStale: () => void) {
     this.#send = send
     this.#options = options
     this.#onStale = onStale
+    this.#backoff = new Backoff(pace)
   }
 
   /** Queues a message; resolves with its answer. */
   push (event: string, data: unknown, { timeout = this.#options.timeout, signal }: RequestOptions = {}): Promise<unknown> {
-    return new Promise((resolve, reject) => {
+    const answer = new Promise((resolve, reject) => {
       signal?.throwIfAborted()
-      if (this.#end.signal.aborted) throw new ClientError('CLOSED', 'The session is over')
-      if (this.#queue.length >= this.#options.maxQueued) throw new ClientError('QUEUE_FULL', `${this.#queue.length} messages wait to be sent`)
-      const give = (error: unknown): void => {
-        this.#queue = this.#queue.filter(other => other !== message)
-        message.settle(error as ClientError)
+      if (this.#closed !== undefined) throw this.#closed
+      if (this.#queue.size >= this.#options.maxQueued) throw new ClientError('QUEUE_FULL', `${this.#queue.size} messages wait to be sent`)
+      const leave = (): void => {
+        this.#queue.delete(message)
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', onAbort)
       }
-      const onAbort = (): void => { give(signal?.reason) }
-      const timer = setTimeout(() => { give(new ClientError('TIMEOUT', `No answer within ${timeout} ms`)) }, timeout)
       const message: Message = {
         line: JSON.stringify({ event, data, id: `${this.#count++}` }),
-        unanswered: 0,
-        settle: answer => {
-          clearTimeout(timer)
-          signal?.removeEventListener('abort', onAbort)
-          if (answer instanceof Error) reject(answer)
-          else if (answer.status >= 400) reject(errorOf(answer.status, answer.body))
-          else resolve(isNothing(answer) ? undefined : answer.body)
+        doubts: 0,
+        resolve: answer => {
+          leave()
+          resolve(answer)
+        },
+        reject: error => {
+          leave()
+          reject(error)
         }
       }
+      const onAbort = (): void => { message.reject(signal?.reason) }
+      const timer = after(timeout, () => { message.reject(new ClientError('TIMEOUT', `No answer within ${timeout} ms`)) })
       signal?.addEventListener('abort', onAbort)
-      this.#queue.push(message)
+      this.#queue.add(message)
       this.#pump()
     })
+    // Nobody need wait for it: a rejection then is no failure of the process.
+    answer.catch(() => {})
+    return answer
   }
 
   /** There is a stream, of this session: what waits can go. */
   open (sessionId: string): void {
-    const isReset = this.#sessionId !== undefined && this.#sessionId !== sessionId
+    if (sessionId !== this.#sessionId) {
+      // What an earlier session may have handled must not be handled by another.
+      for (const { doubts, reject } of this.#queue) {
+        if (doubts > 0) reject(new ClientError('RESET', 'The session was lost while the answer was under way'))
+      }
+    }
     this.#sessionId = sessionId
-    if (isReset && !this.#busy) this.#dropDoubtful(this.#queue)
     this.#paused = false
+    // The connection of a request under way may have died with the stream; a repeat costs little.
+    this.#attempt.abort()
     this.#backoff.reset()
     this.#backoff.wake()
     this.#pump()
@@ -95,86 +115,91 @@ export class Outbox {
 
   /** Nothing can go any more. */
   close (error: ClientError): void {
-    this.#end.abort()
-    for (const message of this.#queue.splice(0)) message.settle(error)
+    this.#closed = error
+    for (const { reject } of this.#queue) reject(error)
+    this.#attempt.abort()
+    this.#backoff.stop()
   }
 
   async #pump (): Promise<void> {
     if (this.#busy) return
     this.#busy = true
-    while (!this.#paused && this.#queue.length > 0) {
-      const sessionId = this.#sessionId as string
-      const batch = this.#take()
-      let retryAfter: number | undefined
-      try {
-        retryAfter = await this.#post(sessionId, batch)
-      } catch {
-        retryAfter = 0
-      }
-      // What an earlier session may have handled must not be handled by another.
-      if (sessionId !== this.#sessionId) this.#dropDoubtful(this.#queue)
-      else if (retryAfter !== undefined) await this.#backoff.wait(this.#end.signal, retryAfter)
+    while (!this.#paused && this.#queue.size > 0) {
+      const attempt = this.#attempt = new AbortController()
+      const timer = after(ATTEMPT, () => { attempt.abort() })
+      const pause = await this.#post(this.#take(), attempt.signal).catch(() => attempt.signal.aborted ? undefined : 0)
+      clearTimeout(timer)
+      if (pause === undefined) this.#backoff.reset()
+      else await this.#backoff.wait(pause)
     }
     this.#busy = false
   }
 
   #take (): Message[] {
+    const batch: Message[] = []
     let characters = 0
-    const end = this.#queue.findIndex(({ line }, index) => {
-      characters += line.length
-      return index > 0 && (index >= BATCH_MESSAGES || characters > BATCH_CHARACTERS)
-    })
-    return this.#queue.slice(0, end < 0 ? undefined : end)
+    for (const message of this.#queue) {
+      characters += message.line.length
+      if (batch.length > 0 && (batch.length >= this.#limit || characters > BATCH_CHARACTERS)) break
+      batch.push(message)
+    }
+    return batch
   }
 
-  /** Posts messages, and settles those that are answered. Answers after how many seconds to try again; `undefined` if all is well. */
-  async #post (sessionId: string, batch: readonly Message[]): Promise<number | undefined> {
-    for (const message of batch) message.unanswered++
+  /** Posts messages, and settles those that are answered. Answers how long the server wants to be left alone; `undefined` if all is well. */
+  async #post (batch: readonly Message[], signal: AbortSignal): Promise<number | undefined> {
+    for (const message of batch) message.doubts++
     const response = await this.#send(this.#options.path, {
       method: 'POST',
-      headers: { 'x-session-id': sessionId, 'content-type': 'application/x-ndjson' },
-      body: batch.map(({ line }) => line).join('\n')
+      headers: { 'x-session-id': this.#sessionId as string, 'content-type': 'application/x-ndjson' },
+      body: batch.map(({ line }) => line).join('\n'),
+      signal
     })
-    const body: unknown = await response.json().catch(() => undefined)
+    const { status } = response
+    const body: unknown = await response.json().catch(() => {})
+    // It was the answer to an earlier stream's, or session's.
+    signal.throwIfAborted()
     if (response.headers.get('x-session-connected') === 'false') this.#onStale()
-    if (response.status === 404 && (body as { code?: string } | undefined)?.code === 'FST_SSE_SESSION_UNKNOWN') {
-      // The next welcome tells of what becomes of the session; until then nobody would take them.
-      this.#answered(batch)
-      this.#paused = sessionId === this.#sessionId
-      return undefined
+    if (response.ok) {
+      this.#limit = Math.min(BATCH_MESSAGES, this.#limit * 2)
+      return settle(batch, body as Answer[])
     }
-    // [RFC 9110 15.6] 500 is the answer of a handler that failed; the others come from before it.
-    if (isPassing(response.status) && response.status !== 500) {
-      if (response.status === 429 || response.status === 503) this.#answered(batch)
-      return Number(response.headers.get('retry-after')) || 0
+    // An answer of 5xx may come from a proxy that has lost the server's.
+    if (status < 500 || status === 503) for (const message of batch) message.doubts--
+    if (isPassing(status)) return retryAfterOf(response)
+    const error = errorOf(status, body)
+    if (error.code === 'FST_SSE_SESSION_UNKNOWN') {
+      // The next welcome tells what becomes of the session.
+      this.#paused = true
+    } else if (batch.length > 1 && (status === 400 || status === 413)) {
+      // One of them is not to the server's liking, or all are too much: nothing of it was handled.
+      this.#limit = batch.length >> 1
+    } else {
+      for (const { reject } of batch) reject(error)
     }
-    const answers = response.ok ? body as Answer[] : batch.map(() => ({ status: response.status, body }))
-    let refused = false
-    batch.forEach((message, index) => {
-      const answer = answers[index] as Answer
-      if (answer.status === 429 || answer.status === 503) {
-        message.unanswered--
-        refused = true
-      } else {
-        this.#queue = this.#queue.filter(other => other !== message)
-        message.settle(answer)
-      }
-    })
-    return refused ? 0 : undefined
-  }
-
-  #answered (batch: readonly Message[]): void {
-    for (const message of batch) message.unanswered--
-  }
-
-  #dropDoubtful (messages: readonly Message[]): void {
-    this.#queue = messages.filter(message => message.unanswered === 0)
-    const error = new ClientError('RESET', 'The session was lost while the answer was under way')
-    for (const message of messages) if (message.unanswered > 0) message.settle(error)
+    return undefined
   }
 }
 
+/** Settles the messages that were handled; answers `undefined` if those were all. */
+function settle (batch: readonly Message[], answers: readonly Answer[]): number | undefined {
+  let pause: number | undefined
+  batch.forEach((message, index) => {
+    const { status, body, replayed } = answers[index] as Answer
+    if ((status === 429 || status === 503) && replayed !== true) {
+      // Not handled, as a rule. Where it was the handler's own answer, the repeat says so.
+      message.doubts--
+      pause = 0
+    } else if (status >= 400) {
+      message.reject(errorOf(status, body))
+    } else {
+      message.resolve(isNothing(status, body) ? undefined : body)
+    }
+  })
+  return pause
+}
+
 /** What the server answers when the handler has returned nothing. */
-function isNothing ({ status, body }: Answer): boolean {
+function isNothing (status: number, body: unknown): boolean {
   return status === 202 && (body as { status?: string } | undefined)?.status === 'accepted'
 }
