@@ -1,0 +1,118 @@
+import t, { type Test } from 'tap'
+import type { BrowserContext, Page } from 'playwright-core'
+import { launchChromium, needsChromium } from './support/browser.js'
+import { keepPictures, startExamples } from './support/examples.js'
+import { faultProxy } from './support/proxy.js'
+
+async function openContext (t: Test): Promise<BrowserContext> {
+  return await (await launchChromium(t)).newContext()
+}
+
+/** Opens the chat in a tab of its own and enters under a name. */
+async function enter (t: Test, context: BrowserContext, url: string, name: string): Promise<Page> {
+  const page = await context.newPage()
+  page.on('pageerror', problem => { t.fail(String(problem)) })
+  await page.goto(`${url}/chat`)
+  await page.getByPlaceholder('Your name').fill(name)
+  await page.getByRole('button', { name: 'Join' }).click()
+  await page.getByText(`${name} (you)`).waitFor()
+  return page
+}
+
+async function say (page: Page, text: string): Promise<void> {
+  await page.getByPlaceholder('Write a message').fill(text)
+  await page.keyboard.press('Enter')
+}
+
+/** What a page shows of what was said, in order, without names and times. */
+function said (page: Page): Promise<string[]> {
+  return page.evaluate('Array.from(document.querySelectorAll("#messages li"), item => Array.from(item.childNodes).find(({ nodeType }) => nodeType === 3).data)')
+}
+
+t.test('a second tab joins: each sees who is here, who is typing and what is said; rooms are apart, and a closed tab leaves', needsChromium, async t => {
+  const { url } = await startExamples(t)
+  const context = await openContext(t)
+  const ann = await enter(t, context, url, 'Ann')
+  await say(ann, 'Is <anybody> here?')
+  await ann.locator('.up:not(.pending)').waitFor()
+  const bob = await enter(t, context, url, 'Bob')
+  t.strictSame(await bob.locator('#people li').allTextContents(), ['Ann', 'Bob (you)'])
+  await ann.locator('#people').getByText('Bob').waitFor()
+  t.strictSame(await said(bob), ['Is <anybody> here?'], 'a newcomer sees what was said')
+
+  await bob.getByPlaceholder('Write a message').pressSequentially('I')
+  await ann.getByText('Bob is typing …').waitFor()
+  await say(bob, 'I am.')
+  await ann.getByText('I am.').waitFor()
+  t.equal(await ann.locator('#typing').textContent(), '')
+  await keepPictures(ann, 'chat')
+
+  await bob.getByRole('link', { name: 'Kitchen' }).click()
+  await bob.getByRole('heading', { name: 'Kitchen' }).waitFor()
+  await ann.getByRole('link', { name: 'Kitchen 1' }).waitFor()
+  t.strictSame(await ann.locator('#people li').allTextContents(), ['Ann (you)'])
+  await say(ann, 'In the Lobby.')
+  await say(bob, 'In the Kitchen.')
+  await bob.locator('.up:not(.pending)').waitFor()
+  t.strictSame(await said(bob), ['In the Kitchen.'])
+  t.strictSame(await said(ann), ['Is <anybody> here?', 'I am.', 'In the Lobby.'])
+
+  await bob.close()
+  await ann.getByRole('link', { name: 'Kitchen 1' }).waitFor({ state: 'detached' })
+})
+
+t.test('what is said while the network comes and goes arrives once and in order on both sides', needsChromium, async t => {
+  const { url, port } = await startExamples(t)
+  const network = await faultProxy(t, port)
+  const context = await openContext(t)
+  const bob = await enter(t, context, url, 'Bob')
+  const ann = await enter(t, context, network.url, 'Ann')
+  const away = bob.locator('#people .away').getByText('Ann')
+  const wanted: Record<string, string[]> = { Ann: [], Bob: [] }
+  const speak = async (page: Page, name: string): Promise<void> => {
+    const text = `${name} ${wanted[name]?.length}`
+    wanted[name]?.push(text)
+    await say(page, text)
+  }
+  for (let round = 0; round < 3; round++) {
+    await speak(ann, 'Ann')
+    // While that is on its way.
+    network.setDown(true)
+    await speak(ann, 'Ann')
+    await speak(bob, 'Bob')
+    await ann.locator('#state').getByText('disconnected').waitFor()
+    await away.waitFor()
+    await speak(bob, 'Bob')
+    await speak(ann, 'Ann')
+    t.ok(await ann.locator('.pending').count() >= 2, 'what waits to be sent shows as that')
+    if (round === 0) await keepPictures(ann, 'chat-disconnected')
+    network.setDown(false)
+    await ann.locator('#state').getByText('open').waitFor()
+    await away.waitFor({ state: 'detached' })
+  }
+  for (const page of [ann, bob]) {
+    await page.waitForFunction('document.querySelectorAll("#messages li:not(.pending)").length >= 15 && document.querySelector(".pending") === null')
+  }
+  const messages = await said(ann)
+  for (const [name, texts] of Object.entries(wanted)) {
+    t.strictSame(messages.filter(text => text.startsWith(name)), texts, `all of ${name}, once and in order`)
+  }
+  t.strictSame(await said(bob), messages)
+  await ann.reload()
+  await ann.getByText('Ann (you)').waitFor()
+  t.strictSame(await said(ann), messages, 'the server has them once, too')
+})
+
+t.test('a page enters its room again when the server has started anew', needsChromium, async t => {
+  const { server, url, port } = await startExamples(t)
+  const ann = await enter(t, await openContext(t), url, 'Ann')
+  await say(ann, 'to be forgotten')
+  await ann.locator('.up:not(.pending)').waitFor()
+  await server.kill()
+  await ann.locator('#state').getByText('disconnected').waitFor()
+  await startExamples(t, port)
+  await ann.locator('#messages:empty').waitFor({ state: 'attached' })
+  await say(ann, 'anew')
+  await ann.locator('.up:not(.pending)').getByText('anew').waitFor()
+  t.strictSame(await ann.locator('#people li').allTextContents(), ['Ann (you)'])
+})
