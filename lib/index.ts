@@ -15,7 +15,7 @@ declare module 'fastify' {
 }
 
 const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
-  const settings = settle(options, app.initialConfig.pluginTimeout ?? 0)
+  const settings = settle(options, app.initialConfig.pluginTimeout)
   if (app.hasDecorator(settings.decorator)) {
     throw new OptionInvalid(`The instance has a decorator "${settings.decorator}" already; name this registration with option "decorator"`)
   }

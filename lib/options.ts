@@ -83,7 +83,7 @@ const MAX_COUNT = Infinity
 const STORE_METHODS = ['head', 'log', 'append', 'release', 'close'] as const
 
 /** Checks what the app gave, and fills in the defaults. `pluginTimeout` is Fastify's, 0 for none. */
-export function settle (options: SseSessionsOptions, pluginTimeout: number): Settings {
+export function settle (options: SseSessionsOptions, pluginTimeout: number | undefined): Settings {
   const {
     prefix = '',
     logLevel,
@@ -123,7 +123,7 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number): Set
   check(heartbeatEvent === undefined || isSendable(heartbeatEvent), 'heartbeatEvent', 'an event name that is not one of ours')
   const [min, max] = typeof retry === 'number' ? [retry, retry] : range('retry', retry)
   number('closeTimeout', closeTimeout, 0, MAX_DELAY)
-  check(pluginTimeout === 0 || closeTimeout < pluginTimeout, 'closeTimeout', `below the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
+  check(!pluginTimeout || closeTimeout < pluginTimeout, 'closeTimeout', `below the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
   return {
     prefix,
     logLevel,

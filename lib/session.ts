@@ -25,7 +25,7 @@ export interface SessionHouse {
   readonly logBounds: LogBounds
   mailbox (): Mailbox
   retry (): number
-  attached (stream: Downstream): void
+  attached (session: Session, stream: Downstream): void
   detached (session: Session, stream: Downstream): void
   end (session: Session, reason: string): Promise<void>
 }
@@ -181,7 +181,7 @@ export class Session {
     this.#forget()
     const stream = new Downstream(this.id, this.#sources, Math.min(cursor, head), sink, this, log)
     this.#stream = stream
-    this.#house.attached(stream)
+    this.#house.attached(this, stream)
     log.info({ session: this.label, resumed }, 'event stream opened')
     let opening = frameWelcome(this.id, cursor, this.#house.retry(), welcome)
     if (wentBack !== undefined) {

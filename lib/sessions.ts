@@ -73,7 +73,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       logBounds: settings.log,
       mailbox: () => new Mailbox(settings.maxWaitingMessages, settings.maxIdempotencyKeys),
       retry: () => this.retry(),
-      attached: stream => { this.#streams.add(stream) },
+      attached: (session, stream) => {
+        this.hold(session)
+        this.#streams.add(stream)
+      },
       detached: (session, stream) => { this.#detached(session, stream) },
       end: (session, reason) => this.#end(session, reason)
     }
@@ -249,15 +252,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #expire = (): void => {
     const time = now()
     for (const [session, deadline] of this.#deadlines) {
-      if (session.connected && !session.closed) {
-        this.#deadlines.delete(session)
-      } else if (deadline > time) {
+      if (deadline > time) {
         this.#expiry = setTimeout(this.#expire, deadline - time).unref()
         return
-      } else {
-        this.#end(session, 'expired')
-        this.#remove(session)
       }
+      this.#end(session, 'expired')
+      this.#remove(session)
     }
     this.#expiry = undefined
   }

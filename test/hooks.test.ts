@@ -172,6 +172,33 @@ t.test('a session does not expire while onResume runs for its client; if that le
   await until(() => sessions.size === 0, 'the session to expire')
 })
 
+t.test('of two that resume a session at once, the one that fails does not have it expire under the other', async t => {
+  const { sessions, url } = await serve(t, { resumeTimeout: 50 })
+  const { sessionId, destroy } = await openStream(t, url)
+  destroy()
+  await until(() => sessions.find(sessionId)?.connected === false, 'the disconnect')
+  const entered = signal()
+  const leave = signal()
+  const over = signal()
+  sessions
+    .addHook('onResume', async (_session, { headers }) => {
+      if (headers['x-try'] === 'fails') throw new Error('no')
+      entered.resolve()
+      await leave.promise
+    })
+    .addHook('onClose', () => { over.resolve() })
+  const coming = openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  await within(entered.promise, 'the one')
+  await openStream(t, url, { headers: { 'x-session-id': sessionId, 'x-try': 'fails' }, raw: true })
+  leave.resolve()
+  await coming
+  const other = await openStream(t, url)
+  other.destroy()
+  await within(over.promise, 'another to expire')
+  t.equal(sessions.find(sessionId)?.connected, true)
+  t.equal(sessions.find(other.sessionId), undefined)
+})
+
 t.test('onMessage hooks run in order until one answers', async t => {
   const { sessions, url } = await serve(t)
   const ran: string[] = []

@@ -218,3 +218,10 @@ t.test('however repeats fall among other messages, each key is handled once, in 
     destroy()
   }), { seed, numRuns: 40 })
 })
+
+t.test('data too deep to be compared with an earlier message\'s is refused', async t => {
+  const { url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  const deep = '['.repeat(50_000) + ']'.repeat(50_000)
+  refused(t, await post(url, sessionId, deep, { key: 'k' }), 400, 'FST_SSE_DATA_TOO_DEEP')
+})

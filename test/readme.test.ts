@@ -27,7 +27,7 @@ function save (name: string, code: string): string {
 }
 
 function shell (t: Test, command: string, env: Record<string, string> = {}): Child {
-  return watch(t, spawn('sh', ['-c', `exec ${command}`], { cwd: root, detached: true, env: { ...process.env, ...env } }), command)
+  return watch(t, spawn('sh', ['-c', `exec ${command}`], { cwd: root, detached: true, env: { PATH: process.env.PATH, ...env } }), command)
 }
 
 t.test('the two commands: one starts the examples, the other is what runs this', async t => {

@@ -74,6 +74,24 @@ t.test('a producer goes half a log ahead of a client that is not there, no furth
   }
 })
 
+t.test('half a log is half of its bytes, where those are fewer', async t => {
+  const { sessions, session, stream } = await openSession(t, { log: { bytes: 2000 } })
+  stream.destroy()
+  await streamsOpen(sessions, 0)
+  let produced = 0
+  function * items (): Generator<string> {
+    for (;;) {
+      produced++
+      yield 'x'.repeat(90)
+    }
+  }
+  // `data: ""` and two line feeds make it 100 bytes.
+  const streaming = session.stream('message', items())
+  t.equal(await atRest(() => produced), 10)
+  await session.close()
+  await t.rejects(streaming, { code: 'FST_SSE_SESSION_OVER' })
+})
+
 t.test('a producer is never more than half a log ahead of what the connection takes', async t => {
   const { sessions, port } = await serve(t, { log: { entries: 20, bytes: 2 ** 26 } })
   let session: Session | undefined

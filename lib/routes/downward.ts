@@ -108,6 +108,8 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
 
 /** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */
 class Opening {
+  /** Has Fastify take it for a stream, which it neither serializes nor measures. */
+  readonly pipe = ignore
   readonly #sessions: Sessions
   readonly #session: Session
   readonly #arrival: Arrival & { readonly sink: ResponseSink }
@@ -132,9 +134,6 @@ class Opening {
     sink.end(frameRetry(this.#sessions.retry()))
     if (!resumed) this.#session.close('shutdown')
   }
-
-  /** Has Fastify take it for a stream, which it neither serializes nor measures. */
-  pipe (): void {}
 }
 
 const takeOver: onSendHookHandler<unknown> = (_request, reply, payload, done) => {

@@ -1,5 +1,5 @@
 import cors, { type FastifyCorsOptions } from '@fastify/cors'
-import type { FastifyInstance, RouteHandler, RouteShorthandOptions } from 'fastify'
+import type { FastifyInstance, FastifySchemaCompiler, RouteHandler, RouteShorthandOptions } from 'fastify'
 import { promisify } from 'node:util'
 import type { Sessions } from '../sessions.js'
 import { EXPOSED_HEADERS } from '../wire/headers.js'
@@ -32,8 +32,8 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   for (const route of all) scope.route(route)
   scope.addHook('onReady', async () => {
-    const { validatorCompiler } = scope
-    if (validatorCompiler === undefined) return
+    // Fastify has set it up for the schemas of our routes, if the app had not.
+    const validatorCompiler = scope.validatorCompiler as FastifySchemaCompiler<unknown>
     sessions.dispatcher.compileWith((schema, event) => validatorCompiler({ schema, method: 'POST', url: event, httpPart: 'body' }))
   })
 }
