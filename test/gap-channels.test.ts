@@ -37,7 +37,7 @@ t.test('a member gets what is sent while it is in, be that while it is connected
   await session.join('room')
   await send('room', 'in again')
   t.strictSame(session.channels, ['room'])
-  t.equal(all.sessions.channel('room').size, 1)
+  t.equal(all.sessions.channel('room').size, 2)
   t.equal(all.sessions.channel('nobody').size, 0)
   t.strictSame(brief(await resume(t, all, 0)), ['welcome', 'in', 'in again'])
   await session.leave('room')
