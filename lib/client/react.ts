@@ -1,61 +1,72 @@
-import { useCallback, useEffect, useRef, useState } from 'react'
-import { ClientError, connect, type ClientSession, type ConnectOptions, type Contract, type EventData, type Received, type RequestOptions, type SessionEvents, type State } from './index.js'
-import type { DownEvent, UpAnswer, UpData, UpEvent } from '../contract.js'
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from 'react'
+import type { DownEvent } from '../contract.js'
+import { ClientError, connect, type ClientSession, type ConnectOptions, type Contract, type EventData, type Received, type SessionEvents, type State } from './index.js'
 
-/** What {@link useSession} gives. */
-export interface SessionHandle<C extends Contract> {
-  /** The session; `undefined` before the first effect. */
-  readonly session: ClientSession<C> | undefined
+interface View<C extends Contract> {
   readonly state: State
-  readonly sessionId: string | undefined
+  readonly sessionId?: string | undefined
   /** The newest event of the server's. */
-  readonly lastEvent: Received<C> | undefined
-  readonly send: (data: UpData<C, 'message'>) => Promise<void>
-  readonly request: <Event extends UpEvent<C>>(event: Event, data: UpData<C, Event>, options?: RequestOptions) => Promise<UpAnswer<C, Event>>
+  readonly lastEvent?: Received<C> | undefined
 }
 
+/** What {@link useSession} gives. The functions are those of the session, to be called in effects and handlers. */
+export interface SessionHandle<C extends Contract = Contract> extends View<C>, Pick<ClientSession<C>, 'on' | 'send' | 'request'> {}
+
 const STATE_EVENTS = ['open', 'resume', 'reset', 'disconnect', 'close'] as const
+
+// What a layout effect sets is rendered, and all other effects are run, before anything can come down: who listens in
+// an effect misses nothing. On a server React 18 warns of layout effects.
+const useConnectEffect = typeof document === 'undefined' ? useEffect : useLayoutEffect
 
 /**
  * A session that lives as long as the component: opened when it is mounted, closed when it is unmounted, opened anew
  * when the URL changes. The options are those of the first render.
  */
 export function useSession<C extends Contract = Contract> (url: string, options?: ConnectOptions): SessionHandle<C> {
-  const [session, setSession] = useState<ClientSession<C>>()
-  const [state, setState] = useState<State>('connecting')
-  const [lastEvent, setLastEvent] = useState<Received<C>>()
+  const [view, setView] = useState<View<C>>({ state: 'connecting' })
   const initial = useRef(options)
   const current = useRef<ClientSession<C>>(undefined)
 
-  useEffect(() => {
+  useConnectEffect(() => {
     const session = current.current = connect<C>(url, initial.current)
-    setSession(session)
-    setState(session.state)
-    for (const event of STATE_EVENTS) session.on(event, () => { if (current.current === session) setState(session.state) })
-    const listen = async (): Promise<void> => {
-      for await (const event of session) setLastEvent(event)
+    let lastEvent: Received<C> | undefined
+    const show = (): void => {
+      if (current.current === session) setView({ state: session.state, sessionId: session.sessionId, lastEvent })
     }
-    // What ends the session is told by its state, and by its `error` event.
+    const listen = async (): Promise<void> => {
+      for await (lastEvent of session) show()
+    }
+    for (const event of STATE_EVENTS) session.on(event, show)
+    // What the session ends by is told by its `error` event.
     listen().catch(() => {})
+    show()
     return () => {
       current.current = undefined
       session.close()
     }
   }, [url])
 
-  const send = useCallback(async (data: UpData<C, 'message'>) => { await live(current.current).send(data) }, [])
-  const request: SessionHandle<C>['request'] = useCallback(async (event, data, options) => await live(current.current).request(event, data, options), [])
-  return { session, state, sessionId: session?.sessionId, lastEvent, send, request }
+  const send: ClientSession<C>['send'] = useCallback(async data => await mounted(current.current).send(data), [])
+  const request: ClientSession<C>['request'] = useCallback(async (...args) => await mounted(current.current).request(...args), [])
+  // Another function for another URL, so that effects listen to its session.
+  const on: ClientSession<C>['on'] = useCallback((...args) => mounted(current.current).on(...args), [url])
+  return { ...view, on, send, request }
 }
 
-/** The data of the newest event of a name, of the server's or of the session's own; `undefined` before the first. */
-export function useSessionEvent<C extends Contract, Event extends DownEvent<C> | keyof SessionEvents> ({ session }: Pick<SessionHandle<C>, 'session'>, event: Event): EventData<C, Event> | undefined {
+/**
+ * The data of the newest event of a name, of the server's or of the session's own; `undefined` before the first.
+ * Events that come together are rendered once: to hear each, call `session.on` in an effect.
+ */
+export function useSessionEvent<C extends Contract, Event extends DownEvent<C> | keyof SessionEvents> ({ on }: SessionHandle<C>, event: Event): EventData<C, Event> | undefined {
   const [data, setData] = useState<EventData<C, Event>>()
-  useEffect(() => session?.on(event, data => { setData(() => data) }), [session, event])
+  useEffect(() => {
+    setData(undefined)
+    return on(event, data => { setData(() => data) })
+  }, [on, event])
   return data
 }
 
-function live<C extends Contract> (session: ClientSession<C> | undefined): ClientSession<C> {
+function mounted<C extends Contract> (session: ClientSession<C> | undefined): ClientSession<C> {
   if (session === undefined) throw new ClientError('CLOSED', 'The component is not mounted')
   return session
 }
