@@ -1,6 +1,7 @@
 // The examples, each a plugin in a folder of its own, on one port. PORT and HOST are read from the environment.
 import Fastify from 'fastify'
 import chat from './chat/index.js'
+import clock from './clock/index.js'
 import echo from './echo/index.js'
 import { serveFile } from './serve-file.js'
 import tokens from './tokens/index.js'
@@ -10,7 +11,7 @@ const { PORT = '3000', HOST = '127.0.0.1' } = process.env
 // While closing, a stream that comes back is told to wait a little: Fastify's own 503 would end an EventSource for good.
 const app = Fastify({ return503OnClosing: false })
 
-for (const example of [echo, chat, tokens]) await app.register(example)
+for (const example of [echo, chat, clock, tokens]) await app.register(example)
 app.get('/style.css', serveFile(new URL('style.css', import.meta.url), 'text/css'))
 app.get('/client.js', serveFile(import.meta.resolve('fastify-sse-sessions/client/bundle'), 'text/javascript'))
 

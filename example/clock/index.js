@@ -1,0 +1,41 @@
+// The server's time, once a second, ten times; then the session is over. The page shows it with React.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import sseSessions from 'fastify-sse-sessions'
+import { build } from 'rolldown'
+import { serveFile } from '../serve-file.js'
+
+/** @import { FastifyInstance } from 'fastify' */
+
+/** @param {FastifyInstance} app */
+export default async function clock (app) {
+  await app.register(sseSessions, { prefix: '/clock', retry: 500 })
+  app.get('/clock', serveFile(new URL('index.html', import.meta.url)))
+  const script = await bundle('page.jsx')
+  app.get('/clock/page.js', (_request, reply) => reply.type('text/javascript; charset=utf-8').send(script))
+
+  app.sseSessions.addHook('onOpen', session => {
+    // Not awaited: the welcome waits for the hook. It fails where the page has left before the end.
+    session.stream('message', ticks()).then(() => session.close('finished'), () => {})
+  })
+}
+
+async function * ticks () {
+  for (let tick = 1; tick <= 10; tick++) {
+    yield { tick, time: new Date().toLocaleTimeString() }
+    await sleep(1000)
+  }
+  yield { finished: true }
+}
+
+/** @param {string} module */
+async function bundle (module) {
+  const { output: [{ code }] } = await build({
+    input: fileURLToPath(new URL(module, import.meta.url)),
+    platform: 'browser',
+    transform: { define: { 'process.env.NODE_ENV': '"production"' } },
+    output: { minify: true },
+    write: false
+  })
+  return code
+}

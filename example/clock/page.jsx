@@ -1,0 +1,39 @@
+import { StrictMode, useState } from 'react'
+import { createRoot } from 'react-dom/client'
+import { useSession } from 'fastify-sse-sessions/react'
+
+/** @import { SessionHandle } from 'fastify-sse-sessions/react' */
+/** @typedef {{ down: { message: { tick?: number, time?: string, finished?: boolean } } }} Clock */
+
+const TICKS = 10
+
+/** @param {{ onAgain: () => void }} props */
+function Clock ({ onAgain }) {
+  /** @type {SessionHandle<Clock>} */
+  const { state, sessionId, lastEvent } = useSession('/clock')
+  const { finished = false, tick = finished ? TICKS : 0, time = '…' } = lastEvent?.data ?? {}
+  return (
+    <main>
+      <header>
+        <div>
+          <h1>A clock with React</h1>
+          <small>Session <code>{sessionId ?? '…'}</code></small>
+        </div>
+        <span id='state' role='status' data-state={state}>{state}</span>
+      </header>
+      <section>
+        <p id='time'>{finished ? 'That was it' : time}</p>
+        <progress aria-label='Ticks' max={TICKS} value={tick} />
+        <small>{finished ? 'Ten ticks, and the server has closed the session.' : `Tick ${tick} of ${TICKS}`}</small>
+        <button disabled={state !== 'closed'} onClick={onAgain}>Start again</button>
+      </section>
+    </main>
+  )
+}
+
+function Page () {
+  const [round, setRound] = useState(1)
+  return <Clock key={round} onAgain={() => setRound(round + 1)} />
+}
+
+createRoot(/** @type {HTMLElement} */ (document.getElementById('page'))).render(<StrictMode><Page /></StrictMode>)

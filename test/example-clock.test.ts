@@ -1,0 +1,40 @@
+import t from 'tap'
+import { launchChromium, needsChromium } from './support/browser.js'
+import { keepPictures, startExamples } from './support/examples.js'
+import { faultProxy } from './support/proxy.js'
+
+t.test('the clock shows ten ticks, over a lost network too, then that it has finished, and starts again', needsChromium, async t => {
+  const { port } = await startExamples(t)
+  const proxy = await faultProxy(t, port)
+  const page = await (await launchChromium(t)).newPage()
+  const problems: unknown[] = []
+  page.on('pageerror', problem => { problems.push(problem) })
+  // Every state of the page, as it changes.
+  await page.addInitScript(`
+    window.seen = []
+    new MutationObserver(() => {
+      const text = document.querySelector('main')?.innerText.replaceAll(/\\s+/g, ' ')
+      if (text !== undefined && text !== seen.at(-1)) seen.push(text)
+    }).observe(document, { subtree: true, childList: true, characterData: true })
+  `)
+  await page.goto(`${proxy.url}/clock`)
+  await page.getByText('Tick 3 of 10').waitFor()
+  await keepPictures(page, 'clock')
+  t.equal(await page.getByRole('button').isDisabled(), true)
+  const sessionId = await page.locator('code').textContent()
+  proxy.strike('cut')
+  await page.getByText('the server has closed the session').waitFor()
+  t.equal(await page.locator('#state').textContent(), 'closed')
+  t.equal(await page.locator('code').textContent(), sessionId)
+  const seen = (await page.evaluate('seen') as string[]).join('\n')
+  t.match(seen, 'disconnected')
+  const ticks = [...seen.matchAll(/(\d+:\d\d:\d\d).* Tick (\d+)/g)]
+  t.strictSame([...new Set(ticks.map(([, , tick]) => Number(tick)))], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+  t.ok(new Set(ticks.map(([, time]) => time)).size >= 9, 'about a second lies between them')
+  await keepPictures(page, 'clock-finished')
+
+  await page.getByRole('button', { name: 'Start again' }).click()
+  await page.getByText('Tick 1 of 10').waitFor()
+  t.not(await page.locator('code').textContent(), sessionId)
+  t.strictSame(problems, [])
+})
