@@ -15,14 +15,19 @@ export interface Contract {
   up?: object
 }
 
-export type Down<C extends Contract> = C extends { down: infer Events } ? Events : Record<string, unknown>
-export type Up<C extends Contract> = C extends { up: infer Events } ? Events : Record<string, (data: unknown) => unknown>
+type Down<C extends Contract> = C extends { down: infer Events } ? Events : Record<string, unknown>
+type Up<C extends Contract> = C extends { up: infer Events } ? Events : Record<string, (data: unknown) => unknown>
 
 export type DownEvent<C extends Contract> = keyof Down<C> & string
 export type UpEvent<C extends Contract> = keyof Up<C> & string
 
 /** The data of an event of the server's. */
 export type DownData<C extends Contract, Event> = Event extends keyof Down<C> ? Down<C>[Event] : never
+
+/** An event of the server's with its data: a union, of which the name tells the data. */
+export type Received<C extends Contract = Contract> = {
+  [Event in DownEvent<C>]: { readonly event: Event, readonly data: DownData<C, Event> }
+}[DownEvent<C>]
 
 /** The data of an event that clients send. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>

@@ -16,22 +16,22 @@ export interface Message {
 }
 
 /** What can be listened to with `addHook`, and with which arguments. Hooks of a name run in order of registration. */
-export interface Hooks {
+export interface Hooks<S = Session> {
   /**
    * A client has opened a session. What it returns, an object, goes into the data of the `welcome` event; what it
    * throws refuses the session and is the answer to the request.
    */
-  onOpen: (session: Session, request: FastifyRequest) => Awaitable<object | undefined | void>
+  onOpen: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
   /** A client has come back to its session, or a second stream replaces the first. Returns and throws as `onOpen`. */
-  onResume: (session: Session, request: FastifyRequest) => Awaitable<object | undefined | void>
+  onResume: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
   /** A client has posted an event for which there is no handler. The first hook to return something, or to answer by `reply.send`, is the last to run. */
-  onMessage: (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
+  onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
   /** The stream was lost, the session lives on. */
-  onDisconnect: (session: Session) => Awaitable<void>
+  onDisconnect: (session: S) => Awaitable<void>
   /** A client was told that part of what was sent can no longer be had. */
-  onGap: (session: Session, gap: Gap) => Awaitable<void>
+  onGap: (session: S, gap: Gap) => Awaitable<void>
   /** The session is over. The reason is `close`'s, or `expired`, `deleted` (by the client), `refused` (by `onOpen`), `aborted` (the client left before the welcome) or `shutdown`. */
-  onClose: (session: Session, reason: string) => Awaitable<void>
+  onClose: (session: S, reason: string) => Awaitable<void>
 }
 
 type Lists = { [Name in keyof Hooks]: Array<Hooks[Name]> }

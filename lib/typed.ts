@@ -1,6 +1,7 @@
 import type { Channel, SendOptions } from './channel.js'
 import type { Contract, DownData, DownEvent, UpAnswer, UpData, UpEvent } from './contract.js'
 import type { HandlerContext, HandlerOptions } from './dispatch.js'
+import type { Hooks } from './hooks.js'
 import type { Session } from './session.js'
 import type { Sessions } from './sessions.js'
 import type { Awaitable } from './store/store.js'
@@ -22,7 +23,8 @@ export type ContractHandler<C extends Contract, Event> =
   (session: ContractSession<C>, data: UpData<C, Event>, context: HandlerContext) => Awaitable<UpAnswer<C, Event>>
 
 /** The registry, typed by a contract. What comes up is what it says only where a `schema` sees to it. */
-export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'handle' | 'broadcast' | 'channel' | 'find'> {
+export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'addHook' | 'handle' | 'broadcast' | 'channel' | 'find'> {
+  addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>>[Name]): this
   handle<Event extends UpEvent<C>> (event: Event, handler: ContractHandler<C, Event>): this
   handle<Event extends UpEvent<C>> (event: Event, options: HandlerOptions<unknown>, handler: ContractHandler<C, Event>): this
   broadcast<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>

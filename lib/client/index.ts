@@ -1,9 +1,9 @@
 import { Connection, type Send, type Welcome } from './connection.js'
-import type { Contract, DownData, DownEvent, UpAnswer, UpData, UpEvent } from '../contract.js'
+import type { Contract, DownData, DownEvent, Received, UpAnswer, UpData, UpEvent } from '../contract.js'
 import { ClientError } from './errors.js'
 import { Outbox, type RequestOptions } from './outbox.js'
 
-export type { Contract } from '../contract.js'
+export type { Contract, Received } from '../contract.js'
 export type { RequestOptions } from './outbox.js'
 export { ClientError } from './errors.js'
 
@@ -48,11 +48,6 @@ export interface SessionEvents {
   error: unknown
   /** The session is over. */
   close: { readonly reason: string }
-}
-
-export interface Received<C extends Contract = Contract> {
-  readonly event: DownEvent<C>
-  readonly data: DownData<C, DownEvent<C>>
 }
 
 /** The data of an event, be it the session's own or the server's. */
