@@ -161,8 +161,10 @@ export class Outbox {
     signal.throwIfAborted()
     if (response.headers.get('x-session-connected') === 'false') this.#onStale()
     if (response.ok) {
+      // It was cut short, or comes from something between.
+      if (!Array.isArray(body)) throw new TypeError('This is no answer to a batch')
       this.#limit = Math.min(BATCH_MESSAGES, this.#limit * 2)
-      return settle(batch, body as Answer[])
+      return settle(batch, body)
     }
     // An answer of 5xx may come from a proxy that has lost the server's.
     if (status < 500 || status === 503) for (const message of batch) message.doubts--

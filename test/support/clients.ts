@@ -35,3 +35,6 @@ export function next (session: ClientSession, event: string): Promise<unknown> {
     })
   })
 }
+
+/** Of a server to `serve`: undici opens a connection in the place of one whose request is aborted, and Node waits for those that never ask. */
+export const forced = { forceCloseConnections: true }

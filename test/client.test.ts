@@ -1,0 +1,223 @@
+import { readFileSync } from 'node:fs'
+import { gzipSync } from 'node:zlib'
+import t from 'tap'
+import { Agent } from 'undici'
+import { connect as connectNode } from '../lib/client/node.js'
+import { eachClient, forced, next, record } from './support/clients.js'
+import { evaluate } from './support/evaluate.js'
+import { http2Server } from './support/http2.js'
+import { faultProxy } from './support/proxy.js'
+import { begin, scriptedServer, welcome } from './support/scripted-server.js'
+import { serve } from './support/server.js'
+import { until, within } from './support/within.js'
+
+eachClient(t, 'messages go both ways', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: forced })
+  sessions.addHook('onOpen', () => ({ text: 'hi' }))
+  sessions.handle('message', async (session, data) => { await session.send(data) })
+  sessions.handle('add', (_session, data) => {
+    const { a, b } = data as { a: number, b: number }
+    return a + b
+  })
+  sessions.handle('quiet', () => {})
+  sessions.handle('fail', (_session, _data, { reply }) => reply.code(409).send({ code: 'TAKEN', message: 'Taken' }))
+  const session = connect(url)
+  t.equal(session.state, 'connecting')
+  t.equal(session.sessionId, undefined)
+  const opened = next(session, 'open')
+  const message = next(session, 'message')
+  await session.send({ n: 1 })
+  t.match(await opened, { resumed: false, text: 'hi', sessionId: session.sessionId })
+  t.equal(session.state, 'open')
+  t.strictSame(await message, { n: 1 })
+  t.equal(await session.request('add', { a: 1, b: 2 }), 3)
+  t.equal(await session.request('quiet', {}), undefined)
+  await t.rejects(session.request('fail', {}), { name: 'ClientError', code: 'TAKEN', status: 409 })
+  await t.rejects(session.request('nobody', {}), { code: 'FST_SSE_EVENT_UNKNOWN', status: 404 })
+})
+
+eachClient(t, 'a session that the client closes is over on both sides, and one that the server closes, too', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: forced })
+  const reasons: string[] = []
+  sessions.addHook('onClose', (_session, reason) => { reasons.push(reason) })
+  const session = connect(url)
+  const events = record(session)
+  await next(session, 'open')
+  await session.close()
+  await session.close()
+  t.strictSame(reasons, ['deleted'])
+  t.equal(session.signal.aborted, true)
+  await t.rejects(session.send(1), { code: 'CLOSED' })
+
+  const other = connect(url)
+  await next(other, 'open')
+  const closed = next(other, 'close')
+  await sessions.find(other.sessionId ?? '')?.close('bye')
+  t.strictSame(await closed, { reason: 'bye' })
+  t.equal(other.state, 'closed')
+  t.strictSame(events.map(([name]) => name), ['open', 'close'])
+})
+
+eachClient(t, 'a stream that is lost comes back, with what was sent meanwhile', async (t, connect) => {
+  const { sessions, port } = await serve(t, { retry: 1 }, { fastify: forced })
+  const proxy = await faultProxy(t, port)
+  const session = connect(proxy.url)
+  const events = record(session)
+  session.on('message', data => { events.push(['message', data]) })
+  await next(session, 'open')
+  sessions.addHook('onDisconnect', session => session.send('meanwhile'))
+  const message = next(session, 'message')
+  proxy.strike('cut')
+  await within(message, 'the message')
+  t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'resume', 'message'])
+})
+
+eachClient(t, 'a gap is told, and a session that the server no longer knows begins anew', async (t, connect) => {
+  const { sessions, port } = await serve(t, { retry: 50, log: { entries: 2 } }, { fastify: forced })
+  const proxy = await faultProxy(t, port)
+  const session = connect(proxy.url)
+  const events = record(session)
+  await next(session, 'open')
+  const first = session.sessionId ?? ''
+  sessions.addHook('onDisconnect', async session => { for (let n = 0; n < 5; n++) await session.send(n) })
+  const gap = next(session, 'gap')
+  proxy.strike('cut')
+  t.match(await within(gap, 'the gap'), { reason: 'count' })
+  const reset = next(session, 'reset')
+  const lost = sessions.find(first)
+  if (lost !== undefined) await sessions.discard(lost, 'lost')
+  proxy.strike('cut')
+  t.match(await within(reset, 'the reset'), { resumed: false, previous: 'unknown' })
+  t.not(session.sessionId, first)
+  t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'resume', 'gap', 'disconnect', 'reset'])
+})
+
+eachClient(t, 'what a listener throws is an uncaught error, and the session and its other listeners go on', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: forced })
+  const session = connect(url)
+  session.on('open', () => { throw new Error('mine') })
+  const uncaught: unknown[] = []
+  const catchOne = (error: unknown): void => { uncaught.push(error) }
+  const others = process.listeners('uncaughtException')
+  process.removeAllListeners('uncaughtException')
+  process.on('uncaughtException', catchOne)
+  await next(session, 'open')
+  await until(() => uncaught.length > 0, 'the error')
+  process.off('uncaughtException', catchOne)
+  for (const other of others) process.on('uncaughtException', other)
+  t.match(uncaught, [{ message: 'mine' }])
+  const message = next(session, 'message')
+  await sessions.find(session.sessionId ?? '')?.send(1)
+  t.equal(await message, 1)
+})
+
+eachClient(t, 'a listener that closes the session hears nothing more, though it has come', async (t, connect) => {
+  const server = await scriptedServer(t, [response => { begin(response, `${welcome()}data: 1\n\ndata: 2\n\n`) }])
+  const session = connect(server.url)
+  const heard: unknown[] = []
+  session.on('message', data => {
+    heard.push(data)
+    session.close()
+  })
+  await next(session, 'close')
+  await until(() => server.requests.length === 2, 'the farewell')
+  t.strictSame(heard, [1])
+  t.match(server.requests[1], { method: 'DELETE', headers: { 'x-session-id': 's' } })
+})
+
+eachClient(t, 'an iteration gets every event once and in order, however slow, and so does one beside it', async (t, connect) => {
+  const { sessions, url } = await serve(t, { log: { entries: 1000 } }, { fastify: forced })
+  const session = connect(url)
+  const take = async (pause: number): Promise<unknown[]> => {
+    const got: unknown[] = []
+    for await (const { data } of session) {
+      got.push(data)
+      if (got.length % pause === 0) await new Promise(resolve => { setImmediate(resolve) })
+    }
+    return got
+  }
+  const taken = Promise.all([take(1), take(7)])
+  await next(session, 'open')
+  const numbers = Array.from({ length: 500 }, (_, n) => n)
+  for (const n of numbers) await sessions.find(session.sessionId ?? '')?.send(n)
+  await sessions.find(session.sessionId ?? '')?.close()
+  t.strictSame(await within(taken, 'the end'), [numbers, numbers])
+})
+
+eachClient(t, 'URL and headers are asked for anew each time, and what they throw is tried again', async (t, connect) => {
+  const tokens: unknown[] = []
+  const { port } = await serve(t, { retry: 1 }, {
+    fastify: forced,
+    before: app => { app.addHook('onRequest', async ({ method, headers }) => { tokens.push([method, headers.authorization]) }) }
+  })
+  const proxy = await faultProxy(t, port)
+  let asked = 0
+  const session = connect(proxy.url, {
+    headers: async () => {
+      if (++asked === 1) throw new Error('no token yet')
+      return { authorization: `${asked}` }
+    }
+  })
+  t.match(await next(session, 'error'), { message: 'no token yet' })
+  await next(session, 'open')
+  await session.send({ text: 'x' })
+  const resumed = next(session, 'resume')
+  proxy.connections[0]?.client.destroy()
+  await within(resumed, 'the stream to be back')
+  t.strictSame(tokens, [['GET', '2'], ['POST', '3'], ['GET', '4']])
+})
+
+eachClient(t, 'a stream that is silent for 2.5 heartbeats is given up, and replaced at once', async (t, connect) => {
+  const server = await scriptedServer(t, [
+    response => { begin(response, welcome(false, 's', { heartbeatInterval: 40 }), ': heartbeat\n') },
+    response => { begin(response, welcome(true)) }
+  ])
+  const session = connect(server.url)
+  await next(session, 'open')
+  const lost = next(session, 'disconnect')
+  const resumed = next(session, 'resume')
+  t.match(await within(lost, 'the loss'), { error: { code: 'SILENT' } })
+  await within(resumed, 'the stream to be back')
+  const [first, second] = server.requests.map(({ at }) => at) as [number, number]
+  t.ok(second - first >= 99, `${second - first} ms`)
+})
+
+t.test('the build for Node speaks HTTP/2, through a dispatcher of one\'s own', async t => {
+  const { sessions, url } = await serve(t, {}, { fastify: http2Server })
+  const dispatcher = new Agent({ allowH2: true, bodyTimeout: 0, connect: { rejectUnauthorized: false } })
+  const versions = new Set<number>()
+  sessions.handle('version', (_session, _data, { request }) => {
+    versions.add(request.raw.httpVersionMajor)
+    return 'ok'
+  })
+  const session = connectNode(url.replace('http:', 'https:'), { dispatcher })
+  t.equal(await within(session.request('version', {}), 'the answer'), 'ok')
+  t.strictSame([...versions], [2])
+  await session.close()
+  await dispatcher.destroy()
+})
+
+for (const build of ['node', 'index']) {
+  t.test(`a process whose session is over exits, lost messages or not (${build}.js)`, async t => {
+    const { url } = await serve(t, {}, { fastify: forced })
+    const { code, output } = await evaluate(t, `
+      import { connect } from './lib/client/${build}.js'
+      const session = connect('${url}')
+      await session.send({ text: 'x' })
+      session.send(1n)
+      await session.close()
+      session.send({ text: 'late' })
+      connect('http://127.0.0.1:1').close()
+      console.log('done')`)
+    t.equal(output, 'done\n')
+    t.equal(code, 0)
+  })
+}
+
+t.test('the bundle has at most 4 kB compressed, imports nothing and asks for nothing of Node', t => {
+  const bundle = readFileSync(new URL('../dist/client/bundle.js', import.meta.url))
+  const size = gzipSync(bundle, { level: 9 }).length
+  t.ok(size <= 4096, `${size} bytes`)
+  t.notMatch(bundle.toString(), /\bimport\b|\brequire\b|\bnode:|\bprocess\b|\bBuffer\b/)
+  t.end()
+})
