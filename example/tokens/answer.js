@@ -13,7 +13,7 @@ It grows on the server, token by token, whoever is watching. Every part of the c
 Now reload the page. The session of the old page has ended, but the conversation has not: the new page knows its name, follows it again, and finds me where I am by now, still talking.
 
 A lost connection does not stop me, because it does not say that you want me to stop. The button does: it sends a message.`
-  for (const token of text.match(/\S+\s*/g) ?? []) {
+  for (const token of text.split(/(?<=\s)(?=\S)/)) {
     await setTimeout(40, undefined, { signal })
     yield token
   }
