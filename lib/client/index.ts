@@ -20,7 +20,7 @@ export interface ConnectOptions {
   /** What makes the requests. Default: the global `fetch`. */
   fetch?: (url: string, init: RequestInit) => Promise<Response>
   /** Whether cookies travel to another origin. Default `same-origin`. */
-  credentials?: RequestCredentials
+  credentials?: RequestInit['credentials']
   /** Milliseconds for which a message is repeated until it is answered. Default 60 000. */
   timeout?: number
   /** Messages that may wait to be sent. Default 1000. */
