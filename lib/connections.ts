@@ -8,10 +8,12 @@ interface Connection {
 }
 
 /**
- * A server's HTTP/2 connections, for which its close() waits: before Node 24 for idle ones, for over a minute; on every
- * Node for those that were shaking hands when it was called, and for those whose peer has vanished, for ever.
+ * A server's connections, for which its close() waits: for those over which nothing was asked, as browsers keep in
+ * store, for over a minute; for idle ones of HTTP/2 likewise, before Node 24; on every Node for those of HTTP/2 that
+ * were shaking hands when it was called, and for those whose peer has vanished, for ever.
  */
 export class Connections {
+  readonly #sockets = new Set<Socket>()
   readonly #open = new Map<ServerHttp2Session, Connection>()
   readonly #grace: number
   #closing = false
@@ -19,6 +21,10 @@ export class Connections {
   /** `grace` is how many milliseconds a peer has to agree that a connection is over. */
   constructor (server: FastifyInstance['server'], grace: number) {
     this.#grace = grace
+    server.on('connection', (socket: Socket) => {
+      this.#sockets.add(socket)
+      socket.once('close', () => { this.#sockets.delete(socket) })
+    })
     let accepted: Socket
     // A session does not give its socket out; it is made of the newest, by Node's own listener of these events.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { accepted = socket })
@@ -40,6 +46,7 @@ export class Connections {
   /** Ends every connection, also those to come, when its streams have ended; peers have what is left of the grace. */
   close (spent: number): void {
     this.#closing = true
+    for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
     for (const [session, connection] of this.#open) release(session, connection, Math.max(0, this.#grace - spent))
   }
 }

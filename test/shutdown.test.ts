@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
@@ -40,6 +42,17 @@ t.test('the grace is not waited out when every client takes what it gets', async
   for (let i = 0; i < 50; i++) wire(t, port)
   await streamsOpen(sessions, 50)
   await within(app.close(), 'close()', 6000)
+})
+
+t.test('connections over which nothing was asked, such as clients keep ready, do not keep close()', async t => {
+  const { app, port } = await serve(t)
+  const sockets = Array.from({ length: 5 }, () => connect(port, '127.0.0.1').on('error', () => {}))
+  t.teardown(() => { for (const socket of sockets) socket.destroy() })
+  let accepted = 0
+  app.server.on('connection', () => { accepted++ })
+  await until(() => accepted === 5, 'the connections')
+  await within(app.close(), 'close()', 5000)
+  await Promise.all(sockets.map(async socket => { if (!socket.destroyed) await within(once(socket, 'close'), 'the end of a connection') }))
 })
 
 t.test('a backlog that fits the grace arrives whole, and the farewell behind it', async t => {

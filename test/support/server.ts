@@ -22,12 +22,7 @@ export interface ServeOptions {
 /** Starts an app with the plugin on a free port; it is closed when the test ends. */
 export async function serve (t: Test, options: SseSessionsOptions = {}, { fastify = {}, before, after }: ServeOptions = {}): Promise<Served> {
   const app = Fastify(fastify)
-  t.teardown(async () => {
-    // For a connection over which nothing was asked, such as clients keep ready, Node waits a minute.
-    const timer = setTimeout(() => { if ('closeAllConnections' in app.server) app.server.closeAllConnections() }, 2000)
-    await app.close()
-    clearTimeout(timer)
-  })
+  t.teardown(() => app.close())
   await before?.(app)
   // A short grace keeps the teardown of tests with open streams short.
   await app.register(sseSessions, { closeTimeout: 500, ...options })
