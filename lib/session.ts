@@ -310,11 +310,12 @@ export class Session {
 /** Whether what a log has after a position takes half of what it may keep. */
 function isHalfFull (log: Log, position: number): boolean {
   const first = log.indexAfter(position)
+  let count = 0
   let bytes = 0
-  for (let index = first; ; index++) {
-    const entry = log.at(index)
-    if (entry === undefined) return false
+  for (let entry = log.at(first); entry !== undefined; entry = log.at(first + count)) {
+    count++
     bytes += entry.bytes
-    if ((index - first + 1) * 2 >= log.bounds.entries || bytes * 2 >= log.bounds.bytes) return true
+    if (count * 2 >= log.bounds.entries || bytes * 2 >= log.bounds.bytes) return true
   }
+  return false
 }
