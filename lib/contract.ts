@@ -9,9 +9,9 @@
  * ```
  */
 export interface Contract {
-  /** Events that the server sends, with their data. Default: any. */
+  /** Events that the server sends, with their data. Left out, events have every name and unknown data. */
   down?: object
-  /** Events that clients send, as functions from their data to the handler's answer. Default: any. */
+  /** Events that clients send, as functions from their data to the handler's answer. Left out, likewise. */
   up?: object
 }
 

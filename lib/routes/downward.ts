@@ -141,7 +141,7 @@ const takeOver: onSendHookHandler<unknown> = (_request, reply, payload, done) =>
   else done(null, payload)
 }
 
-/** Answers what may be well soon: any status but 200 would end a native EventSource for good. */
+/** Answers what may be well soon. A status other than 200 would end a native EventSource for good. */
 function comeLater (sessions: Sessions, reply: FastifyReply): void {
   reply.headers(STREAM_HEADERS).send(frameRetry(sessions.retry()))
 }
