@@ -24,9 +24,9 @@ interface Opened extends Served {
 }
 
 /** Opens a page that has nothing but the bundle as shipped. */
-async function openPage (t: Test): Promise<Opened> {
+async function openPage (t: Test, retry = 1): Promise<Opened> {
   const closed: string[] = []
-  const served = await serve(t, { retry: 1 }, {
+  const served = await serve(t, { retry }, {
     fastify: forced,
     before: app => {
       app.get('/', (_request, reply) => reply.type('text/html').send(PAGE))
@@ -73,7 +73,8 @@ t.test('a page that is left and restored as it was has its session still, and go
 })
 
 t.test('a page that is woken does not wait for its next attempt', needsChromium, async t => {
-  const { page, sessions, strike } = await openPage(t)
+  // Longer than the page is waited for.
+  const { page, sessions, strike } = await openPage(t, 100_000)
   for (const wake of ['dispatchEvent(new Event("online"))', 'document.dispatchEvent(new Event("visibilitychange"))']) {
     await sessions.find(await page.evaluate('session.sessionId') as string)?.send(1)
     await page.evaluate('heard.length = 0')
