@@ -68,7 +68,7 @@ t.test('the stop button ends the answer, also when it is pressed while the netwo
   const first = await grown(page, 40)
 
   await ask(page, 'And now?')
-  await grown(page, 40)
+  await page.locator('.growing').waitFor()
   network.setDown(true)
   await page.locator('#state').getByText('disconnected').waitFor()
   await page.getByRole('button', { name: 'Stop' }).click()
