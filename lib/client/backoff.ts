@@ -32,7 +32,8 @@ export class Backoff {
   /** Waits; `retryAfter`, in milliseconds, is what an answer asked for. */
   wait (retryAfter = 0): Promise<void> {
     const { floor } = this.#pace
-    const delay = floor + Math.random() * Math.min(CAP, floor * 2 ** this.#attempts++)
+    // A floor of nothing is none to double.
+    const delay = floor + Math.random() * Math.min(CAP, (floor || 1) * 2 ** this.#attempts++)
     this.#asked = retryAfter > 0
     return new Promise(resolve => {
       this.#end = resolve
