@@ -114,7 +114,7 @@ eachClient(t, 'after a reset, what was never sent goes to the new session, and w
   const reached = signal()
   const server = await scriptedServer(t, [
     async response => {
-      begin(response, welcome())
+      await begin(response, welcome())
       await reached.promise
       response.end()
     },

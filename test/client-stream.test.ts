@@ -1,6 +1,6 @@
 import t from 'tap'
 import { eachClient, next, record } from './support/clients.js'
-import { begin, CLOSE, scriptedServer, status, stream, welcome, type Answer } from './support/scripted-server.js'
+import { begin, CLOSE, open, scriptedServer, status, stream, welcome, write, type Answer } from './support/scripted-server.js'
 import { signal, within } from './support/within.js'
 
 const euro = Buffer.from('data: "a€b😀c"\n\n')
@@ -36,9 +36,9 @@ for (const [title, chunks, heard] of BODIES) {
 }
 
 eachClient(t, 'a byte order mark, split over chunks, is passed over', async (t, connect) => {
-  const server = await scriptedServer(t, [response => {
+  const server = await scriptedServer(t, [async response => {
     response.writeHead(200, { 'content-type': 'text/event-stream' })
-    for (const chunk of [[0xef], [0xbb, 0xbf], Buffer.from(welcome()), Buffer.from(CLOSE)]) response.write(Buffer.from(chunk))
+    await write(response, Buffer.of(0xef), Buffer.of(0xbb, 0xbf), welcome(), CLOSE)
   }])
   const session = connect(server.url)
   await within(next(session, 'close'), 'the end')
@@ -141,7 +141,7 @@ eachClient(t, 'redirects are followed, of every kind', async (t, connect) => {
 eachClient(t, 'a connection that is refused is tried again', async (t, connect) => {
   const server = await scriptedServer(t, [stream(welcome(), CLOSE)])
   const urls = ['http://127.0.0.1:1', server.url]
-  const session = connect('', { fetch: (path, init) => fetch(urls.shift() + path, init) })
+  const session = connect(() => urls.shift() ?? '')
   const events = record(session)
   await within(next(session, 'close'), 'the end')
   t.strictSame(events.map(([name]) => name), ['error', 'open', 'close'])
@@ -151,7 +151,7 @@ eachClient(t, 'a stream that is reset in the middle of an event goes on after th
   const heard = signal()
   const server = await scriptedServer(t, [
     async response => {
-      begin(response, welcome(), 'id: s.1\ndata: 1\n\n', 'id: s.2\ndata: ')
+      await begin(response, welcome(), 'id: s.1\ndata: 1\n\n', 'id: s.2\ndata: ')
       await heard.promise
       response.socket?.resetAndDestroy()
     },
@@ -171,10 +171,25 @@ const part = 'x'.repeat(10_000)
 // Whole in one chunk; of many lines, or of one, that do not end.
 for (const chunks of [[`data: "${part}"\n\n`], Array<string>(30).fill(`data: ${part}\n`), ['data: "', ...Array<string>(30).fill(part)]]) {
   eachClient(t, `an event larger than maxEventSize ends the session, in ${chunks.length} chunks`, async (t, connect) => {
-    const server = await scriptedServer(t, [response => { begin(response, welcome(), ...chunks) }])
+    const server = await scriptedServer(t, [open(welcome(), ...chunks)])
     const session = connect(server.url, { maxEventSize: 200 })
     await t.rejects(within((async () => { for await (const event of session) t.fail(event.event) })(), 'the end'), { code: 'EVENT_TOO_LARGE' })
     t.equal(server.requests.length, 1)
+  })
+}
+
+for (const [title, cuts] of [['whole', []], ['without its end', [-2]], ['in three parts', [30, -1]]] satisfies Array<[string, number[]]>) {
+  eachClient(t, `an event whose data are as long as maxEventSize is heard, and one of a character more is not, in chunks that hold it ${title}`, async (t, connect) => {
+    const chunks = [998, 999].flatMap(length => {
+      const event = `id: s.1\nevent: message\ndata: "${'x'.repeat(length)}"\n\n`
+      return [0, ...cuts].map((cut, index, starts) => event.slice(cut, starts[index + 1]))
+    })
+    const server = await scriptedServer(t, [open(welcome(), ...chunks)])
+    const session = connect(server.url, { maxEventSize: 1000 })
+    const lengths: number[] = []
+    session.on('message', data => { lengths.push(String(data).length) })
+    t.match(await within(next(session, 'close'), 'the end'), { reason: 'EVENT_TOO_LARGE' })
+    t.strictSame(lengths, [998])
   })
 }
 

@@ -7,7 +7,7 @@ import { eachClient, forced, next, record } from './support/clients.js'
 import { evaluate } from './support/evaluate.js'
 import { http2Server } from './support/http2.js'
 import { faultProxy } from './support/proxy.js'
-import { begin, scriptedServer, welcome } from './support/scripted-server.js'
+import { open, scriptedServer, welcome } from './support/scripted-server.js'
 import { serve } from './support/server.js'
 import { until, within } from './support/within.js'
 
@@ -112,7 +112,7 @@ eachClient(t, 'what a listener throws is an uncaught error, and the session and 
 })
 
 eachClient(t, 'a listener that closes the session hears nothing more, though it has come', async (t, connect) => {
-  const server = await scriptedServer(t, [response => { begin(response, `${welcome()}data: 1\n\ndata: 2\n\n`) }])
+  const server = await scriptedServer(t, [open(`${welcome()}data: 1\n\ndata: 2\n\n`)])
   const session = connect(server.url)
   const heard: unknown[] = []
   session.on('message', data => {
@@ -169,8 +169,8 @@ eachClient(t, 'URL and headers are asked for anew each time, and what they throw
 
 eachClient(t, 'a stream that is silent for 2.5 heartbeats is given up, and replaced at once', async (t, connect) => {
   const server = await scriptedServer(t, [
-    response => { begin(response, welcome(false, 's', { heartbeatInterval: 40 }), ': heartbeat\n') },
-    response => { begin(response, welcome(true)) }
+    open(welcome(false, 's', { heartbeatInterval: 40 }), ': heartbeat\n'),
+    open(welcome(true))
   ])
   const session = connect(server.url)
   await next(session, 'open')

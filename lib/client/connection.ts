@@ -32,6 +32,8 @@ export interface ConnectionOptions {
 // Until a welcome has said how often the server is to be heard.
 const PATIENCE = 37_500
 const SILENT_INTERVALS = 2.5
+// Characters of an event that are not its data: its id, its name, the fields' names.
+const HEAD = 1024
 const TOO_LARGE = ['EVENT_TOO_LARGE', 'An event is larger than maxEventSize'] as const
 
 /** Keeps one event stream open, and says where it stands when it comes back. One attempt is under way at a time. */
@@ -123,7 +125,7 @@ export class Connection {
     if (!/^text\/event-stream\b/i.test(response.headers.get('content-type') ?? '') || body === null) {
       return this.#fail('NOT_A_STREAM', 'The answer is no event stream')
     }
-    // Characters since the last event or comment: no event is larger.
+    // Characters since the last event or comment: the data of an event that is not whole yet are hardly fewer.
     let size = 0
     const parser = createParser({
       onEvent: ({ id, event = 'message', data }) => {
@@ -146,7 +148,7 @@ export class Connection {
       const text = decoder.decode(value, { stream: true })
       size += text.length
       parser.feed(text)
-      if (size > maxEventSize && !signal.aborted) this.#fail(...TOO_LARGE)
+      if (size > maxEventSize + HEAD && !signal.aborted) this.#fail(...TOO_LARGE)
     }
   }
 

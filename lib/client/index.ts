@@ -25,7 +25,7 @@ export interface ConnectOptions {
   timeout?: number
   /** Messages that may wait to be sent. Default 1000. */
   maxQueued?: number
-  /** Characters that an event may have. Default 16 Mi. */
+  /** Characters that the data of an event may have. Default 16 Mi. */
   maxEventSize?: number
 }
 

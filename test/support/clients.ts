@@ -4,7 +4,7 @@ import { connect as connectNode } from '../../lib/client/node.js'
 
 const CONNECTS = { 'the build for Node': connectNode, 'the build for browsers': connectAnywhere }
 
-export type Connect = (url: string, options?: ConnectOptions) => ClientSession
+export type Connect = (url: string | (() => string), options?: ConnectOptions) => ClientSession
 
 /** Runs a test with each build of the client; sessions are closed when it ends. */
 export function eachClient (t: Test, title: string, run: (t: Test, connect: Connect) => Promise<void>): void {

@@ -43,20 +43,28 @@ export function status (code: number, headers: Record<string, string> = {}, body
 }
 
 /** Begins an event stream, whose chunks come apart; the client does not wait long between attempts. */
-export function begin (response: ServerResponse, ...chunks: Array<string | Buffer>): ServerResponse {
+export async function begin (response: ServerResponse, ...chunks: Array<string | Buffer>): Promise<ServerResponse> {
   response.writeHead(200, { 'content-type': 'text/event-stream' })
-  for (const chunk of ['retry: 1\n\n', ...chunks]) response.write(chunk)
+  await write(response, 'retry: 1\n\n', ...chunks)
   return response
+}
+
+/** Writes chunks that come apart: each leaves a turn of the event loop in which a client of this process reads it. */
+export async function write (response: ServerResponse, ...chunks: Array<string | Buffer>): Promise<void> {
+  for (const chunk of chunks) {
+    await new Promise(resolve => { response.write(chunk, resolve) })
+    for (let turn = 0; turn < 2; turn++) await new Promise(resolve => { setImmediate(resolve) })
+  }
 }
 
 /** Answers with an event stream that ends after its chunks. */
 export function stream (...chunks: Array<string | Buffer>): Answer {
-  return response => { begin(response, ...chunks).end() }
+  return async response => { (await begin(response, ...chunks)).end() }
 }
 
 /** Answers with an event stream that stays open. */
 export function open (...chunks: Array<string | Buffer>): Answer {
-  return response => { begin(response, ...chunks) }
+  return async response => { await begin(response, ...chunks) }
 }
 
 export const welcome = (resumed = false, sessionId = 's', more: object = {}): string =>
