@@ -1,0 +1,3 @@
+/** Those that run on Node and take events from the server to the client. */
+export const PEERS = ['express', 'better-sse', '@fastify/sse', 'fastify-sse-v2', 'ws', 'socket.io']
+export const ALL = ['ours', 'raw', ...PEERS]
