@@ -1,13 +1,17 @@
 import t from 'tap'
 import { connect, type ClientSession } from '../lib/client/node.js'
 import type * as react from '../lib/client/react.js'
-import type { ContractSessions } from '../lib/index.js'
+import type { ContractSession, ContractSessions } from '../lib/index.js'
 import { serve } from './support/server.js'
 import { signal, within } from './support/within.js'
 
 interface Chat {
-  down: { said: { who: string, text: string }, count: number }
-  up: { say: (data: { text: string }) => { delivered: number }, leave: (reason: string) => void }
+  down: { said: { who: string, text: string }, count: number, bell: void, blank: undefined }
+  up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void }
+}
+
+interface Talk {
+  down: { message: string }
 }
 
 t.test('one contract types what the server and its clients say to each other', async t => {
@@ -28,7 +32,7 @@ t.test('one contract types what the server and its clients say to each other', a
   session.on('count', count => { counts.push(count) })
   const answered = session.request('say', { text: 'hi' })
   for await (const { event, data } of session) {
-    if (event === 'count') continue
+    if (event !== 'said') continue
     t.equal(data.text, 'HI')
     break
   }
@@ -42,9 +46,36 @@ t.test('one contract types what the server and its clients say to each other', a
   t.equal(await within(closed.promise, 'the end of the session'), 'bye')
 })
 
+t.test('what a contract allows is sent by every way there is, and an event without data needs none', async t => {
+  const { sessions: untyped, url } = await serve(t)
+  const sessions = untyped.withContract<Chat>()
+  sessions.handle('say', async session => {
+    await session.join('room')
+    await session.emit('bell')
+    await sessions.find(session.id)?.stream('count', [1, 2])
+    await sessions.channel('room').emit('bell')
+    await sessions.channel('room').emit('bell', undefined, { except: session })
+    await sessions.channel('room').emit('count', 3)
+    await sessions.broadcast('blank')
+    await sessions.broadcast('count', 4, { except: session })
+    return { delivered: 0 }
+  })
+  sessions.handle('stop', async (session, nothing) => {
+    await untyped.withContract<Talk>().broadcast('message', `data: ${nothing}`)
+    await session.close(nothing)
+  })
+  const session = connect<Chat>(url)
+  t.teardown(() => session.close())
+  session.request('say', { text: '' })
+  session.emit('stop', undefined)
+  const heard: unknown[] = []
+  for await (const { event, data } of session) heard.push([event, data])
+  t.strictSame(heard, [['bell', null], ['count', 1], ['count', 2], ['bell', null], ['count', 3], ['blank', null], ['message', 'data: undefined']])
+})
+
 // Compiled, not run: each of these is a mistake that must not compile.
 
-export function server (sessions: ContractSessions<Chat>): void {
+export async function server (sessions: ContractSessions<Chat>, anything: never): Promise<void> {
   sessions.addHook('onOpen', async session => {
     // @ts-expect-error no such event
     await session.emit('shouted', {})
@@ -54,22 +85,61 @@ export function server (sessions: ContractSessions<Chat>): void {
     await session.send('hi')
     // @ts-expect-error items of another type
     await session.stream('count', ['one'])
+    // @ts-expect-error no such event
+    await session.stream('shouted', [])
+    // @ts-expect-error the data is missing
+    await session.emit('count')
+    // @ts-expect-error there is none to be had
+    await session.emit('bell', 1)
   })
   // @ts-expect-error no such event
-  sessions.handle('shout', () => {})
+  sessions.handle('shout', anything)
+  // @ts-expect-error likewise
+  sessions.handle('shout', {}, anything)
+  // An answer that is promised may be there at once.
+  sessions.handle('say', () => ({ delivered: 1 }))
   // @ts-expect-error another answer
   sessions.handle('say', () => ({ delivered: 'all' }))
   // @ts-expect-error no such property
   sessions.handle('say', (_session, data) => ({ delivered: data.length }))
   // @ts-expect-error data of another event
-  sessions.broadcast('count', { who: 'me', text: 'hi' })
+  await sessions.broadcast('count', { who: 'me', text: 'hi' })
   // @ts-expect-error no such event
-  sessions.channel('room').emit('shouted', {})
+  await sessions.broadcast('shouted', {})
+  // @ts-expect-error these are options, not data
+  await sessions.broadcast('bell', { except: undefined })
+  // @ts-expect-error no such event
+  await sessions.channel('room').emit('shouted', {})
+  // @ts-expect-error the data is missing
+  await sessions.channel('room').emit('count')
   // @ts-expect-error data of another event
-  sessions.find('id')?.emit('count', 'one')
+  await sessions.channel('room').emit('count', 'one')
+  // @ts-expect-error the contract has no default event
+  await sessions.channel('room').send('hi')
+  // @ts-expect-error data of another event
+  await sessions.find('id')?.emit('count', 'one')
+  // @ts-expect-error there may be none
+  await sessions.find('id').emit('count', 1)
 }
 
-export async function client (session: ClientSession<Chat>): Promise<void> {
+/** The default event, where a contract has one. */
+export async function talk (sessions: ContractSessions<Talk>, session: ContractSession<Talk>): Promise<void> {
+  await session.send('hi')
+  await sessions.channel('room').send('hi', { except: session })
+  // @ts-expect-error data of another type
+  await session.send(1)
+  // @ts-expect-error data of another type
+  await sessions.channel('room').send(1)
+}
+
+export async function client (session: ClientSession<Chat>, anything: never): Promise<void> {
+  // @ts-expect-error no such event
+  session.on('shouted', anything)
+  // @ts-expect-error no such event
+  await session.emit('shout', anything)
+  // @ts-expect-error no such event
+  await session.request('shout', anything)
+
   // @ts-expect-error an event that comes up
   session.on('say', () => {})
   // @ts-expect-error no such property
