@@ -1,11 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
-import { Agent } from 'undici'
-import { connect as connectNode } from '../lib/client/node.js'
 import { eachClient, forced, next, record } from './support/clients.js'
 import { evaluate } from './support/evaluate.js'
-import { http2Server } from './support/http2.js'
 import { faultProxy } from './support/proxy.js'
 import { open, scriptedServer, welcome } from './support/scripted-server.js'
 import { serve } from './support/server.js'
@@ -180,21 +177,6 @@ eachClient(t, 'a stream that is silent for 2.5 heartbeats is given up, and repla
   await within(resumed, 'the stream to be back')
   const [first, second] = server.requests.map(({ at }) => at) as [number, number]
   t.ok(second - first >= 99, `${second - first} ms`)
-})
-
-t.test('the build for Node speaks HTTP/2, through a dispatcher of one\'s own', async t => {
-  const { sessions, url } = await serve(t, {}, { fastify: http2Server })
-  const dispatcher = new Agent({ allowH2: true, bodyTimeout: 0, connect: { rejectUnauthorized: false } })
-  const versions = new Set<number>()
-  sessions.handle('version', (_session, _data, { request }) => {
-    versions.add(request.raw.httpVersionMajor)
-    return 'ok'
-  })
-  const session = connectNode(url.replace('http:', 'https:'), { dispatcher })
-  t.equal(await within(session.request('version', {}), 'the answer'), 'ok')
-  t.strictSame([...versions], [2])
-  await session.close()
-  await dispatcher.destroy()
 })
 
 for (const build of ['node', 'index']) {

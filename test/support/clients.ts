@@ -1,6 +1,7 @@
 import type { Test } from 'tap'
 import { ClientSession, connect as connectAnywhere, type ConnectOptions } from '../../lib/client/index.js'
 import { connect as connectNode } from '../../lib/client/node.js'
+import { signal, within } from './within.js'
 
 const CONNECTS = { 'the build for Node': connectNode, 'the build for browsers': connectAnywhere }
 
@@ -28,12 +29,12 @@ export function record (session: ClientSession): Array<[event: string, data: unk
 
 /** Resolves with the data of the next event of a name. */
 export function next (session: ClientSession, event: string): Promise<unknown> {
-  return new Promise(resolve => {
-    const end = session.on(event, data => {
-      end()
-      resolve(data)
-    })
+  const { promise, resolve } = signal<unknown>()
+  const end = session.on(event, data => {
+    end()
+    resolve(data)
   })
+  return within(promise, `the event ${event}`)
 }
 
 /** Of a server to `serve`: undici opens a connection in the place of one whose request is aborted, and Node waits for those that never ask. */

@@ -1,10 +1,10 @@
 import type { Test } from 'tap'
 
-/** Has `performance.now` run ahead by as many milliseconds as the returned function was given; put right when the test ends. */
-export function skewClock (t: Test): (ms: number) => void {
-  const real = performance.now
+/** Has a clock, `performance` or `Date`, run ahead by as many milliseconds as the returned function was given; put right when the test ends. */
+export function skewClock (t: Test, clock: { now: () => number } = performance): (ms: number) => void {
+  const real = clock.now
   let ahead = 0
-  performance.now = () => real.call(performance) + ahead
-  t.teardown(() => { performance.now = real })
+  clock.now = () => real.call(clock) + ahead
+  t.teardown(() => { clock.now = real })
   return ms => { ahead += ms }
 }

@@ -1,3 +1,7 @@
+// The real ones: a test may stop the clock.
+const { setTimeout, clearTimeout } = globalThis
+const { now } = Date
+
 /** Bounds a wait: rejects, saying for what, when the promise takes longer. */
 export function within<T> (promise: Promise<T>, what: string, ms = 10_000): Promise<T> {
   return new Promise<T>((resolve, reject) => {
@@ -15,9 +19,9 @@ export function signal<T = void> (): { promise: Promise<T>, resolve: (value: T) 
 
 /** Waits for a condition that no event tells, looking once a turn of the event loop. */
 export async function until (condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
-  const end = Date.now() + ms
+  const end = now() + ms
   while (!await condition()) {
-    if (Date.now() > end) throw new Error(`Waited ${ms} ms for ${what}`)
+    if (now() > end) throw new Error(`Waited ${ms} ms for ${what}`)
     await new Promise(resolve => { setTimeout(resolve, 1) })
   }
 }
