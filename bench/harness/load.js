@@ -9,6 +9,7 @@ const SAMPLED_EVERY = 100
 export class Load {
   streams = []
   received = 0
+  bytes = 0
   pulses = 0
   #server
   #dialect
@@ -52,17 +53,17 @@ export class Load {
 
   add (count) {
     this.received += count
-    this.#check()
+    this.check()
   }
 
   pulse () {
     this.pulses++
-    this.#check()
+    this.check()
   }
 
   fail (error) {
     this.#failure ??= error
-    this.#check()
+    this.check()
   }
 
   /** Waits for something to be the case, which is asked whenever something has come. */
@@ -70,11 +71,12 @@ export class Load {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => { this.fail(new Error(`${what} took too long; ${this.received} events have come`)) }, PATIENCE)
       this.#waiting = { condition, resolve, reject, timer }
-      this.#check()
+      this.check()
     })
   }
 
-  #check () {
+  /** Looks whether what is waited for is the case. */
+  check () {
     if (this.#waiting === undefined) return
     const { condition, resolve, reject, timer } = this.#waiting
     if (this.#failure === undefined && !condition()) return

@@ -5,8 +5,8 @@ export function payload (n, size = 128) {
 }
 
 /** Small tokens, one a turn of the event loop, as they would come from a model; `wrap` makes of each what a peer wants. */
-export async function * tokens (count, wrap = token => token) {
-  for (let n = 1; n <= count; n++) {
+export async function * tokens (first, count, wrap = token => token) {
+  for (let n = first; n < first + count; n++) {
     await new Promise(resolve => { setImmediate(resolve) })
     yield wrap({ n, token: ' word' })
   }

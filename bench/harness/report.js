@@ -30,13 +30,13 @@ export class Result {
 }
 
 /** Prints a workload's table and how its goals stand; answers with the same as an object. */
-export function report ({ name, title, measures, goals = [] }, rounds) {
+export function report ({ name, title, measures, goals = [], base = 'raw' }, rounds) {
   const result = new Result(rounds)
   const rows = result.subjects.map(subject => {
     const row = { subject }
     for (const [measure, { label, relative = false }] of Object.entries(measures)) {
       row[label] = round(result.median(subject, measure))
-      if (relative) row['/ raw'] = round(result.ratio(subject, measure))
+      if (relative) row[`/ ${base}`] = round(result.ratio(subject, measure, base))
     }
     return row
   })

@@ -1,10 +1,12 @@
 // The server's process: one subject, driven and asked over IPC, so that what is measured is its own CPU and memory.
 import { writeFileSync } from 'node:fs'
 import { Session } from 'node:inspector/promises'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { payload } from './payload.js'
 
 const [,, name, profileTo] = process.argv
 const profiler = new Session()
+const turns = monitorEventLoopDelay()
 let served
 let before
 
@@ -21,6 +23,10 @@ const commands = {
   tick (first, count, size) {
     for (let n = first; n < first + count; n++) served.broadcast(payload(n, size))
   },
+  /** The same to each session by itself. */
+  each (first, count, size) {
+    for (let n = first; n < first + count; n++) served.each(payload(n, size))
+  },
   /** Whatever else a subject can do. */
   call: (method, ...args) => served[method](...args),
   async begin () {
@@ -30,8 +36,12 @@ const commands = {
       await profiler.post('Profiler.enable')
       await profiler.post('Profiler.start')
     }
+    turns.reset()
+    turns.enable()
     before = cpu()
   },
+  /** Milliseconds for which the event loop did nothing else, at most, since `begin`. */
+  longestTurn: () => turns.max / 1e6,
   /** Microseconds of CPU since `begin`. */
   async end () {
     const { user, system } = cpu()

@@ -25,6 +25,8 @@ export class Stream {
   #carry
   #sample
   #kept = 0
+  /** The response's head and the first fields of the welcome. */
+  #preface
   #opening
 
   constructor (load, { dialect, port }, { headers, next = 1, sampled = false } = {}) {
@@ -39,6 +41,16 @@ export class Stream {
     this.#socket.write(dialect.hello(headers))
     this.#socket.on('error', error => { this.#over(error) })
     this.#socket.on('close', () => { this.#over(new Error('The server has ended a stream')) })
+  }
+
+  /** How long the server wants its client to wait before it comes back. */
+  get retry () {
+    return Number(/retry: (\d+)/.exec(this.#preface)[1])
+  }
+
+  /** The id of the welcome, with which a client comes back that has got no event since. */
+  get lastId () {
+    return /\nid: (.+)/.exec(this.#preface)[1]
   }
 
   /** What came, if it was sampled and is not too much to keep. */
@@ -69,6 +81,7 @@ export class Stream {
 
   #read (size) {
     const chunk = shared.subarray(0, size)
+    this.#load.bytes += size
     if (this.#sample !== undefined) this.#keep(chunk)
     if (this.#opening !== undefined) {
       this.#greet(chunk)
@@ -96,7 +109,7 @@ export class Stream {
     const { resolve } = this.#opening
     this.#opening = undefined
     this.sessionId = welcome[1]
-    this.head = this.#greeting.slice(0, welcome.index)
+    this.#preface = this.#greeting.slice(0, welcome.index)
     this.#count(Buffer.from(this.#greeting.slice(welcome.index), 'latin1'))
     this.#greeting = ''
     resolve(this)

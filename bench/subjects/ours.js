@@ -20,8 +20,9 @@ export async function start ({ remember = false, ...options } = {}) {
     ids: true,
     heartbeats: true,
     size: () => app.sseSessions.size,
+    streams: () => app.sseSessions.stats().streams,
     broadcast: data => { app.sseSessions.broadcast('message', data) },
     each: data => { for (const session of sessions) session.send(data) },
-    stream: async count => { await Promise.all(sessions.map(session => session.stream('message', tokens(count)))) }
+    stream: async (first, count) => { await Promise.all(sessions.map(session => session.stream('message', tokens(first, count)))) }
   }
 }
