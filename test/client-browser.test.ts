@@ -63,13 +63,18 @@ t.test('a page that is closed ends its session at the server', needsChromium, as
 t.test('a page that is left and restored as it was has its session still, and goes on', needsChromium, async t => {
   const { page, closed, sessions } = await openPage(t)
   const id = await page.evaluate('session.sessionId') as string
-  // What a browser says of a page that it freezes and restores; headless Chromium keeps no such pages.
-  await page.evaluate('dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }))')
-  await page.evaluate('dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }))')
-  await page.waitForFunction('heard.some(([name]) => name === "resume")')
+  await page.evaluate('addEventListener("pageshow", ({ persisted }) => heard.push(["pageshow", persisted]))')
+  await page.goto(new URL('/elsewhere', page.url()).href)
+  await sessions.find(id)?.send('meanwhile')
+  await page.evaluate('history.back()')
+  // By its stream as it was frozen, or by the new one.
+  await page.waitForFunction('["resume", "message"].every(event => window.heard?.some(([name]) => name === event))')
   t.equal(await page.evaluate('session.sessionId'), id)
   t.equal(sessions.find(id)?.connected, true)
   t.strictSame(closed, [])
+  const heard = await page.evaluate('heard') as Array<[string, unknown]>
+  t.match(heard.find(([name]) => name === 'pageshow'), ['pageshow', true])
+  t.strictSame(heard.filter(([name]) => name === 'message'), [['message', 'meanwhile']])
 })
 
 t.test('a page that is woken does not wait for its next attempt', needsChromium, async t => {

@@ -1,19 +1,10 @@
+import { getEventListeners } from 'node:events'
 import t from 'tap'
-import { eachClient, forced, next } from './support/clients.js'
-import { begin, open, scriptedServer, status, welcome, type Answer, type Asked } from './support/scripted-server.js'
+import { eachClient, forced, next, numbers } from './support/clients.js'
+import { faultProxy } from './support/proxy.js'
+import { begin, echo, isPost, lines, open, scriptedServer, status, welcome, write, type Answer } from './support/scripted-server.js'
 import { serve } from './support/server.js'
 import { signal, until, within } from './support/within.js'
-
-interface Line { event: string, data: unknown, id: string }
-
-const lines = ({ body }: Pick<Asked, 'body'>): Line[] => body.split('\n').map(line => JSON.parse(line) as Line)
-
-/** Answers each message of a batch with its own data. */
-const echo: Answer = (response, body) => {
-  response.end(JSON.stringify(lines({ body }).map(({ data }) => ({ status: 200, body: data }))))
-}
-const isPost = ({ method }: Asked): boolean => method === 'POST'
-const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
 
 eachClient(t, 'what was queued before the session goes up in order; one POST is under way, and what gathers meanwhile is one batch', async (t, connect) => {
   const first = signal()
@@ -79,20 +70,6 @@ eachClient(t, 'Retry-After is obeyed', async (t, connect) => {
   t.ok(second - first >= 995, `${second - first} ms`)
 })
 
-eachClient(t, 'a batch that is refused whole is sent in smaller ones, and only what is to blame fails', async (t, connect) => {
-  const { sessions, url } = await serve(t, { maxWaitingMessages: 3 }, { fastify: forced })
-  const handled: unknown[] = []
-  sessions.handle('message', (_session, data) => { handled.push(data) })
-  const session = connect(url)
-  const large = session.send('x'.repeat(2 ** 21))
-  const poisoned = session.send(JSON.parse('{"__proto__":1}'))
-  const rest = Promise.all(numbers(20).map(n => session.send(n)))
-  await t.rejects(large, { code: 'FST_ERR_CTP_BODY_TOO_LARGE' })
-  await t.rejects(poisoned, { code: 'FST_SSE_BATCH_MALFORMED' })
-  await rest
-  t.strictSame(handled, numbers(20))
-})
-
 eachClient(t, 'the queue is bounded, a message has a deadline, and its signal gives it up', async (t, connect) => {
   const server = await scriptedServer(t, [() => {}])
   const session = connect(server.url, { maxQueued: 2, timeout: 50 })
@@ -129,6 +106,38 @@ eachClient(t, 'after a reset, what was never sent goes to the new session, and w
   t.match(server.requests.filter(isPost)[1]?.headers, { 'x-session-id': 'other' })
 })
 
+// What is known of a message whose answer did not come.
+const REFUSALS: Array<[title: string, answer: Answer, outcome: unknown]> = [
+  ['answered 503', status(503), 1],
+  ['answered 429', status(429), 1],
+  ['refused in its batch with 429', status(200, {}, [{ status: 429, body: {} }]), 1],
+  ['answered 500', status(500), 'RESET'],
+  ['answered 502', status(502), 'RESET'],
+  ['answered by something that is no answer', status(200, {}, {}), 'RESET'],
+  ['refused in its batch with 503, by its handler', status(200, {}, [{ status: 503, body: { code: 'BUSY' }, replayed: true }]), 'BUSY']
+]
+for (const [title, answer, outcome] of REFUSALS) {
+  eachClient(t, `of a message that was ${title} before a reset comes ${String(outcome)}`, async (t, connect) => {
+    const refused = signal()
+    const server = await scriptedServer(t, [
+      async response => {
+        await begin(response, 'retry: 100000\n\n', welcome())
+        await refused.promise
+        await write(response, 'retry: 1\n\n')
+        response.end()
+      },
+      open(welcome(false, 'other'))
+    ], [
+      async (response, body) => {
+        await answer(response, body)
+        refused.resolve()
+      },
+      echo
+    ])
+    t.equal(await within(connect(server.url).request('a', 1).catch(({ code }) => code), 'the answer'), outcome)
+  })
+}
+
 eachClient(t, 'a POST that hears of no session waits for the next, and goes to it', async (t, connect) => {
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: forced })
   const session = connect(url)
@@ -146,12 +155,87 @@ eachClient(t, 'a POST that hears of no session waits for the next, and goes to i
   t.not(answer, lost?.id)
 })
 
-eachClient(t, 'X-Session-Connected: false has the stream replaced at once', async (t, connect) => {
-  const server = await scriptedServer(t, [open(welcome()), open(welcome(true))], [
-    response => { response.writeHead(200, { 'x-session-connected': 'false' }).end('[{"status":200,"body":1}]') }
+eachClient(t, 'Retry-After is obeyed though there is a new stream meanwhile; a wait of the client\'s own ends with it', async (t, connect) => {
+  for (const [retry, headers, least] of [[1, { 'retry-after': '1' }, 995], [100_000, {}, 0]] satisfies Array<[number, Record<string, string>, number]>) {
+    const refused = signal()
+    const server = await scriptedServer(t, [
+      async response => {
+        await begin(response, `retry: ${retry}\n\n`, welcome())
+        await refused.promise
+        await write(response, 'retry: 1\n\n')
+        response.end()
+      },
+      open(welcome(true))
+    ], [
+      async (response, body) => {
+        await status(503, headers)(response, body)
+        refused.resolve()
+      },
+      echo
+    ])
+    const session = connect(server.url)
+    await within(session.request('a', 1), 'the answer')
+    const [first, second] = server.requests.filter(isPost).map(({ at }) => at) as [number, number]
+    t.ok(second - first >= least, `${second - first} ms`)
+    await session.close()
+  }
+})
+
+eachClient(t, 'what is sent while the network is down goes up in order when it is back, once', async (t, connect) => {
+  const { sessions, port } = await serve(t, { retry: 1 }, { fastify: forced })
+  const handled: unknown[] = []
+  sessions.handle('message', (_session, data) => { handled.push(data) })
+  const proxy = await faultProxy(t, port)
+  const session = connect(proxy.url)
+  await session.send(0)
+  const failed = next(session, 'error')
+  proxy.setDown(true)
+  const sent = Promise.all(numbers(200).map(n => session.send(n + 1)))
+  await failed
+  proxy.setDown(false)
+  await within(sent, 'the answers')
+  t.strictSame(handled, numbers(201))
+})
+
+eachClient(t, 'a message that is given up while its POST is under way is not repeated, and its signal forgets it', async (t, connect) => {
+  const posted = signal()
+  const given = signal()
+  const server = await scriptedServer(t, [open(welcome())], [
+    async response => {
+      posted.resolve()
+      await given.promise
+      response.socket?.destroy()
+    },
+    echo,
+    echo
   ])
   const session = connect(server.url)
-  const resumed = next(session, 'resume')
-  await session.request('a', 1)
-  await within(resumed, 'the new stream')
+  const abort = new AbortController()
+  const first = session.request('a', 1, { signal: abort.signal })
+  await within(posted.promise, 'the POST')
+  const second = session.request('a', 2, { signal: abort.signal })
+  const third = session.request('a', 3)
+  abort.abort('enough')
+  for (const answer of [first, second]) t.equal(await answer.catch((reason: unknown) => reason), 'enough')
+  given.resolve()
+  t.equal(await third, 3)
+  t.strictSame(server.requests.filter(isPost).map(asked => lines(asked).map(({ data }) => data)), [[1], [3]])
+  const other = new AbortController()
+  await session.request('a', 4, { signal: other.signal })
+  t.strictSame(getEventListeners(other.signal, 'abort'), [])
+})
+
+eachClient(t, 'an answer makes room in the queue; it holds 1000 where nothing else is said', async (t, connect) => {
+  const began = signal()
+  const server = await scriptedServer(t, [async response => {
+    await began.promise
+    await begin(response, welcome())
+  }], Array<Answer>(20).fill(echo))
+  const session = connect(server.url)
+  const sent = Promise.all(numbers(1000).map(n => session.request('a', n)))
+  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: '1000 messages wait to be sent' })
+  began.resolve()
+  t.strictSame(await sent, numbers(1000))
+  t.equal(await session.request('a', 1001), 1001)
+  t.strictSame(server.requests.filter(isPost).map(asked => lines(asked).length), [...Array<number>(15).fill(64), 40, 1])
 })

@@ -4,9 +4,9 @@ import t from 'tap'
 import { eachClient, forced, next, record } from './support/clients.js'
 import { evaluate } from './support/evaluate.js'
 import { faultProxy } from './support/proxy.js'
-import { open, scriptedServer, welcome } from './support/scripted-server.js'
+import { CLOSE, open, scriptedServer, status, stream, welcome } from './support/scripted-server.js'
 import { serve } from './support/server.js'
-import { until, within } from './support/within.js'
+import { signal, until, within } from './support/within.js'
 
 eachClient(t, 'messages go both ways', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: forced })
@@ -122,25 +122,6 @@ eachClient(t, 'a listener that closes the session hears nothing more, though it 
   t.match(server.requests[1], { method: 'DELETE', headers: { 'x-session-id': 's' } })
 })
 
-eachClient(t, 'an iteration gets every event once and in order, however slow, and so does one beside it', async (t, connect) => {
-  const { sessions, url } = await serve(t, { log: { entries: 1000 } }, { fastify: forced })
-  const session = connect(url)
-  const take = async (pause: number): Promise<unknown[]> => {
-    const got: unknown[] = []
-    for await (const { data } of session) {
-      got.push(data)
-      if (got.length % pause === 0) await new Promise(resolve => { setImmediate(resolve) })
-    }
-    return got
-  }
-  const taken = Promise.all([take(1), take(7)])
-  await next(session, 'open')
-  const numbers = Array.from({ length: 500 }, (_, n) => n)
-  for (const n of numbers) await sessions.find(session.sessionId ?? '')?.send(n)
-  await sessions.find(session.sessionId ?? '')?.close()
-  t.strictSame(await within(taken, 'the end'), [numbers, numbers])
-})
-
 eachClient(t, 'URL and headers are asked for anew each time, and what they throw is tried again', async (t, connect) => {
   const tokens: unknown[] = []
   const { port } = await serve(t, { retry: 1 }, {
@@ -162,6 +143,61 @@ eachClient(t, 'URL and headers are asked for anew each time, and what they throw
   proxy.connections[0]?.client.destroy()
   await within(resumed, 'the stream to be back')
   t.strictSame(tokens, [['GET', '2'], ['POST', '3'], ['GET', '4']])
+})
+
+eachClient(t, 'requests go where the options say, with what they say', async (t, connect) => {
+  const requests: Array<[url: string, init: RequestInit]> = []
+  const server = await scriptedServer(t, [open(welcome())], [status(200, {}, [{ status: 202, body: { status: 'accepted' } }])])
+  const session = connect(`${server.url}/chat/`, {
+    paths: { downward: '/listen', upward: '/say' },
+    credentials: 'include',
+    headers: { 'x-mine': 'yes', 'x-session-id': 'not mine to say' },
+    fetch: (url, init) => {
+      requests.push([url, init])
+      return fetch(url, init)
+    }
+  })
+  t.equal(await session.emit('a', 1), undefined)
+  await session.close()
+  const common = { credentials: 'include', headers: { 'x-mine': 'yes' } }
+  t.match(requests, [
+    [`${server.url}/chat/listen`, { ...common, cache: 'no-store', headers: { accept: 'text/event-stream' } }],
+    [`${server.url}/chat/say`, { ...common, method: 'POST', headers: { 'x-session-id': 's', 'content-type': 'application/x-ndjson' } }],
+    [`${server.url}/chat/listen`, { ...common, method: 'DELETE', headers: { 'x-session-id': 's' } }]
+  ])
+  t.match(server.requests, [{ method: 'GET' }, { method: 'POST', body: '{"event":"a","data":1,"id":"0"}' }, { method: 'DELETE' }])
+})
+
+eachClient(t, 'nothing is said of credentials where the options say nothing', async (t, connect) => {
+  const asked = signal<RequestInit>()
+  connect('', {
+    fetch: async (_url, init) => {
+      asked.resolve(init)
+      return new Response(null, { status: 204 })
+    }
+  })
+  t.notOk('credentials' in await within(asked.promise, 'the request'))
+})
+
+eachClient(t, 'a listener that is ended hears nothing more', async (t, connect) => {
+  const server = await scriptedServer(t, [stream(welcome(), 'data: 1\n\n', 'data: 2\n\n', CLOSE)])
+  const session = connect(server.url)
+  const heard: unknown[] = []
+  const end = session.on('message', data => {
+    heard.push(data)
+    end()
+  })
+  await next(session, 'close')
+  t.strictSame(heard, [1])
+})
+
+eachClient(t, 'the state tells how it stands with the stream', async (t, connect) => {
+  const server = await scriptedServer(t, [stream(welcome()), stream(welcome(true), CLOSE)])
+  const session = connect(server.url)
+  const states: string[] = [session.state]
+  for (const event of ['open', 'disconnect', 'resume', 'close'] as const) session.on(event, () => { states.push(session.state) })
+  await next(session, 'close')
+  t.strictSame(states, ['connecting', 'open', 'disconnected', 'open', 'closed'])
 })
 
 eachClient(t, 'a stream that is silent for 2.5 heartbeats is given up, and replaced at once', async (t, connect) => {

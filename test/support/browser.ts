@@ -24,6 +24,8 @@ export async function launchChromium (t: Test): Promise<Browser> {
   if (chromiumPath === undefined) throw new Error('Chromium is not installed; in CI that is a failure')
   const browser = await chromium.launch({
     executablePath: chromiumPath,
+    // As for users, pages that are left are kept for their return.
+    ignoreDefaultArgs: ['--disable-back-forward-cache'],
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
   })
   t.teardown(() => browser.close())

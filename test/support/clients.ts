@@ -39,3 +39,5 @@ export function next (session: ClientSession, event: string): Promise<unknown> {
 
 /** Of a server to `serve`: undici opens a connection in the place of one whose request is aborted, and Node waits for those that never ask. */
 export const forced = { forceCloseConnections: true }
+
+export const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n)

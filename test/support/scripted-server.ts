@@ -72,3 +72,13 @@ export const welcome = (resumed = false, sessionId = 's', more: object = {}): st
 
 /** The event that ends a session. */
 export const CLOSE = 'event: close\ndata: {"reason":"the end"}\n\n'
+
+export const isPost = ({ method }: Asked): boolean => method === 'POST'
+
+/** The messages of a batch. */
+export const lines = ({ body }: Pick<Asked, 'body'>): Array<{ event: string, data: unknown, id: string }> => body.split('\n').map(line => JSON.parse(line))
+
+/** Answers each message of a batch with its own data. */
+export const echo: Answer = (response, body) => {
+  response.end(JSON.stringify(lines({ body }).map(({ data }) => ({ status: 200, body: data }))))
+}
