@@ -1,6 +1,6 @@
 import t from 'tap'
 import { eachClient, forced, next, numbers } from './support/clients.js'
-import { begin, CLOSE, scriptedServer, status, welcome, write } from './support/scripted-server.js'
+import { begin, CLOSE, open, scriptedServer, status, welcome, write } from './support/scripted-server.js'
 import { serve } from './support/server.js'
 import { signal, within } from './support/within.js'
 
@@ -38,6 +38,19 @@ eachClient(t, 'an iteration has what came since it began, and not what is the se
   heard.resolve()
   await within(all, 'the end')
   t.strictSame(got, [{ event: 'late', data: 2 }, { event: 'message', data: 3 }])
+})
+
+eachClient(t, 'an iteration that a listener begins has the event that it heard, and the very next one', async (t, connect) => {
+  const server = await scriptedServer(t, [open(`${welcome()}data: 1\n\ndata: 2\n\n`)])
+  const session = connect(server.url)
+  const events = session[Symbol.asyncIterator]()
+  const second = signal<Promise<unknown>>()
+  const end = session.on('message', () => {
+    end()
+    second.resolve(events.next())
+  })
+  t.match(await within(second.promise, 'the event'), { value: { data: 1 } })
+  t.match(await within(events.next(), 'the event'), { value: { data: 2 } })
 })
 
 eachClient(t, 'an iteration that is left leaves the session to others, and a new one begins with what comes then', async (t, connect) => {

@@ -104,6 +104,8 @@ const FINAL: Array<[title: string, answer: Answer, reason: string]> = [
   ['401', status(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), 'NO_TOKEN'],
   ['404', status(404), 'HTTP_404'],
   ['406', status(406, {}, 'not an object'), 'HTTP_406'],
+  ['205, which has no body', status(205, { 'content-type': 'text/event-stream' }), 'NOT_A_STREAM'],
+  ['no content type', status(200, {}, 'hi'), 'NOT_A_STREAM'],
   ['another content type', status(200, { 'content-type': 'text/html' }), 'NOT_A_STREAM'],
   ['a content type that only begins alike', status(200, { 'content-type': 'text/event-streams' }), 'NOT_A_STREAM']
 ]
@@ -128,6 +130,14 @@ eachClient(t, '204 ends the session quietly', async (t, connect) => {
   for await (const event of session) t.fail(event.event)
   t.strictSame(events, [['close', { reason: 'closed' }]])
   await t.rejects(session.send('late'), { code: 'CLOSED' })
+  t.equal(server.requests.length, 1)
+})
+
+eachClient(t, 'a stream that another has replaced ends the session here, which is not the end of it there', async (t, connect) => {
+  const server = await scriptedServer(t, [open(welcome(), 'event: replaced\nid: closed\ndata: {}\n\n')])
+  const session = connect(server.url)
+  t.strictSame(await next(session, 'close'), { reason: 'replaced' })
+  await session.close()
   t.equal(server.requests.length, 1)
 })
 
