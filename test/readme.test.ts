@@ -2,15 +2,17 @@ import { spawn } from 'node:child_process'
 import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { once } from 'node:events'
+import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
 import type { Session, Sessions } from '../lib/index.js'
 import * as errors from '../lib/errors.js'
 import { settle, type SseSessionsOptions } from '../lib/options.js'
 import { launchChromium, needsChromium } from './support/browser.js'
+import { bundle } from './support/bundle.js'
 import { runScript, watch, type Child } from './support/child.js'
 import { needsProgram } from './support/program.js'
-import { blocks, readme, take } from './support/readme.js'
+import { blocks, nameOf, readme, table, take } from './support/readme.js'
 import { serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
 import { within } from './support/within.js'
@@ -39,9 +41,31 @@ t.test('the two commands: one starts the examples, the other is what runs this',
   t.match(take('sh'), /^npm install fastify fastify-sse-sessions\n$/)
 })
 
+/** Starts an app on a free port; resolves with its URL. */
+async function start (t: Test, name: string, code: string): Promise<string> {
+  const [url] = await runScript(t, save(name, code), { PORT: '0' }).printed(/http:\/\/\S+/, 30_000)
+  return url
+}
+
+/** A page of an app's origin, and a script that it may ask for; all else is the app's. */
+async function pageOf (t: Test, url: string, html: string, script = ''): Promise<Page> {
+  const page = await (await launchChromium(t)).newPage()
+  await page.route(`${url}/`, route => route.fulfill({ contentType: 'text/html', body: html }))
+  await page.route(`${url}/page.js`, route => route.fulfill({ contentType: 'text/javascript', body: script }))
+  return page
+}
+
+async function talk (page: Page, text: string): Promise<void> {
+  await page.getByRole('textbox').fill(text)
+  await page.getByRole('button').click()
+  await page.getByRole('listitem').getByText(text).waitFor()
+}
+
+let quickStart = ''
+
 t.test('the quick start works with curl, and with a page in Chromium', { ...needsProgram('curl'), ...needsChromium }, async t => {
-  const server = runScript(t, save('quick-start.js', take('js')), { PORT: '0' })
-  const [url] = await server.printed(/http:\/\/\S+/)
+  quickStart = take('js')
+  const url = await start(t, 'quick-start.js', quickStart)
   const local = (command: string): string => command.trim().replace('http://127.0.0.1:3000', url)
   const stream = shell(t, local(take('sh')))
   const [, sessionId = ''] = await stream.printed(/"sessionId":"([^"]+)"/)
@@ -50,9 +74,7 @@ t.test('the quick start works with curl, and with a page in Chromium', { ...need
   await say.printed(/\{"said":"hello"\}/)
   t.ok(await stream.printed(/event: said\n(id: .*\n)?data: \{"text":"hello"\}/))
 
-  const browser = await launchChromium(t)
-  const page = await browser.newPage()
-  await page.route(`${url}/`, route => route.fulfill({ contentType: 'text/html', body: take('html') }))
+  const page = await pageOf(t, url, take('html'))
   // Tells when the page has got its session, which it keeps to itself.
   await page.addInitScript(`
     window.EventSource = class extends EventSource {
@@ -64,9 +86,32 @@ t.test('the quick start works with curl, and with a page in Chromium', { ...need
   `)
   await page.goto(url)
   await page.waitForFunction('window.welcomed')
-  await page.getByRole('textbox').fill('from the page')
-  await page.getByRole('button').click()
-  t.equal(await page.getByRole('listitem').textContent(), 'from the page')
+  await talk(page, 'from the page')
+})
+
+t.test('the app of the quick start serves the client to a page, and talks with a program and with React', needsChromium, async t => {
+  const url = await start(t, 'with-client.js', quickStart.replace('console.log', `${take('js')}\n$&`))
+  const page = await pageOf(t, url, take('html'))
+  await page.goto(url)
+  await talk(page, 'from the client')
+
+  const program = runScript(t, save('program.js', take('js')), { CHAT_URL: `${url}/chat` })
+  const [code] = await within(once(program.process, 'exit'), 'the end of the program') as [number]
+  t.match(program.output(), /heard hello\n[^]*\{ said: 'well\?' \}\n[^]*said \{ text: 'bye' \}/)
+  t.equal(code, 0, program.output())
+
+  save('chat.jsx', take('jsx'))
+  const main = save('main.jsx', `
+    import { StrictMode } from 'react'
+    import { createRoot } from 'react-dom/client'
+    import { Chat } from './chat.jsx'
+    createRoot(document.querySelector('main')).render(<StrictMode><Chat /></StrictMode>)
+  `)
+  const react = await pageOf(t, url, '<main></main><script type="module" src="/page.js"></script>', await bundle(main))
+  await react.goto(url)
+  await react.getByText('open').waitFor()
+  await react.getByRole('button').click()
+  await react.getByText('open hello').waitFor()
 })
 
 /** Runs a fragment as the body of a function of the app and a session. */
@@ -106,10 +151,10 @@ t.test('the fragments of the API run', async t => {
   t.ok(await other.stream.waitFor(({ event }) => event === 'news'))
 })
 
-t.test('the typed handler compiles', t => {
-  const file = save('typed.ts', take('ts'))
+t.test('the contract and the typed handler compile', t => {
+  const files = ['contract.ts', 'typed.ts'].map(name => save(name, take('ts')))
   const options = { strict: true, skipLibCheck: true, noEmit: true, module: ts.ModuleKind.NodeNext, target: ts.ScriptTarget.ES2023, types: ['node'] }
-  const problems = ts.getPreEmitDiagnostics(ts.createProgram([file], options))
+  const problems = ts.getPreEmitDiagnostics(ts.createProgram(files, options))
   t.strictSame(problems.map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n')), [])
   t.end()
 })
@@ -129,8 +174,7 @@ t.test('every code block was run', t => {
 })
 
 t.test('every option in the table is one, and every code is raised', t => {
-  const [, table = ''] = /\n## Options\n(.*?)\n## /s.exec(readme) ?? []
-  const options = [...table.matchAll(/^\| `(\w+)`/gm)].map(([, name = '']) => name)
+  const options = table('Options', 'option').map(nameOf)
   t.ok(options.length > 15)
   for (const option of options) t.doesNotThrow(() => settle({ [option]: undefined } as SseSessionsOptions, 0), option)
   const raised = new Set(Object.values(errors)

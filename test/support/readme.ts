@@ -19,3 +19,12 @@ export function take (language: string): string {
   block.taken = true
   return block.code
 }
+
+/** The rows of a chapter's table that has this first heading, each as its cells. */
+export function table (chapter: string, heading: string): string[][] {
+  const [, rows = ''] = new RegExp(`\\n## ${chapter}\\n.*?\\n\\| ${heading} \\|[^\\n]+\\n\\| ---[^\\n]+\\n((?:\\|[^\\n]+\\n)+)`, 's').exec(readme) ?? []
+  return rows.split('\n').slice(0, -1).map(row => row.slice(2, -2).split(' | '))
+}
+
+/** What the cell at the beginning of a row has in code font. */
+export const nameOf = ([cell = '']: string[]): string => cell.replaceAll('`', '')
