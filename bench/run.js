@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import { pin, Server } from './harness/control.js'
 import { Load } from './harness/load.js'
 import { report } from './harness/report.js'
+import { installed } from './subjects/nchan.js'
 
 const WORKLOADS = ['W1', 'W1B', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7', 'W8', 'W9']
 const { values, positionals } = parseArgs({
@@ -37,12 +38,14 @@ const results = []
 for (const name of names) {
   const { default: workloads } = await import(`./workloads/${name}.js`)
   for (const workload of workloads) {
-    const subjects = workload.subjects.filter(subject => wanted?.includes(subject) ?? true)
+    const subjects = workload.subjects.filter(subject => (wanted?.includes(subject) ?? true) && (subject !== 'nchan' || installed()))
     const rounds = Object.fromEntries(subjects.map(subject => [subject, []]))
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const subject of subjects) {
         try {
-          rounds[subject].push(await measure(workload, subject))
+          const measured = await measure(workload, subject)
+          rounds[subject].push(measured)
+          console.error(workload.name, subject, measured)
         } catch (error) {
           throw new Error(`${workload.name} with ${subject} went wrong`, { cause: error })
         }

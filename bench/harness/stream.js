@@ -64,6 +64,7 @@ export class Stream {
 
   /** Stops reading, for good. */
   stall () {
+    this.onEnd = () => {}
     this.#socket.pause()
   }
 
@@ -85,12 +86,9 @@ export class Stream {
     if (this.#sample !== undefined) this.#keep(chunk)
     if (this.#opening !== undefined) {
       this.#greet(chunk)
-    } else if (this.#dialect.ping?.equals(chunk) === true) {
-      this.#socket.write(this.#dialect.pong)
-      this.#load.pulse()
     } else {
-      const count = this.#count(chunk)
-      if (count === 0) this.#load.pulse()
+      if (this.#dialect.ping !== undefined && chunk.includes(this.#dialect.ping)) this.#socket.write(this.#dialect.pong)
+      if (this.#count(chunk) === 0) this.#load.pulse()
     }
     return true
   }

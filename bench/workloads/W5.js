@@ -16,6 +16,8 @@ export default [{
   name: 'W5',
   title: 'one of 100 clients stops reading while 200 MiB are sent to each',
   subjects: ALL,
+  // None is rid of the client because it does not answer pings: that is another matter.
+  options: { heartbeatInterval: 3_600_000 },
   measures: {
     growth: { label: 'process growth, MiB', relative: true },
     kept: { label: "the others' rate, of that with none stalled" }
@@ -27,10 +29,10 @@ export default [{
   async run ({ server, load }) {
     const [stalled, ...others] = await load.open(CLIENTS, { options: { sampled: false } })
     // Long enough that the process has the size that this traffic takes.
-    await rate(load, TICKS / 4)
+    await rate(load, TICKS / 8)
     await server.ask('memory')
     await server.ask('peak')
-    const undisturbed = await rate(load, TICKS / 2)
+    const undisturbed = await rate(load, TICKS / 4)
     const before = await server.ask('peak')
     stalled.stall()
     const disturbed = await rate(load, TICKS, others)
