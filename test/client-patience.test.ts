@@ -77,15 +77,31 @@ eachClient(t, 'a message is given up after 60 seconds, or what it was given, tho
   t.equal(attempts('POST'), 4)
 })
 
-eachClient(t, 'an attempt to connect of which nothing is heard for 37.5 seconds is given up for another at once', async (t, connect) => {
-  const { fetch, attempts, pass } = still(t, (_method, attempt) => attempt === 1 ? undefined : streaming(welcome()))
+eachClient(t, 'an attempt to connect of which nothing is heard for 37.5 seconds is given up for another at once, and that one for none', async (t, connect) => {
+  const { fetch, attempts, pass } = still(t, (_method, attempt) => [undefined, new Response('busy', { status: 500 }), streaming(welcome())][attempt - 1])
   const session = connect('', { fetch })
   const events = record(session)
   await until(() => attempts('GET') === 1, 'the GET')
   await pass(37_499)
   t.strictSame(events, [])
   await pass(1)
-  t.match(events, [['error', { code: 'SILENT' }], ['open']])
+  t.match(events, [['error', { code: 'SILENT' }], ['error', { code: 'HTTP_500' }]])
+  await pass(999)
+  t.equal(attempts('GET'), 2)
+  await pass(30_000)
+  t.match(events.slice(2), [['open']])
+})
+
+eachClient(t, 'what one answer asks for is not asked for by the next', async (t, connect) => {
+  const { fetch, attempts, pass } = still(t, (_method, attempt) => new Response('busy', { status: 503, headers: attempt === 1 ? { 'retry-after': '100' } : {} }))
+  const session = connect('', { fetch })
+  await next(session, 'error')
+  await pass(99_999)
+  t.equal(attempts('GET'), 1)
+  await pass(1)
+  t.equal(attempts('GET'), 2)
+  await pass(31_000)
+  t.equal(attempts('GET'), 3)
 })
 
 eachClient(t, 'a stream may be silent for 2.5 intervals of its heartbeats, and then another is had at once', async (t, connect) => {
@@ -112,6 +128,27 @@ eachClient(t, 'where there are no heartbeats a stream may be silent for ever', a
   await next(session, 'open')
   await pass(1_000_000)
   t.strictSame(events.map(([name]) => name), ['open'])
+})
+
+eachClient(t, 'a stream without heartbeats says nothing of how long the next attempt may take', async (t, connect) => {
+  const { fetch, attempts, pass } = still(t, (_method, attempt) => attempt === 1 ? new Response(welcome(), { headers: { 'content-type': 'text/event-stream' } }) : undefined)
+  const session = connect('', { fetch })
+  await next(session, 'disconnect')
+  await pass(2000)
+  t.equal(attempts('GET'), 2)
+  await pass(37_500)
+  t.equal(attempts('GET'), 3)
+})
+
+eachClient(t, 'silence counts while there is a stream, not while the next attempt is waited for', async (t, connect) => {
+  const text = `retry: 100000\n\n${welcome(false, 's', { heartbeatInterval: 1000 })}`
+  const { fetch, attempts, pass } = still(t, () => new Response(text, { headers: { 'content-type': 'text/event-stream' } }))
+  const session = connect('', { fetch })
+  await next(session, 'disconnect')
+  await pass(99_999)
+  t.equal(attempts('GET'), 1)
+  await pass(100_001)
+  t.equal(attempts('GET'), 2)
 })
 
 eachClient(t, 'close() waits five seconds for the server\'s answer and no longer', async (t, connect) => {
