@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import { eachClient, forced, next, record } from './support/clients.js'
-import { evaluate } from './support/evaluate.js'
 import { faultProxy } from './support/proxy.js'
 import { CLOSE, open, scriptedServer, status, stream, welcome } from './support/scripted-server.js'
 import { serve } from './support/server.js'
@@ -214,23 +213,6 @@ eachClient(t, 'a stream that is silent for 2.5 heartbeats is given up, and repla
   const [first, second] = server.requests.map(({ at }) => at) as [number, number]
   t.ok(second - first >= 99, `${second - first} ms`)
 })
-
-for (const build of ['node', 'index']) {
-  t.test(`a process whose session is over exits, lost messages or not (${build}.js)`, async t => {
-    const { url } = await serve(t, {}, { fastify: forced })
-    const { code, output } = await evaluate(t, `
-      import { connect } from './lib/client/${build}.js'
-      const session = connect('${url}')
-      await session.send({ text: 'x' })
-      session.send(1n)
-      await session.close()
-      session.send({ text: 'late' })
-      connect('http://127.0.0.1:1').close()
-      console.log('done')`)
-    t.equal(output, 'done\n')
-    t.equal(code, 0)
-  })
-}
 
 t.test('the bundle has at most 4 kB compressed, imports nothing and asks for nothing of Node', t => {
   const bundle = readFileSync(new URL('../dist/client/bundle.js', import.meta.url))
