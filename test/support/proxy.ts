@@ -14,6 +14,8 @@ export interface Plan {
   readonly fault: Fault
   /** After how many bytes from the server to the client. */
   readonly afterBytes: number
+  /** After how many bytes from the client to the server, if that is sooner. */
+  readonly afterBytesUp?: number
 }
 
 export interface FaultProxy {
@@ -42,8 +44,8 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
       server.removeAllListeners('data')
       server.resume()
     } else if (fault === 'reset') {
-      client.resetAndDestroy()
-      server.resetAndDestroy()
+      reset(client)
+      reset(server)
     } else {
       // What was forwarded reaches the client first.
       client.end()
@@ -63,7 +65,14 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
     connections.push(connection)
     client.on('error', () => {})
     server.on('error', () => {})
-    client.on('data', chunk => { if (!connection.faulted) server.write(chunk) })
+    let up = 0
+    client.on('data', (chunk: Buffer) => {
+      if (connection.faulted) return
+      const part = chunk.subarray(0, (planned?.afterBytesUp ?? Infinity) - up)
+      up += part.length
+      server.write(part)
+      if (planned !== undefined && up === planned.afterBytesUp) apply(connection, planned.fault)
+    })
     client.on('end', () => { if (!connection.faulted) server.end() })
     client.on('close', () => { if (!connection.faulted) server.destroy() })
     server.on('close', () => { if (!connection.faulted) client.destroySoon() })
@@ -105,4 +114,10 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
     },
     close
   }
+}
+
+// Node loses a handle that is reset while its end is under way, and then never exits.
+function reset (socket: Socket): void {
+  if (socket.writableEnded) socket.destroy()
+  else socket.resetAndDestroy()
 }
