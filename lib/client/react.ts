@@ -4,12 +4,16 @@ import { ClientError, connect, type ClientSession, type ConnectOptions, type Con
 
 interface View<C extends Contract> {
   readonly state: State
+  /** A secret; `undefined` before the first welcome. */
   readonly sessionId?: string | undefined
-  /** The newest event of the server's. */
+  /** The newest event of the server's; `undefined` before the first. */
   readonly lastEvent?: Received<C> | undefined
 }
 
-/** What {@link useSession} gives. The functions are those of the session, to be called in effects and handlers. */
+/**
+ * What {@link useSession} gives. The functions are those of the session, to be called in effects and handlers: while the
+ * component is not mounted they fail with a {@link ClientError} of code `CLOSED`.
+ */
 export interface SessionHandle<C extends Contract = Contract> extends View<C>, Pick<ClientSession<C>, 'on' | 'send' | 'request'> {}
 
 const STATE_EVENTS = ['open', 'resume', 'reset', 'disconnect', 'close'] as const
@@ -20,7 +24,8 @@ const useConnectEffect = typeof document === 'undefined' ? useEffect : useLayout
 
 /**
  * A session that lives as long as the component: opened when it is mounted, closed when it is unmounted, opened anew
- * when the URL changes. The options are those of the first render.
+ * when the URL changes. The options, see {@link ConnectOptions}, are those of the first render. Rendered by a server, it
+ * is `connecting`.
  */
 export function useSession<C extends Contract = Contract> (url: string, options?: ConnectOptions): SessionHandle<C> {
   const [view, setView] = useState<View<C>>({ state: 'connecting' })
