@@ -97,7 +97,6 @@ export class Connection {
     this.#stopped = true
     this.#attempt.abort()
     this.#backoff.stop()
-    clearTimeout(this.#watchdog)
   }
 
   #finish (reason: string, error?: ClientError): void {
