@@ -93,7 +93,9 @@ eachClient(t, 'an attempt to connect of which nothing is heard for 37.5 seconds 
 })
 
 eachClient(t, 'what one answer asks for is not asked for by the next', async (t, connect) => {
-  const { fetch, attempts, pass } = still(t, (_method, attempt) => new Response('busy', { status: 503, headers: attempt === 1 ? { 'retry-after': '100' } : {} }))
+  const { fetch, attempts, pass } = still(t, (_method, attempt) => attempt === 1
+    ? new Response('busy', { status: 503, headers: { 'retry-after': '100' } })
+    : new Response('', { headers: { 'content-type': 'text/event-stream' } }))
   const session = connect('', { fetch })
   await next(session, 'error')
   await pass(99_999)
