@@ -160,11 +160,12 @@ eachClient(t, 'requests go where the options say, with what they say', async (t,
   await session.close()
   const common = { credentials: 'include', headers: { 'x-mine': 'yes' } }
   t.match(requests, [
-    [`${server.url}/chat/listen`, { ...common, cache: 'no-store', headers: { accept: 'text/event-stream' } }],
-    [`${server.url}/chat/say`, { ...common, method: 'POST', headers: { 'x-session-id': 's', 'content-type': 'application/x-ndjson' } }],
-    [`${server.url}/chat/listen`, { ...common, method: 'DELETE', headers: { 'x-session-id': 's' } }]
+    [`${server.url}/chat/listen`, { ...common, cache: 'no-store', headers: { ...common.headers, accept: 'text/event-stream' } }],
+    [`${server.url}/chat/say`, { ...common, method: 'POST', headers: { ...common.headers, 'content-type': 'application/x-ndjson' } }],
+    [`${server.url}/chat/listen`, { ...common, method: 'DELETE' }]
   ])
   t.match(server.requests, [{ method: 'GET' }, { method: 'POST', body: '{"event":"a","data":1,"id":"0"}' }, { method: 'DELETE' }])
+  t.strictSame(server.requests.map(({ headers }) => headers['x-session-id']), ['not mine to say', 's', 's'])
 })
 
 eachClient(t, 'nothing is said of credentials where the options say nothing', async (t, connect) => {
