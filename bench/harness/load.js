@@ -101,6 +101,7 @@ export class Load {
 
   /** Parses all that came to the sampled streams. */
   verify () {
+    if (this.#failure !== undefined) throw this.#failure
     for (const { sample, sessionId, next } of this.streams) {
       if (sample !== undefined) verify(sample, { sessionId, count: next - 1, dialect: this.#server.dialect, ids: this.#server.ids })
     }

@@ -1,12 +1,11 @@
 // By hand on node:http: an event is framed once, and one res.write a client. What the others are compared with.
 import { randomUUID } from 'node:crypto'
-import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { serve } from './support/node-http.js'
 
 export async function start ({ heartbeatInterval = 15_000 } = {}) {
   const sessions = new Map()
 
-  function open (response) {
+  function open (_request, response) {
     const sessionId = randomUUID()
     sessions.set(sessionId, response)
     response.on('close', () => { sessions.delete(sessionId) })
@@ -14,28 +13,9 @@ export async function start ({ heartbeatInterval = 15_000 } = {}) {
     response.write(`event: welcome\ndata: ${JSON.stringify({ sessionId })}\n\n`)
   }
 
-  function receive (request, response) {
-    let body = ''
-    request.setEncoding('utf8')
-    request.on('data', chunk => { body += chunk })
-    request.on('end', () => {
-      const data = JSON.parse(body)
-      sessions.get(request.headers['x-session-id']).write(frame(data))
-      const answer = '{"status":"accepted"}'
-      response.writeHead(202, { 'Content-Type': 'application/json', 'Content-Length': answer.length })
-      response.end(answer)
-    })
-  }
-
-  const server = createServer((request, response) => {
-    if (request.method === 'GET') open(response)
-    else receive(request, response)
-  })
   setInterval(() => { for (const response of sessions.values()) response.write(': heartbeat\n') }, heartbeatInterval)
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
   return {
-    port: server.address().port,
+    port: await serve(open, (sessionId, data) => { sessions.get(sessionId).write(frame(data)) }),
     dialect: 'sse',
     heartbeats: true,
     size: () => sessions.size,
