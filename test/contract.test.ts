@@ -67,7 +67,7 @@ t.test('what a contract allows is sent by every way there is, and an event witho
   const session = connect<Chat>(url)
   t.teardown(() => session.close())
   session.request('say', { text: '' })
-  session.emit('stop', undefined)
+  session.request('stop')
   const heard: unknown[] = []
   for await (const { event, data } of session) heard.push([event, data])
   t.strictSame(heard, [['bell', null], ['count', 1], ['count', 2], ['bell', null], ['count', 3], ['blank', null], ['message', 'data: undefined']])
@@ -153,6 +153,12 @@ export async function client (session: ClientSession<Chat>, anything: never): Pr
   console.log((await session.request('say', { text: 'hi' })).handled)
   // @ts-expect-error the contract has no default event
   await session.send('hi')
+  // @ts-expect-error the data is missing
+  await session.emit('say')
+  await session.emit('stop')
+  await session.request('stop', undefined, { timeout: 1 })
+  // @ts-expect-error these are options, not data
+  await session.request('stop', { timeout: 1 })
 }
 
 export function component ({ useSession, useSessionEvent }: typeof react): string {

@@ -1,5 +1,5 @@
 import { Connection, type Send, type Welcome } from './connection.js'
-import type { Contract, DownData, DownEvent, Received, UpAnswer, UpData, UpEvent } from '../contract.js'
+import type { Contract, DownData, DownEvent, Payload, Received, UpAnswer, UpData, UpEvent } from '../contract.js'
 import { ClientError } from './errors.js'
 import { Outbox, type RequestOptions } from './outbox.js'
 
@@ -113,12 +113,14 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   }
 
   /** Sends the default event, `message`. Resolves when it was handled; rejects as {@link request}. */
-  send (data: UpData<C, 'message'>): Promise<void> {
+  send (...payload: Payload<UpData<C, 'message'>>): Promise<void>
+  send (data?: unknown): Promise<void> {
     return this.#outbox.push('message', data) as Promise<void>
   }
 
   /** Sends a named event. Resolves when it was handled; rejects as {@link request}. */
-  emit<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>): Promise<void> {
+  emit<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>>): Promise<void>
+  emit (event: string, data?: unknown): Promise<void> {
     return this.#outbox.push(event, data) as Promise<void>
   }
 
@@ -126,8 +128,9 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
    * Sends a named event and resolves with what its handler returned. It is repeated until answered, and handled once.
    * Rejects with a {@link ClientError}, or with the reason of `signal`.
    */
-  request<Event extends UpEvent<C>> (event: Event, data: UpData<C, Event>, options?: RequestOptions): Promise<UpAnswer<C, Event>> {
-    return this.#outbox.push(event, data, options) as Promise<UpAnswer<C, Event>>
+  request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpAnswer<C, Event>>
+  request (event: string, data?: unknown, options?: RequestOptions): Promise<unknown> {
+    return this.#outbox.push(event, data, options)
   }
 
   /** The events of the server from now on, until the session is over; throws what it ended by, if that was an error. */

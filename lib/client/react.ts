@@ -51,7 +51,7 @@ export function useSession<C extends Contract = Contract> (url: string, options?
     }
   }, [url])
 
-  const send: ClientSession<C>['send'] = useCallback(async data => await mounted(current.current).send(data), [])
+  const send: ClientSession<C>['send'] = useCallback(async (...payload) => await mounted(current.current).send(...payload), [])
   const request: ClientSession<C>['request'] = useCallback(async (...args) => await mounted(current.current).request(...args), [])
   // Another function for another URL, so that effects listen to its session.
   const on: ClientSession<C>['on'] = useCallback((...args) => mounted(current.current).on(...args), [url])
