@@ -2,9 +2,9 @@ const CAP = 30_000
 // [WHATWG HTML 8.6] What a timer can count; it would run a longer one at once.
 const LONGEST = 2 ** 31 - 1
 
-/** A timer that takes any number of milliseconds, `Infinity` included. */
-export function after (ms: number, run: () => void): ReturnType<typeof setTimeout> {
-  return setTimeout(run, Math.min(ms, LONGEST))
+/** A timer, or none where it would be longer than 24 days, as for `Infinity`. */
+export function after (ms: number, run: () => void): ReturnType<typeof setTimeout> | undefined {
+  return ms > LONGEST ? undefined : setTimeout(run, ms)
 }
 
 /** The least to wait before another attempt, in milliseconds: what the server's `retry` has asked for. */
