@@ -225,6 +225,22 @@ eachClient(t, 'a message that is given up while its POST is under way is not rep
   t.strictSame(getEventListeners(other.signal, 'abort'), [])
 })
 
+eachClient(t, 'a POST that is under way when the session ends is given up', async (t, connect) => {
+  const posted = signal()
+  const gone = signal()
+  const server = await scriptedServer(t, [open(welcome())], [response => {
+    response.on('close', gone.resolve)
+    posted.resolve()
+  }])
+  const session = connect(server.url)
+  const answer = session.request('a', 1)
+  await within(posted.promise, 'the POST')
+  session.close()
+  await t.rejects(answer, { code: 'CLOSED' })
+  // Less long than an attempt may take.
+  await within(gone.promise, 'the end of its connection')
+})
+
 eachClient(t, 'an answer makes room in the queue; it holds 1000 where nothing else is said', async (t, connect) => {
   const began = signal()
   const server = await scriptedServer(t, [async response => {
@@ -233,7 +249,7 @@ eachClient(t, 'an answer makes room in the queue; it holds 1000 where nothing el
   }], Array<Answer>(20).fill(echo))
   const session = connect(server.url)
   const sent = Promise.all(numbers(1000).map(n => session.request('a', n)))
-  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: '1000 messages wait to be sent' })
+  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: '1000 messages wait for their answers' })
   began.resolve()
   t.strictSame(await sent, numbers(1000))
   t.equal(await session.request('a', 1001), 1001)

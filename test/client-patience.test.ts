@@ -92,6 +92,29 @@ eachClient(t, 'an attempt to connect of which nothing is heard for 37.5 seconds 
   t.match(events.slice(2), [['open']])
 })
 
+eachClient(t, 'headers that never come cost an attempt to connect, or one to send, and nothing of close()\'s five seconds more', async (t, connect) => {
+  const { fetch, attempts, pass } = still(t, method => method === 'POST' ? Response.json([{ status: 200, body: 'yes' }]) : streaming(welcome()))
+  const goodbye = new AbortController()
+  t.intercept(AbortSignal, 'timeout', { value: () => goodbye.signal })
+  let asked = 0
+  const session = connect('', { fetch, headers: () => ++asked % 2 === 0 ? {} : new Promise(() => {}) })
+  const events = record(session)
+  const answer = session.request('a', 1)
+  await pass(0)
+  t.equal(asked, 1)
+  await pass(37_500)
+  t.match(events, [['error', { code: 'SILENT' }], ['open']])
+  t.equal(asked, 3)
+  await pass(15_000)
+  t.equal(await within(answer, 'the answer'), 'yes')
+  const closed = session.close()
+  await pass(0)
+  t.equal(asked, 5)
+  goodbye.abort()
+  await within(closed, 'the end')
+  t.equal(attempts('DELETE'), 0)
+})
+
 eachClient(t, 'what one answer asks for is not asked for by the next', async (t, connect) => {
   const { fetch, attempts, pass } = still(t, (_method, attempt) => attempt === 1
     ? new Response('busy', { status: 503, headers: { 'retry-after': '100' } })

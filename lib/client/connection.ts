@@ -1,9 +1,7 @@
 import { createParser } from 'eventsource-parser'
 import { after, Backoff, type Pace } from './backoff.js'
 import { ClientError, errorOf, isPassing, retryAfterOf } from './errors.js'
-
-/** Makes a request; the headers and the place are asked for afresh each time. */
-export type Send = (path: string, init: RequestInit & { headers: Record<string, string> }) => Promise<Response>
+import type { Send } from './send.js'
 
 /** Who is told what comes down. */
 export interface ConnectionListener {
@@ -17,6 +15,7 @@ export interface ConnectionListener {
   closed (reason: string, error?: ClientError): void
 }
 
+/** What the server says when a stream has begun. */
 export interface Welcome {
   readonly sessionId: string
   readonly resumed: boolean

@@ -1,52 +1,36 @@
-import { Connection, type Send, type Welcome } from './connection.js'
+import { Connection, type Welcome } from './connection.js'
 import type { Contract, DownData, DownEvent, Payload, Received, UpAnswer, UpData, UpEvent } from '../contract.js'
 import { ClientError } from './errors.js'
+import type { ConnectOptions, Source } from './options.js'
 import { Outbox, type RequestOptions } from './outbox.js'
+import { sender, type Send } from './send.js'
 
 export type { Contract, Received } from '../contract.js'
+export type { ConnectOptions } from './options.js'
 export type { RequestOptions } from './outbox.js'
 export { ClientError } from './errors.js'
 
 // Milliseconds for which `close` waits for the server's answer.
 const GOODBYE = 5000
 
-type Source<T> = T | (() => T | Promise<T>)
-
-export interface ConnectOptions {
-  /** Headers of every request, or a function that is asked for them before each: for tokens that expire. Default: none. */
-  headers?: Source<Record<string, string>>
-  /** Paths under the URL. Defaults `/downward` and `/upward`. */
-  paths?: { downward?: string, upward?: string }
-  /** What makes the requests. Default: the global `fetch`. */
-  fetch?: (url: string, init: RequestInit) => Promise<Response>
-  /** Whether cookies travel to another origin. Default `same-origin`. */
-  credentials?: RequestInit['credentials']
-  /** Milliseconds for which a message is repeated until it is answered. Default 60 000. */
-  timeout?: number
-  /** Messages that may wait to be sent. Default 1000. */
-  maxQueued?: number
-  /** Characters that the data of an event may have. Default 16 Mi. */
-  maxEventSize?: number
-}
-
 /** `connecting` before the first welcome, `open`, `disconnected` while a lost stream is awaited, `closed` for good. */
 export type State = 'connecting' | 'open' | 'disconnected' | 'closed'
 
-/** Events of the session's own. */
+/** Events of the session's own, with their data. */
 export interface SessionEvents {
   /** The session has begun, with the data of the welcome. */
   open: Welcome & Record<string, unknown>
-  /** A lost stream is back, and nothing was lost. */
+  /** A lost stream is back. What was missed follows; first a `gap`, where some of it can no longer be had. */
   resume: Welcome & Record<string, unknown>
-  /** The server no longer knew the session: a new one has begun. */
+  /** The server no longer knew the session: a new one has begun, and what was missed is lost. */
   reset: Welcome & Record<string, unknown>
-  /** The stream is lost; it is being replaced. */
+  /** The stream is lost; it is being replaced. The error is a {@link ClientError}, `ENDED` or `SILENT`, or that of the network. */
   disconnect: { readonly error: unknown }
-  /** Part of what was sent can no longer be had. */
+  /** Of what was sent, that after the one position, up to and including the other, can no longer be had. */
   gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
-  /** An attempt to connect has failed, or, before `close`, the last one has; or an event came that is no JSON. */
+  /** An attempt to connect has failed, and there will be another; or an event was no JSON. Just before `close`: what the session ended by. */
   error: unknown
-  /** The session is over. */
+  /** The session is over. The reason is the server's, `replaced` (by another stream), the code of the error, or else `closed`. */
   close: { readonly reason: string }
 }
 
@@ -87,6 +71,7 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     this.#connection.run()
   }
 
+  /** How it stands with the stream. */
   get state (): State {
     return this.#state
   }
@@ -125,8 +110,9 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   }
 
   /**
-   * Sends a named event and resolves with what its handler returned. It is repeated until answered, and handled once.
-   * Rejects with a {@link ClientError}, or with the reason of `signal`.
+   * Sends a named event and resolves with what its handler returned. It is repeated until answered, and handled once at most.
+   * Rejects with a {@link ClientError}: `TIMEOUT`, `QUEUE_FULL`, `RESET`, `CLOSED` or what else the session ended by, or
+   * the answer's own code; with the reason of `signal`; or with a `TypeError` where the data is no JSON.
    */
   request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpAnswer<C, Event>>
   request (event: string, data?: unknown, options?: RequestOptions): Promise<unknown> {
@@ -155,7 +141,10 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     if (this.#ended !== undefined) throw this.#ended
   }
 
-  /** Ends the session, here and at the server. What waits to be sent is given up. */
+  /**
+   * Ends the session, here at once, and at the server. What waits for its answer fails with `CLOSED`.
+   * Resolves when the server has answered, after 5 seconds at most, and never rejects.
+   */
   async close (): Promise<void> {
     if (this.#state === 'closed') return
     const sessionId = this.#sessionId
@@ -224,23 +213,9 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
 
 /**
  * Opens a session at the URL under which the server has registered the plugin: `connect('/chat')`. The URL may be a
- * function, asked before each attempt. Connects, and connects again, by itself, until the session is over.
+ * function, asked before each request. Connects, and connects again, by itself, until the session is over. What goes
+ * wrong is told by the session's events `error` and `close`, see {@link SessionEvents}; for the options see {@link ConnectOptions}.
  */
 export function connect<C extends Contract = Contract> (url: Source<string | URL>, options: ConnectOptions = {}): ClientSession<C> {
   return new ClientSession<C>(url, options)
-}
-
-function sender (url: Source<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
-  return async (path, init) => {
-    const base = String(await resolve(url)).replace(/\/$/, '')
-    return await fetch(base + path, {
-      ...credentials !== undefined && { credentials },
-      ...init,
-      headers: { ...await resolve(headers), ...init.headers }
-    })
-  }
-}
-
-async function resolve<T> (source: Source<T>): Promise<T> {
-  return typeof source === 'function' ? await (source as () => T | Promise<T>)() : source
 }

@@ -1,11 +1,12 @@
 import { after, Backoff, type Pace } from './backoff.js'
-import type { Send } from './connection.js'
 import { ClientError, errorOf, isPassing, retryAfterOf } from './errors.js'
+import type { Send } from './send.js'
 
+/** What a request may be told of its own. */
 export interface RequestOptions {
-  /** Milliseconds for which the message is repeated until it is answered. Default: that of the session. */
+  /** Milliseconds for which it is repeated until it is answered; then it fails with `TIMEOUT`. Default: the session's; `Infinity` turns it off. */
   timeout?: number
-  /** Gives the message up. */
+  /** Gives it up, handled or not: it fails with the reason. Default: none. */
   signal?: AbortSignal
 }
 
@@ -67,23 +68,18 @@ export class Outbox {
     const answer = new Promise((resolve, reject) => {
       signal?.throwIfAborted()
       if (this.#closed !== undefined) throw this.#closed
-      if (this.#queue.size >= this.#options.maxQueued) throw new ClientError('QUEUE_FULL', `${this.#queue.size} messages wait to be sent`)
-      const leave = (): void => {
+      if (this.#queue.size >= this.#options.maxQueued) throw new ClientError('QUEUE_FULL', `${this.#queue.size} messages wait for their answers`)
+      const settle = <T>(how: (value: T) => void) => (value: T): void => {
         this.#queue.delete(message)
         clearTimeout(timer)
         signal?.removeEventListener('abort', onAbort)
+        how(value)
       }
       const message: Message = {
         line: JSON.stringify({ event, data, id: `${this.#count++}` }),
         doubts: 0,
-        resolve: answer => {
-          leave()
-          resolve(answer)
-        },
-        reject: error => {
-          leave()
-          reject(error)
-        }
+        resolve: settle(resolve),
+        reject: settle(reject)
       }
       const onAbort = (): void => { message.reject(signal?.reason) }
       const timer = after(timeout, () => { message.reject(new ClientError('TIMEOUT', `No answer within ${timeout} ms`)) })
@@ -108,7 +104,6 @@ export class Outbox {
     this.#paused = false
     // The connection of a request under way may have died with the stream; a repeat costs little.
     this.#attempt.abort()
-    this.#backoff.reset()
     this.#backoff.wake()
     this.#pump()
   }
