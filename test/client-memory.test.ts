@@ -43,7 +43,7 @@ for (const build of ['node', 'index']) {
       await session.close()
       server.closeAllConnections()
       server.close()
-      console.log(JSON.stringify(bytes))`, ['--expose-gc'])
+      console.log(JSON.stringify(bytes))`, ['--expose-gc'], 80_000)
     t.equal(code, 0, output)
     t.comment(output)
     const bytes = JSON.parse(output) as number[]
