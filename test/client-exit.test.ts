@@ -33,8 +33,9 @@ for (const build of ['node', 'index']) {
       const left = connect('${url}')
       await new Promise(resolve => left.on('disconnect', resolve))
       const refused = answered.request('a', 2).catch(({ code }) => console.log(code))
-      await Promise.all([answered.close(), left.close(), refused])`)
-    t.equal(output, 'TIMEOUT\nCLOSED\n')
+      await Promise.all([answered.close(), left.close(), refused])
+      console.log(process.getActiveResourcesInfo().includes('Timeout'))`)
+    t.equal(output, 'TIMEOUT\nCLOSED\nfalse\n')
     t.equal(code, 0)
   })
 }

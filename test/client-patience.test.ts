@@ -54,6 +54,41 @@ eachClient(t, 'a POST that is not answered for 15 seconds is repeated', async (t
   t.equal(await within(answer, 'the answer'), 'yes')
 })
 
+eachClient(t, 'the waits for another stream grow, and are short again when one was had', async (t, connect) => {
+  t.intercept(Math, 'random', { value: () => 0.5 })
+  const { fetch, attempts, pass } = still(t, (_method, attempt) => new Response(attempt === 4 ? welcome() : '', { headers: { 'content-type': 'text/event-stream' } }))
+  connect('', { fetch })
+  await pass(0)
+  for (const ms of [1500, 2000, 3000, 1500]) {
+    const before = attempts('GET')
+    await pass(ms - 1)
+    t.equal(attempts('GET'), before)
+    await pass(1)
+    t.equal(attempts('GET'), before + 1)
+  }
+})
+
+eachClient(t, 'the waits for another POST grow, and are short again when one went well', async (t, connect) => {
+  t.intercept(Math, 'random', { value: () => 0.5 })
+  const { fetch, attempts, pass } = still(t, (method, attempt) => {
+    if (method !== 'POST') return streaming(welcome())
+    return attempt === 4 || attempt === 6 ? Response.json([{ status: 200, body: 'yes' }]) : new Response('busy', { status: 503 })
+  })
+  const session = connect('', { fetch })
+  for (const waits of [[1500, 2000, 3000], [1500]]) {
+    const answer = session.request('a', 1)
+    await pass(0)
+    for (const ms of waits) {
+      const before = attempts('POST')
+      await pass(ms - 1)
+      t.equal(attempts('POST'), before)
+      await pass(1)
+      t.equal(attempts('POST'), before + 1)
+    }
+    t.equal(await within(answer, 'the answer'), 'yes')
+  }
+})
+
 eachClient(t, 'a message is given up after 60 seconds, or what it was given, though its POST is under way, and is not repeated', async (t, connect) => {
   const { fetch, attempts, pass } = still(t, method => method === 'POST' ? undefined : streaming(welcome()))
   const session = connect('', { fetch })

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { eachClient, next, record } from './support/clients.js'
 import { skewClock } from './support/clock.js'
-import { begin, open, scriptedServer, status, stream, welcome } from './support/scripted-server.js'
+import { begin, echo, open, scriptedServer, status, stream, welcome } from './support/scripted-server.js'
 import { signal, within } from './support/within.js'
 
 const stale = status(200, { 'x-session-connected': 'false' }, [{ status: 200, body: 1 }])
@@ -51,4 +51,32 @@ eachClient(t, 'X-Session-Connected is nothing new to a client whose stream is co
   await session.close()
   t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'resume', 'close'])
   t.equal(server.requests.filter(({ method }) => method === 'GET').length, 2)
+})
+
+eachClient(t, 'an answer that comes when there is a new stream is none: the message is sent again', async (t, connect) => {
+  const posted = signal()
+  const late = signal<unknown>()
+  const server = await scriptedServer(t, [
+    async response => {
+      await begin(response, welcome())
+      await posted.promise
+      response.end()
+    },
+    open(welcome(true))
+  ], [echo])
+  let posts = 0
+  const session = connect(server.url, {
+    fetch: async (url, init) => {
+      if (init.method !== 'POST' || posts++ > 0) return await fetch(url, init)
+      posted.resolve()
+      return Object.assign(new Response(null, { headers: { 'x-session-connected': 'false' } }), { json: () => late.promise })
+    }
+  })
+  const resumed = next(session, 'resume')
+  const answer = session.request('a', 1)
+  await resumed
+  late.resolve([{ status: 200, body: 'late' }])
+  t.equal(await within(answer, 'the answer'), 1)
+  await session.close()
+  t.strictSame(server.requests.map(({ method }) => method), ['GET', 'GET', 'POST', 'DELETE'])
 })
