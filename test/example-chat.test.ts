@@ -24,6 +24,14 @@ async function say (page: Page, text: string): Promise<void> {
   await page.keyboard.press('Enter')
 }
 
+/** Says something, and waits until the page shows it as said. */
+async function tell (page: Page, text: string): Promise<void> {
+  await say(page, text)
+  // It may come down before the server's answer, or after it.
+  await page.locator('.up:not(.pending)').filter({ hasText: text }).waitFor()
+  await page.locator('.pending').waitFor({ state: 'detached' })
+}
+
 /** What a page shows of what was said, in order, without names and times. */
 function said (page: Page): Promise<string[]> {
   return page.evaluate('Array.from(document.querySelectorAll("#messages li"), item => Array.from(item.childNodes).find(({ nodeType }) => nodeType === 3).data)')
@@ -33,15 +41,16 @@ t.test('a second tab joins: each sees who is here, who is typing and what is sai
   const { url } = await startExamples(t)
   const context = await openContext(t)
   const ann = await enter(t, context, url, 'Ann')
-  await say(ann, 'Is <anybody> here?')
-  await ann.locator('.up:not(.pending)').waitFor()
+  await tell(ann, 'Is <anybody> here?')
   const bob = await enter(t, context, url, 'Bob')
   t.strictSame(await bob.locator('#people li').allTextContents(), ['Ann', 'Bob (you)'])
   await ann.locator('#people').getByText('Bob').waitFor()
   t.strictSame(await said(bob), ['Is <anybody> here?'], 'a newcomer sees what was said')
 
+  // It is shown for three seconds.
+  const typing = ann.getByText('Bob is typing …').waitFor()
   await bob.getByPlaceholder('Write a message').pressSequentially('I')
-  await ann.getByText('Bob is typing …').waitFor()
+  await typing
   await say(bob, 'I am.')
   await ann.getByText('I am.').waitFor()
   t.equal(await ann.locator('#typing').textContent(), '')
@@ -51,9 +60,8 @@ t.test('a second tab joins: each sees who is here, who is typing and what is sai
   await bob.getByRole('heading', { name: 'Kitchen' }).waitFor()
   await ann.getByRole('link', { name: 'Kitchen 1' }).waitFor()
   t.strictSame(await ann.locator('#people li').allTextContents(), ['Ann (you)'])
-  await say(ann, 'In the Lobby.')
-  await say(bob, 'In the Kitchen.')
-  await bob.locator('.up:not(.pending)').waitFor()
+  await tell(ann, 'In the Lobby.')
+  await tell(bob, 'In the Kitchen.')
   t.strictSame(await said(bob), ['In the Kitchen.'])
   t.strictSame(await said(ann), ['Is <anybody> here?', 'I am.', 'In the Lobby.'])
 
@@ -110,13 +118,11 @@ t.test('what is said while the network comes and goes arrives once and in order 
 t.test('a page enters its room again when the server has started anew', needsChromium, async t => {
   const { server, url, port } = await startExamples(t)
   const ann = await enter(t, await openContext(t), url, 'Ann')
-  await say(ann, 'to be forgotten')
-  await ann.locator('.up:not(.pending)').waitFor()
+  await tell(ann, 'to be forgotten')
   await server.kill()
   await ann.locator('#state').getByText('disconnected').waitFor()
   await startExamples(t, port)
   await ann.locator('#messages:empty').waitFor({ state: 'attached' })
-  await say(ann, 'anew')
-  await ann.locator('.up:not(.pending)').getByText('anew').waitFor()
+  await tell(ann, 'anew')
   t.strictSame(await ann.locator('#people li').allTextContents(), ['Ann (you)'])
 })

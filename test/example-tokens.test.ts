@@ -5,6 +5,9 @@ import { launchChromium, needsChromium } from './support/browser.js'
 import { keepPictures, startExamples } from './support/examples.js'
 import { faultProxy } from './support/proxy.js'
 
+// Long, since an answer repeats its question: it grows for as long as it takes a slow machine to break it off.
+const QUESTION = Array<string>(100).fill('Who?').join(' ')
+
 async function openPage (t: Test, url: string): Promise<Page> {
   const page = await (await launchChromium(t)).newPage()
   page.on('pageerror', problem => { t.fail(String(problem)) })
@@ -35,8 +38,8 @@ t.test('an answer goes on where it was, over a reload and while the network is a
   const { port } = await startExamples(t)
   const network = await faultProxy(t, port)
   const page = await openPage(t, network.url)
-  await ask(page, 'Who?')
-  const whole = wholeAnswer('Who?')
+  await ask(page, QUESTION)
+  const whole = wholeAnswer(QUESTION)
   const early = await grown(page, 40)
   await page.reload()
   const later = await grown(page, early.length)
@@ -67,7 +70,7 @@ t.test('the stop button ends the answer, also when it is pressed while the netwo
   await page.locator('.stopped').waitFor()
   const first = await grown(page, 40)
 
-  await ask(page, 'And now?')
+  await ask(page, QUESTION)
   await page.locator('.growing').waitFor()
   network.setDown(true)
   await page.locator('#state').getByText('disconnected').waitFor()
@@ -76,7 +79,7 @@ t.test('the stop button ends the answer, also when it is pressed while the netwo
   await page.locator('.stopped').nth(1).waitFor()
   await page.reload()
   await page.locator('.stopped').nth(1).waitFor()
-  t.strictSame(await page.locator('.up').allTextContents(), ['How do I stop you?', 'And now?'])
+  t.strictSame(await page.locator('.up').allTextContents(), ['How do I stop you?', QUESTION])
   t.equal(await page.locator('.answer').first().textContent(), first, 'it did not grow on')
   t.equal(await page.locator('.growing').count(), 0)
 })

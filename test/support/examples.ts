@@ -13,7 +13,7 @@ export interface Examples {
 /** Starts the examples as `npm start` does, on a free port if none is given. */
 export async function startExamples (t: Test, port = 0): Promise<Examples> {
   const server = runScript(t, 'example/server.js', { PORT: String(port) })
-  const [, url = ''] = await server.printed(/Examples: (\S+)\n/)
+  const [, url = ''] = await server.printed(/Examples: (\S+)\n/, 60_000)
   return { server, url, port: Number(new URL(url).port) }
 }
 
