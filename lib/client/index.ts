@@ -97,13 +97,13 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     return () => { listeners.delete(listener) }
   }
 
-  /** Sends the default event, `message`. Resolves when it was handled; rejects as {@link request}. */
+  /** Sends the default event, `message`. Resolves when it was handled; rejects as {@link ClientSession.request}. */
   send (...payload: Payload<UpData<C, 'message'>>): Promise<void>
   send (data?: unknown): Promise<void> {
     return this.#outbox.push('message', data) as Promise<void>
   }
 
-  /** Sends a named event. Resolves when it was handled; rejects as {@link request}. */
+  /** Sends a named event. Resolves when it was handled; rejects as {@link ClientSession.request}. */
   emit<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>>): Promise<void>
   emit (event: string, data?: unknown): Promise<void> {
     return this.#outbox.push(event, data) as Promise<void>

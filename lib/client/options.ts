@@ -1,8 +1,9 @@
+/** A value, or a function that is asked for it each time. */
 export type Source<T> = T | (() => T | Promise<T>)
 
 /** What `connect` may be told; all of it may be left out. */
 export interface ConnectOptions {
-  /** Headers of every request, or a function that is asked for them before each: for tokens that expire. Default: none. */
+  /** Headers of every request, or a function that is asked for them before each, for tokens that expire; they are asked for again where they do not come. Default: none. */
   headers?: Source<Record<string, string>>
   /** Paths under the URL, as the server's. Default: `/downward` and `/upward`. */
   paths?: { downward?: string, upward?: string }

@@ -3,6 +3,7 @@ import type { ConnectOptions, Source } from './options.js'
 /** Makes a request; the headers and the place are asked for afresh each time. */
 export type Send = (path: string, init: RequestInit & { headers: Record<string, string>, signal: AbortSignal }) => Promise<Response>
 
+/** Makes the requests of a session as its options say. */
 export function sender (url: Source<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
   const request: Send = async (path, init) => {
     const base = String(await ask(url)).replace(/\/$/, '')
