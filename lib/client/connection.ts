@@ -141,12 +141,14 @@ export class Connection {
     const reader = body.getReader()
     while (!signal.aborted) {
       const { done, value } = await reader.read()
+      // A stream of the user's own `fetch` may know nothing of the signal.
+      signal.throwIfAborted()
       if (done) throw new ClientError('ENDED', 'The stream has ended')
       this.#heard()
       const text = decoder.decode(value, { stream: true })
       size += text.length
       parser.feed(text)
-      if (size > maxEventSize + HEAD && !signal.aborted) this.#fail(...TOO_LARGE)
+      if (size > maxEventSize + HEAD) this.#fail(...TOO_LARGE)
     }
   }
 
