@@ -253,6 +253,7 @@ t.test('many items leave no listeners and no memory behind', async t => {
   await within(session.stream('n', numbers()), 'the stream', 30_000)
   t.equal(listeners, 1)
   t.equal(getEventListeners(over, 'abort').length, 0)
-  const [first = 0, ...later] = heap
-  t.ok(Math.max(...later) - first < 4_000_000, `80,000 items more: ${later.map(used => Math.round((used - first) / 1000)).join(', ')} kB`)
+  // The first are a warm-up: what a process compiles meanwhile stays.
+  const [, first = 0, ...later] = heap
+  t.ok(Math.max(...later) - first < 4_000_000, `60,000 items more: ${later.map(used => Math.round((used - first) / 1000)).join(', ')} kB`)
 })
