@@ -24,7 +24,7 @@ function abuse (port: number, { bytes, then, kind }: Malformed): Promise<string>
     socket.setEncoding('latin1')
       .on('data', (chunk: string) => {
         answer += chunk
-        if (answer.includes('event: welcome') && answer.endsWith('\n\n\r\n')) socket.destroy()
+        if (answer.includes('event: welcome') && answer.endsWith('\n\n')) socket.destroy()
       })
       // The server may close while it is still being written to.
       .on('error', () => {})

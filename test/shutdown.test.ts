@@ -10,7 +10,7 @@ import { openStream, post } from './support/stream.js'
 import { FILL, flood, listOpened, streamsOpen, wire } from './support/wire.js'
 import { signal, until, within } from './support/within.js'
 
-const FAREWELL = /\r\nretry: (\d+)\n\n\r\n0\r\n\r\n$/
+const FAREWELL = /\n\nretry: (\d+)\n\n$/
 
 /** How long the farewell tells a client to wait; undefined where it did not come, or not as the last thing before the body's end. */
 const farewell = (text: string): number => Number(FAREWELL.exec(text)?.[1])

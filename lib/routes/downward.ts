@@ -103,7 +103,8 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
   sink.listener = { drained: ignore, closed: abandon }
   const head = await sessions.settings.store.head()
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  reply.send(new Opening(sessions, session, { ...arrival, head, sink, log: request.log }))
+  const { welcome, resumed, cursor } = arrival
+  reply.send(new Opening(sessions, session, { sink, cursor, head, welcome, resumed, log: request.log }))
 }
 
 /** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */
@@ -128,8 +129,7 @@ class Opening {
       this.#session.attach(this.#arrival)
       return
     }
-    // The server began to close while the hooks ran: it waits for this response and its connection, and for no new stream.
-    if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
+    // The server began to close while the hooks ran: it waits for this response, and for no new stream.
     sink.begin(reply)
     sink.end(frameRetry(this.#sessions.retry()))
     if (!resumed) this.#session.close('shutdown')

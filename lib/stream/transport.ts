@@ -44,6 +44,11 @@ export class ResponseSink implements Sink {
   /** Takes the response over from Fastify and sends the head that it has made. */
   begin (reply: FastifyReply): void {
     reply.hijack()
+    if (reply.request.raw.httpVersionMajor === 1) {
+      // [WHATWG HTML 9.2.7] Chunking may be left out for event streams. Then a write is one piece, not four.
+      this.#response.removeHeader('transfer-encoding')
+      reply.header('connection', 'close')
+    }
     this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
   }
 
