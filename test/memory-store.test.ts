@@ -17,7 +17,7 @@ t.test('positions are taken from one counter for all logs, which a refused entry
   t.throws(() => store.append(two, { frame: 'abcd' }), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
   t.equal(store.append(one, { frame: 'abc', except: 'me' }), 3)
   t.equal(store.head(), 3)
-  t.match(one.at(one.indexAfter(1)), { position: 3, frame: 'abc', except: 'me', bytes: 3 })
+  t.match(one.at(one.indexAfter(1)), { position: 3, rest: '3\nabc', except: 'me', bytes: 3 })
   t.match([one.last, two.last], [3, 2])
   store.close()
 })

@@ -1,4 +1,5 @@
 import { EntryTooLarge } from '../errors.js'
+import { frameRest } from '../wire/frame.js'
 
 /** Why entries left a log before every reader had them. `store` is a store that went back to an earlier state. */
 export type TrimReason = 'count' | 'bytes' | 'age' | 'store'
@@ -20,8 +21,11 @@ export interface Draft {
   readonly except?: string | undefined
 }
 
-export interface Entry extends Draft {
+export interface Entry {
   readonly position: number
+  /** The event behind what is each reader's own, so that it is framed once for all. */
+  readonly rest: string
+  readonly except: string | undefined
   readonly bytes: number
   readonly appendedAt: number
 }
@@ -71,7 +75,7 @@ export class Log {
   /** Adds an entry, whose position must be above `last`, and trims what is over the bounds. */
   push (draft: Draft, position: number, bytes: number, appendedAt: number): void {
     this.expire(appendedAt)
-    this.#entries.push({ position, frame: draft.frame, except: draft.except, bytes, appendedAt })
+    this.#entries.push({ position, rest: frameRest(position, draft.frame), except: draft.except, bytes, appendedAt })
     this.#bytes += bytes
     this.last = position
     while (this.length > this.bounds.entries) this.#trim('count')

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { now, type Log, type TrimReason } from '../store/log.js'
-import { frameGap, frameId, type Gap } from '../wire/frame.js'
+import { frameGap, frameStart, type Gap } from '../wire/frame.js'
 import type { Sink, SinkListener } from './transport.js'
 
 /** A log that a stream reads, from after one position up to and including another. */
@@ -48,6 +48,7 @@ export class Downstream implements SinkListener {
   /** Where its owner tells of it. */
   readonly log: FastifyBaseLogger
   readonly #reader: string
+  readonly #start: string
   readonly #sources: readonly Source[]
   readonly #owner: DownstreamOwner
   readonly #sink: Sink
@@ -58,6 +59,7 @@ export class Downstream implements SinkListener {
   /** The sources may grow while the stream lives; `reader` marks the ids of its events, and which entries except it. */
   constructor (reader: string, sources: readonly Source[], cursor: number, sink: Sink, owner: DownstreamOwner, log: FastifyBaseLogger) {
     this.#reader = reader
+    this.#start = frameStart(reader)
     this.#sources = sources
     this.cursor = cursor
     this.#sink = sink
@@ -123,11 +125,13 @@ export class Downstream implements SinkListener {
   }
 
   #write (opening: string): void {
-    for (let chunk = opening + this.#collect(); chunk !== ''; chunk = this.#collect()) {
+    let chunk = opening + this.#collect()
+    while (chunk !== '') {
       if (!this.#sink.write(chunk)) {
         this.#state = 'blocked'
         break
       }
+      chunk = chunk.length < BATCH_CHARACTERS ? '' : this.#collect()
     }
     this.idleTicks = 0
     if (this.#state === 'idle' && this.#last !== undefined) this.#end(this.#last)
@@ -146,66 +150,65 @@ export class Downstream implements SinkListener {
 
   /** Takes the next entries of all sources in order of position, a batch at most, and moves the cursor past them. */
   #collect (): string {
-    const heads: Head[] = []
-    let lostThrough = 0
-    let lostBy: TrimReason = 'count'
-    for (const source of this.#sources) {
-      const after = Math.max(this.cursor, source.from)
-      if (after >= source.to || source.log.last <= after) continue
-      const trimmed = Math.min(source.log.trimmed, source.to)
-      if (trimmed > after && trimmed > lostThrough) {
-        lostThrough = trimmed
-        lostBy = source.log.trimmedBy
-      }
-      const head = { source, index: source.log.indexAfter(after), position: 0 }
-      if (settle(head)) heads.push(head)
-    }
-    let chunk = lostThrough > this.#toldThrough ? this.#tell(lostThrough, lostBy, heads) : ''
+    let chunk = this.#tellLoss()
     while (chunk.length < BATCH_CHARACTERS) {
-      const head = earliest(heads)
-      const entry = head?.source.log.at(head.index)
-      if (head === undefined || entry === undefined) break
-      if (entry.except !== this.#reader) chunk += frameId(this.#reader, entry.position) + entry.frame
+      // The source with the earliest entry, and where that of another comes between.
+      let source: Source | undefined
+      let earliest = Infinity
+      let limit = Infinity
+      for (const candidate of this.#sources) {
+        const position = nextPosition(candidate, this.cursor)
+        if (position < earliest) {
+          limit = earliest
+          earliest = position
+          source = candidate
+        } else if (position < limit) {
+          limit = position
+        }
+      }
+      if (source === undefined) break
+      chunk = this.#take(chunk, source, Math.min(limit - 1, source.to))
+    }
+    return chunk
+  }
+
+  /** Adds the entries of one source, up to a position, to a chunk. */
+  #take (chunk: string, { log, from }: Source, through: number): string {
+    let index = log.indexAfter(Math.max(this.cursor, from))
+    for (let entry = log.at(index); entry !== undefined && entry.position <= through && chunk.length < BATCH_CHARACTERS; entry = log.at(++index)) {
+      if (entry.except !== this.#reader) chunk += this.#start + entry.rest
       this.cursor = entry.position
-      head.index++
-      if (!settle(head)) heads.splice(heads.indexOf(head), 1)
     }
     return chunk
   }
 
   /**
-   * Tells a hole. Its id is as far as nothing but the hole lies: a client that comes back with it is not told again,
-   * unless other logs still hold entries from before the hole's end.
+   * Tells a hole, if there is one. Its id is as far as nothing but the hole lies: a client that comes back with it is
+   * not told again, unless other logs still hold entries from before the hole's end.
    */
-  #tell (resumedAt: number, reason: TrimReason, heads: readonly Head[]): string {
+  #tellLoss (): string {
+    let resumedAt = this.#toldThrough
+    let reason: TrimReason | undefined
+    for (const { log, from, to } of this.#sources) {
+      const trimmed = Math.min(log.trimmed, to)
+      if (trimmed <= resumedAt || trimmed <= this.cursor || trimmed <= from) continue
+      resumedAt = trimmed
+      reason = log.trimmedBy
+    }
+    if (reason === undefined) return ''
     const gap: Gap = { after: this.cursor, resumedAt, reason }
     this.#toldThrough = resumedAt
-    this.cursor = Math.min(resumedAt, (earliest(heads)?.position ?? Infinity) - 1)
+    this.cursor = Math.min(resumedAt, ...this.#sources.map(source => nextPosition(source, this.cursor) - 1))
     // Later: a hook may send, which changes the logs that are being read.
     queueMicrotask(() => { this.#owner.gapped(gap) })
     return frameGap(this.#reader, this.cursor, gap)
   }
 }
 
-/** Where a stream stands in one of its sources. */
-interface Head {
-  readonly source: Source
-  index: number
-  position: number
-}
-
-/** Notes the position of the entry that a head points at; false where the source has none left. */
-function settle (head: Head): boolean {
-  const entry = head.source.log.at(head.index)
-  if (entry === undefined || entry.position > head.source.to) return false
-  head.position = entry.position
-  return true
-}
-
-function earliest (heads: readonly Head[]): Head | undefined {
-  let first = heads[0]
-  for (const head of heads) {
-    if (first === undefined || head.position < first.position) first = head
-  }
-  return first
+/** Position of the first entry that a source has after a cursor; Infinity where it has none. */
+function nextPosition ({ log, from, to }: Source, cursor: number): number {
+  const after = Math.max(cursor, from)
+  if (log.last <= after) return Infinity
+  const position = log.at(log.indexAfter(after))?.position ?? Infinity
+  return position <= to ? position : Infinity
 }

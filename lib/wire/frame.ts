@@ -35,9 +35,14 @@ export function serialize (data: unknown = null): string {
   return json
 }
 
-/** The line that goes before an entry's frame. */
-export function frameId (sessionId: string, position: number): string {
-  return `id: ${formatEventId(sessionId, position)}\n`
+/** How every event of a session begins. */
+export function frameStart (sessionId: string): string {
+  return `id: ${sessionId}.`
+}
+
+/** How an event goes on at a position, in whichever session. */
+export function frameRest (position: number, frame: string): string {
+  return `${position.toString(36)}\n${frame}`
 }
 
 export function frameWelcome (sessionId: string, position: number, retry: number, json: string): string {
