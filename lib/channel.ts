@@ -1,7 +1,7 @@
-import { begin } from './promises.js'
+import { begin, chain, ignore } from './promises.js'
 import type { Session } from './session.js'
 import type { Draft, Log, LogBounds, LogListener } from './store/log.js'
-import type { Store } from './store/store.js'
+import type { Awaitable, Store } from './store/store.js'
 import { frameEvent } from './wire/frame.js'
 
 export interface SendOptions {
@@ -90,8 +90,8 @@ export class Channels {
   }
 
   /** Appends to a channel's log; what is sent to no members is gone. */
-  async append (name: string, draft: Draft): Promise<void> {
+  append (name: string, draft: Draft): Awaitable<void> {
     const room = this.#rooms.get(name)
-    if (room !== undefined) await this.#store.append(room.log, draft)
+    if (room !== undefined) return chain(this.#store.append(room.log, draft), ignore)
   }
 }

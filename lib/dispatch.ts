@@ -4,7 +4,9 @@ import { echo } from './echo.js'
 import { EventUnknown, HandlerInvalid } from './errors.js'
 import type { HookLists, Message } from './hooks.js'
 import type { UpwardReply } from './mailbox.js'
+import { chain } from './promises.js'
 import type { Session } from './session.js'
+import type { Awaitable } from './store/store.js'
 import { isEventName, isSendable } from './wire/frame.js'
 
 /** What a handler is given besides the data. */
@@ -73,19 +75,19 @@ export class Dispatcher {
   }
 
   /**
-   * Gives what is to be run for a message, or rejects where nothing is, or the data is not what the schema says:
-   * such a message is refused, not handled.
+   * Gives what is to be run for a message; throws, or rejects, where nothing is, or the data is not what the schema
+   * says: such a message is refused, not handled.
    */
-  async prepare (session: Session, message: Message, request: FastifyRequest): Promise<(reply: UpwardReply) => unknown> {
+  prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<(reply: UpwardReply) => unknown> {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
-      const data = handler.validator === undefined ? message.data : await validate(handler.validator, message.data)
-      return reply => handler.run(session, data, { request, reply, message })
+      const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
+      return chain(data, data => reply => handler.run(session, data, { request, reply, message }))
     }
     // An app that relays messages would be refused the name, and the client be told of a fault of the server's.
     if (!isSendable(message.event)) throw new EventUnknown(JSON.stringify(message.event))
     if (this.#hooks.has('onMessage')) {
-      return async reply => await this.#hooks.message(session, message, request, reply)
+      return reply => this.#hooks.message(session, message, request, reply)
     }
     if (message.event === 'message') return reply => echo(session, message.data, reply)
     throw new EventUnknown(JSON.stringify(message.event))
@@ -93,21 +95,23 @@ export class Dispatcher {
 }
 
 /** Validates as Fastify does a body, and answers with the data to use. */
-async function validate (validator: Validator, data: unknown): Promise<unknown> {
+function validate (validator: Validator, data: unknown): unknown {
   const holder: { data: unknown } = { data: data ?? null }
   // Ajv can put another value in the place of the data only where it is told what holds it.
   const verdict = validator(holder.data, validator.schemaEnv === undefined ? undefined : { parentData: holder, parentDataProperty: 'data' })
+  const used = (): unknown => data === undefined ? holder.data ?? undefined : holder.data
   if (verdict instanceof Promise) {
     // It promises the data itself, which is no verdict, whatever properties it has.
-    const valid = await verdict.catch((error: { errors?: unknown }) => { throw invalid(error.errors ?? error) })
-    if (valid === false) throw invalid(validator.errors)
-  } else {
-    if (verdict === false) throw invalid(validator.errors)
-    const { error, value = holder.data } = Object(verdict) as { error?: unknown, value?: unknown }
-    if (error !== undefined && error !== null) throw invalid(error)
-    holder.data = value
+    return verdict.then(valid => {
+      if (valid === false) throw invalid(validator.errors)
+      return used()
+    }, (error: { errors?: unknown }) => { throw invalid(error.errors ?? error) })
   }
-  return data === undefined ? holder.data ?? undefined : holder.data
+  if (verdict === false) throw invalid(validator.errors)
+  const { error, value = holder.data } = Object(verdict) as { error?: unknown, value?: unknown }
+  if (error !== undefined && error !== null) throw invalid(error)
+  holder.data = value
+  return used()
 }
 
 function invalid (failures: unknown): Error {

@@ -1,5 +1,5 @@
 import { asError, IdempotencyKeyReused, statusOf, StoreUnavailable, TooManyWaiting } from './errors.js'
-import { ignore } from './promises.js'
+import { chain, ignore } from './promises.js'
 import type { Awaitable } from './store/store.js'
 
 /** What a message was answered. A handler's error is an answer, too: its message was handled. */
@@ -54,7 +54,7 @@ export interface Letter {
   readonly key: string | undefined
   /** What was asked for: the same key must come with the same. */
   readonly payload: () => string
-  /** Has the message handled. Rejects where it was refused, so that a repeat is a new attempt. */
+  /** Has the message handled. Throws, or rejects, where it was refused, so that a repeat is a new attempt. */
   readonly handle: () => Awaitable<Outcome>
 }
 
@@ -66,7 +66,7 @@ export interface Delivery {
 
 interface Receipt {
   readonly payload: string
-  readonly outcome: Promise<Outcome>
+  readonly outcome: Awaitable<Outcome>
   settled: boolean
 }
 
@@ -89,25 +89,26 @@ export class Mailbox {
   }
 
   /** Answers with the outcome of the message, or of the earlier one of its key. */
-  async deliver (letter: Letter): Promise<Delivery> {
-    if (letter.key === undefined) return { outcome: await this.#enqueue(letter.handle), replayed: false }
-    const payload = letter.payload()
-    const earlier = this.#records.get(letter.key)
+  deliver ({ key, payload, handle }: Letter): Awaitable<Delivery> {
+    if (key === undefined) return chain(this.#enqueue(handle), handled)
+    const asked = payload()
+    const earlier = this.#records.get(key)
     if (earlier !== undefined) {
-      if (earlier.payload !== payload) throw new IdempotencyKeyReused()
-      return { outcome: await earlier.outcome, replayed: true }
+      if (earlier.payload !== asked) throw new IdempotencyKeyReused()
+      return chain(earlier.outcome, outcome => ({ outcome, replayed: true }))
     }
-    const outcome = this.#enqueue(letter.handle)
-    this.#keep(letter.key, { payload, outcome, settled: false })
-    return { outcome: await outcome, replayed: false }
+    const outcome = this.#enqueue(handle)
+    this.#keep(key, { payload: asked, outcome, settled: false })
+    return chain(outcome, handled)
   }
 
   #keep (key: string, record: Receipt): void {
     this.#records.set(key, record)
-    record.outcome.then(() => {
+    const settled = chain(record.outcome, () => {
       record.settled = true
       this.#evict()
-    }, () => { this.#records.delete(key) })
+    })
+    if (settled instanceof Promise) settled.catch(() => { this.#records.delete(key) })
   }
 
   // Oldest first; the record of a running message stays, for its repeat must not run beside it.
@@ -118,10 +119,13 @@ export class Mailbox {
     }
   }
 
-  #enqueue (handle: () => Awaitable<Outcome>): Promise<Outcome> {
+  #enqueue (handle: () => Awaitable<Outcome>): Awaitable<Outcome> {
     let outcome: Promise<Outcome>
     if (this.#last === undefined) {
-      outcome = Promise.resolve(handle())
+      const handling = handle()
+      // Done before another could come.
+      if (!(handling instanceof Promise)) return handling
+      outcome = handling
     } else {
       this.reserve(1)
       this.#waiting++
@@ -137,15 +141,22 @@ export class Mailbox {
   }
 }
 
+const handled = (outcome: Outcome): Delivery => ({ outcome, replayed: false })
+
 /** Runs a handler and makes an outcome of what it returns or throws. */
-export async function answer (handler: (reply: UpwardReply) => unknown): Promise<Outcome> {
+export function answer (handler: (reply: UpwardReply) => unknown): Awaitable<Outcome> {
   const reply = new UpwardReply()
   try {
-    return reply.outcome(await handler(reply))
+    const outcome = chain(handler(reply), returned => reply.outcome(returned))
+    return outcome instanceof Promise ? outcome.catch(failure) : outcome
   } catch (thrown) {
-    const error = asError(thrown)
-    // Safe to repeat is what this error promises, so it must not become the answer to repeats.
-    if (error instanceof StoreUnavailable) throw error
-    return { status: statusOf(error), headers: {}, body: undefined, error }
+    return failure(thrown)
   }
+}
+
+function failure (thrown: unknown): Outcome {
+  const error = asError(thrown)
+  // Safe to repeat is what this error promises, so it must not become the answer to repeats.
+  if (error instanceof StoreUnavailable) throw error
+  return { status: statusOf(error), headers: {}, body: undefined, error }
 }

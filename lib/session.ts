@@ -3,7 +3,7 @@ import type { Channels } from './channel.js'
 import { SessionOver } from './errors.js'
 import type { HookLists } from './hooks.js'
 import type { Mailbox } from './mailbox.js'
-import { begin } from './promises.js'
+import { begin, chain, ignore } from './promises.js'
 import { now, type Log, type LogBounds } from './store/log.js'
 import type { Awaitable, Store } from './store/store.js'
 import { Downstream, type Source } from './stream/downstream.js'
@@ -131,7 +131,7 @@ export class Session {
    */
   stream (event: string, items: AsyncIterable<unknown> | Iterable<unknown>): Promise<void> {
     return begin(() => pace(items, this.signal, {
-      take: item => this.emit(event, item),
+      take: item => this.#append(frameEvent(event, item)),
       ready: () => this.#ready()
     }))
   }
@@ -247,9 +247,9 @@ export class Session {
     this.#house.detached(this, stream)
   }
 
-  async #append (frame: string): Promise<void> {
+  #append (frame: string): Awaitable<void> {
     if (this.closed) throw new SessionOver()
-    await this.#house.store.append(this.#ownLog(), { frame })
+    return chain(this.#house.store.append(this.#ownLog(), { frame }), ignore)
   }
 
   #ownLog (): Log {
@@ -260,7 +260,7 @@ export class Session {
     return this.#log
   }
 
-  async #join (name: string): Promise<void> {
+  #join (name: string): void {
     if (this.closed) throw new SessionOver()
     if (this.#memberships?.has(name) === true) return
     const { log } = this.#house.channels.enter(name, this)

@@ -2,6 +2,7 @@ import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import type { Session, SseSessionsOptions } from '../lib/index.js'
 import { eventSources } from './support/eventsources.js'
+import { FlakyStore } from './support/flaky-store.js'
 import { follow } from './support/follower.js'
 import { collect } from './support/garbage.js'
 import { faultProxy } from './support/proxy.js'
@@ -180,6 +181,47 @@ t.test('when the session ends the iterable is told to return, wherever it is, an
   await t.rejects(gone.session.stream('n', endless()), over)
   await until(() => told.length === 3, 'the iterables to be told')
   t.strictSame(told.sort(), ['async', 'iterator', 'sync'], 'one that was never asked has nothing to tidy up')
+})
+
+t.test('an iterable whose next item, or failure, comes after the end harms nobody, and is asked no more', async t => {
+  const { session } = await openSession(t)
+  const asked: string[] = []
+  const late = (name: string, next: Promise<IteratorResult<number>>): AsyncIterable<number> => ({
+    [Symbol.asyncIterator]: () => ({
+      next: () => {
+        asked.push(name)
+        return next
+      }
+    })
+  })
+  const item = signal()
+  const items = [
+    late('item', item.promise.then(() => ({ done: false, value: 1 }))),
+    late('failure', item.promise.then(() => { throw new Error('too late') })),
+    late('end', item.promise.then(() => ({ done: true, value: undefined })))
+  ]
+  const streaming = items.map(items => session.stream('n', items))
+  await session.close()
+  for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
+  item.resolve()
+  await new Promise(setImmediate)
+  t.strictSame(asked, ['item', 'failure', 'end'])
+})
+
+t.test('a store that takes its time is waited for: items keep their order, and one that it refuses ends the stream', async t => {
+  const store = new FlakyStore()
+  const { session, stream } = await openSession(t, { store })
+  function * numbers (): Generator<number> {
+    for (let n = 1; ; n++) {
+      store.down = n === 4
+      yield n
+    }
+  }
+  await t.rejects(within(session.stream('n', numbers()), 'stream() to settle'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  store.down = false
+  await session.emit('n', 4)
+  await stream.waitFor(({ data }) => data === 4)
+  t.strictSame(numbersOf(stream), [1, 2, 3, 4])
 })
 
 t.test('an iterable that fails on being told to return harms nobody', async t => {

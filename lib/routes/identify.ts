@@ -1,7 +1,9 @@
 import type { FastifyRequest } from 'fastify'
 import { Closing, SessionIdMissing, SessionUnknown } from '../errors.js'
+import { chain } from '../promises.js'
 import type { Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
+import type { Awaitable } from '../store/store.js'
 import { SESSION_ID } from '../wire/headers.js'
 
 /** A request's header as one string; `undefined` where it is missing or empty. */
@@ -14,18 +16,13 @@ export function header (request: FastifyRequest, name: string): string | undefin
  * The live session that a request speaks for. Another principal's is as unknown as one that never was.
  * Throws FST_SSE_SESSION_ID_MISSING, FST_SSE_SESSION_UNKNOWN or FST_SSE_CLOSING.
  */
-export async function identify (sessions: Sessions, request: FastifyRequest): Promise<Session> {
+export function identify (sessions: Sessions, request: FastifyRequest): Awaitable<Session> {
   const id = header(request, SESSION_ID)
   if (id === undefined) throw new SessionIdMissing()
   if (sessions.closing) throw new Closing()
-  const { settings } = sessions
-  const session = settings.anyone ? sessions.find(id) : await findOf(sessions, id, request)
-  if (session === undefined) throw new SessionUnknown()
-  return session
-}
-
-async function findOf (sessions: Sessions, id: string, request: FastifyRequest): Promise<Session | undefined> {
-  const principal = await sessions.settings.principal(request)
-  const session = sessions.find(id)
-  return session?.principal === principal ? session : undefined
+  return chain(sessions.settings.principal(request), principal => {
+    const session = sessions.find(id)
+    if (session === undefined || session.principal !== principal) throw new SessionUnknown()
+    return session
+  })
 }

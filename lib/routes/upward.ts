@@ -1,22 +1,31 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
-import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
+import { asError, BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
 import type { Message } from '../hooks.js'
 import { answer, type Delivery } from '../mailbox.js'
+import { chain } from '../promises.js'
 import type { Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
+import type { Awaitable } from '../store/store.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { header, identify } from './identify.js'
 
 // Has Fastify set up its validator, which the schemas of handlers need; an app with one of its own may not know JSON Schema.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
 
+// The session that a request was found to speak for.
+const SESSION = Symbol('session')
+
+interface Addressed {
+  [SESSION]?: Session
+}
+
 /** POST of the upward path, with and without the event's name in it: hands messages to the session's mailbox. */
 export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): RouteOptions[] {
   const { routes: { upward }, upwardPath } = sessions.settings
   const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
-    if (!reply.hasHeader(SESSION_CONNECTED)) reply.header(SESSION_CONNECTED, String(isConnected(sessions, request)))
+    reply.header(SESSION_CONNECTED, String(isConnected(sessions, request)))
     if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
     done(null, payload)
   }
@@ -26,58 +35,66 @@ export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): Rou
     method: 'POST',
     url,
     onSend: [upward.onSend ?? [], onSend].flat(),
-    handler: (request, reply) => receive(sessions, request, reply)
+    // Not async: what is there at once is answered at once. Fastify sends what is thrown.
+    handler: (request, reply) => {
+      const received = receive(sessions, request, reply)
+      if (received instanceof Promise) received.catch((error: unknown) => { reply.send(asError(error)) })
+    }
   }))
 }
 
-/** Where the request failed before its session was looked up; without principals the id is enough to tell. */
-function isConnected (sessions: Sessions, request: FastifyRequest): boolean {
+/** Where the request failed before its session was looked up, its id is enough to tell if there are no principals. */
+function isConnected (sessions: Sessions, request: FastifyRequest & Addressed): boolean {
   const id = header(request, SESSION_ID)
-  return sessions.settings.anyone && id !== undefined && sessions.find(id)?.connected === true
+  const session = request[SESSION] ?? (sessions.settings.anyone && id !== undefined ? sessions.find(id) : undefined)
+  return session?.connected === true
 }
 
-async function receive (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-  const session = await identify(sessions, request)
-  const { event = 'message' } = request.params as { event?: string }
-  try {
+function receive (sessions: Sessions, request: FastifyRequest & Addressed, reply: FastifyReply): Awaitable<void> {
+  return chain(identify(sessions, request), session => {
+    request[SESSION] = session
+    const { event = 'message' } = request.params as { event?: string }
     return request.body instanceof Batch
-      ? await receiveBatch(sessions, session, request.body, event, request, reply)
-      : await receiveOne(sessions, session, event, request, reply)
-  } finally {
-    reply.header(SESSION_CONNECTED, String(session.connected))
-  }
+      ? receiveBatch(sessions, session, request.body, event, request, reply)
+      : receiveOne(sessions, session, event, request, reply)
+  })
 }
 
-async function receiveOne (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+function receiveOne (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   const id = header(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isKey(id)) throw new IdempotencyKeyInvalid()
-  const { outcome, replayed } = await deliver(sessions, session, { event, data: request.body, id }, request)
-  reply.header(SESSION_CONNECTED, String(session.connected))
-  if (replayed) reply.header(IDEMPOTENT_REPLAYED, 'true')
-  if (outcome.error !== undefined) throw outcome.error
-  return reply.headers(outcome.headers).code(outcome.status).send(outcome.body)
+  return chain(deliver(sessions, session, { event, data: request.body, id }, request), ({ outcome, replayed }) => {
+    if (replayed) reply.header(IDEMPOTENT_REPLAYED, 'true')
+    if (outcome.error !== undefined) throw outcome.error
+    reply.headers(outcome.headers).code(outcome.status).send(outcome.body)
+  })
 }
 
-async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<void> {
   if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const { maxWaitingMessages } = sessions.settings
   const messages = batch.messages(event)
   if (messages.length > Math.max(1, maxWaitingMessages)) throw new BatchTooLarge(messages.length, maxWaitingMessages)
   session.mailbox.reserve(messages.length)
   // All at once into the mailbox, which keeps them in order and lets no other message between them.
-  const outcomes = await Promise.all(messages.map(message => deliver(sessions, session, message, request).then(report, refusal)))
-  reply.header(SESSION_CONNECTED, String(session.connected))
-  return reply.type('application/json; charset=utf-8').send(`[${outcomes.map(stringify).join()}]`)
+  const reports = await Promise.all(messages.map(async message => {
+    try {
+      return report(await deliver(sessions, session, message, request))
+    } catch (error) {
+      return refusal(error as Error)
+    }
+  }))
+  reply.type('application/json; charset=utf-8').send(`[${reports.map(stringify).join()}]`)
 }
 
-function deliver (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Promise<Delivery> {
+function deliver (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Awaitable<Delivery> {
   return session.mailbox.deliver({
     key: message.id,
     payload: () => fingerprint(message),
-    handle: async () => {
+    handle: () => {
       // It may have ended while the message waited.
       if (session.closed) throw new SessionUnknown()
-      return await answer(await sessions.dispatcher.prepare(session, message, request))
+      return chain(sessions.dispatcher.prepare(session, message, request), answer)
     }
   })
 }
@@ -91,7 +108,7 @@ function fingerprint ({ event, data }: Message): string {
     // What could be read may be nested too deep to be written.
     throw new DataTooDeep()
   }
-  return createHash('sha256').update(json).digest('base64')
+  return hash('sha256', json, 'base64')
 }
 
 /** The outcome of one message of a batch. */
