@@ -21,9 +21,12 @@ export class Connections {
   /** `grace` is how many milliseconds a peer has to agree that a connection is over. */
   constructor (server: FastifyInstance['server'], grace: number) {
     this.#grace = grace
+    const sockets = this.#sockets
+    // One for all connections.
+    const forget = function (this: Socket): void { sockets.delete(this) }
     server.on('connection', (socket: Socket) => {
-      this.#sockets.add(socket)
-      socket.once('close', () => { this.#sockets.delete(socket) })
+      sockets.add(socket)
+      socket.on('close', forget)
     })
     let accepted: Socket
     // A session does not give its socket out; it is made of the newest, by Node's own listener of these events.

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import { Channel, Channels, type SendOptions } from './channel.js'
 import type { Contract } from './contract.js'
@@ -6,13 +5,14 @@ import { Dispatcher, type MessageHandler, type HandlerOptions } from './dispatch
 import { HookLists, type Hooks } from './hooks.js'
 import { Mailbox } from './mailbox.js'
 import type { Settings } from './options.js'
-import { begin } from './promises.js'
+import { begin, chain, ignore } from './promises.js'
 import { Session, type SessionHouse } from './session.js'
 import { now, type Log, type LogListener } from './store/log.js'
 import type { Store } from './store/store.js'
 import type { Downstream } from './stream/downstream.js'
 import { Heartbeat } from './stream/heartbeat.js'
 import type { ContractSessions } from './typed.js'
+import { createSessionId } from './wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from './wire/frame.js'
 import type { FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 
@@ -107,9 +107,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
-    return begin(async () => {
-      await this.#store.append(this.#broadcasts, { frame: frameEvent(event, data), except: except?.id })
-    })
+    return begin(() => chain(this.#store.append(this.#broadcasts, { frame: frameEvent(event, data), except: except?.id }), ignore))
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for a name that is none. */
@@ -147,7 +145,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
     this.#count(principal, 1)
     try {
-      const id = randomBytes(18).toString('base64url')
+      const id = createSessionId()
       const session = new Session(id, principal, await this.#store.head(), this.#broadcasts, this.#house)
       this.#sessions.set(id, session)
       return session

@@ -1,3 +1,5 @@
+import { randomFillSync } from 'node:crypto'
+
 /** The id of the event that ends a session: a client that comes back with it is told to stop. */
 export const CLOSED_ID = 'closed'
 
@@ -9,6 +11,23 @@ export interface EventId {
 
 // 18 bytes as base64url, and at most the 11 digits that the largest safe integer takes.
 const PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
+
+const SECRET = 18
+// One call of the generator serves many sessions: the call costs much, its bytes little.
+const randomness = Buffer.alloc(SECRET * 128)
+let used = randomness.length
+
+/** Makes a session's id: 18 random bytes, base64url. */
+export function createSessionId (): string {
+  if (used === randomness.length) {
+    randomFillSync(randomness)
+    used = 0
+  }
+  const secret = randomness.subarray(used, used += SECRET)
+  const id = secret.toString('base64url')
+  secret.fill(0)
+  return id
+}
 
 /** `<sessionId>.<position, base36>`: printable ASCII well under 128 bytes, so that every browser returns it unchanged. */
 export function formatEventId (sessionId: string, position: number): string {
