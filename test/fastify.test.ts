@@ -4,6 +4,7 @@ import { request } from 'undici'
 import sseSessions, { type Session, type Sessions } from '../lib/index.js'
 import { listen, serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
+import { wire } from './support/wire.js'
 import { signal, until, within } from './support/within.js'
 
 declare module 'fastify' {
@@ -31,6 +32,17 @@ t.test('the prefix of the plugin, and those of the scopes around it, go before t
   for (const path of ['/downward', '/chat/listen', '/api/v1/downward', '/api/v1/chat/downward']) {
     t.equal((await request(url + path)).statusCode, 404, path)
   }
+})
+
+t.test('over HTTP/1.1 a stream is not chunked, and ends with its connection', async t => {
+  const { sessions, port } = await serve(t)
+  sessions.addHook('onOpen', session => { session.close('bye') })
+  const client = wire(t, port)
+  await within(client.closed, 'the end of the connection')
+  const [head = '', body = ''] = client.text().split('\r\n\r\n')
+  t.match(head, /^connection: close$/im)
+  t.notMatch(head, /^(transfer-encoding|content-length):/im)
+  t.match(body, /^retry: \d+\nevent: welcome\n[^]+\nevent: close\nid: closed\ndata: {"reason":"bye"}\n\n$/)
 })
 
 t.test('two registrations, each under its own decorator and prefix, know nothing of each other', async t => {
