@@ -1,5 +1,5 @@
 import { asError, IdempotencyKeyReused, statusOf, StoreUnavailable, TooManyWaiting } from './errors.js'
-import { chain, ignore } from './promises.js'
+import { chain } from './promises.js'
 import type { Awaitable } from './store/store.js'
 
 /** What a message was answered. A handler's error is an answer, too: its message was handled. */
@@ -76,6 +76,7 @@ export class Mailbox {
   readonly #maxRecords: number
   readonly #records = new Map<string, Receipt>()
   #last: Promise<void> | undefined
+  #handling = false
   #waiting = 0
 
   constructor (maxWaiting: number, maxRecords: number) {
@@ -89,8 +90,11 @@ export class Mailbox {
   }
 
   /** Answers with the outcome of the message, or of the earlier one of its key. */
-  deliver ({ key, payload, handle }: Letter): Awaitable<Delivery> {
-    if (key === undefined) return chain(this.#enqueue(handle), handled)
+  deliver (letter: Letter): Awaitable<Delivery> {
+    // It comes from inside a handler, as by `inject`: that is in the queue when it has returned.
+    if (this.#handling) return Promise.resolve().then(() => this.deliver(letter))
+    const { key, payload, handle } = letter
+    if (key === undefined) return chain(this.#enqueue(handle), first)
     const asked = payload()
     const earlier = this.#records.get(key)
     if (earlier !== undefined) {
@@ -99,7 +103,7 @@ export class Mailbox {
     }
     const outcome = this.#enqueue(handle)
     this.#keep(key, { payload: asked, outcome, settled: false })
-    return chain(outcome, handled)
+    return chain(outcome, first)
   }
 
   #keep (key: string, record: Receipt): void {
@@ -122,10 +126,16 @@ export class Mailbox {
   #enqueue (handle: () => Awaitable<Outcome>): Awaitable<Outcome> {
     let outcome: Promise<Outcome>
     if (this.#last === undefined) {
-      const handling = handle()
-      // Done before another could come.
-      if (!(handling instanceof Promise)) return handling
-      outcome = handling
+      let handled: Awaitable<Outcome>
+      this.#handling = true
+      try {
+        handled = handle()
+      } finally {
+        this.#handling = false
+      }
+      // Done before another could be in the queue.
+      if (!(handled instanceof Promise)) return handled
+      outcome = handled
     } else {
       this.reserve(1)
       this.#waiting++
@@ -134,14 +144,14 @@ export class Mailbox {
         return handle()
       })
     }
-    const last = outcome.then(ignore, ignore)
+    const done = (): void => { if (this.#last === last) this.#last = undefined }
+    const last = outcome.then(done, done)
     this.#last = last
-    last.then(() => { if (this.#last === last) this.#last = undefined })
     return outcome
   }
 }
 
-const handled = (outcome: Outcome): Delivery => ({ outcome, replayed: false })
+const first = (outcome: Outcome): Delivery => ({ outcome, replayed: false })
 
 /** Runs a handler and makes an outcome of what it returns or throws. */
 export function answer (handler: (reply: UpwardReply) => unknown): Awaitable<Outcome> {

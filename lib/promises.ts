@@ -7,7 +7,10 @@ export function isPromise<T> (value: Awaitable<T>): value is Promise<T> {
   return typeof (value as { then?: unknown } | undefined | null)?.then === 'function'
 }
 
-/** Goes on with a value as soon as it is there: at once, without the cost of a promise, where it is no promise. */
+/**
+ * Goes on with a value as soon as it is there: at once, without the cost of a promise, where it is no promise; then
+ * what `next` throws is thrown, not rejected with.
+ */
 export function chain<T, U> (value: Awaitable<T>, next: (value: T) => Awaitable<U>): Awaitable<U> {
   return isPromise(value) ? Promise.resolve(value).then(next) : next(value)
 }

@@ -147,6 +147,18 @@ t.test('what comes after the message that ends the session is 404', async t => {
   t.strictSame(handled, [1])
 })
 
+t.test('a message that ended the session has its answer repeated behind it', async t => {
+  const { url, sessions, sessionId } = await serveCounter(t)
+  sessions.handle('bye', session => {
+    session.close()
+    return 'bye'
+  })
+  t.strictSame((await postBatch(url, sessionId, [{ event: 'bye', id: 'a' }, { event: 'bye', id: 'a' }])).body, [
+    { status: 200, body: 'bye' },
+    { status: 200, body: 'bye', replayed: true }
+  ])
+})
+
 t.test('a result that is no JSON is the error of its own message', async t => {
   const { url, sessions, sessionId, handled } = await serveCounter(t)
   sessions.handle('big', () => ({ big: 1n }))

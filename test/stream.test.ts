@@ -186,7 +186,7 @@ t.test('when the session ends the iterable is told to return, wherever it is, an
 t.test('an iterable whose next item, or failure, comes after the end harms nobody, and is asked no more', async t => {
   const { session } = await openSession(t)
   const asked: string[] = []
-  const late = (name: string, next: Promise<IteratorResult<number>>): AsyncIterable<number> => ({
+  const late = (name: string, next: Promise<IteratorResult<unknown>>): AsyncIterable<unknown> => ({
     [Symbol.asyncIterator]: () => ({
       next: () => {
         asked.push(name)
@@ -196,7 +196,7 @@ t.test('an iterable whose next item, or failure, comes after the end harms nobod
   })
   const item = signal()
   const items = [
-    late('item', item.promise.then(() => ({ done: false, value: 1 }))),
+    late('item', item.promise.then(() => ({ done: false, value: { toJSON: () => { asked.push('its text') } } }))),
     late('failure', item.promise.then(() => { throw new Error('too late') })),
     late('end', item.promise.then(() => ({ done: true, value: undefined })))
   ]
@@ -206,6 +206,22 @@ t.test('an iterable whose next item, or failure, comes after the end harms nobod
   item.resolve()
   await new Promise(setImmediate)
   t.strictSame(asked, ['item', 'failure', 'end'])
+})
+
+t.test('a generator that ends its own session is told to return when it is no longer running', async t => {
+  const { session } = await openSession(t)
+  const told = signal()
+  function * ending (): Generator<number> {
+    try {
+      yield 1
+      session.close()
+      yield 2
+    } finally {
+      told.resolve()
+    }
+  }
+  await t.rejects(within(session.stream('n', ending()), 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
+  await within(told.promise, 'the generator to be told')
 })
 
 t.test('a store that takes its time is waited for: items keep their order, and one that it refuses ends the stream', async t => {

@@ -27,6 +27,34 @@ t.test('messages of a session are handled one at a time in the order of their ar
   t.strictSame(handled, arrived)
 })
 
+t.test('a message that comes from inside a handler, by inject, is handled when that is done, and once a key', async t => {
+  const { app, sessions, url } = await serve(t)
+  const done: string[] = []
+  const answered = signal()
+  const inject = (event: string, sessionId: string, key?: string): void => {
+    app.inject({ method: 'POST', url: `/upward/${event}`, headers: { 'x-session-id': sessionId, ...key !== undefined && { 'idempotency-key': key } } }, () => { answered.resolve() })
+  }
+  sessions
+    .handle('outer', async ({ id }) => {
+      inject('inner', id)
+      await new Promise(setImmediate)
+      done.push('outer')
+    })
+    .handle('inner', () => { done.push('inner') })
+    .handle('keyed', ({ id }) => {
+      done.push('keyed')
+      if (done.length < 5) inject('keyed', id, 'k')
+    })
+  const { sessionId } = await openStream(t, url)
+  await post(url, sessionId, {}, { event: 'outer' })
+  await within(answered.promise, 'the answer to inject')
+  t.strictSame(done, ['outer', 'inner'])
+  const headers = { 'x-session-id': sessionId, 'idempotency-key': 'k' }
+  t.equal((await request(`${url}/upward/keyed`, { method: 'POST', headers })).statusCode, 202)
+  await post(url, sessionId, {}, { event: 'inner' })
+  t.strictSame(done, ['outer', 'inner', 'keyed', 'inner'])
+})
+
 t.test('a handler that takes long delays no other session', async t => {
   const { sessions, url } = await serve(t)
   const release = signal()

@@ -5,7 +5,7 @@ import type { Sessions } from '../sessions.js'
 import { EXPOSED_HEADERS } from '../wire/headers.js'
 import { closeRoute } from './close.js'
 import { downwardRoute } from './downward.js'
-import { addBatchParser, upwardRoutes } from './upward.js'
+import { addBatchParser, SESSION, upwardRoutes } from './upward.js'
 
 const EXPOSE = 'access-control-expose-headers'
 
@@ -30,6 +30,7 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   scope.removeContentTypeParser('text/plain')
   // A schema for the body is for one message; the lines of a batch would pass by it.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
+  scope.decorateRequest(SESSION, null)
   for (const route of all) scope.route(route)
   scope.addHook('onReady', async () => {
     // Fastify has set it up for the schemas of our routes, if the app had not.

@@ -1,9 +1,9 @@
 import { hash } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
-import { asError, BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
+import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
 import type { Message } from '../hooks.js'
-import { answer, type Delivery } from '../mailbox.js'
+import { answer, type Delivery, type Mailbox } from '../mailbox.js'
 import { chain } from '../promises.js'
 import type { Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
@@ -14,11 +14,11 @@ import { header, identify } from './identify.js'
 // Has Fastify set up its validator, which the schemas of handlers need; an app with one of its own may not know JSON Schema.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
 
-// The session that a request was found to speak for.
-const SESSION = Symbol('session')
+/** The session that a request was found to speak for. */
+export const SESSION = Symbol('session')
 
 interface Addressed {
-  [SESSION]?: Session
+  [SESSION]?: Session | null
 }
 
 /** POST of the upward path, with and without the event's name in it: hands messages to the session's mailbox. */
@@ -35,10 +35,12 @@ export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): Rou
     method: 'POST',
     url,
     onSend: [upward.onSend ?? [], onSend].flat(),
-    // Not async: what is there at once is answered at once. Fastify sends what is thrown.
+    // Not async: what is there at once is answered at once.
     handler: (request, reply) => {
-      const received = receive(sessions, request, reply)
-      if (received instanceof Promise) received.catch((error: unknown) => { reply.send(asError(error)) })
+      const body = receive(sessions, request, reply)
+      if (body instanceof Promise) return body
+      reply.send(body)
+      return undefined
     }
   }))
 }
@@ -50,7 +52,8 @@ function isConnected (sessions: Sessions, request: FastifyRequest & Addressed): 
   return session?.connected === true
 }
 
-function receive (sessions: Sessions, request: FastifyRequest & Addressed, reply: FastifyReply): Awaitable<void> {
+/** Answers with the body to send. */
+function receive (sessions: Sessions, request: FastifyRequest & Addressed, reply: FastifyReply): Awaitable<unknown> {
   return chain(identify(sessions, request), session => {
     request[SESSION] = session
     const { event = 'message' } = request.params as { event?: string }
@@ -60,35 +63,39 @@ function receive (sessions: Sessions, request: FastifyRequest & Addressed, reply
   })
 }
 
-function receiveOne (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
+function receiveOne (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
   const id = header(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isKey(id)) throw new IdempotencyKeyInvalid()
-  return chain(deliver(sessions, session, { event, data: request.body, id }, request), ({ outcome, replayed }) => {
+  return chain(deliver(sessions, session, session.mailbox, { event, data: request.body, id }, request), ({ outcome, replayed }) => {
     if (replayed) reply.header(IDEMPOTENT_REPLAYED, 'true')
     if (outcome.error !== undefined) throw outcome.error
-    reply.headers(outcome.headers).code(outcome.status).send(outcome.body)
+    reply.headers(outcome.headers).code(outcome.status)
+    return outcome.body
   })
 }
 
-async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const { maxWaitingMessages } = sessions.settings
   const messages = batch.messages(event)
   if (messages.length > Math.max(1, maxWaitingMessages)) throw new BatchTooLarge(messages.length, maxWaitingMessages)
-  session.mailbox.reserve(messages.length)
+  // A message may end the session; those behind it were sent to the same mailbox.
+  const { mailbox } = session
+  mailbox.reserve(messages.length)
   // All at once into the mailbox, which keeps them in order and lets no other message between them.
   const reports = await Promise.all(messages.map(async message => {
     try {
-      return report(await deliver(sessions, session, message, request))
+      return report(await deliver(sessions, session, mailbox, message, request))
     } catch (error) {
       return refusal(error as Error)
     }
   }))
-  reply.type('application/json; charset=utf-8').send(`[${reports.map(stringify).join()}]`)
+  reply.type('application/json; charset=utf-8')
+  return `[${reports.map(stringify).join()}]`
 }
 
-function deliver (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Awaitable<Delivery> {
-  return session.mailbox.deliver({
+function deliver (sessions: Sessions, session: Session, mailbox: Mailbox, message: Message, request: FastifyRequest): Awaitable<Delivery> {
+  return mailbox.deliver({
     key: message.id,
     payload: () => fingerprint(message),
     handle: () => {

@@ -23,7 +23,7 @@ export interface Draft {
 
 export interface Entry {
   readonly position: number
-  /** The event behind what is each reader's own, so that it is framed once for all. */
+  /** What follows `id: <session>.`: the same for every reader, so that it is framed once. */
   readonly rest: string
   readonly except: string | undefined
   readonly bytes: number

@@ -152,7 +152,7 @@ export class Downstream implements SinkListener {
   #collect (): string {
     let chunk = this.#tellLoss()
     while (chunk.length < BATCH_CHARACTERS) {
-      // The source with the earliest entry, and where that of another comes between.
+      // The source with the earliest entry, and the position at which another takes over.
       let source: Source | undefined
       let earliest = Infinity
       let limit = Infinity
@@ -167,7 +167,8 @@ export class Downstream implements SinkListener {
         }
       }
       if (source === undefined) break
-      chunk = this.#take(chunk, source, Math.min(limit - 1, source.to))
+      // A store that gives a position twice breaks its contract; that must not end in a loop.
+      chunk = this.#take(chunk, source, Math.min(Math.max(earliest, limit - 1), source.to))
     }
     return chunk
   }

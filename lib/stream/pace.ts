@@ -24,8 +24,9 @@ export function pace (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
       if (over) return
       leave()
       reject(reason)
-      // Not awaited: a generator that waits for something else would not return before that came.
-      begin(() => iterator.return?.())
+      // Later, for it may be running, and have ended the session itself. Not awaited: a generator that waits for
+      // something else would not return before that came.
+      queueMicrotask(() => { begin(() => iterator.return?.()) })
     }
     const onAbort = (): void => { abandon(signal.reason) }
     signal.addEventListener('abort', onAbort)
@@ -34,6 +35,7 @@ export function pace (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
         // Awaiting what is no promise would cost a turn of the queue for each item.
         const next = iterator.next()
         const { done, value } = isPromise(next) ? await next : next
+        if (over) return
         if (done === true) {
           leave()
           resolve()
