@@ -31,7 +31,17 @@ export function createSessionId (): string {
 
 /** `<sessionId>.<position, base36>`: printable ASCII well under 128 bytes, so that every browser returns it unchanged. */
 export function formatEventId (sessionId: string, position: number): string {
-  return `${sessionId}.${position.toString(36)}`
+  return startEventId(sessionId) + endEventId(position)
+}
+
+/** What the ids of all events of a session begin with. */
+export function startEventId (sessionId: string): string {
+  return `${sessionId}.`
+}
+
+/** What the id of an event ends with, in whichever session. */
+export function endEventId (position: number): string {
+  return position.toString(36)
 }
 
 /** Reads an event's id back; `undefined` where the text is not one of ours. */

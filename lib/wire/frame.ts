@@ -1,6 +1,6 @@
 import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid } from '../errors.js'
-import { CLOSED_ID, formatEventId } from './event-id.js'
+import { CLOSED_ID, endEventId, formatEventId, startEventId } from './event-id.js'
 
 // The plugin's own, those that an EventSource raises itself, and those of the client's sessions.
 const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
@@ -37,12 +37,12 @@ export function serialize (data: unknown = null): string {
 
 /** How every event of a session begins. */
 export function frameStart (sessionId: string): string {
-  return `id: ${sessionId}.`
+  return `id: ${startEventId(sessionId)}`
 }
 
 /** How an event goes on at a position, in whichever session. */
 export function frameRest (position: number, frame: string): string {
-  return `${position.toString(36)}\n${frame}`
+  return `${endEventId(position)}\n${frame}`
 }
 
 export function frameWelcome (sessionId: string, position: number, retry: number, json: string): string {
