@@ -1,5 +1,5 @@
 import { TextMissing } from './errors.js'
-import type { UpwardReply } from './mailbox.js'
+import type { UpwardReply } from './reply.js'
 import type { Session } from './session.js'
 
 const timeOfDay = (): string => new Date().toLocaleTimeString()

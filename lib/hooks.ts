@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import { HookInvalid } from './errors.js'
-import type { UpwardReply } from './mailbox.js'
+import type { UpwardReply } from './reply.js'
 import type { Session } from './session.js'
 import type { Awaitable } from './store/store.js'
 import type { Gap } from './wire/frame.js'

@@ -4,7 +4,7 @@ import { Connections } from './connections.js'
 import { OptionInvalid } from './errors.js'
 import { settle, type SseSessionsOptions } from './options.js'
 import { routes } from './routes/index.js'
-import { Sessions } from './sessions.js'
+import { openSessions, type Sessions } from './sessions.js'
 import { now } from './store/log.js'
 
 declare module 'fastify' {
@@ -19,7 +19,7 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   if (app.hasDecorator(settings.decorator)) {
     throw new OptionInvalid(`The instance has a decorator "${settings.decorator}" already; name this registration with option "decorator"`)
   }
-  const sessions = new Sessions(settings, app.log)
+  const sessions = await openSessions(settings, app.log)
   app.decorate(settings.decorator, sessions)
 
   const connections = new Connections(app.server, settings.closeTimeout)
@@ -44,17 +44,21 @@ export default sseSessions
 export { sseSessions, sseSessions as 'module.exports' }
 export type { SseSessionsOptions } from './options.js'
 export type { Sessions, SessionStats } from './sessions.js'
-export type { Session, SessionData } from './session.js'
+export type { Session } from './session.js'
+export type { SessionData } from './store/state.js'
 export type { Channel, SendOptions } from './channel.js'
 export type { Contract } from './contract.js'
 export type { ContractChannel, ContractHandler, ContractSession, ContractSessions } from './typed.js'
 export type { Hooks, Message } from './hooks.js'
-export type { UpwardReply } from './mailbox.js'
+export type { UpwardReply } from './reply.js'
 export type { HandlerContext, HandlerOptions, MessageHandler } from './dispatch.js'
 export type { Gap } from './wire/frame.js'
-export type { Awaitable, Store } from './store/store.js'
-export type { Draft, Entry, LogBounds, LogListener, TrimReason } from './store/log.js'
-export { MemoryStore } from './store/memory.js'
+export type { Awaitable, OpenStore, Store, StoreSettings, StoreStats, StoreUser } from './store/store.js'
+export type { Delivery, Letter, Mailbox, Outcome } from './store/mailbox.js'
+export type { SessionListener } from './store/state.js'
+export type { Draft, Entry, LogBounds, LogListener, Source, TrimReason } from './store/log.js'
+export { memoryStore } from './store/memory.js'
 // For those who write a store.
 export { Log } from './store/log.js'
+export { SessionState } from './store/state.js'
 export { StoreUnavailable } from './errors.js'

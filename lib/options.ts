@@ -2,8 +2,8 @@ import type { FastifyCorsOptions } from '@fastify/cors'
 import type { FastifyRequest, LogLevel, RouteShorthandOptions } from 'fastify'
 import { OptionInvalid } from './errors.js'
 import type { LogBounds } from './store/log.js'
-import { MemoryStore } from './store/memory.js'
-import type { Awaitable, Store } from './store/store.js'
+import { memoryStore } from './store/memory.js'
+import type { Awaitable, OpenStore } from './store/store.js'
 import { isSendable } from './wire/frame.js'
 
 /** The options of the plugin. All are checked at boot; FST_SSE_OPTION_INVALID says what is wrong. */
@@ -18,8 +18,8 @@ export interface SseSessionsOptions {
   paths?: { downward?: string, upward?: string }
   /** Route options (`config`, `schema`, `bodyLimit`, `constraints`, hooks, …) for GET and DELETE of the downward path, and for POST. Default: none. */
   routes?: { downward?: RouteShorthandOptions, upward?: RouteShorthandOptions, close?: RouteShorthandOptions }
-  /** Where logs live. Default: a `MemoryStore`. */
-  store?: Store
+  /** Where sessions live: `memoryStore`, or `redisStore(…)` for many processes. Default `memoryStore`. */
+  store?: OpenStore
   /**
    * Whose session it is. Asked on every GET, POST and DELETE, after the app's hooks; a session is found only by the
    * principal that opened it. Default: whoever knows the session's id.
@@ -59,7 +59,7 @@ export interface Settings {
   readonly downwardPath: string
   readonly upwardPath: string
   readonly routes: { readonly downward: RouteShorthandOptions, readonly upward: RouteShorthandOptions, readonly close: RouteShorthandOptions }
-  readonly store: Store
+  readonly store: OpenStore
   readonly principal: (request: FastifyRequest) => Awaitable<string | undefined>
   readonly anyone: boolean
   readonly cors: FastifyCorsOptions | undefined
@@ -80,8 +80,6 @@ export interface Settings {
 const MAX_DELAY = 2 ** 31 - 1
 const MAX_COUNT = Infinity
 
-const STORE_METHODS = ['head', 'log', 'append', 'release', 'close'] as const
-
 /** Checks what the app gave, and fills in the defaults. `pluginTimeout` is Fastify's, 0 for none. */
 export function settle (options: SseSessionsOptions, pluginTimeout: number | undefined): Settings {
   const {
@@ -90,7 +88,7 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number | und
     decorator = 'sseSessions',
     paths = {},
     routes = {},
-    store = new MemoryStore(),
+    store = memoryStore,
     principal,
     cors = false,
     heartbeatInterval = 15_000,
@@ -117,7 +115,7 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number | und
   check(typeof decorator === 'string' && decorator !== '', 'decorator', 'a non-empty string')
   check(isPath(downwardPath), 'paths.downward', 'a path that starts with /')
   check(isPath(upwardPath), 'paths.upward', 'a path that starts with /')
-  check(STORE_METHODS.every(method => typeof store?.[method] === 'function'), 'store', `a store, with ${STORE_METHODS.join(', ')}`)
+  check(typeof store === 'function', 'store', 'a function that opens a store, as memoryStore or redisStore(…)')
   check(principal === undefined || typeof principal === 'function', 'principal', 'a function')
   check(typeof cors === 'boolean' || isObject(cors), 'cors', 'true, false or the options of @fastify/cors')
   check(heartbeatEvent === undefined || isSendable(heartbeatEvent), 'heartbeatEvent', 'an event name that is not one of ours')

@@ -1,33 +1,23 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Channels } from './channel.js'
 import { SessionOver } from './errors.js'
 import type { HookLists } from './hooks.js'
-import type { Mailbox } from './mailbox.js'
-import { begin, chain, ignore } from './promises.js'
-import { now, type Log, type LogBounds } from './store/log.js'
+import { begin } from './promises.js'
+import type { Mailbox } from './store/mailbox.js'
+import type { SessionData, SessionListener, SessionState } from './store/state.js'
 import type { Awaitable, Store } from './store/store.js'
-import { Downstream, type Source } from './stream/downstream.js'
+import { Downstream, type DownstreamOwner } from './stream/downstream.js'
 import { pace } from './stream/pace.js'
 import type { Sink } from './stream/transport.js'
 import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from './wire/frame.js'
 
-/** What an app keeps with a session. Extend it by declaration merging to have it typed. */
-export interface SessionData {
-  [key: string]: unknown
-}
-
-/** What a session needs of the registry that holds it. */
+/** What a session needs of the registry that it is in. */
 export interface SessionHouse {
   readonly store: Store
-  readonly channels: Channels
   readonly hooks: HookLists
-  readonly log: FastifyBaseLogger
-  readonly logBounds: LogBounds
-  mailbox (): Mailbox
   retry (): number
-  attached (session: Session, stream: Downstream): void
+  attached (stream: Downstream): void
   detached (session: Session, stream: Downstream): void
-  end (session: Session, reason: string): Promise<void>
+  end (session: Session, reason: string): Awaitable<void>
 }
 
 /** Where a client says it stands, and what it is told of its session. */
@@ -43,38 +33,35 @@ export interface Arrival {
   readonly log: FastifyBaseLogger
 }
 
-/** One client's two-way conversation. It outlives its streams, and ends by `close` or by expiry. */
-export class Session {
-  /** Whose it is, as option `principal` said. */
-  readonly principal: string | undefined
-  // Not a property: a logger that is given the session would print it.
-  readonly #id: string
+/**
+ * One client's two-way conversation. It outlives its streams, and ends by `close` or by expiry. Where several processes
+ * share a store, each may have the session at hand, and all of them act on the same one.
+ */
+export class Session implements SessionListener, DownstreamOwner {
+  readonly #state: SessionState
   readonly #house: SessionHouse
-  readonly #openedAt: number
-  readonly #sources: Source[]
-  #data: Readonly<SessionData> = {}
-  #log: Log | undefined
-  #memberships: Map<string, Source> | undefined
   #mailbox: Mailbox | undefined
   #stream: Downstream | undefined
-  #cursor: number
-  #endedBy: string | undefined
+  /** Requests for a stream that are on their way, and streams that are not over yet. */
+  #claims = 0
   #abort: AbortController | undefined
   #onProgress: Set<() => void> | undefined
 
   /** @internal */
-  constructor (id: string, principal: string | undefined, openedAt: number, broadcasts: Log, house: SessionHouse) {
-    this.#id = id
-    this.principal = principal
+  constructor (state: SessionState, house: SessionHouse) {
+    this.#state = state
     this.#house = house
-    this.#openedAt = openedAt
-    this.#cursor = openedAt
-    this.#sources = [{ log: broadcasts, from: openedAt, to: Infinity }]
+    state.listener = this
+  }
+
+  /** Whose it is, as option `principal` said. */
+  get principal (): string | undefined {
+    return this.#state.principal
   }
 
   /** A bearer secret: who knows it, and passes `principal`, is the client. Log {@link label} instead. */
   get id (): string {
-    return this.#id
+    return this.#state.id
   }
 
   /** The first 6 characters of the id: enough to follow a session in logs, too little to take it over. */
@@ -84,22 +71,22 @@ export class Session {
 
   /** Whether a stream is there now. What is sent while none is waits in the log. */
   get connected (): boolean {
-    return this.#stream !== undefined
+    return this.#stream !== undefined || this.#state.elsewhere
   }
 
   /** Whether the session has ended. */
   get closed (): boolean {
-    return this.#endedBy !== undefined
+    return this.#state.endedBy !== undefined
   }
 
   /** What {@link update} has put together. */
   get data (): Readonly<SessionData> {
-    return this.#data
+    return this.#state.data
   }
 
   /** The names of the channels it is in. */
   get channels (): string[] {
-    return [...this.#memberships?.keys() ?? []]
+    return [...this.#state.channels ?? []]
   }
 
   /** Aborts when the session ends; the loss of a stream does not abort it. */
@@ -120,7 +107,7 @@ export class Session {
    * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. A rejection that nobody awaits is harmless.
    */
   emit (event: string, data: unknown): Promise<void> {
-    return begin(() => this.#append(frameEvent(event, data)))
+    return begin(() => this.#send(event, data))
   }
 
   /**
@@ -131,27 +118,24 @@ export class Session {
    */
   stream (event: string, items: AsyncIterable<unknown> | Iterable<unknown>): Promise<void> {
     return begin(() => pace(items, this.signal, {
-      take: item => this.#append(frameEvent(event, item)),
+      take: item => this.#send(event, item),
       ready: () => this.#ready()
     }))
   }
 
   /** Enters a channel, and gets what is sent to it from now on. Rejects with FST_SSE_SESSION_OVER. */
   join (channel: string): Promise<void> {
-    return begin(() => this.#join(channel))
+    return begin(() => this.#house.store.join(this.#state, channel))
   }
 
   /** Leaves a channel. What was sent to it before is still delivered. */
   leave (channel: string): Promise<void> {
-    return begin(() => { this.#leave(channel) })
+    return begin(() => this.#house.store.leave(this.#state, channel))
   }
 
   /** Changes `data`: the given properties are set, the others stay. Rejects with FST_SSE_SESSION_OVER. */
   update (change: SessionData): Promise<void> {
-    return begin(() => {
-      if (this.closed) throw new SessionOver()
-      this.#data = { ...this.#data, ...change }
-    })
+    return begin(() => this.#house.store.update(this.#state, change))
   }
 
   /**
@@ -164,13 +148,33 @@ export class Session {
 
   /** @internal The last position written to a stream. */
   get cursor (): number {
-    return this.#stream?.cursor ?? this.#cursor
+    return this.#stream?.cursor ?? this.#state.cursor
   }
 
   /** @internal */
   get mailbox (): Mailbox {
-    this.#mailbox ??= this.#house.mailbox()
+    this.#mailbox ??= this.#house.store.mailbox(this.#state)
     return this.#mailbox
+  }
+
+  /** @internal */
+  get state (): SessionState {
+    return this.#state
+  }
+
+  /** @internal Has been opened for a request, which holds it. */
+  claim (): void {
+    this.#claims++
+  }
+
+  /** @internal A request for its stream is on the way: it does not expire until {@link release}, or until the stream ends. */
+  hold (): void {
+    if (this.#claims++ === 0) this.#house.store.hold(this.#state)
+  }
+
+  /** @internal */
+  release (): void {
+    if (--this.#claims === 0) this.#house.store.detach(this.#state)
   }
 
   /** @internal Makes a response the session's one stream; one that was there is replaced. */
@@ -178,10 +182,9 @@ export class Session {
     this.#stream?.cut(REPLACED_FRAME, 'replaced')
     // A cursor ahead of the store has seen positions that the store has lost, and will give again.
     const wentBack = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } as const : undefined
-    this.#forget()
-    const stream = new Downstream(this.id, this.#sources, Math.min(cursor, head), sink, this, log)
+    const stream = new Downstream(this.id, this.#state.sources, Math.min(cursor, head), sink, this, log)
     this.#stream = stream
-    this.#house.attached(this, stream)
+    this.#house.attached(stream)
     log.info({ session: this.label, resumed }, 'event stream opened')
     let opening = frameWelcome(this.id, cursor, this.#house.retry(), welcome)
     if (wentBack !== undefined) {
@@ -189,38 +192,39 @@ export class Session {
       this.gapped(wentBack)
     }
     stream.start(opening)
-    if (this.#endedBy !== undefined) stream.finish(frameClose(this.#endedBy), this.#endedBy)
+    const { endedBy, elsewhere } = this.#state
+    if (endedBy !== undefined) stream.finish(frameClose(endedBy), endedBy)
+    // Another process has taken it while the response was on its way through the hooks.
+    else if (elsewhere) this.replaced()
   }
 
-  /** @internal Ends it for the client; the registry does the rest. False if it had ended before. */
-  end (reason: string): boolean {
-    if (this.#endedBy !== undefined) return false
-    this.#endedBy = reason
-    // What is broadcast from now on is not for it any more.
-    const [broadcasts] = this.#sources
-    if (broadcasts !== undefined) broadcasts.to = broadcasts.log.last
-    for (const channel of this.channels) this.#leave(channel)
-    this.#stream?.finish(frameClose(reason), reason)
+  /** @internal It is over: its stream ends with what is in the logs, and whoever waits for it is told. */
+  over (): void {
+    const { endedBy = 'closed' } = this.#state
+    this.#stream?.finish(frameClose(endedBy), endedBy)
     this.#abort?.abort(new SessionOver())
     this.advanced()
     this.#mailbox = undefined
-    return true
-  }
-
-  /** @internal Ends the stream, not the session. */
-  dismiss (last: string, reason: string): void {
-    this.#stream?.finish(last, reason)
-  }
-
-  /** @internal Lets go of what may still hold bytes, when nobody can come back for them. */
-  dispose (): void {
-    this.#stream?.destroy()
-    if (this.#log !== undefined) this.#house.store.release(this.#log)
   }
 
   /** @internal */
   wake (): void {
     this.#stream?.wake()
+  }
+
+  /** @internal */
+  replaced (): void {
+    this.#stream?.cut(REPLACED_FRAME, 'replaced')
+  }
+
+  /** @internal */
+  ended (): void {
+    this.over()
+  }
+
+  /** @internal */
+  forgotten (): void {
+    this.#stream?.destroy()
   }
 
   /** @internal */
@@ -237,85 +241,32 @@ export class Session {
   }
 
   /** @internal */
-  ended (stream: Downstream): void {
+  streamEnded (stream: Downstream): void {
     const duration = Math.round(performance.now() - stream.openedAt)
     stream.log.info({ session: this.label, reason: stream.reason, duration }, 'event stream ended')
     if (stream === this.#stream) {
-      this.#cursor = stream.cursor
+      this.#state.cursor = stream.cursor
       this.#stream = undefined
+      // Where the log is at hand no longer, producers have to ask the store.
+      this.advanced()
     }
+    this.release()
     this.#house.detached(this, stream)
   }
 
-  #append (frame: string): Awaitable<void> {
-    if (this.closed) throw new SessionOver()
-    return chain(this.#house.store.append(this.#ownLog(), { frame }), ignore)
-  }
-
-  #ownLog (): Log {
-    if (this.#log === undefined) {
-      this.#log = this.#house.store.log(`session:${this.id}`, this.#house.logBounds, this)
-      this.#sources.push({ log: this.#log, from: this.#openedAt, to: Infinity })
-    }
-    return this.#log
-  }
-
-  #join (name: string): void {
-    if (this.closed) throw new SessionOver()
-    if (this.#memberships?.has(name) === true) return
-    const { log } = this.#house.channels.enter(name, this)
-    // Members from now on, so that what is sent while the position is asked for is not missed.
-    const source = { log, from: log.last, to: Infinity }
-    this.#memberships ??= new Map()
-    this.#memberships.set(name, source)
-    this.#sources.push(source)
-  }
-
-  #leave (name: string): void {
-    const source = this.#memberships?.get(name)
-    if (source === undefined) return
-    this.#memberships?.delete(name)
-    this.#house.channels.exit(name, this)
-    source.to = source.log.last
-    this.#forget()
-  }
-
-  /**
-   * Drops the sources of channels that were left: those that brought nothing, and those whose entries are all
-   * trimmed, of which the own log keeps that there was something.
-   */
-  #forget (): void {
-    const time = now()
-    for (let i = this.#sources.length - 1; i >= 0; i--) {
-      const { log, from, to } = this.#sources[i] as Source
-      if (to === Infinity) continue
-      // The store sweeps no log that its last member has left.
-      log.expire(time)
-      if (to > from && to <= log.trimmed) this.#ownLog().forget(to, log.trimmedBy)
-      if (to === from || to <= log.trimmed) this.#sources.splice(i, 1)
-    }
+  #send (event: string, data: unknown): Awaitable<void> {
+    return this.#house.store.send(this.#state, { frame: frameEvent(event, data) })
   }
 
   /** Whether, or when, so much of the own log is sent that a producer may go on. */
   #ready (): Awaitable<void> {
-    const log = this.#log
-    if (log === undefined || this.closed || !isHalfFull(log, this.cursor)) return
+    const { log } = this.#state
+    if (this.closed) return
+    if (log === undefined) return this.#house.store.drained(this.#state)
+    if (!log.isHalfFullAfter(this.cursor)) return
     return new Promise<void>(resolve => {
       this.#onProgress ??= new Set()
       this.#onProgress.add(resolve)
     }).then(() => this.#ready())
   }
-}
-
-/** Whether what a log has after a position takes half of what it may keep. */
-function isHalfFull (log: Log, position: number): boolean {
-  const first = log.indexAfter(position)
-  let count = 0
-  let bytes = 0
-  for (let entry = log.at(first); entry !== undefined; entry = log.at(first + count)) {
-    count++
-    bytes += entry.bytes
-    if (count * 2 >= log.bounds.entries || bytes * 2 >= log.bounds.bytes) return true
-  }
-  return false
 }

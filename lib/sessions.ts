@@ -1,28 +1,26 @@
-import type { FastifyBaseLogger } from 'fastify'
-import { Channel, Channels, type SendOptions } from './channel.js'
+import type { FastifyBaseLogger, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import { Channel, type SendOptions } from './channel.js'
 import type { Contract } from './contract.js'
 import { Dispatcher, type MessageHandler, type HandlerOptions } from './dispatch.js'
 import { HookLists, type Hooks } from './hooks.js'
-import { Mailbox } from './mailbox.js'
 import type { Settings } from './options.js'
-import { begin, chain, ignore } from './promises.js'
+import { begin, chain } from './promises.js'
 import { Session, type SessionHouse } from './session.js'
-import { now, type Log, type LogListener } from './store/log.js'
-import type { Store } from './store/store.js'
+import type { SessionState } from './store/state.js'
+import type { Awaitable, Store } from './store/store.js'
 import type { Downstream } from './stream/downstream.js'
 import { Heartbeat } from './stream/heartbeat.js'
 import type { ContractSessions } from './typed.js'
 import { createSessionId } from './wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from './wire/frame.js'
-import type { FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 
 /** Numbers to watch. */
 export interface SessionStats {
-  /** Sessions that live, connected or not. */
+  /** Sessions that live, connected or not; in a shared store those of all processes, as of a second ago. */
   readonly sessions: number
-  /** Streams that are open. */
+  /** Streams of this process that are open. */
   readonly streams: number
-  /** Channels that have members. */
+  /** Channels that have members; in a shared store those with a stream of this process. */
   readonly channels: number
 }
 
@@ -38,68 +36,47 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   closing = false
   readonly #house: SessionHouse
   readonly #store: Store
-  readonly #channels: Channels
-  readonly #broadcasts: Log
   readonly #heartbeat: Heartbeat
-  /** Those that live, and those that have ended but whose client may come back to hear it. */
-  readonly #sessions = new Map<string, Session>()
-  /** The latter of them, in the order in which they ended. */
-  readonly #ended = new Set<Session>()
-  readonly #streams = new Set<Downstream>()
-  readonly #perPrincipal = new Map<string, number>()
-  /** When sessions without a stream are over; in order, since all wait equally long. */
-  readonly #deadlines = new Map<Session, number>()
-  #expiry: NodeJS.Timeout | undefined
-  #live = 0
+  readonly #streams: Set<Downstream>
   #onLastStream: (() => void) | undefined
 
-  /** @internal */
-  constructor (settings: Settings, log: FastifyBaseLogger) {
-    const { store, channelLog, heartbeatInterval, heartbeatEvent } = settings
+  /** @internal Use {@link openSessions}. */
+  constructor (settings: Settings, log: FastifyBaseLogger, store: Store, streams: Set<Downstream>) {
+    const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
     this.hooks = new HookLists(log)
     this.dispatcher = new Dispatcher(this.hooks)
     this.#store = store
-    this.#channels = new Channels(channelLog, store)
-    const everyone: LogListener = { wake: () => { for (const session of this.#sessions.values()) session.wake() } }
-    this.#broadcasts = store.log('broadcast', channelLog, everyone)
+    this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
-    this.#heartbeat = new Heartbeat(heartbeatInterval, frame, this.#streams)
+    this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
     this.#house = {
       store,
-      channels: this.#channels,
       hooks: this.hooks,
-      log,
-      logBounds: settings.log,
-      mailbox: () => new Mailbox(settings.maxWaitingMessages, settings.maxIdempotencyKeys),
       retry: () => this.retry(),
-      attached: (session, stream) => {
-        this.hold(session)
-        this.#streams.add(stream)
-      },
+      attached: stream => { streams.add(stream) },
       detached: (session, stream) => { this.#detached(session, stream) },
       end: (session, reason) => this.#end(session, reason)
     }
   }
 
-  /** How many sessions live, connected or not. */
+  /** How many sessions live, connected or not; in a shared store those of all processes, as of a second ago. */
   get size (): number {
-    return this.#live
+    return this.#store.stats().sessions
   }
 
   stats (): SessionStats {
-    return { sessions: this.#live, streams: this.#streams.size, channels: this.#channels.size }
+    return { ...this.#store.stats(), streams: this.#streams.size }
   }
 
-  /** The session of an id; `undefined` where there is none, or it has ended. */
-  find (id: string): Session | undefined {
-    const session = this.#sessions.get(id)
-    return session?.closed === false ? session : undefined
+  /** The session of an id; `undefined` where there is none, or it has ended. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  find (id: string): Promise<Session | undefined> {
+    return begin(() => chain(this.#store.find(id), state => state?.endedBy === undefined ? this.#session(state) : undefined))
   }
 
   /** A channel by name. It need not exist: it does while it has members. */
   channel (name: string): Channel {
-    return new Channel(name, this.#channels)
+    return new Channel(name, this.#store)
   }
 
   /**
@@ -107,7 +84,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
-    return begin(() => chain(this.#store.append(this.#broadcasts, { frame: frameEvent(event, data), except: except?.id }), ignore))
+    return begin(() => this.#store.broadcast({ frame: frameEvent(event, data), except: except?.id }))
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for a name that is none. */
@@ -138,44 +115,39 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this as unknown as ContractSessions<C>
   }
 
-  /** @internal Makes a session, for the caller to attach or to close; `undefined` where there are too many. */
+  /** @internal Makes a session, held for the caller to attach or to discard; `undefined` where there are too many. */
   async open (principal: string | undefined): Promise<Session | undefined> {
-    const { maxSessions, maxSessionsPerPrincipal } = this.settings
-    if (this.#live >= maxSessions) return undefined
-    if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
-    this.#count(principal, 1)
-    try {
-      const id = createSessionId()
-      const session = new Session(id, principal, await this.#store.head(), this.#broadcasts, this.#house)
-      this.#sessions.set(id, session)
-      return session
-    } catch (error) {
-      this.#count(principal, -1)
-      throw error
-    }
+    const session = this.#session(await this.#store.open(createSessionId(), principal))
+    session?.claim()
+    return session
   }
 
   /** @internal Ends a session whose client has not learnt of it: nobody can come back to it. */
-  async discard (session: Session, reason: string): Promise<void> {
-    const ended = this.#end(session, reason)
-    this.#remove(session)
-    await ended
+  discard (session: Session, reason: string): Promise<void> {
+    return begin(() => this.#end(session, reason, false))
   }
 
   /** @internal The session that a client comes back to: one that lives, or has ended without the client having heard. */
-  resumable (id: string, principal: string | undefined): Session | undefined {
-    const session = this.#sessions.get(id)
-    return session?.principal === principal ? session : undefined
+  async resumable (id: string, principal: string | undefined): Promise<Session | undefined> {
+    const state = await this.#store.find(id)
+    return state?.principal === principal ? this.#session(state) : undefined
   }
 
-  /** @internal Has a session not expire while its client is on the way back; `release` ends that. */
-  hold (session: Session): void {
-    if (!session.closed) this.#deadlines.delete(session)
+  /** @internal Gives a stream leave to read what follows a cursor; answers with the newest position, `undefined` where the session is gone. */
+  admit (session: Session, cursor: number): Awaitable<number | undefined> {
+    return this.#store.attach(session.state, cursor)
   }
 
-  /** @internal The client has not come back after all. */
-  release (session: Session): void {
-    if (!session.connected && !session.closed) this.#expireLater(session)
+  /** @internal The living session that a message is for, at once where it is at hand. */
+  recall (id: string): Awaitable<Session | undefined> {
+    return chain(this.#store.recall(id), state => state?.endedBy === undefined ? this.#session(state) : undefined)
+  }
+
+  /** @internal A session has ended by itself. */
+  expired (state: SessionState): void {
+    const session = this.#session(state)
+    session.over()
+    this.hooks.tell('onClose', session, String(state.endedBy))
   }
 
   /** @internal How many milliseconds a client is told to wait before it connects again; it is not to come back to a server that closes. */
@@ -184,18 +156,20 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal Ends every stream, within the grace, and every session: the server is closing. */
+  /** @internal Ends every stream, within the grace, and the sessions that no other process goes on with: the server is closing. */
   async close (): Promise<void> {
     this.closing = true
     const reason = 'shutdown'
-    for (const session of this.#sessions.values()) session.dismiss(frameRetry(this.retry()), reason)
+    for (const stream of this.#streams) stream.finish(frameRetry(this.retry()), reason)
     await this.#streamsEnded(this.settings.closeTimeout)
     for (const stream of this.#streams) stream.destroy()
     this.#heartbeat.stop()
-    clearTimeout(this.#expiry)
-    await Promise.all([...this.#sessions.values()].map(session => this.#end(session, reason)))
-    clearTimeout(this.#expiry)
-    await this.#store.close()
+    const ended = await this.#store.close(reason)
+    await Promise.all(ended.map(state => {
+      const session = this.#session(state)
+      session.over()
+      return this.hooks.tell('onClose', session, reason)
+    }))
   }
 
   #streamsEnded (deadline: number): Promise<void> {
@@ -212,60 +186,34 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   #detached (session: Session, stream: Downstream): void {
     this.#streams.delete(stream)
     if (this.#streams.size === 0) this.#onLastStream?.()
-    if (session.connected || session.closed) return
-    this.#expireLater(session)
-    this.hooks.tell('onDisconnect', session)
+    if (!session.connected && !session.closed) this.hooks.tell('onDisconnect', session)
   }
 
-  async #end (session: Session, reason: string): Promise<void> {
-    if (!session.end(reason)) return
-    this.#count(session.principal, -1)
-    // Kept for a while, for a client that has not heard of the end; but not without number.
-    this.#expireLater(session)
-    this.#ended.add(session)
-    const [oldest] = this.#ended
-    if (oldest !== undefined && this.#ended.size > this.settings.maxSessions) this.#remove(oldest)
-    await this.hooks.tell('onClose', session, reason)
+  #end (session: Session, reason: string, keep = true): Awaitable<void> {
+    return chain(this.#store.end(session.state, reason, keep), ended => {
+      if (!ended) return
+      session.over()
+      return this.hooks.tell('onClose', session, reason)
+    })
   }
 
-  #count (principal: string | undefined, difference: 1 | -1): void {
-    this.#live += difference
-    if (principal === undefined) return
-    const count = this.#principalCount(principal) + difference
-    if (count === 0) this.#perPrincipal.delete(principal)
-    else this.#perPrincipal.set(principal, count)
+  #session (state: SessionState): Session
+  #session (state: SessionState | undefined): Session | undefined
+  #session (state: SessionState | undefined): Session | undefined {
+    if (state === undefined) return undefined
+    return state.listener instanceof Session ? state.listener : new Session(state, this.#house)
   }
+}
 
-  #principalCount (principal: string): number {
-    return this.#perPrincipal.get(principal) ?? 0
-  }
-
-  #expireLater (session: Session): void {
-    const { resumeTimeout } = this.settings
-    this.#deadlines.delete(session)
-    this.#deadlines.set(session, now() + resumeTimeout)
-    this.#expiry ??= setTimeout(this.#expire, resumeTimeout).unref()
-  }
-
-  readonly #expire = (): void => {
-    const time = now()
-    for (const [session, deadline] of this.#deadlines) {
-      if (deadline > time) {
-        this.#expiry = setTimeout(this.#expire, deadline - time).unref()
-        return
-      }
-      this.#end(session, 'expired')
-      this.#remove(session)
-    }
-    this.#expiry = undefined
-  }
-
-  #remove (session: Session): void {
-    this.#deadlines.delete(session)
-    this.#sessions.delete(session.id)
-    this.#ended.delete(session)
-    session.dispose()
-  }
+/** Opens the store, and the registry over it. */
+export async function openSessions (settings: Settings, log: FastifyBaseLogger): Promise<Sessions> {
+  const streams = new Set<Downstream>()
+  const store = await settings.store(settings, {
+    broadcast: () => { for (const stream of streams) stream.wake() },
+    expired: state => { sessions.expired(state) }
+  })
+  const sessions = new Sessions(settings, log, store, streams)
+  return sessions
 }
 
 /** The type that a type provider gives to data of a schema. */

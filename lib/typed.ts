@@ -30,5 +30,5 @@ export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'ad
   handle<Event extends UpEvent<C>> (event: Event, options: HandlerOptions<unknown>, handler: ContractHandler<C, Event>): this
   broadcast<Event extends DownEvent<C>> (event: Event, ...payload: Payload<DownData<C, Event>, [options?: SendOptions]>): Promise<void>
   channel (name: string): ContractChannel<C>
-  find (id: string): ContractSession<C> | undefined
+  find (id: string): Promise<ContractSession<C> | undefined>
 }

@@ -47,10 +47,12 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   const last = lastEventId === undefined ? undefined : parseEventId(lastEventId)
   const id = last?.sessionId ?? header(request, SESSION_ID)
   const returns = lastEventId !== undefined || id !== undefined
-  const known = id === undefined ? undefined : sessions.resumable(id, principal)
+  const known = id === undefined ? undefined : await sessions.resumable(id, principal)
   if (known !== undefined) {
-    sessions.hold(known)
-    sink.listener = { drained: ignore, closed: () => { sessions.release(known) } }
+    // The client may have left while its session was looked for.
+    if (sink.closed) return
+    known.hold()
+    sink.listener = { drained: ignore, closed: () => { known.release() } }
     const told = known.closed ? {} : await sessions.hooks.welcome('onResume', known, request)
     const arrival = { welcome: welcome(sessions, known, true, told), resumed: true, cursor: last?.position ?? known.cursor }
     await open(sessions, known, arrival, request, reply, sink)
@@ -93,15 +95,20 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
   // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
   // Then nobody has learnt of a new session, and nobody can come back to it.
   const abandon = (): void => {
-    if (arrival.resumed) sessions.release(session)
+    if (arrival.resumed) session.release()
     else sessions.discard(session, 'aborted')
   }
   if (sink.closed) {
-    abandon()
+    // Whoever resumes has been heard leaving.
+    if (!arrival.resumed) abandon()
     return
   }
   sink.listener = { drained: ignore, closed: abandon }
-  const head = await sessions.settings.store.head()
+  const head = await sessions.admit(session, arrival.cursor)
+  if (head === undefined) {
+    comeLater(sessions, reply)
+    return
+  }
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
   const { welcome, resumed, cursor } = arrival
   reply.send(new Opening(sessions, session, { sink, cursor, head, welcome, resumed, log: request.log }))

@@ -14,15 +14,16 @@ export function header (request: FastifyRequest, name: string): string | undefin
 
 /**
  * The live session that a request speaks for. Another principal's is as unknown as one that never was.
- * Throws FST_SSE_SESSION_ID_MISSING, FST_SSE_SESSION_UNKNOWN or FST_SSE_CLOSING.
+ * Throws FST_SSE_SESSION_ID_MISSING, FST_SSE_SESSION_UNKNOWN, FST_SSE_STORE_UNAVAILABLE or FST_SSE_CLOSING.
  */
 export function identify (sessions: Sessions, request: FastifyRequest): Awaitable<Session> {
   const id = header(request, SESSION_ID)
   if (id === undefined) throw new SessionIdMissing()
   if (sessions.closing) throw new Closing()
   return chain(sessions.settings.principal(request), principal => {
-    const session = sessions.find(id)
-    if (session === undefined || session.principal !== principal) throw new SessionUnknown()
-    return session
+    return chain(sessions.recall(id), session => {
+      if (session === undefined || session.principal !== principal) throw new SessionUnknown()
+      return session
+    })
   })
 }

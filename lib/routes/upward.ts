@@ -3,10 +3,11 @@ import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
 import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
 import type { Message } from '../hooks.js'
-import { answer, type Delivery, type Mailbox } from '../mailbox.js'
-import { chain } from '../promises.js'
+import { chain, isPromise } from '../promises.js'
+import { answer } from '../reply.js'
 import type { Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
+import type { Delivery, Letter } from '../store/mailbox.js'
 import type { Awaitable } from '../store/store.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { header, identify } from './identify.js'
@@ -25,9 +26,14 @@ interface Addressed {
 export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): RouteOptions[] {
   const { routes: { upward }, upwardPath } = sessions.settings
   const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
-    reply.header(SESSION_CONNECTED, String(isConnected(sessions, request)))
     if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
-    done(null, payload)
+    const tell = (session: Session | undefined): void => {
+      reply.header(SESSION_CONNECTED, String(session?.connected === true))
+      done(null, payload)
+    }
+    const session = addressed(sessions, request)
+    if (isPromise(session)) session.then(tell, () => { tell(undefined) })
+    else tell(session)
   }
   return [upwardPath, `${upwardPath}/:event`].map(url => ({
     ...upward,
@@ -46,10 +52,9 @@ export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): Rou
 }
 
 /** Where the request failed before its session was looked up, its id is enough to tell if there are no principals. */
-function isConnected (sessions: Sessions, request: FastifyRequest & Addressed): boolean {
+function addressed (sessions: Sessions, request: FastifyRequest & Addressed): Awaitable<Session | undefined> {
   const id = header(request, SESSION_ID)
-  const session = request[SESSION] ?? (sessions.settings.anyone && id !== undefined ? sessions.find(id) : undefined)
-  return session?.connected === true
+  return request[SESSION] ?? (sessions.settings.anyone && id !== undefined ? sessions.recall(id) : undefined)
 }
 
 /** Answers with the body to send. */
@@ -66,7 +71,7 @@ function receive (sessions: Sessions, request: FastifyRequest & Addressed, reply
 function receiveOne (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
   const id = header(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isKey(id)) throw new IdempotencyKeyInvalid()
-  return chain(deliver(sessions, session, session.mailbox, { event, data: request.body, id }, request), ({ outcome, replayed }) => {
+  return chain(session.mailbox.deliver(letter(sessions, session, { event, data: request.body, id }, request)), ({ outcome, replayed }) => {
     if (replayed) reply.header(IDEMPOTENT_REPLAYED, 'true')
     if (outcome.error !== undefined) throw outcome.error
     reply.headers(outcome.headers).code(outcome.status)
@@ -79,23 +84,14 @@ async function receiveBatch (sessions: Sessions, session: Session, batch: Batch,
   const { maxWaitingMessages } = sessions.settings
   const messages = batch.messages(event)
   if (messages.length > Math.max(1, maxWaitingMessages)) throw new BatchTooLarge(messages.length, maxWaitingMessages)
-  // A message may end the session; those behind it were sent to the same mailbox.
-  const { mailbox } = session
-  mailbox.reserve(messages.length)
-  // All at once into the mailbox, which keeps them in order and lets no other message between them.
-  const reports = await Promise.all(messages.map(async message => {
-    try {
-      return report(await deliver(sessions, session, mailbox, message, request))
-    } catch (error) {
-      return refusal(error as Error)
-    }
-  }))
+  const deliveries = await session.mailbox.deliverAll(messages.map(message => letter(sessions, session, message, request)))
+  const reports = await Promise.all(deliveries.map(delivery => delivery.then(report, refusal)))
   reply.type('application/json; charset=utf-8')
   return `[${reports.map(stringify).join()}]`
 }
 
-function deliver (sessions: Sessions, session: Session, mailbox: Mailbox, message: Message, request: FastifyRequest): Awaitable<Delivery> {
-  return mailbox.deliver({
+function letter (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): Letter {
+  return {
     key: message.id,
     payload: () => fingerprint(message),
     handle: () => {
@@ -103,7 +99,7 @@ function deliver (sessions: Sessions, session: Session, mailbox: Mailbox, messag
       if (session.closed) throw new SessionUnknown()
       return chain(sessions.dispatcher.prepare(session, message, request), answer)
     }
-  })
+  }
 }
 
 /** Tells a message from another that comes under the same key. */

@@ -30,6 +30,13 @@ export interface Entry {
   readonly appendedAt: number
 }
 
+/** A part of a log: from after one position up to and including another. */
+export interface Source {
+  readonly log: Log
+  readonly from: number
+  to: number
+}
+
 /** Told when a log has grown. */
 export interface LogListener {
   wake (): void
@@ -104,6 +111,18 @@ export class Log {
       else high = middle
     }
     return low
+  }
+
+  /** Whether what it has after a position takes half of what it may keep. */
+  isHalfFullAfter (position: number): boolean {
+    let count = 0
+    let bytes = 0
+    for (let index = this.indexAfter(position); index < this.#entries.length; index++) {
+      count++
+      bytes += (this.#entries[index] as Entry).bytes
+      if (count * 2 >= this.bounds.entries || bytes * 2 >= this.bounds.bytes) return true
+    }
+    return false
   }
 
   at (index: number): Entry | undefined {

@@ -1,55 +1,219 @@
-import { Log, now, type Draft, type LogBounds, type LogListener } from './log.js'
-import type { Store } from './store.js'
+import { SessionOver } from '../errors.js'
+import { Deadlines } from './deadlines.js'
+import { now, type Draft, type Log, type LogListener, type Source } from './log.js'
+import { LocalMailbox, type Mailbox } from './mailbox.js'
+import { MemoryLogs } from './memory-logs.js'
+import { SessionState, type SessionData } from './state.js'
+import type { Store, StoreSettings, StoreStats, StoreUser } from './store.js'
 
-/** Logs in this process's memory: the default store, for an app that runs as one process. */
+/** The members of a channel that has members; wakes them for its log. */
+class Room implements LogListener {
+  readonly members = new Set<SessionState>()
+  readonly log: Log
+
+  constructor (open: (listener: LogListener) => Log) {
+    this.log = open(this)
+  }
+
+  wake (): void {
+    for (const member of this.members) member.wake()
+  }
+}
+
+/** The default store: everything in this process's memory, for an app that runs as one process. */
+export const memoryStore = (settings: StoreSettings, user: StoreUser): MemoryStore => new MemoryStore(settings, user)
+
 export class MemoryStore implements Store {
-  readonly #logs = new Set<Log>()
-  #head = 0
-  #sweep: NodeJS.Timeout | undefined
-  #sweepAt = Infinity
+  protected readonly logs = new MemoryLogs()
+  readonly #settings: StoreSettings
+  readonly #user: StoreUser
+  readonly #broadcasts: Log
+  /** Those that live, and those that have ended but whose client may come back to hear it. */
+  readonly #sessions = new Map<string, SessionState>()
+  /** The latter of them, in the order in which they ended. */
+  readonly #ended = new Set<SessionState>()
+  readonly #deadlines: Deadlines<SessionState>
+  readonly #rooms = new Map<string, Room>()
+  readonly #perPrincipal = new Map<string, number>()
+  #live = 0
 
-  head (): number {
-    return this.#head
+  constructor (settings: StoreSettings, user: StoreUser) {
+    this.#settings = settings
+    this.#user = user
+    this.#broadcasts = this.logs.open(settings.channelLog, { wake: () => { user.broadcast() } })
+    this.#deadlines = new Deadlines(settings.resumeTimeout, state => { this.#expire(state) })
   }
 
-  log (_name: string, bounds: LogBounds, listener: LogListener): Log {
-    const log = new Log(bounds, listener)
-    this.#logs.add(log)
-    return log
+  open (id: string, principal: string | undefined): SessionState | undefined {
+    const { maxSessions, maxSessionsPerPrincipal } = this.#settings
+    if (this.#live >= maxSessions) return undefined
+    if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
+    this.#tally(principal, 1)
+    const state = new SessionState(id, principal, this.logs.head)
+    state.sources.push({ log: this.#broadcasts, from: state.openedAt, to: Infinity })
+    this.#sessions.set(id, state)
+    return state
   }
 
-  append (log: Log, draft: Draft): number {
-    const bytes = log.measure(draft)
+  find (id: string): SessionState | undefined {
+    return this.#sessions.get(id)
+  }
+
+  recall (id: string): SessionState | undefined {
+    return this.#sessions.get(id)
+  }
+
+  hold (state: SessionState): void {
+    if (state.endedBy === undefined) this.#deadlines.delete(state)
+  }
+
+  attach (state: SessionState): number {
+    this.#forget(state)
+    return this.logs.head
+  }
+
+  detach (state: SessionState): void {
+    if (state.endedBy === undefined) this.#deadlines.set(state)
+  }
+
+  update (state: SessionState, change: SessionData): void {
+    demandLife(state)
+    state.data = { ...state.data, ...change }
+  }
+
+  join (state: SessionState, name: string): void {
+    demandLife(state)
+    state.channels ??= new Set()
+    if (state.channels.has(name)) return
+    let room = this.#rooms.get(name)
+    if (room === undefined) {
+      room = new Room(listener => this.logs.open(this.#settings.channelLog, listener))
+      this.#rooms.set(name, room)
+    }
+    room.members.add(state)
+    state.channels.add(name)
+    state.sources.push({ log: room.log, from: room.log.last, to: Infinity })
+  }
+
+  leave (state: SessionState, name: string): void {
+    const room = this.#rooms.get(name)
+    if (room === undefined || state.channels?.delete(name) !== true) return
+    room.members.delete(state)
+    if (room.members.size === 0) {
+      this.#rooms.delete(name)
+      this.logs.release(room.log)
+    }
+    for (const source of state.sources) if (source.log === room.log && source.to === Infinity) source.to = room.log.last
+    this.#forget(state)
+  }
+
+  end (state: SessionState, reason: string, keep: boolean): boolean {
+    if (state.endedBy !== undefined) return false
+    state.endedBy = reason
+    // What is broadcast from now on is not for it any more.
+    for (const source of state.sources) if (source.log === this.#broadcasts) source.to = this.#broadcasts.last
+    for (const channel of [...state.channels ?? []]) this.leave(state, channel)
+    this.#tally(state.principal, -1)
+    if (keep) this.#keep(state)
+    else this.#remove(state)
+    return true
+  }
+
+  send (state: SessionState, draft: Draft): void {
+    demandLife(state)
+    this.logs.append(this.#ownLog(state), draft)
+  }
+
+  publish (channel: string, draft: Draft): void {
+    const room = this.#rooms.get(channel)
+    if (room !== undefined) this.logs.append(room.log, draft)
+  }
+
+  broadcast (draft: Draft): void {
+    this.logs.append(this.#broadcasts, draft)
+  }
+
+  /** A log that is not at hand is one to which nothing was sent. */
+  drained (): void {}
+
+  mailbox (): Mailbox {
+    return new LocalMailbox(this.#settings.maxWaitingMessages, this.#settings.maxIdempotencyKeys)
+  }
+
+  count (channel: string): number {
+    return this.#rooms.get(channel)?.members.size ?? 0
+  }
+
+  stats (): StoreStats {
+    return { sessions: this.#live, channels: this.#rooms.size }
+  }
+
+  close (reason: string): readonly SessionState[] {
+    const ended = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
+    this.#deadlines.clear()
+    this.logs.close()
+    return ended
+  }
+
+  #expire (state: SessionState): void {
+    const lived = this.end(state, 'expired', false)
+    if (lived) this.#user.expired(state)
+    else this.#remove(state)
+  }
+
+  // For a while, for a client that has not heard of the end; but not without number.
+  #keep (state: SessionState): void {
+    this.#deadlines.set(state)
+    this.#ended.add(state)
+    const [oldest] = this.#ended
+    if (oldest !== undefined && this.#ended.size > this.#settings.maxSessions) this.#remove(oldest)
+  }
+
+  #remove (state: SessionState): void {
+    this.#deadlines.delete(state)
+    this.#sessions.delete(state.id)
+    this.#ended.delete(state)
+    if (state.log !== undefined) this.logs.release(state.log)
+    state.listener?.forgotten()
+  }
+
+  #tally (principal: string | undefined, difference: 1 | -1): void {
+    this.#live += difference
+    if (principal === undefined) return
+    const count = this.#principalCount(principal) + difference
+    if (count === 0) this.#perPrincipal.delete(principal)
+    else this.#perPrincipal.set(principal, count)
+  }
+
+  #principalCount (principal: string): number {
+    return this.#perPrincipal.get(principal) ?? 0
+  }
+
+  #ownLog (state: SessionState): Log {
+    if (state.log === undefined) {
+      state.log = this.logs.open(this.#settings.log, state)
+      state.sources.push({ log: state.log, from: state.openedAt, to: Infinity })
+    }
+    return state.log
+  }
+
+  /**
+   * Drops the sources of channels that were left: those that brought nothing, and those whose entries are all
+   * trimmed, of which the own log keeps that there was something.
+   */
+  #forget (state: SessionState): void {
     const time = now()
-    log.push(draft, ++this.#head, bytes, time)
-    this.#sweepLater(log, time)
-    log.listener.wake()
-    return this.#head
-  }
-
-  release (log: Log): void {
-    this.#logs.delete(log)
-  }
-
-  close (): void {
-    clearTimeout(this.#sweep)
-    this.#logs.clear()
-  }
-
-  /** Appends and reads expire a log; the sweep is for those that see neither. */
-  #sweepLater ({ bounds: { age } }: Log, time: number): void {
-    if (time + age >= this.#sweepAt) return
-    this.#sweepAt = time + age
-    clearTimeout(this.#sweep)
-    this.#sweep = setTimeout(this.#expire, age).unref()
-  }
-
-  readonly #expire = (): void => {
-    this.#sweepAt = Infinity
-    const time = now()
-    for (const log of this.#logs) {
+    for (let i = state.sources.length - 1; i >= 0; i--) {
+      const { log, from, to } = state.sources[i] as Source
+      if (to === Infinity) continue
+      // The sweep passes by a log that its last member has left.
       log.expire(time)
-      if (log.length > 0) this.#sweepLater(log, time)
+      if (to > from && to <= log.trimmed) this.#ownLog(state).forget(to, log.trimmedBy)
+      if (to === from || to <= log.trimmed) state.sources.splice(i, 1)
     }
   }
+}
+
+function demandLife ({ endedBy }: SessionState): void {
+  if (endedBy !== undefined) throw new SessionOver()
 }

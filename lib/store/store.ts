@@ -1,28 +1,106 @@
-import type { Draft, Log, LogBounds, LogListener } from './log.js'
+import type { Draft, LogBounds } from './log.js'
+import type { Mailbox } from './mailbox.js'
+import type { SessionData, SessionState } from './state.js'
 
 /** A value, or a promise of it: a store in memory answers at once and costs no promise. */
 export type Awaitable<T> = T | Promise<T>
 
+/** The options of the plugin that a store has to keep to. */
+export interface StoreSettings {
+  /** Milliseconds for which a session without a stream lives, and for which one that has ended is kept. */
+  readonly resumeTimeout: number
+  readonly log: LogBounds
+  /** Bounds of each channel's log, and of that of broadcasts. */
+  readonly channelLog: LogBounds
+  readonly maxSessions: number
+  readonly maxSessionsPerPrincipal: number
+  readonly maxWaitingMessages: number
+  readonly maxIdempotencyKeys: number
+}
+
+/** The process that uses a store. */
+export interface StoreUser {
+  /** Something was broadcast: wakes every stream of the process. */
+  broadcast (): void
+  /** A session has expired, and it falls to this process to tell the app. */
+  expired (state: SessionState): void
+}
+
+/** Numbers of the whole store, as of at most a second ago. */
+export interface StoreStats {
+  /** Sessions that live. */
+  readonly sessions: number
+  /** Channels that have members; those of other processes need not be counted. */
+  readonly channels: number
+}
+
 /**
- * Where logs live.
+ * Where sessions, their logs, memberships and upward messages live.
  *
- * A store MUST take every position from ONE counter: positions are whole numbers from 1, and a later append, to
- * whatever log, gets a higher one. It MUST add an entry to the log before it wakes the log's listener, and MUST wake
- * it after every append. It MUST keep what a log's bounds allow and MUST record in the log what it trims. It MUST NOT
- * write to a log after `release`. It MUST NOT keep the process alive when nothing else does.
+ * **Time.** A store MUST NOT keep the process alive when nothing else does. Whatever it answers, it MAY answer at once
+ * or promise. A store that cannot be reached MUST reject with StoreUnavailable, in bounded time, and MUST NOT have
+ * half done what was asked; it goes on by itself when it can be reached again.
  *
- * `append` MUST either have added the entry when it answers or reject without having added it; a store that cannot be
- * reached rejects with StoreUnavailable. Two appends begun one after the other by one caller MUST keep their order.
+ * **Logs.** There is one log for each session, for each channel that has members, and for broadcasts. A store MUST take every
+ * position from ONE counter: positions are whole numbers from 1, and a later append, to whatever log, gets a higher
+ * one. It MUST have added an entry when it answers. Two appends begun one after the other by one caller MUST keep
+ * their order. It MUST keep what a log's bounds allow, MUST record in the log what it trims, and MUST refuse what
+ * the bounds do not allow at all with EntryTooLarge, without using a position. It MUST add an entry to the logs at
+ * hand before it wakes their listeners, and MUST wake them after every append. Where it finds that it has gone back to
+ * an earlier state, it MUST have the logs forget (see `Log.forget`), with reason `store`, all that may be lost.
+ *
+ * **Sessions.** For one session there MUST be at most one SessionState in a process at a time, for as long as anyone
+ * there has it attached, or listens. The states of several processes MUST agree by the time a call that depends on it is answered. A session
+ * that has no stream and is not held for `resumeTimeout` MUST be ended, reason `expired`, and exactly one process told; it MUST NOT be
+ * while it has a stream on any process that lives. One that has ended MUST be kept for as long, so that its client can
+ * hear of it, but MAY be dropped earlier when as many as `maxSessions` are kept.
  */
 export interface Store {
-  /** The position of the newest entry of all logs. */
-  head (): Awaitable<number>
-  /** Gives the log of a name, made where there is none. A name is given out once until it is released. */
-  log (name: string, bounds: LogBounds, listener: LogListener): Log
-  /** Appends to a log that `log` gave out, and answers the entry's position. */
-  append (log: Log, draft: Draft): Awaitable<number>
-  /** Gives a log back: nothing will be appended to it any more. Readers may still read it. */
-  release (log: Log): void
-  /** Ends the store; called once, after the last stream has ended. */
-  close (): Awaitable<void>
+  /** Makes a session; `undefined` where there are too many, in all or of the principal. It is held. */
+  open (id: string, principal: string | undefined): Awaitable<SessionState | undefined>
+  /** The session of an id, living or ended. What is known of it here MUST be as new as the call. */
+  find (id: string): Awaitable<SessionState | undefined>
+  /** As `find`, but what is known of it here MAY be old: the caller's next call to the store will tell. */
+  recall (id: string): Awaitable<SessionState | undefined>
+
+  /** The client is on its way back: the session does not expire within another `resumeTimeout`, or until `detach`. */
+  hold (state: SessionState): void
+  /**
+   * Gives this process leave to stream a session, and takes it from the process that had it, whose listener is told
+   * `replaced`. From then on `state.sources` have all that there is after the cursor. Answers with the newest position
+   * of the store, or with `undefined` where the session is gone.
+   */
+  attach (state: SessionState, cursor: number): Awaitable<number | undefined>
+  /** This process has no stream of a session any more, and none on its way. Unless another has, the session waits for its client. */
+  detach (state: SessionState): void
+
+  /** Changes `data`: the given properties are set, the others stay. */
+  update (state: SessionState, change: SessionData): Awaitable<void>
+  /** Enters a channel: what is appended to it from now on is for the session. Again is harmless. */
+  join (state: SessionState, channel: string): Awaitable<void>
+  /** Leaves a channel. What was appended before is still for the session. */
+  leave (state: SessionState, channel: string): Awaitable<void>
+  /** Ends a session: nothing is for it from now on. True for the one caller that did. Without `keep` it is forgotten at once. */
+  end (state: SessionState, reason: string, keep: boolean): Awaitable<boolean>
+
+  /** Appends to a session's log. Rejects with SessionOver where it has ended. */
+  send (state: SessionState, draft: Draft): Awaitable<void>
+  /** Appends to a channel's log; without members that is nothing. */
+  publish (channel: string, draft: Draft): Awaitable<void>
+  /** Appends to the log of broadcasts, which all sessions read from their opening on. */
+  broadcast (draft: Draft): Awaitable<void>
+  /** Resolves when less than half of what a session's log may keep is unsent; asked only where the log is not at hand. */
+  drained (state: SessionState): Awaitable<void>
+
+  /** Where a session's upward messages go. */
+  mailbox (state: SessionState): Mailbox
+
+  /** How many sessions are in a channel. */
+  count (channel: string): Awaitable<number>
+  stats (): StoreStats
+  /** Ends the process's use of the store, after its last stream has ended. Answers with the living sessions that end with it, for the given reason: none, where others may go on. */
+  close (reason: string): Awaitable<readonly SessionState[]>
 }
+
+/** Opens a store for one registration of the plugin; called once, at boot. Throws or rejects where the store cannot be used. */
+export type OpenStore = (settings: StoreSettings, user: StoreUser) => Awaitable<Store>

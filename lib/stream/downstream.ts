@@ -1,14 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { now, type Log, type TrimReason } from '../store/log.js'
+import { now, type Source, type TrimReason } from '../store/log.js'
 import { frameGap, frameStart, type Gap } from '../wire/frame.js'
 import type { Sink, SinkListener } from './transport.js'
-
-/** A log that a stream reads, from after one position up to and including another. */
-export interface Source {
-  readonly log: Log
-  readonly from: number
-  to: number
-}
 
 /** Who a stream reports to. */
 export interface DownstreamOwner {
@@ -17,7 +10,7 @@ export interface DownstreamOwner {
   /** The client was told of a hole. */
   gapped (gap: Gap): void
   /** The response is over, and so is the stream. */
-  ended (stream: Downstream): void
+  streamEnded (stream: Downstream): void
 }
 
 // A write this large makes the socket report whether it keeps up, well before a log's worth is queued behind it.
@@ -96,7 +89,7 @@ export class Downstream implements SinkListener {
 
   closed (): void {
     this.#state = 'over'
-    this.#owner.ended(this)
+    this.#owner.streamEnded(this)
   }
 
   /** Writes a heartbeat, unless the client is behind: it has bytes to come anyway. */

@@ -1,6 +1,6 @@
-import { asError, IdempotencyKeyReused, statusOf, StoreUnavailable, TooManyWaiting } from './errors.js'
-import { chain } from './promises.js'
-import type { Awaitable } from './store/store.js'
+import { IdempotencyKeyReused, TooManyWaiting } from '../errors.js'
+import { chain } from '../promises.js'
+import type { Awaitable } from './store.js'
 
 /** What a message was answered. A handler's error is an answer, too: its message was handled. */
 export interface Outcome {
@@ -8,45 +8,6 @@ export interface Outcome {
   readonly headers: Readonly<Record<string, string>>
   readonly body: unknown
   readonly error: Error | undefined
-}
-
-/**
- * How a handler answers one message. It is not Fastify's Reply, for a message may have come in a batch with others,
- * and its answer may be given again to a repeat.
- */
-export class UpwardReply {
-  statusCode: number | undefined
-  /** Whether `send` was called. */
-  sent = false
-  #headers: Record<string, string> = {}
-  #body: unknown
-
-  /** Sets the status; default 200 with a body, 202 without. */
-  code (status: number): this {
-    this.statusCode = status
-    return this
-  }
-
-  /** Sets a header of the answer; it is lost where the message came in a batch. */
-  header (name: string, value: string): this {
-    this.#headers[name] = value
-    return this
-  }
-
-  /** Sets the body, as returning it does. */
-  send (body?: unknown): this {
-    this.sent = true
-    this.#body = body
-    return this
-  }
-
-  /** @internal */
-  outcome (returned: unknown): Outcome {
-    const body = this.sent ? this.#body : returned === this ? undefined : returned
-    return body === undefined && !this.sent
-      ? { status: this.statusCode ?? 202, headers: this.#headers, body: { status: 'accepted' }, error: undefined }
-      : { status: this.statusCode ?? 200, headers: this.#headers, body, error: undefined }
-  }
 }
 
 /** A message as the mailbox sees it. */
@@ -64,14 +25,26 @@ export interface Delivery {
   readonly replayed: boolean
 }
 
+/**
+ * One session's upward messages. They MUST be handled one at a time, over all processes, in order of arrival, and once a key: a
+ * repeat gets the outcome of the first, for which it waits where that is being handled. A message that was refused
+ * leaves no outcome. Where a session's log and outcomes are lost the message is refused as one of an unknown session.
+ */
+export interface Mailbox {
+  /** Answers with the outcome of the message, or of the earlier one of its key. Throws, or rejects, as the message is refused. */
+  deliver (letter: Letter): Awaitable<Delivery>
+  /** Delivers several, with none of another request between them; throws, or rejects, where they may not all wait. Each has its own verdict. */
+  deliverAll (letters: readonly Letter[]): Awaitable<Array<Promise<Delivery>>>
+}
+
 interface Receipt {
   readonly payload: string
   readonly outcome: Awaitable<Outcome>
   settled: boolean
 }
 
-/** One session's upward messages: handled one at a time, in order of arrival, once a key. */
-export class Mailbox {
+/** The messages of a session that one process alone handles. */
+export class LocalMailbox implements Mailbox {
   readonly #maxWaiting: number
   readonly #maxRecords: number
   readonly #records = new Map<string, Receipt>()
@@ -104,6 +77,12 @@ export class Mailbox {
     const outcome = this.#enqueue(handle)
     this.#keep(key, { payload: asked, outcome, settled: false })
     return chain(outcome, first)
+  }
+
+  deliverAll (letters: readonly Letter[]): Array<Promise<Delivery>> {
+    this.reserve(letters.length)
+    // All at once into the queue, which keeps them in order and lets no other between them.
+    return letters.map(async letter => await this.deliver(letter))
   }
 
   #keep (key: string, record: Receipt): void {
@@ -152,21 +131,3 @@ export class Mailbox {
 }
 
 const first = (outcome: Outcome): Delivery => ({ outcome, replayed: false })
-
-/** Runs a handler and makes an outcome of what it returns or throws. */
-export function answer (handler: (reply: UpwardReply) => unknown): Awaitable<Outcome> {
-  const reply = new UpwardReply()
-  try {
-    const outcome = chain(handler(reply), returned => reply.outcome(returned))
-    return outcome instanceof Promise ? outcome.catch(failure) : outcome
-  } catch (thrown) {
-    return failure(thrown)
-  }
-}
-
-function failure (thrown: unknown): Outcome {
-  const error = asError(thrown)
-  // Safe to repeat is what this error promises, so it must not become the answer to repeats.
-  if (error instanceof StoreUnavailable) throw error
-  return { status: statusOf(error), headers: {}, body: undefined, error }
-}

@@ -1,0 +1,50 @@
+import { Log, now, type Draft, type LogBounds, type LogListener } from './log.js'
+
+/** Logs in this process's memory, with one counter of positions. */
+export class MemoryLogs {
+  head = 0
+  readonly #logs = new Set<Log>()
+  #sweep: NodeJS.Timeout | undefined
+  #sweepAt = Infinity
+
+  open (bounds: LogBounds, listener: LogListener): Log {
+    const log = new Log(bounds, listener)
+    this.#logs.add(log)
+    return log
+  }
+
+  append (log: Log, draft: Draft): void {
+    const bytes = log.measure(draft)
+    const time = now()
+    log.push(draft, ++this.head, bytes, time)
+    this.#sweepLater(log, time)
+    log.listener.wake()
+  }
+
+  /** Nothing will be appended to a log any more; readers may still read it, and expire it themselves. */
+  release (log: Log): void {
+    this.#logs.delete(log)
+  }
+
+  close (): void {
+    clearTimeout(this.#sweep)
+    this.#logs.clear()
+  }
+
+  /** Appends and reads expire a log; the sweep is for those that see neither. */
+  #sweepLater ({ bounds: { age } }: Log, time: number): void {
+    if (time + age >= this.#sweepAt) return
+    this.#sweepAt = time + age
+    clearTimeout(this.#sweep)
+    this.#sweep = setTimeout(this.#expire, age).unref()
+  }
+
+  readonly #expire = (): void => {
+    this.#sweepAt = Infinity
+    const time = now()
+    for (const log of this.#logs) {
+      log.expire(time)
+      if (log.length > 0) this.#sweepLater(log, time)
+    }
+  }
+}
