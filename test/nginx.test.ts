@@ -1,23 +1,15 @@
 import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { watch } from './support/child.js'
+import { freePort } from './support/free-port.js'
 import { needsProgram } from './support/program.js'
 import { take } from './support/readme.js'
 import { serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
 import { until } from './support/within.js'
-
-async function freePort (): Promise<number> {
-  const server = createServer()
-  await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
-  const { port } = server.address() as AddressInfo
-  await new Promise(resolve => { server.close(resolve) })
-  return port
-}
 
 t.test('behind nginx, configured as the README says, events arrive at once and a lost stream resumes', needsProgram('nginx'), async t => {
   const { url, sessions } = await serve(t, { prefix: '/chat' })
@@ -45,7 +37,7 @@ t.test('behind nginx, configured as the README says, events arrive at once and a
 
   await nginx.kill()
   await stream.ended
-  await sessions.find(stream.sessionId)?.send('meanwhile')
+  await (await sessions.find(stream.sessionId))?.send('meanwhile')
   nginx = start()
   await connectable()
   const resumed = await openStream(t, through, { ...options, headers: { 'last-event-id': id } })
