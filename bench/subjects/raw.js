@@ -1,14 +1,20 @@
 // By hand on node:http: an event is framed once, and one res.write a client. What the others are compared with.
 import { randomUUID } from 'node:crypto'
+import { frame } from './support/frame.js'
 import { serve } from './support/node-http.js'
 
-export async function start ({ heartbeatInterval = 15_000 } = {}) {
+/** Without `chunked`, a stream ends with its connection. */
+export async function start ({ heartbeatInterval = 15_000, chunked = true } = {}) {
   const sessions = new Map()
 
   function open (_request, response) {
     const sessionId = randomUUID()
     sessions.set(sessionId, response)
     response.on('close', () => { sessions.delete(sessionId) })
+    if (!chunked) {
+      response.removeHeader('transfer-encoding')
+      response.setHeader('Connection', 'close')
+    }
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache', 'X-Session-ID': sessionId })
     response.write(`event: welcome\ndata: ${JSON.stringify({ sessionId })}\n\n`)
   }
@@ -25,5 +31,3 @@ export async function start ({ heartbeatInterval = 15_000 } = {}) {
     }
   }
 }
-
-const frame = data => `id: ${data.n}\ndata: ${JSON.stringify(data)}\n\n`

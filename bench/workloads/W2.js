@@ -1,23 +1,10 @@
 import { EchoClient } from '../harness/echo.js'
-import { ALL } from '../subjects/index.js'
+import { roundTrips } from '../harness/trips.js'
+import { ALL, FLOORS } from '../subjects/index.js'
 
 const SESSIONS = 100
 const WARM_UP = 50
 const ROUND_TRIPS = 200
-
-/** Makes round trips with every client at once, each as soon as its last is done. */
-async function roundTrips (load, clients, each) {
-  let busy = clients.length
-  for (const client of clients) {
-    let left = each
-    const next = () => {
-      if (left-- > 0) client.trip(next)
-      else if (--busy === 0) load.check()
-    }
-    next()
-  }
-  await load.until(() => busy === 0, 'the echoes')
-}
 
 const workload = (name, title, subjects, keys) => ({
   name,
@@ -47,6 +34,6 @@ const workload = (name, title, subjects, keys) => ({
 })
 
 export default [
-  workload('W2', 'a message up and its echo down, 100 sessions at once', ALL, false),
+  workload('W2', 'a message up and its echo down, 100 sessions at once', [...ALL, ...FLOORS], false),
   workload('W2 keys', 'the same with an Idempotency-Key, which only ours regards', ['ours', 'raw', 'express'], true)
 ]

@@ -1,11 +1,11 @@
-import { ALL, PEERS } from '../subjects/index.js'
+import { ALL, FLOORS, PEERS } from '../subjects/index.js'
 
 /** A workload of ticks to all sessions; W1 and W1B are such. */
 export function broadcast ({ name, title, sessions, ticks, perTick, atMost, belowPeers = false }) {
   return {
     name,
     title,
-    subjects: [...ALL, 'nchan'],
+    subjects: [...ALL, ...FLOORS, 'nchan'],
     measures: {
       cpu: { label: 'server CPU, µs an event and session', relative: true },
       rate: { label: 'events/s to all sessions' }

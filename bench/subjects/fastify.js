@@ -1,0 +1,35 @@
+// A bare Fastify route: the stream is hijacked and written by hand, unchunked as ours. What Fastify itself costs.
+import Fastify from 'fastify'
+import { randomUUID } from 'node:crypto'
+import { frame } from './support/frame.js'
+
+export async function start () {
+  const sessions = new Map()
+  const app = Fastify()
+
+  app.get('/downward', (_request, reply) => {
+    const sessionId = randomUUID()
+    const { raw } = reply.hijack()
+    sessions.set(sessionId, raw)
+    raw.on('close', () => { sessions.delete(sessionId) })
+    raw.removeHeader('transfer-encoding')
+    raw.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache', 'X-Session-ID': sessionId, Connection: 'close' })
+    raw.write(`event: welcome\ndata: ${JSON.stringify({ sessionId })}\n\n`)
+  })
+
+  app.post('/upward', (request, reply) => {
+    sessions.get(request.headers['x-session-id']).write(frame(request.body))
+    reply.code(202).send({ status: 'accepted' })
+  })
+
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  return {
+    port: app.server.address().port,
+    dialect: 'sse',
+    size: () => sessions.size,
+    broadcast (data) {
+      const ready = frame(data)
+      for (const raw of sessions.values()) raw.write(ready)
+    }
+  }
+}

@@ -1,0 +1,2 @@
+/** An event by hand. */
+export const frame = data => `id: ${data.n}\ndata: ${JSON.stringify(data)}\n\n`
