@@ -11,7 +11,8 @@ export function maskedFrame (text, opcode = 1) {
 
 /**
  * How clients of each kind open a stream and send. `hello` is their request; `welcome` matches when the stream is
- * open; `greeted` is sent once on 101; `pong` answers a frame that is a server's ping; `up` makes the bytes of a message.
+ * open; `greeted` is sent once on 101; `pong` answers a frame that is a server's ping; `up` makes the bytes of a message, `ask` those
+ * of one that is answered by its number.
  */
 export const dialects = {
   sse: {
@@ -35,6 +36,7 @@ export const dialects = {
     welcome: WELCOME,
     ping: Buffer.from([0x81, 1, 0x32]),
     pong: maskedFrame('3'),
-    up: json => maskedFrame(`42["message",${json}]`)
+    up: json => maskedFrame(`42["message",${json}]`),
+    ask: (n, json) => maskedFrame(`42${n}["ask",${json}]`)
   }
 }

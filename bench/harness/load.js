@@ -25,8 +25,8 @@ export class Load {
     return this.#dialect
   }
 
-  stream (options) {
-    return new Stream(this, { dialect: this.#dialect, port: this.#server.port }, options)
+  stream ({ port = this.#server.port, ...options } = {}) {
+    return new Stream(this, { dialect: this.#dialect, port }, options)
   }
 
   /** Opens streams, so many at a time. */

@@ -36,7 +36,7 @@ export function report ({ name, title, measures, goals = [], base = 'raw' }, rou
     const row = { subject }
     for (const [measure, { label, relative = false }] of Object.entries(measures)) {
       row[label] = round(result.median(subject, measure))
-      if (relative) row[`/ ${base}`] = round(result.ratio(subject, measure, base))
+      if (relative) row[`/ ${base}'s ${measure}`] = round(result.ratio(subject, measure, base))
     }
     return row
   })

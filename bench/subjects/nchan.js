@@ -2,11 +2,9 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request } from 'node:http'
-import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { once } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort, listening } from '../harness/ports.js'
 
 const MODULE = '/usr/lib/nginx/modules/ngx_nchan_module.so'
 
@@ -30,7 +28,7 @@ export async function start () {
       }
     }`)
   const nginx = spawn('/usr/sbin/nginx', ['-p', folder, '-c', file], { stdio: ['ignore', 'ignore', 'inherit'] })
-  while (!await connects(port)) await sleep(20)
+  await listening(port)
   const workers = readdirSync('/proc').filter(pid => parentOf(pid) === nginx.pid)
   const ticksPerSecond = Number(execFileSync('getconf', ['CLK_TCK']))
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
@@ -62,25 +60,5 @@ function parentOf (pid) {
     return Number(stat(pid)[1])
   } catch {
     return undefined
-  }
-}
-
-async function freePort () {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address()
-  server.close()
-  return port
-}
-
-async function connects (port) {
-  const socket = connect(port, '127.0.0.1')
-  try {
-    await once(socket, 'connect')
-    return true
-  } catch {
-    return false
-  } finally {
-    socket.destroy()
   }
 }

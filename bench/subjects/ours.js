@@ -1,18 +1,26 @@
 // This package as it was built; OURS names the entry of another build. With its default options, but those a workload gives.
 import Fastify from 'fastify'
+import { Redis } from 'ioredis'
 import { pathToFileURL } from 'node:url'
 import { tokens } from '../harness/payload.js'
 
 const { OURS } = process.env
-const { default: sseSessions } = await import(OURS === undefined ? '../../dist/index.js' : pathToFileURL(OURS).href)
+const entry = OURS === undefined ? new URL('../../dist/index.js', import.meta.url) : pathToFileURL(OURS)
+const { default: sseSessions } = await import(entry)
 
-/** `remember` keeps the sessions, for workloads that send to each. */
-export async function start ({ remember = false, ...options } = {}) {
+async function storeOn (port) {
+  const { redisStore } = await import(new URL('redis.js', entry))
+  return redisStore({ client: new Redis(port) })
+}
+
+/** `remember` keeps the sessions, for workloads that send to each; `redis` is the port of one, for several nodes. */
+export async function start ({ remember = false, redis, ...options } = {}) {
   const app = Fastify()
-  await app.register(sseSessions, options)
+  await app.register(sseSessions, redis === undefined ? options : { ...options, store: await storeOn(redis) })
   const sessions = []
   if (remember) app.sseSessions.addHook('onOpen', session => { sessions.push(session) })
   app.sseSessions.handle('message', (session, data) => session.send(data))
+  app.sseSessions.handle('ask', (_session, { n }) => ({ n, ok: true }))
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     port: app.server.address().port,

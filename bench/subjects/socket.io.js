@@ -1,13 +1,16 @@
-// Socket.IO over its WebSocket transport.
+// Socket.IO over its WebSocket transport; on many nodes with its adapter of Redis streams.
+import { createAdapter } from '@socket.io/redis-streams-adapter'
+import { Redis } from 'ioredis'
 import { createServer } from 'node:http'
 import { once } from 'node:events'
 import { Server } from 'socket.io'
 
-export async function start ({ heartbeatInterval: pingInterval = 25_000 } = {}) {
+export async function start ({ heartbeatInterval: pingInterval = 25_000, redis } = {}) {
   const server = createServer()
-  const io = new Server(server, { transports: ['websocket'], pingInterval })
+  const io = new Server(server, { transports: ['websocket'], pingInterval, ...redis === undefined ? {} : { adapter: createAdapter(new Redis(redis)) } })
   io.on('connection', socket => {
     socket.on('message', data => { socket.emit('message', data) })
+    socket.on('ask', ({ n }, answer) => { answer({ n, ok: true }) })
     socket.emit('welcome', { sessionId: socket.id })
   })
   server.listen(0, '127.0.0.1')
