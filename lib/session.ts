@@ -3,9 +3,9 @@ import { SessionOver } from './errors.js'
 import type { HookLists } from './hooks.js'
 import { begin } from './promises.js'
 import type { Mailbox } from './store/mailbox.js'
-import type { SessionData, SessionListener, SessionState } from './store/state.js'
+import type { SessionData, SessionState } from './store/state.js'
 import type { Awaitable, Store } from './store/store.js'
-import { Downstream, type DownstreamOwner } from './stream/downstream.js'
+import { Downstream } from './stream/downstream.js'
 import { pace } from './stream/pace.js'
 import type { Sink } from './stream/transport.js'
 import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from './wire/frame.js'
@@ -37,7 +37,7 @@ export interface Arrival {
  * One client's two-way conversation. It outlives its streams, and ends by `close` or by expiry. Where several processes
  * share a store, each may have the session at hand, and all of them act on the same one.
  */
-export class Session implements SessionListener, DownstreamOwner {
+export class Session {
   readonly #state: SessionState
   readonly #house: SessionHouse
   #mailbox: Mailbox | undefined

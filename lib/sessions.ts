@@ -36,6 +36,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   closing = false
   readonly #house: SessionHouse
   readonly #store: Store
+  readonly #log: FastifyBaseLogger
   readonly #heartbeat: Heartbeat
   readonly #streams: Set<Downstream>
   #onLastStream: (() => void) | undefined
@@ -47,6 +48,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.hooks = new HookLists(log)
     this.dispatcher = new Dispatcher(this.hooks)
     this.#store = store
+    this.#log = log
     this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
@@ -123,8 +125,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** @internal Ends a session whose client has not learnt of it: nobody can come back to it. */
-  discard (session: Session, reason: string): Promise<void> {
-    return begin(() => this.#end(session, reason, false))
+  async discard (session: Session, reason: string): Promise<void> {
+    try {
+      await this.#end(session, reason, false)
+    } catch (error) {
+      this.#log.warn({ err: error, session: session.label }, 'a session could not be discarded; it expires by itself')
+      session.release()
+    }
   }
 
   /** @internal The session that a client comes back to: one that lives, or has ended without the client having heard. */

@@ -69,8 +69,8 @@ t.test('Chromium\'s EventSource stops for good when the session is closed, after
   await listen(page)
   await page.waitForFunction('got.length === 1')
   const [{ data: { sessionId } }] = await page.evaluate('got') as [{ data: { sessionId: string } }]
-  await sessions.find(sessionId)?.send('last words')
-  await sessions.find(sessionId)?.close('bye')
+  await (await sessions.find(sessionId))?.send('last words')
+  await (await sessions.find(sessionId))?.close('bye')
   await within(page.waitForFunction('source.readyState === EventSource.CLOSED'), 'the EventSource to stop')
   t.strictSame((await page.evaluate('got') as unknown[]).slice(1), [
     { type: 'message', data: 'last words' },

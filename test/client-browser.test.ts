@@ -65,12 +65,12 @@ t.test('a page that is left and restored as it was has its session still, and go
   const id = await page.evaluate('session.sessionId') as string
   await page.evaluate('addEventListener("pageshow", ({ persisted }) => heard.push(["pageshow", persisted]))')
   await page.goto(new URL('/elsewhere', page.url()).href)
-  await sessions.find(id)?.send('meanwhile')
+  await (await sessions.find(id))?.send('meanwhile')
   await page.evaluate('history.back()')
   // By its stream as it was frozen, or by the new one.
   await page.waitForFunction('["resume", "message"].every(event => window.heard?.some(([name]) => name === event))')
   t.equal(await page.evaluate('session.sessionId'), id)
-  t.equal(sessions.find(id)?.connected, true)
+  t.equal((await sessions.find(id))?.connected, true)
   t.strictSame(closed, [])
   const heard = await page.evaluate('heard') as Array<[string, unknown]>
   t.match(heard.find(([name]) => name === 'pageshow'), ['pageshow', true])
@@ -81,7 +81,7 @@ t.test('a page that is woken does not wait for its next attempt', needsChromium,
   // Longer than the page is waited for.
   const { page, sessions, strike } = await openPage(t, 100_000)
   for (const wake of ['dispatchEvent(new Event("online"))', 'document.dispatchEvent(new Event("visibilitychange"))']) {
-    await sessions.find(await page.evaluate('session.sessionId') as string)?.send(1)
+    await (await sessions.find(await page.evaluate('session.sessionId') as string))?.send(1)
     await page.evaluate('heard.length = 0')
     strike()
     await page.waitForFunction('heard.some(([name]) => name === "disconnect")')

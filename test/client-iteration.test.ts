@@ -19,8 +19,8 @@ eachClient(t, 'an iteration gets every event once and in order, however slow, an
   }
   const taken = Promise.all([take(1), take(7)])
   await next(session, 'open')
-  for (const n of numbers(500)) await sessions.find(session.sessionId ?? '')?.send(n)
-  await sessions.find(session.sessionId ?? '')?.close()
+  for (const n of numbers(500)) await (await sessions.find(session.sessionId ?? ''))?.send(n)
+  await (await sessions.find(session.sessionId ?? ''))?.close()
   t.strictSame(await within(taken, 'the end'), [numbers(500), numbers(500)])
 })
 
@@ -57,7 +57,7 @@ eachClient(t, 'an iteration that is left leaves the session to others, and a new
   const { sessions, url } = await serve(t, {}, { fastify: forced })
   const session = connect(url)
   await next(session, 'open')
-  const ours = sessions.find(session.sessionId ?? '')
+  const ours = await sessions.find(session.sessionId ?? '')
   const other = (async () => {
     const got: unknown[] = []
     for await (const { data } of session) got.push(data)

@@ -142,13 +142,13 @@ eachClient(t, 'a POST that hears of no session waits for the next, and goes to i
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: forced })
   const session = connect(url)
   await next(session, 'open')
-  const lost = sessions.find(session.sessionId ?? '')
+  const lost = await sessions.find(session.sessionId ?? '')
   sessions.handle('who', ({ id }) => id)
   const reset = next(session, 'reset')
   // It is forgotten, and its stream does not end: as after a restart behind a proxy.
   t.ok(lost)
-  sessions.find = id => id === lost?.id ? undefined : Object.getPrototypeOf(sessions).find.call(sessions, id)
-  sessions.resumable = () => undefined
+  sessions.recall = id => id === lost?.id ? undefined : Object.getPrototypeOf(sessions).recall.call(sessions, id)
+  sessions.resumable = async () => undefined
   const answer = await within(session.request('who', 1), 'the answer')
   await reset
   t.equal(answer, session.sessionId)

@@ -22,7 +22,7 @@ t.test('one contract types what the server and its clients say to each other', a
     .handle('say', async (session, { text }) => {
       await session.join('room')
       await sessions.channel('room').emit('said', { who: session.label, text: text.toUpperCase() })
-      return { delivered: sessions.channel('room').size }
+      return { delivered: await sessions.channel('room').count() }
     })
     .handle('leave', { schema: { type: 'string' } }, async (session, reason) => await session.close(reason.trim()))
 
@@ -52,7 +52,7 @@ t.test('what a contract allows is sent by every way there is, and an event witho
   sessions.handle('say', async session => {
     await session.join('room')
     await session.emit('bell')
-    await sessions.find(session.id)?.stream('count', [1, 2])
+    await (await sessions.find(session.id))?.stream('count', [1, 2])
     await sessions.channel('room').emit('bell')
     await sessions.channel('room').emit('bell', undefined, { except: session })
     await sessions.channel('room').emit('count', 3)
@@ -117,9 +117,9 @@ export async function server (sessions: ContractSessions<Chat>, anything: never)
   // @ts-expect-error the contract has no default event
   await sessions.channel('room').send('hi')
   // @ts-expect-error data of another event
-  await sessions.find('id')?.emit('count', 'one')
+  await (await sessions.find('id'))?.emit('count', 'one')
   // @ts-expect-error there may be none
-  await sessions.find('id').emit('count', 1)
+  await (await sessions.find('id')).emit('count', 1)
 }
 
 /** The default event, where a contract has one. */

@@ -30,7 +30,7 @@ t.test('@fastify/cookie: cookies set by hooks of the app arrive with the stream,
   const cookies = [stream.headers['set-cookie']].flat()
   t.match(cookies[0], /^early=1; Path=\/; HttpOnly/)
   t.match(cookies[1], /^late=%C3%BC%3B%3D\.[\w%]+/)
-  t.equal(sessions.find(stream.sessionId)?.principal, 'ann')
+  t.equal((await sessions.find(stream.sessionId))?.principal, 'ann')
   t.equal((await post(url, stream.sessionId, { text: 'hi' })).status, 404, 'without the cookie it is nobody\'s session')
   t.equal((await post(url, stream.sessionId, { text: 'hi' }, { headers })).status, 201)
 })

@@ -34,7 +34,7 @@ async function welcomed (source: TestedEventSource): Promise<string> {
 
 for (const [name, open] of eventSources) {
   for (const [way, reason, end] of [
-    ['session.close', 'bye', ({ sessions }, id) => sessions.find(id)?.close('bye')],
+    ['session.close', 'bye', async ({ sessions }, id) => await (await sessions.find(id))?.close('bye')],
     ['DELETE', 'deleted', ({ url }, id) => remove(url, id)]
   ] as Array<[string, string, (served: Served, id: string) => unknown]>) {
     t.test(`${way} stops the EventSource of ${name} for good, after exactly one more request`, async t => {
@@ -46,14 +46,14 @@ for (const [name, open] of eventSources) {
       source.addEventListener('message', ({ data }) => { messages.push(data) })
       source.addEventListener('close', event => { close.resolve(event) })
       const id = await welcomed(source)
-      sessions.find(id)?.send('last words')
+      await (await sessions.find(id))?.send('last words')
       await end(served, id)
       t.match(await within(close.promise, 'the close event'), { data: JSON.stringify({ reason }), lastEventId: 'closed' })
       t.strictSame(messages, ['"last words"'], 'what was sent before comes before')
       await until(() => source.readyState === 2, 'the client to stop')
       t.strictSame(gets, [undefined, 'closed'])
       t.strictSame(closed, [[id, reason]])
-      t.equal(sessions.find(id), undefined)
+      t.equal(await sessions.find(id), undefined)
       t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
       // Time enough for one that had not stopped: another client has come and gone.
       await openStream(t, url)
@@ -70,7 +70,7 @@ for (const [name, open] of eventSources) {
     source.addEventListener('message', ({ data }) => { seen.push(data) })
     source.addEventListener('close', ({ data }) => { close.resolve(data) })
     const id = await welcomed(source)
-    const session = sessions.find(id)
+    const session = await sessions.find(id)
     // The server closes before it can learn of the cut.
     proxy.strike('half-open')
     session?.send('unheard')
@@ -88,7 +88,7 @@ t.test('a session ends when its client has stayed away for resumeTimeout, and th
   const ended = signal()
   sessions.addHook('onClose', () => { ended.resolve() })
   const stream = await openStream(t, url)
-  const session = sessions.find(stream.sessionId)
+  const session = await sessions.find(stream.sessionId)
   const { signal: aborted } = session ?? {}
   stream.destroy()
   await within(ended.promise, 'the expiry')
@@ -105,7 +105,7 @@ t.test('a session with a stream, or that has come back in time, does not expire'
   const { url, sessions, closed } = await serveCounted(t, { resumeTimeout: 100 })
   const leave = async ({ sessionId, destroy }: Stream): Promise<void> => {
     destroy()
-    await until(() => sessions.find(sessionId)?.connected !== true, 'the disconnect')
+    await until(async () => (await sessions.find(sessionId))?.connected !== true, 'the disconnect')
   }
   const [stays, leaves] = [await openStream(t, url), await openStream(t, url)]
   await leave(leaves)
@@ -118,14 +118,14 @@ t.test('a session with a stream, or that has come back in time, does not expire'
     await until(() => closed.length > round, 'the expiry')
     t.strictSame(closed[round], [gone.sessionId, 'expired'])
   }
-  for (const { sessionId } of [stays, back]) t.equal(sessions.find(sessionId)?.connected, true)
+  for (const { sessionId } of [stays, back]) t.equal((await sessions.find(sessionId))?.connected, true)
 })
 
 t.test('a client that does not take the end of its session is not waited for longer than resumeTimeout', async t => {
   const { url, sessions } = await serveCounted(t, { resumeTimeout: 100, log: { bytes: 64 * 1024 * 1024 } })
   const stalled = await openStream(t, url)
   stalled.body.pause()
-  const session = sessions.find(stalled.sessionId)
+  const session = await sessions.find(stalled.sessionId)
   for (let n = 0; n < 400; n++) session?.send('x'.repeat(64 * 1024))
   await session?.close()
   t.equal(sessions.stats().streams, 1)
@@ -136,7 +136,7 @@ t.test('a client that comes back to an ended session hears the rest and the clos
   const { url, sessions } = await serveCounted(t)
   const stream = await openStream(t, url)
   const { sessionId } = stream
-  const session = sessions.find(sessionId)
+  const session = await sessions.find(sessionId)
   stream.destroy()
   await until(() => session?.connected === false, 'the disconnect')
   await session?.send('while away')
@@ -160,14 +160,14 @@ t.test('DELETE ends its own session alone, once', async t => {
   await within(one.ended, 'the end')
   refused(t, await remove(url, one.sessionId), 404, 'FST_SSE_SESSION_UNKNOWN')
   refused(t, await remove(url, ''), 400, 'FST_SSE_SESSION_ID_MISSING')
-  t.ok(sessions.find(other.sessionId)?.connected)
+  t.ok((await sessions.find(other.sessionId))?.connected)
   t.strictSame(closed, [[one.sessionId, 'deleted']])
 })
 
 t.test('what is asked of an ended session rejects, and closing it again is harmless', async t => {
   const { url, sessions, closed } = await serveCounted(t)
   const { sessionId } = await openStream(t, url)
-  const session = sessions.find(sessionId)
+  const session = await sessions.find(sessionId)
   if (session === undefined) throw new Error('no session')
   await session.join('room')
   await session.update({ nick: 'a' })

@@ -15,11 +15,11 @@ const CASES: Array<[what: string, source: string]> = [
   ['has opened a session, and ended it', `
     const session = await injectSession(app)
     await app.sseSessions.broadcast('news', 1)
-    await app.sseSessions.find(session.id).close()
+    await (await app.sseSessions.find(session.id)).close()
     for await (const { event } of session) console.log(event)`],
   ['has a session that lives, with entries in its log and in a channel', `
     const { id } = await injectSession(app)
-    const session = app.sseSessions.find(id)
+    const session = await app.sseSessions.find(id)
     await session.join('room')
     await session.send('hello')
     await app.sseSessions.channel('room').send('hello')`],
@@ -48,7 +48,7 @@ for (const [what, source] of CASES) {
 t.test('a send that is not awaited, to a session that has ended, does not end the process', async t => {
   const { code, output } = await evaluate(t, `${REGISTER}
     const { id } = await injectSession(app)
-    const session = app.sseSessions.find(id)
+    const session = await app.sseSessions.find(id)
     await session.join('room')
     await session.close()
     session.send('late')

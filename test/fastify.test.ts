@@ -233,7 +233,7 @@ t.test('a client that leaves while onOpen runs ends the new session; one that le
   await until(() => aborted === 2, 'both connections to be lost')
   gate.resolve()
   t.equal(await within(closed.promise, 'the end of the new session'), 'aborted')
-  t.equal(sessions.find(first.sessionId)?.connected, true)
+  t.equal((await sessions.find(first.sessionId))?.connected, true)
 })
 
 t.test("errors pass through the app's own error handler", async t => {

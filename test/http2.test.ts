@@ -39,7 +39,7 @@ t.test("Node's HTTP/2 client has a whole session over one connection: open, post
   t.match((await post('one')).headers, { ':status': 201, 'x-session-connected': 'true' })
   await until(() => stream.text().includes('Data received: one'), 'the echo')
   stream.cancel()
-  await until(() => sessions.find(id)?.connected === false, 'the loss to be noticed')
+  await until(async () => (await sessions.find(id))?.connected === false, 'the loss to be noticed')
   t.match((await post('two')).headers, { ':status': 201, 'x-session-connected': 'false' })
   const again = await ask(client, { ':path': '/downward', 'x-session-id': id })
   await until(() => again.text().includes('Data received: two'), 'what was missed')
@@ -57,7 +57,7 @@ t.test('a client of HTTP/2 that stops reading is waited for, and gets everything
   const served = await serveHttp2(t)
   const client = http2Client(t, served)
   const stream = await ask(client, { ':path': '/downward' }, { stalled: true })
-  const session = served.sessions.find(String(stream.headers['x-session-id']))
+  const session = await served.sessions.find(String(stream.headers['x-session-id']))
   // More than the windows of HTTP/2 and the buffers of the sockets take, less than the log.
   const long = 'x'.repeat(9_000)
   for (let i = 0; i < 100; i++) await session?.emit('part', { i, long })

@@ -84,7 +84,7 @@ for (const [name, open] of eventSources) {
 t.test('a name that could break a frame is refused: on the server by emit, stream and broadcast, and in the heartbeat option', async t => {
   const { url, sessions } = await serve(t)
   const stream = await openStream(t, url)
-  const session = sessions.find(stream.sessionId) as Session
+  const session = await sessions.find(stream.sessionId) as Session
   await session.join('room')
   for (const what of NO_NAME) {
     const name = String(TRICKY[what])
@@ -121,7 +121,7 @@ t.test("what onOpen and close say cannot break the welcome's and the close event
   const stream = await openStream(t, url)
   t.strictSame(stream.events[0]?.data, { sessionId: stream.sessionId, resumed: false, heartbeatInterval: 15_000, ...TRICKY })
   const reason = Object.values(TRICKY).join('')
-  await sessions.find(stream.sessionId)?.close(reason)
+  await (await sessions.find(stream.sessionId))?.close(reason)
   await stream.ended
   t.strictSame(stream.events.slice(1), [{ event: 'close', id: 'closed', data: { reason } }])
 })
@@ -169,7 +169,7 @@ t.test('an app that lets __proto__ through gets it as data, and nothing is pollu
   t.equal((await post(url, stream.sessionId, body)).status, 200)
   await post(url, stream.sessionId, `{"data":${body}}`, { headers: { 'content-type': 'application/x-ndjson' } })
   await until(() => stream.raw().split(body).length === 3, 'both messages, as they were')
-  const session = sessions.find(stream.sessionId) as Session
+  const session = await sessions.find(stream.sessionId) as Session
   t.notOk('polluted' in {})
   t.notOk('polluted' in session.data, 'the prototype of its data is none of the client\'s')
   t.ok(stream.raw().includes(body.slice(1, -1)), 'in the welcome, too')
@@ -191,7 +191,7 @@ t.test('no session id, cursor or header of a stranger opens a session that is no
     const stream = await openStream(t, url, { headers })
     t.match(stream.events[0]?.data, { resumed: false, previous: 'unknown' }, what)
     t.not(stream.sessionId, sessionId, what)
-    await sessions.find(stream.sessionId)?.close()
+    await (await sessions.find(stream.sessionId))?.close()
     t.equal((await openStream(t, url, { headers: { ...headers, 'x-resume': 'required' }, raw: true })).status, 404, what)
   }
   for (const id of forgeries) {
@@ -208,7 +208,7 @@ t.test('no session id, cursor or header of a stranger opens a session that is no
   await unknown({ ...bob, 'x-session-id': sessionId }, "another principal's id")
   t.equal((await post(url, sessionId, { text: 'hi' }, { headers: bob })).status, 404)
   t.equal((await request(`${url}/downward`, { method: 'DELETE', headers: { ...bob, 'x-session-id': sessionId } })).statusCode, 404)
-  t.equal(sessions.find(sessionId)?.connected, true, 'none of it touched the session')
+  t.equal((await sessions.find(sessionId))?.connected, true, 'none of it touched the session')
 })
 
 t.test('session ids are unguessable, all different, and in no URL', async t => {
@@ -227,7 +227,7 @@ t.test('session ids are unguessable, all different, and in no URL', async t => {
   t.equal(ids.size, 200)
   t.equal(bits.size, 288, 'each of the 144 bits is set in some and not in others')
   const [id = ''] = ids
-  t.ok(sessions.find(id))
+  t.ok(await sessions.find(id))
   for (const path of [`/downward?sessionId=${id}`, `/downward?lastEventId=${id}.0`, `/downward?X-Session-ID=${id}`]) {
     t.match((await openStream(t, url, { path })).events[0]?.data, { resumed: false })
   }

@@ -52,7 +52,7 @@ t.test('a stream logs one line when it opens and one when it ends, with reason a
   await request(`${url}/downward`, { method: 'DELETE', ...resumed })
   await endsWith(sessionId, 'deleted')
   const second = await openStream(t, url)
-  await sessions.find(second.sessionId)?.close('bye')
+  await (await sessions.find(second.sessionId))?.close('bye')
   await endsWith(second.sessionId, 'bye')
   const third = await openStream(t, url)
   await app.close()
@@ -88,7 +88,7 @@ t.test('a session that is refused for want of room is a warning', async t => {
 t.test('no line, at any level, holds a whole session id: not in errors, not where the app logs a session', async t => {
   const store = new FlakyStore()
   const failing = async (): Promise<never> => { throw new Error('a hook of the app failed') }
-  const { app, url, sessions, raw } = await serveLogged(t, 'trace', { store, log: { bytes: 100 } }, {
+  const { app, url, sessions, raw } = await serveLogged(t, 'trace', { store: store.open, log: { bytes: 100 } }, {
     after: app => {
       app.sseSessions
         .addHook('onDisconnect', failing).addHook('onGap', failing).addHook('onClose', failing)
@@ -116,8 +116,8 @@ t.test('no line, at any level, holds a whole session id: not in errors, not wher
   t.equal((await post(url, sessionId, { text: 'hi' })).status, 503)
   store.down = false
   stream.destroy()
-  await until(() => sessions.find(sessionId)?.connected === false, 'the loss')
-  for (let i = 0; i < 5; i++) await sessions.find(sessionId)?.send(i)
+  await until(async () => (await sessions.find(sessionId))?.connected === false, 'the loss')
+  for (let i = 0; i < 5; i++) await (await sessions.find(sessionId))?.send(i)
   const resumed = await openStream(t, url, { headers: { 'last-event-id': `${sessionId}.0` } })
   t.equal(resumed.sessionId, sessionId)
   await resumed.waitFor(({ event }) => event === 'gap')
@@ -136,7 +136,7 @@ t.test('no line, at any level, holds a whole session id: not in errors, not wher
 t.test('printing a session does not print its id', async t => {
   const { sessions, url } = await serve(t)
   const { sessionId } = await openStream(t, url)
-  const session = sessions.find(sessionId) as Session
+  const session = await sessions.find(sessionId) as Session
   t.equal(session.id, sessionId)
   t.notOk(`${JSON.stringify({ session })} ${inspect(session, { depth: 9, showHidden: true })}`.includes(sessionId))
 })

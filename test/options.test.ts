@@ -1,6 +1,6 @@
 import Fastify from 'fastify'
 import t from 'tap'
-import sseSessions, { MemoryStore, type SseSessionsOptions } from '../lib/index.js'
+import sseSessions, { memoryStore, type SseSessionsOptions, type Store } from '../lib/index.js'
 import { FlakyStore } from './support/flaky-store.js'
 import { serve } from './support/server.js'
 import { openStream, post, remove } from './support/stream.js'
@@ -14,7 +14,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   decorator: [7, '', null],
   paths: [null, 7, '/downward', { downward: 'downward' }, { downward: '' }, { upward: 7 }, { upward: null }, { upwards: '/up' }],
   routes: [null, 7, 'routes', { downward: 7 }, { upward: null }, { upwards: {} }],
-  store: [null, 7, {}, { append () {} }],
+  store: [null, 7, {}, 'redis'],
   principal: [null, 'me', {}],
   cors: [null, 'all', 7],
   heartbeatInterval: [null, true, 0, 4, -1, 5.5, NaN, Infinity, 2 ** 31, '15000'],
@@ -43,7 +43,7 @@ t.test('what is valid at the edge is taken', async t => {
   for (const options of [
     { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxSessions: 1, maxSessionsPerPrincipal: 1, maxWaitingMessages: 0, maxIdempotencyKeys: 0, log: { entries: 1, bytes: 1, age: 1 } },
     { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxWaitingMessages: Infinity, maxIdempotencyKeys: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
-    { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore(), heartbeatEvent: 'message', logLevel: 'silent' }
+    { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore().open, heartbeatEvent: 'message', logLevel: 'silent' }
   ] as SseSessionsOptions[]) {
     const app = Fastify()
     await app.register(sseSessions, options)
@@ -110,7 +110,7 @@ t.test('at most maxSessions live; the next client is told to come later, until o
   t.match(lines, [/maxSessions/])
   const resumed = await openStream(t, url, { headers: { 'x-session-id': first.sessionId } })
   t.match(resumed.events[0]?.data, { resumed: true })
-  await sessions.find(first.sessionId)?.close()
+  await (await sessions.find(first.sessionId))?.close()
   await openStream(t, url)
   t.equal(sessions.size, 2)
 })
@@ -121,7 +121,7 @@ t.test('as many ended sessions as may live are kept, the newest; the others are 
   for (const reason of ['a', 'b', 'c']) {
     const { sessionId, ended } = await openStream(t, url)
     ids.push(sessionId)
-    await sessions.find(sessionId)?.close(reason)
+    await (await sessions.find(sessionId))?.close(reason)
     await within(ended, 'the end')
   }
   const told: unknown[] = []
@@ -135,7 +135,7 @@ t.test('as many ended sessions as may live are kept, the newest; the others are 
 t.test('an event that does not fit its log is refused, and all that do are sent', async t => {
   const { sessions, url } = await serve(t, { log: { bytes: 100 }, channelLog: { bytes: 200 } })
   const stream = await openStream(t, url)
-  const session = sessions.find(stream.sessionId)
+  const session = await sessions.find(stream.sessionId)
   await session?.join('room')
   const room = sessions.channel('room')
   // `data: "…"` and two line feeds are ten bytes around the text; `event: all` and its line feed are eleven more.
@@ -152,18 +152,19 @@ t.test('an event that does not fit its log is refused, and all that do are sent'
 })
 
 t.test('the store of an app is the one that is used, and closed with it', async t => {
-  class Watched extends MemoryStore {
-    closed = 0
-    override close (): void {
-      this.closed++
-      super.close()
+  const used: Store[] = []
+  const reasons: string[] = []
+  const { app, sessions, url } = await serve(t, {
+    store: (settings, user) => {
+      const store = memoryStore(settings, user)
+      const close = store.close.bind(store)
+      used.push(Object.assign(store, { close: (reason: string) => reasons.push(reason) && close(reason) }))
+      return store
     }
-  }
-  const store = new Watched()
-  const { app, sessions, url } = await serve(t, { store })
+  })
   const { sessionId } = await openStream(t, url)
-  await sessions.find(sessionId)?.send(1)
-  t.equal(store.head(), 1)
+  await (await sessions.find(sessionId))?.send(1)
+  t.strictSame(used.map(store => store.stats()), [{ sessions: 1, channels: 0 }])
   await app.close()
-  t.equal(store.closed, 1)
+  t.strictSame(reasons, ['shutdown'])
 })

@@ -6,7 +6,7 @@ import ts from 'typescript'
 // What an app's author writes, with each way of ours to be typed.
 const USER = `
 import Fastify, { type FastifyInstance } from 'fastify'
-import sseSessions, { MemoryStore, type Channel, type Hooks, type Log, type LogBounds, type LogListener, type Session, type Sessions, type SseSessionsOptions, type Store } from 'fastify-sse-sessions'
+import sseSessions, { memoryStore, type Channel, type Draft, type Hooks, type OpenStore, type Session, type Sessions, type SessionState, type SseSessionsOptions, type Store, type StoreSettings } from 'fastify-sse-sessions'
 import { injectSession } from 'fastify-sse-sessions/testing'
 import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
 
@@ -17,17 +17,15 @@ declare module 'fastify-sse-sessions' {
   interface SessionData { nick?: string }
 }
 
-export class OwnStore implements Store {
-  readonly #store = new MemoryStore()
-  head () { return this.#store.head() }
-  log (name: string, bounds: LogBounds, listener: LogListener): Log { return this.#store.log(name, bounds, listener) }
-  append (log: Log, draft: { frame: string }) { return this.#store.append(log, draft) }
-  release (log: Log) { this.#store.release(log) }
-  close () { this.#store.close() }
+export const sent: Draft[] = []
+const ownStore: OpenStore = (settings: StoreSettings, user) => {
+  const store: Store = memoryStore(settings, user)
+  const send = store.send.bind(store)
+  return Object.assign(store, { send: (state: SessionState, draft: Draft) => send(state, sent[sent.push(draft) - 1] ?? draft) })
 }
 
 const app: FastifyInstance = Fastify()
-const options: SseSessionsOptions = { prefix: '/chat', cors: { origin: true }, routes: { upward: { bodyLimit: 1024, config: {} } }, store: new OwnStore(), principal: async request => request.headers['x-user']?.toString() }
+const options: SseSessionsOptions = { prefix: '/chat', cors: { origin: true }, routes: { upward: { bodyLimit: 1024, config: {} } }, store: ownStore, principal: async request => request.headers['x-user']?.toString() }
 await app.register(sseSessions, options)
 await app.register(sseSessions, { prefix: '/admin', decorator: 'adminSessions' })
 const onGap: Hooks['onGap'] = (session, gap) => { session.send(gap.resumedAt) }
@@ -116,5 +114,5 @@ t.test('a server renders the hook as a session that is not there yet', async t =
 t.test('require() and import give the plugin', async t => {
   const run = (...script: string[]): string => execFileSync(process.execPath, ['--no-warnings', ...script], { encoding: 'utf8', env: { PATH: process.env.PATH } }).trim()
   t.equal(run('-e', "const plugin = require('fastify-sse-sessions'); const app = require('fastify')(); app.register(plugin).ready().then(() => console.log(typeof plugin, app.sseSessions.size))"), 'function 0')
-  t.equal(run('--input-type=module', '-e', "import plugin, { sseSessions, MemoryStore } from 'fastify-sse-sessions'; console.log(plugin === sseSessions, typeof MemoryStore)"), 'true function')
+  t.equal(run('--input-type=module', '-e', "import plugin, { sseSessions, memoryStore } from 'fastify-sse-sessions'; console.log(plugin === sseSessions, typeof memoryStore)"), 'true function')
 })

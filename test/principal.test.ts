@@ -15,7 +15,7 @@ t.test('a session belongs to the principal that opened it', async t => {
   const { sessions, url } = await serve(t, { principal })
   const stream = await openStream(t, url, { headers: mine })
   const { sessionId } = stream
-  t.equal(sessions.find(sessionId)?.principal, 'me')
+  t.equal((await sessions.find(sessionId))?.principal, 'me')
   t.equal((await post(url, sessionId, { text: 'hi' }, { headers: mine })).status, 201)
   for (const headers of [yours, {}] as Array<Record<string, string>>) {
     refused(t, await post(url, sessionId, { text: 'hi' }, { headers }), 404, 'FST_SSE_SESSION_UNKNOWN')
@@ -34,7 +34,7 @@ t.test('a session belongs to the principal that opened it', async t => {
 t.test('an ended session is told to its own principal alone', async t => {
   const { sessions, url } = await serve(t, { principal })
   const { sessionId } = await openStream(t, url, { headers: mine })
-  await sessions.find(sessionId)?.close('bye')
+  await (await sessions.find(sessionId))?.close('bye')
   const returning = { 'x-session-id': sessionId }
   const other = await openStream(t, url, { headers: { ...yours, ...returning } })
   t.match(other.events[0]?.data, { resumed: false, previous: 'unknown' })
@@ -72,7 +72,7 @@ t.test('a principal has only so many sessions; the next has to come later, until
   for (let i = 0; i < 3; i++) await openStream(t, url)
   await openStream(t, url, { headers: { ...mine, 'x-session-id': streams[0]?.sessionId ?? '' } })
   t.equal(sessions.size, 6, 'resuming takes no room, and none is kept from those without a principal')
-  await sessions.find(streams[0]?.sessionId ?? '')?.close()
+  await (await sessions.find(streams[0]?.sessionId ?? ''))?.close()
   await openStream(t, url, { headers: mine })
   const again = await openStream(t, url, { headers: mine, raw: true })
   await within(again.ended, 'the end')

@@ -53,7 +53,7 @@ t.test('under StrictMode a component opens one session, hears its events, sends,
   await page.getByText('open yes').waitFor()
   const { sessionId, ...last } = (await renders(page)).at(-1) as ReactPage['renders'][number]
   t.strictSame(last, { state: 'open', lastEvent: { event: 'said', data: 'yes' }, said: 'yes' })
-  t.equal(sessions.find(String(sessionId))?.connected, true)
+  t.equal((await sessions.find(String(sessionId)))?.connected, true)
   t.equal((await renders(page))[0]?.state, 'connecting')
 
   await page.evaluate('unmount()')

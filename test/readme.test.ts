@@ -122,7 +122,7 @@ async function runFragment (code: string, app: unknown, session: unknown): Promi
 
 async function openSession (t: Test, url: string, sessions: Sessions): Promise<{ stream: Awaited<ReturnType<typeof openStream>>, session: Session }> {
   const stream = await openStream(t, url)
-  const session = sessions.find(stream.sessionId)
+  const session = await sessions.find(stream.sessionId)
   if (session === undefined) throw new Error('no session')
   return { stream, session }
 }

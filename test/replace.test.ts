@@ -15,7 +15,7 @@ t.test('a second stream takes the session over at once, and the first ends witho
     .addHook('onResume', () => { told.push('resume') })
     .addHook('onClose', () => { told.push('close') })
   const first = await openStream(t, url)
-  const session = sessions.find(first.sessionId)
+  const session = await sessions.find(first.sessionId)
   await session?.send(1)
   await first.waitFor(({ data }) => data === 1)
   const second = await openStream(t, url, { headers: { 'last-event-id': first.events.at(-1)?.id ?? '' } })
@@ -36,7 +36,7 @@ t.test('the end of the stream that was replaced does not disconnect the session,
   let disconnects = 0
   sessions.addHook('onDisconnect', () => { disconnects++ })
   const first = await openStream(t, url)
-  const session = sessions.find(first.sessionId)
+  const session = await sessions.find(first.sessionId)
   const streams = [first]
   for (let i = 0; i < 5; i++) streams.push(await openStream(t, url, { headers: { 'x-session-id': first.sessionId } }))
   for (const { ended } of streams.slice(0, -1)) await within(ended, 'the end of a replaced stream')
@@ -51,7 +51,7 @@ t.test('a client on a half-open connection is replaced by itself, and sees nothi
   const { sessions, url, port } = await serve(t)
   const proxy = await faultProxy(t, port)
   const before = await openStream(t, proxy.url)
-  const session = sessions.find(before.sessionId)
+  const session = await sessions.find(before.sessionId)
   await session?.join('room')
   for (let n = 0; n < 50; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
   await before.waitFor(({ data }) => data === 49)
@@ -68,7 +68,7 @@ t.test('a stalled stream is replaced without waiting for it', async t => {
   const { sessions, url } = await serve(t, { log: { bytes: 64 * 1024 * 1024 } })
   const stalled = await openStream(t, url)
   stalled.body.pause()
-  const session = sessions.find(stalled.sessionId)
+  const session = await sessions.find(stalled.sessionId)
   const text = 'x'.repeat(64 * 1024)
   for (let n = 0; n < 200; n++) await session?.send(text)
   const second = await openStream(t, url, { headers: { 'last-event-id': stalled.events[0]?.id ?? '' } })
@@ -84,7 +84,7 @@ t.test('whenever it is replaced, a stream of messages is whole over the streams 
   const { sessions, url } = await serve(t)
   const count = 500
   const first = await openStream(t, url)
-  const session = sessions.find(first.sessionId)
+  const session = await sessions.find(first.sessionId)
   let last = first
   const got: unknown[] = []
   const take = async (stream: Stream): Promise<void> => {
@@ -126,7 +126,7 @@ for (const [name, open] of eventSources) {
     const second = await openStream(t, url, { headers: { 'x-session-id': id } })
     await until(() => source.readyState === 2, 'the first to stop')
     t.strictSame(gets, [undefined, undefined, 'closed'])
-    await sessions.find(id)?.send('for the second')
+    await (await sessions.find(id))?.send('for the second')
     await second.waitFor(({ data }) => data === 'for the second')
     t.strictSame(heard, [])
     t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })

@@ -22,7 +22,7 @@ t.test('20,000 messages of three kinds come once and in order through connection
       return plan
     })
     const follower = follow(open(t, `${proxy.url}/downward`), ['message', 'room', 'news'])
-    const session = sessions.find(await follower.welcomed)
+    const session = await sessions.find(await follower.welcomed)
     if (session === undefined) throw new Error('no session')
     await session.join('room')
     return { name, proxy, plans, follower, session }

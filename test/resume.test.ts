@@ -23,7 +23,7 @@ async function followed (t: Test, open: (t: Test, url: string) => TestedEventSou
   const served = await serve(t, { retry: 1, log: roomy })
   const proxy = await faultProxy(t, served.port, plan)
   const follower = follow(open(t, `${proxy.url}/downward`))
-  const session = sessionOf(served, await follower.welcomed)
+  const session = await sessionOf(served, await follower.welcomed)
   let n = 0
   const send = (count: number, padding = ''): void => {
     for (let i = 0; i < count; i++) session.send({ n: ++n, padding })
@@ -31,8 +31,8 @@ async function followed (t: Test, open: (t: Test, url: string) => TestedEventSou
   return { ...served, proxy, follower, session, send }
 }
 
-function sessionOf ({ sessions }: Served, id: string): Session {
-  const session = sessions.find(id)
+async function sessionOf ({ sessions }: Served, id: string): Promise<Session> {
+  const session = await sessions.find(id)
   if (session === undefined) throw new Error('there is no such session')
   return session
 }
@@ -108,7 +108,7 @@ for (const [name, open] of eventSources) {
 t.test('every id that a client was given resumes behind it, with that id on the welcome', async t => {
   const served = await serve(t)
   const stream = await openStream(t, served.url)
-  const session = sessionOf(served, stream.sessionId)
+  const session = await sessionOf(served, stream.sessionId)
   await session.join('room')
   await session.send(1)
   await served.sessions.channel('room').send(2)
@@ -132,7 +132,7 @@ t.test('every id that a client was given resumes behind it, with that id on the 
 t.test('a client that gives its session only by X-Session-ID resumes behind what was written to it', async t => {
   const served = await serve(t)
   const first = await openStream(t, served.url)
-  const session = sessionOf(served, first.sessionId)
+  const session = await sessionOf(served, first.sessionId)
   const lost = signal()
   served.sessions.addHook('onDisconnect', () => { lost.resolve() })
   await session.send(1)
@@ -170,7 +170,7 @@ t.test('a position from before the session gives nothing of that time', async t 
 t.test('a client that leaves while its resume is being prepared can come again', async t => {
   const served = await serve(t)
   const first = await openStream(t, served.url)
-  const session = sessionOf(served, first.sessionId)
+  const session = await sessionOf(served, first.sessionId)
   const asked = signal()
   const go = signal()
   served.sessions.addHook('onResume', async () => {

@@ -45,7 +45,7 @@ t.test('close() ends within the grace, with many streams over few connections of
 t.test('a backlog of a stream of HTTP/2 arrives whole where it fits the grace', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 9500, retry: 10, log: { bytes: 2 ** 23 } }, { fastify: http2Server })
   const stream = await ask(http2Client(t, { port }), GET, { stalled: true })
-  const session = sessions.find(String(stream.headers['x-session-id']))
+  const session = await sessions.find(String(stream.headers['x-session-id']))
   if (session === undefined) throw new Error('No session')
   const count = await flood([session], n => session.send({ n, FILL }))
   const closing = app.close()
@@ -69,7 +69,7 @@ t.test('another request in flight over the connection of a stalled stream is not
   const client = http2Client(t, { port })
   const slow = ask(client, { ':path': '/slow' })
   const stream = await ask(client, GET, { stalled: true })
-  const session = sessions.find(String(stream.headers['x-session-id']))
+  const session = await sessions.find(String(stream.headers['x-session-id']))
   if (session === undefined) throw new Error('No session')
   await flood([session], () => session.send(FILL))
   await within(asked.promise, 'the request')

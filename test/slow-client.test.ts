@@ -183,7 +183,7 @@ t.test('an app that ends the response under its stream loses the stream, and not
   const responses: ServerResponse[] = []
   const { sessions, url } = await serve(t, {}, { before: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
   const stream = await openStream(t, url)
-  const session = sessions.find(stream.sessionId)
+  const session = await sessions.find(stream.sessionId)
   responses[0]?.end()
   await session?.send('one')
   await within(stream.ended, 'the end of the stream')

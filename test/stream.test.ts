@@ -16,7 +16,7 @@ import { signal, until, within } from './support/within.js'
 async function openSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
   const served = await serve(t, options)
   const stream = await openStream(t, served.url)
-  const session = served.sessions.find(stream.sessionId)
+  const session = await served.sessions.find(stream.sessionId)
   if (session === undefined) throw new Error('No session')
   return { ...served, session, stream }
 }
@@ -125,7 +125,7 @@ for (const [name, open] of eventSources) {
     const { sessions, port } = await serve(t, { retry: 1, log: { bytes: 2 ** 23, entries: 20_000 } })
     const proxy = await faultProxy(t, port, n => n < 12 ? { fault: next() < 0.5 ? 'cut' : 'reset', afterBytes: 1000 + Math.floor(next() * 60_000) } : undefined)
     const follower = follow(open(t, `${proxy.url}/downward`))
-    const session = sessions.find(await follower.welcomed)
+    const session = await sessions.find(await follower.welcomed)
     async function * numbers (): AsyncGenerator<object> {
       for (let n = 1; n <= 20_000; n++) yield { n, text: 'some words of an answer' }
     }
@@ -226,7 +226,7 @@ t.test('a generator that ends its own session is told to return when it is no lo
 
 t.test('a store that takes its time is waited for: items keep their order, and one that it refuses ends the stream', async t => {
   const store = new FlakyStore()
-  const { session, stream } = await openSession(t, { store })
+  const { session, stream } = await openSession(t, { store: store.open })
   function * numbers (): Generator<number> {
     for (let n = 1; ; n++) {
       store.down = n === 4

@@ -21,7 +21,7 @@ t.test('a session is opened without a socket, and yields what is sent to it', as
   t.equal(answer.statusCode, 201)
   t.equal(answer.headers['x-session-connected'], 'true')
   t.match(await within(session.next(), 'the echo'), { done: false, value: { event: 'message', data: { text: 'Data received: hi' }, id: /./ } })
-  await app.sseSessions.find(session.id)?.emit('typing', { who: 'ä\r\n€\u2028' })
+  await (await app.sseSessions.find(session.id))?.emit('typing', { who: 'ä\r\n€\u2028' })
   t.match(await within(session.next(), 'the event'), { value: { event: 'typing', data: { who: 'ä\r\n€\u2028' } } })
 })
 
@@ -29,8 +29,9 @@ t.test('a test reads many events in order with for await, until the session ends
   const app = await build(t)
   const session = await injectSession(app)
   const sent = Array.from({ length: 500 }, (_, n) => n)
-  for (const n of sent) app.sseSessions.find(session.id)?.send(n)
-  app.sseSessions.find(session.id)?.close('done')
+  const found = await app.sseSessions.find(session.id)
+  for (const n of sent) found?.send(n)
+  found?.close('done')
   const got: unknown[] = []
   await within((async () => { for await (const { event, data } of session) got.push(event === 'message' ? data : [event, data]) })(), 'the end')
   t.strictSame(got, [...sent, ['close', { reason: 'done' }]])
@@ -52,7 +53,7 @@ t.test('closing the app ends the iteration, and leaving the iteration does not k
 t.test('a session is resumed with the id of the last event', async t => {
   const app = await build(t, { prefix: '/chat' })
   const first = await injectSession(app, { url: '/chat/downward' })
-  for (const n of [1, 2]) await app.sseSessions.find(first.id)?.send(n)
+  for (const n of [1, 2]) await (await app.sseSessions.find(first.id))?.send(n)
   const { value } = await first.next()
   t.equal(value?.data, 1)
   const again = await injectSession(app, { url: '/chat/downward', headers: { 'last-event-id': value?.id ?? '' } })

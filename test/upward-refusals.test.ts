@@ -19,7 +19,7 @@ t.test('a session that is unknown, ended or another principal\'s is 404, and all
   const { sessions, url } = await serve(t, { principal: ({ headers }) => String(headers['x-user']) })
   const mine = { 'x-user': 'me' }
   const [live, over] = [await openStream(t, url, { headers: mine }), await openStream(t, url, { headers: mine })]
-  await sessions.find(over.sessionId)?.close()
+  await (await sessions.find(over.sessionId))?.close()
   const answers = [
     await post(url, 'A'.repeat(24), { text: 'hi' }, { headers: mine }),
     await post(url, over.sessionId, { text: 'hi' }, { headers: mine }),
@@ -94,7 +94,7 @@ t.test('too many waiting messages are 429 with Retry-After, and the others are h
 
 t.test('a store that does not answer is 503, and the same key is handled when it does again', async t => {
   const store = new FlakyStore()
-  const { url } = await serve(t, { store })
+  const { url } = await serve(t, { store: store.open })
   const stream = await openStream(t, url)
   store.down = true
   const refusal = await post(url, stream.sessionId, { text: 'hi' }, { key: 'k' })

@@ -24,7 +24,7 @@ class Room implements LogListener {
 export const memoryStore = (settings: StoreSettings, user: StoreUser): MemoryStore => new MemoryStore(settings, user)
 
 export class MemoryStore implements Store {
-  protected readonly logs = new MemoryLogs()
+  readonly #logs: MemoryLogs
   readonly #settings: StoreSettings
   readonly #user: StoreUser
   readonly #broadcasts: Log
@@ -37,10 +37,11 @@ export class MemoryStore implements Store {
   readonly #perPrincipal = new Map<string, number>()
   #live = 0
 
-  constructor (settings: StoreSettings, user: StoreUser) {
+  constructor (settings: StoreSettings, user: StoreUser, logs = new MemoryLogs()) {
+    this.#logs = logs
     this.#settings = settings
     this.#user = user
-    this.#broadcasts = this.logs.open(settings.channelLog, { wake: () => { user.broadcast() } })
+    this.#broadcasts = logs.open(settings.channelLog, { wake: () => { user.broadcast() } })
     this.#deadlines = new Deadlines(settings.resumeTimeout, state => { this.#expire(state) })
   }
 
@@ -49,7 +50,7 @@ export class MemoryStore implements Store {
     if (this.#live >= maxSessions) return undefined
     if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
     this.#tally(principal, 1)
-    const state = new SessionState(id, principal, this.logs.head)
+    const state = new SessionState(id, principal, this.#logs.head)
     state.sources.push({ log: this.#broadcasts, from: state.openedAt, to: Infinity })
     this.#sessions.set(id, state)
     return state
@@ -69,7 +70,7 @@ export class MemoryStore implements Store {
 
   attach (state: SessionState): number {
     this.#forget(state)
-    return this.logs.head
+    return this.#logs.head
   }
 
   detach (state: SessionState): void {
@@ -87,7 +88,7 @@ export class MemoryStore implements Store {
     if (state.channels.has(name)) return
     let room = this.#rooms.get(name)
     if (room === undefined) {
-      room = new Room(listener => this.logs.open(this.#settings.channelLog, listener))
+      room = new Room(listener => this.#logs.open(this.#settings.channelLog, listener))
       this.#rooms.set(name, room)
     }
     room.members.add(state)
@@ -101,7 +102,7 @@ export class MemoryStore implements Store {
     room.members.delete(state)
     if (room.members.size === 0) {
       this.#rooms.delete(name)
-      this.logs.release(room.log)
+      this.#logs.release(room.log)
     }
     for (const source of state.sources) if (source.log === room.log && source.to === Infinity) source.to = room.log.last
     this.#forget(state)
@@ -121,16 +122,16 @@ export class MemoryStore implements Store {
 
   send (state: SessionState, draft: Draft): void {
     demandLife(state)
-    this.logs.append(this.#ownLog(state), draft)
+    this.#logs.append(this.#ownLog(state), draft)
   }
 
   publish (channel: string, draft: Draft): void {
     const room = this.#rooms.get(channel)
-    if (room !== undefined) this.logs.append(room.log, draft)
+    if (room !== undefined) this.#logs.append(room.log, draft)
   }
 
   broadcast (draft: Draft): void {
-    this.logs.append(this.#broadcasts, draft)
+    this.#logs.append(this.#broadcasts, draft)
   }
 
   /** A log that is not at hand is one to which nothing was sent. */
@@ -151,7 +152,7 @@ export class MemoryStore implements Store {
   close (reason: string): readonly SessionState[] {
     const ended = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
     this.#deadlines.clear()
-    this.logs.close()
+    this.#logs.close()
     return ended
   }
 
@@ -173,7 +174,7 @@ export class MemoryStore implements Store {
     this.#deadlines.delete(state)
     this.#sessions.delete(state.id)
     this.#ended.delete(state)
-    if (state.log !== undefined) this.logs.release(state.log)
+    if (state.log !== undefined) this.#logs.release(state.log)
     state.listener?.forgotten()
   }
 
@@ -191,7 +192,7 @@ export class MemoryStore implements Store {
 
   #ownLog (state: SessionState): Log {
     if (state.log === undefined) {
-      state.log = this.logs.open(this.#settings.log, state)
+      state.log = this.#logs.open(this.#settings.log, state)
       state.sources.push({ log: state.log, from: state.openedAt, to: Infinity })
     }
     return state.log

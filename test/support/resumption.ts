@@ -17,7 +17,7 @@ export async function opened (t: Test, options: SseSessionsOptions = {}): Promis
   const served = await serve(t, { heartbeatInterval: 5, heartbeatEvent: 'ping', ...options })
   served.sessions.addHook('onGap', (session, gap) => { told.push({ session, gap }) })
   const stream = await openStream(t, served.url)
-  const session = served.sessions.find(stream.sessionId)
+  const session = await served.sessions.find(stream.sessionId)
   if (session === undefined) throw new Error('no session')
   return { ...served, stream, session, told }
 }

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import Fastify from 'fastify'
-import type { Gap, LogBounds, Session } from '../../lib/index.js'
+import type { Gap, LogBounds, OpenStore, Session } from '../../lib/index.js'
 import { settle } from '../../lib/options.js'
-import { Sessions } from '../../lib/sessions.js'
+import { openSessions, type Sessions } from '../../lib/sessions.js'
 import type { Log, LogListener } from '../../lib/store/log.js'
+import { MemoryLogs } from '../../lib/store/memory-logs.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { frameEvent, REPLACED_FRAME } from '../../lib/wire/frame.js'
 import { HEAVY, MemorySink, received } from './memory-sink.js'
@@ -54,12 +55,12 @@ class Client {
   }
 }
 
-/** The store, with its sweep to be called. */
-class SweptStore extends MemoryStore {
+/** The store's logs, with their sweep to be called. */
+class SweptLogs extends MemoryLogs {
   readonly #made: Log[] = []
 
-  override log (name: string, bounds: LogBounds, listener: LogListener): Log {
-    const log = super.log(name, bounds, listener)
+  override open (bounds: LogBounds, listener: LogListener): Log {
+    const log = super.open(bounds, listener)
     this.#made.push(log)
     return log
   }
@@ -78,7 +79,7 @@ const logger = Fastify().log
  * if, and only if, something was lost.
  */
 export class World {
-  readonly #store = new SweptStore()
+  readonly #logs: SweptLogs
   readonly #sessions: Sessions
   readonly #bounds: LogBounds
   readonly #clients: Array<Client | undefined> = []
@@ -88,18 +89,24 @@ export class World {
   readonly #sent: Sent[] = []
   #time = 0
 
-  constructor (bounds: Omit<LogBounds, 'age'>, skew: (ms: number) => void) {
-    this.#bounds = { ...bounds, age: AGE }
-    this.#broadcasts = new NaiveLog(this.#bounds)
-    this.#skew = skew
-    this.#sessions = new Sessions(settle({ store: this.#store, heartbeatInterval: false, log: this.#bounds, channelLog: this.#bounds }, 0), logger)
+  static async run (bounds: Omit<LogBounds, 'age'>, skew: (ms: number) => void, steps: Iterable<Step>): Promise<void> {
+    const logs = new SweptLogs()
+    const store: OpenStore = (settings, user) => new MemoryStore(settings, user, logs)
+    const full = { ...bounds, age: AGE }
+    const sessions = await openSessions(settle({ store, heartbeatInterval: false, log: full, channelLog: full }, 0), logger)
+    const world = new World(full, skew, logs, sessions)
+    for (const step of steps) await world.#take(step)
+    for (const client of world.#open()) client.sink?.destroy()
+    await world.#turn()
+    await sessions.close()
   }
 
-  async run (steps: Iterable<Step>): Promise<void> {
-    for (const step of steps) await this.#take(step)
-    for (const client of this.#open()) client.sink?.destroy()
-    await this.#turn()
-    await this.#sessions.close()
+  private constructor (bounds: LogBounds, skew: (ms: number) => void, logs: SweptLogs, sessions: Sessions) {
+    this.#bounds = bounds
+    this.#broadcasts = new NaiveLog(bounds)
+    this.#skew = skew
+    this.#logs = logs
+    this.#sessions = sessions
   }
 
   #open (): Client[] {
@@ -158,16 +165,16 @@ export class World {
   }
 
   #append (log: NaiveLog<Sent> | undefined, to: Client[], except: Client | undefined, heavy: boolean, send: (data: string) => Promise<void>): void {
-    const head = this.#store.head()
+    const head = this.#logs.head
     const data = `${this.#sent.length}${heavy ? '.'.repeat(HEAVY) : ''}`
     send(data)
     const bytes = frameEvent('message', data).length
     if (log === undefined || bytes > this.#bounds.bytes) {
-      assert.equal(this.#store.head(), head)
+      assert.equal(this.#logs.head, head)
       return
     }
     const position = head + 1
-    assert.equal(this.#store.head(), position)
+    assert.equal(this.#logs.head, position)
     const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log }
     log.push(sent)
     this.#sent.push(sent)
@@ -177,7 +184,7 @@ export class World {
   #grow (): void {
     this.#skew(AGE * 0.6)
     this.#time += AGE * 0.6
-    this.#store.sweep()
+    this.#logs.sweep()
     for (const { log } of this.#sent) log.expire(this.#time)
   }
 
@@ -187,7 +194,7 @@ export class World {
   }
 
   async #connect ({ client: index, cursor: wish, stalls }: Step): Promise<void> {
-    const head = this.#store.head()
+    const head = this.#logs.head
     let client = this.#clients[index]
     const resumed = client !== undefined
     if (client === undefined) {
@@ -196,10 +203,12 @@ export class World {
       client = this.#clients[index] = new Client(session, this.#bounds)
     }
     const { session, sink: replaced } = client
+    if (resumed) session.hold()
     const last = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
     const cursor = this.#choose(client, wish, head)
     if (cursor < client.cursor) seen.replays++
     const sink = new MemorySink(stalls)
+    assert.equal(await this.#sessions.admit(session, cursor), head)
     Object.assign(client, { sink, cursor, told: 0 })
     session.attach({ sink, cursor, head, welcome: '{}', resumed, log: logger })
     assert.equal(replaced?.read() ?? '', last, 'a stream that is replaced hears so, if it keeps up, and nothing else')
