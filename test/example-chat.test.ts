@@ -1,41 +1,9 @@
-import t, { type Test } from 'tap'
-import type { BrowserContext, Page } from 'playwright-core'
-import { launchChromium, needsChromium } from './support/browser.js'
+import t from 'tap'
+import type { Page } from 'playwright-core'
+import { needsChromium } from './support/browser.js'
+import { enter, openContext, said, say, tell } from './support/chat-page.js'
 import { keepPictures, startExamples } from './support/examples.js'
 import { faultProxy } from './support/proxy.js'
-
-async function openContext (t: Test): Promise<BrowserContext> {
-  return await (await launchChromium(t)).newContext()
-}
-
-/** Opens the chat in a tab of its own and enters under a name. */
-async function enter (t: Test, context: BrowserContext, url: string, name: string): Promise<Page> {
-  const page = await context.newPage()
-  page.on('pageerror', problem => { t.fail(String(problem)) })
-  await page.goto(`${url}/chat`)
-  await page.getByPlaceholder('Your name').fill(name)
-  await page.getByRole('button', { name: 'Join' }).click()
-  await page.getByText(`${name} (you)`).waitFor()
-  return page
-}
-
-async function say (page: Page, text: string): Promise<void> {
-  await page.getByPlaceholder('Write a message').fill(text)
-  await page.keyboard.press('Enter')
-}
-
-/** Says something, and waits until the page shows it as said. */
-async function tell (page: Page, text: string): Promise<void> {
-  await say(page, text)
-  // It may come down before the server's answer, or after it.
-  await page.locator('.up:not(.pending)').filter({ hasText: text }).waitFor()
-  await page.locator('.pending').waitFor({ state: 'detached' })
-}
-
-/** What a page shows of what was said, in order, without names and times. */
-function said (page: Page): Promise<string[]> {
-  return page.evaluate('Array.from(document.querySelectorAll("#messages li"), item => Array.from(item.childNodes).find(({ nodeType }) => nodeType === 3).data)')
-}
 
 t.test('a second tab joins: each sees who is here, who is typing and what is said; rooms are apart, and a closed tab leaves', needsChromium, async t => {
   const { url } = await startExamples(t)
