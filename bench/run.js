@@ -9,7 +9,7 @@ import { report } from './harness/report.js'
 import { installed as redisInstalled } from './harness/redis.js'
 import { installed as nchanInstalled } from './subjects/nchan.js'
 
-const WORKLOADS = ['W1', 'W1B', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7', 'W8', 'W9', 'W10', 'W11']
+const WORKLOADS = ['W1', 'W1B', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7', 'W8', 'W9', 'W10', 'W11', 'W12', 'W13']
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {

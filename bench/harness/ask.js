@@ -9,8 +9,8 @@ export class AskClient {
   #done
   #n = 0
 
-  /** POSTs go to a node of their own; what has no POSTs asks over its stream. */
-  constructor (load, node, stream) {
+  /** POSTs go to a node of their own; what has no POSTs asks over its stream. `keys` gives each an idempotency key. */
+  constructor (load, node, stream, { keys = false } = {}) {
     const { ask } = load.dialect
     if (ask !== undefined) {
       stream.onEvents = this.#answered
@@ -20,7 +20,8 @@ export class AskClient {
         if (!answer.includes(`{"n":${this.#n},`)) load.fail(new Error(`Question ${this.#n} was answered ${answer}`))
         this.#answered()
       }, error => { load.fail(error) })
-      this.#send = json => { this.#poster.post('/upward/ask', `X-Session-ID: ${stream.sessionId}\r\n`, json) }
+      const session = `X-Session-ID: ${stream.sessionId}\r\n`
+      this.#send = json => { this.#poster.post('/upward/ask', keys ? `${session}Idempotency-Key: key-${this.#n}\r\n` : session, json) }
     }
   }
 

@@ -36,7 +36,7 @@ export const dialects = {
     welcome: WELCOME,
     ping: Buffer.from([0x81, 1, 0x32]),
     pong: maskedFrame('3'),
-    up: json => maskedFrame(`42["message",${json}]`),
+    up: (json, event) => maskedFrame(`42["${event}",${json}]`),
     ask: (n, json) => maskedFrame(`42${n}["ask",${json}]`)
   }
 }

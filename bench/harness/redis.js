@@ -21,8 +21,8 @@ export async function startRedis () {
     port,
     /** Microseconds of CPU that it has used. */
     cpu: async () => await number('cpu', 'used_cpu_user', 'used_cpu_sys') * 1e6,
-    /** Bytes of its data. */
-    memory: () => number('memory', 'used_memory_dataset'),
+    /** Bytes that it has in use. */
+    memory: () => number('memory', 'used_memory'),
     /** Scripts that it was asked to run. */
     scripts: () => number('commandstats', 'cmdstat_evalsha', 'cmdstat_eval'),
     stop () {

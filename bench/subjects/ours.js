@@ -13,13 +13,18 @@ async function storeOn (port) {
   return redisStore({ client: new Redis(port) })
 }
 
-/** `remember` keeps the sessions, for workloads that send to each; `redis` is the port of one, for several nodes. */
-export async function start ({ remember = false, redis, ...options } = {}) {
+/**
+ * `remember` keeps the sessions, for workloads that send to each. `redis` is the port of one, for several nodes. With
+ * `rooms` each session is in a channel of its own, by which others reach it.
+ */
+export async function start ({ remember = false, redis, rooms = false, ...options } = {}) {
   const app = Fastify()
   await app.register(sseSessions, redis === undefined ? options : { ...options, store: await storeOn(redis) })
   const sessions = []
   if (remember) app.sseSessions.addHook('onOpen', session => { sessions.push(session) })
   app.sseSessions.handle('message', (session, data) => session.send(data))
+  if (rooms) app.sseSessions.addHook('onOpen', session => session.join(session.id))
+  app.sseSessions.handle('tell', (_session, { to, ...data }) => app.sseSessions.channel(to).send(data))
   app.sseSessions.handle('ask', (_session, { n }) => ({ n, ok: true }))
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {

@@ -10,6 +10,8 @@ export async function start ({ heartbeatInterval: pingInterval = 25_000, redis }
   const io = new Server(server, { transports: ['websocket'], pingInterval, ...redis === undefined ? {} : { adapter: createAdapter(new Redis(redis)) } })
   io.on('connection', socket => {
     socket.on('message', data => { socket.emit('message', data) })
+    // Each socket is in a room of its own by itself.
+    socket.on('tell', ({ to, ...data }) => { io.to(to).emit('message', data) })
     socket.on('ask', ({ n }, answer) => { answer({ n, ok: true }) })
     socket.emit('welcome', { sessionId: socket.id })
   })
