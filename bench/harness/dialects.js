@@ -38,5 +38,10 @@ export const dialects = {
     pong: maskedFrame('3'),
     up: (json, event) => maskedFrame(`42["${event}",${json}]`),
     ask: (n, json) => maskedFrame(`42${n}["ask",${json}]`)
+  },
+  'socket.io polling': {
+    polls: true,
+    up: (json, event) => `42["${event}",${json}]`,
+    ask: (n, json) => `42${n}["ask",${json}]`
   }
 }

@@ -1,4 +1,5 @@
 import { dialects } from './dialects.js'
+import { PollingStream } from './polling.js'
 import { Stream } from './stream.js'
 import { verify } from './verify.js'
 
@@ -26,6 +27,7 @@ export class Load {
   }
 
   stream ({ port = this.#server.port, ...options } = {}) {
+    if (this.#dialect.polls) return new PollingStream(this, { port })
     return new Stream(this, { dialect: this.#dialect, port }, options)
   }
 

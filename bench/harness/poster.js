@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 
-/** One client's connection for POSTs, kept alive: one at a time. */
+/** One client's connection for requests, kept alive: one at a time. */
 export class Poster {
   #socket
   #answered
@@ -17,9 +17,13 @@ export class Poster {
       const answer = this.#answer
       this.#answer = ''
       if (/^HTTP\/1\.1 20[0-2] /.test(answer)) this.#answered(answer)
-      else failed(new Error(`A POST was answered ${answer}`))
+      else failed(new Error(`A request was answered ${answer}`))
     })
     this.#socket.on('error', failed)
+  }
+
+  get (path) {
+    this.#socket.write(`GET ${path} HTTP/1.1\r\nHost: bench\r\n\r\n`)
   }
 
   /** Posts JSON; `headers` are lines that end in CR LF. */

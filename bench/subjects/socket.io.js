@@ -1,13 +1,13 @@
-// Socket.IO over its WebSocket transport; on many nodes with its adapter of Redis streams.
+// Socket.IO, over WebSocket unless told otherwise; on many nodes with its adapter of Redis streams.
 import { createAdapter } from '@socket.io/redis-streams-adapter'
 import { Redis } from 'ioredis'
 import { createServer } from 'node:http'
 import { once } from 'node:events'
 import { Server } from 'socket.io'
 
-export async function start ({ heartbeatInterval: pingInterval = 25_000, redis } = {}) {
+export async function start ({ heartbeatInterval: pingInterval = 25_000, redis, transport = 'websocket' } = {}) {
   const server = createServer()
-  const io = new Server(server, { transports: ['websocket'], pingInterval, ...redis === undefined ? {} : { adapter: createAdapter(new Redis(redis)) } })
+  const io = new Server(server, { transports: [transport], pingInterval, ...redis === undefined ? {} : { adapter: createAdapter(new Redis(redis)) } })
   io.on('connection', socket => {
     socket.on('message', data => { socket.emit('message', data) })
     // Each socket is in a room of its own by itself.
@@ -19,7 +19,7 @@ export async function start ({ heartbeatInterval: pingInterval = 25_000, redis }
   await once(server, 'listening')
   return {
     port: server.address().port,
-    dialect: 'socket.io',
+    dialect: transport === 'polling' ? 'socket.io polling' : 'socket.io',
     heartbeats: true,
     size: () => io.engine.clientsCount,
     broadcast: data => { io.emit('message', data) }
