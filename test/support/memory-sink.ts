@@ -43,10 +43,6 @@ export class MemorySink implements Sink {
     queueMicrotask(() => this.listener?.closed())
   }
 
-  sever (): void {
-    this.destroy()
-  }
-
   /** What was written since it was last read. */
   read (): string {
     const { text } = this
