@@ -7,6 +7,8 @@ export interface SessionData {
 
 /** Told what becomes of a session by others than this process's own calls. */
 export interface SessionListener extends LogListener {
+  /** Up to where its stream has written. */
+  readonly cursor: number
   /** What its stream reads has grown, or there is more to read. */
   wake (): void
   /** A stream of another process is its stream now. */

@@ -1,0 +1,27 @@
+import { OptionInvalid } from './errors.js'
+import type { RedisClient } from './store/redis/client.js'
+import { RedisStore } from './store/redis/store.js'
+import type { OpenStore } from './store/store.js'
+
+export interface RedisStoreOptions {
+  /** A client of ioredis or of node-redis, which is connected and stays yours; a second connection is made by its `duplicate()`. */
+  readonly client: RedisClient
+  /** What all keys begin with, in braces. Defaults to `sse`. Those who share it share sessions. */
+  readonly namespace?: string
+  /** Milliseconds without a sign of life after which a process is taken for dead. Defaults to 5000. */
+  readonly lease?: number
+}
+
+/**
+ * Has sessions, their logs and messages live in Redis, 7 or later: any number of processes that share it serve the same
+ * sessions. Pass it as option `store`. Throws FST_SSE_OPTION_INVALID.
+ */
+export function redisStore ({ client, namespace = 'sse', lease = 5000 }: RedisStoreOptions): OpenStore {
+  const method = (name: string): boolean => typeof (client as unknown as Record<string, unknown> | undefined)?.[name] === 'function'
+  if (!method('duplicate') || !(method('call') || method('sendCommand'))) throw new OptionInvalid('Option "client" of redisStore must be a client of ioredis or of node-redis')
+  if (typeof namespace !== 'string' || !/^[^{}\s]+$/.test(namespace)) throw new OptionInvalid('Option "namespace" of redisStore must be a string without braces and spaces')
+  if (!Number.isInteger(lease) || lease < 100) throw new OptionInvalid(`Option "lease" of redisStore must be a whole number of milliseconds from 100; it is ${lease}`)
+  return (settings, user) => new RedisStore(settings, user, { client, namespace, lease }).start()
+}
+
+export type { IoRedisClient, NodeRedisClient, RedisClient } from './store/redis/client.js'

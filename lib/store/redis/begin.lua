@@ -1,0 +1,56 @@
+-- id, number of the ticket, the record's version at hand, then key and payload of each message, the key empty where it has none.
+-- Answers with how it stands: `unknown`, `many`, `run` or `wait`; the verdict on each message; the record, where it is newer.
+local id, number, version = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3]
+enter()
+local key = session(id)
+disown(key)
+local record = redis.call('HMGET', key, 'version', 'endedBy')
+if not record[1] or record[2] then return { 'unknown', {}, redis.call('HGETALL', key) } end
+local queue, keys = key .. ':queue', key .. ':keys'
+local ticket = NODE .. ' ' .. number
+local news = record[1] == version and {} or redis.call('HGETALL', key)
+
+local tickets = redis.call('LRANGE', queue, 0, -1)
+local waiting, queued, head = 0, false, nil
+for i, other in ipairs(tickets) do
+  local node, _, weight = string.match(other, '^(%S+) (%d+) (%d+)$')
+  if alive(node) then
+    head = head or other
+    waiting = waiting + weight
+    if string.sub(other, 1, #ticket + 1) == ticket .. ' ' then queued = other end
+  else redis.call('LREM', queue, 1, other) end
+end
+
+local verdicts, fresh = {}, {}
+for i = ARGS + 4, #ARGV, 2 do
+  local name, payload = ARGV[i], ARGV[i + 1]
+  local verdict = 'new'
+  local known = name ~= '' and redis.call('HGET', keys, name)
+  if known then
+    -- running: r, payload, its ticket, the nodes of those that wait; settled: s, payload, outcome
+    local state, asked, rest = string.match(known, '^(%a) (%S+) (.*)$')
+    local holder, waiters = string.match(rest, '^(%S+ %d+);(.*)$')
+    if asked ~= payload then verdict = 'reused'
+    elseif state == 's' then verdict = 's' .. rest
+    elseif holder ~= ticket and alive(string.match(holder, '^%S+')) then
+      verdict = 'wait'
+      if not string.find(waiters, NODE, 1, true) then redis.call('HSET', keys, name, known .. NODE .. ',') end
+    end
+  end
+  verdicts[#verdicts + 1] = verdict
+  if verdict == 'new' then fresh[#fresh + 1] = i end
+end
+if #fresh > 0 and not queued then
+  -- It was given up in the meantime.
+  if again then fail('LATE') end
+  if waiting > 0 and waiting - 1 + #fresh > MAX_WAITING then return { 'many', { tostring(waiting - 1) }, news } end
+  for _, i in ipairs(fresh) do
+    if ARGV[i] ~= '' then redis.call('HSET', keys, ARGV[i], 'r ' .. ARGV[i + 1] .. ' ' .. ticket .. ';') end
+  end
+  queued = ticket .. ' ' .. #fresh
+  redis.call('RPUSH', queue, queued)
+  redis.call('PEXPIRE', queue, TTL)
+  redis.call('PEXPIRE', keys, TTL)
+  head = head or queued
+end
+return { (not queued or head == queued) and 'run' or 'wait', verdicts, news }

@@ -1,0 +1,26 @@
+-- The number of sessions, id and epoch of each, then channels. Sessions whose stream of that epoch is on this node go on waiting for
+-- as long as it lives; with an epoch of -1 the client is on its way. Answers with what has become of each.
+enter()
+local count = tonumber(ARGV[ARGS + 1])
+local answers = {}
+local from = ARGS + 2
+for i = 1, count do
+  local id, epoch = ARGV[from], ARGV[from + 1]
+  from = from + 2
+  local key = session(id)
+  local record = redis.call('HMGET', key, 'epoch', 'endedBy', 'principal', 'owner', 'version')
+  if not record[1] then answers[i] = 'gone'
+  elseif epoch ~= '-1' and record[1] ~= epoch then answers[i] = 'replaced'
+  else
+    answers[i] = record[5]
+    if epoch ~= '-1' and record[4] ~= NODE then redis.call('HSET', key, 'owner', NODE) end
+    if record[2] then keep(key, RESUME)
+    else
+      wait(id, record[3], epoch == '-1' and RESUME or RESUME * 1.25)
+      keep(key, TTL)
+      if record[3] then redis.call('PEXPIRE', P .. ':p:' .. record[3], TTL) end
+    end
+  end
+end
+for i = from, #ARGV do redis.call('PEXPIRE', channel(ARGV[i]), TTL) end
+return answers

@@ -1,0 +1,13 @@
+-- id, channel. Answers with the record's version and the position from which it is a member; 0 where the session is over.
+local id, name = ARGV[ARGS + 1], ARGV[ARGS + 2]
+enter()
+local key = session(id)
+local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'owner', 'version', 'm:' .. name)
+if not known[1] or known[2] then return { 0, 0 } end
+if known[5] then return { tonumber(known[4]), known[5] } end
+redis.call('HSET', key, 'm:' .. name, pos)
+redis.call('HINCRBY', channel(name), 'members', 1)
+redis.call('PEXPIRE', channel(name), TTL)
+local version = redis.call('HINCRBY', key, 'version', 1)
+if known[3] ~= '' then tell(known[3], 'j ' .. id .. ' ' .. version .. ' ' .. int(pos) .. ' ' .. name) end
+return { version, int(pos) }

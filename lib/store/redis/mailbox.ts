@@ -1,0 +1,170 @@
+import { IdempotencyKeyReused, SessionUnknown, StoreUnavailable, TooManyWaiting } from '../../errors.js'
+import { ignore } from '../../promises.js'
+import type { Delivery, Letter, Mailbox, Outcome } from '../mailbox.js'
+import type { Line } from './line.js'
+import { decodeOutcome, encodeOutcome } from './outcome.js'
+import type { RedisState } from './record.js'
+import type { Scripts } from './scripts.js'
+
+/** A message that has no verdict yet. */
+class Item {
+  readonly letter: Letter
+  readonly key: string
+  readonly payload: string
+  readonly delivery: Promise<Delivery>
+  resolve: (delivery: Delivery) => void = ignore
+  reject: (error: unknown) => void = ignore
+
+  constructor (letter: Letter) {
+    this.letter = letter
+    this.key = letter.key ?? ''
+    this.payload = letter.key === undefined ? '' : letter.payload()
+    this.delivery = new Promise((resolve, reject) => {
+      this.resolve = resolve
+      this.reject = reject
+    })
+    this.delivery.catch(ignore)
+  }
+}
+
+/** Messages of one request that are to be handled, in a row, when it is their turn. */
+interface Submission {
+  readonly state: RedisState
+  readonly number: number
+  items: Item[]
+  /** The name of the node under which it stands in the queue. */
+  node: string
+  asking: boolean
+}
+
+type Begun = readonly [standing: 'unknown' | 'many' | 'run' | 'wait', verdicts: readonly string[], record: readonly string[]]
+
+export interface MailroomListener {
+  /** What is known of a session is not new any more. */
+  changed (state: RedisState, record: readonly string[]): void
+}
+
+/**
+ * The messages that this process has taken. Each stands in its session's queue in Redis until it is handled; it is
+ * asked for when it is told, and with every tick, for what is told may get lost.
+ */
+export class Mailroom {
+  readonly #line: Line
+  readonly #scripts: Scripts
+  readonly #listener: MailroomListener
+  readonly #waiting = new Map<number, Submission>()
+  #last = 0
+
+  constructor (line: Line, scripts: Scripts, listener: MailroomListener) {
+    this.#line = line
+    this.#scripts = scripts
+    this.#listener = listener
+  }
+
+  mailbox (state: RedisState): Mailbox {
+    return {
+      deliver: async letter => {
+        const [delivery] = await this.#submit(state, [letter])
+        return delivery as Promise<Delivery>
+      },
+      deliverAll: letters => this.#submit(state, letters)
+    }
+  }
+
+  /** It may be the turn of one of the messages that wait, or there may be an outcome for it. */
+  ask (number?: number): void {
+    if (number !== undefined) {
+      const submission = this.#waiting.get(number)
+      if (submission !== undefined) this.#begin(submission).catch(ignore)
+      return
+    }
+    for (const submission of this.#waiting.values()) if (!submission.asking) this.#begin(submission).catch(ignore)
+  }
+
+  /** There is an outcome, or none after all, for those that wait for that of a key. */
+  settled (id: string, key: string): void {
+    for (const submission of this.#waiting.values()) {
+      if (submission.state.id === id && submission.items.some(item => item.key === key)) this.#begin(submission).catch(ignore)
+    }
+  }
+
+  async #submit (state: RedisState, letters: readonly Letter[]): Promise<Array<Promise<Delivery>>> {
+    const deliveries: Array<Promise<Delivery>> = []
+    const items: Item[] = []
+    for (const letter of letters) {
+      const item = new Item(letter)
+      const twin = item.key === '' ? undefined : items.find(({ key }) => key === item.key)
+      if (twin === undefined) items.push(item)
+      else if (twin.payload === item.payload) item.resolve(twin.delivery.then(({ outcome }) => ({ outcome, replayed: true })) as never)
+      else item.reject(new IdempotencyKeyReused())
+      deliveries.push(item.delivery)
+    }
+    await this.#begin({ state, number: ++this.#last, items, node: '', asking: false })
+    return deliveries
+  }
+
+  /** Asks how it stands with messages, and does what is to be done. Rejects where none of them is accepted. */
+  async #begin (submission: Submission): Promise<void> {
+    const { state, number, items } = submission
+    this.#waiting.set(number, submission)
+    submission.asking = true
+    const node = submission.node = this.#line.node
+    try {
+      const what = items.flatMap(({ key, payload }) => [key, payload])
+      const [standing, verdicts, record] = await this.#line.run(this.#scripts.begin, state.id, number, state.version, ...what) as Begun
+      // Another question has been answered meanwhile.
+      if (!this.#waiting.has(number)) return
+      if (record.length > 0 || standing === 'unknown') this.#listener.changed(state, record)
+      if (standing === 'unknown') throw new SessionUnknown()
+      if (standing === 'many') throw new TooManyWaiting(Number(verdicts[0]))
+      this.#sort(submission, standing, verdicts)
+    } catch (error) {
+      this.#waiting.delete(number)
+      if (error instanceof StoreUnavailable) this.#line.keep(this.#scripts.settle, state.id, `${node} ${number}`, 1, ...items.flatMap(({ key, payload }) => key === '' ? [] : [key, payload, '']))
+      for (const item of items) item.reject(error)
+      throw error
+    } finally {
+      submission.asking = false
+    }
+  }
+
+  #sort (submission: Submission, standing: 'run' | 'wait', verdicts: readonly string[]): void {
+    const { state, number, items } = submission
+    const fresh: Item[] = []
+    for (const [index, item] of items.entries()) {
+      const verdict = verdicts[index] ?? 'new'
+      if (verdict === 'new') fresh.push(item)
+      else if (verdict === 'reused') item.reject(new IdempotencyKeyReused())
+      else if (verdict.startsWith('s')) item.resolve({ outcome: decodeOutcome(verdict.slice(1)), replayed: true })
+      else if (items.length > 1) {
+        // It waits for the outcome of another, and has to be asked for by itself.
+        const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false }
+        this.#waiting.set(repeat.number, repeat)
+      } else return
+    }
+    submission.items = fresh
+    if (fresh.length > 0 && standing === 'wait') return
+    this.#waiting.delete(number)
+    if (fresh.length > 0) this.#handle(submission)
+  }
+
+  async #handle ({ state, number, node, items }: Submission): Promise<void> {
+    for (const [index, { letter, key, payload, resolve, reject }] of items.entries()) {
+      let outcome: Outcome | undefined
+      let failure: unknown
+      try {
+        outcome = await letter.handle()
+      } catch (error) {
+        failure = error
+      }
+      const last = index === items.length - 1
+      // Not awaited: nothing overtakes it, and it is not given up.
+      if (last || key !== '') {
+        const settled = key === '' ? [] : [key, payload, outcome === undefined ? '' : encodeOutcome(outcome)]
+        this.#line.keep(this.#scripts.settle, state.id, `${node} ${number}`, last ? 1 : 0, ...settled)
+      }
+      if (outcome === undefined) reject(failure)
+      else resolve({ outcome, replayed: false })
+    }
+  }
+}

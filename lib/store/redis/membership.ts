@@ -1,0 +1,129 @@
+import { randomBytes } from 'node:crypto'
+import { StoreUnavailable } from '../../errors.js'
+import { now } from '../log.js'
+import type { Link } from './client.js'
+import { codeOf, type Line } from './line.js'
+import type { Scripts } from './scripts.js'
+
+export interface Ticked {
+  readonly head: number
+  readonly back: number
+  /** The number of the last message to this node. */
+  readonly told: number
+  /** The newest position of the broadcasts. */
+  readonly broadcast: number
+  readonly sessions: number
+  /** Sessions that are due, which fall to this node, each with the deadline by which that was found. */
+  readonly due: ReadonlyArray<readonly [id: string, deadline: string]>
+}
+
+export interface MembershipListener {
+  /** The process has a new name among the nodes. */
+  joined (): void
+  ticked (ticked: Ticked): void
+}
+
+type Reply = readonly [time: string, head: string, back: string, told: string, broadcast: string, sessions: number, due: readonly string[]]
+
+/** Has this process be one of the nodes: it shows that it lives, and knows when it may be taken for dead. */
+export class Membership {
+  readonly #link: Link
+  readonly #line: Line
+  readonly #scripts: Scripts
+  readonly #prefix: string
+  readonly #lease: number
+  readonly #interval: number
+  readonly #listener: MembershipListener
+  #leaseUntil = 0
+  #node = ''
+  #timer: NodeJS.Timeout | undefined
+  #beating: Promise<void> | undefined
+  #closed = false
+
+  constructor (link: Link, line: Line, scripts: Scripts, prefix: string, lease: number, listener: MembershipListener) {
+    this.#link = link
+    this.#line = line
+    this.#scripts = scripts
+    this.#prefix = prefix
+    this.#lease = lease
+    this.#interval = Math.max(1, Math.floor(lease / 5))
+    this.#listener = listener
+  }
+
+  /** Whether the other nodes may take this one for dead. */
+  get fenced (): boolean {
+    return now() > this.#leaseUntil
+  }
+
+  async start (): Promise<void> {
+    await this.loadScripts()
+    await this.#join()
+    this.#timer = setInterval(() => { this.beat() }, this.#interval).unref()
+  }
+
+  close (): void {
+    this.#closed = true
+    clearInterval(this.#timer)
+  }
+
+  async loadScripts (): Promise<void> {
+    await Promise.all(Object.values(this.#scripts).map(({ text }) => this.#link.bounded(this.#link.command(['SCRIPT', 'LOAD', text]))))
+  }
+
+  /** Shows that this node lives, one time at once. */
+  beat (): void {
+    if (this.#closed) return
+    this.#beating ??= this.#beat().catch(() => {
+      // Redis is away. The next tick tries again.
+    }).finally(() => { this.#beating = undefined })
+  }
+
+  async #beat (): Promise<void> {
+    try {
+      if (this.#line.node === '') await this.#join()
+      else await this.#tick(this.#node, false, false)
+    } catch (error) {
+      const code = codeOf(error)
+      if (code === 'NOSCRIPT') await this.loadScripts()
+      else if (code === 'FENCED') {
+        const known = !this.fenced
+        this.#line.leave()
+        await this.#join(known)
+      } else throw error
+    }
+  }
+
+  /** Takes a new name. Where the store has forgotten one that it should know it has lost something. */
+  async #join (lost = false): Promise<void> {
+    const node = randomBytes(9).toString('base64url')
+    const renamed = this.#node !== ''
+    await this.#link.subscribe([`${this.#prefix}:n:${node}`])
+    if (renamed) this.#link.unsubscribe([`${this.#prefix}:n:${this.#node}`])
+    this.#node = node
+    this.#line.done = 0
+    const ticked = await this.#tick(node, true, lost)
+    this.#line.join(node)
+    if (renamed) this.#listener.joined()
+    this.#listener.ticked(ticked)
+  }
+
+  async #tick (node: string, register: boolean, lost: boolean): Promise<Ticked> {
+    const sent = now()
+    const reply = await this.#line.ask(node, this.#scripts.tick, register ? 1 : 0, lost ? 1 : 0, this.#interval) as Reply
+    if (this.#closed) throw new StoreUnavailable()
+    const received = now()
+    this.#leaseUntil = sent + this.#lease
+    const [time, head, back, told, broadcast, sessions, due] = reply
+    this.#line.offset = Number(time) - (sent + received) * 500
+    const ticked: Ticked = {
+      head: Number(head),
+      back: Number(back),
+      told: Number(told),
+      broadcast: Number(broadcast),
+      sessions: Number(sessions),
+      due: due.flatMap((id, index) => index % 2 === 0 ? [[id, due[index + 1] as string] as const] : [])
+    }
+    if (!register) this.#listener.ticked(ticked)
+    return ticked
+  }
+}

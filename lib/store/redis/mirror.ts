@@ -1,0 +1,82 @@
+import { Log, now, type LogBounds, type LogListener, type TrimReason } from '../log.js'
+import type { RedisState } from './record.js'
+
+/** What is published of an entry, or read of a log: where it stands, and behind what. */
+export interface Published {
+  readonly previous: number
+  readonly position: number
+  readonly except: string | undefined
+  readonly frame: string
+}
+
+/** The rest of a log, as scripts answer with it: newest position, how far it is trimmed and why, entries. */
+export type Rest = readonly [last: string, trimmed: string, by: TrimReason, entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>]
+
+/** What there is of a log in Redis, kept here for the streams of this process. */
+export class Mirror {
+  readonly log: Log
+  /** Those whose streams read it. */
+  readonly readers = new Set<RedisState>()
+  /** The position of the store when it was loaded. */
+  loadedAt = 0
+  /** Resolves when it is loaded. */
+  loaded: Promise<void> | undefined
+  #early: Published[] | undefined = []
+
+  constructor (bounds: LogBounds, listener?: LogListener) {
+    this.log = new Log(bounds, listener ?? { wake: () => { for (const reader of this.readers) reader.listener?.wake() } })
+  }
+
+  get loading (): boolean {
+    return this.#early !== undefined
+  }
+
+  /** Takes an entry that was published. False where one before it is missing. */
+  take (entry: Published): boolean {
+    const { log } = this
+    if (this.#early !== undefined) this.#early.push(entry)
+    else if (entry.position > log.last) {
+      if (entry.previous > log.last) return false
+      log.push(entry, entry.position, Buffer.byteLength(entry.frame), now())
+      log.listener.wake()
+    }
+    return true
+  }
+
+  /** Takes what was read of a log, up to a position: what is beyond comes by publication. `ahead` is how far the store's clock, in microseconds, is ahead of ours. */
+  fill ([last, trimmed, by, entries]: Rest, through: number, ahead: number): void {
+    const { log } = this
+    log.forget(Math.min(Number(trimmed), through), by)
+    for (const [id, [, frame = '', , except]] of entries) {
+      const position = Number.parseInt(id)
+      if (position > through) break
+      if (position <= log.last) continue
+      log.push({ frame, except }, position, Buffer.byteLength(frame), Math.min((position - ahead) / 1000, now()))
+    }
+    // Newer ones, if there were any, are expired.
+    log.last = Math.max(log.last, Math.min(Number(last), through))
+  }
+
+  /** It is filled: what was published meanwhile follows. False where something between is missing. */
+  open (): boolean {
+    const early = this.#early ?? []
+    this.#early = undefined
+    let whole = true
+    for (const entry of early) whole = this.take(entry) && whole
+    return whole
+  }
+}
+
+/** Reads `<previous> <position>[ <except>]\n<frame>`, from an index on. */
+export function parsePublished (text: string, from: number): Published {
+  const space = text.indexOf(' ', from)
+  const line = text.indexOf('\n', space)
+  const end = text.indexOf(' ', space + 1)
+  const hasExcept = end !== -1 && end < line
+  return {
+    previous: Number(text.slice(from, space)),
+    position: Number(text.slice(space + 1, hasExcept ? end : line)),
+    except: hasExcept && end + 1 < line ? text.slice(end + 1, line) : undefined,
+    frame: text.slice(line + 1)
+  }
+}

@@ -1,0 +1,37 @@
+import type { Outcome } from '../mailbox.js'
+
+interface Stored {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body?: unknown
+  readonly bytes?: string
+  readonly error?: { readonly message: string, readonly [property: string]: unknown }
+}
+
+// What Fastify, and our own table of errors, answer by.
+const PROPERTIES = ['name', 'code', 'statusCode', 'status', 'validation', 'validationContext'] as const
+
+/** An outcome as text, for repeats that come to another process. */
+export function encodeOutcome ({ status, headers, body, error }: Outcome): string {
+  const stored: Stored = { status, headers, ...body instanceof Uint8Array ? { bytes: Buffer.from(body).toString('base64') } : { body }, ...error !== undefined && { error: describe(error) } }
+  try {
+    return JSON.stringify(stored)
+  } catch (cause) {
+    // It has no JSON, so Fastify cannot have answered with it, either.
+    return JSON.stringify({ status: 500, headers: {}, error: describe(cause as Error) })
+  }
+}
+
+export function decodeOutcome (text: string): Outcome {
+  const { status, headers, body, bytes, error } = JSON.parse(text) as Stored
+  return { status, headers, body: bytes === undefined ? body : Buffer.from(bytes, 'base64'), error: error === undefined ? undefined : restore(error) }
+}
+
+function describe (error: Error): { message: string } {
+  const properties = error as unknown as Record<string, unknown>
+  return { message: error.message, ...Object.fromEntries(PROPERTIES.map(name => [name, properties[name]])) }
+}
+
+function restore ({ message, ...properties }: { readonly message: string, readonly [property: string]: unknown }): Error {
+  return Object.assign(new Error(message), properties)
+}

@@ -1,0 +1,4 @@
+-- The node leaves for good.
+enter()
+bury(NODE)
+return 1

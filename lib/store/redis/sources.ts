@@ -1,0 +1,71 @@
+import { now } from '../log.js'
+import type { Mirror } from './mirror.js'
+import type { Mirrors } from './mirrors.js'
+import type { RedisState } from './record.js'
+
+/** Has the sources of an attached session be what it reads, as far as it may be read yet. */
+export function arrange (state: RedisState, { broadcasts, channels }: Mirrors): void {
+  const { sources, openedAt, log } = state
+  sources.length = 0
+  if (log === undefined) return
+  const limit = state.held > 0 ? state.heldAt : Infinity
+  const end = Math.min(state.endedAt, limit)
+  const reads = new Set<Mirror>()
+  sources.push({ log: broadcasts.log, from: openedAt, to: end }, { log, from: openedAt, to: limit })
+  const time = now()
+  for (const [name, from] of state.members) {
+    const mirror = channels.get(name)
+    if (mirror === undefined || mirror.loading) continue
+    reads.add(mirror)
+    sources.push({ log: mirror.log, from, to: end })
+  }
+  state.left = state.left.filter(({ channel, from, to }) => {
+    const mirror = channels.get(channel)
+    if (mirror === undefined || mirror.loading) return true
+    mirror.log.expire(time)
+    const next = mirror.log.at(mirror.log.indexAfter(from))
+    if (next === undefined || next.position > to) {
+      // Nothing is left of what it had to read there. The own log keeps that there was something.
+      const { trimmed, trimmedBy } = mirror.log
+      if (trimmed > from) log.forget(Math.min(trimmed, to), trimmedBy)
+      else log.forget(to, 'age')
+      return false
+    }
+    reads.add(mirror)
+    sources.push({ log: mirror.log, from, to: Math.min(to, limit) })
+    return true
+  })
+  release(state, reads)
+  for (const mirror of reads) mirror.readers.add(state)
+  state.reads = reads
+}
+
+/** Lets go of the mirrors that a session reads, but for some. */
+export function release (state: RedisState, kept: ReadonlySet<Mirror> = new Set()): void {
+  for (const mirror of state.reads) if (!kept.has(mirror)) mirror.readers.delete(state)
+  state.reads = new Set()
+}
+
+/**
+ * Gives an attached session new sources, whose channels may have to be loaded first. Until all that it reads has come
+ * as far as these, it reads on where everything is complete: a cursor must not pass what is still to come.
+ */
+export async function widen (state: RedisState, mirrors: Mirrors, needed = 0, prepare?: () => Promise<void>): Promise<void> {
+  if (state.held++ === 0) state.heldAt = mirrors.point
+  arrange(state, mirrors)
+  const free = (): void => {
+    if (--state.held > 0) return
+    arrange(state, mirrors)
+    state.listener?.wake()
+  }
+  try {
+    await prepare?.()
+    const names = [...state.members.keys(), ...state.left.map(({ channel }) => channel)]
+    const loadedAt = await mirrors.ensure(names)
+    arrange(state, mirrors)
+    mirrors.when(Math.max(needed, loadedAt), free)
+  } catch (error) {
+    free()
+    throw error
+  }
+}

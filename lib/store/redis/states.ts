@@ -1,0 +1,38 @@
+import { RedisState, type SessionRecord } from './record.js'
+
+/** The sessions that this process has at hand: one object for each, for as long as anyone uses it. */
+export class States {
+  readonly #known = new Map<string, WeakRef<RedisState>>()
+  readonly #gone = new FinalizationRegistry<string>(id => { if (this.at(id) === undefined) this.#known.delete(id) })
+  /** Those that were used of late, and before. */
+  #used: readonly [Set<RedisState>, Set<RedisState>] = [new Set(), new Set()]
+
+  /** The session at hand of an id. */
+  at (id: string): RedisState | undefined {
+    return this.#known.get(id)?.deref()
+  }
+
+  /** As `at`; it stays at hand for a while. */
+  use (id: string): RedisState | undefined {
+    const state = this.at(id)
+    if (state !== undefined) this.#used[0].add(state)
+    return state
+  }
+
+  /** The session of an id, which is made of its record where it is not at hand. */
+  of (id: string, { principal, openedAt }: Pick<SessionRecord, 'principal' | 'openedAt'>): RedisState {
+    let state = this.use(id)
+    if (state === undefined) {
+      state = new RedisState(id, principal, openedAt)
+      this.#known.set(id, new WeakRef(state))
+      this.#gone.register(state, id)
+      this.#used[0].add(state)
+    }
+    return state
+  }
+
+  /** Lets go of what was not used since the time before last. */
+  sweep (): void {
+    this.#used = [new Set(), this.#used[0]]
+  }
+}

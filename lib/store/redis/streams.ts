@@ -1,0 +1,223 @@
+import { ignore } from '../../promises.js'
+import { now } from '../log.js'
+import type { Line } from './line.js'
+import type { Rest } from './mirror.js'
+import type { Mirrors } from './mirrors.js'
+import { parseRecord, type RedisState, type SessionRecord } from './record.js'
+import type { Scripts } from './scripts.js'
+import { arrange, release, widen } from './sources.js'
+import type { States } from './states.js'
+
+type Attached = readonly [record: string[], rest: Rest, head: string, back: string] | null
+
+// Sessions that are asked about at once.
+const CHUNK = 500
+
+/** The sessions with a stream on this node: what becomes of them, and what their streams read. */
+export class Streams {
+  readonly #line: Line
+  readonly #scripts: Scripts
+  readonly #mirrors: Mirrors
+  readonly #states: States
+  readonly #renewal: number
+  readonly #attached = new Map<string, RedisState>()
+  #renewed = now()
+
+  constructor (line: Line, scripts: Scripts, mirrors: Mirrors, states: States, resumeTimeout: number) {
+    this.#line = line
+    this.#scripts = scripts
+    this.#mirrors = mirrors
+    this.#states = states
+    this.#renewal = resumeTimeout / 4
+  }
+
+  attach (state: RedisState, cursor: number): Promise<number | undefined> {
+    const attached = state.attaching.then(() => this.#attach(state, cursor))
+    state.attaching = attached.catch(ignore)
+    return attached
+  }
+
+  detach (state: RedisState): void {
+    const epoch = state.attached
+    this.#release(state)
+    this.#line.keep(this.#scripts.detach, state.id, epoch === 0 ? '' : epoch, state.cursor)
+  }
+
+  /** Takes over a record of a session, or learns that there is none any more. */
+  learn (state: RedisState, hash: readonly string[]): void {
+    const record = parseRecord(hash)
+    if (record === undefined) this.#end(state, this.#mirrors.point, 'lost')
+    else {
+      const { endedBy } = state
+      const changed = state.version !== record.version
+      if (state.apply(record, this.#line.node) && endedBy === undefined && !state.ending) state.listener?.ended()
+      if (changed && state.attached !== 0) this.#refresh(state, false).catch(ignore)
+    }
+  }
+
+  /** A session has changed to a version: does what has to be done, or learns what else has changed. */
+  async changed (state: RedisState, version: number, apply: () => void): Promise<void> {
+    if (version <= state.version) return
+    if (version === state.version + 1) {
+      state.version = version
+      apply()
+    } else await this.#refresh(state, true)
+  }
+
+  async joined (state: RedisState, version: number, channel: string, from: number): Promise<void> {
+    await this.changed(state, version, () => {
+      state.members.set(channel, from)
+      state.channels ??= new Set()
+      state.channels.add(channel)
+      if (state.attached !== 0) this.#refresh(state, false).catch(ignore)
+    })
+  }
+
+  async left (state: RedisState, version: number, channel: string, to: number): Promise<void> {
+    await this.changed(state, version, () => {
+      const from = state.members.get(channel)
+      state.members.delete(channel)
+      state.channels?.delete(channel)
+      if (from === undefined || state.attached === 0) return
+      state.left.push({ channel, from, to })
+      arrange(state, this.#mirrors)
+    })
+  }
+
+  /** This process has ended a session. */
+  over (state: RedisState, at: number, reason: string): void {
+    if (state.over(reason, at) && state.attached !== 0) arrange(state, this.#mirrors)
+  }
+
+  /** A session has ended somewhere. */
+  ended (id: string, at: number, reason: string): void {
+    const state = this.#states.at(id)
+    if (state !== undefined) this.#end(state, at, reason)
+  }
+
+  /** Something was told of a session to the node of its stream. */
+  told (kind: string, text: string): void {
+    const [id = '', first = '', second = '', ...rest] = text.split(' ')
+    const state = this.#states.at(id)
+    if (state === undefined) return
+    const name = rest.join(' ')
+    if (kind === 'r') this.#replaced(state, Number(first))
+    else if (kind === 'j') this.joined(state, Number(first), name, Number(second)).catch(ignore)
+    else if (kind === 'l') this.left(state, Number(first), name, Number(second)).catch(ignore)
+    else if (kind === 'u' && Number(first) > state.version) this.#refresh(state, true).catch(ignore)
+    else if (kind === 'q' && state.attached !== 0) this.#line.keep(this.#scripts.progress, id, state.attached, state.listener?.cursor ?? state.cursor)
+  }
+
+  /** Has sessions live on as long as they have a stream here. */
+  renew (): void {
+    if (now() - this.#renewed >= this.#renewal) this.review().catch(ignore)
+  }
+
+  /** Asks what has become of all sessions with a stream here. */
+  async review (): Promise<void> {
+    this.#renewed = now()
+    const states = [...this.#attached.values()]
+    const channels = [...this.#mirrors.channels.keys()]
+    for (let from = 0; from === 0 || from < states.length; from += CHUNK) {
+      const chunk = states.slice(from, from + CHUNK)
+      const epochs = chunk.map(({ attached }) => attached)
+      const answers = await this.#line.run(this.#scripts.hold, chunk.length, ...chunk.flatMap(({ id }, index) => [id, epochs[index] as number]), ...from === 0 ? channels : []) as string[]
+      for (const [index, state] of chunk.entries()) {
+        if (state.attached !== epochs[index]) continue
+        const answer = answers[index]
+        if (answer === 'gone') this.#gone(state)
+        else if (answer === 'replaced') this.#replaced(state, Infinity)
+        else this.#refresh(state, Number(answer) !== state.version).catch(ignore)
+      }
+    }
+  }
+
+  async #attach (state: RedisState, cursor: number): Promise<number | undefined> {
+    const { id } = state
+    const mirror = this.#mirrors.expectLog(id)
+    let answer: Attached
+    try {
+      answer = await this.#line.run(this.#scripts.attach, id, mirror.loading ? 0 : mirror.log.last) as Attached
+    } catch (error) {
+      if (mirror.loading) this.#mirrors.own.delete(id)
+      throw error
+    }
+    if (answer === null) {
+      this.#mirrors.own.delete(id)
+      this.#end(state, this.#mirrors.point, 'lost')
+      return undefined
+    }
+    const [hash, rest, head, back] = answer
+    this.#line.seen = Math.max(this.#line.seen, Number(head))
+    this.#mirrors.wentBack(Number(back))
+    // Another node has had the session in between, and the log was dropped.
+    if (this.#mirrors.own.get(id) !== mirror) return this.#attach(state, cursor)
+    if (mirror.loading) {
+      mirror.fill(rest, Number(head), this.#line.offset)
+      this.#mirrors.open(mirror)
+    }
+    mirror.readers.add(state)
+    const record = parseRecord(hash) as SessionRecord
+    state.attached = record.epoch
+    state.log = mirror.log
+    this.#attached.set(id, state)
+    if (state.apply(record, this.#line.node) && !state.ending) state.listener?.ended()
+    state.left = state.left.filter(({ to }) => to > cursor)
+    if (state.replacedBy > state.attached) {
+      this.#release(state)
+      state.elsewhere = true
+    } else await widen(state, this.#mirrors, Number(head))
+    return Number(head)
+  }
+
+  #release (state: RedisState): void {
+    state.attached = 0
+    state.log = undefined
+    state.sources.length = 0
+    release(state)
+    this.#attached.delete(state.id)
+    this.#mirrors.own.delete(state.id)
+  }
+
+  #replaced (state: RedisState, epoch: number): void {
+    if (epoch !== Infinity) state.replacedBy = Math.max(state.replacedBy, epoch)
+    if (state.attached === 0 || epoch <= state.attached) return
+    state.elsewhere = true
+    state.listener?.replaced()
+    this.#release(state)
+  }
+
+  /** Has a session's stream read what it is to read now, after its record was loaded anew where that may be old. */
+  async #refresh (state: RedisState, stale: boolean): Promise<void> {
+    const load = async (): Promise<void> => {
+      const hash = await this.#line.run(this.#scripts.load, state.id) as string[]
+      const record = parseRecord(hash)
+      if (record === undefined) this.#end(state, this.#mirrors.point, 'lost')
+      else if (state.apply(record, this.#line.node) && !state.ending) state.listener?.ended()
+    }
+    if (state.attached === 0) {
+      if (stale) await load()
+      return
+    }
+    try {
+      await widen(state, this.#mirrors, 0, stale ? load : undefined)
+    } catch (error) {
+      // Whatever is known of it has to be asked for again.
+      state.version = 0
+      this.#mirrors.recover()
+      throw error
+    }
+  }
+
+  #end (state: RedisState, at: number, reason: string): void {
+    if (!state.over(reason, at)) return
+    if (state.attached !== 0) arrange(state, this.#mirrors)
+    if (!state.ending) state.listener?.ended()
+  }
+
+  /** Nothing is known of a session any more. */
+  #gone (state: RedisState): void {
+    if (state.endedBy === undefined) this.#end(state, this.#mirrors.point, 'lost')
+    else state.listener?.forgotten()
+  }
+}

@@ -1,0 +1,29 @@
+-- Whether to register, whether the registration was lost, the milliseconds between ticks. Shows that the node lives, and
+-- has the active clock go on: it stands while Redis is away, and no session expires by that.
+local register, lost, interval = ARGV[ARGS + 1] == '1', ARGV[ARGS + 2] == '1', tonumber(ARGV[ARGS + 3])
+recall()
+local at = num(redis.call('HGET', P, 'at'))
+clock = clock + math.min(math.max(NOW - at, 0) / 1000, interval * 2)
+redis.call('HSET', P, 'clock', clock, 'at', NOW)
+
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. ':nodes', '-inf', clock - LEASE, 'LIMIT', 0, 16)) do bury(node) end
+local ran = tonumber(redis.call('HGET', nodeKey(NODE), 'op') or nil)
+if register and not ran then
+  redis.call('HSET', nodeKey(NODE), 'op', 0, 'seq', 0)
+  ran = 0
+end
+if not ran then fail('FENCED') end
+redis.call('ZADD', P .. ':nodes', clock, NODE)
+-- For the case that no node is left to bury this one.
+redis.call('PEXPIRE', nodeKey(NODE), 86400000)
+if lost or pos < SEEN or ran < DONE then goneBack() end
+
+-- Sessions that are due fall to this node, for a while.
+local due = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, 32)) do
+  local claim = clock + interval * 4
+  redis.call('ZADD', P .. ':deadlines', claim, id)
+  due[#due + 1] = id
+  due[#due + 1] = redis.call('ZSCORE', P .. ':deadlines', id)
+end
+return { int(NOW), int(pos), int(back), redis.call('HGET', nodeKey(NODE), 'seq'), int(num(redis.call('HGET', P .. ':b', 'last'))), redis.call('ZCARD', P .. ':deadlines'), due }
