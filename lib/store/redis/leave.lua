@@ -1,14 +1,15 @@
--- id, channel. Answers with the record's version and the position up to which it was a member; 0 where the session is over.
+-- id, channel. Answers with the record's version and the position of the last entry that is for it; 0 where the session is over.
 local id, name = ARGV[ARGS + 1], ARGV[ARGS + 2]
 enter()
 local key = session(id)
 local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'owner', 'version', 'm:' .. name)
 if not known[1] or known[2] then return { 0, 0 } end
-if not known[5] then return { tonumber(known[4]), int(pos) } end
+if not known[5] then return { tonumber(known[4]), '0' } end
 redis.call('HDEL', key, 'm:' .. name)
+local to = num(redis.call('HGET', channel(name), 'last'))
 -- What came while it was a member is still for it.
-if num(redis.call('HGET', channel(name), 'last')) > tonumber(known[5]) then
-  redis.call('HSET', key, 'l:' .. int(pos) .. ':' .. name, known[5])
+if to > tonumber(known[5]) then
+  redis.call('HSET', key, 'l:' .. int(to) .. ':' .. name, known[5])
   local left = {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
     local to = string.match(field, '^l:(%d+):')
@@ -25,5 +26,5 @@ if num(redis.call('HGET', channel(name), 'last')) > tonumber(known[5]) then
 end
 exit(name)
 local version = redis.call('HINCRBY', key, 'version', 1)
-if known[3] ~= '' then tell(known[3], 'l ' .. id .. ' ' .. version .. ' ' .. int(pos) .. ' ' .. name) end
-return { version, int(pos) }
+if known[3] ~= '' then tell(known[3], 'l ' .. id .. ' ' .. version .. ' ' .. int(to) .. ' ' .. name) end
+return { version, int(to) }

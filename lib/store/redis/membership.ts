@@ -40,13 +40,13 @@ export class Membership {
   #beating: Promise<void> | undefined
   #closed = false
 
-  constructor (link: Link, line: Line, scripts: Scripts, prefix: string, lease: number, listener: MembershipListener) {
+  constructor (link: Link, line: Line, scripts: Scripts, prefix: string, lease: number, interval: number, listener: MembershipListener) {
     this.#link = link
     this.#line = line
     this.#scripts = scripts
     this.#prefix = prefix
     this.#lease = lease
-    this.#interval = Math.max(1, Math.floor(lease / 5))
+    this.#interval = interval
     this.#listener = listener
   }
 

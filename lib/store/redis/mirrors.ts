@@ -11,7 +11,7 @@ export interface MirrorsListener {
   fenced (): boolean
   /** Something was told to this node. */
   told (kind: string, text: string): void
-  ended (id: string, at: number, reason: string): void
+  ended (id: string, reason: string): void
   /** Asks what has become of the sessions with a stream here; what was told of them may have been missed. */
   review (): Promise<void>
 }
@@ -264,7 +264,8 @@ export class Mirrors {
 
   #ended (text: string): void {
     const [, id = '', at = '', ...reason] = text.split(' ')
-    this.#listener.ended(id, Number(at), reason.join(' '))
+    this.#advance(Number(at))
+    this.#listener.ended(id, reason.join(' '))
   }
 
   #take (mirror: Mirror, text: string, from: number): void {

@@ -13,7 +13,7 @@ export class RedisState extends SessionState {
   version = 0
   /** Raised by each stream that is attached, on whichever node. */
   epoch = 0
-  /** The position at which it ended. */
+  /** The last broadcast that is for it. */
   endedAt = Infinity
   /** Of the stream that is attached here; 0 while none is. */
   attached = 0
@@ -25,10 +25,14 @@ export class RedisState extends SessionState {
   /** How many things have to be there before it may read on, and the position up to which it may until then. */
   held = 0
   heldAt = 0
+  /** Those that wait until it may read on. */
+  freed: Array<() => void> = []
   /** Attaching is done one at a time. */
   attaching: Promise<unknown> = Promise.resolve()
   /** This process is ending it, and need not be told. */
   ending = false
+  /** It has ended; resolves when its stream may read all that is left for it. */
+  finished: Promise<void> | undefined
   /** The epoch of the stream, on another node, by which this node's was replaced. */
   replacedBy = 0
 
@@ -43,14 +47,14 @@ export class RedisState extends SessionState {
     this.elsewhere = record.owner !== '' && record.owner !== node
     this.epoch = record.epoch
     if (this.attached === 0) this.cursor = record.cursor
-    return record.endedBy !== undefined && this.over(record.endedBy, record.endedAt)
+    this.endedAt = record.endedAt
+    return record.endedBy !== undefined && this.over(record.endedBy)
   }
 
   /** It has ended. False if that was known. */
-  over (reason: string, at: number): boolean {
+  over (reason: string): boolean {
     if (this.endedBy !== undefined) return false
     this.endedBy = reason
-    this.endedAt = at
     this.channels = undefined
     return true
   }

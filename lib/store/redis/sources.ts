@@ -46,24 +46,30 @@ export function release (state: RedisState, kept: ReadonlySet<Mirror> = new Set(
   state.reads = new Set()
 }
 
+/** Resolves when a session may read all that its sources have. */
+export function whole (state: RedisState): Promise<void> {
+  return state.held === 0 ? Promise.resolve() : new Promise(resolve => { state.freed.push(resolve) })
+}
+
 /**
  * Gives an attached session new sources, whose channels may have to be loaded first. Until all that it reads has come
  * as far as these, it reads on where everything is complete: a cursor must not pass what is still to come.
  */
-export async function widen (state: RedisState, mirrors: Mirrors, needed = 0, prepare?: () => Promise<void>): Promise<void> {
+export async function widen (state: RedisState, mirrors: Mirrors, needed = 0, prepare?: () => Promise<number>): Promise<void> {
   if (state.held++ === 0) state.heldAt = mirrors.point
   arrange(state, mirrors)
   const free = (): void => {
     if (--state.held > 0) return
     arrange(state, mirrors)
     state.listener?.wake()
+    for (const proceed of state.freed.splice(0)) proceed()
   }
   try {
-    await prepare?.()
+    const prepared = await prepare?.() ?? 0
     const names = [...state.members.keys(), ...state.left.map(({ channel }) => channel)]
     const loadedAt = await mirrors.ensure(names)
     arrange(state, mirrors)
-    mirrors.when(Math.max(needed, loadedAt), free)
+    mirrors.when(Math.max(needed, prepared, loadedAt), free)
   } catch (error) {
     free()
     throw error

@@ -45,6 +45,8 @@ export class RedisStore implements Store {
 
   constructor (settings: StoreSettings, user: StoreUser, { client, namespace, lease }: RedisSettings) {
     const prefix = `{${namespace}}`
+    // Often enough for the lease, and for sessions to expire in time.
+    const interval = Math.floor(Math.min(lease / 5, Math.max(50, settings.resumeTimeout / 4)))
     this.#settings = settings
     this.#user = user
     this.#scripts = loadScripts(settings, lease)
@@ -63,7 +65,7 @@ export class RedisStore implements Store {
       late: () => { this.#membership.beat() },
       scriptless: () => { this.#membership.loadScripts().catch(ignore) }
     })
-    this.#membership = new Membership(this.#link, this.#line, this.#scripts, prefix, lease, {
+    this.#membership = new Membership(this.#link, this.#line, this.#scripts, prefix, lease, interval, {
       joined: () => {
         this.#mirrors.restart()
       },
@@ -73,11 +75,11 @@ export class RedisStore implements Store {
       broadcast: () => { user.broadcast() },
       fenced: () => this.#membership.fenced,
       told: (kind, text) => { this.#told(kind, text) },
-      ended: (id, at, reason) => { this.#streams.ended(id, at, reason) },
+      ended: (id, reason) => { this.#streams.ended(id, reason) },
       review: () => this.#streams.review()
     })
     this.#mailroom = new Mailroom(this.#line, this.#scripts, { changed: (state, record) => { this.#streams.learn(state, record) } })
-    this.#streams = new Streams(this.#line, this.#scripts, this.#mirrors, this.#states, settings.resumeTimeout)
+    this.#streams = new Streams(this.#link, this.#line, this.#scripts, this.#mirrors, this.#states, settings.resumeTimeout)
   }
 
   async start (): Promise<this> {
@@ -102,7 +104,7 @@ export class RedisStore implements Store {
   }
 
   async find (id: string): Promise<SessionState | undefined> {
-    const hash = await this.#run('load', id) as string[]
+    const [hash] = await this.#run('load', id, 0) as [string[]]
     const record = parseRecord(hash)
     const state = record === undefined ? this.#states.at(id) : this.#states.of(id, record)
     if (state !== undefined) this.#streams.learn(state, hash)
@@ -155,11 +157,14 @@ export class RedisStore implements Store {
 
   async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
     const state = given as RedisState
+    const lived = state.endedBy === undefined
     state.ending = true
     try {
-      const [ended, at] = await this.#run('end', state.id, reason, keep ? 1 : 0, '') as [number, string]
-      if (ended === 1) this.#streams.over(state, Number(at), reason)
+      const [ended] = await this.#run('end', state.id, reason, keep ? 1 : 0, '') as [number]
+      if (ended === 1) await this.#streams.over(state, reason)
       else if (state.endedBy === undefined) await this.find(state.id)
+      // Another process was faster.
+      if (ended !== 1 && lived) state.listener?.ended()
       return ended === 1
     } finally {
       state.ending = false
@@ -255,12 +260,12 @@ export class RedisStore implements Store {
   }
 
   async #expire (id: string, deadline: string): Promise<void> {
-    const [ended, at, hash] = await this.#run('end', id, 'expired', 0, deadline) as [number, string, string[]]
+    const [ended, hash] = await this.#run('end', id, 'expired', 0, deadline) as [number, string[]]
     const record = ended === 1 ? parseRecord(hash) : undefined
     if (record === undefined) return
     const state = this.#states.of(id, record)
     this.#streams.learn(state, hash)
-    this.#streams.over(state, Number(at), 'expired')
+    await this.#streams.over(state, 'expired')
     this.#user.expired(state)
   }
 }

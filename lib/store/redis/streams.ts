@@ -1,11 +1,12 @@
 import { ignore } from '../../promises.js'
 import { now } from '../log.js'
+import type { Link } from './client.js'
 import type { Line } from './line.js'
 import type { Rest } from './mirror.js'
 import type { Mirrors } from './mirrors.js'
 import { parseRecord, type RedisState, type SessionRecord } from './record.js'
 import type { Scripts } from './scripts.js'
-import { arrange, release, widen } from './sources.js'
+import { arrange, release, whole, widen } from './sources.js'
 import type { States } from './states.js'
 
 type Attached = readonly [record: string[], rest: Rest, head: string, back: string] | null
@@ -15,6 +16,7 @@ const CHUNK = 500
 
 /** The sessions with a stream on this node: what becomes of them, and what their streams read. */
 export class Streams {
+  readonly #link: Link
   readonly #line: Line
   readonly #scripts: Scripts
   readonly #mirrors: Mirrors
@@ -23,7 +25,8 @@ export class Streams {
   readonly #attached = new Map<string, RedisState>()
   #renewed = now()
 
-  constructor (line: Line, scripts: Scripts, mirrors: Mirrors, states: States, resumeTimeout: number) {
+  constructor (link: Link, line: Line, scripts: Scripts, mirrors: Mirrors, states: States, resumeTimeout: number) {
+    this.#link = link
     this.#line = line
     this.#scripts = scripts
     this.#mirrors = mirrors
@@ -46,11 +49,10 @@ export class Streams {
   /** Takes over a record of a session, or learns that there is none any more. */
   learn (state: RedisState, hash: readonly string[]): void {
     const record = parseRecord(hash)
-    if (record === undefined) this.#end(state, this.#mirrors.point, 'lost')
+    if (record === undefined) this.#lose(state)
     else {
-      const { endedBy } = state
       const changed = state.version !== record.version
-      if (state.apply(record, this.#line.node) && endedBy === undefined && !state.ending) state.listener?.ended()
+      if (state.apply(record, this.#line.node)) this.#tellEnd(state)
       if (changed && state.attached !== 0) this.#refresh(state, false).catch(ignore)
     }
   }
@@ -84,15 +86,16 @@ export class Streams {
     })
   }
 
-  /** This process has ended a session. */
-  over (state: RedisState, at: number, reason: string): void {
-    if (state.over(reason, at) && state.attached !== 0) arrange(state, this.#mirrors)
+  /** This process has ended a session. Resolves when its stream may read all that is left for it. */
+  async over (state: RedisState, reason: string): Promise<void> {
+    state.over(reason)
+    await this.#finish(state)
   }
 
   /** A session has ended somewhere. */
-  ended (id: string, at: number, reason: string): void {
+  ended (id: string, reason: string): void {
     const state = this.#states.at(id)
-    if (state !== undefined) this.#end(state, at, reason)
+    if (state !== undefined) this.#end(state, reason)
   }
 
   /** Something was told of a session to the node of its stream. */
@@ -125,7 +128,7 @@ export class Streams {
       for (const [index, state] of chunk.entries()) {
         if (state.attached !== epochs[index]) continue
         const answer = answers[index]
-        if (answer === 'gone') this.#gone(state)
+        if (answer === 'gone') this.#lose(state)
         else if (answer === 'replaced') this.#replaced(state, Infinity)
         else this.#refresh(state, Number(answer) !== state.version).catch(ignore)
       }
@@ -144,7 +147,7 @@ export class Streams {
     }
     if (answer === null) {
       this.#mirrors.own.delete(id)
-      this.#end(state, this.#mirrors.point, 'lost')
+      this.#lose(state)
       return undefined
     }
     const [hash, rest, head, back] = answer
@@ -161,12 +164,16 @@ export class Streams {
     state.attached = record.epoch
     state.log = mirror.log
     this.#attached.set(id, state)
-    if (state.apply(record, this.#line.node) && !state.ending) state.listener?.ended()
+    if (state.apply(record, this.#line.node)) this.#tellEnd(state)
     state.left = state.left.filter(({ to }) => to > cursor)
     if (state.replacedBy > state.attached) {
       this.#release(state)
       state.elsewhere = true
-    } else await widen(state, this.#mirrors, Number(head))
+      return Number(head)
+    }
+    await widen(state, this.#mirrors, Number(head))
+    // Its stream ends with what it can read.
+    if (state.endedBy !== undefined) await this.#link.bounded(whole(state))
     return Number(head)
   }
 
@@ -189,11 +196,12 @@ export class Streams {
 
   /** Has a session's stream read what it is to read now, after its record was loaded anew where that may be old. */
   async #refresh (state: RedisState, stale: boolean): Promise<void> {
-    const load = async (): Promise<void> => {
-      const hash = await this.#line.run(this.#scripts.load, state.id) as string[]
+    const load = async (): Promise<number> => {
+      const [hash, position] = await this.#line.run(this.#scripts.load, state.id, state.attached === 0 ? 0 : 1) as [string[], string]
       const record = parseRecord(hash)
-      if (record === undefined) this.#end(state, this.#mirrors.point, 'lost')
-      else if (state.apply(record, this.#line.node) && !state.ending) state.listener?.ended()
+      if (record === undefined) this.#lose(state)
+      else if (state.apply(record, this.#line.node)) this.#tellEnd(state)
+      return Number(position)
     }
     if (state.attached === 0) {
       if (stale) await load()
@@ -209,15 +217,26 @@ export class Streams {
     }
   }
 
-  #end (state: RedisState, at: number, reason: string): void {
-    if (!state.over(reason, at)) return
-    if (state.attached !== 0) arrange(state, this.#mirrors)
-    if (!state.ending) state.listener?.ended()
+  #end (state: RedisState, reason: string): void {
+    if (state.over(reason)) this.#tellEnd(state)
   }
 
-  /** Nothing is known of a session any more. */
-  #gone (state: RedisState): void {
-    if (state.endedBy === undefined) this.#end(state, this.#mirrors.point, 'lost')
-    else state.listener?.forgotten()
+  /** Tells of the end of a session, when its stream may read all that is left for it. */
+  #tellEnd (state: RedisState): void {
+    const finished = this.#finish(state)
+    if (!state.ending) finished.then(() => { state.listener?.ended() }).catch(ignore)
+  }
+
+  #finish (state: RedisState): Promise<void> {
+    if (state.attached === 0) return Promise.resolve()
+    state.finished ??= this.#refresh(state, true).catch(ignore).then(() => whole(state))
+    return state.finished
+  }
+
+  /** Redis knows nothing of a session any more. Its client is to come back for another, so there is no end to tell it of. */
+  #lose (state: RedisState): void {
+    const { listener } = state
+    state.listener?.forgotten()
+    if (state.over('lost') && !state.ending) setImmediate(() => { listener?.ended() })
   }
 }

@@ -1,5 +1,6 @@
 -- Whether to register, whether the registration was lost, the milliseconds between ticks. Shows that the node lives, and
 -- has the active clock go on: it stands while Redis is away, and no session expires by that.
+local DUE = 64
 local register, lost, interval = ARGV[ARGS + 1] == '1', ARGV[ARGS + 2] == '1', tonumber(ARGV[ARGS + 3])
 recall()
 local at = num(redis.call('HGET', P, 'at'))
@@ -18,12 +19,18 @@ redis.call('ZADD', P .. ':nodes', clock, NODE)
 redis.call('PEXPIRE', nodeKey(NODE), 86400000)
 if lost or pos < SEEN or ran < DONE then goneBack() end
 
--- Sessions that are due fall to this node, for a while.
 local due = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, 32)) do
-  local claim = clock + interval * 4
-  redis.call('ZADD', P .. ':deadlines', claim, id)
-  due[#due + 1] = id
-  due[#due + 1] = redis.call('ZSCORE', P .. ':deadlines', id)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, DUE)) do
+  local owner, principal = unpack(redis.call('HMGET', session(id), 'owner', 'principal'))
+  if owner and owner ~= '' then
+    -- It has a stream; or its node has died, and it waits for its client from now on.
+    disown(session(id))
+    wait(id, principal, RESUME)
+  else
+    -- It falls to this node, for a while.
+    redis.call('ZADD', P .. ':deadlines', clock + interval * 4, id)
+    due[#due + 1] = id
+    due[#due + 1] = redis.call('ZSCORE', P .. ':deadlines', id)
+  end
 end
 return { int(NOW), int(pos), int(back), redis.call('HGET', nodeKey(NODE), 'seq'), int(num(redis.call('HGET', P .. ':b', 'last'))), redis.call('ZCARD', P .. ':deadlines'), due }
