@@ -1,0 +1,33 @@
+// One node: the chat, with its sessions and its book in Redis.
+import Fastify from 'fastify'
+import { redisStore } from 'fastify-sse-sessions/redis'
+import { Redis } from 'ioredis'
+import chat from '../chat/index.js'
+import { serveFile } from '../serve-file.js'
+import { redisBook } from './book.js'
+
+const [,, name = 'node', redisUrl = ''] = process.argv
+
+const redis = new Redis(redisUrl)
+redis.on('error', ({ message }) => { console.error(`${name}: Redis: ${message}`) })
+
+const app = Fastify({ return503OnClosing: false })
+app.addHook('onSend', async ({ method, url }, reply) => {
+  if (method === 'GET' && url === '/chat/downward') console.log(`${name} has the stream of ${String(reply.getHeader('x-session-id')).slice(0, 6)}`)
+})
+app.addHook('onResponse', async ({ method, url }) => { if (method === 'POST') console.log(`${name} has handled ${url}`) })
+await app.register(chat, { store: redisStore({ client: redis, namespace: 'chat' }), book: redisBook(redis) })
+app.get('/', (_request, reply) => reply.redirect('/chat'))
+app.get('/style.css', serveFile(new URL('../style.css', import.meta.url), 'text/css'))
+app.get('/client.js', serveFile(import.meta.resolve('fastify-sse-sessions/client/bundle'), 'text/javascript'))
+
+await app.listen({ port: 0, host: '127.0.0.1' })
+process.send?.(app.server.address())
+
+process.once('SIGTERM', async () => {
+  await app.close()
+  redis.disconnect()
+  process.disconnect()
+})
+// Not without the proxy.
+process.once('disconnect', () => process.exit())
