@@ -11,9 +11,10 @@ redis.call('HINCRBY', key, 'version', 1)
 if not known[3] then wait(id, known[2], RESUME) end
 if not mine then return 1 end
 redis.call('HSET', key, 'cursor', cursor)
--- What it has left and read to the end.
-for _, field in ipairs(redis.call('HKEYS', key)) do
-  local to = string.match(field, '^l:(%d+):')
-  if to and tonumber(to) <= cursor then redis.call('HDEL', key, field) end
+-- What it has left is kept as long as its client may ask for it again.
+for _, left in ipairs(lefts(key)) do
+  local name = channel(left.name)
+  if redis.call('EXISTS', name .. ':log') == 0 then forget(key, left, 'age')
+  elseif num(redis.call('HGET', name, 'trimmed')) >= left.to then forget(key, left, redis.call('HGET', name, 'by')) end
 end
 return 1

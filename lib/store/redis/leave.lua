@@ -10,19 +10,8 @@ local to = num(redis.call('HGET', channel(name), 'last'))
 -- What came while it was a member is still for it.
 if to > tonumber(known[5]) then
   redis.call('HSET', key, 'l:' .. int(to) .. ':' .. name, known[5])
-  local left = {}
-  for _, field in ipairs(redis.call('HKEYS', key)) do
-    local to = string.match(field, '^l:(%d+):')
-    if to then left[#left + 1] = { tonumber(to), field } end
-  end
-  if #left > 100 then
-    table.sort(left, function (a, b) return a[1] < b[1] end)
-    redis.call('HDEL', key, left[1][2])
-    if left[1][1] > num(redis.call('HGET', key, 'trimmed')) then
-      redis.call('HSET', key, 'trimmed', left[1][1], 'by', 'count')
-      redis.call('HSET', key, 'last', math.max(left[1][1], num(redis.call('HGET', key, 'last'))))
-    end
-  end
+  local left = lefts(key)
+  if #left > 100 then forget(key, left[1], 'count') end
 end
 exit(name)
 local version = redis.call('HINCRBY', key, 'version', 1)

@@ -46,14 +46,14 @@ export class Mirror {
   /** Takes what was read of a log, up to a position: what is beyond comes by publication. `ahead` is how far the store's clock, in microseconds, is ahead of ours. */
   fill ([last, trimmed, by, entries]: Rest, through: number, ahead: number): void {
     const { log } = this
-    log.forget(Math.min(Number(trimmed), through), by)
     for (const [id, [, frame = '', , except]] of entries) {
       const position = Number.parseInt(id)
       if (position > through) break
       if (position <= log.last) continue
       log.push({ frame, except }, position, Buffer.byteLength(frame), Math.min((position - ahead) / 1000, now()))
     }
-    // Newer ones, if there were any, are expired.
+    // After the entries: a loss may have been recorded beyond some that are left.
+    log.forget(Math.min(Number(trimmed), through), by)
     log.last = Math.max(log.last, Math.min(Number(last), through))
   }
 
