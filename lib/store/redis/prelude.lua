@@ -105,7 +105,7 @@ local function trim (key, bounds, bytes)
   end
   if trimmed then redis.call('HSET', key, 'trimmed', trimmed, 'by', by) end
   redis.call('HSET', key, 'bytes', bytes, 'due', NOW + bounds.age * 125)
-  redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 60000)
+  redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 5000)
 end
 
 -- Adds an entry to a log, whose newest was `last`, and answers with its position.
@@ -160,7 +160,7 @@ local function exit (name)
   local key = channel(name)
   if redis.call('HINCRBY', key, 'members', -1) > 0 then return end
   if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
-  else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 60000) end
+  else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
 end
 
 -- Has a session wait for its client for so long, from now on.

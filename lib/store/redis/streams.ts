@@ -81,7 +81,7 @@ export class Streams {
       state.members.delete(channel)
       state.channels?.delete(channel)
       if (from === undefined || state.attached === 0) return
-      state.left.push({ channel, from, to })
+      if (to > from) state.left.push({ channel, from, to })
       arrange(state, this.#mirrors)
     })
   }
