@@ -1,5 +1,10 @@
-import { fileURLToPath } from 'node:url'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build } from 'rolldown'
+import type { Test } from 'tap'
+
+const resolve = { extensionAlias: { '.js': ['.ts', '.js'] } }
 
 /** Bundles a module of this folder, and what it imports, for a browser. */
 export async function bundle (module: string): Promise<string> {
@@ -8,8 +13,31 @@ export async function bundle (module: string): Promise<string> {
     platform: 'browser',
     // In development React mounts twice under StrictMode.
     transform: { define: { 'process.env.NODE_ENV': '"development"' } },
-    resolve: { extensionAlias: { '.js': ['.ts', '.js'] } },
+    resolve,
     write: false
   })
   return code
+}
+
+/** Bundles a module of this folder, and what it imports of ours, as a file for Node: the loader of the tests takes seconds of each process. */
+export async function bundleProgram (t: Test, module: string): Promise<string> {
+  // Where what it imports of others is found.
+  const parent = fileURLToPath(new URL('../../.tap/', import.meta.url))
+  mkdirSync(parent, { recursive: true })
+  const folder = mkdtempSync(join(parent, 'program-'))
+  t.teardown(() => { rmSync(folder, { recursive: true }) })
+  const file = join(folder, 'program.js')
+  await build({
+    input: fileURLToPath(new URL(module, import.meta.url)),
+    platform: 'node',
+    external: /^[^./]/,
+    resolve,
+    plugins: [{
+      name: 'urls',
+      // Modules find the files beside them as ever.
+      transform: (code, id) => code.replaceAll('import.meta.url', JSON.stringify(pathToFileURL(id).href))
+    }],
+    output: { file }
+  })
+  return file
 }
