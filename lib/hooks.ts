@@ -30,7 +30,7 @@ export interface Hooks<S = Session> {
   onDisconnect: (session: S) => Awaitable<void>
   /** A client was told that part of what was sent can no longer be had. */
   onGap: (session: S, gap: Gap) => Awaitable<void>
-  /** The session is over. The reason is `close`'s, or `expired`, `deleted` (by the client), `refused` (by `onOpen`), `aborted` (the client left before the welcome) or `shutdown`. */
+  /** The session is over. The reason is `close`'s, or `expired`, `deleted` (by the client), `refused` (by `onOpen`), `aborted` (the client left before the welcome), `shutdown`, or `lost` (by a store that has come back empty). */
   onClose: (session: S, reason: string) => Awaitable<void>
 }
 

@@ -17,6 +17,7 @@ export interface SessionHouse {
   retry (): number
   attached (stream: Downstream): void
   detached (session: Session, stream: Downstream): void
+  lost (session: Session): void
   end (session: Session, reason: string): Awaitable<void>
 }
 
@@ -220,6 +221,15 @@ export class Session {
   /** @internal */
   ended (): void {
     this.over()
+  }
+
+  /** @internal */
+  lost (): void {
+    const stream = this.#stream
+    // Without the event that tells a client to stop: it is to come back.
+    stream?.cut('', 'lost')
+    this.over()
+    if (stream !== undefined) this.#house.lost(this)
   }
 
   /** @internal */

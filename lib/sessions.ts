@@ -58,6 +58,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       retry: () => this.retry(),
       attached: stream => { streams.add(stream) },
       detached: (session, stream) => { this.#detached(session, stream) },
+      lost: session => { this.hooks.tell('onClose', session, 'lost') },
       end: (session, reason) => this.#end(session, reason)
     }
   }

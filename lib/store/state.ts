@@ -15,6 +15,8 @@ export interface SessionListener extends LogListener {
   replaced (): void
   /** It has ended; `endedBy` says why. */
   ended (): void
+  /** It has ended because the store has lost it, reason `lost`. Its client is to come back for another. */
+  lost (): void
   /** It is forgotten: nobody can come back to it, and a stream that still drains is of no use. */
   forgotten (): void
 }

@@ -35,25 +35,26 @@ export interface StoreStats {
 }
 
 /**
- * Where sessions, their logs, memberships and upward messages live.
+ * Where sessions, their logs, memberships and upward messages live, for one process or for many.
  *
- * **Time.** A store MUST NOT keep the process alive when nothing else does. Whatever it answers, it MAY answer at once
- * or promise. A store that cannot be reached MUST reject with StoreUnavailable, in bounded time, and MUST NOT have
- * half done what was asked; it goes on by itself when it can be reached again.
+ * **Calls.** What a store answers it MAY answer at once, or promise. A store that cannot be reached MUST reject with
+ * StoreUnavailable in bounded time; what was asked for is then done or not, never by half. It MUST go on by itself when it can be reached
+ * again. It MUST NOT keep the process alive when nothing else does.
  *
- * **Logs.** There is one log for each session, for each channel that has members, and for broadcasts. A store MUST take every
- * position from ONE counter: positions are whole numbers from 1, and a later append, to whatever log, gets a higher
- * one. It MUST have added an entry when it answers. Two appends begun one after the other by one caller MUST keep
- * their order. It MUST keep what a log's bounds allow, MUST record in the log what it trims, and MUST refuse what
- * the bounds do not allow at all with EntryTooLarge, without using a position. It MUST add an entry to the logs at
- * hand before it wakes their listeners, and MUST wake them after every append. Where it finds that it has gone back to
- * an earlier state, it MUST have the logs forget (see `Log.forget`), with reason `store`, all that may be lost.
+ * **Logs.** There is one log for each session, one for each channel that has members, and one for broadcasts. A store
+ * MUST take every position from ONE counter: positions are whole numbers from 1, and a later append, to whatever log,
+ * gets a higher one. An entry MUST be in the log when the call is answered. Two appends that a caller begins one after
+ * the other MUST keep their order. A store MUST keep what a log's bounds allow, MUST record in the log what it trims,
+ * and MUST refuse with EntryTooLarge what the bounds can never allow. It MUST add an entry to the logs at hand before
+ * it wakes their listeners, and MUST wake them after every append. Where it finds that it has gone back to an earlier
+ * state, it MUST have the logs forget (`Log.forget`), with reason `store`, what may be lost.
  *
- * **Sessions.** For one session there MUST be at most one SessionState in a process at a time, for as long as anyone
- * there has it attached, or listens. The states of several processes MUST agree by the time a call that depends on it is answered. A session
- * that has no stream and is not held for `resumeTimeout` MUST be ended, reason `expired`, and exactly one process told; it MUST NOT be
- * while it has a stream on any process that lives. One that has ended MUST be kept for as long, so that its client can
- * hear of it, but MAY be dropped earlier when as many as `maxSessions` are kept.
+ * **Sessions.** In a process there MUST be at most one SessionState of a session for as long as one is in use there,
+ * and it MUST be as new as the last call for the session that this process has been answered. At most one process has
+ * leave to stream a session. A session that nobody streams, and that is not held, MUST be ended after `resumeTimeout`, reason
+ * `expired`, and exactly one process be told; one that a living process streams MUST NOT be. One that has ended MUST be
+ * kept for as long, so that its client can hear of it, but MAY be forgotten earlier where `maxSessions` of them are kept.
+ * Processes that have it in use and did not end it themselves MUST be told by its listener.
  */
 export interface Store {
   /** Makes a session; `undefined` where there are too many, in all or of the principal. It is held. */

@@ -235,8 +235,7 @@ export class Streams {
 
   /** Redis knows nothing of a session any more. Its client is to come back for another, so there is no end to tell it of. */
   #lose (state: RedisState): void {
-    const { listener } = state
-    state.listener?.forgotten()
-    if (state.over('lost') && !state.ending) setImmediate(() => { listener?.ended() })
+    if (!state.over('lost')) state.listener?.forgotten()
+    else if (!state.ending) state.listener?.lost()
   }
 }
