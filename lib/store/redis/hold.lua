@@ -22,5 +22,7 @@ for i = 1, count do
     end
   end
 end
-for i = from, #ARGV do redis.call('PEXPIRE', channel(ARGV[i]), TTL) end
+for i = from, #ARGV do
+  if num(redis.call('HGET', channel(ARGV[i]), 'members')) > 0 then redis.call('PEXPIRE', channel(ARGV[i]), TTL) end
+end
 return answers

@@ -2,6 +2,9 @@
 local id, ticket, last = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3] == '1'
 enter()
 local key = session(id)
+-- What is kept lives as long as the session.
+local ttl = redis.call('PTTL', key)
+if ttl < 1 then return 0 end
 local queue, keys, order = key .. ':queue', key .. ':keys', key .. ':order'
 for i = ARGS + 4, #ARGV, 3 do
   local name, payload, outcome = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -12,7 +15,7 @@ for i = ARGS + 4, #ARGV, 3 do
     else
       redis.call('HSET', keys, name, 's ' .. payload .. ' ' .. outcome)
       redis.call('RPUSH', order, name)
-      redis.call('PEXPIRE', order, TTL)
+      redis.call('PEXPIRE', order, ttl)
       if redis.call('LLEN', order) > MAX_KEYS then redis.call('HDEL', keys, redis.call('LPOP', order)) end
     end
     for node in string.gmatch(waiters, '[^,]+') do tell(node, 'o ' .. id .. ' ' .. name) end
