@@ -3,16 +3,16 @@ local kind, name, frame, except = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3]
 enter()
 if kind == 's' then
   local key = session(name)
-  local meta = redis.call('HMGET', key, 'last', 'bytes', 'due', 'owner', 'endedBy', 'openedAt')
-  if not meta[6] or meta[5] then return -1 end
+  local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'due', 'owner', 'endedBy', 'openedAt')
+  if not meta[7] or meta[6] then return -1 end
   if again then return num(meta[1]) end
   local position = append(key, LOG, meta, frame, except)
-  if meta[4] ~= '' then tell(meta[4], 's ' .. name .. ' ' .. int(num(meta[1])) .. ' ' .. int(position) .. '\n' .. frame) end
+  if meta[5] ~= '' then tell(meta[5], 's ' .. name .. ' ' .. int(num(meta[1])) .. ' ' .. int(position) .. '\n' .. frame) end
   return position
 end
 local key = kind == 'c' and channel(name) or P .. ':b'
-local meta = redis.call('HMGET', key, 'last', 'bytes', 'due', 'members')
-if kind == 'c' and num(meta[4]) < 1 or again then return 0 end
+local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'due', 'members')
+if kind == 'c' and num(meta[5]) < 1 or again then return 0 end
 local position = append(key, CHANNEL_LOG, meta, frame, except)
 local text = 'b ' .. int(num(meta[1])) .. ' ' .. int(position) .. ' ' .. except .. '\n' .. frame
 if kind == 'c' then redis.call('PUBLISH', key, text) else announce(text) end

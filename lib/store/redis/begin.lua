@@ -3,12 +3,11 @@
 local id, number, version = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3]
 enter()
 local key = session(id)
-disown(key)
-local record = redis.call('HMGET', key, 'version', 'endedBy')
+local record = redis.call('HMGET', key, 'version', 'endedBy', 'owner', 'keyed')
 if not record[1] or record[2] then return { 'unknown', {}, redis.call('HGETALL', key) } end
 local queue, keys = key .. ':queue', key .. ':keys'
 local ticket = NODE .. ' ' .. number
-local news = record[1] == version and {} or redis.call('HGETALL', key)
+local news = not disown(key, record[3]) and record[1] == version and {} or redis.call('HGETALL', key)
 
 local tickets = redis.call('LRANGE', queue, 0, -1)
 local waiting, queued, head = 0, false, nil
@@ -45,12 +44,18 @@ if #fresh > 0 and not queued then
   if again then fail('LATE') end
   if waiting > 0 and waiting - 1 + #fresh > MAX_WAITING then return { 'many', { tostring(waiting - 1) }, news } end
   for _, i in ipairs(fresh) do
-    if ARGV[i] ~= '' then redis.call('HSET', keys, ARGV[i], 'r ' .. ARGV[i + 1] .. ' ' .. ticket .. ';') end
+    if ARGV[i] ~= '' then
+      redis.call('HSET', keys, ARGV[i], 'r ' .. ARGV[i + 1] .. ' ' .. ticket .. ';')
+      -- From here on they live as long as the record.
+      if not record[4] then
+        redis.call('HSET', key, 'keyed', 1)
+        redis.call('PEXPIRE', keys, TTL)
+        record[4] = '1'
+      end
+    end
   end
   queued = ticket .. ' ' .. #fresh
   redis.call('RPUSH', queue, queued)
-  redis.call('PEXPIRE', queue, TTL)
-  redis.call('PEXPIRE', keys, TTL)
   head = head or queued
 end
 return { (not queued or head == queued) and 'run' or 'wait', verdicts, news }

@@ -12,28 +12,34 @@ local NOW = TIME[1] * 1000000 + TIME[2]
 
 -- Of the store: the newest position, the one below which entries may be lost, and the milliseconds of the active clock.
 local pos, back, clock
+-- Of this node: the number of the last command that it ran, and of the last thing that it was told.
+local ran, told
 -- Whether this command has run before, and its answer was lost.
 local again = false
+-- What is to be written of these when the script is done, by field.
+local changes = {}
 
 local function int (n) return string.format('%.0f', n) end
 local function num (v) return tonumber(v or 0) or 0 end
 local function fail (code) error({ err = code }) end
 local function session (id) return P .. ':s:' .. id end
 local function channel (name) return P .. ':c:' .. name end
-local function nodeKey (id) return P .. ':n:' .. id end
 local function announce (text) redis.call('PUBLISH', P .. ':all', text) end
 
 -- Tells a node something. The numbers show it whether it has missed anything.
 local function tell (node, text)
-  local seq = redis.call('HGET', nodeKey(node), 'seq')
-  if not seq then return end
-  redis.call('HSET', nodeKey(node), 'seq', seq + 1)
-  redis.call('PUBLISH', nodeKey(node), int(seq + 1) .. ' ' .. text)
+  local field = 'told:' .. node
+  local count = changes[field] or node == NODE and told or tonumber(redis.call('HGET', P, field) or nil)
+  if not count then return end
+  changes[field] = count + 1
+  redis.call('PUBLISH', P .. ':n:' .. node, int(count + 1) .. ' ' .. text)
 end
 
 local function bury (node)
   redis.call('ZREM', P .. ':nodes', node)
-  redis.call('DEL', nodeKey(node))
+  redis.call('HDEL', P, 'ran:' .. node, 'told:' .. node)
+  changes['told:' .. node] = nil
+  if node == NODE then ran, told = nil, nil end
 end
 
 -- Who is found dead is so from then on: it has to come back under another name.
@@ -45,49 +51,64 @@ local function alive (node)
   return false
 end
 
--- A session whose stream was on a node that has died has none.
-local function disown (key)
-  local owner = redis.call('HGET', key, 'owner')
-  if not owner or owner == '' or alive(owner) then return end
+-- A session whose stream was on a node that has died has none. Answers whether that is so.
+local function disown (key, owner)
+  if not owner or owner == '' or alive(owner) then return false end
   redis.call('HSET', key, 'owner', '')
   redis.call('HINCRBY', key, 'version', 1)
+  return true
 end
 
 local function recall ()
-  local main = redis.call('HMGET', P, 'pos', 'back', 'clock')
+  local main = redis.call('HMGET', P, 'pos', 'back', 'clock', 'ran:' .. NODE, 'told:' .. NODE)
   pos, back, clock = num(main[1]), num(main[2]), num(main[3])
+  ran, told = tonumber(main[4] or nil), tonumber(main[5] or nil)
+end
+
+-- Writes what has changed of the store and of nodes. Called when a script is done.
+local function commit ()
+  local list = {}
+  for field, value in pairs(changes) do
+    list[#list + 1] = field
+    list[#list + 1] = value
+  end
+  if #list > 0 then redis.call('HSET', P, unpack(list)) end
 end
 
 -- The store is a replica that had not got all: what it lost is said to be everything up to now.
 local function goneBack ()
   pos = math.max(pos, SEEN, NOW) + 1
   back = pos
-  redis.call('HSET', P, 'pos', pos, 'back', back)
+  changes.pos, changes.back = pos, back
   announce('k ' .. int(back))
 end
 
 -- Refuses what its sender has given up, what comes from a node that is taken for dead, and what comes before what was sent first.
 local function enter ()
   if NOW > UNTIL then fail('LATE') end
-  local ran = tonumber(redis.call('HGET', nodeKey(NODE), 'op') or nil)
+  recall()
   if not ran then fail('FENCED') end
   if AFTER > ran then fail('ORDER') end
   again = OP <= ran
-  if not again then redis.call('HSET', nodeKey(NODE), 'op', OP) end
-  recall()
+  if not again then changes['ran:' .. NODE] = OP end
   if pos < SEEN or ran < DONE then goneBack() end
 end
 
 local function take ()
   pos = math.max(pos + 1, NOW)
-  redis.call('HSET', P, 'pos', pos)
+  changes.pos = pos
   return pos
 end
 
 -- Trims a log to its bounds. Called now and then, not with every entry: readers keep to the bounds by themselves.
-local function trim (key, bounds, bytes)
+local function trim (key, bounds, bytes, last)
   local log = key .. ':log'
   local length = redis.call('XLEN', log)
+  if length == 1 and last > 0 then
+    -- The others have expired, as a whole.
+    redis.call('HSET', key, 'trimmed', last, 'by', 'age')
+    bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]
+  end
   local low = NOW - bounds.age * 1000
   local trimmed, by
   local over = true
@@ -104,25 +125,19 @@ local function trim (key, bounds, bytes)
     if trimmed then redis.call('XTRIM', log, 'MINID', int(trimmed + 1)) end
   end
   if trimmed then redis.call('HSET', key, 'trimmed', trimmed, 'by', by) end
-  redis.call('HSET', key, 'bytes', bytes, 'due', NOW + bounds.age * 125)
+  redis.call('HSET', key, 'bytes', bytes, 'count', length, 'due', NOW + bounds.age * 125)
   redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 5000)
 end
 
 -- Adds an entry to a log, whose newest was `last`, and answers with its position.
 local function append (key, bounds, meta, frame, except)
   local log = key .. ':log'
-  local last, bytes, due = num(meta[1]), num(meta[2]) + #frame, num(meta[3])
+  local last, bytes, count = num(meta[1]), num(meta[2]) + #frame, num(meta[3]) + 1
   local position = take()
   if except == '' then redis.call('XADD', log, int(position) .. '-0', 'f', frame)
   else redis.call('XADD', log, int(position) .. '-0', 'f', frame, 'x', except) end
-  local length = redis.call('XLEN', log)
-  if length == 1 and last > 0 then
-    -- The others have expired, as a whole.
-    redis.call('HSET', key, 'trimmed', last, 'by', 'age')
-    bytes, due = #frame, 0
-  end
-  redis.call('HSET', key, 'last', position, 'bytes', bytes)
-  if NOW > due or length > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes) end
+  redis.call('HSET', key, 'last', position, 'bytes', bytes, 'count', count)
+  if NOW > num(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, last) end
   return position
 end
 

@@ -1,4 +1,5 @@
 -- The node leaves for good.
 enter()
 bury(NODE)
+changes['ran:' .. NODE] = nil
 return 1

@@ -29,7 +29,7 @@ export function loadScripts (settings: StoreSettings, lease: number): Scripts {
   }
   const header = Object.entries(constants).map(([name, value]) => `local ${name} = ${value}\n`).join('') + source('prelude')
   return Object.fromEntries(NAMES.map(name => {
-    const text = header + source(name)
+    const text = `${header}local function main ()\n${source(name)}end\nlocal reply = main()\ncommit()\nreturn reply\n`
     return [name, { text, sha: createHash('sha1').update(text).digest('hex') }]
   })) as Scripts
 }

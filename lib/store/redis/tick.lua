@@ -5,18 +5,18 @@ local register, lost, interval = ARGV[ARGS + 1] == '1', ARGV[ARGS + 2] == '1', t
 recall()
 local at = num(redis.call('HGET', P, 'at'))
 clock = clock + math.min(math.max(NOW - at, 0) / 1000, interval * 2)
-redis.call('HSET', P, 'clock', clock, 'at', NOW)
+changes.clock, changes.at = clock, NOW
 
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', P .. ':nodes', '-inf', clock - LEASE, 'LIMIT', 0, 16)) do bury(node) end
-local ran = tonumber(redis.call('HGET', nodeKey(NODE), 'op') or nil)
 if register and not ran then
-  redis.call('HSET', nodeKey(NODE), 'op', 0, 'seq', 0)
-  ran = 0
+  ran, told = 0, 0
+  changes['ran:' .. NODE], changes['told:' .. NODE] = 0, 0
 end
-if not ran then fail('FENCED') end
+if not ran then
+  commit()
+  fail('FENCED')
+end
 redis.call('ZADD', P .. ':nodes', clock, NODE)
--- For the case that no node is left to bury this one.
-redis.call('PEXPIRE', nodeKey(NODE), 86400000)
 if lost or pos < SEEN or ran < DONE then goneBack() end
 
 local due = {}
@@ -24,7 +24,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock
   local owner, principal = unpack(redis.call('HMGET', session(id), 'owner', 'principal'))
   if owner and owner ~= '' then
     -- It has a stream; or its node has died, and it waits for its client from now on.
-    disown(session(id))
+    disown(session(id), owner)
     wait(id, principal, RESUME)
   else
     -- It falls to this node, for a while.
@@ -33,4 +33,4 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock
     due[#due + 1] = redis.call('ZSCORE', P .. ':deadlines', id)
   end
 end
-return { int(NOW), int(pos), int(back), redis.call('HGET', nodeKey(NODE), 'seq'), int(num(redis.call('HGET', P .. ':b', 'last'))), redis.call('ZCARD', P .. ':deadlines'), due }
+return { int(NOW), int(pos), int(back), int(told), int(num(redis.call('HGET', P .. ':b', 'last'))), redis.call('ZCARD', P .. ':deadlines'), due }
