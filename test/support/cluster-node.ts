@@ -67,12 +67,8 @@ sessions
   .handle('data', session => session.data)
   // All that a session can leave behind.
   .handle('use', async (session, data) => {
-    await session.update({ data })
-    for (const channel of ['shared', `of ${session.id}`]) {
-      await session.join(channel)
-      await sessions.channel(channel).send(data)
-    }
-    await session.send(data)
+    const channel = `of ${session.id}`
+    await Promise.all([session.update({ data }), session.join(channel), sessions.channel(channel).send(data), session.send(data)])
   })
   // A handler that is interrupted, and sends when its time is over.
   .handle('late', async (session, data) => {

@@ -25,11 +25,13 @@ export class RedisServer {
   readonly #options: RedisOptions
   #folder = ''
   #child: Child | undefined
+  #client: Redis | undefined
 
   constructor (t: Test, port: number, options: RedisOptions) {
     this.#t = t
     this.port = port
     this.#options = options
+    t.teardown(() => { this.#leave() })
   }
 
   /** Starts it, or starts it again: with its data where it is durable, unless it is to come back empty. */
@@ -53,6 +55,7 @@ export class RedisServer {
 
   /** Ends it at once, as by a crash. */
   async kill (): Promise<void> {
+    this.#leave()
     await this.#child?.kill('SIGKILL')
   }
 
@@ -67,18 +70,19 @@ export class RedisServer {
 
   /** Asks it, over a connection of its own. */
   async ask (command: string, ...args: string[]): Promise<unknown> {
-    const client = new Redis({ port: this.port, host: '127.0.0.1', lazyConnect: true, retryStrategy: null, connectionName: 'test' })
-    try {
-      return await client.call(command, ...args)
-    } finally {
-      client.disconnect()
-    }
+    this.#client ??= new Redis({ port: this.port, host: '127.0.0.1', connectionName: 'test' })
+    return await this.#client.call(command, ...args)
   }
 
   /** A section of INFO, by field. */
   async info (section: string): Promise<Record<string, string>> {
     const text = String(await this.ask('INFO', section))
     return Object.fromEntries(Array.from(text.matchAll(/^([\w|]+):(.*?)\r?$/gm), ([, field = '', value = '']) => [field, value]))
+  }
+
+  #leave (): void {
+    this.#client?.disconnect()
+    this.#client = undefined
   }
 
   #makeFolder (): string {

@@ -1,0 +1,100 @@
+import { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import { bundleProgram } from './support/bundle.js'
+import { runScript } from './support/child.js'
+import { startCluster } from './support/cluster.js'
+import { needsRedis, type RedisServer } from './support/redis.js'
+import { openStream, post } from './support/stream.js'
+import { signal, until, within } from './support/within.js'
+
+/** Counts the commands that clients, not scripts, send from now on; answers a function for their number, by name, since it was last asked. */
+async function countCommands (t: Test, redis: RedisServer): Promise<() => Promise<Record<string, number>>> {
+  let counts: Record<string, number> = {}
+  const client = new Redis({ port: redis.port, host: '127.0.0.1', connectionName: 'test' })
+  const monitor = await client.monitor()
+  t.teardown(() => {
+    monitor.disconnect()
+    client.disconnect()
+  })
+  let told = (): void => {}
+  monitor.on('monitor', (_time: string, [command = '']: string[], source: string) => {
+    const name = command.toLowerCase()
+    if (name === 'echo') told()
+    else if (source !== 'lua') counts[name] = (counts[name] ?? 0) + 1
+  })
+  return async () => {
+    // What is told of commands comes behind their answers, but in their order.
+    const all = signal()
+    told = all.resolve
+    await client.echo('all')
+    await within(all.promise, 'the commands')
+    const counted = counts
+    counts = {}
+    return counted
+  }
+}
+
+t.test('what it costs Redis', needsRedis, async t => {
+  // Heartbeats of the nodes are rare, not to be counted with the rest.
+  const { nodes, redis, runs } = await startCluster(t, { lease: 100_000 })
+  const [first, second, third] = nodes
+  const stream = await openStream(t, first.url)
+  const { sessionId } = stream
+  await second.ask('join', sessionId, 'room')
+  await third.ask('publish', 'room', 'down', 'warm')
+  for (const { url } of nodes) await post(url, sessionId, null, { event: 'quiet' })
+  await stream.waitFor(({ data }) => data === 'warm')
+
+  await t.test('a process has two connections', async t => {
+    const clients = String(await redis.ask('CLIENT', 'LIST')).trim().split('\n').filter(line => !line.includes('name=test'))
+    t.equal(clients.length, 2 * nodes.length, clients.join('\n'))
+  })
+
+  await t.test('a message down, to one or to many, is one command', async t => {
+    const counted = await countCommands(t, redis)
+    await second.ask('emitMany', sessionId, 'down', 100)
+    t.strictSame(await counted(), { evalsha: 101 }, 'one to look the session up')
+    for (let n = 0; n < 50; n++) {
+      await third.ask('publish', 'room', 'down', n)
+      await second.ask('broadcast', 'down', n)
+    }
+    t.strictSame(await counted(), { evalsha: 100 })
+  })
+
+  await t.test('a message up is two commands, of which only the first is waited for', async t => {
+    const counted = await countCommands(t, redis)
+    for (let n = 0; n < 100; n++) await post(second.url, sessionId, null, { event: 'quiet', key: `q${n}` })
+    t.strictSame(await counted(), { evalsha: 200 })
+    const answer = post(third.url, sessionId, 1, { event: 'gate' })
+    await until(() => runs.length === 1, 'the handler')
+    redis.pause()
+    await third.ask('openGate')
+    t.match(await answer, { status: 200, body: 1 })
+    redis.resume()
+  })
+
+  await t.test('no command goes through all keys', async t => {
+    const used = Object.keys(await redis.info('commandstats')).map(name => name.replace('cmdstat_', ''))
+    t.ok(used.includes('evalsha') && used.includes('xadd'), used.join(' '))
+    t.strictSame(used.filter(name => /^(keys|.*scan|randomkey|dbsize)$/.test(name)), [])
+  })
+})
+
+// What the store keeps whether there are sessions or not.
+const FEW = 8
+
+t.test('Redis holds as much after 10,000 sessions came and went as before', needsRedis, async t => {
+  const cluster = await startCluster(t, { lease: 500, plugin: { resumeTimeout: 200, log: { age: 200 }, channelLog: { age: 200 } } })
+  const { nodes, redis } = cluster
+  const crowd = await bundleProgram(t, 'crowd.ts')
+  const comeAndGo = async (count: number, event: string): Promise<number> => {
+    const env = { URLS: nodes.map(({ url }) => url).join(), EVENT: event, COUNT: String(count) }
+    await runScript(t, crowd, env).printed(/all have gone/, 120_000)
+    await until(async () => Number(await redis.ask('DBSIZE')) <= FEW, 'the keys to go', 30_000)
+    return Number((await redis.info('memory')).used_memory)
+  }
+  const before = await comeAndGo(500, 'quiet')
+  const more = await comeAndGo(10_000, 'use') - before
+  t.comment(`${before} bytes before, ${more} more after`)
+  t.ok(more < 300_000, 'thirty bytes a session would be more')
+})
