@@ -2,16 +2,19 @@ import { spawn } from 'node:child_process'
 import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { once } from 'node:events'
+import { Redis } from 'ioredis'
 import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
 import type { Session, Sessions } from '../lib/index.js'
 import * as errors from '../lib/errors.js'
 import { settle, type SseSessionsOptions } from '../lib/options.js'
+import { redisStore } from '../lib/redis.js'
 import { launchChromium, needsChromium } from './support/browser.js'
 import { bundle } from './support/bundle.js'
 import { runScript, watch, type Child } from './support/child.js'
 import { needsProgram } from './support/program.js'
+import { needsRedis, startRedis } from './support/redis.js'
 import { blocks, nameOf, readme, table, take } from './support/readme.js'
 import { serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
@@ -167,6 +170,43 @@ for (const name of ['the test of an app', 'the app with principals']) {
   })
 }
 
+t.test('the apps of many nodes', async t => {
+  const [app, nodeRedis, shards] = [take('js'), take('js'), take('js')]
+
+  await t.test('share their sessions, with either client of Redis, and hand them on when they are ended', needsRedis, async t => {
+    const env = { PORT: '0', REDIS_URL: `redis://127.0.0.1:${(await startRedis(t)).port}` }
+    const withNodeRedis = app.replace(/^import .* from 'ioredis'\n/m, '').replace(/^const redis = [^]*?\n\n/m, nodeRedis)
+    const nodes = [runScript(t, save('node.js', app), env), runScript(t, save('other-node.js', withNodeRedis), env)] as const
+    const [[one], [other]] = await Promise.all([nodes[0].printed(/http:\/\/\S+/, 30_000), nodes[1].printed(/http:\/\/\S+/, 30_000)])
+    t.equal(await (await fetch(`${other}/health`)).text(), 'ok')
+    const stream = await openStream(t, one, { path: '/chat/downward' })
+    const say = async (url: string, text: string): Promise<void> => {
+      t.equal((await post(url, stream.sessionId, { text }, { path: '/chat/upward' })).status, 201)
+    }
+    await say(other, 'heard')
+    const { id = '' } = await stream.waitFor(({ event }) => event === 'message')
+    await nodes[0].kill('SIGTERM')
+    t.equal(nodes[0].process.exitCode, 0, nodes[0].output())
+    await say(other, 'missed')
+    const resumed = await openStream(t, other, { path: '/chat/downward', headers: { 'last-event-id': id } })
+    await resumed.waitFor(({ event }) => event === 'message')
+    t.match(resumed.events.map(({ data }) => data), [{ resumed: true }, { text: 'Data received: missed' }])
+    await nodes[1].kill('SIGTERM')
+    t.equal(nodes[1].process.exitCode, 0, nodes[1].output())
+  })
+
+  await t.test('know nothing of the sessions of other shards', needsRedis, async t => {
+    const [red, blue] = await Promise.all([startRedis(t), startRedis(t)])
+    const env = { PORT: '0', REDIS_RED: `redis://127.0.0.1:${red.port}`, REDIS_BLUE: `redis://127.0.0.1:${blue.port}` }
+    const head = app.replace(/^const redis[^]*?\n\n/m, '').replace(/^await app.register.*\n/m, () => shards)
+    const [url] = await runScript(t, save('shards.js', head), env).printed(/http:\/\/\S+/, 30_000)
+    const stream = await openStream(t, url, { path: '/red/downward' })
+    t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/blue/upward' })).status, 404)
+    t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/red/upward' })).status, 201)
+    await stream.waitFor(({ event }) => event === 'message')
+  })
+})
+
 t.test('every code block was run', t => {
   // That of nginx has a test of its own.
   t.strictSame(blocks.filter(({ language, taken }) => !taken && language !== 'nginx'), [])
@@ -177,6 +217,8 @@ t.test('every option in the table is one, and every code is raised', t => {
   const options = table('Options', 'option').map(nameOf)
   t.ok(options.length > 15)
   for (const option of options) t.doesNotThrow(() => settle({ [option]: undefined } as SseSessionsOptions, 0), option)
+  const client = new Redis({ lazyConnect: true })
+  for (const option of table('Many nodes', 'option of `redisStore`').map(nameOf)) t.throws(() => redisStore({ client, [option]: NaN }), option)
   const raised = new Set(Object.values(errors)
     .filter(value => value.prototype instanceof Error)
     .map(Raised => new (Raised as new () => { code: string })().code))
