@@ -6,7 +6,7 @@ import { memoryStore, type OpenStore, type Sessions, type SseSessionsOptions } f
 import { settle } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
 import { openSessions } from '../../lib/sessions.js'
-import { needsRedis, startRedis } from './redis.js'
+import { needsRedis, startRedis, type RedisServer } from './redis.js'
 import { within } from './within.js'
 
 const logger = Fastify({ logger: false }).log
@@ -53,14 +53,18 @@ function oneProcess (t: Test): Fleet {
   }
 }
 
-async function overRedis (t: Test, connect: Connect): Promise<Fleet> {
-  const { port } = await startRedis(t)
-  return { shared: true, process: async (options = {}) => await open(t, await connect(t, port), options) }
+/** Runs a test over Redis, by each of the libraries that speak to it. */
+export function eachLibrary (t: Test, title: string, run: (t: Test, fleet: Fleet, redis: RedisServer) => Promise<void>): void {
+  for (const [library, connect] of [['ioredis', viaIoredis], ['node-redis', viaNodeRedis]] as const) {
+    t.test(`${title}: over Redis, by ${library}`, needsRedis, async t => {
+      const redis = await startRedis(t)
+      await run(t, { shared: true, process: async (options = {}) => await open(t, await connect(t, redis.port), options) }, redis)
+    })
+  }
 }
 
 /** Runs a test on every store that there is. */
 export function eachStore (t: Test, title: string, run: (t: Test, fleet: Fleet) => Promise<void>): void {
   t.test(`${title}: in memory`, async t => await run(t, oneProcess(t)))
-  t.test(`${title}: over Redis, by ioredis`, needsRedis, async t => await run(t, await overRedis(t, viaIoredis)))
-  t.test(`${title}: over Redis, by node-redis`, needsRedis, async t => await run(t, await overRedis(t, viaNodeRedis)))
+  eachLibrary(t, title, run)
 }
