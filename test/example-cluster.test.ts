@@ -30,6 +30,12 @@ t.test('the node of each of two who chat is killed, one after the other: both go
   const ann = await enter(t, context, url, 'Ann')
   const bob = await enter(t, context, url, 'Bob')
   const wanted: string[] = []
+  while (nodesThatHandled().size < 3 && wanted.length < 20) {
+    const text = `hello ${wanted.length}`
+    await tell(ann, text)
+    wanted.push(text)
+  }
+  t.equal(nodesThatHandled().size, 3, 'messages up go to all nodes')
   for (const [index, label] of labels().entries()) {
     const before = `before ${index}`
     await tell(ann, before)
@@ -47,7 +53,6 @@ t.test('the node of each of two who chat is killed, one after the other: both go
     await until(() => processesOf(node).length === 2, 'the node to be there again')
   }
   t.equal(labels().length, 2, 'no session was begun anew')
-  t.strictSame(nodesThatHandled(), new Set(['node 1', 'node 2', 'node 3']))
   const messages = await said(ann)
   t.strictSame([...messages].sort(), wanted.sort())
   t.strictSame(await said(bob), messages, 'in one order')
