@@ -15,6 +15,5 @@ t.test('while three nodes are restarted, one after the other, nothing is lost, c
   await traffic.stop()
   traffic.check(t)
   t.equal(cluster.runs.length, traffic.parties.reduce((sum, { asked }) => sum + asked, 0))
-  t.strictSame([...traffic.refused.values()].filter(code => code !== 'DIED'), [], 'what the nodes sent was taken')
   for (const { events } of traffic.parties) t.ok(events.some(([name]) => name === 'resume'), 'it was hit')
 })

@@ -87,7 +87,8 @@ export class ClusterNode {
     const answered = signal<Answer>()
     this.#orders.set(order.order, answered.resolve)
     if (this.#process?.connected !== true) throw new NodeError('DIED')
-    this.#process.send(order)
+    // Where it dies first, its end is the answer.
+    this.#process.send(order, () => {})
     try {
       const answer = await within(answered.promise, `a node's answer to ${name}`, 20_000)
       if ('code' in answer) throw new NodeError(answer.code)
@@ -176,7 +177,7 @@ export interface Cluster {
 }
 
 /** Starts three nodes over one Redis, with a balancer before them; they end with the test. */
-export async function startCluster (t: Test, { redis: given, redisPort, libraries = ['ioredis', 'redis'], lease = 1000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
+export async function startCluster (t: Test, { redis: given, redisPort, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
   const redis = given ?? await startRedis(t)
   const shared = { runs: [], told: [] as Told[], killed: new Set<number>() }
   const program = await bundleProgram(t, 'cluster-node.ts')
