@@ -13,8 +13,10 @@ interface Order {
   readonly expires: number
   readonly resolve: (reply: unknown) => void
   readonly reject: (error: Error) => void
-  /** Where it stands in the line. */
+  /** Its number, 0 when it is in the line no more; and what is before and behind it there. */
   number: number
+  before: Order | undefined
+  behind: Order | undefined
   attempt: number
 }
 
@@ -56,11 +58,11 @@ export class Line {
   readonly #prefix: string
   readonly #timeout: number
   readonly #listener: LineListener
-  /** By number, in order. */
-  #pending = new Map<number, Order>()
+  #size = 0
+  #first: Order | undefined
+  #last: Order | undefined
   #node = ''
-  #last = 0
-  #tail = 0
+  #count = 0
   #again: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
   #idle: (() => void) | undefined
@@ -79,14 +81,12 @@ export class Line {
 
   /** Runs a script. Rejects with StoreUnavailable when that cannot be done in time; then it is not done later, either. */
   run (script: Script, ...args: Argument[]): Promise<unknown> {
-    return new Promise<unknown>((resolve, reject) => {
-      this.#add({ script, args, expires: now() + this.#timeout, resolve, reject, number: 0, attempt: 0 })
-    })
+    return new Promise<unknown>((resolve, reject) => { this.#add(script, args, now() + this.#timeout, resolve, reject) })
   }
 
   /** Runs a script as soon as that can be done, however late. */
   keep (script: Script, ...args: Argument[]): void {
-    this.#add({ script, args, expires: Infinity, resolve: ignore, reject: ignore, number: 0, attempt: 0 })
+    this.#add(script, args, Infinity, ignore, ignore)
   }
 
   /** Runs a script outside of the line. */
@@ -94,30 +94,20 @@ export class Line {
     return this.#link.bounded(this.#command(node, script, 0, 0, 9e15, args))
   }
 
-  /** Goes on under a name, which is new or was kept. What was asked for under another and cannot wait is refused. */
+  /** Goes on under a new name. */
   join (node: string): void {
-    if (node !== this.#node) {
-      const orders = [...this.#pending.values()]
-      this.#pending = new Map()
-      this.#last = this.#tail = this.done = 0
-      this.#node = node
-      for (const order of orders) {
-        if (order.expires === Infinity) this.#enqueue(order)
-        else order.reject(new StoreUnavailable())
-      }
-    }
+    const kept = [...this.#pending()]
+    this.#first = this.#last = undefined
+    this.#size = this.#count = this.done = 0
+    this.#node = node
+    for (const order of kept) this.#enqueue(order)
     this.#resend()
   }
 
-  /** Has no name for now. */
+  /** Has no name any more. What was asked for under it and cannot wait is refused. */
   leave (): void {
-    const orders = [...this.#pending.values()]
     this.#node = ''
-    for (const order of orders) {
-      if (order.expires === Infinity) continue
-      this.#pending.delete(order.number)
-      order.reject(new StoreUnavailable())
-    }
+    for (const order of this.#pending()) if (order.expires !== Infinity) this.#refuse(order)
   }
 
   /** Sends again what is not answered, for the connection is back. */
@@ -127,39 +117,68 @@ export class Line {
 
   /** Resolves when all is done. */
   drained (): Promise<void> {
-    return this.#pending.size === 0 ? Promise.resolve() : new Promise(resolve => { this.#idle = resolve })
+    return this.#size === 0 ? Promise.resolve() : new Promise(resolve => { this.#idle = resolve })
   }
 
   close (): void {
     clearTimeout(this.#again)
     clearTimeout(this.#expiry)
-    for (const { reject } of this.#pending.values()) reject(new StoreUnavailable())
-    this.#pending.clear()
+    for (const order of this.#pending()) this.#refuse(order)
   }
 
-  #add (order: Order): void {
-    const after = this.#tail
+  #add (script: Script, args: readonly Argument[], expires: number, resolve: Order['resolve'], reject: Order['reject']): void {
+    const order: Order = { script, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, attempt: 0 }
     this.#enqueue(order)
-    if (order.expires !== Infinity) this.#expiry ??= setTimeout(this.#expire, this.#timeout).unref()
-    if (this.#again === undefined && this.#node !== '' && this.#link.up) this.#send(order, after)
+    if (expires !== Infinity) this.#expiry ??= setTimeout(this.#expire, this.#timeout).unref()
+    if (this.#again === undefined && this.#node !== '' && this.#link.up) this.#send(order)
   }
 
   #enqueue (order: Order): void {
-    order.number = this.#tail = ++this.#last
-    this.#pending.set(order.number, order)
+    order.number = ++this.#count
+    order.before = this.#last
+    order.behind = undefined
+    if (this.#last === undefined) this.#first = order
+    else this.#last.behind = order
+    this.#last = order
+    this.#size++
   }
 
-  #send (order: Order, after: number): void {
+  /** Takes one out of the line. False if it was not in it any more. */
+  #remove (order: Order): boolean {
+    const { before, behind } = order
+    if (order.number === 0) return false
+    order.number = 0
+    if (before === undefined) this.#first = behind
+    else before.behind = behind
+    if (behind === undefined) this.#last = before
+    else behind.before = before
+    if (--this.#size === 0) this.#idle?.()
+    return true
+  }
+
+  #refuse (order: Order, cause?: unknown): void {
+    this.#remove(order)
+    order.reject(unavailable(cause))
+  }
+
+  * #pending (): Iterable<Order> {
+    for (let order = this.#first; order !== undefined;) {
+      const { behind } = order
+      yield order
+      order = behind
+    }
+  }
+
+  #send (order: Order): void {
+    const { number, before, expires } = order
     const node = this.#node
     const attempt = ++order.attempt
-    // The one before it may have been answered, and is none to wait for.
-    const before = this.#pending.has(after) ? after : 0
-    this.#command(node, order.script, order.number, before, order.expires * 1000 + this.offset, order.args).then(reply => {
-      if (!this.#remove(order, node)) return
-      this.done = Math.max(this.done, order.number)
+    this.#command(node, order.script, number, before?.number ?? 0, expires * 1000 + this.offset, order.args).then(reply => {
+      if (node !== this.#node || !this.#remove(order)) return
+      this.done = Math.max(this.done, number)
       order.resolve(reply)
     }, (error: unknown) => {
-      if (node === this.#node && order.attempt === attempt && this.#pending.get(order.number) === order) this.#failed(order, error)
+      if (node === this.#node && order.number === number && order.attempt === attempt) this.#failed(order, error)
     })
   }
 
@@ -168,18 +187,10 @@ export class Line {
     return this.#link.command(['EVALSHA', sha, '1', this.#prefix, node, String(number), String(before), String(this.done), String(this.seen), deadline, ...args.map(String)])
   }
 
-  #remove (order: Order, node: string): boolean {
-    if (node !== this.#node || this.#pending.get(order.number) !== order) return false
-    this.#pending.delete(order.number)
-    if (this.#pending.size === 0) this.#idle?.()
-    return true
-  }
-
   #failed (order: Order, error: unknown): void {
     const code = codeOf(error)
     if (code !== undefined && !PASSING.has(code) && !(order.expires === Infinity && LASTING.has(code))) {
-      this.#remove(order, this.#node)
-      order.reject(unavailable(error))
+      this.#refuse(order, error)
       return
     }
     if (code === 'FENCED') this.#listener.fenced()
@@ -192,31 +203,24 @@ export class Line {
     clearTimeout(this.#again)
     this.#again = undefined
     if (this.#node === '' || !this.#link.up) return
-    let after = 0
-    for (const order of this.#pending.values()) {
-      this.#send(order, after)
-      after = order.number
-    }
+    for (const order of this.#pending()) this.#send(order)
   }
 
   readonly #expire = (): void => {
     this.#expiry = undefined
     const time = now()
-    for (const order of this.#pending.values()) {
+    for (const order of this.#pending()) {
       if (order.expires === Infinity) continue
       if (order.expires > time) {
         this.#expiry = setTimeout(this.#expire, order.expires - time).unref()
         return
       }
-      this.#pending.delete(order.number)
-      order.reject(new StoreUnavailable())
+      this.#refuse(order)
     }
   }
 }
 
 /** What a caller is told: that the store cannot do it, and why. */
 export function unavailable (cause: unknown): Error {
-  const error = new StoreUnavailable()
-  if (error !== cause) error.cause = cause
-  return error
+  return Object.assign(new StoreUnavailable(), cause !== undefined && { cause })
 }

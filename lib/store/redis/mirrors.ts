@@ -51,6 +51,8 @@ export class Mirrors {
   #waiting: Array<readonly [channel: string, text: string]> | undefined
   #comparing = false
   #again = false
+  #isDeaf = false
+  /** How often it was. */
   #deaf = 0
   /** The number of the last message to this node. */
   #heard = 0
@@ -163,8 +165,15 @@ export class Mirrors {
 
   /** What is published is not heard for a while. */
   deaf (): void {
+    this.#isDeaf = true
     this.#deaf++
     this.pause()
+  }
+
+  /** It is heard again. */
+  hearing (): void {
+    this.#isDeaf = false
+    this.recover()
   }
 
   /** This node has another name, and was told nothing yet. */
@@ -185,7 +194,10 @@ export class Mirrors {
         this.#again = false
         await this.#compare()
         await this.#listener.review()
-        if (!this.#again) this.#goOn()
+        if (this.#again) continue
+        // What is heard after a while of deafness may lie behind what was not.
+        if (this.#isDeaf) return
+        this.#goOn()
       }
     } catch {
       // Redis is away. When it is back, or with the next tick, this is tried again.

@@ -3,14 +3,34 @@ import { readFileSync } from 'node:fs'
 import type { LogBounds } from '../log.js'
 import type { StoreSettings } from '../store.js'
 
-const NAMES = ['append', 'attach', 'begin', 'count', 'detach', 'drained', 'end', 'hold', 'join', 'leave', 'load', 'open', 'progress', 'quit', 'read', 'settle', 'tick', 'update'] as const
+/** Each script, and what it needs of the functions that several share. */
+const NEEDS = {
+  append: ['log'],
+  attach: ['log', 'life'],
+  begin: [],
+  count: [],
+  detach: ['life'],
+  drained: [],
+  end: ['life'],
+  hold: ['life'],
+  join: [],
+  leave: ['life'],
+  load: [],
+  open: ['life'],
+  progress: [],
+  quit: [],
+  read: ['log'],
+  settle: [],
+  tick: ['life'],
+  update: []
+} as const
 
 export interface Script {
   readonly sha: string
   readonly text: string
 }
 
-export type Scripts = Readonly<Record<typeof NAMES[number], Script>>
+export type Scripts = Readonly<Record<keyof typeof NEEDS, Script>>
 
 /** The scripts, with the settings in front of them. */
 export function loadScripts (settings: StoreSettings, lease: number): Scripts {
@@ -28,8 +48,8 @@ export function loadScripts (settings: StoreSettings, lease: number): Scripts {
     MAX_KEYS: number(maxIdempotencyKeys)
   }
   const header = Object.entries(constants).map(([name, value]) => `local ${name} = ${value}\n`).join('') + source('prelude')
-  return Object.fromEntries(NAMES.map(name => {
-    const text = `${header}local function main ()\n${source(name)}end\nlocal reply = main()\ncommit()\nreturn reply\n`
+  return Object.fromEntries(Object.entries(NEEDS).map(([name, needs]) => {
+    const text = `${header}${needs.map(source).join('')}local function main ()\n${source(name)}end\nlocal reply = main()\ncommit()\nreturn reply\n`
     return [name, { text, sha: createHash('sha1').update(text).digest('hex') }]
   })) as Scripts
 }

@@ -40,6 +40,7 @@ export class RedisStore implements Store {
   readonly #mailroom: Mailroom
   readonly #states = new States()
   readonly #streams: Streams
+  #listening = true
   #sessions = 0
   #swept = now()
 
@@ -242,13 +243,18 @@ export class RedisStore implements Store {
 
   /** What is published is heard again, once it is subscribed to. */
   #listen (): void {
-    this.#link.subscribe(this.#mirrors.subscriptions).then(() => this.#mirrors.recover()).catch(ignore)
+    this.#listening = false
+    this.#link.subscribe(this.#mirrors.subscriptions).then(() => {
+      this.#listening = true
+      this.#mirrors.hearing()
+    }).catch(ignore)
   }
 
   #ticked ({ head, back, sessions, due, told, broadcast }: Ticked): void {
     this.#line.seen = Math.max(this.#line.seen, head)
     this.#mirrors.wentBack(back)
     this.#sessions = sessions
+    if (!this.#listening) this.#listen()
     this.#mirrors.expect(told, broadcast)
     this.#mirrors.sweep()
     this.#mailroom.ask()

@@ -130,7 +130,7 @@ export class Streams {
         const answer = answers[index]
         if (answer === 'gone') this.#lose(state)
         else if (answer === 'replaced') this.#replaced(state, Infinity)
-        else this.#refresh(state, Number(answer) !== state.version).catch(ignore)
+        else if (Number(answer) !== state.version) this.#refresh(state, true).catch(ignore)
       }
     }
   }

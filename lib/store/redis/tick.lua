@@ -33,4 +33,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock
     due[#due + 1] = redis.call('ZSCORE', P .. ':deadlines', id)
   end
 end
-return { int(NOW), int(pos), int(back), int(told), int(num(redis.call('HGET', P .. ':b', 'last'))), redis.call('ZCARD', P .. ':deadlines'), due }
+-- Heard, or not, it shows whether what is told gets there.
+tell(NODE, 'm ' .. int(pos))
+return { int(NOW), int(pos), int(back), int(changes['told:' .. NODE]), int(num(redis.call('HGET', P .. ':b', 'last'))), redis.call('ZCARD', P .. ':deadlines'), due }
