@@ -9,6 +9,8 @@ import { until, within } from './support/within.js'
 /** Starts the example on a free port, with a Redis of its own. */
 async function startCluster (t: Test) {
   const cluster = runScript(t, 'example/cluster/index.js', { PORT: '0' })
+  // So that nothing of its Redis is left.
+  t.teardown(() => cluster.kill('SIGTERM'))
   const [, url = ''] = await cluster.printed(/Chat: (\S+)\/chat\n/, 60_000)
   const all = (pattern: RegExp): string[] => [...cluster.output().matchAll(pattern)].map(([, found = '']) => found)
   return {
