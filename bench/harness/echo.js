@@ -15,7 +15,7 @@ export class EchoClient {
   /** `keys` gives each POST an idempotency key. With `hearer`, the stream of another client, messages are for that. */
   constructor (load, server, stream, { keys = false, hearer } = {}) {
     const { up } = load.dialect
-    const event = hearer === undefined ? 'message' : 'tell'
+    const [event, path] = hearer === undefined ? ['message', '/upward'] : ['tell', '/upward/tell']
     this.#stream = stream
     this.#to = hearer?.sessionId
     this.#halves = up === undefined ? 2 : 1
@@ -27,7 +27,7 @@ export class EchoClient {
     } else {
       this.#poster = new Poster(server, half, error => { load.fail(error) })
       const session = `X-Session-ID: ${stream.sessionId}\r\n`
-      this.#send = json => { this.#poster.post(`/upward/${event}`, keys ? `${session}Idempotency-Key: key-${this.#n}\r\n` : session, json) }
+      this.#send = json => { this.#poster.post(path, keys ? `${session}Idempotency-Key: key-${this.#n}\r\n` : session, json) }
     }
   }
 
