@@ -14,4 +14,4 @@ if not known[2] then
 end
 -- Says behind what, among all that this node is told, the answer comes.
 tell(NODE, 'm ' .. int(pos))
-return { redis.call('HGETALL', key), entries(key, after), int(pos), int(back), int(NOW) }
+return { redis.call('HGETALL', key), entries(key, after), int(pos), int(back) }

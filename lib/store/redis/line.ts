@@ -1,5 +1,4 @@
 import { StoreUnavailable } from '../../errors.js'
-import { ignore } from '../../promises.js'
 import { now } from '../log.js'
 import type { Link } from './client.js'
 import type { Script } from './scripts.js'
@@ -18,6 +17,8 @@ interface Order {
   before: Order | undefined
   behind: Order | undefined
   attempt: number
+  /** What Redis has answered; told when all before it is. */
+  reply: { readonly value: unknown } | undefined
 }
 
 export interface LineListener {
@@ -85,8 +86,11 @@ export class Line {
   }
 
   /** Runs a script as soon as that can be done, however late. */
-  keep (script: Script, ...args: Argument[]): void {
-    this.#add(script, args, Infinity, ignore, ignore)
+  keep (script: Script, ...args: Argument[]): Promise<void> {
+    return new Promise<void>(resolve => {
+      const done = (): void => { resolve() }
+      this.#add(script, args, Infinity, done, done)
+    })
   }
 
   /** Runs a script outside of the line. */
@@ -96,7 +100,7 @@ export class Line {
 
   /** Goes on under a new name. */
   join (node: string): void {
-    const kept = [...this.#pending()]
+    const kept = [...this.#pending()].filter(({ reply }) => reply === undefined)
     this.#first = this.#last = undefined
     this.#size = this.#count = this.done = 0
     this.#node = node
@@ -107,7 +111,7 @@ export class Line {
   /** Has no name any more. What was asked for under it and cannot wait is refused. */
   leave (): void {
     this.#node = ''
-    for (const order of this.#pending()) if (order.expires !== Infinity) this.#refuse(order)
+    for (const order of this.#pending()) if (order.expires !== Infinity && order.reply === undefined) this.#refuse(order)
   }
 
   /** Sends again what is not answered, for the connection is back. */
@@ -127,7 +131,7 @@ export class Line {
   }
 
   #add (script: Script, args: readonly Argument[], expires: number, resolve: Order['resolve'], reject: Order['reject']): void {
-    const order: Order = { script, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, attempt: 0 }
+    const order: Order = { script, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, attempt: 0, reply: undefined }
     this.#enqueue(order)
     if (expires !== Infinity) this.#expiry ??= setTimeout(this.#expire, this.#timeout).unref()
     if (this.#again === undefined && this.#node !== '' && this.#link.up) this.#send(order)
@@ -159,6 +163,15 @@ export class Line {
   #refuse (order: Order, cause?: unknown): void {
     this.#remove(order)
     order.reject(unavailable(cause))
+    this.#answer()
+  }
+
+  /** Passes answers on, in order. */
+  #answer (): void {
+    for (let order = this.#first; order?.reply !== undefined; order = this.#first) {
+      this.#remove(order)
+      order.resolve(order.reply.value)
+    }
   }
 
   * #pending (): Iterable<Order> {
@@ -174,11 +187,12 @@ export class Line {
     const node = this.#node
     const attempt = ++order.attempt
     this.#command(node, order.script, number, before?.number ?? 0, expires * 1000 + this.offset, order.args).then(reply => {
-      if (node !== this.#node || !this.#remove(order)) return
+      if (node !== this.#node || order.number !== number) return
       this.done = Math.max(this.done, number)
-      order.resolve(reply)
+      order.reply ??= { value: reply }
+      this.#answer()
     }, (error: unknown) => {
-      if (node === this.#node && order.number === number && order.attempt === attempt) this.#failed(order, error)
+      if (node === this.#node && order.number === number && order.attempt === attempt && order.reply === undefined) this.#failed(order, error)
     })
   }
 
@@ -203,14 +217,14 @@ export class Line {
     clearTimeout(this.#again)
     this.#again = undefined
     if (this.#node === '' || !this.#link.up) return
-    for (const order of this.#pending()) this.#send(order)
+    for (const order of this.#pending()) if (order.reply === undefined) this.#send(order)
   }
 
   readonly #expire = (): void => {
     this.#expiry = undefined
     const time = now()
     for (const order of this.#pending()) {
-      if (order.expires === Infinity) continue
+      if (order.expires === Infinity || order.reply !== undefined) continue
       if (order.expires > time) {
         this.#expiry = setTimeout(this.#expire, order.expires - time).unref()
         return

@@ -120,7 +120,7 @@ export class Mailroom {
       this.#sort(submission, standing, verdicts)
     } catch (error) {
       this.#waiting.delete(number)
-      if (error instanceof StoreUnavailable) this.#line.keep(this.#scripts.settle, state.id, `${node} ${number}`, 1, ...items.flatMap(({ key, payload }) => key === '' ? [] : [key, payload, '']))
+      if (error instanceof StoreUnavailable) this.#settle(state, `${node} ${number}`, true, items.flatMap(({ key, payload }) => key === '' ? [] : [key, payload, '']))
       for (const item of items) item.reject(error)
       throw error
     } finally {
@@ -148,6 +148,10 @@ export class Mailroom {
     if (fresh.length > 0) this.#handle(submission)
   }
 
+  #settle (state: RedisState, ticket: string, last: boolean, outcomes: string[]): Promise<void> {
+    return this.#line.keep(this.#scripts.settle, state.id, ticket, last ? 1 : 0, ...outcomes)
+  }
+
   async #handle ({ state, number, node, items }: Submission): Promise<void> {
     for (const [index, { letter, key, payload, resolve, reject }] of items.entries()) {
       let outcome: Outcome | undefined
@@ -158,13 +162,12 @@ export class Mailroom {
         failure = error
       }
       const last = index === items.length - 1
-      // Not awaited: nothing overtakes it, and it is not given up.
-      if (last || key !== '') {
-        const settled = key === '' ? [] : [key, payload, outcome === undefined ? '' : encodeOutcome(outcome)]
-        this.#line.keep(this.#scripts.settle, state.id, `${node} ${number}`, last ? 1 : 0, ...settled)
-      }
+      // Its answer does not wait for this: nothing overtakes it, and it is not given up.
+      const settled = last || key !== '' ? this.#settle(state, `${node} ${number}`, last, key === '' ? [] : [key, payload, outcome === undefined ? '' : encodeOutcome(outcome)]) : undefined
       if (outcome === undefined) reject(failure)
       else resolve({ outcome, replayed: false })
+      // Where this process dies one message at most is in doubt.
+      if (!last) await settled
     }
   }
 }

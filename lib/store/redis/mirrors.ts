@@ -12,11 +12,13 @@ export interface MirrorsListener {
   /** Something was told to this node. */
   told (kind: string, text: string): void
   ended (id: string, reason: string): void
+  /** The stream of an epoch is not the session's any more. */
+  replaced (id: string, epoch: number): void
   /** Asks what has become of the sessions with a stream here; what was told of them may have been missed. */
   review (): Promise<void>
 }
 
-type Read = readonly [rests: readonly Rest[], head: string, back: string, time: string]
+type Read = readonly [rests: ReadonlyArray<Rest | null>, head: string, back: string]
 
 interface Wait {
   readonly position: number
@@ -75,7 +77,7 @@ export class Mirrors {
 
   /** Loads the log of broadcasts. */
   async start (): Promise<void> {
-    await this.#load([this.broadcasts], ['b', '', 0])
+    await this.#load([this.broadcasts], ['b', '', 0, 0])
   }
 
   readonly message = (channel: string, text: string): void => {
@@ -119,7 +121,7 @@ export class Mirrors {
     }
     if (fresh.length > 0) {
       const mirrors = fresh.map(name => this.channels.get(name) as Mirror)
-      const loaded = this.#link.subscribe(this.#names(fresh)).then(() => this.#load(mirrors, fresh.flatMap(name => ['c', name, 0])))
+      const loaded = this.#link.subscribe(this.#names(fresh)).then(() => this.#load(mirrors, fresh.flatMap(name => ['c', name, 0, 0])))
       loaded.catch(() => { for (const name of fresh) this.#forget(name) })
       for (const mirror of mirrors) mirror.loaded = loaded
     }
@@ -207,19 +209,26 @@ export class Mirrors {
   }
 
   async #compare (): Promise<void> {
-    const logs: Array<readonly [kind: string, name: string, mirror: Mirror]> = [['b', '', this.broadcasts]]
-    for (const [name, mirror] of this.channels) logs.push(['c', name, mirror])
-    for (const [id, mirror] of this.own) logs.push(['s', id, mirror])
+    const logs: Array<readonly [kind: string, name: string, mirror: Mirror, epoch: number]> = [['b', '', this.broadcasts, 0]]
+    for (const [name, mirror] of this.channels) logs.push(['c', name, mirror, 0])
+    for (const [id, mirror] of this.own) for (const { attached } of mirror.readers) logs.push(['s', id, mirror, attached])
     const ready = logs.filter(([, , mirror]) => !mirror.loading)
     const found: Array<readonly [Mirror, Rest]> = []
+    const lost: Array<readonly [id: string, epoch: number]> = []
     let through = 0
     for (let from = 0; from < ready.length; from += CHUNK) {
       const chunk = ready.slice(from, from + CHUNK)
-      const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log }]) => [kind, name, log.last]))
+      const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log }, epoch]) => [kind, name, log.last, epoch]))
       // Each chunk is read a moment later. All are taken as of the first, and what came since as it is published.
       if (from === 0) through = head
-      for (const [index, rest] of rests.entries()) found.push([(chunk[index] as typeof chunk[0])[2], rest])
+      for (const [index, [, name, mirror, epoch]] of chunk.entries()) {
+        const rest = rests[index]
+        if (rest == null) lost.push([name, epoch])
+        else found.push([mirror, rest])
+      }
     }
+    // Not a word more to streams that are not the sessions' any longer.
+    for (const [id, epoch] of lost) this.#listener.replaced(id, epoch)
     for (const [mirror, rest] of found) mirror.fill(rest, through, this.#line.offset)
     this.#advance(through)
     for (const [mirror] of found) mirror.log.listener.wake()
@@ -309,7 +318,7 @@ export class Mirrors {
     if (deaf !== this.#deaf) this.recover()
   }
 
-  async #read (what: ReadonlyArray<string | number>): Promise<{ rests: readonly Rest[], head: number }> {
+  async #read (what: ReadonlyArray<string | number>): Promise<{ rests: ReadonlyArray<Rest | null>, head: number }> {
     const [rests, head, back] = await this.#line.run(this.#scripts.read, ...what) as Read
     this.#line.seen = Math.max(this.#line.seen, Number(head))
     this.wentBack(Number(back))

@@ -77,6 +77,7 @@ export class RedisStore implements Store {
       fenced: () => this.#membership.fenced,
       told: (kind, text) => { this.#told(kind, text) },
       ended: (id, reason) => { this.#streams.ended(id, reason) },
+      replaced: (id, epoch) => { this.#streams.silence(id, epoch) },
       review: () => this.#streams.review()
     })
     this.#mailroom = new Mailroom(this.#line, this.#scripts, { changed: (state, record) => { this.#streams.learn(state, record) } })
@@ -259,7 +260,9 @@ export class RedisStore implements Store {
     this.#mirrors.sweep()
     this.#mailroom.ask()
     this.#streams.renew()
-    for (const [id, deadline] of due) this.#expire(id, deadline).catch(ignore)
+    const ended = Promise.all(due.map(([id, deadline]) => this.#expire(id, deadline)))
+    // There may be more of them.
+    ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(ignore)
     if (now() - this.#swept < AT_HAND) return
     this.#swept = now()
     this.#states.sweep()

@@ -111,6 +111,14 @@ export class Streams {
     else if (kind === 'q' && state.attached !== 0) this.#line.keep(this.#scripts.progress, id, state.attached, state.listener?.cursor ?? state.cursor)
   }
 
+  /** The stream of an epoch is not the session's any more. Until it is known why, it reads nothing. */
+  silence (id: string, epoch: number): void {
+    const state = this.#attached.get(id)
+    if (state?.attached !== epoch) return
+    state.log = undefined
+    state.sources.length = 0
+  }
+
   /** Has sessions live on as long as they have a stream here. */
   renew (): void {
     if (now() - this.#renewed >= this.#renewal) this.review().catch(ignore)
@@ -128,7 +136,7 @@ export class Streams {
       for (const [index, state] of chunk.entries()) {
         if (state.attached !== epochs[index]) continue
         const answer = answers[index]
-        if (answer === 'gone') this.#lose(state)
+        if (answer === 'gone') this.#gone(state)
         else if (answer === 'replaced') this.#replaced(state, Infinity)
         else if (Number(answer) !== state.version) this.#refresh(state, true).catch(ignore)
       }
@@ -233,9 +241,23 @@ export class Streams {
     return state.finished
   }
 
-  /** Redis knows nothing of a session any more. Its client is to come back for another, so there is no end to tell it of. */
+  /** Redis knows nothing of a session any more. */
   #lose (state: RedisState): void {
-    if (!state.over('lost')) state.listener?.forgotten()
-    else if (!state.ending) state.listener?.lost()
+    // Whether the store has gone back is found out on the way.
+    if (state.attached !== 0) this.#mirrors.recover()
+    else this.#gone(state)
+  }
+
+  #gone (state: RedisState): void {
+    const { listener, ending } = state
+    const lost = this.#mirrors.back > state.openedAt
+    const isNew = state.over(lost ? 'lost' : 'expired')
+    if (ending) return
+    if (isNew && lost) listener?.lost()
+    else {
+      listener?.forgotten()
+      // Another node has told the app. Later, for the stream is not to tell its client, who may come back for another.
+      if (isNew) setImmediate(() => { listener?.ended() })
+    }
   }
 }
