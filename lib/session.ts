@@ -16,7 +16,7 @@ export interface SessionHouse {
   readonly hooks: HookLists
   retry (): number
   attached (stream: Downstream): void
-  detached (session: Session, stream: Downstream): void
+  detached (stream: Downstream): void
   lost (session: Session): void
   end (session: Session, reason: string): Awaitable<void>
 }
@@ -43,7 +43,7 @@ export class Session {
   readonly #house: SessionHouse
   #mailbox: Mailbox | undefined
   #stream: Downstream | undefined
-  /** Requests for a stream that are on their way, and streams that are not over yet. */
+  /** Requests for a stream that are on their way, and the stream. */
   #claims = 0
   #abort: AbortController | undefined
   #onProgress: Set<() => void> | undefined
@@ -124,17 +124,17 @@ export class Session {
     }))
   }
 
-  /** Enters a channel, and gets what is sent to it from now on. Rejects with FST_SSE_SESSION_OVER. */
+  /** Enters a channel, and gets what is sent to it from now on. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void> {
     return begin(() => this.#house.store.join(this.#state, channel))
   }
 
-  /** Leaves a channel. What was sent to it before is still delivered. */
+  /** Leaves a channel. What was sent to it before is still delivered. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   leave (channel: string): Promise<void> {
     return begin(() => this.#house.store.leave(this.#state, channel))
   }
 
-  /** Changes `data`: the given properties are set, the others stay. Rejects with FST_SSE_SESSION_OVER. */
+  /** Changes `data`: the given properties are set, the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
   update (change: SessionData): Promise<void> {
     return begin(() => this.#house.store.update(this.#state, change))
   }
@@ -142,6 +142,7 @@ export class Session {
   /**
    * Ends the session. A connected client gets what is in the log and then the `close` event with the reason; one that
    * comes back within `resumeTimeout` gets the same. Resolves when the `onClose` hooks have run; again is harmless.
+   * Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
     return begin(() => this.#house.end(this, reason))
@@ -180,7 +181,7 @@ export class Session {
 
   /** @internal Makes a response the session's one stream; one that was there is replaced. */
   attach ({ sink, cursor, head, welcome, resumed, log }: Arrival): void {
-    this.#stream?.cut(REPLACED_FRAME, 'replaced')
+    this.replaced()
     // A cursor ahead of the store has seen positions that the store has lost, and will give again.
     const wentBack = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } as const : undefined
     const stream = new Downstream(this.id, this.#state.sources, Math.min(cursor, head), sink, this, log)
@@ -215,7 +216,7 @@ export class Session {
 
   /** @internal */
   replaced (): void {
-    this.#stream?.cut(REPLACED_FRAME, 'replaced')
+    this.#cut(REPLACED_FRAME, 'replaced')
   }
 
   /** @internal */
@@ -225,11 +226,10 @@ export class Session {
 
   /** @internal */
   lost (): void {
-    const stream = this.#stream
     // Without the event that tells a client to stop: it is to come back.
-    stream?.cut('', 'lost')
+    const hadStream = this.#cut('', 'lost')
     this.over()
-    if (stream !== undefined) this.#house.lost(this)
+    if (hadStream) this.#house.lost(this)
   }
 
   /** @internal */
@@ -254,14 +254,31 @@ export class Session {
   streamEnded (stream: Downstream): void {
     const duration = Math.round(performance.now() - stream.openedAt)
     stream.log.info({ session: this.label, reason: stream.reason, duration }, 'event stream ended')
-    if (stream === this.#stream) {
-      this.#state.cursor = stream.cursor
-      this.#stream = undefined
-      // Where the log is at hand no longer, producers have to ask the store.
-      this.advanced()
-    }
+    this.#house.detached(stream)
+    if (stream !== this.#stream) return
+    this.#letGo(stream)
+    this.#tellDisconnect()
+  }
+
+  /** Ends the stream now. It is the session's no more, however long its client takes to hear of it. */
+  #cut (last: string, reason: string): boolean {
+    const stream = this.#stream
+    if (stream === undefined) return false
+    stream.cut(last, reason)
+    this.#letGo(stream)
+    return true
+  }
+
+  #letGo (stream: Downstream): void {
+    this.#state.cursor = stream.cursor
+    this.#stream = undefined
+    // Where the log is at hand no longer, producers have to ask the store.
+    this.advanced()
     this.release()
-    this.#house.detached(this, stream)
+  }
+
+  #tellDisconnect (): void {
+    if (!this.connected && !this.closed) this.#house.hooks.tell('onDisconnect', this)
   }
 
   #send (event: string, data: unknown): Awaitable<void> {

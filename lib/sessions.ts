@@ -57,7 +57,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       hooks: this.hooks,
       retry: () => this.retry(),
       attached: stream => { streams.add(stream) },
-      detached: (session, stream) => { this.#detached(session, stream) },
+      detached: stream => { this.#detached(stream) },
       lost: session => { this.hooks.tell('onClose', session, 'lost') },
       end: (session, reason) => this.#end(session, reason)
     }
@@ -191,10 +191,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     })
   }
 
-  #detached (session: Session, stream: Downstream): void {
+  #detached (stream: Downstream): void {
     this.#streams.delete(stream)
     if (this.#streams.size === 0) this.#onLastStream?.()
-    if (!session.connected && !session.closed) this.hooks.tell('onDisconnect', session)
   }
 
   #end (session: Session, reason: string, keep = true): Awaitable<void> {

@@ -1,9 +1,13 @@
-import t from 'tap'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import t, { type Test } from 'tap'
+import type { Session, Sessions, SseSessionsOptions } from '../lib/index.js'
 import { eventSources } from './support/eventsources.js'
 import { faultProxy } from './support/proxy.js'
 import { random, seedOf } from './support/random.js'
 import { serve } from './support/server.js'
 import { openStream, type Stream } from './support/stream.js'
+import { wire } from './support/wire.js'
 import { signal, until, within } from './support/within.js'
 
 const numbers = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
@@ -132,3 +136,45 @@ for (const [name, open] of eventSources) {
     t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })
   })
 }
+
+/** Serves a session whose first stream was replaced, by one that is lost, but whose client does not read the end of it. */
+async function replaceUnread (t: Test, options: SseSessionsOptions, told: string[]): Promise<{ sessions: Sessions, first: Socket }> {
+  const { app, sessions, url, port } = await serve(t, options)
+  const opened = signal<Session>()
+  sessions.addHook('onOpen', session => { opened.resolve(session) })
+    .addHook('onDisconnect', () => { told.push('disconnect') })
+    .addHook('onClose', (_session, reason) => { told.push(reason) })
+  const accepted = once(app.server, 'connection')
+  const { socket: first } = wire(t, port, { stalled: true })
+  const [socket] = await within(accepted, 'the connection') as [Socket]
+  const session = await within(opened.promise, 'the session')
+  await until(() => session.connected, 'the stream')
+  // The system takes no more, and the stream does not wait for that yet.
+  while (socket.writableLength === 0) {
+    await session.send('x'.repeat(8000))
+    await new Promise(setImmediate)
+    await new Promise(setImmediate)
+  }
+  const second = await openStream(t, url, { headers: { 'x-session-id': session.id } })
+  t.equal(sessions.stats().streams, 2, 'the first is not over')
+  second.destroy()
+  await until(() => told[0] === 'disconnect', 'the disconnect')
+  return { sessions, first }
+}
+
+t.test('a replaced stream whose client does not read its end does not keep the session', async t => {
+  const told: string[] = []
+  const { sessions } = await replaceUnread(t, { resumeTimeout: 50 }, told)
+  await until(() => told.length === 2, 'the expiry')
+  t.strictSame(told, ['disconnect', 'expired'])
+  t.equal(sessions.stats().streams, 1)
+})
+
+t.test('a replaced stream that ends later than its successor does not disconnect the session once more', async t => {
+  const told: string[] = []
+  const { sessions, first } = await replaceUnread(t, {}, told)
+  t.equal(sessions.stats().streams, 1)
+  first.destroy()
+  await until(() => sessions.stats().streams === 0, 'the end of the first')
+  t.strictSame(told, ['disconnect'])
+})
