@@ -19,7 +19,8 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   if (app.hasDecorator(settings.decorator)) {
     throw new OptionInvalid(`The instance has a decorator "${settings.decorator}" already; name this registration with option "decorator"`)
   }
-  const sessions = await openSessions(settings, app.log)
+  const ready = new Promise<void>(resolve => { app.addHook('onReady', async () => { resolve() }) })
+  const sessions = await openSessions(settings, app.log, ready)
   app.decorate(settings.decorator, sessions)
 
   const connections = new Connections(app.server, settings.closeTimeout)

@@ -45,6 +45,7 @@ export class Session {
   #stream: Downstream | undefined
   /** Requests for a stream that are on their way, and the stream. */
   #claims = 0
+  #lost = false
   #abort: AbortController | undefined
   #onProgress: Set<() => void> | undefined
 
@@ -179,6 +180,12 @@ export class Session {
     if (--this.#claims === 0) this.#house.store.detach(this.#state)
   }
 
+  /** @internal The client, of which the app was told that it is back, has left before its stream began. */
+  abandon (): void {
+    this.release()
+    this.#tellDisconnect()
+  }
+
   /** @internal Makes a response the session's one stream; one that was there is replaced. */
   attach ({ sink, cursor, head, welcome, resumed, log }: Arrival): void {
     this.replaced()
@@ -195,7 +202,8 @@ export class Session {
     }
     stream.start(opening)
     const { endedBy, elsewhere } = this.#state
-    if (endedBy !== undefined) stream.finish(frameClose(endedBy), endedBy)
+    if (this.#lost) this.#cut('', 'lost')
+    else if (endedBy !== undefined) stream.finish(frameClose(endedBy), endedBy)
     // Another process has taken it while the response was on its way through the hooks.
     else if (elsewhere) this.replaced()
   }
@@ -228,6 +236,7 @@ export class Session {
   lost (): void {
     // Without the event that tells a client to stop: it is to come back.
     const hadStream = this.#cut('', 'lost')
+    this.#lost = true
     this.over()
     if (hadStream) this.#house.lost(this)
   }

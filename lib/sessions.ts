@@ -4,7 +4,7 @@ import type { Contract } from './contract.js'
 import { Dispatcher, type MessageHandler, type HandlerOptions } from './dispatch.js'
 import { HookLists, type Hooks } from './hooks.js'
 import type { Settings } from './options.js'
-import { begin, chain } from './promises.js'
+import { begin, chain, ignore } from './promises.js'
 import { Session, type SessionHouse } from './session.js'
 import type { SessionState } from './store/state.js'
 import type { Awaitable, Store } from './store/store.js'
@@ -131,8 +131,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       await this.#end(session, reason, false)
     } catch (error) {
       this.#log.warn({ err: error, session: session.label }, 'a session could not be discarded; it expires by itself')
-      session.release()
     }
+    session.release()
   }
 
   /** @internal The session that a client comes back to: one that lives, or has ended without the client having heard. */
@@ -172,12 +172,21 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     await this.#streamsEnded(this.settings.closeTimeout)
     for (const stream of this.#streams) stream.destroy()
     this.#heartbeat.stop()
-    const ended = await this.#store.close(reason)
+    const ended = await this.#closeStore(reason)
     await Promise.all(ended.map(state => {
       const session = this.#session(state)
       session.over()
       return this.hooks.tell('onClose', session, reason)
     }))
+  }
+
+  async #closeStore (reason: string): Promise<readonly SessionState[]> {
+    try {
+      return await this.#store.close(reason)
+    } catch (error) {
+      this.#log.error({ err: error }, 'the store could not be closed')
+      return []
+    }
   }
 
   #streamsEnded (deadline: number): Promise<void> {
@@ -212,15 +221,14 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 }
 
-/** Opens the store, and the registry over it. */
-export async function openSessions (settings: Settings, log: FastifyBaseLogger): Promise<Sessions> {
+/** Opens the store, and the registry over it. `ready` tells when the app's hooks are there, for which what has expired waits. */
+export function openSessions (settings: Settings, log: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
   const streams = new Set<Downstream>()
-  const store = await settings.store(settings, {
+  const opening: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
     broadcast: () => { for (const stream of streams) stream.wake() },
-    expired: state => { sessions.expired(state) }
-  })
-  const sessions = new Sessions(settings, log, store, streams)
-  return sessions
+    expired: state => { Promise.all([opening, ready]).then(([sessions]) => { sessions.expired(state) }, ignore) }
+  })).then(store => new Sessions(settings, log, store, streams))
+  return opening
 }
 
 /** The type that a type provider gives to data of a schema. */

@@ -52,9 +52,7 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
     // The client may have left while its session was looked for.
     if (sink.closed) return
     known.hold()
-    sink.listener = { drained: ignore, closed: () => { known.release() } }
-    const told = known.closed ? {} : await sessions.hooks.welcome('onResume', known, request)
-    const arrival = { welcome: welcome(sessions, known, true, told), resumed: true, cursor: last?.position ?? known.cursor }
+    const arrival = { welcome: await welcomeBack(sessions, known, request), resumed: true, cursor: last?.position ?? known.cursor }
     await open(sessions, known, arrival, request, reply, sink)
     return
   }
@@ -85,6 +83,16 @@ async function introduce (sessions: Sessions, session: Session, returns: boolean
   }
 }
 
+/** Tells the app that a client is back, which it may refuse. Answers with the data of the welcome. */
+async function welcomeBack (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
+  try {
+    return welcome(sessions, session, true, session.closed ? {} : await sessions.hooks.welcome('onResume', session, request))
+  } catch (error) {
+    session.release()
+    throw error
+  }
+}
+
 /** The data of the welcome event: the app's may add to ours, not replace it. */
 function welcome ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, told: object): string {
   const ours = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
@@ -95,16 +103,18 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
   // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
   // Then nobody has learnt of a new session, and nobody can come back to it.
   const abandon = (): void => {
-    if (arrival.resumed) session.release()
+    if (arrival.resumed) session.abandon()
     else sessions.discard(session, 'aborted')
   }
-  if (sink.closed) {
-    // Whoever resumes has been heard leaving.
-    if (!arrival.resumed) abandon()
-    return
+  let head: number | undefined
+  try {
+    if (!sink.closed) head = await sessions.admit(session, arrival.cursor)
+  } finally {
+    // Not before the store has answered: what it is still about to give could not be taken back.
+    if (sink.closed) abandon()
+    else sink.listener = { drained: ignore, closed: abandon }
   }
-  sink.listener = { drained: ignore, closed: abandon }
-  const head = await sessions.admit(session, arrival.cursor)
+  if (sink.closed) return
   if (head === undefined) {
     comeLater(sessions, reply)
     return

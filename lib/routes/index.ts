@@ -5,7 +5,8 @@ import type { Sessions } from '../sessions.js'
 import { EXPOSED_HEADERS } from '../wire/headers.js'
 import { closeRoute } from './close.js'
 import { downwardRoute } from './downward.js'
-import { addBatchParser, SESSION, upwardRoutes } from './upward.js'
+import { SESSION } from './identify.js'
+import { addBatchParser, upwardRoutes } from './upward.js'
 
 const EXPOSE = 'access-control-expose-headers'
 

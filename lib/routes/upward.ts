@@ -3,37 +3,32 @@ import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
 import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
 import type { Message } from '../hooks.js'
-import { chain, isPromise } from '../promises.js'
+import { chain, ignore, isPromise } from '../promises.js'
 import { answer } from '../reply.js'
 import type { Session } from '../session.js'
 import type { Sessions } from '../sessions.js'
 import type { Delivery, Letter } from '../store/mailbox.js'
 import type { Awaitable } from '../store/store.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
-import { header, identify } from './identify.js'
+import { header, identify, SESSION, type Addressed } from './identify.js'
 
 // Has Fastify set up its validator, which the schemas of handlers need; an app with one of its own may not know JSON Schema.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
-
-/** The session that a request was found to speak for. */
-export const SESSION = Symbol('session')
-
-interface Addressed {
-  [SESSION]?: Session | null
-}
 
 /** POST of the upward path, with and without the event's name in it: hands messages to the session's mailbox. */
 export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): RouteOptions[] {
   const { routes: { upward }, upwardPath } = sessions.settings
   const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
     if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
-    const tell = (session: Session | undefined): void => {
-      reply.header(SESSION_CONNECTED, String(session?.connected === true))
-      done(null, payload)
+    const tell = (connected: boolean | undefined): void => {
+      if (connected !== undefined) reply.header(SESSION_CONNECTED, String(connected))
     }
-    const session = addressed(sessions, request)
-    if (isPromise(session)) session.then(tell, () => { tell(undefined) })
-    else tell(session)
+    const connected = isConnected(sessions, request, reply)
+    // Fastify goes on by itself where it is given a promise, and sees to what fails then.
+    if (isPromise(connected)) return connected.then(tell, ignore)
+    tell(connected)
+    done(null, payload)
+    return undefined
   }
   return [upwardPath, `${upwardPath}/:event`].map(url => ({
     ...upward,
@@ -51,16 +46,20 @@ export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): Rou
   }))
 }
 
-/** Where the request failed before its session was looked up, its id is enough to tell if there are no principals. */
-function addressed (sessions: Sessions, request: FastifyRequest & Addressed): Awaitable<Session | undefined> {
+/** Whether the session that a request speaks for has a stream; `undefined` where that is not known, for a client that is told of none gives its stream up. */
+function isConnected (sessions: Sessions, request: FastifyRequest & Addressed, { statusCode }: FastifyReply): Awaitable<boolean | undefined> {
+  const session = request[SESSION]
+  if (session !== null) return session?.connected === true
   const id = header(request, SESSION_ID)
-  return request[SESSION] ?? (sessions.settings.anyone && id !== undefined ? sessions.recall(id) : undefined)
+  if (id === undefined) return false
+  // The request failed before its session was looked up. Its id is enough if there are no principals; a store that has not answered is not asked again.
+  if (!sessions.settings.anyone || statusCode === 503) return undefined
+  return chain(sessions.recall(id), known => known?.connected === true)
 }
 
 /** Answers with the body to send. */
-function receive (sessions: Sessions, request: FastifyRequest & Addressed, reply: FastifyReply): Awaitable<unknown> {
+function receive (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
   return chain(identify(sessions, request), session => {
-    request[SESSION] = session
     const { event = 'message' } = request.params as { event?: string }
     return request.body instanceof Batch
       ? receiveBatch(sessions, session, request.body, event, request, reply)

@@ -18,7 +18,7 @@ export interface StoreSettings {
   readonly maxIdempotencyKeys: number
 }
 
-/** The process that uses a store. */
+/** The process that uses a store; may be told while the store is being opened. */
 export interface StoreUser {
   /** Something was broadcast: wakes every stream of the process. */
   broadcast (): void
@@ -72,7 +72,10 @@ export interface Store {
    * of the store, or with `undefined` where the session is gone.
    */
   attach (state: SessionState, cursor: number): Awaitable<number | undefined>
-  /** This process has no stream of a session any more, and none on its way. Unless another has, the session waits for its client. */
+  /**
+   * This process has no stream of a session any more, and none on its way; never called while it is still to be answered
+   * by `attach`. Unless another has one, the session, where it lives, waits for its client.
+   */
   detach (state: SessionState): void
 
   /** Changes `data`: the given properties are set, the others stay. */
@@ -99,7 +102,10 @@ export interface Store {
   /** How many sessions are in a channel. */
   count (channel: string): Awaitable<number>
   stats (): StoreStats
-  /** Ends the process's use of the store, after its last stream has ended. Answers with the living sessions that end with it, for the given reason: none, where others may go on. */
+  /**
+   * Ends the process's use of the store, after its last stream has ended. Answers with the living sessions that end with
+   * it, for the given reason: none, where others may go on. Later calls MUST be answered, too, if only with StoreUnavailable.
+   */
   close (reason: string): Awaitable<readonly SessionState[]>
 }
 
