@@ -1,5 +1,6 @@
 import { OptionInvalid } from './errors.js'
 import type { RedisClient } from './store/redis/client.js'
+import { Node } from './store/redis/node.js'
 import { RedisStore } from './store/redis/store.js'
 import type { OpenStore } from './store/store.js'
 
@@ -21,7 +22,11 @@ export function redisStore ({ client, namespace = 'sse', lease = 5000 }: RedisSt
   if (!method('duplicate') || !(method('call') || method('sendCommand'))) throw new OptionInvalid('Option "client" of redisStore must be a client of ioredis or of node-redis')
   if (typeof namespace !== 'string' || !/^[^{}\s]+$/.test(namespace)) throw new OptionInvalid('Option "namespace" of redisStore must be a string without braces and spaces')
   if (!Number.isInteger(lease) || lease < 100) throw new OptionInvalid(`Option "lease" of redisStore must be a whole number of milliseconds from 100; it is ${lease}`)
-  return (settings, user) => new RedisStore(settings, user, { client, namespace, lease }).start()
+  return async (settings, user) => {
+    const node = new Node(settings, user, { client, namespace, lease })
+    await node.start()
+    return new RedisStore(settings, node)
+  }
 }
 
 export type { IoRedisClient, NodeRedisClient, RedisClient } from './store/redis/client.js'

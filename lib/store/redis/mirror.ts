@@ -19,11 +19,14 @@ export class Mirror {
   readonly readers = new Set<RedisState>()
   /** The position of the store when it was loaded. */
   loadedAt = 0
+  /** How often the others had been compared with Redis when its loading began. */
+  readonly compared: number
   /** Resolves when it is loaded. */
   loaded: Promise<void> | undefined
   #early: Published[] | undefined = []
 
-  constructor (bounds: LogBounds, listener?: LogListener) {
+  constructor (bounds: LogBounds, compared: number, listener?: LogListener) {
+    this.compared = compared
     this.log = new Log(bounds, listener ?? { wake: () => { for (const reader of this.readers) reader.listener?.wake() } })
   }
 

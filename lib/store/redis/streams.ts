@@ -11,6 +11,11 @@ import type { States } from './states.js'
 
 type Attached = readonly [record: string[], rest: Rest, head: string, back: string] | null
 
+export interface StreamsListener {
+  /** What is known of sessions here may be wrong. */
+  doubt (): void
+}
+
 // Sessions that are asked about at once.
 const CHUNK = 500
 
@@ -21,16 +26,18 @@ export class Streams {
   readonly #scripts: Scripts
   readonly #mirrors: Mirrors
   readonly #states: States
+  readonly #listener: StreamsListener
   readonly #renewal: number
   readonly #attached = new Map<string, RedisState>()
   #renewed = now()
 
-  constructor (link: Link, line: Line, scripts: Scripts, mirrors: Mirrors, states: States, resumeTimeout: number) {
+  constructor (link: Link, line: Line, scripts: Scripts, mirrors: Mirrors, states: States, resumeTimeout: number, listener: StreamsListener) {
     this.#link = link
     this.#line = line
     this.#scripts = scripts
     this.#mirrors = mirrors
     this.#states = states
+    this.#listener = listener
     this.#renewal = resumeTimeout / 4
   }
 
@@ -220,7 +227,7 @@ export class Streams {
     } catch (error) {
       // Whatever is known of it has to be asked for again.
       state.version = 0
-      this.#mirrors.recover()
+      this.#listener.doubt()
       throw error
     }
   }
@@ -244,7 +251,7 @@ export class Streams {
   /** Redis knows nothing of a session any more. */
   #lose (state: RedisState): void {
     // Whether the store has gone back is found out on the way.
-    if (state.attached !== 0) this.#mirrors.recover()
+    if (state.attached !== 0) this.#listener.doubt()
     else this.#gone(state)
   }
 

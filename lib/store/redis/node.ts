@@ -1,0 +1,154 @@
+import { ignore } from '../../promises.js'
+import { now } from '../log.js'
+import type { StoreSettings, StoreUser } from '../store.js'
+import { Link, type RedisClient } from './client.js'
+import { Ear } from './ear.js'
+import { Line } from './line.js'
+import { Mailroom } from './mailbox.js'
+import { Membership, type Ticked } from './membership.js'
+import { Mirrors } from './mirrors.js'
+import { parseRecord } from './record.js'
+import { loadScripts, type Scripts } from './scripts.js'
+import { States } from './states.js'
+import { Streams } from './streams.js'
+
+export interface RedisSettings {
+  readonly client: RedisClient
+  readonly namespace: string
+  readonly lease: number
+}
+
+/** Milliseconds in which Redis has to do what it is asked to. */
+const TIMEOUT = 2000
+/** Milliseconds for which what was used stays at hand, at least. */
+const AT_HAND = 10_000
+
+/** What a process has at hand as one of the nodes that share a Redis, and what happens to it there. */
+export class Node {
+  readonly line: Line
+  readonly mirrors: Mirrors
+  readonly mailroom: Mailroom
+  readonly states = new States()
+  readonly streams: Streams
+  /** How many sessions live, as of the last tick. */
+  sessions = 0
+  readonly #user: StoreUser
+  readonly #scripts: Scripts
+  readonly #link: Link
+  readonly #membership: Membership
+  readonly #ear: Ear
+  #listening = true
+  #swept = now()
+
+  constructor (settings: StoreSettings, user: StoreUser, { client, namespace, lease }: RedisSettings) {
+    const prefix = `{${namespace}}`
+    const scripts = loadScripts(settings, lease)
+    // Often enough for the lease, and for sessions to expire in time.
+    const interval = Math.floor(Math.min(lease / 5, Math.max(50, settings.resumeTimeout / 4)))
+    this.#user = user
+    this.#scripts = scripts
+    this.#link = new Link(client, TIMEOUT, {
+      message: (channel, text) => { this.#ear.hear(channel, text) },
+      deaf: () => { this.#ear.deaf() },
+      hearing: () => { this.#listen() },
+      restored: () => {
+        this.#membership.beat()
+        this.line.resume()
+        this.#ear.recover()
+      }
+    })
+    this.line = new Line(this.#link, prefix, TIMEOUT, {
+      fenced: () => { this.#membership.beat() },
+      late: () => { this.#membership.beat() },
+      scriptless: () => { this.#membership.loadScripts().catch(ignore) }
+    })
+    this.#membership = new Membership(this.#link, this.line, scripts, prefix, lease, interval, {
+      joined: () => { this.#ear.restart() },
+      ticked: ticked => { this.#ticked(ticked) }
+    })
+    this.mirrors = new Mirrors(settings, this.#link, this.line, scripts, prefix, {
+      broadcast: () => { user.broadcast() },
+      replaced: (id, epoch) => { this.streams.silence(id, epoch) },
+      doubt: () => { this.#ear.recover() }
+    })
+    this.streams = new Streams(this.#link, this.line, scripts, this.mirrors, this.states, settings.resumeTimeout, { doubt: () => { this.#ear.recover() } })
+    this.mailroom = new Mailroom(this.line, scripts, { changed: (state, record) => { this.streams.learn(state, record) } })
+    this.#ear = new Ear(prefix, this.line, this.mirrors, {
+      fenced: () => this.#membership.fenced,
+      told: (kind, text) => { this.#told(kind, text) },
+      ended: (id, reason) => { this.streams.ended(id, reason) },
+      review: () => this.streams.review()
+    })
+  }
+
+  async start (): Promise<void> {
+    try {
+      await this.#link.open()
+      await this.#link.subscribe(this.mirrors.subscriptions)
+      await this.#membership.start()
+      await this.mirrors.start()
+    } catch (error) {
+      this.#stop()
+      throw error
+    }
+  }
+
+  /** Leaves the other nodes, when what has to be done is done, or cannot be. */
+  async close (): Promise<void> {
+    await this.#link.bounded(this.line.drained()).catch(ignore)
+    await this.run('quit').catch(ignore)
+    this.#stop()
+  }
+
+  run (script: keyof Scripts, ...args: Array<string | number>): Promise<unknown> {
+    return this.line.run(this.#scripts[script], ...args)
+  }
+
+  #stop (): void {
+    this.#membership.close()
+    this.line.close()
+    this.#link.close()
+  }
+
+  #told (kind: string, text: string): void {
+    if (kind === 't') this.mailroom.ask(Number(text))
+    else if (kind === 'o') this.mailroom.settled(text.slice(0, text.indexOf(' ')), text.slice(text.indexOf(' ') + 1))
+    else this.streams.told(kind, text)
+  }
+
+  /** What is published is heard again, once it is subscribed to. */
+  #listen (): void {
+    this.#listening = false
+    this.#link.subscribe(this.mirrors.subscriptions).then(() => {
+      this.#listening = true
+      this.#ear.hearing()
+    }).catch(ignore)
+  }
+
+  #ticked ({ head, back, sessions, due, told, broadcast }: Ticked): void {
+    this.line.seen = Math.max(this.line.seen, head)
+    this.mirrors.wentBack(back)
+    this.sessions = sessions
+    if (!this.#listening) this.#listen()
+    this.#ear.expect(told, broadcast)
+    this.mirrors.sweep()
+    this.mailroom.ask()
+    this.streams.renew()
+    const ended = Promise.all(due.map(([id, deadline]) => this.#expire(id, deadline)))
+    // There may be more of them.
+    ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(ignore)
+    if (now() - this.#swept < AT_HAND) return
+    this.#swept = now()
+    this.states.sweep()
+  }
+
+  async #expire (id: string, deadline: string): Promise<void> {
+    const [ended, hash] = await this.run('end', id, 'expired', 0, deadline) as [number, string[]]
+    const record = ended === 1 ? parseRecord(hash) : undefined
+    if (record === undefined) return
+    const state = this.states.of(id, record)
+    this.streams.learn(state, hash)
+    await this.streams.over(state, 'expired')
+    this.#user.expired(state)
+  }
+}
