@@ -26,7 +26,7 @@ export interface Hooks<S = Session> {
   onResume: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
   /** A client has posted an event for which there is no handler. The first hook to return something, or to answer by `reply.send`, is the last to run. */
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
-  /** The stream was lost, the session lives on. */
+  /** The stream was lost, also before it began where `onResume` was told of it; the session lives on. */
   onDisconnect: (session: S) => Awaitable<void>
   /** A client was told that part of what was sent can no longer be had. */
   onGap: (session: S, gap: Gap) => Awaitable<void>
