@@ -20,42 +20,44 @@ for i, other in ipairs(tickets) do
   else redis.call('LREM', queue, 1, other) end
 end
 
-local verdicts, fresh = {}, {}
+local verdicts, fresh, unclaimed = {}, 0, {}
 for i = ARGS + 4, #ARGV, 2 do
   local name, payload = ARGV[i], ARGV[i + 1]
-  local verdict = 'new'
-  local known = name ~= '' and redis.call('HGET', keys, name)
+  local verdict, claimed = 'new', name == ''
+  local known = not claimed and redis.call('HGET', keys, name)
   if known then
     -- running: r, payload, its ticket, the nodes of those that wait; settled: s, payload, outcome
     local state, asked, rest = string.match(known, '^(%a) (%S+) (.*)$')
     local holder, waiters = string.match(rest, '^(%S+ %d+);(.*)$')
     if asked ~= payload then verdict = 'reused'
     elseif state == 's' then verdict = 's' .. rest
-    elseif holder ~= ticket and alive(string.match(holder, '^%S+')) then
+    elseif holder == ticket then claimed = true
+    elseif alive(string.match(holder, '^%S+')) then
       verdict = 'wait'
       if not string.find(waiters, NODE, 1, true) then redis.call('HSET', keys, name, known .. NODE .. ',') end
     end
   end
   verdicts[#verdicts + 1] = verdict
-  if verdict == 'new' then fresh[#fresh + 1] = i end
+  if verdict == 'new' then
+    fresh = fresh + 1
+    if not claimed then unclaimed[#unclaimed + 1] = i end
+  end
 end
-if #fresh > 0 and not queued then
+if fresh > 0 and not queued then
   -- It was given up in the meantime.
   if again then fail('LATE') end
-  if waiting > 0 and waiting - 1 + #fresh > MAX_WAITING then return { 'many', { tostring(waiting - 1) }, news } end
-  for _, i in ipairs(fresh) do
-    if ARGV[i] ~= '' then
-      redis.call('HSET', keys, ARGV[i], 'r ' .. ARGV[i + 1] .. ' ' .. ticket .. ';')
-      -- From here on they live as long as the record.
-      if not record[4] then
-        redis.call('HSET', key, 'keyed', 1)
-        redis.call('PEXPIRE', keys, TTL)
-        record[4] = '1'
-      end
-    end
-  end
-  queued = ticket .. ' ' .. #fresh
+  if waiting > 0 and waiting - 1 + fresh > MAX_WAITING then return { 'many', { tostring(waiting - 1) }, news } end
+  queued = ticket .. ' ' .. fresh
   redis.call('RPUSH', queue, queued)
   head = head or queued
+end
+for _, i in ipairs(unclaimed) do
+  redis.call('HSET', keys, ARGV[i], 'r ' .. ARGV[i + 1] .. ' ' .. ticket .. ';')
+  -- From here on they live as long as the record.
+  if not record[4] then
+    redis.call('HSET', key, 'keyed', 1)
+    redis.call('PEXPIRE', keys, TTL)
+    record[4] = '1'
+  end
 end
 return { (not queued or head == queued) and 'run' or 'wait', verdicts, news }

@@ -117,7 +117,7 @@ export class Mailroom {
       if (record.length > 0 || standing === 'unknown') this.#listener.changed(state, record)
       if (standing === 'unknown') throw new SessionUnknown()
       if (standing === 'many') throw new TooManyWaiting(Number(verdicts[0]))
-      this.#sort(submission, standing, verdicts)
+      this.#sort(submission, items, standing, verdicts)
     } catch (error) {
       this.#waiting.delete(number)
       if (error instanceof StoreUnavailable) this.#settle(state, `${node} ${number}`, true, items.flatMap(({ key, payload }) => key === '' ? [] : [key, payload, '']))
@@ -128,24 +128,33 @@ export class Mailroom {
     }
   }
 
-  #sort (submission: Submission, standing: 'run' | 'wait', verdicts: readonly string[]): void {
-    const { state, number, items } = submission
+  /** `items` are those that were asked about. */
+  #sort (submission: Submission, items: readonly Item[], standing: 'run' | 'wait', verdicts: readonly string[]): void {
+    const { state, number } = submission
     const fresh: Item[] = []
+    const repeats: Item[] = []
+    const left: Item[] = []
     for (const [index, item] of items.entries()) {
       const verdict = verdicts[index] ?? 'new'
-      if (verdict === 'new') fresh.push(item)
-      else if (verdict === 'reused') item.reject(new IdempotencyKeyReused())
+      if (verdict === 'reused') item.reject(new IdempotencyKeyReused())
       else if (verdict.startsWith('s')) item.resolve({ outcome: decodeOutcome(verdict.slice(1)), replayed: true })
-      else if (items.length > 1) {
-        // It waits for the outcome of another, and has to be asked for by itself.
-        const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false }
-        this.#waiting.set(repeat.number, repeat)
-      } else return
+      else {
+        (verdict === 'new' ? fresh : repeats).push(item)
+        left.push(item)
+      }
     }
-    submission.items = fresh
-    if (fresh.length > 0 && standing === 'wait') return
+    if (left.length > 0 && (fresh.length === 0 || standing === 'wait')) {
+      // Those that wait for the outcome of another keep their places: where that dies they are handled before what comes behind them.
+      submission.items = left
+      return
+    }
     this.#waiting.delete(number)
-    if (fresh.length > 0) this.#handle(submission)
+    // What they wait for stands behind this, in the queue.
+    for (const item of repeats) {
+      const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false }
+      this.#waiting.set(repeat.number, repeat)
+    }
+    if (fresh.length > 0) this.#handle({ ...submission, items: fresh })
   }
 
   #settle (state: RedisState, ticket: string, last: boolean, outcomes: string[]): Promise<void> {
