@@ -6,8 +6,8 @@ import type { Scripts } from './scripts.js'
 
 export interface MirrorsListener {
   broadcast (): void
-  /** The stream of an epoch is not the session's any more. */
-  replaced (id: string, epoch: number): void
+  /** A session, with a stream here of an epoch, has a version; none where the stream is not its stream any more. */
+  found (id: string, epoch: number, version: number | undefined): void
   /** Something may be missing. */
   doubt (): void
 }
@@ -155,21 +155,19 @@ export class Mirrors {
     for (const [id, mirror] of this.own) for (const { attached } of mirror.readers) logs.push(['s', id, mirror, attached])
     const ready = logs.filter(([, , mirror]) => !mirror.loading)
     const found: Array<readonly [Mirror, Rest]> = []
-    const lost: Array<readonly [id: string, epoch: number]> = []
     let through = 0
     for (let from = 0; from < ready.length; from += CHUNK) {
       const chunk = ready.slice(from, from + CHUNK)
       const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log }, epoch]) => [kind, name, log.last, epoch]))
       // Each chunk is read a moment later. All are taken as of the first, and what came since as it is published.
       if (from === 0) through = head
-      for (const [index, [, name, mirror, epoch]] of chunk.entries()) {
-        const rest = rests[index]
-        if (rest == null) lost.push([name, epoch])
-        else found.push([mirror, rest])
+      for (const [index, [kind, name, mirror, epoch]] of chunk.entries()) {
+        const rest = rests[index] ?? undefined
+        // Before there is more to read: it may not be for this stream, or not be all that is.
+        if (kind === 's') this.#listener.found(name, epoch, rest === undefined ? undefined : Number(rest[4]))
+        if (rest !== undefined) found.push([mirror, rest])
       }
     }
-    // Not a word more to streams that are not the sessions' any longer.
-    for (const [id, epoch] of lost) this.#listener.replaced(id, epoch)
     for (const [mirror, rest] of found) mirror.fill(rest, through, this.#line.offset)
     this.advance(through)
     for (const [mirror] of found) mirror.log.listener.wake()

@@ -68,7 +68,7 @@ export class Node {
     })
     this.mirrors = new Mirrors(settings, this.#link, this.line, scripts, prefix, {
       broadcast: () => { user.broadcast() },
-      replaced: (id, epoch) => { this.streams.silence(id, epoch) },
+      found: (id, epoch, version) => { this.streams.found(id, epoch, version) },
       doubt: () => { this.#ear.recover() }
     })
     this.streams = new Streams(this.#link, this.line, scripts, this.mirrors, this.states, settings.resumeTimeout, { doubt: () => { this.#ear.recover() } })

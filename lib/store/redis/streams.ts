@@ -118,12 +118,15 @@ export class Streams {
     else if (kind === 'q' && state.attached !== 0) this.#line.keep(this.#scripts.progress, id, state.attached, state.listener?.cursor ?? state.cursor)
   }
 
-  /** The stream of an epoch is not the session's any more. Until it is known why, it reads nothing. */
-  silence (id: string, epoch: number): void {
+  /** A session, with a stream here of an epoch, has a version; none where the stream is not its stream any more. */
+  found (id: string, epoch: number, version: number | undefined): void {
     const state = this.#attached.get(id)
     if (state?.attached !== epoch) return
-    state.log = undefined
-    state.sources.length = 0
+    if (version === undefined) {
+      // Until it is known why, it reads nothing.
+      state.log = undefined
+      state.sources.length = 0
+    } else if (version !== state.version) this.#refresh(state, true).catch(ignore)
   }
 
   /** Has sessions live on as long as they have a stream here. */
