@@ -1,11 +1,12 @@
 import Fastify from 'fastify'
-import { Redis } from 'ioredis'
+import { Redis, type RedisOptions } from 'ioredis'
 import { createClient } from 'redis'
 import type { Test } from 'tap'
 import { memoryStore, type OpenStore, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { settle } from '../../lib/options.js'
-import { redisStore } from '../../lib/redis.js'
+import { redisStore, type RedisStoreOptions } from '../../lib/redis.js'
 import { openSessions } from '../../lib/sessions.js'
+import { faultProxy, type FaultProxy } from './proxy.js'
 import { needsRedis, startRedis, type RedisServer } from './redis.js'
 import { within } from './within.js'
 
@@ -61,6 +62,34 @@ export function eachLibrary (t: Test, title: string, run: (t: Test, fleet: Fleet
       await run(t, { shared: true, process: async (options = {}) => await open(t, await connect(t, redis.port), options) }, redis)
     })
   }
+}
+
+/** A process whose connections to Redis a test can stop and break: the first is for commands, the second for what is published. */
+export interface FarProcess {
+  readonly sessions: Sessions
+  readonly client: Redis
+  readonly proxy: FaultProxy
+  /** What Redis answers is on its way, until it is called again with false. */
+  holdAnswers (hold: boolean): void
+  /** As `holdAnswers`, of what is published. */
+  holdPublished (hold: boolean): void
+  /** Resolves when all that Redis has answered so far is here, and what came of it is asked for. */
+  settled (): Promise<unknown>
+}
+
+/** Opens a process that reaches Redis by ioredis, over a proxy. */
+export async function farProcess (t: Test, redis: RedisServer, options: SseSessionsOptions = {}, { lease = 5000, ...more }: Partial<RedisStoreOptions> & RedisOptions = {}): Promise<FarProcess> {
+  const proxy = await faultProxy(t, redis.port)
+  const client = new Redis({ port: proxy.port, host: '127.0.0.1', ...more })
+  client.on('error', () => {})
+  t.teardown(() => { client.disconnect() })
+  const holder = (index: number) => (hold: boolean): void => {
+    const server = proxy.connections[index]?.server
+    if (hold) server?.pause()
+    else server?.resume()
+  }
+  const sessions = await open(t, redisStore({ client, lease }), options)
+  return { sessions, client, proxy, holdAnswers: holder(0), holdPublished: holder(1), settled: () => client.ping() }
 }
 
 /** Runs a test on every store that there is. */

@@ -1,4 +1,4 @@
-import { Log, now, type LogBounds, type LogListener, type TrimReason } from '../log.js'
+import { Log, now, type Draft, type LogBounds, type LogListener, type TrimReason } from '../log.js'
 import type { RedisState } from './record.js'
 
 /** What is published of an entry, or read of a log: where it stands, and behind what. */
@@ -17,6 +17,8 @@ export class Mirror {
   readonly log: Log
   /** Those whose streams read it. */
   readonly readers = new Set<RedisState>()
+  /** Position of the newest entry that it was given. */
+  newest = 0
   /** The position of the store when it was loaded. */
   loadedAt = 0
   /** How often the others had been compared with Redis when its loading began. */
@@ -40,7 +42,7 @@ export class Mirror {
     if (this.#early !== undefined) this.#early.push(entry)
     else if (entry.position > log.last) {
       if (entry.previous > log.last) return false
-      log.push(entry, entry.position, Buffer.byteLength(entry.frame), now())
+      this.#push(entry, entry.position, now())
       log.listener.wake()
     }
     return true
@@ -53,7 +55,7 @@ export class Mirror {
       const position = Number.parseInt(id)
       if (position > through) break
       if (position <= log.last) continue
-      log.push({ frame, except }, position, Buffer.byteLength(frame), Math.min((position - ahead) / 1000, now()))
+      this.#push({ frame, except }, position, Math.min((position - ahead) / 1000, now()))
     }
     // After the entries: a loss may have been recorded beyond some that are left.
     log.forget(Math.min(Number(trimmed), through), by)
@@ -67,6 +69,11 @@ export class Mirror {
     let whole = true
     for (const entry of early) whole = this.take(entry) && whole
     return whole
+  }
+
+  #push (draft: Draft, position: number, appendedAt: number): void {
+    this.log.push(draft, position, Buffer.byteLength(draft.frame), appendedAt)
+    this.newest = position
   }
 }
 

@@ -2,6 +2,7 @@ import type { StoreSettings } from '../store.js'
 import type { Link } from './client.js'
 import type { Line } from './line.js'
 import { Mirror, parsePublished, type Rest } from './mirror.js'
+import type { RedisState } from './record.js'
 import type { Scripts } from './scripts.js'
 
 export interface MirrorsListener {
@@ -59,7 +60,7 @@ export class Mirrors {
 
   /** Loads the log of broadcasts. */
   async start (): Promise<void> {
-    await this.#load([this.broadcasts], ['b', '', 0, 0])
+    await this.#load([this.broadcasts], ['b', '', 0, 0, 0])
   }
 
   /** The mirror of a session's own log, which is to be filled where it is new. */
@@ -80,8 +81,8 @@ export class Mirrors {
     if (!whole || mirror.compared !== this.#compared) this.#listener.doubt()
   }
 
-  /** Has mirrors of all these channels; answers with the position that has to be reached before they are read. */
-  async ensure (names: Iterable<string>): Promise<number> {
+  /** Has mirrors of all these channels, for a reader; answers with the position that has to be reached before they are read. */
+  async ensure (names: Iterable<string>, reader: RedisState): Promise<number> {
     const fresh: string[] = []
     const wanted: Mirror[] = []
     for (const name of names) {
@@ -91,11 +92,14 @@ export class Mirrors {
         this.channels.set(name, mirror)
         fresh.push(name)
       }
+      // From now on, so that none is let go of while others are loaded.
+      mirror.readers.add(reader)
+      reader.reads.add(mirror)
       wanted.push(mirror)
     }
     if (fresh.length > 0) {
       const mirrors = fresh.map(name => this.channels.get(name) as Mirror)
-      const loaded = this.#link.subscribe(this.#names(fresh)).then(() => this.#load(mirrors, fresh.flatMap(name => ['c', name, 0, 0])))
+      const loaded = this.#link.subscribe(this.#names(fresh)).then(() => this.#load(mirrors, fresh.flatMap(name => ['c', name, 0, 0, 0])))
       loaded.catch(() => { for (const name of fresh) this.#forget(name) })
       for (const mirror of mirrors) mirror.loaded = loaded
     }
@@ -158,7 +162,7 @@ export class Mirrors {
     let through = 0
     for (let from = 0; from < ready.length; from += CHUNK) {
       const chunk = ready.slice(from, from + CHUNK)
-      const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log }, epoch]) => [kind, name, log.last, epoch]))
+      const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log, newest }, epoch]) => [kind, name, log.last, newest, epoch]))
       // Each chunk is read a moment later. All are taken as of the first, and what came since as it is published.
       if (from === 0) through = head
       for (const [index, [kind, name, mirror, epoch]] of chunk.entries()) {

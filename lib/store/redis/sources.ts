@@ -4,7 +4,7 @@ import type { Mirrors } from './mirrors.js'
 import type { RedisState } from './record.js'
 
 /** Has the sources of an attached session be what it reads, as far as it may be read yet. */
-export function arrange (state: RedisState, { broadcasts, channels }: Mirrors): void {
+export function arrange (state: RedisState, { broadcasts, channels, point }: Mirrors): void {
   const { sources, openedAt, log } = state
   sources.length = 0
   if (log === undefined) return
@@ -15,16 +15,17 @@ export function arrange (state: RedisState, { broadcasts, channels }: Mirrors): 
   const time = now()
   for (const [name, from] of state.members) {
     const mirror = channels.get(name)
-    if (mirror === undefined || mirror.loading) continue
+    if (mirror === undefined) continue
     reads.add(mirror)
-    sources.push({ log: mirror.log, from, to: end })
+    if (!mirror.loading) sources.push({ log: mirror.log, from, to: end })
   }
   state.left = state.left.filter(({ channel, from, to }) => {
     const mirror = channels.get(channel)
-    if (mirror === undefined || mirror.loading) return true
+    if (mirror === undefined) return true
+    const isWhole = !mirror.loading && to <= Math.max(point, mirror.loadedAt)
     mirror.log.expire(time)
     const next = mirror.log.at(mirror.log.indexAfter(from))
-    if (next === undefined || next.position > to) {
+    if (isWhole && (next === undefined || next.position > to)) {
       // Nothing is left of what it had to read there. The own log keeps that there was something.
       const { trimmed, trimmedBy } = mirror.log
       if (trimmed > from) log.forget(Math.min(trimmed, to), trimmedBy)
@@ -32,7 +33,7 @@ export function arrange (state: RedisState, { broadcasts, channels }: Mirrors): 
       return false
     }
     reads.add(mirror)
-    sources.push({ log: mirror.log, from, to: Math.min(to, limit) })
+    if (!mirror.loading) sources.push({ log: mirror.log, from, to: Math.min(to, limit) })
     return true
   })
   release(state, reads)
@@ -66,8 +67,9 @@ export async function widen (state: RedisState, mirrors: Mirrors, needed = 0, pr
   }
   try {
     const prepared = await prepare?.() ?? 0
-    const names = [...state.members.keys(), ...state.left.map(({ channel }) => channel)]
-    const loadedAt = await mirrors.ensure(names)
+    // It may have no stream any more.
+    const names = state.log === undefined ? [] : [...state.members.keys(), ...state.left.map(({ channel }) => channel)]
+    const loadedAt = await mirrors.ensure(names, state)
     arrange(state, mirrors)
     mirrors.when(Math.max(needed, prepared, loadedAt), free)
   } catch (error) {

@@ -1,0 +1,98 @@
+import t from 'tap'
+import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { needsRedis, startRedis } from './support/redis.js'
+import { farProcess } from './support/stores.js'
+import { until } from './support/within.js'
+
+// What Redis answers and what it publishes come over two connections, of which one may be late.
+
+t.test('what came to a channel before it was left comes, though it is heard after', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one, holdPublished } = await farProcess(t, redis)
+  const { sessions: two } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  await session.join('room')
+  await two.channel('room').send(1)
+  await until(() => down.messages().length === 1, 'the first message')
+  holdPublished(true)
+  await two.channel('room').send(2)
+  await session.leave('room')
+  holdPublished(false)
+  await until(() => down.read().length === 2, 'the second')
+  t.strictSame(down.messages(), [1, 2])
+})
+
+t.test('what came to a channel before the end comes, though it is heard after', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one, holdPublished, settled } = await farProcess(t, redis)
+  const { sessions: two } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  await session.join('room')
+  await two.channel('room').send(1)
+  await until(() => down.messages().length === 1, 'the first message')
+  holdPublished(true)
+  await two.channel('room').send(2)
+  const closed = session.close()
+  await until(() => session.closed, 'the end')
+  await settled()
+  holdPublished(false)
+  await closed
+  await until(() => down.sink.closed, 'the end of the stream')
+  t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'close'])
+})
+
+t.test('what is sent while a process that was taken for dead comes back comes, too', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: two } = await farProcess(t, redis, {}, { lease: 500 })
+  const { sessions: one, client, proxy, settled } = await farProcess(t, redis, {}, { lease: 500 })
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  const afar = await handleOf(two, session)
+  await session.send(1)
+  for (const { client } of proxy.connections) client.pause()
+  await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'it to be taken for dead')
+  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
+  let sent = false
+  const sendBefore = async (...args: string[]): Promise<unknown> => {
+    // It says that the session is its own: so many sessions, the id, the epoch.
+    if (!sent && args.slice(10, 13).join() === `1,${session.id},1`) {
+      sent = true
+      await afar.send(2)
+    }
+    return await call(...args)
+  }
+  Object.assign(client, { call: sendBefore })
+  for (const { client } of proxy.connections) client.resume()
+  await until(() => sent, 'it to come back')
+  for (let turn = 0; turn < 5; turn++) await settled()
+  await two.broadcast('message', 3)
+  await until(() => down.messages().includes(3), 'the broadcast')
+  t.strictSame(down.messages(), [1, 2, 3])
+})
+
+t.test('a channel that another has left is read by those who are about to read it', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: two } = await farProcess(t, redis)
+  const { sessions: one, holdPublished } = await farProcess(t, redis, {}, { lease: 1000 })
+  const [first, second] = [await openSession(one), await openSession(one)]
+  await stream(one, first)
+  await first.join('a')
+  const afar = await handleOf(two, second)
+  await afar.join('a')
+  await afar.join('b')
+  await first.leave('a')
+  const here = await handleOf(one, second)
+  // It waits for the other channel, while what nobody reads is let go of.
+  holdPublished(true)
+  const attached = stream(one, here, here.cursor)
+  for (let number = 2; number < 5; number++) {
+    await until(() => one.size === number, 'the next tick')
+    await openSession(two)
+  }
+  holdPublished(false)
+  const down = await attached
+  await two.channel('a').send(1)
+  await until(() => down.messages().length === 1, 'the message')
+})
