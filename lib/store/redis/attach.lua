@@ -4,10 +4,13 @@ enter()
 local key = session(id)
 local known = redis.call('HMGET', key, 'owner', 'endedBy', 'principal', 'openedAt')
 if not known[4] then return false end
-local epoch = redis.call('HINCRBY', key, 'epoch', 1)
-redis.call('HINCRBY', key, 'version', 1)
-redis.call('HSET', key, 'owner', NODE)
-if known[1] ~= '' and known[1] ~= NODE then tell(known[1], 'r ' .. id .. ' ' .. epoch) end
+-- Asked for again, it takes nothing back from the node that has it by now.
+if not again or known[1] == '' then
+  local epoch = redis.call('HINCRBY', key, 'epoch', 1)
+  redis.call('HINCRBY', key, 'version', 1)
+  redis.call('HSET', key, 'owner', NODE)
+  if known[1] ~= '' and known[1] ~= NODE then tell(known[1], 'r ' .. id .. ' ' .. epoch) end
+end
 if not known[2] then
   wait(id, known[3], RESUME * 1.25)
   keep(key, TTL)

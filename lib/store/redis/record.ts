@@ -27,8 +27,8 @@ export class RedisState extends SessionState {
   heldAt = 0
   /** Those that wait until it may read on. */
   freed: Array<() => void> = []
-  /** Attaching is done one at a time. */
-  attaching: Promise<unknown> = Promise.resolve()
+  /** Attaching is done one at a time; `undefined` while none is. */
+  attaching: Promise<void> | undefined
   /** This process is ending it, and need not be told. */
   ending = false
   /** It has ended; resolves when its stream may read all that is left for it. */

@@ -31,6 +31,11 @@ export class States {
     return state
   }
 
+  /** Those at hand that live, as far as is known. */
+  living (): RedisState[] {
+    return [...this.#known.values()].flatMap(known => known.deref() ?? []).filter(({ endedBy }) => endedBy === undefined)
+  }
+
   /** Lets go of what was not used since the time before last. */
   sweep (): void {
     this.#used = [new Set(), this.#used[0]]

@@ -42,15 +42,19 @@ export class Streams {
   }
 
   attach (state: RedisState, cursor: number): Promise<number | undefined> {
-    const attached = state.attaching.then(() => this.#attach(state, cursor))
-    state.attaching = attached.catch(ignore)
-    return attached
+    return this.#queue(state, () => this.#attach(state, cursor))
   }
 
   detach (state: RedisState): void {
-    const epoch = state.attached
-    this.#release(state)
-    this.#line.keep(this.#scripts.detach, state.id, epoch === 0 ? '' : epoch, state.cursor)
+    const { cursor } = state
+    const detach = (): void => {
+      const epoch = state.attached
+      this.#release(state)
+      this.#line.keep(this.#scripts.detach, state.id, epoch === 0 ? '' : epoch, cursor)
+    }
+    // The answer to an attach that is on its way must not come after it.
+    if (state.attaching === undefined) detach()
+    else this.#queue(state, async () => { detach() })
   }
 
   /** Takes over a record of a session, or learns that there is none any more. */
@@ -131,25 +135,42 @@ export class Streams {
 
   /** Has sessions live on as long as they have a stream here. */
   renew (): void {
-    if (now() - this.#renewed >= this.#renewal) this.review().catch(ignore)
+    if (now() - this.#renewed >= this.#renewal) this.#review([...this.#attached.values()]).catch(ignore)
   }
 
-  /** Asks what has become of all sessions with a stream here. */
+  /** Asks what has become of all sessions at hand. */
   async review (): Promise<void> {
+    await this.#review([...new Set([...this.#attached.values(), ...this.#states.living()])])
+  }
+
+  async #review (states: readonly RedisState[]): Promise<void> {
     this.#renewed = now()
-    const states = [...this.#attached.values()]
     const channels = [...this.#mirrors.channels.keys()]
-    for (let from = 0; from === 0 || from < states.length; from += CHUNK) {
+    for (let from = 0; from < Math.max(states.length, channels.length); from += CHUNK) {
       const chunk = states.slice(from, from + CHUNK)
       const epochs = chunk.map(({ attached }) => attached)
-      const answers = await this.#line.run(this.#scripts.hold, chunk.length, ...chunk.flatMap(({ id }, index) => [id, epochs[index] as number]), ...from === 0 ? channels : []) as string[]
+      const answers = await this.#line.run(this.#scripts.hold, chunk.length, ...chunk.flatMap(({ id }, index) => [id, epochs[index] as number]), ...channels.slice(from, from + CHUNK)) as string[]
       for (const [index, state] of chunk.entries()) {
         if (state.attached !== epochs[index]) continue
         const answer = answers[index]
         if (answer === 'gone') this.#gone(state)
         else if (answer === 'replaced') this.#replaced(state, Infinity)
-        else if (Number(answer) !== state.version) this.#refresh(state, true).catch(ignore)
+        else {
+          if (answer === 'taken') this.#listener.doubt()
+          if (Number(answer) !== state.version) this.#refresh(state, true).catch(ignore)
+        }
       }
+    }
+  }
+
+  async #queue<T> (state: RedisState, work: () => Promise<T>): Promise<T> {
+    const done = state.attaching === undefined ? work() : state.attaching.then(work)
+    const settled = done.then(ignore, ignore)
+    state.attaching = settled
+    try {
+      return await done
+    } finally {
+      if (state.attaching === settled) state.attaching = undefined
     }
   }
 
@@ -184,7 +205,7 @@ export class Streams {
     this.#attached.set(id, state)
     if (state.apply(record, this.#line.node)) this.#tellEnd(state)
     state.left = state.left.filter(({ to }) => to > cursor)
-    if (state.replacedBy > state.attached) {
+    if (state.replacedBy > state.attached || record.owner !== this.#line.node) {
       this.#release(state)
       state.elsewhere = true
       return Number(head)
@@ -260,6 +281,7 @@ export class Streams {
 
   #gone (state: RedisState): void {
     const { listener, ending } = state
+    this.#release(state)
     const lost = this.#mirrors.back > state.openedAt
     const isNew = state.over(lost ? 'lost' : 'expired')
     if (ending) return

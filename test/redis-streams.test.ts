@@ -1,0 +1,98 @@
+import t from 'tap'
+import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
+import { farProcess } from './support/stores.js'
+import { until } from './support/within.js'
+
+const field = (redis: RedisServer, { id }: { id: string }, name: string): Promise<unknown> => redis.ask('HGET', `{sse}:s:${id}`, name)
+
+t.test('a session whose client leaves while its stream is asked for expires', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, holdAnswers } = await farProcess(t, redis, { resumeTimeout: 300 })
+  const session = await openSession(sessions)
+  const first = await stream(sessions, session)
+  first.sink.destroy()
+  await until(() => !session.connected, 'the end of the first stream')
+  session.hold()
+  holdAnswers(true)
+  const admitted = sessions.admit(session, session.cursor)
+  await until(async () => await field(redis, session, 'epoch') === '2', 'Redis to know')
+  session.release()
+  holdAnswers(false)
+  await admitted
+  await until(async () => await redis.ask('ZCARD', '{sse}:deadlines') === 0, 'it to expire')
+})
+
+t.test('a session that was discarded while its stream was asked for is not asked about again', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client, holdAnswers } = await farProcess(t, redis)
+  const session = await openSession(sessions)
+  const down = await stream(sessions, await openSession(sessions))
+  holdAnswers(true)
+  const admitted = sessions.admit(session, session.cursor)
+  await until(async () => await field(redis, session, 'epoch') === '1', 'Redis to know')
+  const discarded = sessions.discard(session, 'aborted')
+  holdAnswers(false)
+  await admitted
+  await discarded
+  await sessions.broadcast('message', 1)
+  await until(() => down.messages().length === 1, 'the first broadcast')
+  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
+  const asked: string[] = []
+  const watch = async (...args: string[]): Promise<unknown> => {
+    asked.push(...args)
+    return await call(...args)
+  }
+  Object.assign(client, { call: watch })
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await sessions.broadcast('message', 2)
+  await until(() => down.messages().length === 2, 'the second')
+  t.ok(asked.length > 0)
+  t.notOk(asked.includes(session.id))
+})
+
+t.test('what a process asks for again takes no stream back from another', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: two } = await farProcess(t, redis)
+  const { sessions: one, holdAnswers, proxy } = await farProcess(t, redis)
+  const session = await openSession(two)
+  const here = await handleOf(one, session)
+  holdAnswers(true)
+  const asked = stream(one, here, here.cursor)
+  await until(async () => await field(redis, session, 'epoch') === '1', 'Redis to know')
+  const down = await stream(two, session)
+  // The answer is lost.
+  proxy.connections[0]?.client.resetAndDestroy()
+  const late = await asked
+  await until(() => late.sink.closed, 'the end of the one that was asked for first')
+  t.match(late.read(), [{ event: 'replaced' }])
+  await session.send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  t.notOk(down.sink.closed)
+})
+
+t.test('a process that could not be told of a session\'s end finds out', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, proxy } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const { signal } = await handleOf(two, session)
+  proxy.setDown(true)
+  await session.close()
+  proxy.setDown(false)
+  await until(() => signal.aborted, 'the signal to abort')
+})
+
+t.test('a stream may read more channels than are asked about at once', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await farProcess(t, redis)
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session)
+  const names = Array.from({ length: 600 }, (_, n) => `room ${n}`)
+  for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
+  await until(() => sessions.stats().channels === names.length, 'the channels')
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  for (const [n, name] of names.entries()) if (n % 299 === 0) await sessions.channel(name).send(n)
+  await until(() => down.messages().length === 3, 'the messages')
+  t.strictSame(down.messages(), [0, 299, 598])
+})
