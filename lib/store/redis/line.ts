@@ -67,6 +67,7 @@ export class Line {
   #again: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
   #idle: (() => void) | undefined
+  #closed = false
 
   constructor (link: Link, prefix: string, timeout: number, listener: LineListener) {
     this.#link = link
@@ -125,12 +126,17 @@ export class Line {
   }
 
   close (): void {
+    this.#closed = true
     clearTimeout(this.#again)
     clearTimeout(this.#expiry)
     for (const order of this.#pending()) this.#refuse(order)
   }
 
   #add (script: Script, args: readonly Argument[], expires: number, resolve: Order['resolve'], reject: Order['reject']): void {
+    if (this.#closed) {
+      reject(unavailable())
+      return
+    }
     const order: Order = { script, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, attempt: 0, reply: undefined }
     this.#enqueue(order)
     if (expires !== Infinity) this.#expiry ??= setTimeout(this.#expire, this.#timeout).unref()
@@ -234,7 +240,7 @@ export class Line {
   }
 }
 
-/** What a caller is told: that the store cannot do it, and why. */
-export function unavailable (cause: unknown): Error {
-  return Object.assign(new StoreUnavailable(), cause !== undefined && { cause })
+/** What a caller is told: that the store cannot do it, and why. A library's own error may have in it all that was asked for. */
+function unavailable (cause?: unknown): Error {
+  return Object.assign(new StoreUnavailable(), cause instanceof Error && { cause: new Error(cause.message) })
 }

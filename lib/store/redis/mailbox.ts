@@ -12,7 +12,7 @@ class Item {
   readonly key: string
   readonly payload: string
   readonly delivery: Promise<Delivery>
-  resolve: (delivery: Delivery) => void = ignore
+  resolve: (delivery: Delivery | Promise<Delivery>) => void = ignore
   reject: (error: unknown) => void = ignore
 
   constructor (letter: Letter) {
@@ -35,6 +35,8 @@ interface Submission {
   /** The name of the node under which it stands in the queue. */
   node: string
   asking: boolean
+  /** What was told while it was asked about: it is to be asked about once more. */
+  told: boolean
 }
 
 type Begun = readonly [standing: 'unknown' | 'many' | 'run' | 'wait', verdicts: readonly string[], record: readonly string[]]
@@ -53,6 +55,8 @@ export class Mailroom {
   readonly #scripts: Scripts
   readonly #listener: MailroomListener
   readonly #waiting = new Map<number, Submission>()
+  readonly #handling = new Set<Promise<void>>()
+  #closed = false
   #last = 0
 
   constructor (line: Line, scripts: Scripts, listener: MailroomListener) {
@@ -75,7 +79,7 @@ export class Mailroom {
   ask (number?: number): void {
     if (number !== undefined) {
       const submission = this.#waiting.get(number)
-      if (submission !== undefined) this.#begin(submission).catch(ignore)
+      if (submission !== undefined) this.#tell(submission)
       return
     }
     for (const submission of this.#waiting.values()) if (!submission.asking) this.#begin(submission).catch(ignore)
@@ -84,8 +88,25 @@ export class Mailroom {
   /** There is an outcome, or none after all, for those that wait for that of a key. */
   settled (id: string, key: string): void {
     for (const submission of this.#waiting.values()) {
-      if (submission.state.id === id && submission.items.some(item => item.key === key)) this.#begin(submission).catch(ignore)
+      if (submission.state.id === id && submission.items.some(item => item.key === key)) this.#tell(submission)
     }
+  }
+
+  /** Refuses those that wait. Resolves when those that are handled are done. */
+  async close (): Promise<void> {
+    this.#closed = true
+    for (const submission of this.#waiting.values()) if (!submission.asking) this.#askAgain(submission)
+    await Promise.all(this.#handling)
+  }
+
+  #askAgain (submission: Submission): void {
+    if (!this.#closed) this.#begin(submission).catch(ignore)
+    else if (this.#waiting.delete(submission.number)) for (const item of submission.items) item.reject(new StoreUnavailable())
+  }
+
+  #tell (submission: Submission): void {
+    if (submission.asking) submission.told = true
+    else this.#askAgain(submission)
   }
 
   async #submit (state: RedisState, letters: readonly Letter[]): Promise<Array<Promise<Delivery>>> {
@@ -95,11 +116,11 @@ export class Mailroom {
       const item = new Item(letter)
       const twin = item.key === '' ? undefined : items.find(({ key }) => key === item.key)
       if (twin === undefined) items.push(item)
-      else if (twin.payload === item.payload) item.resolve(twin.delivery.then(({ outcome }) => ({ outcome, replayed: true })) as never)
+      else if (twin.payload === item.payload) item.resolve(twin.delivery.then(({ outcome }) => ({ outcome, replayed: true })))
       else item.reject(new IdempotencyKeyReused())
       deliveries.push(item.delivery)
     }
-    await this.#begin({ state, number: ++this.#last, items, node: '', asking: false })
+    await this.#begin({ state, number: ++this.#last, items, node: '', asking: false, told: false })
     return deliveries
   }
 
@@ -108,12 +129,11 @@ export class Mailroom {
     const { state, number, items } = submission
     this.#waiting.set(number, submission)
     submission.asking = true
+    submission.told = false
     const node = submission.node = this.#line.node
     try {
       const what = items.flatMap(({ key, payload }) => [key, payload])
       const [standing, verdicts, record] = await this.#line.run(this.#scripts.begin, state.id, number, state.version, ...what) as Begun
-      // Another question has been answered meanwhile.
-      if (!this.#waiting.has(number)) return
       if (record.length > 0 || standing === 'unknown') this.#listener.changed(state, record)
       if (standing === 'unknown') throw new SessionUnknown()
       if (standing === 'many') throw new TooManyWaiting(Number(verdicts[0]))
@@ -125,6 +145,7 @@ export class Mailroom {
       throw error
     } finally {
       submission.asking = false
+      if ((submission.told || this.#closed) && this.#waiting.has(number)) this.#askAgain(submission)
     }
   }
 
@@ -151,10 +172,12 @@ export class Mailroom {
     this.#waiting.delete(number)
     // What they wait for stands behind this, in the queue.
     for (const item of repeats) {
-      const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false }
+      const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false, told: false }
       this.#waiting.set(repeat.number, repeat)
     }
-    if (fresh.length > 0) this.#handle({ ...submission, items: fresh })
+    if (fresh.length === 0) return
+    const handling = this.#handle({ ...submission, items: fresh }).finally(() => { this.#handling.delete(handling) })
+    this.#handling.add(handling)
   }
 
   #settle (state: RedisState, ticket: string, last: boolean, outcomes: string[]): Promise<void> {

@@ -43,8 +43,8 @@ export class Node {
   constructor (settings: StoreSettings, user: StoreUser, { client, namespace, lease }: RedisSettings) {
     const prefix = `{${namespace}}`
     const scripts = loadScripts(settings, lease)
-    // Often enough for the lease, and for sessions to expire in time.
-    const interval = Math.floor(Math.min(lease / 5, Math.max(50, settings.resumeTimeout / 4)))
+    // Often enough for the lease, for sessions to expire in time, and for the numbers to be new.
+    const interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
     this.#user = user
     this.#scripts = scripts
     this.#link = new Link(client, TIMEOUT, {
@@ -95,6 +95,7 @@ export class Node {
 
   /** Leaves the other nodes, when what has to be done is done, or cannot be. */
   async close (): Promise<void> {
+    await this.#link.bounded(this.mailroom.close()).catch(ignore)
     await this.#link.bounded(this.line.drained()).catch(ignore)
     await this.run('quit').catch(ignore)
     this.#stop()
