@@ -8,7 +8,7 @@ export interface IoRedisClient {
   call (command: string, ...args: string[]): Promise<unknown>
   on (event: string, listener: Listener): unknown
   off (event: string, listener: Listener): unknown
-  duplicate (options?: { maxRetriesPerRequest: null, enableReadyCheck: false }): IoRedisSubscriber
+  duplicate (options?: { maxRetriesPerRequest: null, enableReadyCheck: false, enableOfflineQueue: true }): IoRedisSubscriber
 }
 
 export interface IoRedisSubscriber {
@@ -65,7 +65,7 @@ export class Link {
     client.on('end', this.#down)
     client.on('ready', this.#restored)
     // ioredis's check is a command that a connection which has subscribed must not send.
-    this.#subscriber = 'call' in client ? client.duplicate({ maxRetriesPerRequest: null, enableReadyCheck: false }) : client.duplicate()
+    this.#subscriber = 'call' in client ? client.duplicate({ maxRetriesPerRequest: null, enableReadyCheck: false, enableOfflineQueue: true }) : client.duplicate()
     // Its troubles are the app's client's, too, which tells the app.
     this.#subscriber.on('error', ignore)
     for (const event of ['close', 'reconnecting', 'end']) this.#subscriber.on(event, () => { listener.deaf() })

@@ -38,6 +38,7 @@ export class Membership {
   #node = ''
   #timer: NodeJS.Timeout | undefined
   #beating: Promise<void> | undefined
+  #loading: Promise<unknown> | undefined
   #closed = false
 
   constructor (link: Link, line: Line, scripts: Scripts, prefix: string, lease: number, interval: number, listener: MembershipListener) {
@@ -66,8 +67,11 @@ export class Membership {
     clearInterval(this.#timer)
   }
 
-  async loadScripts (): Promise<void> {
-    await Promise.all(Object.values(this.#scripts).map(({ text }) => this.#link.bounded(this.#link.command(['SCRIPT', 'LOAD', text]))))
+  /** Loads the scripts, once for all who miss them at a time. */
+  loadScripts (): Promise<unknown> {
+    this.#loading ??= this.#link.bounded(Promise.all(Object.values(this.#scripts).map(({ text }) => this.#link.command(['SCRIPT', 'LOAD', text]))))
+      .finally(() => { this.#loading = undefined })
+    return this.#loading
   }
 
   /** Shows that this node lives, one time at once. */

@@ -1,0 +1,55 @@
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import { inspect } from 'node:util'
+import t from 'tap'
+import sseSessions from '../lib/index.js'
+import { redisStore } from '../lib/redis.js'
+import { openSession } from './support/client-in-memory.js'
+import { needsRedis, startRedis } from './support/redis.js'
+import { eachLibrary, farProcess } from './support/stores.js'
+import { until, within } from './support/within.js'
+
+t.test('a client of ioredis that queues nothing while it is offline will do', needsRedis, async t => {
+  const { port } = await startRedis(t)
+  const client = new Redis({ port, host: '127.0.0.1', enableOfflineQueue: false })
+  t.teardown(() => { client.disconnect() })
+  await until(() => client.status === 'ready', 'the connection')
+  const app = Fastify()
+  app.register(sseSessions, { store: redisStore({ client }) })
+  await app.ready()
+  await app.close()
+})
+
+eachLibrary(t, 'scripts that Redis has forgotten are loaded once, however many miss them', async (t, fleet, redis) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  const loads = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats'))['cmdstat_script|load'] ?? '')?.[1])
+  const scripts = await loads()
+  await redis.ask('SCRIPT', 'FLUSH')
+  await Promise.all(Array.from({ length: 200 }, (_, n) => session.send(n)))
+  const more = await loads() - scripts
+  t.ok(more >= scripts && more <= scripts * 3, `${more} loads of ${scripts} scripts`)
+})
+
+eachLibrary(t, 'an error tells what Redis says, not what it was asked', async (t, fleet, redis) => {
+  const session = await openSession(await fleet.process())
+  await redis.ask('SET', `{sse}:s:${session.id}:log`, 'no stream')
+  const error: unknown = await session.send('secret').catch((error: unknown) => error)
+  t.match(error, { code: 'FST_SSE_STORE_UNAVAILABLE', cause: { message: /WRONGTYPE/ } })
+  const text = inspect(error, { depth: Infinity })
+  t.notMatch(text, session.id)
+  t.notMatch(text, 'secret')
+})
+
+eachLibrary(t, 'what is asked of a store that is closed is refused', async (t, fleet) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  await one.close()
+  await t.rejects(within(session.send(1), 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+})
+
+t.test('numbers of the store are a second old at most, however long the lease is', needsRedis, async t => {
+  const { sessions } = await farProcess(t, await startRedis(t), {}, { lease: 60_000 })
+  await openSession(sessions)
+  await until(() => sessions.size === 1, 'the number', 5000)
+})
