@@ -97,6 +97,23 @@ eachStore(t, 'channels are entered and left from anywhere; what was sent before 
   t.strictSame(down.messages(), ['in', 'in again'])
 })
 
+eachStore(t, 'names are nothing but names, whatever they look like', async (t, fleet) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  for (const [n, name] of ['x', 'x:log', 'x:', '', ' ', 'a b\nc', '{}'].entries()) {
+    await session.join(name)
+    await one.channel(name).send(n)
+    t.equal(await one.channel(name).count(), 1)
+  }
+  await one.broadcast('message', 7, { except: { id: 'nobody\nevent: made up\ndata: 1\n\n' } })
+  await until(() => down.messages().length === 8, 'all')
+  t.strictSame(down.read().map(({ event, data }) => [event, data]), Array.from({ length: 8 }, (_, n) => ['message', n]))
+  await session.update(JSON.parse('{ "__proto__": { "admin": true } }') as Record<string, unknown>)
+  t.equal(session.data.admin, undefined)
+  t.equal(JSON.stringify(session.data), '{"__proto__":{"admin":true}}')
+})
+
 eachStore(t, 'a session ends once, for all processes, and its client can still hear of it', async (t, fleet) => {
   const [one, two] = [await fleet.process(), await fleet.process()]
   const closed: string[] = []

@@ -15,5 +15,5 @@ local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'due', 'members'
 if kind == 'c' and num(meta[5]) < 1 or again then return 0 end
 local position = append(key, CHANNEL_LOG, meta, frame, except)
 local text = 'b ' .. int(num(meta[1])) .. ' ' .. int(position) .. ' ' .. except .. '\n' .. frame
-if kind == 'c' then redis.call('PUBLISH', key, text) else announce(text) end
+if kind == 'c' then redis.call('PUBLISH', P .. ':c:' .. name, text) else announce(text) end
 return position

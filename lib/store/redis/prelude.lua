@@ -23,7 +23,8 @@ local function int (n) return string.format('%.0f', n) end
 local function num (v) return tonumber(v or 0) or 0 end
 local function fail (code) error({ err = code }) end
 local function session (id) return P .. ':s:' .. id end
-local function channel (name) return P .. ':c:' .. name end
+-- The colon tells it from the log of a channel that is called the same but for `:log`.
+local function channel (name) return P .. ':c:' .. name .. ':' end
 local function announce (text) redis.call('PUBLISH', P .. ':all', text) end
 
 -- Tells a node something. The numbers show it whether it has missed anything.

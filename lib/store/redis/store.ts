@@ -59,11 +59,8 @@ export class RedisStore implements Store {
     const version = Number(await this.#node.run('update', state.id, ...properties.flat()))
     if (version === 0) throw this.#over(state)
     await this.#node.streams.changed(state, version, () => {
-      const data: SessionData = { ...state.data }
-      for (const [name, json] of properties) {
-        if (json === '') delete data[name]
-        else data[name] = JSON.parse(json)
-      }
+      const data: SessionData = { ...state.data, ...Object.fromEntries(properties.map(([name, json]) => [name, json === '' ? undefined : JSON.parse(json)])) }
+      for (const [name, json] of properties) if (json === '') delete data[name]
       state.data = data
     })
   }
@@ -137,7 +134,8 @@ export class RedisStore implements Store {
   }
 
   async #append (kind: string, name: string, { frame, except = '' }: Draft): Promise<number> {
-    const position = Number(await this.#node.run('append', kind, name, frame, except))
+    // No session has an id with a break in it, which would be taken for the frame's beginning.
+    const position = Number(await this.#node.run('append', kind, name, frame, /\s/.test(except) ? '' : except))
     this.#node.line.seen = Math.max(this.#node.line.seen, position)
     return position
   }
