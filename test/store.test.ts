@@ -308,11 +308,11 @@ eachStore(t, 'a producer anywhere goes at the pace of the stream', async (t, fle
   const down = await stream(one, session)
   const afar = await handleOf(two, session)
   down.sink.stalls = true
-  let taken = 0
-  const produced = afar.stream('message', (function * () { for (let n = 1; n <= 100; n++) { taken = n; yield n } })())
-  while (taken < 100) {
-    await until(() => down.sink.blocked || taken === 100, 'the sink to stall')
-    t.ok(taken <= down.messages().length + 30, 'no more is taken than a log holds')
+  const taken: number[] = []
+  const produced = afar.stream('message', (function * () { for (let n = 1; n <= 100; n++) { yield taken.push(n) } })())
+  while (taken.length < 100) {
+    await until(() => down.sink.blocked || taken.length === 100, 'the sink to stall')
+    t.ok(taken.length <= down.messages().length + 30, 'no more is taken than a log holds')
     if (down.sink.blocked) down.sink.drain(true)
   }
   down.sink.drain(false)

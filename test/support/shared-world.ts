@@ -155,8 +155,16 @@ export class SharedWorld {
     if (client === undefined) {
       const session = await openSession(process)
       const made: Client = {
-        session, log: new NaiveLog(this.#bounds), channels: new Set(), data: {}, closed: false, since: n, process: at, counted: 0,
-        heard: [{ position: session.cursor, n }], stream: await stream(process, session)
+        session,
+        log: new NaiveLog(this.#bounds),
+        channels: new Set(),
+        data: {},
+        closed: false,
+        since: n,
+        process: at,
+        counted: 0,
+        heard: [{ position: session.cursor, n }],
+        stream: await stream(process, session)
       }
       this.#clients[index] = made
       return
