@@ -102,6 +102,8 @@ t.test('more than can wait while logs are compared is read, instead', needsRedis
   await until(() => proxy.connections.length === 3, 'the connection')
   await until(async () => Number((await redis.ask('PUBSUB', 'NUMSUB', '{sse}:all') as unknown[])[1]) === 1, 'the subscription')
   await redis.ask('EVAL', "for n = 1, 10001 do redis.call('PUBLISH', '{sse}:all', 'e nobody 1 closed') end", '0')
+  await until(() => (proxy.connections[2]?.bytes ?? 0) > 500_000, 'them to be on their way')
+  await new Promise(resolve => { setImmediate(resolve) })
   const sent = one.broadcast('message', 1)
   holdAnswers(false)
   await sent

@@ -80,3 +80,39 @@ t.test('a process that closes refuses the messages that wait, and goes when thos
   gates[0].resolve()
   t.match(await running, { outcome: { body: 'first' } })
 })
+
+t.test('a batch may repeat itself, and what is being handled elsewhere', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const afar = await handleOf(two, session)
+  const gate = signal()
+  const handled: string[] = []
+  const handle = (name: string) => (): Outcome => {
+    handled.push(name)
+    return accepted(name)
+  }
+  const running = session.mailbox.deliver(letter('a', async () => {
+    await gate.promise
+    return accepted('a')
+  }))
+  await until(async () => await redis.ask('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first to run')
+  const other = { ...letter('b', handle('other')), payload: () => 'other' }
+  const batch = await afar.mailbox.deliverAll([letter('a', handle('repeat')), letter('b', handle('b')), letter('b', handle('twin')), other, letter(undefined, handle('c'))])
+  for (const delivery of batch) delivery.catch(() => {})
+  // It is asked for again and again meanwhile.
+  for (let number = 1; number < 4; number++) {
+    await until(() => two.size === number, 'the next tick')
+    await openSession(one)
+  }
+  t.strictSame(handled, [])
+  gate.resolve()
+  await running
+  t.match(await batch[0], { replayed: true, outcome: { body: 'a' } })
+  t.match(await batch[1], { replayed: false, outcome: { body: 'b' } })
+  t.match(await batch[2], { replayed: true, outcome: { body: 'b' } })
+  await t.rejects(batch[3] as Promise<unknown>, { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+  t.match(await batch[4], { replayed: false, outcome: { body: 'c' } })
+  t.strictSame(handled, ['b', 'c'])
+})

@@ -105,7 +105,7 @@ export class Ear {
   }
 
   #goOn (): void {
-    const messages = this.#waiting ?? []
+    const messages = this.#waiting as Array<readonly [channel: string, text: string]>
     this.#waiting = undefined
     for (const [index, [channel, text]] of messages.entries()) {
       this.#take(channel, text)

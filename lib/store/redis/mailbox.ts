@@ -156,7 +156,7 @@ export class Mailroom {
     const repeats: Item[] = []
     const left: Item[] = []
     for (const [index, item] of items.entries()) {
-      const verdict = verdicts[index] ?? 'new'
+      const verdict = verdicts[index] as string
       if (verdict === 'reused') item.reject(new IdempotencyKeyReused())
       else if (verdict.startsWith('s')) item.resolve({ outcome: decodeOutcome(verdict.slice(1)), replayed: true })
       else {

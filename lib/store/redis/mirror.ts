@@ -64,7 +64,7 @@ export class Mirror {
 
   /** It is filled: what was published meanwhile follows. False where something between is missing. */
   open (): boolean {
-    const early = this.#early ?? []
+    const early = this.#early as Published[]
     this.#early = undefined
     let whole = true
     for (const entry of early) whole = this.take(entry) && whole

@@ -97,7 +97,7 @@ export function parseRecord (hash: readonly string[]): SessionRecord | undefined
     openedAt: Number(plain.openedAt),
     version: Number(plain.version),
     epoch: Number(plain.epoch),
-    owner: plain.owner ?? '',
+    owner: plain.owner as string,
     cursor: Number(plain.cursor),
     endedBy: plain.endedBy,
     endedAt: plain.endedAt === undefined ? Infinity : Number(plain.endedAt),
