@@ -18,10 +18,11 @@ async function countCommands (t: Test, redis: RedisServer): Promise<() => Promis
     client.disconnect()
   })
   let told = (): void => {}
-  monitor.on('monitor', (_time: string, [command = '']: string[], source: string) => {
+  monitor.on('monitor', (_time: string, [command = '', _sha, _keys, _prefix, _node, order]: string[], source: string) => {
     const name = command.toLowerCase()
     if (name === 'echo') told()
-    else if (source !== 'lua') counts[name] = (counts[name] ?? 0) + 1
+    // What is in no order are signs of life, which come by the clock.
+    else if (source !== 'lua' && order !== '0') counts[name] = (counts[name] ?? 0) + 1
   })
   return async () => {
     // What is told of commands comes behind their answers, but in their order.
@@ -36,8 +37,7 @@ async function countCommands (t: Test, redis: RedisServer): Promise<() => Promis
 }
 
 t.test('what it costs Redis', needsRedis, async t => {
-  // Heartbeats of the nodes are rare, not to be counted with the rest.
-  const { nodes, redis, runs } = await startCluster(t, { lease: 100_000 })
+  const { nodes, redis, runs } = await startCluster(t, { lease: 1_000_000, plugin: { resumeTimeout: 1_000_000 } })
   const [first, second, third] = nodes
   const stream = await openStream(t, first.url)
   const { sessionId } = stream
@@ -70,8 +70,7 @@ t.test('what it costs Redis', needsRedis, async t => {
     await until(() => runs.length === 1, 'the handler')
     redis.pause()
     await third.ask('openGate')
-    t.match(await answer, { status: 200, body: 1 })
-    redis.resume()
+    t.match(await within(answer, 'the answer').finally(() => { redis.resume() }), { status: 200, body: 1 })
   })
 
   await t.test('no command goes through all keys', async t => {
