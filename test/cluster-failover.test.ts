@@ -5,7 +5,7 @@ import { faultProxy } from './support/proxy.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
 import { positionOf } from './support/resumption.js'
 import { openStream, post, type Stream, type StreamEvent } from './support/stream.js'
-import { until } from './support/within.js'
+import { until, within } from './support/within.js'
 
 interface Failover extends Cluster {
   /** Waits until the replica has all that there is. */
@@ -86,7 +86,7 @@ t.test('when a replica takes over that has not got the last writes, each client 
   t.strictSame(numbersOf(back), range(4, 12).filter(n => !missed.includes(n)), 'the others come in order')
   t.ok(back.events.indexOf(gap as StreamEvent) < back.events.findIndex(({ data }) => data === 10), 'behind the gap')
 
-  await late.ended
+  await within(late.ended, 'the end of a stream')
   t.notOk(late.events.some(({ event }) => event === 'close'), 'a session that the replica never knew ends without a word that would stop its client')
   const anew = await openStream(t, cluster.url, { headers: { 'last-event-id': late.events[0]?.id ?? '' } })
   t.match(anew.events[0]?.data, { resumed: false, previous: 'unknown' })

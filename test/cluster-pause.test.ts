@@ -2,7 +2,7 @@ import t from 'tap'
 import { startCluster } from './support/cluster.js'
 import { needsRedis } from './support/redis.js'
 import { openStream, post } from './support/stream.js'
-import { until } from './support/within.js'
+import { until, within } from './support/within.js'
 
 const LEASE = 1000
 const RESUME = 2000
@@ -33,7 +33,7 @@ t.test('over nodes that stop and wake up', needsRedis, async t => {
     await third.ask('emit', sessionId, 'down', 3)
     await sleeper.ask('emit', sessionId, 'down', 4).catch(() => third.ask('emit', sessionId, 'down', 4))
     await stream.waitFor(({ data }) => data === 4)
-    await old.ended
+    await within(old.ended, 'the end of a stream')
     t.strictSame(numbersOf(old.events), [1])
     t.strictSame(numbersOf(stream.events), [2, 3, 4])
     const woke = Date.now()
@@ -73,7 +73,7 @@ t.test('over nodes that stop and wake up', needsRedis, async t => {
     const { sessionId, ...stream } = await openStream(t, sleeper.url)
     const ends = (): string[] => told.filter(({ session, hook }) => session === sessionId && hook === 'onClose').map(({ detail }) => String(detail))
     await asleep(0, () => until(() => ends().length > 0, 'the end', 20_000))
-    await stream.ended
+    await within(stream.ended, 'the end of a stream')
     for (const { ask } of cluster.nodes.map(node => ({ ask: node.ask.bind(node) }))) t.equal(await ask('isKnown', sessionId), false)
     t.strictSame(ends(), ['expired'])
   })

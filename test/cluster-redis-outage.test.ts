@@ -6,7 +6,7 @@ import { needsRedis, startRedis } from './support/redis.js'
 import { refused } from './support/refused.js'
 import { openStream, post } from './support/stream.js'
 import { startTraffic } from './support/traffic.js'
-import { until } from './support/within.js'
+import { until, within } from './support/within.js'
 
 const UNAVAILABLE = 'FST_SSE_STORE_UNAVAILABLE'
 
@@ -21,12 +21,12 @@ t.test('while Redis is away for ten seconds a POST is refused, safe to be repeat
   const lostAt = Date.now()
   await redis.kill()
   for (const [index, { sessionId }] of streams.entries()) {
-    const answer = await post(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' })
+    const answer = await within(post(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), 'an answer')
     refused(t, answer, 503, UNAVAILABLE)
     t.ok(Number(answer.headers['retry-after']) > 0)
   }
   const newcomer = await openStream(t, cluster.url, { raw: true })
-  await newcomer.ended
+  await within(newcomer.ended, 'the end of a stream')
   t.match(newcomer.raw(), /^retry: \d+\n\n$/, 'a new client is told to come later, without an error that would end an EventSource')
   await until(() => Date.now() - lostAt > 10_000, 'ten seconds', 20_000)
   t.notOk(runs.some(({ session }) => streams.some(({ sessionId }) => sessionId === session)))

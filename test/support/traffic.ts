@@ -43,6 +43,7 @@ export class Traffic {
   }
 
   async start (t: Test, count: number): Promise<void> {
+    t.teardown(() => { this.#running = false })
     await Promise.all(Array.from({ length: count }, async () => {
       const session = connect(this.#cluster.url)
       t.teardown(() => session.close())
