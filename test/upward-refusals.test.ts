@@ -107,6 +107,23 @@ t.test('a store that does not answer is 503, and the same key is handled when it
   t.match(await stream.waitFor(({ event }) => event === 'message'), { data: { text: 'Data received: hi' } })
 })
 
+t.test('a store that fails while a message is handled is 503, and the same key is handled anew', async t => {
+  const store = new FlakyStore()
+  const { sessions, url } = await serve(t, { store: store.open })
+  let handled = 0
+  sessions.handle('down', async session => {
+    store.down = handled++ === 0
+    await session.send('handled')
+    return handled
+  })
+  const stream = await openStream(t, url)
+  refused(t, await post(url, stream.sessionId, {}, { event: 'down', key: 'k' }), 503, 'FST_SSE_STORE_UNAVAILABLE')
+  store.down = false
+  const answer = await post(url, stream.sessionId, {}, { event: 'down', key: 'k' })
+  t.match(answer, { status: 200, body: 2 })
+  t.notOk(answer.headers['idempotent-replayed'])
+})
+
 t.test('a message that meets a closing server is 503', async t => {
   const arrived = signal()
   const release = signal()
