@@ -78,6 +78,8 @@ end
 
 -- The store is a replica that had not got all: what it lost is said to be everything up to now.
 local function goneBack ()
+  -- It was said since this node last heard anything: nothing is lost that is not covered.
+  if back > 0 and back >= SEEN then return end
   pos = math.max(pos, SEEN, NOW) + 1
   back = pos
   changes.pos, changes.back = pos, back
