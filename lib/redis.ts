@@ -14,7 +14,7 @@ export interface RedisStoreOptions {
 }
 
 /**
- * Has sessions, their logs and messages live in Redis, 7 or later: any number of processes that share it serve the same
+ * Has sessions, their logs and messages live in Redis, 7 or later, so that any number of processes serve the same
  * sessions. Pass it as option `store`. Throws FST_SSE_OPTION_INVALID.
  */
 export function redisStore ({ client, namespace = 'sse', lease = 5000 }: RedisStoreOptions): OpenStore {
