@@ -3,7 +3,7 @@ import type { FastifyRequest, LogLevel, RouteShorthandOptions } from 'fastify'
 import { OptionInvalid } from './errors.js'
 import type { LogBounds } from './store/log.js'
 import { memoryStore } from './store/memory.js'
-import type { Awaitable, OpenStore } from './store/store.js'
+import type { Awaitable, OpenStore, StoreSettings } from './store/store.js'
 import { isSendable } from './wire/frame.js'
 
 /** The options of the plugin. All are checked at boot; FST_SSE_OPTION_INVALID says what is wrong. */
@@ -52,7 +52,7 @@ export interface SseSessionsOptions {
 }
 
 /** The options, checked and complete. */
-export interface Settings {
+export interface Settings extends StoreSettings {
   readonly prefix: string
   readonly logLevel: LogLevel | undefined
   readonly decorator: string
@@ -65,15 +65,8 @@ export interface Settings {
   readonly cors: FastifyCorsOptions | undefined
   readonly heartbeatInterval: number | false
   readonly heartbeatEvent: string | undefined
-  readonly resumeTimeout: number
   readonly retry: readonly [min: number, max: number]
   readonly closeTimeout: number
-  readonly log: LogBounds
-  readonly channelLog: LogBounds
-  readonly maxSessions: number
-  readonly maxSessionsPerPrincipal: number
-  readonly maxWaitingMessages: number
-  readonly maxIdempotencyKeys: number
 }
 
 // What a timer of Node takes.

@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { Letter, Outcome } from '../lib/index.js'
+import type { Letter, Outcome, Session } from '../lib/index.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
@@ -11,14 +11,8 @@ function letter (key: string | undefined, handle: Letter['handle']): Letter {
   return { key, payload: () => 'payload', handle }
 }
 
-t.test('an outcome that is told while another question is on its way is that of its own message', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: one } = await farProcess(t, redis)
-  const { sessions: two, holdAnswers, settled } = await farProcess(t, redis)
-  const session = await openSession(one)
-  const down = await stream(two, await openSession(two))
-  const afar = await handleOf(two, session)
-  const queue = `{sse}:s:${session.id}:queue`
+/** Begins to handle a message of key `a`, which lasts until the gate opens. */
+function runOne (session: Session) {
   const gate = signal()
   const handled: string[] = []
   const handle = (name: string) => (): Outcome => {
@@ -29,6 +23,18 @@ t.test('an outcome that is told while another question is on its way is that of 
     await gate.promise
     return accepted('a')
   }))
+  return { gate, handled, handle, running }
+}
+
+t.test('an outcome that is told while another question is on its way is that of its own message', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, holdAnswers, settled } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const down = await stream(two, await openSession(two))
+  const afar = await handleOf(two, session)
+  const queue = `{sse}:s:${session.id}:queue`
+  const { gate, handled, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
   const repeat = afar.mailbox.deliver(letter('a', handle('repeat')))
   await settled()
@@ -87,16 +93,7 @@ t.test('a batch may repeat itself, and what is being handled elsewhere', needsRe
   const { sessions: two } = await farProcess(t, redis)
   const session = await openSession(one)
   const afar = await handleOf(two, session)
-  const gate = signal()
-  const handled: string[] = []
-  const handle = (name: string) => (): Outcome => {
-    handled.push(name)
-    return accepted(name)
-  }
-  const running = session.mailbox.deliver(letter('a', async () => {
-    await gate.promise
-    return accepted('a')
-  }))
+  const { gate, handled, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first to run')
   const other = { ...letter('b', handle('other')), payload: () => 'other' }
   const batch = await afar.mailbox.deliverAll([letter('a', handle('repeat')), letter('b', handle('b')), letter('b', handle('twin')), other, letter(undefined, handle('c'))])

@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
@@ -6,24 +6,8 @@ import { until } from './support/within.js'
 
 // What Redis answers and what it publishes come over two connections, of which one may be late.
 
-t.test('what came to a channel before it was left comes, though it is heard after', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: one, holdPublished } = await farProcess(t, redis)
-  const { sessions: two } = await farProcess(t, redis)
-  const session = await openSession(one)
-  const down = await stream(one, session)
-  await session.join('room')
-  await two.channel('room').send(1)
-  await until(() => down.messages().length === 1, 'the first message')
-  holdPublished(true)
-  await two.channel('room').send(2)
-  await session.leave('room')
-  holdPublished(false)
-  await until(() => down.read().length === 2, 'the second')
-  t.strictSame(down.messages(), [1, 2])
-})
-
-t.test('what came to a channel before the end comes, though it is heard after', needsRedis, async t => {
+/** A member of a channel that has got one message, and another that is published but not heard yet. */
+async function withOneUnheard (t: Test) {
   const redis = await startRedis(t)
   const { sessions: one, holdPublished, settled } = await farProcess(t, redis)
   const { sessions: two } = await farProcess(t, redis)
@@ -34,6 +18,19 @@ t.test('what came to a channel before the end comes, though it is heard after', 
   await until(() => down.messages().length === 1, 'the first message')
   holdPublished(true)
   await two.channel('room').send(2)
+  return { session, down, holdPublished, settled }
+}
+
+t.test('what came to a channel before it was left comes, though it is heard after', needsRedis, async t => {
+  const { session, down, holdPublished } = await withOneUnheard(t)
+  await session.leave('room')
+  holdPublished(false)
+  await until(() => down.read().length === 2, 'the second')
+  t.strictSame(down.messages(), [1, 2])
+})
+
+t.test('what came to a channel before the end comes, though it is heard after', needsRedis, async t => {
+  const { session, down, holdPublished, settled } = await withOneUnheard(t)
   const closed = session.close()
   await until(() => session.closed, 'the end')
   await settled()
