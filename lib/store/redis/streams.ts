@@ -194,10 +194,9 @@ export class Streams {
     this.#mirrors.wentBack(Number(back))
     // Another node has had the session in between, and the log was dropped.
     if (this.#mirrors.own.get(id) !== mirror) return this.#attach(state, cursor)
-    if (mirror.loading) {
-      mirror.fill(rest, Number(head), this.#line.offset)
-      this.#mirrors.open(mirror)
-    }
+    // One that was at hand, too: what was sent while another node had the session was told to that.
+    mirror.fill(rest, Number(head), this.#line.offset)
+    if (mirror.loading) this.#mirrors.open(mirror)
     mirror.readers.add(state)
     const record = parseRecord(hash) as SessionRecord
     state.attached = record.epoch
