@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { bundleProgram } from './support/bundle.js'
 import { runScript } from './support/child.js'
 import { startCluster } from './support/cluster.js'
+import { ordersOf } from './support/orders.js'
 import { needsRedis, type RedisServer } from './support/redis.js'
 import { openStream, post } from './support/stream.js'
 import { signal, until, within } from './support/within.js'
@@ -18,11 +19,11 @@ async function countCommands (t: Test, redis: RedisServer): Promise<() => Promis
     client.disconnect()
   })
   let told = (): void => {}
-  monitor.on('monitor', (_time: string, [command = '', _sha, _keys, _prefix, _node, order]: string[], source: string) => {
-    const name = command.toLowerCase()
+  monitor.on('monitor', (_time: string, command: string[], source: string) => {
+    const name = command[0]?.toLowerCase() ?? ''
     if (name === 'echo') told()
     // What is in no order are signs of life, which come by the clock.
-    else if (source !== 'lua' && order !== '0') counts[name] = (counts[name] ?? 0) + 1
+    else if (source !== 'lua' && !ordersOf(command).some(({ number }) => number === 0)) counts[name] = (counts[name] ?? 0) + 1
   })
   return async () => {
     // What is told of commands comes behind their answers, but in their order.

@@ -6,6 +6,7 @@ import { settle } from '../lib/options.js'
 import Fastify from 'fastify'
 import { freePort } from './support/free-port.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { ordersOf } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { eachLibrary, farProcess } from './support/stores.js'
 import { until } from './support/within.js'
@@ -68,7 +69,8 @@ t.test('what Redis takes for given up, by its clock, is sent again', needsRedis,
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   let late = 0
   const delay = async (...args: string[]): Promise<unknown> => {
-    if (args[10] === 's' && late++ === 0) args[9] = '1'
+    const append = ordersOf(args).find(({ operation }) => operation === 'append')
+    if (append !== undefined && late++ === 0) args[append.limitAt] = '1'
     return await call(...args)
   }
   Object.assign(client, { call: delay })

@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { ordersOf } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
 import { until } from './support/within.js'
@@ -54,7 +55,7 @@ t.test('what is sent while a process that was taken for dead comes back comes, t
   let sent = false
   const sendBefore = async (...args: string[]): Promise<unknown> => {
     // It says that the session is its own: so many sessions, the id, the epoch.
-    if (!sent && args.slice(10, 13).join() === `1,${session.id},1`) {
+    if (!sent && ordersOf(args).some(({ operation, args }) => operation === 'hold' && args.join() === `1,${session.id},1`)) {
       sent = true
       await afar.send(2)
     }

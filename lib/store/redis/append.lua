@@ -1,6 +1,5 @@
 -- kind (session, channel or broadcast), name, frame, except. Answers with the position; 0 where nobody reads, -1 where the session is over.
-local kind, name, frame, except = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3], ARGV[ARGS + 4]
-enter()
+local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
 if kind == 's' then
   local key = session(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'due', 'owner', 'endedBy', 'openedAt')

@@ -1,6 +1,5 @@
 -- id, and the position up to which the log is at hand. Answers with the record, the rest of the log, the store's newest position and `back`.
-local id, after = ARGV[ARGS + 1], tonumber(ARGV[ARGS + 2])
-enter()
+local id, after = ARGS[1], tonumber(ARGS[2])
 local key = session(id)
 local known = redis.call('HMGET', key, 'owner', 'endedBy', 'principal', 'openedAt')
 if not known[4] then return false end

@@ -1,7 +1,6 @@
 -- id, number of the ticket, the record's version at hand, then key and payload of each message, the key empty where it has none.
 -- Answers with how it stands: `unknown`, `many`, `run` or `wait`; the verdict on each message; the record, where it is newer.
-local id, number, version = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3]
-enter()
+local id, number, version = ARGS[1], ARGS[2], ARGS[3]
 local key = session(id)
 local record = redis.call('HMGET', key, 'version', 'endedBy', 'owner', 'keyed')
 if not record[1] or record[2] then return { 'unknown', {}, redis.call('HGETALL', key) } end
@@ -21,8 +20,8 @@ for i, other in ipairs(tickets) do
 end
 
 local verdicts, fresh, unclaimed = {}, 0, {}
-for i = ARGS + 4, #ARGV, 2 do
-  local name, payload = ARGV[i], ARGV[i + 1]
+for i = 4, #ARGS, 2 do
+  local name, payload = ARGS[i], ARGS[i + 1]
   local verdict, claimed = 'new', name == ''
   local known = not claimed and redis.call('HGET', keys, name)
   if known then
@@ -52,7 +51,7 @@ if fresh > 0 and not queued then
   head = head or queued
 end
 for _, i in ipairs(unclaimed) do
-  redis.call('HSET', keys, ARGV[i], 'r ' .. ARGV[i + 1] .. ' ' .. ticket .. ';')
+  redis.call('HSET', keys, ARGS[i], 'r ' .. ARGS[i + 1] .. ' ' .. ticket .. ';')
   -- From here on they live as long as the record.
   if not record[4] then
     redis.call('HSET', key, 'keyed', 1)

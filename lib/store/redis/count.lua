@@ -1,3 +1,2 @@
 -- channel. Answers with the number of its members.
-enter()
-return num(redis.call('HGET', channel(ARGV[ARGS + 1]), 'members'))
+return num(redis.call('HGET', channel(ARGS[1]), 'members'))

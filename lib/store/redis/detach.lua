@@ -1,6 +1,5 @@
 -- id, epoch of the stream that is over, if there was one, and its cursor. There is none on this node, and none on its way.
-local id, epoch, cursor = ARGV[ARGS + 1], ARGV[ARGS + 2], tonumber(ARGV[ARGS + 3])
-enter()
+local id, epoch, cursor = ARGS[1], ARGS[2], tonumber(ARGS[3])
 local key = session(id)
 local known = redis.call('HMGET', key, 'epoch', 'principal', 'endedBy', 'owner')
 if not known[1] then return 0 end

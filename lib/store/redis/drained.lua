@@ -1,6 +1,5 @@
 -- id. Answers 1 when less than half of what the log may keep is unsent, as far as is known.
-local id = ARGV[ARGS + 1]
-enter()
+local id = ARGS[1]
 local key = session(id)
 local known = redis.call('HMGET', key, 'cursor', 'endedBy', 'owner', 'last')
 if not known[1] or known[2] then return 1 end

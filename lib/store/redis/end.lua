@@ -1,7 +1,6 @@
 -- id, reason, whether to keep it, and for one that has expired the deadline by which that was found. Answers 1 to the one
 -- that ended it, and with the record of one that has expired.
-local id, reason, kept, deadline = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3] == '1', ARGV[ARGS + 4]
-enter()
+local id, reason, kept, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session(id)
 -- It was held in the meantime.
 if deadline ~= '' and redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end

@@ -1,12 +1,11 @@
 -- The number of sessions, id and epoch of each, then channels. Sessions whose stream of that epoch is on this node go on waiting for
 -- as long as it lives; with an epoch of -1 the client is on its way; with 0 there is only the question. Answers with what has
 -- become of each: its version, or `taken` where what was sent to it may not have been told to this node.
-enter()
-local count = tonumber(ARGV[ARGS + 1])
+local count = tonumber(ARGS[1])
 local answers = {}
-local from = ARGS + 2
+local from = 2
 for i = 1, count do
-  local id, epoch = ARGV[from], ARGV[from + 1]
+  local id, epoch = ARGS[from], ARGS[from + 1]
   from = from + 2
   local key = session(id)
   local record = redis.call('HMGET', key, 'epoch', 'endedBy', 'principal', 'owner', 'version')
@@ -27,7 +26,7 @@ for i = 1, count do
     end
   end
 end
-for i = from, #ARGV do
-  if num(redis.call('HGET', channel(ARGV[i]), 'members')) > 0 then redis.call('PEXPIRE', channel(ARGV[i]), TTL) end
+for i = from, #ARGS do
+  if num(redis.call('HGET', channel(ARGS[i]), 'members')) > 0 then redis.call('PEXPIRE', channel(ARGS[i]), TTL) end
 end
 return answers

@@ -1,6 +1,5 @@
 -- id, channel. Answers with the record's version and the position from which it is a member; 0 where the session is over.
-local id, name = ARGV[ARGS + 1], ARGV[ARGS + 2]
-enter()
+local id, name = ARGS[1], ARGS[2]
 local key = session(id)
 local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'owner', 'version', 'm:' .. name)
 if not known[1] or known[2] then return { 0, 0 } end

@@ -1,12 +1,12 @@
 import { StoreUnavailable } from '../../errors.js'
 import { now } from '../log.js'
 import type { Link } from './client.js'
-import type { Script } from './scripts.js'
+import type { Operation, Script } from './script.js'
 
 export type Argument = string | number
 
 interface Order {
-  readonly script: Script
+  readonly operation: Operation
   readonly args: readonly Argument[]
   /** When its caller is told that it could not be done; never where it has to be done whenever it can. */
   readonly expires: number
@@ -16,17 +16,21 @@ interface Order {
   number: number
   before: Order | undefined
   behind: Order | undefined
-  attempt: number
+  /** Of the batch that it was sent in last; 0 before it was. */
+  batch: number
   /** What Redis has answered; told when all before it is. */
   reply: { readonly value: unknown } | undefined
 }
+
+/** Why an order of a batch has failed, if one has; and the answers to those before it. */
+type Done = readonly [failure: string, answers: readonly unknown[]]
 
 export interface LineListener {
   /** The store does not know this node any more. */
   fenced (): void
   /** The store's clock is not where it was thought to be. */
   late (): void
-  /** The store has lost its scripts. */
+  /** The store has lost its script. */
   scriptless (): void
 }
 
@@ -37,6 +41,8 @@ const PASSING = new Set(['ORDER', 'LATE', 'NOSCRIPT', 'FENCED', 'LOADING', 'READ
 // What has to be done waits for these to pass, too.
 const LASTING = new Set(['OOM', 'MISCONF'])
 const PAUSE = 50
+// Orders that are sent at once: all that one turn of the event loop brings, but Redis does nothing else meanwhile.
+const MOST = 64
 
 /** The code of Redis's error; `undefined` where the error is another's. */
 export function codeOf (error: unknown): string | undefined {
@@ -44,18 +50,19 @@ export function codeOf (error: unknown): string | undefined {
 }
 
 /**
- * The scripts that a node runs, each exactly once and in the order in which they were asked for, though connections
- * break and answers get lost. Each carries its number and that of the one before it that is not answered yet: Redis
- * refuses what would overtake, and does not repeat what has run. So a failure costs no more than sending all again.
+ * What a node has Redis do, each order exactly once and in turn, though connections break and answers get lost. Those
+ * of one turn of the event loop go in one command. Each has a number, and a command that of the order before its first:
+ * Redis refuses what would overtake, and does not repeat what is done. So a failure costs no more than sending all again.
  */
 export class Line {
   /** The newest position that this process knows of: a store whose newest is older has lost something. */
   seen = 0
   /** How far the clock of Redis, in microseconds, is ahead of ours. */
   offset = 0
-  /** The number of the last that is known to have run. */
+  /** The number of the last that is known to be done. */
   done = 0
   readonly #link: Link
+  readonly #script: Script
   readonly #prefix: string
   readonly #timeout: number
   readonly #listener: LineListener
@@ -64,13 +71,16 @@ export class Line {
   #last: Order | undefined
   #node = ''
   #count = 0
+  #batch = 0
+  #flush: NodeJS.Immediate | undefined
   #again: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
   #idle: (() => void) | undefined
   #closed = false
 
-  constructor (link: Link, prefix: string, timeout: number, listener: LineListener) {
+  constructor (link: Link, script: Script, prefix: string, timeout: number, listener: LineListener) {
     this.#link = link
+    this.#script = script
     this.#prefix = prefix
     this.#timeout = timeout
     this.#listener = listener
@@ -81,22 +91,24 @@ export class Line {
     return this.#node
   }
 
-  /** Runs a script. Rejects with StoreUnavailable when that cannot be done in time; then it is not done later, either. */
-  run (script: Script, ...args: Argument[]): Promise<unknown> {
-    return new Promise<unknown>((resolve, reject) => { this.#add(script, args, now() + this.#timeout, resolve, reject) })
+  /** Gives an order. Rejects with StoreUnavailable when that cannot be done in time; then it is not done later, either. */
+  run (operation: Operation, ...args: Argument[]): Promise<unknown> {
+    return new Promise<unknown>((resolve, reject) => { this.#add(operation, args, now() + this.#timeout, resolve, reject) })
   }
 
-  /** Runs a script as soon as that can be done, however late. */
-  keep (script: Script, ...args: Argument[]): Promise<void> {
+  /** Gives an order that is done as soon as that is possible, however late. */
+  keep (operation: Operation, ...args: Argument[]): Promise<void> {
     return new Promise<void>(resolve => {
       const done = (): void => { resolve() }
-      this.#add(script, args, Infinity, done, done)
+      this.#add(operation, args, Infinity, done, done)
     })
   }
 
-  /** Runs a script outside of the line. */
-  ask (node: string, script: Script, ...args: Argument[]): Promise<unknown> {
-    return this.#link.bounded(this.#command(node, script, 0, 0, 9e15, args))
+  /** Has an operation done outside of the line. */
+  async ask (node: string, operation: Operation, ...args: Argument[]): Promise<unknown> {
+    const [failure, [answer]] = await this.#link.bounded(this.#command(node, 0, [operation, 0, 0, args.length, ...args]))
+    if (failure !== '') throw new Error(failure)
+    return answer
   }
 
   /** Goes on under a new name. */
@@ -127,20 +139,21 @@ export class Line {
 
   close (): void {
     this.#closed = true
+    clearImmediate(this.#flush)
     clearTimeout(this.#again)
     clearTimeout(this.#expiry)
     for (const order of this.#pending()) this.#refuse(order)
   }
 
-  #add (script: Script, args: readonly Argument[], expires: number, resolve: Order['resolve'], reject: Order['reject']): void {
+  #add (operation: Operation, args: readonly Argument[], expires: number, resolve: Order['resolve'], reject: Order['reject']): void {
     if (this.#closed) {
       reject(unavailable())
       return
     }
-    const order: Order = { script, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, attempt: 0, reply: undefined }
+    const order: Order = { operation, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, batch: 0, reply: undefined }
     this.#enqueue(order)
     if (expires !== Infinity) this.#expiry ??= setTimeout(this.#expire, this.#timeout).unref()
-    if (this.#again === undefined && this.#node !== '' && this.#link.up) this.#send(order)
+    this.#flush ??= setImmediate(() => { this.#sendNew() })
   }
 
   #enqueue (order: Order): void {
@@ -180,50 +193,80 @@ export class Line {
     }
   }
 
-  * #pending (): Iterable<Order> {
-    for (let order = this.#first; order !== undefined;) {
+  * #pending (first = this.#first): Iterable<Order> {
+    for (let order = first; order !== undefined;) {
       const { behind } = order
       yield order
       order = behind
     }
   }
 
-  #send (order: Order): void {
-    const { number, before, expires } = order
+  #sendNew (): void {
+    this.#flush = undefined
+    let first = this.#last
+    while (first?.before?.batch === 0) first = first.before
+    if (first?.batch === 0) this.#send(first)
+  }
+
+  /** Sends what is not answered, all that is behind an order and that itself. */
+  #send (first: Order | undefined): void {
+    // When the pause is over, or it has a name and a connection, all is sent.
+    if (this.#again !== undefined || this.#node === '' || !this.#link.up) return
+    let batch: Order[] = []
+    for (const order of this.#pending(first)) {
+      if (order.reply !== undefined) continue
+      batch.push(order)
+      if (batch.length < MOST) continue
+      this.#sendBatch(batch)
+      batch = []
+    }
+    if (batch.length > 0) this.#sendBatch(batch)
+  }
+
+  #sendBatch (orders: readonly Order[]): void {
     const node = this.#node
-    const attempt = ++order.attempt
-    this.#command(node, order.script, number, before?.number ?? 0, expires * 1000 + this.offset, order.args).then(reply => {
-      if (node !== this.#node || order.number !== number) return
-      this.done = Math.max(this.done, number)
-      order.reply ??= { value: reply }
+    const batch = ++this.#batch
+    const what: Argument[] = []
+    for (const order of orders) {
+      const { operation, number, expires, args } = order
+      what.push(operation, number, Math.min(expires * 1000 + this.offset, 9e15).toFixed(), args.length, ...args)
+      order.batch = batch
+    }
+    const isOpen = (order: Order): boolean => node === this.#node && order.number !== 0 && order.reply === undefined
+    this.#command(node, orders[0]?.before?.number ?? 0, what).then(([failure, answers]) => {
+      for (const [index, value] of answers.entries()) {
+        const order = orders[index] as Order
+        if (!isOpen(order)) continue
+        this.done = Math.max(this.done, order.number)
+        order.reply = { value }
+      }
       this.#answer()
+      if (failure !== '') this.#failed(orders.slice(answers.length, answers.length + 1).filter(isOpen), new Error(failure))
     }, (error: unknown) => {
-      if (node === this.#node && order.number === number && order.attempt === attempt && order.reply === undefined) this.#failed(order, error)
+      this.#failed(orders.filter(order => order.batch === batch && isOpen(order)), error)
     })
   }
 
-  #command (node: string, { sha }: Script, number: number, before: number, until: number, args: readonly Argument[]): Promise<unknown> {
-    const deadline = Math.min(until, 9e15).toFixed()
-    return this.#link.command(['EVALSHA', sha, '1', this.#prefix, node, String(number), String(before), String(this.done), String(this.seen), deadline, ...args.map(String)])
+  #command (node: string, before: number, what: readonly Argument[]): Promise<Done> {
+    return this.#link.command(['EVALSHA', this.#script.sha, '1', this.#prefix, node, String(before), String(this.done), String(this.seen), ...what.map(String)]) as Promise<Done>
   }
 
-  #failed (order: Order, error: unknown): void {
+  #failed (orders: readonly Order[], error: unknown): void {
+    // Those behind them have to be sent again, whatever becomes of these.
+    this.#again ??= setTimeout(() => { this.#resend() }, PAUSE).unref()
     const code = codeOf(error)
-    if (code !== undefined && !PASSING.has(code) && !(order.expires === Infinity && LASTING.has(code))) {
-      this.#refuse(order, error)
-      return
-    }
     if (code === 'FENCED') this.#listener.fenced()
     else if (code === 'LATE') this.#listener.late()
     else if (code === 'NOSCRIPT') this.#listener.scriptless()
-    this.#again ??= setTimeout(() => { this.#resend() }, PAUSE).unref()
+    else if (code !== undefined && !PASSING.has(code)) {
+      for (const order of orders) if (order.expires !== Infinity || !LASTING.has(code)) this.#refuse(order, error)
+    }
   }
 
   #resend (): void {
     clearTimeout(this.#again)
     this.#again = undefined
-    if (this.#node === '' || !this.#link.up) return
-    for (const order of this.#pending()) if (order.reply === undefined) this.#send(order)
+    this.#send(this.#first)
   }
 
   readonly #expire = (): void => {

@@ -1,6 +1,5 @@
 -- id, and whether this node is to be told behind what, among all that it is told, the answer comes. Answers with the record and the position.
-enter()
-local key = session(ARGV[ARGS + 1])
+local key = session(ARGS[1])
 disown(key, redis.call('HGET', key, 'owner'))
-if ARGV[ARGS + 2] == '1' then tell(NODE, 'm ' .. int(pos)) end
+if ARGS[2] == '1' then tell(NODE, 'm ' .. int(pos)) end
 return { redis.call('HGETALL', key), int(pos) }

@@ -4,7 +4,6 @@ import type { Delivery, Letter, Mailbox, Outcome } from '../mailbox.js'
 import type { Line } from './line.js'
 import { decodeOutcome, encodeOutcome } from './outcome.js'
 import type { RedisState } from './record.js'
-import type { Scripts } from './scripts.js'
 
 /** A message that has no verdict yet. */
 class Item {
@@ -52,16 +51,14 @@ export interface MailroomListener {
  */
 export class Mailroom {
   readonly #line: Line
-  readonly #scripts: Scripts
   readonly #listener: MailroomListener
   readonly #waiting = new Map<number, Submission>()
   readonly #handling = new Set<Promise<void>>()
   #closed = false
   #last = 0
 
-  constructor (line: Line, scripts: Scripts, listener: MailroomListener) {
+  constructor (line: Line, listener: MailroomListener) {
     this.#line = line
-    this.#scripts = scripts
     this.#listener = listener
   }
 
@@ -133,7 +130,7 @@ export class Mailroom {
     const node = submission.node = this.#line.node
     try {
       const what = items.flatMap(({ key, payload }) => [key, payload])
-      const [standing, verdicts, record] = await this.#line.run(this.#scripts.begin, state.id, number, state.version, ...what) as Begun
+      const [standing, verdicts, record] = await this.#line.run('begin', state.id, number, state.version, ...what) as Begun
       if (record.length > 0 || standing === 'unknown') this.#listener.changed(state, record)
       if (standing === 'unknown') throw new SessionUnknown()
       if (standing === 'many') throw new TooManyWaiting(Number(verdicts[0]))
@@ -181,7 +178,7 @@ export class Mailroom {
   }
 
   #settle (state: RedisState, ticket: string, last: boolean, outcomes: string[]): Promise<void> {
-    return this.#line.keep(this.#scripts.settle, state.id, ticket, last ? 1 : 0, ...outcomes)
+    return this.#line.keep('settle', state.id, ticket, last ? 1 : 0, ...outcomes)
   }
 
   async #handle ({ state, number, node, items }: Submission): Promise<void> {

@@ -3,7 +3,7 @@ import { StoreUnavailable } from '../../errors.js'
 import { now } from '../log.js'
 import type { Link } from './client.js'
 import { codeOf, type Line } from './line.js'
-import type { Scripts } from './scripts.js'
+import type { Script } from './script.js'
 
 export interface Ticked {
   readonly head: number
@@ -29,7 +29,7 @@ type Reply = readonly [time: string, head: string, back: string, told: string, b
 export class Membership {
   readonly #link: Link
   readonly #line: Line
-  readonly #scripts: Scripts
+  readonly #script: Script
   readonly #prefix: string
   readonly #lease: number
   readonly #interval: number
@@ -41,10 +41,10 @@ export class Membership {
   #loading: Promise<unknown> | undefined
   #closed = false
 
-  constructor (link: Link, line: Line, scripts: Scripts, prefix: string, lease: number, interval: number, listener: MembershipListener) {
+  constructor (link: Link, line: Line, script: Script, prefix: string, lease: number, interval: number, listener: MembershipListener) {
     this.#link = link
     this.#line = line
-    this.#scripts = scripts
+    this.#script = script
     this.#prefix = prefix
     this.#lease = lease
     this.#interval = interval
@@ -57,7 +57,7 @@ export class Membership {
   }
 
   async start (): Promise<void> {
-    await this.loadScripts()
+    await this.loadScript()
     await this.#join()
     this.#timer = setInterval(() => { this.beat() }, this.#interval).unref()
   }
@@ -67,9 +67,9 @@ export class Membership {
     clearInterval(this.#timer)
   }
 
-  /** Loads the scripts, once for all who miss them at a time. */
-  loadScripts (): Promise<unknown> {
-    this.#loading ??= this.#link.bounded(Promise.all(Object.values(this.#scripts).map(({ text }) => this.#link.command(['SCRIPT', 'LOAD', text]))))
+  /** Loads the script, once for all who miss it at a time. */
+  loadScript (): Promise<unknown> {
+    this.#loading ??= this.#link.bounded(this.#link.command(['SCRIPT', 'LOAD', this.#script.text]))
       .finally(() => { this.#loading = undefined })
     return this.#loading
   }
@@ -88,7 +88,7 @@ export class Membership {
       else await this.#tick(this.#node, false, false)
     } catch (error) {
       const code = codeOf(error)
-      if (code === 'NOSCRIPT') await this.loadScripts()
+      if (code === 'NOSCRIPT') await this.loadScript()
       else if (code === 'FENCED') {
         const known = !this.fenced
         this.#line.leave()
@@ -113,7 +113,7 @@ export class Membership {
 
   async #tick (node: string, register: boolean, lost: boolean): Promise<Ticked> {
     const sent = now()
-    const reply = await this.#line.ask(node, this.#scripts.tick, register ? 1 : 0, lost ? 1 : 0, this.#interval) as Reply
+    const reply = await this.#line.ask(node, 'tick', register ? 1 : 0, lost ? 1 : 0, this.#interval) as Reply
     if (this.#closed) throw new StoreUnavailable()
     const received = now()
     this.#leaseUntil = sent + this.#lease

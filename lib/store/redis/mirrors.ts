@@ -3,7 +3,6 @@ import type { Link } from './client.js'
 import type { Line } from './line.js'
 import { Mirror, parsePublished, type Rest } from './mirror.js'
 import type { RedisState } from './record.js'
-import type { Scripts } from './scripts.js'
 
 export interface MirrorsListener {
   broadcast (): void
@@ -35,18 +34,16 @@ export class Mirrors {
   readonly #settings: StoreSettings
   readonly #link: Link
   readonly #line: Line
-  readonly #scripts: Scripts
   readonly #prefix: string
   readonly #listener: MirrorsListener
   #waits: Wait[] = []
   /** How often all were compared with Redis. */
   #compared = 0
 
-  constructor (settings: StoreSettings, link: Link, line: Line, scripts: Scripts, prefix: string, listener: MirrorsListener) {
+  constructor (settings: StoreSettings, link: Link, line: Line, prefix: string, listener: MirrorsListener) {
     this.#settings = settings
     this.#link = link
     this.#line = line
-    this.#scripts = scripts
     this.#prefix = prefix
     this.#listener = listener
     this.broadcasts = new Mirror(settings.channelLog, 0, { wake: () => { listener.broadcast() } })
@@ -187,7 +184,7 @@ export class Mirrors {
   }
 
   async #read (what: ReadonlyArray<string | number>): Promise<{ rests: ReadonlyArray<Rest | null>, head: number }> {
-    const [rests, head, back] = await this.#line.run(this.#scripts.read, ...what) as Read
+    const [rests, head, back] = await this.#line.run('read', ...what) as Read
     this.#line.seen = Math.max(this.#line.seen, Number(head))
     this.wentBack(Number(back))
     return { rests, head: Number(head) }

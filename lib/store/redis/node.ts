@@ -3,12 +3,12 @@ import { now } from '../log.js'
 import type { StoreSettings, StoreUser } from '../store.js'
 import { Link, type RedisClient } from './client.js'
 import { Ear } from './ear.js'
-import { Line } from './line.js'
+import { Line, type Argument } from './line.js'
 import { Mailroom } from './mailbox.js'
 import { Membership, type Ticked } from './membership.js'
 import { Mirrors } from './mirrors.js'
 import { parseRecord } from './record.js'
-import { loadScripts, type Scripts } from './scripts.js'
+import { loadScript, type Operation } from './script.js'
 import { States } from './states.js'
 import { Streams } from './streams.js'
 
@@ -33,7 +33,6 @@ export class Node {
   /** How many sessions live, as of the last tick. */
   sessions = 0
   readonly #user: StoreUser
-  readonly #scripts: Scripts
   readonly #link: Link
   readonly #membership: Membership
   readonly #ear: Ear
@@ -42,11 +41,10 @@ export class Node {
 
   constructor (settings: StoreSettings, user: StoreUser, { client, namespace, lease }: RedisSettings) {
     const prefix = `{${namespace}}`
-    const scripts = loadScripts(settings, lease)
+    const script = loadScript(settings, lease)
     // Often enough for the lease, for sessions to expire in time, and for the numbers to be new.
     const interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
     this.#user = user
-    this.#scripts = scripts
     this.#link = new Link(client, TIMEOUT, {
       message: (channel, text) => { this.#ear.hear(channel, text) },
       deaf: () => { this.#ear.deaf() },
@@ -57,22 +55,22 @@ export class Node {
         this.#ear.recover()
       }
     })
-    this.line = new Line(this.#link, prefix, TIMEOUT, {
+    this.line = new Line(this.#link, script, prefix, TIMEOUT, {
       fenced: () => { this.#membership.beat() },
       late: () => { this.#membership.beat() },
-      scriptless: () => { this.#membership.loadScripts().catch(ignore) }
+      scriptless: () => { this.#membership.loadScript().catch(ignore) }
     })
-    this.#membership = new Membership(this.#link, this.line, scripts, prefix, lease, interval, {
+    this.#membership = new Membership(this.#link, this.line, script, prefix, lease, interval, {
       joined: () => { this.#ear.restart() },
       ticked: ticked => { this.#ticked(ticked) }
     })
-    this.mirrors = new Mirrors(settings, this.#link, this.line, scripts, prefix, {
+    this.mirrors = new Mirrors(settings, this.#link, this.line, prefix, {
       broadcast: () => { user.broadcast() },
       found: (id, epoch, version) => { this.streams.found(id, epoch, version) },
       doubt: () => { this.#ear.recover() }
     })
-    this.streams = new Streams(this.#link, this.line, scripts, this.mirrors, this.states, settings.resumeTimeout, { doubt: () => { this.#ear.recover() } })
-    this.mailroom = new Mailroom(this.line, scripts, { changed: (state, record) => { this.streams.learn(state, record) } })
+    this.streams = new Streams(this.#link, this.line, this.mirrors, this.states, settings.resumeTimeout, { doubt: () => { this.#ear.recover() } })
+    this.mailroom = new Mailroom(this.line, { changed: (state, record) => { this.streams.learn(state, record) } })
     this.#ear = new Ear(prefix, this.line, this.mirrors, {
       fenced: () => this.#membership.fenced,
       told: (kind, text) => { this.#told(kind, text) },
@@ -101,8 +99,8 @@ export class Node {
     this.#stop()
   }
 
-  run (script: keyof Scripts, ...args: Array<string | number>): Promise<unknown> {
-    return this.line.run(this.#scripts[script], ...args)
+  run (operation: Operation, ...args: Argument[]): Promise<unknown> {
+    return this.line.run(operation, ...args)
   }
 
   #stop (): void {

@@ -1,6 +1,5 @@
 -- id, whether it has a principal, the principal. Answers with the position at which it was opened; -1 where there are too many.
-local id, principal = ARGV[ARGS + 1], ARGV[ARGS + 2] == '1' and ARGV[ARGS + 3]
-enter()
+local id, principal = ARGS[1], ARGS[2] == '1' and ARGS[3]
 local key = session(id)
 local openedAt = redis.call('HGET', key, 'openedAt')
 if openedAt then return openedAt end

@@ -1,10 +1,8 @@
--- Stands in front of every script, behind the settings (see scripts.ts). KEYS[1] begins every key, so that all are in
--- one slot. ARGV begins with who asks (see line.ts):
+-- What all operations share. The script is put together in script.ts: settings, this, log.lua, life.lua, the operations, main.lua.
+-- KEYS[1] begins every key, so that all are in one slot. ARGV begins with who asks (see line.ts):
 local P = KEYS[1]
 local NODE = ARGV[1]
-local OP, AFTER, DONE = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local SEEN, UNTIL = tonumber(ARGV[5]), tonumber(ARGV[6])
-local ARGS = 6
+local AFTER, DONE, SEEN = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local TIME = redis.call('TIME')
 -- Microseconds, as positions are.
@@ -12,11 +10,11 @@ local NOW = TIME[1] * 1000000 + TIME[2]
 
 -- Of the store: the newest position, the one below which entries may be lost, and the milliseconds of the active clock.
 local pos, back, clock
--- Of this node: the number of the last command that it ran, and of the last thing that it was told.
+-- Of this node: the number of the last order that was done for it, and of the last thing that it was told.
 local ran, told
--- Whether this command has run before, and its answer was lost.
-local again = false
--- What is to be written of these when the script is done, by field.
+-- The number of the order that is being done, and whether it was done before, and the answer was lost.
+local OP, again = 0, false
+-- What is to be written of these when all is done, by field.
 local changes = {}
 
 local function int (n) return string.format('%.0f', n) end
@@ -60,22 +58,6 @@ local function disown (key, owner)
   return true
 end
 
-local function recall ()
-  local main = redis.call('HMGET', P, 'pos', 'back', 'clock', 'ran:' .. NODE, 'told:' .. NODE)
-  pos, back, clock = num(main[1]), num(main[2]), num(main[3])
-  ran, told = tonumber(main[4] or nil), tonumber(main[5] or nil)
-end
-
--- Writes what has changed of the store and of nodes. Called when a script is done.
-local function commit ()
-  local list = {}
-  for field, value in pairs(changes) do
-    list[#list + 1] = field
-    list[#list + 1] = value
-  end
-  if #list > 0 then redis.call('HSET', P, unpack(list)) end
-end
-
 -- The store is a replica that had not got all: what it lost is said to be everything up to now.
 local function goneBack ()
   -- It was said since this node last heard anything: nothing is lost that is not covered.
@@ -84,15 +66,4 @@ local function goneBack ()
   back = pos
   changes.pos, changes.back = pos, back
   announce('k ' .. int(back))
-end
-
--- Refuses what its sender has given up, what comes from a node that is taken for dead, and what comes before what was sent first.
-local function enter ()
-  if NOW > UNTIL then fail('LATE') end
-  recall()
-  if not ran then fail('FENCED') end
-  if AFTER > ran then fail('ORDER') end
-  again = OP <= ran
-  if not again then changes['ran:' .. NODE] = OP end
-  if pos < SEEN or ran < DONE then goneBack() end
 end

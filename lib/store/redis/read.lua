@@ -1,17 +1,16 @@
 -- Of each log its kind and name, the position up to which it is at hand, that of the newest entry at hand, and for the log of a
 -- session the epoch of its stream here. Answers with the rest of each, with the version of a session, or with `false` where another
 -- stream reads it now; the store's newest position, and `back`.
-enter()
 local answers = {}
 local lost = false
-for i = ARGS + 1, #ARGV, 5 do
-  local kind, name, after, newest = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+for i = 1, #ARGS, 5 do
+  local kind, name, after, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3])
   local key = kind == 's' and session(name) or kind == 'c' and channel(name) or P .. ':b'
   local log = entries(key, after)
   local replaced = false
   if kind == 's' then
     local record = redis.call('HMGET', key, 'epoch', 'version')
-    replaced = (record[1] or '') ~= ARGV[i + 4]
+    replaced = (record[1] or '') ~= ARGS[i + 4]
     log[5] = record[2]
   end
   -- An entry that was given, and is not there any more. A channel may be over, with all that it had.

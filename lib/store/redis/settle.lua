@@ -1,10 +1,9 @@
 -- id, node and number of the ticket, whether that is its last, then key, payload and outcome of messages; one without an outcome was refused.
-local id, ticket, last = ARGV[ARGS + 1], ARGV[ARGS + 2], ARGV[ARGS + 3] == '1'
-enter()
+local id, ticket, last = ARGS[1], ARGS[2], ARGS[3] == '1'
 local key = session(id)
 local queue, keys, order = key .. ':queue', key .. ':keys', key .. ':order'
-for i = ARGS + 4, #ARGV, 3 do
-  local name, payload, outcome = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+for i = 4, #ARGS, 3 do
+  local name, payload, outcome = ARGS[i], ARGS[i + 1], ARGS[i + 2]
   local holder, waiters = string.match(redis.call('HGET', keys, name) or '', '^r %S+ (%S+ %d+);(.*)$')
   -- Not where another has taken it over, or the session is forgotten.
   if holder == ticket then

@@ -5,7 +5,6 @@ import type { Line } from './line.js'
 import type { Rest } from './mirror.js'
 import type { Mirrors } from './mirrors.js'
 import { parseRecord, type RedisState, type SessionRecord } from './record.js'
-import type { Scripts } from './scripts.js'
 import { arrange, release, whole, widen } from './sources.js'
 import type { States } from './states.js'
 
@@ -23,7 +22,6 @@ const CHUNK = 500
 export class Streams {
   readonly #link: Link
   readonly #line: Line
-  readonly #scripts: Scripts
   readonly #mirrors: Mirrors
   readonly #states: States
   readonly #listener: StreamsListener
@@ -31,10 +29,9 @@ export class Streams {
   readonly #attached = new Map<string, RedisState>()
   #renewed = now()
 
-  constructor (link: Link, line: Line, scripts: Scripts, mirrors: Mirrors, states: States, resumeTimeout: number, listener: StreamsListener) {
+  constructor (link: Link, line: Line, mirrors: Mirrors, states: States, resumeTimeout: number, listener: StreamsListener) {
     this.#link = link
     this.#line = line
-    this.#scripts = scripts
     this.#mirrors = mirrors
     this.#states = states
     this.#listener = listener
@@ -50,7 +47,7 @@ export class Streams {
     const detach = (): void => {
       const epoch = state.attached
       this.#release(state)
-      this.#line.keep(this.#scripts.detach, state.id, epoch === 0 ? '' : epoch, cursor)
+      this.#line.keep('detach', state.id, epoch === 0 ? '' : epoch, cursor)
     }
     // The answer to an attach that is on its way must not come after it.
     if (state.attaching === undefined) detach()
@@ -119,7 +116,7 @@ export class Streams {
     else if (kind === 'j') this.joined(state, Number(first), name, Number(second)).catch(ignore)
     else if (kind === 'l') this.left(state, Number(first), name, Number(second)).catch(ignore)
     else if (kind === 'u' && Number(first) > state.version) this.#refresh(state, true).catch(ignore)
-    else if (kind === 'q' && state.attached !== 0) this.#line.keep(this.#scripts.progress, id, state.attached, state.listener?.cursor ?? state.cursor)
+    else if (kind === 'q' && state.attached !== 0) this.#line.keep('progress', id, state.attached, state.listener?.cursor ?? state.cursor)
   }
 
   /** A session, with a stream here of an epoch, has a version; none where the stream is not its stream any more. */
@@ -149,7 +146,7 @@ export class Streams {
     for (let from = 0; from < Math.max(states.length, channels.length); from += CHUNK) {
       const chunk = states.slice(from, from + CHUNK)
       const epochs = chunk.map(({ attached }) => attached)
-      const answers = await this.#line.run(this.#scripts.hold, chunk.length, ...chunk.flatMap(({ id }, index) => [id, epochs[index] as number]), ...channels.slice(from, from + CHUNK)) as string[]
+      const answers = await this.#line.run('hold', chunk.length, ...chunk.flatMap(({ id }, index) => [id, epochs[index] as number]), ...channels.slice(from, from + CHUNK)) as string[]
       for (const [index, state] of chunk.entries()) {
         if (state.attached !== epochs[index]) continue
         const answer = answers[index]
@@ -179,7 +176,7 @@ export class Streams {
     const mirror = this.#mirrors.expectLog(id)
     let answer: Attached
     try {
-      answer = await this.#line.run(this.#scripts.attach, id, mirror.loading ? 0 : mirror.log.last) as Attached
+      answer = await this.#line.run('attach', id, mirror.loading ? 0 : mirror.log.last) as Attached
     } catch (error) {
       if (mirror.loading) this.#mirrors.own.delete(id)
       throw error
@@ -235,7 +232,7 @@ export class Streams {
   /** Has a session's stream read what it is to read now, after its record was loaded anew where that may be old. */
   async #refresh (state: RedisState, stale: boolean): Promise<void> {
     const load = async (): Promise<number> => {
-      const [hash, position] = await this.#line.run(this.#scripts.load, state.id, state.attached === 0 ? 0 : 1) as [string[], string]
+      const [hash, position] = await this.#line.run('load', state.id, state.attached === 0 ? 0 : 1) as [string[], string]
       const record = parseRecord(hash)
       if (record === undefined) this.#lose(state)
       else if (state.apply(record, this.#line.node)) this.#tellEnd(state)

@@ -1,8 +1,7 @@
 -- Whether to register, whether the registration was lost, the milliseconds between ticks. Shows that the node lives, and
 -- has the active clock go on: it stands while Redis is away, and no session expires by that.
 local DUE = 64
-local register, lost, interval = ARGV[ARGS + 1] == '1', ARGV[ARGS + 2] == '1', tonumber(ARGV[ARGS + 3])
-recall()
+local register, lost, interval = ARGS[1] == '1', ARGS[2] == '1', tonumber(ARGS[3])
 local at = num(redis.call('HGET', P, 'at'))
 clock = clock + math.min(math.max(NOW - at, 0) / 1000, interval * 2)
 changes.clock, changes.at = clock, NOW
@@ -12,12 +11,9 @@ if register and not ran then
   ran, told = 0, 0
   changes['ran:' .. NODE], changes['told:' .. NODE] = 0, 0
 end
-if not ran then
-  commit()
-  fail('FENCED')
-end
+if not ran then fail('FENCED') end
 redis.call('ZADD', P .. ':nodes', clock, NODE)
-if lost or pos < SEEN or ran < DONE then goneBack() end
+if lost or pos < SEEN then goneBack() end
 
 local due = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, DUE)) do

@@ -3,37 +3,21 @@ import { readFileSync } from 'node:fs'
 import type { LogBounds } from '../log.js'
 import type { StoreSettings } from '../store.js'
 
-/** Each script, and what it needs of the functions that several share. */
-const NEEDS = {
-  append: ['log'],
-  attach: ['log', 'life'],
-  begin: [],
-  count: [],
-  detach: ['life'],
-  drained: [],
-  end: ['life'],
-  hold: ['life'],
-  join: [],
-  leave: ['life'],
-  load: [],
-  open: ['life'],
-  progress: [],
-  quit: [],
-  read: ['log'],
-  settle: [],
-  tick: ['life'],
-  update: []
-} as const
+const OPERATIONS = [
+  'append', 'attach', 'begin', 'count', 'detach', 'drained', 'end', 'hold', 'join', 'leave', 'load', 'open', 'progress', 'quit', 'read',
+  'settle', 'tick', 'update'
+] as const
+
+/** What can be asked of Redis: each has a file of its name, which tells its arguments and answer. */
+export type Operation = typeof OPERATIONS[number]
 
 export interface Script {
   readonly sha: string
   readonly text: string
 }
 
-export type Scripts = Readonly<Record<keyof typeof NEEDS, Script>>
-
-/** The scripts, with the settings in front of them. */
-export function loadScripts (settings: StoreSettings, lease: number): Scripts {
+/** The one script that does all operations, with the settings in front of them. */
+export function loadScript (settings: StoreSettings, lease: number): Script {
   const { resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys } = settings
   const constants = {
     RESUME: resumeTimeout,
@@ -47,11 +31,16 @@ export function loadScripts (settings: StoreSettings, lease: number): Scripts {
     MAX_WAITING: number(maxWaitingMessages),
     MAX_KEYS: number(maxIdempotencyKeys)
   }
-  const header = Object.entries(constants).map(([name, value]) => `local ${name} = ${value}\n`).join('') + source('prelude')
-  return Object.fromEntries(Object.entries(NEEDS).map(([name, needs]) => {
-    const text = `${header}${needs.map(source).join('')}local function main ()\n${source(name)}end\nlocal reply = main()\ncommit()\nreturn reply\n`
-    return [name, { text, sha: createHash('sha1').update(text).digest('hex') }]
-  })) as Scripts
+  const text = [
+    ...Object.entries(constants).map(([name, value]) => `local ${name} = ${value}\n`),
+    ...['prelude', 'log', 'life'].map(source),
+    // Only those that are asked for are made.
+    'local function operation (name)\n',
+    ...OPERATIONS.map(name => `if name == '${name}' then return function (ARGS)\n${source(name)}end end\n`),
+    'end\n',
+    source('main')
+  ].join('')
+  return { text, sha: createHash('sha1').update(text).digest('hex') }
 }
 
 function source (name: string): string {
