@@ -189,23 +189,22 @@ export class Streams {
     const [hash, rest, head, back] = answer
     this.#line.seen = Math.max(this.#line.seen, Number(head))
     this.#mirrors.wentBack(Number(back))
-    // Another node has had the session in between, and the log was dropped.
+    const record = parseRecord(hash) as SessionRecord
+    if (state.apply(record, this.#line.node)) this.#tellEnd(state)
+    if (state.replacedBy > record.epoch || record.owner !== this.#line.node) {
+      this.#yield(state)
+      return Number(head)
+    }
+    // Another node has had it in between, and the log was dropped.
     if (this.#mirrors.own.get(id) !== mirror) return this.#attach(state, cursor)
-    // One that was at hand, too: what was sent while another node had the session was told to that.
+    // One that was at hand is filled, too: what was sent while another node had the session was told to that.
     mirror.fill(rest, Number(head), this.#line.offset)
     if (mirror.loading) this.#mirrors.open(mirror)
     mirror.readers.add(state)
-    const record = parseRecord(hash) as SessionRecord
     state.attached = record.epoch
     state.log = mirror.log
     this.#attached.set(id, state)
-    if (state.apply(record, this.#line.node)) this.#tellEnd(state)
     state.left = state.left.filter(({ to }) => to > cursor)
-    if (state.replacedBy > state.attached || record.owner !== this.#line.node) {
-      this.#release(state)
-      state.elsewhere = true
-      return Number(head)
-    }
     await widen(state, this.#mirrors, Number(head))
     // Its stream ends with what it can read.
     if (state.endedBy !== undefined) await this.#link.bounded(whole(state))
@@ -223,7 +222,11 @@ export class Streams {
 
   #replaced (state: RedisState, epoch: number): void {
     if (epoch !== Infinity) state.replacedBy = Math.max(state.replacedBy, epoch)
-    if (state.attached === 0 || epoch <= state.attached) return
+    if (state.attached !== 0 && epoch > state.attached) this.#yield(state)
+  }
+
+  /** Another node has a session's stream. */
+  #yield (state: RedisState): void {
     state.elsewhere = true
     state.listener?.replaced()
     this.#release(state)
