@@ -201,11 +201,13 @@ export class Session {
       this.gapped(wentBack)
     }
     stream.start(opening)
-    const { endedBy, elsewhere } = this.#state
+    const { endedBy, elsewhere, sources } = this.#state
     if (this.#lost) this.#cut('', 'lost')
     else if (endedBy !== undefined) stream.finish(frameClose(endedBy), endedBy)
     // Another process has taken it while the response was on its way through the hooks.
     else if (elsewhere) this.replaced()
+    // And has no stream of it any more: the client is to come back.
+    else if (sources.length === 0) this.#cut('', 'replaced')
   }
 
   /** @internal It is over: its stream ends with what is in the logs, and whoever waits for it is told. */

@@ -1,5 +1,7 @@
+import Fastify from 'fastify'
 import t from 'tap'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { MemorySink, received } from './support/memory-sink.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
 import { farProcess } from './support/stores.js'
 import { until } from './support/within.js'
@@ -103,4 +105,26 @@ t.test('a stream of a session that has ended in the meantime has its end', needs
   const down = await asked
   await until(() => down.sink.closed && signal.aborted, 'the end')
   t.match(down.read(), [{ event: 'message', data: 1 }, { event: 'close', data: { reason: 'enough' } }])
+})
+
+t.test('a stream that another process has had before it begins is over, and its client may come back', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: two } = await farProcess(t, redis)
+  const { sessions: one } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const { cursor } = session
+  session.hold()
+  const head = await one.admit(session, cursor) ?? 0
+  // While the response is on its way through the hooks.
+  const down = await stream(two, await handleOf(two, session), cursor)
+  down.sink.destroy()
+  await until(async () => await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'its end')
+  await session.send(1)
+  const sink = new MemorySink(false)
+  await handleOf(one, session)
+  session.attach({ sink, cursor, head, welcome: '{}', resumed: true, log: Fastify().log })
+  await until(() => sink.closed, 'the end of the first')
+  t.strictSame(received(sink).map(({ event }) => event), ['welcome'])
+  const again = await stream(one, session, cursor)
+  await until(() => again.messages().length === 1, 'the message')
 })

@@ -68,8 +68,8 @@ export interface Store {
   hold (state: SessionState): void
   /**
    * Gives this process leave to stream a session, and takes it from the process that had it, whose listener is told
-   * `replaced`. From then on `state.sources` have all that there is after the cursor. Answers with the newest position
-   * of the store, or with `undefined` where the session is gone.
+   * `replaced`, and whose `state.sources` are empty then. Here they have, from then on, all that there is after the
+   * cursor. Answers with the newest position of the store, or with `undefined` where the session is gone.
    */
   attach (state: SessionState, cursor: number): Awaitable<number | undefined>
   /**
