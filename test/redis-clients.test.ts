@@ -4,7 +4,8 @@ import { inspect } from 'node:util'
 import t from 'tap'
 import sseSessions from '../lib/index.js'
 import { redisStore } from '../lib/redis.js'
-import { openSession } from './support/client-in-memory.js'
+import { openSession, stream } from './support/client-in-memory.js'
+import { ordersOf } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { eachLibrary, farProcess } from './support/stores.js'
 import { until, within } from './support/within.js'
@@ -52,4 +53,30 @@ t.test('numbers of the store are a second old at most, however long the lease is
   const { sessions } = await farProcess(t, await startRedis(t), {}, { lease: 60_000 })
   await openSession(sessions)
   await until(() => sessions.size === 1, 'the number', 5000)
+})
+
+t.test('while Redis is away nothing gathers in the queue of the client, and the first that is asked for after is a sign of life', needsRedis, async t => {
+  const { sessions, client, proxy } = await farProcess(t, await startRedis(t), {}, { lease: 60_000 })
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session)
+  proxy.setDown(true)
+  await until(() => client.status !== 'ready', 'the loss of the connection')
+  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
+  const asked: string[] = []
+  const watch = async (...args: string[]): Promise<unknown> => {
+    asked.push(...ordersOf(args).map(({ operation }) => operation))
+    return await call(...args)
+  }
+  Object.assign(client, { call: watch })
+  const sent = session.send(1)
+  // An answer is waited for no longer than two seconds.
+  await t.rejects(sent, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  const begun = performance.now()
+  await until(() => performance.now() - begun > 1200, 'it to be time for another sign')
+  t.strictSame(asked, [])
+  proxy.setDown(false)
+  await until(() => asked.length > 0, 'the first')
+  t.equal(asked[0], 'tick')
+  await session.send(2)
+  await until(() => down.messages().length === 1, 'the message')
 })

@@ -104,6 +104,7 @@ export class Link {
   }
 
   close (): void {
+    this.up = false
     this.#client.off('close', this.#down)
     this.#client.off('reconnecting', this.#down)
     this.#client.off('end', this.#down)

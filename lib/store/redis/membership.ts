@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto'
-import { StoreUnavailable } from '../../errors.js'
 import { now } from '../log.js'
 import type { Link } from './client.js'
 import { codeOf, type Line } from './line.js'
@@ -39,7 +38,6 @@ export class Membership {
   #timer: NodeJS.Timeout | undefined
   #beating: Promise<void> | undefined
   #loading: Promise<unknown> | undefined
-  #closed = false
 
   constructor (link: Link, line: Line, script: Script, prefix: string, lease: number, interval: number, listener: MembershipListener) {
     this.#link = link
@@ -63,7 +61,6 @@ export class Membership {
   }
 
   close (): void {
-    this.#closed = true
     clearInterval(this.#timer)
   }
 
@@ -76,9 +73,10 @@ export class Membership {
 
   /** Shows that this node lives, one time at once. */
   beat (): void {
-    if (this.#closed) return
+    // While Redis is away signs of life would gather in the client's queue.
+    if (!this.#link.up) return
     this.#beating ??= this.#beat().catch(() => {
-      // Redis is away. The next tick tries again.
+      // The next tick tries again.
     }).finally(() => { this.#beating = undefined })
   }
 
@@ -114,7 +112,6 @@ export class Membership {
   async #tick (node: string, register: boolean, lost: boolean): Promise<Ticked> {
     const sent = now()
     const reply = await this.#line.ask(node, 'tick', register ? 1 : 0, lost ? 1 : 0, this.#interval) as Reply
-    if (this.#closed) throw new StoreUnavailable()
     const received = now()
     this.#leaseUntil = sent + this.#lease
     const [time, head, back, told, broadcast, sessions, due] = reply
