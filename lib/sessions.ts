@@ -152,10 +152,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** @internal A session has ended by itself. */
-  expired (state: SessionState): void {
+  expired (state: SessionState): Promise<void> {
     const session = this.#session(state)
     session.over()
-    this.hooks.tell('onClose', session, String(state.endedBy))
+    return this.hooks.tell('onClose', session, String(state.endedBy))
   }
 
   /** @internal How many milliseconds a client is told to wait before it connects again; it is not to come back to a server that closes. */
@@ -226,7 +226,7 @@ export function openSessions (settings: Settings, log: FastifyBaseLogger, ready?
   const streams = new Set<Downstream>()
   const opening: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
     broadcast: () => { for (const stream of streams) stream.wake() },
-    expired: state => { Promise.all([opening, ready]).then(([sessions]) => { sessions.expired(state) }, ignore) }
+    expired: state => Promise.all([opening, ready]).then(([sessions]) => sessions.expired(state), ignore)
   })).then(store => new Sessions(settings, log, store, streams))
   return opening
 }

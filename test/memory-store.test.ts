@@ -3,7 +3,7 @@ import { memoryStore } from '../lib/index.js'
 import { settle } from '../lib/options.js'
 import { signal, within } from './support/within.js'
 
-const alone = { broadcast: (): void => {}, expired: (): void => {} }
+const alone = { broadcast: (): void => {}, expired: async (): Promise<void> => {} }
 
 t.test('a producer does not wait for a session to which nothing was sent', async t => {
   const store = memoryStore(settle({}, 0), alone)
@@ -20,7 +20,7 @@ t.test('a store that has closed forgets no session any more', async t => {
   t.strictSame(store.close('done'), [session])
   // As long as it waits, and longer.
   const later = signal()
-  const another = memoryStore(options, { ...alone, expired: () => { later.resolve() } })
+  const another = memoryStore(options, { ...alone, expired: async () => { later.resolve() } })
   const other = another.open('another', undefined)
   if (other !== undefined) another.detach(other)
   await within(later.promise, 'the expiry in another store')

@@ -22,8 +22,8 @@ export interface StoreSettings {
 export interface StoreUser {
   /** Something was broadcast: wakes every stream of the process. */
   broadcast (): void
-  /** A session has expired, and it falls to this process to tell the app. */
-  expired (state: SessionState): void
+  /** A session has expired, and it falls to this process to tell the app. Resolves, and does not reject, when that has heard of it. */
+  expired (state: SessionState): Promise<void>
 }
 
 /** Numbers of the whole store, as of at most a second ago. */
@@ -52,8 +52,9 @@ export interface StoreStats {
  * **Sessions.** In a process there MUST be at most one SessionState of a session for as long as one is in use there,
  * and it MUST be as new as the last call for the session that this process has been answered. At most one process has
  * leave to stream a session. A session that nobody streams, and that is not held, MUST be ended after `resumeTimeout`, reason
- * `expired`, and exactly one process be told; one that a living process streams MUST NOT be. One that has ended MUST be
- * kept for as long, so that its client can hear of it, but MAY be forgotten earlier where `maxSessions` of them are kept.
+ * `expired`, and one process be told, another only where that dies meanwhile; one that a living process streams MUST NOT be.
+ * One that has ended MUST be kept for as long, so that its client can hear of it, but MAY be forgotten earlier where
+ * `maxSessions` of them are kept.
  * Processes that have it in use and did not end it themselves MUST be told by its listener.
  */
 export interface Store {

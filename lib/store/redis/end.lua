@@ -2,16 +2,21 @@
 -- that ended it, and with the record of one that has expired.
 local id, reason, kept, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session(id)
--- It was held in the meantime.
-if deadline ~= '' and redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end
+local ender = NODE .. ':' .. OP
+-- One that has expired is kept aside for the one that is to tell the app, or, where that dies, for another.
+local expired, aside = P .. ':expired', P .. ':e:' .. id
+if deadline ~= '' then
+  if redis.call('ZSCORE', expired, id) == deadline then redis.call('HSET', aside, 'ender', ender) end
+  if redis.call('HGET', aside, 'ender') == ender then return { 1, redis.call('HGETALL', aside) } end
+  -- It was held in the meantime.
+  if redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end
+end
 local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'principal', 'owner', 'ender')
 if not known[1] then
   redis.call('ZREM', P .. ':deadlines', id)
   return { 0 }
 end
-local ender = NODE .. ':' .. OP
 if known[2] then return { known[5] == ender and 1 or 0 } end
-local record = deadline == '' and {} or redis.call('HGETALL', key)
 -- It leaves its channels. What came before is still for it.
 for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'm:' then
@@ -31,7 +36,13 @@ if kept then
   redis.call('HSET', key, 'endedBy', reason, 'endedAt', num(redis.call('HGET', P .. ':b', 'last')), 'ender', ender)
   redis.call('HINCRBY', key, 'version', 1)
   keep(key, math.max(RESUME, 1000))
-else
-  each(key, function (part) redis.call('UNLINK', part) end)
+  return { 1 }
 end
-return { 1, record }
+if deadline ~= '' then
+  redis.call('HSET', key, 'ender', ender)
+  redis.call('RENAME', key, aside)
+  redis.call('ZADD', expired, clock + LEASE, id)
+  redis.call('PEXPIRE', expired, TTL)
+end
+each(key, function (part) redis.call('UNLINK', part) end)
+return { 1, redis.call('HGETALL', aside) }

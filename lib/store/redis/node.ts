@@ -7,7 +7,7 @@ import { Line, type Argument } from './line.js'
 import { Mailroom } from './mailbox.js'
 import { Membership, type Ticked } from './membership.js'
 import { Mirrors } from './mirrors.js'
-import { parseRecord } from './record.js'
+import { parseRecord, type RedisState } from './record.js'
 import { loadScript, type Operation } from './script.js'
 import { States } from './states.js'
 import { Streams } from './streams.js'
@@ -38,6 +38,8 @@ export class Node {
   readonly #ear: Ear
   #listening = true
   #swept = now()
+  /** Sessions of whose expiry the app is being told. */
+  readonly #telling = new Map<string, Promise<void>>()
 
   constructor (settings: StoreSettings, user: StoreUser, { client, namespace, lease }: RedisSettings) {
     const prefix = `{${namespace}}`
@@ -93,7 +95,7 @@ export class Node {
 
   /** Leaves the other nodes, when what has to be done is done, or cannot be. */
   async close (): Promise<void> {
-    await this.#link.bounded(this.mailroom.close()).catch(ignore)
+    await this.#link.bounded(Promise.all([this.mailroom.close(), ...this.#telling.values()])).catch(ignore)
     await this.#link.bounded(this.line.drained()).catch(ignore)
     await this.run('quit').catch(ignore)
     this.#stop()
@@ -144,10 +146,18 @@ export class Node {
   async #expire (id: string, deadline: string): Promise<void> {
     const [ended, hash] = await this.run('end', id, 'expired', 0, deadline) as [number, string[]]
     const record = ended === 1 ? parseRecord(hash) : undefined
-    if (record === undefined) return
+    // An app that is slow to hear of it is not told again.
+    if (record === undefined || this.#telling.has(id)) return
     const state = this.states.of(id, record)
     this.streams.learn(state, hash)
+    this.#telling.set(id, this.#tell(state))
+  }
+
+  /** Tells the app of an expiry. Where this process dies before the app has heard of it, another tells its own. */
+  async #tell (state: RedisState): Promise<void> {
     await this.streams.over(state, 'expired')
-    this.#user.expired(state)
+    await this.#user.expired(state)
+    await this.line.keep('told', state.id)
+    this.#telling.delete(state.id)
   }
 }

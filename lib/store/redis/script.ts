@@ -5,7 +5,7 @@ import type { StoreSettings } from '../store.js'
 
 const OPERATIONS = [
   'append', 'attach', 'begin', 'count', 'detach', 'drained', 'end', 'hold', 'join', 'leave', 'load', 'open', 'progress', 'quit', 'read',
-  'settle', 'tick', 'update'
+  'settle', 'tick', 'told', 'update'
 ] as const
 
 /** What can be asked of Redis: each has a file of its name, which tells its arguments and answer. */

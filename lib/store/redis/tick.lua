@@ -16,18 +16,26 @@ redis.call('ZADD', P .. ':nodes', clock, NODE)
 if lost or pos < SEEN then goneBack() end
 
 local due = {}
+-- It falls to this node, for a while.
+local function take (set, id)
+  redis.call('ZADD', P .. set, clock + interval * 4, id)
+  due[#due + 1] = id
+  due[#due + 1] = redis.call('ZSCORE', P .. set, id)
+end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, DUE)) do
   local owner, principal = unpack(redis.call('HMGET', session(id), 'owner', 'principal'))
   if owner and owner ~= '' then
     -- It has a stream; or its node has died, and it waits for its client from now on.
     disown(session(id), owner)
     wait(id, principal, RESUME)
-  else
-    -- It falls to this node, for a while.
-    redis.call('ZADD', P .. ':deadlines', clock + interval * 4, id)
-    due[#due + 1] = id
-    due[#due + 1] = redis.call('ZSCORE', P .. ':deadlines', id)
-  end
+  else take(':deadlines', id) end
+end
+-- Of these it is not known that the app was told.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':expired', '-inf', clock, 'LIMIT', 0, DUE)) do
+  local ender = string.match(redis.call('HGET', P .. ':e:' .. id, 'ender') or '', '^[^:]+')
+  if not ender then redis.call('ZREM', P .. ':expired', id)
+  elseif ender == NODE or not alive(ender) then take(':expired', id)
+  else redis.call('ZADD', P .. ':expired', clock + LEASE, id) end
 end
 -- Heard, or not, it shows whether what is told gets there.
 tell(NODE, 'm ' .. int(pos))

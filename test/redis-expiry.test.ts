@@ -1,0 +1,103 @@
+import type { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import type { Sessions } from '../lib/index.js'
+import { openSession } from './support/client-in-memory.js'
+import { ordersOf } from './support/orders.js'
+import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
+import { farProcess, type FarProcess } from './support/stores.js'
+import { signal, until } from './support/within.js'
+
+const open = (t: Test, redis: RedisServer, lease = 500): Promise<FarProcess> => farProcess(t, redis, { resumeTimeout: 300 }, { lease })
+
+/** What a process's hook is told of ends. */
+function listen (sessions: Sessions): string[] {
+  const told: string[] = []
+  sessions.addHook('onClose', ({ id }, reason) => { told.push(`${id} ${reason}`) })
+  return told
+}
+
+/** Has the first end of a session that has expired be done, and its answer be lost. */
+function loseAnswer (client: Redis, then: () => void = () => {}): void {
+  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
+  let lost = false
+  const lose = async (...args: string[]): Promise<unknown> => {
+    const reply = await call(...args)
+    if (lost || !ordersOf(args).some(({ operation }) => operation === 'end')) return reply
+    lost = true
+    then()
+    return await new Promise(() => {})
+  }
+  Object.assign(client, { call: lose })
+}
+
+const untold = async (redis: RedisServer): Promise<unknown> => await redis.ask('ZCARD', '{sse}:expired')
+
+t.test('an expiry is told to the app, once, though the answer that tells of it never comes', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await open(t, redis)
+  const told = listen(sessions)
+  loseAnswer(client)
+  const { id } = await openSession(sessions)
+  await until(() => told.length > 0, 'the hook')
+  await until(async () => await untold(redis) === 0, 'it to be known')
+  t.strictSame(told, [`${id} expired`])
+  t.strictSame(await redis.ask('KEYS', `*${id}*`), [])
+})
+
+t.test('an expiry is told to the app, once, when the connection breaks on which the answer was', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client, proxy } = await open(t, redis, 100_000)
+  const told = listen(sessions)
+  loseAnswer(client, () => { proxy.connections[0]?.client.resetAndDestroy() })
+  const { id } = await openSession(sessions)
+  await until(() => told.length > 0, 'the hook')
+  await until(async () => await untold(redis) === 0, 'it to be known')
+  t.strictSame(told, [`${id} expired`])
+})
+
+t.test('an expiry that a process found, which died before it could tell the app, is told by another', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const one = await open(t, redis)
+  const told = listen(one.sessions)
+  loseAnswer(one.client, () => { one.proxy.setDown(true) })
+  const { id } = await openSession(one.sessions)
+  await until(async () => await untold(redis) === 1, 'it to expire')
+  for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.ask('PTTL', key)) > 0, `${key} would go by itself`)
+  const two = await open(t, redis)
+  const toldThere = listen(two.sessions)
+  t.equal(await two.sessions.resumable(id, undefined), undefined, 'its client would be given another')
+  await until(() => toldThere.length > 0, 'the hook')
+  await until(async () => await untold(redis) === 0, 'it to be known')
+  t.strictSame([told, toldThere], [[], [`${id} expired`]])
+})
+
+/** A process whose app takes its time to hear of an expiry, and another that has come since. */
+async function withSlowHook (t: Test) {
+  const redis = await startRedis(t)
+  const one = await open(t, redis)
+  const told = listen(one.sessions)
+  const gate = signal()
+  one.sessions.addHook('onClose', () => gate.promise)
+  t.teardown(gate.resolve)
+  const { id } = await openSession(one.sessions)
+  await until(() => told.length > 0, 'the hook')
+  // It does not tick in step with the first: now this, now that one is to look.
+  const two = await open(t, redis, 300)
+  return { redis, one, two, told: [told, listen(two.sessions)], gate, id }
+}
+
+t.test('an app that is slow to hear of an expiry is not told again, nor is that of another process', needsRedis, async t => {
+  const { redis, told, gate, id } = await withSlowHook(t)
+  const scores = new Set<unknown>()
+  await until(async () => scores.add(await redis.ask('ZSCORE', '{sse}:expired', id)).size === 8, 'it to be looked at again')
+  gate.resolve()
+  await until(async () => await untold(redis) === 0, 'it to be known')
+  t.strictSame(told, [[`${id} expired`], []])
+})
+
+t.test('where a process dies while its app hears of an expiry, that of another is told', needsRedis, async t => {
+  const { redis, one, told, id } = await withSlowHook(t)
+  one.proxy.setDown(true)
+  await until(async () => await untold(redis) === 0, 'it to be known')
+  t.strictSame(told, [[`${id} expired`], [`${id} expired`]])
+})
