@@ -1,6 +1,7 @@
 import t from 'tap'
 import type { Letter, Outcome, Session } from '../lib/index.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { ordersOf } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
 import { signal, until, within } from './support/within.js'
@@ -11,19 +12,24 @@ function letter (key: string | undefined, handle: Letter['handle']): Letter {
   return { key, payload: () => 'payload', handle }
 }
 
-/** Begins to handle a message of key `a`, which lasts until the gate opens. */
-function runOne (session: Session) {
-  const gate = signal()
+/** Makes handlers that answer with their names, and records which have run. */
+function recorder () {
   const handled: string[] = []
   const handle = (name: string) => (): Outcome => {
     handled.push(name)
     return accepted(name)
   }
+  return { handled, handle }
+}
+
+/** Begins to handle a message of key `a`, which lasts until the gate opens. */
+function runOne (session: Session) {
+  const gate = signal()
   const running = session.mailbox.deliver(letter('a', async () => {
     await gate.promise
     return accepted('a')
   }))
-  return { gate, handled, handle, running }
+  return { gate, ...recorder(), running }
 }
 
 t.test('an outcome that is told while another question is on its way is that of its own message', needsRedis, async t => {
@@ -112,4 +118,61 @@ t.test('a batch may repeat itself, and what is being handled elsewhere', needsRe
   await t.rejects(batch[3] as Promise<unknown>, { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
   t.match(await batch[4], { replayed: false, outcome: { body: 'c' } })
   t.strictSame(handled, ['b', 'c'])
+})
+
+t.test('messages without keys are handled in turn, and their batch is settled once', needsRedis, async t => {
+  const { sessions, client } = await farProcess(t, await startRedis(t))
+  const session = await openSession(sessions)
+  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
+  const settled: string[] = []
+  const watch = async (...args: string[]): Promise<unknown> => {
+    settled.push(...ordersOf(args).filter(({ operation }) => operation === 'settle').map(({ args }) => args.slice(2).join()))
+    return await call(...args)
+  }
+  Object.assign(client, { call: watch })
+  const { handled, handle } = recorder()
+  const batch = await session.mailbox.deliverAll(['a', 'b', 'c'].map(name => letter(undefined, handle(name))))
+  await Promise.all(batch)
+  t.strictSame(handled, ['a', 'b', 'c'])
+  await session.send('settled')
+  t.strictSame(settled, ['1'])
+})
+
+t.test('a message that is given up without an answer holds up nobody', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, holdAnswers } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const afar = await handleOf(two, session)
+  const { handled, handle } = recorder()
+  holdAnswers(true)
+  await t.rejects(Promise.resolve(afar.mailbox.deliver(letter(undefined, handle('given up')))), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  holdAnswers(false)
+  await within(Promise.resolve(session.mailbox.deliver(letter(undefined, handle('next')))), 'the next')
+  t.strictSame(handled, ['next'])
+})
+
+t.test('a batch does not wait for one behind it, of which a message of its own is a repeat', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, proxy } = await farProcess(t, redis)
+  const { sessions: three } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const queue = `{sse}:s:${session.id}:queue`
+  const { gate, handled, handle, running } = runOne(session)
+  await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
+  const [first = ''] = await redis.ask('LRANGE', queue, '0', '0') as string[]
+  const batch = await (await handleOf(two, session)).mailbox.deliverAll([letter('a', handle('first')), letter('b', handle('b'))])
+  // The process that handles the first is taken for dead, and another asks before the batch does.
+  proxy.connections[0]?.client.pause()
+  await redis.ask('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
+  const again = (await handleOf(three, session)).mailbox.deliver(letter('a', handle('a')))
+  await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'it to be found dead')
+  proxy.connections[0]?.client.resume()
+  t.match(await batch[1], { replayed: false, outcome: { body: 'b' } })
+  t.match(await batch[0], { replayed: true, outcome: { body: 'a' } })
+  t.match(await again, { replayed: false, outcome: { body: 'a' } })
+  t.strictSame(handled, ['b', 'a'])
+  gate.resolve()
+  await running
 })

@@ -137,7 +137,7 @@ export class Mailroom {
       this.#sort(submission, items, standing, verdicts)
     } catch (error) {
       this.#waiting.delete(number)
-      if (error instanceof StoreUnavailable) this.#settle(state, `${node} ${number}`, true, items.flatMap(({ key, payload }) => key === '' ? [] : [key, payload, '']))
+      if (error instanceof StoreUnavailable) this.#settle(state, `${node} ${number}`, true, items.flatMap(({ key, payload }) => [key, payload, '']))
       for (const item of items) item.reject(error)
       throw error
     } finally {
