@@ -92,6 +92,27 @@ t.test('when a replica takes over that has not got the last writes, each client 
   t.match(anew.events[0]?.data, { resumed: false, previous: 'unknown' })
 })
 
+t.test('where no node lives on that knew of what the replica has lost, a client that has got it hears of a gap, and then of all that comes', needsRedis, async t => {
+  const cluster = await startFailover(t)
+  const { nodes, replicated, isolate, promote } = cluster
+  const before = await openStream(t, nodes[0].url)
+  const { sessionId } = before
+  await nodes[1].ask('join', sessionId, 'room')
+  await send(cluster, [sessionId], 1)
+  await replicated()
+  isolate()
+  await send(cluster, [sessionId], 4)
+  const last = await before.waitFor(isNumber(6))
+  for (const node of nodes) await node.kill()
+  await promote()
+  for (const node of nodes) await node.start()
+  const back = await openStream(t, nodes[1].url, { headers: { 'last-event-id': last.id ?? '' } })
+  await send(cluster, [sessionId], 7)
+  await back.waitFor(isNumber(9))
+  t.match(back.events.slice(0, 2), [{ data: { resumed: true } }, { event: 'gap', data: { after: positionOf(last), reason: 'store' } }])
+  t.strictSame(numbersOf(back), [7, 8, 9])
+})
+
 t.test('when a replica takes over that has got all, nothing is lost, and nobody is told so', needsRedis, async t => {
   const cluster = await startFailover(t)
   const { nodes, replicated, promote } = cluster
