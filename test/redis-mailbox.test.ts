@@ -132,7 +132,7 @@ t.test('messages without keys are handled in turn, and their batch is settled on
   Object.assign(client, { call: watch })
   const { handled, handle } = recorder()
   const batch = await session.mailbox.deliverAll(['a', 'b', 'c'].map(name => letter(undefined, handle(name))))
-  await Promise.all(batch)
+  await within(Promise.all(batch), 'the answers')
   t.strictSame(handled, ['a', 'b', 'c'])
   await session.send('settled')
   t.strictSame(settled, ['1'])
@@ -146,7 +146,7 @@ t.test('a message that is given up without an answer holds up nobody', needsRedi
   const afar = await handleOf(two, session)
   const { handled, handle } = recorder()
   holdAnswers(true)
-  await t.rejects(Promise.resolve(afar.mailbox.deliver(letter(undefined, handle('given up')))), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await t.rejects(within(Promise.resolve(afar.mailbox.deliver(letter(undefined, handle('given up')))), 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   holdAnswers(false)
   await within(Promise.resolve(session.mailbox.deliver(letter(undefined, handle('next')))), 'the next')
   t.strictSame(handled, ['next'])
@@ -169,9 +169,11 @@ t.test('a batch does not wait for one behind it, of which a message of its own i
   const again = (await handleOf(three, session)).mailbox.deliver(letter('a', handle('a')))
   await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'it to be found dead')
   proxy.connections[0]?.client.resume()
-  t.match(await batch[1], { replayed: false, outcome: { body: 'b' } })
-  t.match(await batch[0], { replayed: true, outcome: { body: 'a' } })
-  t.match(await again, { replayed: false, outcome: { body: 'a' } })
+  t.match(await within(Promise.all([...batch, again]), 'the answers'), [
+    { replayed: true, outcome: { body: 'a' } },
+    { replayed: false, outcome: { body: 'b' } },
+    { replayed: false, outcome: { body: 'a' } }
+  ])
   t.strictSame(handled, ['b', 'a'])
   gate.resolve()
   await running
