@@ -1,5 +1,6 @@
 import { Redis } from 'ioredis'
 import t from 'tap'
+import type { Session } from '../lib/index.js'
 import { redisStore } from '../lib/redis.js'
 import { openSessions } from '../lib/sessions.js'
 import { settle } from '../lib/options.js'
@@ -60,6 +61,21 @@ eachLibrary(t, 'sessions that an emptied store has lost are over, and their stre
   t.strictSame(told, ['lost'])
   t.equal(await one.admit(other, other.cursor), undefined)
   await t.rejects(Promise.resolve(other.mailbox.deliver({ key: undefined, payload: () => '', handle: accepted })), { code: 'FST_SSE_SESSION_UNKNOWN' })
+})
+
+t.test('what was lost is not told again to a session that was opened since, when another process finds it out', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, proxy } = await farProcess(t, redis)
+  for (const { client } of proxy.connections) client.pause()
+  await redis.ask('FLUSHALL')
+  let session = await one.open(undefined).catch(() => undefined)
+  await until(async () => (session ??= await one.open(undefined).catch(() => undefined)) !== undefined, 'the first to be back')
+  const down = await stream(one, session as Session)
+  for (const { client } of proxy.connections) client.resume()
+  await until(async () => await two.broadcast('message', 1).then(() => true, () => false), 'the second to be back')
+  await until(() => down.messages().length > 0, 'the message')
+  t.strictSame(down.read().map(({ event }) => event), ['message'])
 })
 
 t.test('what Redis takes for given up, by its clock, is sent again', needsRedis, async t => {

@@ -18,8 +18,6 @@ interface Order {
   behind: Order | undefined
   /** Of the batch that it was sent in last; 0 before it was. */
   batch: number
-  /** What Redis has answered; told when all before it is. */
-  reply: { readonly value: unknown } | undefined
 }
 
 /** Why an order of a batch has failed, if one has; and the answers to those before it. */
@@ -46,7 +44,7 @@ const MOST = 64
 
 /** The code of Redis's error; `undefined` where the error is another's. */
 export function codeOf (error: unknown): string | undefined {
-  return error instanceof Error ? CODE.exec(error.message)?.[0] : undefined
+  return CODE.exec((error as Error).message)?.[0]
 }
 
 /**
@@ -66,7 +64,6 @@ export class Line {
   readonly #prefix: string
   readonly #timeout: number
   readonly #listener: LineListener
-  #size = 0
   #first: Order | undefined
   #last: Order | undefined
   #node = ''
@@ -75,7 +72,6 @@ export class Line {
   #flush: NodeJS.Immediate | undefined
   #again: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
-  #idle: (() => void) | undefined
   #closed = false
 
   constructor (link: Link, script: Script, prefix: string, timeout: number, listener: LineListener) {
@@ -113,9 +109,9 @@ export class Line {
 
   /** Goes on under a new name. */
   join (node: string): void {
-    const kept = [...this.#pending()].filter(({ reply }) => reply === undefined)
+    const kept = [...this.#pending()]
     this.#first = this.#last = undefined
-    this.#size = this.#count = this.done = 0
+    this.#count = this.done = 0
     this.#node = node
     for (const order of kept) this.#enqueue(order)
     this.#resend()
@@ -124,17 +120,12 @@ export class Line {
   /** Has no name any more. What was asked for under it and cannot wait is refused. */
   leave (): void {
     this.#node = ''
-    for (const order of this.#pending()) if (order.expires !== Infinity && order.reply === undefined) this.#refuse(order)
+    for (const order of this.#pending()) if (order.expires !== Infinity) this.#refuse(order)
   }
 
   /** Sends again what is not answered, for the connection is back. */
   resume (): void {
     this.#resend()
-  }
-
-  /** Resolves when all is done. */
-  drained (): Promise<void> {
-    return this.#size === 0 ? Promise.resolve() : new Promise(resolve => { this.#idle = resolve })
   }
 
   close (): void {
@@ -150,7 +141,7 @@ export class Line {
       reject(unavailable())
       return
     }
-    const order: Order = { operation, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, batch: 0, reply: undefined }
+    const order: Order = { operation, args, expires, resolve, reject, number: 0, before: undefined, behind: undefined, batch: 0 }
     this.#enqueue(order)
     if (expires !== Infinity) this.#expiry ??= setTimeout(this.#expire, this.#timeout).unref()
     this.#flush ??= setImmediate(() => { this.#sendNew() })
@@ -163,34 +154,20 @@ export class Line {
     if (this.#last === undefined) this.#first = order
     else this.#last.behind = order
     this.#last = order
-    this.#size++
   }
 
-  /** Takes one out of the line. False if it was not in it any more. */
-  #remove (order: Order): boolean {
+  #remove (order: Order): void {
     const { before, behind } = order
-    if (order.number === 0) return false
     order.number = 0
     if (before === undefined) this.#first = behind
     else before.behind = behind
     if (behind === undefined) this.#last = before
     else behind.before = before
-    if (--this.#size === 0) this.#idle?.()
-    return true
   }
 
   #refuse (order: Order, cause?: unknown): void {
     this.#remove(order)
     order.reject(unavailable(cause))
-    this.#answer()
-  }
-
-  /** Passes answers on, in order. */
-  #answer (): void {
-    for (let order = this.#first; order?.reply !== undefined; order = this.#first) {
-      this.#remove(order)
-      order.resolve(order.reply.value)
-    }
   }
 
   * #pending (first = this.#first): Iterable<Order> {
@@ -214,7 +191,6 @@ export class Line {
     if (this.#again !== undefined || this.#node === '' || !this.#link.up) return
     let batch: Order[] = []
     for (const order of this.#pending(first)) {
-      if (order.reply !== undefined) continue
       batch.push(order)
       if (batch.length < MOST) continue
       this.#sendBatch(batch)
@@ -232,15 +208,15 @@ export class Line {
       what.push(operation, number, Math.min(expires * 1000 + this.offset, 9e15).toFixed(), args.length, ...args)
       order.batch = batch
     }
-    const isOpen = (order: Order): boolean => node === this.#node && order.number !== 0 && order.reply === undefined
+    const isOpen = (order: Order): boolean => node === this.#node && order.number !== 0
     this.#command(node, orders[0]?.before?.number ?? 0, what).then(([failure, answers]) => {
       for (const [index, value] of answers.entries()) {
         const order = orders[index] as Order
         if (!isOpen(order)) continue
         this.done = Math.max(this.done, order.number)
-        order.reply = { value }
+        this.#remove(order)
+        order.resolve(value)
       }
-      this.#answer()
       if (failure !== '') this.#failed(orders.slice(answers.length, answers.length + 1).filter(isOpen), new Error(failure))
     }, (error: unknown) => {
       this.#failed(orders.filter(order => order.batch === batch && isOpen(order)), error)
@@ -273,7 +249,7 @@ export class Line {
     this.#expiry = undefined
     const time = now()
     for (const order of this.#pending()) {
-      if (order.expires === Infinity || order.reply !== undefined) continue
+      if (order.expires === Infinity) continue
       if (order.expires > time) {
         this.#expiry = setTimeout(this.#expire, order.expires - time).unref()
         return

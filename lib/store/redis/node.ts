@@ -96,7 +96,7 @@ export class Node {
   /** Leaves the other nodes, when what has to be done is done, or cannot be. */
   async close (): Promise<void> {
     await this.#link.bounded(Promise.all([this.mailroom.close(), ...this.#telling.values()])).catch(ignore)
-    await this.#link.bounded(this.line.drained()).catch(ignore)
+    // Behind all that is still to be done.
     await this.run('quit').catch(ignore)
     this.#stop()
   }
