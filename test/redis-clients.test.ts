@@ -5,7 +5,7 @@ import t from 'tap'
 import sseSessions from '../lib/index.js'
 import { redisStore } from '../lib/redis.js'
 import { openSession, stream } from './support/client-in-memory.js'
-import { ordersOf } from './support/orders.js'
+import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { eachLibrary, farProcess } from './support/stores.js'
 import { until, within } from './support/within.js'
@@ -61,13 +61,8 @@ t.test('while Redis is away nothing gathers in the queue of the client, and the 
   const down = await stream(sessions, session)
   proxy.setDown(true)
   await until(() => client.status !== 'ready', 'the loss of the connection')
-  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const asked: string[] = []
-  const watch = async (...args: string[]): Promise<unknown> => {
-    asked.push(...ordersOf(args).map(({ operation }) => operation))
-    return await call(...args)
-  }
-  Object.assign(client, { call: watch })
+  beforeOrders(client, orders => { asked.push(...orders.map(({ operation }) => operation)) })
   const sent = session.send(1)
   // An answer is waited for no longer than two seconds.
   await t.rejects(sent, { code: 'FST_SSE_STORE_UNAVAILABLE' })

@@ -2,7 +2,7 @@ import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Sessions } from '../lib/index.js'
 import { openSession } from './support/client-in-memory.js'
-import { ordersOf } from './support/orders.js'
+import { beforeOrders, ordersOf } from './support/orders.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
 import { farProcess, type FarProcess } from './support/stores.js'
 import { signal, until } from './support/within.js'
@@ -69,6 +69,24 @@ t.test('an expiry that a process found, which died before it could tell the app,
   await until(() => toldThere.length > 0, 'the hook')
   await until(async () => await untold(redis) === 0, 'it to be known')
   t.strictSame([told, toldThere], [[], [`${id} expired`]])
+})
+
+t.test('a session whose client comes back as it is found to be due lives on', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await open(t, redis)
+  const told = listen(sessions)
+  const { id } = await openSession(sessions)
+  let back = false
+  beforeOrders(client, async orders => {
+    if (back || !orders.some(({ operation }) => operation === 'end')) return
+    // To another process, which holds it.
+    await redis.ask('ZINCRBY', '{sse}:deadlines', '1000', id)
+    back = true
+  })
+  await until(() => back, 'it to be due')
+  t.ok(await sessions.find(id))
+  t.strictSame(told, [])
+  await until(() => told.length > 0, 'it to expire later')
 })
 
 /** A process whose app takes its time to hear of an expiry, and another that has come since. */

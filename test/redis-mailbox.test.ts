@@ -1,7 +1,7 @@
 import t from 'tap'
 import type { Letter, Outcome, Session } from '../lib/index.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
-import { ordersOf } from './support/orders.js'
+import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
 import { signal, until, within } from './support/within.js'
@@ -123,13 +123,10 @@ t.test('a batch may repeat itself, and what is being handled elsewhere', needsRe
 t.test('messages without keys are handled in turn, and their batch is settled once', needsRedis, async t => {
   const { sessions, client } = await farProcess(t, await startRedis(t))
   const session = await openSession(sessions)
-  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const settled: string[] = []
-  const watch = async (...args: string[]): Promise<unknown> => {
-    settled.push(...ordersOf(args).filter(({ operation }) => operation === 'settle').map(({ args }) => args.slice(2).join()))
-    return await call(...args)
-  }
-  Object.assign(client, { call: watch })
+  beforeOrders(client, orders => {
+    for (const { operation, args } of orders) if (operation === 'settle') settled.push(args.slice(2).join())
+  })
   const { handled, handle } = recorder()
   const batch = await session.mailbox.deliverAll(['a', 'b', 'c'].map(name => letter(undefined, handle(name))))
   await within(Promise.all(batch), 'the answers')

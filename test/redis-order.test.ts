@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
-import { ordersOf } from './support/orders.js'
+import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
 import { until } from './support/within.js'
@@ -51,17 +51,13 @@ t.test('what is sent while a process that was taken for dead comes back comes, t
   await session.send(1)
   for (const { client } of proxy.connections) client.pause()
   await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'it to be taken for dead')
-  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   let sent = false
-  const sendBefore = async (...args: string[]): Promise<unknown> => {
+  beforeOrders(client, async orders => {
     // It says that the session is its own: so many sessions, the id, the epoch.
-    if (!sent && ordersOf(args).some(({ operation, args }) => operation === 'hold' && args.join() === `1,${session.id},1`)) {
-      sent = true
-      await afar.send(2)
-    }
-    return await call(...args)
-  }
-  Object.assign(client, { call: sendBefore })
+    if (sent || !orders.some(({ operation, args }) => operation === 'hold' && args.join() === `1,${session.id},1`)) return
+    sent = true
+    await afar.send(2)
+  })
   for (const { client } of proxy.connections) client.resume()
   await until(() => sent, 'it to come back')
   for (let turn = 0; turn < 5; turn++) await settled()

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
 import { farProcess } from './support/stores.js'
 import { until } from './support/within.js'
@@ -37,13 +38,8 @@ t.test('a session that was discarded while its stream was asked for is not asked
   await discarded
   await sessions.broadcast('message', 1)
   await until(() => down.messages().length === 1, 'the first broadcast')
-  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const asked: string[] = []
-  const watch = async (...args: string[]): Promise<unknown> => {
-    asked.push(...args)
-    return await call(...args)
-  }
-  Object.assign(client, { call: watch })
+  beforeOrders(client, orders => { asked.push(...orders.flatMap(({ args }) => args)) })
   await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await sessions.broadcast('message', 2)
   await until(() => down.messages().length === 2, 'the second')

@@ -1,3 +1,5 @@
+import type { Redis } from 'ioredis'
+
 export interface Order {
   readonly operation: string
   /** 0 where it is in no line. */
@@ -18,4 +20,14 @@ export function ordersOf (command: readonly string[]): Order[] {
     at = end
   }
   return orders
+}
+
+/** Has something be done before each command that a client sends, with the orders in it. */
+export function beforeOrders (client: Redis, act: (orders: Order[]) => unknown): void {
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  const callAfter = async (...command: string[]): Promise<unknown> => {
+    await act(ordersOf(command))
+    return await call(...command)
+  }
+  Object.assign(client, { call: callAfter })
 }

@@ -7,7 +7,7 @@ import { Line, type Argument } from './line.js'
 import { Mailroom } from './mailbox.js'
 import { Membership, type Ticked } from './membership.js'
 import { Mirrors } from './mirrors.js'
-import { parseRecord, type RedisState } from './record.js'
+import { parseRecord, type RedisState, type SessionRecord } from './record.js'
 import { loadScript, type Operation } from './script.js'
 import { States } from './states.js'
 import { Streams } from './streams.js'
@@ -20,8 +20,8 @@ export interface RedisSettings {
 
 /** Milliseconds in which Redis has to do what it is asked to. */
 const TIMEOUT = 2000
-/** Milliseconds for which what was used stays at hand, at least. */
-const AT_HAND = 10_000
+/** For how many leases what was used stays at hand, at least. */
+const AT_HAND = 2
 
 /** What a process has at hand as one of the nodes that share a Redis, and what happens to it there. */
 export class Node {
@@ -33,6 +33,7 @@ export class Node {
   /** How many sessions live, as of the last tick. */
   sessions = 0
   readonly #user: StoreUser
+  readonly #lease: number
   readonly #link: Link
   readonly #membership: Membership
   readonly #ear: Ear
@@ -47,6 +48,7 @@ export class Node {
     // Often enough for the lease, for sessions to expire in time, and for the numbers to be new.
     const interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
     this.#user = user
+    this.#lease = lease
     this.#link = new Link(client, TIMEOUT, {
       message: (channel, text) => { this.#ear.hear(channel, text) },
       deaf: () => { this.#ear.deaf() },
@@ -138,17 +140,16 @@ export class Node {
     const ended = Promise.all(due.map(([id, deadline]) => this.#expire(id, deadline)))
     // There may be more of them.
     ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(ignore)
-    if (now() - this.#swept < AT_HAND) return
+    if (now() - this.#swept < this.#lease * AT_HAND) return
     this.#swept = now()
     this.states.sweep()
   }
 
   async #expire (id: string, deadline: string): Promise<void> {
     const [ended, hash] = await this.run('end', id, 'expired', 0, deadline) as [number, string[]]
-    const record = ended === 1 ? parseRecord(hash) : undefined
     // An app that is slow to hear of it is not told again.
-    if (record === undefined || this.#telling.has(id)) return
-    const state = this.states.of(id, record)
+    if (ended === 0 || this.#telling.has(id)) return
+    const state = this.states.of(id, parseRecord(hash) as SessionRecord)
     this.streams.learn(state, hash)
     this.#telling.set(id, this.#tell(state))
   }

@@ -3,7 +3,6 @@ import { RedisState, type SessionRecord } from './record.js'
 /** The sessions that this process has at hand: one object for each, for as long as anyone uses it. */
 export class States {
   readonly #known = new Map<string, WeakRef<RedisState>>()
-  readonly #gone = new FinalizationRegistry<string>(id => { if (this.at(id) === undefined) this.#known.delete(id) })
   /** Those that were used of late, and before. */
   #used: readonly [Set<RedisState>, Set<RedisState>] = [new Set(), new Set()]
 
@@ -25,7 +24,6 @@ export class States {
     if (state === undefined) {
       state = new RedisState(id, principal, openedAt)
       this.#known.set(id, new WeakRef(state))
-      this.#gone.register(state, id)
       this.#used[0].add(state)
     }
     return state
@@ -33,11 +31,12 @@ export class States {
 
   /** Those at hand that live, as far as is known. */
   living (): RedisState[] {
-    return [...this.#known.values()].flatMap(known => known.deref() ?? []).filter(({ endedBy }) => endedBy === undefined)
+    return [...this.#known.values()].map(known => known.deref()).filter((state): state is RedisState => state !== undefined && state.endedBy === undefined)
   }
 
   /** Lets go of what was not used since the time before last. */
   sweep (): void {
     this.#used = [new Set(), this.#used[0]]
+    for (const [id, known] of this.#known) if (known.deref() === undefined) this.#known.delete(id)
   }
 }
