@@ -175,3 +175,54 @@ t.test('a batch does not wait for one behind it, of which a message of its own i
   gate.resolve()
   await running
 })
+
+/** A batch of which the first message waits at a gate; answers with the messages that were handled, by their numbers. */
+function batchOf (count: number, gate: Promise<void>) {
+  const handled: number[] = []
+  const letters = Array.from({ length: count }, (_, n) => letter(`key ${n}`, async () => {
+    handled.push(n)
+    await gate
+    return accepted(String(n))
+  }))
+  return { handled, letters }
+}
+
+const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, n) => from + n)
+
+t.test('a batch runs ahead of what Redis has kept, but not far', needsRedis, async t => {
+  const { sessions, holdAnswers } = await farProcess(t, await startRedis(t))
+  const session = await openSession(sessions)
+  const gate = signal()
+  const { handled, letters } = batchOf(30, gate.promise)
+  const deliveries = await session.mailbox.deliverAll(letters)
+  await until(() => handled.length === 1, 'the first')
+  holdAnswers(true)
+  gate.resolve()
+  await until(() => handled.length > 1, 'the others')
+  t.strictSame(handled, range(0, 9))
+  holdAnswers(false)
+  await Promise.all(deliveries)
+  t.strictSame(handled, range(0, 30))
+})
+
+t.test('of a batch whose process is taken for dead, what it has not begun to handle is left to others', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one, proxy } = await farProcess(t, redis, {}, { lease: 500 })
+  const { sessions: two } = await farProcess(t, redis, {}, { lease: 500 })
+  const session = await openSession(one)
+  const gate = signal()
+  const here = batchOf(30, gate.promise)
+  const deliveries = await session.mailbox.deliverAll(here.letters)
+  for (const delivery of deliveries) delivery.catch(() => {})
+  await until(() => here.handled.length === 1, 'the first')
+  for (const { client } of proxy.connections) client.pause()
+  await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'it to be taken for dead')
+  gate.resolve()
+  const there = batchOf(30, Promise.resolve())
+  const afar = await handleOf(two, session)
+  for (const delivery of await afar.mailbox.deliverAll(there.letters)) t.match(await delivery, { replayed: false })
+  for (const { client } of proxy.connections) client.resume()
+  await t.rejects(within(deliveries[29] as Promise<unknown>, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.strictSame(here.handled, range(0, 9))
+  t.strictSame(there.handled, range(0, 30))
+})

@@ -5,6 +5,9 @@ import type { Line } from './line.js'
 import { decodeOutcome, encodeOutcome } from './outcome.js'
 import type { RedisState } from './record.js'
 
+/** How far a batch runs ahead of what Redis has kept: so many messages are in doubt, besides the one being handled, where this process dies. */
+const AHEAD = 8
+
 /** A message that has no verdict yet. */
 class Item {
   readonly letter: Letter
@@ -182,7 +185,13 @@ export class Mailroom {
   }
 
   async #handle ({ state, number, node, items }: Submission): Promise<void> {
+    const settled: Array<Promise<void> | undefined> = []
     for (const [index, { letter, key, payload, resolve, reject }] of items.entries()) {
+      // It was taken for dead: what is left may have been handled elsewhere.
+      if (node !== this.#line.node) {
+        reject(new StoreUnavailable())
+        continue
+      }
       let outcome: Outcome | undefined
       let failure: unknown
       try {
@@ -192,11 +201,10 @@ export class Mailroom {
       }
       const last = index === items.length - 1
       // Its answer does not wait for this: nothing overtakes it, and it is not given up.
-      const settled = last || key !== '' ? this.#settle(state, `${node} ${number}`, last, key === '' ? [] : [key, payload, outcome === undefined ? '' : encodeOutcome(outcome)]) : undefined
+      settled.push(last || key !== '' ? this.#settle(state, `${node} ${number}`, last, key === '' ? [] : [key, payload, outcome === undefined ? '' : encodeOutcome(outcome)]) : undefined)
       if (outcome === undefined) reject(failure)
       else resolve({ outcome, replayed: false })
-      // Where this process dies one message at most is in doubt.
-      if (!last) await settled
+      await settled[index - AHEAD]
     }
   }
 }
