@@ -75,3 +75,14 @@ t.test('while Redis is away nothing gathers in the queue of the client, and the 
   await session.send(2)
   await until(() => down.messages().length === 1, 'the message')
 })
+
+t.test('a process that is closed while it subscribes again ends in peace', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, proxy } = await farProcess(t, redis)
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => proxy.connections.length === 3, 'the connection')
+  proxy.connections[2]?.server.pause()
+  await until(async () => Number((await redis.ask('PUBSUB', 'NUMSUB', '{sse}:all') as unknown[])[1]) === 1, 'the subscription')
+  // What is rejected and not handled makes a test fail.
+  await t.resolves(sessions.close())
+})

@@ -3,12 +3,22 @@ import { ignore } from '../../promises.js'
 
 type Listener = (...args: string[]) => void
 
+/** How ioredis is to keep the connection for what is published. */
+const SUBSCRIBER = {
+  maxRetriesPerRequest: null,
+  enableOfflineQueue: true,
+  // It is a command that a connection which has subscribed must not send.
+  enableReadyCheck: false,
+  // Done here. Where the connection ends meanwhile, its own has nobody to tell and would end the process.
+  autoResubscribe: false
+} as const
+
 /** What is used of a client of ioredis. */
 export interface IoRedisClient {
   call (command: string, ...args: string[]): Promise<unknown>
   on (event: string, listener: Listener): unknown
   off (event: string, listener: Listener): unknown
-  duplicate (options?: { maxRetriesPerRequest: null, enableReadyCheck: false, enableOfflineQueue: true }): IoRedisSubscriber
+  duplicate (options?: typeof SUBSCRIBER): IoRedisSubscriber
 }
 
 export interface IoRedisSubscriber {
@@ -64,8 +74,7 @@ export class Link {
     client.on('reconnecting', this.#down)
     client.on('end', this.#down)
     client.on('ready', this.#restored)
-    // ioredis's check is a command that a connection which has subscribed must not send.
-    this.#subscriber = 'call' in client ? client.duplicate({ maxRetriesPerRequest: null, enableReadyCheck: false, enableOfflineQueue: true }) : client.duplicate()
+    this.#subscriber = 'call' in client ? client.duplicate(SUBSCRIBER) : client.duplicate()
     // Its troubles are the app's client's, too, which tells the app.
     this.#subscriber.on('error', ignore)
     for (const event of ['close', 'reconnecting', 'end']) this.#subscriber.on(event, () => { listener.deaf() })
