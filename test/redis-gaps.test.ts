@@ -65,3 +65,16 @@ for (const again of [false, true]) {
     t.strictSame(aside.messages(), again ? ['again', 2] : [2])
   })
 }
+
+eachLibrary(t, 'a gap is told of what was left unread in a channel that is gone', async (t, fleet, redis) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  await session.join('room')
+  await one.channel('room').send(1)
+  await session.leave('room')
+  t.equal(await redis.ask('DEL', '{sse}:c:room:', '{sse}:c:room::log'), 2)
+  const down = await stream(one, session)
+  await one.broadcast('message', 2)
+  await until(() => down.messages().includes(2), 'the broadcast')
+  t.match(down.read(), [{ event: 'gap', data: { reason: 'age' } }, { data: 2 }])
+})

@@ -90,3 +90,50 @@ t.test('a channel that another has left is read by those who are about to read i
   await two.channel('a').send(1)
   await until(() => down.messages().length === 1, 'the message')
 })
+
+t.test('an answer that is older than what was told since undoes nothing', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one, holdAnswers } = await farProcess(t, redis)
+  const { sessions: two } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  const afar = await handleOf(two, session)
+  const node = String(await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner'))
+  const done = (): Promise<unknown> => redis.ask('HGET', '{sse}', `ran:${node}`)
+  await session.send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  holdAnswers(true)
+  const before = await done()
+  const found = one.find(session.id)
+  await until(async () => await done() !== before, 'Redis to answer')
+  await afar.join('room')
+  await until(() => session.channels.length === 1, 'it to be told')
+  holdAnswers(false)
+  await found
+  t.strictSame(session.channels, ['room'])
+  await two.channel('room').send(2)
+  await until(() => down.messages().length === 2, 'the next')
+})
+
+t.test('what is sent while many logs are looked at comes in order', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one, client } = await farProcess(t, redis)
+  const { sessions: two } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  const names = Array.from({ length: 600 }, (_, n) => `room ${n}`)
+  for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
+  await two.channel('room 599').send(1)
+  await until(() => down.messages().length === 1, 'the first message')
+  let looks = 0
+  beforeOrders(client, async orders => {
+    // The first of them are looked at by then.
+    if (!orders.some(({ operation, args }) => operation === 'read' && args.includes('room 599'))) return
+    if (looks++ > 0) return
+    await two.channel('room 0').send(2)
+    await two.channel('room 599').send(3)
+  })
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => down.messages().length === 3, 'the others')
+  t.strictSame(down.messages(), [1, 2, 3])
+})
