@@ -21,15 +21,15 @@ t.test('a client of ioredis that queues nothing while it is offline will do', ne
   await app.close()
 })
 
-eachLibrary(t, 'scripts that Redis has forgotten are loaded once, however many miss them', async (t, fleet, redis) => {
+eachLibrary(t, 'the script that Redis has forgotten is loaded once, however many miss it', async (t, fleet, redis) => {
   const one = await fleet.process()
   const session = await openSession(one)
   const loads = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats'))['cmdstat_script|load'] ?? '')?.[1])
-  const scripts = await loads()
+  const before = await loads()
   await redis.ask('SCRIPT', 'FLUSH')
   await Promise.all(Array.from({ length: 200 }, (_, n) => session.send(n)))
-  const more = await loads() - scripts
-  t.ok(more >= scripts && more <= scripts * 3, `${more} loads of ${scripts} scripts`)
+  const more = await loads() - before
+  t.ok(more >= 1 && more <= 3, `${more} loads`)
 })
 
 eachLibrary(t, 'an error tells what Redis says, not what it was asked', async (t, fleet, redis) => {
@@ -80,9 +80,10 @@ t.test('a process that is closed while it subscribes again ends in peace', needs
   const redis = await startRedis(t)
   const { sessions, proxy } = await farProcess(t, redis)
   await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  redis.pause()
   await until(() => proxy.connections.length === 3, 'the connection')
-  proxy.connections[2]?.server.pause()
-  await until(async () => Number((await redis.ask('PUBSUB', 'NUMSUB', '{sse}:all') as unknown[])[1]) === 1, 'the subscription')
+  await sessions.close()
+  redis.resume()
   // What is rejected and not handled makes a test fail.
-  await t.resolves(sessions.close())
+  await t.resolves(until(() => proxy.connections[2]?.client.destroyed === true, 'the end of the connection'))
 })
