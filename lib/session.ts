@@ -220,6 +220,11 @@ export class Session {
   }
 
   /** @internal */
+  get mayWrite (): boolean {
+    return this.#state.mayWrite
+  }
+
+  /** @internal */
   wake (): void {
     this.#stream?.wake()
   }

@@ -13,7 +13,7 @@ t.test('two logs with the same position, which no store may give twice, do not s
     return log
   })
   const sink = new MemorySink(false)
-  const owner = { advanced: () => {}, gapped: () => {}, streamEnded: () => {} }
+  const owner = { mayWrite: true, advanced: () => {}, gapped: () => {}, streamEnded: () => {} }
   new Downstream('reader', logs.map(log => ({ log, from: 0, to: Infinity })), 0, sink, owner, app.log).start('')
   t.strictSame(received(sink).map(({ data }) => data).slice(-2), ['one again', 'two again'])
 })

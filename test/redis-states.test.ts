@@ -18,7 +18,7 @@ t.test('a session that nobody uses is let go of, and found again', needsRedis, a
 })
 
 t.test('a session that is in use is the same for all who ask, however long ago it was asked for', t => {
-  const states = new States()
+  const states = new States({ fenced: false })
   const state = states.of('id', { principal: undefined, openedAt: 0 })
   for (let n = 0; n < 5; n++) states.sweep()
   t.equal(states.at('id'), state)
@@ -27,7 +27,7 @@ t.test('a session that is in use is the same for all who ask, however long ago i
 })
 
 t.test('nothing is left of 100,000 sessions that were let go of', async t => {
-  const states = new States()
+  const states = new States({ fenced: false })
   const round = async (from: number): Promise<number> => {
     for (let n = 0; n < 10_000; n++) states.of(`session ${from + n}`, { principal: undefined, openedAt: 0 })
     for (let n = 0; n < 3; n++) {

@@ -92,3 +92,21 @@ t.test('a stream may read more channels than are asked about at once', needsRedi
   await until(() => down.messages().length === 3, 'the messages')
   t.strictSame(down.messages(), [0, 299, 598])
 })
+
+t.test('a process that may have been taken for dead writes nothing, though its client is ready for it', needsRedis, async t => {
+  const lease = 300
+  const redis = await startRedis(t)
+  const { sessions, proxy } = await farProcess(t, redis, {}, { lease })
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session, undefined, true)
+  for (const n of [1, 2, 3]) await session.send(n)
+  redis.pause()
+  const since = performance.now()
+  await until(() => performance.now() - since > 2 * lease, 'the lease to be over')
+  down.sink.drain(false)
+  t.strictSame(down.messages(), [])
+  redis.resume()
+  await until(() => down.messages().length === 3, 'what was sent')
+  t.strictSame(down.messages(), [1, 2, 3])
+  t.equal(proxy.connections.length, 2)
+})

@@ -58,6 +58,11 @@ export class SessionState implements LogListener {
     return this.#id
   }
 
+  /** Whether a stream of it may write: a store that others share may have given it to one of them without a word. */
+  get mayWrite (): boolean {
+    return true
+  }
+
   wake (): void {
     this.listener?.wake()
   }

@@ -5,6 +5,8 @@ import type { Sink, SinkListener } from './transport.js'
 
 /** Who a stream reports to. */
 export interface DownstreamOwner {
+  /** Whether entries may be written now; it wakes the stream when they may be again. */
+  readonly mayWrite: boolean
   /** The cursor has moved. */
   advanced (): void
   /** The client was told of a hole. */
@@ -143,6 +145,7 @@ export class Downstream implements SinkListener {
 
   /** Takes the next entries of all sources in order of position, a batch at most, and moves the cursor past them. */
   #collect (): string {
+    if (!this.#owner.mayWrite) return ''
     let chunk = this.#tellLoss()
     while (chunk.length < BATCH_CHARACTERS) {
       // The source with the earliest entry, and the position at which another takes over.

@@ -5,6 +5,8 @@ import { codeOf, type Line } from './line.js'
 import type { Script } from './script.js'
 
 export interface Ticked {
+  /** Whether the node might have been taken for dead, and was not. */
+  readonly lapsed: boolean
   readonly head: number
   readonly back: number
   /** The number of the last message to this node. */
@@ -113,10 +115,12 @@ export class Membership {
     const sent = now()
     const reply = await this.#line.ask(node, 'tick', register ? 1 : 0, lost ? 1 : 0, this.#interval) as Reply
     const received = now()
+    const lapsed = !register && this.fenced
     this.#leaseUntil = sent + this.#lease
     const [time, head, back, told, broadcast, sessions, due] = reply
     this.#line.offset = Number(time) - (sent + received) * 500
     const ticked: Ticked = {
+      lapsed,
       head: Number(head),
       back: Number(back),
       told: Number(told),

@@ -28,7 +28,7 @@ export class Node {
   readonly line: Line
   readonly mirrors: Mirrors
   readonly mailroom: Mailroom
-  readonly states = new States()
+  readonly states: States
   readonly streams: Streams
   /** How many sessions live, as of the last tick. */
   sessions = 0
@@ -68,6 +68,7 @@ export class Node {
       joined: () => { this.#ear.restart() },
       ticked: ticked => { this.#ticked(ticked) }
     })
+    this.states = new States(this.#membership)
     this.mirrors = new Mirrors(settings, this.#link, this.line, prefix, {
       broadcast: () => { user.broadcast() },
       found: (id, epoch, version) => { this.streams.found(id, epoch, version) },
@@ -128,12 +129,13 @@ export class Node {
     }).catch(ignore)
   }
 
-  #ticked ({ head, back, sessions, due, told, broadcast }: Ticked): void {
+  #ticked ({ head, back, sessions, due, told, broadcast, lapsed }: Ticked): void {
     this.line.seen = Math.max(this.line.seen, head)
     this.mirrors.wentBack(back)
     this.sessions = sessions
     if (!this.#listening) this.#listen()
     this.#ear.expect(told, broadcast)
+    if (lapsed) this.#ear.recover()
     this.mirrors.sweep()
     this.mailroom.ask()
     this.streams.renew()

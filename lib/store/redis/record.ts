@@ -8,6 +8,11 @@ export interface Left {
   readonly to: number
 }
 
+/** For how long this process may be sure that no other takes it for dead. */
+export interface Lease {
+  readonly fenced: boolean
+}
+
 /** A session as this process knows it. */
 export class RedisState extends SessionState {
   version = 0
@@ -35,6 +40,17 @@ export class RedisState extends SessionState {
   finished: Promise<void> | undefined
   /** The epoch of the stream, on another node, by which this node's was replaced. */
   replacedBy = 0
+
+  readonly #lease: Lease
+
+  constructor (id: string, principal: string | undefined, openedAt: number, lease: Lease) {
+    super(id, principal, openedAt)
+    this.#lease = lease
+  }
+
+  override get mayWrite (): boolean {
+    return !this.#lease.fenced
+  }
 
   /** Takes over a record, unless it is older than what is known. True if it has ended since. */
   apply (record: SessionRecord, node: string): boolean {

@@ -1,10 +1,15 @@
-import { RedisState, type SessionRecord } from './record.js'
+import { RedisState, type Lease, type SessionRecord } from './record.js'
 
 /** The sessions that this process has at hand: one object for each, for as long as anyone uses it. */
 export class States {
+  readonly #lease: Lease
   readonly #known = new Map<string, WeakRef<RedisState>>()
   /** Those that were used of late, and before. */
   #used: readonly [Set<RedisState>, Set<RedisState>] = [new Set(), new Set()]
+
+  constructor (lease: Lease) {
+    this.#lease = lease
+  }
 
   /** The session at hand of an id. */
   at (id: string): RedisState | undefined {
@@ -22,7 +27,7 @@ export class States {
   of (id: string, { principal, openedAt }: Pick<SessionRecord, 'principal' | 'openedAt'>): RedisState {
     let state = this.use(id)
     if (state === undefined) {
-      state = new RedisState(id, principal, openedAt)
+      state = new RedisState(id, principal, openedAt, this.#lease)
       this.#known.set(id, new WeakRef(state))
       this.#used[0].add(state)
     }
