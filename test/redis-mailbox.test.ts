@@ -226,3 +226,23 @@ t.test('of a batch whose process is taken for dead, what it has not begun to han
   t.strictSame(here.handled, range(0, 9))
   t.strictSame(there.handled, range(0, 30))
 })
+
+t.test('however many messages wait, a node is asked once whether it lives', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const afar = await handleOf(two, session)
+  const { gate, handle, running } = runOne(session)
+  const queue = `{sse}:s:${session.id}:queue`
+  const asked = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats')).cmdstat_zscore ?? '')?.[1] ?? 0)
+  const names = Array.from({ length: 20 }, (_, n) => `key ${n}`)
+  const waiting = names.map(name => session.mailbox.deliver(letter(name, handle(name))))
+  await until(async () => await redis.ask('LLEN', queue) === 21, 'them to wait')
+  const before = await asked()
+  const repeats = afar.mailbox.deliverAll([...names.map(name => letter(name, handle('repeat'))), letter(undefined, handle('last'))])
+  await until(async () => await redis.ask('LLEN', queue) === 22, 'the batch to wait')
+  t.ok(await asked() - before <= 3, 'and again with each tick')
+  gate.resolve()
+  await Promise.all([running, ...waiting, ...await repeats])
+})

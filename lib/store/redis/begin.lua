@@ -8,11 +8,18 @@ local queue, keys = key .. ':queue', key .. ':keys'
 local ticket = NODE .. ' ' .. number
 local news = not disown(key, record[3]) and record[1] == version and {} or redis.call('HGETALL', key)
 
+-- Many tickets and keys are of few nodes.
+local found = {}
+local function lives (node)
+  if found[node] == nil then found[node] = alive(node) end
+  return found[node]
+end
+
 local tickets = redis.call('LRANGE', queue, 0, -1)
 local waiting, queued, head = 0, false, nil
 for i, other in ipairs(tickets) do
   local node, _, weight = string.match(other, '^(%S+) (%d+) (%d+)$')
-  if alive(node) then
+  if lives(node) then
     head = head or other
     waiting = waiting + weight
     if string.sub(other, 1, #ticket + 1) == ticket .. ' ' then queued = other end
@@ -31,7 +38,7 @@ for i = 4, #ARGS, 2 do
     if asked ~= payload then verdict = 'reused'
     elseif state == 's' then verdict = 's' .. rest
     elseif holder == ticket then claimed = true
-    elseif alive(string.match(holder, '^%S+')) then
+    elseif lives(string.match(holder, '^%S+')) then
       verdict = 'wait'
       if not string.find(waiters, NODE, 1, true) then redis.call('HSET', keys, name, known .. NODE .. ',') end
     end
