@@ -1,4 +1,5 @@
-import { Redis } from 'ioredis'
+import { Cluster, Redis } from 'ioredis'
+import { createCluster } from 'redis'
 import t from 'tap'
 import { redisStore } from '../lib/redis.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
@@ -9,6 +10,8 @@ import { until } from './support/within.js'
 t.test('options of the store are checked', async t => {
   const client = new Redis({ lazyConnect: true })
   t.throws(() => redisStore({ client: {} as Redis }), { code: 'FST_SSE_OPTION_INVALID', message: /client/ })
+  const clusters = [new Cluster([{ port: 1 }], { lazyConnect: true }), createCluster({ rootNodes: [{ url: 'redis://127.0.0.1:1' }] })]
+  for (const cluster of clusters) t.throws(() => redisStore({ client: cluster as unknown as Redis }), { code: 'FST_SSE_OPTION_INVALID', message: /cluster/ })
   t.throws(() => redisStore({ client, namespace: 'a{b}' }), { code: 'FST_SSE_OPTION_INVALID', message: /namespace/ })
   t.throws(() => redisStore({ client, lease: 99 }), { code: 'FST_SSE_OPTION_INVALID', message: /lease/ })
 })
