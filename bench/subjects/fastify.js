@@ -22,6 +22,8 @@ export async function start () {
     reply.code(202).send({ status: 'accepted' })
   })
 
+  app.post('/upward/ask', ({ body: { n } }, reply) => { reply.send({ n, ok: true }) })
+
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     port: app.server.address().port,

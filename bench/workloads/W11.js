@@ -8,6 +8,8 @@ export default [{
   name: 'W11',
   title: 'a message up and its answer, 100 sessions over two nodes; POSTs go to the node that has not the stream',
   ...CLUSTERED,
+  // What a POST costs that asks no Redis.
+  subjects: [...CLUSTERED.subjects, 'fastify'],
   measures: measures('message'),
   goals,
   async run ({ server: cluster, load }) {
