@@ -3,14 +3,14 @@ import { handleOf, openSession, stream } from './support/client-in-memory.js'
 import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
-import { until } from './support/within.js'
+import { until, within } from './support/within.js'
 
 // What Redis answers and what it publishes come over two connections, of which one may be late.
 
 /** A member of a channel that has got one message, and another that is published but not heard yet. */
 async function withOneUnheard (t: Test) {
   const redis = await startRedis(t)
-  const { sessions: one, holdPublished, settled } = await farProcess(t, redis)
+  const { sessions: one, client, holdPublished, settled } = await farProcess(t, redis)
   const { sessions: two } = await farProcess(t, redis)
   const session = await openSession(one)
   const down = await stream(one, session)
@@ -19,7 +19,7 @@ async function withOneUnheard (t: Test) {
   await until(() => down.messages().length === 1, 'the first message')
   holdPublished(true)
   await two.channel('room').send(2)
-  return { session, down, holdPublished, settled }
+  return { two, client, session, down, holdPublished, settled }
 }
 
 t.test('what came to a channel before it was left comes, though it is heard after', needsRedis, async t => {
@@ -40,6 +40,21 @@ t.test('what came to a channel before the end comes, though it is heard after', 
   await until(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'close'])
 })
+
+for (const [what, lost] of [['its record', ['load']], ['what was published', ['read', 'tick']]] as const) {
+  t.test(`an end does not wait for ever, and where ${what} cannot be had before it is told the client has to come back`, needsRedis, async t => {
+    const { two, client, session, down } = await withOneUnheard(t)
+    let isLost = true
+    beforeOrders(client, orders => isLost && orders.some(({ operation }) => lost.some(name => name === operation)) ? new Promise(() => {}) : undefined)
+    t.teardown(() => { isLost = false })
+    await within(session.close('bye'), 'the end', 5000)
+    await until(() => down.sink.closed, 'the end of the stream')
+    t.strictSame(down.read().map(({ event }) => event), ['message'])
+    const back = await stream(two, await handleOf(two, session), down.events.at(-1)?.position ?? 0)
+    await until(() => back.sink.closed, 'the end of the other stream')
+    t.match(back.read(), [{ event: 'message', data: 2 }, { event: 'close', data: { reason: 'bye' } }])
+  })
+}
 
 t.test('what is sent while a process that was taken for dead comes back comes, too', needsRedis, async t => {
   const redis = await startRedis(t)

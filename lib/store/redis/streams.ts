@@ -94,10 +94,10 @@ export class Streams {
     })
   }
 
-  /** This process has ended a session. Resolves when its stream may read all that is left for it. */
+  /** This process has ended a session. Resolves when its stream may read all that is left for it, or has to be given up. */
   async over (state: RedisState, reason: string): Promise<void> {
     state.over(reason)
-    await this.#finish(state)
+    await this.#link.bounded(this.#finish(state)).catch(() => { state.listener?.forgotten() })
   }
 
   /** A session has ended somewhere. */
@@ -267,7 +267,8 @@ export class Streams {
 
   #finish (state: RedisState): Promise<void> {
     if (state.attached === 0) return Promise.resolve()
-    state.finished ??= this.#refresh(state, true).catch(ignore).then(() => whole(state))
+    // A stream that cannot have all ends without a word, and its client comes back for the rest.
+    state.finished ??= this.#refresh(state, true).then(() => whole(state), () => { state.listener?.forgotten() })
     return state.finished
   }
 
