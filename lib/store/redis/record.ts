@@ -34,8 +34,6 @@ export class RedisState extends SessionState {
   freed: Array<() => void> = []
   /** Attaching is done one at a time; `undefined` while none is. */
   attaching: Promise<void> | undefined
-  /** This process is ending it, and need not be told. */
-  ending = false
   /** It has ended; resolves when its stream may read all that is left for it. */
   finished: Promise<void> | undefined
   /** The epoch of the stream, on another node, by which this node's was replaced. */

@@ -80,18 +80,11 @@ export class RedisStore implements Store {
 
   async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
     const state = given as RedisState
-    const lived = state.endedBy === undefined
-    state.ending = true
-    try {
-      const [ended] = await this.#node.run('end', state.id, reason, keep ? 1 : 0, '') as [number]
-      if (ended === 1) await this.#node.streams.over(state, reason)
-      else if (state.endedBy === undefined) await this.find(state.id)
-      // Another process was faster.
-      if (ended !== 1 && lived) state.listener?.ended()
-      return ended === 1
-    } finally {
-      state.ending = false
-    }
+    const [ended] = await this.#node.run('end', state.id, reason, keep ? 1 : 0, '') as [number]
+    if (ended === 1) await this.#node.streams.over(state, reason)
+    // Another process was faster.
+    else if (state.endedBy === undefined) await this.find(state.id)
+    return ended === 1
   }
 
   async send (state: SessionState, draft: Draft): Promise<void> {

@@ -262,7 +262,7 @@ export class Streams {
   /** Tells of the end of a session, when its stream may read all that is left for it. */
   #tellEnd (state: RedisState): void {
     const finished = this.#finish(state)
-    if (!state.ending) finished.then(() => { state.listener?.ended() }).catch(ignore)
+    finished.then(() => { state.listener?.ended() }).catch(ignore)
   }
 
   #finish (state: RedisState): Promise<void> {
@@ -280,11 +280,10 @@ export class Streams {
   }
 
   #gone (state: RedisState): void {
-    const { listener, ending } = state
+    const { listener } = state
     this.#release(state)
     const lost = this.#mirrors.back > state.openedAt
     const isNew = state.over(lost ? 'lost' : 'expired')
-    if (ending) return
     if (isNew && lost) listener?.lost()
     else {
       listener?.forgotten()
