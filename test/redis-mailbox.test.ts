@@ -93,6 +93,28 @@ t.test('a process that closes refuses the messages that wait, and goes when thos
   t.match(await running, { outcome: { body: 'first' } })
 })
 
+t.test('a process that closes refuses what waits, and what is only being asked for', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, settled } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const queue = `{sse}:s:${session.id}:queue`
+  const { gate, handled, handle, running } = runOne(session)
+  await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
+  const { mailbox } = await handleOf(two, session)
+  const waits = Promise.resolve(mailbox.deliver(letter(undefined, handle('waits'))))
+  waits.catch(() => {})
+  await until(async () => await redis.ask('LLEN', queue) === 2, 'it to wait')
+  await settled()
+  const asks = Promise.resolve(mailbox.deliver(letter(undefined, handle('asks'))))
+  asks.catch(() => {})
+  await two.close()
+  for (const refused of [waits, asks]) await t.rejects(within(refused, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  gate.resolve()
+  await running
+  t.strictSame(handled, [])
+})
+
 t.test('a batch may repeat itself, and what is being handled elsewhere', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: one } = await farProcess(t, redis)
