@@ -73,6 +73,8 @@ export interface FarProcess {
   holdAnswers (hold: boolean): void
   /** As `holdAnswers`, of what is published. */
   holdPublished (hold: boolean): void
+  /** How many messages that Redis has published have come. */
+  heard (): number
   /** Resolves when all that Redis has answered so far is here, and what came of it is asked for. */
   settled (): Promise<unknown>
 }
@@ -83,13 +85,16 @@ export async function farProcess (t: Test, redis: RedisServer, options: SseSessi
   const client = new Redis({ port: proxy.port, host: '127.0.0.1', ...more })
   client.on('error', () => {})
   t.teardown(() => { client.disconnect() })
+  let heard = 0
+  const duplicate = (options: RedisOptions): Redis => Redis.prototype.duplicate.call(client, options).on('message', () => { heard++ })
+  Object.assign(client, { duplicate })
   const holder = (index: number) => (hold: boolean): void => {
     const server = proxy.connections[index]?.server
     if (hold) server?.pause()
     else server?.resume()
   }
   const sessions = await open(t, redisStore({ client, lease }), options)
-  return { sessions, client, proxy, holdAnswers: holder(0), holdPublished: holder(1), settled: () => client.ping() }
+  return { sessions, client, proxy, holdAnswers: holder(0), holdPublished: holder(1), heard: () => heard, settled: () => client.ping() }
 }
 
 /** Runs a test on every store that there is. */
