@@ -1,3 +1,4 @@
+import fastifyRedis from '@fastify/redis'
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { inspect } from 'node:util'
@@ -8,6 +9,7 @@ import { openSession, stream } from './support/client-in-memory.js'
 import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { eachLibrary, farProcess } from './support/stores.js'
+import { openStream, post } from './support/stream.js'
 import { until, within } from './support/within.js'
 
 t.test('a client of ioredis that queues nothing while it is offline will do', needsRedis, async t => {
@@ -19,6 +21,25 @@ t.test('a client of ioredis that queues nothing while it is offline will do', ne
   app.register(sseSessions, { store: redisStore({ client }) })
   await app.ready()
   await app.close()
+})
+
+t.test('the client of @fastify/redis will do, and comes back when its connections are cut', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fastifyRedis, { host: '127.0.0.1', port: redis.port })
+  await app.register(sseSessions, { store: redisStore({ client: app.redis }) })
+  app.sseSessions.handle('echo', (session, data) => session.send(data))
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  const stream = await openStream(t, url)
+  const heard = async (n: number): Promise<void> => {
+    await until(async () => (await post(url, stream.sessionId, n, { event: 'echo' })).status < 300, 'it to be taken')
+    await stream.waitFor(({ data }) => data === n)
+  }
+  await heard(1)
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'normal')
+  await heard(2)
 })
 
 eachLibrary(t, 'the script that Redis has forgotten is loaded once, however many miss it', async (t, fleet, redis) => {
