@@ -20,7 +20,8 @@ export function isSendable (name: unknown): boolean {
 export function frameEvent (event: string, data: unknown): string {
   if (!isSendable(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
   const json = serialize(data)
-  return encode(event === 'message' ? { data: json } : { event, data: json })
+  // By hand: `encode` would look for line ends, which JSON has none of, and take longer for that than for the rest.
+  return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
 }
 
 /** Data as JSON, which `undefined` is sent as `null` for the want of. Throws FST_SSE_DATA_INVALID where it has none. */
@@ -46,7 +47,7 @@ export function frameRest (position: number, frame: string): string {
 }
 
 export function frameWelcome (sessionId: string, position: number, retry: number, json: string): string {
-  return `retry: ${retry}\n${encode({ event: 'welcome', id: formatEventId(sessionId, position), data: json })}`
+  return `retry: ${retry}\nevent: welcome\nid: ${formatEventId(sessionId, position)}\ndata: ${json}\n\n`
 }
 
 /** What was lost: entries after `after`, up to and including `resumedAt`; from there on the stream is whole again. */
