@@ -164,7 +164,7 @@ function comeLater (sessions: Sessions, reply: FastifyReply): void {
 }
 
 function accepts (accept = '*/*'): boolean {
-  return accept.split(',').some(range => {
+  return accept === 'text/event-stream' || accept.split(',').some(range => {
     const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
     return ['text/event-stream', 'text/*', '*/*'].includes(type) && !parameters.some(parameter => /^q=0(\.0*)?$/.test(parameter))
   })

@@ -50,8 +50,9 @@ export class MemoryStore implements Store {
     if (this.#live >= maxSessions) return undefined
     if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
     this.#tally(principal, 1)
-    const state = new SessionState(id, principal, this.#logs.head)
-    state.sources.push({ log: this.#broadcasts, from: state.openedAt, to: Infinity })
+    const { head } = this.#logs
+    // Given to it: an array that something is pushed to has room for many at once.
+    const state = new SessionState(id, principal, head, [{ log: this.#broadcasts, from: head, to: Infinity }])
     this.#sessions.set(id, state)
     return state
   }

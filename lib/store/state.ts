@@ -41,13 +41,14 @@ export class SessionState implements LogListener {
   /** Its own log, where it is at hand. */
   log: Log | undefined
   /** What a stream of it reads, while one is attached here. */
-  readonly sources: Source[] = []
+  readonly sources: Source[]
   /** The channels it is in. */
   channels: Set<string> | undefined
   readonly #id: string
 
-  constructor (id: string, principal: string | undefined, openedAt: number) {
+  constructor (id: string, principal: string | undefined, openedAt: number, sources: Source[] = []) {
     this.#id = id
+    this.sources = sources
     this.principal = principal
     this.openedAt = openedAt
     this.cursor = openedAt

@@ -23,9 +23,10 @@ export function createSessionId (): string {
     randomFillSync(randomness)
     used = 0
   }
-  const secret = randomness.subarray(used, used += SECRET)
-  const id = secret.toString('base64url')
-  secret.fill(0)
+  const start = used
+  used += SECRET
+  const id = randomness.toString('base64url', start, used)
+  randomness.fill(0, start, used)
   return id
 }
 
