@@ -198,6 +198,40 @@ t.test('a batch does not wait for one behind it, of which a message of its own i
   await running
 })
 
+t.test('a process that closes while it asks about a message that another handles refuses it', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, client } = await farProcess(t, redis)
+  const { sessions: three } = await farProcess(t, redis)
+  const session = await openSession(one)
+  const queue = `{sse}:s:${session.id}:queue`
+  const { gate, handle, running } = runOne(session)
+  await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
+  const [first = ''] = await redis.ask('LRANGE', queue, '0', '0') as string[]
+  const [repeat, other] = await (await handleOf(two, session)).mailbox.deliverAll([letter('a', handle('first')), letter('b', handle('b'))])
+  const sent = signal()
+  let asked = false
+  beforeOrders(client, orders => {
+    if (!orders.some(({ operation }) => operation === 'begin')) return undefined
+    asked = true
+    return sent.promise
+  })
+  await until(() => asked, 'it to ask again')
+  await redis.ask('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
+  const elsewhere = (await handleOf(three, session)).mailbox.deliver(letter('a', async () => {
+    await gate.promise
+    return accepted('elsewhere')
+  }))
+  await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the first to be found dead')
+  const closed = two.close()
+  sent.resolve()
+  await t.rejects(within(repeat as Promise<unknown>, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.match(await other, { outcome: { body: 'b' } })
+  await closed
+  gate.resolve()
+  await Promise.all([running, elsewhere])
+})
+
 /** A batch of which the first message waits at a gate; answers with the messages that were handled, by their numbers. */
 function batchOf (count: number, gate: Promise<void>) {
   const handled: number[] = []

@@ -174,6 +174,7 @@ export class Mailroom {
     for (const item of repeats) {
       const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false, told: false }
       this.#waiting.set(repeat.number, repeat)
+      if (this.#closed) this.#askAgain(repeat)
     }
     if (fresh.length === 0) return
     const handling = this.#handle({ ...submission, items: fresh }).finally(() => { this.#handling.delete(handling) })
