@@ -2,9 +2,11 @@ import fastifyRedis from '@fastify/redis'
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { inspect } from 'node:util'
+import { createClient } from 'redis'
 import t from 'tap'
 import sseSessions from '../lib/index.js'
 import { redisStore } from '../lib/redis.js'
+import { Link } from '../lib/store/redis/client.js'
 import { openSession, stream } from './support/client-in-memory.js'
 import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
@@ -107,4 +109,22 @@ t.test('a process that is closed while it subscribes again ends in peace', needs
   redis.resume()
   // What is rejected and not handled makes a test fail.
   await t.resolves(until(() => proxy.connections[2]?.client.destroyed === true, 'the end of the connection'))
+})
+
+t.test('a connection that node-redis is making when a process closes does not keep that from exiting', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const client = createClient({ socket: { port: redis.port, host: '127.0.0.1' } })
+  client.on('error', () => {})
+  await client.connect()
+  t.teardown(() => { client.destroy() })
+  const ignore = (): void => {}
+  const link = new Link(client, 2000, { message: ignore, deaf: () => { process.nextTick(() => { link.close() }) }, hearing: ignore, restored: ignore })
+  await link.open()
+  await link.subscribe(['all'])
+  const received = async (): Promise<number> => Number((await redis.info('stats')).total_connections_received)
+  const before = await received()
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(async () => await received() > before, 'the connection')
+  const others = async (): Promise<string[]> => String(await redis.ask('CLIENT', 'LIST')).trim().split('\n').filter(line => !line.includes('name=test'))
+  await t.resolves(until(async () => (await others()).length === 1, 'its end'))
 })

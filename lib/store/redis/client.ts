@@ -37,6 +37,7 @@ export interface NodeRedisClient {
 }
 
 export interface NodeRedisSubscriber {
+  readonly isReady: boolean
   on (event: string, listener: Listener): unknown
   connect (): Promise<unknown>
   subscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
@@ -118,12 +119,11 @@ export class Link {
     this.#client.off('reconnecting', this.#down)
     this.#client.off('end', this.#down)
     this.#client.off('ready', this.#restored)
-    try {
-      if ('destroy' in this.#subscriber) this.#subscriber.destroy()
-      else this.#subscriber.disconnect()
-    } catch {
-      // It was closed already, or never open.
-    }
+    const subscriber = this.#subscriber
+    if (!('destroy' in subscriber)) subscriber.disconnect()
+    else if (subscriber.isReady) subscriber.destroy()
+    // A connection that it is just making would outlive it.
+    else for (const event of ['connect', 'error']) subscriber.on(event, () => { destroy(subscriber) })
   }
 
   readonly #heard = (text: string, channel: string): void => { this.#listener.message(channel, text) }
@@ -133,5 +133,13 @@ export class Link {
   readonly #restored = (): void => {
     this.up = true
     this.#listener.restored()
+  }
+}
+
+function destroy (subscriber: NodeRedisSubscriber): void {
+  try {
+    subscriber.destroy()
+  } catch {
+    // It was destroyed already.
   }
 }
