@@ -7,7 +7,7 @@ import type { RedisState } from './record.js'
 export interface MirrorsListener {
   broadcast (): void
   /** A session, with a stream here of an epoch, has a version; none where the stream is not its stream any more. */
-  found (id: string, epoch: number, version: number | undefined): void
+  found (state: RedisState, epoch: number, version: number | undefined): void
   /** Something may be missing. */
   doubt (): void
 }
@@ -55,6 +55,11 @@ export class Mirrors {
     return [`${this.#prefix}:all`, ...node === '' ? [] : [`${this.#prefix}:n:${node}`], ...this.#names(this.channels.keys())]
   }
 
+  /** The sessions with a stream here. */
+  get attached (): RedisState[] {
+    return [...this.own.values()].flatMap(({ readers }) => [...readers])
+  }
+
   /** Loads the log of broadcasts. */
   async start (): Promise<void> {
     await this.#load([this.broadcasts], ['b', '', 0, 0, 0])
@@ -78,8 +83,10 @@ export class Mirrors {
     if (!whole || mirror.compared !== this.#compared) this.#listener.doubt()
   }
 
-  /** Has mirrors of all these channels, for a reader; answers with the position that has to be reached before they are read. */
-  async ensure (names: Iterable<string>, reader: RedisState): Promise<number> {
+  /** Has mirrors of channels that a session reads, or of all of them; answers with the position that has to be reached before they are read. */
+  async ensure (reader: RedisState, some?: readonly string[]): Promise<number> {
+    // It may have no stream any more.
+    const names = reader.log === undefined ? [] : some ?? [...reader.members.keys(), ...reader.left.map(({ channel }) => channel)]
     const fresh: string[] = []
     const wanted: Mirror[] = []
     for (const name of names) {
@@ -151,9 +158,9 @@ export class Mirrors {
   /** Has all mirrors be as Redis has the logs now. */
   async compare (): Promise<void> {
     this.#compared++
-    const logs: Array<readonly [kind: string, name: string, mirror: Mirror, epoch: number]> = [['b', '', this.broadcasts, 0]]
+    const logs: Array<readonly [kind: string, name: string, mirror: Mirror, epoch: number, reader?: RedisState]> = [['b', '', this.broadcasts, 0]]
     for (const [name, mirror] of this.channels) logs.push(['c', name, mirror, 0])
-    for (const [id, mirror] of this.own) for (const { attached } of mirror.readers) logs.push(['s', id, mirror, attached])
+    for (const [id, mirror] of this.own) for (const reader of mirror.readers) logs.push(['s', id, mirror, reader.attached, reader])
     const ready = logs.filter(([, , mirror]) => !mirror.loading)
     const found: Array<readonly [Mirror, Rest]> = []
     let through = 0
@@ -162,10 +169,10 @@ export class Mirrors {
       const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log, newest }, epoch]) => [kind, name, log.last, newest, epoch]))
       // Each chunk is read a moment later. All are taken as of the first, and what came since as it is published.
       if (from === 0) through = head
-      for (const [index, [kind, name, mirror, epoch]] of chunk.entries()) {
+      for (const [index, [, , mirror, epoch, reader]] of chunk.entries()) {
         const rest = rests[index] ?? undefined
         // Before there is more to read: it may not be for this stream, or not be all that is.
-        if (kind === 's') this.#listener.found(name, epoch, rest === undefined ? undefined : Number(rest[4]))
+        if (reader !== undefined) this.#listener.found(reader, epoch, rest === undefined ? undefined : Number(rest[4]))
         if (rest !== undefined) found.push([mirror, rest])
       }
     }

@@ -1,6 +1,7 @@
 import { ignore } from '../../promises.js'
 import { now } from '../log.js'
 import type { StoreSettings, StoreUser } from '../store.js'
+import { Changes } from './changes.js'
 import { Link, type RedisClient } from './client.js'
 import { Ear } from './ear.js'
 import { Line, type Argument } from './line.js'
@@ -29,6 +30,7 @@ export class Node {
   readonly mirrors: Mirrors
   readonly mailroom: Mailroom
   readonly states: States
+  readonly changes: Changes
   readonly streams: Streams
   /** How many sessions live, as of the last tick. */
   sessions = 0
@@ -68,18 +70,20 @@ export class Node {
       joined: () => { this.#ear.restart() },
       ticked: ticked => { this.#ticked(ticked) }
     })
+    const doubt = (): void => { this.#ear.recover() }
     this.states = new States(this.#membership)
     this.mirrors = new Mirrors(settings, this.#link, this.line, prefix, {
       broadcast: () => { user.broadcast() },
-      found: (id, epoch, version) => { this.streams.found(id, epoch, version) },
-      doubt: () => { this.#ear.recover() }
+      found: (state, epoch, version) => { this.streams.found(state, epoch, version) },
+      doubt
     })
-    this.streams = new Streams(this.#link, this.line, this.mirrors, this.states, settings.resumeTimeout, { doubt: () => { this.#ear.recover() } })
-    this.mailroom = new Mailroom(this.line, { changed: (state, record) => { this.streams.learn(state, record) } })
+    this.changes = new Changes(this.#link, this.line, this.mirrors, this.states, doubt)
+    this.streams = new Streams(this.#link, this.line, this.mirrors, this.states, this.changes, settings.resumeTimeout, doubt)
+    this.mailroom = new Mailroom(this.line, { changed: (state, record) => { this.changes.learn(state, record) } })
     this.#ear = new Ear(prefix, this.line, this.mirrors, {
       fenced: () => this.#membership.fenced,
       told: (kind, text) => { this.#told(kind, text) },
-      ended: (id, reason) => { this.streams.ended(id, reason) },
+      ended: (id, reason) => { this.changes.ended(id, reason) },
       review: () => this.streams.review()
     })
   }
@@ -117,7 +121,8 @@ export class Node {
   #told (kind: string, text: string): void {
     if (kind === 't') this.mailroom.ask(Number(text))
     else if (kind === 'o') this.mailroom.settled(text.slice(0, text.indexOf(' ')), text.slice(text.indexOf(' ') + 1))
-    else this.streams.told(kind, text)
+    else if (kind === 'r' || kind === 'q') this.streams.told(kind, text)
+    else this.changes.told(kind, text)
   }
 
   /** What is published is heard again, once it is subscribed to. */
@@ -152,13 +157,13 @@ export class Node {
     // An app that is slow to hear of it is not told again.
     if (ended === 0 || this.#telling.has(id)) return
     const state = this.states.of(id, parseRecord(hash) as SessionRecord)
-    this.streams.learn(state, hash)
+    this.changes.learn(state, hash)
     this.#telling.set(id, this.#tell(state))
   }
 
   /** Tells the app of an expiry. Where this process dies before the app has heard of it, another tells its own. */
   async #tell (state: RedisState): Promise<void> {
-    await this.streams.over(state, 'expired')
+    await this.changes.over(state, 'expired')
     await this.#user.expired(state)
     await this.line.keep('told', state.id)
     this.#telling.delete(state.id)

@@ -16,11 +16,9 @@ export interface Lease {
 /** A session as this process knows it. */
 export class RedisState extends SessionState {
   version = 0
-  /** Raised by each stream that is attached, on whichever node. */
-  epoch = 0
   /** The last broadcast that is for it. */
   endedAt = Infinity
-  /** Of the stream that is attached here; 0 while none is. */
+  /** The epoch of the stream that is attached here; 0 while none is. */
   attached = 0
   /** Channels it is in, and the positions from which it is. */
   members = new Map<string, number>()
@@ -59,7 +57,6 @@ export class RedisState extends SessionState {
     this.left = record.left
     this.channels = record.endedBy === undefined ? new Set(record.members.keys()) : undefined
     this.elsewhere = record.owner !== '' && record.owner !== node
-    this.epoch = record.epoch
     if (this.attached === 0) this.cursor = record.cursor
     this.endedAt = record.endedAt
     return record.endedBy !== undefined && this.over(record.endedBy)
@@ -78,6 +75,7 @@ export interface SessionRecord {
   readonly principal: string | undefined
   readonly openedAt: number
   readonly version: number
+  /** Raised by each stream that is attached, on whichever node. */
   readonly epoch: number
   readonly owner: string
   readonly cursor: number

@@ -36,15 +36,18 @@ export function arrange (state: RedisState, { broadcasts, channels, point }: Mir
     if (!mirror.loading) sources.push({ log: mirror.log, from, to: Math.min(to, limit) })
     return true
   })
-  release(state, reads)
+  letGo(state, reads)
   for (const mirror of reads) mirror.readers.add(state)
   state.reads = reads
 }
 
-/** Lets go of the mirrors that a session reads, but for some. */
-export function release (state: RedisState, kept: ReadonlySet<Mirror> = new Set()): void {
-  for (const mirror of state.reads) if (!kept.has(mirror)) mirror.readers.delete(state)
-  state.reads = new Set()
+/** A session has no stream here any more. */
+export function dismiss (state: RedisState, mirrors: Mirrors): void {
+  state.attached = 0
+  state.log = undefined
+  state.sources.length = 0
+  letGo(state)
+  mirrors.own.delete(state.id)
 }
 
 /** Resolves when a session may read all that its sources have. */
@@ -53,12 +56,14 @@ export function whole (state: RedisState): Promise<void> {
 }
 
 /**
- * Gives an attached session new sources, whose channels may have to be loaded first. Until all that it reads has come
- * as far as these, it reads on where everything is complete: a cursor must not pass what is still to come.
+ * Gives an attached session new sources, some channels or all, which may have to be loaded first. Until all that it reads
+ * has come as far as these, it reads on where everything is complete: a cursor must not pass what is still to come.
  */
-export async function widen (state: RedisState, mirrors: Mirrors, needed = 0, prepare?: () => Promise<number>): Promise<void> {
-  if (state.held++ === 0) state.heldAt = mirrors.point
-  arrange(state, mirrors)
+export async function widen (state: RedisState, mirrors: Mirrors, through: number | (() => Promise<number>), channels?: readonly string[]): Promise<void> {
+  if (state.held++ === 0) {
+    state.heldAt = mirrors.point
+    arrange(state, mirrors)
+  }
   const free = (): void => {
     if (--state.held > 0) return
     arrange(state, mirrors)
@@ -66,14 +71,19 @@ export async function widen (state: RedisState, mirrors: Mirrors, needed = 0, pr
     for (const proceed of state.freed.splice(0)) proceed()
   }
   try {
-    const prepared = await prepare?.() ?? 0
-    // It may have no stream any more.
-    const names = state.log === undefined ? [] : [...state.members.keys(), ...state.left.map(({ channel }) => channel)]
-    const loadedAt = await mirrors.ensure(names, state)
-    arrange(state, mirrors)
-    mirrors.when(Math.max(needed, prepared, loadedAt), free)
+    const needed = typeof through === 'number' ? through : await through()
+    const loadedAt = await mirrors.ensure(state, channels)
+    // A stream that is only about to begin reads from far behind.
+    if (channels === undefined) arrange(state, mirrors)
+    mirrors.when(Math.max(needed, loadedAt), free)
   } catch (error) {
     free()
     throw error
   }
+}
+
+/** Lets go of the mirrors that a session reads, but for some. */
+function letGo (state: RedisState, kept: ReadonlySet<Mirror> = new Set()): void {
+  for (const mirror of state.reads) if (!kept.has(mirror)) mirror.readers.delete(state)
+  state.reads = new Set()
 }

@@ -33,7 +33,7 @@ export class RedisStore implements Store {
     const [hash] = await this.#node.run('load', id, 0) as [string[]]
     const record = parseRecord(hash)
     const state = record === undefined ? this.#node.states.at(id) : this.#node.states.of(id, record)
-    if (state !== undefined) this.#node.streams.learn(state, hash)
+    if (state !== undefined) this.#node.changes.learn(state, hash)
     return record === undefined ? undefined : state
   }
 
@@ -58,7 +58,7 @@ export class RedisStore implements Store {
     const properties = Object.entries(change).map(([name, value]) => [name, value === undefined ? '' : serialize(value)] as const)
     const version = Number(await this.#node.run('update', state.id, ...properties.flat()))
     if (version === 0) throw this.#over(state)
-    await this.#node.streams.changed(state, version, () => {
+    await this.#node.changes.changed(state, version, () => {
       const data: SessionData = { ...state.data, ...Object.fromEntries(properties.map(([name, json]) => [name, json === '' ? undefined : JSON.parse(json)])) }
       for (const [name, json] of properties) if (json === '') delete data[name]
       state.data = data
@@ -69,19 +69,19 @@ export class RedisStore implements Store {
     const state = given as RedisState
     const [version, from] = await this.#node.run('join', state.id, channel) as [number, string]
     if (version === 0) throw this.#over(state)
-    await this.#node.streams.joined(state, version, channel, Number(from))
+    await this.#node.changes.joined(state, version, channel, Number(from))
   }
 
   async leave (given: SessionState, channel: string): Promise<void> {
     const state = given as RedisState
     const [version, to] = await this.#node.run('leave', state.id, channel) as [number, string]
-    if (version !== 0) await this.#node.streams.left(state, version, channel, Number(to))
+    if (version !== 0) await this.#node.changes.left(state, version, channel, Number(to))
   }
 
   async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
     const state = given as RedisState
     const [ended] = await this.#node.run('end', state.id, reason, keep ? 1 : 0, '') as [number]
-    if (ended === 1) await this.#node.streams.over(state, reason)
+    if (ended === 1) await this.#node.changes.over(state, reason)
     // Another process was faster.
     else if (state.endedBy === undefined) await this.find(state.id)
     return ended === 1
