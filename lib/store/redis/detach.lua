@@ -1,5 +1,6 @@
 -- id, epoch of the stream that is over, if there was one, and its cursor. There is none on this node, and none on its way.
 local id, epoch, cursor = ARGS[1], ARGS[2], tonumber(ARGS[3])
+if again then return 1 end
 local key = session(id)
 local known = redis.call('HMGET', key, 'epoch', 'principal', 'endedBy', 'owner')
 if not known[1] then return 0 end

@@ -14,7 +14,8 @@ end
 local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'principal', 'owner', 'ender')
 if not known[1] then
   redis.call('ZREM', P .. ':deadlines', id)
-  return { 0 }
+  -- One that was not to be kept is gone since this was asked for first.
+  return { again and not kept and 1 or 0 }
 end
 if known[2] then return { known[5] == ender and 1 or 0 } end
 -- It leaves its channels. What came before is still for it.

@@ -12,9 +12,10 @@ for i = 1, count do
   if not record[1] then answers[i] = 'gone'
   elseif epoch == '0' then answers[i] = record[5]
   elseif epoch ~= '-1' and record[1] ~= epoch then answers[i] = 'replaced'
+  elseif again then answers[i] = 'taken'
   else
     answers[i] = record[5]
-    if epoch ~= '-1' and (again or record[4] ~= NODE) then
+    if epoch ~= '-1' and record[4] ~= NODE then
       redis.call('HSET', key, 'owner', NODE)
       answers[i] = 'taken'
     end

@@ -3,6 +3,7 @@ local id, name = ARGS[1], ARGS[2]
 local key = session(id)
 local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'owner', 'version', 'm:' .. name)
 if not known[1] or known[2] then return { 0, 0 } end
+if again then return { UNKNOWN, '0' } end
 if known[5] then return { tonumber(known[4]), known[5] } end
 redis.call('HSET', key, 'm:' .. name, pos)
 -- Where nothing is known of what it had before, that is gone.

@@ -3,7 +3,7 @@ local id = ARGS[1]
 local key = session(id)
 local known = redis.call('HMGET', key, 'openedAt', 'endedBy', 'owner', 'version')
 if not known[1] or known[2] then return 0 end
-if again then return tonumber(known[4]) end
+if again then return UNKNOWN end
 for i = 2, #ARGS, 2 do
   if ARGS[i + 1] == '' then redis.call('HDEL', key, 'd:' .. ARGS[i]) else redis.call('HSET', key, 'd:' .. ARGS[i], ARGS[i + 1]) end
 end
