@@ -119,3 +119,15 @@ t.test('where a process dies while its app hears of an expiry, that of another i
   await until(async () => await untold(redis) === 0, 'it to be known')
   t.strictSame(told, [[`${id} expired`], [`${id} expired`]])
 })
+
+t.test('the sessions of a process that has died wait for their clients anew within few ticks, however many they are', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await farProcess(t, redis)
+  const opened = await Promise.all(Array.from({ length: 1000 }, () => openSession(sessions)))
+  await redis.ask('EVAL', "for _, id in ipairs(ARGV) do redis.call('HSET', '{sse}:s:' .. id, 'owner', 'dead') redis.call('ZADD', '{sse}:deadlines', 1, id) end", '0', ...opened.map(({ id }) => id))
+  let ticks = 0
+  beforeOrders(client, orders => { if (orders.some(({ operation }) => operation === 'tick')) ticks++ })
+  await until(async () => await redis.ask('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all to be looked at', 30_000)
+  t.ok(ticks <= 4, `${ticks} ticks`)
+  t.equal(await redis.ask('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
+})

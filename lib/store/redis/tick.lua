@@ -1,6 +1,7 @@
 -- Whether to register, whether the registration was lost, the milliseconds between ticks. Shows that the node lives, and
 -- has the active clock go on: it stands while Redis is away, and no session expires by that.
-local DUE = 64
+-- Sessions that are looked at, and those that fall to this node.
+local LOOK, DUE = 512, 64
 local register, lost, interval = ARGS[1] == '1', ARGS[2] == '1', tonumber(ARGS[3])
 local at = num(redis.call('HGET', P, 'at'))
 clock = clock + math.min(math.max(NOW - at, 0) / 1000, interval * 2)
@@ -22,7 +23,8 @@ local function take (set, id)
   due[#due + 1] = id
   due[#due + 1] = redis.call('ZSCORE', P .. set, id)
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, DUE)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock, 'LIMIT', 0, LOOK)) do
+  if #due == DUE * 2 then break end
   local owner, principal = unpack(redis.call('HMGET', session(id), 'owner', 'principal'))
   if owner and owner ~= '' then
     -- It has a stream; or its node has died, and it waits for its client from now on.
