@@ -130,17 +130,20 @@ export class Mailroom {
     this.#waiting.set(number, submission)
     submission.asking = true
     submission.told = false
-    const node = submission.node = this.#line.node
+    const asked = this.#line.node
+    // What is asked for while this process has no name is done under its next.
+    const node = (): string => asked === '' ? this.#line.node : asked
     try {
       const what = items.flatMap(({ key, payload }) => [key, payload])
       const [standing, verdicts, record] = await this.#line.run('begin', state.id, number, state.version, ...what) as Begun
+      submission.node = node()
       if (record.length > 0 || standing === 'unknown') this.#listener.changed(state, record)
       if (standing === 'unknown') throw new SessionUnknown()
       if (standing === 'many') throw new TooManyWaiting(Number(verdicts[0]))
       this.#sort(submission, items, standing, verdicts)
     } catch (error) {
       this.#waiting.delete(number)
-      if (error instanceof StoreUnavailable) this.#settle(state, `${node} ${number}`, true, items.flatMap(({ key, payload }) => [key, payload, '']))
+      if (error instanceof StoreUnavailable) this.#settle(state, `${node()} ${number}`, true, items.flatMap(({ key, payload }) => [key, payload, '']))
       for (const item of items) item.reject(error)
       throw error
     } finally {

@@ -1,0 +1,32 @@
+import t, { type Test } from 'tap'
+import { openSession, stream } from './support/client-in-memory.js'
+import { beforeOrders } from './support/orders.js'
+import { needsRedis, startRedis } from './support/redis.js'
+import { farProcess } from './support/stores.js'
+import { until, within } from './support/within.js'
+
+/** A process with a stream, whose name Redis can be made to forget. */
+async function withName (t: Test) {
+  const redis = await startRedis(t)
+  const { sessions, client } = await farProcess(t, redis)
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session)
+  const node = String(await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner'))
+  return { client, session, down, forget: () => redis.ask('HDEL', '{sse}', `ran:${node}`) }
+}
+
+t.test('a message that comes while a process takes another name is handled, and holds up nobody', needsRedis, async t => {
+  const { client, session, forget } = await withName(t)
+  const deliver = async (body: string): Promise<unknown> => {
+    const { outcome } = await session.mailbox.deliver({ key: undefined, payload: () => '', handle: () => ({ status: 200, headers: {}, body, error: undefined }) })
+    return outcome.body
+  }
+  let first: Promise<unknown> | undefined
+  beforeOrders(client, orders => {
+    if (orders.some(({ operation, args }) => operation === 'tick' && args[0] === '1')) first ??= deliver('first')
+  })
+  await forget()
+  await until(() => first !== undefined, 'it to come back')
+  t.equal(await within(first ?? Promise.resolve(), 'the first'), 'first')
+  t.equal(await within(deliver('second'), 'the second'), 'second')
+})
