@@ -15,6 +15,12 @@ async function withName (t: Test) {
   return { client, session, down, forget: () => redis.ask('HDEL', '{sse}', `ran:${node}`) }
 }
 
+t.test('a process has one name when it has begun', needsRedis, async t => {
+  const redis = await startRedis(t)
+  await farProcess(t, redis)
+  t.equal(await redis.ask('ZCARD', '{sse}:nodes'), 1)
+})
+
 t.test('a message that comes while a process takes another name is handled, and holds up nobody', needsRedis, async t => {
   const { client, session, forget } = await withName(t)
   const deliver = async (body: string): Promise<unknown> => {
@@ -29,4 +35,19 @@ t.test('a message that comes while a process takes another name is handled, and 
   await until(() => first !== undefined, 'it to come back')
   t.equal(await within(first ?? Promise.resolve(), 'the first'), 'first')
   t.equal(await within(deliver('second'), 'the second'), 'second')
+})
+
+t.test('that Redis has lost something is told, though a process has to ask for another name twice', needsRedis, async t => {
+  const { client, session, down, forget } = await withName(t)
+  await session.send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  let asked = 0
+  beforeOrders(client, orders => {
+    if (orders.some(({ operation, args }) => operation === 'tick' && args[0] === '1') && asked++ === 0) throw new Error('Command timed out')
+  })
+  await forget()
+  await until(() => asked === 2, 'it to ask again')
+  await session.send(2)
+  await until(() => down.messages().length === 2, 'the next')
+  t.match(down.read(), [{ event: 'message' }, { event: 'gap', data: { reason: 'store' } }, { event: 'message' }])
 })

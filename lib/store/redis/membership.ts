@@ -37,6 +37,8 @@ export class Membership {
   readonly #listener: MembershipListener
   #leaseUntil = 0
   #node = ''
+  /** The store has forgotten a name that it should know, so it has lost something, and was not told so yet. */
+  #lost = false
   #timer: NodeJS.Timeout | undefined
   #beating: Promise<void> | undefined
   #loading: Promise<unknown> | undefined
@@ -75,8 +77,8 @@ export class Membership {
 
   /** Shows that this node lives, one time at once. */
   beat (): void {
-    // While Redis is away signs of life would gather in the client's queue.
-    if (!this.#link.up) return
+    // Before it has begun it would get two names; and while Redis is away signs of life would gather in the client's queue.
+    if (this.#timer === undefined || !this.#link.up) return
     this.#beating ??= this.#beat().catch(() => {
       // The next tick tries again.
     }).finally(() => { this.#beating = undefined })
@@ -85,35 +87,36 @@ export class Membership {
   async #beat (): Promise<void> {
     try {
       if (this.#line.node === '') await this.#join()
-      else await this.#tick(this.#node, false, false)
+      else await this.#tick(this.#node, false)
     } catch (error) {
       const code = codeOf(error)
       if (code === 'NOSCRIPT') await this.loadScript()
       else if (code === 'FENCED') {
-        const known = !this.fenced
+        this.#lost ||= !this.fenced
         this.#line.leave()
-        await this.#join(known)
+        await this.#join()
       } else throw error
     }
   }
 
-  /** Takes a new name. Where the store has forgotten one that it should know it has lost something. */
-  async #join (lost = false): Promise<void> {
+  /** Takes a new name. */
+  async #join (): Promise<void> {
     const node = randomBytes(9).toString('base64url')
     const renamed = this.#node !== ''
     await this.#link.subscribe([`${this.#prefix}:n:${node}`])
     if (renamed) this.#link.unsubscribe([`${this.#prefix}:n:${this.#node}`])
     this.#node = node
     this.#line.done = 0
-    const ticked = await this.#tick(node, true, lost)
+    const ticked = await this.#tick(node, true)
+    this.#lost = false
     this.#line.join(node)
     if (renamed) this.#listener.joined()
     this.#listener.ticked(ticked)
   }
 
-  async #tick (node: string, register: boolean, lost: boolean): Promise<Ticked> {
+  async #tick (node: string, register: boolean): Promise<Ticked> {
     const sent = now()
-    const reply = await this.#line.ask(node, 'tick', register ? 1 : 0, lost ? 1 : 0, this.#interval) as Reply
+    const reply = await this.#line.ask(node, 'tick', register ? 1 : 0, this.#lost ? 1 : 0, this.#interval) as Reply
     const received = now()
     const lapsed = !register && this.fenced
     this.#leaseUntil = sent + this.#lease
