@@ -55,6 +55,14 @@ eachLibrary(t, 'the script that Redis has forgotten is loaded once, however many
   t.ok(more >= 1 && more <= 3, `${more} loads`)
 })
 
+eachLibrary(t, 'a process that asks for nothing shows that it lives although Redis has forgotten the script', async (_t, fleet, redis) => {
+  await fleet.process()
+  await redis.ask('SCRIPT', 'FLUSH')
+  const beat = (): Promise<unknown> => redis.ask('HGET', '{sse}', 'at')
+  const last = await beat()
+  await until(async () => await beat() !== last, 'the next sign')
+})
+
 eachLibrary(t, 'an error tells what Redis says, not what it was asked', async (t, fleet, redis) => {
   const session = await openSession(await fleet.process())
   await redis.ask('SET', `{sse}:s:${session.id}:log`, 'no stream')

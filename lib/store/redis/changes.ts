@@ -69,14 +69,11 @@ export class Changes {
   }
 
   /** Something was told of a session to the node of its stream. */
-  told (kind: string, text: string): void {
-    const [id = '', first = '', second = '', ...rest] = text.split(' ')
-    const state = this.#states.at(id)
-    if (state === undefined) return
-    const version = Number(first)
-    const name = rest.join(' ')
-    if (kind === 'j') this.joined(state, version, name, Number(second)).catch(ignore)
-    else if (kind === 'l') this.left(state, version, name, Number(second)).catch(ignore)
+  told (state: RedisState, kind: string, what: readonly string[]): void {
+    const [version, position] = [Number(what[0]), Number(what[1])]
+    const name = what.slice(2).join(' ')
+    if (kind === 'j') this.joined(state, version, name, position).catch(ignore)
+    else if (kind === 'l') this.left(state, version, name, position).catch(ignore)
     else if (version > state.version) this.refresh(state).catch(ignore)
   }
 

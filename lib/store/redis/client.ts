@@ -37,6 +37,7 @@ export interface NodeRedisClient {
 }
 
 export interface NodeRedisSubscriber {
+  readonly isOpen: boolean
   readonly isReady: boolean
   on (event: string, listener: Listener): unknown
   connect (): Promise<unknown>
@@ -123,7 +124,7 @@ export class Link {
     if (!('destroy' in subscriber)) subscriber.disconnect()
     else if (subscriber.isReady) subscriber.destroy()
     // A connection that it is just making would outlive it.
-    else for (const event of ['connect', 'error']) subscriber.on(event, () => { destroy(subscriber) })
+    else for (const event of ['connect', 'error']) subscriber.on(event, () => { if (subscriber.isOpen) subscriber.destroy() })
   }
 
   readonly #heard = (text: string, channel: string): void => { this.#listener.message(channel, text) }
@@ -133,13 +134,5 @@ export class Link {
   readonly #restored = (): void => {
     this.up = true
     this.#listener.restored()
-  }
-}
-
-function destroy (subscriber: NodeRedisSubscriber): void {
-  try {
-    subscriber.destroy()
-  } catch {
-    // It was destroyed already.
   }
 }

@@ -121,8 +121,14 @@ export class Node {
   #told (kind: string, text: string): void {
     if (kind === 't') this.mailroom.ask(Number(text))
     else if (kind === 'o') this.mailroom.settled(text.slice(0, text.indexOf(' ')), text.slice(text.indexOf(' ') + 1))
-    else if (kind === 'r' || kind === 'q') this.streams.told(kind, text)
-    else this.changes.told(kind, text)
+    else {
+      const [id = '', ...what] = text.split(' ')
+      const state = this.states.at(id)
+      if (state === undefined) return
+      if (kind === 'r') this.streams.replaced(state, Number(what[0]))
+      else if (kind === 'q') this.streams.progress(state)
+      else this.changes.told(state, kind, what)
+    }
   }
 
   /** What is published is heard again, once it is subscribed to. */

@@ -53,13 +53,15 @@ export class Streams {
     else this.#queue(state, async () => { detach() })
   }
 
-  /** Something was told of the stream of a session. */
-  told (kind: 'r' | 'q', text: string): void {
-    const [id = '', epoch] = text.split(' ')
-    const state = this.#states.at(id)
-    if (state === undefined) return
-    if (kind === 'r') this.#replaced(state, Number(epoch))
-    else if (state.attached !== 0) this.#line.keep('progress', id, state.attached, (state.listener as SessionListener).cursor)
+  /** Another node has taken a session's stream, with an epoch. */
+  replaced (state: RedisState, epoch: number): void {
+    state.replacedBy = Math.max(state.replacedBy, epoch)
+    if (state.attached !== 0 && epoch > state.attached) this.#yield(state)
+  }
+
+  /** A producer elsewhere asks how far a session's stream is. */
+  progress (state: RedisState): void {
+    if (state.attached !== 0) this.#line.keep('progress', state.id, state.attached, (state.listener as SessionListener).cursor)
   }
 
   /** A session, with a stream here of an epoch, has a version; none where the stream is not its stream any more. */
@@ -150,12 +152,6 @@ export class Streams {
     // Its stream ends with what it can read.
     if (state.endedBy !== undefined) await this.#link.bounded(whole(state))
     return Number(head)
-  }
-
-  /** Another node has taken a session's stream, with an epoch. */
-  #replaced (state: RedisState, epoch: number): void {
-    state.replacedBy = Math.max(state.replacedBy, epoch)
-    if (state.attached !== 0 && epoch > state.attached) this.#yield(state)
   }
 
   /** Another node has a session's stream. */
