@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Sessions } from '../lib/index.js'
-import { openSession } from './support/client-in-memory.js'
+import { openSession, stream } from './support/client-in-memory.js'
 import { beforeOrders, ordersOf } from './support/orders.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
 import { farProcess, type FarProcess } from './support/stores.js'
@@ -130,4 +130,54 @@ t.test('the sessions of a process that has died wait for their clients anew with
   await until(async () => await redis.ask('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all to be looked at', 30_000)
   t.ok(ticks <= 4, `${ticks} ticks`)
   t.equal(await redis.ask('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
+})
+
+t.test('a process that closes is told of no expiry any more; another is', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const one = await open(t, redis)
+  const told = listen(one.sessions)
+  const busy = await openSession(one.sessions)
+  await stream(one.sessions, busy)
+  const gate = signal()
+  const running = busy.mailbox.deliver({
+    key: undefined,
+    payload: () => '',
+    handle: async () => {
+      await gate.promise
+      return { status: 200, headers: {}, body: '', error: undefined }
+    }
+  })
+  await until(async () => await redis.ask('LLEN', `{sse}:s:${busy.id}:queue`) === 1, 'it to be busy')
+  const { id } = await openSession(one.sessions)
+  const deadline = await redis.ask('ZSCORE', '{sse}:deadlines', id)
+  const closed = one.sessions.close()
+  await until(async () => await redis.ask('ZSCORE', '{sse}:deadlines', id) !== deadline, 'it to be found')
+  gate.resolve()
+  await running
+  await closed
+  const two = await open(t, redis)
+  const toldThere = listen(two.sessions)
+  await until(() => toldThere.some(text => text.startsWith(id)), 'the hook')
+  t.strictSame(told, [])
+})
+
+t.test('a process that is asked to close while it is to tell its app of an expiry waits until that has heard of it', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const one = await open(t, redis)
+  const told = listen(one.sessions)
+  const gate = signal()
+  one.sessions.addHook('onClose', () => gate.promise)
+  t.teardown(gate.resolve)
+  let closed: Promise<void> | undefined
+  beforeOrders(one.client, orders => {
+    if (orders.some(({ operation }) => operation === 'end')) closed ??= one.sessions.close()
+  })
+  const { id } = await openSession(one.sessions)
+  await until(() => told.length > 0, 'the hook')
+  const two = await open(t, redis)
+  const toldThere = listen(two.sessions)
+  gate.resolve()
+  await closed
+  await until(async () => await untold(redis) === 0, 'it to be known')
+  t.strictSame([told, toldThere], [[`${id} expired`], []])
 })

@@ -8,7 +8,7 @@ import { Line, type Argument } from './line.js'
 import { Mailroom } from './mailbox.js'
 import { Membership, type Ticked } from './membership.js'
 import { Mirrors } from './mirrors.js'
-import { parseRecord, type RedisState, type SessionRecord } from './record.js'
+import { parseRecord, type SessionRecord } from './record.js'
 import { loadScript, type Operation } from './script.js'
 import { States } from './states.js'
 import { Streams } from './streams.js'
@@ -41,6 +41,7 @@ export class Node {
   readonly #ear: Ear
   #listening = true
   #swept = now()
+  #closing = false
   /** Sessions of whose expiry the app is being told. */
   readonly #telling = new Map<string, Promise<void>>()
 
@@ -102,6 +103,7 @@ export class Node {
 
   /** Leaves the other nodes, when what has to be done is done, or cannot be. */
   async close (): Promise<void> {
+    this.#closing = true
     await this.#link.bounded(Promise.all([this.mailroom.close(), ...this.#telling.values()])).catch(ignore)
     // Behind all that is still to be done.
     await this.run('quit').catch(ignore)
@@ -150,6 +152,8 @@ export class Node {
     this.mirrors.sweep()
     this.mailroom.ask()
     this.streams.renew()
+    // To one that closes nothing falls any more: another is to tell its app, which could not hear of it here in time.
+    if (this.#closing) return
     const ended = Promise.all(due.map(([id, deadline]) => this.#expire(id, deadline)))
     // There may be more of them.
     ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(ignore)
@@ -159,19 +163,20 @@ export class Node {
   }
 
   async #expire (id: string, deadline: string): Promise<void> {
-    const [ended, hash] = await this.run('end', id, 'expired', 0, deadline) as [number, string[]]
+    const ended = this.run('end', id, 'expired', 0, deadline) as Promise<[number, string[]]>
     // An app that is slow to hear of it is not told again.
-    if (ended === 0 || this.#telling.has(id)) return
-    const state = this.states.of(id, parseRecord(hash) as SessionRecord)
-    this.changes.learn(state, hash)
-    this.#telling.set(id, this.#tell(state))
+    if (!this.#telling.has(id)) this.#telling.set(id, this.#tell(id, ended).catch(ignore).finally(() => { this.#telling.delete(id) }))
+    await ended
   }
 
   /** Tells the app of an expiry. Where this process dies before the app has heard of it, another tells its own. */
-  async #tell (state: RedisState): Promise<void> {
+  async #tell (id: string, ended: Promise<[number, string[]]>): Promise<void> {
+    const [done, hash] = await ended
+    if (done === 0) return
+    const state = this.states.of(id, parseRecord(hash) as SessionRecord)
+    this.changes.learn(state, hash)
     await this.changes.over(state, 'expired')
     await this.#user.expired(state)
-    await this.line.keep('told', state.id)
-    this.#telling.delete(state.id)
+    await this.line.keep('told', id)
   }
 }
