@@ -132,3 +132,20 @@ t.test('a stream that ends while it is found out what it reads reads nothing any
   await until(() => session.data.nick === 'ann', 'the answer')
   await until(() => one.stats().channels === 0, 'the channel to be let go of')
 })
+
+t.test('a stream that may not be written to does not end before all is written', needsRedis, async t => {
+  const lease = 300
+  const redis = await startRedis(t)
+  const { sessions } = await farProcess(t, redis, {}, { lease })
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session, undefined, true)
+  for (const n of [1, 2, 3]) await session.send(n)
+  await session.close('enough')
+  redis.pause()
+  const since = performance.now()
+  await until(() => performance.now() - since > 2 * lease, 'the lease to be over')
+  down.sink.drain(false)
+  redis.resume()
+  await until(() => down.sink.closed, 'the end')
+  t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'message', 'close'])
+})

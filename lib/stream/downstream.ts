@@ -129,7 +129,7 @@ export class Downstream implements SinkListener {
       chunk = chunk.length < BATCH_CHARACTERS ? '' : this.#collect()
     }
     this.idleTicks = 0
-    if (this.#state === 'idle' && this.#last !== undefined) this.#end(this.#last)
+    if (this.#state === 'idle' && this.#last !== undefined && this.#owner.mayWrite) this.#end(this.#last)
     this.#owner.advanced()
   }
 
