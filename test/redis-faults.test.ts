@@ -199,3 +199,15 @@ eachLibrary(t, 'what is told of a session that is not at hand is let pass', asyn
   await session.send(1)
   await until(() => down.messages().length === 1, 'the message')
 })
+
+eachLibrary(t, 'what is told comes though the store has gone back to when it had told less', async (_t, fleet, redis) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  const down = await stream(one, session)
+  await session.send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  const node = String(await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner'))
+  await redis.ask('HINCRBY', '{sse}', `told:${node}`, '-2')
+  await session.send(2)
+  await until(() => down.messages().length === 2, 'the next')
+})

@@ -133,9 +133,8 @@ export class Ear {
     if (node !== this.#line.node) return
     const space = text.indexOf(' ')
     const number = Number(text.slice(0, space))
-    if (number <= this.#heard) return
-    const missed = number > this.#heard + 1
-    if (missed) {
+    // Something was missed; or the store has gone back, and counts from there.
+    if (number !== this.#heard + 1) {
       this.#heard = number - 1
       this.recover()
       this.#waiting?.push([channel, text])
