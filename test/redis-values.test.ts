@@ -57,3 +57,21 @@ t.test('a session\'s end that was not heard of yet is found out by whoever sends
   await until(() => afar.closed, 'it to know')
   holdPublished(false)
 })
+
+t.test('a session\'s end that was not heard of yet is found out by whoever closes it, and the app is told of it once', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: one } = await farProcess(t, redis)
+  const { sessions: two, holdPublished } = await farProcess(t, redis)
+  const told: string[] = []
+  for (const sessions of [one, two]) sessions.addHook('onClose', (_session, reason) => { told.push(reason) })
+  const session = await openSession(one)
+  const afar = await handleOf(two, session)
+  const { signal } = afar
+  holdPublished(true)
+  await session.close('bye')
+  await afar.close('late')
+  t.equal(afar.closed, true)
+  await until(() => signal.aborted, 'the signal')
+  t.strictSame(told, ['bye'])
+  holdPublished(false)
+})
