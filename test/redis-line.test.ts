@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
 import { ordersOf } from './support/orders.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
-import { farProcess, type FarProcess } from './support/stores.js'
+import { eachLibrary, farProcess, type FarProcess } from './support/stores.js'
 import { signal, until, within } from './support/within.js'
 
 const UNAVAILABLE = { code: 'FST_SSE_STORE_UNAVAILABLE' }
@@ -116,4 +116,12 @@ t.test('what was done, but whose answer the client has lost, is not done again',
   await until(() => down.messages().length === 2, 'both')
   t.strictSame(down.messages(), [1, 2])
   t.equal(appends, 3)
+})
+
+eachLibrary(t, 'what is asked at once may be more than one call can take', async (t, fleet) => {
+  const session = await openSession(await fleet.process())
+  const change = Object.fromEntries(Array.from({ length: 2000 }, (_, n) => [`property ${n}`, undefined]))
+  await Promise.all(Array.from({ length: 64 }, () => session.update(change)))
+  await session.update({ last: 1 })
+  t.strictSame(session.data, { last: 1 })
 })

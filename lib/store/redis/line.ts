@@ -41,6 +41,8 @@ const LASTING = new Set(['OOM', 'MISCONF'])
 const PAUSE = 50
 // Orders that are sent at once: all that one turn of the event loop brings, but Redis does nothing else meanwhile.
 const MOST = 64
+// When they have so many arguments, it is enough: a client is called with all of them, which has its bounds.
+const MANY = 10_000
 
 /** The code of Redis's error; `undefined` where the error is another's. */
 export function codeOf (error: unknown): string | undefined {
@@ -190,11 +192,14 @@ export class Line {
     // When the pause is over, or it has a name and a connection, all is sent.
     if (this.#again !== undefined || this.#node === '' || !this.#link.up) return
     let batch: Order[] = []
+    let size = 0
     for (const order of this.#pending(first)) {
       batch.push(order)
-      if (batch.length < MOST) continue
+      size += order.args.length
+      if (batch.length < MOST && size < MANY) continue
       this.#sendBatch(batch)
       batch = []
+      size = 0
     }
     if (batch.length > 0) this.#sendBatch(batch)
   }
@@ -205,7 +210,8 @@ export class Line {
     const what: Argument[] = []
     for (const order of orders) {
       const { operation, number, expires, args } = order
-      what.push(operation, number, Math.min(expires * 1000 + this.offset, 9e15).toFixed(), args.length, ...args)
+      what.push(operation, number, Math.min(expires * 1000 + this.offset, 9e15).toFixed(), args.length)
+      for (const argument of args) what.push(argument)
       order.batch = batch
     }
     const isOpen = (order: Order): boolean => node === this.#node && order.number !== 0
@@ -223,8 +229,9 @@ export class Line {
     })
   }
 
-  #command (node: string, before: number, what: readonly Argument[]): Promise<Done> {
-    return this.#link.command(['EVALSHA', this.#script.sha, '1', this.#prefix, node, String(before), String(this.done), String(this.seen), ...what.map(String)]) as Promise<Done>
+  // A client may throw, too, where there are too many arguments for it.
+  async #command (node: string, before: number, what: readonly Argument[]): Promise<Done> {
+    return await this.#link.command(['EVALSHA', this.#script.sha, '1', this.#prefix, node, String(before), String(this.done), String(this.seen), ...what.map(String)]) as Done
   }
 
   #failed (orders: readonly Order[], error: unknown): void {
