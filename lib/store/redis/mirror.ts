@@ -9,7 +9,7 @@ export interface Published {
   readonly frame: string
 }
 
-/** The rest of a log, as scripts answer with it: newest position, how far it is trimmed and why, entries, and the version of a session. */
+/** The rest of a log, as operations answer with it: newest position, how far it is trimmed and why, entries, and the version of a session. */
 export type Rest = readonly [last: string, trimmed: string, by: TrimReason, entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>, version?: string]
 
 /** What there is of a log in Redis, kept here for the streams of this process. */

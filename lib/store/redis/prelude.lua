@@ -12,8 +12,8 @@ local NOW = TIME[1] * 1000000 + TIME[2]
 local pos, back, clock
 -- Of this node: the number of the last order that was done for it, and of the last thing that it was told.
 local ran, told
--- The number of the order that is being done, and whether it was done before, and the answer was lost. Then it changes
--- nothing: what was done since, by whomever, stands.
+-- The number of the order that is being done, and whether it was done before, and the answer was lost. Then what was done
+-- since, by whomever, stands.
 local OP, again = 0, false
 -- The version of a session, to one who has to load what has become of it.
 local UNKNOWN = 9e15
