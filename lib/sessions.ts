@@ -168,7 +168,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   async close (): Promise<void> {
     this.closing = true
     const reason = 'shutdown'
-    for (const stream of this.#streams) stream.finish(frameRetry(this.retry()), reason)
+    for (const stream of this.#streams) stream.leave(frameRetry(this.retry()), reason)
     await this.#streamsEnded(this.settings.closeTimeout)
     for (const stream of this.#streams) stream.destroy()
     this.#heartbeat.stop()

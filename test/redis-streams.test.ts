@@ -149,3 +149,17 @@ t.test('a stream that may not be written to does not end before all is written',
   await until(() => down.sink.closed, 'the end')
   t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'message', 'close'])
 })
+
+t.test('a client is told when to come back, though its stream may not be written to as its process closes', needsRedis, async t => {
+  const lease = 300
+  const redis = await startRedis(t)
+  const { sessions } = await farProcess(t, redis, {}, { lease })
+  const down = await stream(sessions, await openSession(sessions))
+  t.strictSame(down.messages(), [])
+  redis.pause()
+  const since = performance.now()
+  await until(() => performance.now() - since > 2 * lease, 'the lease to be over')
+  await sessions.close()
+  t.match(down.sink.text, /^retry: \d+\n\n$/)
+  redis.resume()
+})

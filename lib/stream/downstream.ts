@@ -115,6 +115,12 @@ export class Downstream implements SinkListener {
     else if (this.#state !== 'over') this.#end(last)
   }
 
+  /** As `finish`, for a client that is to come back: what may not be written now, it gets then. */
+  leave (last: string, reason: string): void {
+    if (this.#owner.mayWrite) this.finish(last, reason)
+    else this.cut(last, reason)
+  }
+
   destroy (): void {
     this.#sink.destroy()
   }
