@@ -25,6 +25,20 @@ t.test('a client of ioredis that queues nothing while it is offline will do', ne
   await app.close()
 })
 
+t.test('a client of ioredis that answers numbers as strings will do', needsRedis, async t => {
+  const { sessions } = await farProcess(t, await startRedis(t), {}, { stringNumbers: true })
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session)
+  await session.join('room')
+  await sessions.channel('room').send(1)
+  await session.leave('room')
+  await session.update({ nick: 'ann' })
+  await session.close()
+  await until(() => down.sink.closed, 'the end')
+  t.strictSame(down.read().map(({ event }) => event), ['message', 'close'])
+  await t.rejects(session.join('room'), { code: 'FST_SSE_SESSION_OVER' })
+})
+
 t.test('the client of @fastify/redis will do, and comes back when its connections are cut', needsRedis, async t => {
   const redis = await startRedis(t)
   const app = Fastify()

@@ -24,10 +24,8 @@ interface Order {
 type Done = readonly [failure: string, answers: readonly unknown[]]
 
 export interface LineListener {
-  /** The store does not know this node any more. */
-  fenced (): void
-  /** The store's clock is not where it was thought to be. */
-  late (): void
+  /** The store does not know this node any more, or its clock is not where it was thought to be. */
+  doubt (): void
   /** The store has lost its script. */
   scriptless (): void
 }
@@ -238,8 +236,7 @@ export class Line {
     // Those behind them have to be sent again, whatever becomes of these.
     this.#again ??= setTimeout(() => { this.#resend() }, PAUSE).unref()
     const code = codeOf(error)
-    if (code === 'FENCED') this.#listener.fenced()
-    else if (code === 'LATE') this.#listener.late()
+    if (code === 'FENCED' || code === 'LATE') this.#listener.doubt()
     else if (code === 'NOSCRIPT') this.#listener.scriptless()
     else if (code !== undefined && !PASSING.has(code)) {
       for (const order of orders) if (order.expires !== Infinity || !LASTING.has(code)) this.#refuse(order, error)

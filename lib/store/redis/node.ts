@@ -63,8 +63,7 @@ export class Node {
       }
     })
     this.line = new Line(this.#link, script, prefix, TIMEOUT, {
-      fenced: () => { this.#membership.beat() },
-      late: () => { this.#membership.beat() },
+      doubt: () => { this.#membership.beat() },
       scriptless: () => { this.#membership.loadScript().catch(ignore) }
     })
     this.#membership = new Membership(this.#link, this.line, script, prefix, lease, interval, {
@@ -172,7 +171,7 @@ export class Node {
   /** Tells the app of an expiry. Where this process dies before the app has heard of it, another tells its own. */
   async #tell (id: string, ended: Promise<[number, string[]]>): Promise<void> {
     const [done, hash] = await ended
-    if (done === 0) return
+    if (Number(done) === 0) return
     const state = this.states.of(id, parseRecord(hash) as SessionRecord)
     this.changes.learn(state, hash)
     await this.changes.over(state, 'expired')

@@ -67,24 +67,25 @@ export class RedisStore implements Store {
 
   async join (given: SessionState, channel: string): Promise<void> {
     const state = given as RedisState
-    const [version, from] = await this.#node.run('join', state.id, channel) as [number, string]
-    if (version === 0) throw this.#over(state)
-    await this.#node.changes.joined(state, version, channel, Number(from))
+    const [version, from] = await this.#node.run('join', state.id, channel) as [string, string]
+    if (Number(version) === 0) throw this.#over(state)
+    await this.#node.changes.joined(state, Number(version), channel, Number(from))
   }
 
   async leave (given: SessionState, channel: string): Promise<void> {
     const state = given as RedisState
-    const [version, to] = await this.#node.run('leave', state.id, channel) as [number, string]
-    if (version !== 0) await this.#node.changes.left(state, version, channel, Number(to))
+    const [version, to] = await this.#node.run('leave', state.id, channel) as [string, string]
+    if (Number(version) !== 0) await this.#node.changes.left(state, Number(version), channel, Number(to))
   }
 
   async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
     const state = given as RedisState
-    const [ended] = await this.#node.run('end', state.id, reason, keep ? 1 : 0, '') as [number]
-    if (ended === 1) await this.#node.changes.over(state, reason)
+    const [answer] = await this.#node.run('end', state.id, reason, keep ? 1 : 0, '') as [string]
+    const ended = Number(answer) === 1
+    if (ended) await this.#node.changes.over(state, reason)
     // Another process was faster.
     else if (state.endedBy === undefined) await this.find(state.id)
-    return ended === 1
+    return ended
   }
 
   async send (state: SessionState, draft: Draft): Promise<void> {
