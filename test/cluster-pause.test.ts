@@ -62,6 +62,8 @@ t.test('over nodes that stop and wake up', needsRedis, async t => {
     await asleep(2 * LEASE, async () => {
       t.match(await post(second.url, sessionId, 1, { event: 'late', key: 'k' }), { status: 202, headers: { 'idempotent-replayed': undefined } })
     })
+    // It has another name by now, under which it could send.
+    await until(async () => await sleeper.ask('broadcast', 'awake', 1).then(() => true, () => false), 'the node to be back')
     await sleeper.ask('openGate')
     t.match(await first, { status: 503 })
     await third.ask('emit', sessionId, 'down', 'last')

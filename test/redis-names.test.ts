@@ -1,9 +1,10 @@
 import t, { type Test } from 'tap'
 import { openSession, stream } from './support/client-in-memory.js'
+import { accepted, letter } from './support/letters.js'
 import { beforeOrders } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
-import { until, within } from './support/within.js'
+import { signal, until, within } from './support/within.js'
 
 /** A process with a stream, whose name Redis can be made to forget. */
 async function withName (t: Test) {
@@ -50,4 +51,23 @@ t.test('that Redis has lost something is told, though a process has to ask for a
   await session.send(2)
   await until(() => down.messages().length === 2, 'the next')
   t.match(down.read(), [{ event: 'message' }, { event: 'gap', data: { reason: 'store' } }, { event: 'message' }])
+})
+
+t.test('while a message is handled that was begun under another name, nothing is sent to its session from here', needsRedis, async t => {
+  const { session, down, forget } = await withName(t)
+  const [begun, gate] = [signal(), signal()]
+  const running = session.mailbox.deliver(letter(undefined, async () => {
+    begun.resolve()
+    await gate.promise
+    return accepted('done')
+  }))
+  await within(begun.promise, 'the handler')
+  await forget()
+  await until(async () => await session.join('room').then(() => true, () => false), 'it to be back')
+  await t.rejects(session.send(1), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  gate.resolve()
+  await running
+  await until(async () => await session.send(2).then(() => true, () => false), 'it to be possible again')
+  await until(() => down.messages().length > 0, 'the message')
+  t.strictSame(down.messages(), [2])
 })

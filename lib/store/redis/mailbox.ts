@@ -92,6 +92,11 @@ export class Mailroom {
     }
   }
 
+  /** Whether a message of a session is being handled here that may be handled elsewhere, too, for this process was taken for dead. */
+  isInDoubt (state: RedisState): boolean {
+    return state.handledBy.some(node => node !== this.#line.node)
+  }
+
   /** Refuses those that wait. Resolves when those that are handled are done. */
   async close (): Promise<void> {
     this.#closed = true
@@ -180,7 +185,12 @@ export class Mailroom {
       if (this.#closed) this.#askAgain(repeat)
     }
     if (fresh.length === 0) return
-    const handling = this.#handle({ ...submission, items: fresh }).finally(() => { this.#handling.delete(handling) })
+    const { node } = submission
+    state.handledBy.push(node)
+    const handling = this.#handle({ ...submission, items: fresh }).finally(() => {
+      this.#handling.delete(handling)
+      state.handledBy.splice(state.handledBy.indexOf(node), 1)
+    })
     this.#handling.add(handling)
   }
 

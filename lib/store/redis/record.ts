@@ -34,6 +34,8 @@ export class RedisState extends SessionState {
   attaching: Promise<void> | undefined
   /** It has ended; resolves when its stream may read all that is left for it. */
   finished: Promise<void> | undefined
+  /** The names that this node had when it began with the messages that it handles now. */
+  readonly handledBy: string[] = []
   /** The epoch of the stream, on another node, by which this node's was replaced. */
   replacedBy = 0
 

@@ -1,4 +1,4 @@
-import { EntryTooLarge, SessionOver } from '../../errors.js'
+import { EntryTooLarge, SessionOver, StoreUnavailable } from '../../errors.js'
 import { ignore } from '../../promises.js'
 import { serialize } from '../../wire/frame.js'
 import type { Draft, LogBounds } from '../log.js'
@@ -88,10 +88,12 @@ export class RedisStore implements Store {
     return ended
   }
 
-  async send (state: SessionState, draft: Draft): Promise<void> {
+  async send (given: SessionState, draft: Draft): Promise<void> {
+    const state = given as RedisState
     if (state.endedBy !== undefined) throw new SessionOver()
+    if (this.#node.mailroom.isInDoubt(state)) throw new StoreUnavailable()
     demandRoom(draft, this.#settings.log)
-    if (await this.#append('s', state.id, draft) === -1) throw this.#over(state as RedisState)
+    if (await this.#append('s', state.id, draft) === -1) throw this.#over(state)
   }
 
   async publish (channel: string, draft: Draft): Promise<void> {
