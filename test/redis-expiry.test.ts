@@ -89,7 +89,7 @@ t.test('a session whose client comes back as it is found to be due lives on', ne
   await until(() => told.length > 0, 'it to expire later')
 })
 
-/** A process whose app takes its time to hear of an expiry, and another that has come since. */
+/** A process whose app takes its time to hear of an expiry. */
 async function withSlowHook (t: Test) {
   const redis = await startRedis(t)
   const one = await open(t, redis)
@@ -97,6 +97,12 @@ async function withSlowHook (t: Test) {
   const gate = signal()
   one.sessions.addHook('onClose', () => gate.promise)
   t.teardown(gate.resolve)
+  return { redis, one, told, gate }
+}
+
+/** The same while it hears of one, and another process that has come since. */
+async function whileHookRuns (t: Test) {
+  const { redis, one, told, gate } = await withSlowHook(t)
   const { id } = await openSession(one.sessions)
   await until(() => told.length > 0, 'the hook')
   // It does not tick in step with the first: now this, now that one is to look.
@@ -105,7 +111,7 @@ async function withSlowHook (t: Test) {
 }
 
 t.test('an app that is slow to hear of an expiry is not told again, nor is that of another process', needsRedis, async t => {
-  const { redis, told, gate, id } = await withSlowHook(t)
+  const { redis, told, gate, id } = await whileHookRuns(t)
   const scores = new Set<unknown>()
   await until(async () => scores.add(await redis.ask('ZSCORE', '{sse}:expired', id)).size === 8, 'it to be looked at again')
   gate.resolve()
@@ -114,7 +120,7 @@ t.test('an app that is slow to hear of an expiry is not told again, nor is that 
 })
 
 t.test('where a process dies while its app hears of an expiry, that of another is told', needsRedis, async t => {
-  const { redis, one, told, id } = await withSlowHook(t)
+  const { redis, one, told, id } = await whileHookRuns(t)
   one.proxy.setDown(true)
   await until(async () => await untold(redis) === 0, 'it to be known')
   t.strictSame(told, [[`${id} expired`], [`${id} expired`]])
@@ -162,12 +168,7 @@ t.test('a process that closes is told of no expiry any more; another is', needsR
 })
 
 t.test('a process that is asked to close while it is to tell its app of an expiry waits until that has heard of it', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const one = await open(t, redis)
-  const told = listen(one.sessions)
-  const gate = signal()
-  one.sessions.addHook('onClose', () => gate.promise)
-  t.teardown(gate.resolve)
+  const { redis, one, told, gate } = await withSlowHook(t)
   let closed: Promise<void> | undefined
   beforeOrders(one.client, orders => {
     if (orders.some(({ operation }) => operation === 'end')) closed ??= one.sessions.close()
