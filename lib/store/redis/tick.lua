@@ -1,5 +1,6 @@
 -- Whether to register, whether the registration was lost, the milliseconds between ticks. Shows that the node lives, and
 -- has the active clock go on: it stands while Redis is away, and no session expires by that.
+
 -- Sessions that are looked at, and those that fall to this node.
 local LOOK, DUE = 512, 64
 local register, lost, interval = ARGS[1] == '1', ARGS[2] == '1', tonumber(ARGS[3])
