@@ -1,4 +1,5 @@
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { ServerResponse, type OutgoingHttpHeaders } from 'node:http'
+import type { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import { ignore } from '../promises.js'
 
@@ -30,10 +31,12 @@ export class ResponseSink implements Sink {
   listener: SinkListener | undefined
   closed = false
   readonly #response: ServerResponse
+  /** What bytes are written to: the response, and its connection as soon as the response adds nothing to them. */
+  #target: ServerResponse | Socket
 
   constructor (response: ServerResponse) {
     this.#response = response
-    response.on('drain', () => this.listener?.drained())
+    this.#target = response
     response.on('close', this.#close)
     // Pipelined behind another response, this one has no socket yet, and would not be told that it never gets one.
     if (response.socket === null) response.req.socket.on('close', this.#close)
@@ -53,7 +56,12 @@ export class ResponseSink implements Sink {
   }
 
   write (chunk: string): boolean {
-    return this.#response.write(chunk)
+    const target = this.#target
+    const takesMore = target.write(chunk)
+    // Not before it is needed: nearly all streams wait for nothing.
+    if (!takesMore) target.once('drain', () => { this.listener?.drained() })
+    if (target === this.#response) this.#target = bare(this.#response)
+    return takesMore
   }
 
   end (chunk: string): void {
@@ -69,4 +77,11 @@ export class ResponseSink implements Sink {
     this.closed = true
     this.listener?.closed()
   }
+}
+
+/** The connection of a response that would pass on as they are the bytes that follow its first; else the response. */
+function bare (response: ServerResponse): ServerResponse | Socket {
+  const { socket, write } = response
+  // HTTP/2, `inject`, and what wraps responses have a `write` of their own. Pipelined, a response has no connection yet.
+  return write === ServerResponse.prototype.write && socket !== null && !response.chunkedEncoding ? socket : response
 }
