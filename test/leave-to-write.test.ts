@@ -15,7 +15,7 @@ const { log: logger } = Fastify({ logger: false })
 function streamWithoutLeave (): { owner: { mayWrite: boolean }, sink: MemorySink, stream: Downstream } {
   const owner = { mayWrite: false, advanced: () => {}, gapped: () => {}, streamEnded: () => {} }
   const log = new Log({ entries: 10, bytes: 1000, age: Infinity }, { wake: () => {} })
-  log.push({ frame: 'data: "entry"\n\n' }, 1, 10, 0)
+  log.push({ frame: 'data: "entry"\n\n' }, 1, 0)
   const sink = new MemorySink(false)
   const stream = new Downstream('reader', [{ log, from: 0, to: Infinity }], 0, sink, owner, logger)
   stream.start(':opening\n\n')

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import t from 'tap'
-import { Log, type LogBounds } from '../lib/store/log.js'
+import { demandRoom, Log, type LogBounds } from '../lib/store/log.js'
 import { NaiveLog } from './support/naive-log.js'
 import { seedOf } from './support/random.js'
 
@@ -14,14 +14,13 @@ function logOf (bounds: Partial<LogBounds> = {}): Log {
 
 /** Appends a frame of so many bytes. */
 function push (log: Log, position: number, bytes = 1, appendedAt = 0): void {
-  const draft = { frame: 'x'.repeat(bytes) }
-  log.push(draft, position, log.measure(draft), appendedAt)
+  log.push({ frame: 'x'.repeat(bytes) }, position, appendedAt)
 }
 
 /** Positions of what the log has after a position. */
 function positions (log: Log, after = 0): number[] {
   const found: number[] = []
-  for (let index = log.indexAfter(after), entry = log.at(index); entry !== undefined; entry = log.at(++index)) found.push(entry.position)
+  for (let index = log.indexAfter(after); index < log.end; index++) found.push(log.positionAt(index))
   return found
 }
 
@@ -66,9 +65,12 @@ t.test('entries over the age are trimmed by an append and by expire, not at the 
 })
 
 t.test('an entry that the log could never keep is refused by its bytes, not its characters', async t => {
-  const log = logOf({ bytes: 4 })
-  t.equal(log.measure({ frame: 'éé' }), 4)
-  t.throws(() => log.measure({ frame: 'ééx' }), { code: 'FST_SSE_ENTRY_TOO_LARGE', message: 'An event of 5 bytes does not fit a log of 4 bytes' })
+  const bounds = { ...roomy, bytes: 4 }
+  demandRoom({ frame: 'éé' }, bounds)
+  t.throws(() => { demandRoom({ frame: 'ééx' }, bounds) }, { code: 'FST_SSE_ENTRY_TOO_LARGE', message: 'An event of 5 bytes does not fit a log of 4 bytes' })
+  const log = new Log(bounds, deaf)
+  log.push({ frame: 'éé' }, 100, 0)
+  t.match(log, { length: 1, bytes: 4 }, 'the id does not count')
 })
 
 t.test('a loss that is recorded is one up to its position, and never takes an earlier one back', async t => {
@@ -124,7 +126,9 @@ t.test('through any appends and expiries a log keeps, finds and has lost what a 
       if (reason !== undefined) assert.equal(log.trimmedBy, reason)
     }
     for (let after = 0; after <= position + 1; after++) {
-      assert.deepEqual(positions(log, after), naive.kept.map(entry => entry.position).filter(kept => kept > after))
+      const kept = naive.kept.map(entry => entry.position).filter(kept => kept > after)
+      assert.deepEqual(positions(log, after), kept)
+      assert.equal(log.next(after), kept[0] ?? Infinity)
     }
   }), { seed: seedOf(t), numRuns: 300 })
   t.ok(halved > 100, 'logs were long enough to be searched by halving')

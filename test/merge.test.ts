@@ -8,8 +8,8 @@ t.test('two logs with the same position, which no store may give twice, do not s
   const { app } = await serve(t)
   const logs = ['one', 'two'].map(name => {
     const log = new Log({ entries: 10, bytes: 1000, age: Infinity }, { wake: () => {} })
-    log.push({ frame: `data: "${name}"\n\n` }, 1, 10, 0)
-    log.push({ frame: `data: "${name} again"\n\n` }, name === 'one' ? 2 : 3, 10, 0)
+    log.push({ frame: `data: "${name}"\n\n` }, 1, 0)
+    log.push({ frame: `data: "${name} again"\n\n` }, name === 'one' ? 2 : 3, 0)
     return log
   })
   const sink = new MemorySink(false)

@@ -21,15 +21,6 @@ export interface Draft {
   readonly except?: string | undefined
 }
 
-export interface Entry {
-  readonly position: number
-  /** What follows `id: <session>.`: the same for every reader, so that it is framed once. */
-  readonly rest: string
-  readonly except: string | undefined
-  readonly bytes: number
-  readonly appendedAt: number
-}
-
 /** A part of a log: from after one position up to and including another. */
 export interface Source {
   readonly log: Log
@@ -45,6 +36,14 @@ export interface LogListener {
 /** The time that ages are measured by, in milliseconds; it never goes back. */
 export const now = (): number => performance.now()
 
+/** Throws {@link EntryTooLarge} for a draft that a log of such bounds could not keep at all. */
+export function demandRoom ({ frame }: Draft, { bytes: most }: LogBounds): void {
+  // A character takes three bytes at most: most frames need not be measured.
+  if (frame.length * 3 <= most) return
+  const bytes = Buffer.byteLength(frame)
+  if (bytes > most) throw new EntryTooLarge(bytes, most)
+}
+
 /** An ordered, bounded record of what was sent down. */
 export class Log {
   /** Position of the newest entry that the log ever had; 0 before the first. */
@@ -54,8 +53,14 @@ export class Log {
   trimmedBy: TrimReason = 'count'
   readonly bounds: LogBounds
   readonly listener: LogListener
-  // Entries before #first are gone: dropping them one by one from the array's start would move all others each time.
-  #entries: Array<Entry | undefined> = []
+  // Of each entry: an object for each would be one more for the garbage collector to move and to mark. Those before
+  // #first are gone: dropping them one by one from the arrays' start would move all others each time.
+  #positions: number[] = []
+  #rests: string[] = []
+  #sizes: number[] = []
+  #times: number[] = []
+  /** By position, those who do not get an entry. */
+  #excepts: Map<number, string> | undefined
   #first = 0
   #bytes = 0
 
@@ -65,24 +70,29 @@ export class Log {
   }
 
   get length (): number {
-    return this.#entries.length - this.#first
+    return this.end - this.#first
   }
 
   get bytes (): number {
     return this.#bytes
   }
 
-  /** Throws {@link EntryTooLarge} for a draft that could not be kept at all; returns its size. */
-  measure (draft: Draft): number {
-    const bytes = Buffer.byteLength(draft.frame)
-    if (bytes > this.bounds.bytes) throw new EntryTooLarge(bytes, this.bounds.bytes)
-    return bytes
+  /** Index behind the newest entry. */
+  get end (): number {
+    return this.#positions.length
   }
 
   /** Adds an entry, whose position must be above `last`, and trims what is over the bounds. */
-  push (draft: Draft, position: number, bytes: number, appendedAt: number): void {
+  push ({ frame, except }: Draft, position: number, appendedAt: number): void {
     this.expire(appendedAt)
-    this.#entries.push({ position, rest: frameRest(position, draft.frame), except: draft.except, bytes, appendedAt })
+    const rest = frameRest(position, frame)
+    // Of the whole and not of the frame, though the id does not count: what is measured is one string from then on, not many.
+    const bytes = Buffer.byteLength(rest) - (rest.length - frame.length)
+    this.#positions.push(position)
+    this.#rests.push(rest)
+    this.#sizes.push(bytes)
+    this.#times.push(appendedAt)
+    if (except !== undefined) (this.#excepts ??= new Map()).set(position, except)
     this.#bytes += bytes
     this.last = position
     while (this.length > this.bounds.entries) this.#trim('count')
@@ -91,23 +101,26 @@ export class Log {
 
   /** Trims what is too old at the given time. */
   expire (time: number): void {
-    for (let oldest = this.#entries[this.#first]; oldest !== undefined; oldest = this.#entries[this.#first]) {
-      if (time - oldest.appendedAt <= this.bounds.age) return
-      this.#trim('age')
-    }
+    while (this.#first < this.end && time - (this.#times[this.#first] as number) > this.bounds.age) this.#trim('age')
   }
 
-  /** Index of the first entry after a position, for {@link at}; valid until the log next changes. */
+  /** Position of the first entry after a position; Infinity where there is none. */
+  next (position: number): number {
+    if (this.last <= position) return Infinity
+    return this.#positions[this.indexAfter(position)] ?? Infinity
+  }
+
+  /** Index of the first entry after a position; valid until the log next changes. */
   indexAfter (position: number): number {
     // Readers are at the newest entries nearly always: look backwards from there before halving.
-    let high = this.#entries.length
+    let high = this.end
     for (let step = 0; step < 8 && high > this.#first; step++, high--) {
-      if (this.#position(high - 1) <= position) return high
+      if (this.positionAt(high - 1) <= position) return high
     }
     let low = this.#first
     while (low < high) {
       const middle = (low + high) >>> 1
-      if (this.#position(middle) <= position) low = middle + 1
+      if (this.positionAt(middle) <= position) low = middle + 1
       else high = middle
     }
     return low
@@ -117,16 +130,26 @@ export class Log {
   isHalfFullAfter (position: number): boolean {
     let count = 0
     let bytes = 0
-    for (let index = this.indexAfter(position); index < this.#entries.length; index++) {
+    for (let index = this.indexAfter(position); index < this.end; index++) {
       count++
-      bytes += (this.#entries[index] as Entry).bytes
+      bytes += this.#sizes[index] as number
       if (count * 2 >= this.bounds.entries || bytes * 2 >= this.bounds.bytes) return true
     }
     return false
   }
 
-  at (index: number): Entry | undefined {
-    return this.#entries[index]
+  positionAt (index: number): number {
+    return this.#positions[index] as number
+  }
+
+  /** What follows `id: <session>.`: the same for every reader, so that it is framed once. */
+  restAt (index: number): string {
+    return this.#rests[index] as string
+  }
+
+  /** The one reader that does not get the entry at a position. */
+  exceptedFrom (position: number): string | undefined {
+    return this.#excepts?.get(position)
   }
 
   /** Records a loss up to a position: a reader that has not come that far is told so, as if entries had been trimmed. */
@@ -137,17 +160,17 @@ export class Log {
     this.trimmedBy = reason
   }
 
-  #position (index: number): number {
-    return (this.#entries[index] as Entry).position
-  }
-
   #trim (reason: TrimReason): void {
-    const oldest = this.#entries[this.#first] as Entry
-    this.#entries[this.#first++] = undefined
-    this.#bytes -= oldest.bytes
-    this.forget(oldest.position, reason)
-    if (this.#first >= 32 && this.#first * 2 >= this.#entries.length) {
-      this.#entries = this.#entries.slice(this.#first)
+    const oldest = this.positionAt(this.#first)
+    this.#bytes -= this.#sizes[this.#first] as number
+    this.#rests[this.#first++] = ''
+    this.#excepts?.delete(oldest)
+    this.forget(oldest, reason)
+    if (this.#first >= 32 && this.#first * 2 >= this.end) {
+      this.#positions = this.#positions.slice(this.#first)
+      this.#rests = this.#rests.slice(this.#first)
+      this.#sizes = this.#sizes.slice(this.#first)
+      this.#times = this.#times.slice(this.#first)
       this.#first = 0
     }
   }

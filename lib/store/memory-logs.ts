@@ -1,4 +1,4 @@
-import { Log, now, type Draft, type LogBounds, type LogListener } from './log.js'
+import { demandRoom, Log, now, type Draft, type LogBounds, type LogListener } from './log.js'
 
 /** Logs in this process's memory, with one counter of positions. */
 export class MemoryLogs {
@@ -14,9 +14,9 @@ export class MemoryLogs {
   }
 
   append (log: Log, draft: Draft): void {
-    const bytes = log.measure(draft)
+    demandRoom(draft, log.bounds)
     const time = now()
-    log.push(draft, ++this.head, bytes, time)
+    log.push(draft, ++this.head, time)
     this.#sweepLater(log, time)
     log.listener.wake()
   }

@@ -177,10 +177,11 @@ export class Downstream implements SinkListener {
 
   /** Adds the entries of one source, up to a position, to a chunk. */
   #take (chunk: string, { log, from }: Source, through: number): string {
-    let index = log.indexAfter(Math.max(this.cursor, from))
-    for (let entry = log.at(index); entry !== undefined && entry.position <= through && chunk.length < BATCH_CHARACTERS; entry = log.at(++index)) {
-      if (entry.except !== this.#reader) chunk += this.#start + entry.rest
-      this.cursor = entry.position
+    for (let index = log.indexAfter(Math.max(this.cursor, from)); index < log.end && chunk.length < BATCH_CHARACTERS; index++) {
+      const position = log.positionAt(index)
+      if (position > through) break
+      if (log.exceptedFrom(position) !== this.#reader) chunk += this.#start + log.restAt(index)
+      this.cursor = position
     }
     return chunk
   }
@@ -210,8 +211,6 @@ export class Downstream implements SinkListener {
 
 /** Position of the first entry that a source has after a cursor; Infinity where it has none. */
 function nextPosition ({ log, from, to }: Source, cursor: number): number {
-  const after = Math.max(cursor, from)
-  if (log.last <= after) return Infinity
-  const position = log.at(log.indexAfter(after))?.position ?? Infinity
+  const position = log.next(Math.max(cursor, from))
   return position <= to ? position : Infinity
 }

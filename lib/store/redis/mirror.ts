@@ -72,7 +72,7 @@ export class Mirror {
   }
 
   #push (draft: Draft, position: number, appendedAt: number): void {
-    this.log.push(draft, position, Buffer.byteLength(draft.frame), appendedAt)
+    this.log.push(draft, position, appendedAt)
     this.newest = position
   }
 }

@@ -24,8 +24,7 @@ export function arrange (state: RedisState, { broadcasts, channels, point }: Mir
     if (mirror === undefined) return true
     const isWhole = !mirror.loading && to <= Math.max(point, mirror.loadedAt)
     mirror.log.expire(time)
-    const next = mirror.log.at(mirror.log.indexAfter(from))
-    if (isWhole && (next === undefined || next.position > to)) {
+    if (isWhole && mirror.log.next(from) > to) {
       // Nothing is left of what it had to read there. The own log keeps that there was something.
       const { trimmed, trimmedBy } = mirror.log
       if (trimmed > from) log.forget(Math.min(trimmed, to), trimmedBy)

@@ -1,7 +1,7 @@
-import { EntryTooLarge, SessionOver, StoreUnavailable } from '../../errors.js'
+import { SessionOver, StoreUnavailable } from '../../errors.js'
 import { ignore } from '../../promises.js'
 import { serialize } from '../../wire/frame.js'
-import type { Draft, LogBounds } from '../log.js'
+import { demandRoom, type Draft } from '../log.js'
 import type { Mailbox } from '../mailbox.js'
 import type { SessionData, SessionState } from '../state.js'
 import type { Store, StoreSettings, StoreStats } from '../store.js'
@@ -141,11 +141,4 @@ export class RedisStore implements Store {
     if (state.endedBy === undefined) this.find(state.id).catch(ignore)
     return new SessionOver()
   }
-}
-
-function demandRoom ({ frame }: Draft, { bytes: most }: LogBounds): void {
-  // A character takes three bytes at most: most frames need not be measured.
-  if (frame.length * 3 <= most) return
-  const bytes = Buffer.byteLength(frame)
-  if (bytes > most) throw new EntryTooLarge(bytes, most)
 }
