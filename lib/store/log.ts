@@ -82,6 +82,16 @@ export class Log {
     return this.#positions.length
   }
 
+  /** Position of the newest entry that a draft will push out; 0 where there is room. */
+  pushedOutBy ({ frame }: Draft): number {
+    // At most: a character takes three bytes.
+    let over = this.#bytes + frame.length * 3 - this.bounds.bytes
+    let index = this.#first + (this.length < this.bounds.entries ? 0 : 1)
+    if (index > this.#first) over -= this.#sizes[this.#first] as number
+    while (over > 0 && index < this.end) over -= this.#sizes[index++] as number
+    return index === this.#first ? 0 : this.positionAt(index - 1)
+  }
+
   /** Adds an entry, whose position must be above `last`, and trims what is over the bounds. */
   push ({ frame, except }: Draft, position: number, appendedAt: number): void {
     this.expire(appendedAt)

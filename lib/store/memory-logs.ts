@@ -1,9 +1,11 @@
 import { demandRoom, Log, now, type Draft, type LogBounds, type LogListener } from './log.js'
+import { Offer } from './offer.js'
 
 /** Logs in this process's memory, with one counter of positions. */
 export class MemoryLogs {
   head = 0
   readonly #logs = new Set<Log>()
+  readonly #offer = new Offer()
   #sweep: NodeJS.Timeout | undefined
   #sweepAt = Infinity
 
@@ -15,6 +17,7 @@ export class MemoryLogs {
 
   append (log: Log, draft: Draft): void {
     demandRoom(draft, log.bounds)
+    this.#offer.before(log, draft, this.head)
     const time = now()
     log.push(draft, ++this.head, time)
     this.#sweepLater(log, time)

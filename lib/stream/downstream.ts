@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { now, type Source, type TrimReason } from '../store/log.js'
+import { flushSoon, type Writer } from '../turns.js'
 import { frameGap, frameStart, type Gap } from '../wire/frame.js'
 import type { Sink, SinkListener } from './transport.js'
 
@@ -18,21 +19,12 @@ export interface DownstreamOwner {
 // A write this large makes the socket report whether it keeps up, well before a log's worth is queued behind it.
 const BATCH_CHARACTERS = 64 * 1024
 
-let woken: Downstream[] = []
-
-/** Once a turn of the event loop, each woken stream writes all it has as one chunk. */
-function flushWoken (): void {
-  const streams = woken
-  woken = []
-  for (const stream of streams) stream.flush()
-}
-
 /**
  * A cursor that moves over a merge of logs, writing each entry it passes to a response while that takes them.
  * Live delivery, replay and catching up are this one thing. It holds no entries: what a slow client has not taken is
  * in the logs, and what the logs had to drop meanwhile is told as a gap.
  */
-export class Downstream implements SinkListener {
+export class Downstream implements SinkListener, Writer {
   /** The position up to which everything was written, or told as lost. */
   cursor: number
   /** Why the stream ends: `lost` is a connection that the other side, or the network, closed. */
@@ -73,9 +65,10 @@ export class Downstream implements SinkListener {
   wake (): void {
     if (this.#state !== 'idle') return
     this.#state = 'woken'
-    if (woken.push(this) === 1) setImmediate(flushWoken)
+    flushSoon(this)
   }
 
+  /** Writes all it has as one chunk. */
   flush (): void {
     if (this.#state !== 'woken') return
     this.#state = 'idle'

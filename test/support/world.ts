@@ -24,7 +24,7 @@ export interface Step {
 }
 
 /** What has happened in all worlds, so that a test can see that it has tested something. */
-export const seen = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0 }
+export const seen = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, offered: 0 }
 
 interface Sent extends NaiveEntry {
   readonly data: string
@@ -175,9 +175,23 @@ export class World {
     }
     const position = head + 1
     assert.equal(this.#logs.head, position)
+    // Whoever was written to before the log grew.
+    for (const client of this.#open()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
     const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log }
+    const { length } = log.lost
     log.push(sent)
     this.#sent.push(sent)
+    for (const { entry } of log.lost.slice(length)) this.#checkOffered(entry)
+  }
+
+  /** An entry that a log drops has come to all whose connection takes what there is. */
+  #checkOffered ({ position, to, except }: Sent): void {
+    for (const client of to) {
+      const { sink, cursor, told } = client
+      if (client === except || sink === undefined || sink.closed || sink.blocked) continue
+      assert.ok(Math.max(cursor, told) >= position, 'nothing is dropped that has not been offered')
+      seen.offered++
+    }
   }
 
   /** Time goes on; what is too old by then is swept, by the store and by the model. */

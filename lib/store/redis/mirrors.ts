@@ -1,3 +1,4 @@
+import { Offer } from '../offer.js'
 import type { StoreSettings } from '../store.js'
 import type { Link } from './client.js'
 import type { Line } from './line.js'
@@ -36,6 +37,7 @@ export class Mirrors {
   readonly #line: Line
   readonly #prefix: string
   readonly #listener: MirrorsListener
+  readonly #offer = new Offer()
   #waits: Wait[] = []
   /** How often all were compared with Redis. */
   #compared = 0
@@ -123,6 +125,7 @@ export class Mirrors {
   /** Takes an entry that was published, which is told from an index of a text on. */
   take (mirror: Mirror, text: string, from: number): void {
     const entry = parsePublished(text, from)
+    this.#offer.before(mirror.log, entry, this.point)
     if (!mirror.take(entry)) {
       this.#listener.doubt()
       return

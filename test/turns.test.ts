@@ -1,0 +1,76 @@
+import t from 'tap'
+import { flushes, flushNow, flushSoon, type Writer } from '../lib/turns.js'
+
+/** Waits until the event loop has written once more. */
+const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })
+
+/** Writers that note who has written. */
+function writers (count: number, written: number[], then?: (n: number, writer: Writer) => void): Writer[] {
+  return Array.from({ length: count }, (_, n) => {
+    const writer: Writer = {
+      flush: () => {
+        written.push(n)
+        then?.(n, writer)
+      }
+    }
+    return writer
+  })
+}
+
+const upTo = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
+
+t.test('few write in one turn, and not before it', async t => {
+  const written: number[] = []
+  const before = flushes()
+  for (const writer of writers(128, written)) flushSoon(writer)
+  t.strictSame(written, [])
+  await turn()
+  t.strictSame(written, upTo(128))
+  t.equal(flushes(), before + 1)
+})
+
+t.test('of many, some write in a turn, in order, and the event loop goes on between', async t => {
+  for (const [count, turns] of [[300, [128, 256, 300]], [2000, [500, 1000, 1500, 2000]]] as const) {
+    const written: number[] = []
+    const before = flushes()
+    for (const writer of writers(count, written)) flushSoon(writer)
+    for (const so of turns) {
+      t.equal(flushes(), before, 'not all have written')
+      await turn()
+      t.equal(written.length, so)
+    }
+    t.strictSame(written, upTo(count))
+    t.equal(flushes(), before + 1)
+  }
+})
+
+t.test('those that are woken meanwhile write when the others have', async t => {
+  const written: number[] = []
+  const before = flushes()
+  const again = writers(300, written, (n, writer) => { if (n === 0 && written.length === 1) flushSoon(writer) })
+  for (const writer of again) flushSoon(writer)
+  for (let i = 0; i < 3; i++) await turn()
+  t.strictSame(written, upTo(300))
+  t.equal(flushes(), before, 'one waits')
+  await turn()
+  t.strictSame(written, [...upTo(300), 0])
+  t.equal(flushes(), before + 1)
+})
+
+t.test('all that wait, and those that were woken since, write at once where they are to', async t => {
+  const written: number[] = []
+  const later = writers(1, written)[0] as Writer
+  for (const writer of writers(300, written)) flushSoon(writer)
+  await turn()
+  t.equal(written.length, 128)
+  const before = flushes()
+  flushSoon(later)
+  flushNow()
+  t.strictSame(written, [...upTo(300), 0])
+  t.equal(flushes(), before + 1)
+  await turn()
+  t.equal(written.length, 301, 'nobody writes twice')
+  flushSoon(later)
+  await turn()
+  t.equal(written.length, 302, 'and the next is written for')
+})
