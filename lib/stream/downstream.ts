@@ -146,11 +146,12 @@ export class Downstream implements SinkListener, Writer {
   #collect (): string {
     if (!this.#owner.mayWrite) return ''
     let chunk = this.#tellLoss()
-    while (chunk.length < BATCH_CHARACTERS) {
+    let limit: number
+    do {
       // The source with the earliest entry, and the position at which another takes over.
       let source: Source | undefined
       let earliest = Infinity
-      let limit = Infinity
+      limit = Infinity
       for (const candidate of this.#sources) {
         const position = nextPosition(candidate, this.cursor)
         if (position < earliest) {
@@ -164,7 +165,7 @@ export class Downstream implements SinkListener, Writer {
       if (source === undefined) break
       // A store that gives a position twice breaks its contract; that must not end in a loop.
       chunk = this.#take(chunk, source, Math.min(Math.max(earliest, limit - 1), source.to))
-    }
+    } while (limit < Infinity && chunk.length < BATCH_CHARACTERS)
     return chunk
   }
 
