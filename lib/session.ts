@@ -196,11 +196,10 @@ export class Session {
     this.#house.attached(stream)
     log.info({ session: this.label, resumed }, 'event stream opened')
     let opening = frameWelcome(this.id, cursor, this.#house.retry(), welcome)
-    if (wentBack !== undefined) {
-      opening += frameGap(this.id, head, wentBack)
-      this.gapped(wentBack)
-    }
+    if (wentBack !== undefined) opening += frameGap(this.id, head, wentBack)
     stream.start(opening)
+    // Now that the stream has begun: a hook may send so much that it is written at once.
+    if (wentBack !== undefined) this.gapped(wentBack)
     const { endedBy, elsewhere, sources } = this.#state
     if (this.#lost) this.#cut('', 'lost')
     else if (endedBy !== undefined) stream.finish(frameClose(endedBy), endedBy)

@@ -10,6 +10,7 @@ import type { SessionState } from './store/state.js'
 import type { Awaitable, Store } from './store/store.js'
 import type { Downstream } from './stream/downstream.js'
 import { Heartbeat } from './stream/heartbeat.js'
+import { flushNow } from './turns.js'
 import type { ContractSessions } from './typed.js'
 import { createSessionId } from './wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from './wire/frame.js'
@@ -169,6 +170,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.closing = true
     const reason = 'shutdown'
     for (const stream of this.#streams) stream.leave(frameRetry(this.retry()), reason)
+    // Not in turns: the grace may be none.
+    flushNow()
     await this.#streamsEnded(this.settings.closeTimeout)
     for (const stream of this.#streams) stream.destroy()
     this.#heartbeat.stop()

@@ -7,17 +7,16 @@ export interface Writer {
 const LEAST = 128
 const SHARE = 4
 
-/** Those that write now, of which those before #next have. */
+/** Those that write now; those before `next` have. */
 let writing: Writer[] = []
 let next = 0
 /** Those that were woken since. */
 let waiting: Writer[] = []
+/** Whether a turn is to come. */
+let awaited = false
 let rounds = 0
 
-/**
- * How often all that waited have written. What was there before this last grew has been offered to every stream, and
- * is held up by none but clients that do not keep up.
- */
+/** Grows when all that were to write have. What there was when it had some value has been offered to every stream when it is two more. */
 export const flushes = (): number => rounds
 
 /**
@@ -25,20 +24,30 @@ export const flushes = (): number => rounds
  * things meanwhile, and what comes for them until then goes in the same write.
  */
 export function flushSoon (writer: Writer): void {
-  if (waiting.push(writer) === 1 && writing.length === 0) setImmediate(turn)
+  waiting.push(writer)
+  goOn()
 }
 
-/** Has all that wait write now. */
+/** Has all that wait write now: those whose turn has begun, then the others. */
 export function flushNow (): void {
   flush(Infinity)
   flush(Infinity)
-  rounds++
+}
+
+function goOn (): void {
+  if (awaited) return
+  awaited = true
+  setImmediate(turn)
 }
 
 function turn (): void {
-  flush(LEAST)
-  if (writing.length > 0 || waiting.length > 0) setImmediate(turn)
-  else rounds++
+  awaited = false
+  try {
+    flush(LEAST)
+  } finally {
+    // One that fails does not keep the others waiting for ever.
+    if (writing.length > 0 || waiting.length > 0) goOn()
+  }
 }
 
 function flush (least: number): void {
@@ -46,9 +55,16 @@ function flush (least: number): void {
     writing = waiting
     waiting = []
   }
-  const end = Math.min(writing.length, next + Math.max(least, Math.ceil(writing.length / SHARE)))
-  while (next < end) (writing[next++] as Writer).flush()
-  if (next < writing.length) return
+  const these = writing
+  const end = Math.min(these.length, next + Math.max(least, Math.ceil(these.length / SHARE)))
+  while (next < end) {
+    (these[next++] as Writer).flush()
+    // It may have had all write at once.
+    if (writing !== these) return
+  }
+  if (next < these.length) return
   writing = []
   next = 0
+  // Nobody waits: nothing is left to be offered.
+  rounds += waiting.length === 0 ? 2 : 1
 }

@@ -5,7 +5,7 @@ import { needsRedis, startRedis } from './support/redis.js'
 import { serve } from './support/server.js'
 import { farProcess } from './support/stores.js'
 import { listOpened, wire } from './support/wire.js'
-import { until } from './support/within.js'
+import { signal, until, within } from './support/within.js'
 
 // Far more than a log keeps, to more streams than write in one turn.
 const EVENTS = 1500
@@ -71,4 +71,20 @@ t.test('the same of what comes over Redis', needsRedis, async t => {
   const streams = await crowd(one)
   await Promise.all(numbers.map(n => two.broadcast('message', n)))
   await hasAll(t, streams)
+})
+
+t.test('that a client ends its connection while a burst is written is no error of the connection', async t => {
+  const { app, sessions, port } = await serve(t, { log: { entries: 1 } })
+  const errors: unknown[] = []
+  app.server.on('clientError', error => { errors.push(error) })
+  const opened = listOpened(sessions)
+  const client = wire(t, port)
+  await client.waitFor('event: welcome')
+  const closed = signal()
+  opened[0]?.socket.on('close', () => { closed.resolve() }).on('end', () => {
+    for (const n of [1, 2, 3]) opened[0]?.session.send({ n })
+  })
+  client.socket.end()
+  await within(closed.promise, 'the end of the connection')
+  t.strictSame(errors, [])
 })

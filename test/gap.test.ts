@@ -191,3 +191,12 @@ t.test('what an onGap hook sends at once comes behind what was left, all of whic
   await stream.waitFor(({ data }) => data === 'state')
   t.strictSame(brief(stream.events), ['welcome', 'gap', ...Array.from({ length: 100 }, (_, index) => 100 + index), 'state'])
 })
+
+t.test('nor does it come before the welcome, where it is more than the log keeps and the store has gone back', async t => {
+  const { sessions, url } = await serve(t, { log: { entries: 2 } })
+  const first = await openStream(t, url)
+  sessions.addHook('onGap', session => { for (const n of [1, 2, 3, 4]) session.send(n) })
+  const stream = await openStream(t, url, { headers: { 'last-event-id': formatEventId(first.sessionId, 1000) } })
+  await stream.waitFor(({ data }) => data === 4)
+  t.strictSame(brief(stream.events), ['welcome', 'gap', 1, 2, 3, 4])
+})

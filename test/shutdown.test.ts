@@ -82,6 +82,16 @@ t.test('a grace of no time cuts a stalled stream at once', async t => {
   t.ok(opened[0]?.socket.destroyed)
 })
 
+t.test('a grace of no time is time enough for many clients that take what they get', async t => {
+  const { app, sessions, port } = await serve(t, { closeTimeout: 0, retry: 10 })
+  const clients = Array.from({ length: 300 }, () => wire(t, port))
+  await streamsOpen(sessions, 300)
+  sessions.broadcast('last', 1)
+  await within(app.close(), 'close()', 5000)
+  await within(Promise.all(clients.map(({ closed }) => closed)), 'the end of every connection')
+  t.equal(clients.filter(({ text }) => text().includes('event: last') && farewell(text()) === 10).length, 300)
+})
+
 t.test('sessions, connected or not, end with their signal aborted and the reason shutdown', async t => {
   const { app, sessions, url } = await serve(t)
   const opened: Session[] = []

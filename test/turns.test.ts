@@ -26,7 +26,7 @@ t.test('few write in one turn, and not before it', async t => {
   t.strictSame(written, [])
   await turn()
   t.strictSame(written, upTo(128))
-  t.equal(flushes(), before + 1)
+  t.equal(flushes(), before + 2)
 })
 
 t.test('of many, some write in a turn, in order, and the event loop goes on between', async t => {
@@ -40,7 +40,7 @@ t.test('of many, some write in a turn, in order, and the event loop goes on betw
       t.equal(written.length, so)
     }
     t.strictSame(written, upTo(count))
-    t.equal(flushes(), before + 1)
+    t.equal(flushes(), before + 2)
   }
 })
 
@@ -51,10 +51,23 @@ t.test('those that are woken meanwhile write when the others have', async t => {
   for (const writer of again) flushSoon(writer)
   for (let i = 0; i < 3; i++) await turn()
   t.strictSame(written, upTo(300))
-  t.equal(flushes(), before, 'one waits')
+  t.equal(flushes(), before + 1, 'one waits')
   await turn()
   t.strictSame(written, [...upTo(300), 0])
-  t.equal(flushes(), before + 1)
+  t.equal(flushes(), before + 3)
+})
+
+t.test('where there is always one that waits, it is told all the same when the others have written', async t => {
+  const written: number[] = []
+  const before = flushes()
+  let left = 900
+  for (const writer of writers(300, written, (_n, writer) => { if (left-- > 0) flushSoon(writer) })) flushSoon(writer)
+  for (let i = 1; i <= 3; i++) {
+    for (let j = 0; j < 3; j++) await turn()
+    t.equal(flushes(), before + i)
+  }
+  flushNow()
+  t.equal(written.length, 1200)
 })
 
 t.test('all that wait, and those that were woken since, write at once where they are to', async t => {
@@ -67,10 +80,53 @@ t.test('all that wait, and those that were woken since, write at once where they
   flushSoon(later)
   flushNow()
   t.strictSame(written, [...upTo(300), 0])
-  t.equal(flushes(), before + 1)
+  t.ok(flushes() >= before + 2)
   await turn()
   t.equal(written.length, 301, 'nobody writes twice')
   flushSoon(later)
   await turn()
   t.equal(written.length, 302, 'and the next is written for')
+})
+
+t.test('what writes may have all that wait write now, itself included', async t => {
+  const written: number[] = []
+  const [last] = writers(1, written)
+  const all = writers(300, written, n => {
+    if (n !== 1 || written.length !== 2) return
+    flushSoon(all[1] as Writer)
+    flushNow()
+  })
+  for (const writer of all) flushSoon(writer)
+  await turn()
+  t.strictSame(written, [...upTo(300), 1])
+  flushSoon(last as Writer)
+  await turn()
+  t.strictSame(written, [...upTo(300), 1, 0])
+})
+
+t.test('what was written at once leaves no turn behind in which others would write as well', async t => {
+  const written: number[] = []
+  const all = writers(300, written)
+  for (let i = 0; i < 2; i++) {
+    flushSoon(all[0] as Writer)
+    flushNow()
+  }
+  written.length = 0
+  for (const writer of all) flushSoon(writer)
+  await turn()
+  t.strictSame(written, upTo(128))
+  flushNow()
+})
+
+t.test('a writer that fails does not keep the others waiting', async t => {
+  const written: number[] = []
+  const failures: unknown[] = []
+  const onFailure = (error: unknown): void => { failures.push(error) }
+  process.on('uncaughtException', onFailure)
+  t.teardown(() => { process.off('uncaughtException', onFailure) })
+  for (const writer of writers(2, written, n => { if (n === 0) throw new Error('it fails') })) flushSoon(writer)
+  await turn()
+  await turn()
+  t.strictSame(written, [0, 1])
+  t.match(failures, [{ message: 'it fails' }])
 })

@@ -180,6 +180,7 @@ export class Mirrors {
       }
     }
     for (const [mirror, rest] of found) mirror.fill(rest, through, this.#line.offset)
+    this.#offer.afresh()
     this.advance(through)
     for (const [mirror] of found) mirror.log.listener.wake()
   }
