@@ -45,6 +45,21 @@ t.test('over HTTP/1.1 a stream is not chunked, and ends with its connection', as
   t.match(body, /^retry: \d+\nevent: welcome\n[^]+\nevent: close\nid: closed\ndata: {"reason":"bye"}\n\n$/)
 })
 
+t.test('where a hook of the app has it chunked it is, all of it', async t => {
+  const { sessions, url } = await serve(t, {}, {
+    before: app => app.addHook('onSend', (_request, reply, payload, done) => {
+      reply.header('transfer-encoding', 'chunked')
+      done(null, payload)
+    })
+  })
+  const { waitFor, events } = await openStream(t, url)
+  for (const n of [1, 2, 3]) {
+    sessions.broadcast('n', n)
+    await waitFor(({ data }) => data === n)
+  }
+  t.strictSame(events.map(({ event }) => event), ['welcome', 'n', 'n', 'n'])
+})
+
 t.test('two registrations, each under its own decorator and prefix, know nothing of each other', async t => {
   const { app, url } = await serve(t, { prefix: '/chat' }, {
     after: app => app.register(sseSessions, { prefix: '/support', decorator: 'supportSessions', closeTimeout: 500 })
