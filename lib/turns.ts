@@ -16,7 +16,7 @@ let waiting: Writer[] = []
 let awaited = false
 let rounds = 0
 
-/** Grows when all that were to write have. What there was when it had some value has been offered to every stream when it is two more. */
+/** Grows as those that wait have written. What there was to write at one value has been offered to all when it is two more. */
 export const flushes = (): number => rounds
 
 /**

@@ -169,7 +169,7 @@ t.test('who comes while the server closes is told to come later, in a way that a
   const answer = await post(url, sessionId, { text: 'hi' })
   t.match(answer, { status: 503, headers: { 'retry-after': '1' }, body: refusal })
   const deletion = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId } })
-  t.equal(deletion.statusCode, 503)
+  t.match(deletion, { statusCode: 503, headers: { 'retry-after': '1' } })
   t.match(await deletion.body.json(), refusal)
   t.equal(sessions.size, 0)
   release()

@@ -3,8 +3,8 @@ import { roundTrips } from '../harness/trips.js'
 import { ALL, FLOORS } from '../subjects/index.js'
 
 const SESSIONS = 100
-const WARM_UP = 50
-const ROUND_TRIPS = 200
+const WARM_UP = 200
+const ROUND_TRIPS = 400
 
 const workload = (name, title, subjects, keys) => ({
   name,

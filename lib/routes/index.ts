@@ -23,6 +23,7 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
       const exposed = reply.getHeader(EXPOSE)
       reply.header(EXPOSE, exposed === undefined ? EXPOSED_HEADERS : `${String(exposed)}, ${EXPOSED_HEADERS}`)
     }
+    if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
     // A connection kept alive would keep the server, which waits for it, from closing.
     if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     done(null, payload)

@@ -19,7 +19,6 @@ const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'st
 export function upwardRoutes (sessions: Sessions, takesJsonSchema: boolean): RouteOptions[] {
   const { routes: { upward }, upwardPath } = sessions.settings
   const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
-    if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
     const tell = (connected: boolean | undefined): void => {
       if (connected !== undefined) reply.header(SESSION_CONNECTED, String(connected))
     }
