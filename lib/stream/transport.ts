@@ -57,8 +57,8 @@ export class ResponseSink implements Sink {
 
   write (chunk: string): boolean {
     const target = this.#target
-    // Its client has ended the connection: it closes, and is not to be told that this is an error.
-    if (!target.writable) return false
+    // The client has ended the connection, or something else the response: it closes, and takes nothing more.
+    if (!target.writable || this.#response.writableEnded) return false
     const takesMore = target.write(chunk)
     // Not before it is needed: nearly all streams wait for nothing.
     if (!takesMore) target.once('drain', () => { this.listener?.drained() })
