@@ -46,7 +46,7 @@ for (const [by, options] of [['count', {}], ['bytes', small]] as const) {
   })
 }
 
-t.test('it comes over a connection, too, and what a client does not take is told', async t => {
+t.test('over a connection, too, all that is sent in one turn comes, and what a client does not take is told', async t => {
   const { sessions, port } = await serve(t)
   const opened = listOpened(sessions)
   const client = wire(t, port)
@@ -64,7 +64,7 @@ t.test('it comes over a connection, too, and what a client does not take is told
   t.equal(none.events.at(-1)?.data, EVENTS - 1)
 })
 
-t.test('the same of what comes over Redis', needsRedis, async t => {
+t.test('what another process sends in one turn comes over Redis whole', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: one } = await farProcess(t, redis)
   const { sessions: two } = await farProcess(t, redis)
@@ -73,7 +73,7 @@ t.test('the same of what comes over Redis', needsRedis, async t => {
   await hasAll(t, streams)
 })
 
-t.test('that a client ends its connection while a burst is written is no error of the connection', async t => {
+t.test('a client that ends its connection while a burst is written causes no error', async t => {
   const { app, sessions, port } = await serve(t, { log: { entries: 1 } })
   const errors: unknown[] = []
   app.server.on('clientError', error => { errors.push(error) })

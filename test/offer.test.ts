@@ -2,6 +2,7 @@ import t from 'tap'
 import { Log } from '../lib/store/log.js'
 import { Offer } from '../lib/store/offer.js'
 import { flushSoon, type Writer } from '../lib/turns.js'
+import { turn } from './support/within.js'
 
 t.test('an entry is offered to those as well that wait until many others have written', async t => {
   const offer = new Offer()
@@ -10,7 +11,7 @@ t.test('an entry is offered to those as well that wait until many others have wr
   const writers: Writer[] = Array.from({ length: 300 }, () => ({ flush: () => {} }))
   const reader: Writer = { flush: () => { read.push(log.last) } }
   for (const writer of [reader, ...writers]) flushSoon(writer)
-  await new Promise(resolve => { setImmediate(resolve) })
+  await turn()
   const append = (position: number): void => {
     offer.before(log, { frame: 'x' }, log.last)
     log.push({ frame: 'x' }, position, 0)
@@ -18,10 +19,10 @@ t.test('an entry is offered to those as well that wait until many others have wr
   }
   append(1)
   // The others have written, and the reader has not.
-  for (let i = 0; i < 2; i++) await new Promise(resolve => { setImmediate(resolve) })
+  for (let i = 0; i < 2; i++) await turn()
   t.strictSame(read, [0])
   append(2)
   t.strictSame(read, [0, 1])
-  await new Promise(resolve => { setImmediate(resolve) })
+  await turn()
   t.strictSame(read, [0, 1, 2])
 })

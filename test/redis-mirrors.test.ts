@@ -4,9 +4,7 @@ import type { Line } from '../lib/store/redis/line.js'
 import { Mirrors } from '../lib/store/redis/mirrors.js'
 import type { StoreSettings } from '../lib/store/store.js'
 import { flushSoon, type Writer } from '../lib/turns.js'
-
-/** Waits until the event loop has written once more. */
-const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })
+import { turn } from './support/within.js'
 
 // By hand, for no real Redis can be had to publish just between a comparison and the turn in which it is written.
 t.test('what a comparison with Redis has brought is offered before what is published next pushes it out', async t => {

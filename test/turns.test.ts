@@ -1,8 +1,6 @@
 import t from 'tap'
 import { flushes, flushNow, flushSoon, type Writer } from '../lib/turns.js'
-
-/** Waits until the event loop has written once more. */
-const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })
+import { turn } from './support/within.js'
 
 /** Writers that note who has written. */
 function writers (count: number, written: number[], then?: (n: number, writer: Writer) => void): Writer[] {

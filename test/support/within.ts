@@ -25,3 +25,6 @@ export async function until (condition: () => boolean | Promise<boolean>, what: 
     await new Promise(resolve => { setTimeout(resolve, 1) })
   }
 }
+
+/** Waits until the event loop has written for its streams once more. */
+export const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })
