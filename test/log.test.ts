@@ -88,6 +88,14 @@ t.test('a loss that is recorded is one up to its position, and never takes an ea
   t.match(log, { trimmed: 7, trimmedBy: 'count', last: 8 })
 })
 
+t.test('whom an entry excepts is kept as long as the entry', async t => {
+  const log = logOf({ entries: 1 })
+  log.push({ frame: 'x', except: 'me' }, 1, 0)
+  t.equal(log.exceptedFrom(1), 'me')
+  log.push({ frame: 'x' }, 2, 0)
+  t.strictSame([log.exceptedFrom(1), log.exceptedFrom(2)], [undefined, undefined])
+})
+
 t.test('a trimmed entry below a recorded loss leaves that as it is', async t => {
   const log = logOf({ entries: 2 })
   push(log, 1)
