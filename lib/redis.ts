@@ -5,7 +5,7 @@ import { RedisStore } from './store/redis/store.js'
 import type { OpenStore } from './store/store.js'
 
 export interface RedisStoreOptions {
-  /** A client of ioredis or of node-redis, not of a cluster, which is connected and stays yours; a second connection is made by its `duplicate()`. */
+  /** A client of ioredis, or of node-redis from 6.2 on, not of a cluster, which is connected and stays yours; a second connection is made by its `duplicate()`. */
   readonly client: RedisClient
   /** What all keys begin with, in braces. Defaults to `sse`. Those who share it share sessions. */
   readonly namespace?: string
