@@ -37,8 +37,8 @@ interface Submission {
   /** The name of the node under which it stands in the queue. */
   node: string
   asking: boolean
-  /** What was told while it was asked about: it is to be asked about once more. */
-  told: boolean
+  /** Something was told while it was asked about: it is to be asked about once more. */
+  again: boolean
 }
 
 type Begun = readonly [standing: 'unknown' | 'many' | 'run' | 'wait', verdicts: readonly string[], record: readonly string[]]
@@ -110,7 +110,7 @@ export class Mailroom {
   }
 
   #tell (submission: Submission): void {
-    if (submission.asking) submission.told = true
+    if (submission.asking) submission.again = true
     else this.#askAgain(submission)
   }
 
@@ -125,7 +125,7 @@ export class Mailroom {
       else item.reject(new IdempotencyKeyReused())
       deliveries.push(item.delivery)
     }
-    await this.#begin({ state, number: ++this.#last, items, node: '', asking: false, told: false })
+    await this.#begin({ state, number: ++this.#last, items, node: '', asking: false, again: false })
     return deliveries
   }
 
@@ -134,7 +134,7 @@ export class Mailroom {
     const { state, number, items } = submission
     this.#waiting.set(number, submission)
     submission.asking = true
-    submission.told = false
+    submission.again = false
     const asked = this.#line.node
     // What is asked for while this process has no name is done under its next.
     const node = (): string => asked === '' ? this.#line.node : asked
@@ -153,7 +153,7 @@ export class Mailroom {
       throw error
     } finally {
       submission.asking = false
-      if ((submission.told || this.#closed) && this.#waiting.has(number)) this.#askAgain(submission)
+      if ((submission.again || this.#closed) && this.#waiting.has(number)) this.#askAgain(submission)
     }
   }
 
@@ -180,7 +180,7 @@ export class Mailroom {
     this.#waiting.delete(number)
     // What they wait for stands behind this, in the queue.
     for (const item of repeats) {
-      const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false, told: false }
+      const repeat: Submission = { state, number: ++this.#last, items: [item], node: '', asking: false, again: false }
       this.#waiting.set(repeat.number, repeat)
       if (this.#closed) this.#askAgain(repeat)
     }

@@ -176,6 +176,6 @@ export class Node {
     this.changes.learn(state, hash)
     await this.changes.over(state, 'expired')
     await this.#user.expired(state)
-    await this.line.keep('told', id)
+    await this.line.keep('heard', id)
   }
 }

@@ -4,8 +4,8 @@ import type { LogBounds } from '../log.js'
 import type { StoreSettings } from '../store.js'
 
 const OPERATIONS = [
-  'append', 'attach', 'begin', 'count', 'detach', 'drained', 'end', 'hold', 'join', 'leave', 'load', 'open', 'progress', 'quit', 'read',
-  'settle', 'tick', 'told', 'update'
+  'append', 'attach', 'begin', 'count', 'detach', 'drained', 'end', 'heard', 'hold', 'join', 'leave', 'load', 'open', 'progress', 'quit', 'read',
+  'settle', 'tick', 'update'
 ] as const
 
 /** What can be asked of Redis: each has a file of its name, which tells its arguments and answer. */
