@@ -9,7 +9,7 @@ export interface RedisStoreOptions {
   readonly client: RedisClient
   /** What all keys begin with, in braces. Defaults to `sse`. Those who share it share sessions. */
   readonly namespace?: string
-  /** Milliseconds without a sign of life after which a process is taken for dead. Defaults to 5000. */
+  /** Milliseconds without a sign of life after which a process is taken for dead; more than its client of Redis waits before it connects again. Defaults to 5000. */
   readonly lease?: number
 }
 

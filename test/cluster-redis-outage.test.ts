@@ -1,5 +1,5 @@
 import t from 'tap'
-import { startCluster } from './support/cluster.js'
+import { LONG_LEASE, startCluster } from './support/cluster.js'
 import { startLink } from './support/link.js'
 import { random, seedOf } from './support/random.js'
 import { needsRedis, startRedis } from './support/redis.js'
@@ -11,7 +11,7 @@ import { until, within } from './support/within.js'
 const UNAVAILABLE = 'FST_SSE_STORE_UNAVAILABLE'
 
 t.test('while Redis is away for ten seconds a POST is refused, safe to be repeated, and streams stay open; then all goes on by itself', needsRedis, async t => {
-  const cluster = await startCluster(t, { redis: await startRedis(t, { durable: true }), plugin: { heartbeatInterval: 2000 } })
+  const cluster = await startCluster(t, { redis: await startRedis(t, { durable: true }), lease: LONG_LEASE, plugin: { heartbeatInterval: 2000 } })
   const { redis, nodes, runs } = cluster
   const streams = await Promise.all(nodes.map(({ url }) => openStream(t, url)))
   const traffic = await startTraffic(t, cluster)

@@ -1,12 +1,12 @@
 import t from 'tap'
-import { startCluster } from './support/cluster.js'
+import { LONG_LEASE, startCluster } from './support/cluster.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { openStream, post } from './support/stream.js'
 import { startTraffic } from './support/traffic.js'
 import { until } from './support/within.js'
 
 t.test('when Redis is killed and comes back with its data, nothing is lost, comes twice or out of order, and nobody is told otherwise', needsRedis, async t => {
-  const cluster = await startCluster(t, { redis: await startRedis(t, { durable: true }) })
+  const cluster = await startCluster(t, { redis: await startRedis(t, { durable: true }), lease: LONG_LEASE })
   const traffic = await startTraffic(t, cluster)
   for (let round = 0; round < 3; round++) {
     await traffic.proceeds()

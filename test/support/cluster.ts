@@ -8,6 +8,9 @@ import type { Answer, Handled, News, NodeOptions, Operations, Order } from './cl
 import { startRedis, type RedisServer } from './redis.js'
 import { signal, until, within } from './within.js'
 
+/** Longer than any client of Redis waits before it connects again: whoever is last then is not taken for dead. */
+export const LONG_LEASE = 5000
+
 /** A handler's run, with the process that it ran in. */
 export interface Run {
   readonly session: string
