@@ -1,5 +1,5 @@
 import { IdempotencyKeyReused, TooManyWaiting } from '../errors.js'
-import { chain } from '../promises.js'
+import { chain, isPromise } from '../promises.js'
 import type { Awaitable } from './store.js'
 
 /** What a message was answered. A handler's error is an answer, too: its message was handled. */
@@ -39,22 +39,22 @@ export interface Mailbox {
 
 interface Receipt {
   readonly payload: string
-  readonly outcome: Awaitable<Outcome>
-  settled: boolean
+  /** A promise while the message is being handled. */
+  outcome: Awaitable<Outcome>
 }
 
 /** The messages of a session that one process alone handles. */
 export class LocalMailbox implements Mailbox {
   readonly #maxWaiting: number
-  readonly #maxRecords: number
-  readonly #records = new Map<string, Receipt>()
+  readonly #maxReceipts: number
+  readonly #receipts = new Map<string, Receipt>()
   #last: Promise<void> | undefined
   #handling = false
   #waiting = 0
 
-  constructor (maxWaiting: number, maxRecords: number) {
+  constructor (maxWaiting: number, maxReceipts: number) {
     this.#maxWaiting = maxWaiting
-    this.#maxRecords = maxRecords
+    this.#maxReceipts = maxReceipts
   }
 
   /** Throws TooManyWaiting where so many more messages may not wait. */
@@ -69,13 +69,13 @@ export class LocalMailbox implements Mailbox {
     const { key, payload, handle } = letter
     if (key === undefined) return chain(this.#enqueue(handle), first)
     const asked = payload()
-    const earlier = this.#records.get(key)
+    const earlier = this.#receipts.get(key)
     if (earlier !== undefined) {
       if (earlier.payload !== asked) throw new IdempotencyKeyReused()
       return chain(earlier.outcome, outcome => ({ outcome, replayed: true }))
     }
     const outcome = this.#enqueue(handle)
-    this.#keep(key, { payload: asked, outcome, settled: false })
+    this.#keep(key, { payload: asked, outcome })
     return chain(outcome, first)
   }
 
@@ -85,20 +85,20 @@ export class LocalMailbox implements Mailbox {
     return letters.map(async letter => await this.deliver(letter))
   }
 
-  #keep (key: string, record: Receipt): void {
-    this.#records.set(key, record)
-    const settled = chain(record.outcome, () => {
-      record.settled = true
+  #keep (key: string, receipt: Receipt): void {
+    this.#receipts.set(key, receipt)
+    const kept = chain(receipt.outcome, outcome => {
+      receipt.outcome = outcome
       this.#evict()
     })
-    if (settled instanceof Promise) settled.catch(() => { this.#records.delete(key) })
+    if (kept instanceof Promise) kept.catch(() => { this.#receipts.delete(key) })
   }
 
-  // Oldest first; the record of a running message stays, for its repeat must not run beside it.
+  // Oldest first; the receipt of a running message stays, for its repeat must not run beside it.
   #evict (): void {
-    for (const [key, record] of this.#records) {
-      if (this.#records.size <= this.#maxRecords) return
-      if (record.settled) this.#records.delete(key)
+    for (const [key, { outcome }] of this.#receipts) {
+      if (this.#receipts.size <= this.#maxReceipts) return
+      if (!isPromise(outcome)) this.#receipts.delete(key)
     }
   }
 
