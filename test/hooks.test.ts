@@ -5,6 +5,9 @@ import { serve } from './support/server.js'
 import { openStream, post, type Answer, type Stream } from './support/stream.js'
 import { signal, until, within } from './support/within.js'
 
+/** A `resumeTimeout` in which a client is back, however slow the machine is. */
+const IN_TIME = 1000
+
 /** A stream that was not opened, as the answer it got. */
 async function refusal (stream: Stream): Promise<Answer> {
   await within(stream.ended, 'the end')
@@ -144,7 +147,7 @@ t.test('onResume hooks run for a client that comes back, and their data is in it
 })
 
 t.test('a session does not expire while onResume runs for its client; if that leaves, it does after all', async t => {
-  const { sessions, url } = await serve(t, { resumeTimeout: 50 })
+  const { sessions, url } = await serve(t, { resumeTimeout: IN_TIME })
   const entered = signal()
   const leave = signal()
   const over = signal<string>()
@@ -174,7 +177,7 @@ t.test('a session does not expire while onResume runs for its client; if that le
 })
 
 t.test('of two that resume a session at once, the one that fails does not have it expire under the other', async t => {
-  const { sessions, url } = await serve(t, { resumeTimeout: 50 })
+  const { sessions, url } = await serve(t, { resumeTimeout: IN_TIME })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
   await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')

@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import type { SessionState, Store } from '../lib/index.js'
 import { settle } from '../lib/options.js'
 import { redisStore } from '../lib/redis.js'
+import { monitor } from './support/monitor.js'
 import { ordersOf } from './support/orders.js'
 import { random, seedOf } from './support/random.js'
 import { needsRedis, startRedis, type RedisServer } from './support/redis.js'
@@ -86,15 +87,9 @@ t.test('a producer may go on when less than half of what a log may keep is unsen
 
 t.test('a producer that goes half a log ahead, and waits there, has Redis look at each entry once', needsRedis, async t => {
   const { redis, store, state, key, send, isDrained, entriesAfter } = await openDrain(t, { entries: 200, bytes: 1_000_000 })
-  const client = new Redis({ port: redis.port, host: '127.0.0.1', connectionName: 'test' })
-  const monitor = await client.monitor()
-  t.teardown(() => {
-    monitor.disconnect()
-    client.disconnect()
-  })
   const ranges: Array<[from: number, to: number]> = []
   let looks = 0
-  monitor.on('monitor', (_time: string, command: string[], source: string) => {
+  await monitor(t, redis, (command, source) => {
     const [name, log, from, to] = command
     if (source === 'lua' && name === 'XRANGE' && log === `${key}:log`) ranges.push([Number(from), to === '+' ? Infinity : Number(to)])
     if (ordersOf(command).some(({ operation }) => operation === 'drained')) looks++

@@ -47,7 +47,8 @@ t.test('a client that leaves while the store looks for its session has come for 
 
 t.test('a client that leaves while the store gives its stream leave has left a session that it came back to, which waits again', async t => {
   const store = new FlakyStore()
-  const { app, sessions, url, port } = await serve(t, { store: store.open, resumeTimeout: 100 })
+  // Long enough for a client to be back, however slow the machine is.
+  const { app, sessions, url, port } = await serve(t, { store: store.open, resumeTimeout: 1000 })
   const told: string[] = []
   const over = signal()
   sessions.addHook('onResume', () => { told.push('resume') })
