@@ -48,9 +48,9 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   const id = last?.sessionId ?? header(request, SESSION_ID)
   const returns = lastEventId !== undefined || id !== undefined
   const known = id === undefined ? undefined : await sessions.resumable(id, principal)
+  // The client may have left while its session was looked for, or before.
+  if (sink.closed) return
   if (known !== undefined) {
-    // The client may have left while its session was looked for.
-    if (sink.closed) return
     known.hold()
     const arrival = { welcome: await welcomeBack(sessions, known, request), resumed: true, cursor: last?.position ?? known.cursor }
     await open(sessions, known, arrival, request, reply, sink)

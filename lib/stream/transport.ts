@@ -29,7 +29,7 @@ export interface Sink {
  */
 export class ResponseSink implements Sink {
   listener: SinkListener | undefined
-  closed = false
+  closed: boolean
   readonly #response: ServerResponse
   /** What bytes are written to: the response, and its connection as soon as the response adds nothing to them. */
   #target: ServerResponse | Socket
@@ -37,6 +37,8 @@ export class ResponseSink implements Sink {
   constructor (response: ServerResponse) {
     this.#response = response
     this.#target = response
+    // Before the handler ran, which hooks may have kept waiting: nothing tells it any more.
+    this.closed = response.req.socket.destroyed
     response.on('close', this.#close)
     // Pipelined behind another response, this one has no socket yet, and would not be told that it never gets one.
     if (response.socket === null) response.req.socket.on('close', this.#close)
