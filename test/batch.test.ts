@@ -174,3 +174,17 @@ t.test('there are no batches where the route has a schema for the body: their li
   refused(t, await post(url, sessionId, { text: 'too long' }), 400, 'FST_ERR_VALIDATION')
   t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
 })
+
+t.test('an app that reads application/x-ndjson in its own way does so on its other routes', async t => {
+  const { url } = await serve(t, {}, {
+    before: app => {
+      app.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (_request, body, done) => { done(null, { read: body }) })
+      app.post('/mine', async ({ body }) => body)
+    },
+    after: ({ sseSessions }) => sseSessions.handle('say', (_session, data) => data)
+  })
+  const { sessionId } = await openStream(t, url)
+  t.match((await postBatch(url, sessionId, [{ event: 'say', data: 1 }])).body, [{ status: 200, body: 1 }])
+  const answer = await fetch(`${url}/mine`, { method: 'POST', body: '1', headers: { 'content-type': 'application/x-ndjson' } })
+  t.strictSame(await answer.json(), { read: '1' })
+})

@@ -30,6 +30,8 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   })
   // Text is no JSON: it is 415 here, whatever the app takes elsewhere.
   scope.removeContentTypeParser('text/plain')
+  // The app's own would end the boot, or take our batches for something else.
+  scope.removeContentTypeParser('application/x-ndjson')
   // A schema for the body is for one message; the lines of a batch would pass by it.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   scope.decorateRequest(SESSION, null)
