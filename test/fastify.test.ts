@@ -228,6 +228,16 @@ t.test('an onSend hook of the app that throws is answered with 500, and its sess
   t.equal(await within(closed.promise, 'the end of the session'), 'aborted')
 })
 
+t.test('a header of the app that cannot be sent is answered with 500, and the session ends', async t => {
+  const closed = signal<string>()
+  const { url } = await serve(t, {}, {
+    before: app => app.addHook('onRequest', async (_request, reply) => { reply.header('x-name', 'two\nlines') }),
+    after: ({ sseSessions }) => sseSessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
+  })
+  t.equal((await within(openStream(t, url, { raw: true }), 'the answer')).status, 500)
+  t.equal(await within(closed.promise, 'the end of the session'), 'aborted')
+})
+
 t.test('a client that leaves while onOpen runs ends the new session; one that leaves while onResume runs does not', async t => {
   const gate = signal()
   const closed = signal<string>()

@@ -48,13 +48,14 @@ export class ResponseSink implements Sink {
 
   /** Takes the response over from Fastify and sends the head that it has made. */
   begin (reply: FastifyReply): void {
-    reply.hijack()
     if (reply.request.raw.httpVersionMajor === 1) {
       // [WHATWG HTML 9.2.7] Chunking may be left out for event streams. Then a write is one piece, not four.
       this.#response.removeHeader('transfer-encoding')
       reply.header('connection', 'close')
     }
     this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
+    // Not before: where a header of the app's cannot be sent Fastify answers.
+    reply.hijack()
   }
 
   write (chunk: string): boolean {
