@@ -107,6 +107,24 @@ eachClient(t, 'what a listener throws is an uncaught error, and the session and 
   t.equal(await message, 1)
 })
 
+eachClient(t, 'a listener that listens anew for each event hears each once; one that another has ended hears nothing', async (t, connect) => {
+  const server = await scriptedServer(t, [open(`${welcome()}data: 1\n\ndata: 2\n\n${CLOSE}`)])
+  const session = connect(server.url)
+  const heard: unknown[] = []
+  const listen = (): void => {
+    const off = session.on('message', data => {
+      off()
+      heard.push(data)
+      if (heard.length < 10) listen()
+    })
+  }
+  listen()
+  session.on('open', () => { off() })
+  const off = session.on('open', () => { t.fail('heard what it listens to no more') })
+  await next(session, 'close')
+  t.strictSame(heard, [1, 2])
+})
+
 eachClient(t, 'a listener that closes the session hears nothing more, though it has come', async (t, connect) => {
   const server = await scriptedServer(t, [open(`${welcome()}data: 1\n\ndata: 2\n\n`)])
   const session = connect(server.url)

@@ -190,7 +190,10 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   }
 
   #tell (event: string, data: unknown): void {
-    for (const listener of this.#listeners.get(event) ?? []) {
+    const listeners = this.#listeners.get(event) ?? new Set()
+    // Not those that come meanwhile: one that listens anew each time would hear this event for ever.
+    for (const listener of [...listeners]) {
+      if (!listeners.has(listener)) continue
       try {
         listener(data as never)
       } catch (error) {
