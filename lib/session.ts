@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
+import { setMaxListeners } from 'node:events'
 import { SessionOver } from './errors.js'
 import type { HookLists } from './hooks.js'
 import { begin } from './promises.js'
@@ -93,7 +94,11 @@ export class Session {
 
   /** Aborts when the session ends; the loss of a stream does not abort it. */
   get signal (): AbortSignal {
-    this.#abort ??= new AbortController()
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController()
+      // A session may have any number of producers.
+      setMaxListeners(0, this.#abort.signal)
+    }
     if (this.closed) this.#abort.abort(new SessionOver())
     return this.#abort.signal
   }

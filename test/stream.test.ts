@@ -10,7 +10,7 @@ import { random, seedOf } from './support/random.js'
 import { serve, type Served } from './support/server.js'
 import { openStream, type Stream } from './support/stream.js'
 import { FILL, streamsOpen, wire, type Wire } from './support/wire.js'
-import { signal, until, within } from './support/within.js'
+import { signal, turn, until, within } from './support/within.js'
 
 /** Serves, and opens a session. */
 async function openSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
@@ -46,6 +46,21 @@ t.test('every kind of iterable is sent, in order, as the named event', async t =
   await session.stream('letter', 'ab')
   await stream.waitFor(({ data }) => data === 'b')
   t.strictSame(numbersOf(stream), upTo(8))
+})
+
+t.test('a session has any number of producers, without a warning of Node\'s', async t => {
+  const { session } = await openSession(t)
+  const warned: unknown[] = []
+  const warn = (warning: Error): void => { warned.push(warning) }
+  process.on('warning', warn)
+  t.teardown(() => process.off('warning', warn))
+  const end = signal()
+  async function * producer (): AsyncGenerator<number> { await end.promise }
+  const streams = Array.from({ length: 20 }, () => session.stream('n', producer()))
+  end.resolve()
+  await within(Promise.all(streams), 'the streams')
+  await turn()
+  t.strictSame(warned, [])
 })
 
 t.test('a producer goes half a log ahead of a client that is not there, no further, and on when it comes back', async t => {
