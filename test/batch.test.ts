@@ -131,6 +131,14 @@ t.test('a batch longer than may wait is 413, one for which there is no room now 
   t.strictSame(handled, [0, 1, 0, 1, 2])
 })
 
+t.test('a batch longer than may wait is refused before its lines are read', async t => {
+  const { url } = await serve(t, { maxWaitingMessages: 2 })
+  const { sessionId } = await openStream(t, url)
+  const headers = { 'content-type': 'application/x-ndjson' }
+  refused(t, await post(url, sessionId, '{\n{\n\n{', { headers }), 413, 'FST_SSE_BATCH_TOO_LARGE')
+  refused(t, await post(url, sessionId, '{\n{\n\n', { headers }), 400, 'FST_SSE_BATCH_MALFORMED')
+})
+
 t.test('where nothing may wait, a batch of one is still taken', async t => {
   const { url, sessionId } = await serveCounter(t, { maxWaitingMessages: 0 })
   t.match((await postBatch(url, sessionId, [{ event: 'n', data: 1 }])).body, [{ status: 200 }])

@@ -33,7 +33,7 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   // The app's own would end the boot, or take our batches for something else.
   scope.removeContentTypeParser('application/x-ndjson')
   // A schema for the body is for one message; the lines of a batch would pass by it.
-  if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
+  if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope, sessions.settings.maxWaitingMessages)
   scope.decorateRequest(SESSION, null)
   for (const route of all) scope.route(route)
   scope.addHook('onReady', async () => {

@@ -79,9 +79,7 @@ function receiveOne (sessions: Sessions, session: Session, event: string, reques
 
 async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
-  const { maxWaitingMessages } = sessions.settings
   const messages = batch.messages(event)
-  if (messages.length > Math.max(1, maxWaitingMessages)) throw new BatchTooLarge(messages.length, maxWaitingMessages)
   const deliveries = await session.mailbox.deliverAll(messages.map(message => letter(sessions, session, message, request)))
   const reports = await Promise.all(deliveries.map(delivery => delivery.then(report, refusal)))
   reply.type('application/json; charset=utf-8')
@@ -167,17 +165,21 @@ class Batch {
   }
 }
 
-/** Has a scope understand batches, each line under the app's own rules for JSON. */
-export function addBatchParser (scope: FastifyInstance): void {
+/** Has a scope understand batches, each line under the app's own rules for JSON; `maxWaiting` is how many lines a batch may have, but for one, which always may come. */
+export function addBatchParser (scope: FastifyInstance, maxWaiting: number): void {
   const { onProtoPoisoning = 'error', onConstructorPoisoning = 'error' } = scope.initialConfig
   const parseJson = scope.getDefaultJsonParser(onProtoPoisoning, onConstructorPoisoning)
   scope.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (request, body, done) => {
+    const texts = String(body).split('\n').map((text, index) => ({ text, number: index + 1 })).filter(({ text }) => text.trim() !== '')
+    // Before they are read: whoever may post could keep the process busy with lines that are not to be handled.
+    if (texts.length > Math.max(1, maxWaiting)) {
+      done(new BatchTooLarge(texts.length, maxWaiting))
+      return
+    }
     const lines: Line[] = []
-    for (const [index, line] of String(body).split('\n').entries()) {
-      if (line.trim() === '') continue
-      const number = index + 1
+    for (const { text, number } of texts) {
       let failure: Error | null = null
-      parseJson(request, line, (error, value) => {
+      parseJson(request, text, (error, value) => {
         failure = error
         lines.push({ number, value })
       })
