@@ -1,11 +1,12 @@
 import Fastify, { type FastifyInstance } from 'fastify'
+import type { Socket } from 'node:net'
 import t from 'tap'
 import { request } from 'undici'
 import sseSessions, { type Session, type Sessions } from '../lib/index.js'
 import { listen, serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
-import { wire } from './support/wire.js'
-import { signal, until, within } from './support/within.js'
+import { get, wire } from './support/wire.js'
+import { signal, turn, until, within } from './support/within.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -58,6 +59,24 @@ t.test('where a hook of the app has it chunked it is, all of it', async t => {
     await waitFor(({ data }) => data === n)
   }
   t.strictSame(events.map(({ event }) => event), ['welcome', 'n', 'n', 'n'])
+})
+
+t.test('requests for a stream that are pipelined, and refused, leave nothing at their connection', async t => {
+  const sockets = new Set<Socket>()
+  const { port } = await serve(t, {}, { before: app => app.addHook('onRequest', async ({ socket }) => { sockets.add(socket) }) })
+  const warned: unknown[] = []
+  const warn = (warning: Error): void => { warned.push(warning) }
+  process.on('warning', warn)
+  t.teardown(() => process.off('warning', warn))
+  const client = wire(t, port, { request: get({ 'last-event-id': 'closed' }) })
+  await client.waitFor('204')
+  const [socket] = sockets
+  const before = socket?.listenerCount('close')
+  client.socket.write(get({ 'last-event-id': 'closed' }).repeat(20))
+  await until(() => client.text().split('204').length === 22, 'all answers')
+  await turn()
+  t.equal(socket?.listenerCount('close'), before)
+  t.strictSame(warned, [])
 })
 
 t.test('two registrations, each under its own decorator and prefix, know nothing of each other', async t => {

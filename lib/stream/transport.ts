@@ -37,11 +37,16 @@ export class ResponseSink implements Sink {
   constructor (response: ServerResponse) {
     this.#response = response
     this.#target = response
+    const { socket } = response.req
     // Before the handler ran, which hooks may have kept waiting: nothing tells it any more.
-    this.closed = response.req.socket.destroyed
+    this.closed = socket.destroyed
     response.on('close', this.#close)
     // Pipelined behind another response, this one has no socket yet, and would not be told that it never gets one.
-    if (response.socket === null) response.req.socket.on('close', this.#close)
+    if (response.socket === null) {
+      // Any number of them may be.
+      socket.setMaxListeners(0).on('close', this.#close)
+      response.on('close', () => { socket.off('close', this.#close) })
+    }
     // A write that meets a connection just lost; `close` follows.
     response.on('error', ignore)
   }
