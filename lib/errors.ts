@@ -1,4 +1,5 @@
 import createError from '@fastify/error'
+import { inspect } from 'node:util'
 
 /**
  * Every error this plugin raises, in one table. The `code` of each is stable; the message tells the remedy.
@@ -39,5 +40,6 @@ export function statusOf ({ statusCode, status }: Error & { statusCode?: unknown
 
 /** What the app has thrown, as an error where it is none. */
 export function asError (thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(`The app threw ${String(thrown)}, which is no Error`)
+  // Not by String, for which an object may have no answer.
+  return thrown instanceof Error ? thrown : new Error(`The app threw ${inspect(thrown, { depth: 0, customInspect: false })}, which is no Error`)
 }

@@ -1,6 +1,7 @@
 import type { FastifyCorsOptions } from '@fastify/cors'
 import type { FastifyRequest, LogLevel, RouteShorthandOptions } from 'fastify'
 import { OptionInvalid } from './errors.js'
+import { chain } from './promises.js'
 import type { LogBounds } from './store/log.js'
 import { memoryStore } from './store/memory.js'
 import type { Awaitable, OpenStore, StoreSettings } from './store/store.js'
@@ -22,9 +23,10 @@ export interface SseSessionsOptions {
   store?: OpenStore
   /**
    * Whose session it is. Asked on every GET, POST and DELETE, after the app's hooks; a session is found only by the
-   * principal that opened it. Default: whoever knows the session's id.
+   * principal that opened it. `undefined` and `null` are nobody, anything else but a string is the app's mistake.
+   * Default: whoever knows the session's id.
    */
-  principal?: (request: FastifyRequest) => Awaitable<string | undefined>
+  principal?: (request: FastifyRequest) => Awaitable<string | null | undefined>
   /** Options for `@fastify/cors` on these routes alone; `true` for its defaults. Left alone where the app has registered it. Default `false`. */
   cors?: boolean | FastifyCorsOptions
   /** Milliseconds after which an idle stream gets a heartbeat. `false` turns heartbeats off. Default 15 000. */
@@ -107,7 +109,7 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number | und
   for (const [name, route] of Object.entries(routes)) check(isObject(route), `routes.${name}`, 'an object of route options')
   check(typeof decorator === 'string' && decorator !== '', 'decorator', 'a non-empty string')
   check(isPath(downwardPath), 'paths.downward', 'a path that starts with /')
-  check(isPath(upwardPath), 'paths.upward', 'a path that starts with /')
+  check(isPath(upwardPath) && !upwardPath.endsWith('/'), 'paths.upward', 'a path that starts with / and does not end with it')
   check(typeof store === 'function', 'store', 'a function that opens a store, as memoryStore or redisStore(…)')
   check(principal === undefined || typeof principal === 'function', 'principal', 'a function')
   check(typeof cors === 'boolean' || isObject(cors), 'cors', 'true, false or the options of @fastify/cors')
@@ -123,7 +125,7 @@ export function settle (options: SseSessionsOptions, pluginTimeout: number | und
     upwardPath,
     routes: { downward: {}, upward: {}, close: {}, ...routes },
     store,
-    principal: principal ?? (() => undefined),
+    principal: principal === undefined ? () => undefined : request => chain(principal(request), principalOf),
     anyone: principal === undefined,
     cors: cors === false ? undefined : cors === true ? {} : cors,
     heartbeatInterval: heartbeatInterval === false ? false : number('heartbeatInterval', heartbeatInterval, 5, MAX_DELAY),
@@ -168,6 +170,13 @@ function only (name: string, given: unknown, names: readonly string[]): void {
 
 function isObject (value: unknown): value is object {
   return typeof value === 'object' && value !== null
+}
+
+/** The principal of a request: over Redis, what is no string would not be found again. */
+function principalOf (given: unknown): string | undefined {
+  if (given === undefined || given === null) return undefined
+  check(typeof given === 'string', 'principal', 'a function that gives a string', typeof given)
+  return given as string
 }
 
 function isPath (value: unknown): boolean {

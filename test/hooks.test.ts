@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import t from 'tap'
 import { refused } from './support/refused.js'
 import { FlakyStore } from './support/flaky-store.js'
@@ -69,12 +70,12 @@ t.test('what an onOpen hook throws refuses the session and is the answer', async
     .addHook('onClose', (session, reason) => { closed.push([session.closed, reason]) })
   thrown = Object.assign(new Error('not you'), { statusCode: 403, code: 'APP_NOT_YOU' })
   refused(t, await refusal(await openStream(t, url, { raw: true })), 403, 'APP_NOT_YOU')
-  for (const other of ['a string', undefined, { statusCode: 200 }]) {
+  for (const other of ['a string', undefined, { statusCode: 200 }, Object.create(null)]) {
     thrown = other
     const answer = await refusal(await openStream(t, url, { raw: true }))
-    t.match(answer, { status: 500, body: { statusCode: 500 } }, `for ${String(other)}`)
+    t.match(answer, { status: 500, body: { statusCode: 500 } }, `for ${inspect(other)}`)
   }
-  t.strictSame(closed, Array.from({ length: 4 }, () => [true, 'refused']))
+  t.strictSame(closed, Array.from({ length: 5 }, () => [true, 'refused']))
   t.equal(sessions.size, 0)
 })
 

@@ -12,7 +12,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   prefix: [7, null, {}],
   logLevel: [7, {}, null],
   decorator: [7, '', null],
-  paths: [null, 7, '/downward', { downward: 'downward' }, { downward: '' }, { upward: 7 }, { upward: null }, { upwards: '/up' }],
+  paths: [null, 7, '/downward', { downward: 'downward' }, { downward: '' }, { upward: 7 }, { upward: null }, { upward: '/' }, { upward: '/up/' }, { upwards: '/up' }],
   routes: [null, 7, 'routes', { downward: 7 }, { upward: null }, { upwards: {} }],
   store: [null, 7, {}, 'redis'],
   principal: [null, 'me', {}],

@@ -95,3 +95,16 @@ t.test('with principals, an answer from before the session was looked up does no
   t.equal((await post(url, sessionId, '{', { headers: yours })).headers['x-session-connected'], undefined)
   t.equal((await post(url, sessionId, { text: 'hi' }, { headers: mine })).headers['x-session-connected'], 'true')
 })
+
+t.test('a principal that is null is nobody, as none is; one that is no string is an error that says so', async t => {
+  let given: unknown = null
+  const { sessions, url } = await serve(t, { principal: async () => given as string })
+  const { sessionId } = await openStream(t, url)
+  t.equal((await sessions.find(sessionId))?.principal, undefined)
+  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  given = undefined
+  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  given = 7
+  refused(t, await post(url, sessionId, { text: 'hi' }), 500, 'FST_SSE_OPTION_INVALID')
+  t.equal((await openStream(t, url, { raw: true })).status, 500)
+})
