@@ -32,6 +32,8 @@ export interface Arrival {
   /** The data of the welcome event, as JSON. */
   readonly welcome: string
   readonly resumed: boolean
+  /** The how-manieth request for the session's stream it is; 0 for that which opened the session. */
+  readonly order: number
   readonly log: FastifyBaseLogger
 }
 
@@ -46,6 +48,9 @@ export class Session {
   #stream: Downstream | undefined
   /** Requests for a stream that are on their way, and the stream. */
   #claims = 0
+  /** How many requests came for a stream of it, and which of them it is that has got it. */
+  #asked = 0
+  #served = 0
   #lost = false
   #abort: AbortController | undefined
   #onProgress: Set<() => void> | undefined
@@ -175,9 +180,10 @@ export class Session {
     this.#claims++
   }
 
-  /** @internal A request for its stream is on the way: it does not expire until {@link release}, or until the stream ends. */
-  hold (): void {
+  /** @internal A request for its stream is on the way: it does not expire until {@link release}, or until the stream ends. Answers with the request's order. */
+  hold (): number {
     if (this.#claims++ === 0) this.#house.store.hold(this.#state)
+    return ++this.#asked
   }
 
   /** @internal */
@@ -191,8 +197,14 @@ export class Session {
     this.#tellDisconnect()
   }
 
-  /** @internal Makes a response the session's one stream; one that was there is replaced. */
-  attach ({ sink, cursor, head, welcome, resumed, log }: Arrival): void {
+  /** @internal Makes a response the session's one stream; one that was there is replaced, but for one that was asked for later. */
+  attach ({ sink, cursor, head, welcome, resumed, order, log }: Arrival): void {
+    // One that came later was faster: its client is the one that goes on.
+    if (this.#stream !== undefined && order < this.#served) {
+      sink.end(REPLACED_FRAME)
+      return
+    }
+    this.#served = order
     this.replaced()
     // A cursor ahead of the store has seen positions that the store has lost, and will give again.
     const wentBack = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } as const : undefined

@@ -113,7 +113,7 @@ t.test('a stream that another process has had before it begins is over, and its 
   const { sessions: one } = await farProcess(t, redis)
   const session = await openSession(one)
   const { cursor } = session
-  session.hold()
+  const order = session.hold()
   const head = await one.admit(session, cursor) ?? 0
   // While the response is on its way through the hooks.
   const down = await stream(two, await handleOf(two, session), cursor)
@@ -122,7 +122,7 @@ t.test('a stream that another process has had before it begins is over, and its 
   await session.send(1)
   const sink = new MemorySink(false)
   await handleOf(one, session)
-  session.attach({ sink, cursor, head, welcome: '{}', resumed: true, log: Fastify().log })
+  session.attach({ sink, cursor, head, welcome: '{}', resumed: true, order, log: Fastify().log })
   await until(() => sink.closed, 'the end of the first')
   t.strictSame(received(sink).map(({ event }) => event), ['welcome'])
   const again = await stream(one, session, cursor)

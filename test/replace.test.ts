@@ -51,6 +51,31 @@ t.test('the end of the stream that was replaced does not disconnect the session,
   t.equal(disconnects, 1)
 })
 
+t.test('a request that came earlier, and was slower on its way through the hooks, does not replace the stream of a later one', async t => {
+  const { sessions, url, port } = await serve(t)
+  const [held, gate] = [signal(), signal()]
+  const told: string[] = []
+  sessions.addHook('onDisconnect', () => { told.push('disconnect') }).addHook('onResume', async (_session, { headers }) => {
+    if (headers['x-slow'] === undefined) return
+    held.resolve()
+    await gate.promise
+  })
+  const { sessionId } = await openStream(t, url)
+  const slow = wire(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
+  await within(held.promise, 'the first request')
+  const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  gate.resolve()
+  await within(slow.closed, 'the end of the first')
+  t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
+  const session = await sessions.find(sessionId)
+  await session?.send('still here')
+  await later.waitFor(({ data }) => data === 'still here')
+  t.strictSame(told, [])
+  later.destroy()
+  await until(() => told.length > 0, 'the disconnect')
+  t.strictSame([told, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
+})
+
 t.test('a client on a half-open connection is replaced by itself, and sees nothing twice', async t => {
   const { sessions, url, port } = await serve(t)
   const proxy = await faultProxy(t, port)

@@ -51,8 +51,8 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   // The client may have left while its session was looked for, or before.
   if (sink.closed) return
   if (known !== undefined) {
-    known.hold()
-    const arrival = { welcome: await welcomeBack(sessions, known, request), resumed: true, cursor: last?.position ?? known.cursor }
+    const order = known.hold()
+    const arrival = { welcome: await welcomeBack(sessions, known, request), resumed: true, order, cursor: last?.position ?? known.cursor }
     await open(sessions, known, arrival, request, reply, sink)
     return
   }
@@ -65,7 +65,7 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   }
   // What the app sends from here on, in onOpen first of all, follows the welcome.
   const cursor = session.cursor
-  const arrival = { welcome: await introduce(sessions, session, returns, request), resumed: false, cursor }
+  const arrival = { welcome: await introduce(sessions, session, returns, request), resumed: false, order: 0, cursor }
   await open(sessions, session, arrival, request, reply, sink)
 }
 
@@ -99,7 +99,7 @@ function welcome ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId
   return serialize({ ...ours, ...told, ...ours })
 }
 
-async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'order' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
   // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
   // Then nobody has learnt of a new session, and nobody can come back to it.
   const abandon = (): void => {
@@ -120,8 +120,7 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
     return
   }
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  const { welcome, resumed, cursor } = arrival
-  reply.send(new Opening(sessions, session, { sink, cursor, head, welcome, resumed, log: request.log }))
+  reply.send(new Opening(sessions, session, { ...arrival, sink, head, log: request.log }))
 }
 
 /** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */

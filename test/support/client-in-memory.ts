@@ -31,12 +31,12 @@ export class MemoryStream {
 /** Opens a stream of a session that was just made, or that a process is to resume, as the route does. Its client may ask to wait after every write. */
 export async function stream (sessions: Sessions, session: Session, cursor?: number, stalls = false): Promise<MemoryStream> {
   const resumed = cursor !== undefined
-  if (resumed) session.hold()
+  const order = resumed ? session.hold() : 0
   const sink = new MemorySink(stalls)
   const from = cursor ?? session.cursor
   const head = await sessions.admit(session, from)
   if (head === undefined) throw new Error('the session is gone')
-  session.attach({ sink, cursor: from, head, welcome: '{}', resumed, log: logger })
+  session.attach({ sink, cursor: from, head, welcome: '{}', resumed, order, log: logger })
   return new MemoryStream(sink, from)
 }
 

@@ -217,14 +217,14 @@ export class World {
       client = this.#clients[index] = new Client(session, this.#bounds)
     }
     const { session, sink: replaced } = client
-    if (resumed) session.hold()
+    const order = resumed ? session.hold() : 0
     const last = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
     const cursor = this.#choose(client, wish, head)
     if (cursor < client.cursor) seen.replays++
     const sink = new MemorySink(stalls)
     assert.equal(await this.#sessions.admit(session, cursor), head)
     Object.assign(client, { sink, cursor, told: 0 })
-    session.attach({ sink, cursor, head, welcome: '{}', resumed, log: logger })
+    session.attach({ sink, cursor, head, welcome: '{}', resumed, order, log: logger })
     assert.equal(replaced?.read() ?? '', last, 'a stream that is replaced hears so, if it keeps up, and nothing else')
     const [welcome, ...events] = received(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
