@@ -6,7 +6,8 @@ import type { Session, SseSessionsOptions } from '../lib/index.js'
 import { FlakyStore } from './support/flaky-store.js'
 import { serve, type Served, type ServeOptions } from './support/server.js'
 import { openStream, post } from './support/stream.js'
-import { until } from './support/within.js'
+import { get, wire } from './support/wire.js'
+import { turn, until } from './support/within.js'
 
 interface Line {
   readonly msg: string
@@ -65,6 +66,18 @@ t.test('a stream logs one line when it opens and one when it ends, with reason a
     t.ok(Number.isInteger(duration) && duration !== undefined && duration >= 0 && duration < 60_000, 'duration in milliseconds')
     t.ok(opened().some(line => line.reqId === reqId), 'under the id of the request that opened it')
   }
+})
+
+t.test('the end of a stream that was pipelined behind another request is logged once', async t => {
+  const { port, lines } = await serveLogged(t, 'info', {}, {
+    before: app => app.addHook('onRequest', async ({ headers }) => { if ('x-late' in headers) await turn() })
+  })
+  const client = wire(t, port, { request: get({ 'last-event-id': 'closed', 'x-late': '1' }) + get() })
+  await client.waitFor('event: welcome')
+  client.socket.destroy()
+  await until(() => lines('event stream ended').length > 0, 'the end')
+  await turn()
+  t.strictSame(lines('event stream ended').map(({ reason }) => reason), ['lost'])
 })
 
 t.test('logLevel keeps the routes quiet', async t => {
