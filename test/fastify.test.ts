@@ -5,6 +5,7 @@ import { request } from 'undici'
 import sseSessions, { type Session, type Sessions } from '../lib/index.js'
 import { listen, serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
+import { warnings } from './support/warnings.js'
 import { get, wire } from './support/wire.js'
 import { signal, turn, until, within } from './support/within.js'
 
@@ -64,10 +65,7 @@ t.test('where a hook of the app has it chunked it is, all of it', async t => {
 t.test('requests for a stream that are pipelined, and refused, leave nothing at their connection', async t => {
   const sockets = new Set<Socket>()
   const { port } = await serve(t, {}, { before: app => app.addHook('onRequest', async ({ socket }) => { sockets.add(socket) }) })
-  const warned: unknown[] = []
-  const warn = (warning: Error): void => { warned.push(warning) }
-  process.on('warning', warn)
-  t.teardown(() => process.off('warning', warn))
+  const warned = warnings(t)
   const client = wire(t, port, { request: get({ 'last-event-id': 'closed' }) })
   await client.waitFor('204')
   const [socket] = sockets

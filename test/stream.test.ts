@@ -9,6 +9,7 @@ import { faultProxy } from './support/proxy.js'
 import { random, seedOf } from './support/random.js'
 import { serve, type Served } from './support/server.js'
 import { openStream, type Stream } from './support/stream.js'
+import { warnings } from './support/warnings.js'
 import { FILL, streamsOpen, wire, type Wire } from './support/wire.js'
 import { signal, turn, until, within } from './support/within.js'
 
@@ -48,12 +49,9 @@ t.test('every kind of iterable is sent, in order, as the named event', async t =
   t.strictSame(numbersOf(stream), upTo(8))
 })
 
-t.test('a session has any number of producers, without a warning of Node\'s', async t => {
+t.test('twenty producers of one session are no leak for Node to warn of', async t => {
   const { session } = await openSession(t)
-  const warned: unknown[] = []
-  const warn = (warning: Error): void => { warned.push(warning) }
-  process.on('warning', warn)
-  t.teardown(() => process.off('warning', warn))
+  const warned = warnings(t)
   const end = signal()
   async function * producer (): AsyncGenerator<number> { await end.promise }
   const streams = Array.from({ length: 20 }, () => session.stream('n', producer()))
