@@ -1,6 +1,7 @@
 import t from 'tap'
 import type { Delivery, Letter, Outcome } from '../lib/index.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { HEAVY } from './support/memory-sink.js'
 import { eachStore } from './support/stores.js'
 import { signal, until, within } from './support/within.js'
 
@@ -95,6 +96,24 @@ eachStore(t, 'channels are entered and left from anywhere; what was sent before 
   t.equal(await one.channel('room').count(), 0)
   await until(() => down.sink.closed, 'the end')
   t.strictSame(down.messages(), ['in', 'in again'])
+})
+
+eachStore(t, 'a slow stream gets the rest of a channel that was left, though a request came that has it', async (t, fleet) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  const first = await stream(one, session)
+  await session.join('room')
+  for (let n = 0; n < 3; n++) await one.channel('room').send(String(n).repeat(HEAVY))
+  await session.leave('room')
+  await until(() => first.messages().length === 3, 'the messages')
+  const slow = await stream(one, session, first.cursor, true)
+  session.hold()
+  await one.admit(session, first.events[2]?.position ?? 0)
+  slow.sink.drain(false)
+  await session.send('after')
+  await until(() => slow.messages().some(data => data === 'after'), 'the message after')
+  t.strictSame(slow.messages().map(data => String(data)[0]), ['0', '1', '2', 'a'])
+  session.release()
 })
 
 eachStore(t, 'names are nothing but names, whatever they look like', async (t, fleet) => {

@@ -22,7 +22,10 @@ export class RedisState extends SessionState {
   attached = 0
   /** Channels it is in, and the positions from which it is. */
   members = new Map<string, number>()
+  /** Of the channels that it has left, those whose rest a stream here may lack. */
   left: Left[] = []
+  /** A position that all streams that are attached here, or are about to be, have. */
+  readFrom = 0
   /** The mirrors of channels that its stream reads. */
   reads = new Set<Mirror>()
   /** How many things have to be there before it may read on, and the position up to which it may until then. */
@@ -56,7 +59,7 @@ export class RedisState extends SessionState {
     this.version = record.version
     this.data = record.data
     this.members = record.members
-    this.left = record.left
+    this.left = record.left.filter(({ to }) => to > this.readFrom)
     this.channels = record.endedBy === undefined ? new Set(record.members.keys()) : undefined
     this.elsewhere = record.owner !== '' && record.owner !== node
     if (this.attached === 0) this.cursor = record.cursor

@@ -117,6 +117,8 @@ export class Streams {
 
   async #attach (state: RedisState, cursor: number): Promise<number | undefined> {
     const { id } = state
+    // One that is here may be less far than the one that comes.
+    state.readFrom = state.attached === 0 ? cursor : Math.min(state.readFrom, cursor)
     const mirror = this.#mirrors.expectLog(id)
     let answer: Attached
     try {
@@ -147,7 +149,6 @@ export class Streams {
     mirror.readers.add(state)
     state.attached = record.epoch
     state.log = mirror.log
-    state.left = state.left.filter(({ to }) => to > cursor)
     await widen(state, this.#mirrors, Number(head))
     // Its stream ends with what it can read.
     if (state.endedBy !== undefined) await this.#link.bounded(whole(state))
