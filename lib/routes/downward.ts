@@ -52,8 +52,8 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   if (sink.closed) return
   if (known !== undefined) {
     const order = known.hold()
-    const arrival = { welcome: await welcomeBack(sessions, known, request), resumed: true, order, cursor: last?.position ?? known.cursor }
-    await open(sessions, known, arrival, request, reply, sink)
+    const welcome = await welcomeBack(sessions, known, request)
+    await open(sessions, known, { sink, welcome, resumed: true, order, cursor: last?.position ?? known.cursor }, reply)
     return
   }
   if (returns && header(request, RESUME) === 'required') throw new SessionUnknown()
@@ -65,8 +65,8 @@ async function arrive (sessions: Sessions, request: FastifyRequest, reply: Fasti
   }
   // What the app sends from here on, in onOpen first of all, follows the welcome.
   const cursor = session.cursor
-  const arrival = { welcome: await introduce(sessions, session, returns, request), resumed: false, order: 0, cursor }
-  await open(sessions, session, arrival, request, reply, sink)
+  const welcome = await introduce(sessions, session, returns, request)
+  await open(sessions, session, { sink, welcome, resumed: false, order: 0, cursor }, reply)
 }
 
 /** Presents a new session to the app, which may refuse it. Answers with the data of its welcome. */
@@ -76,7 +76,7 @@ async function introduce (sessions: Sessions, session: Session, returns: boolean
     const told = sessions.hooks.has('onOpen')
       ? await sessions.hooks.welcome('onOpen', session, request)
       : sessions.dispatcher.echoes ? greet() : {}
-    return welcome(sessions, session, false, { ...previous, ...told })
+    return welcomeData(sessions, session, false, { ...previous, ...told })
   } catch (error) {
     await sessions.discard(session, 'refused')
     throw error
@@ -86,7 +86,7 @@ async function introduce (sessions: Sessions, session: Session, returns: boolean
 /** Tells the app that a client is back, which it may refuse. Answers with the data of the welcome. */
 async function welcomeBack (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
   try {
-    return welcome(sessions, session, true, session.closed ? {} : await sessions.hooks.welcome('onResume', session, request))
+    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.welcome('onResume', session, request))
   } catch (error) {
     session.release()
     throw error
@@ -94,21 +94,22 @@ async function welcomeBack (sessions: Sessions, session: Session, request: Fasti
 }
 
 /** The data of the welcome event: the app's may add to ours, not replace it. */
-function welcome ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, told: object): string {
+function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, told: object): string {
   const ours = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
   return serialize({ ...ours, ...told, ...ours })
 }
 
-async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival, 'welcome' | 'resumed' | 'order' | 'cursor'>, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+async function open (sessions: Sessions, session: Session, arrival: Omit<StreamRequest, 'head' | 'log'>, reply: FastifyReply): Promise<void> {
+  const { sink, cursor, resumed } = arrival
   // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
   // Then nobody has learnt of a new session, and nobody can come back to it.
   const abandon = (): void => {
-    if (arrival.resumed) session.abandon()
+    if (resumed) session.abandon()
     else sessions.discard(session, 'aborted')
   }
   let head: number | undefined
   try {
-    if (!sink.closed) head = await sessions.admit(session, arrival.cursor)
+    if (!sink.closed) head = await sessions.admit(session, cursor)
   } finally {
     // Not before the store has answered: what it is still about to give could not be taken back.
     if (sink.closed) abandon()
@@ -120,8 +121,11 @@ async function open (sessions: Sessions, session: Session, arrival: Pick<Arrival
     return
   }
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  reply.send(new Opening(sessions, session, { ...arrival, sink, head, log: request.log }))
+  reply.send(new Opening(sessions, session, { ...arrival, head, log: reply.request.log }))
 }
+
+/** An arrival whose response is not begun. */
+type StreamRequest = Arrival & { readonly sink: ResponseSink }
 
 /** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */
 class Opening {
@@ -129,9 +133,9 @@ class Opening {
   readonly pipe = ignore
   readonly #sessions: Sessions
   readonly #session: Session
-  readonly #arrival: Arrival & { readonly sink: ResponseSink }
+  readonly #arrival: StreamRequest
 
-  constructor (sessions: Sessions, session: Session, arrival: Arrival & { readonly sink: ResponseSink }) {
+  constructor (sessions: Sessions, session: Session, arrival: StreamRequest) {
     this.#sessions = sessions
     this.#session = session
     this.#arrival = arrival
