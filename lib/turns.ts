@@ -14,10 +14,6 @@ let next = 0
 let waiting: Writer[] = []
 /** Whether a turn is to come. */
 let awaited = false
-let rounds = 0
-
-/** Grows as those that wait have written. What there was to write at one value has been offered to all when it is two more. */
-export const flushes = (): number => rounds
 
 /**
  * Has a writer write in a turn of its own: soon, and one after another. Where many wait, the event loop does other
@@ -65,6 +61,4 @@ function flush (least: number): void {
   if (next < these.length) return
   writing = []
   next = 0
-  // Nobody waits: nothing is left to be offered.
-  rounds += waiting.length === 0 ? 2 : 1
 }
