@@ -140,7 +140,10 @@ export class Session {
     return begin(() => this.#house.store.join(this.#state, channel))
   }
 
-  /** Leaves a channel. What was sent to it before is still delivered. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  /**
+   * Leaves a channel. What was sent to it before is still delivered: to a client that is away, that of the last 100
+   * channels it has left. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   */
   leave (channel: string): Promise<void> {
     return begin(() => this.#house.store.leave(this.#state, channel))
   }

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { MemoryLogs } from '../lib/store/memory-logs.js'
-import type { Log, LogBounds } from '../lib/store/log.js'
+import { Log, type LogBounds } from '../lib/store/log.js'
 import { collect, collected } from './support/garbage.js'
 import { until } from './support/within.js'
 
@@ -16,8 +16,8 @@ function heap (): number {
 t.test('positions are taken from one counter for all logs, which a refused entry does not move', async t => {
   const logs = new MemoryLogs()
   t.equal(logs.head, 0)
-  const one = logs.open(roomy, deaf)
-  const two = logs.open({ ...roomy, bytes: 3 }, deaf)
+  const one = new Log(roomy, deaf)
+  const two = new Log({ ...roomy, bytes: 3 }, deaf)
   logs.append(one, { frame: 'abc' })
   t.equal(logs.head, 1)
   logs.append(two, { frame: 'abc' })
@@ -37,7 +37,7 @@ t.test('positions are taken from one counter for all logs, which a refused entry
 t.test('the listener is woken by every append, after the entry is in the log', async t => {
   const logs = new MemoryLogs()
   const seen: number[] = []
-  const log: Log = logs.open(roomy, { wake: () => { seen.push(log.last) } })
+  const log: Log = new Log(roomy, { wake: () => { seen.push(log.last) } })
   for (const frame of ['a', 'b']) logs.append(log, { frame })
   t.strictSame(seen, [1, 2])
   logs.close()
@@ -45,8 +45,8 @@ t.test('the listener is woken by every append, after the entry is in the log', a
 
 t.test('a log that is neither appended to nor read is emptied when its entries are too old', async t => {
   const logs = new MemoryLogs()
-  const idle = logs.open({ ...roomy, age: 10 }, deaf)
-  const later = logs.open({ ...roomy, age: 10 }, deaf)
+  const idle = new Log({ ...roomy, age: 10 }, deaf)
+  const later = new Log({ ...roomy, age: 10 }, deaf)
   logs.append(idle, { frame: 'a' })
   await until(() => idle.length === 0, 'the sweep')
   t.match(idle, { trimmed: 1, trimmedBy: 'age', bytes: 0 })
@@ -60,8 +60,8 @@ t.test('a log that is neither appended to nor read is emptied when its entries a
 
 t.test('a log is swept by its own age where another keeps its entries far longer', async t => {
   const logs = new MemoryLogs()
-  const long = logs.open(roomy, deaf)
-  const short = logs.open({ ...roomy, age: 10 }, deaf)
+  const long = new Log(roomy, deaf)
+  const short = new Log({ ...roomy, age: 10 }, deaf)
   logs.append(long, { frame: 'a' })
   logs.append(short, { frame: 'b' })
   await until(() => short.length === 0, 'the sweep')
@@ -73,7 +73,7 @@ t.test('a log is swept by its own age where another keeps its entries far longer
 
 t.test('what is trimmed is garbage, also while the log lives', async t => {
   const logs = new MemoryLogs()
-  const log = logs.open({ ...roomy, entries: 2 }, deaf)
+  const log = new Log({ ...roomy, entries: 2 }, deaf)
   const before = heap()
   logs.append(log, { frame: 'a'.repeat(LARGE) })
   t.ok(heap() - before > LARGE / 2, 'it is kept')
@@ -86,7 +86,7 @@ t.test('what is trimmed is garbage, also while the log lives', async t => {
 t.test('a released log is garbage when nobody reads it, while the others live', async () => {
   const logs = new MemoryLogs()
   const reference = (() => {
-    const log = logs.open(roomy, deaf)
+    const log = new Log(roomy, deaf)
     logs.append(log, { frame: 'a' })
     logs.release(log)
     return new WeakRef(log)

@@ -98,6 +98,30 @@ eachStore(t, 'channels are entered and left from anywhere; what was sent before 
   t.strictSame(down.messages(), ['in', 'in again'])
 })
 
+eachStore(t, 'of the channels that a session has left it gets later what is in the last hundred, and is told of a gap for the others', async (t, fleet) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  const visit = async (): Promise<void> => {
+    for (let n = 1; n <= 103; n++) {
+      await session.join(`room ${n}`)
+      await one.channel(`room ${n}`).send(n)
+      await session.leave(`room ${n}`)
+    }
+  }
+  const before = await stream(one, session)
+  before.sink.destroy()
+  await until(() => !session.connected, 'the disconnect')
+  await visit()
+  const after = await stream(one, session, before.cursor)
+  await until(() => after.messages().length === 100, 'the messages')
+  t.match(after.events.shift(), { event: 'gap', data: { after: before.cursor, reason: 'count' } })
+  t.strictSame(after.messages(), Array.from({ length: 100 }, (_, n) => n + 4))
+  after.events.length = 0
+  await visit()
+  await until(() => after.read().length >= 103, 'the messages of a stream that keeps up')
+  t.strictSame(after.events.map(({ data }) => data), Array.from({ length: 103 }, (_, n) => n + 1))
+})
+
 eachStore(t, 'a slow stream gets the rest of a channel that was left, though a request came that has it', async (t, fleet) => {
   const one = await fleet.process()
   const session = await openSession(one)

@@ -1,30 +1,26 @@
-import { demandRoom, Log, now, type Draft, type LogBounds, type LogListener } from './log.js'
+import { demandRoom, now, type Draft, type Log } from './log.js'
 import { Offer } from './offer.js'
 
 /** Logs in this process's memory, with one counter of positions. */
 export class MemoryLogs {
   head = 0
+  /** Those that have entries. */
   readonly #logs = new Set<Log>()
   readonly #offer = new Offer()
   #sweep: NodeJS.Timeout | undefined
   #sweepAt = Infinity
 
-  open (bounds: LogBounds, listener: LogListener): Log {
-    const log = new Log(bounds, listener)
-    this.#logs.add(log)
-    return log
-  }
-
   append (log: Log, draft: Draft): void {
     demandRoom(draft, log.bounds)
     this.#offer.before(log, draft, this.head)
     const time = now()
+    this.#logs.add(log)
     log.push(draft, ++this.head, time)
     this.#sweepLater(log, time)
     log.listener.wake()
   }
 
-  /** Nothing will be appended to a log any more; readers may still read it, and expire it themselves. */
+  /** Nothing will be appended to a log any more, and nobody reads it. */
   release (log: Log): void {
     this.#logs.delete(log)
   }
@@ -48,6 +44,7 @@ export class MemoryLogs {
     for (const log of this.#logs) {
       log.expire(time)
       if (log.length > 0) this.#sweepLater(log, time)
+      else this.#logs.delete(log)
     }
   }
 }

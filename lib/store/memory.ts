@@ -1,18 +1,22 @@
 import { SessionOver } from '../errors.js'
+import { flushNow } from '../turns.js'
 import { Deadlines } from './deadlines.js'
-import { now, type Draft, type Log, type LogListener, type Source } from './log.js'
+import { Log, type Draft, type LogBounds, type LogListener, type Source, type TrimReason } from './log.js'
 import { LocalMailbox, type Mailbox } from './mailbox.js'
 import { MemoryLogs } from './memory-logs.js'
 import { SessionState, type SessionData } from './state.js'
 import type { Store, StoreSettings, StoreStats, StoreUser } from './store.js'
+
+/** Channels of which a session may still have something to get that it has left. */
+const MOST_LEFT = 100
 
 /** The members of a channel that has members; wakes them for its log. */
 class Room implements LogListener {
   readonly members = new Set<SessionState>()
   readonly log: Log
 
-  constructor (open: (listener: LogListener) => Log) {
-    this.log = open(this)
+  constructor (bounds: LogBounds) {
+    this.log = new Log(bounds, this)
   }
 
   wake (): void {
@@ -41,7 +45,7 @@ export class MemoryStore implements Store {
     this.#logs = logs
     this.#settings = settings
     this.#user = user
-    this.#broadcasts = logs.open(settings.channelLog, { wake: () => { user.broadcast() } })
+    this.#broadcasts = new Log(settings.channelLog, { wake: () => { user.broadcast() } })
     this.#deadlines = new Deadlines(settings.resumeTimeout, state => { this.#expire(state) })
   }
 
@@ -89,7 +93,7 @@ export class MemoryStore implements Store {
     if (state.channels.has(name)) return
     let room = this.#rooms.get(name)
     if (room === undefined) {
-      room = new Room(listener => this.#logs.open(this.#settings.channelLog, listener))
+      room = new Room(this.#settings.channelLog)
       this.#rooms.set(name, room)
     }
     room.members.add(state)
@@ -98,15 +102,14 @@ export class MemoryStore implements Store {
   }
 
   leave (state: SessionState, name: string): void {
-    const room = this.#rooms.get(name)
-    if (room === undefined || state.channels?.delete(name) !== true) return
-    room.members.delete(state)
-    if (room.members.size === 0) {
-      this.#rooms.delete(name)
-      this.#logs.release(room.log)
-    }
-    for (const source of state.sources) if (source.log === room.log && source.to === Infinity) source.to = room.log.last
+    if (state.channels?.delete(name) !== true) return
+    this.#exit(state, name)
     this.#forget(state)
+    const left = state.sources.filter(({ to }) => to < Infinity)
+    if (left.length <= MOST_LEFT) return
+    // A stream that keeps up loses nothing.
+    flushNow()
+    this.#drop(state, left.reduce((oldest, source) => source.to < oldest.to ? source : oldest), 'count')
   }
 
   end (state: SessionState, reason: string, keep: boolean): boolean {
@@ -114,7 +117,9 @@ export class MemoryStore implements Store {
     state.endedBy = reason
     // What is broadcast from now on is not for it any more.
     for (const source of state.sources) if (source.log === this.#broadcasts) source.to = this.#broadcasts.last
-    for (const channel of [...state.channels ?? []]) this.leave(state, channel)
+    for (const channel of state.channels ?? []) this.#exit(state, channel)
+    state.channels = undefined
+    this.#forget(state)
     this.#tally(state.principal, -1)
     if (keep) this.#keep(state)
     else this.#remove(state)
@@ -193,27 +198,37 @@ export class MemoryStore implements Store {
 
   #ownLog (state: SessionState): Log {
     if (state.log === undefined) {
-      state.log = this.#logs.open(this.#settings.log, state)
+      state.log = new Log(this.#settings.log, state)
       state.sources.push({ log: state.log, from: state.openedAt, to: Infinity })
     }
     return state.log
   }
 
-  /**
-   * Drops the sources of channels that were left: those that brought nothing, and those whose entries are all
-   * trimmed, of which the own log keeps that there was something.
-   */
+  #exit (state: SessionState, name: string): void {
+    const room = this.#rooms.get(name) as Room
+    room.members.delete(state)
+    if (room.members.size === 0) this.#rooms.delete(name)
+    for (const source of state.sources) if (source.log === room.log && source.to === Infinity) source.to = room.log.last
+  }
+
+  /** Drops the sources of channels that were left: those that brought nothing, and those whose entries are all trimmed. */
   #forget (state: SessionState): void {
-    const time = now()
-    for (let i = state.sources.length - 1; i >= 0; i--) {
-      const { log, from, to } = state.sources[i] as Source
-      if (to === Infinity) continue
-      // The sweep passes by a log that its last member has left.
-      log.expire(time)
-      if (to > from && to <= log.trimmed) this.#ownLog(state).forget(to, log.trimmedBy)
-      if (to === from || to <= log.trimmed) state.sources.splice(i, 1)
+    for (const source of [...state.sources]) {
+      const { log, from, to } = source
+      if (to === from) remove(state, source)
+      else if (to <= log.trimmed) this.#drop(state, source, log.trimmedBy)
     }
   }
+
+  /** Drops a source that there was something in, which the own log keeps. */
+  #drop (state: SessionState, source: Source, reason: TrimReason): void {
+    this.#ownLog(state).forget(source.to, reason)
+    remove(state, source)
+  }
+}
+
+function remove ({ sources }: SessionState, source: Source): void {
+  sources.splice(sources.indexOf(source), 1)
 }
 
 function demandLife ({ endedBy }: SessionState): void {

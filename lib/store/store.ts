@@ -83,7 +83,7 @@ export interface Store {
   update (state: SessionState, change: SessionData): Awaitable<void>
   /** Enters a channel: what is appended to it from now on is for the session. Again is harmless. */
   join (state: SessionState, channel: string): Awaitable<void>
-  /** Leaves a channel. What was appended before is still for the session. */
+  /** Leaves a channel. What was appended before is still for the session; of more than 100 that it has left, the oldest MAY be forgotten, reason `count`. */
   leave (state: SessionState, channel: string): Awaitable<void>
   /** Ends a session: nothing is for it from now on. True for the one caller that did. Without `keep` it is forgotten at once. */
   end (state: SessionState, reason: string, keep: boolean): Awaitable<boolean>

@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import type { Gap, LogBounds, OpenStore, Session } from '../../lib/index.js'
 import { settle } from '../../lib/options.js'
 import { openSessions, type Sessions } from '../../lib/sessions.js'
-import type { Log, LogListener } from '../../lib/store/log.js'
+import type { Draft, Log } from '../../lib/store/log.js'
 import { MemoryLogs } from '../../lib/store/memory-logs.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { frameEvent, REPLACED_FRAME } from '../../lib/wire/frame.js'
@@ -57,16 +57,15 @@ class Client {
 
 /** The store's logs, with their sweep to be called. */
 class SweptLogs extends MemoryLogs {
-  readonly #made: Log[] = []
+  readonly #used = new Set<Log>()
 
-  override open (bounds: LogBounds, listener: LogListener): Log {
-    const log = super.open(bounds, listener)
-    this.#made.push(log)
-    return log
+  override append (log: Log, draft: Draft): void {
+    super.append(log, draft)
+    this.#used.add(log)
   }
 
   sweep (): void {
-    for (const log of this.#made) log.expire(performance.now())
+    for (const log of this.#used) log.expire(performance.now())
   }
 }
 
