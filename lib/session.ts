@@ -229,8 +229,8 @@ export class Session {
     else if (sources.length === 0) this.#cut('', 'replaced')
   }
 
-  /** @internal It is over: its stream ends with what is in the logs, and whoever waits for it is told. */
-  over (): void {
+  /** @internal Its stream ends with what is in the logs, and whoever waits for it is told. */
+  ended (): void {
     const { endedBy = 'closed' } = this.#state
     this.#stream?.finish(frameClose(endedBy), endedBy)
     this.#abort?.abort(new SessionOver())
@@ -254,16 +254,11 @@ export class Session {
   }
 
   /** @internal */
-  ended (): void {
-    this.over()
-  }
-
-  /** @internal */
   lost (): void {
     // Without the event that tells a client to stop: it is to come back.
     const hadStream = this.#cut('', 'lost')
     this.#lost = true
-    this.over()
+    this.ended()
     if (hadStream) this.#house.lost(this)
   }
 

@@ -155,7 +155,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** @internal A session has ended by itself. */
   expired (state: SessionState): Promise<void> {
     const session = this.#session(state)
-    session.over()
+    session.ended()
     return this.hooks.tell('onClose', session, String(state.endedBy))
   }
 
@@ -178,7 +178,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const ended = await this.#closeStore(reason)
     await Promise.all(ended.map(state => {
       const session = this.#session(state)
-      session.over()
+      session.ended()
       return this.hooks.tell('onClose', session, reason)
     }))
   }
@@ -211,7 +211,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   #end (session: Session, reason: string, keep = true): Awaitable<void> {
     return chain(this.#store.end(session.state, reason, keep), ended => {
       if (!ended) return
-      session.over()
+      session.ended()
       return this.hooks.tell('onClose', session, reason)
     })
   }
