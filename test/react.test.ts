@@ -104,6 +104,29 @@ t.test('a broken connection shows as disconnected and comes back as the same ses
   t.strictSame(problems, [])
 })
 
+t.test('a component that Suspense hides for a while keeps its session, and hears what comes', needsChromium, async t => {
+  const requests: string[] = []
+  const { sessions, url } = await serve(t, {}, { before: servePage(requests) })
+  const { page, problems } = await openPage(t, url)
+  await page.evaluate('show("")')
+  await page.getByText('open undefined').waitFor()
+  await page.evaluate('suspend(new Promise(resolve => { window.arrive = resolve }))')
+  await page.getByText('hidden').waitFor()
+  await sessions.broadcast('said', 'behind the curtain')
+  await page.waitForFunction('heard.length === 1')
+  await page.evaluate('arrive()')
+  await page.getByText('open behind the curtain').waitFor()
+  await sessions.broadcast('said', 'before it')
+  await page.getByText('open before it').waitFor()
+  t.strictSame(await page.evaluate('heard'), ['behind the curtain', 'before it'])
+  t.strictSame(requests, ['GET /downward'])
+
+  await page.evaluate('unmount()')
+  await until(() => sessions.size === 0, 'the end of the session')
+  t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
+  t.strictSame(problems, [])
+})
+
 t.test('effects hear what comes with the welcome, each of them, however soon it comes', needsChromium, async t => {
   const { url } = await serve(t, {}, { before: servePage() })
   const { page, problems } = await openPage(t, url)

@@ -30,13 +30,17 @@ const useConnectEffect = typeof document === 'undefined' ? useEffect : useLayout
 export function useSession<C extends Contract = Contract> (url: string, options?: ConnectOptions): SessionHandle<C> {
   const [view, setView] = useState<View<C>>({ state: 'connecting' })
   const initial = useRef(options)
-  const current = useRef<ClientSession<C>>(undefined)
+  const current = useRef<{ readonly url: string, readonly session: ClientSession<C> }>(undefined)
 
   useConnectEffect(() => {
-    const session = current.current = connect<C>(url, initial.current)
+    // Again, behind Suspense: while that hides the component it undoes effects of this kind, and none of the other.
+    if (current.current?.url === url) return
+    current.current?.session.close()
+    const session = connect<C>(url, initial.current)
+    current.current = { url, session }
     let lastEvent: Received<C> | undefined
     const show = (): void => {
-      if (current.current === session) setView({ state: session.state, sessionId: session.sessionId, lastEvent })
+      if (current.current?.session === session) setView({ state: session.state, sessionId: session.sessionId, lastEvent })
     }
     const listen = async (): Promise<void> => {
       for await (lastEvent of session) show()
@@ -45,16 +49,17 @@ export function useSession<C extends Contract = Contract> (url: string, options?
     // What the session ends by is told by its `error` event.
     listen().catch(() => {})
     show()
-    return () => {
-      current.current = undefined
-      session.close()
-    }
   }, [url])
+  useEffect(() => () => {
+    const last = current.current
+    current.current = undefined
+    last?.session.close()
+  }, [])
 
-  const send: ClientSession<C>['send'] = useCallback(async (...payload) => await mounted(current.current).send(...payload), [])
-  const request: ClientSession<C>['request'] = useCallback(async (...args) => await mounted(current.current).request(...args), [])
+  const send: ClientSession<C>['send'] = useCallback(async (...payload) => await mounted(current.current?.session).send(...payload), [])
+  const request: ClientSession<C>['request'] = useCallback(async (...args) => await mounted(current.current?.session).request(...args), [])
   // Another function for another URL, so that effects listen to its session.
-  const on: ClientSession<C>['on'] = useCallback((...args) => mounted(current.current).on(...args), [url])
+  const on: ClientSession<C>['on'] = useCallback((...args) => mounted(current.current?.session).on(...args), [url])
   return { ...view, on, send, request }
 }
 

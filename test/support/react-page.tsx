@@ -1,4 +1,4 @@
-import { StrictMode, useEffect, type ReactNode } from 'react'
+import { StrictMode, Suspense, useEffect, type ReactNode } from 'react'
 import { createRoot } from 'react-dom/client'
 import type { ConnectOptions } from '../../lib/client/index.js'
 import { useSession, useSessionEvent, type SessionHandle } from '../../lib/client/react.js'
@@ -12,6 +12,8 @@ export interface Talk {
 export interface ReactPage {
   show: (url: string, options?: ConnectOptions) => void
   unmount: () => void
+  /** Has something beside the component wait for what is promised, which hides both until then. */
+  suspend: (until: Promise<void>) => void
   /** What the hook gave last. */
   session: SessionHandle<Talk>
   /** What each rendering of the hook's has given. */
@@ -36,8 +38,28 @@ function Ear ({ on }: Pick<SessionHandle<Talk>, 'on'>): ReactNode {
   return null
 }
 
+/** Waits as React has it: what is thrown is rendered anew when it is there. */
+function Wait ({ until }: { until: Promise<void> | undefined }): ReactNode {
+  // eslint-disable-next-line @typescript-eslint/only-throw-error -- what Suspense takes
+  if (until !== undefined && until !== arrived) throw until
+  return null
+}
+
 const root = createRoot(document.querySelector('main') as HTMLElement)
+let arrived: Promise<void> | undefined
+let shown: Parameters<ReactPage['show']> = ['']
+const render = (until?: Promise<void>): void => {
+  const [url, options] = shown
+  root.render(<StrictMode><Suspense fallback={<p>hidden</p>}><Probe url={url} options={options} /><Wait until={until} /></Suspense></StrictMode>)
+}
 page.renders = []
 page.heard = []
-page.show = (url, options) => { root.render(<StrictMode><Probe url={url} options={options} /></StrictMode>) }
+page.show = (...args) => {
+  shown = args
+  render()
+}
+page.suspend = until => {
+  until.then(() => { arrived = until }, () => {})
+  render(until)
+}
 page.unmount = () => { root.unmount() }
