@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
+import { now } from './store/log.js'
 
 interface Connection {
   readonly socket: Socket
@@ -13,14 +14,23 @@ interface Connection {
  * were shaking hands when it was called, and for those whose peer has vanished, for ever.
  */
 export class Connections {
+  static readonly #ofServers = new WeakMap<FastifyInstance['server'], Connections>()
   readonly #sockets = new Set<Socket>()
   readonly #open = new Map<ServerHttp2Session, Connection>()
-  readonly #grace: number
+  readonly #endings: Array<() => Promise<void>> = []
+  #grace = 0
   #closing = false
+  #closed: Promise<void> | undefined
 
-  /** `grace` is how many milliseconds a peer has to agree that a connection is over. */
-  constructor (server: FastifyInstance['server'], grace: number) {
-    this.#grace = grace
+  /** A server's connections: one object for all registrations of the plugin, whose listeners Node would take for a leak. */
+  static of (server: FastifyInstance['server']): Connections {
+    let connections = this.#ofServers.get(server)
+    if (connections === undefined) this.#ofServers.set(server, connections = new Connections(server))
+    return connections
+  }
+
+  /** @internal Use {@link Connections.of}. */
+  private constructor (server: FastifyInstance['server']) {
     const sockets = this.#sockets
     // One for all connections.
     const forget = function (this: Socket): void { sockets.delete(this) }
@@ -39,18 +49,32 @@ export class Connections {
         connection.streams++
         stream.once('close', () => {
           connection.streams--
-          if (this.#closing) destroyIdle(connection, grace)
+          if (this.#closing) destroyIdle(connection, this.#grace)
         })
       })
-      if (this.#closing) release(session, connection, grace)
+      if (this.#closing) release(session, connection, this.#grace)
     })
   }
 
-  /** Ends every connection, also those to come, when its streams have ended; peers have what is left of the grace. */
-  close (spent: number): void {
+  /** Adds what ends a registration's streams; `grace` is how many milliseconds that takes, and a peer has to agree that a connection is over. */
+  add (endStreams: () => Promise<void>, grace: number): void {
+    this.#endings.push(endStreams)
+    this.#grace = Math.max(this.#grace, grace)
+  }
+
+  /** Ends all streams, of all registrations at once, then every connection, also those to come; peers have what is left of the grace. */
+  close (): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close (): Promise<void> {
+    const begun = now()
+    await Promise.all(this.#endings.map(endStreams => endStreams()))
     this.#closing = true
     for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
-    for (const [session, connection] of this.#open) release(session, connection, Math.max(0, this.#grace - spent))
+    const left = Math.max(0, this.#grace - (now() - begun))
+    for (const [session, connection] of this.#open) release(session, connection, left)
   }
 }
 

@@ -5,7 +5,6 @@ import { OptionInvalid } from './errors.js'
 import { settle, type SseSessionsOptions } from './options.js'
 import { routes } from './routes/index.js'
 import { openSessions, type Sessions } from './sessions.js'
-import { now } from './store/log.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -23,13 +22,10 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const sessions = await openSessions(settings, app.log, ready)
   app.decorate(settings.decorator, sessions)
 
-  const connections = new Connections(app.server, settings.closeTimeout)
+  const connections = Connections.of(app.server)
+  connections.add(() => sessions.close(), settings.closeTimeout)
   // Not in onClose: by then the server waits for the streams, which would wait for the hook.
-  app.addHook('preClose', async () => {
-    const begun = now()
-    await sessions.close()
-    connections.close(now() - begun)
-  })
+  app.addHook('preClose', () => connections.close())
 
   // A plugin that breaks encapsulation gets no prefix: hence the scope inside.
   await app.register(routes, { sessions, prefix: settings.prefix, ...settings.logLevel !== undefined && { logLevel: settings.logLevel } })

@@ -93,6 +93,19 @@ t.test('two registrations, each under its own decorator and prefix, know nothing
   t.equal(chat.events.length + support.events.length, 4)
 })
 
+t.test('a dozen registrations are no leak for Node to warn of', async t => {
+  const warned = warnings(t)
+  const names = Array.from({ length: 12 }, (_, n) => `tenant${n}`)
+  const { url } = await serve(t, {}, {
+    after: async app => { for (const name of names) await app.register(sseSessions, { prefix: `/${name}`, decorator: name, closeTimeout: 500 }) }
+  })
+  for (const name of names) {
+    const { sessionId } = await openStream(t, url, { path: `/${name}/downward` })
+    t.equal((await post(url, sessionId, { text: 'hi' }, { path: `/${name}/upward` })).status, 201)
+  }
+  t.strictSame(warned, [])
+})
+
 t.test('a second registration under the same decorator ends the boot and tells the remedy', async t => {
   const app = Fastify()
   await app.register(sseSessions)

@@ -72,6 +72,23 @@ t.test('a backlog that fits the grace arrives whole, and the farewell behind it'
   await within(closing, 'close()')
 })
 
+t.test('the graces of several registrations run at once', async t => {
+  const closeTimeout = 9500
+  const { app, sessions, url, port } = await serve(t, { closeTimeout }, {
+    after: app => app.register(sseSessions, { prefix: '/other', decorator: 'others', closeTimeout })
+  })
+  const opened = listOpened(sessions)
+  const stalled = wire(t, port, { stalled: true })
+  await streamsOpen(sessions, 1)
+  await flood(opened.map(({ session }) => session), () => sessions.broadcast('fill', FILL))
+  const other = await openStream(t, url, { path: '/other/downward' })
+  const closing = app.close()
+  await within(other.ended, 'the end of the stream that nothing holds up', 5000)
+  t.equal(sessions.stats().streams, 1, 'the stalled one still has its time')
+  stalled.read()
+  await within(closing, 'close()')
+})
+
 t.test('a grace of no time cuts a stalled stream at once', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 0 })
   const opened = listOpened(sessions)

@@ -40,7 +40,6 @@ function Ear ({ on }: Pick<SessionHandle<Talk>, 'on'>): ReactNode {
 
 /** Waits as React has it: what is thrown is rendered anew when it is there. */
 function Wait ({ until }: { until: Promise<void> | undefined }): ReactNode {
-  // eslint-disable-next-line @typescript-eslint/only-throw-error -- what Suspense takes
   if (until !== undefined && until !== arrived) throw until
   return null
 }
