@@ -36,9 +36,9 @@ export class UpwardReply {
   /** @internal */
   outcome (returned: unknown): Outcome {
     const body = this.sent ? this.#body : returned === this ? undefined : returned
-    return body === undefined && !this.sent
-      ? { status: this.statusCode ?? 202, headers: this.#headers, body: { status: 'accepted' }, error: undefined }
-      : { status: this.statusCode ?? 200, headers: this.#headers, body, error: undefined }
+    const nothing = body === undefined && !this.sent
+    const status = this.statusCode ?? (nothing ? 202 : 200)
+    return { status, headers: this.#headers, body: nothing && status === 202 ? { status: 'accepted' } : body, error: undefined }
   }
 }
 

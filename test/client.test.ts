@@ -162,6 +162,20 @@ eachClient(t, 'URL and headers are asked for anew each time, and what they throw
   t.strictSame(tokens, [['GET', '2'], ['POST', '3'], ['GET', '4']])
 })
 
+eachClient(t, 'request resolves with what the handler has returned, whatever that is, and whatever the status', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: forced })
+  const answers = [undefined, null, 0, 'text', { status: 'accepted', job: 7 }, { status: 'done' }]
+  sessions.handle('ask', (_session, data, { reply }) => {
+    const [index, status] = data as [number, number]
+    if (status !== 0) reply.code(status)
+    return answers[index]
+  })
+  const session = connect(url)
+  for (const status of [0, 200, 201, 202]) {
+    for (const [index, answer] of answers.entries()) t.strictSame(await session.request('ask', [index, status]), answer, `${status}`)
+  }
+})
+
 eachClient(t, 'requests go where the options say, with what they say', async (t, connect) => {
   const requests: Array<[url: string, init: RequestInit]> = []
   const server = await scriptedServer(t, [open(welcome())], [status(200, {}, [{ status: 202, body: { status: 'accepted' } }])])

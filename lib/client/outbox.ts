@@ -190,13 +190,9 @@ function settle (batch: readonly Message[], answers: readonly Answer[]): number 
     } else if (status >= 400) {
       message.reject(errorOf(status, body))
     } else {
-      message.resolve(isNothing(status, body) ? undefined : body)
+      // What the server answers where the handler has returned nothing.
+      message.resolve(status === 202 && JSON.stringify(body) === '{"status":"accepted"}' ? undefined : body)
     }
   })
   return pause
-}
-
-/** What the server answers when the handler has returned nothing. */
-function isNothing (status: number, body: unknown): boolean {
-  return status === 202 && (body as { status?: string } | undefined)?.status === 'accepted'
 }
