@@ -52,6 +52,29 @@ for (const [title, answer] of FAILURES) {
   })
 }
 
+eachClient(t, 'a message that never left, for its headers did not come, goes to the next session', async (t, connect) => {
+  const failed = signal()
+  const server = await scriptedServer(t, [
+    async response => {
+      const stream = await begin(response, welcome())
+      await failed.promise
+      stream.end()
+    },
+    open(welcome(false, 'next'))
+  ], [echo])
+  let asked = 0
+  const session = connect(server.url, {
+    headers: () => {
+      // For the POST, which follows the first GET.
+      if (++asked !== 2) return {}
+      failed.resolve()
+      return new Promise(() => {})
+    }
+  })
+  t.equal(await session.request('a', 7), 7)
+  t.strictSame(server.requests.filter(isPost).map(({ headers }) => headers['x-session-id']), ['next'])
+})
+
 eachClient(t, 'a 503 that is the handler\'s own answer is the answer', async (t, connect) => {
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: forced })
   let calls = 0

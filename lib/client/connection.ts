@@ -33,7 +33,7 @@ const PATIENCE = 37_500
 const SILENT_INTERVALS = 2.5
 // Characters of an event that are not its data: its id, its name, the fields' names.
 const HEAD = 1024
-const TOO_LARGE = ['EVENT_TOO_LARGE', 'An event is larger than maxEventSize'] as const
+const TOO_LARGE = ['EVENT_TOO_LARGE', 'An event exceeds maxEventSize'] as const
 
 /** Keeps one event stream open, and says where it stands when it comes back. One attempt is under way at a time. */
 export class Connection {

@@ -97,7 +97,7 @@ export class Outbox {
     if (sessionId !== this.#sessionId) {
       // What an earlier session may have handled must not be handled by another.
       for (const { doubts, reject } of this.#queue) {
-        if (doubts > 0) reject(new ClientError('RESET', 'The session was lost while the answer was under way'))
+        if (doubts > 0) reject(new ClientError('RESET', 'The session was lost before the answer came'))
       }
     }
     this.#sessionId = sessionId
@@ -143,11 +143,13 @@ export class Outbox {
 
   /** Posts messages, and settles those that are answered. Answers how long the server wants to be left alone; `undefined` if all is well. */
   async #post (batch: readonly Message[], signal: AbortSignal): Promise<number | undefined> {
-    for (const message of batch) message.doubts++
     const response = await this.#send(this.#options.path, {
       method: 'POST',
       headers: { 'x-session-id': this.#sessionId as string, 'content-type': 'application/x-ndjson' },
-      body: batch.map(({ line }) => line).join('\n'),
+      body: () => {
+        for (const message of batch) message.doubts++
+        return batch.map(({ line }) => line).join('\n')
+      },
       signal
     })
     const { status } = response
@@ -157,7 +159,7 @@ export class Outbox {
     if (response.headers.get('x-session-connected') === 'false') this.#onStale()
     if (response.ok) {
       // It was cut short, or comes from something between.
-      if (!Array.isArray(body)) throw new TypeError('This is no answer to a batch')
+      if (!Array.isArray(body)) throw new TypeError('The answer is no list')
       this.#limit = Math.min(BATCH_MESSAGES, this.#limit * 2)
       return settle(batch, body)
     }

@@ -1,7 +1,10 @@
 import type { ConnectOptions, Source } from './options.js'
 
+/** A request; its body is asked for when it leaves. */
+type Init = Omit<RequestInit, 'body'> & { headers: Record<string, string>, signal: AbortSignal, body?: () => string }
+
 /** Makes a request; the headers and the place are asked for afresh each time. */
-export type Send = (path: string, init: RequestInit & { headers: Record<string, string>, signal: AbortSignal }) => Promise<Response>
+export type Send = (path: string, init: Init) => Promise<Response>
 
 /** Makes the requests of a session as its options say. */
 export function sender (url: Source<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
@@ -10,7 +13,8 @@ export function sender (url: Source<string | URL>, { headers = {}, fetch = (url,
     return await fetch(base + path, {
       ...credentials !== undefined && { credentials },
       ...init,
-      headers: { ...await ask(headers), ...init.headers }
+      headers: { ...await ask(headers), ...init.headers },
+      body: init.body?.() ?? null
     })
   }
   return (path, init) => new Promise((resolve, reject) => {
