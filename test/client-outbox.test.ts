@@ -1,5 +1,6 @@
 import { getEventListeners } from 'node:events'
 import t from 'tap'
+import { StoreUnavailable } from '../lib/index.js'
 import { eachClient, forced, next, numbers } from './support/clients.js'
 import { faultProxy } from './support/proxy.js'
 import { begin, echo, isPost, lines, open, scriptedServer, status, welcome, write, type Answer } from './support/scripted-server.js'
@@ -73,6 +74,22 @@ eachClient(t, 'a message that never left, for its headers did not come, goes to 
   })
   t.equal(await session.request('a', 7), 7)
   t.strictSame(server.requests.filter(isPost).map(({ headers }) => headers['x-session-id']), ['next'])
+})
+
+eachClient(t, 'what stands in a batch behind a message that the store has failed is handled after its repeat', async (t, connect) => {
+  const { sessions, url } = await serve(t, { retry: 1 }, { fastify: forced })
+  const handled: unknown[] = []
+  let fails = true
+  sessions.handle('a', async (_session, data) => {
+    if (data === 1 && fails) {
+      fails = false
+      throw new StoreUnavailable()
+    }
+    handled.push(data)
+  })
+  const session = connect(url)
+  await Promise.all(numbers(4).map(n => session.emit('a', n)))
+  t.strictSame(handled, numbers(4))
 })
 
 eachClient(t, 'a 503 that is the handler\'s own answer is the answer', async (t, connect) => {

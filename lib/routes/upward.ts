@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
-import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf } from '../errors.js'
+import { BatchMalformed, BatchTooLarge, DataTooDeep, IdempotencyKeyInvalid, SessionUnknown, statusOf, StoreUnavailable } from '../errors.js'
 import type { Message } from '../hooks.js'
 import { chain, ignore, isPromise } from '../promises.js'
 import { answer } from '../reply.js'
@@ -80,7 +80,7 @@ function receiveOne (sessions: Sessions, session: Session, event: string, reques
 async function receiveBatch (sessions: Sessions, session: Session, batch: Batch, event: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.messages(event)
-  const deliveries = await session.mailbox.deliverAll(messages.map(message => letter(sessions, session, message, request)))
+  const deliveries = await session.mailbox.deliverAll(inOrder(messages.map(message => letter(sessions, session, message, request))))
   const reports = await Promise.all(deliveries.map(delivery => delivery.then(report, refusal)))
   reply.type('application/json; charset=utf-8')
   return `[${reports.map(stringify).join()}]`
@@ -96,6 +96,23 @@ function letter (sessions: Sessions, session: Session, message: Message, request
       return chain(sessions.dispatcher.prepare(session, message, request), answer)
     }
   }
+}
+
+/** Has those behind one that is to be repeated, for the store has failed it, wait for that: repeated alone it would come after them. */
+function inOrder (letters: readonly Letter[]): Letter[] {
+  let refused: Error | undefined
+  return letters.map(({ handle, ...letter }) => ({
+    ...letter,
+    handle: async () => {
+      if (refused !== undefined) throw refused
+      try {
+        return await handle()
+      } catch (error) {
+        if (error instanceof StoreUnavailable) refused = error
+        throw error
+      }
+    }
+  }))
 }
 
 /** Tells a message from another that comes under the same key. */
