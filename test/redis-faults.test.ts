@@ -189,6 +189,25 @@ t.test('what was not heard of a store before it went back is told as lost with t
   t.equal(down.read().length, 3)
 })
 
+t.test('where the store goes back to when a session had changed less often, the session is as it was then, and what changes it from then on counts', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await farProcess(t, redis)
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session)
+  await session.update({ nick: 'ann' })
+  const goBack = await redis.snapshot()
+  for (const nick of ['bob', 'cid', 'dan']) await session.update({ nick })
+  await session.send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  await goBack()
+  await session.join('room')
+  await sessions.channel('room').send(2)
+  await session.send(3)
+  await until(() => down.messages().includes(3), 'the last')
+  t.strictSame(down.messages(), [1, 2, 3])
+  await until(() => session.data.nick === 'ann', 'the data')
+})
+
 eachLibrary(t, 'what is told of a session that is not at hand is let pass', async (_t, fleet, redis) => {
   const one = await fleet.process()
   const session = await openSession(one)

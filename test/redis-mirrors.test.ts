@@ -17,7 +17,7 @@ t.test('what a comparison with Redis has brought is offered before what is publi
       for (let next = log.next(0); next !== Infinity; next = log.next(next)) if (!written.includes(next)) written.push(next)
     }
   }
-  const mirrors = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushSoon(writer) }, found: () => {}, doubt: () => {} })
+  const mirrors = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushSoon(writer) }, found: () => {}, doubt: () => {}, wentBack: () => {} })
   const { broadcasts } = mirrors
   const { log } = broadcasts
   const take = (position: number): void => { mirrors.take(broadcasts, `${position - 1} ${position}\ndata: ${position}\n\n`, 0) }

@@ -74,6 +74,18 @@ export class RedisServer {
     return await this.#client.call(command, ...args)
   }
 
+  /** Keeps what it has now; what it answers has it go back to that, as where a replica takes over that has not got more. */
+  async snapshot (): Promise<() => Promise<void>> {
+    const client = new Redis({ port: this.port, host: '127.0.0.1' })
+    this.#t.teardown(() => { client.disconnect() })
+    const kept = await Promise.all((await client.keys('*')).map(async key => [key, await client.dumpBuffer(key), await client.pttl(key)] as const))
+    return async () => {
+      const all = client.multi().flushdb()
+      for (const [key, data, ttl] of kept) all.restore(key, Math.max(ttl, 0), data)
+      await all.exec()
+    }
+  }
+
   /** A section of INFO, by field. */
   async info (section: string): Promise<Record<string, string>> {
     const text = String(await this.ask('INFO', section))

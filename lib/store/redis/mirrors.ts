@@ -11,6 +11,8 @@ export interface MirrorsListener {
   found (state: RedisState, epoch: number, version: number | undefined): void
   /** Something may be missing. */
   doubt (): void
+  /** The store has gone back to an earlier state: what is known of sessions may be of what it has lost. */
+  wentBack (): void
 }
 
 type Read = readonly [rests: ReadonlyArray<Rest | null>, head: string, back: string]
@@ -156,6 +158,7 @@ export class Mirrors {
     for (const mirror of this.#all()) mirror.log.forget(position, 'store')
     this.advance(position)
     for (const mirror of this.#all()) mirror.log.listener.wake()
+    this.#listener.wentBack()
   }
 
   /** Has all mirrors be as Redis has the logs now. */

@@ -75,7 +75,8 @@ export class Node {
     this.mirrors = new Mirrors(settings, this.#link, this.line, prefix, {
       broadcast: () => { user.broadcast() },
       found: (state, epoch, version) => { this.streams.found(state, epoch, version) },
-      doubt
+      doubt,
+      wentBack: () => { this.streams.wentBack() }
     })
     this.changes = new Changes(this.#link, this.line, this.mirrors, this.states, doubt)
     this.streams = new Streams(this.#link, this.line, this.mirrors, this.states, this.changes, settings.resumeTimeout, doubt)

@@ -79,9 +79,19 @@ export class Streams {
     if (now() - this.#renewed >= this.#renewal) this.#review(this.#mirrors.attached).catch(ignore)
   }
 
+  /** The store has gone back to an earlier state. Its versions begin anew from there: by none of them can anything be told to be old. */
+  wentBack (): void {
+    for (const state of this.#atHand()) state.version = 0
+    this.#doubt()
+  }
+
   /** Asks what has become of all sessions at hand. */
   async review (): Promise<void> {
-    await this.#review([...new Set([...this.#mirrors.attached, ...this.#states.living()])])
+    await this.#review([...this.#atHand()])
+  }
+
+  #atHand (): Set<RedisState> {
+    return new Set([...this.#mirrors.attached, ...this.#states.living()])
   }
 
   async #review (states: readonly RedisState[]): Promise<void> {
