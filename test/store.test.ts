@@ -157,6 +157,14 @@ eachStore(t, 'names are nothing but names, whatever they look like', async (t, f
   t.equal(JSON.stringify(session.data), '{"__proto__":{"admin":true}}')
 })
 
+eachStore(t, 'what is kept beside a session is no session, whatever its client calls its messages', async (t, fleet) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  await session.send(1)
+  for (const key of ['openedAt', 'owner', 'd:admin']) await session.mailbox.deliver(letter(key, () => accepted('done')))
+  for (const part of ['log', 'keys', 'order', 'queue']) t.equal(await one.find(`${session.id}:${part}`), undefined)
+})
+
 eachStore(t, 'a session ends once, for all processes, and its client can still hear of it', async (t, fleet) => {
   const [one, two] = [await fleet.process(), await fleet.process()]
   const closed: string[] = []

@@ -30,6 +30,11 @@ export function createSessionId (): string {
   return id
 }
 
+/** Whether a text may be the id of a session. */
+export function isSessionId (text: string): boolean {
+  return /^[\w-]{24}$/.test(text)
+}
+
 /** `<sessionId>.<position, base36>`: printable ASCII well under 128 bytes, so that every browser returns it unchanged. */
 export function formatEventId (sessionId: string, position: number): string {
   return startEventId(sessionId) + endEventId(position)

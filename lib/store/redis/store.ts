@@ -1,5 +1,6 @@
 import { SessionOver, StoreUnavailable } from '../../errors.js'
 import { ignore } from '../../promises.js'
+import { isSessionId } from '../../wire/event-id.js'
 import { serialize } from '../../wire/frame.js'
 import { demandRoom, type Draft } from '../log.js'
 import type { Mailbox } from '../mailbox.js'
@@ -30,6 +31,8 @@ export class RedisStore implements Store {
   }
 
   async find (id: string): Promise<SessionState | undefined> {
+    // It is part of a key, and what is kept beside a session has keys that begin with that of the session.
+    if (!isSessionId(id)) return undefined
     const [hash] = await this.#node.run('load', id, 0) as [string[]]
     const record = parseRecord(hash)
     const state = record === undefined ? this.#node.states.at(id) : this.#node.states.of(id, record)
