@@ -79,8 +79,9 @@ t.test('a session whose client comes back as it is found to be due lives on', ne
   let back = false
   beforeOrders(client, async orders => {
     if (back || !orders.some(({ operation }) => operation === 'end')) return
-    // To another process, which holds it.
-    await redis.ask('ZINCRBY', '{sse}:deadlines', '1000', id)
+    // To another process, which holds it, by the same tick of the clock.
+    const clock = Number(await redis.ask('HGET', '{sse}', 'clock'))
+    await redis.ask('ZADD', '{sse}:deadlines', String(clock + 300), id)
     back = true
   })
   await until(() => back, 'it to be due')

@@ -18,9 +18,9 @@ redis.call('ZADD', P .. ':nodes', clock, NODE)
 if lost or pos < SEEN then goneBack() end
 
 local due = {}
--- It falls to this node, for a while.
+-- It falls to this node, for a while. By the half it is told from where the session waits for its client anew, which would be the same otherwise.
 local function take (set, id)
-  redis.call('ZADD', P .. set, clock + interval * 4, id)
+  redis.call('ZADD', P .. set, clock + interval * 4 + 0.5, id)
   due[#due + 1] = id
   due[#due + 1] = redis.call('ZSCORE', P .. set, id)
 end
