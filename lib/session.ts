@@ -15,6 +15,8 @@ import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Ga
 export interface SessionHouse {
   readonly store: Store
   readonly hooks: HookLists
+  /** Those whose end somebody waits for: they are at hand until then. */
+  readonly awaited: Set<Session>
   retry (): number
   attached (stream: Downstream): void
   detached (stream: Downstream): void
@@ -103,8 +105,9 @@ export class Session {
       this.#abort = new AbortController()
       // A session may have any number of producers.
       setMaxListeners(0, this.#abort.signal)
+      this.#house.awaited.add(this)
     }
-    if (this.closed) this.#abort.abort(new SessionOver())
+    if (this.closed) this.#endSignal()
     return this.#abort.signal
   }
 
@@ -233,7 +236,7 @@ export class Session {
   ended (): void {
     const { endedBy = 'closed' } = this.#state
     this.#stream?.finish(frameClose(endedBy), endedBy)
-    this.#abort?.abort(new SessionOver())
+    this.#endSignal()
     this.advanced()
     this.#mailbox = undefined
   }
@@ -288,6 +291,11 @@ export class Session {
     if (stream !== this.#stream) return
     this.#letGo(stream)
     this.#tellDisconnect()
+  }
+
+  #endSignal (): void {
+    this.#abort?.abort(new SessionOver())
+    this.#house.awaited.delete(this)
   }
 
   /** Ends the stream now. It is the session's no more, however long its client takes to hear of it. */

@@ -56,6 +56,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#house = {
       store,
       hooks: this.hooks,
+      awaited: new Set(),
       retry: () => this.retry(),
       attached: stream => { streams.add(stream) },
       detached: stream => { this.#detached(stream) },

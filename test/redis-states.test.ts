@@ -5,6 +5,7 @@ import { handleOf, openSession } from './support/client-in-memory.js'
 import { collect, collected } from './support/garbage.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
+import { until } from './support/within.js'
 
 t.test('a session that nobody uses is let go of, and found again', needsRedis, async t => {
   const { sessions } = await farProcess(t, await startRedis(t), {}, { lease: 100 })
@@ -15,6 +16,17 @@ t.test('a session that nobody uses is let go of, and found again', needsRedis, a
   session = undefined
   await collected(known, 'it')
   t.equal((await handleOf(sessions, { id })).data.nick, 'ann')
+})
+
+t.test('a session\'s signal aborts, though nobody uses the session any more', needsRedis, async t => {
+  const { sessions } = await farProcess(t, await startRedis(t), { resumeTimeout: 1000 }, { lease: 100 })
+  const open = async (): Promise<AbortSignal> => (await openSession(sessions)).signal
+  const unused = new WeakRef(await openSession(sessions))
+  let aborted = false
+  const listen = (signal: AbortSignal): void => { signal.addEventListener('abort', () => { aborted = true }) }
+  listen(await open())
+  await collected(unused, 'a session that nobody waits for')
+  await until(() => aborted, 'the signal to abort')
 })
 
 t.test('a session that is in use is the same for all who ask, however long ago it was asked for', t => {
