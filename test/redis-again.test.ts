@@ -1,6 +1,7 @@
 import t, { type Test } from 'tap'
-import type { SseSessionsOptions } from '../lib/index.js'
+import { StoreUnavailable, type SseSessionsOptions } from '../lib/index.js'
 import { handleOf, openSession, stream } from './support/client-in-memory.js'
+import { accepted, letter } from './support/letters.js'
 import { ordersOf } from './support/orders.js'
 import { needsRedis, startRedis } from './support/redis.js'
 import { farProcess } from './support/stores.js'
@@ -119,6 +120,28 @@ t.test('a client goes on where its stream was last known to be', needsRedis, asy
   await until(async () => await field(session, 'owner') === '', 'its end')
   await lose()
   t.equal(await field(session, 'cursor'), String(session.cursor))
+})
+
+t.test('a message that waits for the outcome of another is handled where that was refused since', needsRedis, async t => {
+  const { redis, sessions, sent, lose } = await losing(t, 'begin')
+  const { sessions: other } = await farProcess(t, redis)
+  const session = await openSession(other)
+  const here = await handleOf(sessions, session)
+  const gate = signal()
+  const refused = Promise.resolve(session.mailbox.deliver(letter('key', async () => {
+    await gate.promise
+    throw new StoreUnavailable()
+  })))
+  const claim = async (): Promise<string> => String(await redis.ask('HGET', `{sse}:s:${session.id}:keys`, 'key'))
+  await until(async () => (await claim()).startsWith('r'), 'the first')
+  const delivered = Promise.resolve(here.mailbox.deliver(letter('key', () => accepted('done'))))
+  await sent()
+  await until(async () => (await claim()).endsWith(','), 'the other to wait for it')
+  gate.resolve()
+  await t.rejects(refused, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await until(async () => await claim() === 'null', 'Redis to know')
+  await lose()
+  t.match(await delivered, { outcome: { body: 'done' }, replayed: false })
 })
 
 t.test('the app is told of the end of a session that nobody can come back to', needsRedis, async t => {

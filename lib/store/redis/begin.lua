@@ -1,5 +1,5 @@
 -- id, number of the ticket, the record's version at hand, then key and payload of each message, the key empty where it has none.
--- Answers with how it stands: `unknown`, `many`, `run` or `wait`; the verdict on each message; the record, where it is newer.
+-- Answers with how it stands: `unknown`, `many`, `run`, `wait`, or `again` where it is to be asked for anew; the verdict on each message; the record, where it is newer.
 local id, number, version = ARGS[1], ARGS[2], ARGS[3]
 local key = session(id)
 local record = redis.call('HMGET', key, 'version', 'endedBy', 'owner', 'keyed')
@@ -50,8 +50,8 @@ for i = 4, #ARGS, 2 do
   end
 end
 if fresh > 0 and not queued then
-  -- It was given up in the meantime.
-  if again then fail('LATE') end
+  -- It may have been given up in the meantime; whoever has not is told. No failure: that would hold up what stands behind it.
+  if again then return { 'again', {}, news } end
   if waiting > 0 and waiting - 1 + fresh > MAX_WAITING then return { 'many', { tostring(waiting - 1) }, news } end
   queued = ticket .. ' ' .. fresh
   redis.call('RPUSH', queue, queued)

@@ -41,7 +41,7 @@ interface Submission {
   again: boolean
 }
 
-type Begun = readonly [standing: 'unknown' | 'many' | 'run' | 'wait', verdicts: readonly string[], record: readonly string[]]
+type Begun = readonly [standing: 'unknown' | 'many' | 'again' | 'run' | 'wait', verdicts: readonly string[], record: readonly string[]]
 
 export interface MailroomListener {
   /** What is known of a session is not new any more. */
@@ -135,12 +135,17 @@ export class Mailroom {
     this.#waiting.set(number, submission)
     submission.asking = true
     submission.again = false
-    const asked = this.#line.node
+    let asked = ''
     // What is asked for while this process has no name is done under its next.
     const node = (): string => asked === '' ? this.#line.node : asked
     try {
       const what = items.flatMap(({ key, payload }) => [key, payload])
-      const [standing, verdicts, record] = await this.#line.run('begin', state.id, number, state.version, ...what) as Begun
+      let begun: Begun
+      do {
+        asked = this.#line.node
+        begun = await this.#line.run('begin', state.id, number, state.version, ...what) as Begun
+      } while (begun[0] === 'again')
+      const [standing, verdicts, record] = begun
       submission.node = node()
       if (record.length > 0 || standing === 'unknown') this.#listener.changed(state, record)
       if (standing === 'unknown') throw new SessionUnknown()
