@@ -163,3 +163,25 @@ t.test('a client is told when to come back, though its stream may not be written
   t.match(down.sink.text, /^retry: \d+\n\n$/)
   redis.resume()
 })
+
+t.test('all logs are compared with Redis once, though that takes longer than a tick', needsRedis, async t => {
+  const redis = await startRedis(t)
+  // It ticks each 100 ms.
+  const { sessions, client } = await farProcess(t, redis, {}, { lease: 500 })
+  const session = await openSession(sessions)
+  const down = await stream(sessions, session)
+  const names = Array.from({ length: 3000 }, (_, n) => `room ${n}`)
+  for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
+  await until(() => sessions.stats().channels === names.length, 'the channels')
+  let ticks = 0
+  beforeOrders(client, async orders => {
+    if (orders.some(({ operation }) => operation === 'tick')) ticks++
+    if (!orders.some(({ operation }) => operation === 'read')) return
+    ticks = 0
+    await new Promise(resolve => { setTimeout(resolve, 50) })
+  })
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await sessions.channel('room 1').send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  await until(() => ticks === 10, 'nothing to be compared any more')
+})

@@ -55,7 +55,8 @@ export class Ear {
   expect (told: number, broadcast: number): void {
     const missed = this.#heard < this.#expected.told || this.#mirrors.broadcasts.log.last < this.#expected.broadcast
     this.#expected = { told, broadcast }
-    if (missed || this.#waiting !== undefined) this.recover()
+    // Not while that is done: where it takes longer than a tick it would never come to an end. The next tick tells what is missed by then.
+    if (!this.#comparing && (missed || this.#waiting !== undefined)) this.recover()
   }
 
   /** What is published is not heard for a while. */
