@@ -211,6 +211,18 @@ eachClient(t, 'nothing is said of credentials where the options say nothing', as
   t.notOk('credentials' in await within(asked.promise, 'the request'))
 })
 
+eachClient(t, 'who ends listening goes on to hear with another listening of the same function', async (t, connect) => {
+  const server = await scriptedServer(t, [open(welcome())])
+  const session = connect(server.url)
+  let heard = 0
+  const hear = (): void => { heard++ }
+  const off = session.on('open', hear)
+  session.on('open', hear)
+  off()
+  await next(session, 'open')
+  t.equal(heard, 1)
+})
+
 eachClient(t, 'a listener that is ended hears nothing more', async (t, connect) => {
   const server = await scriptedServer(t, [stream(welcome(), 'data: 1\n\n', 'data: 2\n\n', CLOSE)])
   const session = connect(server.url)

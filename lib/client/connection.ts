@@ -82,7 +82,7 @@ export class Connection {
   /** Gives the present stream up and connects at once, unless it has only just done so. */
   reconnect (): void {
     this.#hurries = Date.now() - this.#beganAt >= this.#pace.floor
-    this.#attempt.abort(new ClientError('SILENT', 'The stream has died'))
+    this.#attempt.abort(new ClientError('SILENT', 'The stream died'))
     this.#backoff.wake()
   }
 
@@ -143,7 +143,7 @@ export class Connection {
       const { done, value } = await reader.read()
       // A stream of the user's own `fetch` may know nothing of the signal.
       signal.throwIfAborted()
-      if (done) throw new ClientError('ENDED', 'The stream has ended')
+      if (done) throw new ClientError('ENDED', 'The stream ended')
       this.#heard()
       const text = decoder.decode(value, { stream: true })
       size += text.length

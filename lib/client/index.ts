@@ -93,8 +93,10 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   on<Event extends DownEvent<C> | keyof SessionEvents> (event: Event, listener: (data: EventData<C, Event>) => void): () => void {
     let listeners = this.#listeners.get(event)
     if (listeners === undefined) this.#listeners.set(event, listeners = new Set())
-    listeners.add(listener)
-    return () => { listeners.delete(listener) }
+    // Of its own: who listens twice with one function may end the one, and not the other.
+    const hear: typeof listener = data => { listener(data) }
+    listeners.add(hear)
+    return () => { listeners.delete(hear) }
   }
 
   /** Sends the default event, `message`. Resolves when it was handled; rejects as {@link ClientSession.request}. */

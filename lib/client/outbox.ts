@@ -97,7 +97,7 @@ export class Outbox {
     if (sessionId !== this.#sessionId) {
       // What an earlier session may have handled must not be handled by another.
       for (const { doubts, reject } of this.#queue) {
-        if (doubts > 0) reject(new ClientError('RESET', 'The session was lost before the answer came'))
+        if (doubts > 0) reject(new ClientError('RESET', 'The session was lost before its answer'))
       }
     }
     this.#sessionId = sessionId
