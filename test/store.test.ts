@@ -140,6 +140,22 @@ eachStore(t, 'a slow stream gets the rest of a channel that was left, though a r
   session.release()
 })
 
+eachStore(t, 'a client that is ahead of the store gets what comes in a channel that it then leaves', async (t, fleet) => {
+  const one = await fleet.process()
+  const session = await openSession(one)
+  const ahead = await stream(one, session, Number.MAX_SAFE_INTEGER, true)
+  await session.join('room')
+  for (const n of [1, 2, 3]) await one.channel('room').send(n)
+  await session.leave('room')
+  // All that is known of it is asked for, and what it reads is arranged anew.
+  await handleOf(one, session)
+  await session.join('hall')
+  ahead.sink.drain(false)
+  await session.send('after')
+  await until(() => ahead.messages().some(data => data === 'after'), 'the message after')
+  t.strictSame(ahead.messages(), [1, 2, 3, 'after'])
+})
+
 eachStore(t, 'names are nothing but names, whatever they look like', async (t, fleet) => {
   const one = await fleet.process()
   const session = await openSession(one)

@@ -127,8 +127,9 @@ export class Streams {
 
   async #attach (state: RedisState, cursor: number): Promise<number | undefined> {
     const { id } = state
-    // One that is here may be less far than the one that comes.
-    state.readFrom = state.attached === 0 ? cursor : Math.min(state.readFrom, cursor)
+    // No further than the store is; and one that is here may be less far than the one that comes.
+    const from = Math.min(cursor, this.#line.seen)
+    state.readFrom = state.attached === 0 ? from : Math.min(state.readFrom, from)
     const mirror = this.#mirrors.expectLog(id)
     let answer: Attached
     try {
