@@ -3,20 +3,20 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { block } from './examples/docs.js'
 import { watch } from './support/child.js'
 import { freePort } from './support/free-port.js'
 import { needsProgram } from './support/program.js'
-import { take } from './support/readme.js'
 import { serve } from './support/server.js'
 import { openStream, post } from './support/stream.js'
 import { until } from './support/within.js'
 
-t.test('behind nginx, configured as the README says, events arrive at once and a lost stream resumes', needsProgram('nginx'), async t => {
+t.test('behind nginx, configured as documented, events arrive at once and a lost stream resumes', needsProgram('nginx'), async t => {
   const { url, sessions } = await serve(t, { prefix: '/chat' })
   const folder = mkdtempSync(join(tmpdir(), 'nginx-'))
   t.teardown(() => { rmSync(folder, { recursive: true }) })
   const port = await freePort()
-  const location = take('nginx').replace('http://127.0.0.1:3000', url)
+  const location = block('docs/deployment.md', 'nginx').replace('http://127.0.0.1:3000', url)
   const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(name => `${name}_temp_path ${folder}/${name};`).join(' ')
   const file = join(folder, 'nginx.conf')
   writeFileSync(file, `
