@@ -104,7 +104,7 @@ t.test('a message stops a stream that an earlier message started', async t => {
   const served = await serve(t)
   await runFragment(block('docs/server.md', 'stop'), { app: served.app })
   const { stream, session } = await open(t, served)
-  t.equal((await post(served.url, session.id, {}, { event: 'ask' })).status, 202)
+  t.equal((await post(served.url, session.id, {}, { event: 'generate' })).status, 202)
   await stream.waitFor(({ data }) => data === 'token 2')
   t.equal((await post(served.url, session.id, {}, { event: 'stop' })).status, 202)
   t.strictSame((await stream.waitFor(({ event }) => event === 'end')).data, { stopped: true })
