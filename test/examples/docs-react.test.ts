@@ -1,0 +1,36 @@
+import t from 'tap'
+import { needsChromium } from '../support/browser.js'
+import { bundle } from '../support/bundle.js'
+import { until } from '../support/within.js'
+import { block } from './docs.js'
+import { createFolder, createPage, startApp } from './docs-run.js'
+
+t.test('the components show the state and the events of the quick start\'s server', needsChromium, async t => {
+  const save = createFolder(t)
+  save('index.html', '')
+  const url = await startApp(t, save('server.ts', block('README.md', 'server')))
+  save('chat.tsx', block('docs/react.md', 'chat'))
+  save('list.tsx', block('docs/react.md', 'list'))
+  const main = save('main.tsx', `
+    import { StrictMode } from 'react'
+    import { createRoot } from 'react-dom/client'
+    import { Chat } from './chat.tsx'
+    import { List } from './list.tsx'
+    createRoot(document.querySelector('main')).render(<StrictMode><Chat /><List /></StrictMode>)
+  `)
+  const page = await createPage(t, url, '<main></main><script type="module" src="/page.js"></script>', await bundle(main))
+  const problems: string[] = []
+  page.on('pageerror', problem => { problems.push(String(problem)) })
+  // The response starts after onOpen, so a session with a stream is a member of the channel.
+  let streams = 0
+  page.on('response', response => { if (response.url().endsWith('/downward')) streams++ })
+  await page.goto(url)
+  await until(() => streams === 2, 'the streams of both components')
+  for (const count of [1, 2]) {
+    await page.getByRole('button').click()
+    await page.getByRole('listitem').nth(count - 1).getByText('hello').waitFor()
+  }
+  await page.getByText('open hello').waitFor()
+  t.equal(await page.getByRole('listitem').count(), 2)
+  t.strictSame(problems, [])
+})

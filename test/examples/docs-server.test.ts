@@ -1,0 +1,129 @@
+import t, { type Test } from 'tap'
+import { request } from 'undici'
+import type { Session } from '../../lib/index.js'
+import { serve, type Served } from '../support/server.js'
+import { openStream, post, type Stream } from '../support/stream.js'
+import { until } from '../support/within.js'
+import { block } from './docs.js'
+import { createFolder, runFragment, startApp } from './docs-run.js'
+
+async function open (t: Test, { sessions, url }: Served): Promise<{ stream: Stream, session: Session }> {
+  const stream = await openStream(t, url)
+  const session = await sessions.find(stream.sessionId)
+  if (session === undefined) throw new Error('There is no session')
+  return { stream, session }
+}
+
+const received = ({ events }: Stream): unknown[] => events.slice(1).map(({ event, data }) => [event, data])
+
+t.test('a hook that is added before the registration guards the routes', async t => {
+  const url = await startApp(t, createFolder(t)('register.js', block('docs/server.md', 'register')))
+  for (const [method, path] of [['GET', '/downward'], ['POST', '/upward'], ['POST', '/upward/say'], ['DELETE', '/downward']] as const) {
+    t.equal((await request(`${url}/chat${path}`, { method })).statusCode, 401, `${method} ${path}`)
+  }
+  const headers = { authorization: 'me' }
+  const { sessionId } = await openStream(t, url, { path: '/chat/downward', headers })
+  t.equal((await post(url, sessionId, { text: 'hi' }, { path: '/chat/upward', headers })).status, 201)
+})
+
+t.test('the hooks run', async t => {
+  const logged: string[] = []
+  const write = (line: string): void => {
+    const { msg } = JSON.parse(line) as { msg: string }
+    if (msg.startsWith('the ')) logged.push(msg)
+  }
+  const served = await serve(t, {}, { fastify: { logger: { stream: { write } } } })
+  await runFragment(block('docs/server.md', 'hooks'), { app: served.app })
+  const { stream, session } = await open(t, served)
+  t.match(stream.events[0]?.data, { greeting: 'Welcome!' })
+  t.strictSame(session.channels, ['lobby'])
+  t.match(await post(served.url, session.id, 1, { event: 'other' }), { status: 200, body: { unhandled: 'other' } })
+  stream.destroy()
+  await until(() => logged.length === 1, 'onDisconnect')
+  const resumed = await openStream(t, served.url, { headers: { 'x-session-id': session.id } })
+  t.match(resumed.events[0]?.data, { greeting: 'Welcome back!' })
+  await session.close()
+  t.strictSame(logged, ['the stream is lost', 'the session is closed'])
+})
+
+t.test('the handlers answer, and the schema refuses what it does not allow', async t => {
+  const served = await serve(t)
+  const { app, url } = served
+  await runFragment(block('docs/server.md', 'rename'), { app })
+  await runFragment(block('docs/server.md', 'schema'), { app })
+  const { stream, session } = await open(t, served)
+  await session.join('lobby')
+  t.match(await post(url, session.id, '"admin"', { event: 'rename' }), { status: 409, body: { error: 'This name is taken' } })
+  t.match(await post(url, session.id, '"bob"', { event: 'rename' }), { status: 202, body: { status: 'accepted' } })
+  t.equal(session.data.name, 'bob')
+  t.match(await post(url, session.id, {}, { event: 'say' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
+  t.equal((await post(url, session.id, { text: 'hi', more: true }, { event: 'say' })).status, 202)
+  await stream.waitFor(({ event }) => event === 'said')
+  t.strictSame(received(stream), [['said', { text: 'hi' }]])
+})
+
+t.test('the type provider gives the data its type', async t => {
+  const served = await serve(t)
+  const file = createFolder(t)('type-provider.ts', block('docs/server.md', 'type-provider'))
+  const { addHandlers } = await import(file) as { addHandlers: (app: unknown) => void }
+  addHandlers(served.app)
+  const { session } = await open(t, served)
+  t.equal((await post(served.url, session.id, { name: 'ann' }, { event: 'name' })).status, 202)
+  t.equal(session.data.name, 'ANN')
+})
+
+t.test('the calls of sessions, channels, broadcasts and streams send what they say', async t => {
+  const served = await serve(t)
+  const { app } = served
+  const { stream, session } = await open(t, served)
+  const other = await open(t, served)
+  await other.session.join('room')
+  await session.join('room')
+  const names = { app, session }
+  for (const code of [block('docs/server.md', 'find'), block('docs/server.md', 'channel'), block('docs/server.md', 'broadcast'), block('docs/server.md', 'stream'), block('docs/server.md', 'session')]) {
+    await runFragment(code, names)
+  }
+  await stream.waitFor(({ event }) => event === 'close')
+  t.strictSame(received(stream), [
+    ['notice', { text: 'Your export is ready' }],
+    ['typing', { who: 'ann' }],
+    ['news', { headline: 'We are open' }],
+    ['token', 'All'],
+    ['token', ' is'],
+    ['token', ' well'],
+    ['message', { text: 'hi' }],
+    ['typing', { who: 'ann' }],
+    ['close', { reason: 'bye' }]
+  ])
+  t.strictSame(session.data, { name: 'ann' })
+  await other.stream.waitFor(({ data }) => (data as { headline?: string }).headline === 'Somebody arrived')
+  t.strictSame(received(other.stream).slice(0, 2), [['typing', { who: 'ann' }], ['typing', { who: 'bob' }]])
+})
+
+t.test('a message stops a stream that an earlier message started', async t => {
+  const served = await serve(t)
+  await runFragment(block('docs/server.md', 'stop'), { app: served.app })
+  const { stream, session } = await open(t, served)
+  t.equal((await post(served.url, session.id, {}, { event: 'ask' })).status, 202)
+  await stream.waitFor(({ data }) => data === 'token 2')
+  t.equal((await post(served.url, session.id, {}, { event: 'stop' })).status, 202)
+  t.strictSame((await stream.waitFor(({ event }) => event === 'end')).data, { stopped: true })
+})
+
+t.test('server and client share a contract', async t => {
+  const { sessions, url } = await serve(t)
+  const { addHandlers, say } = await import(createFolder(t)('contract.ts', block('docs/server.md', 'contract'))) as {
+    addHandlers: (app: unknown) => void
+    say: (url: string, text: string) => Promise<number>
+  }
+  addHandlers(sessions)
+  t.equal(await say(url, 'hello'), 5)
+})
+
+t.test('two registrations have sessions of their own', async t => {
+  const url = await startApp(t, createFolder(t)('registrations.ts', block('docs/server.md', 'registrations')))
+  const { sessionId, waitFor } = await openStream(t, url, { path: '/support/downward' })
+  t.equal((await post(url, sessionId, { text: 'hello?' }, { path: '/chat/upward' })).status, 404)
+  t.equal((await post(url, sessionId, { text: 'hello?' }, { path: '/support/upward' })).status, 202)
+  t.equal((await waitFor(({ event }) => event === 'message')).data, 'One moment, please')
+})
