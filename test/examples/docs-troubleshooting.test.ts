@@ -12,7 +12,7 @@ t.test('each symptom has a cause and a fix, and a place in the list at the top',
   const symptoms = headingsOf(page).filter(({ level }) => level === 3)
   t.ok(symptoms.length >= 20)
   const sections = read(page).split(/^### /m).slice(1)
-  for (const section of sections) t.match(section, /^\*\*Cause\.\*\* [^]*?^\*\*Fix\.\*\* /m, section.split('\n')[0])
+  for (const section of sections) t.match(section, /^\*\*Cause\.\*\* [^]*?^\*\*Fix\.\*\* /m, section.split('\n')[0] ?? '')
   const [list = ''] = read(page).split(/^## /m)
   for (const { text, anchor } of symptoms) t.ok(list.includes(`](#${anchor})`), text)
 })
