@@ -1,7 +1,7 @@
 import neostandard, { plugins } from 'neostandard'
 
 export default [
-  ...neostandard({ ts: true, ignores: ['dist/', '.tap/'] }),
+  ...neostandard({ ts: true, ignores: ['dist/', '.tap/', 'docs/.vitepress/dist/', 'docs/.vitepress/cache/'] }),
   {
     files: ['**/*.ts'],
     plugins: { '@typescript-eslint': plugins['typescript-eslint'].plugin },

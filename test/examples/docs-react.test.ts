@@ -1,7 +1,7 @@
 import t from 'tap'
 import { needsChromium } from '../support/browser.js'
 import { bundle } from '../support/bundle.js'
-import { until } from '../support/within.js'
+import { until } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, createPage, startApp } from './docs-run.js'
 

@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import ts from 'typescript'
 import { launchChromium } from '../support/browser.js'
 import { runScript, watch, type Child } from '../support/child.js'
-import { within } from '../support/within.js'
+import { within } from '../support/wait.js'
 import { root } from './docs.js'
 
 /** Writes code to a file of a new folder and returns the path of what Node runs: TypeScript is compiled to JavaScript. */
@@ -35,9 +35,9 @@ export async function startApp (t: Test, file: string, env: Record<string, strin
 }
 
 /** Runs a file to its end, asserts that it succeeds, and resolves with what it printed. */
-export async function runToEnd (t: Test, file: string, env: Record<string, string> = {}): Promise<string> {
-  const child = runScript(t, file, env)
-  const [code] = await within(once(child.process, 'exit'), `the end of ${file}`, 30_000) as [number]
+export async function runToEnd (t: Test, file: string, env: Record<string, string> = {}, args: string[] = [], ms = 30_000): Promise<string> {
+  const child = watch(t, spawn(process.execPath, [file, ...args], { cwd: root, detached: true, env: { PATH: process.env.PATH, ...env } }), file)
+  const [code] = await within(once(child.process, 'exit'), `the end of ${file}`, ms) as [number]
   t.equal(code, 0, child.output())
   return child.output()
 }

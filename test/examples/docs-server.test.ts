@@ -3,7 +3,7 @@ import { request } from 'undici'
 import type { Session } from '../../lib/index.js'
 import { serve, type Served } from '../support/server.js'
 import { openStream, post, type Stream } from '../support/stream.js'
-import { until } from '../support/within.js'
+import { until } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runFragment, startApp } from './docs-run.js'
 
