@@ -1,9 +1,9 @@
 import t from 'tap'
 import { request } from 'undici'
 import { runScript } from '../support/child.js'
-import { refused } from '../support/refused.js'
+import { refused } from '../support/error-response.js'
 import { openStream, post, type Stream } from '../support/stream.js'
-import { within } from '../support/within.js'
+import { within } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runToEnd, startApp } from './docs-run.js'
 

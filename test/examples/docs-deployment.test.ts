@@ -9,7 +9,7 @@ import { runScript } from '../support/child.js'
 import { needsRedis, startRedis } from '../support/redis.js'
 import { listen } from '../support/server.js'
 import { openStream, post } from '../support/stream.js'
-import { within } from '../support/within.js'
+import { within } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runFragment } from './docs-run.js'
 

@@ -2,7 +2,7 @@ import t from 'tap'
 import ts from 'typescript'
 import { needsChromium } from '../support/browser.js'
 import { runScript } from '../support/child.js'
-import { within } from '../support/within.js'
+import { within } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, createPage, startApp } from './docs-run.js'
 

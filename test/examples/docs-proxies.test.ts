@@ -8,7 +8,7 @@ import { freePort } from '../support/free-port.js'
 import { needsProgram } from '../support/program.js'
 import { serve } from '../support/server.js'
 import { openStream, post } from '../support/stream.js'
-import { until, within } from '../support/within.js'
+import { until, within } from '../support/wait.js'
 import { block } from './docs.js'
 
 interface Place {

@@ -2,7 +2,7 @@ import t from 'tap'
 import * as errors from '../../lib/errors.js'
 import { serve } from '../support/server.js'
 import { openStream, post } from '../support/stream.js'
-import { signal, within } from '../support/within.js'
+import { signal, within } from '../support/wait.js'
 import { block, headingsOf, read } from './docs.js'
 import { runFragment } from './docs-run.js'
 
