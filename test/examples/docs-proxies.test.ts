@@ -1,0 +1,143 @@
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { watch } from '../support/child.js'
+import { freePort } from '../support/free-port.js'
+import { needsProgram } from '../support/program.js'
+import { serve } from '../support/server.js'
+import { openStream, post } from '../support/stream.js'
+import { until, within } from '../support/wait.js'
+import { block } from './docs.js'
+
+interface Place {
+  /** A folder of the proxy's own. */
+  readonly folder: string
+  readonly port: number
+  /** Host and port of the app. */
+  readonly app: string
+}
+
+interface Proxy {
+  readonly program: string
+  /** The configuration file, with the block of the page. */
+  config (place: Place): string
+  args (file: string, place: Place): string[]
+  /** Reduces the timeouts of the configuration to a second; absent if there are none by default. */
+  impatient?: (config: string) => string
+}
+
+const PROXIES: Proxy[] = [
+  {
+    program: 'nginx',
+    config: ({ folder, port, app }) => {
+      const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(name => `${name}_temp_path ${folder}/${name};`).join(' ')
+      return `
+        daemon off; pid ${folder}/pid; error_log stderr;
+        events {}
+        http {
+          access_log off; ${paths}
+          server { listen 127.0.0.1:${port}; ${block('docs/deployment.md', 'nginx').replace('127.0.0.1:3000', app)} }
+        }
+      `
+    },
+    args: (file, { folder }) => ['-p', folder, '-c', file],
+    impatient: config => config.replace('access_log off;', '$& proxy_read_timeout 1s; send_timeout 1s;')
+  },
+  {
+    program: 'haproxy',
+    config: ({ port, app }) => block('docs/deployment.md', 'haproxy').replace(':8080', `127.0.0.1:${port}`).replace('127.0.0.1:3000', app),
+    args: file => ['-db', '-f', file],
+    impatient: config => config.replaceAll('60s', '1s')
+  },
+  {
+    program: 'caddy',
+    config: ({ folder, port, app }) => `
+      {
+        admin off
+        storage file_system ${folder}
+      }
+      ${block('docs/deployment.md', 'caddy').replace(':8080', `http://127.0.0.1:${port}`).replace('127.0.0.1:3000', app)}
+    `,
+    args: file => ['run', '--adapter', 'caddyfile', '--config', file]
+  },
+  {
+    program: 'apache2',
+    config: ({ folder, port, app }) => `
+      ServerRoot ${folder}
+      ServerName localhost
+      PidFile ${folder}/pid
+      ErrorLog ${folder}/log
+      Listen 127.0.0.1:${port}
+      ${['mpm_event', 'authz_core', 'proxy', 'proxy_http'].map(name => `LoadModule ${name}_module /usr/lib/apache2/modules/mod_${name}.so`).join('\n')}
+      ${block('docs/deployment.md', 'apache').replace('127.0.0.1:3000', app)}
+    `,
+    args: file => ['-DFOREGROUND', '-f', file],
+    impatient: config => config.replace('Timeout 60', 'Timeout 1')
+  }
+]
+
+/** Starts a proxy in front of an app. Resolves with its URL and with what ends it and starts it again. */
+async function startProxy (t: Test, { program, config, args, impatient }: Proxy, appUrl: string, { short = false } = {}): Promise<{ url: string, kill: () => Promise<void>, restart: () => Promise<void> }> {
+  const folder = mkdtempSync(join(tmpdir(), `${program}-`))
+  t.teardown(() => { rmSync(folder, { recursive: true }) })
+  const place = { folder, port: await freePort(), app: new URL(appUrl).host }
+  const file = join(folder, 'config')
+  const text = config(place)
+  writeFileSync(file, short && impatient !== undefined ? impatient(text) : text)
+  const url = `http://127.0.0.1:${place.port}`
+  let child = watch(t, spawn(program, args(file, place), { detached: true }), program)
+  const connectable = (): Promise<void> => until(() => fetch(`${url}/health`).then(({ status }) => status < 500, () => false), `${program} to listen`)
+  await connectable()
+  return {
+    url,
+    kill: () => child.kill(),
+    restart: async () => {
+      rmSync(join(folder, 'pid'), { force: true })
+      child = watch(t, spawn(program, args(file, place), { detached: true }), program)
+      await connectable()
+    }
+  }
+}
+
+const health = { before: (app: { get: (path: string, handler: () => string) => unknown }) => app.get('/health', () => 'ok') }
+
+for (const proxy of PROXIES) {
+  const { program } = proxy
+
+  t.test(`behind ${program}, configured as the page says, events arrive at once and a lost stream resumes`, needsProgram(program), async t => {
+    const { url, sessions } = await serve(t, { prefix: '/chat' }, health)
+    const through = await startProxy(t, proxy, url)
+    const options = { path: '/chat/downward' }
+    const stream = await openStream(t, through.url, options)
+    t.equal((await post(through.url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
+    const { id = '' } = await stream.waitFor(({ event }) => event === 'message')
+
+    await through.kill()
+    await stream.ended
+    await (await sessions.find(stream.sessionId))?.send('meanwhile')
+    await through.restart()
+    const resumed = await openStream(t, through.url, { ...options, headers: { 'last-event-id': id } })
+    await resumed.waitFor(({ data }) => data === 'meanwhile')
+    t.strictSame(resumed.events.map(({ event }) => event), ['welcome', 'message'])
+  })
+
+  t.test(`behind ${program}, heartbeats keep an idle stream open for longer than the timeouts of the proxy`, needsProgram(program), async t => {
+    const { url } = await serve(t, { prefix: '/chat', heartbeatInterval: 200, heartbeatEvent: 'heartbeat' }, health)
+    const through = await startProxy(t, proxy, url, { short: true })
+    const stream = await openStream(t, through.url, { path: '/chat/downward' })
+    await stream.waitFor(() => stream.events.length > 12, 'twelve heartbeats')
+    t.strictSame([...new Set(stream.events.map(({ event }) => event))], ['welcome', 'heartbeat'])
+  })
+
+  if (proxy.impatient !== undefined) {
+    t.test(`${program} closes a stream that is idle for longer than its timeouts`, needsProgram(program), async t => {
+      const { url } = await serve(t, { prefix: '/chat', heartbeatInterval: false }, health)
+      const through = await startProxy(t, proxy, url, { short: true })
+      const stream = await openStream(t, through.url, { path: '/chat/downward' })
+      await within(stream.ended, 'the end of the stream')
+      t.strictSame(stream.events.map(({ event }) => event), ['welcome'])
+    })
+  }
+}

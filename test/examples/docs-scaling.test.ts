@@ -1,0 +1,51 @@
+import { Redis } from 'ioredis'
+import t from 'tap'
+import { redisStore } from '../../lib/redis.js'
+import { runScript } from '../support/child.js'
+import { needsRedis, startRedis } from '../support/redis.js'
+import { openStream, post } from '../support/stream.js'
+import { block, nameOf, table } from './docs.js'
+import { createFolder, startApp } from './docs-run.js'
+
+const app = block('docs/scaling.md', 'app')
+
+t.test('two nodes share their sessions, one with each client of Redis, and continue when the other is closed', needsRedis, async t => {
+  const save = createFolder(t)
+  const env = { PORT: '0', REDIS_URL: `redis://127.0.0.1:${(await startRedis(t)).port}` }
+  const withNodeRedis = app.replace(/^import .* from 'ioredis'\n/m, '').replace(/^const redis = [^]*?\n\n/m, `${block('docs/scaling.md', 'node-redis')}\n`)
+  const nodes = [runScript(t, save('node.js', app), env), runScript(t, save('other-node.js', withNodeRedis), env)] as const
+  const [[one], [other]] = await Promise.all([nodes[0].printed(/http:\/\/\S+/, 30_000), nodes[1].printed(/http:\/\/\S+/, 30_000)])
+  t.equal(await (await fetch(`${other}/health`)).text(), 'ok')
+  const stream = await openStream(t, one, { path: '/chat/downward' })
+  const say = async (url: string, text: string): Promise<void> => {
+    t.equal((await post(url, stream.sessionId, { text }, { path: '/chat/upward' })).status, 201)
+  }
+  await say(other, 'received')
+  const { id = '' } = await stream.waitFor(({ event }) => event === 'message')
+  await nodes[0].kill('SIGTERM')
+  t.equal(nodes[0].process.exitCode, 0, nodes[0].output())
+  await say(other, 'missed')
+  const resumed = await openStream(t, other, { path: '/chat/downward', headers: { 'last-event-id': id } })
+  await resumed.waitFor(({ event }) => event === 'message')
+  t.match(resumed.events.map(({ data }) => data), [{ resumed: true }, { text: 'Data received: missed' }])
+  await nodes[1].kill('SIGTERM')
+  t.equal(nodes[1].process.exitCode, 0, nodes[1].output())
+})
+
+t.test('shards do not share sessions', needsRedis, async t => {
+  const [red, blue] = await Promise.all([startRedis(t), startRedis(t)])
+  const env = { REDIS_RED: `redis://127.0.0.1:${red.port}`, REDIS_BLUE: `redis://127.0.0.1:${blue.port}` }
+  const sharded = app.replace(/^const redis[^]*?\n\n/m, '').replace(/^await app.register.*\n/m, () => block('docs/scaling.md', 'shards'))
+  const url = await startApp(t, createFolder(t)('shards.js', sharded), env)
+  const stream = await openStream(t, url, { path: '/red/downward' })
+  t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/blue/upward' })).status, 404)
+  t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/red/upward' })).status, 201)
+  await stream.waitFor(({ event }) => event === 'message')
+})
+
+t.test('every option in the table is one', async t => {
+  const client = new Redis({ lazyConnect: true })
+  const options = table('docs/scaling.md', 'Options of `redisStore`', 'option').map(nameOf)
+  t.strictSame(options, ['client', 'namespace', 'lease'])
+  for (const option of options) t.throws(() => redisStore({ client, [option]: NaN }), { code: 'FST_SSE_OPTION_INVALID', message: new RegExp(`"${option}"`) })
+})

@@ -1,0 +1,53 @@
+import t from 'tap'
+import * as errors from '../../lib/errors.js'
+import { serve } from '../support/server.js'
+import { openStream, post } from '../support/stream.js'
+import { signal, within } from '../support/wait.js'
+import { block, headingsOf, read } from './docs.js'
+import { runFragment } from './docs-run.js'
+
+const page = 'docs/troubleshooting.md'
+
+t.test('each symptom has a cause and a fix, and a place in the list at the top', async t => {
+  const symptoms = headingsOf(page).filter(({ level }) => level === 3)
+  t.ok(symptoms.length >= 20)
+  const sections = read(page).split(/^### /m).slice(1)
+  for (const section of sections) t.match(section, /^\*\*Cause\.\*\* [^]*?^\*\*Fix\.\*\* /m, section.split('\n')[0] ?? '')
+  const [list = ''] = read(page).split(/^## /m)
+  for (const { text, anchor } of symptoms) t.ok(list.includes(`](#${anchor})`), text)
+})
+
+t.test('every code of the plugin that is named exists', async t => {
+  const codes = Object.values(errors)
+    .filter(value => value.prototype instanceof Error)
+    .map(PluginError => new (PluginError as new () => { code: string })().code)
+  for (const [code] of read(page).matchAll(/FST_SSE_\w+/g)) t.ok(codes.includes(code), code)
+})
+
+t.test('a handler that does not await its stream can be stopped by a later message', async t => {
+  const { app, sessions, url } = await serve(t)
+  const stopped = signal()
+  const endless = async function * (_question: unknown, abort: AbortSignal): AsyncGenerator<number> {
+    yield 1
+    await new Promise(resolve => { abort.addEventListener('abort', resolve) })
+    stopped.resolve()
+  }
+  await runFragment(block('docs/troubleshooting.md', 'long-work'), { app, answer: endless })
+  const stream = await openStream(t, url)
+  t.equal((await post(url, stream.sessionId, { text: 'why?' }, { event: 'ask' })).status, 202)
+  await stream.waitFor(({ event }) => event === 'token')
+  t.equal((await post(url, stream.sessionId, null, { event: 'stop' })).status, 202)
+  await within(stopped.promise, 'the end of the answer')
+  t.equal(sessions.size, 1)
+})
+
+t.test('a handler can log an error and hide it from the client', async t => {
+  const lines: string[] = []
+  const { app, url } = await serve(t, {}, { fastify: { logger: { level: 'error', stream: { write: (line: string) => { lines.push(line) } } } } })
+  await runFragment(block('docs/troubleshooting.md', 'logged'), { app, save: async () => { throw new Error('secret') } })
+  const { sessionId } = await openStream(t, url)
+  const batch = await post(url, sessionId, JSON.stringify({ event: 'save' }), { headers: { 'content-type': 'application/x-ndjson' } })
+  t.match(batch.body, [{ status: 500, body: { code: 'SAVE_FAILED', message: 'The document could not be saved' } }])
+  t.notMatch(JSON.stringify(batch.body), /secret/)
+  t.match(lines, [/secret/])
+})
