@@ -2,7 +2,7 @@ import { connect, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import * as headerNames from '../../lib/wire/headers.js'
 import { serve } from '../support/server.js'
-import { until } from '../support/within.js'
+import { until } from '../support/wait.js'
 import { block, nameOf, read, table } from './docs.js'
 
 const PAGE = 'docs/protocol.md'

@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import ts from 'typescript'
 import { launchChromium } from '../support/browser.js'
 import { runScript, watch, type Child } from '../support/child.js'
-import { within } from '../support/within.js'
+import { within } from '../support/wait.js'
 import { root } from './docs.js'
 
 /** Writes code to a file of a new folder and returns the path of what Node runs: TypeScript is compiled to JavaScript. */

@@ -6,8 +6,8 @@ import type { Test } from 'tap'
 
 const resolve = { extensionAlias: { '.js': ['.ts', '.js'] } }
 
-/** Bundles a module of this folder, and what it imports, for a browser. */
-export async function bundle (module: string): Promise<string> {
+/** Bundles a module, given by its absolute path or URL, with its imports for a browser. */
+export async function bundle (module: string | URL): Promise<string> {
   const { output: [{ code }] } = await build({
     input: fileURLToPath(new URL(module, import.meta.url)),
     platform: 'browser',
@@ -19,8 +19,8 @@ export async function bundle (module: string): Promise<string> {
   return code
 }
 
-/** Bundles a module of this folder, and what it imports of ours, as a file for Node: the loader of the tests takes seconds of each process. */
-export async function bundleProgram (t: Test, module: string): Promise<string> {
+/** Bundles a module, given by its absolute path or URL, with its relative imports into one file for Node, because the TypeScript loader of the tests needs seconds in each process. */
+export async function bundleProgram (t: Test, module: string | URL): Promise<string> {
   // Where what it imports of others is found.
   const parent = fileURLToPath(new URL('../../.tap/', import.meta.url))
   mkdirSync(parent, { recursive: true })

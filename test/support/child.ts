@@ -1,7 +1,7 @@
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process'
 import { once } from 'node:events'
 import type { Test } from 'tap'
-import { until, within } from './within.js'
+import { until, within } from './wait.js'
 
 export interface Child {
   readonly process: ChildProcessWithoutNullStreams

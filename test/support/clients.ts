@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 import { ClientSession, connect as connectAnywhere, type ConnectOptions } from '../../lib/client/index.js'
 import { connect as connectNode } from '../../lib/client/node.js'
-import { signal, within } from './within.js'
+import { signal, within } from './wait.js'
 
 const CONNECTS = { 'the build for Node': connectNode, 'the build for browsers': connectAnywhere }
 

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { Test } from 'tap'
-import { within } from './within.js'
+import { within } from './wait.js'
 
 /** Runs a module's text in a process of its own, from the top of the repository; resolves when that has exited. */
 export async function evaluate (t: Test, source: string, flags: string[] = [], ms = 30_000): Promise<{ code: number | null, output: string }> {

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { connect, type ClientHttp2Session, type IncomingHttpHeaders } from 'node:http2'
 import type { FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import { signal, within } from './within.js'
+import { signal, within } from './wait.js'
 
 const pem = (name: string): Buffer => readFileSync(new URL(`localhost.${name}`, import.meta.url))
 

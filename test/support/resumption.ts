@@ -3,7 +3,7 @@ import type { Gap, Session, SseSessionsOptions } from '../../lib/index.js'
 import { formatEventId, parseEventId } from '../../lib/wire/event-id.js'
 import { serve, type Served } from './server.js'
 import { openStream, type Stream, type StreamEvent } from './stream.js'
-import { until } from './within.js'
+import { until } from './wait.js'
 
 export interface Opened extends Served {
   readonly stream: Stream

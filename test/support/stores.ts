@@ -8,7 +8,7 @@ import { redisStore, type RedisStoreOptions } from '../../lib/redis.js'
 import { openSessions } from '../../lib/sessions.js'
 import { faultProxy, type FaultProxy } from './proxy.js'
 import { needsRedis, startRedis, type RedisServer } from './redis.js'
-import { within } from './within.js'
+import { within } from './wait.js'
 
 const logger = Fastify({ logger: false }).log
 

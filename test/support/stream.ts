@@ -1,7 +1,7 @@
 import { createParser } from 'eventsource-parser'
 import type { Test } from 'tap'
 import { Agent, request, type Dispatcher } from 'undici'
-import { signal, within } from './within.js'
+import { signal, within } from './wait.js'
 
 export interface StreamEvent {
   readonly event: string

@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { connect, type Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
-import { signal, until, within } from './within.js'
+import { signal, until, within } from './wait.js'
 
 /** A client as bare as can be: a socket, and what came over it, framing of the transfer included. */
 export interface Wire {

@@ -1,0 +1,32 @@
+import t from 'tap'
+import type { Link } from '../../lib/store/redis/client.js'
+import type { Line } from '../../lib/store/redis/line.js'
+import { Mirrors } from '../../lib/store/redis/mirrors.js'
+import type { StoreSettings } from '../../lib/store/store.js'
+import { flushSoon, type Writer } from '../../lib/turns.js'
+import { turn } from '../support/wait.js'
+
+// By hand, for no real Redis can be had to publish just between a comparison and the turn in which it is written.
+t.test('what a comparison with Redis has brought is offered before what is published next pushes it out', async t => {
+  const settings = { channelLog: { entries: 3, bytes: 1e6, age: Infinity } } as StoreSettings
+  const missing = [2, 3, 4].map(position => [`${position}-0`, ['f', `data: ${position}\n\n`]])
+  const line = { node: 'n', seen: 0, offset: 0, run: async () => [[['4', '0', 'count', missing]], '4', '0'] } as unknown as Line
+  const written: number[] = []
+  const writer: Writer = {
+    flush: () => {
+      for (let next = log.next(0); next !== Infinity; next = log.next(next)) if (!written.includes(next)) written.push(next)
+    }
+  }
+  const mirrors = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushSoon(writer) }, found: () => {}, doubt: () => {}, wentBack: () => {} })
+  const { broadcasts } = mirrors
+  const { log } = broadcasts
+  const take = (position: number): void => { mirrors.take(broadcasts, `${position - 1} ${position}\ndata: ${position}\n\n`, 0) }
+  broadcasts.open()
+  take(1)
+  await turn()
+  t.strictSame(written, [1])
+  await mirrors.compare()
+  for (const position of [5, 6, 7]) take(position)
+  await turn()
+  t.strictSame(written, [1, 2, 3, 4, 5, 6, 7])
+})

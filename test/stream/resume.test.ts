@@ -1,0 +1,193 @@
+import t, { type Test } from 'tap'
+import type { Session } from '../../lib/index.js'
+import { eventSources, type TestedEventSource } from '../support/eventsources.js'
+import { follow, type Follower } from './support/follower.js'
+import { faultProxy, type Fault, type FaultProxy, type Plan } from '../support/proxy.js'
+import { serve, type Served } from '../support/server.js'
+import { openStream } from '../support/stream.js'
+import { signal, until, within } from '../support/wait.js'
+
+const roomy = { entries: 100_000, bytes: 2 ** 27 }
+const faults: Fault[] = ['cut', 'reset', 'half-open']
+
+interface Followed extends Served {
+  readonly proxy: FaultProxy
+  readonly follower: Follower
+  readonly session: Session
+  /** Sends so many more numbered messages, all at once. */
+  readonly send: (count: number, padding?: string) => void
+}
+
+/** A client behind a fault proxy, welcomed. */
+async function followed (t: Test, open: (t: Test, url: string) => TestedEventSource, plan?: (connection: number) => Plan | undefined): Promise<Followed> {
+  const served = await serve(t, { retry: 1, log: roomy })
+  const proxy = await faultProxy(t, served.port, plan)
+  const follower = follow(open(t, `${proxy.url}/downward`))
+  const session = await sessionOf(served, await follower.welcomed)
+  let n = 0
+  const send = (count: number, padding = ''): void => {
+    for (let i = 0; i < count; i++) session.send({ n: ++n, padding })
+  }
+  return { ...served, proxy, follower, session, send }
+}
+
+async function sessionOf ({ sessions }: Served, id: string): Promise<Session> {
+  const session = await sessions.find(id)
+  if (session === undefined) throw new Error('there is no such session')
+  return session
+}
+
+t.test('a connection that ends at any byte of the head, the welcome and the first messages costs none of these', async t => {
+  const served = await serve(t, { retry: 1 })
+  // Sent before the client can know its session: one that did not hear of it opens another, which sends them again.
+  served.sessions.addHook('onOpen', session => { for (let n = 1; n <= 5; n++) session.send({ n }) })
+  const attempts = eventSources.flatMap(([name, open]) => Array.from({ length: 30 }, async (_, index) => {
+    const proxy = await faultProxy(t, served.port, connection => connection > 0
+      ? undefined
+      : { fault: faults[index % 3] ?? 'cut', afterBytes: index * 20 })
+    const follower = follow(open(t, `${proxy.url}/downward`))
+    await follower.reached(5)
+    t.ok(proxy.connections[0]?.faulted, `${name}, after ${index * 20} bytes`)
+    return follower
+  }))
+  const welcomes = (await Promise.all(attempts)).map(follower => {
+    t.strictSame(follower.problems, [])
+    t.strictSame(follower.numbers, [1, 2, 3, 4, 5])
+    t.equal(new Set(follower.welcomes.map(({ sessionId }) => sessionId)).size, 1)
+    return follower.welcomes.map(({ resumed }) => resumed).join()
+  })
+  t.strictSame([...new Set(welcomes)].sort(), ['false', 'false,true'], 'some had heard their welcome, some had not')
+})
+
+for (const [name, open] of eventSources) {
+  t.test(`${name}: a connection that ends right behind the welcome, before the first message, loses nothing`, async t => {
+    for (const fault of faults) {
+      const { proxy, follower, send } = await followed(t, open)
+      proxy.strike(fault)
+      send(3)
+      await follower.reached(3)
+      t.strictSame([follower.problems, follower.numbers], [[], [1, 2, 3]], fault)
+      t.match(follower.welcomes, [{ resumed: false }, { resumed: true }])
+    }
+  })
+
+  t.test(`${name}: replays that are cut themselves, one after the other, go on where each was cut`, async t => {
+    // The replay of 10,000 messages is more than 500 kB. The third connection ends in its head.
+    const plans: Array<Plan | undefined> = [undefined, { fault: 'cut', afterBytes: 200_000 }, { fault: 'reset', afterBytes: 90 }, { fault: 'half-open', afterBytes: 150_000 }]
+    const { proxy, follower, session, send } = await followed(t, open, connection => plans[connection])
+    send(1)
+    await follower.reached(1)
+    proxy.strike('cut')
+    send(10_000)
+    await follower.reached(10_001)
+    t.strictSame(follower.problems, [])
+    t.equal(follower.numbers.length, 10_001)
+    t.ok(follower.welcomes.every(({ sessionId }) => sessionId === session.id))
+    t.equal(follower.welcomes.length, 4)
+    t.strictSame(proxy.connections.map(({ faulted }) => faulted), [true, true, true, true, false])
+  })
+
+  t.test(`${name}: a connection that ends while the client is slow costs nothing, the server waiting for it meanwhile`, async t => {
+    for (const fault of faults) {
+      const { proxy, follower, session, send } = await followed(t, open)
+      const [connection] = proxy.connections
+      connection?.server.pause()
+      send(12_000, 'x'.repeat(1000))
+      // 12 MB are more than the sockets between them take: the stream has to wait.
+      await until(() => session.cursor > 0, 'the server to have begun')
+      t.ok(session.cursor < 12_000)
+      proxy.strike(fault)
+      await follower.reached(12_000)
+      t.strictSame(follower.problems, [], fault)
+      t.equal(follower.numbers.length, 12_000)
+      t.match(follower.welcomes, [{ resumed: false }, { resumed: true }])
+    }
+  })
+}
+
+t.test('every id that a client was given resumes behind it, with that id on the welcome', async t => {
+  const served = await serve(t)
+  const stream = await openStream(t, served.url)
+  const session = await sessionOf(served, stream.sessionId)
+  await session.join('room')
+  await session.send(1)
+  await served.sessions.channel('room').send(2)
+  await served.sessions.broadcast('news', 3)
+  await served.sessions.channel('room').send('of its own', { except: session })
+  await session.send(4)
+  await stream.waitFor(({ data }) => data === 4)
+  const received = [...stream.events]
+  for (const [index, { id = '' }] of received.entries()) {
+    const resumed = await openStream(t, served.url, { headers: { 'last-event-id': id } })
+    const [welcome] = resumed.events
+    t.match(welcome, { event: 'welcome', id, data: { sessionId: session.id, resumed: true } })
+    if (index < 4) await resumed.waitFor(({ data }) => data === 4)
+    await session.emit('mark', index)
+    await resumed.waitFor(({ event }) => event === 'mark' && index === resumed.events.at(-1)?.data)
+    const missed = resumed.events.slice(1).filter(({ event }) => event !== 'mark')
+    t.strictSame(missed, received.slice(index + 1))
+  }
+})
+
+t.test('a client that gives its session only by X-Session-ID resumes behind what was written to it', async t => {
+  const served = await serve(t)
+  const first = await openStream(t, served.url)
+  const session = await sessionOf(served, first.sessionId)
+  const lost = signal()
+  served.sessions.addHook('onDisconnect', () => { lost.resolve() })
+  await session.send(1)
+  const { id = '' } = await first.waitFor(({ data }) => data === 1)
+  first.destroy()
+  await within(lost.promise, 'the loss of the stream')
+  await session.send(2)
+  await session.send(3)
+  const second = await openStream(t, served.url, { headers: { 'x-session-id': session.id } })
+  await second.waitFor(({ data }) => data === 3)
+  t.match(second.events[0], { id, data: { sessionId: session.id, resumed: true } })
+  t.strictSame(second.events.slice(1).map(({ data }) => data), [2, 3])
+
+  const third = await openStream(t, served.url, { headers: { 'x-session-id': session.id, 'last-event-id': id } })
+  await third.waitFor(({ data }) => data === 3)
+  t.strictSame(third.events.slice(1).map(({ data }) => data), [2, 3], 'and behind the Last-Event-ID where it sends that, too')
+
+  const stranger = await openStream(t, served.url)
+  const fourth = await openStream(t, served.url, { headers: { 'x-session-id': stranger.sessionId, 'last-event-id': id } })
+  t.equal(fourth.sessionId, session.id, 'whose session is the one that counts')
+  t.equal(fourth.events[0]?.id, id)
+})
+
+t.test('a position from before the session gives nothing of that time', async t => {
+  const served = await serve(t)
+  await openStream(t, served.url)
+  await served.sessions.broadcast('news', 'before')
+  const { sessionId } = await openStream(t, served.url)
+  await served.sessions.broadcast('news', 'since')
+  const resumed = await openStream(t, served.url, { headers: { 'last-event-id': `${sessionId}.0` } })
+  await resumed.waitFor(({ data }) => data === 'since')
+  t.strictSame(resumed.events.slice(1).map(({ data }) => data), ['since'])
+})
+
+t.test('a client that leaves while its resume is being prepared can come again', async t => {
+  const served = await serve(t)
+  const first = await openStream(t, served.url)
+  const session = await sessionOf(served, first.sessionId)
+  const asked = signal()
+  const go = signal()
+  served.sessions.addHook('onResume', async () => {
+    asked.resolve()
+    await go.promise
+  })
+  const headers = { 'last-event-id': first.events[0]?.id ?? '' }
+  const proxy = await faultProxy(t, served.port)
+  const attempt = openStream(t, proxy.url, { headers }).catch((error: unknown) => error)
+  await within(asked.promise, 'the hook')
+  const left = new Promise(resolve => { proxy.connections[0]?.server.once('close', resolve) })
+  proxy.strike('reset')
+  await within(left, 'the end of the connection')
+  t.type(await attempt, Error)
+  go.resolve()
+  await session.send(1)
+  const second = await openStream(t, served.url, { headers })
+  t.equal((await second.waitFor(({ event }) => event === 'message')).data, 1)
+  t.equal(second.sessionId, session.id)
+})

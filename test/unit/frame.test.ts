@@ -1,0 +1,117 @@
+import assert from 'node:assert/strict'
+import { createParser, type EventSourceMessage } from 'eventsource-parser'
+import fc from 'fast-check'
+import t from 'tap'
+import { parseEventId } from '../../lib/wire/event-id.js'
+import { frameClose, frameEvent, frameGap, frameHeartbeatEvent, frameRest, frameRetry, frameStart, frameWelcome, HEARTBEAT_FRAME, isEventName, REPLACED_FRAME } from '../../lib/wire/frame.js'
+import { random, seedOf } from '../support/random.js'
+
+const sessionId = 'abcdefghij_KLMNOPQRST-90'
+const hostile = fc.constantFrom('\r', '\n', '\r\n', '\0', '\u2028', '\u2029', '\u0085', '\ufeff', '\ud800', '\udfff', '😀', ':', ' ', 'data: x', '\nid: 1\n', '\n\n', 'é', 'a')
+const strings = fc.oneof(fc.string({ unit: hostile, maxLength: 12 }), fc.string({ unit: 'binary' }))
+
+/** What a real parser makes of bytes that come in pieces of any size. */
+function read (text: string, next: () => number): { events: EventSourceMessage[], comments: string[], retries: number[] } {
+  const events: EventSourceMessage[] = []
+  const comments: string[] = []
+  const retries: number[] = []
+  const parser = createParser({
+    onEvent: event => { events.push(event) },
+    onComment: comment => { comments.push(comment) },
+    onRetry: retry => { retries.push(retry) },
+    onError: error => { throw error }
+  })
+  const decoder = new TextDecoder()
+  const bytes = Buffer.from(text)
+  for (let at = 0; at < bytes.length;) {
+    const end = at + 1 + Math.floor(next() * 40)
+    parser.feed(decoder.decode(bytes.subarray(at, end), { stream: true }))
+    at = end
+  }
+  return { events, comments, retries }
+}
+
+const RESERVED = ['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset']
+
+t.test('any name that is taken, and any JSON, arrive as they were sent, in one event', async t => {
+  const seed = seedOf(t)
+  const next = random(seed)
+  fc.assert(fc.property(strings.filter(isEventName), fc.jsonValue({ stringUnit: 'binary' }), strings, (name, json, text) => {
+    const event = RESERVED.includes(name) ? 'message' : name
+    const data = { json, text, [text]: [text] }
+    const { events, comments, retries } = read(frameStart(sessionId) + frameRest(7, frameEvent(event, data)) + frameRetry(5), next)
+    assert.deepEqual(events.map(event => ({ event: event.event ?? 'message', id: event.id, data: JSON.parse(event.data) })), [
+      { event, id: `${sessionId}.7`, data: JSON.parse(JSON.stringify(data)) }
+    ])
+    assert.deepEqual([comments, retries], [[], [5]])
+  }), { seed, numRuns: 2000 })
+})
+
+t.test('a name that could not arrive as it is is refused, any other is taken', async t => {
+  fc.assert(fc.property(strings, name => {
+    const bad = name === '' || /[\r\n\0]/.test(name) || !name.isWellFormed()
+    assert.equal(isEventName(name), !bad, JSON.stringify(name))
+    if (bad) assert.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', statusCode: 500 })
+  }), { seed: seedOf(t), numRuns: 2000 })
+  t.strictSame(['a\rb', 'a\nb', 'a\0b', '\ud800', 'a\udc00', ''].filter(isEventName), [])
+  const odd = [' a', 'a:b', '\u2028', '\u2029', '\ufeff', '\u0085', '😀', '__proto__', '\t']
+  t.strictSame(odd.filter(isEventName), odd)
+})
+
+t.test('names that mean something already, and what is no string, are refused as names', async t => {
+  for (const name of RESERVED) {
+    t.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', message: JSON.stringify(name) })
+  }
+  const circular: object[] = []
+  circular.push(circular)
+  for (const name of [undefined, null, 1, 1n, {}, circular, Symbol('name'), () => {}]) {
+    t.notOk(isEventName(name))
+    t.throws(() => frameEvent(name as string, 1), { code: 'FST_SSE_EVENT_INVALID' })
+  }
+})
+
+t.test('the default event is sent without a name, and undefined as null', async t => {
+  t.equal(frameEvent('message', { a: 1 }), 'data: {"a":1}\n\n')
+  t.equal(frameEvent('message', undefined), 'data: null\n\n')
+  t.equal(frameEvent('tick', undefined), 'event: tick\ndata: null\n\n')
+})
+
+t.test('data that has no JSON is refused', async t => {
+  const circular: Record<string, unknown> = {}
+  circular.self = circular
+  const thrower = { toJSON: () => { throw new Error('not today') } }
+  // eslint-disable-next-line no-throw-literal
+  const stringThrower = { toJSON: () => { throw 'a string' } }
+  for (const [data, message] of [[circular, /circular/], [1n, /BigInt/], [thrower, /not today/], [stringThrower, /a string/]] as const) {
+    t.throws(() => frameEvent('a', data), { code: 'FST_SSE_DATA_INVALID', message })
+  }
+  for (const data of [() => {}, Symbol('data'), { toJSON: () => undefined }]) {
+    t.throws(() => frameEvent('a', data), { code: 'FST_SSE_DATA_INVALID', message: `it is a ${typeof data}` })
+  }
+})
+
+t.test('welcome, gap and close are one event each, whatever text is in them', async t => {
+  const seed = seedOf(t)
+  const next = random(seed)
+  fc.assert(fc.property(strings, fc.maxSafeNat(), fc.nat(), (text, position, retry) => {
+    const gap = { after: position, resumedAt: position, reason: 'age' } as const
+    const frames = frameWelcome(sessionId, position, retry, JSON.stringify({ text })) + frameGap(sessionId, position, gap) + frameClose(text)
+    const { events, retries } = read(frames, next)
+    assert.deepEqual(retries, [retry])
+    assert.deepEqual(events.map(({ event, data }) => [event, JSON.parse(data)]), [
+      ['welcome', JSON.parse(JSON.stringify({ text }))],
+      ['gap', gap],
+      ['close', JSON.parse(JSON.stringify({ reason: text }))]
+    ])
+    assert.deepEqual(events.slice(0, 2).map(({ id = '' }) => parseEventId(id)), [{ sessionId, position }, { sessionId, position }])
+    assert.equal(events[2]?.id, 'closed')
+  }), { seed })
+})
+
+t.test('a heartbeat is no event, and no blank line follows it', async t => {
+  const next = random(1)
+  t.equal(HEARTBEAT_FRAME, ': heartbeat\n')
+  t.strictSame(read(HEARTBEAT_FRAME + frameEvent('a', 1), next).events.map(({ event }) => event), ['a'])
+  t.strictSame(read(REPLACED_FRAME, next).events, [{ event: 'replaced', id: 'closed', data: '{}' }])
+  t.strictSame(read(frameHeartbeatEvent('ping'), next).events, [{ event: 'ping', id: undefined, data: '{}' }])
+})
