@@ -2,6 +2,7 @@ import { connect, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import * as headerNames from '../../lib/wire/headers.js'
 import { serve } from '../support/server.js'
+import { openStream, post } from '../support/stream.js'
 import { until } from '../support/wait.js'
 import { block, nameOf, read, table } from './docs.js'
 
@@ -126,6 +127,29 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
   await receives(third, renewed, block('docs/protocol.md', 'shutdown'))
   await until(() => third.socket.destroyed, 'the end of the stream')
   await closing
+})
+
+t.test('a GET names its session by Last-Event-ID, or by X-Session-ID if that is not an event id', async t => {
+  const { url } = await serve(t)
+  const { sessionId } = await openStream(t, url)
+  const open = async (headers: Record<string, string>): Promise<unknown> => (await openStream(t, url, { headers })).events[0]?.data
+  t.match(await open({ 'last-event-id': 'not an id', 'x-session-id': sessionId }), { sessionId, resumed: true })
+  t.match(await open({ 'last-event-id': 'not an id' }), { resumed: false, previous: 'unknown' })
+  t.match(await open({ 'last-event-id': '', 'x-session-id': '' }), { resumed: false, previous: undefined })
+  t.match(await open({ 'x-session-id': 'A'.repeat(24), 'x-resume': 'optional' }), { resumed: false, previous: 'unknown' })
+  t.equal((await openStream(t, url, { headers: { 'x-session-id': 'A'.repeat(24), 'x-resume': 'required' }, raw: true })).status, 404)
+  t.match(await open({ 'x-resume': 'required' }), { resumed: false, previous: undefined })
+})
+
+t.test('a message may have a reserved name; its data is compared with its properties in order', async t => {
+  const { sessions, url } = await serve(t)
+  sessions.handle('gap', (_session, data) => data)
+  const { sessionId } = await openStream(t, url)
+  const options = { event: 'gap', key: '"k"' }
+  t.match(await post(url, sessionId, '{"a":1,"b":2}', options), { status: 200, body: { a: 1, b: 2 } })
+  t.match(await post(url, sessionId, '{ "a": 1, "b": 2 }', options), { status: 200, headers: { 'idempotent-replayed': 'true' } })
+  t.equal((await post(url, sessionId, '{"b":2,"a":1}', options)).status, 422)
+  t.strictSame((await post(url, sessionId, '\n', { headers: { 'content-type': 'application/x-ndjson' } })).body, [])
 })
 
 t.test('the reserved events are those that the server refuses to send', async t => {

@@ -1,0 +1,49 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { posix } from 'node:path'
+import t from 'tap'
+import ts from 'typescript'
+import { nameOf, root, table } from './docs.js'
+
+const PAGE = 'docs/architecture.md'
+
+/** The modules of each row of the page's table, from the top: folders end with a slash. */
+const layers = table(PAGE, 'Modules', 'module').map(([cell = '']) => [...cell.matchAll(/`([^`]+)`/g)].map(([, name = '']) => name))
+const files = readdirSync(`${root}lib`, { recursive: true, encoding: 'utf8' }).map(name => name.replaceAll('\\', '/')).filter(name => name.endsWith('.ts'))
+
+/** The row of a file, from 0 at the top; -1 if it is in none. */
+function layerOf (file: string): number {
+  return layers.findIndex(modules => modules.some(module => module.endsWith('/') ? file.startsWith(module) : file === module))
+}
+
+/** The files of the package that a file imports, also only types. */
+function importsOf (file: string): string[] {
+  const { importedFiles } = ts.preProcessFile(readFileSync(`${root}lib/${file}`, 'utf8'), true, true)
+  return importedFiles
+    .filter(({ fileName }) => fileName.startsWith('.'))
+    .map(({ fileName }) => posix.join(posix.dirname(file), fileName).replace(/\.js$/, '.ts'))
+}
+
+t.test('the table of modules lists every module, and imports point downwards in it', t => {
+  for (const module of layers.flat()) t.ok(existsSync(`${root}lib/${module}`), module)
+  for (const file of files) {
+    if (file.startsWith('client/')) {
+      t.strictSame(importsOf(file).filter(name => !name.startsWith('client/') && name !== 'contract.ts'), [], file)
+    } else {
+      const layer = layerOf(file)
+      t.ok(layer >= 0, `${file} is in the table`)
+      t.strictSame(importsOf(file).filter(name => layerOf(name) < layer), [], file)
+    }
+  }
+  t.end()
+})
+
+t.test('the tables of the store contract list every method and every callback', t => {
+  const source = (file: string): ts.SourceFile => ts.createSourceFile(file, readFileSync(`${root}lib/${file}`, 'utf8'), ts.ScriptTarget.ES2023, true)
+  const membersOf = (file: string, name: string): string[] => source(file).statements
+    .flatMap(statement => ts.isInterfaceDeclaration(statement) && statement.name.text === name ? [...statement.members] : [])
+    .map(member => member.name?.getText() ?? '')
+  const documented = (title: string): string[] => table(PAGE, 'The store contract', title).map(row => nameOf(row).replace(/\(.*\)$/, ''))
+  t.strictSame(documented('method of `Store`'), membersOf('store/store.ts', 'Store'))
+  t.strictSame(documented('member of `SessionListener`'), membersOf('store/session-state.ts', 'SessionListener'))
+  t.end()
+})
