@@ -37,13 +37,36 @@ t.test('the table of modules lists every module, and imports point downwards in 
   t.end()
 })
 
-t.test('the tables of the store contract list every method and every callback', t => {
-  const source = (file: string): ts.SourceFile => ts.createSourceFile(file, readFileSync(`${root}lib/${file}`, 'utf8'), ts.ScriptTarget.ES2023, true)
-  const membersOf = (file: string, name: string): string[] => source(file).statements
-    .flatMap(statement => ts.isInterfaceDeclaration(statement) && statement.name.text === name ? [...statement.members] : [])
-    .map(member => member.name?.getText() ?? '')
-  const documented = (title: string): string[] => table(PAGE, 'The store contract', title).map(row => nameOf(row).replace(/\(.*\)$/, ''))
+/** The public members of an exported interface or class, in the order of the source. */
+function membersOf (file: string, name: string): string[] {
+  const { statements } = ts.createSourceFile(file, readFileSync(`${root}lib/${file}`, 'utf8'), ts.ScriptTarget.ES2023, true)
+  return statements
+    .flatMap((statement): ts.NodeArray<ts.TypeElement | ts.ClassElement> | [] =>
+      (ts.isInterfaceDeclaration(statement) || ts.isClassDeclaration(statement)) && statement.name?.text === name ? statement.members : [])
+    .filter(({ name }) => name !== undefined && !ts.isPrivateIdentifier(name))
+    .map(({ name }) => name?.getText() ?? '')
+}
+
+t.test('the tables of the store contract list every method, callback and member', t => {
+  const documented = (title: string): string[] => table(PAGE, 'The store contract', title)
+    .flatMap(([cell = '']) => [...cell.matchAll(/`(\w+)[^`]*`/g)].map(([, name = '']) => name))
   t.strictSame(documented('method of `Store`'), membersOf('store/store.ts', 'Store'))
   t.strictSame(documented('member of `SessionListener`'), membersOf('store/session-state.ts', 'SessionListener'))
+  t.strictSame(documented('member of `SessionState`').sort(), membersOf('store/session-state.ts', 'SessionState').sort())
+  const ofLog = membersOf('log/log.ts', 'Log')
+  t.strictSame(documented('member of `Log`').filter(name => !ofLog.includes(name)), [])
+  const types = new Map(table(PAGE, 'Types', 'type').map(([name = '', members = '']) => [nameOf([name]), members]))
+  for (const [file, name] of [
+    ['log/log.ts', 'EntryInput'],
+    ['store/message-queue.ts', 'QueuedMessage'],
+    ['store/message-queue.ts', 'StoredResponse'],
+    ['store/message-queue.ts', 'QueueResult'],
+    ['store/store.ts', 'StoreCallbacks'],
+    ['store/store.ts', 'StoreSettings']
+  ] as const) {
+    const members = membersOf(file, name)
+    t.ok(members.length > 0, name)
+    t.strictSame(members.filter(member => !new RegExp(`\`${member}\\b`).test(types.get(name) ?? '')), [], name)
+  }
   t.end()
 })
