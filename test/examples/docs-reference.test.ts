@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
+import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import ts from 'typescript'
 import * as errors from '../../lib/errors.js'
@@ -49,57 +50,54 @@ function membersOf (entry: string, name: string): string[] {
 t.test('the table of plugin options lists every option, with its default', t => {
   const rows = table(OPTIONS, 'Plugin options', 'option')
   t.strictSame(rows.map(nameOf).sort(), membersOf('fastify-sse-sessions', 'SseSessionsOptions').sort())
-  const { downwardPath, upwardPath, ...settings } = resolveOptions({}, 0)
-  const defaults: Record<string, unknown> = { ...settings, paths: { downward: downwardPath, upward: upwardPath } }
-  for (const row of rows) {
-    const name = nameOf(row)
-    t.doesNotThrow(() => resolveOptions({ [name]: undefined } as SseSessionsOptions, 0), name)
-    const [, documented = ''] = row
-    // These stand for a function, or for something empty.
-    if (name === 'store') t.equal((defaults.store as { name: string }).name, nameOf([documented]))
-    else if (documented === 'none') t.ok([undefined, '', '{"downward":{},"upward":{},"close":{}}'].includes(typeof defaults[name] === 'object' ? JSON.stringify(defaults[name]) : defaults[name] as string) || name === 'principal', name)
-    else t.strictSame(name === 'cors' ? defaults.cors ?? false : defaults[name], valueOf(documented), name)
+  const { downwardPath, upwardPath, cors = false, store, ...settings } = resolveOptions({}, 0)
+  const defaults: Record<string, unknown> = { ...settings, cors, paths: { downward: downwardPath, upward: upwardPath } }
+  const empty: Record<string, () => void> = {
+    prefix: () => { t.equal(settings.prefix, '') },
+    routes: () => { t.strictSame(settings.routes, { downward: {}, upward: {}, close: {} }) },
+    logLevel: () => { t.equal(settings.logLevel, undefined) },
+    heartbeatEvent: () => { t.equal(settings.heartbeatEvent, undefined) },
+    principal: () => { t.equal(settings.principal({} as FastifyRequest), undefined) }
   }
+  for (const row of rows) {
+    const [name, documented = ''] = [nameOf(row), row[1]]
+    t.doesNotThrow(() => resolveOptions({ [name]: undefined } as SseSessionsOptions, 0), name)
+    if (documented === 'none') empty[name]?.()
+    else if (name === 'store') t.equal(nameOf([documented]), (store as { name: string }).name)
+    else t.strictSame(defaults[name], valueOf(documented), name)
+  }
+  t.strictSame(rows.filter(([, documented]) => documented === 'none').map(nameOf).sort(), Object.keys(empty).sort())
   t.strictSame(table(OPTIONS, 'Logs', 'bound').map(row => [nameOf(row), valueOf(row[1])]), Object.entries(settings.log))
   t.end()
 })
 
-/** Literals by which the sources of a folder initialize a variable of a name. */
-function initializersOf (paths: readonly string[], name: string): unknown[] {
-  const found: unknown[] = []
-  for (const path of paths) {
-    const visit = (node: ts.Node): void => {
-      if (ts.isBindingElement(node) && ts.isIdentifier(node.name) && node.name.text === name && node.initializer !== undefined) {
-        const text = node.initializer.getText()
-        if (/^(['\d].*|\d+ \*\* \d+)$/.test(text)) found.push(evaluate(text))
-      }
-      ts.forEachChild(node, visit)
-    }
-    visit(ts.createSourceFile(path, readFileSync(path, 'utf8'), ts.ScriptTarget.ES2023, true))
+t.test('the tables of other options list every option', t => {
+  for (const [chapter, title, entry, type] of [
+    ['Options of `redisStore`', 'option of `redisStore`', 'fastify-sse-sessions/redis', 'RedisStoreOptions'],
+    ['Client options', 'option of `connect`', 'fastify-sse-sessions/client', 'NodeConnectOptions'],
+    ['Options of one request', 'option of `request`', 'fastify-sse-sessions/client', 'RequestOptions']
+  ] as const) {
+    t.strictSame(table(OPTIONS, chapter, title).map(nameOf).sort(), membersOf(entry, type).sort(), type)
   }
-  return found
+  t.end()
+})
+
+t.test('the defaults of redisStore are documented', t => {
+  const rows = table(OPTIONS, 'Options of `redisStore`', 'option of `redisStore`')
+  const documented = Object.fromEntries(rows.map(row => [nameOf(row), valueOf(row[1])]))
+  t.strictSame(documented, { client: undefined, ...defaultsOf(`${root}lib/redis.ts`, 'redisStore') })
+  t.end()
+})
+
+/** The defaults of the properties that a function destructures from its first parameter. */
+function defaultsOf (path: string, name: string): Record<string, unknown> {
+  const { statements } = ts.createSourceFile(path, readFileSync(path, 'utf8'), ts.ScriptTarget.ES2023, true)
+  const pattern = statements.find((statement): statement is ts.FunctionDeclaration => ts.isFunctionDeclaration(statement) && statement.name?.text === name)?.parameters[0]?.name
+  if (pattern === undefined || !ts.isObjectBindingPattern(pattern)) throw new Error(`${path} has no such function ${name}`)
+  return Object.fromEntries(pattern.elements.flatMap(({ name, initializer }) => initializer === undefined ? [] : [[name.getText(), evaluate(initializer.getText())]]))
 }
 
-const clientSources = readdirSync(`${root}lib/client`).filter(name => /\.ts$/.test(name)).map(name => `${root}lib/client/${name}`)
-
-for (const [title, heading, [entry, type], sources] of [
-  ['redisStore', 'option of `redisStore`', ['fastify-sse-sessions/redis', 'RedisStoreOptions'], [`${root}lib/redis.ts`]],
-  ['the client', 'option of `connect`', ['fastify-sse-sessions/client', 'NodeConnectOptions'], clientSources],
-  ['a request', 'option of `request`', ['fastify-sse-sessions/client', 'RequestOptions'], []]
-] as const) {
-  t.test(`the table of options of ${title} lists every option, with its default`, t => {
-    const chapter = title === 'redisStore' ? 'Options of `redisStore`' : 'Client options'
-    const rows = table(OPTIONS, chapter, heading)
-    t.strictSame(rows.map(nameOf).sort(), membersOf(entry, type).sort())
-    for (const row of rows) {
-      const [name, value] = [nameOf(row), valueOf(row[1])]
-      if (name === 'paths') {
-        for (const [path, text] of Object.entries(value as object)) t.strictSame(initializersOf(sources, path), [text], path)
-      } else t.strictSame(initializersOf(sources, name), value === undefined ? [] : [value], name)
-    }
-    t.end()
-  })
-}
+const clientSources = readdirSync(`${root}lib/client`).filter(name => name.endsWith('.ts')).map(name => `${root}lib/client/${name}`)
 
 t.test('the options of injectSession and of a message are documented', t => {
   t.strictSame(table(API, 'fastify-sse-sessions/testing', 'option of `injectSession`').map(nameOf).sort(), membersOf('fastify-sse-sessions/testing', 'InjectSessionOptions').sort())
