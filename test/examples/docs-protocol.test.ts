@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
+import { settle as resolveOptions } from '../../lib/options.js'
 import * as headerNames from '../../lib/wire/headers.js'
 import { serve } from '../support/server.js'
 import { openStream, post } from '../support/stream.js'
@@ -176,5 +177,21 @@ t.test('the pseudo code handles every reserved event, and uses every header of a
   const code = block('docs/protocol.md', 'client')
   for (const event of table(PAGE, 'Reserved events', 'event').map(nameOf)) t.match(code, new RegExp(`\\b${event}:`), event)
   for (const name of ['Last-Event-ID', 'X-Session-ID', 'X-Session-Connected', 'Idempotency-Key', 'Idempotent-Replayed']) t.match(code, name)
+  t.end()
+})
+
+t.test('the limits are the defaults of the server', t => {
+  const { maxWaitingMessages, maxIdempotencyKeys, maxSessions, maxSessionsPerPrincipal, resumeTimeout, log } = resolveOptions({}, 0)
+  const seconds = (ms: number): string => `${ms / 1000} s`
+  const grouped = maxSessions.toLocaleString('en').replaceAll(',', ' ')
+  const documented = new Map(table(PAGE, 'Limits', 'limit').map(([limit = '', value = '']) => [limit, value]))
+  for (const [limit, value] of [
+    ['Lines of a batch', String(maxWaitingMessages)],
+    ['Messages of a session that wait while one is handled', String(maxWaitingMessages)],
+    ['Idempotency keys of a session', String(maxIdempotencyKeys)],
+    ['Time a session exists without a stream', seconds(resumeTimeout)],
+    ['Events, bytes and age of each log', `${log.entries}, ${log.bytes / 2 ** 20} MiB, ${seconds(log.age)}`],
+    ['Sessions', `${grouped} in total, ${maxSessionsPerPrincipal} for each principal`]
+  ] as const) t.equal(documented.get(limit), value, limit)
   t.end()
 })
