@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { posix } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
-import { nameOf, root, table } from './docs.js'
+import { nameOf, proseOf, root, table } from './docs.js'
 
 const PAGE = 'docs/architecture.md'
 
@@ -67,6 +67,16 @@ t.test('the tables of the store contract list every method, callback and member'
     const members = membersOf(file, name)
     t.ok(members.length > 0, name)
     t.strictSame(members.filter(member => !new RegExp(`\`${member}\\b`).test(types.get(name) ?? '')), [], name)
+  }
+  t.end()
+})
+
+t.test('every file, class and type that the page names exists', t => {
+  const sources = files.map(file => readFileSync(`${root}lib/${file}`, 'utf8')).join('\n')
+  const codes = [...new Set([...proseOf(PAGE).matchAll(/`([^`\n]+)`/g)].map(([, code = '']) => code))]
+  for (const code of codes) {
+    if (/^[\w-]+\.ts$/.test(code)) t.ok(files.some(file => file === code || file.endsWith(`/${code}`)), code)
+    else if (/^[A-Z][a-z]+([A-Z][a-z]+)+$/.test(code)) t.ok(new RegExp(`\\b${code}\\b`).test(sources) || code === 'EventSource', code)
   }
   t.end()
 })

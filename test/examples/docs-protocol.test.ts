@@ -1,6 +1,6 @@
 import { connect, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
-import { settle as resolveOptions } from '../../lib/options.js'
+import { resolveOptions } from '../../lib/options.js'
 import * as headerNames from '../../lib/wire/headers.js'
 import { serve } from '../support/server.js'
 import { openStream, post } from '../support/stream.js'
