@@ -1,5 +1,5 @@
 /**
- * What an app says in both directions, shared by its server and its clients as a type, for `withContract` and `connect`:
+ * The events of an app in both directions, as a type that its server (`withContract`) and its clients (`connect`) share:
  *
  * ```ts
  * interface Chat {
@@ -9,9 +9,9 @@
  * ```
  */
 export interface Contract {
-  /** Events that the server sends, with their data, which is JSON; `void` for none, which arrives as `null`. Left out, events have every name and unknown data. */
+  /** The events that the server sends, with the types of their data, which is JSON. An event without data has the type `void` and arrives as `null`. Default: any name, with unknown data. */
   down?: object
-  /** Events that clients send, as functions from their data to the handler's answer. Left out, likewise. */
+  /** The events that clients send, as functions from their data to the response of the handler. Default: any name, with unknown data. */
   up?: object
 }
 
@@ -24,23 +24,23 @@ export type DownEvent<C extends Contract> = keyof Down<C> & string
 /** The names of the events that clients send. */
 export type UpEvent<C extends Contract> = keyof Up<C> & string
 
-/** The data of an event of the server's; `never` for one that the contract does not have. */
+/** The data of an event that the server sends; `never` if the contract does not contain the event. */
 export type DownData<C extends Contract, Event> = Event extends keyof Down<C> ? Down<C>[Event] : never
 
-/** An event of the server's with its data: a union, of which the name tells the data. */
+/** An event that the server sends, with its data: a union that is discriminated by the name. */
 export type Received<C extends Contract = Contract> = {
   [Event in DownEvent<C>]: { readonly event: Event, readonly data: DownData<C, Event> }
 }[DownEvent<C>]
 
-/** The data of an event that clients send; `never` for one that the contract does not have. */
+/** The data of an event that clients send; `never` if the contract does not contain the event. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (...data: infer Data) => unknown ? Data[0] : never
   : never
 
-/** What the server answers to it: what the handler returns, awaited. */
+/** The response to an event that clients send: the awaited result of its handler. */
 export type UpAnswer<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Answer ? Awaited<Answer> : never
   : never
 
-/** The arguments after an event's name: its data, which may be left out where it may be `undefined`, then others. */
+/** The arguments after the name of an event: its data, which is optional if it may be `undefined`, then others. */
 export type Payload<Data, Others extends unknown[] = []> = undefined extends Data ? [data?: Data, ...Others] : [data: Data, ...Others]

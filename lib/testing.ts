@@ -2,24 +2,24 @@ import type { Readable } from 'node:stream'
 import { createParser } from 'eventsource-parser'
 import type { FastifyInstance } from 'fastify'
 
-/** An event that came down. */
+/** An event that the stream has received. */
 export interface ReceivedEvent {
-  /** Its name; `message` for the default event. */
+  /** Name of the event; `message` for the default event. */
   readonly event: string
-  /** Its data, read as JSON. */
+  /** Data of the event, parsed as JSON. */
   readonly data: unknown
-  /** Its id: send it as `Last-Event-ID` to resume after it. */
+  /** Id of the event. Send it as `Last-Event-ID` to resume after this event. */
   readonly id: string | undefined
 }
 
 export interface InjectSessionOptions {
-  /** Where the stream is. Default `/downward`. */
+  /** Path of the stream. Default: `/downward`. */
   url?: string
   /** Headers of the request: cookies, authorization, `last-event-id`, … Default: none. */
   headers?: Record<string, string>
 }
 
-/** A session opened without a socket. */
+/** A session that was opened without a socket. */
 export interface InjectedSession extends AsyncIterableIterator<ReceivedEvent> {
   readonly id: string
   /** The data of the welcome event. */
@@ -29,16 +29,16 @@ export interface InjectedSession extends AsyncIterableIterator<ReceivedEvent> {
 }
 
 /**
- * Opens a session through `app.inject`, for an app's tests: waits for the welcome and yields the events after it.
- * Throws where the answer is no event stream. Injection has no connection to lose, so `onDisconnect` never runs: test
- * that on a socket. Closing the app, or the session, ends the iteration.
+ * Opens a session with `app.inject`, for the tests of an app: waits for the welcome event and then yields the events that
+ * follow. Throws if the response is not an event stream. An injected request has no connection, so `onDisconnect` never
+ * runs; test that with a socket. The iteration ends when the app or the session is closed.
  */
 export async function injectSession (app: FastifyInstance, { url = '/downward', headers = {} }: InjectSessionOptions = {}): Promise<InjectedSession> {
   const response = await app.inject({ method: 'GET', url, headers: { accept: 'text/event-stream', ...headers }, payloadAsStream: true })
-  if (response.statusCode !== 200) throw new Error(`No session: ${url} answered ${response.statusCode}`)
+  if (response.statusCode !== 200) throw new Error(`No session was opened: ${url} answered ${response.statusCode}`)
   const events = parse(response.stream())
   const { value, done } = await events.next()
-  if (done === true || value.event !== 'welcome') throw new Error(`No session: the stream of ${url} did not begin with a welcome`)
+  if (done === true || value.event !== 'welcome') throw new Error(`No session was opened: the stream of ${url} did not begin with a welcome event`)
   const welcome = value.data as Record<string, unknown>
   return Object.assign(events, { id: String(welcome.sessionId), welcome, headers: response.headers })
 }

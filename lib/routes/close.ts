@@ -1,8 +1,8 @@
 import type { RouteOptions } from 'fastify'
-import type { Sessions } from '../sessions.js'
-import { identify } from './identify.js'
+import type { Sessions } from '../sessions/sessions.js'
+import { requireSession } from './require-session.js'
 
-/** DELETE of the downward path: the client ends its session. */
+/** DELETE of the downward path: ends the session. */
 export function closeRoute (sessions: Sessions): RouteOptions {
   const { routes: { close }, downwardPath } = sessions.settings
   return {
@@ -10,7 +10,7 @@ export function closeRoute (sessions: Sessions): RouteOptions {
     method: 'DELETE',
     url: downwardPath,
     handler: async (request, reply) => {
-      const session = await identify(sessions, request)
+      const session = await requireSession(sessions, request)
       await session.close('deleted')
       return reply.code(204).send()
     }

@@ -1,16 +1,20 @@
-import type { FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
-import { greet } from '../echo.js'
+import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import { noop } from '../awaitable.js'
 import { asError, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
-import { ignore } from '../promises.js'
-import type { Arrival, Session } from '../session.js'
-import type { Sessions } from '../sessions.js'
-import { ResponseSink } from '../stream/transport.js'
+import { greet } from '../sessions/echo.js'
+import { kStream, type Session } from '../sessions/session.js'
+import type { StreamAttachment } from '../sessions/session-stream.js'
+import type { Sessions } from '../sessions/sessions.js'
+import { ResponseSink, StreamPayload, takeOverStream } from '../stream/response-sink.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
-import { header } from './identify.js'
+import { header } from './require-session.js'
 
-/** GET of the downward path: opens a session's stream, or resumes it. */
+/** A request for a stream before the store has attached it. */
+type StreamRequest = Omit<StreamAttachment, 'head' | 'log'> & { readonly sink: ResponseSink }
+
+/** GET of the downward path: opens a session, or resumes it. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
   const { routes: { downward }, downwardPath } = sessions.settings
   return {
@@ -18,155 +22,130 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     method: 'GET',
     url: downwardPath,
     exposeHeadRoute: false,
-    // Last of all, so that every other hook has run when the response is taken over.
-    onSend: [downward.onSend ?? [], takeOver].flat(),
-    // Not async: Fastify would hold the Reply until the promise of a stream's end.
+    // The last hook, so that all others have run when the response is taken over.
+    onSend: [downward.onSend ?? [], takeOverStream].flat(),
+    // Not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
       const sink = new ResponseSink(reply.raw)
-      arrive(sessions, request, reply, sink).catch((error: unknown) => {
-        if (error instanceof StoreUnavailable) comeLater(sessions, reply)
+      handleStream(sessions, request, reply, sink).catch((error: unknown) => {
+        if (error instanceof StoreUnavailable) sendRetry(sessions, reply)
         else reply.send(asError(error))
       })
     }
   }
 }
 
-async function arrive (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+async function handleStream (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
   const lastEventId = header(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
-    // [WHATWG HTML 9.2.1] A 204 tells an EventSource to stop reconnecting.
+    // [WHATWG HTML 9.2.1] A 204 makes an EventSource stop reconnecting.
     reply.code(204).send()
     return
   }
-  if (!accepts(header(request, 'accept'))) throw new NotAcceptable()
+  if (!acceptsEventStream(header(request, 'accept'))) throw new NotAcceptable()
   if (sessions.closing) {
-    comeLater(sessions, reply)
+    sendRetry(sessions, reply)
     return
   }
-  const principal = await sessions.settings.principal(request)
-  const last = lastEventId === undefined ? undefined : parseEventId(lastEventId)
-  const id = last?.sessionId ?? header(request, SESSION_ID)
-  const returns = lastEventId !== undefined || id !== undefined
-  const known = id === undefined ? undefined : await sessions.resumable(id, principal)
-  // The client may have left while its session was looked for, or before.
+  const principal = await sessions.settings.principal?.(request)
+  const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
+  const id = eventId?.sessionId ?? header(request, SESSION_ID)
+  const isReconnect = lastEventId !== undefined || id !== undefined
+  const known = id === undefined ? undefined : await sessions.findForResume(id, principal)
+  // The client may have disconnected meanwhile.
   if (sink.closed) return
   if (known !== undefined) {
-    const order = known.hold()
-    const welcome = await welcomeBack(sessions, known, request)
-    await open(sessions, known, { sink, welcome, resumed: true, order, cursor: last?.position ?? known.cursor }, reply)
+    const generation = known[kStream].retainForResume()
+    const welcome = await runOnResume(sessions, known, request)
+    await attach(sessions, known, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? known[kStream].cursor }, reply)
     return
   }
-  if (returns && header(request, RESUME) === 'required') throw new SessionUnknown()
+  if (isReconnect && header(request, RESUME) === 'required') throw new SessionUnknown()
   const session = await sessions.open(principal)
   if (session === undefined) {
-    request.log.warn('a session was refused: there are too many; see maxSessions and maxSessionsPerPrincipal')
-    comeLater(sessions, reply)
+    request.log.warn('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal')
+    sendRetry(sessions, reply)
     return
   }
-  // What the app sends from here on, in onOpen first of all, follows the welcome.
-  const cursor = session.cursor
-  const welcome = await introduce(sessions, session, returns, request)
-  await open(sessions, session, { sink, welcome, resumed: false, order: 0, cursor }, reply)
+  // Before the hooks run, so that everything they send follows the welcome.
+  const cursor = session[kStream].cursor
+  const welcome = await runOnOpen(sessions, session, isReconnect, request)
+  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, cursor }, reply)
 }
 
-/** Presents a new session to the app, which may refuse it. Answers with the data of its welcome. */
-async function introduce (sessions: Sessions, session: Session, returns: boolean, request: FastifyRequest): Promise<string> {
-  const previous = returns ? { previous: 'unknown' } : {}
+/** Runs the `onOpen` hooks, which may refuse the session. Resolves with the data of the welcome event. */
+async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boolean, request: FastifyRequest): Promise<string> {
+  const previous = isReconnect ? { previous: 'unknown' } : {}
   try {
-    const told = sessions.hooks.has('onOpen')
-      ? await sessions.hooks.welcome('onOpen', session, request)
-      : sessions.dispatcher.echoes ? greet() : {}
-    return welcomeData(sessions, session, false, { ...previous, ...told })
+    const hookData = sessions.hooks.has('onOpen')
+      ? await sessions.hooks.runOnStream('onOpen', session, request)
+      : sessions.handlers.usesEcho ? greet() : {}
+    return welcomeData(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
     await sessions.discard(session, 'refused')
     throw error
   }
 }
 
-/** Tells the app that a client is back, which it may refuse. Answers with the data of the welcome. */
-async function welcomeBack (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
+/** Runs the `onResume` hooks, which may refuse the client. Resolves with the data of the welcome event. */
+async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
   try {
-    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.welcome('onResume', session, request))
+    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runOnStream('onResume', session, request))
   } catch (error) {
-    session.release()
+    session[kStream].release()
     throw error
   }
 }
 
-/** The data of the welcome event: the app's may add to ours, not replace it. */
-function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, told: object): string {
+/** The data of the welcome event. Hooks can add properties, but not replace ours. */
+function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
   const ours = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
-  return serialize({ ...ours, ...told, ...ours })
+  // Ours come first in the JSON, and also win.
+  return serialize({ ...ours, ...hookData, ...ours })
 }
 
-async function open (sessions: Sessions, session: Session, arrival: Omit<StreamRequest, 'head' | 'log'>, reply: FastifyReply): Promise<void> {
-  const { sink, cursor, resumed } = arrival
-  // Until the stream begins: the client leaves, or the app answers in our place, by a timeout or a hook that throws.
-  // Then nobody has learnt of a new session, and nobody can come back to it.
-  const abandon = (): void => {
-    if (resumed) session.abandon()
+/** Acquires the stream of a session from the store and sends the response that becomes the stream. */
+async function attach (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<void> {
+  const { sink, cursor, resumed } = request
+  // Runs if the client disconnects before its stream begins, or if the app answers instead, by a timeout or a hook that
+  // throws. No client has received the id of a new session then.
+  const onAbort = (): void => {
+    if (resumed) session[kStream].releaseAborted()
     else sessions.discard(session, 'aborted')
   }
   let head: number | undefined
   try {
-    if (!sink.closed) head = await sessions.admit(session, cursor)
+    if (!sink.closed) head = await sessions.acquireStream(session, cursor)
   } finally {
-    // Not before the store has answered: what it is still about to give could not be taken back.
-    if (sink.closed) abandon()
-    else sink.listener = { drained: ignore, closed: abandon }
+    // After the store has answered, because the session cannot be released while `attach` is pending.
+    if (sink.closed) onAbort()
+    else sink.listener = { onDrain: noop, onClose: onAbort }
   }
   if (sink.closed) return
   if (head === undefined) {
-    comeLater(sessions, reply)
+    sendRetry(sessions, reply)
     return
   }
-  reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  reply.send(new Opening(sessions, session, { ...arrival, head, log: reply.request.log }))
-}
-
-/** An arrival whose response is not begun. */
-type StreamRequest = Arrival & { readonly sink: ResponseSink }
-
-/** What is sent to Fastify in the place of a body: it travels through the hooks, to be recognised by the last of them. */
-class Opening {
-  /** Has Fastify take it for a stream, which it neither serializes nor measures. */
-  readonly pipe = ignore
-  readonly #sessions: Sessions
-  readonly #session: Session
-  readonly #arrival: StreamRequest
-
-  constructor (sessions: Sessions, session: Session, arrival: StreamRequest) {
-    this.#sessions = sessions
-    this.#session = session
-    this.#arrival = arrival
-  }
-
-  begin (reply: FastifyReply): void {
-    const { sink, resumed } = this.#arrival
-    if (sink.closed || reply.sent) return
-    if (!this.#sessions.closing) {
-      sink.begin(reply)
-      this.#session.attach(this.#arrival)
+  const attachment: StreamAttachment = { ...request, head, log: reply.request.log }
+  const payload = new StreamPayload(sink, () => {
+    if (!sessions.closing) {
+      session[kStream].attach(attachment)
       return
     }
-    // The server began to close while the hooks ran: it waits for this response, and for no new stream.
-    sink.begin(reply)
-    sink.end(frameRetry(this.#sessions.retry()))
-    if (!resumed) this.#session.close('shutdown')
-  }
+    // The server began to close while the `onSend` hooks ran. It waits for this response, but opens no new stream.
+    sink.end(frameRetry(sessions.createRetryDelay()))
+    if (!resumed) session.close('shutdown')
+  })
+  reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
+  reply.send(payload)
 }
 
-const takeOver: onSendHookHandler<unknown> = (_request, reply, payload, done) => {
-  if (payload instanceof Opening) payload.begin(reply)
-  else done(null, payload)
+/** Answers a client that should try again soon. A status other than 200 would make an EventSource stop for good. */
+function sendRetry (sessions: Sessions, reply: FastifyReply): void {
+  reply.headers(STREAM_HEADERS).send(frameRetry(sessions.createRetryDelay()))
 }
 
-/** Answers what may be well soon. A status other than 200 would end a native EventSource for good. */
-function comeLater (sessions: Sessions, reply: FastifyReply): void {
-  reply.headers(STREAM_HEADERS).send(frameRetry(sessions.retry()))
-}
-
-function accepts (accept = '*/*'): boolean {
+function acceptsEventStream (accept = '*/*'): boolean {
   return accept === 'text/event-stream' || accept.split(',').some(range => {
     const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
     return ['text/event-stream', 'text/*', '*/*'].includes(type) && !parameters.some(parameter => /^q=0(\.0*)?$/.test(parameter))

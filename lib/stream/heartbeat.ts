@@ -1,28 +1,28 @@
-import type { Downstream } from './downstream.js'
+import type { StreamWriter } from './stream-writer.js'
 
-// A stream idle for an interval is found within a fifth of it.
-const TICKS = 5
+// An idle stream is found at most a fifth of the interval too late.
+const TICKS_PER_INTERVAL = 5
 
-/** Keeps idle streams alive through intermediaries, with one timer for all of them. */
+/** Writes to idle streams so that proxies do not close them, with one timer for all streams. */
 export class Heartbeat {
-  readonly #streams: Iterable<Downstream>
+  readonly #streams: Iterable<StreamWriter>
   readonly #frame: string
   readonly #timer: NodeJS.Timeout | undefined
 
-  /** `interval` in milliseconds; `false` for no heartbeat. */
-  constructor (interval: number | false, frame: string, streams: Iterable<Downstream>) {
+  /** `interval` in milliseconds; `false` turns heartbeats off. */
+  constructor (interval: number | false, frame: string, streams: Iterable<StreamWriter>) {
     this.#frame = frame
     this.#streams = streams
-    if (interval !== false) this.#timer = setInterval(this.#beat, interval / TICKS).unref()
+    if (interval !== false) this.#timer = setInterval(this.#tick, interval / TICKS_PER_INTERVAL).unref()
   }
 
   stop (): void {
     clearInterval(this.#timer)
   }
 
-  readonly #beat = (): void => {
+  readonly #tick = (): void => {
     for (const stream of this.#streams) {
-      if (++stream.idleTicks >= TICKS) stream.beat(this.#frame)
+      if (++stream.idleTicks >= TICKS_PER_INTERVAL) stream.writeHeartbeat(this.#frame)
     }
   }
 }

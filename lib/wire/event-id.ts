@@ -1,58 +1,65 @@
 import { randomFillSync } from 'node:crypto'
 
-/** The id of the event that ends a session: a client that comes back with it is told to stop. */
+/** The event id that ends a session: the server answers 204 to a client that sends it as `Last-Event-ID`. */
 export const CLOSED_ID = 'closed'
 
-/** What an event's id says: whose log, and how far. */
+/** The parts of an event id: which session, and a position in its logs. */
 export interface EventId {
   readonly sessionId: string
   readonly position: number
 }
 
-// 18 bytes as base64url, and at most the 11 digits that the largest safe integer takes.
-const PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
+const ID_BYTES = 18
+const IDS_PER_FILL = 128
 
-const SECRET = 18
-// One call of the generator serves many sessions: the call costs much, its bytes little.
-const randomness = Buffer.alloc(SECRET * 128)
-let used = randomness.length
+// A session id: 18 bytes as base64url.
+const SESSION_ID = /^[\w-]{24}$/
+// A session id and a position, which has at most 11 digits in base 36.
+const EVENT_ID = /^([\w-]{24})\.([0-9a-z]{1,11})$/
 
-/** Makes a session's id: 18 random bytes, base64url. */
-export function createSessionId (): string {
-  if (used === randomness.length) {
-    randomFillSync(randomness)
-    used = 0
+/** Generates session ids: 18 random bytes as base64url. One call of the random generator serves many ids, because the call is much slower than its bytes. */
+export class SessionIdGenerator {
+  readonly #buffer = Buffer.alloc(ID_BYTES * IDS_PER_FILL)
+  #offset = this.#buffer.length
+
+  next (): string {
+    const buffer = this.#buffer
+    if (this.#offset === buffer.length) {
+      randomFillSync(buffer)
+      this.#offset = 0
+    }
+    const start = this.#offset
+    this.#offset += ID_BYTES
+    const id = buffer.toString('base64url', start, this.#offset)
+    // Used bytes are a secret and must not stay in memory.
+    buffer.fill(0, start, this.#offset)
+    return id
   }
-  const start = used
-  used += SECRET
-  const id = randomness.toString('base64url', start, used)
-  randomness.fill(0, start, used)
-  return id
 }
 
-/** Whether a text may be the id of a session. */
+/** Whether a text has the form of a session id. */
 export function isSessionId (text: string): boolean {
-  return /^[\w-]{24}$/.test(text)
+  return SESSION_ID.test(text)
 }
 
-/** `<sessionId>.<position, base36>`: printable ASCII well under 128 bytes, so that every browser returns it unchanged. */
+/** `<session id>.<position in base 36>`: printable ASCII of less than 128 bytes, so that every browser returns it unchanged. */
 export function formatEventId (sessionId: string, position: number): string {
-  return startEventId(sessionId) + endEventId(position)
+  return idPrefix(sessionId) + encodePosition(position)
 }
 
-/** What the ids of all events of a session begin with. */
-export function startEventId (sessionId: string): string {
+/** The part that the ids of all events of a session share. */
+export function idPrefix (sessionId: string): string {
   return `${sessionId}.`
 }
 
-/** What the id of an event ends with, in whichever session. */
-export function endEventId (position: number): string {
+/** The part of an event id that is the same in every session. */
+export function encodePosition (position: number): string {
   return position.toString(36)
 }
 
-/** Reads an event's id back; `undefined` where the text is not one of ours. */
+/** Parses an event id; `undefined` if the text has another form. */
 export function parseEventId (text: string): EventId | undefined {
-  const [, sessionId, digits] = PATTERN.exec(text) ?? []
+  const [, sessionId, digits] = EVENT_ID.exec(text) ?? []
   if (sessionId === undefined || digits === undefined) return undefined
   const position = Number.parseInt(digits, 36)
   return Number.isSafeInteger(position) ? { sessionId, position } : undefined

@@ -1,30 +1,30 @@
 import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid } from '../errors.js'
-import { CLOSED_ID, endEventId, formatEventId, startEventId } from './event-id.js'
+import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
-// The plugin's own, those that an EventSource raises itself, and those of the client's sessions.
+// The events of the plugin, those of EventSource itself, and those of the client's session object.
 const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
-const BREAKS_THE_FRAME = /[\r\n\0]/
+const FORBIDDEN_CHARACTERS = /[\r\n\0]/
 
-/** Whether a string can be an event's name on the wire and arrive as it was sent. */
+/** Whether a value can be the name of an event and arrives unchanged. */
 export function isEventName (name: unknown): name is string {
-  return typeof name === 'string' && name !== '' && !BREAKS_THE_FRAME.test(name) && name.isWellFormed()
+  return typeof name === 'string' && name !== '' && !FORBIDDEN_CHARACTERS.test(name) && name.isWellFormed()
 }
 
-/** Whether the app may send an event of a name. */
-export function isSendable (name: unknown): boolean {
+/** Whether the app may send an event with this name. */
+export function isUserEvent (name: unknown): boolean {
   return isEventName(name) && !RESERVED.has(name)
 }
 
-/** Frames an event of the app's, all but its id: that differs from session to session, the rest is framed once for all. */
+/** Frames an event of the app without its id. The id differs from session to session, so the rest is framed once for all sessions. */
 export function frameEvent (event: string, data: unknown): string {
-  if (!isSendable(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
+  if (!isUserEvent(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
   const json = serialize(data)
-  // By hand: `encode` would look for line ends, which JSON has none of, and take longer for that than for the rest.
+  // Without `encode`, which would spend most of its time on searching for line ends. JSON contains none.
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
 }
 
-/** Data as JSON, which `undefined` is sent as `null` for the want of. Throws FST_SSE_DATA_INVALID where it has none. */
+/** Serializes data as JSON; `undefined` becomes `null`. Throws FST_SSE_DATA_INVALID if the data cannot be serialized. */
 export function serialize (data: unknown = null): string {
   let json: string | undefined
   try {
@@ -36,21 +36,21 @@ export function serialize (data: unknown = null): string {
   return json
 }
 
-/** How every event of a session begins. */
-export function frameStart (sessionId: string): string {
-  return `id: ${startEventId(sessionId)}`
+/** The first characters of every event of a session. */
+export function framePrefix (sessionId: string): string {
+  return `id: ${idPrefix(sessionId)}`
 }
 
-/** How an event goes on at a position, in whichever session. */
-export function frameRest (position: number, frame: string): string {
-  return `${endEventId(position)}\n${frame}`
+/** The rest of an event at a position, which is the same in every session. */
+export function frameSuffix (position: number, frame: string): string {
+  return `${encodePosition(position)}\n${frame}`
 }
 
 export function frameWelcome (sessionId: string, position: number, retry: number, json: string): string {
   return `retry: ${retry}\nevent: welcome\nid: ${formatEventId(sessionId, position)}\ndata: ${json}\n\n`
 }
 
-/** What was lost: entries after `after`, up to and including `resumedAt`; from there on the stream is whole again. */
+/** A range of lost events: those after position `after`, up to and including position `resumedAt`. The stream is complete again after it. */
 export interface Gap {
   readonly after: number
   readonly resumedAt: number
@@ -66,17 +66,17 @@ export function frameClose (reason: string): string {
 }
 
 /**
- * Ends a stream that another has replaced. The session goes on, but the id makes a client that still listens stop when
- * it comes back, where otherwise the two would replace each other for ever.
+ * The last event of a stream that was replaced by another. The session stays open, but the server answers 204 when the
+ * client reconnects with this id, so that it stops. Otherwise the two clients would replace each other for ever.
  */
 export const REPLACED_FRAME = encode({ event: 'replaced', id: CLOSED_ID, data: '{}' })
 
-/** Tells a client how many milliseconds to wait before it connects again. */
+/** Sets the number of milliseconds that a client waits before it connects again. */
 export function frameRetry (retry: number): string {
   return `retry: ${retry}\n\n`
 }
 
-/** A comment and ONE line feed: some clients surface a blank line as an empty event. */
+/** A comment and ONE line feed, because some clients report a blank line as an empty event. */
 export const HEARTBEAT_FRAME = ': heartbeat\n'
 
 export function frameHeartbeatEvent (event: string): string {

@@ -1,4 +1,4 @@
-// Names as Node gives them in `request.headers`.
+// In lower case, as in `request.headers`.
 export const SESSION_ID = 'x-session-id'
 export const SESSION_CONNECTED = 'x-session-connected'
 export const LAST_EVENT_ID = 'last-event-id'
@@ -6,12 +6,12 @@ export const RESUME = 'x-resume'
 export const IDEMPOTENCY_KEY = 'idempotency-key'
 export const IDEMPOTENT_REPLAYED = 'idempotent-replayed'
 
-/** The response headers that a page of another origin has to be let read. */
+/** Response headers that CORS must expose to pages of other origins. */
 export const EXPOSED_HEADERS = 'X-Session-ID, X-Session-Connected, Idempotent-Replayed, Retry-After'
 
 export const STREAM_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
-  // no-transform keeps intermediaries from compressing, and so from buffering.
+  // `no-transform` prevents proxies from compressing the stream, which would buffer it.
   'cache-control': 'no-cache, no-transform',
   'x-accel-buffering': 'no'
 }

@@ -21,7 +21,7 @@ t.test('one contract types what the server and its clients say to each other', a
     .addHook('onOpen', async session => { await session.emit('count', sessions.size) })
     .handle('say', async (session, { text }) => {
       await session.join('room')
-      await sessions.channel('room').emit('said', { who: session.label, text: text.toUpperCase() })
+      await sessions.channel('room').emit('said', { who: session.shortId, text: text.toUpperCase() })
       return { delivered: await sessions.channel('room').count() }
     })
     .handle('leave', { schema: { type: 'string' } }, async (session, reason) => await session.close(reason.trim()))

@@ -187,8 +187,8 @@ eachClient(t, 'a POST that hears of no session waits for the next, and goes to i
   const reset = next(session, 'reset')
   // It is forgotten, and its stream does not end: as after a restart behind a proxy.
   t.ok(lost)
-  sessions.recall = id => id === lost?.id ? undefined : Object.getPrototypeOf(sessions).recall.call(sessions, id)
-  sessions.resumable = async () => undefined
+  sessions.findCached = id => id === lost?.id ? undefined : Object.getPrototypeOf(sessions).recall.call(sessions, id)
+  sessions.findForResume = async () => undefined
   const answer = await within(session.request('who', 1), 'the answer')
   await reset
   t.equal(answer, session.sessionId)

@@ -8,7 +8,7 @@ import t, { type Test } from 'tap'
 import ts from 'typescript'
 import type { Session, Sessions } from '../../lib/index.js'
 import * as errors from '../../lib/errors.js'
-import { settle, type SseSessionsOptions } from '../../lib/options.js'
+import { resolveOptions, type SseSessionsOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
 import { launchChromium, needsChromium } from '../support/browser.js'
 import { bundle } from '../support/bundle.js'
@@ -216,7 +216,7 @@ t.test('every code block was run', t => {
 t.test('every option in the table is one, and every code is raised', t => {
   const options = table('Options', 'option').map(nameOf)
   t.ok(options.length > 15)
-  for (const option of options) t.doesNotThrow(() => settle({ [option]: undefined } as SseSessionsOptions, 0), option)
+  for (const option of options) t.doesNotThrow(() => resolveOptions({ [option]: undefined } as SseSessionsOptions, 0), option)
   const client = new Redis({ lazyConnect: true })
   for (const option of table('Many nodes', 'option of `redisStore`').map(nameOf)) t.throws(() => redisStore({ client, [option]: NaN }), option)
   const raised = new Set(Object.values(errors)

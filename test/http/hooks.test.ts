@@ -275,8 +275,8 @@ t.test('what a hook throws that only tells is logged without the session\'s id, 
   await (await sessions.find(sessionId))?.close()
   t.strictSame(ran, ['onDisconnect', 'onClose'])
   t.match(lines, [
-    { msg: 'a onDisconnect hook failed', err: { message: 'sync' }, session: sessionId.slice(0, 6) },
-    { msg: 'a onClose hook failed', err: { message: 'async' }, session: sessionId.slice(0, 6) }
+    { msg: 'the onDisconnect hook failed', err: { message: 'sync' }, session: sessionId.slice(0, 6) },
+    { msg: 'the onClose hook failed', err: { message: 'async' }, session: sessionId.slice(0, 6) }
   ])
   t.notMatch(JSON.stringify(lines), sessionId)
 })

@@ -4,6 +4,7 @@ import { promisify } from 'node:util'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { memoryStore, type SessionState } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { refused } from '../support/error-response.js'
 import { serve } from '../support/server.js'
@@ -126,12 +127,12 @@ t.test('a stream whose session is lost while its response is on the way ends, an
   const { sessions, url } = await serve(t, { store: store.open }, {
     before: app => app.addHook('onSend', async () => {
       if (state === undefined) return
-      state.endedBy = 'lost'
-      state.listener?.lost()
+      state.closeReason = 'lost'
+      state.listener?.onLost()
     })
   })
   let state: SessionState | undefined
-  sessions.addHook('onOpen', session => { state = session.state })
+  sessions.addHook('onOpen', session => { state = session[kStream].state })
   const stream = await openStream(t, url)
   await within(stream.ended, 'the end')
   t.strictSame(stream.events.map(({ event }) => event), ['welcome'])
@@ -169,7 +170,7 @@ t.test('what has expired while the app was booting is told to the hooks that it 
       const state = store.open('long gone', undefined)
       if (state === undefined) throw new Error('no session')
       store.end(state, 'expired', false)
-      user.expired(state)
+      user.onExpire(state)
       return store
     }
   }, {

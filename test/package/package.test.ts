@@ -6,7 +6,7 @@ import ts from 'typescript'
 // What an app's author writes, with each way of ours to be typed.
 const USER = `
 import Fastify, { type FastifyInstance } from 'fastify'
-import sseSessions, { memoryStore, type Channel, type Draft, type Hooks, type OpenStore, type Session, type Sessions, type SessionState, type SseSessionsOptions, type Store, type StoreSettings } from 'fastify-sse-sessions'
+import sseSessions, { memoryStore, type Channel, type EntryInput, type Hooks, type StoreFactory, type Session, type Sessions, type SessionState, type SseSessionsOptions, type Store, type StoreSettings } from 'fastify-sse-sessions'
 import { injectSession } from 'fastify-sse-sessions/testing'
 import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
 
@@ -17,11 +17,11 @@ declare module 'fastify-sse-sessions' {
   interface SessionData { nick?: string }
 }
 
-export const sent: Draft[] = []
-const ownStore: OpenStore = (settings: StoreSettings, user) => {
+export const sent: EntryInput[] = []
+const ownStore: StoreFactory = (settings: StoreSettings, user) => {
   const store: Store = memoryStore(settings, user)
   const send = store.send.bind(store)
-  return Object.assign(store, { send: (state: SessionState, draft: Draft) => send(state, sent[sent.push(draft) - 1] ?? draft) })
+  return Object.assign(store, { send: (state: SessionState, draft: EntryInput) => send(state, sent[sent.push(draft) - 1] ?? draft) })
 }
 
 const app: FastifyInstance = Fastify()

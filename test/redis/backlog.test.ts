@@ -1,7 +1,7 @@
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { SessionState, Store } from '../../lib/index.js'
-import { settle } from '../../lib/options.js'
+import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
 import { monitor } from '../support/redis-monitor.js'
 import { ordersOf } from '../support/redis-commands.js'
@@ -26,7 +26,7 @@ interface Drain {
 async function openDrain (t: Test, bounds: { entries: number, bytes: number }): Promise<Drain> {
   const redis = await startRedis(t)
   const client = new Redis({ port: redis.port, host: '127.0.0.1' })
-  const store = await redisStore({ client })(settle({ log: bounds }, 0), { broadcast: () => {}, expired: async () => {} })
+  const store = await redisStore({ client })(resolveOptions({ log: bounds }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
   t.teardown(async () => {
     await within(Promise.resolve(store.close('shutdown')), 'the store to close')
     client.disconnect()
@@ -42,7 +42,7 @@ async function openDrain (t: Test, bounds: { entries: number, bytes: number }): 
     send: async bytes => { await store.send(state, { frame: 'x'.repeat(bytes) }) },
     isDrained: async () => {
       let drained = false
-      Promise.resolve(store.drained(state)).then(() => { drained = true }, () => {})
+      Promise.resolve(store.waitForDrain(state)).then(() => { drained = true }, () => {})
       // It is answered in order.
       await store.count('nobody')
       return drained
@@ -59,7 +59,7 @@ t.test('a producer may go on when less than half of what a log may keep is unsen
   const { redis, store, state, key, send, isDrained, entriesAfter } = await openDrain(t, bounds)
   const next = random(seedOf(t))
   const below = (limit: number): number => Math.floor(next() * limit)
-  let cursor = state.openedAt
+  let cursor = state.startPosition
   const seen = { drained: 0, full: 0 }
   for (let step = 0; step < 1000; step++) {
     const kind = below(100)

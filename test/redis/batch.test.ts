@@ -1,4 +1,5 @@
 import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession } from '../support/memory-client.js'
 import { accepted, letter, recorder, runOne } from './support/messages.js'
 import { beforeOrders } from '../support/redis-commands.js'
@@ -14,8 +15,8 @@ t.test('a batch may repeat itself, and what is being handled elsewhere', needsRe
   const afar = await handleOf(two, session)
   const { gate, handled, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first to run')
-  const other = { ...letter('b', handle('other')), payload: () => 'other' }
-  const batch = await afar.mailbox.deliverAll([letter('a', handle('repeat')), letter('b', handle('b')), letter('b', handle('twin')), other, letter(undefined, handle('c'))])
+  const other = { ...letter('b', handle('other')), fingerprint: () => 'other' }
+  const batch = await afar[kStream].messageQueue.enqueueAll([letter('a', handle('repeat')), letter('b', handle('b')), letter('b', handle('twin')), other, letter(undefined, handle('c'))])
   for (const delivery of batch) delivery.catch(() => {})
   // It is asked for again and again meanwhile.
   for (let number = 1; number < 4; number++) {
@@ -41,7 +42,7 @@ t.test('messages without keys are handled in turn, and their batch is settled on
     for (const { operation, args } of orders) if (operation === 'settle') settled.push(args.slice(2).join())
   })
   const { handled, handle } = recorder()
-  const batch = await session.mailbox.deliverAll(['a', 'b', 'c'].map(name => letter(undefined, handle(name))))
+  const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => letter(undefined, handle(name))))
   await within(Promise.all(batch), 'the answers')
   t.strictSame(handled, ['a', 'b', 'c'])
   await session.send('settled')
@@ -58,11 +59,11 @@ t.test('a batch does not wait for one behind it, of which a message of its own i
   const { gate, handled, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
   const [first = ''] = await redis.ask('LRANGE', queue, '0', '0') as string[]
-  const batch = await (await handleOf(two, session)).mailbox.deliverAll([letter('a', handle('first')), letter('b', handle('b'))])
+  const batch = await (await handleOf(two, session))[kStream].messageQueue.enqueueAll([letter('a', handle('first')), letter('b', handle('b'))])
   // The process that handles the first is taken for dead, and another asks before the batch does.
   proxy.connections[0]?.client.pause()
   await redis.ask('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
-  const again = (await handleOf(three, session)).mailbox.deliver(letter('a', handle('a')))
+  const again = (await handleOf(three, session))[kStream].messageQueue.enqueue(letter('a', handle('a')))
   await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'it to be found dead')
   proxy.connections[0]?.client.resume()
   t.match(await within(Promise.all([...batch, again]), 'the answers'), [
@@ -93,7 +94,7 @@ t.test('a batch runs ahead of what Redis has kept, but not far', needsRedis, asy
   const session = await openSession(sessions)
   const gate = signal()
   const { handled, letters } = batchOf(30, gate.promise)
-  const deliveries = await session.mailbox.deliverAll(letters)
+  const deliveries = await session[kStream].messageQueue.enqueueAll(letters)
   await until(() => handled.length === 1, 'the first')
   holdAnswers(true)
   gate.resolve()
@@ -111,7 +112,7 @@ t.test('of a batch whose process is taken for dead, what it has not begun to han
   const session = await openSession(one)
   const gate = signal()
   const here = batchOf(30, gate.promise)
-  const deliveries = await session.mailbox.deliverAll(here.letters)
+  const deliveries = await session[kStream].messageQueue.enqueueAll(here.letters)
   for (const delivery of deliveries) delivery.catch(() => {})
   await until(() => here.handled.length === 1, 'the first')
   for (const { client } of proxy.connections) client.pause()
@@ -119,7 +120,7 @@ t.test('of a batch whose process is taken for dead, what it has not begun to han
   gate.resolve()
   const there = batchOf(30, Promise.resolve())
   const afar = await handleOf(two, session)
-  for (const delivery of await afar.mailbox.deliverAll(there.letters)) t.match(await delivery, { replayed: false })
+  for (const delivery of await afar[kStream].messageQueue.enqueueAll(there.letters)) t.match(await delivery, { replayed: false })
   for (const { client } of proxy.connections) client.resume()
   await t.rejects(within(deliveries[29] as Promise<unknown>, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.strictSame(here.handled, range(0, 9))

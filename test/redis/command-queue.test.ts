@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { ordersOf } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
@@ -71,7 +72,7 @@ t.test('what was given up while Redis was silent is not done later, and what sto
   const { sessions: other } = await farProcess(t, redis)
   const [session, left] = [await openSession(sessions), await openSession(sessions)]
   const gone = await stream(sessions, left)
-  const { cursor } = session
+  const { cursor } = session[kStream]
   redis.pause()
   const since = performance.now()
   gone.sink.destroy()

@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import { StoreUnavailable, type SseSessionsOptions } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { accepted, letter } from './support/messages.js'
 import { ordersOf } from '../support/redis-commands.js'
@@ -74,7 +75,7 @@ t.test('a session that got another stream since the end of one keeps that', need
   const first = await stream(sessions, session)
   first.sink.destroy()
   await sent()
-  const second = await stream(sessions, session, session.cursor)
+  const second = await stream(sessions, session, session[kStream].cursor)
   await lose()
   t.not(await field(session, 'owner'), '')
   await session.send(1)
@@ -119,7 +120,7 @@ t.test('a client goes on where its stream was last known to be', needsRedis, asy
   down.sink.destroy()
   await until(async () => await field(session, 'owner') === '', 'its end')
   await lose()
-  t.equal(await field(session, 'cursor'), String(session.cursor))
+  t.equal(await field(session, 'cursor'), String(session[kStream].cursor))
 })
 
 t.test('a message that waits for the outcome of another is handled where that was refused since', needsRedis, async t => {
@@ -128,13 +129,13 @@ t.test('a message that waits for the outcome of another is handled where that wa
   const session = await openSession(other)
   const here = await handleOf(sessions, session)
   const gate = signal()
-  const refused = Promise.resolve(session.mailbox.deliver(letter('key', async () => {
+  const refused = Promise.resolve(session[kStream].messageQueue.enqueue(letter('key', async () => {
     await gate.promise
     throw new StoreUnavailable()
   })))
   const claim = async (): Promise<string> => String(await redis.ask('HGET', `{sse}:s:${session.id}:keys`, 'key'))
   await until(async () => (await claim()).startsWith('r'), 'the first')
-  const delivered = Promise.resolve(here.mailbox.deliver(letter('key', () => accepted('done'))))
+  const delivered = Promise.resolve(here[kStream].messageQueue.enqueue(letter('key', () => accepted('done'))))
   await sent()
   await until(async () => (await claim()).endsWith(','), 'the other to wait for it')
   gate.resolve()

@@ -1,6 +1,7 @@
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Sessions } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { openSession, stream } from '../support/memory-client.js'
 import { beforeOrders, ordersOf } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
@@ -65,7 +66,7 @@ t.test('an expiry that a process found, which died before it could tell the app,
   for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.ask('PTTL', key)) > 0, `${key} would go by itself`)
   const two = await open(t, redis)
   const toldThere = listen(two.sessions)
-  t.equal(await two.sessions.resumable(id, undefined), undefined, 'its client would be given another')
+  t.equal(await two.sessions.findForResume(id, undefined), undefined, 'its client would be given another')
   await until(() => toldThere.length > 0, 'the hook')
   await until(async () => await untold(redis) === 0, 'it to be known')
   t.strictSame([told, toldThere], [[], [`${id} expired`]])
@@ -146,9 +147,9 @@ t.test('a process that closes is told of no expiry any more; another is', needsR
   const busy = await openSession(one.sessions)
   await stream(one.sessions, busy)
   const gate = signal()
-  const running = busy.mailbox.deliver({
+  const running = busy[kStream].messageQueue.enqueue({
     key: undefined,
-    payload: () => '',
+    fingerprint: () => '',
     handle: async () => {
       await gate.promise
       return { status: 200, headers: {}, body: '', error: undefined }

@@ -2,8 +2,9 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { redisStore } from '../../lib/redis.js'
-import { openSessions } from '../../lib/sessions.js'
-import { settle } from '../../lib/options.js'
+import { createSessions } from '../../lib/sessions/sessions.js'
+import { resolveOptions } from '../../lib/options.js'
+import { kStream } from '../../lib/sessions/session.js'
 import Fastify from 'fastify'
 import { freePort } from '../support/free-port.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
@@ -18,7 +19,7 @@ t.test('a store that is not there at boot is an error', needsRedis, async t => {
   const client = new Redis({ port: await freePort(), host: '127.0.0.1' })
   client.on('error', () => {})
   t.teardown(() => { client.disconnect() })
-  const opened = openSessions(settle({ store: redisStore({ client }) }, 0), Fastify().log)
+  const opened = createSessions(resolveOptions({ store: redisStore({ client }) }, 0), Fastify().log)
   await t.rejects(opened, { code: 'FST_SSE_STORE_UNAVAILABLE' })
 })
 
@@ -59,8 +60,8 @@ eachLibrary(t, 'sessions that an emptied store has lost are over, and their stre
   await until(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event).filter(event => event !== 'gap'), [])
   t.strictSame(told, ['lost'])
-  t.equal(await one.admit(other, other.cursor), undefined)
-  await t.rejects(Promise.resolve(other.mailbox.deliver({ key: undefined, payload: () => '', handle: accepted })), { code: 'FST_SSE_SESSION_UNKNOWN' })
+  t.equal(await one.acquireStream(other, other[kStream].cursor), undefined)
+  await t.rejects(Promise.resolve(other[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle: accepted })), { code: 'FST_SSE_SESSION_UNKNOWN' })
 })
 
 t.test('what was lost is not told again to a session that was opened since, when another process finds it out', needsRedis, async t => {
@@ -157,15 +158,15 @@ t.test('what is not answered in time is refused, and can be tried again', needsR
   const { sessions: two, holdAnswers } = await farProcess(t, redis)
   const session = await openSession(one)
   const afar = await handleOf(two, session)
-  const letter = { key: 'key', payload: () => 'payload', handle: accepted }
+  const letter = { key: 'key', fingerprint: () => 'payload', handle: accepted }
   holdAnswers(true)
-  const delivered = Promise.resolve(afar.mailbox.deliver(letter))
-  const attached = stream(two, afar, afar.cursor)
+  const delivered = Promise.resolve(afar[kStream].messageQueue.enqueue(letter))
+  const attached = stream(two, afar, afar[kStream].cursor)
   await t.rejects(delivered, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   holdAnswers(false)
-  t.match(await session.mailbox.deliver(letter), { outcome: { body: 'done' } })
-  const down = await stream(two, afar, afar.cursor)
+  t.match(await session[kStream].messageQueue.enqueue(letter), { outcome: { body: 'done' } })
+  const down = await stream(two, afar, afar[kStream].cursor)
   await session.send(1)
   await until(() => down.messages().length === 1, 'the message')
 })

@@ -3,7 +3,7 @@ import type { Link } from '../../lib/store/redis/client.js'
 import type { Line } from '../../lib/store/redis/line.js'
 import { Mirrors } from '../../lib/store/redis/mirrors.js'
 import type { StoreSettings } from '../../lib/store/store.js'
-import { flushSoon, type Writer } from '../../lib/turns.js'
+import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { turn } from '../support/wait.js'
 
 // By hand, for no real Redis can be had to publish just between a comparison and the turn in which it is written.
@@ -12,12 +12,12 @@ t.test('what a comparison with Redis has brought is offered before what is publi
   const missing = [2, 3, 4].map(position => [`${position}-0`, ['f', `data: ${position}\n\n`]])
   const line = { node: 'n', seen: 0, offset: 0, run: async () => [[['4', '0', 'count', missing]], '4', '0'] } as unknown as Line
   const written: number[] = []
-  const writer: Writer = {
+  const writer: Flushable = {
     flush: () => {
-      for (let next = log.next(0); next !== Infinity; next = log.next(next)) if (!written.includes(next)) written.push(next)
+      for (let next = log.nextPosition(0); next !== Infinity; next = log.nextPosition(next)) if (!written.includes(next)) written.push(next)
     }
   }
-  const mirrors = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushSoon(writer) }, found: () => {}, doubt: () => {}, wentBack: () => {} })
+  const mirrors = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushScheduler.schedule(writer) }, found: () => {}, doubt: () => {}, wentBack: () => {} })
   const { broadcasts } = mirrors
   const { log } = broadcasts
   const take = (position: number): void => { mirrors.take(broadcasts, `${position - 1} ${position}\ndata: ${position}\n\n`, 0) }

@@ -2,9 +2,9 @@ import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Sessions } from '../../lib/index.js'
-import { settle } from '../../lib/options.js'
+import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type IoRedisClient } from '../../lib/redis.js'
-import { openSessions } from '../../lib/sessions.js'
+import { createSessions } from '../../lib/sessions/sessions.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { random, seedOf } from '../support/random.js'
 import { needsRedis, startRedis } from '../support/redis.js'
@@ -27,7 +27,7 @@ async function hardOfHearing (t: Test, port: number, isLost: () => boolean): Pro
       }
     }
   }
-  const sessions = await openSessions(settle({ store: redisStore({ client: lossy, lease: 500 }), heartbeatInterval: false, closeTimeout: 100 }, 0), Fastify({ logger: false }).log)
+  const sessions = await createSessions(resolveOptions({ store: redisStore({ client: lossy, lease: 500 }), heartbeatInterval: false, closeTimeout: 100 }, 0), Fastify({ logger: false }).log)
   t.teardown(async () => {
     await within(sessions.close(), 'the store to close')
     client.disconnect()

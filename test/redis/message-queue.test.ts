@@ -1,4 +1,5 @@
 import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { accepted, letter, recorder, runOne } from './support/messages.js'
 import { beforeOrders } from '../support/redis-commands.js'
@@ -16,10 +17,10 @@ t.test('an outcome that is told while another question is on its way is that of 
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, handled, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
-  const repeat = afar.mailbox.deliver(letter('a', handle('repeat')))
+  const repeat = afar[kStream].messageQueue.enqueue(letter('a', handle('repeat')))
   await settled()
   holdAnswers(true)
-  const batch = afar.mailbox.deliverAll([letter('a', handle('repeat')), letter('b', handle('b'))])
+  const batch = afar[kStream].messageQueue.enqueueAll([letter('a', handle('repeat')), letter('b', handle('b'))])
   await until(async () => await redis.ask('LLEN', queue) === 2, 'the batch to wait')
   gate.resolve()
   await running
@@ -32,7 +33,7 @@ t.test('an outcome that is told while another question is on its way is that of 
   t.match(await first, { replayed: true, outcome: { body: 'a' } })
   t.match(await second, { replayed: false, outcome: { body: 'b' } })
   t.strictSame(handled, ['b'])
-  t.match(await within(Promise.resolve(session.mailbox.deliver(letter(undefined, handle('c')))), 'the next'), { outcome: { body: 'c' } })
+  t.match(await within(Promise.resolve(session[kStream].messageQueue.enqueue(letter(undefined, handle('c')))), 'the next'), { outcome: { body: 'c' } })
 })
 
 t.test('a process that closes refuses the messages that wait, and goes when those are done that it handles', needsRedis, async t => {
@@ -42,18 +43,18 @@ t.test('a process that closes refuses the messages that wait, and goes when thos
   const [session, other] = [await openSession(one), await openSession(two)]
   const afar = await handleOf(two, session)
   const gates = [signal(), signal()] as const
-  const running = session.mailbox.deliver(letter(undefined, async () => {
+  const running = session[kStream].messageQueue.enqueue(letter(undefined, async () => {
     await gates[0].promise
     return accepted('first')
   }))
-  const handled = other.mailbox.deliver(letter('key', async () => {
+  const handled = other[kStream].messageQueue.enqueue(letter('key', async () => {
     await gates[1].promise
     await other.send('from the handler')
     return accepted('second')
   }))
   const queue = `{sse}:s:${session.id}:queue`
   await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
-  const waits = (async () => await afar.mailbox.deliver(letter(undefined, () => accepted('never'))))()
+  const waits = (async () => await afar[kStream].messageQueue.enqueue(letter(undefined, () => accepted('never'))))()
   waits.catch(() => {})
   await until(async () => await redis.ask('LLEN', queue) === 2, 'it to wait')
   const closed = two.close()
@@ -61,7 +62,7 @@ t.test('a process that closes refuses the messages that wait, and goes when thos
   gates[1].resolve()
   t.match(await handled, { outcome: { body: 'second' } })
   await closed
-  const again = (await handleOf(one, other)).mailbox.deliver(letter('key', () => accepted('again')))
+  const again = (await handleOf(one, other))[kStream].messageQueue.enqueue(letter('key', () => accepted('again')))
   t.match(await again, { replayed: true, outcome: { body: 'second' } })
   gates[0].resolve()
   t.match(await running, { outcome: { body: 'first' } })
@@ -75,12 +76,12 @@ t.test('a process that closes refuses what waits, and what is only being asked f
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, handled, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
-  const { mailbox } = await handleOf(two, session)
-  const waits = Promise.resolve(mailbox.deliver(letter(undefined, handle('waits'))))
+  const { messageQueue: mailbox } = (await handleOf(two, session))[kStream]
+  const waits = Promise.resolve(mailbox.enqueue(letter(undefined, handle('waits'))))
   waits.catch(() => {})
   await until(async () => await redis.ask('LLEN', queue) === 2, 'it to wait')
   await settled()
-  const asks = Promise.resolve(mailbox.deliver(letter(undefined, handle('asks'))))
+  const asks = Promise.resolve(mailbox.enqueue(letter(undefined, handle('asks'))))
   asks.catch(() => {})
   await two.close()
   for (const refused of [waits, asks]) await t.rejects(within(refused, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
@@ -97,9 +98,9 @@ t.test('a message that is given up without an answer holds up nobody', needsRedi
   const afar = await handleOf(two, session)
   const { handled, handle } = recorder()
   holdAnswers(true)
-  await t.rejects(within(Promise.resolve(afar.mailbox.deliver(letter(undefined, handle('given up')))), 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await t.rejects(within(Promise.resolve(afar[kStream].messageQueue.enqueue(letter(undefined, handle('given up')))), 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   holdAnswers(false)
-  await within(Promise.resolve(session.mailbox.deliver(letter(undefined, handle('next')))), 'the next')
+  await within(Promise.resolve(session[kStream].messageQueue.enqueue(letter(undefined, handle('next')))), 'the next')
   t.strictSame(handled, ['next'])
 })
 
@@ -113,7 +114,7 @@ t.test('a process that closes while it asks about a message that another handles
   const { gate, handle, running } = runOne(session)
   await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
   const [first = ''] = await redis.ask('LRANGE', queue, '0', '0') as string[]
-  const [repeat, other] = await (await handleOf(two, session)).mailbox.deliverAll([letter('a', handle('first')), letter('b', handle('b'))])
+  const [repeat, other] = await (await handleOf(two, session))[kStream].messageQueue.enqueueAll([letter('a', handle('first')), letter('b', handle('b'))])
   const sent = signal()
   let asked = false
   beforeOrders(client, orders => {
@@ -123,7 +124,7 @@ t.test('a process that closes while it asks about a message that another handles
   })
   await until(() => asked, 'it to ask again')
   await redis.ask('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
-  const elsewhere = (await handleOf(three, session)).mailbox.deliver(letter('a', async () => {
+  const elsewhere = (await handleOf(three, session))[kStream].messageQueue.enqueue(letter('a', async () => {
     await gate.promise
     return accepted('elsewhere')
   }))
@@ -147,10 +148,10 @@ t.test('however many messages wait, a node is asked once whether it lives', need
   const queue = `{sse}:s:${session.id}:queue`
   const asked = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats')).cmdstat_zscore ?? '')?.[1] ?? 0)
   const names = Array.from({ length: 20 }, (_, n) => `key ${n}`)
-  const waiting = names.map(name => session.mailbox.deliver(letter(name, handle(name))))
+  const waiting = names.map(name => session[kStream].messageQueue.enqueue(letter(name, handle(name))))
   await until(async () => await redis.ask('LLEN', queue) === 21, 'them to wait')
   const before = await asked()
-  const repeats = afar.mailbox.deliverAll([...names.map(name => letter(name, handle('repeat'))), letter(undefined, handle('last'))])
+  const repeats = afar[kStream].messageQueue.enqueueAll([...names.map(name => letter(name, handle('repeat'))), letter(undefined, handle('last'))])
   await until(async () => await redis.ask('LLEN', queue) === 22, 'the batch to wait')
   t.ok(await asked() - before <= 3, 'and again with each tick')
   gate.resolve()

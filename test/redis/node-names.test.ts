@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { openSession, stream } from '../support/memory-client.js'
 import { accepted, letter } from './support/messages.js'
 import { beforeOrders } from '../support/redis-commands.js'
@@ -25,7 +26,7 @@ t.test('a process has one name when it has begun', needsRedis, async t => {
 t.test('a message that comes while a process takes another name is handled, and holds up nobody', needsRedis, async t => {
   const { client, session, forget } = await withName(t)
   const deliver = async (body: string): Promise<unknown> => {
-    const { outcome } = await session.mailbox.deliver({ key: undefined, payload: () => '', handle: () => ({ status: 200, headers: {}, body, error: undefined }) })
+    const { response: outcome } = await session[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle: () => ({ status: 200, headers: {}, body, error: undefined }) })
     return outcome.body
   }
   let first: Promise<unknown> | undefined
@@ -56,7 +57,7 @@ t.test('that Redis has lost something is told, though a process has to ask for a
 t.test('while a message is handled that was begun under another name, nothing is sent to its session from here', needsRedis, async t => {
   const { session, down, forget } = await withName(t)
   const [begun, gate] = [signal(), signal()]
-  const running = session.mailbox.deliver(letter(undefined, async () => {
+  const running = session[kStream].messageQueue.enqueue(letter(undefined, async () => {
     begun.resolve()
     await gate.promise
     return accepted('done')

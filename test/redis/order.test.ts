@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { beforeOrders } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis.js'
@@ -95,7 +96,7 @@ t.test('a channel that another has left is read by those who are about to read i
   const here = await handleOf(one, second)
   // It waits for the other channel, while what nobody reads is let go of.
   holdPublished(true)
-  const attached = stream(one, here, here.cursor)
+  const attached = stream(one, here, here[kStream].cursor)
   for (let number = 2; number < 5; number++) {
     await until(() => one.size === number, 'the next tick')
     await openSession(two)

@@ -1,4 +1,5 @@
 import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { beforeOrders } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
@@ -14,11 +15,11 @@ t.test('a session whose client leaves while its stream is asked for expires', ne
   const first = await stream(sessions, session)
   first.sink.destroy()
   await until(() => !session.connected, 'the end of the first stream')
-  session.hold()
+  session[kStream].retainForResume()
   holdAnswers(true)
-  const admitted = sessions.admit(session, session.cursor)
+  const admitted = sessions.acquireStream(session, session[kStream].cursor)
   await until(async () => await field(redis, session, 'epoch') === '2', 'Redis to know')
-  session.release()
+  session[kStream].release()
   holdAnswers(false)
   await admitted
   await until(async () => await redis.ask('ZCARD', '{sse}:deadlines') === 0, 'it to expire')
@@ -30,7 +31,7 @@ t.test('a session that was discarded while its stream was asked for is not asked
   const session = await openSession(sessions)
   const down = await stream(sessions, await openSession(sessions))
   holdAnswers(true)
-  const admitted = sessions.admit(session, session.cursor)
+  const admitted = sessions.acquireStream(session, session[kStream].cursor)
   await until(async () => await field(redis, session, 'epoch') === '1', 'Redis to know')
   const discarded = sessions.discard(session, 'aborted')
   holdAnswers(false)
@@ -54,7 +55,7 @@ t.test('what a process asks for again takes no stream back from another', needsR
   const session = await openSession(two)
   const here = await handleOf(one, session)
   holdAnswers(true)
-  const asked = stream(one, here, here.cursor)
+  const asked = stream(one, here, here[kStream].cursor)
   await until(async () => await field(redis, session, 'epoch') === '1', 'Redis to know')
   const down = await stream(two, session)
   // The answer is lost.

@@ -1,5 +1,6 @@
 import Fastify from 'fastify'
 import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { MemorySink, received } from '../support/memory-sink.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
@@ -97,7 +98,7 @@ t.test('a stream of a session that has ended in the meantime has its end', needs
   holdPublished(true)
   await session.send(1)
   await session.close('enough')
-  const asked = stream(one, here, here.cursor)
+  const asked = stream(one, here, here[kStream].cursor)
   await until(async () => await epochOf(redis, session) === '1', 'Redis to know')
   await settled()
   t.ok(here.closed)
@@ -112,9 +113,9 @@ t.test('a stream that another process has had before it begins is over, and its 
   const { sessions: two } = await farProcess(t, redis)
   const { sessions: one } = await farProcess(t, redis)
   const session = await openSession(one)
-  const { cursor } = session
-  const order = session.hold()
-  const head = await one.admit(session, cursor) ?? 0
+  const { cursor } = session[kStream]
+  const generation = session[kStream].retainForResume()
+  const head = await one.acquireStream(session, cursor) ?? 0
   // While the response is on its way through the hooks.
   const down = await stream(two, await handleOf(two, session), cursor)
   down.sink.destroy()
@@ -122,7 +123,7 @@ t.test('a stream that another process has had before it begins is over, and its 
   await session.send(1)
   const sink = new MemorySink(false)
   await handleOf(one, session)
-  session.attach({ sink, cursor, head, welcome: '{}', resumed: true, order, log: Fastify().log })
+  session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed: true, generation, log: Fastify().log })
   await until(() => sink.closed, 'the end of the first')
   t.strictSame(received(sink).map(({ event }) => event), ['welcome'])
   const again = await stream(one, session, cursor)

@@ -2,6 +2,7 @@ import { Cluster, Redis } from 'ioredis'
 import { createCluster } from 'redis'
 import t from 'tap'
 import { redisStore } from '../../lib/redis.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { needsRedis, startRedis } from '../support/redis.js'
 import { eachLibrary, farProcess } from '../support/stores.js'
@@ -22,13 +23,13 @@ eachLibrary(t, 'what a handler has answered is answered again by another process
   const afar = await handleOf(two, session)
   const bodies = { object: { a: [1, null] }, text: 'text', nothing: undefined, bytes: Buffer.from([0, 255]) }
   for (const [key, body] of Object.entries(bodies)) {
-    const letter = { key, payload: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body, error: undefined }) }
-    await session.mailbox.deliver(letter)
-    t.strictSame(await afar.mailbox.deliver(letter), { outcome: letter.handle(), replayed: true }, key)
+    const letter = { key, fingerprint: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body, error: undefined }) }
+    await session[kStream].messageQueue.enqueue(letter)
+    t.strictSame(await afar[kStream].messageQueue.enqueue(letter), { outcome: letter.handle(), replayed: true }, key)
   }
-  const letter = { key: 'none', payload: () => 'payload', handle: () => ({ status: 200, headers: {}, body: 1n, error: undefined }) }
-  await session.mailbox.deliver(letter)
-  t.match(await afar.mailbox.deliver(letter), { outcome: { status: 500, error: { message: /BigInt/ } }, replayed: true })
+  const letter = { key: 'none', fingerprint: () => 'payload', handle: () => ({ status: 200, headers: {}, body: 1n, error: undefined }) }
+  await session[kStream].messageQueue.enqueue(letter)
+  t.match(await afar[kStream].messageQueue.enqueue(letter), { outcome: { status: 500, error: { message: /BigInt/ } }, replayed: true })
 })
 
 eachLibrary(t, 'data that is changed elsewhere changes here while a stream is here, and what is set to nothing goes', async (t, fleet) => {
@@ -48,7 +49,7 @@ t.test('a session\'s end that was not heard of yet is found out by whoever sends
   const { sessions: one } = await farProcess(t, redis)
   const { sessions: two, holdPublished } = await farProcess(t, redis)
   const session = await openSession(one)
-  const afar = await two.recall(session.id)
+  const afar = await two.findCached(session.id)
   if (afar === undefined) throw new Error('it is not found')
   holdPublished(true)
   await session.close('bye')

@@ -1,5 +1,6 @@
 import t from 'tap'
-import type { Delivery, Letter, Outcome } from '../../lib/index.js'
+import type { QueueResult, QueuedMessage, StoredResponse } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
 import { HEAVY } from '../support/memory-sink.js'
 import { eachStore } from '../support/stores.js'
@@ -131,13 +132,13 @@ eachStore(t, 'a slow stream gets the rest of a channel that was left, though a r
   await session.leave('room')
   await until(() => first.messages().length === 3, 'the messages')
   const slow = await stream(one, session, first.cursor, true)
-  session.hold()
-  await one.admit(session, first.events[2]?.position ?? 0)
+  session[kStream].retainForResume()
+  await one.acquireStream(session, first.events[2]?.position ?? 0)
   slow.sink.drain(false)
   await session.send('after')
   await until(() => slow.messages().some(data => data === 'after'), 'the message after')
   t.strictSame(slow.messages().map(data => String(data)[0]), ['0', '1', '2', 'a'])
-  session.release()
+  session[kStream].release()
 })
 
 eachStore(t, 'a client that is ahead of the store gets what comes in a channel that it then leaves', async (t, fleet) => {
@@ -177,7 +178,7 @@ eachStore(t, 'what is kept beside a session is no session, whatever its client c
   const one = await fleet.process()
   const session = await openSession(one)
   await session.send(1)
-  for (const key of ['openedAt', 'owner', 'd:admin']) await session.mailbox.deliver(letter(key, () => accepted('done')))
+  for (const key of ['openedAt', 'owner', 'd:admin']) await session[kStream].messageQueue.enqueue(letter(key, () => accepted('done')))
   for (const part of ['log', 'keys', 'order', 'queue']) t.equal(await one.find(`${session.id}:${part}`), undefined)
 })
 
@@ -240,13 +241,13 @@ eachStore(t, 'what the bounds drop is told as a gap, and what is too large is re
   const [one, two] = [await fleet.process(options), await fleet.process(options)]
   const session = await openSession(one)
   for (let n = 1; n <= 5; n++) await session.send(n)
-  const counted = await stream(two, await handleOf(two, session), session.cursor)
+  const counted = await stream(two, await handleOf(two, session), session[kStream].cursor)
   await until(() => counted.messages().length === 3, 'what is left')
   t.match(counted.events.map(({ event, data }) => [event, data]), [['gap', { reason: 'count' }], ['message', 3], ['message', 4], ['message', 5]])
   await t.rejects(two.broadcast('message', 'x'.repeat(60)), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
   const other = await openSession(two)
   for (let n = 1; n <= 3; n++) await one.broadcast('message', 'x'.repeat(15))
-  const heavy = await stream(one, await handleOf(one, other), other.cursor)
+  const heavy = await stream(one, await handleOf(one, other), other[kStream].cursor)
   await until(() => heavy.messages().length === 2, 'what is left')
   t.match(heavy.events, [{ event: 'gap', data: { reason: 'bytes' } }, { event: 'message' }, { event: 'message' }])
 })
@@ -255,7 +256,7 @@ eachStore(t, 'what is too old is gone, and told', async (t, fleet) => {
   // What is young is to be read before it is too old, however slow the machine is.
   const one = await fleet.process({ log: { age: 1500 } })
   const session = await openSession(one)
-  const { cursor } = session
+  const { cursor } = session[kStream]
   await session.send('old')
   const begun = performance.now()
   await until(() => performance.now() - begun > 1700, 'it to be too old')
@@ -265,10 +266,10 @@ eachStore(t, 'what is too old is gone, and told', async (t, fleet) => {
   t.match(down.events, [{ event: 'gap', data: { reason: 'age' } }, { event: 'message', data: 'young' }])
 })
 
-const accepted = (body: unknown = null): Outcome => ({ status: 200, headers: { 'x-test': 'yes' }, body, error: undefined })
+const accepted = (body: unknown = null): StoredResponse => ({ status: 200, headers: { 'x-test': 'yes' }, body, error: undefined })
 
-function letter (key: string | undefined, handle: Letter['handle'], payload = 'payload'): Letter {
-  return { key, payload: () => payload, handle }
+function letter (key: string | undefined, handle: QueuedMessage['handle'], payload = 'payload'): QueuedMessage {
+  return { key, fingerprint: () => payload, handle }
 }
 
 eachStore(t, 'messages of a session are handled one at a time, in order of arrival over all processes', async (t, fleet) => {
@@ -277,11 +278,11 @@ eachStore(t, 'messages of a session are handled one at a time, in order of arriv
   const handles = [session, await handleOf(two, session)] as const
   const order: number[] = []
   let running = 0
-  const deliveries: Array<Promise<Delivery>> = []
+  const deliveries: Array<Promise<QueueResult>> = []
   for (let n = 0; n < 20; n++) {
     const arrived = signal()
     const handle = handles[n % 2] ?? session
-    deliveries.push((async () => await handle.mailbox.deliver(letter(undefined, async () => {
+    deliveries.push((async () => await handle[kStream].messageQueue.enqueue(letter(undefined, async () => {
       t.equal(++running, 1, 'nothing runs beside it')
       order.push(n)
       await new Promise(resolve => { setImmediate(resolve) })
@@ -294,7 +295,7 @@ eachStore(t, 'messages of a session are handled one at a time, in order of arriv
   }
   const outcomes = await within(Promise.all(deliveries), 'all')
   t.strictSame(order, Array.from({ length: 20 }, (_, n) => n))
-  t.strictSame(outcomes.map(({ outcome }) => outcome.body), order)
+  t.strictSame(outcomes.map(({ response: outcome }) => outcome.body), order)
 })
 
 eachStore(t, 'a repeat gets the first answer, anywhere, and waits for it where it is being found', async (t, fleet) => {
@@ -304,21 +305,21 @@ eachStore(t, 'a repeat gets the first answer, anywhere, and waits for it where i
   let handled = 0
   const go = signal()
   const begun = signal()
-  const first = session.mailbox.deliver(letter('key', async () => {
+  const first = session[kStream].messageQueue.enqueue(letter('key', async () => {
     handled++
     begun.resolve()
     await go.promise
     return accepted({ answer: ['ä', 1, null] })
   }))
   await within(begun.promise, 'the handler')
-  const beside = (async () => await afar.mailbox.deliver(letter('key', () => accepted('never'))))()
-  await t.rejects(async () => await afar.mailbox.deliver(letter('key', () => accepted('never'), 'another payload')), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+  const beside = (async () => await afar[kStream].messageQueue.enqueue(letter('key', () => accepted('never'))))()
+  await t.rejects(async () => await afar[kStream].messageQueue.enqueue(letter('key', () => accepted('never'), 'another payload')), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
   go.resolve()
   const expected = { outcome: { status: 200, headers: { 'x-test': 'yes' }, body: { answer: ['ä', 1, null] }, error: undefined } }
   t.match(await within(Promise.resolve(first), 'the first answer'), { ...expected, replayed: false })
   t.match(await within(beside, 'the answer beside it'), { ...expected, replayed: true })
-  t.match(await afar.mailbox.deliver(letter('key', () => accepted('never'))), { ...expected, replayed: true })
-  t.match(await session.mailbox.deliver(letter('key', () => accepted('never'))), { ...expected, replayed: true })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('key', () => accepted('never'))), { ...expected, replayed: true })
+  t.match(await session[kStream].messageQueue.enqueue(letter('key', () => accepted('never'))), { ...expected, replayed: true })
   t.equal(handled, 1)
 })
 
@@ -327,21 +328,21 @@ eachStore(t, 'an error is an answer, and a refusal is none', async (t, fleet) =>
   const session = await openSession(one)
   const afar = await handleOf(two, session)
   const error = Object.assign(new Error('no'), { statusCode: 409, code: 'OURS' })
-  await session.mailbox.deliver(letter('failed', () => ({ status: 409, headers: {}, body: undefined, error })))
-  t.match(await afar.mailbox.deliver(letter('failed', () => accepted())), { replayed: true, outcome: { status: 409, error: { message: 'no', statusCode: 409, code: 'OURS' } } })
-  await t.rejects(async () => await session.mailbox.deliver(letter('refused', () => { throw new Error('refused') })), { message: 'refused' })
-  t.match(await afar.mailbox.deliver(letter('refused', () => accepted('now'))), { replayed: false, outcome: { body: 'now' } })
+  await session[kStream].messageQueue.enqueue(letter('failed', () => ({ status: 409, headers: {}, body: undefined, error })))
+  t.match(await afar[kStream].messageQueue.enqueue(letter('failed', () => accepted())), { replayed: true, outcome: { status: 409, error: { message: 'no', statusCode: 409, code: 'OURS' } } })
+  await t.rejects(async () => await session[kStream].messageQueue.enqueue(letter('refused', () => { throw new Error('refused') })), { message: 'refused' })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('refused', () => accepted('now'))), { replayed: false, outcome: { body: 'now' } })
 })
 
 eachStore(t, 'outcomes are kept up to a number, the latest ones', async (t, fleet) => {
   const options = { maxIdempotencyKeys: 2 }
   const [one, two] = [await fleet.process(options), await fleet.process(options)]
   const session = await openSession(one)
-  for (const key of ['a', 'b', 'c']) await session.mailbox.deliver(letter(key, () => accepted(key)))
+  for (const key of ['a', 'b', 'c']) await session[kStream].messageQueue.enqueue(letter(key, () => accepted(key)))
   const afar = await handleOf(two, session)
-  t.match(await afar.mailbox.deliver(letter('b', () => accepted('again'))), { replayed: true })
-  t.match(await afar.mailbox.deliver(letter('c', () => accepted('again'))), { replayed: true })
-  t.match(await afar.mailbox.deliver(letter('a', () => accepted('again'))), { replayed: false })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('b', () => accepted('again'))), { replayed: true })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('c', () => accepted('again'))), { replayed: true })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('a', () => accepted('again'))), { replayed: false })
 })
 
 eachStore(t, 'several messages are delivered with none between them, and only so many wait', async (t, fleet) => {
@@ -351,19 +352,19 @@ eachStore(t, 'several messages are delivered with none between them, and only so
   const afar = await handleOf(two, session)
   const go = signal()
   const order: string[] = []
-  const step = (name: string): Letter => letter(name, async () => {
+  const step = (name: string): QueuedMessage => letter(name, async () => {
     order.push(name)
     await go.promise
     return accepted(name)
   })
-  const first = (async () => await session.mailbox.deliver(step('first')))()
+  const first = (async () => await session[kStream].messageQueue.enqueue(step('first')))()
   await until(() => order.length === 1, 'the first')
-  const batch = (async () => await Promise.all(await afar.mailbox.deliverAll([step('a'), step('b')])))()
+  const batch = (async () => await Promise.all(await afar[kStream].messageQueue.enqueueAll([step('a'), step('b')])))()
   await afar.update({})
-  const last = (async () => await session.mailbox.deliver(step('last')))()
+  const last = (async () => await session[kStream].messageQueue.enqueue(step('last')))()
   await session.update({})
-  await t.rejects(async () => await afar.mailbox.deliver(step('too many')), { code: 'FST_SSE_TOO_MANY_WAITING' })
-  await t.rejects(async () => await session.mailbox.deliverAll([step('far'), step('too many')]), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(async () => await afar[kStream].messageQueue.enqueue(step('too many')), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(async () => await session[kStream].messageQueue.enqueueAll([step('far'), step('too many')]), { code: 'FST_SSE_TOO_MANY_WAITING' })
   go.resolve()
   await within(Promise.all([first, batch, last]), 'all')
   t.strictSame(order, ['first', 'a', 'b', 'last'])

@@ -1,6 +1,7 @@
 import t, { type Test } from 'tap'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
-import type { Log } from '../../lib/store/log.js'
+import type { Log } from '../../lib/log/log.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { collected } from '../support/gc.js'
 import { brief, gapOf, loseStream, opened, positionOf, resume, type Opened } from '../support/resumption.js'
@@ -156,7 +157,7 @@ for (const [when, look] of [
 
 /** The log that a session reads besides that of broadcasts: held by nothing here. */
 function roomOf (session: Session): WeakRef<Log> {
-  const { log } = session.state.sources[1] ?? {}
+  const { log } = session[kStream].state.ranges[1] ?? {}
   if (log === undefined) throw new Error('no log')
   return new WeakRef(log)
 }

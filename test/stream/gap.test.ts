@@ -2,6 +2,7 @@ import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Gap, SseSessionsOptions } from '../../lib/index.js'
 import { formatEventId } from '../../lib/wire/event-id.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { eventSources } from '../support/eventsources.js'
 import { faultProxy, type FaultProxy } from '../support/proxy.js'
@@ -96,9 +97,9 @@ async function parked (t: Test, options: SseSessionsOptions): Promise<{ stream: 
   proxy.connections[0]?.server.pause()
   const padding = 'x'.repeat(10_000)
   let n = 0
-  while (n - session.cursor < 200) {
+  while (n - session[kStream].cursor < 200) {
     for (let i = 0; i < 50; i++) await session.send({ n: ++n, padding })
-    await until(() => session.cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stand')
+    await until(() => session[kStream].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stand')
   }
   return { stream, proxy, sent: n, read: () => { proxy.connections[0]?.server.resume() } }
 }

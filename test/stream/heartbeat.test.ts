@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import type { SseSessionsOptions } from '../../lib/index.js'
 import { Heartbeat } from '../../lib/stream/heartbeat.js'
 import { HEARTBEAT_FRAME } from '../../lib/wire/frame.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { eventSources } from '../support/eventsources.js'
 import { serve, type Served, type ServeOptions } from '../support/server.js'
 import { FILL, flood, listOpened, streamsOpen, wire, type Opened } from '../support/wire.js'
@@ -44,12 +45,12 @@ t.test('a stream that is waiting for its client to read is skipped', async t => 
   await streamsOpen(sessions, 1)
   const [{ session }] = opened as [Opened]
   const count = await flood([session], n => session.send({ n, FILL }))
-  const { cursor } = session
+  const { cursor } = session[kStream]
   tick(50)
   client.read()
   await session.emit('last', 1)
   await client.waitFor('event: last')
-  t.ok(session.cursor > cursor, 'it was waiting')
+  t.ok(session[kStream].cursor > cursor, 'it was waiting')
   t.equal(client.numbers().length, count)
   t.notMatch(client.text(), ': heartbeat')
   tick(5)

@@ -1,6 +1,7 @@
 import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { eventSources } from '../support/eventsources.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { follow } from './support/follower.js'
@@ -112,12 +113,12 @@ t.test('a producer is never more than half a log ahead of what the connection ta
   sessions.addHook('onOpen', opened => { session = opened })
   const client: Wire = wire(t, port, { stalled: true })
   await streamsOpen(sessions, 1)
-  const start = session?.cursor ?? NaN
+  const start = session?.[kStream].cursor ?? NaN
   let produced = 0
   let furthest = 0
   function * numbers (): Generator<object> {
     for (; produced < 400; produced++) {
-      furthest = Math.max(furthest, produced - ((session?.cursor ?? NaN) - start))
+      furthest = Math.max(furthest, produced - ((session?.[kStream].cursor ?? NaN) - start))
       yield { n: produced, FILL }
     }
   }

@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import type { Session } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { eventSources, type TestedEventSource } from '../support/eventsources.js'
 import { follow, type Follower } from './support/follower.js'
 import { faultProxy, type Fault, type FaultProxy, type Plan } from '../support/proxy.js'
@@ -94,8 +95,8 @@ for (const [name, open] of eventSources) {
       connection?.server.pause()
       send(12_000, 'x'.repeat(1000))
       // 12 MB are more than the sockets between them take: the stream has to wait.
-      await until(() => session.cursor > 0, 'the server to have begun')
-      t.ok(session.cursor < 12_000)
+      await until(() => session[kStream].cursor > 0, 'the server to have begun')
+      t.ok(session[kStream].cursor < 12_000)
       proxy.strike(fault)
       await follower.reached(12_000)
       t.strictSame(follower.problems, [], fault)

@@ -1,4 +1,4 @@
-import { memoryStore, StoreUnavailable, type OpenStore, type Store } from '../../lib/index.js'
+import { memoryStore, StoreUnavailable, type StoreFactory, type Store } from '../../lib/index.js'
 
 const NEVER_FAIL = new Set<PropertyKey>(['hold', 'detach', 'mailbox', 'stats'])
 
@@ -12,7 +12,7 @@ export class FlakyStore {
   /** The calls that were done, in order. */
   readonly done: PropertyKey[] = []
 
-  readonly open: OpenStore = (settings, user) => new Proxy<Store>(memoryStore(settings, user), {
+  readonly open: StoreFactory = (settings, user) => new Proxy<Store>(memoryStore(settings, user), {
     get: (store, name) => {
       // Awaited, it is asked for a method that it does not have.
       if (!(name in store)) return undefined

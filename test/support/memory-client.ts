@@ -1,5 +1,6 @@
 import Fastify from 'fastify'
 import type { Session, Sessions } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { MemorySink, received, type Received } from './memory-sink.js'
 
 const logger = Fastify({ logger: false }).log
@@ -31,12 +32,12 @@ export class MemoryStream {
 /** Opens a stream of a session that was just made, or that a process is to resume, as the route does. Its client may ask to wait after every write. */
 export async function stream (sessions: Sessions, session: Session, cursor?: number, stalls = false): Promise<MemoryStream> {
   const resumed = cursor !== undefined
-  const order = resumed ? session.hold() : 0
+  const generation = resumed ? session[kStream].retainForResume() : 0
   const sink = new MemorySink(stalls)
-  const from = cursor ?? session.cursor
-  const head = await sessions.admit(session, from)
+  const from = cursor ?? session[kStream].cursor
+  const head = await sessions.acquireStream(session, from)
   if (head === undefined) throw new Error('the session is gone')
-  session.attach({ sink, cursor: from, head, welcome: '{}', resumed, order, log: logger })
+  session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, log: logger })
   return new MemoryStream(sink, from)
 }
 
@@ -48,7 +49,7 @@ export async function openSession (sessions: Sessions, principal?: string): Prom
 
 /** The handle that a process has of a session. */
 export async function handleOf (sessions: Sessions, { id, principal }: { id: string, principal?: string | undefined }): Promise<Session> {
-  const session = await sessions.resumable(id, principal)
+  const session = await sessions.findForResume(id, principal)
   if (session === undefined) throw new Error('there is no such session')
   return session
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { createParser } from 'eventsource-parser'
-import type { Sink, SinkListener } from '../../lib/stream/transport.js'
+import type { Sink, SinkListener } from '../../lib/stream/response-sink.js'
 import { parseEventId } from '../../lib/wire/event-id.js'
 
 /** Characters of the largest message that is sent. */
@@ -29,7 +29,7 @@ export class MemorySink implements Sink {
   drain (stalls: boolean): void {
     this.stalls = stalls
     this.blocked = false
-    this.listener?.drained()
+    this.listener?.onDrain()
   }
 
   end (chunk: string): void {
@@ -40,7 +40,7 @@ export class MemorySink implements Sink {
   destroy (): void {
     if (this.closed) return
     this.closed = true
-    queueMicrotask(() => this.listener?.closed())
+    queueMicrotask(() => this.listener?.onClose())
   }
 
   /** What was written since it was last read. */

@@ -1,4 +1,4 @@
-import type { LogBounds, TrimReason } from '../../lib/store/log.js'
+import type { LogBounds, TrimReason } from '../../lib/log/log.js'
 
 export interface NaiveEntry {
   readonly position: number

@@ -2,10 +2,10 @@ import Fastify from 'fastify'
 import { Redis, type RedisOptions } from 'ioredis'
 import { createClient } from 'redis'
 import type { Test } from 'tap'
-import { memoryStore, type OpenStore, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
-import { settle } from '../../lib/options.js'
+import { memoryStore, type StoreFactory, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
+import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type RedisStoreOptions } from '../../lib/redis.js'
-import { openSessions } from '../../lib/sessions.js'
+import { createSessions } from '../../lib/sessions/sessions.js'
 import { faultProxy, type FaultProxy } from './proxy.js'
 import { needsRedis, startRedis, type RedisServer } from './redis.js'
 import { within } from './wait.js'
@@ -19,7 +19,7 @@ export interface Fleet {
   process (options?: SseSessionsOptions): Promise<Sessions>
 }
 
-type Connect = (t: Test, port: number) => Promise<OpenStore>
+type Connect = (t: Test, port: number) => Promise<StoreFactory>
 
 const viaIoredis: Connect = async (t, port) => {
   const client = new Redis({ port, host: '127.0.0.1' })
@@ -35,8 +35,8 @@ const viaNodeRedis: Connect = async (t, port) => {
   return redisStore({ client })
 }
 
-async function open (t: Test, store: OpenStore, options: SseSessionsOptions): Promise<Sessions> {
-  const sessions = await openSessions(settle({ store, heartbeatInterval: false, closeTimeout: 100, ...options }, 0), logger)
+async function open (t: Test, store: StoreFactory, options: SseSessionsOptions): Promise<Sessions> {
+  const sessions = await createSessions(resolveOptions({ store, heartbeatInterval: false, closeTimeout: 100, ...options }, 0), logger)
   t.teardown(() => within(sessions.close(), 'the store to close'))
   return sessions
 }

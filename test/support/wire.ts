@@ -2,6 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { connect, type Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { signal, until, within } from './wait.js'
 
 /** A client as bare as can be: a socket, and what came over it, framing of the transfer included. */
@@ -95,7 +96,7 @@ export function streamsOpen (sessions: Sessions, count: number): Promise<void> {
 
 /** Calls `send`, for sessions whose clients do not read, until nothing has been written to any of them for a while; returns how often. */
 export async function flood (sessions: readonly Session[], send: (n: number) => unknown): Promise<number> {
-  const cursors = (): number => sessions.reduce((sum, { cursor }) => sum + cursor, 0)
+  const cursors = (): number => sessions.reduce((sum, session) => sum + session[kStream].cursor, 0)
   let sent = 0
   for (let still = 0; still < 20; sent++) {
     const before = cursors()

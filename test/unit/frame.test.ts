@@ -3,7 +3,7 @@ import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import fc from 'fast-check'
 import t from 'tap'
 import { parseEventId } from '../../lib/wire/event-id.js'
-import { frameClose, frameEvent, frameGap, frameHeartbeatEvent, frameRest, frameRetry, frameStart, frameWelcome, HEARTBEAT_FRAME, isEventName, REPLACED_FRAME } from '../../lib/wire/frame.js'
+import { frameClose, frameEvent, frameGap, frameHeartbeatEvent, frameSuffix, frameRetry, framePrefix, frameWelcome, HEARTBEAT_FRAME, isEventName, REPLACED_FRAME } from '../../lib/wire/frame.js'
 import { random, seedOf } from '../support/random.js'
 
 const sessionId = 'abcdefghij_KLMNOPQRST-90'
@@ -39,7 +39,7 @@ t.test('any name that is taken, and any JSON, arrive as they were sent, in one e
   fc.assert(fc.property(strings.filter(isEventName), fc.jsonValue({ stringUnit: 'binary' }), strings, (name, json, text) => {
     const event = RESERVED.includes(name) ? 'message' : name
     const data = { json, text, [text]: [text] }
-    const { events, comments, retries } = read(frameStart(sessionId) + frameRest(7, frameEvent(event, data)) + frameRetry(5), next)
+    const { events, comments, retries } = read(framePrefix(sessionId) + frameSuffix(7, frameEvent(event, data)) + frameRetry(5), next)
     assert.deepEqual(events.map(event => ({ event: event.event ?? 'message', id: event.id, data: JSON.parse(event.data) })), [
       { event, id: `${sessionId}.7`, data: JSON.parse(JSON.stringify(data)) }
     ])

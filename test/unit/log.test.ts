@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import t from 'tap'
-import { demandRoom, Log, type LogBounds } from '../../lib/store/log.js'
+import { assertFits, Log, type LogBounds } from '../../lib/log/log.js'
 import { NaiveLog } from '../support/naive-log.js'
 import { seedOf } from '../support/random.js'
 
-const deaf = { wake: (): void => {} }
+const deaf = { onAppend: (): void => {} }
 const roomy: LogBounds = { entries: 1000, bytes: 1e6, age: 1000 }
 
 function logOf (bounds: Partial<LogBounds> = {}): Log {
@@ -29,7 +29,7 @@ t.test('an empty log has nothing and has lost nothing', async t => {
   t.match(log, { length: 0, bytes: 0, last: 0, trimmed: 0 })
   t.strictSame(positions(log), [])
   log.expire(1e9)
-  t.equal(log.trimmed, 0)
+  t.equal(log.trimmedPosition, 0)
 })
 
 t.test('entries over the count are trimmed, oldest first', async t => {
@@ -66,8 +66,8 @@ t.test('entries over the age are trimmed by an append and by expire, not at the 
 
 t.test('an entry that the log could never keep is refused by its bytes, not its characters', async t => {
   const bounds = { ...roomy, bytes: 4 }
-  demandRoom({ frame: 'éé' }, bounds)
-  t.throws(() => { demandRoom({ frame: 'ééx' }, bounds) }, { code: 'FST_SSE_ENTRY_TOO_LARGE', message: 'An event of 5 bytes does not fit a log of 4 bytes' })
+  assertFits({ frame: 'éé' }, bounds)
+  t.throws(() => { assertFits({ frame: 'ééx' }, bounds) }, { code: 'FST_SSE_ENTRY_TOO_LARGE', message: 'An event of 5 bytes does not fit a log of 4 bytes' })
   const log = new Log(bounds, deaf)
   log.push({ frame: 'éé' }, 100, 0)
   t.match(log, { length: 1, bytes: 4 }, 'the id does not count')
@@ -75,13 +75,13 @@ t.test('an entry that the log could never keep is refused by its bytes, not its 
 
 t.test('a loss that is recorded is one up to its position, and never takes an earlier one back', async t => {
   const log = logOf({ entries: 1 })
-  log.forget(5, 'age')
+  log.markTrimmed(5, 'age')
   t.match(log, { trimmed: 5, trimmedBy: 'age', last: 5, length: 0 })
-  log.forget(5, 'bytes')
-  log.forget(4, 'bytes')
+  log.markTrimmed(5, 'bytes')
+  log.markTrimmed(4, 'bytes')
   t.match(log, { trimmed: 5, trimmedBy: 'age' })
   push(log, 7)
-  log.forget(6, 'bytes')
+  log.markTrimmed(6, 'bytes')
   t.match(log, { trimmed: 6, trimmedBy: 'bytes', last: 7 })
   t.strictSame(positions(log), [7])
   push(log, 8)
@@ -91,16 +91,16 @@ t.test('a loss that is recorded is one up to its position, and never takes an ea
 t.test('whom an entry excepts is kept as long as the entry', async t => {
   const log = logOf({ entries: 1 })
   log.push({ frame: 'x', except: 'me' }, 1, 0)
-  t.equal(log.exceptedFrom(1), 'me')
+  t.equal(log.excludedAt(1), 'me')
   log.push({ frame: 'x' }, 2, 0)
-  t.strictSame([log.exceptedFrom(1), log.exceptedFrom(2)], [undefined, undefined])
+  t.strictSame([log.excludedAt(1), log.excludedAt(2)], [undefined, undefined])
 })
 
 t.test('a trimmed entry below a recorded loss leaves that as it is', async t => {
   const log = logOf({ entries: 2 })
   push(log, 1)
   push(log, 2)
-  log.forget(2, 'store')
+  log.markTrimmed(2, 'store')
   push(log, 3)
   t.match(log, { trimmed: 2, trimmedBy: 'store', length: 2 })
 })
@@ -130,13 +130,13 @@ t.test('through any appends and expiries a log keeps, finds and has lost what a 
       naive.push({ position, bytes, appendedAt: time })
       if (naive.kept.length > 16) halved++
       const { entry, reason } = naive.lost.at(-1) ?? {}
-      assert.deepEqual([log.length, log.bytes, log.last, log.trimmed], [naive.kept.length, naive.bytes, position, entry?.position ?? 0])
-      if (reason !== undefined) assert.equal(log.trimmedBy, reason)
+      assert.deepEqual([log.length, log.bytes, log.lastPosition, log.trimmedPosition], [naive.kept.length, naive.bytes, position, entry?.position ?? 0])
+      if (reason !== undefined) assert.equal(log.trimReason, reason)
     }
     for (let after = 0; after <= position + 1; after++) {
       const kept = naive.kept.map(entry => entry.position).filter(kept => kept > after)
       assert.deepEqual(positions(log, after), kept)
-      assert.equal(log.next(after), kept[0] ?? Infinity)
+      assert.equal(log.nextPosition(after), kept[0] ?? Infinity)
     }
   }), { seed: seedOf(t), numRuns: 300 })
   t.ok(halved > 100, 'logs were long enough to be searched by halving')

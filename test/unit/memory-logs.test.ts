@@ -1,10 +1,10 @@
 import t from 'tap'
-import { MemoryLogs } from '../../lib/store/memory-logs.js'
-import { Log, type LogBounds } from '../../lib/store/log.js'
+import { MemoryLogs } from '../../lib/store/memory/memory-logs.js'
+import { Log, type LogBounds } from '../../lib/log/log.js'
 import { collect, collected } from '../support/gc.js'
 import { until } from '../support/wait.js'
 
-const deaf = { wake: (): void => {} }
+const deaf = { onAppend: (): void => {} }
 const roomy: LogBounds = { entries: 1000, bytes: 1e9, age: 300_000 }
 const LARGE = 50 * 1024 * 1024
 
@@ -26,18 +26,18 @@ t.test('positions are taken from one counter for all logs, which a refused entry
   logs.append(one, { frame: 'abc', except: 'me' })
   t.equal(logs.head, 3)
   t.equal(logs.head, 3)
-  t.equal(one.next(1), 3)
-  t.equal(one.restAt(one.indexAfter(1)), '3\nabc')
-  t.strictSame([one.exceptedFrom(1), one.exceptedFrom(3)], [undefined, 'me'])
+  t.equal(one.nextPosition(1), 3)
+  t.equal(one.frameSuffixAt(one.indexAfter(1)), '3\nabc')
+  t.strictSame([one.excludedAt(1), one.excludedAt(3)], [undefined, 'me'])
   t.equal(one.bytes, 6)
-  t.match([one.last, two.last], [3, 2])
+  t.match([one.lastPosition, two.lastPosition], [3, 2])
   logs.close()
 })
 
 t.test('the listener is woken by every append, after the entry is in the log', async t => {
   const logs = new MemoryLogs()
   const seen: number[] = []
-  const log: Log = new Log(roomy, { wake: () => { seen.push(log.last) } })
+  const log: Log = new Log(roomy, { onAppend: () => { seen.push(log.lastPosition) } })
   for (const frame of ['a', 'b']) logs.append(log, { frame })
   t.strictSame(seen, [1, 2])
   logs.close()
@@ -54,7 +54,7 @@ t.test('a log that is neither appended to nor read is emptied when its entries a
   logs.append(later, { frame: 'b' })
   logs.append(idle, { frame: 'c' })
   await until(() => later.length === 0 && idle.length === 0, 'the next sweep')
-  t.match([later.trimmed, idle.trimmed], [2, 3])
+  t.match([later.trimmedPosition, idle.trimmedPosition], [2, 3])
   logs.close()
 })
 

@@ -1,30 +1,30 @@
 import t from 'tap'
-import { Log } from '../../lib/store/log.js'
-import { Offer } from '../../lib/store/offer.js'
-import { flushSoon, type Writer } from '../../lib/turns.js'
+import { Log } from '../../lib/log/log.js'
+import { TrimGuard } from '../../lib/store/trim-guard.js'
+import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { turn } from '../support/wait.js'
 
 /** A log with a reader that notes how far the log is as it reads. */
-function follow (entries: number): { reader: Writer, read: number[], append: (position: number) => void } {
-  const offer = new Offer()
-  const log = new Log({ entries, bytes: 100, age: Infinity }, { wake: () => {} })
+function follow (entries: number): { reader: Flushable, read: number[], append: (position: number) => void } {
+  const offer = new TrimGuard()
+  const log = new Log({ entries, bytes: 100, age: Infinity }, { onAppend: () => {} })
   const read: number[] = []
-  const reader: Writer = { flush: () => { read.push(log.last) } }
+  const reader: Flushable = { flush: () => { read.push(log.lastPosition) } }
   return {
     reader,
     read,
     append: position => {
-      offer.before(log, { frame: 'x' }, log.last)
+      offer.beforeAppend(log, { frame: 'x' }, log.lastPosition)
       log.push({ frame: 'x' }, position, 0)
-      flushSoon(reader)
+      flushScheduler.schedule(reader)
     }
   }
 }
 
 t.test('an entry is offered to those as well that wait until many others have written', async t => {
   const { reader, read, append } = follow(1)
-  const writers: Writer[] = Array.from({ length: 300 }, () => ({ flush: () => {} }))
-  for (const writer of [reader, ...writers]) flushSoon(writer)
+  const writers: Flushable[] = Array.from({ length: 300 }, () => ({ flush: () => {} }))
+  for (const writer of [reader, ...writers]) flushScheduler.schedule(writer)
   await turn()
   append(1)
   // The others have written, and the reader has not.

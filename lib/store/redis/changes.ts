@@ -1,4 +1,4 @@
-import { ignore } from '../../promises.js'
+import { noop } from '../../awaitable.js'
 import type { Link } from './client.js'
 import type { Line } from './line.js'
 import type { Mirrors } from './mirrors.js'
@@ -30,7 +30,7 @@ export class Changes {
     else {
       const changed = state.version !== record.version
       this.take(state, record)
-      if (changed) this.#widen(state, 0).catch(ignore)
+      if (changed) this.#widen(state, 0).catch(noop)
     }
   }
 
@@ -53,7 +53,7 @@ export class Changes {
       state.members.set(channel, from)
       state.channels ??= new Set()
       state.channels.add(channel)
-      this.#widen(state, 0, [channel]).catch(ignore)
+      this.#widen(state, 0, [channel]).catch(noop)
     })
   }
 
@@ -72,9 +72,9 @@ export class Changes {
   told (state: RedisState, kind: string, what: readonly string[]): void {
     const [version, position] = [Number(what[0]), Number(what[1])]
     const name = what.slice(2).join(' ')
-    if (kind === 'j') this.joined(state, version, name, position).catch(ignore)
-    else if (kind === 'l') this.left(state, version, name, position).catch(ignore)
-    else if (version > state.version) this.refresh(state).catch(ignore)
+    if (kind === 'j') this.joined(state, version, name, position).catch(noop)
+    else if (kind === 'l') this.left(state, version, name, position).catch(noop)
+    else if (version > state.version) this.refresh(state).catch(noop)
   }
 
   /** Asks what has changed. */
@@ -93,7 +93,7 @@ export class Changes {
   /** This process has ended a session. Resolves when its stream may read all that is left for it, or has to be given up. */
   async over (state: RedisState, reason: string): Promise<void> {
     state.over(reason)
-    await this.#link.bounded(this.#finish(state)).catch(() => { state.listener?.forgotten() })
+    await this.#link.bounded(this.#finish(state)).catch(() => { state.listener?.onRemove() })
   }
 
   /** A session has ended somewhere. */
@@ -106,13 +106,13 @@ export class Changes {
   gone (state: RedisState): void {
     const { listener } = state
     dismiss(state, this.#mirrors)
-    const lost = this.#mirrors.back > state.openedAt
+    const lost = this.#mirrors.back > state.startPosition
     const isNew = state.over(lost ? 'lost' : 'expired')
-    if (isNew && lost) listener?.lost()
+    if (isNew && lost) listener?.onLost()
     else {
-      listener?.forgotten()
+      listener?.onRemove()
       // Another node has told the app. Later, for the stream is not to tell its client, who may come back for another.
-      if (isNew) setImmediate(() => { listener?.ended() })
+      if (isNew) setImmediate(() => { listener?.onEnd() })
     }
   }
 
@@ -124,13 +124,13 @@ export class Changes {
 
   /** Tells of the end of a session, when its stream may read all that is left for it. */
   #tellEnd (state: RedisState): void {
-    this.#finish(state).then(() => { state.listener?.ended() }).catch(ignore)
+    this.#finish(state).then(() => { state.listener?.onEnd() }).catch(noop)
   }
 
   #finish (state: RedisState): Promise<void> {
     if (state.attached === 0) return Promise.resolve()
     // A stream that cannot have all ends without a word, and its client comes back for the rest.
-    state.finished ??= this.refresh(state).then(() => whole(state), () => { state.listener?.forgotten() })
+    state.finished ??= this.refresh(state).then(() => whole(state), () => { state.listener?.onRemove() })
     return state.finished
   }
 

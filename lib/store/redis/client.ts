@@ -1,5 +1,5 @@
 import { StoreUnavailable } from '../../errors.js'
-import { ignore } from '../../promises.js'
+import { noop } from '../../awaitable.js'
 
 type Listener = (...args: string[]) => void
 
@@ -78,7 +78,7 @@ export class Link {
     client.on('ready', this.#restored)
     this.#subscriber = 'call' in client ? client.duplicate(SUBSCRIBER) : client.duplicate()
     // Its troubles are the app's client's, too, which tells the app.
-    this.#subscriber.on('error', ignore)
+    this.#subscriber.on('error', noop)
     for (const event of ['close', 'reconnecting', 'end']) this.#subscriber.on(event, () => { listener.deaf() })
   }
 
@@ -103,7 +103,7 @@ export class Link {
   unsubscribe (channels: string[]): void {
     const subscriber = this.#subscriber
     const done = 'destroy' in subscriber ? subscriber.unsubscribe(channels, this.#heard) : subscriber.unsubscribe(...channels)
-    done.catch(ignore)
+    done.catch(noop)
   }
 
   /** A promise that is not kept in time rejects with StoreUnavailable. */

@@ -53,7 +53,7 @@ export class Ear {
 
   /** Told what should have been heard by the next time: what is published gets lost where a connection breaks. */
   expect (told: number, broadcast: number): void {
-    const missed = this.#heard < this.#expected.told || this.#mirrors.broadcasts.log.last < this.#expected.broadcast
+    const missed = this.#heard < this.#expected.told || this.#mirrors.broadcasts.log.lastPosition < this.#expected.broadcast
     this.#expected = { told, broadcast }
     // Not while that is done: where it takes longer than a tick it would never come to an end. The next tick tells what is missed by then.
     if (!this.#comparing && (missed || this.#waiting !== undefined)) this.recover()

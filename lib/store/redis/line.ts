@@ -1,5 +1,5 @@
 import { StoreUnavailable } from '../../errors.js'
-import { now } from '../log.js'
+import { now } from '../../log/log.js'
 import type { Link } from './client.js'
 import type { Operation, Script } from './script.js'
 

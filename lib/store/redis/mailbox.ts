@@ -1,6 +1,6 @@
 import { IdempotencyKeyReused, SessionUnknown, StoreUnavailable, TooManyWaiting } from '../../errors.js'
-import { ignore } from '../../promises.js'
-import type { Delivery, Letter, Mailbox, Outcome } from '../mailbox.js'
+import { noop } from '../../awaitable.js'
+import type { QueueResult, QueuedMessage, MessageQueue, StoredResponse } from '../message-queue.js'
 import type { Line } from './line.js'
 import { decodeOutcome, encodeOutcome } from './outcome.js'
 import type { RedisState } from './record.js'
@@ -10,22 +10,22 @@ const AHEAD = 8
 
 /** A message that has no verdict yet. */
 class Item {
-  readonly letter: Letter
+  readonly letter: QueuedMessage
   readonly key: string
   readonly payload: string
-  readonly delivery: Promise<Delivery>
-  resolve: (delivery: Delivery | Promise<Delivery>) => void = ignore
-  reject: (error: unknown) => void = ignore
+  readonly delivery: Promise<QueueResult>
+  resolve: (delivery: QueueResult | Promise<QueueResult>) => void = noop
+  reject: (error: unknown) => void = noop
 
-  constructor (letter: Letter) {
+  constructor (letter: QueuedMessage) {
     this.letter = letter
     this.key = letter.key ?? ''
-    this.payload = letter.key === undefined ? '' : letter.payload()
+    this.payload = letter.key === undefined ? '' : letter.fingerprint()
     this.delivery = new Promise((resolve, reject) => {
       this.resolve = resolve
       this.reject = reject
     })
-    this.delivery.catch(ignore)
+    this.delivery.catch(noop)
   }
 }
 
@@ -65,13 +65,13 @@ export class Mailroom {
     this.#listener = listener
   }
 
-  mailbox (state: RedisState): Mailbox {
+  mailbox (state: RedisState): MessageQueue {
     return {
-      deliver: async letter => {
+      enqueue: async letter => {
         const [delivery] = await this.#submit(state, [letter])
-        return delivery as Promise<Delivery>
+        return delivery as Promise<QueueResult>
       },
-      deliverAll: letters => this.#submit(state, letters)
+      enqueueAll: letters => this.#submit(state, letters)
     }
   }
 
@@ -82,7 +82,7 @@ export class Mailroom {
       if (submission !== undefined) this.#tell(submission)
       return
     }
-    for (const submission of this.#waiting.values()) if (!submission.asking) this.#begin(submission).catch(ignore)
+    for (const submission of this.#waiting.values()) if (!submission.asking) this.#begin(submission).catch(noop)
   }
 
   /** There is an outcome, or none after all, for those that wait for that of a key. */
@@ -105,7 +105,7 @@ export class Mailroom {
   }
 
   #askAgain (submission: Submission): void {
-    if (!this.#closed) this.#begin(submission).catch(ignore)
+    if (!this.#closed) this.#begin(submission).catch(noop)
     else if (this.#waiting.delete(submission.number)) for (const item of submission.items) item.reject(new StoreUnavailable())
   }
 
@@ -114,14 +114,14 @@ export class Mailroom {
     else this.#askAgain(submission)
   }
 
-  async #submit (state: RedisState, letters: readonly Letter[]): Promise<Array<Promise<Delivery>>> {
-    const deliveries: Array<Promise<Delivery>> = []
+  async #submit (state: RedisState, letters: readonly QueuedMessage[]): Promise<Array<Promise<QueueResult>>> {
+    const deliveries: Array<Promise<QueueResult>> = []
     const items: Item[] = []
     for (const letter of letters) {
       const item = new Item(letter)
       const twin = item.key === '' ? undefined : items.find(({ key }) => key === item.key)
       if (twin === undefined) items.push(item)
-      else if (twin.payload === item.payload) item.resolve(twin.delivery.then(({ outcome }) => ({ outcome, replayed: true })))
+      else if (twin.payload === item.payload) item.resolve(twin.delivery.then(({ response }) => ({ response, replayed: true })))
       else item.reject(new IdempotencyKeyReused())
       deliveries.push(item.delivery)
     }
@@ -171,7 +171,7 @@ export class Mailroom {
     for (const [index, item] of items.entries()) {
       const verdict = verdicts[index] as string
       if (verdict === 'reused') item.reject(new IdempotencyKeyReused())
-      else if (verdict.startsWith('s')) item.resolve({ outcome: decodeOutcome(verdict.slice(1)), replayed: true })
+      else if (verdict.startsWith('s')) item.resolve({ response: decodeOutcome(verdict.slice(1)), replayed: true })
       else {
         (verdict === 'new' ? fresh : repeats).push(item)
         left.push(item)
@@ -211,7 +211,7 @@ export class Mailroom {
         reject(new StoreUnavailable())
         continue
       }
-      let outcome: Outcome | undefined
+      let outcome: StoredResponse | undefined
       let failure: unknown
       try {
         outcome = await letter.handle()
@@ -222,7 +222,7 @@ export class Mailroom {
       // Its answer does not wait for this: nothing overtakes it, and it is not given up.
       settled.push(last || key !== '' ? this.#settle(state, `${node} ${number}`, last, key === '' ? [] : [key, payload, outcome === undefined ? '' : encodeOutcome(outcome)]) : undefined)
       if (outcome === undefined) reject(failure)
-      else resolve({ outcome, replayed: false })
+      else resolve({ response: outcome, replayed: false })
       await settled[index - AHEAD]
     }
   }

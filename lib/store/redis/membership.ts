@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { now } from '../log.js'
+import { now } from '../../log/log.js'
 import type { Link } from './client.js'
 import { codeOf, type Line } from './line.js'
 import type { Script } from './script.js'

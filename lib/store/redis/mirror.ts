@@ -1,5 +1,5 @@
-import { Log, now, type Draft, type LogBounds, type LogListener, type TrimReason } from '../log.js'
-import type { RedisState } from './record.js'
+import { Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../log/log.js'
+import type { SessionState } from '../session-state.js'
 
 /** What is published of an entry, or read of a log: where it stands, and behind what. */
 export interface Published {
@@ -13,10 +13,10 @@ export interface Published {
 export type Rest = readonly [last: string, trimmed: string, by: TrimReason, entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>, version?: string]
 
 /** What there is of a log in Redis, kept here for the streams of this process. */
-export class Mirror {
+export class Mirror<Reader extends SessionState> {
   readonly log: Log
   /** Those whose streams read it. */
-  readonly readers = new Set<RedisState>()
+  readonly readers = new Set<Reader>()
   /** Position of the newest entry that it was given. */
   newest = 0
   /** The position of the store when it was loaded. */
@@ -29,7 +29,7 @@ export class Mirror {
 
   constructor (bounds: LogBounds, compared: number, listener?: LogListener) {
     this.compared = compared
-    this.log = new Log(bounds, listener ?? { wake: () => { for (const reader of this.readers) reader.listener?.wake() } })
+    this.log = new Log(bounds, listener ?? { onAppend: () => { for (const reader of this.readers) reader.onAppend() } })
   }
 
   get loading (): boolean {
@@ -40,10 +40,10 @@ export class Mirror {
   take (entry: Published): boolean {
     const { log } = this
     if (this.#early !== undefined) this.#early.push(entry)
-    else if (entry.position > log.last) {
-      if (entry.previous > log.last) return false
+    else if (entry.position > log.lastPosition) {
+      if (entry.previous > log.lastPosition) return false
       this.#push(entry, entry.position, now())
-      log.listener.wake()
+      log.listener.onAppend()
     }
     return true
   }
@@ -54,12 +54,12 @@ export class Mirror {
     for (const [id, [, frame = '', , except]] of entries) {
       const position = Number.parseInt(id)
       if (position > through) break
-      if (position <= log.last) continue
+      if (position <= log.lastPosition) continue
       this.#push({ frame, except }, position, Math.min((position - ahead) / 1000, now()))
     }
     // After the entries: a loss may have been recorded beyond some that are left.
-    log.forget(Math.min(Number(trimmed), through), by)
-    log.last = Math.max(log.last, Math.min(Number(last), through))
+    log.markTrimmed(Math.min(Number(trimmed), through), by)
+    log.lastPosition = Math.max(log.lastPosition, Math.min(Number(last), through))
   }
 
   /** It is filled: what was published meanwhile follows. False where something between is missing. */
@@ -71,7 +71,7 @@ export class Mirror {
     return whole
   }
 
-  #push (draft: Draft, position: number, appendedAt: number): void {
+  #push (draft: EntryInput, position: number, appendedAt: number): void {
     this.log.push(draft, position, appendedAt)
     this.newest = position
   }

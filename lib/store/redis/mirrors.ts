@@ -1,4 +1,4 @@
-import { Offer } from '../offer.js'
+import { TrimGuard } from '../trim-guard.js'
 import type { StoreSettings } from '../store.js'
 import type { Link } from './client.js'
 import type { Line } from './line.js'
@@ -27,9 +27,9 @@ const CHUNK = 500
 
 /** The logs in Redis that streams of this process read. */
 export class Mirrors {
-  readonly broadcasts: Mirror
-  readonly channels = new Map<string, Mirror>()
-  readonly own = new Map<string, Mirror>()
+  readonly broadcasts: Mirror<RedisState>
+  readonly channels = new Map<string, Mirror<RedisState>>()
+  readonly own = new Map<string, Mirror<RedisState>>()
   /** The position up to which all mirrors have everything. */
   point = 0
   /** Entries up to here may have been lost by the store. */
@@ -39,7 +39,7 @@ export class Mirrors {
   readonly #line: Line
   readonly #prefix: string
   readonly #listener: MirrorsListener
-  readonly #offer = new Offer()
+  readonly #offer = new TrimGuard()
   #waits: Wait[] = []
   /** How often all were compared with Redis. */
   #compared = 0
@@ -50,7 +50,7 @@ export class Mirrors {
     this.#line = line
     this.#prefix = prefix
     this.#listener = listener
-    this.broadcasts = new Mirror(settings.channelLog, 0, { wake: () => { listener.broadcast() } })
+    this.broadcasts = new Mirror(settings.channelLog, 0, { onAppend: () => { listener.broadcast() } })
   }
 
   /** The names of what is published on. */
@@ -70,7 +70,7 @@ export class Mirrors {
   }
 
   /** The mirror of a session's own log, which is to be filled where it is new. */
-  expectLog (id: string): Mirror {
+  expectLog (id: string): Mirror<RedisState> {
     let mirror = this.own.get(id)
     if (mirror === undefined) {
       mirror = new Mirror(this.#settings.log, this.#compared)
@@ -80,8 +80,8 @@ export class Mirrors {
   }
 
   /** Opens a mirror that was filled. */
-  open (mirror: Mirror): void {
-    mirror.log.forget(this.back, 'store')
+  open (mirror: Mirror<RedisState>): void {
+    mirror.log.markTrimmed(this.back, 'store')
     const whole = mirror.open()
     // Where all were compared meanwhile, this one was not.
     if (!whole || mirror.compared !== this.#compared) this.#listener.doubt()
@@ -92,7 +92,7 @@ export class Mirrors {
     // It may have no stream any more.
     const names = reader.log === undefined ? [] : some ?? [...reader.members.keys(), ...reader.left.map(({ channel }) => channel)]
     const fresh: string[] = []
-    const wanted: Mirror[] = []
+    const wanted: Mirror<RedisState>[] = []
     for (const name of names) {
       let mirror = this.channels.get(name)
       if (mirror === undefined) {
@@ -106,7 +106,7 @@ export class Mirrors {
       wanted.push(mirror)
     }
     if (fresh.length > 0) {
-      const mirrors = fresh.map(name => this.channels.get(name) as Mirror)
+      const mirrors = fresh.map(name => this.channels.get(name) as Mirror<RedisState>)
       const loaded = this.#link.subscribe(this.#names(fresh)).then(() => this.#load(mirrors, fresh.flatMap(name => ['c', name, 0, 0, 0])))
       loaded.catch(() => { for (const name of fresh) this.#forget(name) })
       for (const mirror of mirrors) mirror.loaded = loaded
@@ -125,9 +125,9 @@ export class Mirrors {
   }
 
   /** Takes an entry that was published, which is told from an index of a text on. */
-  take (mirror: Mirror, text: string, from: number): void {
+  take (mirror: Mirror<RedisState>, text: string, from: number): void {
     const entry = parsePublished(text, from)
-    this.#offer.before(mirror.log, entry, this.point)
+    this.#offer.beforeAppend(mirror.log, entry, this.point)
     if (!mirror.take(entry)) {
       this.#listener.doubt()
       return
@@ -155,24 +155,24 @@ export class Mirrors {
   wentBack (position: number): void {
     if (position <= this.back) return
     this.back = position
-    for (const mirror of this.#all()) mirror.log.forget(position, 'store')
+    for (const mirror of this.#all()) mirror.log.markTrimmed(position, 'store')
     this.advance(position)
-    for (const mirror of this.#all()) mirror.log.listener.wake()
+    for (const mirror of this.#all()) mirror.log.listener.onAppend()
     this.#listener.wentBack()
   }
 
   /** Has all mirrors be as Redis has the logs now. */
   async compare (): Promise<void> {
     this.#compared++
-    const logs: Array<readonly [kind: string, name: string, mirror: Mirror, epoch: number, reader?: RedisState]> = [['b', '', this.broadcasts, 0]]
+    const logs: Array<readonly [kind: string, name: string, mirror: Mirror<RedisState>, epoch: number, reader?: RedisState]> = [['b', '', this.broadcasts, 0]]
     for (const [name, mirror] of this.channels) logs.push(['c', name, mirror, 0])
     for (const [id, mirror] of this.own) for (const reader of mirror.readers) logs.push(['s', id, mirror, reader.attached, reader])
     const ready = logs.filter(([, , mirror]) => !mirror.loading)
-    const found: Array<readonly [Mirror, Rest]> = []
+    const found: Array<readonly [Mirror<RedisState>, Rest]> = []
     let through = 0
     for (let from = 0; from < ready.length; from += CHUNK) {
       const chunk = ready.slice(from, from + CHUNK)
-      const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log, newest }, epoch]) => [kind, name, log.last, newest, epoch]))
+      const { rests, head } = await this.#read(chunk.flatMap(([kind, name, { log, newest }, epoch]) => [kind, name, log.lastPosition, newest, epoch]))
       // Each chunk is read a moment later. All are taken as of the first, and what came since as it is published.
       if (from === 0) through = head
       for (const [index, [, , mirror, epoch, reader]] of chunk.entries()) {
@@ -183,12 +183,12 @@ export class Mirrors {
       }
     }
     for (const [mirror, rest] of found) mirror.fill(rest, through, this.#line.offset)
-    this.#offer.afresh()
+    this.#offer.reset()
     this.advance(through)
-    for (const [mirror] of found) mirror.log.listener.wake()
+    for (const [mirror] of found) mirror.log.listener.onAppend()
   }
 
-  async #load (mirrors: readonly Mirror[], what: ReadonlyArray<string | number>): Promise<void> {
+  async #load (mirrors: readonly Mirror<RedisState>[], what: ReadonlyArray<string | number>): Promise<void> {
     const { rests, head } = await this.#read(what)
     for (const [index, mirror] of mirrors.entries()) {
       mirror.fill(rests[index] as Rest, head, this.#line.offset)
@@ -213,7 +213,7 @@ export class Mirrors {
     return [...channels].map(name => `${this.#prefix}:c:${name}`)
   }
 
-  * #all (): Iterable<Mirror> {
+  * #all (): Iterable<Mirror<RedisState>> {
     yield this.broadcasts
     yield * this.channels.values()
     yield * this.own.values()

@@ -1,6 +1,6 @@
-import { ignore } from '../../promises.js'
-import { now } from '../log.js'
-import type { StoreSettings, StoreUser } from '../store.js'
+import { noop } from '../../awaitable.js'
+import { now } from '../../log/log.js'
+import type { StoreSettings, StoreCallbacks } from '../store.js'
 import { Changes } from './changes.js'
 import { Link, type RedisClient } from './client.js'
 import { Ear } from './ear.js'
@@ -34,7 +34,7 @@ export class Node {
   readonly streams: Streams
   /** How many sessions live, as of the last tick. */
   sessions = 0
-  readonly #user: StoreUser
+  readonly #user: StoreCallbacks
   readonly #lease: number
   readonly #link: Link
   readonly #membership: Membership
@@ -45,7 +45,7 @@ export class Node {
   /** Sessions of whose expiry the app is being told. */
   readonly #telling = new Map<string, Promise<void>>()
 
-  constructor (settings: StoreSettings, user: StoreUser, { client, namespace, lease }: RedisSettings) {
+  constructor (settings: StoreSettings, user: StoreCallbacks, { client, namespace, lease }: RedisSettings) {
     const prefix = `{${namespace}}`
     const script = loadScript(settings, lease)
     // Often enough for the lease, for sessions to expire in time, and for the numbers to be new.
@@ -64,7 +64,7 @@ export class Node {
     })
     this.line = new Line(this.#link, script, prefix, TIMEOUT, {
       doubt: () => { this.#membership.beat() },
-      scriptless: () => { this.#membership.loadScript().catch(ignore) }
+      scriptless: () => { this.#membership.loadScript().catch(noop) }
     })
     this.#membership = new Membership(this.#link, this.line, script, prefix, lease, interval, {
       joined: () => { this.#ear.restart() },
@@ -73,7 +73,7 @@ export class Node {
     const doubt = (): void => { this.#ear.recover() }
     this.states = new States(this.#membership)
     this.mirrors = new Mirrors(settings, this.#link, this.line, prefix, {
-      broadcast: () => { user.broadcast() },
+      broadcast: () => { user.onBroadcast() },
       found: (state, epoch, version) => { this.streams.found(state, epoch, version) },
       doubt,
       wentBack: () => { this.streams.wentBack() }
@@ -104,9 +104,9 @@ export class Node {
   /** Leaves the other nodes, when what has to be done is done, or cannot be. */
   async close (): Promise<void> {
     this.#closing = true
-    await this.#link.bounded(Promise.all([this.mailroom.close(), ...this.#telling.values()])).catch(ignore)
+    await this.#link.bounded(Promise.all([this.mailroom.close(), ...this.#telling.values()])).catch(noop)
     // Behind all that is still to be done.
-    await this.run('quit').catch(ignore)
+    await this.run('quit').catch(noop)
     this.#stop()
   }
 
@@ -139,7 +139,7 @@ export class Node {
     this.#link.subscribe(this.mirrors.subscriptions).then(() => {
       this.#listening = true
       this.#ear.hearing()
-    }).catch(ignore)
+    }).catch(noop)
   }
 
   #ticked ({ head, back, sessions, due, told, broadcast, lapsed }: Ticked): void {
@@ -156,7 +156,7 @@ export class Node {
     if (this.#closing) return
     const ended = Promise.all(due.map(([id, deadline]) => this.#expire(id, deadline)))
     // There may be more of them.
-    ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(ignore)
+    ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(noop)
     if (now() - this.#swept < this.#lease * AT_HAND) return
     this.#swept = now()
     this.states.sweep()
@@ -165,7 +165,7 @@ export class Node {
   async #expire (id: string, deadline: string): Promise<void> {
     const ended = this.run('end', id, 'expired', 0, deadline) as Promise<[number, string[]]>
     // An app that is slow to hear of it is not told again.
-    if (!this.#telling.has(id)) this.#telling.set(id, this.#tell(id, ended).catch(ignore).finally(() => { this.#telling.delete(id) }))
+    if (!this.#telling.has(id)) this.#telling.set(id, this.#tell(id, ended).catch(noop).finally(() => { this.#telling.delete(id) }))
     await ended
   }
 
@@ -176,7 +176,7 @@ export class Node {
     const state = this.states.of(id, parseRecord(hash) as SessionRecord)
     this.changes.learn(state, hash)
     await this.changes.over(state, 'expired')
-    await this.#user.expired(state)
+    await this.#user.onExpire(state)
     await this.line.keep('heard', id)
   }
 }

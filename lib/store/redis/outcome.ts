@@ -1,4 +1,4 @@
-import type { Outcome } from '../mailbox.js'
+import type { StoredResponse } from '../message-queue.js'
 
 interface Stored {
   readonly status: number
@@ -12,7 +12,7 @@ interface Stored {
 const PROPERTIES = ['name', 'code', 'statusCode', 'status', 'validation', 'validationContext'] as const
 
 /** An outcome as text, for repeats that come to another process. */
-export function encodeOutcome ({ status, headers, body, error }: Outcome): string {
+export function encodeOutcome ({ status, headers, body, error }: StoredResponse): string {
   const stored: Stored = { status, headers, ...body instanceof Uint8Array ? { bytes: Buffer.from(body).toString('base64') } : { body }, ...error !== undefined && { error: describe(error) } }
   try {
     return JSON.stringify(stored)
@@ -22,7 +22,7 @@ export function encodeOutcome ({ status, headers, body, error }: Outcome): strin
   }
 }
 
-export function decodeOutcome (text: string): Outcome {
+export function decodeOutcome (text: string): StoredResponse {
   const { status, headers, body, bytes, error } = JSON.parse(text) as Stored
   return { status, headers, body: bytes === undefined ? body : Buffer.from(bytes, 'base64'), error: error === undefined ? undefined : restore(error) }
 }

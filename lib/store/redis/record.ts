@@ -1,4 +1,4 @@
-import { SessionState, type SessionData } from '../state.js'
+import { SessionState, type SessionData } from '../session-state.js'
 import type { Mirror } from './mirror.js'
 
 /** What a session that has left a channel still has to read there. */
@@ -27,7 +27,7 @@ export class RedisState extends SessionState {
   /** A position that all streams that are attached here, or are about to be, have. */
   readFrom = 0
   /** The mirrors of channels that its stream reads. */
-  reads = new Set<Mirror>()
+  reads = new Set<Mirror<RedisState>>()
   /** How many things have to be there before it may read on, and the position up to which it may until then. */
   held = 0
   heldAt = 0
@@ -49,7 +49,7 @@ export class RedisState extends SessionState {
     this.#lease = lease
   }
 
-  override get mayWrite (): boolean {
+  override get canWrite (): boolean {
     return !this.#lease.fenced
   }
 
@@ -61,7 +61,7 @@ export class RedisState extends SessionState {
     this.members = record.members
     this.left = record.left.filter(({ to }) => to > this.readFrom)
     this.channels = record.endedBy === undefined ? new Set(record.members.keys()) : undefined
-    this.elsewhere = record.owner !== '' && record.owner !== node
+    this.attachedRemotely = record.owner !== '' && record.owner !== node
     if (this.attached === 0) this.cursor = record.cursor
     this.endedAt = record.endedAt
     return record.endedBy !== undefined && this.over(record.endedBy)
@@ -69,8 +69,8 @@ export class RedisState extends SessionState {
 
   /** It has ended. False if that was known. */
   over (reason: string): boolean {
-    if (this.endedBy !== undefined) return false
-    this.endedBy = reason
+    if (this.closeReason !== undefined) return false
+    this.closeReason = reason
     this.channels = undefined
     return true
   }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import type { LogBounds } from '../log.js'
+import type { LogBounds } from '../../log/log.js'
 import type { StoreSettings } from '../store.js'
 
 const OPERATIONS = [

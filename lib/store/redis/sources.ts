@@ -1,16 +1,16 @@
-import { now } from '../log.js'
+import { now } from '../../log/log.js'
 import type { Mirror } from './mirror.js'
 import type { Mirrors } from './mirrors.js'
 import type { RedisState } from './record.js'
 
 /** Has the sources of an attached session be what it reads, as far as it may be read yet. */
 export function arrange (state: RedisState, { broadcasts, channels, point }: Mirrors): void {
-  const { sources, openedAt, log } = state
+  const { ranges: sources, startPosition: openedAt, log } = state
   sources.length = 0
   if (log === undefined) return
   const limit = state.held > 0 ? state.heldAt : Infinity
   const end = Math.min(state.endedAt, limit)
-  const reads = new Set<Mirror>()
+  const reads = new Set<Mirror<RedisState>>()
   sources.push({ log: broadcasts.log, from: openedAt, to: end }, { log, from: openedAt, to: limit })
   const time = now()
   for (const [name, from] of state.members) {
@@ -24,11 +24,11 @@ export function arrange (state: RedisState, { broadcasts, channels, point }: Mir
     if (mirror === undefined) return true
     const isWhole = !mirror.loading && to <= Math.max(point, mirror.loadedAt)
     mirror.log.expire(time)
-    if (isWhole && mirror.log.next(from) > to) {
+    if (isWhole && mirror.log.nextPosition(from) > to) {
       // Nothing is left of what it had to read there. The own log keeps that there was something.
-      const { trimmed, trimmedBy } = mirror.log
-      if (trimmed > from) log.forget(Math.min(trimmed, to), trimmedBy)
-      else log.forget(to, 'age')
+      const { trimmedPosition: trimmed, trimReason: trimmedBy } = mirror.log
+      if (trimmed > from) log.markTrimmed(Math.min(trimmed, to), trimmedBy)
+      else log.markTrimmed(to, 'age')
       return false
     }
     reads.add(mirror)
@@ -44,7 +44,7 @@ export function arrange (state: RedisState, { broadcasts, channels, point }: Mir
 export function dismiss (state: RedisState, mirrors: Mirrors): void {
   state.attached = 0
   state.log = undefined
-  state.sources.length = 0
+  state.ranges.length = 0
   letGo(state)
   mirrors.own.delete(state.id)
 }
@@ -66,7 +66,7 @@ export async function widen (state: RedisState, mirrors: Mirrors, through: numbe
   const free = (): void => {
     if (--state.held > 0) return
     arrange(state, mirrors)
-    state.listener?.wake()
+    state.listener?.onAppend()
     for (const proceed of state.freed.splice(0)) proceed()
   }
   try {
@@ -82,7 +82,7 @@ export async function widen (state: RedisState, mirrors: Mirrors, through: numbe
 }
 
 /** Lets go of the mirrors that a session reads, but for some. */
-function letGo (state: RedisState, kept: ReadonlySet<Mirror> = new Set()): void {
+function letGo (state: RedisState, kept: ReadonlySet<Mirror<RedisState>> = new Set()): void {
   for (const mirror of state.reads) if (!kept.has(mirror)) mirror.readers.delete(state)
   state.reads = new Set()
 }

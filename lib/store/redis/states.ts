@@ -36,7 +36,7 @@ export class States {
 
   /** Those at hand that live, as far as is known. */
   living (): RedisState[] {
-    return [...this.#known.values()].map(known => known.deref()).filter((state): state is RedisState => state !== undefined && state.endedBy === undefined)
+    return [...this.#known.values()].map(known => known.deref()).filter((state): state is RedisState => state !== undefined && state.closeReason === undefined)
   }
 
   /** Lets go of what was not used since the time before last. */

@@ -1,10 +1,10 @@
 import { SessionOver, StoreUnavailable } from '../../errors.js'
-import { ignore } from '../../promises.js'
+import { noop } from '../../awaitable.js'
 import { isSessionId } from '../../wire/event-id.js'
 import { serialize } from '../../wire/frame.js'
-import { demandRoom, type Draft } from '../log.js'
-import type { Mailbox } from '../mailbox.js'
-import type { SessionData, SessionState } from '../state.js'
+import { assertFits, type EntryInput } from '../../log/log.js'
+import type { MessageQueue } from '../message-queue.js'
+import type { SessionData, SessionState } from '../session-state.js'
 import type { Store, StoreSettings, StoreStats } from '../store.js'
 import type { Node } from './node.js'
 import { parseRecord, type RedisState } from './record.js'
@@ -40,12 +40,12 @@ export class RedisStore implements Store {
     return record === undefined ? undefined : state
   }
 
-  recall (id: string): SessionState | Promise<SessionState | undefined> {
+  findCached (id: string): SessionState | Promise<SessionState | undefined> {
     return this.#node.states.use(id) ?? this.find(id)
   }
 
-  hold (state: SessionState): void {
-    this.#node.run('hold', 1, state.id, -1).catch(ignore)
+  cancelExpiry (state: SessionState): void {
+    this.#node.run('hold', 1, state.id, -1).catch(noop)
   }
 
   attach (state: SessionState, cursor: number): Promise<number | undefined> {
@@ -87,35 +87,35 @@ export class RedisStore implements Store {
     const ended = Number(answer) === 1
     if (ended) await this.#node.changes.over(state, reason)
     // Another process was faster.
-    else if (state.endedBy === undefined) await this.find(state.id)
+    else if (state.closeReason === undefined) await this.find(state.id)
     return ended
   }
 
-  async send (given: SessionState, draft: Draft): Promise<void> {
+  async send (given: SessionState, draft: EntryInput): Promise<void> {
     const state = given as RedisState
-    if (state.endedBy !== undefined) throw new SessionOver()
+    if (state.closeReason !== undefined) throw new SessionOver()
     if (this.#node.mailroom.isInDoubt(state)) throw new StoreUnavailable()
-    demandRoom(draft, this.#settings.log)
+    assertFits(draft, this.#settings.log)
     if (await this.#append('s', state.id, draft) === -1) throw this.#over(state)
   }
 
-  async publish (channel: string, draft: Draft): Promise<void> {
-    demandRoom(draft, this.#settings.channelLog)
+  async publish (channel: string, draft: EntryInput): Promise<void> {
+    assertFits(draft, this.#settings.channelLog)
     await this.#append('c', channel, draft)
   }
 
-  async broadcast (draft: Draft): Promise<void> {
-    demandRoom(draft, this.#settings.channelLog)
+  async broadcast (draft: EntryInput): Promise<void> {
+    assertFits(draft, this.#settings.channelLog)
     await this.#append('b', '', draft)
   }
 
-  async drained (state: SessionState): Promise<void> {
-    while (state.endedBy === undefined && await this.#node.run('drained', state.id) !== 1) {
+  async waitForDrain (state: SessionState): Promise<void> {
+    while (state.closeReason === undefined && await this.#node.run('drained', state.id) !== 1) {
       await new Promise(resolve => { setTimeout(resolve, LOOK).unref() })
     }
   }
 
-  mailbox (state: SessionState): Mailbox {
+  messageQueue (state: SessionState): MessageQueue {
     return this.#node.mailroom.mailbox(state as RedisState)
   }
 
@@ -132,7 +132,7 @@ export class RedisStore implements Store {
     return []
   }
 
-  async #append (kind: string, name: string, { frame, except = '' }: Draft): Promise<number> {
+  async #append (kind: string, name: string, { frame, except = '' }: EntryInput): Promise<number> {
     // No session has an id with a break in it, which would be taken for the frame's beginning.
     const position = Number(await this.#node.run('append', kind, name, frame, /\s/.test(except) ? '' : except))
     this.#node.line.seen = Math.max(this.#node.line.seen, position)
@@ -141,7 +141,7 @@ export class RedisStore implements Store {
 
   /** What a caller is told whose session has ended; why it has is asked for. */
   #over (state: RedisState): Error {
-    if (state.endedBy === undefined) this.find(state.id).catch(ignore)
+    if (state.closeReason === undefined) this.find(state.id).catch(noop)
     return new SessionOver()
   }
 }

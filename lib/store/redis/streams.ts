@@ -1,6 +1,6 @@
-import { ignore } from '../../promises.js'
-import { now } from '../log.js'
-import type { SessionListener } from '../state.js'
+import { noop } from '../../awaitable.js'
+import { now } from '../../log/log.js'
+import type { SessionListener } from '../session-state.js'
 import type { Changes } from './changes.js'
 import type { Link } from './client.js'
 import type { Line } from './line.js'
@@ -70,13 +70,13 @@ export class Streams {
     if (version === undefined) {
       // Until it is known why, it reads nothing.
       state.log = undefined
-      state.sources.length = 0
-    } else if (version !== state.version) this.#changes.refresh(state).catch(ignore)
+      state.ranges.length = 0
+    } else if (version !== state.version) this.#changes.refresh(state).catch(noop)
   }
 
   /** Has sessions live on as long as they have a stream here. */
   renew (): void {
-    if (now() - this.#renewed >= this.#renewal) this.#review(this.#mirrors.attached).catch(ignore)
+    if (now() - this.#renewed >= this.#renewal) this.#review(this.#mirrors.attached).catch(noop)
   }
 
   /** The store has gone back to an earlier state. Its versions begin anew from there: by none of them can anything be told to be old. */
@@ -108,7 +108,7 @@ export class Streams {
         else if (answer === 'replaced') this.#yield(state)
         else {
           if (answer === 'taken') this.#doubt()
-          if (Number(answer) !== state.version) this.#changes.refresh(state).catch(ignore)
+          if (Number(answer) !== state.version) this.#changes.refresh(state).catch(noop)
         }
       }
     }
@@ -116,7 +116,7 @@ export class Streams {
 
   async #queue<T> (state: RedisState, work: () => Promise<T>): Promise<T> {
     const done = state.attaching === undefined ? work() : state.attaching.then(work)
-    const settled = done.then(ignore, ignore)
+    const settled = done.then(noop, noop)
     state.attaching = settled
     try {
       return await done
@@ -133,7 +133,7 @@ export class Streams {
     const mirror = this.#mirrors.expectLog(id)
     let answer: Attached
     try {
-      answer = await this.#line.run('attach', id, mirror.loading ? 0 : mirror.log.last) as Attached
+      answer = await this.#line.run('attach', id, mirror.loading ? 0 : mirror.log.lastPosition) as Attached
     } catch (error) {
       if (mirror.loading) this.#mirrors.own.delete(id)
       throw error
@@ -162,14 +162,14 @@ export class Streams {
     state.log = mirror.log
     await widen(state, this.#mirrors, Number(head))
     // Its stream ends with what it can read.
-    if (state.endedBy !== undefined) await this.#link.bounded(whole(state))
+    if (state.closeReason !== undefined) await this.#link.bounded(whole(state))
     return Number(head)
   }
 
   /** Another node has a session's stream. */
   #yield (state: RedisState): void {
-    state.elsewhere = true
-    state.listener?.replaced()
+    state.attachedRemotely = true
+    state.listener?.onReplaced()
     dismiss(state, this.#mirrors)
   }
 }

@@ -1,5 +1,6 @@
 import type { Sessions } from '../../../lib/index.js'
-import { LocalMailbox } from '../../../lib/store/mailbox.js'
+import { MemoryQueue } from '../../../lib/store/memory/memory-queue.js'
+import { kStream } from '../../../lib/sessions/session.js'
 import { until } from '../../support/wait.js'
 
 /** Resolves when so many messages of a session wait for the one that is being handled. */
@@ -7,8 +8,8 @@ export function waitForWaiting (sessions: Sessions, sessionId: string, count: nu
   const room = sessions.settings.maxWaitingMessages - count + 1
   return until(async () => {
     try {
-      const mailbox = (await sessions.find(sessionId))?.mailbox
-      if (mailbox instanceof LocalMailbox) mailbox.reserve(room)
+      const mailbox = (await sessions.find(sessionId))?.[kStream].messageQueue
+      if (mailbox instanceof MemoryQueue) mailbox.assertCapacity(room)
       return false
     } catch {
       return true

@@ -1,17 +1,18 @@
-import type { Letter, Outcome, Session } from '../../../lib/index.js'
+import type { QueuedMessage, StoredResponse, Session } from '../../../lib/index.js'
+import { kStream } from '../../../lib/sessions/session.js'
 import { signal } from '../../support/wait.js'
 
 /** The outcome of a message that was handled. */
-export const accepted = (body: string): Outcome => ({ status: 200, headers: {}, body, error: undefined })
+export const accepted = (body: string): StoredResponse => ({ status: 200, headers: {}, body, error: undefined })
 
-export function letter (key: string | undefined, handle: Letter['handle']): Letter {
-  return { key, payload: () => 'payload', handle }
+export function letter (key: string | undefined, handle: QueuedMessage['handle']): QueuedMessage {
+  return { key, fingerprint: () => 'payload', handle }
 }
 
 /** Makes handlers that answer with their names, and records which have run. */
 export function recorder () {
   const handled: string[] = []
-  const handle = (name: string) => (): Outcome => {
+  const handle = (name: string) => (): StoredResponse => {
     handled.push(name)
     return accepted(name)
   }
@@ -21,7 +22,7 @@ export function recorder () {
 /** Begins to handle a message of key `a`, which lasts until the gate opens. */
 export function runOne (session: Session) {
   const gate = signal()
-  const running = session.mailbox.deliver(letter('a', async () => {
+  const running = session[kStream].messageQueue.enqueue(letter('a', async () => {
     await gate.promise
     return accepted('a')
   }))

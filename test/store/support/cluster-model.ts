@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import type { Gap, Session, Sessions } from '../../../lib/index.js'
+import { kStream } from '../../../lib/sessions/session.js'
 import { handleOf, openSession, stream, type MemoryStream } from '../../support/memory-client.js'
 import { NaiveLog } from '../../support/naive-log.js'
 import { until } from '../../support/wait.js'
@@ -163,7 +164,7 @@ export class SharedWorld {
         since: n,
         process: at,
         counted: 0,
-        heard: [{ position: session.cursor, n }],
+        heard: [{ position: session[kStream].cursor, n }],
         stream: await stream(process, session)
       }
       this.#clients[index] = made

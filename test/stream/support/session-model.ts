@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict'
 import Fastify from 'fastify'
-import type { Gap, LogBounds, OpenStore, Session } from '../../../lib/index.js'
-import { settle } from '../../../lib/options.js'
-import { openSessions, type Sessions } from '../../../lib/sessions.js'
-import type { Draft, Log } from '../../../lib/store/log.js'
-import { MemoryLogs } from '../../../lib/store/memory-logs.js'
-import { MemoryStore } from '../../../lib/store/memory.js'
+import type { Gap, LogBounds, StoreFactory, Session } from '../../../lib/index.js'
+import { resolveOptions } from '../../../lib/options.js'
+import { createSessions, type Sessions } from '../../../lib/sessions/sessions.js'
+import type { EntryInput, Log } from '../../../lib/log/log.js'
+import { MemoryLogs } from '../../../lib/store/memory/memory-logs.js'
+import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import { frameEvent, REPLACED_FRAME } from '../../../lib/wire/frame.js'
+import { kStream } from '../../../lib/sessions/session.js'
 import { HEAVY, MemorySink, received } from '../../support/memory-sink.js'
 import { NaiveLog, type NaiveEntry } from '../../support/naive-log.js'
 
@@ -50,8 +51,8 @@ class Client {
     if (session === undefined) throw new Error('no session')
     this.session = session
     this.log = new NaiveLog(bounds)
-    this.cursor = session.cursor
-    this.heard = [session.cursor]
+    this.cursor = session[kStream].cursor
+    this.heard = [session[kStream].cursor]
   }
 }
 
@@ -59,7 +60,7 @@ class Client {
 class SweptLogs extends MemoryLogs {
   readonly #used = new Set<Log>()
 
-  override append (log: Log, draft: Draft): void {
+  override append (log: Log, draft: EntryInput): void {
     super.append(log, draft)
     this.#used.add(log)
   }
@@ -90,9 +91,9 @@ export class World {
 
   static async run (bounds: Omit<LogBounds, 'age'>, skew: (ms: number) => void, steps: Iterable<Step>): Promise<void> {
     const logs = new SweptLogs()
-    const store: OpenStore = (settings, user) => new MemoryStore(settings, user, logs)
+    const store: StoreFactory = (settings, user) => new MemoryStore(settings, user, logs)
     const full = { ...bounds, age: AGE }
-    const sessions = await openSessions(settle({ store, heartbeatInterval: false, log: full, channelLog: full }, 0), logger)
+    const sessions = await createSessions(resolveOptions({ store, heartbeatInterval: false, log: full, channelLog: full }, 0), logger)
     const world = new World(full, skew, logs, sessions)
     for (const step of steps) await world.#take(step)
     for (const client of world.#open()) client.sink?.destroy()
@@ -212,18 +213,18 @@ export class World {
     const resumed = client !== undefined
     if (client === undefined) {
       const session = await this.#sessions.open(undefined)
-      assert.equal(session?.cursor, head)
+      assert.equal(session?.[kStream].cursor, head)
       client = this.#clients[index] = new Client(session, this.#bounds)
     }
     const { session, sink: replaced } = client
-    const order = resumed ? session.hold() : 0
+    const generation = resumed ? session[kStream].retainForResume() : 0
     const last = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
     const cursor = this.#choose(client, wish, head)
     if (cursor < client.cursor) seen.replays++
     const sink = new MemorySink(stalls)
-    assert.equal(await this.#sessions.admit(session, cursor), head)
+    assert.equal(await this.#sessions.acquireStream(session, cursor), head)
     Object.assign(client, { sink, cursor, told: 0 })
-    session.attach({ sink, cursor, head, welcome: '{}', resumed, order, log: logger })
+    session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, log: logger })
     assert.equal(replaced?.read() ?? '', last, 'a stream that is replaced hears so, if it keeps up, and nothing else')
     const [welcome, ...events] = received(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
@@ -240,7 +241,7 @@ export class World {
     if (wish === 'ahead') return head + 5
     if (wish === 'last') return client.heard.at(-1) ?? 0
     if (wish !== 'written') return client.heard[Math.floor(wish * client.heard.length)] ?? 0
-    const { session: { cursor }, told } = client
+    const { session: { [kStream]: { cursor } }, told } = client
     assert.ok(cursor >= client.cursor)
     const passed = this.#of(client).filter(({ position }) => position > Math.max(client.cursor, told) && position <= cursor)
     assert.deepEqual(passed.filter(({ except }) => except !== client), [])

@@ -1,15 +1,15 @@
-import { TextMissing } from './errors.js'
-import type { UpwardReply } from './reply.js'
+import { TextMissing } from '../errors.js'
 import type { Session } from './session.js'
+import type { UpwardReply } from './upward-reply.js'
 
 const timeOfDay = (): string => new Date().toLocaleTimeString()
 
-/** What an app that has not said anything else greets with. */
+/** The welcome data of an app that has neither an `onOpen` hook nor a handler for `message`. */
 export function greet (): object {
   return { text: 'Welcome to the chat!', timestamp: timeOfDay() }
 }
 
-/** What becomes of a `message` while the app has no handler for it: it comes back down. */
+/** Handles `message` while the app does not: sends the text back. */
 export async function echo (session: Session, data: unknown, reply: UpwardReply): Promise<object> {
   const text = typeof data === 'object' && data !== null && 'text' in data ? data.text : undefined
   if (typeof text !== 'string' || text === '') throw new TextMissing()

@@ -1,0 +1,39 @@
+/** A value, or a promise of it. Code that has the value at once can return it without the cost of a promise. */
+export type Awaitable<T> = T | Promise<T>
+
+export const noop = (): void => {}
+
+/** Whether a value is a promise, of any implementation. */
+export function isPromise<T> (value: Awaitable<T>): value is Promise<T> {
+  return typeof (value as { then?: unknown } | undefined | null)?.then === 'function'
+}
+
+/** The promise of all work that finished synchronously without a result. `andThen` recognizes it and does not wait for it. */
+const RESOLVED: Promise<unknown> = Promise.resolve()
+
+/**
+ * Calls `next` with a value: synchronously if the value is not a promise, otherwise when the promise resolves.
+ * In the synchronous case an error from `next` is thrown and not turned into a rejection.
+ */
+export function andThen<T, U> (value: Awaitable<T>, next: (value: T) => Awaitable<U>): Awaitable<U> {
+  if (value === RESOLVED) return next(undefined as T)
+  return isPromise(value) ? Promise.resolve(value).then(next) : next(value)
+}
+
+/**
+ * Starts work synchronously and returns a promise of its result. The caller may ignore the promise: a rejection that
+ * nobody awaits does not end the process, for example when a session ends just before an event is sent to it.
+ */
+export function toPromise<T> (work: () => Awaitable<T>): Promise<T> {
+  let promise: Promise<T>
+  try {
+    const result = work()
+    if (result === undefined) return RESOLVED as Promise<T>
+    promise = Promise.resolve(result)
+    if (!isPromise(result)) return promise
+  } catch (error) {
+    promise = Promise.reject(error)
+  }
+  promise.catch(noop)
+  return promise
+}

@@ -1,0 +1,37 @@
+import { hash } from 'node:crypto'
+import type { FastifyRequest } from 'fastify'
+import { andThen } from '../awaitable.js'
+import { DataTooDeep, SessionUnknown } from '../errors.js'
+import type { Message } from '../sessions/hooks.js'
+import type { Session } from '../sessions/session.js'
+import type { Sessions } from '../sessions/sessions.js'
+import { runHandler } from '../sessions/upward-reply.js'
+import type { QueuedMessage } from '../store/message-queue.js'
+
+/** Makes the queue entry of a message: how to recognize a repeat, and how to handle it. */
+export function toQueuedMessage (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): QueuedMessage {
+  return {
+    key: message.id,
+    fingerprint: () => fingerprint(message),
+    handle: () => {
+      // The session may have ended while the message waited.
+      if (session.closed) throw new SessionUnknown()
+      return andThen(sessions.handlers.prepare(session, message, request), runHandler)
+    }
+  }
+}
+
+/** Distinguishes a message from another one with the same idempotency key. */
+function fingerprint ({ event, data }: Message): string {
+  let json: string
+  try {
+    json = JSON.stringify([event, data])
+  } catch {
+    // JSON.parse accepts deeper nesting than JSON.stringify.
+    throw new DataTooDeep()
+  }
+  return hash('sha256', json, 'base64')
+}
+
+/** Whether a value is an idempotency key: 1 to 255 printable ASCII characters, of which the first is not a space. */
+export const isIdempotencyKey = (key: unknown): key is string => typeof key === 'string' && /^[\x21-\x7e][\x20-\x7e]{0,254}$/.test(key)

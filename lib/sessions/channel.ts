@@ -1,0 +1,39 @@
+import { toPromise } from '../awaitable.js'
+import type { Store } from '../store/store.js'
+import { frameEvent } from '../wire/frame.js'
+import type { Session } from './session.js'
+
+export interface SendOptions {
+  /** The one session that does not receive the event, usually the sender's. Default: none. */
+  readonly except?: Pick<Session, 'id'> | undefined
+}
+
+/** A named group of sessions. An event for it is appended once, to the log of the channel, which the streams of all members read. */
+export class Channel {
+  readonly name: string
+  readonly #store: Store
+
+  /** @internal */
+  constructor (name: string, store: Store) {
+    this.name = name
+    this.#store = store
+  }
+
+  /** Number of sessions in the channel. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  count (): Promise<number> {
+    return toPromise(() => this.#store.count(this.name))
+  }
+
+  /** Sends the default event, `message`, to every member. Resolves and rejects as {@link emit}. */
+  send (data: unknown, options?: SendOptions): Promise<void> {
+    return this.emit('message', data, options)
+  }
+
+  /**
+   * Sends a named event to every member. Resolves when the event is in the channel's log, whether or not clients are
+   * connected. Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
+   */
+  emit (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: except?.id }))
+  }
+}

@@ -1,0 +1,120 @@
+import createError from '@fastify/error'
+import type { FastifyRequest } from 'fastify'
+import { andThen, type Awaitable } from '../awaitable.js'
+import { EventUnknown, HandlerInvalid } from '../errors.js'
+import { isEventName, isUserEvent } from '../wire/frame.js'
+import { echo } from './echo.js'
+import type { HookRunner, Message } from './hooks.js'
+import type { Session } from './session.js'
+import type { UpwardReply } from './upward-reply.js'
+
+/** What a handler receives in addition to the session and the data. */
+export interface HandlerContext {
+  /** The request in which the message arrived. */
+  readonly request: FastifyRequest
+  readonly reply: UpwardReply
+  readonly message: Message
+}
+
+/** Handles one upward event. The value that it returns, or resolves with, is the body of the response; without a value the response is `202 {"status":"accepted"}`. */
+export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
+
+export interface HandlerOptions<Schema> {
+  /** A schema for the data, for the app's validator compiler: JSON Schema unless the app has changed it. Default: any data is valid. */
+  readonly schema?: Schema
+}
+
+/** A validation function, which reports its result in one of the ways that Fastify supports. */
+type Validator = ((data: unknown, context?: { parentData: object, parentDataProperty: string }) => unknown) & { errors?: unknown, schemaEnv?: unknown }
+
+/** Compiles the schema of an event; throws if the schema is invalid. */
+export type CompileSchema = (schema: unknown, event: string) => Validator
+
+interface Handler {
+  readonly schema: unknown
+  readonly run: MessageHandler<unknown>
+  validator: Validator | undefined
+}
+
+// Fastify does not export its own error with this code. Error handlers look at the code and the properties.
+const ValidationError = createError<[string]>('FST_ERR_VALIDATION', '%s', 400)
+
+/** Keeps the handlers of the app and finds the one for a message: the handler of its event, else the `onMessage` hooks, else, for `message`, the echo. */
+export class HandlerRegistry {
+  readonly #handlers = new Map<string, Handler>()
+  readonly #hooks: HookRunner
+  #compile: CompileSchema | undefined
+
+  constructor (hooks: HookRunner) {
+    this.#hooks = hooks
+  }
+
+  /** Whether `message` is handled by the echo. */
+  get usesEcho (): boolean {
+    return !this.#handlers.has('message') && !this.#hooks.has('onMessage')
+  }
+
+  set (event: string, { schema }: HandlerOptions<unknown>, run: MessageHandler<unknown>): void {
+    if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
+    if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function`)
+    if (this.#handlers.has(event)) throw new HandlerInvalid(`Event "${event}" already has a handler`)
+    const handler = { schema, run, validator: undefined }
+    this.#compileSchema(event, handler)
+    this.#handlers.set(event, handler)
+  }
+
+  /** Compiles the schemas of all handlers, so that an invalid one fails the boot. Schemas of handlers that are added later are compiled at once. */
+  setCompiler (compile: CompileSchema): void {
+    this.#compile = compile
+    for (const [event, handler] of this.#handlers) this.#compileSchema(event, handler)
+  }
+
+  #compileSchema (event: string, handler: Handler): void {
+    if (handler.schema !== undefined) handler.validator = this.#compile?.(handler.schema, event)
+  }
+
+  /**
+   * Validates a message and returns the function that handles it. Throws or rejects if nothing handles the event or if the
+   * data is invalid: such a message is refused and counts as not handled.
+   */
+  prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<(reply: UpwardReply) => unknown> {
+    const handler = this.#handlers.get(message.event)
+    if (handler !== undefined) {
+      const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
+      return andThen(data, data => reply => handler.run(session, data, { request, reply, message }))
+    }
+    // An app that relays messages could not send this event. Without this check the client would get a 500 for its own mistake.
+    if (!isUserEvent(message.event)) throw new EventUnknown(JSON.stringify(message.event))
+    if (this.#hooks.has('onMessage')) {
+      return reply => this.#hooks.runOnMessage(session, message, request, reply)
+    }
+    if (message.event === 'message') return reply => echo(session, message.data, reply)
+    throw new EventUnknown(JSON.stringify(message.event))
+  }
+}
+
+/** Validates data as Fastify validates a body. Returns the data to use, which the validator may have changed. */
+function validate (validator: Validator, data: unknown): unknown {
+  const parent: { data: unknown } = { data: data ?? null }
+  // Ajv can replace the data as a whole only if it has access to its parent.
+  const result = validator(parent.data, validator.schemaEnv === undefined ? undefined : { parentData: parent, parentDataProperty: 'data' })
+  const validData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
+  if (result instanceof Promise) {
+    // An asynchronous validator resolves with the data itself, which must not be read as a result object.
+    return result.then(valid => {
+      if (valid === false) throw validationError(validator.errors)
+      return validData()
+    }, (error: { errors?: unknown }) => { throw validationError(error.errors ?? error) })
+  }
+  if (result === false) throw validationError(validator.errors)
+  const { error, value = parent.data } = Object(result) as { error?: unknown, value?: unknown }
+  if (error !== undefined && error !== null) throw validationError(error)
+  parent.data = value
+  return validData()
+}
+
+function validationError (errors: unknown): Error {
+  const first: unknown = Array.isArray(errors) ? errors[0] : errors
+  const { instancePath = '', message = 'is not valid' } = Object(first) as { instancePath?: string, message?: string }
+  return Object.assign(new ValidationError(`body${instancePath} ${message}`), { validation: errors, validationContext: 'body' })
+}

@@ -1,0 +1,89 @@
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
+import type { Awaitable } from '../awaitable.js'
+import { HookInvalid } from '../errors.js'
+import type { Gap } from '../wire/frame.js'
+import type { Session } from './session.js'
+import type { UpwardReply } from './upward-reply.js'
+
+/** A message that a client has posted. */
+export interface Message {
+  /** The name of the event; `message` if the client gave none. */
+  readonly event: string
+  /** The JSON of the message; `undefined` for an empty body. */
+  readonly data: unknown
+  /** The idempotency key, if the message has one. */
+  readonly id: string | undefined
+}
+
+/** The hooks that an app can add with `addHook`, and their arguments. Hooks with the same name run in the order in which they were added. */
+export interface Hooks<S = Session> {
+  /**
+   * A client has opened a session. Properties of the object that it returns are added to the data of the `welcome` event.
+   * An error that it throws refuses the session and becomes the response to the request.
+   */
+  onOpen: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
+  /** A client has resumed its session, or a second stream replaces the first. Results and errors are used as those of `onOpen`. */
+  onResume: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
+  /** A client has posted an event that has no handler. The first hook that returns a value or calls `reply.send` is the last one to run. */
+  onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
+  /** The stream was lost, possibly before it began but after `onResume`. The session stays open. */
+  onDisconnect: (session: S) => Awaitable<void>
+  /** A client was sent a `gap` event. */
+  onGap: (session: S, gap: Gap) => Awaitable<void>
+  /**
+   * The session has ended. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
+   * `onOpen` hook), `aborted` (the client disconnected before the welcome), `shutdown`, or `lost` (the store has lost its data).
+   */
+  onClose: (session: S, reason: string) => Awaitable<void>
+}
+
+type HookLists = { [Name in keyof Hooks]: Array<Hooks[Name]> }
+
+/** Keeps the hooks of the app and runs them. */
+export class HookRunner {
+  readonly #hooks: HookLists = { onOpen: [], onResume: [], onMessage: [], onDisconnect: [], onGap: [], onClose: [] }
+  readonly #log: FastifyBaseLogger
+
+  constructor (log: FastifyBaseLogger) {
+    this.#log = log
+  }
+
+  add<Name extends keyof Hooks> (name: Name, hook: Hooks[Name]): void {
+    if (!Object.hasOwn(this.#hooks, name)) {
+      throw new HookInvalid(`There is no hook "${String(name)}"; the hooks are ${Object.keys(this.#hooks).join(', ')}`)
+    }
+    if (typeof hook !== 'function') throw new HookInvalid(`The hook ${name} must be a function`)
+    this.#hooks[name].push(hook)
+  }
+
+  has (name: keyof Hooks): boolean {
+    return this.#hooks[name].length > 0
+  }
+
+  /** Runs the hooks of a new or resumed stream and merges the objects that they return. */
+  async runOnStream (name: 'onOpen' | 'onResume', session: Session, request: FastifyRequest): Promise<object> {
+    let data = {}
+    for (const hook of this.#hooks[name]) data = { ...data, ...await hook(session, request) }
+    return data
+  }
+
+  /** Runs the hooks for a message until one of them answers it. */
+  async runOnMessage (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<unknown> {
+    for (const hook of this.#hooks.onMessage) {
+      const answer = await hook(session, message, request, reply)
+      if (answer !== undefined || reply.sent) return answer
+    }
+    return undefined
+  }
+
+  /** Runs hooks that report something that has happened. Their errors are logged. */
+  async notify<Name extends 'onDisconnect' | 'onGap' | 'onClose'> (name: Name, ...args: Parameters<Hooks[Name]>): Promise<void> {
+    for (const hook of this.#hooks[name]) {
+      try {
+        await (hook as (...args: Parameters<Hooks[Name]>) => Awaitable<void>)(...args)
+      } catch (error) {
+        this.#log.error({ err: error, session: args[0].shortId }, `the ${name} hook failed`)
+      }
+    }
+  }
+}

@@ -1,0 +1,249 @@
+import { setMaxListeners } from 'node:events'
+import type { FastifyBaseLogger } from 'fastify'
+import type { Awaitable } from '../awaitable.js'
+import { SessionOver } from '../errors.js'
+import type { MessageQueue } from '../store/message-queue.js'
+import { LOST, type SessionListener, type SessionState } from '../store/session-state.js'
+import type { Store } from '../store/store.js'
+import type { Sink } from '../stream/response-sink.js'
+import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
+import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
+
+/** What a session needs from the registry. `Session` is the class that apps use; this module does not depend on it. */
+export interface SessionContext<Session> {
+  readonly store: Store
+  /** Sessions whose `signal` is in use. They stay reachable until they end, so that the signal can abort. */
+  readonly pinned: Set<object>
+  /** Milliseconds that a client should wait before it connects again. */
+  createRetryDelay (): number
+  end (session: Session, reason: string): Awaitable<void>
+  onStreamOpen (stream: StreamWriter): void
+  onStreamClose (stream: StreamWriter): void
+  onDisconnect (session: Session): void
+  onGap (session: Session, gap: Gap): void
+  onLost (session: Session): void
+}
+
+/** A request for the stream of a session, ready to be attached. */
+export interface StreamAttachment {
+  readonly sink: Sink
+  /** The last position that the client has received. */
+  readonly cursor: number
+  /** The newest position of the store. */
+  readonly head: number
+  /** The data of the welcome event, as JSON. */
+  readonly welcome: string
+  readonly resumed: boolean
+  /** The result of `retainForResume`; 0 for the request that opened the session. */
+  readonly generation: number
+  readonly log: FastifyBaseLogger
+}
+
+/**
+ * The part of a session that its users do not see: which response is its stream, when that is replaced or released, and
+ * what happens when the session ends. A session has at most one stream; the newest request gets it.
+ */
+export class SessionStream<Session> implements SessionListener, StreamOwner {
+  readonly state: SessionState
+  readonly context: SessionContext<Session>
+  readonly #session: Session
+  #stream: StreamWriter | undefined
+  /** Requests for a stream that are in progress, plus the stream. The session does not expire while this is above 0. */
+  #refCount = 0
+  /** Requests for a stream are numbered. */
+  #newestGeneration = 0
+  /** The generation of the request that was attached last. */
+  #attachedGeneration = 0
+  #messageQueue: MessageQueue | undefined
+  #abortController: AbortController | undefined
+  #drainWaiters: Set<() => void> | undefined
+
+  constructor (session: Session, state: SessionState, context: SessionContext<Session>) {
+    this.#session = session
+    this.state = state
+    this.context = context
+    state.listener = this
+  }
+
+  /** The session that this object belongs to. */
+  get session (): Session {
+    return this.#session
+  }
+
+  get isOpen (): boolean {
+    return this.#stream !== undefined
+  }
+
+  get isSessionClosed (): boolean {
+    return this.state.closeReason !== undefined
+  }
+
+  /** The position up to which a stream has written. */
+  get cursor (): number {
+    return this.#stream?.cursor ?? this.state.cursor
+  }
+
+  get canWrite (): boolean {
+    return this.state.canWrite
+  }
+
+  get messageQueue (): MessageQueue {
+    this.#messageQueue ??= this.context.store.messageQueue(this.state)
+    return this.#messageQueue
+  }
+
+  /** Aborts when the session ends. */
+  get signal (): AbortSignal {
+    if (this.#abortController === undefined) {
+      this.#abortController = new AbortController()
+      // A session may have any number of producers.
+      setMaxListeners(0, this.#abortController.signal)
+      this.context.pinned.add(this)
+    }
+    if (this.isSessionClosed) this.#abortSignal()
+    return this.#abortController.signal
+  }
+
+  send (event: string, data: unknown): Awaitable<void> {
+    return this.context.store.send(this.state, { frame: frameEvent(event, data) })
+  }
+
+  /** Settles when less than half of what the session's log may keep is unsent, or when the session has ended. */
+  waitForDrain (): Awaitable<void> {
+    const { log } = this.state
+    if (this.isSessionClosed) return
+    if (log === undefined) return this.context.store.waitForDrain(this.state)
+    if (!log.isHalfFullAfter(this.cursor)) return
+    return new Promise<void>(resolve => {
+      this.#drainWaiters ??= new Set()
+      this.#drainWaiters.add(resolve)
+    }).then(() => this.waitForDrain())
+  }
+
+  /** Keeps a session that was just opened from expiring until `release`. */
+  retain (): void {
+    this.#refCount++
+  }
+
+  /** Keeps the session from expiring until `release`, for a request that resumes it. Returns the generation of the request. */
+  retainForResume (): number {
+    if (this.#refCount++ === 0) this.context.store.cancelExpiry(this.state)
+    return ++this.#newestGeneration
+  }
+
+  release (): void {
+    if (--this.#refCount === 0) this.context.store.detach(this.state)
+  }
+
+  /** Releases a request whose client disconnected after `onResume` has run and before its stream began. */
+  releaseAborted (): void {
+    this.release()
+    this.#notifyDisconnect()
+  }
+
+  /** Makes a response the stream of the session. It replaces the current stream, unless that belongs to a newer request. */
+  attach ({ sink, cursor, head, welcome, resumed, generation, log }: StreamAttachment): void {
+    if (this.#stream !== undefined && generation < this.#attachedGeneration) {
+      sink.end(REPLACED_FRAME)
+      return
+    }
+    this.#attachedGeneration = generation
+    this.onReplaced()
+    const { id: sessionId, ranges } = this.state
+    // The store has lost positions that the client has received, and will assign them again.
+    const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
+    const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, log })
+    this.#stream = stream
+    this.context.onStreamOpen(stream)
+    log.info({ session: this.state.shortId, resumed }, 'event stream opened')
+    let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome)
+    if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
+    stream.start(preamble)
+    // After `start`, because an `onGap` hook may send so much that it is written at once.
+    if (rollback !== undefined) this.onGap(rollback)
+    this.#endIfStale(stream)
+  }
+
+  /** The session may have changed between the store's `attach` and now, while the `onSend` hooks ran. */
+  #endIfStale (stream: StreamWriter): void {
+    const { closeReason, attachedRemotely, ranges } = this.state
+    if (closeReason === LOST) this.#endStream('', LOST)
+    else if (closeReason !== undefined) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
+    else if (attachedRemotely) this.onReplaced()
+    // Another process has attached a stream and detached it again. The client should connect again.
+    else if (ranges.length === 0) this.#endStream('', 'replaced')
+  }
+
+  onAppend (): void {
+    this.#stream?.onAppend()
+  }
+
+  onProgress (): void {
+    if (this.#drainWaiters === undefined) return
+    const waiters = this.#drainWaiters
+    this.#drainWaiters = undefined
+    for (const resolve of waiters) resolve()
+  }
+
+  onGap (gap: Gap): void {
+    this.context.onGap(this.#session, gap)
+  }
+
+  onReplaced (): void {
+    this.#endStream(REPLACED_FRAME, 'replaced')
+  }
+
+  onEnd (): void {
+    const { closeReason = 'closed' } = this.state
+    this.#stream?.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
+    this.#abortSignal()
+    this.onProgress()
+    this.#messageQueue = undefined
+  }
+
+  onLost (): void {
+    // Without a `close` event, so that the client connects again.
+    const hadStream = this.#endStream('', LOST)
+    this.onEnd()
+    if (hadStream) this.context.onLost(this.#session)
+  }
+
+  onRemove (): void {
+    this.#stream?.abort()
+  }
+
+  onStreamClose (stream: StreamWriter): void {
+    const duration = Math.round(performance.now() - stream.openedAt)
+    stream.log.info({ session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
+    this.context.onStreamClose(stream)
+    if (stream !== this.#stream) return
+    this.#detach(stream)
+    this.#notifyDisconnect()
+  }
+
+  #abortSignal (): void {
+    this.#abortController?.abort(new SessionOver())
+    this.context.pinned.delete(this)
+  }
+
+  /** Ends the stream now and detaches it, even if its connection takes longer to close. Returns whether there was one. */
+  #endStream (finalFrame: string, reason: string): boolean {
+    const stream = this.#stream
+    if (stream === undefined) return false
+    stream.end({ finalFrame, reason, drain: false })
+    this.#detach(stream)
+    return true
+  }
+
+  #detach (stream: StreamWriter): void {
+    this.state.cursor = stream.cursor
+    this.#stream = undefined
+    // The log may leave this process with the stream; producers then have to wait for the store.
+    this.onProgress()
+    this.release()
+  }
+
+  #notifyDisconnect (): void {
+    if (!this.isOpen && !this.state.attachedRemotely && !this.isSessionClosed) this.context.onDisconnect(this.#session)
+  }
+}

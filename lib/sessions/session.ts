@@ -1,0 +1,122 @@
+import { toPromise } from '../awaitable.js'
+import type { SessionData, SessionState } from '../store/session-state.js'
+import { pump } from '../stream/pump.js'
+import { SessionStream, type SessionContext } from './session-stream.js'
+
+/** Key of the session's internals, which the routes and the registry use. */
+export const kStream = Symbol('session stream')
+
+/**
+ * A client's two-way conversation with the app. It is independent of connections: it ends when it is closed, or when it
+ * expires without a stream. If several processes share a store, each may have a `Session` object of the same session.
+ */
+export class Session {
+  readonly #stream: SessionStream<Session>
+
+  /** @internal */
+  constructor (state: SessionState, context: SessionContext<Session>) {
+    this.#stream = new SessionStream(this, state, context)
+  }
+
+  /** @internal */
+  get [kStream] (): SessionStream<Session> {
+    return this.#stream
+  }
+
+  /** The result of option `principal` for the request that opened the session. */
+  get principal (): string | undefined {
+    return this.#stream.state.principal
+  }
+
+  /** The session id, a secret: whoever has it, and passes option `principal`, can use the session. Log {@link shortId} instead. */
+  get id (): string {
+    return this.#stream.state.id
+  }
+
+  /** The first 6 characters of the id: enough to find a session in logs, too few to use it. */
+  get shortId (): string {
+    return this.#stream.state.shortId
+  }
+
+  /** Whether the session has a stream now, in any process. Events that are sent while it has none wait in the log. */
+  get connected (): boolean {
+    return this.#stream.isOpen || this.#stream.state.attachedRemotely
+  }
+
+  /** Whether the session has ended. */
+  get closed (): boolean {
+    return this.#stream.isSessionClosed
+  }
+
+  /** Data of the app, set with {@link update}. */
+  get data (): Readonly<SessionData> {
+    return this.#stream.state.data
+  }
+
+  /** Names of the channels that the session has joined. */
+  get channels (): string[] {
+    return [...this.#stream.state.channels ?? []]
+  }
+
+  /** Aborts when the session ends, not when a stream is lost. */
+  get signal (): AbortSignal {
+    return this.#stream.signal
+  }
+
+  /** Sends the default event, `message`. Resolves and rejects as {@link emit}. */
+  send (data: unknown): Promise<void> {
+    return this.emit('message', data)
+  }
+
+  /**
+   * Sends a named event. Resolves when the event is in the session's log, whether or not a client is connected. From then
+   * on it is delivered once and in order, or reported as a gap. Rejects with FST_SSE_SESSION_OVER, FST_SSE_EVENT_INVALID,
+   * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You need not handle the rejection.
+   */
+  emit (event: string, data: unknown): Promise<void> {
+    return toPromise(() => this.#stream.send(event, data))
+  }
+
+  /**
+   * Sends each item of an iterable as a named event, at the speed of the client: it requests the next item when less than
+   * half of the log is unsent, and waits while no client is connected. Resolves when the iterable ends. Rejects with an
+   * error of the iterable, or as {@link emit}. If the session ends, it calls the iterable's `return` and rejects with
+   * FST_SSE_SESSION_OVER.
+   */
+  stream (event: string, items: AsyncIterable<unknown> | Iterable<unknown>): Promise<void> {
+    return toPromise(() => pump(items, this.signal, {
+      write: item => this.#stream.send(event, item),
+      waitForDrain: () => this.#stream.waitForDrain()
+    }))
+  }
+
+  /** Joins a channel: the session receives what is sent to it from now on. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
+  join (channel: string): Promise<void> {
+    const { state, context: { store } } = this.#stream
+    return toPromise(() => store.join(state, channel))
+  }
+
+  /**
+   * Leaves a channel. The session still receives what was sent before; a client that is not connected, for the 100
+   * channels that it left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   */
+  leave (channel: string): Promise<void> {
+    const { state, context: { store } } = this.#stream
+    return toPromise(() => store.leave(state, channel))
+  }
+
+  /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
+  update (change: SessionData): Promise<void> {
+    const { state, context: { store } } = this.#stream
+    return toPromise(() => store.update(state, change))
+  }
+
+  /**
+   * Ends the session. A connected client receives what is in the log and then the `close` event with the reason; a client
+   * that resumes within `resumeTimeout` receives the same. Resolves when the `onClose` hooks have run. Closing a closed
+   * session has no effect. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   */
+  close (reason = 'closed'): Promise<void> {
+    return toPromise(() => this.#stream.context.end(this, reason))
+  }
+}

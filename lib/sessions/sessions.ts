@@ -1,0 +1,256 @@
+import type { FastifyBaseLogger, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
+import type { Contract, DownData, DownEvent, Payload, UpEvent } from '../contract.js'
+import type { Settings } from '../options.js'
+import type { SessionState } from '../store/session-state.js'
+import type { Store } from '../store/store.js'
+import { flushScheduler } from '../stream/flush-scheduler.js'
+import { Heartbeat } from '../stream/heartbeat.js'
+import type { StreamWriter } from '../stream/stream-writer.js'
+import { SessionIdGenerator } from '../wire/event-id.js'
+import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from '../wire/frame.js'
+import { Channel, type SendOptions } from './channel.js'
+import type { ContractChannel, ContractHandler, ContractSession } from './contract-types.js'
+import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
+import { HookRunner, type Hooks } from './hooks.js'
+import { kStream, Session } from './session.js'
+import { SessionStream, type SessionContext } from './session-stream.js'
+
+/** Numbers for monitoring. */
+export interface SessionStats {
+  /** Open sessions, connected or not. With a shared store, those of all processes, at most one second old. */
+  readonly sessions: number
+  /** Open streams of this process. */
+  readonly streams: number
+  /** Channels that have members. With a shared store, those that have a member with a stream of this process. */
+  readonly channels: number
+}
+
+/** The registry of sessions, decorated on the instance. */
+export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
+  /** @internal */
+  readonly settings: Settings
+  /** @internal */
+  readonly hooks: HookRunner
+  /** @internal */
+  readonly handlers: HandlerRegistry
+  /** @internal Whether the server is closing. No session or stream is opened any more. */
+  closing = false
+  readonly #context: SessionContext<Session>
+  readonly #store: Store
+  readonly #log: FastifyBaseLogger
+  readonly #heartbeat: Heartbeat
+  readonly #streams: Set<StreamWriter>
+  readonly #ids = new SessionIdGenerator()
+  #onLastStreamClose: (() => void) | undefined
+
+  /** @internal Use {@link createSessions}. */
+  constructor (settings: Settings, log: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
+    const { heartbeatInterval, heartbeatEvent } = settings
+    this.settings = settings
+    this.hooks = new HookRunner(log)
+    this.handlers = new HandlerRegistry(this.hooks)
+    this.#store = store
+    this.#log = log
+    this.#streams = streams
+    const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
+    this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
+    this.#context = {
+      store,
+      pinned: new Set(),
+      createRetryDelay: () => this.createRetryDelay(),
+      end: (session, reason) => this.#end(session, reason),
+      onStreamOpen: stream => { streams.add(stream) },
+      onStreamClose: stream => { this.#onStreamClose(stream) },
+      onDisconnect: session => { this.hooks.notify('onDisconnect', session) },
+      onGap: (session, gap) => { this.hooks.notify('onGap', session, gap) },
+      onLost: session => { this.hooks.notify('onClose', session, 'lost') }
+    }
+  }
+
+  /** Number of open sessions, connected or not. With a shared store, those of all processes, at most one second old. */
+  get size (): number {
+    return this.#store.stats().sessions
+  }
+
+  stats (): SessionStats {
+    return { ...this.#store.stats(), streams: this.#streams.size }
+  }
+
+  /** Finds an open session by id; `undefined` if there is none. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  find (id: string): Promise<Session | undefined> {
+    return toPromise(() => andThen(this.#store.find(id), state => this.#openSession(state)))
+  }
+
+  /** A channel by name. Channels need not be created: a channel exists while it has members. */
+  channel (name: string): Channel {
+    return new Channel(name, this.#store)
+  }
+
+  /**
+   * Sends a named event to all sessions. The event is appended once. Resolves when it is in the log. Rejects with
+   * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
+   */
+  broadcast (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
+    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: except?.id }))
+  }
+
+  /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */
+  addHook<Name extends keyof Hooks> (name: Name, hook: Hooks[Name]): this {
+    this.hooks.add(name, hook)
+    return this
+  }
+
+  /**
+   * Sets the handler of an upward event. With a `schema` the data is validated as Fastify validates bodies, and typed by
+   * the type provider. The return value of the handler is the response. Throws FST_SSE_HANDLER_INVALID if the event
+   * already has a handler, or if an argument is invalid.
+   */
+  handle (event: string, handler: MessageHandler<unknown>): this
+  handle<const Schema> (event: string, options: HandlerOptions<Schema>, handler: MessageHandler<Validated<TypeProvider, Schema>>): this
+  handle (event: string, ...rest: [MessageHandler<unknown>] | [HandlerOptions<unknown>, MessageHandler<never>]): this {
+    const [options, handler] = rest.length === 1 ? [{}, rest[0]] : rest
+    this.handlers.set(event, options, handler as MessageHandler<unknown>)
+    return this
+  }
+
+  /** The same registry with handlers that are typed by another type provider. */
+  withTypeProvider<Provider extends FastifyTypeProvider> (): Sessions<Provider> {
+    return this as unknown as Sessions<Provider>
+  }
+
+  /** The same registry, typed by a contract that the app shares with its clients. */
+  withContract<C extends Contract> (): ContractSessions<C> {
+    return this as unknown as ContractSessions<C>
+  }
+
+  /** @internal Creates a session and retains it: the caller attaches it or discards it. `undefined` if there are too many sessions. */
+  async open (principal: string | undefined): Promise<Session | undefined> {
+    const session = this.#openSession(await this.#store.open(this.#ids.next(), principal))
+    session?.[kStream].retain()
+    return session
+  }
+
+  /** @internal Ends and releases a session of which no client knows the id. */
+  async discard (session: Session, reason: string): Promise<void> {
+    try {
+      await this.#end(session, reason, false)
+    } catch (error) {
+      this.#log.warn({ err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
+    }
+    session[kStream].release()
+  }
+
+  /** @internal Finds the session that a client resumes: an open one, or one that has ended and whose client may not have received the `close` event. */
+  async findForResume (id: string, principal: string | undefined): Promise<Session | undefined> {
+    const state = await this.#store.find(id)
+    return state !== undefined && state.principal === principal ? this.#session(state) : undefined
+  }
+
+  /** @internal Acquires the right to stream what follows a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
+  acquireStream (session: Session, cursor: number): Awaitable<number | undefined> {
+    return this.#store.attach(session[kStream].state, cursor)
+  }
+
+  /** @internal Finds the open session that a message is for; synchronously if it is cached. */
+  findCached (id: string): Awaitable<Session | undefined> {
+    return andThen(this.#store.findCached(id), state => this.#openSession(state))
+  }
+
+  /** @internal A session has expired. */
+  onExpire (state: SessionState): Promise<void> {
+    const session = this.#session(state)
+    session[kStream].onEnd()
+    return this.hooks.notify('onClose', session, String(state.closeReason))
+  }
+
+  /** @internal Milliseconds that a client should wait before it connects again. While the server closes, long enough to reach another one. */
+  createRetryDelay (): number {
+    const { retry: [min, max], closeTimeout } = this.settings
+    return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
+  }
+
+  /** @internal Ends all streams within `closeTimeout`, then the sessions that no other process can continue. */
+  async close (): Promise<void> {
+    this.closing = true
+    const reason = 'shutdown'
+    // A stream that may not write now must not wait until it may: its client gets the rest from another process.
+    for (const stream of this.#streams) stream.end({ finalFrame: frameRetry(this.createRetryDelay()), reason, drain: stream.canWrite })
+    // Now and not in a later tick, because `closeTimeout` may be 0.
+    flushScheduler.flushAll()
+    await this.#waitForStreams(this.settings.closeTimeout)
+    for (const stream of this.#streams) stream.abort()
+    this.#heartbeat.stop()
+    const ended = await this.#closeStore(reason)
+    await Promise.all(ended.map(state => {
+      const session = this.#session(state)
+      session[kStream].onEnd()
+      return this.hooks.notify('onClose', session, reason)
+    }))
+  }
+
+  async #closeStore (reason: string): Promise<readonly SessionState[]> {
+    try {
+      return await this.#store.close(reason)
+    } catch (error) {
+      this.#log.error({ err: error }, 'the store could not be closed')
+      return []
+    }
+  }
+
+  #waitForStreams (timeout: number): Promise<void> {
+    if (this.#streams.size === 0) return Promise.resolve()
+    return new Promise<void>(resolve => {
+      const timer = setTimeout(resolve, timeout)
+      this.#onLastStreamClose = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+
+  #onStreamClose (stream: StreamWriter): void {
+    this.#streams.delete(stream)
+    if (this.#streams.size === 0) this.#onLastStreamClose?.()
+  }
+
+  #end (session: Session, reason: string, keep = true): Awaitable<void> {
+    return andThen(this.#store.end(session[kStream].state, reason, keep), ended => {
+      if (!ended) return
+      session[kStream].onEnd()
+      return this.hooks.notify('onClose', session, reason)
+    })
+  }
+
+  #openSession (state: SessionState | undefined): Session | undefined {
+    return state === undefined || state.closeReason !== undefined ? undefined : this.#session(state)
+  }
+
+  /** The `Session` of a state. There is one per state, created when it is first needed. */
+  #session (state: SessionState): Session {
+    return state.listener instanceof SessionStream ? state.listener.session as Session : new Session(state, this.#context)
+  }
+}
+
+/** The registry, typed by a contract. The types of upward data are checked at run time only if the handler has a `schema`. */
+export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'addHook' | 'handle' | 'broadcast' | 'channel' | 'find'> {
+  addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>>[Name]): this
+  handle<Event extends UpEvent<C>> (event: Event, handler: ContractHandler<C, Event>): this
+  handle<Event extends UpEvent<C>> (event: Event, options: HandlerOptions<unknown>, handler: ContractHandler<C, Event>): this
+  broadcast<Event extends DownEvent<C>> (event: Event, ...payload: Payload<DownData<C, Event>, [options?: SendOptions]>): Promise<void>
+  channel (name: string): ContractChannel<C>
+  find (id: string): Promise<ContractSession<C> | undefined>
+}
+
+/** Creates the store and the registry. Sessions that have expired wait for `ready`, when the app has added its hooks. */
+export function createSessions (settings: Settings, log: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
+  const streams = new Set<StreamWriter>()
+  const sessions: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
+    onBroadcast: () => { for (const stream of streams) stream.onAppend() },
+    onExpire: state => Promise.all([sessions, ready]).then(([sessions]) => sessions.onExpire(state), noop)
+  })).then(store => new Sessions(settings, log, store, streams))
+  return sessions
+}
+
+/** The type that a type provider derives from a schema. */
+type Validated<TypeProvider extends FastifyTypeProvider, Schema> = (TypeProvider & { schema: Schema })['validator']

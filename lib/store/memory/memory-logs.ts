@@ -1,0 +1,51 @@
+import { assertFits, now, type EntryInput, type Log } from '../../log/log.js'
+import { TrimGuard } from '../trim-guard.js'
+
+/** Appends to the logs of this process, with one counter of positions, and trims entries that are too old. */
+export class MemoryLogs {
+  /** The newest position of all logs. */
+  head = 0
+  /** The logs that have entries. */
+  readonly #logs = new Set<Log>()
+  readonly #trimGuard = new TrimGuard()
+  #sweepTimer: NodeJS.Timeout | undefined
+  #sweepAt = Infinity
+
+  append (log: Log, entry: EntryInput): void {
+    assertFits(entry, log.bounds)
+    this.#trimGuard.beforeAppend(log, entry, this.head)
+    const time = now()
+    this.#logs.add(log)
+    log.push(entry, ++this.head, time)
+    this.#scheduleSweep(log, time)
+    log.listener.onAppend()
+  }
+
+  /** Removes a log to which nothing will be appended any more and which nobody reads. */
+  release (log: Log): void {
+    this.#logs.delete(log)
+  }
+
+  close (): void {
+    clearTimeout(this.#sweepTimer)
+    this.#logs.clear()
+  }
+
+  /** Appending to a log and reading it trim what is too old; the sweep does so for logs that nobody uses. */
+  #scheduleSweep ({ bounds: { age } }: Log, time: number): void {
+    if (time + age >= this.#sweepAt) return
+    this.#sweepAt = time + age
+    clearTimeout(this.#sweepTimer)
+    this.#sweepTimer = setTimeout(this.#sweep, age).unref()
+  }
+
+  readonly #sweep = (): void => {
+    this.#sweepAt = Infinity
+    const time = now()
+    for (const log of this.#logs) {
+      log.expire(time)
+      if (log.length > 0) this.#scheduleSweep(log, time)
+      else this.#logs.delete(log)
+    }
+  }
+}

@@ -1,0 +1,100 @@
+import { andThen, isPromise, type Awaitable } from '../../awaitable.js'
+import { IdempotencyKeyReused, TooManyWaiting } from '../../errors.js'
+import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../message-queue.js'
+
+interface IdempotencyRecord {
+  readonly fingerprint: string
+  /** A promise while the message is being handled. */
+  response: Awaitable<StoredResponse>
+}
+
+/** The message queue of a session that only this process handles. */
+export class MemoryQueue implements MessageQueue {
+  readonly #maxWaiting: number
+  readonly #maxRecords: number
+  readonly #records = new Map<string, IdempotencyRecord>()
+  /** Settles when the last message of the queue is handled; `undefined` while the queue is empty. */
+  #last: Promise<void> | undefined
+  /** Whether a handler is running synchronously, further up the stack. */
+  #isInHandler = false
+  #waiting = 0
+
+  constructor (maxWaiting: number, maxRecords: number) {
+    this.#maxWaiting = maxWaiting
+    this.#maxRecords = maxRecords
+  }
+
+  /** Throws TooManyWaiting if the queue has no room for so many more messages. */
+  assertCapacity (count: number): void {
+    if (this.#last !== undefined && this.#waiting + count > this.#maxWaiting) throw new TooManyWaiting(this.#waiting)
+  }
+
+  enqueue (message: QueuedMessage): Awaitable<QueueResult> {
+    // A handler posted the message synchronously, for example with `inject`. That handler is in the queue once it has returned.
+    if (this.#isInHandler) return Promise.resolve().then(() => this.enqueue(message))
+    const { key, handle } = message
+    if (key === undefined) return andThen(this.#run(handle), firstResult)
+    const fingerprint = message.fingerprint()
+    const earlier = this.#records.get(key)
+    if (earlier !== undefined) {
+      if (earlier.fingerprint !== fingerprint) throw new IdempotencyKeyReused()
+      return andThen(earlier.response, response => ({ response, replayed: true }))
+    }
+    const response = this.#run(handle)
+    this.#addRecord(key, { fingerprint, response })
+    return andThen(response, firstResult)
+  }
+
+  enqueueAll (messages: readonly QueuedMessage[]): Array<Promise<QueueResult>> {
+    this.assertCapacity(messages.length)
+    // All are added synchronously, so that they keep their order and no other message comes between them.
+    return messages.map(async message => await this.enqueue(message))
+  }
+
+  #addRecord (key: string, record: IdempotencyRecord): void {
+    this.#records.set(key, record)
+    const settled = andThen(record.response, response => {
+      record.response = response
+      this.#evict()
+    })
+    if (settled instanceof Promise) settled.catch(() => { this.#records.delete(key) })
+  }
+
+  // Oldest first. The record of a running message stays, because a repeat must not start a second run.
+  #evict (): void {
+    for (const [key, { response }] of this.#records) {
+      if (this.#records.size <= this.#maxRecords) return
+      if (!isPromise(response)) this.#records.delete(key)
+    }
+  }
+
+  /** Runs a handler when all messages before it are handled; synchronously if there are none. */
+  #run (handle: () => Awaitable<StoredResponse>): Awaitable<StoredResponse> {
+    let response: Promise<StoredResponse>
+    if (this.#last === undefined) {
+      let result: Awaitable<StoredResponse>
+      this.#isInHandler = true
+      try {
+        result = handle()
+      } finally {
+        this.#isInHandler = false
+      }
+      // It finished synchronously, so no other message can wait for it.
+      if (!(result instanceof Promise)) return result
+      response = result
+    } else {
+      this.assertCapacity(1)
+      this.#waiting++
+      response = this.#last.then(() => {
+        this.#waiting--
+        return handle()
+      })
+    }
+    const onSettled = (): void => { if (this.#last === last) this.#last = undefined }
+    const last = response.then(onSettled, onSettled)
+    this.#last = last
+    return response
+  }
+}
+
+const firstResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })

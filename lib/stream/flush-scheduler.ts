@@ -1,0 +1,71 @@
+/** Has output that it can write. */
+export interface Flushable {
+  flush (): void
+}
+
+// A tick flushes at least so many, or this fraction of the batch if that is more.
+const MIN_BATCH = 128
+const BATCH_DIVISOR = 4
+
+/**
+ * Decides when streams write. A stream that has something to write is flushed in a later tick of the event loop, together
+ * with the others that wait. If many wait, each tick flushes only a part of them: the event loop does other work between
+ * the parts, and events that arrive meanwhile go into the same write.
+ */
+export class FlushScheduler {
+  /** The streams that are being flushed; those before `#next` are done. */
+  #batch: Flushable[] = []
+  #next = 0
+  /** The streams that were scheduled since the batch began. */
+  #waiting: Flushable[] = []
+  #isTickScheduled = false
+
+  /** Flushes a stream in a later tick. */
+  schedule (stream: Flushable): void {
+    this.#waiting.push(stream)
+    this.#scheduleTick()
+  }
+
+  /** Flushes all scheduled streams now. */
+  flushAll (): void {
+    // First the rest of the batch that has begun, then those that were scheduled since.
+    this.#flush(Infinity)
+    this.#flush(Infinity)
+  }
+
+  #scheduleTick (): void {
+    if (this.#isTickScheduled) return
+    this.#isTickScheduled = true
+    setImmediate(this.#tick)
+  }
+
+  readonly #tick = (): void => {
+    this.#isTickScheduled = false
+    try {
+      this.#flush(MIN_BATCH)
+    } finally {
+      // Also after an error, so that one failing stream does not stop the others.
+      if (this.#batch.length > 0 || this.#waiting.length > 0) this.#scheduleTick()
+    }
+  }
+
+  #flush (minimum: number): void {
+    if (this.#batch.length === 0) {
+      this.#batch = this.#waiting
+      this.#waiting = []
+    }
+    const batch = this.#batch
+    const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / BATCH_DIVISOR)))
+    while (this.#next < end) {
+      (batch[this.#next++] as Flushable).flush()
+      // A stream may have called `flushAll` while it was flushed.
+      if (this.#batch !== batch) return
+    }
+    if (this.#next < batch.length) return
+    this.#batch = []
+    this.#next = 0
+  }
+}
+
+/** The scheduler of this process: there is one event loop, so there is one scheduler. */
+export const flushScheduler = new FlushScheduler()

@@ -1,0 +1,89 @@
+import type { FastifyInstance } from 'fastify'
+import type { ServerHttp2Session } from 'node:http2'
+import type { Socket } from 'node:net'
+import { now } from '../log/log.js'
+
+type Server = FastifyInstance['server']
+
+interface Http2Connection {
+  readonly socket: Socket
+  streamCount: number
+}
+
+const kConnections = Symbol('fastify-sse-sessions connections')
+
+/**
+ * Lets `server.close()` finish. Node waits for connections that never end by themselves: connections without a request,
+ * which browsers open in advance (over a minute), idle HTTP/2 connections (before Node 24), HTTP/2 connections that were in
+ * the TLS handshake when `close` was called, and HTTP/2 connections whose peer has vanished (both for ever).
+ */
+export class ServerConnections {
+  readonly #sockets = new Set<Socket>()
+  readonly #http2 = new Map<ServerHttp2Session, Http2Connection>()
+  readonly #closers: Array<() => Promise<void>> = []
+  #timeout = 0
+  #isClosing = false
+  #closed: Promise<void> | undefined
+
+  /** The connections of a server. All registrations of the plugin share one object, so that Node does not warn of a listener leak. */
+  static of (server: Server & { [kConnections]?: ServerConnections }): ServerConnections {
+    server[kConnections] ??= new ServerConnections(server)
+    return server[kConnections]
+  }
+
+  private constructor (server: Server) {
+    const sockets = this.#sockets
+    // One function for all sockets.
+    const onSocketClose = function (this: Socket): void { sockets.delete(this) }
+    server.on('connection', (socket: Socket) => {
+      sockets.add(socket)
+      socket.on('close', onSocketClose)
+    })
+    let newestSocket: Socket
+    // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events.
+    for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })
+    server.on('session', (session: ServerHttp2Session) => {
+      const connection = { socket: newestSocket, streamCount: 0 }
+      this.#http2.set(session, connection)
+      session.once('close', () => { this.#http2.delete(session) })
+      session.on('stream', stream => {
+        connection.streamCount++
+        stream.once('close', () => {
+          connection.streamCount--
+          if (this.#isClosing) destroyWhenIdle(connection, this.#timeout)
+        })
+      })
+      if (this.#isClosing) closeSession(session, connection, this.#timeout)
+    })
+  }
+
+  /** Adds a function that ends the streams of one registration. `timeout` is the number of milliseconds that it takes at most, and that peers have to close their connections. */
+  add (closer: () => Promise<void>, timeout: number): void {
+    this.#closers.push(closer)
+    this.#timeout = Math.max(this.#timeout, timeout)
+  }
+
+  /** Ends the streams of all registrations in parallel, then all connections, including those that open later. Peers have the rest of the timeout. */
+  close (): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close (): Promise<void> {
+    const startedAt = now()
+    await Promise.all(this.#closers.map(closer => closer()))
+    this.#isClosing = true
+    for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
+    const remaining = Math.max(0, this.#timeout - (now() - startedAt))
+    for (const [session, connection] of this.#http2) closeSession(session, connection, remaining)
+  }
+}
+
+function closeSession (session: ServerHttp2Session, connection: Http2Connection, timeout: number): void {
+  session.close()
+  destroyWhenIdle(connection, timeout)
+}
+
+function destroyWhenIdle (connection: Http2Connection, timeout: number): void {
+  setTimeout(() => { if (connection.streamCount === 0) connection.socket.destroy() }, timeout).unref()
+}

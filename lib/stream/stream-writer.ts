@@ -1,0 +1,224 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { now, type TrimReason } from '../log/log.js'
+import { nextPositionIn, type LogRange } from '../log/log-range.js'
+import { frameGap, framePrefix, type Gap } from '../wire/frame.js'
+import { flushScheduler, type Flushable } from './flush-scheduler.js'
+import type { Sink, SinkListener } from './response-sink.js'
+
+/** The session that a stream belongs to. */
+export interface StreamOwner {
+  /** Whether entries may be written now. When this becomes true again, the owner calls `onAppend`. */
+  readonly canWrite: boolean
+  /** The cursor has moved. */
+  onProgress (): void
+  /** The client was sent a `gap` event. */
+  onGap (gap: Gap): void
+  /** The response is closed. */
+  onStreamClose (stream: StreamWriter): void
+}
+
+export interface StreamWriterOptions {
+  /** Is part of the id of each event, and selects the entries that exclude this session. */
+  readonly sessionId: string
+  /** What the stream reads. The array may grow while the stream is open. */
+  readonly ranges: readonly LogRange[]
+  /** The position after which the stream starts to read. */
+  readonly cursor: number
+  readonly sink: Sink
+  readonly owner: StreamOwner
+  /** The logger of the request that opened the stream. */
+  readonly log: FastifyBaseLogger
+}
+
+export interface EndOptions {
+  /** The last bytes that the client receives. */
+  readonly finalFrame: string
+  /** Why the stream ends, for the log. */
+  readonly reason: string
+  /** Whether to write everything that the logs contain before the final frame. Otherwise the stream ends at once. */
+  readonly drain: boolean
+}
+
+// The socket reports backpressure after a write of this size, well before a whole log is buffered in it.
+const CHUNK_CHARACTERS = 64 * 1024
+
+/**
+ * Moves a cursor over several logs, in order of position, and writes each entry that it passes while the sink accepts
+ * more. Live delivery, replay and catching up are this same operation. The writer buffers nothing: what a slow client has
+ * not accepted stays in the logs, and what a log has trimmed meanwhile is reported with a `gap` event.
+ */
+export class StreamWriter implements SinkListener, Flushable {
+  /** The position up to which everything is written or reported as a gap. */
+  cursor: number
+  /** Why the stream ends. The initial value is for a connection that the client or the network closes. */
+  reason = 'lost'
+  /** Heartbeat ticks since the last write. */
+  idleTicks = 0
+  readonly openedAt = now()
+  readonly log: FastifyBaseLogger
+  readonly #sessionId: string
+  readonly #prefix: string
+  readonly #ranges: readonly LogRange[]
+  readonly #owner: StreamOwner
+  readonly #sink: Sink
+  #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
+  #gapReportedThrough = 0
+  #finalFrame: string | undefined
+
+  constructor ({ sessionId, ranges, cursor, sink, owner, log }: StreamWriterOptions) {
+    this.#sessionId = sessionId
+    this.#prefix = framePrefix(sessionId)
+    this.#ranges = ranges
+    this.cursor = cursor
+    this.#sink = sink
+    this.#owner = owner
+    this.log = log
+  }
+
+  get canWrite (): boolean {
+    return this.#owner.canWrite
+  }
+
+  /** Writes the first frames and, in the same chunk, what the logs contain after the cursor. */
+  start (preamble: string): void {
+    this.#sink.listener = this
+    this.#trimExpired()
+    this.#write(preamble)
+  }
+
+  /** A log has grown: schedules a write. */
+  onAppend (): void {
+    if (this.#state !== 'idle') return
+    this.#state = 'scheduled'
+    flushScheduler.schedule(this)
+  }
+
+  /** Writes everything that the logs contain after the cursor as one chunk. */
+  flush (): void {
+    if (this.#state !== 'scheduled') return
+    this.#state = 'idle'
+    this.#write('')
+  }
+
+  onDrain (): void {
+    if (this.#state !== 'blocked') return
+    this.#state = 'idle'
+    this.#trimExpired()
+    this.#write('')
+  }
+
+  onClose (): void {
+    this.#state = 'closed'
+    this.#owner.onStreamClose(this)
+  }
+
+  /** Writes a heartbeat, unless something else is about to be written. */
+  writeHeartbeat (frame: string): void {
+    if (this.#state !== 'idle') return
+    this.idleTicks = 0
+    if (!this.#sink.write(frame)) this.#state = 'blocked'
+  }
+
+  /** Ends the response. Without `drain`, a client that does not accept more is disconnected and does not receive the final frame. */
+  end ({ finalFrame, reason, drain }: EndOptions): void {
+    this.reason = reason
+    if (drain) {
+      this.#finalFrame ??= finalFrame
+      this.onAppend()
+    } else if (this.#state === 'blocked') {
+      this.abort()
+    } else if (this.#state !== 'closed') {
+      this.#endSink(finalFrame)
+    }
+  }
+
+  /** Closes the connection. */
+  abort (): void {
+    this.#sink.destroy()
+  }
+
+  #write (preamble: string): void {
+    let chunk = preamble + this.#readChunk()
+    while (chunk !== '') {
+      if (!this.#sink.write(chunk)) {
+        this.#state = 'blocked'
+        break
+      }
+      chunk = chunk.length < CHUNK_CHARACTERS ? '' : this.#readChunk()
+    }
+    this.idleTicks = 0
+    if (this.#state === 'idle' && this.#finalFrame !== undefined && this.canWrite) this.#endSink(this.#finalFrame)
+    this.#owner.onProgress()
+  }
+
+  #endSink (finalFrame: string): void {
+    this.#state = 'closed'
+    this.#sink.end(finalFrame)
+  }
+
+  #trimExpired (): void {
+    const time = now()
+    for (const { log } of this.#ranges) log.expire(time)
+  }
+
+  /** Reads the next entries of all logs in order of position, at most one chunk, and moves the cursor past them. */
+  #readChunk (): string {
+    if (!this.canWrite) return ''
+    let chunk = this.#reportGap()
+    let limit: number
+    do {
+      // Find the range with the earliest entry, and the position at which another range has its first entry.
+      let next: LogRange | undefined
+      let earliest = Infinity
+      limit = Infinity
+      for (const range of this.#ranges) {
+        const position = nextPositionIn(range, this.cursor)
+        if (position < earliest) {
+          limit = earliest
+          earliest = position
+          next = range
+        } else if (position < limit) {
+          limit = position
+        }
+      }
+      if (next === undefined) break
+      // `Math.max` prevents an endless loop if a store breaks its contract and uses a position twice.
+      chunk = this.#readRange(chunk, next, Math.min(Math.max(earliest, limit - 1), next.to))
+    } while (limit < Infinity && chunk.length < CHUNK_CHARACTERS)
+    return chunk
+  }
+
+  /** Adds the entries of one range up to a position to a chunk. */
+  #readRange (chunk: string, { log, from }: LogRange, through: number): string {
+    for (let index = log.indexAfter(Math.max(this.cursor, from)); index < log.end && chunk.length < CHUNK_CHARACTERS; index++) {
+      const position = log.positionAt(index)
+      if (position > through) break
+      if (log.excludedAt(position) !== this.#sessionId) chunk += this.#prefix + log.frameSuffixAt(index)
+      this.cursor = position
+    }
+    return chunk
+  }
+
+  /**
+   * Returns the frame of a `gap` event if entries after the cursor were trimmed, otherwise ''. The cursor moves to just
+   * before the next entry that can still be read. A client that resumes from there does not get the same gap again,
+   * unless another log still has entries from before the end of the gap.
+   */
+  #reportGap (): string {
+    let resumedAt = this.#gapReportedThrough
+    let reason: TrimReason | undefined
+    for (const { log, from, to } of this.#ranges) {
+      const trimmed = Math.min(log.trimmedPosition, to)
+      if (trimmed <= resumedAt || trimmed <= this.cursor || trimmed <= from) continue
+      resumedAt = trimmed
+      reason = log.trimReason
+    }
+    if (reason === undefined) return ''
+    const gap: Gap = { after: this.cursor, resumedAt, reason }
+    this.#gapReportedThrough = resumedAt
+    this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
+    // Asynchronously, because an `onGap` hook may send events, which changes the logs that are being read.
+    queueMicrotask(() => { this.#owner.onGap(gap) })
+    return frameGap(this.#sessionId, this.cursor, gap)
+  }
+}
