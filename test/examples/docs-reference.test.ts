@@ -124,6 +124,11 @@ t.test('every error code of the plugin is documented, with its status and class,
   t.end()
 })
 
+t.test('the example of an error response is what Fastify sends', async t => {
+  const { url } = await serve(t)
+  t.strictSame((await post(url, 'unknown', {})).body, JSON.parse(block('docs/reference/errors.md', 'error')))
+})
+
 t.test('every code of the client is documented, and no other', t => {
   const raised = new Set<string>()
   for (const path of clientSources) {
