@@ -3,6 +3,7 @@ import { arch, cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { Cluster } from './harness/cluster.js'
 import { LoadGenerator } from './harness/load-generator.js'
+import { isQuick } from './harness/quick.js'
 import { isRedisInstalled } from './harness/redis.js'
 import { printSummary, summarize } from './harness/report.js'
 import { pinToSecondCore, ServerProcess } from './harness/server-process.js'
@@ -10,19 +11,65 @@ import { SUBJECTS } from './subjects/index.js'
 import { isNchanInstalled } from './subjects/nchan.js'
 import { workloads } from './workloads/index.js'
 
-// Usage: npm run bench -- [workload …] [--subjects a,b] [--rounds 3] [--profile]
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    subjects: { type: 'string', default: SUBJECTS.join() },
-    rounds: { type: 'string', default: '3' },
-    profile: { type: 'boolean', default: false }
+const WORKLOAD_NAMES = workloads.map(({ name }) => name)
+const QUICK_NOTE = 'This is a quick run. It only checks that the benchmarks work: do not quote its figures.'
+const HELP = `Usage: npm run bench -- [workload …] [options]
+
+Workloads (default: all):
+  ${WORKLOAD_NAMES.join(', ')}
+
+Options:
+  --subjects <a,b>  run only these subjects of each workload:
+                    ${SUBJECTS.join(', ')}
+  --rounds <n>      how often each subject runs (default: 3, with --quick 1)
+  --profile         write a CPU profile of each measurement
+  --quick           small counts, to check that everything works; the figures mean nothing
+  --help            show this text
+
+Environment variables:
+  OURS              the entry file of another build of this package, instead of ../dist/index.js`
+
+const settings = parseSettings()
+if (settings !== undefined) await runAll(settings)
+
+/** Reads the command line. Returns undefined if there is nothing to run: after --help, or after an error was printed. */
+function parseSettings () {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        subjects: { type: 'string' },
+        rounds: { type: 'string', default: isQuick ? '1' : '3' },
+        profile: { type: 'boolean', default: false },
+        quick: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false }
+      }
+    })
+    if (values.help) {
+      console.log(HELP)
+      return undefined
+    }
+    const subjects = values.subjects?.split(',') ?? SUBJECTS
+    assertKnown('workload', positionals, WORKLOAD_NAMES)
+    assertKnown('subject', subjects, SUBJECTS)
+    const rounds = Number(values.rounds)
+    if (!Number.isInteger(rounds) || rounds < 1) throw new Error(`--rounds must be a positive integer, not "${values.rounds}"`)
+    const selected = positionals.length === 0 ? workloads : workloads.filter(({ name }) => positionals.includes(name))
+    return { selected, subjects, rounds, profile: values.profile }
+  } catch ({ message }) {
+    console.error(`${message}\nRun "npm run bench -- --help" for the options.`)
+    process.exitCode = 1
+    return undefined
   }
-})
-const selected = workloads.filter(({ name }) => positionals.length === 0 || positionals.includes(name))
-await runAll({ selected, subjects: values.subjects.split(','), rounds: Number(values.rounds), profile: values.profile })
+}
+
+function assertKnown (kind, names, knownNames) {
+  const unknown = names.filter(name => !knownNames.includes(name))
+  if (unknown.length > 0) throw new Error(`Unknown ${kind} "${unknown.join('", "')}". Known ${kind}s: ${knownNames.join(', ')}`)
+}
 
 async function runAll ({ selected, subjects, rounds, profile }) {
+  if (isQuick) console.log(QUICK_NOTE)
   const isPinned = pinToSecondCore()
   if (!isPinned) console.log('The processes could not be pinned to cores, so expect more noise')
   const hasRedis = isRedisInstalled()
@@ -38,6 +85,10 @@ async function runAll ({ selected, subjects, rounds, profile }) {
     } else {
       results.push(await runWorkload(workload, runnable, { rounds, profile, isPinned }))
     }
+  }
+  if (isQuick) {
+    console.log(`\n${QUICK_NOTE}`)
+    return
   }
   const machine = { node: process.version, cpu: cpus()[0].model, cores: cpus().length, arch: arch(), isPinned }
   writeFileSync(new URL('results.json', import.meta.url), JSON.stringify({ at: new Date().toISOString(), machine, results }, null, 2))
@@ -57,7 +108,8 @@ async function runWorkload (workload, subjects, { rounds, ...settings }) {
       }
     }
   }
-  const summary = summarize(workload, measured)
+  // Goals apply to the full counts only.
+  const summary = summarize(isQuick ? { ...workload, goals: [] } : workload, measured)
   printSummary(summary)
   return summary
 }

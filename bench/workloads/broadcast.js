@@ -1,4 +1,5 @@
 import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 import { LIBRARIES, LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 
 function createWorkload ({ name, sessions, broadcasts, batchSize, goals }) {
@@ -27,12 +28,12 @@ const goals = [
 ]
 
 export default [
-  createWorkload({ name: 'broadcast', sessions: 1000, broadcasts: 300, batchSize: 1, goals }),
-  createWorkload({ name: 'broadcast-5000', sessions: 5000, broadcasts: 60, batchSize: 1, goals }),
+  createWorkload({ name: 'broadcast', sessions: scaled(1000), broadcasts: scaled(300), batchSize: 1, goals }),
+  createWorkload({ name: 'broadcast-5000', sessions: scaled(5000), broadcasts: scaled(60), batchSize: 1, goals }),
   createWorkload({
     name: 'broadcast-burst',
-    sessions: 1000,
-    broadcasts: 60,
+    sessions: scaled(1000),
+    broadcasts: scaled(60),
     batchSize: 10,
     goals: [{ measure: 'cpu', relativeTo: 'raw', atMost: 0.6 }]
   })

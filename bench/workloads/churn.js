@@ -1,14 +1,15 @@
 import { execSync } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { scaled } from '../harness/quick.js'
 import { measureMemory, memoryGoals, memoryMeasures } from './support/memory.js'
 
-const WARM_UP = 5000
-const CHURNED_SESSIONS = 100_000
+const WARM_UP = scaled(5000)
+const CHURNED_SESSIONS = scaled(100_000)
 const CONCURRENT_OPENS = 100
 /** One address has some 28,000 ephemeral ports, of which each client needs one. */
 const MAX_PORTS = 27_000
 const MAX_SOCKETS = Math.min(Number(execSync('ulimit -n')) || Infinity, MAX_PORTS)
-const IDLE_SESSIONS = Math.floor(MAX_SOCKETS * 0.9 / 1000) * 1000
+const IDLE_SESSIONS = scaled(Math.floor(MAX_SOCKETS * 0.9 / 1000) * 1000)
 
 /** Opens sessions, disconnects each at once, and waits until the server has removed them all. */
 async function churn (load, server, count) {

@@ -1,10 +1,11 @@
 import { EchoClient } from '../harness/echo-client.js'
 import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 import { LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 
 const SESSIONS = 100
-const WARM_UP = 200
-const ROUND_TRIPS = 400
+const WARM_UP = scaled(200)
+const ROUND_TRIPS = scaled(400)
 
 const createWorkload = ({ name, title, subjects, withKeys = false }) => ({
   name,

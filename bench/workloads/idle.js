@@ -1,9 +1,10 @@
 import { measure } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 import { STANDARD } from '../subjects/index.js'
 import { measureMemory, memoryGoals, memoryMeasures } from './support/memory.js'
 
-const WARM_UP = 500
-const SESSIONS = 10_000
+const WARM_UP = scaled(500)
+const SESSIONS = scaled(10_000)
 /** Milliseconds; far below the default of each subject, so that a run does not take minutes. */
 const HEARTBEAT_INTERVAL = 2000
 const HEARTBEATS = 3

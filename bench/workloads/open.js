@@ -1,8 +1,9 @@
 import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 import { STANDARD } from '../subjects/index.js'
 
-const WARM_UP = 1000
-const SESSIONS = 5000
+const WARM_UP = scaled(1000)
+const SESSIONS = scaled(5000)
 
 export default {
   name: 'open',

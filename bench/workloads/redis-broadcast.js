@@ -1,4 +1,5 @@
 import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 import { createMeasures, goals, TWO_NODES } from './support/redis.js'
 
 const createWorkload = ({ name, clients, batchSize, batches }) => ({
@@ -17,7 +18,7 @@ const createWorkload = ({ name, clients, batchSize, batches }) => ({
 })
 
 export default [
-  createWorkload({ name: 'redis-broadcast', clients: 10, batchSize: 1, batches: 2000 }),
-  createWorkload({ name: 'redis-broadcast-burst', clients: 10, batchSize: 100, batches: 200 }),
-  createWorkload({ name: 'redis-broadcast-burst-200', clients: 200, batchSize: 100, batches: 20 })
+  createWorkload({ name: 'redis-broadcast', clients: 10, batchSize: 1, batches: scaled(2000) }),
+  createWorkload({ name: 'redis-broadcast-burst', clients: 10, batchSize: 100, batches: scaled(200) }),
+  createWorkload({ name: 'redis-broadcast-burst-200', clients: 200, batchSize: 100, batches: scaled(20) })
 ]

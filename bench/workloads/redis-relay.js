@@ -1,8 +1,9 @@
 import { EchoClient } from '../harness/echo-client.js'
+import { scaled } from '../harness/quick.js'
 import { createMeasures, goals, measureRoundTrips, openOnBothNodes, TWO_NODES } from './support/redis.js'
 
 const SESSIONS = 100
-const ROUND_TRIPS = 200
+const ROUND_TRIPS = scaled(200)
 
 export default {
   name: 'redis-relay',

@@ -1,8 +1,9 @@
+import { scaled } from '../harness/quick.js'
 import { RequestClient } from '../harness/request-client.js'
 import { createMeasures, goals, measureRoundTrips, openOnBothNodes, TWO_NODES } from './support/redis.js'
 
 const SESSIONS = 100
-const ROUND_TRIPS = 200
+const ROUND_TRIPS = scaled(200)
 
 export default {
   name: 'redis-request',

@@ -1,7 +1,8 @@
+import { scaled } from '../harness/quick.js'
 import { RequestClient } from '../harness/request-client.js'
 
 const WARM_UP = 100
-const SESSIONS = 2000
+const SESSIONS = scaled(2000)
 const EVENTS = 50
 const EVENT_SIZE = 128
 const MESSAGES = 10

@@ -1,6 +1,7 @@
 import { measure } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 
-const EVENTS = 200_000
+const EVENTS = scaled(200_000)
 const EVENT_SIZE = 1000
 const BATCH_SIZE = 1000
 

@@ -2,8 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { EchoClient } from '../harness/echo-client.js'
 import { LoadGenerator } from '../harness/load-generator.js'
 import { measure } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 
-const SESSIONS = 10_000
+const SESSIONS = scaled(10_000)
 const LIVE_SESSIONS = 20
 /** Half of them are broadcasts, half are sent to each session separately. */
 const MISSED_EVENTS = 100

@@ -1,10 +1,11 @@
+import { scaled } from '../harness/quick.js'
 import { STANDARD } from '../subjects/index.js'
 
 const MiB = 1024 * 1024
 const CLIENTS = 100
 const EVENT_SIZE = 64 * 1024
 const VOLUME = 200 * MiB
-const EVENTS = VOLUME / EVENT_SIZE
+const EVENTS = scaled(VOLUME / EVENT_SIZE)
 
 /** Sends events to all clients that read, and returns how many events per second each received. */
 async function measureRate (load, count, readers) {

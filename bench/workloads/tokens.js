@@ -1,8 +1,9 @@
 import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
 
 const SESSIONS = 500
-const WARM_UP = 50
-const TOKENS = 300
+const WARM_UP = scaled(50)
+const TOKENS = scaled(300)
 
 async function streamTokens (load, server, first, count) {
   const expected = load.eventCount + SESSIONS * count
