@@ -44,7 +44,7 @@ export class ClientStream {
     this.#socket = connect({ port, host: '127.0.0.1', noDelay: true, onread: { buffer: sharedBuffer, callback: size => this.#read(size) } })
     this.#socket.write(this.#protocol.openRequest(headers))
     this.#socket.on('error', error => { this.#handleEnd(error) })
-    this.#socket.on('close', () => { this.#handleEnd(new Error('The server ended a stream')) })
+    this.#socket.on('close', () => { this.#handleEnd(new Error('The server closed the connection')) })
   }
 
   /** The reconnect delay from the server's `retry` field, in milliseconds. */
@@ -78,9 +78,9 @@ export class ClientStream {
     this.#socket.resetAndDestroy()
   }
 
-  #handleEnd (error) {
-    if (this.#opening !== undefined) this.#opening.reject(error)
-    else if (!this.#isEndExpected) this.#load.fail(error)
+  #handleEnd (cause) {
+    if (this.#opening !== undefined) this.#opening.reject(new Error('A stream failed before its welcome', { cause }))
+    else if (!this.#isEndExpected) this.#load.fail(new Error('An open stream failed', { cause }))
   }
 
   #read (size) {
