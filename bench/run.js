@@ -1,64 +1,129 @@
-// npm run bench -- [W1 W2 …] [--subjects ours,raw] [--rounds 3] [--profile]
 import { writeFileSync } from 'node:fs'
 import { arch, cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { Cluster } from './harness/cluster.js'
-import { pin, Server } from './harness/control.js'
-import { Load } from './harness/load.js'
-import { report } from './harness/report.js'
-import { installed as redisInstalled } from './harness/redis.js'
-import { installed as nchanInstalled } from './subjects/nchan.js'
+import { LoadGenerator } from './harness/load-generator.js'
+import { isQuick } from './harness/quick.js'
+import { isRedisInstalled } from './harness/redis.js'
+import { printSummary, summarize } from './harness/report.js'
+import { pinToSecondCore, ServerProcess } from './harness/server-process.js'
+import { SUBJECTS } from './subjects/index.js'
+import { isNchanInstalled } from './subjects/nchan.js'
+import { workloads } from './workloads/index.js'
 
-const WORKLOADS = ['W1', 'W1B', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7', 'W8', 'W9', 'W10', 'W11', 'W12', 'W13']
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    subjects: { type: 'string' },
-    rounds: { type: 'string', default: process.env.ROUNDS ?? '3' },
-    profile: { type: 'boolean', default: false }
-  }
-})
-const names = positionals.length > 0 ? positionals : WORKLOADS
-const wanted = values.subjects?.split(',')
-const pinned = pin()
-if (!pinned) console.log('Neither process is pinned to a core: expect more noise')
+const WORKLOAD_NAMES = workloads.map(({ name }) => name)
+const QUICK_NOTE = 'This is a quick run. It only checks that the benchmarks work: do not quote its figures.'
+const HELP = `Usage: npm run bench -- [workload …] [options]
 
-/** Whether a workload with a subject can run on this machine. */
-const canRun = ({ nodes }, subject) => (subject !== 'nchan' || nchanInstalled()) && (nodes === undefined || redisInstalled())
+Workloads (default: all):
+  ${WORKLOAD_NAMES.join(', ')}
 
-/** Runs a workload on a subject, in a server of its own. */
-async function measure (workload, subject) {
-  const profileTo = values.profile ? `${workload.name.replace(/\W/g, '-')}.${subject.replace(/\W/g, '-')}.cpuprofile` : undefined
-  const { nodes, options } = workload
-  const server = await (nodes === undefined ? Server : Cluster).start(subject, { pinned, profileTo, nodes, ...options })
-  const load = new Load(server)
+Options:
+  --subjects <a,b>  run only these subjects of each workload:
+                    ${SUBJECTS.join(', ')}
+  --rounds <n>      how often each subject runs (default: 3, with --quick 1)
+  --profile         write a CPU profile of each measurement
+  --quick           small counts, to check that everything works; the figures mean nothing
+  --help            show this text
+
+Environment variables:
+  OURS              the entry file of another build of this package, instead of ../dist/index.js`
+
+const settings = parseSettings()
+if (settings !== undefined) await runAll(settings)
+
+/** Reads the command line. Returns undefined if there is nothing to run: after --help, or after an error was printed. */
+function parseSettings () {
   try {
-    return await workload.run({ server, load })
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        subjects: { type: 'string' },
+        rounds: { type: 'string', default: isQuick ? '1' : '3' },
+        profile: { type: 'boolean', default: false },
+        quick: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false }
+      }
+    })
+    if (values.help) {
+      console.log(HELP)
+      return undefined
+    }
+    const subjects = values.subjects?.split(',') ?? SUBJECTS
+    assertKnown('workload', positionals, WORKLOAD_NAMES)
+    assertKnown('subject', subjects, SUBJECTS)
+    const rounds = Number(values.rounds)
+    if (!Number.isInteger(rounds) || rounds < 1) throw new Error(`--rounds must be a positive integer, not "${values.rounds}"`)
+    const selected = positionals.length === 0 ? workloads : workloads.filter(({ name }) => positionals.includes(name))
+    return { selected, subjects, rounds, profile: values.profile }
+  } catch ({ message }) {
+    console.error(`${message}\nRun "npm run bench -- --help" for the options.`)
+    process.exitCode = 1
+    return undefined
+  }
+}
+
+function assertKnown (kind, names, knownNames) {
+  const unknown = names.filter(name => !knownNames.includes(name))
+  if (unknown.length > 0) throw new Error(`Unknown ${kind} "${unknown.join('", "')}". Known ${kind}s: ${knownNames.join(', ')}`)
+}
+
+async function runAll ({ selected, subjects, rounds, profile }) {
+  if (isQuick) console.log(QUICK_NOTE)
+  const isPinned = pinToSecondCore()
+  if (!isPinned) console.log('The processes could not be pinned to cores, so expect more noise')
+  const hasRedis = isRedisInstalled()
+  const available = subjects.filter(subject => subject !== 'nchan' || isNchanInstalled())
+  if (available.length < subjects.length) console.log('nchan is not installed, so it is skipped')
+  const results = []
+  for (const workload of selected) {
+    const runnable = workload.subjects.filter(subject => available.includes(subject))
+    if (workload.nodes !== undefined && !hasRedis) {
+      console.log(`\n${workload.name}: skipped, because redis-server is not installed`)
+    } else if (runnable.length === 0) {
+      console.log(`\n${workload.name}: skipped, because it only runs with ${workload.subjects.join(', ')}`)
+    } else {
+      results.push(await runWorkload(workload, runnable, { rounds, profile, isPinned }))
+    }
+  }
+  if (isQuick) {
+    console.log(`\n${QUICK_NOTE}`)
+    return
+  }
+  const machine = { node: process.version, cpu: cpus()[0].model, cores: cpus().length, arch: arch(), isPinned }
+  writeFileSync(new URL('results.json', import.meta.url), JSON.stringify({ at: new Date().toISOString(), machine, results }, null, 2))
+}
+
+/** Runs a workload with all subjects in turn, once per round. Prints the result and returns it. */
+async function runWorkload (workload, subjects, { rounds, ...settings }) {
+  const measured = Object.fromEntries(subjects.map(subject => [subject, []]))
+  for (let round = 0; round < rounds; round++) {
+    for (const subject of subjects) {
+      try {
+        const values = await runOnce(workload, subject, settings)
+        measured[subject].push(values)
+        console.error(workload.name, subject, values)
+      } catch (cause) {
+        throw new Error(`${workload.name} failed with ${subject}`, { cause })
+      }
+    }
+  }
+  // Goals apply to the full counts only.
+  const summary = summarize(isQuick ? { ...workload, goals: [] } : workload, measured)
+  printSummary(summary)
+  return summary
+}
+
+/** Runs a workload once, in new server processes. */
+async function runOnce (workload, subject, { profile, isPinned }) {
+  const { name, nodes, options, run } = workload
+  const profileTo = profile ? `${name}.${subject.replace(/\W/g, '-')}.cpuprofile` : undefined
+  const server = await (nodes === undefined ? ServerProcess : Cluster).start(subject, { isPinned, profileTo, nodes, ...options })
+  const load = new LoadGenerator(server)
+  try {
+    return await run({ server, load })
   } finally {
     load.close()
     await server.stop()
   }
 }
-
-const results = []
-for (const name of names) {
-  const { default: workloads } = await import(`./workloads/${name}.js`)
-  for (const workload of workloads) {
-    const subjects = workload.subjects.filter(subject => (wanted?.includes(subject) ?? true) && canRun(workload, subject))
-    const rounds = Object.fromEntries(subjects.map(subject => [subject, []]))
-    for (let round = 0; round < Number(values.rounds); round++) {
-      for (const subject of subjects) {
-        try {
-          const measured = await measure(workload, subject)
-          rounds[subject].push(measured)
-          console.error(workload.name, subject, measured)
-        } catch (error) {
-          throw new Error(`${workload.name} with ${subject} went wrong`, { cause: error })
-        }
-      }
-    }
-    if (subjects.length > 0) results.push(report(workload, rounds))
-  }
-}
-const machine = { node: process.version, cpu: cpus()[0].model, cores: cpus().length, arch: arch(), pinned }
-writeFileSync(new URL('results.json', import.meta.url), JSON.stringify({ at: new Date().toISOString(), machine, results }, null, 2))

@@ -1,48 +1,52 @@
-import { Server } from './control.js'
 import { startRedis } from './redis.js'
+import { ServerProcess } from './server-process.js'
 
 /**
- * A subject's server in several processes over one Redis. To clients and loads it is a server: they connect to the last of
- * its nodes, while what is broadcast is sent on the first.
+ * A subject's server in several processes (nodes) over one Redis. It can be used like a ServerProcess: clients connect to
+ * the last node, and commands are executed on the first, so that broadcasts cross from one node to another.
  */
 export class Cluster {
   nodes
   redis
-  #before
+  port
+  protocol
+  hasEventIds
+  #redisCpuAtStart
 
   static async start (subject, { nodes, profileTo, ...options }) {
     const cluster = new Cluster()
     cluster.redis = await startRedis()
-    cluster.nodes = await Promise.all(Array.from({ length: nodes }, (_, i) => Server.start(subject, {
+    cluster.nodes = await Promise.all(Array.from({ length: nodes }, (_, i) => ServerProcess.start(subject, {
       ...options,
       profileTo: profileTo?.replace('.cpuprofile', `.${i}.cpuprofile`),
-      redis: cluster.redis.port
+      redisPort: cluster.redis.port
     })))
-    return Object.assign(cluster, { port: cluster.nodes.at(-1).port, dialect: cluster.nodes[0].dialect, ids: cluster.nodes[0].ids })
+    const { port, protocol, hasEventIds } = cluster.nodes.at(-1)
+    return Object.assign(cluster, { port, protocol, hasEventIds })
   }
 
-  tell (command, ...args) {
-    this.nodes[0].tell(command, ...args)
+  execute (command, ...args) {
+    return this.nodes[0].execute(command, ...args)
   }
 
-  async begin () {
-    await this.#ask('begin')
-    this.#before = await this.redis.cpu()
+  notify (command, ...args) {
+    this.nodes[0].notify(command, ...args)
   }
 
-  /** Microseconds of CPU since `begin`: of all nodes, and of Redis. */
-  async end () {
-    const redis = await this.redis.cpu() - this.#before
-    const used = await this.#ask('end')
-    return { cpu: used.reduce((sum, each) => sum + each, 0), redis }
+  async startMeasurement () {
+    await Promise.all(this.nodes.map(node => node.startMeasurement()))
+    this.#redisCpuAtStart = await this.redis.cpu()
+  }
+
+  /** Returns microseconds of CPU since `startMeasurement`: `cpu` of all nodes together, and of `redis`. */
+  async stopMeasurement () {
+    const redis = await this.redis.cpu() - this.#redisCpuAtStart
+    const nodes = await Promise.all(this.nodes.map(node => node.stopMeasurement()))
+    return { cpu: nodes.reduce((sum, { cpu }) => sum + cpu, 0), redis }
   }
 
   async stop () {
     await Promise.all(this.nodes.map(node => node.stop()))
     this.redis.stop()
-  }
-
-  #ask (command) {
-    return Promise.all(this.nodes.map(node => node.ask(command)))
   }
 }

@@ -1,13 +1,13 @@
-/** An event's data whose JSON has the given length; `n` counts the events of a client, from 1. */
-export function payload (n, size = 128) {
-  const bare = JSON.stringify({ n, text: '' }).length
-  return { n, text: 'x'.repeat(Math.max(0, size - bare)) }
+/** An event's data whose JSON has the given length in bytes. `n` is the number of the event for its client, from 1. */
+export function createPayload (n, size = 128) {
+  const emptyLength = JSON.stringify({ n, text: '' }).length
+  return { n, text: 'x'.repeat(Math.max(0, size - emptyLength)) }
 }
 
-/** Small tokens, one a turn of the event loop, as they would come from a model; `wrap` makes of each what a peer wants. */
-export async function * tokens (first, count, wrap = token => token) {
+/** Small tokens like those of a language model, one per tick of the event loop. `toEvent` makes each what a subject's API expects. */
+export async function * generateTokens (first, count, toEvent = token => token) {
   for (let n = first; n < first + count; n++) {
     await new Promise(resolve => { setImmediate(resolve) })
-    yield wrap({ n, token: ' word' })
+    yield toEvent({ n, token: ' word' })
   }
 }

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-export async function freePort () {
+export async function findFreePort () {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address()
@@ -10,12 +10,12 @@ export async function freePort () {
   return port
 }
 
-/** Resolves when something listens on a port. */
-export async function listening (port) {
-  while (!await connects(port)) await sleep(20)
+/** Resolves when a server accepts connections on the port. */
+export async function waitForPort (port) {
+  while (!await acceptsConnections(port)) await sleep(20)
 }
 
-async function connects (port) {
+async function acceptsConnections (port) {
   const socket = connect(port, '127.0.0.1')
   try {
     await once(socket, 'connect')

@@ -1,14 +1,8 @@
-export function median (values) {
-  const sorted = values.filter(value => value !== undefined).sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
-}
-
-/** Medians of what each subject's rounds measured, and of each round's ratios to `raw`. */
+/** The medians of what the rounds of a workload measured. */
 export class Result {
   #rounds
 
-  /** `rounds`: of each subject's name, what it measured in each round. */
+  /** `rounds`: by subject, what each round measured. */
   constructor (rounds) {
     this.#rounds = rounds
   }
@@ -21,45 +15,75 @@ export class Result {
     return median(this.#rounds[subject]?.map(round => round[measure]) ?? [])
   }
 
-  /** NaN where one of them did not run. Subjects ran in turn, so that those of one round had the same noise. */
-  ratio (subject, measure, to = 'raw') {
-    const base = this.#rounds[to]
-    if (base === undefined) return NaN
-    return median(this.#rounds[subject]?.map((round, i) => round[measure] / base[i][measure]) ?? [])
+  /** The median of each round's own ratio. The subjects of a round ran one after the other, under the same noise. */
+  ratio (subject, measure, base) {
+    const baseRounds = this.#rounds[base]
+    if (baseRounds === undefined) return NaN
+    return median(this.#rounds[subject]?.map((round, i) => round[measure] / baseRounds[i][measure]) ?? [])
   }
 }
 
-/** Prints a workload's table and how its goals stand; answers with the same as an object. */
-export function report ({ name, title, measures, goals = [], base = 'raw' }, rounds) {
+function median (values) {
+  const sorted = values.filter(value => value !== undefined).sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+}
+
+/** Returns a workload's table, and whether its goals are met. Ratios are relative to the subject `base`. */
+export function summarize ({ name, title, measures, goals = [], base = 'raw' }, rounds) {
   const result = new Result(rounds)
   const rows = result.subjects.map(subject => {
     const row = { subject }
-    for (const [measure, { label, relative = false }] of Object.entries(measures)) {
-      row[label] = round(result.median(subject, measure))
-      if (relative) row[`/ ${base}'s ${measure}`] = round(result.ratio(subject, measure, base))
+    for (const [measure, { label, isRelative = false }] of Object.entries(measures)) {
+      row[label] = roundNumber(result.median(subject, measure))
+      if (isRelative) row[`${measure} / ${base}`] = roundNumber(result.ratio(subject, measure, base))
     }
     return row
   })
-  console.log(`\n${name}: ${title}`)
-  printTable(rows)
-  const standings = goals.map(({ what, value, atMost = Infinity, atLeast = -Infinity }) => {
-    const measured = round(value(result))
-    const met = measured === undefined ? undefined : measured <= atMost && measured >= atLeast
-    return { what, goal: atMost === Infinity ? `at least ${atLeast}` : `at most ${atMost}`, measured, met }
-  })
-  for (const { what, goal, measured, met } of standings) {
-    if (met !== undefined) console.log(`  ${what}: ${measured}, goal ${goal}: ${met ? 'met' : 'NOT MET'}`)
-  }
-  return { name, title, rows, goals: standings, rounds }
+  const reached = goals.map(goal => evaluateGoal(result, measures, goal)).filter(({ measured }) => measured !== undefined)
+  return { name, title, rows, goals: reached, rounds }
 }
 
-/** Three significant digits. */
-const round = value => Number.isFinite(value) ? Number(value.toPrecision(3)) : undefined
+/**
+ * A goal limits a measure of `ours` with `atMost` or `atLeast`: the measure itself, its ratio to another subject
+ * (`relativeTo`; of several subjects, the one with the lowest value counts), or its difference from one (`moreThan`).
+ */
+function evaluateGoal (result, measures, { measure, relativeTo, moreThan, atMost = Infinity, atLeast = -Infinity }) {
+  let value = result.median('ours', measure)
+  let { label } = measures[measure]
+  if (Array.isArray(relativeTo)) {
+    value = Math.max(...relativeTo.map(subject => result.ratio('ours', measure, subject)).filter(Number.isFinite))
+    label += `, relative to the lowest of ${relativeTo.join(', ')}`
+  } else if (relativeTo !== undefined) {
+    value = result.ratio('ours', measure, relativeTo)
+    label += `, relative to ${relativeTo}`
+  } else if (moreThan !== undefined) {
+    value -= result.median(moreThan, measure)
+    label += `, more than ${moreThan}`
+  }
+  const measured = roundNumber(value)
+  return {
+    goal: `${label}: ${atMost === Infinity ? `at least ${atLeast}` : `at most ${atMost}`}`,
+    measured,
+    isMet: measured <= atMost && measured >= atLeast
+  }
+}
+
+export function printSummary ({ name, title, rows, goals }) {
+  console.log(`\n${name}: ${title}`)
+  printTable(rows)
+  for (const { goal, measured, isMet } of goals) console.log(`  Goal: ${goal}; measured ${measured}: ${isMet ? 'met' : 'NOT MET'}`)
+}
+
+/** Rounds to three significant digits. Returns undefined for what was not measured. */
+function roundNumber (value) {
+  return Number.isFinite(value) ? Number(value.toPrecision(3)) : undefined
+}
 
 function printTable (rows) {
   const columns = Object.keys(rows[0])
-  const text = value => value === undefined ? '–' : String(value)
-  const lines = [columns, ...rows.map(row => columns.map(column => text(row[column])))]
+  const toCell = value => value === undefined ? '–' : String(value)
+  const lines = [columns, ...rows.map(row => columns.map(column => toCell(row[column])))]
   const widths = columns.map((_, i) => Math.max(...lines.map(line => line[i].length)))
   for (const line of lines) console.log(`  ${line.map((cell, i) => i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i])).join('   ')}`)
 }

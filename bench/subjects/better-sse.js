@@ -1,4 +1,4 @@
-// better-sse on node:http, with a channel that every session is in.
+// better-sse on node:http, with one channel that contains every session.
 import { createChannel, createSession } from 'better-sse'
 import { randomUUID } from 'node:crypto'
 import { serve } from './support/node-http.js'
@@ -18,8 +18,8 @@ export async function start ({ heartbeatInterval: keepAlive = 10_000 } = {}) {
 
   return {
     port: await serve(open, (sessionId, data) => { sessions.get(sessionId).push(data) }),
-    dialect: 'sse',
-    heartbeats: true,
+    protocol: 'sse',
+    hasHeartbeats: true,
     size: () => sessions.size,
     broadcast: data => { channel.broadcast(data) }
   }

@@ -1,4 +1,4 @@
-// The way of the Express tutorial: a Map of responses, and each event encoded for each client with eventsource-encoder.
+// A usual hand-written Express server: a Map of responses, and eventsource-encoder encodes each event for each client.
 import { encode } from 'eventsource-encoder'
 import express from 'express'
 import { randomUUID } from 'node:crypto'
@@ -28,7 +28,7 @@ export async function start () {
   await once(server, 'listening')
   return {
     port: server.address().port,
-    dialect: 'sse',
+    protocol: 'sse',
     size: () => sessions.size,
     broadcast: data => { for (const response of sessions.values()) response.write(encode({ data: JSON.stringify(data) })) }
   }

@@ -1,4 +1,4 @@
-// fastify-sse-v2: a Map of replies, and a loop over them for a broadcast.
+// fastify-sse-v2: a Map of replies, and a loop over them for each broadcast.
 import Fastify from 'fastify'
 import { FastifySSEPlugin } from 'fastify-sse-v2'
 import { randomUUID } from 'node:crypto'
@@ -16,7 +16,7 @@ export async function start () {
   })
 
   app.post('/upward', async (request, reply) => {
-    replies.get(request.headers['x-session-id']).sse(event(request.body))
+    replies.get(request.headers['x-session-id']).sse(toEvent(request.body))
     reply.code(202)
     return { status: 'accepted' }
   })
@@ -24,10 +24,10 @@ export async function start () {
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     port: app.server.address().port,
-    dialect: 'sse',
+    protocol: 'sse',
     size: () => replies.size,
-    broadcast: data => { for (const reply of replies.values()) reply.sse(event(data)) }
+    broadcast: data => { for (const reply of replies.values()) reply.sse(toEvent(data)) }
   }
 }
 
-const event = data => ({ id: String(data.n), data: JSON.stringify(data) })
+const toEvent = data => ({ id: String(data.n), data: JSON.stringify(data) })

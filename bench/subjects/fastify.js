@@ -1,4 +1,5 @@
-// A bare Fastify route: the stream is hijacked and written by hand, unchunked as ours. What Fastify itself costs.
+// Bare Fastify routes: each stream is hijacked and written by hand, without chunked encoding, like the streams of `ours`. This
+// shows what Fastify itself costs.
 import Fastify from 'fastify'
 import { randomUUID } from 'node:crypto'
 import { frame } from './support/frame.js'
@@ -22,16 +23,16 @@ export async function start () {
     reply.code(202).send({ status: 'accepted' })
   })
 
-  app.post('/upward/ask', ({ body: { n } }, reply) => { reply.send({ n, ok: true }) })
+  app.post('/upward/request', ({ body: { n } }, reply) => { reply.send({ n, ok: true }) })
 
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     port: app.server.address().port,
-    dialect: 'sse',
+    protocol: 'sse',
     size: () => sessions.size,
     broadcast (data) {
-      const ready = frame(data)
-      for (const raw of sessions.values()) raw.write(ready)
+      const event = frame(data)
+      for (const raw of sessions.values()) raw.write(event)
     }
   }
 }

@@ -1,17 +1,18 @@
-// By hand on node:http: an event is framed once, and one res.write a client. What the others are compared with.
+// A hand-written node:http server: each event is framed once and written with one `response.write` per client. The other
+// subjects are compared with it.
 import { randomUUID } from 'node:crypto'
 import { frame } from './support/frame.js'
 import { serve } from './support/node-http.js'
 
-/** Without `chunked`, a stream ends with its connection. */
-export async function start ({ heartbeatInterval = 15_000, chunked = true } = {}) {
+/** Without chunked encoding, closing the connection ends the stream. */
+export async function start ({ heartbeatInterval = 15_000, isChunked = true } = {}) {
   const sessions = new Map()
 
   function open (_request, response) {
     const sessionId = randomUUID()
     sessions.set(sessionId, response)
     response.on('close', () => { sessions.delete(sessionId) })
-    if (!chunked) {
+    if (!isChunked) {
       response.removeHeader('transfer-encoding')
       response.setHeader('Connection', 'close')
     }
@@ -22,12 +23,12 @@ export async function start ({ heartbeatInterval = 15_000, chunked = true } = {}
   setInterval(() => { for (const response of sessions.values()) response.write(': heartbeat\n') }, heartbeatInterval)
   return {
     port: await serve(open, (sessionId, data) => { sessions.get(sessionId).write(frame(data)) }),
-    dialect: 'sse',
-    heartbeats: true,
+    protocol: 'sse',
+    hasHeartbeats: true,
     size: () => sessions.size,
     broadcast (data) {
-      const ready = frame(data)
-      for (const response of sessions.values()) response.write(ready)
+      const event = frame(data)
+      for (const response of sessions.values()) response.write(event)
     }
   }
 }

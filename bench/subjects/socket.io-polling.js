@@ -1,4 +1,4 @@
-// Socket.IO over plain HTTP: what it falls back to where WebSocket does not get through.
+// Socket.IO over HTTP long polling, which it falls back to if WebSocket is not available.
 import { start as startSocketIo } from './socket.io.js'
 
 export const start = options => startSocketIo({ ...options, transport: 'polling' })

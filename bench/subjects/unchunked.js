@@ -1,4 +1,4 @@
-// As raw, but a stream is not chunked: what that alone gains. A write is then one piece, and the stream ends with its connection.
+// `raw` without chunked encoding, which shows what that alone saves: each write is then one buffer instead of several.
 import { start as startRaw } from './raw.js'
 
-export const start = options => startRaw({ ...options, chunked: false })
+export const start = options => startRaw({ ...options, isChunked: false })

@@ -1,4 +1,4 @@
-// ws: the data is made JSON once a broadcast; pings by a timer for all, as its documentation has it.
+// ws: each broadcast is serialized once. One timer pings all clients, as in its documentation.
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { WebSocketServer } from 'ws'
@@ -25,8 +25,8 @@ export async function start ({ heartbeatInterval = 15_000 } = {}) {
   await once(server, 'listening')
   return {
     port: server.address().port,
-    dialect: 'ws',
-    heartbeats: true,
+    protocol: 'ws',
+    hasHeartbeats: true,
     size: () => server.clients.size,
     broadcast (data) {
       const json = JSON.stringify(data)

@@ -1,29 +1,40 @@
-import { ALL, FLOORS, PEERS } from '../subjects/index.js'
+import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
+import { LIBRARIES, LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 
-/** A workload of ticks to all sessions; W1 and W1B are such. */
-export function broadcast ({ name, title, sessions, ticks, perTick, atMost, belowPeers = false }) {
+function createWorkload ({ name, sessions, broadcasts, batchSize, goals }) {
   return {
     name,
-    title,
-    subjects: [...ALL, ...FLOORS, 'nchan'],
+    title: `${batchSize === 1 ? 'one event' : `${batchSize} events`} per tick to ${sessions.toLocaleString('en')} sessions`,
+    subjects: [...STANDARD, ...LOWER_BOUNDS, 'nchan'],
     measures: {
-      cpu: { label: 'server CPU, µs an event and session', relative: true },
+      cpu: { label: 'server CPU, µs per event and session', isRelative: true },
       rate: { label: 'events/s to all sessions' }
     },
-    goals: [
-      { what: 'CPU to raw', value: result => result.ratio('ours', 'cpu'), atMost },
-      ...belowPeers ? [{ what: 'CPU to the best Node peer', value: result => Math.max(...PEERS.map(peer => result.ratio('ours', 'cpu', peer)).filter(Number.isFinite)), atMost: 1 }] : []
-    ],
+    goals,
     async run ({ server, load }) {
       await load.open(sessions)
-      await load.ticks(ticks >> 1, { perTick })
-      await server.ask('begin')
-      const begun = performance.now()
-      await load.ticks(ticks, { perTick })
-      const seconds = (performance.now() - begun) / 1000
-      const cpu = await server.ask('end')
-      load.verify()
-      return { cpu: cpu / (sessions * ticks * perTick), rate: sessions * ticks * perTick / seconds }
+      await load.broadcast(Math.ceil(broadcasts / 2), { batchSize })
+      const measured = await measurePerOperation(server, sessions * broadcasts * batchSize, () => load.broadcast(broadcasts, { batchSize }))
+      load.assertComplete()
+      return measured
     }
   }
 }
+
+const goals = [
+  { measure: 'cpu', relativeTo: 'raw', atMost: 0.85 },
+  { measure: 'cpu', relativeTo: LIBRARIES, atMost: 1 }
+]
+
+export default [
+  createWorkload({ name: 'broadcast', sessions: scaled(1000), broadcasts: scaled(300), batchSize: 1, goals }),
+  createWorkload({ name: 'broadcast-5000', sessions: scaled(5000), broadcasts: scaled(60), batchSize: 1, goals }),
+  createWorkload({
+    name: 'broadcast-burst',
+    sessions: scaled(1000),
+    broadcasts: scaled(60),
+    batchSize: 10,
+    goals: [{ measure: 'cpu', relativeTo: 'raw', atMost: 0.6 }]
+  })
+]

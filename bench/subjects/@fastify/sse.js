@@ -1,8 +1,8 @@
-// @fastify/sse: a Map of its streams, and a loop over them for a broadcast.
+// @fastify/sse: a Map of its streams, and a loop over them for each broadcast.
 import sse from '@fastify/sse'
 import Fastify from 'fastify'
 import { randomUUID } from 'node:crypto'
-import { tokens } from '../../harness/payload.js'
+import { generateTokens } from '../../harness/payload.js'
 
 export async function start ({ heartbeatInterval = 30_000 } = {}) {
   const streams = new Map()
@@ -27,13 +27,13 @@ export async function start ({ heartbeatInterval = 30_000 } = {}) {
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     port: app.server.address().port,
-    dialect: 'sse',
-    heartbeats: true,
+    protocol: 'sse',
+    hasHeartbeats: true,
     size: () => streams.size,
     broadcast: data => { for (const stream of streams.values()) stream.send({ id: data.n, data }) },
-    stream: async (first, count) => {
-      const events = () => tokens(first, count, data => ({ id: data.n, data }))
-      await Promise.all([...streams.values()].map(stream => stream.send(events())))
+    streamTokens: async (first, count) => {
+      const createEvents = () => generateTokens(first, count, data => ({ id: data.n, data }))
+      await Promise.all([...streams.values()].map(stream => stream.send(createEvents())))
     }
   }
 }

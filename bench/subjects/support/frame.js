@@ -1,2 +1,2 @@
-/** An event by hand. */
+/** Frames an event by hand. */
 export const frame = data => `id: ${data.n}\ndata: ${JSON.stringify(data)}\n\n`

@@ -1,23 +1,26 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 
-const ANSWER = '{"status":"accepted"}'
-const HEAD = { 'Content-Type': 'application/json', 'Content-Length': ANSWER.length }
+const BODY = '{"status":"accepted"}'
+const HEADERS = { 'Content-Type': 'application/json', 'Content-Length': BODY.length }
 
-/** A server by hand: `open` gets each GET, `receive` the session's id and the data of each POST. Answers with its port. */
-export async function serve (open, receive) {
+/**
+ * Starts a node:http server and returns its port. `onGet` receives the request and response of each GET, `onMessage` the
+ * session id and the data of each POST.
+ */
+export async function serve (onGet, onMessage) {
   const server = createServer((request, response) => {
     if (request.method === 'GET') {
-      open(request, response)
+      onGet(request, response)
       return
     }
     let body = ''
     request.setEncoding('utf8')
     request.on('data', chunk => { body += chunk })
     request.on('end', () => {
-      receive(request.headers['x-session-id'], JSON.parse(body))
-      response.writeHead(202, HEAD)
-      response.end(ANSWER)
+      onMessage(request.headers['x-session-id'], JSON.parse(body))
+      response.writeHead(202, HEADERS)
+      response.end(BODY)
     })
   })
   server.listen(0, '127.0.0.1')

@@ -1,0 +1,130 @@
+import { assertComplete } from './assert-complete.js'
+import { ClientStream } from './client-stream.js'
+import { PollingStream } from './polling-stream.js'
+import { protocols } from './protocols.js'
+
+/** Milliseconds after which a wait fails. */
+const TIMEOUT = 120_000
+const CONCURRENT_OPENS = 100
+/** One stream in so many is sampled. */
+const SAMPLE_INTERVAL = 100
+
+/** Many clients of one server, with a count of everything that they receive. */
+export class LoadGenerator {
+  streams = []
+  eventCount = 0
+  heartbeatCount = 0
+  bytes = 0
+  #server
+  #failure
+  /** What `waitUntil` waits for. */
+  #wait
+
+  constructor (server) {
+    this.#server = server
+    this.protocol = protocols[server.protocol]
+  }
+
+  /** Starts to open one stream, which is not added to `streams`. */
+  openStream ({ port = this.#server.port, ...options } = {}) {
+    return this.protocol.usesPolling ? new PollingStream(this, { port }) : new ClientStream(this, { port, ...options })
+  }
+
+  /** Opens streams, at most CONCURRENT_OPENS at a time, and adds them to `streams`. */
+  async open (count, options) {
+    const opened = []
+    const openOneByOne = async () => {
+      while (opened.length < count) {
+        const isSampled = opened.length % SAMPLE_INTERVAL === 0
+        const stream = this.openStream({ isSampled, ...options })
+        opened.push(stream)
+        await stream.opened
+      }
+    }
+    await Promise.all(Array.from({ length: CONCURRENT_OPENS }, openOneByOne))
+    const ids = opened.map(({ sessionId }) => sessionId).filter(id => id !== undefined)
+    if (new Set(ids).size !== ids.length) throw new Error('Two sessions have the same id')
+    this.streams.push(...opened)
+    return opened
+  }
+
+  close () {
+    for (const stream of this.streams) stream.destroy()
+    this.streams = []
+  }
+
+  countEvents (count) {
+    this.eventCount += count
+    this.#checkWait()
+  }
+
+  countHeartbeat () {
+    this.heartbeatCount++
+    this.#checkWait()
+  }
+
+  /** Records the first failure of a client. It ends the current wait, or the next. */
+  fail (error) {
+    this.#failure ??= error
+    this.#checkWait()
+  }
+
+  assertNotFailed () {
+    if (this.#failure !== undefined) throw this.#failure
+  }
+
+  /** Resolves when `condition` is true. It is checked whenever a client has received something. */
+  waitUntil (condition, description) {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => { this.fail(new Error(`Timed out waiting for ${description}; ${this.eventCount} events have arrived`)) }, TIMEOUT)
+      this.#wait = { condition, resolve, reject, timer }
+      this.#checkWait()
+    })
+  }
+
+  /** Has the server send broadcasts of `batchSize` events, each when all `readers` have received the one before. */
+  async broadcast (count, { batchSize = 1, size = 128, readers = this.streams } = {}) {
+    let n = readers[0].next
+    for (let i = 0; i < count; i++) {
+      const expected = this.eventCount + batchSize * readers.length
+      this.#server.notify('broadcast', n, batchSize, size)
+      await this.waitUntil(() => this.eventCount >= expected, 'a broadcast')
+      n += batchSize
+    }
+    // Each stream checks its order. This rules out that one received an event which another still misses.
+    if (readers.some(({ next }) => next !== n)) throw new Error('Not every client received every event')
+  }
+
+  /** Makes `count` round trips with each client, all clients at once, each client one after the other. */
+  async runRoundTrips (clients, count) {
+    let busy = clients.length
+    for (const client of clients) {
+      let left = count
+      const next = () => {
+        if (left-- > 0) client.roundTrip(next)
+        else if (--busy === 0) this.#checkWait()
+      }
+      next()
+    }
+    await this.waitUntil(() => busy === 0, 'the round trips')
+  }
+
+  /** Parses everything that the sampled streams received. Throws unless it is every event, in order. */
+  assertComplete () {
+    this.assertNotFailed()
+    for (const { sample, sessionId, next } of this.streams) {
+      if (sample === undefined) continue
+      assertComplete(sample, { sessionId, count: next - 1, protocol: this.#server.protocol, hasEventIds: this.#server.hasEventIds })
+    }
+  }
+
+  #checkWait () {
+    if (this.#wait === undefined) return
+    const { condition, resolve, reject, timer } = this.#wait
+    if (this.#failure === undefined && !condition()) return
+    clearTimeout(timer)
+    this.#wait = undefined
+    if (this.#failure === undefined) resolve()
+    else reject(this.#failure)
+  }
+}

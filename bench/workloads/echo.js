@@ -1,0 +1,41 @@
+import { EchoClient } from '../harness/echo-client.js'
+import { measurePerOperation } from '../harness/measure.js'
+import { scaled } from '../harness/quick.js'
+import { LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
+
+const SESSIONS = 100
+const WARM_UP = scaled(200)
+const ROUND_TRIPS = scaled(400)
+
+const createWorkload = ({ name, title, subjects, withKeys = false }) => ({
+  name,
+  title,
+  subjects,
+  measures: {
+    cpu: { label: 'server CPU, µs per round trip', isRelative: true },
+    rate: { label: 'round trips/s' }
+  },
+  goals: [
+    { measure: 'cpu', relativeTo: 'raw', atMost: 1.05 },
+    { measure: 'cpu', relativeTo: 'express', atMost: 0.2 }
+  ],
+  async run ({ server, load }) {
+    const streams = await load.open(SESSIONS)
+    const clients = streams.map(stream => new EchoClient(load, server, stream, { withKeys }))
+    await load.runRoundTrips(clients, WARM_UP)
+    const measured = await measurePerOperation(server, SESSIONS * ROUND_TRIPS, () => load.runRoundTrips(clients, ROUND_TRIPS))
+    load.assertComplete()
+    for (const client of clients) client.destroy()
+    return measured
+  }
+})
+
+export default [
+  createWorkload({ name: 'echo', title: `a message up and its echo down, ${SESSIONS} sessions at once`, subjects: [...STANDARD, ...LOWER_BOUNDS] }),
+  createWorkload({
+    name: 'echo-keys',
+    title: 'the same with an Idempotency-Key, which only ours evaluates',
+    subjects: ['ours', 'raw', 'express'],
+    withKeys: true
+  })
+]

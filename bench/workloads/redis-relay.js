@@ -1,0 +1,22 @@
+import { EchoClient } from '../harness/echo-client.js'
+import { scaled } from '../harness/quick.js'
+import { createMeasures, goals, measureRoundTrips, openOnBothNodes, TWO_NODES } from './support/redis.js'
+
+const SESSIONS = 100
+const ROUND_TRIPS = scaled(200)
+
+export default {
+  name: 'redis-relay',
+  title: `a message up, sent on to a client of the other node, ${SESSIONS} sessions at once`,
+  ...TWO_NODES,
+  options: { joinOwnChannel: true },
+  measures: createMeasures('message'),
+  goals,
+  async run ({ server: cluster, load }) {
+    const clients = await openOnBothNodes(cluster, load, SESSIONS, (stream, otherNode, otherStream) =>
+      new EchoClient(load, otherNode, stream, { receiver: otherStream }))
+    const measured = await measureRoundTrips(cluster, load, clients, ROUND_TRIPS)
+    load.assertComplete()
+    return measured
+  }
+}

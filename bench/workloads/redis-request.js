@@ -1,0 +1,20 @@
+import { scaled } from '../harness/quick.js'
+import { RequestClient } from '../harness/request-client.js'
+import { createMeasures, goals, measureRoundTrips, openOnBothNodes, TWO_NODES } from './support/redis.js'
+
+const SESSIONS = 100
+const ROUND_TRIPS = scaled(200)
+
+export default {
+  name: 'redis-request',
+  title: `a message up and its reply, ${SESSIONS} sessions on two nodes; a POST goes to the node without the stream`,
+  ...TWO_NODES,
+  // `fastify` shows what a POST costs without Redis.
+  subjects: [...TWO_NODES.subjects, 'fastify'],
+  measures: createMeasures('message'),
+  goals,
+  async run ({ server: cluster, load }) {
+    const clients = await openOnBothNodes(cluster, load, SESSIONS, (stream, otherNode) => new RequestClient(load, otherNode, stream))
+    return await measureRoundTrips(cluster, load, clients, ROUND_TRIPS)
+  }
+}
