@@ -95,7 +95,7 @@ t.test('a session that is refused for want of room is a warning', async t => {
   await openStream(t, url)
   const refused = await openStream(t, url, { raw: true })
   await refused.ended
-  t.match(lines('a session was refused: there are too many; see maxSessions and maxSessionsPerPrincipal'), [{ level: 40 }])
+  t.match(lines('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal'), [{ level: 40 }])
 })
 
 t.test('no line, at any level, holds a whole session id: not in errors, not where the app logs a session', async t => {

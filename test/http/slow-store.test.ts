@@ -43,7 +43,7 @@ t.test('a client that leaves while the store looks for its session has come for 
   const before = store.done.length
   go()
   await post(url, sessionId, { text: 'hi' })
-  t.strictSame(store.done.slice(before), ['find', 'recall', 'mailbox', 'send'])
+  t.strictSame(store.done.slice(before), ['find', 'findCached', 'messageQueue', 'send'])
 })
 
 t.test('a client that leaves while the store gives its stream leave has left a session that it came back to, which waits again', async t => {
@@ -69,7 +69,7 @@ t.test('a client that leaves while the store gives its stream leave has left a s
   await allGone(app)
   go()
   await within(over.promise, 'the end')
-  t.strictSame(store.done.slice(before), ['find', 'hold', 'attach', 'detach'], 'the store hears that it is gone when it has answered')
+  t.strictSame(store.done.slice(before), ['find', 'cancelExpiry', 'attach', 'detach'], 'the store hears that it is gone when it has answered')
   t.strictSame(told, ['disconnect', 'resume', 'disconnect', 'expired'])
 })
 

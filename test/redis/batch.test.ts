@@ -26,11 +26,11 @@ t.test('a batch may repeat itself, and what is being handled elsewhere', needsRe
   t.strictSame(handled, [])
   gate.resolve()
   await running
-  t.match(await batch[0], { replayed: true, outcome: { body: 'a' } })
-  t.match(await batch[1], { replayed: false, outcome: { body: 'b' } })
-  t.match(await batch[2], { replayed: true, outcome: { body: 'b' } })
+  t.match(await batch[0], { replayed: true, response: { body: 'a' } })
+  t.match(await batch[1], { replayed: false, response: { body: 'b' } })
+  t.match(await batch[2], { replayed: true, response: { body: 'b' } })
   await t.rejects(batch[3] as Promise<unknown>, { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
-  t.match(await batch[4], { replayed: false, outcome: { body: 'c' } })
+  t.match(await batch[4], { replayed: false, response: { body: 'c' } })
   t.strictSame(handled, ['b', 'c'])
 })
 
@@ -67,9 +67,9 @@ t.test('a batch does not wait for one behind it, of which a message of its own i
   await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'it to be found dead')
   proxy.connections[0]?.client.resume()
   t.match(await within(Promise.all([...batch, again]), 'the answers'), [
-    { replayed: true, outcome: { body: 'a' } },
-    { replayed: false, outcome: { body: 'b' } },
-    { replayed: false, outcome: { body: 'a' } }
+    { replayed: true, response: { body: 'a' } },
+    { replayed: false, response: { body: 'b' } },
+    { replayed: false, response: { body: 'a' } }
   ])
   t.strictSame(handled, ['b', 'a'])
   gate.resolve()

@@ -142,7 +142,7 @@ t.test('a message that waits for the outcome of another is handled where that wa
   await t.rejects(refused, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await until(async () => await claim() === 'null', 'Redis to know')
   await lose()
-  t.match(await delivered, { outcome: { body: 'done' }, replayed: false })
+  t.match(await delivered, { response: { body: 'done' }, replayed: false })
 })
 
 t.test('the app is told of the end of a session that nobody can come back to', needsRedis, async t => {

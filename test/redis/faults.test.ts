@@ -165,7 +165,7 @@ t.test('what is not answered in time is refused, and can be tried again', needsR
   await t.rejects(delivered, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   holdAnswers(false)
-  t.match(await session[kStream].messageQueue.enqueue(letter), { outcome: { body: 'done' } })
+  t.match(await session[kStream].messageQueue.enqueue(letter), { response: { body: 'done' } })
   const down = await stream(two, afar, afar[kStream].cursor)
   await session.send(1)
   await until(() => down.messages().length === 1, 'the message')

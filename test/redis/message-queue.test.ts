@@ -30,10 +30,10 @@ t.test('an outcome that is told while another question is on its way is that of 
   holdAnswers(false)
   await repeat
   const [first, second] = await batch
-  t.match(await first, { replayed: true, outcome: { body: 'a' } })
-  t.match(await second, { replayed: false, outcome: { body: 'b' } })
+  t.match(await first, { replayed: true, response: { body: 'a' } })
+  t.match(await second, { replayed: false, response: { body: 'b' } })
   t.strictSame(handled, ['b'])
-  t.match(await within(Promise.resolve(session[kStream].messageQueue.enqueue(letter(undefined, handle('c')))), 'the next'), { outcome: { body: 'c' } })
+  t.match(await within(Promise.resolve(session[kStream].messageQueue.enqueue(letter(undefined, handle('c')))), 'the next'), { response: { body: 'c' } })
 })
 
 t.test('a process that closes refuses the messages that wait, and goes when those are done that it handles', needsRedis, async t => {
@@ -60,12 +60,12 @@ t.test('a process that closes refuses the messages that wait, and goes when thos
   const closed = two.close()
   await t.rejects(within(waits, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   gates[1].resolve()
-  t.match(await handled, { outcome: { body: 'second' } })
+  t.match(await handled, { response: { body: 'second' } })
   await closed
   const again = (await handleOf(one, other))[kStream].messageQueue.enqueue(letter('key', () => accepted('again')))
-  t.match(await again, { replayed: true, outcome: { body: 'second' } })
+  t.match(await again, { replayed: true, response: { body: 'second' } })
   gates[0].resolve()
-  t.match(await running, { outcome: { body: 'first' } })
+  t.match(await running, { response: { body: 'first' } })
 })
 
 t.test('a process that closes refuses what waits, and what is only being asked for', needsRedis, async t => {
@@ -132,7 +132,7 @@ t.test('a process that closes while it asks about a message that another handles
   const closed = two.close()
   sent.resolve()
   await t.rejects(within(repeat as Promise<unknown>, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  t.match(await other, { outcome: { body: 'b' } })
+  t.match(await other, { response: { body: 'b' } })
   await closed
   gate.resolve()
   await Promise.all([running, elsewhere])

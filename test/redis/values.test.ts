@@ -25,11 +25,11 @@ eachLibrary(t, 'what a handler has answered is answered again by another process
   for (const [key, body] of Object.entries(bodies)) {
     const letter = { key, fingerprint: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body, error: undefined }) }
     await session[kStream].messageQueue.enqueue(letter)
-    t.strictSame(await afar[kStream].messageQueue.enqueue(letter), { outcome: letter.handle(), replayed: true }, key)
+    t.strictSame(await afar[kStream].messageQueue.enqueue(letter), { response: letter.handle(), replayed: true }, key)
   }
   const letter = { key: 'none', fingerprint: () => 'payload', handle: () => ({ status: 200, headers: {}, body: 1n, error: undefined }) }
   await session[kStream].messageQueue.enqueue(letter)
-  t.match(await afar[kStream].messageQueue.enqueue(letter), { outcome: { status: 500, error: { message: /BigInt/ } }, replayed: true })
+  t.match(await afar[kStream].messageQueue.enqueue(letter), { response: { status: 500, error: { message: /BigInt/ } }, replayed: true })
 })
 
 eachLibrary(t, 'data that is changed elsewhere changes here while a stream is here, and what is set to nothing goes', async (t, fleet) => {
