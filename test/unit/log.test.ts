@@ -26,7 +26,7 @@ function positions (log: Log, after = 0): number[] {
 
 t.test('an empty log has nothing and has lost nothing', async t => {
   const log = logOf()
-  t.match(log, { length: 0, bytes: 0, last: 0, trimmed: 0 })
+  t.match(log, { length: 0, bytes: 0, lastPosition: 0, trimmedPosition: 0 })
   t.strictSame(positions(log), [])
   log.expire(1e9)
   t.equal(log.trimmedPosition, 0)
@@ -36,17 +36,17 @@ t.test('entries over the count are trimmed, oldest first', async t => {
   const log = logOf({ entries: 2 })
   for (const position of [3, 5, 9, 10]) push(log, position)
   t.strictSame(positions(log), [9, 10])
-  t.match(log, { length: 2, last: 10, trimmed: 5, trimmedBy: 'count' })
+  t.match(log, { length: 2, lastPosition: 10, trimmedPosition: 5, trimReason: 'count' })
 })
 
 t.test('entries over the bytes are trimmed, as many as the new one needs', async t => {
   const log = logOf({ bytes: 10 })
   for (const [index, bytes] of [4, 3, 3, 6].entries()) push(log, index + 1, bytes)
   t.strictSame(positions(log), [3, 4])
-  t.match(log, { bytes: 9, trimmed: 2, trimmedBy: 'bytes' })
+  t.match(log, { bytes: 9, trimmedPosition: 2, trimReason: 'bytes' })
   push(log, 5, 10)
   t.strictSame(positions(log), [5])
-  t.match(log, { bytes: 10, trimmed: 4 })
+  t.match(log, { bytes: 10, trimmedPosition: 4 })
 })
 
 t.test('entries over the age are trimmed by an append and by expire, not at the age itself', async t => {
@@ -57,11 +57,11 @@ t.test('entries over the age are trimmed by an append and by expire, not at the 
   t.equal(log.length, 2)
   log.expire(101)
   t.strictSame(positions(log), [2])
-  t.match(log, { trimmed: 1, trimmedBy: 'age' })
+  t.match(log, { trimmedPosition: 1, trimReason: 'age' })
   push(log, 3, 1, 151)
   t.strictSame(positions(log), [3])
   log.expire(1000)
-  t.match(log, { length: 0, bytes: 0, last: 3, trimmed: 3 })
+  t.match(log, { length: 0, bytes: 0, lastPosition: 3, trimmedPosition: 3 })
 })
 
 t.test('an entry that the log could never keep is refused by its bytes, not its characters', async t => {
@@ -76,16 +76,16 @@ t.test('an entry that the log could never keep is refused by its bytes, not its 
 t.test('a loss that is recorded is one up to its position, and never takes an earlier one back', async t => {
   const log = logOf({ entries: 1 })
   log.markTrimmed(5, 'age')
-  t.match(log, { trimmed: 5, trimmedBy: 'age', last: 5, length: 0 })
+  t.match(log, { trimmedPosition: 5, trimReason: 'age', lastPosition: 5, length: 0 })
   log.markTrimmed(5, 'bytes')
   log.markTrimmed(4, 'bytes')
-  t.match(log, { trimmed: 5, trimmedBy: 'age' })
+  t.match(log, { trimmedPosition: 5, trimReason: 'age' })
   push(log, 7)
   log.markTrimmed(6, 'bytes')
-  t.match(log, { trimmed: 6, trimmedBy: 'bytes', last: 7 })
+  t.match(log, { trimmedPosition: 6, trimReason: 'bytes', lastPosition: 7 })
   t.strictSame(positions(log), [7])
   push(log, 8)
-  t.match(log, { trimmed: 7, trimmedBy: 'count', last: 8 })
+  t.match(log, { trimmedPosition: 7, trimReason: 'count', lastPosition: 8 })
 })
 
 t.test('whom an entry excepts is kept as long as the entry', async t => {
@@ -102,7 +102,7 @@ t.test('a trimmed entry below a recorded loss leaves that as it is', async t => 
   push(log, 2)
   log.markTrimmed(2, 'store')
   push(log, 3)
-  t.match(log, { trimmed: 2, trimmedBy: 'store', length: 2 })
+  t.match(log, { trimmedPosition: 2, trimReason: 'store', length: 2 })
 })
 
 t.test('through any appends and expiries a log keeps, finds and has lost what a plain array does', async t => {

@@ -49,7 +49,7 @@ t.test('a log that is neither appended to nor read is emptied when its entries a
   const later = new Log({ ...roomy, age: 10 }, deaf)
   logs.append(idle, { frame: 'a' })
   await until(() => idle.length === 0, 'the sweep')
-  t.match(idle, { trimmed: 1, trimmedBy: 'age', bytes: 0 })
+  t.match(idle, { trimmedPosition: 1, trimReason: 'age', bytes: 0 })
   // The sweep has stopped, and starts again with the next entry; one that is young outlives a round.
   logs.append(later, { frame: 'b' })
   logs.append(idle, { frame: 'c' })
