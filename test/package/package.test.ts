@@ -29,7 +29,7 @@ const options: SseSessionsOptions = { prefix: '/chat', cors: { origin: true }, r
 await app.register(sseSessions, options)
 await app.register(sseSessions, { prefix: '/admin', decorator: 'adminSessions' })
 const onGap: Hooks['onGap'] = (session, gap) => { session.send(gap.resumedAt) }
-app.adminSessions.addHook('onGap', onGap).addHook('onOpen', async (session, request) => ({ ip: request.ip, label: session.label }))
+app.adminSessions.addHook('onGap', onGap).addHook('onOpen', async (session, request) => ({ ip: request.ip, label: session.shortId }))
 app.sseSessions.addHook('onMessage', async (session: Session, message, _request, reply) => {
   const nick: string | undefined = session.data.nick
   const room: Channel = app.sseSessions.channel('room')
