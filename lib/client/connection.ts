@@ -83,7 +83,7 @@ export class Connection {
   /** Replaces the current stream. Skips the delay before the next one, unless the current one is younger than `retryDelay`. */
   reconnect (): void {
     this.#reconnectNow = Date.now() - this.#startedAt >= this.#retrySettings.retryDelay
-    this.#abortController.abort(new ClientError('SILENT', 'The stream died'))
+    this.#abortController.abort(new ClientError('SILENT', 'The stream is dead; reconnecting'))
     this.#backoff.skip()
   }
 
@@ -127,7 +127,7 @@ export class Connection {
     const type = headers.get('content-type')
     // [WHATWG HTML 9.2.2] Any other response fails the connection permanently.
     if (!/^text\/event-stream\b/i.test(type ?? '') || body === null) {
-      return this.#fail(new ClientError('NOT_A_STREAM', 'The answer is no event stream'))
+      return this.#fail(new ClientError('NOT_A_STREAM', `Expected an event stream, got ${status} ${type}; check the URL`))
     }
     await this.#readStream(body, signal)
   }
@@ -135,7 +135,7 @@ export class Connection {
   async #readStream (body: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<void> {
     const { maxEventSize } = this.#options
     const failTooLarge = (): void => {
-      this.#fail(new ClientError('EVENT_TOO_LARGE', 'An event exceeds maxEventSize'))
+      this.#fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
     }
     // Characters since the last event or comment, which approximate the size of an incomplete event.
     let size = 0
@@ -157,7 +157,7 @@ export class Connection {
       const { done, value } = await reader.read()
       // The body of a custom `fetch` may ignore the signal.
       signal.throwIfAborted()
-      if (done) throw new ClientError('ENDED', 'The stream ended')
+      if (done) throw new ClientError('ENDED', 'The stream ended; reconnecting')
       this.#restartIdleTimer()
       const text = decoder.decode(value, { stream: true })
       size += text.length

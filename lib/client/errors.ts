@@ -26,7 +26,7 @@ export class ClientError extends Error {
 
 /** Creates the error for an error response from its status and its parsed body, which may be anything. */
 export function createResponseError (status: number, body: unknown): ClientError {
-  const { code = `HTTP_${status}`, message = `The server answered ${status}` } = (body ?? {}) as { code?: string, message?: string }
+  const { code = `HTTP_${status}`, message = `HTTP status ${status}` } = (body ?? {}) as { code?: string, message?: string }
   return new ClientError(code, message, status)
 }
 

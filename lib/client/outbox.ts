@@ -70,7 +70,7 @@ export class Outbox {
     const result = new Promise((resolve, reject) => {
       signal?.throwIfAborted()
       if (this.#closeError) throw this.#closeError
-      if (this.#queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `${maxQueued} messages wait for their answers`)
+      if (this.#queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `The queue exceeds maxQueued (${maxQueued}); raise it`)
       const withCleanup = <T>(settle: (value: T) => void) => (value: T): void => {
         this.#queue.delete(message)
         clearTimeout(timer)
@@ -84,7 +84,7 @@ export class Outbox {
         reject: withCleanup(reject)
       }
       const onAbort = (): void => { message.reject(signal?.reason) }
-      const timer = setTimer(() => { message.reject(new ClientError('TIMEOUT', `No answer within ${timeout} ms`)) }, timeout)
+      const timer = setTimer(() => { message.reject(new ClientError('TIMEOUT', `No response within ${timeout} ms; the message may have been handled`)) }, timeout)
       signal?.addEventListener('abort', onAbort)
       this.#queue.add(message)
       this.#flush()
@@ -99,7 +99,7 @@ export class Outbox {
     if (sessionId !== this.#sessionId) {
       // Idempotency keys do not prevent that two sessions handle the same message.
       for (const { uncertainAttempts, reject } of this.#queue) {
-        if (uncertainAttempts > 0) reject(new ClientError('RESET', 'The session was lost before its answer'))
+        if (uncertainAttempts > 0) reject(new ClientError('RESET', 'The session was lost; the message may have been handled'))
       }
     }
     this.#sessionId = sessionId

@@ -77,6 +77,6 @@ export function useSessionEvent<C extends Contract, Event extends DownEvent<C> |
 }
 
 function assertMounted<C extends Contract> (session: ClientSession<C> | undefined): ClientSession<C> {
-  if (session === undefined) throw new ClientError('CLOSED', 'The component is not mounted')
+  if (session === undefined) throw new ClientError('CLOSED', 'The component is not mounted; use the session in an effect or event handler')
   return session
 }

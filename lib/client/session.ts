@@ -180,7 +180,7 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
   #onClose (reason: string, error?: ClientError): void {
     this.#state = 'closed'
     this.#closeError = error
-    this.#outbox.close(error ?? new ClientError('CLOSED', `The session is over: ${reason}`))
+    this.#outbox.close(error ?? new ClientError('CLOSED', `The session is closed (${reason}); connect again`))
     this.#abortController.abort()
     if (error) this.#notify('error', error)
     this.#notify('close', { reason })

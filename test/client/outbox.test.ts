@@ -289,7 +289,7 @@ eachClient(t, 'an answer makes room in the queue; it holds 1000 where nothing el
   }], Array<Answer>(20).fill(echo))
   const session = connect(server.url)
   const sent = Promise.all(numbers(1000).map(n => session.request('a', n)))
-  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: '1000 messages wait for their answers' })
+  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: 'The queue exceeds maxQueued (1000); raise it' })
   began.resolve()
   t.strictSame(await sent, numbers(1000))
   t.equal(await session.request('a', 1001), 1001)
