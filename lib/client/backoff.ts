@@ -14,7 +14,7 @@ export interface RetrySettings {
   retryDelay: number
 }
 
-/** Delays retries: exponentially longer after each failure, with jitter, so that the clients of a failed server do not retry at the same time. */
+/** Delays retries: exponentially longer after each failure, with jitter, so that clients do not all retry at the same time. */
 export class Backoff {
   readonly #retrySettings: RetrySettings
   #failures = 0
@@ -49,7 +49,7 @@ export class Backoff {
     if (!this.#isRequired) this.stop()
   }
 
-  /** Ends the current delay in any case. */
+  /** Ends the current delay, even one that the server requires. */
   stop (): void {
     clearTimeout(this.#timer)
     this.#resolve()

@@ -6,7 +6,7 @@ export class ClientError extends Error {
    * - `CLOSED`: the session is closed, or the React component is not mounted.
    * - `TIMEOUT`: a message got no response in time. It may have been handled.
    * - `QUEUE_FULL`: `maxQueued` messages have no response yet.
-   * - `RESET`: the server lost the session before it answered a message. The message may have been handled.
+   * - `RESET`: the session was lost before a message got its response. The message may have been handled.
    * - `ENDED`: the server or a proxy ended the stream.
    * - `SILENT`: the client replaced a stream that it considered dead.
    * - `EVENT_TOO_LARGE`: an event is larger than `maxEventSize`.
@@ -24,7 +24,7 @@ export class ClientError extends Error {
   }
 }
 
-/** Creates the error for an error response from its status and its parsed body, which may be anything. */
+/** Creates the error for an error response. `body` is the parsed body, of any type. */
 export function createResponseError (status: number, body: unknown): ClientError {
   const { code = `HTTP_${status}`, message = `HTTP status ${status}` } = (body ?? {}) as { code?: string, message?: string }
   return new ClientError(code, message, status)
@@ -33,7 +33,7 @@ export function createResponseError (status: number, body: unknown): ClientError
 /** Whether the same request may succeed later. */
 export const isTransient = (status: number): boolean => status === 429 || status >= 500
 
-/** Parses the `Retry-After` header, which contains seconds or a date [RFC 9110 10.2.3], to milliseconds from now; 0 if there is none. */
+/** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none. [RFC 9110 10.2.3] The header contains seconds or a date. */
 export function parseRetryAfter ({ headers }: Response): number {
   const value = headers.get('retry-after') ?? ''
   return Number(value) * 1000 || Date.parse(value) - Date.now() || 0

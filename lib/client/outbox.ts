@@ -4,9 +4,9 @@ import type { Send } from './send.js'
 
 /** Options of one request. */
 export interface RequestOptions {
-  /** Time for which the client repeats the request until it gets a response, in milliseconds. Default: that of the session. `Infinity` turns it off. Then the request fails with `TIMEOUT`. */
+  /** Time for which the client repeats the request until it gets a response, in milliseconds. Default: that of the session. `Infinity` turns it off. Error: `TIMEOUT`. */
   timeout?: number
-  /** Cancels the request, which may have been handled by then. Default: none. The request fails with the reason of the signal. */
+  /** Cancels the request; the server may have handled it already. Default: none. Error: the reason of the signal. */
   signal?: AbortSignal
 }
 
@@ -17,9 +17,9 @@ export interface OutboxOptions {
 }
 
 interface Message {
-  /** The message in JSON, one line of a batch. */
+  /** The message as one line of a batch, in JSON. */
   readonly line: string
-  /** Number of attempts for which the client cannot exclude that the server handled the message. */
+  /** Number of attempts after which the server may have handled the message. */
   uncertainAttempts: number
   resolve: (result: unknown) => void
   reject: (error: unknown) => void
@@ -33,7 +33,7 @@ interface MessageResponse {
   readonly replayed?: boolean
 }
 
-// A quarter of the server's default `maxWaitingMessages`, so that other requests have room, too.
+// A quarter of the server's default `maxWaitingMessages`, which leaves room for other requests of the session.
 const MAX_BATCH_MESSAGES = 64
 // In UTF-8 these are at most 768 KiB, less than Fastify's default `bodyLimit` of 1 MiB.
 const MAX_BATCH_CHARACTERS = 256 * 1024
@@ -97,7 +97,7 @@ export class Outbox {
   /** Sends the queue to this session. The caller calls it for each new stream, of the same session or of another one. */
   resume (sessionId: string): void {
     if (sessionId !== this.#sessionId) {
-      // Idempotency keys do not prevent that two sessions handle the same message.
+      // An idempotency key is unique within one session. Another session would handle a message again that the first has handled.
       for (const { uncertainAttempts, reject } of this.#queue) {
         if (uncertainAttempts > 0) reject(new ClientError('RESET', 'The session was lost; the message may have been handled'))
       }
@@ -110,7 +110,7 @@ export class Outbox {
     this.#flush()
   }
 
-  /** Fails all messages, those queued later, too. */
+  /** Fails all messages, including those that are queued later. */
   close (error: ClientError): void {
     this.#closeError = error
     for (const { reject } of this.#queue) reject(error)
@@ -159,7 +159,7 @@ export class Outbox {
     })
     const { status } = response
     const body: unknown = await response.json().catch(() => {})
-    // A response that arrives after a new stream may concern an earlier session.
+    // After the abort another session may be current, and the messages are sent again. So a late response does not count.
     signal.throwIfAborted()
     if (response.headers.get('x-session-connected') === 'false') this.#onStale()
     if (response.ok) {
@@ -168,7 +168,7 @@ export class Outbox {
       this.#batchLimit = Math.min(MAX_BATCH_MESSAGES, this.#batchLimit * 2)
       return settleBatch(batch, body)
     }
-    // With another 5xx status a proxy may have lost the response of the server.
+    // The server did not handle the messages. With another 5xx status a proxy may have lost the response of the server.
     if (status < 500 || status === 503) for (const message of batch) message.uncertainAttempts--
     if (isTransient(status)) return parseRetryAfter(response)
     const error = createResponseError(status, body)

@@ -7,8 +7,8 @@ import { createSend, type Send } from './send.js'
 
 // Maximum time for which `close` waits for the response of the server, in milliseconds.
 const CLOSE_TIMEOUT = 5000
-// Internal event for iterators, which no event of the server can have as its name. Its data is the next event of the server
-// with its name, or `undefined` when the session is closed.
+// Internal event for iterators, with a name that no event of the server can have. Its data is the next event of the server,
+// or `undefined` when the session is closed.
 const ITERATOR_EVENT = ''
 
 /** `connecting` before the first stream, `open` with a stream, `disconnected` between two streams, `closed` at the end. */
@@ -24,7 +24,7 @@ export interface SessionEvents {
   reset: Welcome & Record<string, unknown>
   /** The stream is lost, and the client reconnects. The error is a {@link ClientError} with code `ENDED` or `SILENT`, or a network error. */
   disconnect: { readonly error: unknown }
-  /** The server no longer has the events from position `after` (exclusive) to position `resumedAt` (inclusive). */
+  /** The server no longer has the events from position `after` (exclusive) to position `resumedAt` (inclusive). The reason is `count`, `bytes`, `age` or `store`. */
   gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
   /** A request for a stream failed and is retried, or the data of an event is not JSON. Also emitted before `close` if the session failed. */
   error: unknown
@@ -200,7 +200,7 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     }
   }
 
-  // A change of the network, or a page that was frozen, can leave a stream that is dead. So the client checks it after these events.
+  // A change of the network, or a time in which the page was frozen, can leave a dead stream. So the client checks the stream then.
   #addPageListeners (): void {
     const { document } = globalThis
     const page = document?.defaultView
