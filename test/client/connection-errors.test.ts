@@ -61,9 +61,9 @@ eachClient(t, 'status 204 closes the session without an error', async (t, connec
 
 eachClient(t, 'follows redirects of every kind', async (t, connect) => {
   const codes = [301, 302, 303, 307, 308]
-  const server = await scriptedServer(t, [...codes.map(code => respond(code, { location: '/elsewhere' })), endedStream(welcome(), CLOSE_EVENT)])
+  const server = await scriptedServer(t, [...codes.map(code => respond(code, { location: '/other' })), endedStream(welcome(), CLOSE_EVENT)])
   t.strictSame(await next(connect(server.url), 'close'), { reason: 'the end' })
-  t.strictSame(server.requests.map(({ url }) => url), ['/downward', ...codes.map(() => '/elsewhere')])
+  t.strictSame(server.requests.map(({ url }) => url), ['/downward', ...codes.map(() => '/other')])
 })
 
 eachClient(t, 'retries after a refused connection', async (t, connect) => {

@@ -46,7 +46,7 @@ eachClient(t, 'after a reset, sends unsent messages to the new session and fails
   t.match(server.requests.filter(isPost)[1]?.headers, { 'x-session-id': 'other' })
 })
 
-// Whether a message may have been handled. The outcome is the result or the code of the error.
+// Responses before a reset. The outcome of the message is its result, or the code of its error.
 const RESPONSES: Array<[title: string, responder: Responder, outcome: unknown]> = [
   ['status 503', respond(503), 1],
   ['status 429', respond(429), 1],

@@ -49,7 +49,7 @@ t.test('under StrictMode a component opens one session, receives events, sends m
   await page.getByText('open undefined').waitFor()
   t.strictSame(requests, ['GET /downward'])
   t.equal(await page.evaluate('session.request("shout", "hey")'), 'HEY')
-  await page.evaluate('session.send("anyone?")')
+  await page.evaluate('session.send("hello")')
   await page.getByText('open yes').waitFor()
   const { sessionId, ...last } = (await renders(page)).at(-1) as ReactPage['renders'][number]
   t.strictSame(last, { state: 'open', lastEvent: { event: 'said', data: 'yes' }, said: 'yes' })
@@ -58,7 +58,7 @@ t.test('under StrictMode a component opens one session, receives events, sends m
 
   await page.evaluate('unmount()')
   t.equal(await within(closed.promise, 'the end of the session'), 'deleted')
-  t.equal(await page.evaluate('session.send("still there?").catch(({ code }) => code)'), 'CLOSED')
+  t.equal(await page.evaluate('session.send("late").catch(({ code }) => code)'), 'CLOSED')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
 })

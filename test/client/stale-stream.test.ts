@@ -19,40 +19,40 @@ eachClient(t, 'X-Session-Connected: false replaces the stream at once', async (t
   t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }], ['resume']])
 })
 
-eachClient(t, 'a stream that is given up right after it opened is replaced after the retry delay', async (t, connect) => {
+eachClient(t, 'a stream that is stale right after it opened is replaced after the retry delay', async (t, connect) => {
   const server = await scriptedServer(t, [openStream('retry: 300\n\n', welcome()), openStream(welcome(true))], [stale])
-  // As the client counts: a request may be long on its way.
-  const begun: number[] = []
+  // Measured in the client, because a request may arrive late at the server.
+  const sentAt: number[] = []
   const session = connect(server.url, {
     fetch: (url, init) => {
-      if (init.method !== 'POST') begun.push(performance.now())
+      if (init.method !== 'POST') sentAt.push(performance.now())
       return fetch(url, init)
     }
   })
   const resumed = next(session, 'resume')
   await session.request('a', 1)
   await resumed
-  const [first, second] = begun as [number, number]
+  const [first, second] = sentAt as [number, number]
   t.ok(second - first >= 295, `${second - first} ms`)
 })
 
 eachClient(t, 'ignores X-Session-Connected: false while it reconnects, and X-Session-Connected: true', async (t, connect) => {
-  const asked = signal()
-  const answered = signal()
+  const requested = signal()
+  const released = signal()
   const server = await scriptedServer(t, [
     endedStream(welcome()),
     async response => {
-      asked.resolve()
-      await answered.promise
+      requested.resolve()
+      await released.promise
       await startStream(response, welcome(true))
     }
   ], [stale, respond(200, { 'x-session-connected': 'true' }, [{ status: 200, body: 2 }])])
   const session = connect(server.url)
   const events = record(session)
   const resumed = next(session, 'resume')
-  await within(asked.promise, 'the next attempt')
+  await within(requested.promise, 'the next attempt')
   t.equal(await session.request('a', 1), 1)
-  answered.resolve()
+  released.resolve()
   await resumed
   t.equal(await session.request('a', 2), 2)
   await session.close()
