@@ -1,6 +1,6 @@
 import { mock } from 'node:test'
 import t, { type Test } from 'tap'
-import { after, Backoff } from '../../lib/client/backoff.js'
+import { Backoff, setTimer } from '../../lib/client/backoff.js'
 
 /** Stops the clock and chance: what `Math.random` gives from now on is the result's to set. */
 function still (t: Test): { chance: number } {
@@ -32,7 +32,7 @@ t.test('a wait is the floor, and a random part of a span that doubles from the f
   const set = still(t)
   for (const chance of [0, 0.5, 0.99]) {
     set.chance = chance
-    const backoff = new Backoff({ floor: 1000 })
+    const backoff = new Backoff({ retryDelay: 1000 })
     for (const span of [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) await takes(t, backoff.wait(), 1000 + chance * span)
   }
 })
@@ -40,12 +40,12 @@ t.test('a wait is the floor, and a random part of a span that doubles from the f
 t.test('the span is the first again when things went well; the floor is what it is at the time', async t => {
   const set = still(t)
   set.chance = 0.5
-  const pace = { floor: 1000 }
-  const backoff = new Backoff(pace)
+  const settings = { retryDelay: 1000 }
+  const backoff = new Backoff(settings)
   await takes(t, backoff.wait(), 1500)
   await takes(t, backoff.wait(), 2000)
   backoff.reset()
-  pace.floor = 100
+  settings.retryDelay = 100
   await takes(t, backoff.wait(), 150)
   await takes(t, backoff.wait(), 200)
 })
@@ -53,7 +53,7 @@ t.test('the span is the first again when things went well; the floor is what it 
 t.test('without a floor the waits grow still, and have no end', async t => {
   const set = still(t)
   set.chance = 0.5
-  const backoff = new Backoff({ floor: 0 })
+  const backoff = new Backoff({ retryDelay: 0 })
   for (let n = 0; n < 1100; n++) {
     const wait = backoff.wait()
     mock.timers.tick(15_000)
@@ -64,15 +64,15 @@ t.test('without a floor the waits grow still, and have no end', async t => {
 
 t.test('a wait is ended by what wakes it; one that an answer asked for is not, only stopped', async t => {
   still(t)
-  const backoff = new Backoff({ floor: 1000 })
+  const backoff = new Backoff({ retryDelay: 1000 })
   const short = backoff.wait()
-  backoff.wake()
+  backoff.skip()
   t.equal(await isOver(short), true)
   const asked = backoff.wait(5000)
-  backoff.wake()
+  backoff.skip()
   await takes(t, asked, 5000)
   const again = backoff.wait()
-  backoff.wake()
+  backoff.skip()
   t.equal(await isOver(again), true, 'it holds for one wait')
   const stopped = backoff.wait(5000)
   backoff.stop()
@@ -81,7 +81,7 @@ t.test('a wait is ended by what wakes it; one that an answer asked for is not, o
 
 t.test('what an answer asks for is the least to wait, not the most', async t => {
   still(t)
-  const backoff = new Backoff({ floor: 1000 })
+  const backoff = new Backoff({ retryDelay: 1000 })
   await takes(t, backoff.wait(500), 1000)
   await takes(t, backoff.wait(1500), 1500)
 })
@@ -90,7 +90,7 @@ t.test('a timer runs after as long as a timer can count; one of more does not ru
   still(t)
   const longest = 2 ** 31 - 1
   const ran: number[] = []
-  for (const ms of [longest, longest + 1, Infinity]) after(ms, () => { ran.push(ms) })
+  for (const ms of [longest, longest + 1, Infinity]) setTimer(() => { ran.push(ms) }, ms)
   mock.timers.tick(longest - 1)
   t.strictSame(ran, [])
   mock.timers.tick(2)

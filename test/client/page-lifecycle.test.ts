@@ -2,14 +2,14 @@ import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import { eachClient, next, record } from '../support/clients.js'
 import { skewClock } from '../support/clock.js'
-import { open, scriptedServer, status, stream, welcome } from './support/scripted-server.js'
+import { endedStream, openStream, respond, scriptedServer, welcome } from './support/scripted-server.js'
 import { until, within } from '../support/wait.js'
 
-const NEVER = 'retry: 100000\n\n'
-const answered = status(200, {}, [{ status: 200, body: 1 }])
+const LONG_RETRY = 'retry: 100000\n\n'
+const accept = respond(200, {}, [{ status: 200, body: 1 }])
 
-/** Stands in for a page, which Node has not: a document and its window to listen to are all that the client asks of one. */
-function standIn (t: Test): { document: EventTarget & { hidden: boolean }, window: EventTarget, tell: (name: string, persisted?: boolean) => void } {
+/** Creates what the client uses of a page: a document, and its window. */
+function fakePage (t: Test): { document: EventTarget & { hidden: boolean }, window: EventTarget, dispatch: (name: string, persisted?: boolean) => void } {
   const window = new EventTarget()
   const document = Object.assign(new EventTarget(), { hidden: false, defaultView: window })
   Object.assign(globalThis, { document })
@@ -17,7 +17,7 @@ function standIn (t: Test): { document: EventTarget & { hidden: boolean }, windo
   return {
     document,
     window,
-    tell: (name, persisted) => {
+    dispatch: (name, persisted) => {
       const target = name === 'visibilitychange' ? document : window
       target.dispatchEvent(Object.assign(new Event(name), { persisted }))
     }
@@ -25,20 +25,20 @@ function standIn (t: Test): { document: EventTarget & { hidden: boolean }, windo
 }
 
 for (const [event, persisted] of [['online'], ['visibilitychange'], ['pageshow', true]] satisfies Array<[string, boolean?]>) {
-  eachClient(t, `${event} ends the wait for the next attempt`, async (t, connect) => {
-    const { tell } = standIn(t)
-    const server = await scriptedServer(t, [stream(NEVER, welcome()), open(welcome(true))])
+  eachClient(t, `${event} ends the delay before the next attempt to connect`, async (t, connect) => {
+    const { dispatch } = fakePage(t)
+    const server = await scriptedServer(t, [endedStream(LONG_RETRY, welcome()), openStream(welcome(true))])
     const session = connect(server.url)
     await next(session, 'disconnect')
     const resumed = next(session, 'resume')
-    tell(event, persisted)
+    dispatch(event, persisted)
     await within(resumed, 'the new stream')
   })
 }
 
-eachClient(t, 'neither hiding a page nor showing one that was not restored ends the wait, as coming online does', async (t, connect) => {
-  const { document, tell } = standIn(t)
-  const server = await scriptedServer(t, [stream(NEVER, welcome()), open(welcome(true))])
+eachClient(t, 'hiding the page, or showing one that was not restored, does not end the delay', async (t, connect) => {
+  const { document, dispatch } = fakePage(t)
+  const server = await scriptedServer(t, [endedStream(LONG_RETRY, welcome()), openStream(welcome(true))])
   let attempts = 0
   const session = connect(server.url, {
     fetch: (url, init) => {
@@ -48,67 +48,69 @@ eachClient(t, 'neither hiding a page nor showing one that was not restored ends 
   })
   await next(session, 'disconnect')
   const attemptsAfter = async (event: string, persisted?: boolean): Promise<number> => {
-    tell(event, persisted)
+    dispatch(event, persisted)
     await new Promise(setImmediate)
     return attempts
   }
   document.hidden = true
   t.equal(await attemptsAfter('visibilitychange'), 1)
   t.equal(await attemptsAfter('pageshow', false), 1)
-  // So one turn is enough to see an attempt.
+  // One tick is enough to see an attempt.
   t.equal(await attemptsAfter('online'), 2)
 })
 
-eachClient(t, 'a server that asked to be left alone for a time is, whatever wakes the page', async (t, connect) => {
-  const { tell } = standIn(t)
-  const server = await scriptedServer(t, [stream(welcome()), status(503, { 'retry-after': '1' })])
+eachClient(t, 'page events do not end a delay that Retry-After requires', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const server = await scriptedServer(t, [endedStream(welcome()), respond(503, { 'retry-after': '1' })])
   const session = connect(server.url)
   await next(session, 'error')
-  tell('online')
-  tell('visibilitychange')
-  tell('pageshow', true)
+  dispatch('online')
+  dispatch('visibilitychange')
+  dispatch('pageshow', true)
   await next(session, 'close')
-  const [, second, third] = server.requests.map(({ at }) => at) as [number, number, number]
+  const [, second, third] = server.requests.map(({ receivedAt }) => receivedAt) as [number, number, number]
   t.ok(third - second >= 995, `${third - second} ms`)
 })
 
-eachClient(t, 'a page that wakes gives a stream up that has been silent for 2.5 heartbeats, and no other', async (t, connect) => {
-  const { tell } = standIn(t)
+eachClient(t, 'online replaces a stream that was idle for 2.5 heartbeat intervals, and no other stream', async (t, connect) => {
+  const { dispatch } = fakePage(t)
   const skew = skewClock(t, Date)
-  const server = await scriptedServer(t, [open(NEVER, welcome(false, 's', { heartbeatInterval: 40_000 })), open(welcome(true))], [answered])
+  const server = await scriptedServer(t, [openStream(LONG_RETRY, welcome(false, 's', { heartbeatInterval: 40_000 })), openStream(welcome(true))], [accept])
   const session = connect(server.url)
   const events = record(session)
   await next(session, 'open')
   skew(99_000)
-  tell('online')
-  await session.send('by now it would have been told')
+  dispatch('online')
+  // After a round trip the client would have reported a replaced stream.
+  await session.send(1)
   t.strictSame(events.map(([name]) => name), ['open'])
   skew(2000)
   const resumed = next(session, 'resume')
-  tell('online')
+  dispatch('online')
   await within(resumed, 'the new stream')
   t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }], ['resume']])
 })
 
-eachClient(t, 'a page that is restored replaces its stream, which may only look alive', async (t, connect) => {
-  const { tell } = standIn(t)
-  const server = await scriptedServer(t, [open(welcome()), open(welcome(true))], [answered])
+eachClient(t, 'a page that is restored from the back/forward cache replaces its stream', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const server = await scriptedServer(t, [openStream(welcome()), openStream(welcome(true))], [accept])
   const session = connect(server.url)
   const events = record(session)
   await next(session, 'open')
-  tell('pagehide', true)
-  tell('pageshow', false)
-  await session.send('by now it would have been told')
+  dispatch('pagehide', true)
+  dispatch('pageshow', false)
+  // After a round trip the client would have reported a replaced stream.
+  await session.send(1)
   t.strictSame(events.map(([name]) => name), ['open'])
   const resumed = next(session, 'resume')
-  tell('pageshow', true)
+  dispatch('pageshow', true)
   await within(resumed, 'the new stream')
   t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'resume'])
 })
 
-eachClient(t, 'a page that goes ends its session by a request that outlives it, and nothing listens to it any more', async (t, connect) => {
-  const { document, window, tell } = standIn(t)
-  const server = await scriptedServer(t, [open(welcome())])
+eachClient(t, 'a page that is unloaded closes its session with a keepalive request and removes all listeners', async (t, connect) => {
+  const { document, window, dispatch } = fakePage(t)
+  const server = await scriptedServer(t, [openStream(welcome())])
   const requests: RequestInit[] = []
   const session = connect(server.url, {
     fetch: (url, init) => {
@@ -117,9 +119,9 @@ eachClient(t, 'a page that goes ends its session by a request that outlives it, 
     }
   })
   await next(session, 'open')
-  tell('pagehide', false)
+  dispatch('pagehide', false)
   t.equal(session.state, 'closed')
-  await until(() => server.requests.length === 2, 'the farewell')
+  await until(() => server.requests.length === 2, 'the DELETE')
   t.match(server.requests[1], { method: 'DELETE', headers: { 'x-session-id': 's' } })
   t.match(requests, [{ keepalive: undefined }, { keepalive: true }])
   for (const target of [document, window]) {
@@ -127,13 +129,13 @@ eachClient(t, 'a page that goes ends its session by a request that outlives it, 
   }
 })
 
-eachClient(t, 'a document without a window is listened to, too', async (t, connect) => {
-  const { document, tell } = standIn(t)
+eachClient(t, 'listens to a document without a window', async (t, connect) => {
+  const { document, dispatch } = fakePage(t)
   Object.assign(document, { defaultView: null })
-  const server = await scriptedServer(t, [stream(NEVER, welcome()), open(welcome(true))])
+  const server = await scriptedServer(t, [endedStream(LONG_RETRY, welcome()), openStream(welcome(true))])
   const session = connect(server.url)
   await next(session, 'disconnect')
   const resumed = next(session, 'resume')
-  tell('visibilitychange')
+  dispatch('visibilitychange')
   await within(resumed, 'the new stream')
 })
