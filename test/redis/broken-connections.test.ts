@@ -8,7 +8,7 @@ import { until, within } from '../support/wait.js'
 const limits = { entries: 1_000_000, bytes: 1_000_000_000 }
 const options = { log: limits, channelLog: limits }
 
-eachLibrary(t, 'while connections to Redis are killed at random, each message is appended and delivered once and in order', async (t, fleet, redis) => {
+eachLibrary(t, 'delivers each message once and in order while connections to Redis are killed at random', async (t, fleet, redis) => {
   const [nodeA, nodeB] = [await fleet.process(options), await fleet.process(options)]
   const next = random(seedOf(t))
   const session = await openSession(nodeA)

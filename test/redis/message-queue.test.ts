@@ -33,7 +33,7 @@ t.test('a response that is published while another request is pending goes to it
   t.match(await first, { replayed: true, response: { body: 'a' } })
   t.match(await second, { replayed: false, response: { body: 'b' } })
   t.strictSame(handled, ['b'])
-  t.match(await within(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('c')))), 'the next'), { response: { body: 'c' } })
+  t.match(await within(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('c')))), 'the next message'), { response: { body: 'c' } })
 })
 
 t.test('a closing node rejects queued messages and waits for its running handlers', needsRedis, async t => {
@@ -100,7 +100,7 @@ t.test('a message whose enqueueing timed out does not block later messages', nee
   holdAnswers(true)
   await t.rejects(within(Promise.resolve(remote[kStream].messageQueue.enqueue(createMessage(undefined, handle('timed out')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   holdAnswers(false)
-  await within(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('next')))), 'the next')
+  await within(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('next')))), 'the next message')
   t.strictSame(handled, ['next'])
 })
 
