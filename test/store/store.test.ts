@@ -315,7 +315,7 @@ eachStore(t, 'a repeat gets the first answer, anywhere, and waits for it where i
   const beside = (async () => await afar[kStream].messageQueue.enqueue(letter('key', () => accepted('never'))))()
   await t.rejects(async () => await afar[kStream].messageQueue.enqueue(letter('key', () => accepted('never'), 'another payload')), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
   go.resolve()
-  const expected = { outcome: { status: 200, headers: { 'x-test': 'yes' }, body: { answer: ['ä', 1, null] }, error: undefined } }
+  const expected = { response: { status: 200, headers: { 'x-test': 'yes' }, body: { answer: ['ä', 1, null] }, error: undefined } }
   t.match(await within(Promise.resolve(first), 'the first answer'), { ...expected, replayed: false })
   t.match(await within(beside, 'the answer beside it'), { ...expected, replayed: true })
   t.match(await afar[kStream].messageQueue.enqueue(letter('key', () => accepted('never'))), { ...expected, replayed: true })
@@ -329,9 +329,9 @@ eachStore(t, 'an error is an answer, and a refusal is none', async (t, fleet) =>
   const afar = await handleOf(two, session)
   const error = Object.assign(new Error('no'), { statusCode: 409, code: 'OURS' })
   await session[kStream].messageQueue.enqueue(letter('failed', () => ({ status: 409, headers: {}, body: undefined, error })))
-  t.match(await afar[kStream].messageQueue.enqueue(letter('failed', () => accepted())), { replayed: true, outcome: { status: 409, error: { message: 'no', statusCode: 409, code: 'OURS' } } })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('failed', () => accepted())), { replayed: true, response: { status: 409, error: { message: 'no', statusCode: 409, code: 'OURS' } } })
   await t.rejects(async () => await session[kStream].messageQueue.enqueue(letter('refused', () => { throw new Error('refused') })), { message: 'refused' })
-  t.match(await afar[kStream].messageQueue.enqueue(letter('refused', () => accepted('now'))), { replayed: false, outcome: { body: 'now' } })
+  t.match(await afar[kStream].messageQueue.enqueue(letter('refused', () => accepted('now'))), { replayed: false, response: { body: 'now' } })
 })
 
 eachStore(t, 'outcomes are kept up to a number, the latest ones', async (t, fleet) => {

@@ -1,6 +1,6 @@
 import { memoryStore, StoreUnavailable, type StoreFactory, type Store } from '../../lib/index.js'
 
-const NEVER_FAIL = new Set<PropertyKey>(['hold', 'detach', 'mailbox', 'stats'])
+const NEVER_FAIL = new Set<PropertyKey>(['cancelExpiry', 'detach', 'messageQueue', 'stats'])
 
 /** A store over a network, as it looks when that is slow or down: written with nothing but what the package exports. */
 export class FlakyStore {
