@@ -3,13 +3,13 @@ import { ClientSession, connect as connectAnywhere, type ConnectOptions } from '
 import { connect as connectNode } from '../../lib/client/node.js'
 import { signal, within } from './wait.js'
 
-const CONNECTS = { 'the build for Node': connectNode, 'the build for browsers': connectAnywhere }
+const BUILDS = { 'the build for Node': connectNode, 'the build for browsers': connectAnywhere }
 
 export type Connect = (url: string | (() => string), options?: ConnectOptions) => ClientSession
 
-/** Runs a test with each build of the client; sessions are closed when it ends. */
+/** Defines a test for each build of the client. Its sessions are closed when it ends. */
 export function eachClient (t: Test, title: string, run: (t: Test, connect: Connect) => Promise<void>): void {
-  for (const [build, connect] of Object.entries(CONNECTS)) {
+  for (const [build, connect] of Object.entries(BUILDS)) {
     t.test(`${title} (${build})`, t => run(t, (url, options) => {
       const session = connect(url, options)
       t.teardown(() => session.close())
@@ -18,7 +18,7 @@ export function eachClient (t: Test, title: string, run: (t: Test, connect: Conn
   }
 }
 
-/** Every event from now on, and which came: those of the session's own by their names. */
+/** Records the lifecycle events of a session from now on. */
 export function record (session: ClientSession): Array<[event: string, data: unknown]> {
   const events: Array<[string, unknown]> = []
   for (const name of ['open', 'resume', 'reset', 'disconnect', 'gap', 'error', 'close'] as const) {
@@ -37,7 +37,7 @@ export function next (session: ClientSession, event: string): Promise<unknown> {
   return within(promise, `the event ${event}`)
 }
 
-/** Of a server to `serve`: undici opens a connection in the place of one whose request is aborted, and Node waits for those that never ask. */
+/** Fastify options for tests that abort requests of undici: it opens a new connection for an aborted request, and without these options Node waits for a connection that sends no request. */
 export const forced = { forceCloseConnections: true }
 
 export const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
