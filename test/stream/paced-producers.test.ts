@@ -15,7 +15,7 @@ import { FILL, streamsOpen, wire, type Wire } from '../support/wire.js'
 import { signal, turn, until, within } from '../support/wait.js'
 
 /** Serves the plugin and opens a session. */
-async function serveSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
+async function serveProducerSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
   const served = await serve(t, options)
   const stream = await openStream(t, served.url)
   const session = await served.sessions.find(stream.sessionId)
@@ -37,7 +37,7 @@ const numbersOf = ({ events }: Stream): unknown[] => events.filter(({ event }) =
 const upTo = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
 t.test('sends the items of every kind of iterable in order as the named event', async t => {
-  const { session, stream } = await serveSession(t)
+  const { session, stream } = await serveProducerSession(t)
   function * generator (): Generator<number> { yield * [0, 1] }
   async function * asyncGenerator (): AsyncGenerator<number> { yield * [6, 7] }
   await session.stream('n', generator())
@@ -51,7 +51,7 @@ t.test('sends the items of every kind of iterable in order as the named event', 
 })
 
 t.test('twenty producers of one session cause no listener leak warning of Node', async t => {
-  const { session } = await serveSession(t)
+  const { session } = await serveProducerSession(t)
   const warned = warnings(t)
   const end = signal()
   async function * producer (): AsyncGenerator<number> { await end.promise }
@@ -64,7 +64,7 @@ t.test('twenty producers of one session cause no listener leak warning of Node',
 
 t.test('a producer is paused half a log ahead of an absent client, and continues when it resumes', async t => {
   for (const log of [{ entries: 100 }, { bytes: 100 * Buffer.byteLength('event: n\ndata: 00\n\n') }]) {
-    const { session, stream, url } = await serveSession(t, { log })
+    const { session, stream, url } = await serveProducerSession(t, { log })
     stream.destroy()
     await until(() => !session.connected, 'the loss of the stream')
     let requested = 0
@@ -90,7 +90,7 @@ t.test('a producer is paused half a log ahead of an absent client, and continues
 })
 
 t.test('a producer is paused at half of the bytes of a log, if these are reached before half of its entries', async t => {
-  const { sessions, session, stream } = await serveSession(t, { log: { bytes: 2000 } })
+  const { sessions, session, stream } = await serveProducerSession(t, { log: { bytes: 2000 } })
   stream.destroy()
   await streamsOpen(sessions, 0)
   let produced = 0
@@ -156,7 +156,7 @@ t.test('calls return() of the iterable and rejects when the session ends, in wha
   const never = new Promise<never>(() => {})
   // These two wait for the client.
   const returned: string[] = []
-  const disconnected = await serveSession(t, { log: { entries: 10 } })
+  const disconnected = await serveProducerSession(t, { log: { entries: 10 } })
   disconnected.stream.destroy()
   await until(() => !disconnected.session.connected, 'the loss of the stream')
   let produced = 0
@@ -198,7 +198,7 @@ t.test('calls return() of the iterable and rejects when the session ends, in wha
 })
 
 t.test('ignores an item or an error that comes after the end, and requests no more items', async t => {
-  const { session } = await serveSession(t)
+  const { session } = await serveProducerSession(t)
   const requested: string[] = []
   const late = (name: string, next: Promise<IteratorResult<unknown>>): AsyncIterable<unknown> => ({
     [Symbol.asyncIterator]: () => ({
@@ -223,7 +223,7 @@ t.test('ignores an item or an error that comes after the end, and requests no mo
 })
 
 t.test('calls return() of a generator that ends its own session once it is suspended', async t => {
-  const { session } = await serveSession(t)
+  const { session } = await serveProducerSession(t)
   const returned = signal()
   function * ending (): Generator<number> {
     try {
@@ -240,7 +240,7 @@ t.test('calls return() of a generator that ends its own session once it is suspe
 
 t.test('waits for a slow store, keeps the order of items, and rejects with the error of the store', async t => {
   const store = new FlakyStore()
-  const { session, stream } = await serveSession(t, { store: store.open })
+  const { session, stream } = await serveProducerSession(t, { store: store.open })
   function * numbers (): Generator<number> {
     for (let n = 1; ; n++) {
       store.down = n === 4
@@ -255,7 +255,7 @@ t.test('waits for a slow store, keeps the order of items, and rejects with the e
 })
 
 t.test('ignores an error of return() of the iterable', async t => {
-  const { session } = await serveSession(t)
+  const { session } = await serveProducerSession(t)
   const failOnReturn = (fail: () => Promise<never>): AsyncIterable<number> => ({ [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}), return: fail }) })
   const streaming = [
     session.stream('n', failOnReturn(async () => { throw new Error('no') })),
@@ -266,7 +266,7 @@ t.test('ignores an error of return() of the iterable', async t => {
 })
 
 t.test('rejects with the error of the iterable; earlier items are delivered, and the session stays open', async t => {
-  const { session, stream } = await serveSession(t)
+  const { session, stream } = await serveProducerSession(t)
   const failure = new Error('oops')
   async function * failing (): AsyncGenerator<number> {
     yield 0
@@ -284,7 +284,7 @@ t.test('rejects with the error of the iterable; earlier items are delivered, and
 })
 
 t.test('rejects as emit() does and calls return() of the iterable at an item that cannot be sent', async t => {
-  const { session, stream } = await serveSession(t)
+  const { session, stream } = await serveProducerSession(t)
   const returned = signal()
   async function * numbers (): AsyncGenerator<unknown> {
     try {
