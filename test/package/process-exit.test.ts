@@ -11,19 +11,19 @@ const REGISTER = `
 `
 
 const CASES: Array<[what: string, source: string]> = [
-  ['has the plugin registered', 'await app.ready()'],
-  ['has opened a session, and ended it', `
+  ['has registered the plugin', 'await app.ready()'],
+  ['has opened and closed a session', `
     const session = await injectSession(app)
     await app.sseSessions.broadcast('news', 1)
     await (await app.sseSessions.find(session.id)).close()
     for await (const { event } of session) console.log(event)`],
-  ['has a session that lives, with entries in its log and in a channel', `
+  ['has an open session, with entries in its log and in the log of a channel', `
     const { id } = await injectSession(app)
     const session = await app.sseSessions.find(id)
     await session.join('room')
     await session.send('hello')
     await app.sseSessions.channel('room').send('hello')`],
-  ['has a session that waits for its client, and a producer that waits for the session', `
+  ['has a session without a stream, and a producer that waits for it', `
     await app.listen({ port: 0, host: '127.0.0.1' })
     app.server.unref()
     const lost = new Promise(resolve => app.sseSessions.addHook('onDisconnect', resolve))
@@ -38,30 +38,30 @@ const CASES: Array<[what: string, source: string]> = [
 ]
 
 for (const [what, source] of CASES) {
-  t.test(`a process that ${what}, and has nothing else to do, exits`, async t => {
+  t.test(`a process exits if it ${what} and has nothing else to do`, async t => {
     const { code, output } = await evaluate(t, REGISTER + source + '\nconsole.log("done")')
     t.match(output, /done\n$/)
     t.equal(code, 0, output)
   })
 }
 
-t.test('a send that is not awaited, to a session that has ended, does not end the process', async t => {
+t.test('rejections that nobody awaits, after the end of a session, do not end the process', async t => {
   const { code, output } = await evaluate(t, `${REGISTER}
     const { id } = await injectSession(app)
     const session = await app.sseSessions.find(id)
     await session.join('room')
     await session.close()
-    session.send('late')
-    session.emit('late', 1)
-    session.stream('late', [1])
-    session.update({ late: true })
+    session.send('after the end')
+    session.emit('after the end', 1)
+    session.stream('after the end', [1])
+    session.update({ afterEnd: true })
     session.join('room')
     session.leave('room')
     session.close()
     app.sseSessions.channel('room').send(1n)
     app.sseSessions.broadcast('', 1)
     await new Promise(resolve => setTimeout(resolve, 1))
-    await session.send('late').catch(({ code }) => console.log(code))`)
+    await session.send('after the end').catch(({ code }) => console.log(code))`)
   t.match(output, 'FST_SSE_SESSION_OVER\n')
   t.equal(code, 0, output)
 })

@@ -12,100 +12,100 @@ import { openStream, post } from '../support/stream.js'
 import { signal, until, within } from '../support/wait.js'
 import { wire } from '../support/wire.js'
 
-/** Has a store wait in calls of a name until it is let go on. */
-function holdUp (store: FlakyStore, held: string): { reached: Promise<void>, go: () => void } {
-  const [reached, go] = [signal(), signal()]
+/** Delays the calls of one method of a store until `release` is called. `reached` resolves at the first of them. */
+function delayCalls (store: FlakyStore, method: string): { reached: Promise<void>, release: () => void } {
+  const [reached, released] = [signal(), signal()]
   store.delay = name => {
-    if (name !== held) return
+    if (name !== method) return
     reached.resolve()
-    return go.promise
+    return released.promise
   }
-  return { reached: reached.promise, go: go.resolve }
+  return { reached: reached.promise, release: released.resolve }
 }
 
-/** Resolves when the server knows of no connection any more. */
-function allGone ({ server }: FastifyInstance): Promise<void> {
-  return until(async () => await promisify(server.getConnections.bind(server))() === 0, 'the connections to be gone')
+/** Resolves when the server has no connections any more. */
+function waitForNoConnections ({ server }: FastifyInstance): Promise<void> {
+  return until(async () => await promisify(server.getConnections.bind(server))() === 0, 'all connections to close')
 }
 
-t.test('a client that leaves while the store looks for its session has come for nothing', async t => {
+t.test('a client that disconnects while the store finds its session does not resume it', async t => {
   const store = new FlakyStore()
   const { app, sessions, url, port } = await serve(t, { store: store.open })
-  sessions.addHook('onResume', () => { t.fail('nobody is back') })
+  sessions.addHook('onResume', () => { t.fail('onResume ran for a client that has disconnected') })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
   await until(() => store.done.at(-1) === 'detach', 'the disconnect')
-  const { reached, go } = holdUp(store, 'find')
+  const { reached, release } = delayCalls(store, 'find')
   const { socket } = wire(t, port, { headers: { 'x-session-id': sessionId } })
-  await within(reached, 'the store to be asked')
+  await within(reached, 'the call of the store')
   socket.destroy()
-  await allGone(app)
+  await waitForNoConnections(app)
   const before = store.done.length
-  go()
+  release()
   await post(url, sessionId, { text: 'hi' })
   t.strictSame(store.done.slice(before), ['find', 'findCached', 'messageQueue', 'send'])
 })
 
-t.test('a client that leaves while the store gives its stream leave has left a session that it came back to, which waits again', async t => {
+t.test('a client that disconnects while the store attaches the stream has resumed and then left its session, which expires', async t => {
   const store = new FlakyStore()
-  // Long enough for a client to be back, however slow the machine is.
+  // Long enough for a client to reconnect even on a slow machine.
   const { app, sessions, url, port } = await serve(t, { store: store.open, resumeTimeout: 1000 })
-  const told: string[] = []
-  const over = signal()
-  sessions.addHook('onResume', () => { told.push('resume') })
-    .addHook('onDisconnect', () => { told.push('disconnect') })
+  const calls: string[] = []
+  const closed = signal()
+  sessions.addHook('onResume', () => { calls.push('resume') })
+    .addHook('onDisconnect', () => { calls.push('disconnect') })
     .addHook('onClose', (_session, reason) => {
-      told.push(reason)
-      over.resolve()
+      calls.push(reason)
+      closed.resolve()
     })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
   await until(() => store.done.at(-1) === 'detach', 'the disconnect')
   const before = store.done.length
-  const { reached, go } = holdUp(store, 'attach')
+  const { reached, release } = delayCalls(store, 'attach')
   const { socket } = wire(t, port, { headers: { 'x-session-id': sessionId } })
-  await within(reached, 'the store to be asked')
+  await within(reached, 'the call of the store')
   socket.destroy()
-  await allGone(app)
-  go()
-  await within(over.promise, 'the end')
-  t.strictSame(store.done.slice(before), ['find', 'cancelExpiry', 'attach', 'detach'], 'the store hears that it is gone when it has answered')
-  t.strictSame(told, ['disconnect', 'resume', 'disconnect', 'expired'])
+  await waitForNoConnections(app)
+  release()
+  await within(closed.promise, 'the end')
+  t.strictSame(store.done.slice(before), ['find', 'cancelExpiry', 'attach', 'detach'], 'detach follows attach')
+  t.strictSame(calls, ['disconnect', 'resume', 'disconnect', 'expired'])
 })
 
-t.test('a client that leaves while the store gives its stream leave leaves no new session behind', async t => {
+t.test('a client that disconnects while the store attaches its first stream leaves no session behind', async t => {
   const store = new FlakyStore()
   const { app, sessions, port } = await serve(t, { store: store.open })
-  const over = signal<string>()
-  sessions.addHook('onClose', (_session, reason) => { over.resolve(reason) })
-  const { reached, go } = holdUp(store, 'attach')
+  const closed = signal<string>()
+  sessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
+  const { reached, release } = delayCalls(store, 'attach')
   const { socket } = wire(t, port)
-  await within(reached, 'the store to be asked')
+  await within(reached, 'the call of the store')
   socket.destroy()
-  await allGone(app)
-  go()
-  t.equal(await within(over.promise, 'the end'), 'aborted')
-  await until(() => store.done.at(-1) === 'detach', 'the store to be told')
+  await waitForNoConnections(app)
+  release()
+  t.equal(await within(closed.promise, 'the end'), 'aborted')
+  await until(() => store.done.at(-1) === 'detach', 'the detach')
   t.strictSame(store.done, ['open', 'attach', 'end', 'detach'])
   t.equal(sessions.size, 0)
 })
 
-t.test('a session that is refused, or whose end the store refuses, is not held any more', async t => {
+t.test('a refused session is detached, and expires if the store fails to end it', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.open, resumeTimeout: 50 })
   const closed: string[] = []
   sessions.addHook('onOpen', () => {
-    throw Object.assign(new Error('no'), { statusCode: 403 })
+    throw Object.assign(new Error('not allowed'), { statusCode: 403 })
   }).addHook('onClose', (_session, reason) => { closed.push(reason) })
   t.equal((await openStream(t, url, { raw: true })).status, 403)
   t.strictSame([...store.done, ...closed], ['open', 'end', 'detach', 'refused'])
   store.delay = name => { store.down = name === 'end' }
   t.equal((await openStream(t, url, { raw: true })).status, 403)
-  await until(() => closed.length === 2, 'it to expire')
+  await until(() => closed.length === 2, 'the session to expire')
   t.strictSame([...store.done.slice(3), ...closed], ['open', 'detach', 'refused', 'expired'])
 })
 
-t.test('a client whose session the store has just lost is to come again', async t => {
+t.test('sends only a retry delay if the store has lost the session before it attaches the stream', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.open, retry: 7 })
   const { sessionId, ended, destroy } = await openStream(t, url)
@@ -117,12 +117,12 @@ t.test('a client whose session the store has just lost is to come again', async 
     const stream = await openStream(t, url, { raw: true, headers })
     await within(stream.ended, 'the end')
     t.strictSame([stream.status, stream.raw()], [200, 'retry: 7\n\n'])
-    await until(() => store.done.at(-1) === 'detach', 'the store to be told')
+    await until(() => store.done.at(-1) === 'detach', 'the detach')
   }
   t.equal(sessions.stats().streams, 0)
 })
 
-t.test('a stream whose session is lost while its response is on the way ends, and its client is to come back', async t => {
+t.test('a stream ends without a close event if the store loses its session while onSend hooks run', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.open }, {
     before: app => app.addHook('onSend', async () => {
@@ -138,22 +138,22 @@ t.test('a stream whose session is lost while its response is on the way ends, an
   t.strictSame(stream.events.map(({ event }) => event), ['welcome'])
 })
 
-t.test('X-Session-Connected is told where it is known, and the store is asked for it once at most', async t => {
+t.test('sends X-Session-Connected only if it is known, and calls the store at most once', async t => {
   const store = new FlakyStore()
   const { url } = await serve(t, { store: store.open })
   const { sessionId } = await openStream(t, url)
-  t.equal((await post(url, sessionId, '{')).headers['x-session-connected'], 'true', 'the request failed before its session was looked up')
-  let asked = 0
+  t.equal((await post(url, sessionId, '{')).headers['x-session-connected'], 'true', 'the request fails before the session lookup')
+  let calls = 0
   store.down = true
-  store.delay = () => { asked++ }
-  const unanswered = await post(url, sessionId, { text: 'hi' })
-  refused(t, unanswered, 503, 'FST_SSE_STORE_UNAVAILABLE')
-  t.strictSame([unanswered.headers['x-session-connected'], asked], [undefined, 1])
+  store.delay = () => { calls++ }
+  const unavailable = await post(url, sessionId, { text: 'hi' })
+  refused(t, unavailable, 503, 'FST_SSE_STORE_UNAVAILABLE')
+  t.strictSame([unavailable.headers['x-session-connected'], calls], [undefined, 1])
   const malformed = await post(url, sessionId, '{')
   t.strictSame([malformed.status, malformed.headers['x-session-connected']], [400, undefined])
 })
 
-t.test('what the app\'s own onSend does wrong is an error here, too', async t => {
+t.test('an onSend hook of the app that returns an invalid payload causes an error response', async t => {
   const store = new FlakyStore()
   let sent = 0
   const onSend = async (_request: FastifyRequest, _reply: FastifyReply, payload: unknown): Promise<unknown> => sent++ === 0 ? {} : payload
@@ -162,15 +162,15 @@ t.test('what the app\'s own onSend does wrong is an error here, too', async t =>
   refused(t, await post(url, sessionId, '{'), 400, 'FST_ERR_REP_INVALID_PAYLOAD_TYPE')
 })
 
-t.test('what has expired while the app was booting is told to the hooks that it has added by then', async t => {
+t.test('onClose hooks run for a session that expired while the app was booting', async t => {
   const closed = signal<string>()
   await serve(t, {
-    store: (settings, user) => {
-      const store = memoryStore(settings, user)
-      const state = store.open('long gone', undefined)
-      if (state === undefined) throw new Error('no session')
+    store: (settings, callbacks) => {
+      const store = memoryStore(settings, callbacks)
+      const state = store.open('old', undefined)
+      if (state === undefined) throw new Error('There is no session')
       store.end(state, 'expired', false)
-      user.onExpire(state)
+      callbacks.onExpire(state)
       return store
     }
   }, {
@@ -179,10 +179,10 @@ t.test('what has expired while the app was booting is told to the hooks that it 
       app.sseSessions.addHook('onClose', ({ id }, reason) => { closed.resolve(`${id} ${reason}`) })
     }
   })
-  t.equal(await within(closed.promise, 'the end'), 'long gone expired')
+  t.equal(await within(closed.promise, 'the end'), 'old expired')
 })
 
-t.test('a store that cannot be closed does not keep the server from closing', async t => {
+t.test('a store that fails to close does not stop the server from closing', async t => {
   const store = new FlakyStore()
   const { app, port } = await serve(t, { store: store.open })
   const connected = once(app.server, 'connection')
