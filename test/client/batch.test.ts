@@ -1,9 +1,9 @@
 import t from 'tap'
-import { eachClient, FORCE_CLOSE, range } from '../support/clients.js'
+import { testEachClient, FORCE_CLOSE, range } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { echo, isPost, messagesOf, openStream, respond, scriptedServer, welcome, type Responder } from './support/scripted-server.js'
 
-eachClient(t, 'splits a batch that the server rejects, and fails only the invalid messages', async (t, connect) => {
+testEachClient(t, 'splits a batch that the server rejects, and fails only the invalid messages', async (t, connect) => {
   const { sessions, url } = await serve(t, { maxWaitingMessages: 3 }, { fastify: FORCE_CLOSE })
   const handled: unknown[] = []
   sessions.handle('message', (_session, data) => { handled.push(data) })
@@ -17,7 +17,7 @@ eachClient(t, 'splits a batch that the server rejects, and fails only the invali
   t.strictSame(handled, range(20))
 })
 
-eachClient(t, 'limits a batch to 256 Ki characters, or to one larger message', async (t, connect) => {
+testEachClient(t, 'limits a batch to 256 Ki characters, or to one larger message', async (t, connect) => {
   const server = await scriptedServer(t, [openStream(welcome())], Array<Responder>(5).fill(echo))
   const session = connect(server.url)
   const sizes = [100_000, 100_000, 100_000, 300_000, 1, 2]
@@ -25,14 +25,14 @@ eachClient(t, 'limits a batch to 256 Ki characters, or to one larger message', a
   t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).map(({ data }) => String(data).length)), [[100_000, 100_000], [100_000], [300_000], [1, 2]])
 })
 
-eachClient(t, 'halves the batch limit after a rejected batch, and doubles it after an accepted one', async (t, connect) => {
+testEachClient(t, 'halves the batch limit after a rejected batch, and doubles it after an accepted one', async (t, connect) => {
   const server = await scriptedServer(t, [openStream(welcome())], [respond(413), respond(400), echo, echo, echo])
   const session = connect(server.url)
   t.strictSame(await Promise.all(range(16).map(n => session.request('a', n))), range(16))
   t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).length), [16, 8, 4, 8, 4])
 })
 
-eachClient(t, 'fails all messages of a batch after a permanent error, and no later message', async (t, connect) => {
+testEachClient(t, 'fails all messages of a batch after a permanent error, and no later message', async (t, connect) => {
   const server = await scriptedServer(t, [openStream(welcome())], [respond(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), echo])
   const session = connect(server.url)
   const errors = await Promise.all([1, 2].map(async n => await session.request('a', n).catch((error: unknown) => error)))

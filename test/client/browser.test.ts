@@ -3,9 +3,9 @@ import t, { type Test } from 'tap'
 import type { Page } from 'playwright-core'
 import { launchChromium, needsChromium } from '../support/browser.js'
 import { FORCE_CLOSE } from '../support/clients.js'
-import { faultProxy } from '../support/proxy.js'
-import { serve, type Served } from '../support/server.js'
-import { until } from '../support/wait.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { serve, type TestServer } from '../support/server.js'
+import { waitUntil } from '../support/wait.js'
 
 const PAGE = `<!doctype html><link rel="icon" href="data:,">
 <script type="module">
@@ -17,7 +17,7 @@ const PAGE = `<!doctype html><link rel="icon" href="data:,">
   }
 </script>`
 
-interface OpenedPage extends Served {
+interface OpenedPage extends TestServer {
   readonly page: Page
   /** The reasons of the sessions that were closed on the server. */
   readonly closeReasons: string[]
@@ -30,14 +30,14 @@ async function openPage (t: Test, retry = 1): Promise<OpenedPage> {
   const closeReasons: string[] = []
   const served = await serve(t, { retry }, {
     fastify: FORCE_CLOSE,
-    before: app => {
+    beforeRegister: app => {
       app.get('/', (_request, reply) => reply.type('text/html').send(PAGE))
       app.get('/other', (_request, reply) => reply.type('text/html').send('<!doctype html>'))
       app.get('/bundle.js', (_request, reply) => reply.type('text/javascript').send(readFileSync(new URL('../../dist/client/bundle.js', import.meta.url))))
     }
   })
   served.sessions.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
-  const proxy = await faultProxy(t, served.port)
+  const proxy = await startFaultProxy(t, served.port)
   const page = await (await launchChromium(t)).newPage()
   await page.goto(proxy.url)
   await page.waitForFunction('window.session?.state === "open"')
@@ -58,7 +58,7 @@ t.test('the bundle sends and receives messages in Chromium, and resumes after a 
 t.test('closing the page closes the session on the server', needsChromium, async t => {
   const { page, closeReasons } = await openPage(t)
   await page.close({ runBeforeUnload: true })
-  await until(() => closeReasons.length > 0, 'the end of the session')
+  await waitUntil(() => closeReasons.length > 0, 'the end of the session')
   t.strictSame(closeReasons, ['deleted'])
 })
 

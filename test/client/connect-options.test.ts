@@ -1,17 +1,17 @@
 import t from 'tap'
-import { eachClient, FORCE_CLOSE, next } from '../support/clients.js'
-import { faultProxy } from '../support/proxy.js'
+import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 import { serve } from '../support/server.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 import { openStream, respond, scriptedServer, welcome } from './support/scripted-server.js'
 
-eachClient(t, 'calls the headers function before each request, and retries after it throws', async (t, connect) => {
+testEachClient(t, 'calls the headers function before each request, and retries after it throws', async (t, connect) => {
   const tokens: unknown[] = []
   const { port } = await serve(t, { retry: 1 }, {
     fastify: FORCE_CLOSE,
-    before: app => { app.addHook('onRequest', async ({ method, headers }) => { tokens.push([method, headers.authorization]) }) }
+    beforeRegister: app => { app.addHook('onRequest', async ({ method, headers }) => { tokens.push([method, headers.authorization]) }) }
   })
-  const proxy = await faultProxy(t, port)
+  const proxy = await startFaultProxy(t, port)
   let calls = 0
   const session = connect(proxy.url, {
     headers: async () => {
@@ -19,16 +19,16 @@ eachClient(t, 'calls the headers function before each request, and retries after
       return { authorization: `${calls}` }
     }
   })
-  t.match(await next(session, 'error'), { message: 'no token yet' })
-  await next(session, 'open')
+  t.match(await waitForEvent(session, 'error'), { message: 'no token yet' })
+  await waitForEvent(session, 'open')
   await session.send({ text: 'x' })
-  const resumed = next(session, 'resume')
+  const resumed = waitForEvent(session, 'resume')
   proxy.connections[0]?.client.destroy()
-  await within(resumed, 'the new stream')
+  await withTimeout(resumed, 'the new stream')
   t.strictSame(tokens, [['GET', '2'], ['POST', '3'], ['GET', '4']])
 })
 
-eachClient(t, 'sends requests with the paths, headers, credentials and fetch of the options', async (t, connect) => {
+testEachClient(t, 'sends requests with the paths, headers, credentials and fetch of the options', async (t, connect) => {
   const requests: Array<[url: string, init: RequestInit]> = []
   const server = await scriptedServer(t, [openStream(welcome())], [respond(200, {}, [{ status: 202, body: { status: 'accepted' } }])])
   const session = connect(`${server.url}/chat/`, {
@@ -52,13 +52,13 @@ eachClient(t, 'sends requests with the paths, headers, credentials and fetch of 
   t.strictSame(server.requests.map(({ headers }) => headers['x-session-id']), ['overwritten', 's', 's'])
 })
 
-eachClient(t, 'does not set credentials by default', async (t, connect) => {
-  const requested = signal<RequestInit>()
+testEachClient(t, 'does not set credentials by default', async (t, connect) => {
+  const requested = deferred<RequestInit>()
   connect('', {
     fetch: async (_url, init) => {
       requested.resolve(init)
       return new Response(null, { status: 204 })
     }
   })
-  t.notOk('credentials' in await within(requested.promise, 'the request'))
+  t.notOk('credentials' in await withTimeout(requested.promise, 'the request'))
 })

@@ -1,6 +1,6 @@
 import t from 'tap'
-import { eachClient, next, record } from '../support/clients.js'
-import { within } from '../support/wait.js'
+import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
+import { withTimeout } from '../support/wait.js'
 import { CLOSE_EVENT, endedStream, respond, scriptedServer, welcome, type Responder } from './support/scripted-server.js'
 
 // After these failures the client retries, with the id of the last event.
@@ -13,11 +13,11 @@ const TRANSIENT: Array<[title: string, responder: Responder, code: string | unde
 ]
 
 for (const [title, responder, code] of TRANSIENT) {
-  eachClient(t, `reconnects and resumes after ${title}`, async (t, connect) => {
+  testEachClient(t, `reconnects and resumes after ${title}`, async (t, connect) => {
     const server = await scriptedServer(t, [endedStream(welcome()), responder, endedStream(welcome(true), CLOSE_EVENT)])
     const session = connect(server.url)
-    const events = record(session)
-    await within(next(session, 'close'), 'the close event')
+    const events = recordEvents(session)
+    await withTimeout(waitForEvent(session, 'close'), 'the close event')
     t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'error', 'resume', 'close'])
     t.match(events[2]?.[1], code === undefined ? Error : { code })
     t.strictSame(server.requests.map(({ headers }) => headers['last-event-id']), [undefined, 's.0', 's.0'])
@@ -37,10 +37,10 @@ const PERMANENT: Array<[title: string, responder: Responder, reason: string]> = 
 ]
 
 for (const [title, responder, reason] of PERMANENT) {
-  eachClient(t, `${title} closes the session with an error`, async (t, connect) => {
+  testEachClient(t, `${title} closes the session with an error`, async (t, connect) => {
     const server = await scriptedServer(t, [responder])
     const session = connect(server.url)
-    const events = record(session)
+    const events = recordEvents(session)
     await t.rejects(async () => { for await (const event of session) t.fail(event.event) }, { code: reason })
     t.match(events, [['error', { code: reason }], ['close', { reason }]])
     t.equal(session.state, 'closed')
@@ -49,28 +49,28 @@ for (const [title, responder, reason] of PERMANENT) {
   })
 }
 
-eachClient(t, 'status 204 closes the session without an error', async (t, connect) => {
+testEachClient(t, 'status 204 closes the session without an error', async (t, connect) => {
   const server = await scriptedServer(t, [respond(204)])
   const session = connect(server.url)
-  const events = record(session)
+  const events = recordEvents(session)
   for await (const event of session) t.fail(event.event)
   t.strictSame(events, [['close', { reason: 'closed' }]])
   await t.rejects(session.send('late'), { code: 'CLOSED' })
   t.equal(server.requests.length, 1)
 })
 
-eachClient(t, 'follows redirects of every kind', async (t, connect) => {
+testEachClient(t, 'follows redirects of every kind', async (t, connect) => {
   const codes = [301, 302, 303, 307, 308]
   const server = await scriptedServer(t, [...codes.map(code => respond(code, { location: '/other' })), endedStream(welcome(), CLOSE_EVENT)])
-  t.strictSame(await next(connect(server.url), 'close'), { reason: 'the end' })
+  t.strictSame(await waitForEvent(connect(server.url), 'close'), { reason: 'the end' })
   t.strictSame(server.requests.map(({ url }) => url), ['/downward', ...codes.map(() => '/other')])
 })
 
-eachClient(t, 'retries after a refused connection', async (t, connect) => {
+testEachClient(t, 'retries after a refused connection', async (t, connect) => {
   const server = await scriptedServer(t, [endedStream(welcome(), CLOSE_EVENT)])
   const urls = ['http://127.0.0.1:1', server.url]
   const session = connect(() => urls.shift() ?? '')
-  const events = record(session)
-  await within(next(session, 'close'), 'the close event')
+  const events = recordEvents(session)
+  await withTimeout(waitForEvent(session, 'close'), 'the close event')
   t.strictSame(events.map(([name]) => name), ['error', 'open', 'close'])
 })

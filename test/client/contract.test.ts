@@ -3,7 +3,7 @@ import { connect, type ClientSession } from '../../lib/client/node.js'
 import type * as react from '../../lib/client/react.js'
 import type { ContractSession, ContractSessions } from '../../lib/index.js'
 import { serve } from '../support/server.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 
 interface Chat {
   down: { said: { who: string, text: string }, count: number, bell: void, blank: undefined }
@@ -40,10 +40,10 @@ t.test('one contract types the messages between the server and its clients', asy
   t.equal(delivered, 1)
   t.strictSame(counts, [1])
 
-  const closed = signal<string>()
+  const closed = deferred<string>()
   session.on('close', ({ reason }) => { closed.resolve(reason) })
   await session.emit('leave', ' bye ')
-  t.equal(await within(closed.promise, 'the end of the session'), 'bye')
+  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'bye')
 })
 
 t.test('sends the events of a contract by every method, with and without data', async t => {

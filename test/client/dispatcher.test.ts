@@ -1,11 +1,11 @@
 import t from 'tap'
 import { Agent, type Dispatcher } from 'undici'
 import { connect } from '../../lib/client/node.js'
-import { next, record } from '../support/clients.js'
-import { http2Server } from '../support/http2.js'
+import { waitForEvent, recordEvents } from '../support/clients.js'
+import { http2Options } from '../support/http2.js'
 import { openStream, scriptedServer, welcome } from './support/scripted-server.js'
 import { serve } from '../support/server.js'
-import { within } from '../support/wait.js'
+import { withTimeout } from '../support/wait.js'
 
 // This test is the first of the process, because undici keeps the first timer that it creates.
 t.test('a stream may be idle for longer than the default bodyTimeout of undici', async t => {
@@ -26,12 +26,12 @@ t.test('a stream may be idle for longer than the default bodyTimeout of undici',
     }
   })
   const withDefault = connect(server.url)
-  const events = record(withDefault)
-  await next(withDefault, 'open')
+  const events = recordEvents(withDefault)
+  await waitForEvent(withDefault, 'open')
   const withCustom = connect(server.url, { dispatcher: new Agent() })
   t.teardown(() => Promise.all([withDefault.close(), withCustom.close()]))
-  await next(withCustom, 'open')
-  const disconnected = next(withCustom, 'disconnect')
+  await waitForEvent(withCustom, 'open')
+  const disconnected = waitForEvent(withCustom, 'disconnect')
   isFast = true
   t.match(await disconnected, { error: { cause: { code: 'UND_ERR_BODY_TIMEOUT' } } })
   t.strictSame(events.map(([name]) => name), ['open'])
@@ -46,7 +46,7 @@ for (const [title, createDispatcher] of DISPATCHERS) {
     // The certificate of the test is self-signed.
     process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'
     t.teardown(() => { delete process.env.NODE_TLS_REJECT_UNAUTHORIZED })
-    const { sessions, url } = await serve(t, {}, { fastify: http2Server })
+    const { sessions, url } = await serve(t, {}, { fastify: http2Options })
     const dispatcher = createDispatcher()
     const versions = new Set<number>()
     sessions.handle('version', (_session, _data, { request }) => {
@@ -54,7 +54,7 @@ for (const [title, createDispatcher] of DISPATCHERS) {
       return 'ok'
     })
     const session = connect(url.replace('http:', 'https:'), { ...dispatcher && { dispatcher } })
-    t.equal(await within(session.request('version', {}), 'the response'), 'ok')
+    t.equal(await withTimeout(session.request('version', {}), 'the response'), 'ok')
     t.strictSame([...versions], [2])
     await session.close()
     await dispatcher?.destroy()

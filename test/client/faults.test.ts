@@ -1,20 +1,20 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
-import { eachClient, FORCE_CLOSE, range, record } from '../support/clients.js'
-import { faultProxy, type Fault } from '../support/proxy.js'
-import { random, seedOf } from '../support/random.js'
+import { testEachClient, FORCE_CLOSE, range, recordEvents } from '../support/clients.js'
+import { startFaultProxy, type Fault } from '../support/fault-proxy.js'
+import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 
 const TOTAL = 10_000
 const FAULTS = ['cut', 'reset', 'half-open'] satisfies Fault[]
 
-eachClient(t, 'delivers 10,000 messages in each direction at the same time, once and in order, over broken connections', async (t, connect) => {
-  const next = random(seedOf(t))
+testEachClient(t, 'delivers 10,000 messages in each direction at the same time, once and in order, over broken connections', async (t, connect) => {
+  const next = createRandom(chooseSeed(t))
   const below = (limit: number): number => Math.floor(next() * limit)
   const { sessions, port } = await serve(t, { retry: 1, log: { entries: TOTAL, bytes: 2 ** 26 } }, { fastify: FORCE_CLOSE })
   const faults: Fault[] = []
-  const proxy = await faultProxy(t, port, connection => {
+  const proxy = await startFaultProxy(t, port, connection => {
     // The first connection lasts until the client has the id of its session.
     const fault = FAULTS[below(3)] ?? 'cut'
     faults.push(fault)
@@ -22,7 +22,7 @@ eachClient(t, 'delivers 10,000 messages in each direction at the same time, once
   })
   const up: unknown[] = []
   const down: unknown[] = []
-  const complete = signal()
+  const complete = deferred()
   const check = (): void => { if (up.length >= TOTAL && down.length >= TOTAL) complete.resolve() }
   sessions.handle('up', (_session, data) => {
     up.push(data)
@@ -37,15 +37,15 @@ eachClient(t, 'delivers 10,000 messages in each direction at the same time, once
   }
   sessions.addHook('onOpen', session => { produce(session) })
   const session = connect(proxy.url, { maxQueued: TOTAL })
-  const events = record(session)
+  const events = recordEvents(session)
   session.on('down', n => {
     down.push(n)
     check()
   })
   const numbers = range(TOTAL)
   const results = Promise.all(numbers.map(n => session.request('up', n)))
-  await within(complete.promise, `all messages: ${up.length} up, ${down.length} down`, 60_000)
-  t.strictSame(await within(results, 'the responses'), numbers)
+  await withTimeout(complete.promise, `all messages: ${up.length} up, ${down.length} down`, 60_000)
+  t.strictSame(await withTimeout(results, 'the responses'), numbers)
   t.strictSame(up, numbers)
   t.strictSame(down, numbers)
   t.strictSame([...new Set(events.map(([name]) => name))].filter(name => !['open', 'disconnect', 'resume', 'error'].includes(name)), [])

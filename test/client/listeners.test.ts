@@ -1,10 +1,10 @@
 import t from 'tap'
-import { eachClient, FORCE_CLOSE, next } from '../support/clients.js'
+import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
-import { until } from '../support/wait.js'
+import { waitUntil } from '../support/wait.js'
 import { CLOSE_EVENT, endedStream, openStream, scriptedServer, welcome } from './support/scripted-server.js'
 
-eachClient(t, 'an error that a listener throws is uncaught, and the session and its other listeners continue', async (t, connect) => {
+testEachClient(t, 'an error that a listener throws is uncaught, and the session and its other listeners continue', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
   const session = connect(url)
   session.on('open', () => { throw new Error('mine') })
@@ -13,17 +13,17 @@ eachClient(t, 'an error that a listener throws is uncaught, and the session and 
   const originalListeners = process.listeners('uncaughtException')
   process.removeAllListeners('uncaughtException')
   process.on('uncaughtException', onUncaught)
-  await next(session, 'open')
-  await until(() => uncaught.length > 0, 'the error')
+  await waitForEvent(session, 'open')
+  await waitUntil(() => uncaught.length > 0, 'the error')
   process.off('uncaughtException', onUncaught)
   for (const listener of originalListeners) process.on('uncaughtException', listener)
   t.match(uncaught, [{ message: 'mine' }])
-  const message = next(session, 'message')
+  const message = waitForEvent(session, 'message')
   await (await sessions.find(session.sessionId ?? ''))?.send(1)
   t.equal(await message, 1)
 })
 
-eachClient(t, 'a listener that replaces itself receives each event once, and one that another listener removed receives nothing', async (t, connect) => {
+testEachClient(t, 'a listener that replaces itself receives each event once, and one that another listener removed receives nothing', async (t, connect) => {
   const server = await scriptedServer(t, [openStream(`${welcome()}data: 1\n\ndata: 2\n\n${CLOSE_EVENT}`)])
   const session = connect(server.url)
   const received: unknown[] = []
@@ -37,11 +37,11 @@ eachClient(t, 'a listener that replaces itself receives each event once, and one
   addListener()
   session.on('open', () => { off() })
   const off = session.on('open', () => { t.fail('a removed listener was called') })
-  await next(session, 'close')
+  await waitForEvent(session, 'close')
   t.strictSame(received, [1, 2])
 })
 
-eachClient(t, 'removes only one of two listeners with the same function', async (t, connect) => {
+testEachClient(t, 'removes only one of two listeners with the same function', async (t, connect) => {
   const server = await scriptedServer(t, [openStream(welcome())])
   const session = connect(server.url)
   let calls = 0
@@ -49,11 +49,11 @@ eachClient(t, 'removes only one of two listeners with the same function', async 
   const off = session.on('open', listener)
   session.on('open', listener)
   off()
-  await next(session, 'open')
+  await waitForEvent(session, 'open')
   t.equal(calls, 1)
 })
 
-eachClient(t, 'a removed listener receives no further event', async (t, connect) => {
+testEachClient(t, 'a removed listener receives no further event', async (t, connect) => {
   const server = await scriptedServer(t, [endedStream(welcome(), 'data: 1\n\n', 'data: 2\n\n', CLOSE_EVENT)])
   const session = connect(server.url)
   const received: unknown[] = []
@@ -61,6 +61,6 @@ eachClient(t, 'a removed listener receives no further event', async (t, connect)
     received.push(data)
     off()
   })
-  await next(session, 'close')
+  await waitForEvent(session, 'close')
   t.strictSame(received, [1])
 })

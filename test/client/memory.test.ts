@@ -1,10 +1,10 @@
 import t from 'tap'
-import { evaluate } from '../support/evaluate.js'
+import { runSource } from '../support/run-source.js'
 
 for (const build of ['node', 'index']) {
   // The server is minimal, because the measured memory includes it.
   t.test(`memory stays constant over 100,000 messages in each direction, and an iterator that ended early keeps none of them (${build}.js)`, async t => {
-    const { code, output } = await evaluate(t, `
+    const { code, output } = await runSource(t, `
       import { createServer } from 'node:http'
       import { connect } from './lib/client/${build}.js'
       let stream

@@ -1,13 +1,13 @@
 import { getEventListeners } from 'node:events'
 import t from 'tap'
-import { eachClient, FORCE_CLOSE, next, range } from '../support/clients.js'
-import { faultProxy } from '../support/proxy.js'
+import { testEachClient, FORCE_CLOSE, waitForEvent, range } from '../support/clients.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 import { serve } from '../support/server.js'
-import { signal, until, within } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { echo, isPost, messagesOf, openStream, scriptedServer, startStream, welcome, type Responder } from './support/scripted-server.js'
 
-eachClient(t, 'sends queued messages in order with one POST at a time, and messages queued during a POST as one batch', async (t, connect) => {
-  const released = signal()
+testEachClient(t, 'sends queued messages in order with one POST at a time, and messages queued during a POST as one batch', async (t, connect) => {
+  const released = deferred()
   const server = await scriptedServer(t, [openStream(welcome())], [
     async (response, body) => {
       await released.promise
@@ -17,7 +17,7 @@ eachClient(t, 'sends queued messages in order with one POST at a time, and messa
   ])
   const session = connect(server.url)
   const before = Promise.all([session.request('a', 0), session.request('b', 1)])
-  await until(() => server.requests.some(isPost), 'a POST')
+  await waitUntil(() => server.requests.some(isPost), 'a POST')
   const during = Promise.all([2, 3, 4].map(n => session.request('c', n)))
   released.resolve()
   t.strictSame(await before, [0, 1])
@@ -30,7 +30,7 @@ eachClient(t, 'sends queued messages in order with one POST at a time, and messa
   t.match(posts[0]?.headers, { 'x-session-id': 's', 'content-type': 'application/x-ndjson' })
 })
 
-eachClient(t, 'limits the queue, and fails a message after its timeout or when its signal aborts', async (t, connect) => {
+testEachClient(t, 'limits the queue, and fails a message after its timeout or when its signal aborts', async (t, connect) => {
   const server = await scriptedServer(t, [() => {}])
   const session = connect(server.url, { maxQueued: 2, timeout: 50 })
   const controller = new AbortController()
@@ -47,8 +47,8 @@ eachClient(t, 'limits the queue, and fails a message after its timeout or when i
   await t.rejects(third, { code: 'CLOSED' })
 })
 
-eachClient(t, 'limits the queue to 1000 messages by default, and accepts more after responses', async (t, connect) => {
-  const released = signal()
+testEachClient(t, 'limits the queue to 1000 messages by default, and accepts more after responses', async (t, connect) => {
+  const released = deferred()
   const server = await scriptedServer(t, [async response => {
     await released.promise
     await startStream(response, welcome())
@@ -62,25 +62,25 @@ eachClient(t, 'limits the queue to 1000 messages by default, and accepts more af
   t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).length), [...Array<number>(15).fill(64), 40, 1])
 })
 
-eachClient(t, 'sends messages that are queued while the network is down once and in order when it is back', async (t, connect) => {
+testEachClient(t, 'sends messages that are queued while the network is down once and in order when it is back', async (t, connect) => {
   const { sessions, port } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
   const handled: unknown[] = []
   sessions.handle('message', (_session, data) => { handled.push(data) })
-  const proxy = await faultProxy(t, port)
+  const proxy = await startFaultProxy(t, port)
   const session = connect(proxy.url)
   await session.send(0)
-  const failed = next(session, 'error')
+  const failed = waitForEvent(session, 'error')
   proxy.setDown(true)
   const sent = Promise.all(range(200).map(n => session.send(n + 1)))
   await failed
   proxy.setDown(false)
-  await within(sent, 'the responses')
+  await withTimeout(sent, 'the responses')
   t.strictSame(handled, range(201))
 })
 
-eachClient(t, 'does not repeat a message that is aborted during its POST, and removes the abort listener', async (t, connect) => {
-  const posted = signal()
-  const aborted = signal()
+testEachClient(t, 'does not repeat a message that is aborted during its POST, and removes the abort listener', async (t, connect) => {
+  const posted = deferred()
+  const aborted = deferred()
   const server = await scriptedServer(t, [openStream(welcome())], [
     async response => {
       posted.resolve()
@@ -93,7 +93,7 @@ eachClient(t, 'does not repeat a message that is aborted during its POST, and re
   const session = connect(server.url)
   const controller = new AbortController()
   const first = session.request('a', 1, { signal: controller.signal })
-  await within(posted.promise, 'the POST')
+  await withTimeout(posted.promise, 'the POST')
   const second = session.request('a', 2, { signal: controller.signal })
   const third = session.request('a', 3)
   controller.abort('enough')

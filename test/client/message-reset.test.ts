@@ -1,11 +1,11 @@
 import t from 'tap'
-import { eachClient, FORCE_CLOSE, next } from '../support/clients.js'
+import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 import { echo, isPost, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
-eachClient(t, 'a message that was never sent, because its headers never resolved, goes to the next session', async (t, connect) => {
-  const blocked = signal()
+testEachClient(t, 'a message that was never sent, because its headers never resolved, goes to the next session', async (t, connect) => {
+  const blocked = deferred()
   const server = await scriptedServer(t, [
     async response => {
       const stream = await startStream(response, welcome())
@@ -27,8 +27,8 @@ eachClient(t, 'a message that was never sent, because its headers never resolved
   t.strictSame(server.requests.filter(isPost).map(({ headers }) => headers['x-session-id']), ['next'])
 })
 
-eachClient(t, 'after a reset, sends unsent messages to the new session and fails messages that may have been handled', async (t, connect) => {
-  const posted = signal()
+testEachClient(t, 'after a reset, sends unsent messages to the new session and fails messages that may have been handled', async (t, connect) => {
+  const posted = deferred()
   const server = await scriptedServer(t, [
     async response => {
       await startStream(response, welcome())
@@ -39,7 +39,7 @@ eachClient(t, 'after a reset, sends unsent messages to the new session and fails
   ], [() => { posted.resolve() }, echo])
   const session = connect(server.url)
   const uncertain = session.request('a', 1)
-  await within(posted.promise, 'a POST')
+  await withTimeout(posted.promise, 'a POST')
   const unsent = session.request('a', 2)
   await t.rejects(uncertain, { code: 'RESET' })
   t.equal(await unsent, 2)
@@ -57,8 +57,8 @@ const RESPONSES: Array<[title: string, responder: Responder, outcome: unknown]> 
   ['status 503 of its handler', respond(200, {}, [{ status: 503, body: { code: 'BUSY' }, replayed: true }]), 'BUSY']
 ]
 for (const [title, responder, outcome] of RESPONSES) {
-  eachClient(t, `a message with ${title} before a reset ends with ${String(outcome)}`, async (t, connect) => {
-    const responded = signal()
+  testEachClient(t, `a message with ${title} before a reset ends with ${String(outcome)}`, async (t, connect) => {
+    const responded = deferred()
     const server = await scriptedServer(t, [
       async response => {
         await startStream(response, 'retry: 100000\n\n', welcome())
@@ -74,22 +74,22 @@ for (const [title, responder, outcome] of RESPONSES) {
       },
       echo
     ])
-    t.equal(await within(connect(server.url).request('a', 1).catch(({ code }) => code), 'the outcome'), outcome)
+    t.equal(await withTimeout(connect(server.url).request('a', 1).catch(({ code }) => code), 'the outcome'), outcome)
   })
 }
 
-eachClient(t, 'a POST to an unknown session waits for the next session', async (t, connect) => {
+testEachClient(t, 'a POST to an unknown session waits for the next session', async (t, connect) => {
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
   const session = connect(url)
-  await next(session, 'open')
+  await waitForEvent(session, 'open')
   const lost = await sessions.find(session.sessionId ?? '')
   sessions.handle('id', ({ id }) => id)
-  const reset = next(session, 'reset')
+  const reset = waitForEvent(session, 'reset')
   // The server loses the session without an end of its stream, as after a restart behind a proxy.
   t.ok(lost)
   sessions.findCached = id => id === lost?.id ? undefined : Object.getPrototypeOf(sessions).findCached.call(sessions, id)
   sessions.findForResume = async () => undefined
-  const id = await within(session.request('id', 1), 'the response')
+  const id = await withTimeout(session.request('id', 1), 'the response')
   await reset
   t.equal(id, session.sessionId)
   t.not(id, lost?.id)

@@ -1,8 +1,8 @@
 import t from 'tap'
 import { StoreUnavailable } from '../../lib/index.js'
-import { eachClient, FORCE_CLOSE, next, range } from '../support/clients.js'
+import { testEachClient, FORCE_CLOSE, waitForEvent, range } from '../support/clients.js'
 import { serve } from '../support/server.js'
-import { signal, until, within } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { echo, isPost, openStream, respond, scriptedServer, startStream, welcome, type Responder } from './support/scripted-server.js'
 import { fakeNetwork, streamResponse } from './support/fake-network.js'
 
@@ -19,7 +19,7 @@ const FAILURES: Array<[title: string, responder: Responder]> = [
   ['with status 503 for the message', respond(200, {}, [{ status: 503, body: {} }])]
 ]
 for (const [title, responder] of FAILURES) {
-  eachClient(t, `repeats the same message after a POST ${title}`, async (t, connect) => {
+  testEachClient(t, `repeats the same message after a POST ${title}`, async (t, connect) => {
     const server = await scriptedServer(t, [openStream(welcome())], [responder, echo])
     t.equal(await connect(server.url).request('a', 7), 7)
     const bodies = server.requests.filter(isPost).map(({ body }) => body)
@@ -28,7 +28,7 @@ for (const [title, responder] of FAILURES) {
   })
 }
 
-eachClient(t, 'handles the rest of a batch in order after a message that failed because of the store', async (t, connect) => {
+testEachClient(t, 'handles the rest of a batch in order after a message that failed because of the store', async (t, connect) => {
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
   const handled: unknown[] = []
   let fails = true
@@ -44,7 +44,7 @@ eachClient(t, 'handles the rest of a batch in order after a message that failed 
   t.strictSame(handled, range(4))
 })
 
-eachClient(t, 'rejects with a 503 that the handler sent', async (t, connect) => {
+testEachClient(t, 'rejects with a 503 that the handler sent', async (t, connect) => {
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
   let calls = 0
   sessions.handle('a', (_session, _data, { reply }) => {
@@ -55,27 +55,27 @@ eachClient(t, 'rejects with a 503 that the handler sent', async (t, connect) => 
   t.equal(calls, 1)
 })
 
-eachClient(t, 'repeats a POST that has no response after 15 seconds', async (t, connect) => {
+testEachClient(t, 'repeats a POST that has no response after 15 seconds', async (t, connect) => {
   const { fetch, requestCount, advance } = fakeNetwork(t, (method, attempt) => {
     if (method !== 'POST') return streamResponse(welcome())
     return attempt === 1 ? undefined : Response.json([{ status: 200, body: 'yes' }])
   })
   const result = connect('', { fetch }).request('a', 1)
-  await until(() => requestCount('POST') === 1, 'the POST')
+  await waitUntil(() => requestCount('POST') === 1, 'the POST')
   await advance(14_999)
   t.equal(requestCount('POST'), 1)
   await advance(1)
   t.equal(requestCount('POST'), 2)
-  t.equal(await within(result, 'the response'), 'yes')
+  t.equal(await withTimeout(result, 'the response'), 'yes')
 })
 
-eachClient(t, 'a message fails after 60 seconds, or after its own timeout, even during a POST, and is not repeated', async (t, connect) => {
+testEachClient(t, 'a message fails after 60 seconds, or after its own timeout, even during a POST, and is not repeated', async (t, connect) => {
   const { fetch, requestCount, advance } = fakeNetwork(t, method => method === 'POST' ? undefined : streamResponse(welcome()))
   const session = connect('', { fetch })
   const failed: unknown[] = []
   session.send(1).catch(({ code }) => { failed.push([1, code]) })
   session.request('message', 2, { timeout: 20_000 }).catch(({ code }) => { failed.push([2, code]) })
-  await until(() => requestCount('POST') === 1, 'the POST')
+  await waitUntil(() => requestCount('POST') === 1, 'the POST')
   await advance(15_000)
   await advance(4999)
   t.strictSame(failed, [])
@@ -92,9 +92,9 @@ eachClient(t, 'a message fails after 60 seconds, or after its own timeout, even 
   t.equal(requestCount('POST'), 4)
 })
 
-eachClient(t, 'ignores a response that arrives after a new stream, and repeats the message', async (t, connect) => {
-  const posted = signal()
-  const lateBody = signal<unknown>()
+testEachClient(t, 'ignores a response that arrives after a new stream, and repeats the message', async (t, connect) => {
+  const posted = deferred()
+  const lateBody = deferred<unknown>()
   const server = await scriptedServer(t, [
     async response => {
       await startStream(response, welcome())
@@ -111,11 +111,11 @@ eachClient(t, 'ignores a response that arrives after a new stream, and repeats t
       return Object.assign(new Response(null, { headers: { 'x-session-connected': 'false' } }), { json: () => lateBody.promise })
     }
   })
-  const resumed = next(session, 'resume')
+  const resumed = waitForEvent(session, 'resume')
   const result = session.request('a', 1)
   await resumed
   lateBody.resolve([{ status: 200, body: 'late' }])
-  t.equal(await within(result, 'the response'), 1)
+  t.equal(await withTimeout(result, 'the response'), 1)
   await session.close()
   t.strictSame(server.requests.map(({ method }) => method), ['GET', 'GET', 'POST', 'DELETE'])
 })

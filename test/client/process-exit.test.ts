@@ -1,13 +1,13 @@
 import t from 'tap'
 import { FORCE_CLOSE } from '../support/clients.js'
-import { evaluate } from '../support/evaluate.js'
+import { runSource } from '../support/run-source.js'
 import { endedStream, openStream, respond, scriptedServer, welcome } from './support/scripted-server.js'
 import { serve } from '../support/server.js'
 
 for (const build of ['node', 'index']) {
   t.test(`a process exits when its session is closed, even if messages failed (${build}.js)`, async t => {
     const { url } = await serve(t, {}, { fastify: FORCE_CLOSE })
-    const { code, output } = await evaluate(t, `
+    const { code, output } = await runSource(t, `
       import { connect } from './lib/client/${build}.js'
       const session = connect('${url}')
       await session.send({ text: 'x' })
@@ -26,7 +26,7 @@ for (const build of ['node', 'index']) {
       openStream('retry: 100000\n\n', welcome(false, 's', { heartbeatInterval: 100_000 })),
       endedStream('retry: 100000\n\n', welcome())
     ], [respond(503, { 'retry-after': '100' })])
-    const { code, output } = await evaluate(t, `
+    const { code, output } = await runSource(t, `
       import { connect } from './lib/client/${build}.js'
       const connected = connect('${url}')
       await connected.request('a', 1, { timeout: 500 }).catch(({ code }) => console.log(code))

@@ -3,13 +3,13 @@ import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
 import sseSessions, { type Session, type Sessions } from '../../lib/index.js'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { bundle } from '../support/bundle.js'
-import { faultProxy } from '../support/proxy.js'
+import { bundleForBrowser } from '../support/bundle.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 import type { ReactPage } from './support/react-page.js'
 import { serve } from '../support/server.js'
-import { signal, until, within } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
-const script = await bundle(new URL('./support/react-page.tsx', import.meta.url))
+const script = await bundleForBrowser(new URL('./support/react-page.tsx', import.meta.url))
 
 /** Serves the page and records the requests for streams. */
 function servePage (requests: string[] = []): (app: FastifyInstance) => void {
@@ -39,8 +39,8 @@ const renders = async (page: Page): Promise<ReactPage['renders']> => await page.
 
 t.test('under StrictMode a component opens one session, receives events, sends messages, and closes the session when it is unmounted', needsChromium, async t => {
   const requests: string[] = []
-  const closed = signal<string>()
-  const { sessions, url } = await serve(t, {}, { before: servePage(requests) })
+  const closed = deferred<string>()
+  const { sessions, url } = await serve(t, {}, { beforeRegister: servePage(requests) })
   sessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
   sessions.handle('message', session => session.emit('said', 'yes'))
   sessions.handle('shout', (_session, text) => String(text).toUpperCase())
@@ -57,7 +57,7 @@ t.test('under StrictMode a component opens one session, receives events, sends m
   t.equal((await renders(page))[0]?.state, 'connecting')
 
   await page.evaluate('unmount()')
-  t.equal(await within(closed.promise, 'the end of the session'), 'deleted')
+  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'deleted')
   t.equal(await page.evaluate('session.send("late").catch(({ code }) => code)'), 'CLOSED')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
@@ -67,8 +67,8 @@ t.test('another URL closes the session and opens a new one, without events of th
   const closeReasons: string[] = []
   const greet = (text: string) => async (session: Session): Promise<void> => { await session.emit('said', text) }
   const { sessions, url, app } = await serve(t, { prefix: '/a' }, {
-    before: servePage(),
-    after: app => app.register(sseSessions, { prefix: '/b', decorator: 'others' })
+    beforeRegister: servePage(),
+    afterRegister: app => app.register(sseSessions, { prefix: '/b', decorator: 'others' })
   })
   const others = app.getDecorator<Sessions>('others')
   sessions.addHook('onOpen', greet('from a')).addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
@@ -77,7 +77,7 @@ t.test('another URL closes the session and opens a new one, without events of th
   await page.getByText('open from a').waitFor()
   await page.evaluate('renders.length = 0, show("/b")')
   await page.getByText('open undefined').waitFor()
-  await until(() => closeReasons.length > 0, 'the end of the first session')
+  await waitUntil(() => closeReasons.length > 0, 'the end of the first session')
   t.strictSame(closeReasons, ['deleted'])
   t.equal(others.size, 1)
   const lastOpen = (await renders(page)).filter(({ state }) => state === 'open').at(-1)
@@ -86,11 +86,11 @@ t.test('another URL closes the session and opens a new one, without events of th
 })
 
 t.test('renders disconnected after a lost connection, then the same session with the events that were sent in between', needsChromium, async t => {
-  const { sessions, url, port } = await serve(t, { retry: 1, cors: true }, { before: servePage() })
-  const opened = signal<Session>()
+  const { sessions, url, port } = await serve(t, { retry: 1, cors: true }, { beforeRegister: servePage() })
+  const opened = deferred<Session>()
   sessions.addHook('onOpen', session => { opened.resolve(session) })
   sessions.addHook('onDisconnect', async session => { await session.emit('said', 'in between') })
-  const proxy = await faultProxy(t, port)
+  const proxy = await startFaultProxy(t, port)
   const { page, problems } = await openPage(t, url)
   await page.evaluate(`show("${proxy.url}")`)
   await page.getByText('open undefined').waitFor()
@@ -106,7 +106,7 @@ t.test('renders disconnected after a lost connection, then the same session with
 
 t.test('a component that Suspense hides keeps its session and receives events', needsChromium, async t => {
   const requests: string[] = []
-  const { sessions, url } = await serve(t, {}, { before: servePage(requests) })
+  const { sessions, url } = await serve(t, {}, { beforeRegister: servePage(requests) })
   const { page, problems } = await openPage(t, url)
   await page.evaluate('show("")')
   await page.getByText('open undefined').waitFor()
@@ -122,13 +122,13 @@ t.test('a component that Suspense hides keeps its session and receives events', 
   t.strictSame(requests, ['GET /downward'])
 
   await page.evaluate('unmount()')
-  await until(() => sessions.size === 0, 'the end of the session')
+  await waitUntil(() => sessions.size === 0, 'the end of the session')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
 })
 
 t.test('effects receive each event that arrives together with the welcome event', needsChromium, async t => {
-  const { url } = await serve(t, {}, { before: servePage() })
+  const { url } = await serve(t, {}, { beforeRegister: servePage() })
   const { page, problems } = await openPage(t, url)
   const events = ['welcome\ndata: {"sessionId":"s"}', 'said\ndata: "first"', 'said\ndata: "second"'].map(event => `event: ${event}\n\n`).join('')
   // All events are in the first chunk of the stream.

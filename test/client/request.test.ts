@@ -1,8 +1,8 @@
 import t from 'tap'
-import { eachClient, FORCE_CLOSE, next } from '../support/clients.js'
+import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 
-eachClient(t, 'sends messages in both directions', async (t, connect) => {
+testEachClient(t, 'sends messages in both directions', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
   sessions.addHook('onOpen', () => ({ text: 'hi' }))
   sessions.handle('message', async (session, data) => { await session.send(data) })
@@ -15,8 +15,8 @@ eachClient(t, 'sends messages in both directions', async (t, connect) => {
   const session = connect(url)
   t.equal(session.state, 'connecting')
   t.equal(session.sessionId, undefined)
-  const opened = next(session, 'open')
-  const message = next(session, 'message')
+  const opened = waitForEvent(session, 'open')
+  const message = waitForEvent(session, 'message')
   await session.send({ n: 1 })
   t.match(await opened, { resumed: false, text: 'hi', sessionId: session.sessionId })
   t.equal(session.state, 'open')
@@ -27,7 +27,7 @@ eachClient(t, 'sends messages in both directions', async (t, connect) => {
   await t.rejects(session.request('unknown', {}), { code: 'FST_SSE_EVENT_UNKNOWN', status: 404 })
 })
 
-eachClient(t, 'request resolves with the return value of the handler, for every value and status', async (t, connect) => {
+testEachClient(t, 'request resolves with the return value of the handler, for every value and status', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
   const results = [undefined, null, 0, 'text', { status: 'accepted', job: 7 }, { status: 'done' }]
   sessions.handle('get', (_session, data, { reply }) => {

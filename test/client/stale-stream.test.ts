@@ -1,25 +1,25 @@
 import t from 'tap'
-import { eachClient, next, record } from '../support/clients.js'
+import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
 import { skewClock } from '../support/clock.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 import { endedStream, openStream, respond, scriptedServer, startStream, welcome } from './support/scripted-server.js'
 
 const stale = respond(200, { 'x-session-connected': 'false' }, [{ status: 200, body: 1 }])
 
-eachClient(t, 'X-Session-Connected: false replaces the stream at once', async (t, connect) => {
+testEachClient(t, 'X-Session-Connected: false replaces the stream at once', async (t, connect) => {
   const skew = skewClock(t, Date)
   const server = await scriptedServer(t, [openStream('retry: 100000\n\n', welcome()), openStream(welcome(true))], [stale])
   const session = connect(server.url)
-  const events = record(session)
-  await next(session, 'open')
+  const events = recordEvents(session)
+  await waitForEvent(session, 'open')
   skew(100_000)
-  const resumed = next(session, 'resume')
+  const resumed = waitForEvent(session, 'resume')
   t.equal(await session.request('a', 1), 1)
-  await within(resumed, 'the new stream')
+  await withTimeout(resumed, 'the new stream')
   t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }], ['resume']])
 })
 
-eachClient(t, 'a stream that is stale right after it opened is replaced after the retry delay', async (t, connect) => {
+testEachClient(t, 'a stream that is stale right after it opened is replaced after the retry delay', async (t, connect) => {
   const server = await scriptedServer(t, [openStream('retry: 300\n\n', welcome()), openStream(welcome(true))], [stale])
   // Measured in the client, because a request may arrive late at the server.
   const sentAt: number[] = []
@@ -29,16 +29,16 @@ eachClient(t, 'a stream that is stale right after it opened is replaced after th
       return fetch(url, init)
     }
   })
-  const resumed = next(session, 'resume')
+  const resumed = waitForEvent(session, 'resume')
   await session.request('a', 1)
   await resumed
   const [first, second] = sentAt as [number, number]
   t.ok(second - first >= 295, `${second - first} ms`)
 })
 
-eachClient(t, 'ignores X-Session-Connected: false while it reconnects, and X-Session-Connected: true', async (t, connect) => {
-  const requested = signal()
-  const released = signal()
+testEachClient(t, 'ignores X-Session-Connected: false while it reconnects, and X-Session-Connected: true', async (t, connect) => {
+  const requested = deferred()
+  const released = deferred()
   const server = await scriptedServer(t, [
     endedStream(welcome()),
     async response => {
@@ -48,9 +48,9 @@ eachClient(t, 'ignores X-Session-Connected: false while it reconnects, and X-Ses
     }
   ], [stale, respond(200, { 'x-session-connected': 'true' }, [{ status: 200, body: 2 }])])
   const session = connect(server.url)
-  const events = record(session)
-  const resumed = next(session, 'resume')
-  await within(requested.promise, 'the next attempt')
+  const events = recordEvents(session)
+  const resumed = waitForEvent(session, 'resume')
+  await withTimeout(requested.promise, 'the next attempt')
   t.equal(await session.request('a', 1), 1)
   released.resolve()
   await resumed

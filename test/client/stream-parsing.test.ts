@@ -1,6 +1,6 @@
 import t from 'tap'
-import { eachClient, next, record } from '../support/clients.js'
-import { within } from '../support/wait.js'
+import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
+import { withTimeout } from '../support/wait.js'
 import { CLOSE_EVENT, endedStream, scriptedServer, welcome, writeChunks } from './support/scripted-server.js'
 
 const multiByte = Buffer.from('data: "a€b😀c"\n\n')
@@ -26,7 +26,7 @@ const STREAMS: Array<[title: string, chunks: Array<string | Buffer>, expected: u
 ]
 
 for (const [title, chunks, expected] of STREAMS) {
-  eachClient(t, `receives the events of a stream with ${title}`, async (t, connect) => {
+  testEachClient(t, `receives the events of a stream with ${title}`, async (t, connect) => {
     const server = await scriptedServer(t, [endedStream(welcome(), ...chunks)])
     const session = connect(server.url)
     const data: unknown[] = []
@@ -35,20 +35,20 @@ for (const [title, chunks, expected] of STREAMS) {
   })
 }
 
-eachClient(t, 'emits error for an event whose data is not JSON', async (t, connect) => {
+testEachClient(t, 'emits error for an event whose data is not JSON', async (t, connect) => {
   const server = await scriptedServer(t, [endedStream(welcome(), 'data: {nonsense\n\n', CLOSE_EVENT)])
   const session = connect(server.url)
-  const events = record(session)
-  await next(session, 'close')
+  const events = recordEvents(session)
+  await waitForEvent(session, 'close')
   t.match(events, [['open'], ['error', SyntaxError], ['close', { reason: 'the end' }]])
 })
 
-eachClient(t, 'skips a byte order mark that is split over chunks', async (t, connect) => {
+testEachClient(t, 'skips a byte order mark that is split over chunks', async (t, connect) => {
   const server = await scriptedServer(t, [async response => {
     response.writeHead(200, { 'content-type': 'text/event-stream' })
     await writeChunks(response, Buffer.of(0xef), Buffer.of(0xbb, 0xbf), welcome(), CLOSE_EVENT)
   }])
   const session = connect(server.url)
-  await within(next(session, 'close'), 'the close event')
+  await withTimeout(waitForEvent(session, 'close'), 'the close event')
   t.equal(session.sessionId, 's')
 })

@@ -1,11 +1,11 @@
 import t, { type Test } from 'tap'
 import { startCluster, type Cluster } from './support/cluster.js'
 import { startTcpProxy } from './support/tcp-proxy.js'
-import { faultProxy } from '../support/proxy.js'
-import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
-import { positionOf } from '../support/resumption.js'
-import { openStream, post, type Stream, type StreamEvent } from '../support/stream.js'
-import { until, within } from '../support/wait.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
+import { positionOf } from '../support/served-session.js'
+import { openStream, postMessage, type ClientStream, type StreamEvent } from '../support/http-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 interface Failover extends Cluster {
   /** Waits until the replica has all writes. */
@@ -18,19 +18,19 @@ interface Failover extends Cluster {
 
 async function startFailover (t: Test): Promise<Failover> {
   const primary = await startRedis(t)
-  const replicationProxy = await faultProxy(t, primary.port)
+  const replicationProxy = await startFaultProxy(t, primary.port)
   const replica = await startRedis(t, { replicaOf: replicationProxy.port })
   const clientProxy = await startTcpProxy(t, primary.port)
   const offset = async (server: RedisServer): Promise<string | undefined> => (await server.info('replication')).master_repl_offset
   const cluster = await startCluster(t, { redis: primary, redisPort: clientProxy.port })
   return {
     ...cluster,
-    waitForReplica: () => until(async () => await offset(primary) === await offset(replica), 'the replica'),
+    waitForReplica: () => waitUntil(async () => await offset(primary) === await offset(replica), 'the replica'),
     isolateReplica: () => { replicationProxy.setDown(true) },
     promoteReplica: async () => {
       await primary.kill()
       clientProxy.targetPort = replica.port
-      await replica.ask('REPLICAOF', 'NO', 'ONE')
+      await replica.sendCommand('REPLICAOF', 'NO', 'ONE')
     }
   }
 }
@@ -40,7 +40,7 @@ const hasData = (n: number) => ({ data }: { data: unknown }): boolean => data ==
 
 /** Sends three numbers: to each session, to the channel and to all sessions, each from another node. Repeats each one until it is confirmed. */
 async function send ({ nodes: [first, second, third] }: Cluster, ids: string[], from: number): Promise<void> {
-  const repeatUntilConfirmed = (action: () => Promise<void>): Promise<void> => until(() => action().then(() => true, ({ code }) => {
+  const repeatUntilConfirmed = (action: () => Promise<void>): Promise<void> => waitUntil(() => action().then(() => true, ({ code }) => {
     if (code !== 'FST_SSE_STORE_UNAVAILABLE') throw new Error(String(code))
     return false
   }), 'a message to be confirmed')
@@ -49,7 +49,7 @@ async function send ({ nodes: [first, second, third] }: Cluster, ids: string[], 
   await repeatUntilConfirmed(() => third.call('broadcast', 'down', from + 2))
 }
 
-const receivedNumbers = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'down').map(({ data }) => data)
+const receivedNumbers = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'down').map(({ data }) => data)
 
 t.test('after failover to a replica without the last writes, a gap with reason "store" covers the lost events', needsRedis, async t => {
   const cluster = await startFailover(t)
@@ -86,7 +86,7 @@ t.test('after failover to a replica without the last writes, a gap with reason "
   t.strictSame(receivedNumbers(resumed), range(4, 12).filter(n => !missed.includes(n)), 'the resumed client receives the other numbers in order')
   t.ok(resumed.events.indexOf(gap as StreamEvent) < resumed.events.findIndex(({ data }) => data === 10), 'later events follow the gap')
 
-  await within(lost.ended, 'the end of the stream')
+  await withTimeout(lost.ended, 'the end of the stream')
   t.notOk(lost.events.some(({ event }) => event === 'close'), 'the stream of a session that the replica does not have ends without a close event, so that its client reconnects')
   const reconnected = await openStream(t, cluster.url, { headers: { 'last-event-id': lost.events[0]?.id ?? '' } })
   t.match(reconnected.events[0]?.data, { resumed: false, previous: 'unknown' })
@@ -120,7 +120,7 @@ t.test('after failover to a complete replica, no event is lost and no gap is rep
   const { sessionId } = stream
   await nodes[2].call('join', sessionId, 'room')
   await send(cluster, [sessionId], 1)
-  await post(nodes[1].url, sessionId, 1, { event: 'up', key: 'k' })
+  await postMessage(nodes[1].url, sessionId, 1, { event: 'up', key: 'k' })
   await stream.waitFor(hasData(3))
   await waitForReplica()
   await promoteReplica()
@@ -128,5 +128,5 @@ t.test('after failover to a complete replica, no event is lost and no gap is rep
   await stream.waitFor(hasData(6))
   t.strictSame(stream.events.map(({ event }) => event), ['welcome', ...Array(6).fill('down')])
   t.strictSame(receivedNumbers(stream), [1, 2, 3, 4, 5, 6])
-  t.match(await post(nodes[2].url, sessionId, 1, { event: 'up', key: 'k' }), { status: 200, headers: { 'idempotent-replayed': 'true' } })
+  t.match(await postMessage(nodes[2].url, sessionId, 1, { event: 'up', key: 'k' }), { status: 200, headers: { 'idempotent-replayed': 'true' } })
 })

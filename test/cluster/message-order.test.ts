@@ -1,11 +1,11 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { startCluster, type ClusterNode, type HandlerRun } from './support/cluster.js'
-import { seedOf } from '../support/random.js'
-import { needsRedis } from '../support/redis.js'
-import { refused } from '../support/error-response.js'
-import { openStream, post, type Answer, type PostOptions } from '../support/stream.js'
-import { until } from '../support/wait.js'
+import { chooseSeed } from '../support/random.js'
+import { needsRedis } from '../support/redis-server.js'
+import { assertErrorResponse } from '../support/error-response.js'
+import { openStream, postMessage, type HttpResponse, type PostOptions } from '../support/http-client.js'
+import { waitUntil } from '../support/wait.js'
 
 const REPLAYED = 'idempotent-replayed'
 
@@ -14,11 +14,11 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
   const [first, second, third] = nodes
   const open = async (): Promise<string> => (await openStream(t, first.url)).sessionId
   const runsOf = (id: string): HandlerRun[] => runs.filter(({ session }) => session === id).sort((a, b) => a.startedAt - b.startedAt)
-  const send = (node: ClusterNode, id: string, data: unknown, event: string, options: PostOptions = {}): Promise<Answer> => post(node.url, id, data, { event, ...options })
+  const send = (node: ClusterNode, id: string, data: unknown, event: string, options: PostOptions = {}): Promise<HttpResponse> => postMessage(node.url, id, data, { event, ...options })
   /** Sends a message whose handler runs until the gate of the node is opened. The gate stays open. */
-  const startSlowMessage = async (node: ClusterNode, id: string): Promise<{ answer: Promise<Answer> }> => {
+  const startSlowMessage = async (node: ClusterNode, id: string): Promise<{ answer: Promise<HttpResponse> }> => {
     const answer = send(node, id, 100, 'gate', { key: 'slow' })
-    await until(() => runsOf(id).length === 1, 'the handler')
+    await waitUntil(() => runsOf(id).length === 1, 'the handler')
     return { answer }
   }
 
@@ -32,10 +32,10 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
 
   await t.test('a repeat on another node gets the same error as the first message', async t => {
     const id = await open()
-    refused(t, await send(first, id, 1, 'fail', { key: 'k' }), 409, 'APP_FAILED')
+    assertErrorResponse(t, await send(first, id, 1, 'fail', { key: 'k' }), 409, 'APP_FAILED')
     for (const node of nodes) {
       const repeat = await send(node, id, 1, 'fail', { key: 'k' })
-      refused(t, repeat, 409, 'APP_FAILED')
+      assertErrorResponse(t, repeat, 409, 'APP_FAILED')
       t.match(repeat, { body: { message: 'no 1' }, headers: { [REPLAYED]: 'true' } })
     }
   })
@@ -43,13 +43,13 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
   await t.test('rejects a key that is reused with other data or another event on another node', async t => {
     const id = await open()
     await send(first, id, 1, 'sync', { key: 'k' })
-    refused(t, await send(second, id, 2, 'sync', { key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
-    refused(t, await send(third, id, 1, 'up', { key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
+    assertErrorResponse(t, await send(second, id, 2, 'sync', { key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
+    assertErrorResponse(t, await send(third, id, 1, 'up', { key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
   })
 
   await t.test('a message that one node rejected is a new message on another node', async t => {
     const id = await open()
-    refused(t, await send(first, id, 1, 'unregistered', { key: 'k' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+    assertErrorResponse(t, await send(first, id, 1, 'unregistered', { key: 'k' }), 404, 'FST_SSE_EVENT_UNKNOWN')
     t.match(await send(second, id, 1, 'sync', { key: 'k' }), { status: 200, headers: { [REPLAYED]: undefined } })
   })
 
@@ -79,14 +79,14 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
       for (const [index, { endedAt = Infinity }] of ran.slice(0, -1).entries()) t.ok(endedAt <= (ran[index + 1]?.startedAt ?? 0), 'handlers do not overlap')
       const order = ran.map(({ data }) => data)
       for (const { n, earlier } of handled) t.ok(earlier.every(other => order.indexOf(other) <= order.indexOf(n)), 'it ran after the messages that were answered before it was sent')
-    }), { seed: seedOf(t), numRuns: 25 })
+    }), { seed: chooseSeed(t), numRuns: 25 })
   })
 
   await t.test('handles batches that arrive at all nodes at once without interleaving, each in order', async t => {
     const id = await open()
     const batches = nodes.map((node, index) => {
       const messages = Array.from({ length: 20 }, (_, n) => JSON.stringify({ event: 'up', data: index * 100 + n, id: `${index}-${n}` }))
-      return post(node.url, id, messages.join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
+      return postMessage(node.url, id, messages.join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
     })
     // The queue has no room for all batches. Some are rejected with 429.
     const responses = await Promise.all(batches)
@@ -103,7 +103,7 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
     const id = await open()
     const { answer } = await startSlowMessage(first, id)
     const repeats = [second, third, first].map(node => send(node, id, 100, 'gate', { key: 'slow' }))
-    refused(t, await send(second, id, 200, 'gate', { key: 'slow' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
+    assertErrorResponse(t, await send(second, id, 200, 'gate', { key: 'slow' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
     const later = [second, third].map((node, n) => send(node, id, n, 'up'))
     await first.call('openGate')
     t.match(await answer, { status: 200, body: 100, headers: { [REPLAYED]: undefined } })
@@ -117,15 +117,15 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
   await t.test('the limit of queued messages counts the messages of all nodes', async t => {
     const id = await open()
     const { answer } = await startSlowMessage(second, id)
-    const rejected: Answer[] = []
+    const rejected: HttpResponse[] = []
     const responses = Array.from({ length: 30 }, async (_, n) => {
       const answer = await send(nodes[n % 3] ?? first, id, n, 'up')
       if (answer.status === 429) rejected.push(answer)
       return answer
     })
-    await until(() => rejected.length === 10, 'the rejected messages')
+    await waitUntil(() => rejected.length === 10, 'the rejected messages')
     for (const answer of rejected) {
-      refused(t, answer, 429, 'FST_SSE_TOO_MANY_WAITING')
+      assertErrorResponse(t, answer, 429, 'FST_SSE_TOO_MANY_WAITING')
       t.ok(Number(answer.headers['retry-after']) > 0)
     }
     await second.call('openGate')

@@ -1,8 +1,8 @@
 import t from 'tap'
 import { startCluster } from './support/cluster.js'
-import { needsRedis } from '../support/redis.js'
-import { openStream, post } from '../support/stream.js'
-import { until, within } from '../support/wait.js'
+import { needsRedis } from '../support/redis-server.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 const LEASE = 1000
 const RESUME_TIMEOUT = 2000
@@ -15,7 +15,7 @@ t.test('a node that is paused and resumed', needsRedis, async t => {
     const since = Date.now()
     pausedNode.pause()
     await action()
-    await until(() => Date.now() - since > ms, 'the time to pass')
+    await waitUntil(() => Date.now() - since > ms, 'the time to pass')
     pausedNode.resume()
   }
 
@@ -33,11 +33,11 @@ t.test('a node that is paused and resumed', needsRedis, async t => {
     await third.call('emit', sessionId, 'down', 3)
     await pausedNode.call('emit', sessionId, 'down', 4).catch(() => third.call('emit', sessionId, 'down', 4))
     await stream.waitFor(({ data }) => data === 4)
-    await within(old.ended, 'the end of the stream')
+    await withTimeout(old.ended, 'the end of the stream')
     t.strictSame(receivedNumbers(old.events), [1])
     t.strictSame(receivedNumbers(stream.events), [2, 3, 4])
     const resumedAt = Date.now()
-    await until(() => Date.now() - resumedAt > RESUME_TIMEOUT, 'the resume timeout to pass')
+    await waitUntil(() => Date.now() - resumedAt > RESUME_TIMEOUT, 'the resume timeout to pass')
     t.equal(await pausedNode.call('hasSession', sessionId), true)
     t.strictSame(hookCalls.filter(({ session, hook }) => session === sessionId && hook === 'onClose'), [])
   })
@@ -56,14 +56,14 @@ t.test('a node that is paused and resumed', needsRedis, async t => {
   await t.test('a paused handler cannot send after another node has handled its message', async t => {
     const stream = await openStream(t, second.url)
     const { sessionId } = stream
-    const first = post(pausedNode.url, sessionId, 1, { event: 'late', key: 'k' })
-    await until(() => runs.some(({ session }) => session === sessionId), 'the handler')
+    const first = postMessage(pausedNode.url, sessionId, 1, { event: 'late', key: 'k' })
+    await waitUntil(() => runs.some(({ session }) => session === sessionId), 'the handler')
     await second.call('openGate')
     await whilePaused(2 * LEASE, async () => {
-      t.match(await post(second.url, sessionId, 1, { event: 'late', key: 'k' }), { status: 202, headers: { 'idempotent-replayed': undefined } })
+      t.match(await postMessage(second.url, sessionId, 1, { event: 'late', key: 'k' }), { status: 202, headers: { 'idempotent-replayed': undefined } })
     })
     // The node has registered again under a new name. Without fencing, the old handler could send under that name.
-    await until(async () => await pausedNode.call('broadcast', 'resumed', 1).then(() => true, () => false), 'the node to register again')
+    await waitUntil(async () => await pausedNode.call('broadcast', 'resumed', 1).then(() => true, () => false), 'the node to register again')
     await pausedNode.call('openGate')
     t.match(await first, { status: 503 })
     await third.call('emit', sessionId, 'down', 'last')
@@ -74,8 +74,8 @@ t.test('a node that is paused and resumed', needsRedis, async t => {
   await t.test('the onClose hook runs once for a session that expires while its node is paused', async t => {
     const { sessionId, ...stream } = await openStream(t, pausedNode.url)
     const closeReasons = (): string[] => hookCalls.filter(({ session, hook }) => session === sessionId && hook === 'onClose').map(({ detail }) => String(detail))
-    await whilePaused(0, () => until(() => closeReasons().length > 0, 'the onClose hook', 20_000))
-    await within(stream.ended, 'the end of the stream')
+    await whilePaused(0, () => waitUntil(() => closeReasons().length > 0, 'the onClose hook', 20_000))
+    await withTimeout(stream.ended, 'the end of the stream')
     for (const node of cluster.nodes) t.equal(await node.call('hasSession', sessionId), false)
     t.strictSame(closeReasons(), ['expired'])
   })

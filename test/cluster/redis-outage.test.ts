@@ -1,10 +1,10 @@
 import t from 'tap'
 import { LONG_LEASE, startCluster } from './support/cluster.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { refused } from '../support/error-response.js'
-import { openStream, post } from '../support/stream.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { assertErrorResponse } from '../support/error-response.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { startTraffic } from './support/traffic.js'
-import { until, within } from '../support/wait.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 const UNAVAILABLE = 'FST_SSE_STORE_UNAVAILABLE'
 
@@ -19,20 +19,20 @@ t.test('while Redis is down for ten seconds, POSTs get 503 and streams stay open
   const stoppedAt = Date.now()
   await redis.kill()
   for (const [index, { sessionId }] of streams.entries()) {
-    const response = await within(post(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), 'a response')
-    refused(t, response, 503, UNAVAILABLE)
+    const response = await withTimeout(postMessage(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), 'a response')
+    assertErrorResponse(t, response, 503, UNAVAILABLE)
     t.ok(Number(response.headers['retry-after']) > 0)
   }
-  const newClient = await openStream(t, cluster.url, { raw: true })
-  await within(newClient.ended, 'the end of the stream')
-  t.match(newClient.raw(), /^retry: \d+\n\n$/, 'a new client gets a retry field instead of an error status, which would stop an EventSource')
-  await until(() => Date.now() - stoppedAt > 10_000, 'ten seconds', 20_000)
+  const newClient = await openStream(t, cluster.url, { skipWelcome: true })
+  await withTimeout(newClient.ended, 'the end of the stream')
+  t.match(newClient.text(), /^retry: \d+\n\n$/, 'a new client gets a retry field instead of an error status, which would stop an EventSource')
+  await waitUntil(() => Date.now() - stoppedAt > 10_000, 'ten seconds', 20_000)
   t.notOk(runs.some(({ session }) => streams.some(({ sessionId }) => sessionId === session)))
   await redis.start()
 
   await traffic.waitForProgress()
   for (const [index, { sessionId }] of streams.entries()) {
-    t.match(await post(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), { status: 200, headers: { 'idempotent-replayed': undefined } })
+    t.match(await postMessage(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), { status: 200, headers: { 'idempotent-replayed': undefined } })
     t.equal(runs.filter(({ session }) => session === sessionId).length, 1)
   }
   await traffic.stop()
@@ -48,7 +48,7 @@ t.test('while Redis does not respond on open connections, messages wait or are r
     await traffic.waitForProgress()
     cluster.redis.pause()
     const before = traffic.rejected.size
-    await until(() => traffic.rejected.size > before, 'a rejected message')
+    await waitUntil(() => traffic.rejected.size > before, 'a rejected message')
     cluster.redis.resume()
   }
   await traffic.waitForProgress()

@@ -1,9 +1,9 @@
 import t from 'tap'
 import { LONG_LEASE, startCluster } from './support/cluster.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { openStream, post } from '../support/stream.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { startTraffic } from './support/traffic.js'
-import { until } from '../support/wait.js'
+import { waitUntil } from '../support/wait.js'
 
 t.test('after Redis restarts with its data, no message is lost, repeated or reordered, and no gap is reported', needsRedis, async t => {
   const cluster = await startCluster(t, { redis: await startRedis(t, { durable: true }), lease: LONG_LEASE })
@@ -30,17 +30,17 @@ t.test('after Redis restarts empty, clients get a reset event and continue in ne
   const disconnected = await openStream(t, cluster.url)
   disconnected.destroy()
   const request = session.request('gate', 'uncertain').then(() => 'answered', (error: { code: string }) => error.code)
-  await until(() => cluster.runs.some(({ data }) => data === 'uncertain'), 'the handler')
+  await waitUntil(() => cluster.runs.some(({ data }) => data === 'uncertain'), 'the handler')
   await cluster.redis.kill()
   await cluster.redis.start({ empty: true })
-  await until(() => traffic.clients.every(({ sessionIds }) => sessionIds.length === 2), 'the new sessions')
+  await waitUntil(() => traffic.clients.every(({ sessionIds }) => sessionIds.length === 2), 'the new sessions')
   for (const { events } of traffic.clients) t.match(events.at(-1), ['reset', { previous: 'unknown', resumed: false }])
   t.equal(await request, 'RESET', 'it is uncertain whether the message was handled')
   for (const node of cluster.nodes) await node.call('openGate')
   const reconnected = await openStream(t, cluster.url, { headers: { 'x-session-id': disconnected.sessionId } })
   t.match(reconnected.events[0]?.data, { resumed: false, previous: 'unknown' }, 'a disconnected client gets a new session, too')
   t.not(reconnected.sessionId, disconnected.sessionId)
-  for (const { url } of cluster.nodes) t.equal((await post(url, sessionIds[0] ?? '', 1, { event: 'up' })).status, 404)
+  for (const { url } of cluster.nodes) t.equal((await postMessage(url, sessionIds[0] ?? '', 1, { event: 'up' })).status, 404)
 
   await traffic.run()
   await traffic.waitForProgress()

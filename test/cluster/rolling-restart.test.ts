@@ -1,6 +1,6 @@
 import t from 'tap'
 import { startCluster } from './support/cluster.js'
-import { needsRedis } from '../support/redis.js'
+import { needsRedis } from '../support/redis-server.js'
 import { startTraffic } from './support/traffic.js'
 
 t.test('during a rolling restart, no message is lost, repeated or reordered, and each is handled once', needsRedis, async t => {

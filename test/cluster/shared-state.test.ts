@@ -1,10 +1,10 @@
 import t from 'tap'
 import { startCluster } from './support/cluster.js'
-import { needsRedis } from '../support/redis.js'
-import { openStream, post, type Stream } from '../support/stream.js'
-import { until } from '../support/wait.js'
+import { needsRedis } from '../support/redis-server.js'
+import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
+import { waitUntil } from '../support/wait.js'
 
-const receivedData = ({ events }: Stream): unknown[] => events.slice(1).map(({ data }) => data)
+const receivedData = ({ events }: ClientStream): unknown[] => events.slice(1).map(({ data }) => data)
 
 t.test('session state on several nodes', needsRedis, async t => {
   const cluster = await startCluster(t)
@@ -13,8 +13,8 @@ t.test('session state on several nodes', needsRedis, async t => {
 
   await t.test('handlers and calls on all nodes see data that one node has set', async t => {
     const { sessionId } = await openStream(t, first.url)
-    t.strictSame((await post(second.url, sessionId, { nick: 'ann' }, { event: 'update' })).body, { nick: 'ann' })
-    for (const { url } of nodes) t.strictSame((await post(url, sessionId, null, { event: 'data' })).body, { nick: 'ann' })
+    t.strictSame((await postMessage(second.url, sessionId, { nick: 'ann' }, { event: 'update' })).body, { nick: 'ann' })
+    for (const { url } of nodes) t.strictSame((await postMessage(url, sessionId, null, { event: 'data' })).body, { nick: 'ann' })
     await third.call('update', sessionId, { nick: 'bob', at: { row: 1 } })
     for (const node of nodes) t.strictSame((await node.call('describe', sessionId)).data, { nick: 'bob', at: { row: 1 } })
   })
@@ -52,7 +52,7 @@ t.test('session state on several nodes', needsRedis, async t => {
   await t.test('members on all nodes receive channel messages and broadcasts of any node in the same order', async t => {
     const streams = await Promise.all([...nodes, ...nodes].map(({ url }) => openStream(t, url)))
     await Promise.all(streams.map(({ sessionId }, index) => nodes[(index + 1) % 3]?.call('join', sessionId, 'all')))
-    const [{ sessionId: exceptedId }] = streams as [Stream]
+    const [{ sessionId: exceptedId }] = streams as [ClientStream]
     await Promise.all(Array.from({ length: 150 }, (_, n) => {
       const node = nodes[n % 3] ?? first
       return n % 2 === 0 ? node.call('publish', 'all', 'down', n) : node.call('broadcast', 'down', n)
@@ -74,7 +74,7 @@ t.test('session state on several nodes', needsRedis, async t => {
     await third.call('publish', 'missed', 'down', 0)
     const { id = '' } = await stream.waitFor(({ data }) => data === 0)
     stream.destroy()
-    await until(async () => !(await second.call('describe', sessionId)).connected, 'the disconnect')
+    await waitUntil(async () => !(await second.call('describe', sessionId)).connected, 'the disconnect')
     for (let n = 1; n <= 28; n++) {
       const node = nodes[n % 3] ?? first
       if (n % 4 === 0) await node.call('broadcast', 'down', n)

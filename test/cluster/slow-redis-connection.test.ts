@@ -2,11 +2,11 @@ import t from 'tap'
 import { startCluster } from './support/cluster.js'
 import { startTcpProxy } from './support/tcp-proxy.js'
 import { startTraffic } from './support/traffic.js'
-import { random, seedOf } from '../support/random.js'
-import { needsRedis, startRedis } from '../support/redis.js'
+import { createRandom, chooseSeed } from '../support/random.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
 
 t.test('over a slow connection to Redis, no message is lost, repeated or reordered', needsRedis, async t => {
-  const next = random(seedOf(t))
+  const next = createRandom(chooseSeed(t))
   const redis = await startRedis(t)
   const proxy = await startTcpProxy(t, redis.port)
   proxy.delay = () => next() * 80

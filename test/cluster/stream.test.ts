@@ -1,12 +1,12 @@
 import t from 'tap'
 import { startCluster } from './support/cluster.js'
-import { random, seedOf } from '../support/random.js'
-import { needsRedis } from '../support/redis.js'
-import { openStream, post, remove, type Stream } from '../support/stream.js'
-import { until, within } from '../support/wait.js'
+import { createRandom, chooseSeed } from '../support/random.js'
+import { needsRedis } from '../support/redis-server.js'
+import { openStream, postMessage, deleteSession, type ClientStream } from '../support/http-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
-const receivedNumbers = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'down').map(({ data }) => data)
-const eventNames = ({ events }: Stream): string[] => events.map(({ event }) => event)
+const receivedNumbers = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'down').map(({ data }) => data)
+const eventNames = ({ events }: ClientStream): string[] => events.map(({ event }) => event)
 
 t.test('streams and closing on several nodes', needsRedis, async t => {
   const cluster = await startCluster(t)
@@ -19,24 +19,24 @@ t.test('streams and closing on several nodes', needsRedis, async t => {
     for (const n of [1, 2]) await third.call('emit', sessionId, 'down', n)
     const { id = '' } = await old.waitFor(({ data }) => data === 1)
     const stream = await openStream(t, second.url, { headers: { 'last-event-id': id } })
-    await within(old.ended, 'the end of the old stream')
+    await withTimeout(old.ended, 'the end of the old stream')
     for (const node of cluster.nodes) await node.call('emit', sessionId, 'down', 3)
-    await until(() => receivedNumbers(stream).length === 4, 'all events')
+    await waitUntil(() => receivedNumbers(stream).length === 4, 'all events')
     t.strictSame(receivedNumbers(stream), [2, 3, 3, 3])
     t.strictSame(eventNames(old), ['welcome', 'down', 'down', 'replaced'])
-    t.match(await post(third.url, sessionId, 1, { event: 'up' }), { status: 200, headers: { 'x-session-connected': 'true' } })
+    t.match(await postMessage(third.url, sessionId, 1, { event: 'up' }), { status: 200, headers: { 'x-session-connected': 'true' } })
   })
 
   await t.test('of thirty concurrent streams on all nodes, one stays open, and only that one receives events', async t => {
-    const next = random(seedOf(t))
+    const next = createRandom(chooseSeed(t))
     const { sessionId, ...firstStream } = await openStream(t, first.url)
     const streams = await Promise.all(Array.from({ length: 30 }, () => {
       const { url } = cluster.nodes[Math.floor(next() * 3)] ?? first
       return openStream(t, url, { headers: { 'last-event-id': firstStream.events[0]?.id ?? '' } })
     }))
-    const ended = new Set<Stream>()
+    const ended = new Set<ClientStream>()
     for (const stream of streams) stream.ended.then(() => { ended.add(stream) })
-    await until(() => ended.size === 29, 'the end of 29 streams')
+    await waitUntil(() => ended.size === 29, 'the end of 29 streams')
     await third.call('emit', sessionId, 'down', 1)
     const [remaining] = streams.filter(stream => !ended.has(stream))
     await remaining?.waitFor(({ data }) => data === 1)
@@ -50,15 +50,15 @@ t.test('streams and closing on several nodes', needsRedis, async t => {
     await third.call('watchSignal', sessionId)
     await second.call('emit', sessionId, 'down', 1)
     await second.call('close', sessionId, 'enough')
-    await within(stream.ended, 'the end of the stream')
+    await withTimeout(stream.ended, 'the end of the stream')
     t.strictSame(stream.events.slice(1).map(({ event, data }) => [event, data]), [['down', 1], ['close', { reason: 'enough' }]])
-    await until(() => hookCalls.some(({ session, hook, node }) => session === sessionId && hook === 'abort' && node === third), 'the abort signal')
+    await waitUntil(() => hookCalls.some(({ session, hook, node }) => session === sessionId && hook === 'abort' && node === third), 'the abort signal')
     t.strictSame(closeReasonsOf(sessionId), ['enough'])
     for (const node of cluster.nodes) {
-      t.equal((await post(node.url, sessionId, 1, { event: 'up' })).status, 404)
+      t.equal((await postMessage(node.url, sessionId, 1, { event: 'up' })).status, 404)
       t.equal(await node.call('hasSession', sessionId), false)
     }
-    const reconnect = await openStream(t, third.url, { headers: { 'last-event-id': 'closed' }, raw: true })
+    const reconnect = await openStream(t, third.url, { headers: { 'last-event-id': 'closed' }, skipWelcome: true })
     t.equal(reconnect.status, 204)
   })
 
@@ -66,19 +66,19 @@ t.test('streams and closing on several nodes', needsRedis, async t => {
     const stream = await openStream(t, first.url)
     const { sessionId } = stream
     stream.destroy()
-    await until(() => hookCalls.some(({ session, hook }) => session === sessionId && hook === 'onDisconnect'), 'the disconnect')
-    t.match(await post(second.url, sessionId, 1, { event: 'up' }), { headers: { 'x-session-connected': 'false' } })
+    await waitUntil(() => hookCalls.some(({ session, hook }) => session === sessionId && hook === 'onDisconnect'), 'the disconnect')
+    t.match(await postMessage(second.url, sessionId, 1, { event: 'up' }), { headers: { 'x-session-connected': 'false' } })
     await third.call('emit', sessionId, 'down', 1)
     await second.call('close', sessionId, 'enough')
     const resumed = await openStream(t, third.url, { headers: { 'last-event-id': stream.events[0]?.id ?? '' } })
-    await within(resumed.ended, 'the end of the stream')
+    await withTimeout(resumed.ended, 'the end of the stream')
     t.strictSame(resumed.events.slice(1).map(({ event, data }) => [event, data]), [['down', 1], ['close', { reason: 'enough' }]])
   })
 
   await t.test('a client closes its session on any node', async t => {
     const stream = await openStream(t, first.url)
-    t.equal((await remove(second.url, stream.sessionId)).status, 204)
-    await within(stream.ended, 'the end of the stream')
+    t.equal((await deleteSession(second.url, stream.sessionId)).status, 204)
+    await withTimeout(stream.ended, 'the end of the stream')
     t.strictSame(eventNames(stream), ['welcome', 'close'])
     t.strictSame(closeReasonsOf(stream.sessionId), ['deleted'])
   })

@@ -3,7 +3,7 @@ import type { Page } from 'playwright-core'
 import { needsChromium } from '../support/browser.js'
 import { joinChat, openContext, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
-import { faultProxy } from '../support/proxy.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 
 t.test('two tabs see people, typing and messages of their own room only; a closed tab leaves the room', needsChromium, async t => {
   const { url } = await startExamples(t)
@@ -40,7 +40,7 @@ t.test('two tabs see people, typing and messages of their own room only; a close
 t.test('messages arrive once and in order on both pages while the network of one fails and recovers', needsChromium, async t => {
   const { url, port } = await startExamples(t)
   let losesResponses = false
-  const network = await faultProxy(t, port, () => losesResponses ? { fault: 'reset', afterBytes: 0 } : undefined)
+  const network = await startFaultProxy(t, port, () => losesResponses ? { fault: 'reset', afterBytes: 0 } : undefined)
   const context = await openContext(t)
   const bob = await joinChat(t, context, url, 'Bob')
   const ann = await joinChat(t, context, network.url, 'Ann')

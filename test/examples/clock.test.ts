@@ -1,11 +1,11 @@
 import t from 'tap'
 import { launchChromium, needsChromium } from '../support/browser.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
-import { faultProxy } from '../support/proxy.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 
 t.test('the clock shows its ticks across a network failure, then that it has finished, and can restart', needsChromium, async t => {
   const { port } = await startExamples(t)
-  const proxy = await faultProxy(t, port)
+  const proxy = await startFaultProxy(t, port)
   const page = await (await launchChromium(t)).newPage()
   const pageErrors: unknown[] = []
   page.on('pageerror', error => { pageErrors.push(error) })

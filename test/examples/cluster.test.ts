@@ -2,16 +2,16 @@ import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import { needsChromium } from '../support/browser.js'
 import { joinChat, openContext, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
-import { runScript } from '../support/child.js'
-import { needsRedis } from '../support/redis.js'
-import { until, within } from '../support/wait.js'
+import { runScript } from '../support/child-process.js'
+import { needsRedis } from '../support/redis-server.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 /** Starts the example on a free port, with its own Redis. */
 async function startCluster (t: Test) {
   const cluster = runScript(t, 'example/cluster/index.js', { PORT: '0' })
   // SIGTERM lets the example stop its Redis and remove its files.
   t.teardown(() => cluster.kill('SIGTERM'))
-  const [, url = ''] = await cluster.printed(/Chat: (\S+)\/chat\n/, 60_000)
+  const [, url = ''] = await cluster.waitForOutput(/Chat: (\S+)\/chat\n/, 60_000)
   const findAll = (pattern: RegExp): string[] => [...cluster.output().matchAll(pattern)].map(([, group = '']) => group)
   return {
     url,
@@ -22,7 +22,7 @@ async function startCluster (t: Test) {
     /** The process ids of a node, in order of its starts. */
     processesOf: (node = '') => findAll(new RegExp(`^${node} started: process (\\d+)$`, 'gm')),
     nodesThatHandled: () => new Set(findAll(/^(node \d) handled POST /gm)),
-    waitForExit: (node = '') => cluster.printed(new RegExp(`^${node} exited \\(SIGKILL\\)`, 'm'))
+    waitForExit: (node = '') => cluster.waitForOutput(new RegExp(`^${node} exited \\(SIGKILL\\)`, 'm'))
   }
 }
 
@@ -46,13 +46,13 @@ t.test('two pages receive each message once while the nodes of their streams are
     const node = nodesOf(sessionId).at(-1)
     process.kill(Number(processesOf(node).at(-1)), 'SIGKILL')
     await Promise.all([sendMessage(ann, `Ann ${index}`), sendMessage(bob, `Bob ${index}`), waitForExit(node)])
-    await until(() => nodesOf(sessionId).at(-1) !== node, 'another node to serve the stream')
+    await waitUntil(() => nodesOf(sessionId).at(-1) !== node, 'another node to serve the stream')
     for (const page of [ann, bob]) {
       for (const name of ['Ann', 'Bob']) await page.locator('#messages li:not(.pending)').getByText(`${name} ${index}`).waitFor()
       await page.locator('.pending').waitFor({ state: 'detached' })
     }
     sent.push(before, `Ann ${index}`, `Bob ${index}`)
-    await until(() => processesOf(node).length === 2, 'the node to restart')
+    await waitUntil(() => processesOf(node).length === 2, 'the node to restart')
   }
   t.equal(sessionIds().length, 2, 'no client opened a new session')
   const messages = await shownMessages(ann)
@@ -67,7 +67,7 @@ t.test('two pages receive each message once while the nodes of their streams are
 
 t.test('prints what to install if redis-server is missing', async t => {
   const cluster = runScript(t, 'example/cluster/index.js', { PORT: '0', PATH: '/nowhere' })
-  const [code] = await within(once(cluster.process, 'exit'), 'its exit') as [number]
+  const [code] = await withTimeout(once(cluster.process, 'exit'), 'its exit') as [number]
   t.equal(code, 1)
   t.match(cluster.output(), /^redis-server was not found\. Install it .*REDIS_URL=\S+\n$/)
 })

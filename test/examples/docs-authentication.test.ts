@@ -1,9 +1,9 @@
 import t from 'tap'
 import { request } from 'undici'
-import { runScript } from '../support/child.js'
-import { refused } from '../support/error-response.js'
-import { openStream, post, type Stream } from '../support/stream.js'
-import { within } from '../support/wait.js'
+import { runScript } from '../support/child-process.js'
+import { assertErrorResponse } from '../support/error-response.js'
+import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
+import { withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runToEnd, startApp } from './docs-run.js'
 
@@ -25,54 +25,54 @@ async function tokenOf (url: string, name: string, expiresIn?: string): Promise<
   return { authorization: `Bearer ${(await body.json() as { token: string }).token}` }
 }
 
-async function endOf (stream: Stream): Promise<unknown> {
+async function endOf (stream: ClientStream): Promise<unknown> {
   const { data } = await stream.waitFor(({ event }) => event === 'close', 'the close event')
-  await within(stream.ended, 'the end of the stream')
+  await withTimeout(stream.ended, 'the end of the stream')
   return data
 }
 
 t.test('with cookies, a session belongs to its user, and a logout closes the sessions of one user', async t => {
   const code = extend(extend(cookies, block('docs/authentication.md', 'logout')), block('docs/authentication.md', 'reject'))
   const url = await startApp(t, createFolder(t)('cookies.js', code), { COOKIE_SECRET: 'a secret of the test' })
-  const anonymous = await openStream(t, url, { path: paths.downward, raw: true })
+  const anonymous = await openStream(t, url, { path: paths.downward, skipWelcome: true })
   t.equal(anonymous.status, 401)
   const [ann, bob, mallory] = [await logIn(url, 'ann'), await logIn(url, 'bob'), await logIn(url, 'mallory')]
 
   const stream = await openStream(t, url, { path: paths.downward, headers: ann })
   const second = await openStream(t, url, { path: paths.downward, headers: ann })
   const other = await openStream(t, url, { path: paths.downward, headers: bob })
-  const whoami = (headers: Record<string, string>): ReturnType<typeof post> => post(url, stream.sessionId, null, { path: paths.upward, event: 'whoami', headers })
+  const whoami = (headers: Record<string, string>): ReturnType<typeof postMessage> => postMessage(url, stream.sessionId, null, { path: paths.upward, event: 'whoami', headers })
   t.match(await whoami(ann), { status: 200, body: { user: 'ann' } })
-  refused(t, await whoami(bob), 404, 'FST_SSE_SESSION_UNKNOWN')
-  refused(t, await whoami({}), 401, 'NOT_LOGGED_IN')
+  assertErrorResponse(t, await whoami(bob), 404, 'FST_SSE_SESSION_UNKNOWN')
+  assertErrorResponse(t, await whoami({}), 401, 'NOT_LOGGED_IN')
 
-  const blocked = await openStream(t, url, { path: paths.downward, headers: mallory, raw: true })
-  await within(blocked.ended, 'the end of the response')
+  const blocked = await openStream(t, url, { path: paths.downward, headers: mallory, skipWelcome: true })
+  await withTimeout(blocked.ended, 'the end of the response')
   t.equal(blocked.status, 403)
-  t.match(JSON.parse(blocked.raw()), { code: 'BLOCKED', message: 'This account is blocked' })
+  t.match(JSON.parse(blocked.text()), { code: 'BLOCKED', message: 'This account is blocked' })
 
   const { statusCode } = await request(`${url}/logout`, { method: 'POST', headers: ann })
   t.equal(statusCode, 200)
   for (const closed of [stream, second]) t.strictSame(await endOf(closed), { reason: 'logout' })
-  t.equal((await post(url, other.sessionId, null, { path: paths.upward, event: 'whoami', headers: bob })).status, 200)
+  t.equal((await postMessage(url, other.sessionId, null, { path: paths.upward, event: 'whoami', headers: bob })).status, 200)
 })
 
 t.test('with tokens, the client sends one with each request', async t => {
   const save = createFolder(t)
   const url = await startApp(t, save('jwt.js', jwt), { JWT_SECRET: 'a secret of the test' })
-  t.equal((await openStream(t, url, { path: paths.downward, raw: true })).status, 401)
+  t.equal((await openStream(t, url, { path: paths.downward, skipWelcome: true })).status, 401)
   t.match(await runToEnd(t, save('client.js', block('docs/authentication.md', 'jwt-client')), { APP_URL: url }), /\{ user: 'ann' \}\nclosed: closed/)
 })
 
 t.test('a session is closed when its token expires, and stays open if it was renewed', async t => {
   const file = createFolder(t)('expiry.js', extend(jwt, block('docs/authentication.md', 'expiry')))
   const child = runScript(t, file, { PORT: '0', JWT_SECRET: 'a secret of the test' })
-  const [url] = await child.printed(/http:\/\/\S+/, 30_000)
+  const [url] = await child.waitForOutput(/http:\/\/\S+/, 30_000)
   const headers = await tokenOf(url, 'ann', '2s')
   const expires = await openStream(t, url, { path: paths.downward, headers })
   const renewed = await openStream(t, url, { path: paths.downward, headers })
   const newer = await tokenOf(url, 'ann', '10m')
-  t.equal((await post(url, renewed.sessionId, null, { path: paths.upward, event: 'renew', headers: newer })).status, 202)
+  t.equal((await postMessage(url, renewed.sessionId, null, { path: paths.upward, event: 'renew', headers: newer })).status, 202)
   t.strictSame(await endOf(expires), { reason: 'token expired' })
-  t.match(await post(url, renewed.sessionId, null, { path: paths.upward, event: 'whoami', headers: newer }), { status: 200, headers: { 'x-session-connected': 'true' } })
+  t.match(await postMessage(url, renewed.sessionId, null, { path: paths.upward, event: 'whoami', headers: newer }), { status: 200, headers: { 'x-session-connected': 'true' } })
 })

@@ -2,8 +2,8 @@ import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import { ClientError, connect, type ClientSession, type ConnectOptions } from '../../lib/client/index.js'
 import { welcome } from '../client/support/scripted-server.js'
-import { next } from '../support/clients.js'
-import { signal, until, within } from '../support/wait.js'
+import { waitForEvent } from '../support/clients.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { nameOf, table } from './docs.js'
 
 /** A client without options. Its server sends the given events, and refuses messages for now. */
@@ -24,7 +24,7 @@ async function requests (t: Test): Promise<Array<RequestInit & { url: string }>>
   const made: Array<RequestInit & { url: string }> = []
   const session = connectTo(t, '', (url, init) => { made.push({ url, ...init }) })
   session.send(1)
-  await until(() => made.length === 2, 'the message')
+  await waitUntil(() => made.length === 2, 'the message')
   return made
 }
 
@@ -48,7 +48,7 @@ const DEFAULTS: Record<keyof ConnectOptions, (t: Test, documented: string) => Pr
     t.teardown(() => { globalThis.fetch = real })
     globalThis.fetch = async () => new Response(null, { status: 204 })
     const session = connect('')
-    await next(session, 'close')
+    await waitForEvent(session, 'close')
     t.equal(documented, 'none')
   },
 
@@ -84,10 +84,10 @@ const DEFAULTS: Record<keyof ConnectOptions, (t: Test, documented: string) => Pr
   async maxEventSize (t, documented) {
     for (const [size, expected] of [[Number(documented), 'received'], [Number(documented) + 1, 'EVENT_TOO_LARGE']] as const) {
       const session = connectTo(t, `data: "${'x'.repeat(size - 2)}"\n\n`)
-      const outcome = signal<unknown>()
+      const outcome = deferred<unknown>()
       session.on('message', () => { outcome.resolve('received') })
       session.on('error', error => { outcome.resolve(codeOf(error)) })
-      t.equal(await within(outcome.promise, 'the event'), expected)
+      t.equal(await withTimeout(outcome.promise, 'the event'), expected)
     }
   }
 }

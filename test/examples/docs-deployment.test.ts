@@ -5,11 +5,11 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import t from 'tap'
 import { request } from 'undici'
 import sseSessions from '../../lib/index.js'
-import { runScript } from '../support/child.js'
-import { needsRedis, startRedis } from '../support/redis.js'
+import { runScript } from '../support/child-process.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
 import { listen } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { within } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runFragment } from './docs-run.js'
 
@@ -20,13 +20,13 @@ t.test('the app with a graceful shutdown sends its clients away and ends by itse
   const file = createFolder(t)('server.js', block('docs/deployment.md', 'shutdown'))
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     const child = runScript(t, file, { PORT: '0' })
-    const [url] = await child.printed(/http:\/\/\S+/, 30_000)
+    const [url] = await child.waitForOutput(/http:\/\/\S+/, 30_000)
     const stream = await openStream(t, url, { path: '/chat/downward' })
     child.process.kill(signal)
-    await within(stream.ended, 'the end of the stream')
-    const [, retry = ''] = /retry: (\d+)\n\n$/.exec(stream.raw()) ?? []
+    await withTimeout(stream.ended, 'the end of the stream')
+    const [, retry = ''] = /retry: (\d+)\n\n$/.exec(stream.text()) ?? []
     t.ok(Number(retry) > closeTimeout, `${retry} ms until the client is to reconnect`)
-    if (child.process.exitCode === null) await within(once(child.process, 'exit'), 'the end of the app')
+    if (child.process.exitCode === null) await withTimeout(once(child.process, 'exit'), 'the end of the app')
     t.equal(child.process.exitCode, 0, child.output())
   }
 })
@@ -36,12 +36,12 @@ t.test('the cluster serves one session from two processes, and ends when its pri
   save('server.js', block('docs/scaling.md', 'app'))
   const env = { PORT: '0', REDIS_URL: `redis://127.0.0.1:${(await startRedis(t)).port}` }
   const child = runScript(t, save('cluster.js', block('docs/deployment.md', 'cluster')), env)
-  const [, url = ''] = await child.printed(/(http:\/\/\S+)\n[^]*http/, 30_000)
+  const [, url = ''] = await child.waitForOutput(/(http:\/\/\S+)\n[^]*http/, 30_000)
   const stream = await openStream(t, url, { path: '/chat/downward' })
-  for (let i = 0; i < 10; i++) t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
+  for (let i = 0; i < 10; i++) t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
   await stream.waitFor(() => stream.events.length > 10, 'ten messages')
   child.process.kill('SIGTERM')
-  await within(once(child.process, 'exit'), 'the end of the cluster')
+  await withTimeout(once(child.process, 'exit'), 'the end of the cluster')
   t.equal(child.process.exitCode, 0, child.output())
 })
 
@@ -92,7 +92,7 @@ t.test('the rate limit bounds the POST and not the GET', async t => {
   const url = await listen(t, app)
   const stream = await openStream(t, url, { path: '/chat/downward' })
   const statuses: number[] = []
-  for (let i = 0; i < 21; i++) statuses.push((await post(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status)
+  for (let i = 0; i < 21; i++) statuses.push((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status)
   t.strictSame(statuses, [...Array.from({ length: 20 }, () => 201), 429])
   for (let i = 0; i < 21; i++) await openStream(t, url, { path: '/chat/downward' })
 })

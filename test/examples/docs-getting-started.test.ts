@@ -1,7 +1,7 @@
 import t from 'tap'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { runScript } from '../support/child.js'
-import { needsProgram } from '../support/program.js'
+import { runScript } from '../support/child-process.js'
+import { needsProgram } from '../support/needs-program.js'
 import { block } from './docs.js'
 import { createFolder, runCommand, startApp } from './docs-run.js'
 
@@ -17,19 +17,19 @@ t.test('the steps with curl print what the page shows', needsProgram('curl'), as
   const url = await startApp(t, createFolder(t)('server.mjs', block('docs/getting-started.md', 'echo')))
   const local = (command: string): string => command.replace('http://127.0.0.1:3000', url)
   const stream = runCommand(t, local(block('docs/getting-started.md', 'open')))
-  const [, sessionId = ''] = await stream.printed(/"sessionId":"([^"]+)".*\n\n/)
+  const [, sessionId = ''] = await stream.waitForOutput(/"sessionId":"([^"]+)".*\n\n/)
   const env = { SESSION_ID: sessionId }
   // After what curl reports about the transfer.
   t.equal(normalize(stream.output().slice(stream.output().indexOf('retry:'))), normalize(block('docs/getting-started.md', 'welcome')))
 
-  await runCommand(t, local(block('docs/getting-started.md', 'send')), env).printed(/\{"status":"Message sent successfully"\}/)
-  const [echoed] = await stream.printed(/id: \S+\.1\ndata: .*\n\n/)
+  await runCommand(t, local(block('docs/getting-started.md', 'send')), env).waitForOutput(/\{"status":"Message sent successfully"\}/)
+  const [echoed] = await stream.waitForOutput(/id: \S+\.1\ndata: .*\n\n/)
   t.equal(normalize(echoed), normalize(block('docs/getting-started.md', 'echoed')))
 
   await stream.kill('SIGINT')
-  await runCommand(t, local(block('docs/getting-started.md', 'send')).replace('hello', 'meanwhile'), env).printed(/successfully/)
+  await runCommand(t, local(block('docs/getting-started.md', 'send')).replace('hello', 'meanwhile'), env).waitForOutput(/successfully/)
   const resumed = runCommand(t, local(block('docs/getting-started.md', 'resume')), env)
-  await resumed.printed(/"resumed":true[^]*meanwhile/)
+  await resumed.waitForOutput(/"resumed":true[^]*meanwhile/)
   t.notMatch(resumed.output(), 'hello')
 })
 
@@ -37,7 +37,7 @@ t.test('the poll counts votes, and its page starts again when the server has res
   const save = createFolder(t)
   save('poll.html', block('docs/getting-started.md', 'page'))
   const server = runScript(t, save('poll.ts', block('docs/getting-started.md', 'poll')), { PORT: '0' })
-  const [url] = await server.printed(/http:\/\/\S+/, 30_000)
+  const [url] = await server.waitForOutput(/http:\/\/\S+/, 30_000)
   const browser = await launchChromium(t)
   const pages = [await browser.newPage(), await browser.newPage()] as const
   for (const page of pages) {

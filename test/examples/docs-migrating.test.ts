@@ -1,8 +1,8 @@
 import t from 'tap'
 import ts from 'typescript'
 import { needsChromium } from '../support/browser.js'
-import { runScript } from '../support/child.js'
-import { within } from '../support/wait.js'
+import { runScript } from '../support/child-process.js'
+import { withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, createPage, startApp } from './docs-run.js'
 
@@ -12,8 +12,8 @@ t.test('the app after a migration works with the package\'s client', async t => 
   const save = createFolder(t)
   const url = await startApp(t, save('after.js', after))
   const client = runScript(t, save('client.js', block('docs/migrating.md', 'client-after')), { APP_URL: url })
-  await client.printed(/\{ said: 'hello' \}/)
-  await client.printed(/said: hello/)
+  await client.waitForOutput(/\{ said: 'hello' \}/)
+  await client.waitForOutput(/said: hello/)
 })
 
 t.test('the app after a migration works with an EventSource', needsChromium, async t => {
@@ -29,7 +29,7 @@ t.test('the app after a migration works with an EventSource', needsChromium, asy
     })
   })
   await page.goto(url)
-  await within(both, 'the answer and the event')
+  await withTimeout(both, 'the answer and the event')
   t.strictSame(lines.sort(), ['said: hi', '{"said":"hi"}'])
 })
 

@@ -3,8 +3,8 @@ import t, { type Test } from 'tap'
 import { resolveOptions } from '../../lib/options.js'
 import * as headerNames from '../../lib/wire/headers.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { until } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { waitUntil } from '../support/wait.js'
 import { block, nameOf, read, table } from './docs.js'
 
 const PAGE = 'docs/protocol.md'
@@ -83,13 +83,13 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
   const request = async (requested: string, expected: string): Promise<void> => {
     const { received } = send(t, port, requested, ids)
     const wanted = withoutLastLineFeed(parse(expected))
-    await until(() => /\n\n/.test(received()) && parse(received()).body.length >= wanted.body.length, wanted.start)
+    await waitUntil(() => /\n\n/.test(received()) && parse(received()).body.length >= wanted.body.length, wanted.start)
     t.strictSame(parse(ids.toDocumented(received())), wanted)
   }
   const stream = async (requested: string, expected: string): Promise<Exchange> => {
     const exchange = send(t, port, requested, ids)
     const wanted = parse(expected)
-    await until(() => parse(exchange.received()).body.length >= wanted.body.length, 'the stream')
+    await waitUntil(() => parse(exchange.received()).body.length >= wanted.body.length, 'the stream')
     ids.learn(expected, exchange.received())
     t.strictSame(parse(ids.toDocumented(exchange.received())), wanted)
     return exchange
@@ -97,7 +97,7 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
   /** What a stream receives after what was expected of it until now. */
   const receives = async ({ received }: Exchange, before: string, expected: string): Promise<void> => {
     const wanted = parse(before).body + expected
-    await until(() => parse(received()).body.length >= wanted.length, expected)
+    await waitUntil(() => parse(received()).body.length >= wanted.length, expected)
     t.equal(parse(ids.toDocumented(received())).body, wanted)
   }
 
@@ -110,7 +110,7 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
 
   const session = await sessions.find(ids.toReal(idIn(opened) ?? ''))
   first.socket.destroy()
-  await until(() => session?.connected === false, 'the loss of the stream')
+  await waitUntil(() => session?.connected === false, 'the loss of the stream')
   await request(block('docs/protocol.md', 'batch'), block('docs/protocol.md', 'batched'))
   for (const text of ['two', 'three', 'four']) await session?.emit('said', { text })
   const resumed = block('docs/protocol.md', 'resumed')
@@ -118,7 +118,7 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
 
   await request(block('docs/protocol.md', 'end'), block('docs/protocol.md', 'ended'))
   await receives(second, resumed, block('docs/protocol.md', 'close-event'))
-  await until(() => second.socket.destroyed, 'the end of the stream')
+  await waitUntil(() => second.socket.destroyed, 'the end of the stream')
   await request(block('docs/protocol.md', 'return'), block('docs/protocol.md', 'returned'))
   await request(block('docs/protocol.md', 'late'), block('docs/protocol.md', 'refused'))
 
@@ -126,7 +126,7 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
   const third = await stream(block('docs/protocol.md', 'new'), renewed)
   const closing = app.close()
   await receives(third, renewed, block('docs/protocol.md', 'shutdown'))
-  await until(() => third.socket.destroyed, 'the end of the stream')
+  await waitUntil(() => third.socket.destroyed, 'the end of the stream')
   await closing
 })
 
@@ -138,7 +138,7 @@ t.test('a GET names its session by Last-Event-ID, or by X-Session-ID if that is 
   t.match(await open({ 'last-event-id': 'not an id' }), { resumed: false, previous: 'unknown' })
   t.match(await open({ 'last-event-id': '', 'x-session-id': '' }), { resumed: false, previous: undefined })
   t.match(await open({ 'x-session-id': 'A'.repeat(24), 'x-resume': 'optional' }), { resumed: false, previous: 'unknown' })
-  t.equal((await openStream(t, url, { headers: { 'x-session-id': 'A'.repeat(24), 'x-resume': 'required' }, raw: true })).status, 404)
+  t.equal((await openStream(t, url, { headers: { 'x-session-id': 'A'.repeat(24), 'x-resume': 'required' }, skipWelcome: true })).status, 404)
   t.match(await open({ 'x-resume': 'required' }), { resumed: false, previous: undefined })
 })
 
@@ -147,10 +147,10 @@ t.test('a message may have a reserved name; its data is compared with its proper
   sessions.handle('gap', (_session, data) => data)
   const { sessionId } = await openStream(t, url)
   const options = { event: 'gap', key: '"k"' }
-  t.match(await post(url, sessionId, '{"a":1,"b":2}', options), { status: 200, body: { a: 1, b: 2 } })
-  t.match(await post(url, sessionId, '{ "a": 1, "b": 2 }', options), { status: 200, headers: { 'idempotent-replayed': 'true' } })
-  t.equal((await post(url, sessionId, '{"b":2,"a":1}', options)).status, 422)
-  t.strictSame((await post(url, sessionId, '\n', { headers: { 'content-type': 'application/x-ndjson' } })).body, [])
+  t.match(await postMessage(url, sessionId, '{"a":1,"b":2}', options), { status: 200, body: { a: 1, b: 2 } })
+  t.match(await postMessage(url, sessionId, '{ "a": 1, "b": 2 }', options), { status: 200, headers: { 'idempotent-replayed': 'true' } })
+  t.equal((await postMessage(url, sessionId, '{"b":2,"a":1}', options)).status, 422)
+  t.strictSame((await postMessage(url, sessionId, '\n', { headers: { 'content-type': 'application/x-ndjson' } })).body, [])
 })
 
 t.test('the reserved events are those that the server refuses to send', async t => {

@@ -3,12 +3,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { watch } from '../support/child.js'
-import { freePort } from '../support/free-port.js'
-import { needsProgram } from '../support/program.js'
+import { trackProcess } from '../support/child-process.js'
+import { findFreePort } from '../support/free-port.js'
+import { needsProgram } from '../support/needs-program.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { until, within } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 
 interface Place {
@@ -82,26 +82,26 @@ const PROXIES: Proxy[] = [
 async function startProxy (t: Test, { program, config, args, impatient }: Proxy, appUrl: string, { short = false } = {}): Promise<{ url: string, kill: () => Promise<void>, restart: () => Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), `${program}-`))
   t.teardown(() => { rmSync(folder, { recursive: true }) })
-  const place = { folder, port: await freePort(), app: new URL(appUrl).host }
+  const place = { folder, port: await findFreePort(), app: new URL(appUrl).host }
   const file = join(folder, 'config')
   const text = config(place)
   writeFileSync(file, short && impatient !== undefined ? impatient(text) : text)
   const url = `http://127.0.0.1:${place.port}`
-  let child = watch(t, spawn(program, args(file, place), { detached: true }), program)
-  const connectable = (): Promise<void> => until(() => fetch(`${url}/health`).then(({ status }) => status < 500, () => false), `${program} to listen`)
+  let child = trackProcess(t, spawn(program, args(file, place), { detached: true }), program)
+  const connectable = (): Promise<void> => waitUntil(() => fetch(`${url}/health`).then(({ status }) => status < 500, () => false), `${program} to listen`)
   await connectable()
   return {
     url,
     kill: () => child.kill(),
     restart: async () => {
       rmSync(join(folder, 'pid'), { force: true })
-      child = watch(t, spawn(program, args(file, place), { detached: true }), program)
+      child = trackProcess(t, spawn(program, args(file, place), { detached: true }), program)
       await connectable()
     }
   }
 }
 
-const health = { before: (app: { get: (path: string, handler: () => string) => unknown }) => app.get('/health', () => 'ok') }
+const health = { beforeRegister: (app: { get: (path: string, handler: () => string) => unknown }) => app.get('/health', () => 'ok') }
 
 for (const proxy of PROXIES) {
   const { program } = proxy
@@ -111,7 +111,7 @@ for (const proxy of PROXIES) {
     const through = await startProxy(t, proxy, url)
     const options = { path: '/chat/downward' }
     const stream = await openStream(t, through.url, options)
-    t.equal((await post(through.url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
+    t.equal((await postMessage(through.url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
     const { id = '' } = await stream.waitFor(({ event }) => event === 'message')
 
     await through.kill()
@@ -136,7 +136,7 @@ for (const proxy of PROXIES) {
       const { url } = await serve(t, { prefix: '/chat', heartbeatInterval: false }, health)
       const through = await startProxy(t, proxy, url, { short: true })
       const stream = await openStream(t, through.url, { path: '/chat/downward' })
-      await within(stream.ended, 'the end of the stream')
+      await withTimeout(stream.ended, 'the end of the stream')
       t.strictSame(stream.events.map(({ event }) => event), ['welcome'])
     })
   }

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { needsChromium } from '../support/browser.js'
-import { bundle } from '../support/bundle.js'
-import { until } from '../support/wait.js'
+import { bundleForBrowser } from '../support/bundle.js'
+import { waitUntil } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, createPage, startApp } from './docs-run.js'
 
@@ -18,14 +18,14 @@ t.test('the components show the state and the events of the quick start\'s serve
     import { List } from './list.tsx'
     createRoot(document.querySelector('main')).render(<StrictMode><Chat /><List /></StrictMode>)
   `)
-  const page = await createPage(t, url, '<main></main><script type="module" src="/page.js"></script>', await bundle(main))
+  const page = await createPage(t, url, '<main></main><script type="module" src="/page.js"></script>', await bundleForBrowser(main))
   const problems: string[] = []
   page.on('pageerror', problem => { problems.push(String(problem)) })
   // The response starts after onOpen, so a session with a stream is a member of the channel.
   let streams = 0
   page.on('response', response => { if (response.url().endsWith('/downward')) streams++ })
   await page.goto(url)
-  await until(() => streams === 2, 'the streams of both components')
+  await waitUntil(() => streams === 2, 'the streams of both components')
   for (const count of [1, 2]) {
     await page.getByRole('button').click()
     await page.getByRole('listitem').nth(count - 1).getByText('hello').waitFor()

@@ -1,13 +1,13 @@
 import t from 'tap'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { openStream, post } from '../support/stream.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { block } from './docs.js'
 import { createFolder, runCommand, startApp } from './docs-run.js'
 
 t.test('the first command starts the examples; the second runs the tests', async t => {
   t.equal(block('README.md', 'commands'), 'npm ci && npm start\nnpm ci && npm test\n')
   // Without its build step, which would change files that other tests use.
-  await runCommand(t, 'npm start --ignore-scripts', { PORT: '0' }).printed(/Examples: http:\/\/127\.0\.0\.1:\d+/, 60_000)
+  await runCommand(t, 'npm start --ignore-scripts', { PORT: '0' }).waitForOutput(/Examples: http:\/\/127\.0\.0\.1:\d+/, 60_000)
 })
 
 t.test('the quick start serves its page, which sends and receives in two tabs', needsChromium, async t => {
@@ -33,6 +33,6 @@ t.test('the quick start answers a message, and refuses data that its schema does
   save('index.html', '')
   const url = await startApp(t, save('server.ts', block('README.md', 'server')))
   const { sessionId } = await openStream(t, url, { path: '/chat/downward' })
-  t.match(await post(url, sessionId, { text: 'hi' }, { path: '/chat/upward', event: 'say' }), { status: 200, body: { members: 1 } })
-  t.match(await post(url, sessionId, {}, { path: '/chat/upward', event: 'say' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
+  t.match(await postMessage(url, sessionId, { text: 'hi' }, { path: '/chat/upward', event: 'say' }), { status: 200, body: { members: 1 } })
+  t.match(await postMessage(url, sessionId, {}, { path: '/chat/upward', event: 'say' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
 })

@@ -5,7 +5,7 @@ import ts from 'typescript'
 import * as errors from '../../lib/errors.js'
 import { resolveOptions, type SseSessionsOptions } from '../../lib/options.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { block, headingsOf, nameOf, read, root, table } from './docs.js'
 import { runFragment } from './docs-run.js'
 
@@ -126,7 +126,7 @@ t.test('every error code of the plugin is documented, with its status and class,
 
 t.test('the example of an error response is what Fastify sends', async t => {
   const { url } = await serve(t)
-  t.strictSame((await post(url, 'unknown', {})).body, JSON.parse(block('docs/reference/errors.md', 'error')))
+  t.strictSame((await postMessage(url, 'unknown', {})).body, JSON.parse(block('docs/reference/errors.md', 'error')))
 })
 
 t.test('every code of the client is documented, and no other', t => {
@@ -193,8 +193,8 @@ t.test('the example of a handler runs', async t => {
   const { app, sessions, url } = await serve(t)
   await runFragment(block('docs/reference/api.md', 'handler'), { app })
   const { sessionId } = await openStream(t, url)
-  t.match(await post(url, sessionId, { nick: 'admin' }, { event: 'rename' }), { status: 409, body: { error: 'taken' } })
-  t.equal((await post(url, sessionId, { nick: 'bob' }, { event: 'rename' })).status, 202)
-  t.match(await post(url, sessionId, {}, { event: 'rename' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
+  t.match(await postMessage(url, sessionId, { nick: 'admin' }, { event: 'rename' }), { status: 409, body: { error: 'taken' } })
+  t.equal((await postMessage(url, sessionId, { nick: 'bob' }, { event: 'rename' })).status, 202)
+  t.match(await postMessage(url, sessionId, {}, { event: 'rename' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
   t.equal((await sessions.find(sessionId))?.data.nick, 'bob')
 })

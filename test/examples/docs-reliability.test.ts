@@ -1,7 +1,7 @@
 import t from 'tap'
-import { needsProgram } from '../support/program.js'
+import { needsProgram } from '../support/needs-program.js'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/stream.js'
+import { openStream } from '../support/http-client.js'
 import { block } from './docs.js'
 import { runCommand } from './docs-run.js'
 
@@ -11,6 +11,6 @@ t.test('a POST that is repeated with its key is handled once', needsProgram('cur
   sessions.handle('say', (_session, data) => ({ run: ++runs, data }))
   const { sessionId } = await openStream(t, url, { path: '/chat/downward' })
   const command = block('docs/reliability.md', 'repeat').replace('http://127.0.0.1:3000', url)
-  for (let i = 0; i < 2; i++) await runCommand(t, command, { SESSION_ID: sessionId }).printed(/\{"run":1,"data":\{"text":"hello"\}\}/)
+  for (let i = 0; i < 2; i++) await runCommand(t, command, { SESSION_ID: sessionId }).waitForOutput(/\{"run":1,"data":\{"text":"hello"\}\}/)
   t.equal(runs, 1)
 })

@@ -5,8 +5,8 @@ import type { Page } from 'playwright-core'
 import type { Test } from 'tap'
 import ts from 'typescript'
 import { launchChromium } from '../support/browser.js'
-import { runScript, watch, type Child } from '../support/child.js'
-import { within } from '../support/wait.js'
+import { runScript, trackProcess, type TrackedProcess } from '../support/child-process.js'
+import { withTimeout } from '../support/wait.js'
 import { root } from './docs.js'
 
 /** Writes code to a file of a new folder and returns the path of what Node runs: TypeScript is compiled to JavaScript. */
@@ -30,21 +30,21 @@ function toJavaScript (code: string): string {
 
 /** Starts a file that listens on the port of the variable PORT and prints its URL; resolves with the URL. It is killed when the test ends. */
 export async function startApp (t: Test, file: string, env: Record<string, string> = {}): Promise<string> {
-  const [url] = await runScript(t, file, { PORT: '0', ...env }).printed(/http:\/\/[^\s/]+/, 30_000)
+  const [url] = await runScript(t, file, { PORT: '0', ...env }).waitForOutput(/http:\/\/[^\s/]+/, 30_000)
   return url
 }
 
 /** Runs a file to its end, asserts that it succeeds, and resolves with what it printed. */
 export async function runToEnd (t: Test, file: string, env: Record<string, string> = {}, args: string[] = [], ms = 30_000): Promise<string> {
-  const child = watch(t, spawn(process.execPath, [file, ...args], { cwd: root, detached: true, env: { PATH: process.env.PATH, ...env } }), file)
-  const [code] = await within(once(child.process, 'exit'), `the end of ${file}`, ms) as [number]
+  const child = trackProcess(t, spawn(process.execPath, [file, ...args], { cwd: root, detached: true, env: { PATH: process.env.PATH, ...env } }), file)
+  const [code] = await withTimeout(once(child.process, 'exit'), `the end of ${file}`, ms) as [number]
   t.equal(code, 0, child.output())
   return child.output()
 }
 
 /** Runs a command line in a shell, in the top folder of the repository; it is killed when the test ends. */
-export function runCommand (t: Test, command: string, env: Record<string, string> = {}): Child {
-  return watch(t, spawn('sh', ['-c', `exec ${command.trim()}`], { cwd: root, detached: true, env: { PATH: process.env.PATH, ...env } }), command)
+export function runCommand (t: Test, command: string, env: Record<string, string> = {}): TrackedProcess {
+  return trackProcess(t, spawn('sh', ['-c', `exec ${command.trim()}`], { cwd: root, detached: true, env: { PATH: process.env.PATH, ...env } }), command)
 }
 
 /** Runs a fragment, in JavaScript without imports or in TypeScript, as the body of an async function with the given names. */

@@ -1,9 +1,9 @@
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { redisStore } from '../../lib/redis.js'
-import { runScript } from '../support/child.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { openStream, post } from '../support/stream.js'
+import { runScript } from '../support/child-process.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { block, nameOf, table } from './docs.js'
 import { createFolder, startApp } from './docs-run.js'
 
@@ -14,11 +14,11 @@ t.test('two nodes share their sessions, one with each client of Redis, and conti
   const env = { PORT: '0', REDIS_URL: `redis://127.0.0.1:${(await startRedis(t)).port}` }
   const withNodeRedis = app.replace(/^import .* from 'ioredis'\n/m, '').replace(/^const redis = [^]*?\n\n/m, `${block('docs/scaling.md', 'node-redis')}\n`)
   const nodes = [runScript(t, save('node.js', app), env), runScript(t, save('other-node.js', withNodeRedis), env)] as const
-  const [[one], [other]] = await Promise.all([nodes[0].printed(/http:\/\/\S+/, 30_000), nodes[1].printed(/http:\/\/\S+/, 30_000)])
+  const [[one], [other]] = await Promise.all([nodes[0].waitForOutput(/http:\/\/\S+/, 30_000), nodes[1].waitForOutput(/http:\/\/\S+/, 30_000)])
   t.equal(await (await fetch(`${other}/health`)).text(), 'ok')
   const stream = await openStream(t, one, { path: '/chat/downward' })
   const say = async (url: string, text: string): Promise<void> => {
-    t.equal((await post(url, stream.sessionId, { text }, { path: '/chat/upward' })).status, 201)
+    t.equal((await postMessage(url, stream.sessionId, { text }, { path: '/chat/upward' })).status, 201)
   }
   await say(other, 'received')
   const { id = '' } = await stream.waitFor(({ event }) => event === 'message')
@@ -38,8 +38,8 @@ t.test('shards do not share sessions', needsRedis, async t => {
   const sharded = app.replace(/^const redis[^]*?\n\n/m, '').replace(/^await app.register.*\n/m, () => block('docs/scaling.md', 'shards'))
   const url = await startApp(t, createFolder(t)('shards.js', sharded), env)
   const stream = await openStream(t, url, { path: '/red/downward' })
-  t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/blue/upward' })).status, 404)
-  t.equal((await post(url, stream.sessionId, { text: 'hi' }, { path: '/red/upward' })).status, 201)
+  t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/blue/upward' })).status, 404)
+  t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/red/upward' })).status, 201)
   await stream.waitFor(({ event }) => event === 'message')
 })
 

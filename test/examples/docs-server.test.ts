@@ -1,20 +1,20 @@
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { Session } from '../../lib/index.js'
-import { serve, type Served } from '../support/server.js'
-import { openStream, post, type Stream } from '../support/stream.js'
-import { until } from '../support/wait.js'
+import { serve, type TestServer } from '../support/server.js'
+import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
+import { waitUntil } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runFragment, startApp } from './docs-run.js'
 
-async function open (t: Test, { sessions, url }: Served): Promise<{ stream: Stream, session: Session }> {
+async function open (t: Test, { sessions, url }: TestServer): Promise<{ stream: ClientStream, session: Session }> {
   const stream = await openStream(t, url)
   const session = await sessions.find(stream.sessionId)
   if (session === undefined) throw new Error('There is no session')
   return { stream, session }
 }
 
-const received = ({ events }: Stream): unknown[] => events.slice(1).map(({ event, data }) => [event, data])
+const received = ({ events }: ClientStream): unknown[] => events.slice(1).map(({ event, data }) => [event, data])
 
 t.test('a hook that is added before the registration guards the routes', async t => {
   const url = await startApp(t, createFolder(t)('register.js', block('docs/server.md', 'register')))
@@ -23,7 +23,7 @@ t.test('a hook that is added before the registration guards the routes', async t
   }
   const headers = { authorization: 'me' }
   const { sessionId } = await openStream(t, url, { path: '/chat/downward', headers })
-  t.equal((await post(url, sessionId, { text: 'hi' }, { path: '/chat/upward', headers })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' }, { path: '/chat/upward', headers })).status, 201)
 })
 
 t.test('the hooks run', async t => {
@@ -37,9 +37,9 @@ t.test('the hooks run', async t => {
   const { stream, session } = await open(t, served)
   t.match(stream.events[0]?.data, { greeting: 'Welcome!' })
   t.strictSame(session.channels, ['lobby'])
-  t.match(await post(served.url, session.id, 1, { event: 'other' }), { status: 200, body: { unhandled: 'other' } })
+  t.match(await postMessage(served.url, session.id, 1, { event: 'other' }), { status: 200, body: { unhandled: 'other' } })
   stream.destroy()
-  await until(() => logged.length === 1, 'onDisconnect')
+  await waitUntil(() => logged.length === 1, 'onDisconnect')
   const resumed = await openStream(t, served.url, { headers: { 'x-session-id': session.id } })
   t.match(resumed.events[0]?.data, { greeting: 'Welcome back!' })
   await session.close()
@@ -53,11 +53,11 @@ t.test('the handlers answer, and the schema refuses what it does not allow', asy
   await runFragment(block('docs/server.md', 'schema'), { app })
   const { stream, session } = await open(t, served)
   await session.join('lobby')
-  t.match(await post(url, session.id, '"admin"', { event: 'rename' }), { status: 409, body: { error: 'This name is taken' } })
-  t.match(await post(url, session.id, '"bob"', { event: 'rename' }), { status: 202, body: { status: 'accepted' } })
+  t.match(await postMessage(url, session.id, '"admin"', { event: 'rename' }), { status: 409, body: { error: 'This name is taken' } })
+  t.match(await postMessage(url, session.id, '"bob"', { event: 'rename' }), { status: 202, body: { status: 'accepted' } })
   t.equal(session.data.name, 'bob')
-  t.match(await post(url, session.id, {}, { event: 'say' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
-  t.equal((await post(url, session.id, { text: 'hi', more: true }, { event: 'say' })).status, 202)
+  t.match(await postMessage(url, session.id, {}, { event: 'say' }), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
+  t.equal((await postMessage(url, session.id, { text: 'hi', more: true }, { event: 'say' })).status, 202)
   await stream.waitFor(({ event }) => event === 'said')
   t.strictSame(received(stream), [['said', { text: 'hi' }]])
 })
@@ -68,7 +68,7 @@ t.test('the type provider gives the data its type', async t => {
   const { addHandlers } = await import(file) as { addHandlers: (app: unknown) => void }
   addHandlers(served.app)
   const { session } = await open(t, served)
-  t.equal((await post(served.url, session.id, { name: 'ann' }, { event: 'name' })).status, 202)
+  t.equal((await postMessage(served.url, session.id, { name: 'ann' }, { event: 'name' })).status, 202)
   t.equal(session.data.name, 'ANN')
 })
 
@@ -104,9 +104,9 @@ t.test('a message stops a stream that an earlier message started', async t => {
   const served = await serve(t)
   await runFragment(block('docs/server.md', 'stop'), { app: served.app })
   const { stream, session } = await open(t, served)
-  t.equal((await post(served.url, session.id, {}, { event: 'generate' })).status, 202)
+  t.equal((await postMessage(served.url, session.id, {}, { event: 'generate' })).status, 202)
   await stream.waitFor(({ data }) => data === 'token 2')
-  t.equal((await post(served.url, session.id, {}, { event: 'stop' })).status, 202)
+  t.equal((await postMessage(served.url, session.id, {}, { event: 'stop' })).status, 202)
   t.strictSame((await stream.waitFor(({ event }) => event === 'end')).data, { stopped: true })
 })
 
@@ -123,7 +123,7 @@ t.test('server and client share a contract', async t => {
 t.test('two registrations have sessions of their own', async t => {
   const url = await startApp(t, createFolder(t)('registrations.ts', block('docs/server.md', 'registrations')))
   const { sessionId, waitFor } = await openStream(t, url, { path: '/support/downward' })
-  t.equal((await post(url, sessionId, { text: 'hello?' }, { path: '/chat/upward' })).status, 404)
-  t.equal((await post(url, sessionId, { text: 'hello?' }, { path: '/support/upward' })).status, 202)
+  t.equal((await postMessage(url, sessionId, { text: 'hello?' }, { path: '/chat/upward' })).status, 404)
+  t.equal((await postMessage(url, sessionId, { text: 'hello?' }, { path: '/support/upward' })).status, 202)
   t.equal((await waitFor(({ event }) => event === 'message')).data, 'One moment, please')
 })

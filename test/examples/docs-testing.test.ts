@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
-import { runScript } from '../support/child.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { within } from '../support/wait.js'
+import { runScript } from '../support/child-process.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder } from './docs-run.js'
 
@@ -11,7 +11,7 @@ async function runTests (t: Test, code: string, env: Record<string, string> = {}
   const save = createFolder(t)
   save('app.js', block('docs/testing.md', 'app'))
   const child = runScript(t, save('block.test.js', code), env, ['--test'])
-  const [status] = await within(once(child.process, 'exit'), 'the end of the tests', 60_000) as [number]
+  const [status] = await withTimeout(once(child.process, 'exit'), 'the end of the tests', 60_000) as [number]
   t.equal(status, 0, child.output())
   t.match(child.output(), /pass [1-9]/)
 }

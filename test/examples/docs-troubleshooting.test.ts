@@ -1,8 +1,8 @@
 import t from 'tap'
 import * as errors from '../../lib/errors.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { signal, within } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { deferred, withTimeout } from '../support/wait.js'
 import { block, headingsOf, read } from './docs.js'
 import { runFragment } from './docs-run.js'
 
@@ -26,7 +26,7 @@ t.test('every code of the plugin that is named exists', async t => {
 
 t.test('a handler that does not await its stream can be stopped by a later message', async t => {
   const { app, sessions, url } = await serve(t)
-  const stopped = signal()
+  const stopped = deferred()
   const endless = async function * (_question: unknown, abort: AbortSignal): AsyncGenerator<number> {
     yield 1
     await new Promise(resolve => { abort.addEventListener('abort', resolve) })
@@ -34,10 +34,10 @@ t.test('a handler that does not await its stream can be stopped by a later messa
   }
   await runFragment(block('docs/troubleshooting.md', 'long-work'), { app, answer: endless })
   const stream = await openStream(t, url)
-  t.equal((await post(url, stream.sessionId, { text: 'why?' }, { event: 'ask' })).status, 202)
+  t.equal((await postMessage(url, stream.sessionId, { text: 'why?' }, { event: 'ask' })).status, 202)
   await stream.waitFor(({ event }) => event === 'token')
-  t.equal((await post(url, stream.sessionId, null, { event: 'stop' })).status, 202)
-  await within(stopped.promise, 'the end of the answer')
+  t.equal((await postMessage(url, stream.sessionId, null, { event: 'stop' })).status, 202)
+  await withTimeout(stopped.promise, 'the end of the answer')
   t.equal(sessions.size, 1)
 })
 
@@ -46,7 +46,7 @@ t.test('a handler can log an error and hide it from the client', async t => {
   const { app, url } = await serve(t, {}, { fastify: { logger: { level: 'error', stream: { write: (line: string) => { lines.push(line) } } } } })
   await runFragment(block('docs/troubleshooting.md', 'logged'), { app, save: async () => { throw new Error('secret') } })
   const { sessionId } = await openStream(t, url)
-  const batch = await post(url, sessionId, JSON.stringify({ event: 'save' }), { headers: { 'content-type': 'application/x-ndjson' } })
+  const batch = await postMessage(url, sessionId, JSON.stringify({ event: 'save' }), { headers: { 'content-type': 'application/x-ndjson' } })
   t.match(batch.body, [{ status: 500, body: { code: 'SAVE_FAILED', message: 'The document could not be saved' } }])
   t.notMatch(JSON.stringify(batch.body), /secret/)
   t.match(lines, [/secret/])

@@ -1,15 +1,15 @@
 import t from 'tap'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { runScript } from '../support/child.js'
+import { runScript } from '../support/child-process.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
-import { openStream, post } from '../support/stream.js'
+import { openStream, postMessage } from '../support/http-client.js'
 
 t.test('the echo server prints its address and responds as in the tutorial', async t => {
   const { url } = await startExamples(t)
   t.match(url, /^http:\/\/127\.0\.0\.1:\d+$/)
   const stream = await openStream(t, url)
   t.match(stream.events[0]?.data, { text: 'Welcome to the chat!', timestamp: String })
-  const response = await post(url, stream.sessionId, { text: 'hi' })
+  const response = await postMessage(url, stream.sessionId, { text: 'hi' })
   t.equal(response.status, 201)
   const { data } = await stream.waitFor(({ event }) => event === 'message')
   t.match(data, { text: 'Data received: hi' })
@@ -21,17 +21,17 @@ t.test('the echo server exits on SIGTERM while a stream is open', async t => {
   await server.kill('SIGTERM')
   await stream.ended
   t.equal(server.process.exitCode, 0)
-  t.match(stream.raw(), /\nretry: \d+\n\n$/)
+  t.match(stream.text(), /\nretry: \d+\n\n$/)
 })
 
 t.test('the terminal client sends typed lines and prints received events', async t => {
   const { url } = await startExamples(t)
   const client = runScript(t, 'example/echo/cli.js', { URL: url })
-  await client.printed(/Welcome to the chat!/)
+  await client.waitForOutput(/Welcome to the chat!/)
   client.process.stdin.write('from the terminal\n')
-  await client.printed(/Data received: from the terminal/)
+  await client.waitForOutput(/Data received: from the terminal/)
   client.process.stdin.end()
-  t.ok(await client.printed(/> $/))
+  t.ok(await client.waitForOutput(/> $/))
 })
 
 t.test('the page shows session, state and messages, and opens a new session after a server restart', needsChromium, async t => {

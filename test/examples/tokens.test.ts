@@ -3,7 +3,7 @@ import type { Page } from 'playwright-core'
 import { answer } from '../../example/tokens/answer.js'
 import { launchChromium, needsChromium } from '../support/browser.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
-import { faultProxy } from '../support/proxy.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 
 // The answer repeats its question. A long question makes it last long enough to be interrupted on a slow machine.
 const QUESTION = Array<string>(100).fill('Who?').join(' ')
@@ -36,7 +36,7 @@ async function generateAnswer (question: string): Promise<string> {
 
 t.test('an answer continues after a reload and after a network failure', needsChromium, async t => {
   const { port } = await startExamples(t)
-  const network = await faultProxy(t, port)
+  const network = await startFaultProxy(t, port)
   const page = await openPage(t, network.url)
   await ask(page, QUESTION)
   const complete = generateAnswer(QUESTION)
@@ -62,7 +62,7 @@ t.test('an answer continues after a reload and after a network failure', needsCh
 
 t.test('the stop button ends the answer, even if it is pressed while the network is down', needsChromium, async t => {
   const { port } = await startExamples(t)
-  const network = await faultProxy(t, port)
+  const network = await startFaultProxy(t, port)
   const page = await openPage(t, network.url)
   await page.getByRole('button', { name: 'How do I stop the answer?' }).click()
   await waitForAnswer(page, 40)

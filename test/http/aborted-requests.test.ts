@@ -1,10 +1,10 @@
 import type { FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
-import { http2Client, http2Server } from '../support/http2.js'
-import { serve, type Served } from '../support/server.js'
-import { openStream } from '../support/stream.js'
-import { get, wire } from '../support/wire.js'
-import { signal, turn, within } from '../support/wait.js'
+import { connectHttp2, http2Options } from '../support/http2.js'
+import { serve, type TestServer } from '../support/server.js'
+import { openStream } from '../support/http-client.js'
+import { formatGet, openRawClient } from '../support/raw-client.js'
+import { deferred, nextEventLoopTurn, withTimeout } from '../support/wait.js'
 
 const DELAYED = { 'x-delayed': '1' }
 
@@ -12,13 +12,13 @@ const DELAYED = { 'x-delayed': '1' }
  * Serves with a `preHandler` hook that delays requests with the header `x-delayed` until their clients have disconnected.
  * `delayed` resolves when the hook has such a request, and `handled` when the route has it.
  */
-async function serveWithDelay (t: Test, fastify: FastifyServerOptions = {}): Promise<Served & { readonly delayed: Promise<void>, readonly handled: Promise<void> }> {
-  const [delayed, handled] = [signal(), signal()]
+async function serveWithDelay (t: Test, fastify: FastifyServerOptions = {}): Promise<TestServer & { readonly delayed: Promise<void>, readonly handled: Promise<void> }> {
+  const [delayed, handled] = [deferred(), deferred()]
   const served = await serve(t, { principal: ({ headers }) => { if ('x-delayed' in headers) handled.resolve() } }, {
     fastify,
-    before: app => app.addHook('preHandler', async ({ headers, socket }, reply) => {
+    beforeRegister: app => app.addHook('preHandler', async ({ headers, socket }, reply) => {
       if (!('x-delayed' in headers)) return
-      const disconnected = signal()
+      const disconnected = deferred()
       reply.raw.once('close', disconnected.resolve)
       socket.once('close', disconnected.resolve)
       delayed.resolve()
@@ -31,24 +31,24 @@ async function serveWithDelay (t: Test, fastify: FastifyServerOptions = {}): Pro
 for (const isPipelined of [false, true]) {
   t.test(`a request${isPipelined ? ' that is pipelined behind another stream' : ''} opens no session if its client disconnects before the route handles it`, async t => {
     const { sessions, port, delayed, handled } = await serveWithDelay(t)
-    const client = wire(t, port, { request: (isPipelined ? get() : '') + get(DELAYED) })
+    const client = openRawClient(t, port, { request: (isPipelined ? formatGet() : '') + formatGet(DELAYED) })
     if (isPipelined) await client.waitFor('welcome')
-    await within(delayed, 'the request')
+    await withTimeout(delayed, 'the request')
     client.socket.destroy()
-    await within(handled, 'the route')
-    await turn()
+    await withTimeout(handled, 'the route')
+    await nextEventLoopTurn()
     t.match(sessions.stats(), { streams: 0, sessions: isPipelined ? 1 : 0 })
   })
 }
 
 t.test('a request over HTTP/2 opens no session if its client disconnects before the route handles it', async t => {
-  const served = await serveWithDelay(t, http2Server)
-  const stream = http2Client(t, served).request({ ':path': '/downward', ...DELAYED })
+  const served = await serveWithDelay(t, http2Options)
+  const stream = connectHttp2(t, served).request({ ':path': '/downward', ...DELAYED })
   stream.on('error', () => {})
-  await within(served.delayed, 'the request')
+  await withTimeout(served.delayed, 'the request')
   stream.close()
-  await within(served.handled, 'the route')
-  await turn()
+  await withTimeout(served.handled, 'the route')
+  await nextEventLoopTurn()
   t.match(served.sessions.stats(), { streams: 0, sessions: 0 })
 })
 
@@ -56,11 +56,11 @@ t.test('a request that resumes a session does not replace the stream if its clie
   const { sessions, url, port, delayed, handled } = await serveWithDelay(t)
   const stream = await openStream(t, url)
   sessions.addHook('onResume', () => { t.fail('onResume ran for a client that has disconnected') })
-  const client = wire(t, port, { headers: { ...DELAYED, 'x-session-id': stream.sessionId } })
-  await within(delayed, 'the request')
+  const client = openRawClient(t, port, { headers: { ...DELAYED, 'x-session-id': stream.sessionId } })
+  await withTimeout(delayed, 'the request')
   client.socket.destroy()
-  await within(handled, 'the route')
-  await turn()
+  await withTimeout(handled, 'the route')
+  await nextEventLoopTurn()
   await (await sessions.find(stream.sessionId))?.send('after the abort')
   await stream.waitFor(({ data }) => data === 'after the abort')
 })

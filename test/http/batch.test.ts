@@ -1,15 +1,15 @@
 import t, { type Test } from 'tap'
-import { refused } from '../support/error-response.js'
-import { serve, type Served } from '../support/server.js'
-import { openStream, post, type Answer, type PostOptions } from '../support/stream.js'
+import { assertErrorResponse } from '../support/error-response.js'
+import { serve, type TestServer } from '../support/server.js'
+import { openStream, postMessage, type HttpResponse, type PostOptions } from '../support/http-client.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 
-const postBatch = (url: string, sessionId: string, lines: unknown[] | string, options: PostOptions = {}): Promise<Answer> =>
-  post(url, sessionId, typeof lines === 'string' ? lines : lines.map(line => JSON.stringify(line)).join('\n'), { ...options, headers: { 'content-type': 'application/x-ndjson' } })
+const postBatch = (url: string, sessionId: string, lines: unknown[] | string, options: PostOptions = {}): Promise<HttpResponse> =>
+  postMessage(url, sessionId, typeof lines === 'string' ? lines : lines.map(line => JSON.stringify(line)).join('\n'), { ...options, headers: { 'content-type': 'application/x-ndjson' } })
 
 /** Serves with a handler of event `n` that takes more than one tick of the event loop, and opens a session. `handled` lists the data of its messages. */
-async function serveWithHandler (t: Test, options: Parameters<typeof serve>[1] = {}): Promise<Served & { sessionId: string, handled: unknown[] }> {
+async function serveWithHandler (t: Test, options: Parameters<typeof serve>[1] = {}): Promise<TestServer & { sessionId: string, handled: unknown[] }> {
   const served = await serve(t, options)
   const handled: unknown[] = []
   served.sessions.handle('n', async (_session, data) => {
@@ -58,7 +58,7 @@ t.test('lines without an event have the event of the path', async t => {
 
 t.test('answers 400 to a batch with an Idempotency-Key header, because each line has its own id', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
-  refused(t, await postBatch(url, sessionId, [{ event: 'n', data: 1 }], { key: 'k' }), 400, 'FST_SSE_IDEMPOTENCY_KEY_INVALID')
+  assertErrorResponse(t, await postBatch(url, sessionId, [{ event: 'n', data: 1 }], { key: 'k' }), 400, 'FST_SSE_IDEMPOTENCY_KEY_INVALID')
   t.strictSame(handled, [])
 })
 
@@ -70,23 +70,23 @@ t.test('a repeated id gets the stored response, in the same batch and in later r
     { status: 200, body: { n: 1 }, replayed: true },
     { status: 422, body: { statusCode: 422, code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' } }
   ])
-  t.match(await post(url, sessionId, 1, { event: 'n', key: 'a' }), { body: { n: 1 }, headers: { 'idempotent-replayed': 'true' } })
-  await post(url, sessionId, 2, { event: 'n', key: 'b' })
+  t.match(await postMessage(url, sessionId, 1, { event: 'n', key: 'a' }), { body: { n: 1 }, headers: { 'idempotent-replayed': 'true' } })
+  await postMessage(url, sessionId, 2, { event: 'n', key: 'b' })
   t.match((await postBatch(url, sessionId, [{ event: 'n', data: 2, id: 'b' }, { event: 'n', data: 3 }])).body, [{ replayed: true }, { body: { n: 3 } }])
   t.strictSame(handled, [1, 2, 3])
 })
 
 t.test('no message of another request is handled between those of a batch', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t)
-  const started = signal()
-  const release = signal()
+  const started = deferred()
+  const release = deferred()
   sessions.handle('wait', () => {
     started.resolve()
     return release.promise
   })
   const batch = postBatch(url, sessionId, [{ event: 'wait' }, { event: 'n', data: 1 }, { event: 'n', data: 2 }])
-  await within(started.promise, 'the batch')
-  const other = post(url, sessionId, 3, { event: 'n' })
+  await withTimeout(started.promise, 'the batch')
+  const other = postMessage(url, sessionId, 3, { event: 'n' })
   await waitForWaitingMessages(sessions, sessionId, 3)
   release.resolve()
   await Promise.all([batch, other])
@@ -98,7 +98,7 @@ t.test('answers 400 to a batch with a malformed line, and handles none of its me
   const valid = JSON.stringify({ event: 'n', data: 1 })
   for (const malformed of ['{', 'null', '7', '[]', '"n"', '{"event":7}', '{"event":null}', '{"id":""}', '{"id":7}', '{"id":"caf\u00e9"}', `{"id":"${'k'.repeat(256)}"}`, '{"__proto__":{}}', '{"constructor":{"prototype":{}}}']) {
     const response = await postBatch(url, sessionId, `${valid}\n\n${malformed}\n${valid}`)
-    refused(t, response, 400, 'FST_SSE_BATCH_MALFORMED')
+    assertErrorResponse(t, response, 400, 'FST_SSE_BATCH_MALFORMED')
     t.match(response.body, { message: /^Line 3 / }, malformed)
     t.equal(response.headers['x-session-connected'], 'true')
   }
@@ -116,16 +116,16 @@ t.test('ignores blank lines and a line feed at the end', async t => {
 t.test('answers 413 to a batch above maxWaitingMessages, 429 if the queue has no room now, and handles neither', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t, { maxWaitingMessages: 3 })
   const createLines = (count: number): unknown[] => Array.from({ length: count }, (_, data) => ({ event: 'n', data }))
-  refused(t, await postBatch(url, sessionId, createLines(4)), 413, 'FST_SSE_BATCH_TOO_LARGE')
-  const started = signal()
-  const release = signal()
+  assertErrorResponse(t, await postBatch(url, sessionId, createLines(4)), 413, 'FST_SSE_BATCH_TOO_LARGE')
+  const started = deferred()
+  const release = deferred()
   sessions.handle('wait', () => {
     started.resolve()
     return release.promise
   })
   const batch = postBatch(url, sessionId, [{ event: 'wait' }, ...createLines(2)])
-  await within(started.promise, 'the batch')
-  refused(t, await postBatch(url, sessionId, createLines(2)), 429, 'FST_SSE_TOO_MANY_WAITING')
+  await withTimeout(started.promise, 'the batch')
+  assertErrorResponse(t, await postBatch(url, sessionId, createLines(2)), 429, 'FST_SSE_TOO_MANY_WAITING')
   release.resolve()
   t.match(await batch, { body: [{ status: 202 }, { status: 200 }, { status: 200 }] })
   t.match(await postBatch(url, sessionId, createLines(3)), { body: [{ status: 200 }, { status: 200 }, { status: 200 }] })
@@ -136,14 +136,14 @@ t.test('counts the lines of a batch before it parses them', async t => {
   const { url } = await serve(t, { maxWaitingMessages: 2 })
   const { sessionId } = await openStream(t, url)
   const headers = { 'content-type': 'application/x-ndjson' }
-  refused(t, await post(url, sessionId, '{\n{\n\n{', { headers }), 413, 'FST_SSE_BATCH_TOO_LARGE')
-  refused(t, await post(url, sessionId, '{\n{\n\n', { headers }), 400, 'FST_SSE_BATCH_MALFORMED')
+  assertErrorResponse(t, await postMessage(url, sessionId, '{\n{\n\n{', { headers }), 413, 'FST_SSE_BATCH_TOO_LARGE')
+  assertErrorResponse(t, await postMessage(url, sessionId, '{\n{\n\n', { headers }), 400, 'FST_SSE_BATCH_MALFORMED')
 })
 
 t.test('accepts a batch of one message if maxWaitingMessages is 0', async t => {
   const { url, sessionId } = await serveWithHandler(t, { maxWaitingMessages: 0 })
   t.match((await postBatch(url, sessionId, [{ event: 'n', data: 1 }])).body, [{ status: 200 }])
-  refused(t, await postBatch(url, sessionId, [{ event: 'n' }, { event: 'n' }]), 413, 'FST_SSE_BATCH_TOO_LARGE')
+  assertErrorResponse(t, await postBatch(url, sessionId, [{ event: 'n' }, { event: 'n' }]), 413, 'FST_SSE_BATCH_TOO_LARGE')
 })
 
 t.test('messages after one that ends the session are answered with 404', async t => {
@@ -179,18 +179,18 @@ t.test('a result that is not serializable as JSON is an error of its own message
 t.test('answers 415 to a batch if the route has a body schema, because the schema could not validate its lines', async t => {
   const { url } = await serve(t, { routes: { upward: { schema: { body: { type: 'object', required: ['text'], properties: { text: { type: 'string', maxLength: 3 } } } } } } })
   const { sessionId } = await openStream(t, url)
-  refused(t, await postBatch(url, sessionId, [{ data: { text: 'too long' } }]), 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
-  refused(t, await post(url, sessionId, { text: 'too long' }), 400, 'FST_ERR_VALIDATION')
-  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  assertErrorResponse(t, await postBatch(url, sessionId, [{ data: { text: 'too long' } }]), 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+  assertErrorResponse(t, await postMessage(url, sessionId, { text: 'too long' }), 400, 'FST_ERR_VALIDATION')
+  t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 201)
 })
 
 t.test('an app can parse application/x-ndjson with its own parser on its other routes', async t => {
   const { url } = await serve(t, {}, {
-    before: app => {
-      app.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (_request, body, done) => { done(null, { parsed: body }) })
+    beforeRegister: app => {
+      app.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (_request, body, calls) => { calls(null, { parsed: body }) })
       app.post('/own', async ({ body }) => body)
     },
-    after: ({ sseSessions }) => sseSessions.handle('return', (_session, data) => data)
+    afterRegister: ({ sseSessions }) => sseSessions.handle('return', (_session, data) => data)
   })
   const { sessionId } = await openStream(t, url)
   t.match((await postBatch(url, sessionId, [{ event: 'return', data: 1 }])).body, [{ status: 200, body: 1 }])

@@ -4,13 +4,13 @@ import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { SseSessionsOptions } from '../../lib/index.js'
 import { serve, type ServeOptions } from '../support/server.js'
-import { openStream, post, type Answer } from '../support/stream.js'
+import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 
 const ORIGIN = 'https://page.example'
 const EXPOSED = ['X-Session-ID', 'X-Session-Connected', 'Idempotent-Replayed', 'Retry-After']
 
 /** Sends the preflight request of a browser. */
-async function sendPreflight (url: string, method: string, headers: string): Promise<{ status: number, headers: Answer['headers'] }> {
+async function sendPreflight (url: string, method: string, headers: string): Promise<{ status: number, headers: HttpResponse['headers'] }> {
   const { statusCode, headers: got, body } = await request(url, {
     method: 'OPTIONS',
     headers: { origin: ORIGIN, 'access-control-request-method': method, 'access-control-request-headers': headers }
@@ -19,7 +19,7 @@ async function sendPreflight (url: string, method: string, headers: string): Pro
   return { status: statusCode, headers: got }
 }
 
-const splitList = (header: Answer['headers'][string]): string[] => String(header ?? '').split(', ').filter(name => name !== '')
+const splitList = (header: HttpResponse['headers'][string]): string[] => String(header ?? '').split(', ').filter(name => name !== '')
 
 /** Asserts that a page of another origin can use all routes, and can read our headers of every response. */
 async function assertAllRoutesAllowed (t: Test, url: string, allowed: string): Promise<void> {
@@ -40,7 +40,7 @@ async function assertAllRoutesAllowed (t: Test, url: string, allowed: string): P
   const { sessionId } = stream
   const { statusCode, headers } = await request(`${url}/downward`, { method: 'DELETE', headers: { ...origin, 'x-session-id': 'unknown' } })
   t.equal(statusCode, 404)
-  const responses = [stream, await post(url, sessionId, { text: 'hi' }, { headers: origin }), await post(url, 'unknown', {}, { headers: origin }), { headers }]
+  const responses = [stream, await postMessage(url, sessionId, { text: 'hi' }, { headers: origin }), await postMessage(url, 'unknown', {}, { headers: origin }), { headers }]
   for (const { headers } of responses) {
     t.equal(headers['access-control-allow-origin'], allowed)
     t.strictSame(EXPOSED.filter(name => !splitList(headers['access-control-expose-headers']).includes(name)), [], 'pages can read our headers')
@@ -50,7 +50,7 @@ async function assertAllRoutesAllowed (t: Test, url: string, allowed: string): P
 /** Serves an app with the option `cors` that also has other routes. */
 function serveCors (t: Test, cors: SseSessionsOptions['cors'], options: SseSessionsOptions = {}, more: ServeOptions = {}): ReturnType<typeof serve> {
   return serve(t, { ...cors !== undefined && { cors }, ...options }, {
-    after: app => app.get('/other', async () => 'same origin only').delete('/chat/other', async () => 'same origin only'),
+    afterRegister: app => app.get('/other', async () => 'same origin only').delete('/chat/other', async () => 'same origin only'),
     ...more
   })
 }
@@ -61,7 +61,7 @@ t.test('without option cors, pages of other origins are not allowed', async t =>
   const { headers, sessionId } = await openStream(t, url, { headers: { origin: ORIGIN } })
   t.notOk('access-control-allow-origin' in headers)
   t.notOk('access-control-expose-headers' in headers)
-  t.notOk('access-control-allow-origin' in (await post(url, sessionId, { text: 'hi' }, { headers: { origin: ORIGIN } })).headers)
+  t.notOk('access-control-allow-origin' in (await postMessage(url, sessionId, { text: 'hi' }, { headers: { origin: ORIGIN } })).headers)
 })
 
 t.test('cors: true allows all origins, without credentials', async t => {
@@ -96,7 +96,7 @@ for (const prefix of ['', '/chat']) {
 for (const option of [undefined, true] as const) {
   t.test(`an earlier registration of @fastify/cors by the app takes precedence, with option cors ${String(option)}`, async t => {
     const { url } = await serveCors(t, option, {}, {
-      before: app => app.register(cors, { origin: ORIGIN, methods: ['GET', 'POST', 'DELETE'], exposedHeaders: 'X-App' })
+      beforeRegister: app => app.register(cors, { origin: ORIGIN, methods: ['GET', 'POST', 'DELETE'], exposedHeaders: 'X-App' })
     })
     await assertAllRoutesAllowed(t, url, ORIGIN)
     const { headers } = await openStream(t, url, { headers: { origin: ORIGIN } })
@@ -106,7 +106,7 @@ for (const option of [undefined, true] as const) {
 
 t.test('an app can register @fastify/cors for its other routes after the plugin', async t => {
   const { url } = await serveCors(t, { origin: ORIGIN }, {}, {
-    after: (app: FastifyInstance) => app.get('/other', async () => 'other').register(cors, { origin: 'https://other.example' })
+    afterRegister: (app: FastifyInstance) => app.get('/other', async () => 'other').register(cors, { origin: 'https://other.example' })
   })
   t.equal((await sendPreflight(`${url}/other`, 'GET', 'x-any')).headers['access-control-allow-origin'], 'https://other.example')
   await openStream(t, url, { headers: { origin: ORIGIN } })

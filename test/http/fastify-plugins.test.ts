@@ -5,22 +5,22 @@ import rateLimit from '@fastify/rate-limit'
 import swagger from '@fastify/swagger'
 import t from 'tap'
 import { request } from 'undici'
-import { eventSources } from '../support/eventsources.js'
+import { eventSources } from '../support/event-sources.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { signal, within } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { deferred, withTimeout } from '../support/wait.js'
 
 t.test('@fastify/helmet adds its headers to the stream and to every response', async t => {
-  const { url } = await serve(t, {}, { before: app => app.register(helmet) })
+  const { url } = await serve(t, {}, { beforeRegister: app => app.register(helmet) })
   const stream = await openStream(t, url)
-  for (const { headers } of [stream, await post(url, stream.sessionId, { text: 'hi' })]) {
+  for (const { headers } of [stream, await postMessage(url, stream.sessionId, { text: 'hi' })]) {
     t.match(headers, { 'content-security-policy': /default-src/, 'x-content-type-options': 'nosniff', 'strict-transport-security': /max-age/ })
   }
 })
 
 t.test('@fastify/cookie sets the cookies of the app\'s hooks on the stream, and parses those of requests', async t => {
   const { url, sessions } = await serve(t, { principal: request => request.cookies.user }, {
-    before: app => app
+    beforeRegister: app => app
       .register(cookie, { secret: 'a secret of the test' })
       .addHook('onRequest', async (_request, reply) => { reply.setCookie('early', '1', { path: '/', httpOnly: true }) })
       .addHook('onSend', async (_request, reply) => { reply.setCookie('late', 'ü;=', { signed: true }) })
@@ -31,20 +31,20 @@ t.test('@fastify/cookie sets the cookies of the app\'s hooks on the stream, and 
   t.match(cookies[0], /^early=1; Path=\/; HttpOnly/)
   t.match(cookies[1], /^late=%C3%BC%3B%3D\.[\w%]+/)
   t.equal((await sessions.find(stream.sessionId))?.principal, 'ann')
-  t.equal((await post(url, stream.sessionId, { text: 'hi' })).status, 404, 'without the cookie, the request has no principal')
-  t.equal((await post(url, stream.sessionId, { text: 'hi' }, { headers })).status, 201)
+  t.equal((await postMessage(url, stream.sessionId, { text: 'hi' })).status, 404, 'without the cookie, the request has no principal')
+  t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { headers })).status, 201)
 })
 
 t.test('@fastify/rate-limit limits each route by its own config, and counts a stream once', async t => {
   const { url, sessions } = await serve(t, {
     routes: { downward: { config: { rateLimit: { max: 2, timeWindow: 60_000 } } }, upward: { config: { rateLimit: { max: 3, timeWindow: 60_000 } } } }
-  }, { before: app => app.register(rateLimit, { global: false }) })
+  }, { beforeRegister: app => app.register(rateLimit, { global: false }) })
   const stream = await openStream(t, url)
   t.match(stream.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '1' })
-  for (let i = 0; i < 3; i++) t.equal((await post(url, stream.sessionId, { text: String(i) })).status, 201)
-  t.match(await post(url, stream.sessionId, { text: 'too many' }), { status: 429, headers: { 'retry-after': '60', 'x-session-connected': 'true' } })
+  for (let i = 0; i < 3; i++) t.equal((await postMessage(url, stream.sessionId, { text: String(i) })).status, 201)
+  t.match(await postMessage(url, stream.sessionId, { text: 'too many' }), { status: 429, headers: { 'retry-after': '60', 'x-session-connected': 'true' } })
   await openStream(t, url)
-  t.equal((await openStream(t, url, { raw: true })).status, 429)
+  t.equal((await openStream(t, url, { skipWelcome: true })).status, 429)
   t.equal(sessions.size, 2)
   await sessions.broadcast('news', 1)
   await stream.waitFor(({ event }) => event === 'news')
@@ -59,7 +59,7 @@ t.test('@fastify/swagger lists the routes with the schemas of option routes', as
       upward: { schema: { summary: 'Post a message', body: { type: 'object', properties: { text: { type: 'string' } } } } },
       close: { schema: { hide: true } }
     }
-  }, { before: app => app.register(swagger, { openapi: { info: { title: 'chat', version: '1' } } }) })
+  }, { beforeRegister: app => app.register(swagger, { openapi: { info: { title: 'chat', version: '1' } } }) })
   const { paths = {} } = app.swagger() as { paths?: Record<string, Record<string, { summary?: string, requestBody?: unknown, parameters?: unknown }>> }
   t.strictSame(Object.entries(paths).map(([path, methods]) => [path, Object.keys(methods)]), [
     ['/chat/downward', ['get']], ['/chat/upward', ['post']], ['/chat/upward/{event}', ['post']]
@@ -76,8 +76,8 @@ for (const when of ['before', 'after'] as const) {
   t.test(`@fastify/compress, global and registered ${when} the plugin, neither compresses nor delays the stream`, async t => {
     const other = async (): Promise<object> => ({ long: 'x'.repeat(5000) })
     const { url, sessions } = await serve(t, {}, {
-      before: app => when === 'before' ? app.register(compress, { global: true, threshold: 0 }) : undefined,
-      after: async app => {
+      beforeRegister: app => when === 'before' ? app.register(compress, { global: true, threshold: 0 }) : undefined,
+      afterRegister: async app => {
         if (when === 'after') await app.register(compress, { global: true, threshold: 0 })
         app.get('/other', other)
       }
@@ -91,13 +91,13 @@ for (const when of ['before', 'after'] as const) {
       await sessions.broadcast('tick', i)
       await stream.waitFor(({ event, data }) => event === 'tick' && data === i, `tick ${i}`)
     }
-    t.equal((await post(url, stream.sessionId, { text: 'hi' })).status, 201)
+    t.equal((await postMessage(url, stream.sessionId, { text: 'hi' })).status, 201)
   })
 }
 
 t.test('all of these plugins together serve an unmodified EventSource', async t => {
   const { url, sessions } = await serve(t, { cors: true }, {
-    before: async app => {
+    beforeRegister: async app => {
       await app.register(helmet)
       await app.register(cookie)
       await app.register(rateLimit, { max: 100 })
@@ -107,12 +107,12 @@ t.test('all of these plugins together serve an unmodified EventSource', async t 
   })
   for (const [name, open] of eventSources) {
     const source = open(t, `${url}/downward`)
-    const welcome = signal()
-    const news = signal<unknown>()
+    const welcome = deferred()
+    const news = deferred<unknown>()
     source.addEventListener('welcome', () => { welcome.resolve() })
     source.addEventListener('news', ({ data }) => { news.resolve(data) })
-    await within(welcome.promise, `the welcome of ${name}`)
+    await withTimeout(welcome.promise, `the welcome of ${name}`)
     await sessions.broadcast('news', name)
-    t.equal(await within(news.promise, 'news'), JSON.stringify(name))
+    t.equal(await withTimeout(news.promise, 'news'), JSON.stringify(name))
   }
 })

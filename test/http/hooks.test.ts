@@ -1,18 +1,18 @@
 import { inspect } from 'node:util'
 import t from 'tap'
-import { refused } from '../support/error-response.js'
+import { assertErrorResponse } from '../support/error-response.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { serve } from '../support/server.js'
-import { openStream, post, type Answer, type Stream } from '../support/stream.js'
-import { signal, until, within } from '../support/wait.js'
+import { openStream, postMessage, type HttpResponse, type ClientStream } from '../support/http-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 /** A `resumeTimeout` in which a client can reconnect even on a slow machine. */
 const RESUME_TIMEOUT = 1000
 
 /** Converts the response of a stream that was refused. */
-async function toResponse (stream: Stream): Promise<Answer> {
-  await within(stream.ended, 'the end')
-  return { status: stream.status, headers: stream.headers, body: JSON.parse(stream.raw()) }
+async function toResponse (stream: ClientStream): Promise<HttpResponse> {
+  await withTimeout(stream.ended, 'the end')
+  return { status: stream.status, headers: stream.headers, body: JSON.parse(stream.text()) }
 }
 
 t.test('onOpen hooks run in order, and what they return is in the welcome event', async t => {
@@ -69,10 +69,10 @@ t.test('an error of an onOpen hook refuses the session and becomes the response'
     .addHook('onOpen', () => { t.fail('a hook ran after one that threw') })
     .addHook('onClose', (session, reason) => { closed.push([session.closed, reason]) })
   thrown = Object.assign(new Error('not allowed'), { statusCode: 403, code: 'APP_FORBIDDEN' })
-  refused(t, await toResponse(await openStream(t, url, { raw: true })), 403, 'APP_FORBIDDEN')
+  assertErrorResponse(t, await toResponse(await openStream(t, url, { skipWelcome: true })), 403, 'APP_FORBIDDEN')
   for (const value of ['a string', undefined, { statusCode: 200 }, Object.create(null)]) {
     thrown = value
-    const response = await toResponse(await openStream(t, url, { raw: true }))
+    const response = await toResponse(await openStream(t, url, { skipWelcome: true }))
     t.match(response, { status: 500, body: { statusCode: 500 } }, `for ${inspect(value)}`)
   }
   t.strictSame(closed, Array.from({ length: 5 }, () => [true, 'refused']))
@@ -83,47 +83,47 @@ t.test('answers 500 if what onOpen or onResume returns is not serializable as JS
   const { sessions, url } = await serve(t)
   let returned: object = { n: 1n }
   sessions.addHook('onOpen', () => returned).addHook('onResume', () => ({ n: 1n }))
-  refused(t, await toResponse(await openStream(t, url, { raw: true })), 500, 'FST_SSE_DATA_INVALID')
+  assertErrorResponse(t, await toResponse(await openStream(t, url, { skipWelcome: true })), 500, 'FST_SSE_DATA_INVALID')
   t.equal(sessions.size, 0)
   returned = {}
   const stream = await openStream(t, url)
   const headers = { 'x-session-id': stream.sessionId }
-  refused(t, await toResponse(await openStream(t, url, { raw: true, headers })), 500, 'FST_SSE_DATA_INVALID')
+  assertErrorResponse(t, await toResponse(await openStream(t, url, { skipWelcome: true, headers })), 500, 'FST_SSE_DATA_INVALID')
   await (await sessions.find(stream.sessionId))?.send('after the refusal')
   t.ok(await stream.waitFor(({ data }) => data === 'after the refusal'))
 })
 
 t.test('sends only a retry delay if the store becomes unavailable while onOpen runs', async t => {
   const store = new FlakyStore()
-  const { sessions, url } = await serve(t, { store: store.open, retry: 7, resumeTimeout: 50 })
+  const { sessions, url } = await serve(t, { store: store.createStore, retry: 7, resumeTimeout: 50 })
   sessions.addHook('onOpen', async session => {
-    store.down = true
+    store.isDown = true
     await session.send('never')
   })
-  const stream = await openStream(t, url, { raw: true })
-  await within(stream.ended, 'the end')
-  t.strictSame([stream.status, stream.raw()], [200, 'retry: 7\n\n'])
+  const stream = await openStream(t, url, { skipWelcome: true })
+  await withTimeout(stream.ended, 'the end')
+  t.strictSame([stream.status, stream.text()], [200, 'retry: 7\n\n'])
   // The plugin cannot end the session either, so it expires.
-  await until(() => sessions.size === 0, 'the session to expire')
-  const second = await openStream(t, url, { raw: true })
-  await within(second.ended, 'the end')
-  t.strictSame([second.status, second.raw()], [200, 'retry: 7\n\n'])
+  await waitUntil(() => sessions.size === 0, 'the session to expire')
+  const second = await openStream(t, url, { skipWelcome: true })
+  await withTimeout(second.ended, 'the end')
+  t.strictSame([second.status, second.text()], [200, 'retry: 7\n\n'])
   t.equal(sessions.size, 0)
 })
 
 t.test('a session does not expire while onOpen runs, even after the resumeTimeout', async t => {
   const { sessions, url } = await serve(t, { resumeTimeout: 1 })
-  const expired = signal()
+  const expired = deferred()
   let opened = 0
   sessions
     .addHook('onOpen', async () => { if (opened++ === 0) await expired.promise })
     .addHook('onClose', () => { expired.resolve() })
   const opening = openStream(t, url)
-  await until(() => opened === 1, 'the first session')
+  await waitUntil(() => opened === 1, 'the first session')
   // The second session expires, and with that lets the hook of the first one return.
   const second = await openStream(t, url)
   second.destroy()
-  const { sessionId } = await within(opening, 'the first stream')
+  const { sessionId } = await withTimeout(opening, 'the first stream')
   t.equal((await sessions.find(sessionId))?.connected, true)
 })
 
@@ -140,19 +140,19 @@ t.test('onResume hooks run when a client reconnects, and their data is in its we
   t.notOk('missed' in Object(first.events[0]?.data))
   const replacing = await openStream(t, url, { headers: { ...headers, 'x-case': 'replacing' } })
   t.strictSame(replacing.events[0]?.data, { sessionId: first.sessionId, resumed: true, heartbeatInterval: 15_000, missed: 3 })
-  refused(t, await toResponse(await openStream(t, url, { headers: { ...headers, 'x-case': 'refused' }, raw: true })), 403, 'APP_FORBIDDEN')
+  assertErrorResponse(t, await toResponse(await openStream(t, url, { headers: { ...headers, 'x-case': 'refused' }, skipWelcome: true })), 403, 'APP_FORBIDDEN')
   t.equal((await sessions.find(first.sessionId))?.connected, true, 'a refused request does not replace the current stream')
   replacing.destroy()
-  await until(async () => (await sessions.find(first.sessionId))?.connected === false, 'the disconnect')
+  await waitUntil(async () => (await sessions.find(first.sessionId))?.connected === false, 'the disconnect')
   await openStream(t, url, { headers: { ...headers, 'x-case': 'reconnecting' } })
   t.strictSame(resumed, [[first.sessionId, 'replacing', true], [first.sessionId, 'refused', true], [first.sessionId, 'reconnecting', false]])
 })
 
 t.test('a session does not expire while onResume runs, and expires when the resumed stream is lost', async t => {
   const { sessions, url } = await serve(t, { resumeTimeout: RESUME_TIMEOUT })
-  const started = signal()
-  const release = signal()
-  const closed = signal<string>()
+  const started = deferred()
+  const release = deferred()
+  const closed = deferred<string>()
   sessions
     .addHook('onResume', async () => {
       started.resolve()
@@ -161,31 +161,31 @@ t.test('a session does not expire while onResume runs, and expires when the resu
     .addHook('onClose', (_session, reason) => { closed.resolve(reason) })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
-  await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
+  await waitUntil(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
   const headers = { 'x-session-id': sessionId }
   const resuming = openStream(t, url, { headers })
-  await within(started.promise, 'onResume')
+  await withTimeout(started.promise, 'onResume')
   // Another session that was opened and lost later expires, so the resumeTimeout has passed.
   const other = await openStream(t, url)
   other.destroy()
-  t.equal(await within(closed.promise, 'the other session to expire'), 'expired')
+  t.equal(await withTimeout(closed.promise, 'the other session to expire'), 'expired')
   t.equal(await sessions.find(other.sessionId), undefined)
   release.resolve()
   const resumed = await resuming
   t.match(resumed.events[0]?.data, { resumed: true })
   t.equal((await sessions.find(sessionId))?.connected, true)
   resumed.destroy()
-  await until(() => sessions.size === 0, 'the session to expire')
+  await waitUntil(() => sessions.size === 0, 'the session to expire')
 })
 
 t.test('when two requests resume a session at the same time and one is refused, the session does not expire', async t => {
   const { sessions, url } = await serve(t, { resumeTimeout: RESUME_TIMEOUT })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
-  await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
-  const started = signal()
-  const release = signal()
-  const expired = signal()
+  await waitUntil(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
+  const started = deferred()
+  const release = deferred()
+  const expired = deferred()
   sessions
     .addHook('onResume', async (_session, { headers }) => {
       if (headers['x-case'] === 'refused') throw new Error('hook failed')
@@ -194,13 +194,13 @@ t.test('when two requests resume a session at the same time and one is refused, 
     })
     .addHook('onClose', () => { expired.resolve() })
   const resuming = openStream(t, url, { headers: { 'x-session-id': sessionId } })
-  await within(started.promise, 'onResume')
-  await openStream(t, url, { headers: { 'x-session-id': sessionId, 'x-case': 'refused' }, raw: true })
+  await withTimeout(started.promise, 'onResume')
+  await openStream(t, url, { headers: { 'x-session-id': sessionId, 'x-case': 'refused' }, skipWelcome: true })
   release.resolve()
   await resuming
   const other = await openStream(t, url)
   other.destroy()
-  await within(expired.promise, 'the other session to expire')
+  await withTimeout(expired.promise, 'the other session to expire')
   t.equal((await sessions.find(sessionId))?.connected, true)
   t.equal(await sessions.find(other.sessionId), undefined)
 })
@@ -218,14 +218,14 @@ t.test('onMessage hooks run in order until one returns a value or sends', async 
     })
     .handle('handled', () => 'handled')
   const { sessionId } = await openStream(t, url)
-  t.match(await post(url, sessionId, { n: 1 }, { event: 'returns', key: 'k' }), { status: 200, body: { by: 'second' } })
-  t.match(await post(url, sessionId, 2, { event: 'sends', headers: { 'x-via': 'test' } }), { status: 203, body: { via: 'test' } })
+  t.match(await postMessage(url, sessionId, { n: 1 }, { event: 'returns', key: 'k' }), { status: 200, body: { by: 'second' } })
+  t.match(await postMessage(url, sessionId, 2, { event: 'sends', headers: { 'x-via': 'test' } }), { status: 203, body: { via: 'test' } })
   t.strictSame(ran, ['returns {"n":1} k', 'sends 2 undefined'])
-  t.match(await post(url, sessionId, 3, { event: 'nothing' }), { status: 202, body: { status: 'accepted' } })
-  t.match(await post(url, sessionId, 4), { status: 202 }, 'with hooks there is no echo')
-  refused(t, await post(url, sessionId, 5, { event: 'throws' }), 409, 'APP_CONFLICT')
+  t.match(await postMessage(url, sessionId, 3, { event: 'nothing' }), { status: 202, body: { status: 'accepted' } })
+  t.match(await postMessage(url, sessionId, 4), { status: 202 }, 'with hooks there is no echo')
+  assertErrorResponse(t, await postMessage(url, sessionId, 5, { event: 'throws' }), 409, 'APP_CONFLICT')
   t.strictSame(ran.slice(2), ['nothing 3 undefined', 'last', 'message 4 undefined', 'last', 'throws 5 undefined', 'last'])
-  t.match(await post(url, sessionId, 6, { event: 'handled' }), { body: 'handled' })
+  t.match(await postMessage(url, sessionId, 6, { event: 'handled' }), { body: 'handled' })
   t.equal(ran.length, 8, 'no hook runs for an event that has a handler')
 })
 
@@ -237,11 +237,11 @@ t.test('onDisconnect runs once when the stream is lost, and onClose once when th
     .addHook('onClose', (session, reason) => { calls.push(['onClose', session.id, session.closed, reason]) })
   const [lost, closed] = [await openStream(t, url), await openStream(t, url)]
   lost.destroy()
-  await until(() => calls.length > 0, 'the disconnect')
+  await waitUntil(() => calls.length > 0, 'the disconnect')
   await (await sessions.find(lost.sessionId))?.close('while disconnected')
   await (await sessions.find(closed.sessionId))?.close('while connected')
-  await within(closed.ended, 'the end')
-  await until(() => sessions.stats().streams === 0, 'the stream to go')
+  await withTimeout(closed.ended, 'the end')
+  await waitUntil(() => sessions.stats().streams === 0, 'the stream to go')
   t.strictSame(calls, [
     ['onDisconnect', lost.sessionId, false, false],
     ['onClose', lost.sessionId, true, 'while disconnected'],
@@ -272,7 +272,7 @@ t.test('an error of onDisconnect or onClose is logged with the short session id,
     .addHook('onClose', () => { ran.push('onClose') })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
-  await until(() => ran.length === 1, 'the second onDisconnect hook')
+  await waitUntil(() => ran.length === 1, 'the second onDisconnect hook')
   await (await sessions.find(sessionId))?.close()
   t.strictSame(ran, ['onDisconnect', 'onClose'])
   t.match(lines, [

@@ -1,16 +1,16 @@
 import { createParser } from 'eventsource-parser'
 import t, { type Test } from 'tap'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { ask, http2Client, http2Server, type Http2Answer } from '../support/http2.js'
-import { serve, type Served, type ServeOptions } from '../support/server.js'
-import { until, within } from '../support/wait.js'
+import { requestHttp2, connectHttp2, http2Options, type Http2Response } from '../support/http2.js'
+import { serve, type TestServer, type ServeOptions } from '../support/server.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 /** Serves over HTTP/2 with TLS. `connections` counts the connections on which streams were requested. */
-async function serveHttp2 (t: Test, { before, ...more }: ServeOptions = {}): Promise<Served & { readonly connections: () => number }> {
+async function serveHttp2 (t: Test, { beforeRegister: before, ...more }: ServeOptions = {}): Promise<TestServer & { readonly connections: () => number }> {
   const ports = new Set<number | undefined>()
   const served = await serve(t, {}, {
-    fastify: http2Server,
-    before: async app => {
+    fastify: http2Options,
+    beforeRegister: async app => {
       app.addHook('onRequest', async ({ url, socket }) => { if (url === '/downward') ports.add(socket.remotePort) })
       await before?.(app)
     },
@@ -30,47 +30,47 @@ const parseNames = (text: string): string[] => {
 t.test('an HTTP/2 client opens, posts to, resumes, replaces and closes a session over one connection', async t => {
   const served = await serveHttp2(t)
   const { sessions } = served
-  const client = http2Client(t, served)
-  const stream = await ask(client, { ':path': '/downward', accept: 'text/event-stream' })
+  const client = connectHttp2(t, served)
+  const stream = await requestHttp2(client, { ':path': '/downward', accept: 'text/event-stream' })
   t.match(stream.headers, { ':status': 200, 'content-type': 'text/event-stream; charset=utf-8', 'x-accel-buffering': 'no' })
   t.notOk('connection' in stream.headers || 'transfer-encoding' in stream.headers, 'HTTP/2 forbids them')
   const id = String(stream.headers['x-session-id'])
-  const post = (text: string): Promise<Http2Answer> =>
-    ask(client, { ':method': 'POST', ':path': '/upward', 'content-type': 'application/json', 'x-session-id': id }, { body: JSON.stringify({ text }) })
+  const post = (text: string): Promise<Http2Response> =>
+    requestHttp2(client, { ':method': 'POST', ':path': '/upward', 'content-type': 'application/json', 'x-session-id': id }, { body: JSON.stringify({ text }) })
   t.match((await post('one')).headers, { ':status': 201, 'x-session-connected': 'true' })
-  await until(() => stream.text().includes('Data received: one'), 'the echo')
+  await waitUntil(() => stream.text().includes('Data received: one'), 'the echo')
   stream.cancel()
-  await until(async () => (await sessions.find(id))?.connected === false, 'the disconnect')
+  await waitUntil(async () => (await sessions.find(id))?.connected === false, 'the disconnect')
   t.match((await post('two')).headers, { ':status': 201, 'x-session-connected': 'false' })
-  const resumed = await ask(client, { ':path': '/downward', 'x-session-id': id })
-  await until(() => resumed.text().includes('Data received: two'), 'the missed event')
+  const resumed = await requestHttp2(client, { ':path': '/downward', 'x-session-id': id })
+  await waitUntil(() => resumed.text().includes('Data received: two'), 'the missed event')
   t.strictSame(parseNames(resumed.text()), ['welcome', 'message'])
-  const replacing = await ask(client, { ':path': '/downward', 'x-session-id': id })
-  await within(resumed.ended, 'the end of the replaced stream')
-  t.match((await ask(client, { ':method': 'DELETE', ':path': '/downward', 'x-session-id': id })).headers, { ':status': 204 })
-  await within(replacing.ended, 'the end of the stream')
+  const replacing = await requestHttp2(client, { ':path': '/downward', 'x-session-id': id })
+  await withTimeout(resumed.ended, 'the end of the replaced stream')
+  t.match((await requestHttp2(client, { ':method': 'DELETE', ':path': '/downward', 'x-session-id': id })).headers, { ':status': 204 })
+  await withTimeout(replacing.ended, 'the end of the stream')
   t.strictSame(parseNames(replacing.text()), ['welcome', 'close'])
-  t.equal((await ask(client, { ':path': '/downward', 'last-event-id': 'closed' })).headers[':status'], 204)
+  t.equal((await requestHttp2(client, { ':path': '/downward', 'last-event-id': 'closed' })).headers[':status'], 204)
   t.equal(served.connections(), 1)
 })
 
 t.test('an HTTP/2 client that stops reading receives all events when it reads again', async t => {
   const served = await serveHttp2(t)
-  const client = http2Client(t, served)
-  const stream = await ask(client, { ':path': '/downward' }, { stalled: true })
+  const client = connectHttp2(t, served)
+  const stream = await requestHttp2(client, { ':path': '/downward' }, { stalled: true })
   const session = await served.sessions.find(String(stream.headers['x-session-id']))
   // More than the HTTP/2 flow-control windows and the socket buffers take, and less than the log keeps.
   const long = 'x'.repeat(9_000)
   for (let i = 0; i < 100; i++) await session?.emit('part', { i, long })
   stream.read()
   await session?.emit('last', null)
-  await until(() => stream.text().includes('event: last'), 'the last event')
+  await waitUntil(() => stream.text().includes('event: last'), 'the last event')
   t.equal(parseNames(stream.text()).filter(name => name === 'part').length, 100)
 })
 
 t.test('twelve EventSources of a page share one HTTP/2 connection', needsChromium, async t => {
   const served = await serveHttp2(t, {
-    before: app => app.get('/', async (_request, reply) => reply.type('text/html').send('<!doctype html><title>twelve</title>'))
+    beforeRegister: app => app.get('/', async (_request, reply) => reply.type('text/html').send('<!doctype html><title>twelve</title>'))
   })
   const { sessions, url } = served
   const browser = await launchChromium(t)

@@ -1,12 +1,12 @@
 import { connect } from 'node:net'
 import fc from 'fast-check'
 import t from 'tap'
-import { refused } from '../support/error-response.js'
-import { seedOf } from '../support/random.js'
+import { assertErrorResponse } from '../support/error-response.js'
+import { chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
-import { signal, until, within } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const REPLAYED = 'idempotent-replayed'
 
@@ -15,18 +15,18 @@ t.test('a repeated key gets the first response again, with its status and header
   let handled = 0
   sessions.handle('count', (_session, _data, { reply }) => reply.code(201).header('x-count', String(++handled)).send({ handled }))
   const { sessionId } = await openStream(t, url)
-  const first = await post(url, sessionId, { a: 1 }, { event: 'count', key: 'k' })
+  const first = await postMessage(url, sessionId, { a: 1 }, { event: 'count', key: 'k' })
   t.match(first, { status: 201, body: { handled: 1 }, headers: { 'x-count': '1', [REPLAYED]: undefined } })
-  t.match(await post(url, sessionId, { a: 1 }, { event: 'count', key: 'k' }), { status: 201, body: { handled: 1 }, headers: { 'x-count': '1', [REPLAYED]: 'true' } })
-  t.match(await post(url, sessionId, { a: 1 }, { event: 'count', key: 'other' }), { body: { handled: 2 }, headers: { [REPLAYED]: undefined } })
-  t.match(await post(url, sessionId, { a: 1 }, { event: 'count' }), { body: { handled: 3 } })
+  t.match(await postMessage(url, sessionId, { a: 1 }, { event: 'count', key: 'k' }), { status: 201, body: { handled: 1 }, headers: { 'x-count': '1', [REPLAYED]: 'true' } })
+  t.match(await postMessage(url, sessionId, { a: 1 }, { event: 'count', key: 'other' }), { body: { handled: 2 }, headers: { [REPLAYED]: undefined } })
+  t.match(await postMessage(url, sessionId, { a: 1 }, { event: 'count' }), { body: { handled: 3 } })
   t.equal(handled, 3)
 })
 
 t.test('a repeat that arrives while the first message is being handled waits for its response', async t => {
   const { sessions, url } = await serve(t)
-  const started = signal()
-  const release = signal()
+  const started = deferred()
+  const release = deferred()
   let handled = 0
   sessions.handle('slow', async () => {
     started.resolve()
@@ -34,10 +34,10 @@ t.test('a repeat that arrives while the first message is being handled waits for
     return { handled: ++handled }
   })
   const { sessionId } = await openStream(t, url)
-  const first = post(url, sessionId, {}, { event: 'slow', key: 'k' })
-  await within(started.promise, 'the handler')
-  const repeats = [post(url, sessionId, {}, { event: 'slow', key: 'k' }), post(url, sessionId, {}, { event: 'slow', key: 'k' })]
-  refused(t, await post(url, sessionId, { other: 'data' }, { event: 'slow', key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
+  const first = postMessage(url, sessionId, {}, { event: 'slow', key: 'k' })
+  await withTimeout(started.promise, 'the handler')
+  const repeats = [postMessage(url, sessionId, {}, { event: 'slow', key: 'k' }), postMessage(url, sessionId, {}, { event: 'slow', key: 'k' })]
+  assertErrorResponse(t, await postMessage(url, sessionId, { other: 'data' }, { event: 'slow', key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
   release.resolve()
   t.match(await first, { status: 200, body: { handled: 1 }, headers: { [REPLAYED]: undefined } })
   for (const repeat of await Promise.all(repeats)) t.match(repeat, { status: 200, body: { handled: 1 }, headers: { [REPLAYED]: 'true' } })
@@ -45,9 +45,9 @@ t.test('a repeat that arrives while the first message is being handled waits for
 
 t.test('a repeat after a lost response gets that response, and is not handled again', async t => {
   const { sessions, url, port } = await serve(t)
-  const started = signal()
-  const release = signal()
-  const disconnected = signal()
+  const started = deferred()
+  const release = deferred()
+  const disconnected = deferred()
   let handled = 0
   sessions.handle('slow', async (_session, _data, { request }) => {
     request.raw.socket.once('close', () => { disconnected.resolve() })
@@ -58,29 +58,29 @@ t.test('a repeat after a lost response gets that response, and is not handled ag
   const { sessionId } = await openStream(t, url)
   const socket = connect(port, '127.0.0.1')
   socket.write(`POST /upward/slow HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\nX-Session-ID: ${sessionId}\r\nIdempotency-Key: k\r\n\r\n{}`)
-  await within(started.promise, 'the handler')
+  await withTimeout(started.promise, 'the handler')
   socket.destroy()
-  await within(disconnected.promise, 'the disconnect')
+  await withTimeout(disconnected.promise, 'the disconnect')
   release.resolve()
-  await until(() => handled === 1, 'the handler')
-  t.match(await post(url, sessionId, {}, { event: 'slow', key: 'k' }), { status: 200, body: { handled: 1 }, headers: { [REPLAYED]: 'true' } })
+  await waitUntil(() => handled === 1, 'the handler')
+  t.match(await postMessage(url, sessionId, {}, { event: 'slow', key: 'k' }), { status: 200, body: { handled: 1 }, headers: { [REPLAYED]: 'true' } })
 })
 
 t.test('answers 422 to a repeated key with different data or a different event', async t => {
   const { sessions, url } = await serve(t)
   sessions.handle('a', () => 'a').handle('b', () => 'b')
   const { sessionId } = await openStream(t, url)
-  await post(url, sessionId, { n: 1 }, { event: 'a', key: 'k' })
-  refused(t, await post(url, sessionId, { n: 2 }, { event: 'a', key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
-  refused(t, await post(url, sessionId, { n: 1 }, { event: 'b', key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
-  t.match(await post(url, sessionId, { n: 1 }, { event: 'a', key: 'k' }), { body: 'a', headers: { [REPLAYED]: 'true' } })
+  await postMessage(url, sessionId, { n: 1 }, { event: 'a', key: 'k' })
+  assertErrorResponse(t, await postMessage(url, sessionId, { n: 2 }, { event: 'a', key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
+  assertErrorResponse(t, await postMessage(url, sessionId, { n: 1 }, { event: 'b', key: 'k' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
+  t.match(await postMessage(url, sessionId, { n: 1 }, { event: 'a', key: 'k' }), { body: 'a', headers: { [REPLAYED]: 'true' } })
 })
 
 t.test('the same key in two sessions is two keys', async t => {
   const { sessions, url } = await serve(t)
   sessions.handle('session id', ({ id }) => id)
   for (const { sessionId } of [await openStream(t, url), await openStream(t, url)]) {
-    t.match(await post(url, sessionId, {}, { event: 'session id', key: 'k' }), { body: sessionId, headers: { [REPLAYED]: undefined } })
+    t.match(await postMessage(url, sessionId, {}, { event: 'session id', key: 'k' }), { body: sessionId, headers: { [REPLAYED]: undefined } })
   }
 })
 
@@ -88,10 +88,10 @@ t.test('answers 400 to a key that is not printable ASCII or too long', async t =
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   for (const key of ['k'.repeat(256), 'caf\xe9', '\x80']) {
-    refused(t, await post(url, sessionId, { text: 'hi' }, { key }), 400, 'FST_SSE_IDEMPOTENCY_KEY_INVALID')
+    assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }, { key }), 400, 'FST_SSE_IDEMPOTENCY_KEY_INVALID')
   }
-  t.equal((await post(url, sessionId, { text: 'hi' }, { key: 'k'.repeat(255) })).status, 201)
-  t.equal((await post(url, sessionId, { text: 'hi' }, { key: '"with spaces"' })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' }, { key: 'k'.repeat(255) })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' }, { key: '"with spaces"' })).status, 201)
 })
 
 t.test('an error of a handler is also the response to repeats', async t => {
@@ -99,30 +99,30 @@ t.test('an error of a handler is also the response to repeats', async t => {
   let handled = 0
   sessions.handle('fail', () => { throw Object.assign(new Error(`failure ${++handled}`), { statusCode: 409, code: 'APP_FAILED' }) })
   const { sessionId } = await openStream(t, url)
-  refused(t, await post(url, sessionId, {}, { event: 'fail', key: 'k' }), 409, 'APP_FAILED')
-  const repeat = await post(url, sessionId, {}, { event: 'fail', key: 'k' })
-  refused(t, repeat, 409, 'APP_FAILED')
+  assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'fail', key: 'k' }), 409, 'APP_FAILED')
+  const repeat = await postMessage(url, sessionId, {}, { event: 'fail', key: 'k' })
+  assertErrorResponse(t, repeat, 409, 'APP_FAILED')
   t.match(repeat, { body: { message: 'failure 1' }, headers: { [REPLAYED]: 'true' } })
 })
 
 t.test('a refused message leaves no stored response, so its key can be used again', async t => {
   const { sessions, url } = await serve(t)
   sessions.handle('even', { schema: { type: 'object', properties: { n: { type: 'integer', multipleOf: 2 } } } }, () => 'even')
-  const release = signal()
+  const release = deferred()
   sessions.handle('wait', () => release.promise)
   const { sessionId } = await openStream(t, url)
   const postRefused = async (): Promise<void> => {
-    refused(t, await post(url, sessionId, {}, { event: 'unknown', key: 'k' }), 404, 'FST_SSE_EVENT_UNKNOWN')
-    refused(t, await post(url, sessionId, { n: 1 }, { event: 'even', key: 'k' }), 400, 'FST_ERR_VALIDATION')
+    assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'unknown', key: 'k' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+    assertErrorResponse(t, await postMessage(url, sessionId, { n: 1 }, { event: 'even', key: 'k' }), 400, 'FST_ERR_VALIDATION')
   }
   await postRefused()
-  const waiting = post(url, sessionId, {}, { event: 'wait' })
+  const waiting = postMessage(url, sessionId, {}, { event: 'wait' })
   const refusals = postRefused()
   await waitForWaitingMessages(sessions, sessionId, 1)
   release.resolve()
   await refusals
   t.equal((await waiting).status, 202)
-  t.match(await post(url, sessionId, { n: 2 }, { event: 'even', key: 'k' }), { status: 200, headers: { [REPLAYED]: undefined } })
+  t.match(await postMessage(url, sessionId, { n: 2 }, { event: 'even', key: 'k' }), { status: 200, headers: { [REPLAYED]: undefined } })
 })
 
 t.test('keeps at most maxIdempotencyKeys responses, and drops the oldest first', async t => {
@@ -130,15 +130,15 @@ t.test('keeps at most maxIdempotencyKeys responses, and drops the oldest first',
   let handled = 0
   sessions.handle('n', () => ({ handled: ++handled }))
   const { sessionId } = await openStream(t, url)
-  const send = async (key: string): Promise<unknown> => (await post(url, sessionId, {}, { event: 'n', key })).body
+  const send = async (key: string): Promise<unknown> => (await postMessage(url, sessionId, {}, { event: 'n', key })).body
   t.strictSame([await send('a'), await send('b'), await send('a')], [{ handled: 1 }, { handled: 2 }, { handled: 1 }])
   t.strictSame([await send('c'), await send('b'), await send('a')], [{ handled: 3 }, { handled: 2 }, { handled: 4 }], 'c replaced a')
 })
 
 t.test('keeps the records of messages that run or wait, even above maxIdempotencyKeys', async t => {
   let receivedCount = 0
-  const { sessions, url } = await serve(t, { maxIdempotencyKeys: 1 }, { before: app => app.addHook('preHandler', async () => { receivedCount++ }) })
-  const releases = Array.from({ length: 4 }, () => signal())
+  const { sessions, url } = await serve(t, { maxIdempotencyKeys: 1 }, { beforeRegister: app => app.addHook('preHandler', async () => { receivedCount++ }) })
+  const releases = Array.from({ length: 4 }, () => deferred())
   const handled: number[] = []
   sessions.handle('wait', async (_session, data) => {
     const { n } = data as { n: number }
@@ -147,16 +147,16 @@ t.test('keeps the records of messages that run or wait, even above maxIdempotenc
     return { n }
   })
   const { sessionId } = await openStream(t, url)
-  const send = (n: number): ReturnType<typeof post> => post(url, sessionId, { n }, { event: 'wait', key: `k${n}` })
+  const send = (n: number): ReturnType<typeof postMessage> => postMessage(url, sessionId, { n }, { event: 'wait', key: `k${n}` })
   const responses = []
   for (const n of releases.keys()) {
     responses.push(send(n))
-    await until(() => receivedCount === n + 2, 'the message')
+    await waitUntil(() => receivedCount === n + 2, 'the message')
   }
   releases[0]?.resolve()
   t.match(await responses[0], { body: { n: 0 } })
   const repeats = [1, 2, 3].map(send)
-  await until(() => receivedCount === 8, 'the repeats')
+  await waitUntil(() => receivedCount === 8, 'the repeats')
   for (const release of releases) release.resolve()
   t.match(await Promise.all(responses), [0, 1, 2, 3].map(n => ({ body: { n }, headers: { [REPLAYED]: undefined } })))
   t.match(await Promise.all(repeats), [1, 2, 3].map(n => ({ body: { n }, headers: { [REPLAYED]: 'true' } })))
@@ -165,28 +165,28 @@ t.test('keeps the records of messages that run or wait, even above maxIdempotenc
 
 t.test('with maxIdempotencyKeys 0, a repeat is handled again, but not while the first message is being handled', async t => {
   let receivedCount = 0
-  const { sessions, url } = await serve(t, { maxIdempotencyKeys: 0 }, { before: app => app.addHook('preHandler', async () => { receivedCount++ }) })
-  const release = signal()
+  const { sessions, url } = await serve(t, { maxIdempotencyKeys: 0 }, { beforeRegister: app => app.addHook('preHandler', async () => { receivedCount++ }) })
+  const release = deferred()
   let handled = 0
   sessions.handle('slow', async () => {
     handled++
     await release.promise
   })
   const { sessionId } = await openStream(t, url)
-  const responses = [1, 2].map(() => post(url, sessionId, {}, { event: 'slow', key: 'k' }))
-  await until(() => receivedCount === 3, 'both messages')
+  const responses = [1, 2].map(() => postMessage(url, sessionId, {}, { event: 'slow', key: 'k' }))
+  await waitUntil(() => receivedCount === 3, 'both messages')
   release.resolve()
   t.match(await Promise.all(responses), [{ status: 202 }, { status: 202 }])
   t.equal(handled, 1)
-  await post(url, sessionId, {}, { event: 'slow', key: 'k' })
+  await postMessage(url, sessionId, {}, { event: 'slow', key: 'k' })
   t.equal(handled, 2)
 })
 
 t.test('with random repeats among other messages, each key is handled once, in order of arrival', async t => {
-  const seed = seedOf(t)
+  const seed = chooseSeed(t)
   const receivedBySession = new Map<unknown, Set<number>>()
   const { sessions, url } = await serve(t, {}, {
-    before: app => app.addHook('preHandler', async ({ headers, body }) => {
+    beforeRegister: app => app.addHook('preHandler', async ({ headers, body }) => {
       if (body !== undefined) receivedBySession.get(headers['x-session-id'])?.add((body as { n: number }).n)
     })
   })
@@ -205,7 +205,7 @@ t.test('with random repeats among other messages, each key is handled once, in o
     handled.length = 0
     const all: Array<Promise<void>> = []
     for (const [n, { repeats, ticks, isAwaited }] of plan.entries()) {
-      const sent = Array.from({ length: repeats + 1 }, () => post(url, sessionId, { n, ticks }, { event: 'n', key: `k${n}` }))
+      const sent = Array.from({ length: repeats + 1 }, () => postMessage(url, sessionId, { n, ticks }, { event: 'n', key: `k${n}` }))
       all.push(Promise.all(sent).then(responses => {
         for (const { status, body } of responses) t.strictSame({ status, body }, { status: 200, body: { n } })
         t.equal(responses.filter(({ headers }) => headers[REPLAYED] !== 'true').length, 1, 'exactly one response is not a replay')
@@ -223,5 +223,5 @@ t.test('answers 400 to data that is nested too deeply for a fingerprint', async 
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   const deep = '['.repeat(50_000) + ']'.repeat(50_000)
-  refused(t, await post(url, sessionId, deep, { key: 'k' }), 400, 'FST_SSE_DATA_TOO_DEEP')
+  assertErrorResponse(t, await postMessage(url, sessionId, deep, { key: 'k' }), 400, 'FST_SSE_DATA_TOO_DEEP')
 })

@@ -2,7 +2,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import sseSessions, { type SseSessionsOptions } from '../../lib/index.js'
 import { injectSession } from '../../lib/testing.js'
-import { within } from '../support/wait.js'
+import { withTimeout } from '../support/wait.js'
 
 async function createApp (t: Test, options: SseSessionsOptions = {}): Promise<FastifyInstance> {
   const app = Fastify()
@@ -14,15 +14,15 @@ async function createApp (t: Test, options: SseSessionsOptions = {}): Promise<Fa
 t.test('injectSession opens a session without a socket, and yields its events', async t => {
   const app = await createApp(t)
   app.get('/other', () => 'other')
-  const session = await within(injectSession(app), 'the session')
+  const session = await withTimeout(injectSession(app), 'the session')
   t.match(session.welcome, { sessionId: session.id, resumed: false, text: 'Welcome to the chat!' })
   t.match(session.headers, { 'content-type': 'text/event-stream; charset=utf-8', 'x-session-id': session.id })
   const response = await app.inject({ method: 'POST', url: '/upward', headers: { 'x-session-id': session.id }, payload: { text: 'hi' } })
   t.equal(response.statusCode, 201)
   t.equal(response.headers['x-session-connected'], 'true')
-  t.match(await within(session.next(), 'the echo'), { done: false, value: { event: 'message', data: { text: 'Data received: hi' }, id: /./ } })
+  t.match(await withTimeout(session.next(), 'the echo'), { done: false, value: { event: 'message', data: { text: 'Data received: hi' }, id: /./ } })
   await (await app.sseSessions.find(session.id))?.emit('typing', { who: 'ä\r\n€\u2028' })
-  t.match(await within(session.next(), 'the event'), { value: { event: 'typing', data: { who: 'ä\r\n€\u2028' } } })
+  t.match(await withTimeout(session.next(), 'the event'), { value: { event: 'typing', data: { who: 'ä\r\n€\u2028' } } })
 })
 
 t.test('for await yields all events in order, until the session ends', async t => {
@@ -33,7 +33,7 @@ t.test('for await yields all events in order, until the session ends', async t =
   for (const n of sent) serverSession?.send(n)
   serverSession?.close('done')
   const received: unknown[] = []
-  await within((async () => { for await (const { event, data } of session) received.push(event === 'message' ? data : [event, data]) })(), 'the end')
+  await withTimeout((async () => { for await (const { event, data } of session) received.push(event === 'message' ? data : [event, data]) })(), 'the end')
   t.strictSame(received, [...sent, ['close', { reason: 'done' }]])
 })
 
@@ -45,8 +45,8 @@ t.test('closing the app ends the iteration, and a stopped iteration does not del
   // This is what `break` in a loop does.
   await stopped.return?.()
   const rest = (async () => { for await (const { event } of iterated) t.equal(event, 'news') })()
-  await within(app.close(), 'the close')
-  await within(rest, 'the end of the iteration')
+  await withTimeout(app.close(), 'the close')
+  await withTimeout(rest, 'the end of the iteration')
   t.strictSame(await iterated.next(), { done: true, value: undefined })
 })
 

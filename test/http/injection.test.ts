@@ -1,9 +1,9 @@
 import t, { type Test } from 'tap'
 import type { Session, SessionData } from '../../lib/index.js'
-import { eventSources } from '../support/eventsources.js'
-import { serve, type Served } from '../support/server.js'
-import { openStream, post, type Stream } from '../support/stream.js'
-import { signal, until, within } from '../support/wait.js'
+import { eventSources } from '../support/event-sources.js'
+import { serve, type TestServer } from '../support/server.js'
+import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 /** Texts that could break a frame or a parser. */
 const SPECIAL_TEXTS: Record<string, string> = {
@@ -30,14 +30,14 @@ const INVALID_NAMES = ['line feed', 'carriage return', 'both', 'line endings', '
 const VALID_NAMES = Object.entries(SPECIAL_TEXTS).filter(([what]) => !INVALID_NAMES.includes(what))
 
 /** Serves an app that broadcasts every message of a client, with the same event name. */
-async function serveRelay (t: Test): Promise<Served> {
+async function serveRelay (t: Test): Promise<TestServer> {
   return await serve(t, {}, {
-    after: ({ sseSessions }) => sseSessions.addHook('onMessage', async (_session, { event, data }) => { await sseSessions.broadcast(event, data) })
+    afterRegister: ({ sseSessions }) => sseSessions.addHook('onMessage', async (_session, { event, data }) => { await sseSessions.broadcast(event, data) })
   })
 }
 
 /** Broadcasts an event `end`, and resolves with the events between the welcome event and that one. */
-async function readEvents (served: Served, stream: Stream): Promise<Array<[event: string, data: unknown]>> {
+async function readEvents (served: TestServer, stream: ClientStream): Promise<Array<[event: string, data: unknown]>> {
   await served.sessions.broadcast('end', null)
   await stream.waitFor(({ event }) => event === 'end')
   return stream.events.slice(1, -1).map(({ event, data }) => [event, data])
@@ -51,21 +51,21 @@ t.test('special characters in data arrive unchanged, and do not break frames', a
   for (const [what, text] of Object.entries(SPECIAL_TEXTS)) {
     for (const value of [text, { [text]: text }, [text]]) {
       values.push(value)
-      t.equal((await post(url, stream.sessionId, JSON.stringify(value))).status, 202, what)
+      t.equal((await postMessage(url, stream.sessionId, JSON.stringify(value))).status, 202, what)
     }
   }
   const batch = values.map(data => JSON.stringify({ data })).join('\n')
-  t.equal((await post(url, stream.sessionId, batch, { headers: { 'content-type': 'application/x-ndjson' } })).status, 200)
+  t.equal((await postMessage(url, stream.sessionId, batch, { headers: { 'content-type': 'application/x-ndjson' } })).status, 200)
   t.strictSame(await readEvents(served, stream), [...values, ...values].map(value => ['message', value]))
-  t.match(stream.raw(), /^retry: \d+\n/, 'the stream does not begin with a byte order mark')
+  t.match(stream.text(), /^retry: \d+\n/, 'the stream does not begin with a byte order mark')
 })
 
 for (const [name, open] of eventSources) {
   t.test(`the EventSource of ${name} receives special characters in data and event names unchanged`, async t => {
     const { url, sessions } = await serve(t)
     const source = open(t, `${url}/downward`)
-    const welcome = signal()
-    const end = signal()
+    const welcome = deferred()
+    const end = deferred()
     const received: Array<[string, unknown]> = []
     const names = VALID_NAMES.map(([, name]) => name)
     for (const type of [...names, 'message', 'forged']) {
@@ -73,11 +73,11 @@ for (const [name, open] of eventSources) {
     }
     source.addEventListener('welcome', () => { welcome.resolve() })
     source.addEventListener('end', () => { end.resolve() })
-    await within(welcome.promise, 'the welcome')
+    await withTimeout(welcome.promise, 'the welcome')
     const sent: Array<[string, unknown]> = [...names.map(name => [name, name] as [string, unknown]), ...Object.values(SPECIAL_TEXTS).map(text => ['message', { [text]: text }] as [string, unknown])]
     for (const [event, data] of sent) await sessions.broadcast(event, data)
     await sessions.broadcast('end', null)
-    await within(end.promise, 'the end')
+    await withTimeout(end.promise, 'the end')
     t.strictSame(received, sent)
   })
 }
@@ -105,20 +105,20 @@ t.test('answers 404 to a message or a line of a batch whose event name could bre
   for (const what of INVALID_NAMES) {
     const event = String(SPECIAL_TEXTS[what])
     // A URL cannot contain a lone surrogate.
-    if (event !== '' && event.isWellFormed()) t.match(await post(url, stream.sessionId, 1, { event }), { status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }, what)
-    const { body } = await post(url, stream.sessionId, JSON.stringify({ event, data: 1 }), { headers: { 'content-type': 'application/x-ndjson' } })
+    if (event !== '' && event.isWellFormed()) t.match(await postMessage(url, stream.sessionId, 1, { event }), { status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }, what)
+    const { body } = await postMessage(url, stream.sessionId, JSON.stringify({ event, data: 1 }), { headers: { 'content-type': 'application/x-ndjson' } })
     t.match(body, [{ status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }], what)
   }
   for (const path of ['/upward/%ED%A0%80', '/upward/%', '/upward/%zz', '/upward/']) {
-    const { status } = await post(url, stream.sessionId, 1, { path })
+    const { status } = await postMessage(url, stream.sessionId, 1, { path })
     t.ok(status === 400 || status === 404, path)
   }
-  for (const [what, event] of VALID_NAMES) t.equal((await post(url, stream.sessionId, 1, { event })).status, 202, what)
+  for (const [what, event] of VALID_NAMES) t.equal((await postMessage(url, stream.sessionId, 1, { event })).status, 202, what)
   t.strictSame(await readEvents(served, stream), VALID_NAMES.map(([, name]) => [name, 1]))
 })
 
 t.test('data of onOpen and the reason of close cannot break the frames of welcome and close', async t => {
-  const { url, sessions } = await serve(t, {}, { after: ({ sseSessions }) => sseSessions.addHook('onOpen', () => ({ ...SPECIAL_TEXTS, sessionId: 'forged', resumed: true })) })
+  const { url, sessions } = await serve(t, {}, { afterRegister: ({ sseSessions }) => sseSessions.addHook('onOpen', () => ({ ...SPECIAL_TEXTS, sessionId: 'forged', resumed: true })) })
   const stream = await openStream(t, url)
   t.strictSame(stream.events[0]?.data, { sessionId: stream.sessionId, resumed: false, heartbeatInterval: 15_000, ...SPECIAL_TEXTS })
   const reason = Object.values(SPECIAL_TEXTS).join('')
@@ -134,12 +134,12 @@ t.test('answers 400 to JSON with __proto__ or constructor.prototype, in a messag
   const { url } = served
   const stream = await openStream(t, url)
   for (const body of poisoned) {
-    t.equal((await post(url, stream.sessionId, body)).status, 400, body)
-    t.match(await post(url, stream.sessionId, `{"data":1}\n{"data":${body}}`, ndjson), { status: 400, body: { code: 'FST_SSE_BATCH_MALFORMED', message: /^Line 2 / } }, body)
-    t.equal((await post(url, stream.sessionId, body, ndjson)).status, 400, body)
+    t.equal((await postMessage(url, stream.sessionId, body)).status, 400, body)
+    t.match(await postMessage(url, stream.sessionId, `{"data":1}\n{"data":${body}}`, ndjson), { status: 400, body: { code: 'FST_SSE_BATCH_MALFORMED', message: /^Line 2 / } }, body)
+    t.equal((await postMessage(url, stream.sessionId, body, ndjson)).status, 400, body)
   }
   for (const event of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) {
-    t.equal((await post(url, stream.sessionId, 1, { event })).status, 202, 'such names are valid event names')
+    t.equal((await postMessage(url, stream.sessionId, 1, { event })).status, 202, 'such names are valid event names')
   }
   t.equal((await readEvents(served, stream)).length, 4)
 })
@@ -149,15 +149,15 @@ t.test('a client cannot make a relaying app send reserved events', async t => {
   sessions.handle('open', () => 'a handler of a reserved name')
   const { sessionId } = await openStream(t, url)
   for (const event of ['welcome', 'gap', 'close', 'error']) {
-    t.match(await post(url, sessionId, {}, { event }), { status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }, event)
+    t.match(await postMessage(url, sessionId, {}, { event }), { status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }, event)
   }
-  t.equal((await post(url, sessionId, {}, { event: 'open' })).status, 200)
+  t.equal((await postMessage(url, sessionId, {}, { event: 'open' })).status, 200)
 })
 
 t.test('an app that accepts __proto__ receives it as data, and no prototype is polluted', async t => {
   const { url, sessions } = await serve(t, {}, {
     fastify: { onProtoPoisoning: 'ignore', onConstructorPoisoning: 'ignore' },
-    after: ({ sseSessions }) => sseSessions
+    afterRegister: ({ sseSessions }) => sseSessions
       .addHook('onOpen', () => JSON.parse('{"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}}}') as object)
       .addHook('onMessage', async (session, { data }) => {
         await session.update(data as SessionData)
@@ -167,13 +167,13 @@ t.test('an app that accepts __proto__ receives it as data, and no prototype is p
   })
   const stream = await openStream(t, url)
   const body = '{"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}}}'
-  t.equal((await post(url, stream.sessionId, body)).status, 200)
-  await post(url, stream.sessionId, `{"data":${body}}`, { headers: { 'content-type': 'application/x-ndjson' } })
-  await until(() => stream.raw().split(body).length === 3, 'both messages, unchanged')
+  t.equal((await postMessage(url, stream.sessionId, body)).status, 200)
+  await postMessage(url, stream.sessionId, `{"data":${body}}`, { headers: { 'content-type': 'application/x-ndjson' } })
+  await waitUntil(() => stream.text().split(body).length === 3, 'both messages, unchanged')
   const session = await sessions.find(stream.sessionId) as Session
   t.notOk('polluted' in {})
   t.notOk('polluted' in session.data, 'the client did not set the prototype of the session data')
-  t.ok(stream.raw().includes(body.slice(1, -1)), 'the welcome event contains it, too')
+  t.ok(stream.text().includes(body.slice(1, -1)), 'the welcome event contains it, too')
   t.equal(stream.events[0]?.event, 'welcome')
   t.equal(stream.sessionId, session.id)
 })

@@ -1,15 +1,15 @@
 import t from 'tap'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/stream.js'
-import { within } from '../support/wait.js'
+import { openStream } from '../support/http-client.js'
+import { withTimeout } from '../support/wait.js'
 
 t.test('sends only a retry delay while maxSessions sessions are open', async t => {
   const lines: string[] = []
   const { sessions, url } = await serve(t, { maxSessions: 2, retry: 5 }, { fastify: { logger: { level: 'warn', stream: { write: (line: string) => { lines.push(line) } } } } })
   const [first] = [await openStream(t, url), await openStream(t, url)]
-  const refusal = await openStream(t, url, { raw: true })
-  await within(refusal.ended, 'the end')
-  t.strictSame([refusal.status, refusal.headers['content-type'], refusal.raw()], [200, 'text/event-stream; charset=utf-8', 'retry: 5\n\n'])
+  const refusal = await openStream(t, url, { skipWelcome: true })
+  await withTimeout(refusal.ended, 'the end')
+  t.strictSame([refusal.status, refusal.headers['content-type'], refusal.text()], [200, 'text/event-stream; charset=utf-8', 'retry: 5\n\n'])
   t.match(lines, [/maxSessions/])
   const resumed = await openStream(t, url, { headers: { 'x-session-id': first.sessionId } })
   t.match(resumed.events[0]?.data, { resumed: true })
@@ -25,7 +25,7 @@ t.test('keeps the newest maxSessions ended sessions, and the others are unknown'
     const { sessionId, ended } = await openStream(t, url)
     ids.push(sessionId)
     await (await sessions.find(sessionId))?.close(reason)
-    await within(ended, 'the end')
+    await withTimeout(ended, 'the end')
   }
   const known: unknown[] = []
   for (const id of ids) {

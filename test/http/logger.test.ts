@@ -4,10 +4,10 @@ import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
-import { serve, type Served, type ServeOptions } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { get, wire } from '../support/wire.js'
-import { turn, until } from '../support/wait.js'
+import { serve, type TestServer, type ServeOptions } from '../support/server.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { formatGet, openRawClient } from '../support/raw-client.js'
+import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
 
 interface LogLine {
   readonly msg: string
@@ -20,7 +20,7 @@ interface LogLine {
 }
 
 /** Serves with a logger. `raw` returns all that it wrote, and `lines` the lines with a given message. */
-async function serveLogged (t: Test, level: string, options: SseSessionsOptions = {}, more: ServeOptions = {}): Promise<Served & { raw: () => string, lines: (msg: string) => LogLine[] }> {
+async function serveLogged (t: Test, level: string, options: SseSessionsOptions = {}, more: ServeOptions = {}): Promise<TestServer & { raw: () => string, lines: (msg: string) => LogLine[] }> {
   let raw = ''
   const logger = { level, stream: { write: (line: string) => { raw += line } } } satisfies FastifyServerOptions['logger']
   const served = await serve(t, options, { ...more, fastify: { ...more.fastify, logger } })
@@ -35,7 +35,7 @@ t.test('logs one line when a stream opens and one when it ends, with reason and 
   const expected: Array<[session: string, reason: string]> = []
   const assertEnded = async (sessionId: string, reason: string): Promise<void> => {
     expected.push([sessionId.slice(0, 6), reason])
-    await until(() => ended().length === expected.length, `the log line of a stream that ended with reason ${reason}`)
+    await waitUntil(() => ended().length === expected.length, `the log line of a stream that ended with reason ${reason}`)
     t.strictSame(ended().map(({ session, reason }) => [session, reason]), expected)
   }
 
@@ -70,20 +70,20 @@ t.test('logs one line when a stream opens and one when it ends, with reason and 
 
 t.test('logs the end of a stream once if its request was pipelined behind another one', async t => {
   const { port, lines } = await serveLogged(t, 'info', {}, {
-    before: app => app.addHook('onRequest', async ({ headers }) => { if ('x-delayed' in headers) await turn() })
+    beforeRegister: app => app.addHook('onRequest', async ({ headers }) => { if ('x-delayed' in headers) await nextEventLoopTurn() })
   })
-  const client = wire(t, port, { request: get({ 'last-event-id': 'closed', 'x-delayed': '1' }) + get() })
+  const client = openRawClient(t, port, { request: formatGet({ 'last-event-id': 'closed', 'x-delayed': '1' }) + formatGet() })
   await client.waitFor('event: welcome')
   client.socket.destroy()
-  await until(() => lines('event stream ended').length > 0, 'the end')
-  await turn()
+  await waitUntil(() => lines('event stream ended').length > 0, 'the end')
+  await nextEventLoopTurn()
   t.strictSame(lines('event stream ended').map(({ reason }) => reason), ['lost'])
 })
 
 t.test('logLevel sets the log level of the routes of the plugin', async t => {
-  const { app, url, raw } = await serveLogged(t, 'info', { logLevel: 'warn' }, { after: app => app.get('/other', async () => '') })
+  const { app, url, raw } = await serveLogged(t, 'info', { logLevel: 'warn' }, { afterRegister: app => app.get('/other', async () => '') })
   const { sessionId } = await openStream(t, url)
-  await post(url, sessionId, { text: 'hi' })
+  await postMessage(url, sessionId, { text: 'hi' })
   t.notMatch(raw(), /event stream opened|incoming request/)
   await request(`${url}/other`)
   t.match(raw(), /incoming request/)
@@ -93,7 +93,7 @@ t.test('logLevel sets the log level of the routes of the plugin', async t => {
 t.test('logs a warning when a session is refused because there are too many', async t => {
   const { url, lines } = await serveLogged(t, 'warn', { maxSessions: 1 })
   await openStream(t, url)
-  const refused = await openStream(t, url, { raw: true })
+  const refused = await openStream(t, url, { skipWelcome: true })
   await refused.ended
   t.match(lines('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal'), [{ level: 40 }])
 })
@@ -101,8 +101,8 @@ t.test('logs a warning when a session is refused because there are too many', as
 t.test('no log line, at any level, contains a whole session id', async t => {
   const store = new FlakyStore()
   const throwError = async (): Promise<never> => { throw new Error('a hook of the app failed') }
-  const { app, url, sessions, raw } = await serveLogged(t, 'trace', { store: store.open, log: { bytes: 100 } }, {
-    after: app => {
+  const { app, url, sessions, raw } = await serveLogged(t, 'trace', { store: store.createStore, log: { bytes: 100 } }, {
+    afterRegister: app => {
       app.sseSessions
         .addHook('onDisconnect', throwError).addHook('onGap', throwError).addHook('onClose', throwError)
         .handle('throws', () => { throw new Error('a handler failed') })
@@ -119,24 +119,24 @@ t.test('no log line, at any level, contains a whole session id', async t => {
   const stream = await openStream(t, url)
   const { sessionId } = stream
   const headers = { 'x-session-id': sessionId }
-  const messages: Array<[data: unknown, options: Parameters<typeof post>[3], status: number]> = [
+  const messages: Array<[data: unknown, options: Parameters<typeof postMessage>[3], status: number]> = [
     [{}, { event: 'logs' }, 202], [{}, { event: 'throws' }, 500], [{}, { event: 'large' }, 500], [{}, { event: 'invalid' }, 500], [{}, { event: 'typed' }, 400],
     [{}, { event: 'unknown' }, 404], ['{', {}, 400], [{}, { key: 'ü' }, 400], ['x', { headers: { 'content-type': 'text/plain' } }, 415],
     [{ text: 'hi' }, { key: 'k' }, 201], [{ text: 'other' }, { key: 'k' }, 422], ['[]', { headers: { 'content-type': 'application/x-ndjson' } }, 400]
   ]
-  for (const [data, options, status] of messages) t.equal((await post(url, sessionId, data, options)).status, status, JSON.stringify(options))
-  store.down = true
-  t.equal((await post(url, sessionId, { text: 'hi' })).status, 503)
-  store.down = false
+  for (const [data, options, status] of messages) t.equal((await postMessage(url, sessionId, data, options)).status, status, JSON.stringify(options))
+  store.isDown = true
+  t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 503)
+  store.isDown = false
   stream.destroy()
-  await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
+  await waitUntil(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
   for (let i = 0; i < 5; i++) await (await sessions.find(sessionId))?.send(i)
   const resumed = await openStream(t, url, { headers: { 'last-event-id': `${sessionId}.0` } })
   t.equal(resumed.sessionId, sessionId)
   await resumed.waitFor(({ event }) => event === 'gap')
   await openStream(t, url, { headers: { 'last-event-id': `${sessionId}.zzzz` } })
-  t.equal((await openStream(t, url, { headers: { ...headers, accept: 'text/html' }, raw: true })).status, 406)
-  t.equal((await post(url, sessionId, {}, { event: 'closes' })).status, 410)
+  t.equal((await openStream(t, url, { headers: { ...headers, accept: 'text/html' }, skipWelcome: true })).status, 406)
+  t.equal((await postMessage(url, sessionId, {}, { event: 'closes' })).status, 410)
   t.equal((await request(`${url}/downward`, { method: 'DELETE', headers })).statusCode, 404)
   await app.close()
   for (const logged of ['a handler failed', 'the onDisconnect hook failed', 'the onGap hook failed', 'the onClose hook failed', 'the app logs', 'FST_SSE_ENTRY_TOO_LARGE', 'event stream ended']) {

@@ -2,12 +2,12 @@ import { connect } from 'node:net'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { Pool, request } from 'undici'
-import { bundleProgram } from '../support/bundle.js'
-import { runScript } from '../support/child.js'
+import { bundleForNode } from '../support/bundle.js'
+import { runScript } from '../support/child-process.js'
 import { malformedRequests, type MalformedRequest } from './support/malformed-requests.js'
-import { random, seedOf } from '../support/random.js'
-import { openStream, post } from '../support/stream.js'
-import { within } from '../support/wait.js'
+import { createRandom, chooseSeed } from '../support/random.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { withTimeout } from '../support/wait.js'
 
 interface Health {
   readonly sessions: number
@@ -18,7 +18,7 @@ interface Health {
 
 /** Sends the bytes of a request, and resolves with everything that the server sends back. Disconnects from a stream after its welcome event. */
 function sendMalformed (port: number, { bytes, then, kind }: MalformedRequest): Promise<string> {
-  return within(new Promise<string>(resolve => {
+  return withTimeout(new Promise<string>(resolve => {
     let response = ''
     const socket = connect({ port, host: '127.0.0.1' })
     socket.setEncoding('latin1')
@@ -88,7 +88,7 @@ async function sendOverKeepAlive (url: string, next: () => number, victim: strin
       const path = method === 'POST' ? pick(['/upward', '/upward/unknown', '/upward/%0a', '/upward/%f0', `/${pick(['a', '%', '?'])}`]) : pick(['/upward', '/', '/upward/unknown', '/downward/x'])
       const headers = { 'content-type': pick(['application/json', 'application/x-ndjson', 'text/html']), 'x-session-id': pick([victim, victim.toUpperCase(), '\xff', '']), 'idempotency-key': pick(['\xe9', 'k', '']) }
       const body = pick([() => '{', () => '{}', () => '"\0"', () => 'x'.repeat(30_000), () => '', failingBody])()
-      await within(pool.request({ method, path, headers, body: typeof body === 'string' ? body : Readable.from(body) }).then(async ({ statusCode, body }) => {
+      await withTimeout(pool.request({ method, path, headers, body: typeof body === 'string' ? body : Readable.from(body) }).then(async ({ statusCode, body }) => {
         // The response to a batch contains one status per message.
         const text = await body.text()
         for (const { status } of statusCode === 200 ? JSON.parse(text) as Array<{ status: number }> : [{ status: statusCode }]) outcomes.add(status)
@@ -101,10 +101,10 @@ async function sendOverKeepAlive (url: string, next: () => number, victim: strin
 }
 
 t.test('10,000 malformed requests get valid error responses, and leave no sessions, connections or memory behind', async t => {
-  const next = random(seedOf(t))
-  const program = await bundleProgram(t, new URL('./support/malformed-requests-server.ts', import.meta.url))
+  const next = createRandom(chooseSeed(t))
+  const program = await bundleForNode(t, new URL('./support/malformed-requests-server.ts', import.meta.url))
   const server = runScript(t, program, {}, ['--expose-gc'])
-  const [url] = await server.printed(/http:\/\/\S+/, 40_000)
+  const [url] = await server.waitForOutput(/http:\/\/\S+/, 40_000)
   const victim = await openStream(t, url)
   const generate = malformedRequests(next, victim.sessionId)
 
@@ -123,6 +123,6 @@ t.test('10,000 malformed requests get valid error responses, and leave no sessio
   t.equal(server.process.exitCode, null, 'the server is running')
   t.equal(server.output().trim(), url, 'the server has printed no warning')
   t.strictSame(victim.events.map(({ event }) => event), ['welcome'], 'the session whose id the requests used is unchanged')
-  t.equal((await post(url, victim.sessionId, { text: 'hi' })).status, 201)
+  t.equal((await postMessage(url, victim.sessionId, { text: 'hi' })).status, 201)
   t.match((await victim.waitFor(({ event }) => event === 'message')).data, { text: 'Data received: hi' })
 })

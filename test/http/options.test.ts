@@ -3,7 +3,7 @@ import t from 'tap'
 import sseSessions, { memoryStore, type SseSessionsOptions, type Store } from '../../lib/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { serve } from '../support/server.js'
-import { openStream, post, remove } from '../support/stream.js'
+import { openStream, postMessage, deleteSession } from '../support/http-client.js'
 
 const code = 'FST_SSE_OPTION_INVALID'
 
@@ -42,7 +42,7 @@ t.test('accepts the minimum and maximum of each option', async t => {
   for (const options of [
     { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxSessions: 1, maxSessionsPerPrincipal: 1, maxWaitingMessages: 0, maxIdempotencyKeys: 0, log: { entries: 1, bytes: 1, age: 1 } },
     { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxWaitingMessages: Infinity, maxIdempotencyKeys: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
-    { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore().open, heartbeatEvent: 'message', logLevel: 'silent' }
+    { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore().createStore, heartbeatEvent: 'message', logLevel: 'silent' }
   ] as SseSessionsOptions[]) {
     const app = Fastify()
     await app.register(sseSessions, options)
@@ -62,7 +62,7 @@ t.test('a decorator that already exists fails the boot, and another name is acce
   t.teardown(() => app.close())
   await app.register(sseSessions)
   await t.rejects(async () => { await app.register(sseSessions, { prefix: '/b' }) }, { code, message: /"decorator"/ })
-  const { app: other } = await serve(t, {}, { after: app => app.register(sseSessions, { prefix: '/b', decorator: 'more' }) })
+  const { app: other } = await serve(t, {}, { afterRegister: app => app.register(sseSessions, { prefix: '/b', decorator: 'more' }) })
   t.not(other.getDecorator('more'), other.sseSessions)
 })
 
@@ -75,9 +75,9 @@ t.test('option paths replaces the default paths, which may be equal', async t =>
     const { url } = await serve(t, { paths, ...options })
     const base = url + (options.prefix ?? '')
     const { sessionId } = await openStream(t, base, { path: paths.downward })
-    t.equal((await post(base, sessionId, { text: 'hi' }, { path: paths.upward ?? '/upward' })).status, 201)
-    t.equal((await post(base, sessionId, { text: 'hi' }, { path: paths.upward ?? '/upward', event: 'message' })).status, 201)
-    t.equal((await remove(url, sessionId)).status, 404, 'the default path is not served')
+    t.equal((await postMessage(base, sessionId, { text: 'hi' }, { path: paths.upward ?? '/upward' })).status, 201)
+    t.equal((await postMessage(base, sessionId, { text: 'hi' }, { path: paths.upward ?? '/upward', event: 'message' })).status, 201)
+    t.equal((await deleteSession(url, sessionId)).status, 404, 'the default path is not served')
   }
 })
 
@@ -86,7 +86,7 @@ t.test('sends the number of option retry, or a random one from its range', async
     const { url } = await serve(t, { retry })
     const values = new Set<number>()
     for (let i = 0; i < 60; i++) {
-      const { raw, destroy } = await openStream(t, url)
+      const { text: raw, destroy } = await openStream(t, url)
       values.add(Number(/^retry: (\d+)\nevent: welcome\n/.exec(raw())?.[1]))
       destroy()
     }

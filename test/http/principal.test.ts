@@ -1,9 +1,9 @@
 import t from 'tap'
 import type { SseSessionsOptions } from '../../lib/index.js'
-import { refused } from '../support/error-response.js'
+import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
-import { openStream, post, remove } from '../support/stream.js'
-import { until, within } from '../support/wait.js'
+import { openStream, postMessage, deleteSession } from '../support/http-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 const [ann, bob] = [{ 'x-user': 'ann' }, { 'x-user': 'bob' }]
 const principal: SseSessionsOptions['principal'] = async ({ headers }) => {
@@ -16,10 +16,10 @@ t.test('a session belongs to the principal that opened it', async t => {
   const stream = await openStream(t, url, { headers: ann })
   const { sessionId } = stream
   t.equal((await sessions.find(sessionId))?.principal, 'ann')
-  t.equal((await post(url, sessionId, { text: 'hi' }, { headers: ann })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' }, { headers: ann })).status, 201)
   for (const headers of [bob, {}] as Array<Record<string, string>>) {
-    refused(t, await post(url, sessionId, { text: 'hi' }, { headers }), 404, 'FST_SSE_SESSION_UNKNOWN')
-    refused(t, await remove(url, sessionId, headers), 404, 'FST_SSE_SESSION_UNKNOWN')
+    assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }, { headers }), 404, 'FST_SSE_SESSION_UNKNOWN')
+    assertErrorResponse(t, await deleteSession(url, sessionId, headers), 404, 'FST_SSE_SESSION_UNKNOWN')
     for (const resume of [{ 'x-session-id': sessionId }, { 'last-event-id': stream.events[0]?.id ?? '' }] as Array<Record<string, string>>) {
       const other = await openStream(t, url, { headers: { ...headers, ...resume } })
       t.not(other.sessionId, sessionId)
@@ -28,7 +28,7 @@ t.test('a session belongs to the principal that opened it', async t => {
   }
   const { events } = await openStream(t, url, { headers: { ...ann, 'x-session-id': sessionId } })
   t.match(events[0]?.data, { resumed: true, sessionId })
-  t.equal((await remove(url, sessionId, ann)).status, 204)
+  t.equal((await deleteSession(url, sessionId, ann)).status, 204)
 })
 
 t.test('only the principal of an ended session receives its close event', async t => {
@@ -39,44 +39,44 @@ t.test('only the principal of an ended session receives its close event', async 
   const other = await openStream(t, url, { headers: { ...bob, ...resume } })
   t.match(other.events[0]?.data, { resumed: false, previous: 'unknown' })
   const own = await openStream(t, url, { headers: { ...ann, ...resume } })
-  await within(own.ended, 'the end')
+  await withTimeout(own.ended, 'the end')
   t.match(own.events.at(-1), { event: 'close', data: { reason: 'done' } })
 })
 
 t.test('a principal cannot use a session that was opened without a principal', async t => {
   const { url } = await serve(t, { principal })
   const { sessionId } = await openStream(t, url)
-  refused(t, await post(url, sessionId, { text: 'hi' }, { headers: ann }), 404, 'FST_SSE_SESSION_UNKNOWN')
-  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }, { headers: ann }), 404, 'FST_SSE_SESSION_UNKNOWN')
+  t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 201)
 })
 
 t.test('an error of option principal becomes the response, on each route', async t => {
   const { sessions, url } = await serve(t, { principal })
   const { sessionId } = await openStream(t, url, { headers: ann })
   const invalid = { 'x-user': 'invalid' }
-  refused(t, await post(url, sessionId, { text: 'hi' }, { headers: invalid }), 401, 'APP_UNAUTHORIZED')
-  refused(t, await remove(url, sessionId, invalid), 401, 'APP_UNAUTHORIZED')
-  const { status, raw, ended } = await openStream(t, url, { headers: invalid, raw: true })
-  await within(ended, 'the end')
-  refused(t, { status, headers: {}, body: JSON.parse(raw()) }, 401, 'APP_UNAUTHORIZED')
+  assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }, { headers: invalid }), 401, 'APP_UNAUTHORIZED')
+  assertErrorResponse(t, await deleteSession(url, sessionId, invalid), 401, 'APP_UNAUTHORIZED')
+  const { status, text: raw, ended } = await openStream(t, url, { headers: invalid, skipWelcome: true })
+  await withTimeout(ended, 'the end')
+  assertErrorResponse(t, { status, headers: {}, body: JSON.parse(raw()) }, 401, 'APP_UNAUTHORIZED')
   t.equal(sessions.size, 1)
 })
 
 t.test('sends only a retry delay while a principal has maxSessionsPerPrincipal open sessions', async t => {
   const { sessions, url } = await serve(t, { principal, maxSessionsPerPrincipal: 2, retry: 5 })
   const streams = [await openStream(t, url, { headers: ann }), await openStream(t, url, { headers: ann })]
-  const refusal = await openStream(t, url, { headers: ann, raw: true })
-  await within(refusal.ended, 'the end')
-  t.strictSame([refusal.status, refusal.headers['content-type'], refusal.raw()], [200, 'text/event-stream; charset=utf-8', 'retry: 5\n\n'])
+  const refusal = await openStream(t, url, { headers: ann, skipWelcome: true })
+  await withTimeout(refusal.ended, 'the end')
+  t.strictSame([refusal.status, refusal.headers['content-type'], refusal.text()], [200, 'text/event-stream; charset=utf-8', 'retry: 5\n\n'])
   await openStream(t, url, { headers: bob })
   for (let i = 0; i < 3; i++) await openStream(t, url)
   await openStream(t, url, { headers: { ...ann, 'x-session-id': streams[0]?.sessionId ?? '' } })
   t.equal(sessions.size, 6, 'resuming a session does not count, and sessions without a principal are not limited')
   await (await sessions.find(streams[0]?.sessionId ?? ''))?.close()
   await openStream(t, url, { headers: ann })
-  const secondRefusal = await openStream(t, url, { headers: ann, raw: true })
-  await within(secondRefusal.ended, 'the end')
-  t.equal(secondRefusal.raw(), 'retry: 5\n\n')
+  const secondRefusal = await openStream(t, url, { headers: ann, skipWelcome: true })
+  await withTimeout(secondRefusal.ended, 'the end')
+  t.equal(secondRefusal.text(), 'retry: 5\n\n')
   t.equal(sessions.size, 6)
 })
 
@@ -85,15 +85,15 @@ t.test('expired sessions do not count towards maxSessionsPerPrincipal', async t 
   for (let i = 0; i < 3; i++) {
     const { destroy } = await openStream(t, url, { headers: ann })
     destroy()
-    await until(() => sessions.size === 0, 'the expiry')
+    await waitUntil(() => sessions.size === 0, 'the expiry')
   }
 })
 
 t.test('with option principal, a request that fails before the session lookup gets no X-Session-Connected', async t => {
   const { url } = await serve(t, { principal })
   const { sessionId } = await openStream(t, url, { headers: ann })
-  t.equal((await post(url, sessionId, '{', { headers: bob })).headers['x-session-connected'], undefined)
-  t.equal((await post(url, sessionId, { text: 'hi' }, { headers: ann })).headers['x-session-connected'], 'true')
+  t.equal((await postMessage(url, sessionId, '{', { headers: bob })).headers['x-session-connected'], undefined)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' }, { headers: ann })).headers['x-session-connected'], 'true')
 })
 
 t.test('null and undefined mean no principal, and a principal that is not a string is an error', async t => {
@@ -101,10 +101,10 @@ t.test('null and undefined mean no principal, and a principal that is not a stri
   const { sessions, url } = await serve(t, { principal: async () => result as string })
   const { sessionId } = await openStream(t, url)
   t.equal((await sessions.find(sessionId))?.principal, undefined)
-  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 201)
   result = undefined
-  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 201)
   result = 7
-  refused(t, await post(url, sessionId, { text: 'hi' }), 500, 'FST_SSE_OPTION_INVALID')
-  t.equal((await openStream(t, url, { raw: true })).status, 500)
+  assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }), 500, 'FST_SSE_OPTION_INVALID')
+  t.equal((await openStream(t, url, { skipWelcome: true })).status, 500)
 })

@@ -3,32 +3,32 @@ import Fastify from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import sseSessions from '../../lib/index.js'
-import { refused } from '../support/error-response.js'
+import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
-import { openStream, post, type Answer } from '../support/stream.js'
+import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 
 const USER = { type: 'object', required: ['name'], properties: { name: { type: 'string' }, age: { type: 'integer', default: 7 } }, additionalProperties: false } as const
 
 t.test('answers 400 to data that does not match the schema, with the same body as Fastify', async t => {
   const { sessions, url } = await serve(t, {}, {
-    after: app => app.post('/fastify', { schema: { body: USER } }, () => { t.fail('accepted by Fastify') })
+    afterRegister: app => app.post('/fastify', { schema: { body: USER } }, () => { t.fail('accepted by Fastify') })
   })
   sessions.handle('user', { schema: USER }, () => { t.fail('handled') })
   const { sessionId } = await openStream(t, url)
   for (const data of [{}, { name: {} }, { name: 'a', age: 'old' }, 7, null, []]) {
-    const response = await post(url, sessionId, data, { event: 'user' })
-    refused(t, response, 400, 'FST_ERR_VALIDATION')
-    t.strictSame(response.body, (await post(url, '', data, { path: '/fastify' })).body)
+    const response = await postMessage(url, sessionId, data, { event: 'user' })
+    assertErrorResponse(t, response, 400, 'FST_ERR_VALIDATION')
+    t.strictSame(response.body, (await postMessage(url, '', data, { path: '/fastify' })).body)
   }
 })
 
 t.test('a validation error has the same properties as one of Fastify', async t => {
   const { sessions, url } = await serve(t, {}, {
-    before: app => { app.setErrorHandler<{ validation?: unknown, validationContext?: string }>(({ validation, validationContext }, _request, reply) => reply.code(400).send({ validation, validationContext })) }
+    beforeRegister: app => { app.setErrorHandler<{ validation?: unknown, validationContext?: string }>(({ validation, validationContext }, _request, reply) => reply.code(400).send({ validation, validationContext })) }
   })
   sessions.handle('user', { schema: USER }, () => { t.fail('handled') })
   const { sessionId } = await openStream(t, url)
-  t.match((await post(url, sessionId, { name: {} }, { event: 'user' })).body, { validation: [{ instancePath: '/name', keyword: 'type' }], validationContext: 'body' })
+  t.match((await postMessage(url, sessionId, { name: {} }, { event: 'user' })).body, { validation: [{ instancePath: '/name', keyword: 'type' }], validationContext: 'body' })
 })
 
 t.test('validation coerces types, removes additional properties and adds defaults, as in Fastify', async t => {
@@ -36,16 +36,16 @@ t.test('validation coerces types, removes additional properties and adds default
   sessions.handle('user', { schema: USER }, (_session, data) => data)
   sessions.handle('number', { schema: { type: 'integer' } }, (_session, data) => ({ type: typeof data }))
   const { sessionId } = await openStream(t, url)
-  t.strictSame((await post(url, sessionId, { name: 1, more: true }, { event: 'user' })).body, { name: '1', age: 7 })
-  t.strictSame((await post(url, sessionId, '"7"', { event: 'number' })).body, { type: 'number' })
+  t.strictSame((await postMessage(url, sessionId, { name: 1, more: true }, { event: 'user' })).body, { name: '1', age: 7 })
+  t.strictSame((await postMessage(url, sessionId, '"7"', { event: 'number' })).body, { type: 'number' })
 })
 
 t.test('a schema can reference the shared schemas of the app', async t => {
-  const { sessions, url } = await serve(t, {}, { before: app => app.addSchema({ $id: 'user', ...USER }) })
+  const { sessions, url } = await serve(t, {}, { beforeRegister: app => app.addSchema({ $id: 'user', ...USER }) })
   sessions.handle('users', { schema: { type: 'array', items: { $ref: 'user#' } } }, (_session, data) => data)
   const { sessionId } = await openStream(t, url)
-  t.strictSame((await post(url, sessionId, [{ name: 'a' }], { event: 'users' })).body, [{ name: 'a', age: 7 }])
-  refused(t, await post(url, sessionId, [{}], { event: 'users' }), 400, 'FST_ERR_VALIDATION')
+  t.strictSame((await postMessage(url, sessionId, [{ name: 'a' }], { event: 'users' })).body, [{ name: 'a', age: 7 }])
+  assertErrorResponse(t, await postMessage(url, sessionId, [{}], { event: 'users' }), 400, 'FST_ERR_VALIDATION')
 })
 
 t.test('a message whose data was changed by validation is recognized when it is repeated', async t => {
@@ -53,7 +53,7 @@ t.test('a message whose data was changed by validation is recognized when it is 
   sessions.handle('user', { schema: USER }, (_session, data) => data)
   const { sessionId } = await openStream(t, url)
   for (const replayed of [undefined, 'true']) {
-    const response = await post(url, sessionId, { name: 1, more: true }, { event: 'user', key: 'k' })
+    const response = await postMessage(url, sessionId, { name: 1, more: true }, { event: 'user', key: 'k' })
     t.strictSame(response.body, { name: '1', age: 7 })
     t.equal(response.headers['idempotent-replayed'], replayed)
   }
@@ -70,12 +70,12 @@ t.test('an invalid schema fails the boot', async t => {
 t.test('a handler can be added after the boot, and one with an invalid schema is rejected', async t => {
   const { sessions, url } = await serve(t)
   const { sessionId } = await openStream(t, url)
-  refused(t, await post(url, sessionId, {}, { event: 'user' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+  assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'user' }), 404, 'FST_SSE_EVENT_UNKNOWN')
   t.throws(() => sessions.handle('user', { schema: { type: 'nonsense' } }, () => {}), /type must be/)
-  refused(t, await post(url, sessionId, {}, { event: 'user' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+  assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'user' }), 404, 'FST_SSE_EVENT_UNKNOWN')
   sessions.handle('user', { schema: USER }, (_session, data) => data)
-  refused(t, await post(url, sessionId, {}, { event: 'user' }), 400, 'FST_ERR_VALIDATION')
-  t.equal((await post(url, sessionId, { name: 'a' }, { event: 'user' })).status, 200)
+  assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'user' }), 400, 'FST_ERR_VALIDATION')
+  t.equal((await postMessage(url, sessionId, { name: 'a' }, { event: 'user' })).status, 200)
 })
 
 t.test('messages keep their order when a schema is validated asynchronously', async t => {
@@ -84,9 +84,9 @@ t.test('messages keep their order when a schema is validated asynchronously', as
   sessions.handle('async', { schema: { $async: true, ...USER } }, (_session, data) => { handled.push(data) })
   sessions.handle('sync', (_session, data) => { handled.push(data) })
   const { sessionId } = await openStream(t, url)
-  refused(t, await post(url, sessionId, {}, { event: 'async', key: 'k' }), 400, 'FST_ERR_VALIDATION')
+  assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'async', key: 'k' }), 400, 'FST_ERR_VALIDATION')
   const lines = [{ event: 'async', data: { name: 'a', value: 1 } }, { event: 'async', data: {} }, { event: 'sync', data: 1 }]
-  const { body } = await post(url, sessionId, lines.map(line => JSON.stringify(line)).join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
+  const { body } = await postMessage(url, sessionId, lines.map(line => JSON.stringify(line)).join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
   t.match(body, [{ status: 202 }, { status: 400, body: { code: 'FST_ERR_VALIDATION' } }, { status: 202 }])
   t.strictSame(handled, [{ name: 'a', age: 7 }, 1])
 })
@@ -97,7 +97,7 @@ const isParser = (schema: unknown): schema is Parser => typeof schema === 'objec
 
 t.test('uses the value or the error that a custom validator compiler returns', async t => {
   const { sessions, url } = await serve(t, {}, {
-    before: app => app.setValidatorCompiler<unknown>(({ schema }) => (data): object => {
+    beforeRegister: app => app.setValidatorCompiler<unknown>(({ schema }) => (data): object => {
       if (!isParser(schema)) throw new Error('this compiler does not support JSON Schema')
       try {
         return { value: schema.parse(data), error: null }
@@ -116,24 +116,24 @@ t.test('uses the value or the error that a custom validator compiler returns', a
   sessions.handle('falsy', { schema: { parse: () => 0 } }, (_session, data) => ({ data }))
   sessions.handle('null', { schema: { parse: () => null } }, (_session, data) => ({ data }))
   const { sessionId } = await openStream(t, url)
-  t.strictSame((await post(url, sessionId, '"text"', { event: 'upper' })).body, { data: 'TEXT' })
-  t.strictSame((await post(url, sessionId, '"x"', { event: 'falsy' })).body, { data: 0 })
-  t.strictSame((await post(url, sessionId, '"x"', { event: 'null' })).body, { data: null })
-  const response = await post(url, sessionId, 7, { event: 'upper' })
-  refused(t, response, 400, 'FST_ERR_VALIDATION')
+  t.strictSame((await postMessage(url, sessionId, '"text"', { event: 'upper' })).body, { data: 'TEXT' })
+  t.strictSame((await postMessage(url, sessionId, '"x"', { event: 'falsy' })).body, { data: 0 })
+  t.strictSame((await postMessage(url, sessionId, '"x"', { event: 'null' })).body, { data: null })
+  const response = await postMessage(url, sessionId, 7, { event: 'upper' })
+  assertErrorResponse(t, response, 400, 'FST_ERR_VALIDATION')
   t.match(response.body, { message: /Expected a string/ })
-  t.equal((await post(url, sessionId, { text: 'hi' })).status, 201)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 201)
 })
 
 t.test('answers 400 if a custom validator returns or resolves with false, or rejects', async t => {
   const validators: Record<string, () => object | false> = { false: () => false, 'async false': async () => false, rejects: async () => { throw new Error('rejected') } }
   const { sessions, url } = await serve(t, {}, {
-    before: app => app.setValidatorCompiler(({ schema }) => validators[String(schema)] ?? (() => true))
+    beforeRegister: app => app.setValidatorCompiler(({ schema }) => validators[String(schema)] ?? (() => true))
   })
   for (const event of Object.keys(validators)) sessions.handle(event, { schema: event }, () => { t.fail('handled') })
   const { sessionId } = await openStream(t, url)
-  for (const event of Object.keys(validators)) refused(t, await post(url, sessionId, {}, { event }), 400, 'FST_ERR_VALIDATION')
-  t.match((await post(url, sessionId, {}, { event: 'rejects' })).body, { message: 'body rejected' })
+  for (const event of Object.keys(validators)) assertErrorResponse(t, await postMessage(url, sessionId, {}, { event }), 400, 'FST_ERR_VALIDATION')
+  t.match((await postMessage(url, sessionId, {}, { event: 'rejects' })).body, { message: 'body rejected' })
 })
 
 t.test('a message without a body is validated as null, and the data of its handler is undefined', async t => {
@@ -141,12 +141,12 @@ t.test('a message without a body is validated as null, and the data of its handl
   sessions.handle('null', { schema: { type: 'null' } }, (_session, data) => String(data))
   sessions.handle('user', { schema: USER }, () => { t.fail('handled') })
   const { sessionId } = await openStream(t, url)
-  const send = async (event: string): Promise<Answer> => {
+  const send = async (event: string): Promise<HttpResponse> => {
     const { statusCode: status, headers, body } = await request(`${url}/upward/${event}`, { method: 'POST', headers: { 'x-session-id': sessionId } })
     return { status, headers, body: status === 200 ? await body.text() : await body.json() }
   }
   t.match(await send('null'), { status: 200, body: 'undefined' })
-  refused(t, await send('user'), 400, 'FST_ERR_VALIDATION')
+  assertErrorResponse(t, await send('user'), 400, 'FST_ERR_VALIDATION')
 })
 
 t.test('invalid handlers are rejected', async t => {
@@ -184,5 +184,5 @@ t.test('a type provider infers the type of the data of a handler', async t => {
     return data
   })
   const { sessionId } = await openStream(t, url)
-  t.equal((await post(url, sessionId, { name: 'a' }, { event: 'user' })).body, 'A')
+  t.equal((await postMessage(url, sessionId, { name: 'a' }, { event: 'user' })).body, 'A')
 })

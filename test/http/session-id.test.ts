@@ -1,7 +1,7 @@
 import t from 'tap'
 import { request } from 'undici'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
+import { openStream, postMessage } from '../support/http-client.js'
 
 t.test('a forged session id or cursor, or the id of another principal, gives no access to a session', async t => {
   const { url, sessions } = await serve(t, { principal: request => String(request.headers['x-user']) })
@@ -18,13 +18,13 @@ t.test('a forged session id or cursor, or the id of another principal, gives no 
     t.match(stream.events[0]?.data, { resumed: false, previous: 'unknown' }, what)
     t.not(stream.sessionId, sessionId, what)
     await (await sessions.find(stream.sessionId))?.close()
-    t.equal((await openStream(t, url, { headers: { ...headers, 'x-resume': 'required' }, raw: true })).status, 404, what)
+    t.equal((await openStream(t, url, { headers: { ...headers, 'x-resume': 'required' }, skipWelcome: true })).status, 404, what)
   }
   for (const id of forgeries) {
     const what = JSON.stringify(id.slice(0, 40))
     await assertUnknown({ ...ann, 'x-session-id': id }, `X-Session-ID ${what}`)
     await assertUnknown({ ...ann, 'last-event-id': `${id}.0` }, `Last-Event-ID ${what}`)
-    t.match(await post(url, id, { text: 'hi' }, { headers: ann }), { status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' }, headers: { 'x-session-connected': 'false' } }, what)
+    t.match(await postMessage(url, id, { text: 'hi' }, { headers: ann }), { status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' }, headers: { 'x-session-connected': 'false' } }, what)
     t.equal((await request(`${url}/downward`, { method: 'DELETE', headers: { ...ann, 'x-session-id': id } })).statusCode, 404, what)
   }
   for (const cursor of cursors) {
@@ -32,7 +32,7 @@ t.test('a forged session id or cursor, or the id of another principal, gives no 
   }
   await assertUnknown({ ...bob, 'last-event-id': String(events[0]?.id) }, "another principal's cursor")
   await assertUnknown({ ...bob, 'x-session-id': sessionId }, "another principal's id")
-  t.equal((await post(url, sessionId, { text: 'hi' }, { headers: bob })).status, 404)
+  t.equal((await postMessage(url, sessionId, { text: 'hi' }, { headers: bob })).status, 404)
   t.equal((await request(`${url}/downward`, { method: 'DELETE', headers: { ...bob, 'x-session-id': sessionId } })).statusCode, 404)
   t.equal((await sessions.find(sessionId))?.connected, true, 'the session is unchanged')
 })

@@ -4,11 +4,11 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import sseSessions, { type Session, type SseSessionsOptions } from '../../lib/index.js'
-import { eventSources } from '../support/eventsources.js'
+import { eventSources } from '../support/event-sources.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { FILL, flood, listOpened, streamsOpen, wire } from '../support/wire.js'
-import { signal, until, within } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient } from '../support/raw-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const FINAL_RETRY = /\n\nretry: (\d+)\n\n$/
 
@@ -17,31 +17,31 @@ const parseFinalRetry = (text: string): number => Number(FINAL_RETRY.exec(text)?
 
 t.test('close() with 1,000 open streams, 20 of them stalled, finishes within closeTimeout', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 1500, retry: 10 })
-  const opened = listOpened(sessions)
+  const opened = recordOpenedSessions(sessions)
   const reasons: string[] = []
   sessions.addHook('onClose', (_session, reason) => { reasons.push(reason) })
   sessions.addHook('onOpen', async (session, { headers }) => { if (headers['x-stalled'] !== undefined) await session.join('stalled') })
-  const readers = Array.from({ length: 980 }, () => wire(t, port))
-  await streamsOpen(sessions, 980)
-  for (let i = 0; i < 20; i++) wire(t, port, { stalled: true, headers: { 'X-Stalled': '1' } })
-  await streamsOpen(sessions, 1000)
+  const readers = Array.from({ length: 980 }, () => openRawClient(t, port))
+  await waitForStreams(sessions, 980)
+  for (let i = 0; i < 20; i++) openRawClient(t, port, { stalled: true, headers: { 'X-Stalled': '1' } })
+  await waitForStreams(sessions, 1000)
   const stalled = opened.filter(({ request }) => request.headers['x-stalled'] !== undefined)
-  await flood(stalled.map(({ session }) => session), () => sessions.channel('stalled').send(FILL))
+  await sendUntilStalled(stalled.map(({ session }) => session), () => sessions.channel('stalled').send(PADDING))
   await sessions.broadcast('last', 1)
-  await within(app.close(), 'close()', 1500 + 5000)
-  await within(Promise.all(readers.map(({ closed }) => closed)), 'the end of every connection')
+  await withTimeout(app.close(), 'close()', 1500 + 5000)
+  await withTimeout(Promise.all(readers.map(({ closed }) => closed)), 'the end of every connection')
   t.equal(readers.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 1510).length, 980, 'every reader received the last event and the final retry field')
   t.ok(stalled.every(({ socket }) => socket.destroyed), 'the stalled connections were destroyed')
   t.strictSame(reasons, Array(1000).fill('shutdown'))
-  await until(() => sessions.stats().streams === 0, 'the end of every stream')
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of every stream')
   t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
 })
 
 t.test('close() does not wait for closeTimeout when all clients read', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 9500 })
-  for (let i = 0; i < 50; i++) wire(t, port)
-  await streamsOpen(sessions, 50)
-  await within(app.close(), 'close()', 6000)
+  for (let i = 0; i < 50; i++) openRawClient(t, port)
+  await waitForStreams(sessions, 50)
+  await withTimeout(app.close(), 'close()', 6000)
 })
 
 t.test('connections without a request do not delay close()', async t => {
@@ -50,62 +50,62 @@ t.test('connections without a request do not delay close()', async t => {
   t.teardown(() => { for (const socket of sockets) socket.destroy() })
   let accepted = 0
   app.server.on('connection', () => { accepted++ })
-  await until(() => accepted === 5, 'the connections')
-  await within(app.close(), 'close()', 5000)
-  await Promise.all(sockets.map(async socket => { if (!socket.destroyed) await within(once(socket, 'close'), 'the end of a connection') }))
+  await waitUntil(() => accepted === 5, 'the connections')
+  await withTimeout(app.close(), 'close()', 5000)
+  await Promise.all(sockets.map(async socket => { if (!socket.destroyed) await withTimeout(once(socket, 'close'), 'the end of a connection') }))
 })
 
 t.test('a backlog arrives completely within closeTimeout, followed by the final retry field', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 9500, retry: [1000, 2000], log: { bytes: 2 ** 26 } })
-  const opened = listOpened(sessions)
-  const client = wire(t, port, { stalled: true })
-  await streamsOpen(sessions, 1)
+  const opened = recordOpenedSessions(sessions)
+  const client = openRawClient(t, port, { stalled: true })
+  await waitForStreams(sessions, 1)
   const [{ session }] = opened as [typeof opened[0]]
-  const count = await flood([session], n => session.send({ n, FILL }))
+  const count = await sendUntilStalled([session], n => session.send({ n, padding: PADDING }))
   const closing = app.close()
   client.read()
-  await within(client.closed, 'the end of the connection')
+  await withTimeout(client.closed, 'the end of the connection')
   t.strictSame(client.numbers(), Array.from({ length: count }, (_, i) => i + 1))
   const retry = parseFinalRetry(client.text())
   t.ok(retry >= 10_500 && retry <= 11_500, `the retry delay includes closeTimeout: ${retry}`)
   t.notMatch(client.text(), 'event: close')
-  await within(closing, 'close()')
+  await withTimeout(closing, 'close()')
 })
 
 t.test('the closeTimeouts of several registrations run at the same time', async t => {
   const closeTimeout = 9500
   const { app, sessions, url, port } = await serve(t, { closeTimeout }, {
-    after: app => app.register(sseSessions, { prefix: '/other', decorator: 'others', closeTimeout })
+    afterRegister: app => app.register(sseSessions, { prefix: '/other', decorator: 'others', closeTimeout })
   })
-  const opened = listOpened(sessions)
-  const stalled = wire(t, port, { stalled: true })
-  await streamsOpen(sessions, 1)
-  await flood(opened.map(({ session }) => session), () => sessions.broadcast('fill', FILL))
+  const opened = recordOpenedSessions(sessions)
+  const stalled = openRawClient(t, port, { stalled: true })
+  await waitForStreams(sessions, 1)
+  await sendUntilStalled(opened.map(({ session }) => session), () => sessions.broadcast('fill', PADDING))
   const other = await openStream(t, url, { path: '/other/downward' })
   const closing = app.close()
-  await within(other.ended, 'the end of the stream that is not stalled', 5000)
+  await withTimeout(other.ended, 'the end of the stream that is not stalled', 5000)
   t.equal(sessions.stats().streams, 1, 'the stalled stream is still open')
   stalled.read()
-  await within(closing, 'close()')
+  await withTimeout(closing, 'close()')
 })
 
 t.test('with closeTimeout 0, close() aborts a stalled stream immediately', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 0 })
-  const opened = listOpened(sessions)
-  wire(t, port, { stalled: true })
-  await streamsOpen(sessions, 1)
-  await flood(opened.map(({ session }) => session), () => sessions.broadcast('fill', FILL))
-  await within(app.close(), 'close()', 5000)
+  const opened = recordOpenedSessions(sessions)
+  openRawClient(t, port, { stalled: true })
+  await waitForStreams(sessions, 1)
+  await sendUntilStalled(opened.map(({ session }) => session), () => sessions.broadcast('fill', PADDING))
+  await withTimeout(app.close(), 'close()', 5000)
   t.ok(opened[0]?.socket.destroyed)
 })
 
 t.test('with closeTimeout 0, clients that read still receive the last event and the final retry field', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 0, retry: 10 })
-  const clients = Array.from({ length: 300 }, () => wire(t, port))
-  await streamsOpen(sessions, 300)
+  const clients = Array.from({ length: 300 }, () => openRawClient(t, port))
+  await waitForStreams(sessions, 300)
   sessions.broadcast('last', 1)
-  await within(app.close(), 'close()', 5000)
-  await within(Promise.all(clients.map(({ closed }) => closed)), 'the end of every connection')
+  await withTimeout(app.close(), 'close()', 5000)
+  await withTimeout(Promise.all(clients.map(({ closed }) => closed)), 'the end of every connection')
   t.equal(clients.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 10).length, 300)
 })
 
@@ -124,8 +124,8 @@ t.test('close() ends connected and disconnected sessions with reason shutdown, a
   const [first, second] = opened as [Session, Session]
   t.notOk(signals.get(first)?.aborted)
   lost.destroy()
-  await until(() => !second.connected, 'the disconnect')
-  await within(app.close(), 'close()')
+  await waitUntil(() => !second.connected, 'the disconnect')
+  await withTimeout(app.close(), 'close()')
   t.strictSame(closed, [[first.id, 'shutdown', true], [second.id, 'shutdown', true]])
   t.match(signals.get(first)?.reason, { code: 'FST_SSE_SESSION_OVER' })
 })
@@ -136,21 +136,21 @@ for (const [name, open] of eventSources) {
     const { app, url, port } = await serve(t, options)
     const source = open(t, `${url}/downward`)
     const welcomes: Array<{ sessionId: string, previous?: string }> = []
-    const first = signal()
-    const second = signal()
+    const first = deferred()
+    const second = deferred()
     let closes = 0
     source.addEventListener('close', () => { closes++ })
     source.addEventListener('welcome', ({ data }) => {
       if (welcomes.push(JSON.parse(String(data)) as { sessionId: string }) === 1) first.resolve()
       else second.resolve()
     })
-    await within(first.promise, 'the welcome')
-    await within(app.close(), 'close()')
+    await withTimeout(first.promise, 'the welcome')
+    await withTimeout(app.close(), 'close()')
     const restarted = Fastify()
     t.teardown(() => restarted.close())
     await restarted.register(sseSessions, options)
     await restarted.listen({ port, host: '127.0.0.1' })
-    await within(second.promise, 'the welcome of the restarted server')
+    await withTimeout(second.promise, 'the welcome of the restarted server')
     t.equal(welcomes[1]?.previous, 'unknown')
     t.not(welcomes[1]?.sessionId, welcomes[0]?.sessionId)
     t.equal(closes, 0)
@@ -159,15 +159,15 @@ for (const [name, open] of eventSources) {
 
 /** Serves an app whose close() waits, after the plugin has closed its streams, until `release` is called. `reached` resolves when it waits. */
 async function serveWithBlockedClose (t: Test, options: SseSessionsOptions = {}): Promise<Awaited<ReturnType<typeof serve>> & { reached: Promise<void>, release: () => void }> {
-  const blocked = signal()
-  const reached = signal()
+  const blocked = deferred()
+  const reached = deferred()
   const after = (app: FastifyInstance): void => {
     app.addHook('preClose', () => {
       reached.resolve()
       return blocked.promise
     })
   }
-  return { ...await serve(t, options, { fastify: { return503OnClosing: false }, after }), reached: within(reached.promise, 'the preClose hook'), release: () => { blocked.resolve() } }
+  return { ...await serve(t, options, { fastify: { return503OnClosing: false }, afterRegister: after }), reached: withTimeout(reached.promise, 'the preClose hook'), release: () => { blocked.resolve() } }
 }
 
 t.test('while the server closes, a stream request gets only a retry delay, and other requests get 503', async t => {
@@ -176,27 +176,27 @@ t.test('while the server closes, a stream request gets only a retry delay, and o
   const closing = app.close()
   await reached
   for (const headers of [{}, { 'last-event-id': String(welcome?.id) }, { 'x-session-id': sessionId }]) {
-    const { status, headers: got, raw, ended } = await openStream(t, url, { headers, raw: true })
-    await within(ended, 'the end of the response')
+    const { status, headers: got, text: raw, ended } = await openStream(t, url, { headers, skipWelcome: true })
+    await withTimeout(ended, 'the end of the response')
     t.equal(status, 200)
     t.match(got['content-type'], /^text\/event-stream/)
     t.equal(raw(), 'retry: 710\n\n')
   }
   const refusal = { statusCode: 503, code: 'FST_SSE_CLOSING' }
-  const response = await post(url, sessionId, { text: 'hi' })
+  const response = await postMessage(url, sessionId, { text: 'hi' })
   t.match(response, { status: 503, headers: { 'retry-after': '1' }, body: refusal })
   const deletion = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId } })
   t.match(deletion, { statusCode: 503, headers: { 'retry-after': '1' } })
   t.match(await deletion.body.json(), refusal)
   t.equal(sessions.size, 0)
   release()
-  await within(closing, 'close()')
+  await withTimeout(closing, 'close()')
 })
 
 for (const where of ['principal', 'onOpen', 'onSend', 'onResume']) {
   t.test(`a request whose ${where} is still running when close() begins gets only a retry delay`, async t => {
-    const started = signal()
-    const release = signal()
+    const started = deferred()
+    const release = deferred()
     let isEnabled = false
     const createBlocker = (place: string) => async () => {
       if (place !== where || !isEnabled) return
@@ -219,16 +219,16 @@ for (const where of ['principal', 'onOpen', 'onSend', 'onResume']) {
     sessions.addHook('onClose', (_session, reason) => { calls.push(reason) })
     const first = where === 'onResume' ? await openStream(t, url) : undefined
     isEnabled = true
-    const opening = openStream(t, url, { raw: true, headers: first === undefined ? {} : { 'x-session-id': first.sessionId } })
-    await within(started.promise, 'the request')
+    const opening = openStream(t, url, { skipWelcome: true, headers: first === undefined ? {} : { 'x-session-id': first.sessionId } })
+    await withTimeout(started.promise, 'the request')
     const closing = app.close()
-    await until(() => sessions.closing, 'close() to begin')
+    await waitUntil(() => sessions.closing, 'close() to begin')
     release.resolve()
-    const { status, raw, ended } = await within(opening, 'the response')
-    await within(ended, 'the end of the response')
+    const { status, text: raw, ended } = await withTimeout(opening, 'the response')
+    await withTimeout(ended, 'the end of the response')
     t.equal(status, 200)
     t.equal(raw(), 'retry: 310\n\n')
-    await within(closing, 'close()')
+    await withTimeout(closing, 'close()')
     t.strictSame(calls, ['open', 'shutdown'])
     t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
   })

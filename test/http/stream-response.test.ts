@@ -1,16 +1,16 @@
 import type { Socket } from 'node:net'
 import t from 'tap'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/stream.js'
-import { warnings } from '../support/process-warnings.js'
-import { get, wire } from '../support/wire.js'
-import { turn, until, within } from '../support/wait.js'
+import { openStream } from '../support/http-client.js'
+import { collectProcessWarnings } from '../support/process-warnings.js'
+import { formatGet, openRawClient } from '../support/raw-client.js'
+import { nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('a stream over HTTP/1.1 is not chunked, and its end closes the connection', async t => {
   const { sessions, port } = await serve(t)
   sessions.addHook('onOpen', session => { session.close('done') })
-  const client = wire(t, port)
-  await within(client.closed, 'the end of the connection')
+  const client = openRawClient(t, port)
+  await withTimeout(client.closed, 'the end of the connection')
   const [head = '', body = ''] = client.text().split('\r\n\r\n')
   t.match(head, /^connection: close$/im)
   t.notMatch(head, /^(transfer-encoding|content-length):/im)
@@ -19,9 +19,9 @@ t.test('a stream over HTTP/1.1 is not chunked, and its end closes the connection
 
 t.test('an onSend hook of the app can make the stream chunked', async t => {
   const { sessions, url } = await serve(t, {}, {
-    before: app => app.addHook('onSend', (_request, reply, payload, done) => {
+    beforeRegister: app => app.addHook('onSend', (_request, reply, payload, calls) => {
       reply.header('transfer-encoding', 'chunked')
-      done(null, payload)
+      calls(null, payload)
     })
   })
   const { waitFor, events } = await openStream(t, url)
@@ -34,15 +34,15 @@ t.test('an onSend hook of the app can make the stream chunked', async t => {
 
 t.test('pipelined requests that get no stream leave no listeners on their socket', async t => {
   const sockets = new Set<Socket>()
-  const { port } = await serve(t, {}, { before: app => app.addHook('onRequest', async ({ socket }) => { sockets.add(socket) }) })
-  const warned = warnings(t)
-  const client = wire(t, port, { request: get({ 'last-event-id': 'closed' }) })
+  const { port } = await serve(t, {}, { beforeRegister: app => app.addHook('onRequest', async ({ socket }) => { sockets.add(socket) }) })
+  const warned = collectProcessWarnings(t)
+  const client = openRawClient(t, port, { request: formatGet({ 'last-event-id': 'closed' }) })
   await client.waitFor('204')
   const [socket] = sockets
   const before = socket?.listenerCount('close')
-  client.socket.write(get({ 'last-event-id': 'closed' }).repeat(20))
-  await until(() => client.text().split('204').length === 22, 'all responses')
-  await turn()
+  client.socket.write(formatGet({ 'last-event-id': 'closed' }).repeat(20))
+  await waitUntil(() => client.text().split('204').length === 22, 'all responses')
+  await nextEventLoopTurn()
   t.equal(socket?.listenerCount('close'), before)
   t.strictSame(warned, [])
 })

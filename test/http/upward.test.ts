@@ -1,18 +1,18 @@
 import t from 'tap'
 import { request } from 'undici'
-import { refused } from '../support/error-response.js'
-import { random, seedOf } from '../support/random.js'
+import { assertErrorResponse } from '../support/error-response.js'
+import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { openStream, post } from '../support/stream.js'
-import { signal, until, within } from '../support/wait.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('messages of a session are handled one at a time, in order of arrival', async t => {
-  const next = random(seedOf(t))
+  const next = createRandom(chooseSeed(t))
   const received: unknown[] = []
   const handled: unknown[] = []
   let running = 0
   const { sessions, url } = await serve(t, {}, {
-    before: app => app.addHook('preHandler', async ({ body }) => { if (body !== undefined) received.push(body) })
+    beforeRegister: app => app.addHook('preHandler', async ({ body }) => { if (body !== undefined) received.push(body) })
   })
   sessions.handle('n', async (_session, data) => {
     t.equal(++running, 1)
@@ -21,7 +21,7 @@ t.test('messages of a session are handled one at a time, in order of arrival', a
     running--
   })
   const { sessionId } = await openStream(t, url)
-  const responses = await Promise.all(Array.from({ length: 100 }, (_, i) => post(url, sessionId, { i }, { event: 'n' })))
+  const responses = await Promise.all(Array.from({ length: 100 }, (_, i) => postMessage(url, sessionId, { i }, { event: 'n' })))
   t.ok(responses.every(({ status }) => status === 202))
   t.equal(handled.length, 100)
   t.strictSame(handled, received)
@@ -30,7 +30,7 @@ t.test('messages of a session are handled one at a time, in order of arrival', a
 t.test('a message that a handler posts with inject is handled after that handler, and once per key', async t => {
   const { app, sessions, url } = await serve(t)
   const handled: string[] = []
-  const injected = signal()
+  const injected = deferred()
   const inject = (event: string, sessionId: string, key?: string): void => {
     app.inject({ method: 'POST', url: `/upward/${event}`, headers: { 'x-session-id': sessionId, ...key !== undefined && { 'idempotency-key': key } } }, () => { injected.resolve() })
   }
@@ -46,23 +46,23 @@ t.test('a message that a handler posts with inject is handled after that handler
       if (handled.length < 5) inject('keyed', id, 'k')
     })
   const { sessionId } = await openStream(t, url)
-  await post(url, sessionId, {}, { event: 'outer' })
-  await within(injected.promise, 'the response to inject')
+  await postMessage(url, sessionId, {}, { event: 'outer' })
+  await withTimeout(injected.promise, 'the response to inject')
   t.strictSame(handled, ['outer', 'inner'])
   const headers = { 'x-session-id': sessionId, 'idempotency-key': 'k' }
   t.equal((await request(`${url}/upward/keyed`, { method: 'POST', headers })).statusCode, 202)
-  await post(url, sessionId, {}, { event: 'inner' })
+  await postMessage(url, sessionId, {}, { event: 'inner' })
   t.strictSame(handled, ['outer', 'inner', 'keyed', 'inner'])
 })
 
 t.test('a slow handler does not delay other sessions', async t => {
   const { sessions, url } = await serve(t)
-  const release = signal()
+  const release = deferred()
   sessions.handle('wait', () => release.promise).handle('release', () => { release.resolve() })
   const [one, other] = [await openStream(t, url), await openStream(t, url)]
-  const waiting = post(url, one.sessionId, {}, { event: 'wait' })
-  await within(post(url, other.sessionId, {}, { event: 'release' }), 'the other session')
-  t.equal((await within(waiting, 'the first session')).status, 202)
+  const waiting = postMessage(url, one.sessionId, {}, { event: 'wait' })
+  await withTimeout(postMessage(url, other.sessionId, {}, { event: 'release' }), 'the other session')
+  t.equal((await withTimeout(waiting, 'the first session')).status, 202)
 })
 
 t.test('what a handler returns is the body of a 200 response; without a result the status is 202', async t => {
@@ -88,7 +88,7 @@ t.test('what a handler returns is the body of a 200 response; without a result t
       return { created: true }
     })
   const postEvent = async (event: string): Promise<{ status: number, body: unknown }> => {
-    const { status, body, headers } = await post(url, sessionId, {}, { event })
+    const { status, body, headers } = await postMessage(url, sessionId, {}, { event })
     t.equal(headers['x-session-connected'], 'true', event)
     return { status, body }
   }
@@ -104,15 +104,15 @@ t.test('what a handler returns is the body of a 200 response; without a result t
   t.strictSame(await postEvent('send null'), { status: 200, body: null })
   t.strictSame(await postEvent('send first'), { status: 200, body: null })
   t.strictSame(await postEvent('code'), { status: 201, body: { created: true } })
-  t.equal((await post(url, sessionId, {}, { event: 'send' })).headers['x-custom'], 'a')
-  t.equal((await post(url, sessionId, {}, { event: 'code' })).headers.location, '/item')
+  t.equal((await postMessage(url, sessionId, {}, { event: 'send' })).headers['x-custom'], 'a')
+  t.equal((await postMessage(url, sessionId, {}, { event: 'code' })).headers.location, '/item')
 })
 
 t.test('a handler receives the session, the data, the request and the message', async t => {
   const { sessions, url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   sessions.handle('näme/?', (session, data, { request, message }) => ({ id: session.id, data, via: request.headers['x-via'], message }))
-  const { body } = await post(url, sessionId, { deep: [1] }, { event: 'näme/?', key: 'k', headers: { 'x-via': 'test' } })
+  const { body } = await postMessage(url, sessionId, { deep: [1] }, { event: 'näme/?', key: 'k', headers: { 'x-via': 'test' } })
   t.strictSame(body, { id: sessionId, data: { deep: [1] }, via: 'test', message: { event: 'näme/?', data: { deep: [1] }, id: 'k' } })
 })
 
@@ -129,8 +129,8 @@ t.test('an error of a handler becomes the response to its message only', async t
   const { sessions, url } = await serve(t)
   const stream = await openStream(t, url)
   const { sessionId } = stream
-  const started = signal()
-  const release = signal()
+  const started = deferred()
+  const release = deferred()
   sessions
     .handle('forbidden', async () => {
       started.resolve()
@@ -142,51 +142,51 @@ t.test('an error of a handler becomes the response to its message only', async t
     .handle('invalid status', () => { throw Object.assign(new Error('invalid status'), { statusCode: 42 }) })
     .handle('unserializable', () => ({ big: 1n }))
     .handle('send', session => session.send('sent'))
-  const failing = post(url, sessionId, {}, { event: 'forbidden' })
-  await within(started.promise, 'the handler')
-  const next = post(url, sessionId, {}, { event: 'send' })
+  const failing = postMessage(url, sessionId, {}, { event: 'forbidden' })
+  await withTimeout(started.promise, 'the handler')
+  const next = postMessage(url, sessionId, {}, { event: 'send' })
   release.resolve()
-  refused(t, await failing, 403, 'APP_FORBIDDEN')
+  assertErrorResponse(t, await failing, 403, 'APP_FORBIDDEN')
   t.equal((await next).status, 202)
-  t.match(await post(url, sessionId, {}, { event: 'throws' }), { status: 500, body: { statusCode: 500, message: 'handler failed' } })
-  t.match(await post(url, sessionId, {}, { event: 'throws a string' }), { status: 500, body: { message: /a string/ } })
-  t.equal((await post(url, sessionId, {}, { event: 'invalid status' })).status, 500)
-  t.equal((await post(url, sessionId, {}, { event: 'unserializable' })).status, 500)
-  t.equal((await post(url, sessionId, {}, { event: 'send' })).status, 202)
-  await until(() => stream.events.filter(({ data }) => data === 'sent').length === 2, 'both events')
+  t.match(await postMessage(url, sessionId, {}, { event: 'throws' }), { status: 500, body: { statusCode: 500, message: 'handler failed' } })
+  t.match(await postMessage(url, sessionId, {}, { event: 'throws a string' }), { status: 500, body: { message: /a string/ } })
+  t.equal((await postMessage(url, sessionId, {}, { event: 'invalid status' })).status, 500)
+  t.equal((await postMessage(url, sessionId, {}, { event: 'unserializable' })).status, 500)
+  t.equal((await postMessage(url, sessionId, {}, { event: 'send' })).status, 202)
+  await waitUntil(() => stream.events.filter(({ data }) => data === 'sent').length === 2, 'both events')
 })
 
 t.test('X-Session-Connected is on every response, and says whether the session has a stream', async t => {
   const { sessions, url } = await serve(t, {}, {
-    before: app => app.addHook('onRequest', async ({ headers }) => {
+    beforeRegister: app => app.addHook('onRequest', async ({ headers }) => {
       if (headers['x-forbidden'] !== undefined) throw Object.assign(new Error('unauthorized'), { statusCode: 401 })
     })
   })
   sessions.handle('throws', () => { throw new Error('handler failed') })
-  const disconnected = signal()
+  const disconnected = deferred()
   sessions.addHook('onDisconnect', () => { disconnected.resolve() })
   const stream = await openStream(t, url)
   const { sessionId } = stream
   const assertConnected = async (expected: string): Promise<void> => {
     const responses = [
-      await post(url, sessionId, { text: 'hi' }),
-      await post(url, sessionId, {}),
-      await post(url, sessionId, {}, { event: 'throws' }),
-      await post(url, sessionId, {}, { event: 'unknown' }),
-      await post(url, sessionId, '{'),
-      await post(url, sessionId, 'x', { headers: { 'content-type': 'text/plain' } }),
-      await post(url, sessionId, {}, { headers: { 'x-forbidden': '1' } }),
-      await post(url, sessionId, '{"data":{"text":"hi"}}', { headers: { 'content-type': 'application/x-ndjson' } })
+      await postMessage(url, sessionId, { text: 'hi' }),
+      await postMessage(url, sessionId, {}),
+      await postMessage(url, sessionId, {}, { event: 'throws' }),
+      await postMessage(url, sessionId, {}, { event: 'unknown' }),
+      await postMessage(url, sessionId, '{'),
+      await postMessage(url, sessionId, 'x', { headers: { 'content-type': 'text/plain' } }),
+      await postMessage(url, sessionId, {}, { headers: { 'x-forbidden': '1' } }),
+      await postMessage(url, sessionId, '{"data":{"text":"hi"}}', { headers: { 'content-type': 'application/x-ndjson' } })
     ]
     t.strictSame(responses.map(({ status }) => status), [201, 400, 500, 404, 400, 415, 401, 200])
     for (const { status, headers } of responses) t.equal(headers['x-session-connected'], expected, `the response with status ${status}`)
   }
   await assertConnected('true')
   stream.destroy()
-  await within(disconnected.promise, 'the disconnect')
+  await withTimeout(disconnected.promise, 'the disconnect')
   await assertConnected('false')
   await openStream(t, url, { headers: { 'x-session-id': sessionId } })
   await assertConnected('true')
-  t.equal((await post(url, 'unknown', {})).headers['x-session-connected'], 'false')
-  t.equal((await post(url, '', {})).headers['x-session-connected'], 'false')
+  t.equal((await postMessage(url, 'unknown', {})).headers['x-session-connected'], 'false')
+  t.equal((await postMessage(url, '', {})).headers['x-session-connected'], 'false')
 })

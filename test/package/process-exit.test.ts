@@ -1,5 +1,5 @@
 import t from 'tap'
-import { evaluate } from '../support/evaluate.js'
+import { runSource } from '../support/run-source.js'
 
 const REGISTER = `
   import { connect } from 'node:net'
@@ -39,14 +39,14 @@ const CASES: Array<[what: string, source: string]> = [
 
 for (const [what, source] of CASES) {
   t.test(`a process exits if it ${what} and has nothing else to do`, async t => {
-    const { code, output } = await evaluate(t, REGISTER + source + '\nconsole.log("done")')
+    const { code, output } = await runSource(t, REGISTER + source + '\nconsole.log("done")')
     t.match(output, /done\n$/)
     t.equal(code, 0, output)
   })
 }
 
 t.test('rejections that nobody awaits, after the end of a session, do not end the process', async t => {
-  const { code, output } = await evaluate(t, `${REGISTER}
+  const { code, output } = await runSource(t, `${REGISTER}
     const { id } = await injectSession(app)
     const session = await app.sseSessions.find(id)
     await session.join('room')

@@ -1,26 +1,26 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { handleOf, openSession } from '../support/memory-client.js'
+import { findSession, openSession } from '../support/memory-stream.js'
 import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
-import { beforeOrders } from '../support/redis-commands.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { farProcess } from '../support/stores.js'
-import { signal, until, within } from '../support/wait.js'
+import { interceptStoreCommands } from '../support/redis-commands.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openProxiedNode } from '../support/stores.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('a batch may contain repeats of its own messages and of a message that runs on another node', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA } = await farProcess(t, redis)
-  const { sessions: nodeB } = await farProcess(t, redis)
+  const { sessions: nodeA } = await openProxiedNode(t, redis)
+  const { sessions: nodeB } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
-  const remote = await handleOf(nodeB, session)
+  const remote = await findSession(nodeB, session)
   const { gate, handled, handle, running } = startGatedMessage(session)
-  await until(async () => await redis.ask('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first message to run')
+  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first message to run')
   const other = { ...createMessage('b', handle('other')), fingerprint: () => 'other' }
   const batch = await remote[kStream].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b')), createMessage('b', handle('duplicate')), other, createMessage(undefined, handle('c'))])
   for (const result of batch) result.catch(() => {})
   // Each heartbeat retries the batch. Three heartbeats pass while the first message runs.
   for (let number = 1; number < 4; number++) {
-    await until(() => nodeB.size === number, 'the next heartbeat')
+    await waitUntil(() => nodeB.size === number, 'the next heartbeat')
     await openSession(nodeA)
   }
   t.strictSame(handled, [])
@@ -35,15 +35,15 @@ t.test('a batch may contain repeats of its own messages and of a message that ru
 })
 
 t.test('handles messages without keys in order, and settles their batch once', needsRedis, async t => {
-  const { sessions, client } = await farProcess(t, await startRedis(t))
+  const { sessions, client } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
   const settled: string[] = []
-  beforeOrders(client, orders => {
+  interceptStoreCommands(client, orders => {
     for (const { operation, args } of orders) if (operation === 'settle') settled.push(args.slice(2).join())
   })
   const { handled, handle } = recordHandlers()
   const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => createMessage(undefined, handle(name))))
-  await within(Promise.all(batch), 'the responses')
+  await withTimeout(Promise.all(batch), 'the responses')
   t.strictSame(handled, ['a', 'b', 'c'])
   await session.send('settled')
   t.strictSame(settled, ['1'])
@@ -51,22 +51,22 @@ t.test('handles messages without keys in order, and settles their batch once', n
 
 t.test('a batch does not wait for a later message that has the key of one of its repeats', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA } = await farProcess(t, redis)
-  const { sessions: nodeB, proxy } = await farProcess(t, redis)
-  const { sessions: nodeC } = await farProcess(t, redis)
+  const { sessions: nodeA } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
+  const { sessions: nodeC } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, handled, handle, running } = startGatedMessage(session)
-  await until(async () => await redis.ask('LLEN', queue) === 1, 'the first message to run')
-  const [first = ''] = await redis.ask('LRANGE', queue, '0', '0') as string[]
-  const batch = await (await handleOf(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
+  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
+  const batch = await (await findSession(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
   // The node of the first message counts as dead, and a third node enqueues the key again before the batch retries.
   proxy.connections[0]?.client.pause()
-  await redis.ask('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
-  const later = (await handleOf(nodeC, session))[kStream].messageQueue.enqueue(createMessage('a', handle('a')))
-  await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
+  await redis.sendCommand('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
+  const later = (await findSession(nodeC, session))[kStream].messageQueue.enqueue(createMessage('a', handle('a')))
+  await waitUntil(async () => !(await redis.sendCommand('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
   proxy.connections[0]?.client.resume()
-  t.match(await within(Promise.all([...batch, later]), 'the responses'), [
+  t.match(await withTimeout(Promise.all([...batch, later]), 'the responses'), [
     { replayed: true, response: { body: 'a' } },
     { replayed: false, response: { body: 'b' } },
     { replayed: false, response: { body: 'a' } }
@@ -90,15 +90,15 @@ function createBatch (count: number, gate: Promise<void>) {
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, n) => from + n)
 
 t.test('a batch runs at most nine messages ahead of the responses that Redis has confirmed', needsRedis, async t => {
-  const { sessions, holdAnswers } = await farProcess(t, await startRedis(t))
+  const { sessions, pauseReplies: holdAnswers } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
-  const gate = signal()
+  const gate = deferred()
   const { handled, messages } = createBatch(30, gate.promise)
   const results = await session[kStream].messageQueue.enqueueAll(messages)
-  await until(() => handled.length === 1, 'the first message')
+  await waitUntil(() => handled.length === 1, 'the first message')
   holdAnswers(true)
   gate.resolve()
-  await until(() => handled.length > 1, 'more messages')
+  await waitUntil(() => handled.length > 1, 'more messages')
   t.strictSame(handled, range(0, 9))
   holdAnswers(false)
   await Promise.all(results)
@@ -107,22 +107,22 @@ t.test('a batch runs at most nine messages ahead of the responses that Redis has
 
 t.test('if a node loses its lease during a batch, another node handles the remaining messages', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA, proxy } = await farProcess(t, redis, {}, { lease: 500 })
-  const { sessions: nodeB } = await farProcess(t, redis, {}, { lease: 500 })
+  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
   const session = await openSession(nodeA)
-  const gate = signal()
+  const gate = deferred()
   const batchA = createBatch(30, gate.promise)
   const results = await session[kStream].messageQueue.enqueueAll(batchA.messages)
   for (const result of results) result.catch(() => {})
-  await until(() => batchA.handled.length === 1, 'the first message')
+  await waitUntil(() => batchA.handled.length === 1, 'the first message')
   for (const { client } of proxy.connections) client.pause()
-  await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
+  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
   gate.resolve()
   const batchB = createBatch(30, Promise.resolve())
-  const remote = await handleOf(nodeB, session)
+  const remote = await findSession(nodeB, session)
   for (const result of await remote[kStream].messageQueue.enqueueAll(batchB.messages)) t.match(await result, { replayed: false })
   for (const { client } of proxy.connections) client.resume()
-  await t.rejects(within(results[29] as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await t.rejects(withTimeout(results[29] as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.strictSame(batchA.handled, range(0, 9))
   t.strictSame(batchB.handled, range(0, 30))
 })

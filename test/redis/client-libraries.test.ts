@@ -4,17 +4,17 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import sseSessions from '../../lib/index.js'
 import { redisStore } from '../../lib/redis.js'
-import { openSession, stream } from '../support/memory-client.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { farProcess } from '../support/stores.js'
-import { openStream, post } from '../support/stream.js'
-import { until } from '../support/wait.js'
+import { openSession, attachStream } from '../support/memory-stream.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openProxiedNode } from '../support/stores.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { waitUntil } from '../support/wait.js'
 
 t.test('works with an ioredis client without offline queue', needsRedis, async t => {
   const { port } = await startRedis(t)
   const client = new Redis({ port, host: '127.0.0.1', enableOfflineQueue: false })
   t.teardown(() => { client.disconnect() })
-  await until(() => client.status === 'ready', 'the connection')
+  await waitUntil(() => client.status === 'ready', 'the connection')
   const app = Fastify()
   app.register(sseSessions, { store: redisStore({ client }) })
   await app.ready()
@@ -22,15 +22,15 @@ t.test('works with an ioredis client without offline queue', needsRedis, async t
 })
 
 t.test('works with an ioredis client that returns numbers as strings', needsRedis, async t => {
-  const { sessions } = await farProcess(t, await startRedis(t), {}, { stringNumbers: true })
+  const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { stringNumbers: true })
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
+  const down = await attachStream(sessions, session)
   await session.join('room')
   await sessions.channel('room').send(1)
   await session.leave('room')
   await session.update({ nick: 'ann' })
   await session.close()
-  await until(() => down.sink.closed, 'the end of the stream')
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event), ['message', 'close'])
   await t.rejects(session.join('room'), { code: 'FST_SSE_SESSION_OVER' })
 })
@@ -45,11 +45,11 @@ t.test('works with the client of @fastify/redis, and continues after its connect
   const url = await app.listen({ port: 0, host: '127.0.0.1' })
   const stream = await openStream(t, url)
   const sendAndReceive = async (n: number): Promise<void> => {
-    await until(async () => (await post(url, stream.sessionId, n, { event: 'echo' })).status < 300, 'the message to be accepted')
+    await waitUntil(async () => (await postMessage(url, stream.sessionId, n, { event: 'echo' })).status < 300, 'the message to be accepted')
     await stream.waitFor(({ data }) => data === n)
   }
   await sendAndReceive(1)
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'normal')
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'normal')
   await sendAndReceive(2)
 })

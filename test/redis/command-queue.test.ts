@@ -1,21 +1,21 @@
 import t, { type Test } from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { handleOf, openSession, stream } from '../support/memory-client.js'
-import { ordersOf } from '../support/redis-commands.js'
-import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
-import { eachLibrary, farProcess, type FarProcess } from '../support/stores.js'
-import { signal, until, within } from '../support/wait.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { parseStoreCommands } from '../support/redis-commands.js'
+import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
+import { testEachRedisClient, openProxiedNode, type ProxiedNode } from '../support/stores.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const UNAVAILABLE = { code: 'FST_SSE_STORE_UNAVAILABLE' }
 
 /** Opens a node and records the operations of each command it sends, without heartbeats. */
-async function recordCommands (t: Test, redis: RedisServer): Promise<FarProcess & { readonly commands: string[][] }> {
-  const process = await farProcess(t, redis)
+async function recordCommands (t: Test, redis: RedisServer): Promise<ProxiedNode & { readonly commands: string[][] }> {
+  const process = await openProxiedNode(t, redis)
   const { client } = process
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const commands: string[][] = []
   const callAndRecord = async (...command: string[]): Promise<unknown> => {
-    const orders = ordersOf(command).filter(({ number }) => number > 0)
+    const orders = parseStoreCommands(command).filter(({ sequence: number }) => number > 0)
     if (orders.length > 0) commands.push(orders.map(({ operation }) => operation))
     return await call(...command)
   }
@@ -26,14 +26,14 @@ async function recordCommands (t: Test, redis: RedisServer): Promise<FarProcess 
 t.test('combines the operations of one event loop turn into few commands, in order', needsRedis, async t => {
   const { sessions, commands } = await recordCommands(t, await startRedis(t))
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
+  const down = await attachStream(sessions, session)
   commands.length = 0
   const numbers = Array.from({ length: 100 }, (_, n) => n)
   await Promise.all(numbers.map(async n => { await (n % 2 === 0 ? session.send(n) : sessions.broadcast('message', n)) }))
   const appendCounts = commands.map(operations => operations.filter(operation => operation === 'append').length).filter(appends => appends > 0)
   t.equal(appendCounts.length, 2)
   t.equal(appendCounts.reduce((sum, appends) => sum + appends), 100)
-  await until(() => down.messages().length === 100, 'all messages')
+  await waitUntil(() => down.messages().length === 100, 'all messages')
   t.strictSame(down.messages(), numbers)
 })
 
@@ -41,37 +41,37 @@ t.test('an operation that fails does not affect other operations of the same com
   const redis = await startRedis(t)
   const { sessions, commands } = await recordCommands(t, redis)
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
-  await redis.ask('SET', '{sse}:c:bad:', 'not a channel')
+  const down = await attachStream(sessions, session)
+  await redis.sendCommand('SET', '{sse}:c:bad:', 'not a channel')
   commands.length = 0
   const sent = [sessions.broadcast('message', 1), sessions.channel('bad').send(2), sessions.broadcast('message', 3)]
   await t.rejects(Promise.resolve(sent[1]), UNAVAILABLE)
   await Promise.all([sent[0], sent[2]])
-  await until(() => down.messages().length === 2, 'the other messages')
+  await waitUntil(() => down.messages().length === 2, 'the other messages')
   t.strictSame(down.messages(), [1, 3])
   t.strictSame(commands, [['append', 'append', 'append'], ['append']])
 })
 
 t.test('without free memory in Redis, rejects sends and retries the end of a stream until it succeeds', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions } = await farProcess(t, redis)
+  const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
-  await redis.ask('CONFIG', 'SET', 'maxmemory', '1')
+  const down = await attachStream(sessions, session)
+  await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '1')
   await t.rejects(Promise.resolve(session.send(1)), UNAVAILABLE)
   down.sink.destroy()
   await t.rejects(Promise.resolve(session.send(2)), UNAVAILABLE)
-  t.equal(await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner') === '', false)
-  await redis.ask('CONFIG', 'SET', 'maxmemory', '0')
-  await until(async () => await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
+  t.equal(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', false)
+  await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '0')
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
 })
 
 t.test('does not execute an operation that timed out while Redis was paused, but executes its neighbors', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions } = await farProcess(t, redis)
-  const { sessions: otherSessions } = await farProcess(t, redis)
+  const { sessions } = await openProxiedNode(t, redis)
+  const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const [session, left] = [await openSession(sessions), await openSession(sessions)]
-  const leftStream = await stream(sessions, left)
+  const leftStream = await attachStream(sessions, left)
   const { cursor } = session[kStream]
   redis.pause()
   const since = performance.now()
@@ -80,24 +80,24 @@ t.test('does not execute an operation that timed out while Redis was paused, but
   await t.rejects(Promise.resolve(session.send(1)), UNAVAILABLE)
   const second = session.send(2)
   // The extra 100 ms cover the difference between the clocks of the node and Redis.
-  await until(() => performance.now() - since > 2100, 'the timeout to pass')
+  await waitUntil(() => performance.now() - since > 2100, 'the timeout to pass')
   redis.resume()
   await second
-  const down = await stream(otherSessions, await handleOf(otherSessions, session), cursor)
-  await until(() => down.messages().length > 0, 'the message')
+  const down = await attachStream(otherSessions, await findSession(otherSessions, session), cursor)
+  await waitUntil(() => down.messages().length > 0, 'the message')
   t.strictSame(down.messages(), [2])
-  await until(async () => await redis.ask('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner to be released')
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner to be released')
 })
 
 t.test('does not repeat an executed operation if the client loses its reply', needsRedis, async t => {
-  const { sessions, client } = await farProcess(t, await startRedis(t))
+  const { sessions, client } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
+  const down = await attachStream(sessions, session)
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
-  const [second, resent] = [signal(), signal()]
+  const [second, resent] = [deferred(), deferred()]
   let appends = 0
   const callAndLoseReply = async (...command: string[]): Promise<unknown> => {
-    const number = ordersOf(command).some(({ operation }) => operation === 'append') ? ++appends : 0
+    const number = parseStoreCommands(command).some(({ operation }) => operation === 'append') ? ++appends : 0
     const reply = await call(...command)
     if (number === 1) {
       // A command timeout of the client, after the reply to a later command has arrived.
@@ -109,30 +109,30 @@ t.test('does not repeat an executed operation if the client loses its reply', ne
   }
   Object.assign(client, { call: callAndLoseReply })
   const first = session.send(1)
-  await until(() => appends === 1, 'the first command')
+  await waitUntil(() => appends === 1, 'the first command')
   await session.send(2)
   second.resolve()
   await first
-  await within(resent.promise, 'the retry')
-  await until(() => down.messages().length === 2, 'both messages')
+  await withTimeout(resent.promise, 'the retry')
+  await waitUntil(() => down.messages().length === 2, 'both messages')
   t.strictSame(down.messages(), [1, 2])
   t.equal(appends, 3)
 })
 
-eachLibrary(t, 'splits operations that exceed the maximum size of one command', async (t, fleet) => {
-  const session = await openSession(await fleet.process())
+testEachRedisClient(t, 'splits operations that exceed the maximum size of one command', async (t, fleet) => {
+  const session = await openSession(await fleet.addNode())
   const change = Object.fromEntries(Array.from({ length: 2000 }, (_, n) => [`property ${n}`, undefined]))
   await Promise.all(Array.from({ length: 64 }, () => session.update(change)))
   await session.update({ last: 1 })
   t.strictSame(session.data, { last: 1 })
 })
 
-eachLibrary(t, 'loads the script once after SCRIPT FLUSH, even if many commands fail at once', async (t, fleet, redis) => {
-  const sessions = await fleet.process()
+testEachRedisClient(t, 'loads the script once after SCRIPT FLUSH, even if many commands fail at once', async (t, fleet, redis) => {
+  const sessions = await fleet.addNode()
   const session = await openSession(sessions)
   const countLoads = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats'))['cmdstat_script|load'] ?? '')?.[1])
   const before = await countLoads()
-  await redis.ask('SCRIPT', 'FLUSH')
+  await redis.sendCommand('SCRIPT', 'FLUSH')
   await Promise.all(Array.from({ length: 200 }, (_, n) => session.send(n)))
   const newLoads = await countLoads() - before
   t.ok(newLoads >= 1 && newLoads <= 3, `${newLoads} loads`)

@@ -1,25 +1,25 @@
 import t, { type Test } from 'tap'
 import { StoreUnavailable, type SseSessionsOptions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { handleOf, openSession, stream } from '../support/memory-client.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
-import { ordersOf } from '../support/redis-commands.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { farProcess } from '../support/stores.js'
-import { signal, until } from '../support/wait.js'
+import { parseStoreCommands } from '../support/redis-commands.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openProxiedNode } from '../support/stores.js'
+import { deferred, waitUntil } from '../support/wait.js'
 
 // A client with its own command timeout reports an error for a command that Redis executes, while later commands succeed.
 
 /** Opens a node whose client loses the first reply to an operation, at a time that the test chooses. */
 async function openWithLostReply (t: Test, lostOperation: string, options: SseSessionsOptions = {}) {
   const redis = await startRedis(t)
-  const { sessions, client } = await farProcess(t, redis, options)
+  const { sessions, client } = await openProxiedNode(t, redis, options)
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
-  const gate = signal()
+  const gate = deferred()
   let attempts = 0
   let replies = 0
   const callAndLoseReply = async (...command: string[]): Promise<unknown> => {
-    const isLostOperation = ordersOf(command).some(({ operation, args }) => operation === lostOperation && (lostOperation !== 'hold' || Number(args[2]) > 0))
+    const isLostOperation = parseStoreCommands(command).some(({ operation, args }) => operation === lostOperation && (lostOperation !== 'hold' || Number(args[2]) > 0))
     const number = isLostOperation ? ++attempts : 0
     const reply = await call(...command)
     if (number === 1) {
@@ -33,14 +33,14 @@ async function openWithLostReply (t: Test, lostOperation: string, options: SseSe
   return {
     redis,
     sessions,
-    waitForCommand: () => until(() => attempts > 0, 'the command'),
+    waitForCommand: () => waitUntil(() => attempts > 0, 'the command'),
     /** Loses the reply, and waits for the reply to the retry. */
     loseReply: async () => {
       const before = replies
       gate.resolve()
-      await until(() => replies > before, 'the retry')
+      await waitUntil(() => replies > before, 'the retry')
     },
-    field: async ({ id }: { id: string }, name: string) => await redis.ask('HGET', `{sse}:s:${id}`, name)
+    field: async ({ id }: { id: string }, name: string) => await redis.sendCommand('HGET', `{sse}:s:${id}`, name)
   }
 }
 
@@ -72,37 +72,37 @@ t.test('a retried leave does not undo a later join', needsRedis, async t => {
 t.test('a retried detach does not release a newer stream', needsRedis, async t => {
   const { sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'detach')
   const session = await openSession(sessions)
-  const first = await stream(sessions, session)
+  const first = await attachStream(sessions, session)
   first.sink.destroy()
   await waitForCommand()
-  const second = await stream(sessions, session, session[kStream].cursor)
+  const second = await attachStream(sessions, session, session[kStream].cursor)
   await loseReply()
   t.not(await field(session, 'owner'), '')
   await session.send(1)
-  await until(() => second.messages().length === 1, 'the message')
+  await waitUntil(() => second.messages().length === 1, 'the message')
 })
 
 t.test('a retried hold does not restore a stream that has ended', needsRedis, async t => {
   const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'hold')
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  const down = await attachStream(sessions, session)
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await waitForCommand()
   down.sink.destroy()
-  await until(async () => await field(session, 'owner') === '', 'the owner to be released')
+  await waitUntil(async () => await field(session, 'owner') === '', 'the owner to be released')
   await loseReply()
   t.equal(await field(session, 'owner'), '')
 })
 
 t.test('a retried update does not overwrite a later update of another node', needsRedis, async t => {
   const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'update')
-  const { sessions: otherSessions } = await farProcess(t, redis)
+  const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
   const update = session.update({ by: 'one' })
   await waitForCommand()
-  await until(async () => await field(session, 'version') === '2', 'Redis to execute the command')
+  await waitUntil(async () => await field(session, 'version') === '2', 'Redis to execute the command')
   await sessions.find(session.id)
-  await (await handleOf(otherSessions, session)).update({ by: 'two' })
+  await (await findSession(otherSessions, session)).update({ by: 'two' })
   await loseReply()
   await update
   t.equal(session.data.by, 'two')
@@ -111,36 +111,36 @@ t.test('a retried update does not overwrite a later update of another node', nee
 t.test('a retried cursor update does not move the cursor back', needsRedis, async t => {
   const options = { log: { entries: 4 } }
   const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'progress', options)
-  const { sessions: otherSessions } = await farProcess(t, redis, options)
+  const { sessions: otherSessions } = await openProxiedNode(t, redis, options)
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
-  await (await handleOf(otherSessions, session)).stream('message', [1, 2, 3, 4])
+  const down = await attachStream(sessions, session)
+  await (await findSession(otherSessions, session)).stream('message', [1, 2, 3, 4])
   await waitForCommand()
-  await until(() => down.messages().length === 4, 'the messages')
+  await waitUntil(() => down.messages().length === 4, 'the messages')
   down.sink.destroy()
-  await until(async () => await field(session, 'owner') === '', 'the owner to be released')
+  await waitUntil(async () => await field(session, 'owner') === '', 'the owner to be released')
   await loseReply()
   t.equal(await field(session, 'cursor'), String(session[kStream].cursor))
 })
 
 t.test('handles a retried repeat itself if the first message was rejected meanwhile', needsRedis, async t => {
   const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'begin')
-  const { sessions: otherSessions } = await farProcess(t, redis)
+  const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const session = await openSession(otherSessions)
-  const handle = await handleOf(sessions, session)
-  const gate = signal()
+  const handle = await findSession(sessions, session)
+  const gate = deferred()
   const rejected = Promise.resolve(session[kStream].messageQueue.enqueue(createMessage('key', async () => {
     await gate.promise
     throw new StoreUnavailable()
   })))
-  const readEntry = async (): Promise<string> => String(await redis.ask('HGET', `{sse}:s:${session.id}:keys`, 'key'))
-  await until(async () => (await readEntry()).startsWith('r'), 'the first message')
+  const readEntry = async (): Promise<string> => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:keys`, 'key'))
+  await waitUntil(async () => (await readEntry()).startsWith('r'), 'the first message')
   const result = Promise.resolve(handle[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('done'))))
   await waitForCommand()
-  await until(async () => (await readEntry()).endsWith(','), 'the repeat to wait for it')
+  await waitUntil(async () => (await readEntry()).endsWith(','), 'the repeat to wait for it')
   gate.resolve()
   await t.rejects(rejected, { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  await until(async () => await readEntry() === 'null', 'Redis to execute the command')
+  await waitUntil(async () => await readEntry() === 'null', 'Redis to execute the command')
   await loseReply()
   t.match(await result, { response: { body: 'done' }, replayed: false })
 })
@@ -152,7 +152,7 @@ t.test('a retried end runs the onClose hook of a discarded session', needsRedis,
   const session = await openSession(sessions)
   const discard = sessions.discard(session, 'aborted')
   await waitForCommand()
-  await until(async () => await redis.ask('ZCARD', '{sse}:deadlines') === 0, 'Redis to execute the command')
+  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:deadlines') === 0, 'Redis to execute the command')
   await loseReply()
   await discard
   t.strictSame(closeReasons, ['aborted'])

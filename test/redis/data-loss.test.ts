@@ -1,36 +1,36 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { openSession, stream } from '../support/memory-client.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { eachLibrary, farProcess } from '../support/stores.js'
-import { until } from '../support/wait.js'
+import { openSession, attachStream } from '../support/memory-stream.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
+import { waitUntil } from '../support/wait.js'
 
 const handle = () => ({ status: 200, headers: {}, body: 'done', error: undefined })
 
-eachLibrary(t, 'a node whose registration was lost registers again and reports gaps', async (t, fleet, redis) => {
-  const nodeA = await fleet.process()
+testEachRedisClient(t, 'a node whose registration was lost registers again and reports gaps', async (t, fleet, redis) => {
+  const nodeA = await fleet.addNode()
   const [session, left] = [await openSession(nodeA), await openSession(nodeA)]
-  const [down, leftDown] = [await stream(nodeA, session), await stream(nodeA, left)]
-  const fields = await redis.ask('HKEYS', '{sse}') as string[]
-  await redis.ask('HDEL', '{sse}', ...fields.filter(name => name.startsWith('ran:') || name.startsWith('told:')))
-  await redis.ask('DEL', '{sse}:nodes')
+  const [down, leftDown] = [await attachStream(nodeA, session), await attachStream(nodeA, left)]
+  const fields = await redis.sendCommand('HKEYS', '{sse}') as string[]
+  await redis.sendCommand('HDEL', '{sse}', ...fields.filter(name => name.startsWith('ran:') || name.startsWith('told:')))
+  await redis.sendCommand('DEL', '{sse}:nodes')
   leftDown.sink.destroy()
   await t.rejects(session.send(1), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  await until(async () => await session.send(2).then(() => true, () => false), 'the new registration')
-  await until(() => down.messages().includes(2), 'the message')
+  await waitUntil(async () => await session.send(2).then(() => true, () => false), 'the new registration')
+  await waitUntil(() => down.messages().includes(2), 'the message')
   t.match(down.read().filter(({ event }) => event === 'gap'), [{ data: { reason: 'store' } }])
-  await until(async () => await redis.ask('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner of the other session to be released')
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner of the other session to be released')
 })
 
-eachLibrary(t, 'sessions that were lost with the data of Redis are closed, and their streams end', async (t, fleet, redis) => {
-  const nodeA = await fleet.process()
+testEachRedisClient(t, 'sessions that were lost with the data of Redis are closed, and their streams end', async (t, fleet, redis) => {
+  const nodeA = await fleet.addNode()
   const closeReasons: string[] = []
   nodeA.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
-  const down = await stream(nodeA, session)
-  await redis.ask('FLUSHALL')
-  await until(() => down.sink.closed, 'the end of the stream')
+  const down = await attachStream(nodeA, session)
+  await redis.sendCommand('FLUSHALL')
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event).filter(event => event !== 'gap'), [])
   t.strictSame(closeReasons, ['lost'])
   t.equal(await nodeA.acquireStream(other, other[kStream].cursor), undefined)
@@ -39,15 +39,15 @@ eachLibrary(t, 'sessions that were lost with the data of Redis are closed, and t
 
 t.test('a session opened after a data loss gets no gap when another node detects the loss later', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA } = await farProcess(t, redis)
-  const { sessions: nodeB, proxy } = await farProcess(t, redis)
+  const { sessions: nodeA } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
   for (const { client } of proxy.connections) client.pause()
-  await redis.ask('FLUSHALL')
+  await redis.sendCommand('FLUSHALL')
   let session = await nodeA.open(undefined).catch(() => undefined)
-  await until(async () => (session ??= await nodeA.open(undefined).catch(() => undefined)) !== undefined, 'node A to register again')
-  const down = await stream(nodeA, session as Session)
+  await waitUntil(async () => (session ??= await nodeA.open(undefined).catch(() => undefined)) !== undefined, 'node A to register again')
+  const down = await attachStream(nodeA, session as Session)
   for (const { client } of proxy.connections) client.resume()
-  await until(async () => await nodeB.broadcast('message', 1).then(() => true, () => false), 'node B to register again')
-  await until(() => down.messages().length > 0, 'the message')
+  await waitUntil(async () => await nodeB.broadcast('message', 1).then(() => true, () => false), 'node B to register again')
+  await waitUntil(() => down.messages().length > 0, 'the message')
   t.strictSame(down.read().map(({ event }) => event), ['message'])
 })

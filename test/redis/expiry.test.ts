@@ -2,13 +2,13 @@ import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { openSession, stream } from '../support/memory-client.js'
-import { beforeOrders, ordersOf } from '../support/redis-commands.js'
-import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
-import { farProcess, type FarProcess } from '../support/stores.js'
-import { signal, until } from '../support/wait.js'
+import { openSession, attachStream } from '../support/memory-stream.js'
+import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
+import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
+import { openProxiedNode, type ProxiedNode } from '../support/stores.js'
+import { deferred, waitUntil } from '../support/wait.js'
 
-const open = (t: Test, redis: RedisServer, lease = 500): Promise<FarProcess> => farProcess(t, redis, { resumeTimeout: 300 }, { lease })
+const open = (t: Test, redis: RedisServer, lease = 500): Promise<ProxiedNode> => openProxiedNode(t, redis, { resumeTimeout: 300 }, { lease })
 
 /** Records the calls of the onClose hook of a node. */
 function recordCloses (sessions: Sessions): string[] {
@@ -23,7 +23,7 @@ function loseEndReply (client: Redis, onLost: () => void = () => {}): void {
   let isLost = false
   const callAndLoseReply = async (...args: string[]): Promise<unknown> => {
     const reply = await call(...args)
-    if (isLost || !ordersOf(args).some(({ operation }) => operation === 'end')) return reply
+    if (isLost || !parseStoreCommands(args).some(({ operation }) => operation === 'end')) return reply
     isLost = true
     onLost()
     return await new Promise(() => {})
@@ -31,7 +31,7 @@ function loseEndReply (client: Redis, onLost: () => void = () => {}): void {
   Object.assign(client, { call: callAndLoseReply })
 }
 
-const countUnreported = async (redis: RedisServer): Promise<unknown> => await redis.ask('ZCARD', '{sse}:expired')
+const countUnreported = async (redis: RedisServer): Promise<unknown> => await redis.sendCommand('ZCARD', '{sse}:expired')
 
 t.test('runs the onClose hook once if the reply to the end of an expired session never arrives', needsRedis, async t => {
   const redis = await startRedis(t)
@@ -39,10 +39,10 @@ t.test('runs the onClose hook once if the reply to the end of an expired session
   const closes = recordCloses(sessions)
   loseEndReply(client)
   const { id } = await openSession(sessions)
-  await until(() => closes.length > 0, 'the hook')
-  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(() => closes.length > 0, 'the hook')
+  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [`${id} expired`])
-  t.strictSame(await redis.ask('KEYS', `*${id}*`), [])
+  t.strictSame(await redis.sendCommand('KEYS', `*${id}*`), [])
 })
 
 t.test('runs the onClose hook once if the connection closes before the reply arrives', needsRedis, async t => {
@@ -51,8 +51,8 @@ t.test('runs the onClose hook once if the connection closes before the reply arr
   const closes = recordCloses(sessions)
   loseEndReply(client, () => { proxy.connections[0]?.client.resetAndDestroy() })
   const { id } = await openSession(sessions)
-  await until(() => closes.length > 0, 'the hook')
-  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(() => closes.length > 0, 'the hook')
+  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [`${id} expired`])
 })
 
@@ -62,13 +62,13 @@ t.test('another node runs the onClose hook if the node that ended an expired ses
   const closes = recordCloses(nodeA.sessions)
   loseEndReply(nodeA.client, () => { nodeA.proxy.setDown(true) })
   const { id } = await openSession(nodeA.sessions)
-  await until(async () => await countUnreported(redis) === 1, 'the session to expire')
-  for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.ask('PTTL', key)) > 0, `${key} has a TTL`)
+  await waitUntil(async () => await countUnreported(redis) === 1, 'the session to expire')
+  for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)
   t.equal(await nodeB.sessions.findForResume(id, undefined), undefined, 'the session cannot be resumed')
-  await until(() => closesOnNodeB.length > 0, 'the hook')
-  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(() => closesOnNodeB.length > 0, 'the hook')
+  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame([closes, closesOnNodeB], [[], [`${id} expired`]])
 })
 
@@ -78,17 +78,17 @@ t.test('a session stays open if its client reconnects while the expiry is being 
   const closes = recordCloses(sessions)
   const { id } = await openSession(sessions)
   let isReconnected = false
-  beforeOrders(client, async orders => {
+  interceptStoreCommands(client, async orders => {
     if (isReconnected || !orders.some(({ operation }) => operation === 'end')) return
     // The same effect as when another node attaches a stream within the same clock tick.
-    const clock = Number(await redis.ask('HGET', '{sse}', 'clock'))
-    await redis.ask('ZADD', '{sse}:deadlines', String(clock + 300), id)
+    const clock = Number(await redis.sendCommand('HGET', '{sse}', 'clock'))
+    await redis.sendCommand('ZADD', '{sse}:deadlines', String(clock + 300), id)
     isReconnected = true
   })
-  await until(() => isReconnected, 'the deadline')
+  await waitUntil(() => isReconnected, 'the deadline')
   t.ok(await sessions.find(id))
   t.strictSame(closes, [])
-  await until(() => closes.length > 0, 'the later expiry')
+  await waitUntil(() => closes.length > 0, 'the later expiry')
 })
 
 /** Opens a node whose onClose hook waits for a gate. */
@@ -96,7 +96,7 @@ async function openWithSlowHook (t: Test) {
   const redis = await startRedis(t)
   const nodeA = await open(t, redis)
   const closes = recordCloses(nodeA.sessions)
-  const gate = signal()
+  const gate = deferred()
   nodeA.sessions.addHook('onClose', () => gate.promise)
   t.teardown(gate.resolve)
   return { redis, nodeA, closes, gate }
@@ -106,7 +106,7 @@ async function openWithSlowHook (t: Test) {
 async function openWhileHookRuns (t: Test) {
   const { redis, nodeA, closes, gate } = await openWithSlowHook(t)
   const { id } = await openSession(nodeA.sessions)
-  await until(() => closes.length > 0, 'the hook')
+  await waitUntil(() => closes.length > 0, 'the hook')
   // Another lease, so that the heartbeats of the two nodes are not in step and both nodes check for expired sessions.
   const nodeB = await open(t, redis, 300)
   return { redis, nodeA, nodeB, closes: [closes, recordCloses(nodeB.sessions)], gate, id }
@@ -115,29 +115,29 @@ async function openWhileHookRuns (t: Test) {
 t.test('a slow onClose hook runs once, and not on another node', needsRedis, async t => {
   const { redis, closes, gate, id } = await openWhileHookRuns(t)
   const scores = new Set<unknown>()
-  await until(async () => scores.add(await redis.ask('ZSCORE', '{sse}:expired', id)).size === 8, 'eight checks of the expired session')
+  await waitUntil(async () => scores.add(await redis.sendCommand('ZSCORE', '{sse}:expired', id)).size === 8, 'eight checks of the expired session')
   gate.resolve()
-  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [[`${id} expired`], []])
 })
 
 t.test('if a node dies while its onClose hook runs, the hook runs on another node', needsRedis, async t => {
   const { redis, nodeA, closes, id } = await openWhileHookRuns(t)
   nodeA.proxy.setDown(true)
-  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [[`${id} expired`], [`${id} expired`]])
 })
 
 t.test('releases 1,000 sessions of a dead node within four heartbeats', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions, client } = await farProcess(t, redis)
+  const { sessions, client } = await openProxiedNode(t, redis)
   const opened = await Promise.all(Array.from({ length: 1000 }, () => openSession(sessions)))
-  await redis.ask('EVAL', "for _, id in ipairs(ARGV) do redis.call('HSET', '{sse}:s:' .. id, 'owner', 'dead') redis.call('ZADD', '{sse}:deadlines', 1, id) end", '0', ...opened.map(({ id }) => id))
+  await redis.sendCommand('EVAL', "for _, id in ipairs(ARGV) do redis.call('HSET', '{sse}:s:' .. id, 'owner', 'dead') redis.call('ZADD', '{sse}:deadlines', 1, id) end", '0', ...opened.map(({ id }) => id))
   let heartbeats = 0
-  beforeOrders(client, orders => { if (orders.some(({ operation }) => operation === 'tick')) heartbeats++ })
-  await until(async () => await redis.ask('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all sessions to be released', 30_000)
+  interceptStoreCommands(client, orders => { if (orders.some(({ operation }) => operation === 'tick')) heartbeats++ })
+  await waitUntil(async () => await redis.sendCommand('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all sessions to be released', 30_000)
   t.ok(heartbeats <= 4, `${heartbeats} heartbeats`)
-  t.equal(await redis.ask('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
+  t.equal(await redis.sendCommand('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
 })
 
 t.test('a closing node does not run the onClose hook for expired sessions; another node does', needsRedis, async t => {
@@ -145,8 +145,8 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
   const nodeA = await open(t, redis)
   const closes = recordCloses(nodeA.sessions)
   const busySession = await openSession(nodeA.sessions)
-  await stream(nodeA.sessions, busySession)
-  const gate = signal()
+  await attachStream(nodeA.sessions, busySession)
+  const gate = deferred()
   const running = busySession[kStream].messageQueue.enqueue({
     key: undefined,
     fingerprint: () => '',
@@ -155,32 +155,32 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
       return { status: 200, headers: {}, body: '', error: undefined }
     }
   })
-  await until(async () => await redis.ask('LLEN', `{sse}:s:${busySession.id}:queue`) === 1, 'the message to run')
+  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${busySession.id}:queue`) === 1, 'the message to run')
   const { id } = await openSession(nodeA.sessions)
-  const deadline = await redis.ask('ZSCORE', '{sse}:deadlines', id)
+  const deadline = await redis.sendCommand('ZSCORE', '{sse}:deadlines', id)
   const closed = nodeA.sessions.close()
-  await until(async () => await redis.ask('ZSCORE', '{sse}:deadlines', id) !== deadline, 'the expired session to be found')
+  await waitUntil(async () => await redis.sendCommand('ZSCORE', '{sse}:deadlines', id) !== deadline, 'the expired session to be found')
   gate.resolve()
   await running
   await closed
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)
-  await until(() => closesOnNodeB.some(text => text.startsWith(id)), 'the hook')
+  await waitUntil(() => closesOnNodeB.some(text => text.startsWith(id)), 'the hook')
   t.strictSame(closes, [])
 })
 
 t.test('a node that closes during an expiry waits for its onClose hook', needsRedis, async t => {
   const { redis, nodeA, closes, gate } = await openWithSlowHook(t)
   let closed: Promise<void> | undefined
-  beforeOrders(nodeA.client, orders => {
+  interceptStoreCommands(nodeA.client, orders => {
     if (orders.some(({ operation }) => operation === 'end')) closed ??= nodeA.sessions.close()
   })
   const { id } = await openSession(nodeA.sessions)
-  await until(() => closes.length > 0, 'the hook')
+  await waitUntil(() => closes.length > 0, 'the hook')
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)
   gate.resolve()
   await closed
-  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame([closes, closesOnNodeB], [[`${id} expired`], []])
 })

@@ -4,7 +4,7 @@ import type { Line } from '../../lib/store/redis/line.js'
 import { Mirrors } from '../../lib/store/redis/mirrors.js'
 import type { StoreSettings } from '../../lib/store/store.js'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
-import { turn } from '../support/wait.js'
+import { nextEventLoopTurn } from '../support/wait.js'
 
 // This test calls the class directly, because a real Redis cannot be made to publish exactly between a comparison and its flush.
 t.test('flushes entries that a comparison has added before later publications evict them', async t => {
@@ -23,10 +23,10 @@ t.test('flushes entries that a comparison has added before later publications ev
   const take = (position: number): void => { replicas.take(broadcasts, `${position - 1} ${position}\ndata: ${position}\n\n`, 0) }
   broadcasts.open()
   take(1)
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(written, [1])
   await replicas.compare()
   for (const position of [5, 6, 7]) take(position)
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(written, [1, 2, 3, 4, 5, 6, 7])
 })

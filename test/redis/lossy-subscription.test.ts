@@ -5,10 +5,10 @@ import type { Sessions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type IoRedisClient } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
-import { handleOf, openSession, stream } from '../support/memory-client.js'
-import { random, seedOf } from '../support/random.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { until, within } from '../support/wait.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { createRandom, chooseSeed } from '../support/random.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 /** Opens the registry of a node that loses publications while `isLost` returns true. */
 async function openWithLossySubscription (t: Test, port: number, isLost: () => boolean): Promise<Sessions> {
@@ -29,7 +29,7 @@ async function openWithLossySubscription (t: Test, port: number, isLost: () => b
   }
   const sessions = await createSessions(resolveOptions({ store: redisStore({ client: lossy, lease: 500 }), heartbeatInterval: false, closeTimeout: 100 }, 0), Fastify({ logger: false }).log)
   t.teardown(async () => {
-    await within(sessions.close(), 'the store to close')
+    await withTimeout(sessions.close(), 'the store to close')
     client.disconnect()
   })
   return sessions
@@ -37,12 +37,12 @@ async function openWithLossySubscription (t: Test, port: number, isLost: () => b
 
 t.test('delivers events once and in order although the subscription has failed without an error', needsRedis, async t => {
   const redis = await startRedis(t)
-  const next = random(seedOf(t))
+  const next = createRandom(chooseSeed(t))
   let isSubscriptionDead = false
   const [local, remote] = [await openWithLossySubscription(t, redis.port, () => isSubscriptionDead), await openWithLossySubscription(t, redis.port, () => false)]
   const session = await openSession(local)
-  const down = await stream(local, session)
-  const remoteSession = await handleOf(remote, session)
+  const down = await attachStream(local, session)
+  const remoteSession = await findSession(remote, session)
   await session.join('before')
   const sent: number[] = []
   const send = async (channels: readonly string[]): Promise<void> => {
@@ -62,16 +62,16 @@ t.test('delivers events once and in order although the subscription has failed w
   await remoteSession.join('later')
   await remoteSession.update({ nick: 'ann' })
   await send(['before', 'later'])
-  await until(() => down.messages().length >= sent.length, 'the messages sent while publications were lost')
+  await waitUntil(() => down.messages().length >= sent.length, 'the messages sent while publications were lost')
   t.equal(session.data.nick, 'ann')
   await remoteSession.leave('before')
   await remoteSession.join('last')
   await send(['later', 'last'])
   // The connection is killed, and the client opens a new one.
   isSubscriptionDead = false
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await send(['later', 'last'])
   await remoteSession.close('bye')
-  await until(() => down.sink.closed, 'the end of the stream')
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event, data }) => event === 'message' ? data : event), [...sent, 'close'])
 })

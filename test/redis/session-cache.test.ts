@@ -1,32 +1,32 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { States } from '../../lib/store/redis/states.js'
-import { handleOf, openSession } from '../support/memory-client.js'
-import { collect, collected } from '../support/gc.js'
-import { needsRedis, startRedis } from '../support/redis.js'
-import { farProcess } from '../support/stores.js'
-import { until } from '../support/wait.js'
+import { findSession, openSession } from '../support/memory-stream.js'
+import { collectGarbage, waitUntilCollected } from '../support/gc.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openProxiedNode } from '../support/stores.js'
+import { waitUntil } from '../support/wait.js'
 
 t.test('releases an unused session from memory, and loads it again', needsRedis, async t => {
-  const { sessions } = await farProcess(t, await startRedis(t), {}, { lease: 100 })
+  const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { lease: 100 })
   let session: Session | undefined = await openSession(sessions)
   const { id } = session
   await session.update({ nick: 'ann' })
   const weakSession = new WeakRef(session)
   session = undefined
-  await collected(weakSession, 'the unused session')
-  t.equal((await handleOf(sessions, { id })).data.nick, 'ann')
+  await waitUntilCollected(weakSession, 'the unused session')
+  t.equal((await findSession(sessions, { id })).data.nick, 'ann')
 })
 
 t.test('the signal of a session aborts even if the session is no longer referenced', needsRedis, async t => {
-  const { sessions } = await farProcess(t, await startRedis(t), { resumeTimeout: 1000 }, { lease: 100 })
+  const { sessions } = await openProxiedNode(t, await startRedis(t), { resumeTimeout: 1000 }, { lease: 100 })
   const open = async (): Promise<AbortSignal> => (await openSession(sessions)).signal
   const unused = new WeakRef(await openSession(sessions))
   let aborted = false
   const listen = (signal: AbortSignal): void => { signal.addEventListener('abort', () => { aborted = true }) }
   listen(await open())
-  await collected(unused, 'a session without a listener')
-  await until(() => aborted, 'the signal to abort')
+  await waitUntilCollected(unused, 'a session without a listener')
+  await waitUntil(() => aborted, 'the signal to abort')
 })
 
 t.test('returns the same state while a session is in use', t => {
@@ -46,7 +46,7 @@ t.test('keeps no memory for 100,000 released sessions', async t => {
       states.sweep()
       // A dereferenced WeakRef keeps its target alive until the end of the event loop turn.
       await new Promise(resolve => { setImmediate(resolve) })
-      collect()
+      collectGarbage()
     }
     return process.memoryUsage().heapUsed
   }

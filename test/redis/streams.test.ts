@@ -1,165 +1,165 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { handleOf, openSession, stream } from '../support/memory-client.js'
-import { beforeOrders } from '../support/redis-commands.js'
-import { needsRedis, startRedis, type RedisServer } from '../support/redis.js'
-import { farProcess } from '../support/stores.js'
-import { until } from '../support/wait.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { interceptStoreCommands } from '../support/redis-commands.js'
+import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
+import { openProxiedNode } from '../support/stores.js'
+import { waitUntil } from '../support/wait.js'
 
-const field = (redis: RedisServer, { id }: { id: string }, name: string): Promise<unknown> => redis.ask('HGET', `{sse}:s:${id}`, name)
+const field = (redis: RedisServer, { id }: { id: string }, name: string): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${id}`, name)
 
 t.test('a session expires if its client disconnects while the stream is being acquired', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions, holdAnswers } = await farProcess(t, redis, { resumeTimeout: 300 })
+  const { sessions, pauseReplies: holdAnswers } = await openProxiedNode(t, redis, { resumeTimeout: 300 })
   const session = await openSession(sessions)
-  const first = await stream(sessions, session)
+  const first = await attachStream(sessions, session)
   first.sink.destroy()
-  await until(() => !session.connected, 'the end of the first stream')
+  await waitUntil(() => !session.connected, 'the end of the first stream')
   session[kStream].retainForResume()
   holdAnswers(true)
   const acquired = sessions.acquireStream(session, session[kStream].cursor)
-  await until(async () => await field(redis, session, 'epoch') === '2', 'Redis to execute the command')
+  await waitUntil(async () => await field(redis, session, 'epoch') === '2', 'Redis to execute the command')
   session[kStream].release()
   holdAnswers(false)
   await acquired
-  await until(async () => await redis.ask('ZCARD', '{sse}:deadlines') === 0, 'the session to expire')
+  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:deadlines') === 0, 'the session to expire')
 })
 
 t.test('sends no more commands for a session that was discarded while its stream was being acquired', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions, client, holdAnswers } = await farProcess(t, redis)
+  const { sessions, client, pauseReplies: holdAnswers } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await stream(sessions, await openSession(sessions))
+  const down = await attachStream(sessions, await openSession(sessions))
   holdAnswers(true)
   const acquired = sessions.acquireStream(session, session[kStream].cursor)
-  await until(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+  await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
   const discarded = sessions.discard(session, 'aborted')
   holdAnswers(false)
   await acquired
   await discarded
   await sessions.broadcast('message', 1)
-  await until(() => down.messages().length === 1, 'the first broadcast')
+  await waitUntil(() => down.messages().length === 1, 'the first broadcast')
   const commandArgs: string[] = []
-  beforeOrders(client, orders => { commandArgs.push(...orders.flatMap(({ args }) => args)) })
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  interceptStoreCommands(client, orders => { commandArgs.push(...orders.flatMap(({ args }) => args)) })
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await sessions.broadcast('message', 2)
-  await until(() => down.messages().length === 2, 'the second broadcast')
+  await waitUntil(() => down.messages().length === 2, 'the second broadcast')
   t.ok(commandArgs.length > 0)
   t.notOk(commandArgs.includes(session.id))
 })
 
 t.test('a retried acquire does not take the stream back from another node', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeB } = await farProcess(t, redis)
-  const { sessions: nodeA, holdAnswers, proxy } = await farProcess(t, redis)
+  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pauseReplies: holdAnswers, proxy } = await openProxiedNode(t, redis)
   const session = await openSession(nodeB)
-  const local = await handleOf(nodeA, session)
+  const local = await findSession(nodeA, session)
   holdAnswers(true)
-  const attached = stream(nodeA, local, local[kStream].cursor)
-  await until(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
-  const down = await stream(nodeB, session)
+  const attached = attachStream(nodeA, local, local[kStream].cursor)
+  await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+  const down = await attachStream(nodeB, session)
   // The reply is lost.
   proxy.connections[0]?.client.resetAndDestroy()
   const firstStream = await attached
-  await until(() => firstStream.sink.closed, 'the end of the stream that was requested first')
+  await waitUntil(() => firstStream.sink.closed, 'the end of the stream that was requested first')
   t.match(firstStream.read(), [{ event: 'replaced' }])
   await session.send(1)
-  await until(() => down.messages().length === 1, 'the message')
+  await waitUntil(() => down.messages().length === 1, 'the message')
   t.notOk(down.sink.closed)
 })
 
 t.test('a node that missed the end of a session detects it after reconnecting', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA } = await farProcess(t, redis)
-  const { sessions: nodeB, proxy } = await farProcess(t, redis)
+  const { sessions: nodeA } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
-  const { signal } = await handleOf(nodeB, session)
+  const { signal } = await findSession(nodeB, session)
   proxy.setDown(true)
   await session.close()
   proxy.setDown(false)
-  await until(() => signal.aborted, 'the signal to abort')
+  await waitUntil(() => signal.aborted, 'the signal to abort')
 })
 
 t.test('a session with a stream can join 4,000 channels, more than one command reads', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions } = await farProcess(t, redis)
+  const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
+  const down = await attachStream(sessions, session)
   const names = Array.from({ length: 4000 }, (_, n) => `room ${n}`)
   for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
-  await until(() => sessions.stats().channels === names.length, 'the channels')
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await waitUntil(() => sessions.stats().channels === names.length, 'the channels')
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   for (const [n, name] of names.entries()) if (n % 1999 === 0) await sessions.channel(name).send(n)
-  await until(() => down.messages().length === 3, 'the messages')
+  await waitUntil(() => down.messages().length === 3, 'the messages')
   t.strictSame(down.messages(), [0, 1999, 3998])
 })
 
 t.test('a node whose lease may have expired writes nothing to its streams', needsRedis, async t => {
   const lease = 300
   const redis = await startRedis(t)
-  const { sessions, proxy } = await farProcess(t, redis, {}, { lease })
+  const { sessions, proxy } = await openProxiedNode(t, redis, {}, { lease })
   const session = await openSession(sessions)
-  const down = await stream(sessions, session, undefined, true)
+  const down = await attachStream(sessions, session, undefined, true)
   for (const n of [1, 2, 3]) await session.send(n)
   redis.pause()
   const since = performance.now()
-  await until(() => performance.now() - since > 2 * lease, 'the lease to expire')
+  await waitUntil(() => performance.now() - since > 2 * lease, 'the lease to expire')
   down.sink.drain(false)
   t.strictSame(down.messages(), [])
   redis.resume()
-  await until(() => down.messages().length === 3, 'the messages')
+  await waitUntil(() => down.messages().length === 3, 'the messages')
   t.strictSame(down.messages(), [1, 2, 3])
   t.equal(proxy.connections.length, 2)
 })
 
 t.test('releases the channels of a stream that ends while its session is being loaded', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeB } = await farProcess(t, redis)
-  const { sessions: nodeA, client, holdAnswers } = await farProcess(t, redis, {}, { lease: 1000 })
+  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, client, pauseReplies: holdAnswers } = await openProxiedNode(t, redis, {}, { lease: 1000 })
   const session = await openSession(nodeA)
-  const down = await stream(nodeA, session)
+  const down = await attachStream(nodeA, session)
   await session.join('room')
   await nodeB.channel('room').send(1)
-  await until(() => down.messages().length === 1, 'the message')
+  await waitUntil(() => down.messages().length === 1, 'the message')
   t.equal(nodeA.stats().channels, 1)
   let isLoading = false
-  beforeOrders(client, orders => { isLoading ||= orders.some(({ operation, args }) => operation === 'load' && args[0] === session.id) })
+  interceptStoreCommands(client, orders => { isLoading ||= orders.some(({ operation, args }) => operation === 'load' && args[0] === session.id) })
   holdAnswers(true)
-  await (await handleOf(nodeB, session)).update({ nick: 'ann' })
-  await until(() => isLoading, 'the load')
+  await (await findSession(nodeB, session)).update({ nick: 'ann' })
+  await waitUntil(() => isLoading, 'the load')
   down.sink.destroy()
-  await until(() => !session.connected, 'the end of the stream')
+  await waitUntil(() => !session.connected, 'the end of the stream')
   holdAnswers(false)
-  await until(() => session.data.nick === 'ann', 'the reply')
-  await until(() => nodeA.stats().channels === 0, 'the channel to be released')
+  await waitUntil(() => session.data.nick === 'ann', 'the reply')
+  await waitUntil(() => nodeA.stats().channels === 0, 'the channel to be released')
 })
 
 t.test('a stream of a closed session ends only after all events are written, even if its lease expired', needsRedis, async t => {
   const lease = 300
   const redis = await startRedis(t)
-  const { sessions } = await farProcess(t, redis, {}, { lease })
+  const { sessions } = await openProxiedNode(t, redis, {}, { lease })
   const session = await openSession(sessions)
-  const down = await stream(sessions, session, undefined, true)
+  const down = await attachStream(sessions, session, undefined, true)
   for (const n of [1, 2, 3]) await session.send(n)
   await session.close('enough')
   redis.pause()
   const since = performance.now()
-  await until(() => performance.now() - since > 2 * lease, 'the lease to expire')
+  await waitUntil(() => performance.now() - since > 2 * lease, 'the lease to expire')
   down.sink.drain(false)
   redis.resume()
-  await until(() => down.sink.closed, 'the end of the stream')
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'message', 'close'])
 })
 
 t.test('a closing node sends the retry field even if its lease has expired', needsRedis, async t => {
   const lease = 300
   const redis = await startRedis(t)
-  const { sessions } = await farProcess(t, redis, {}, { lease })
-  const down = await stream(sessions, await openSession(sessions))
+  const { sessions } = await openProxiedNode(t, redis, {}, { lease })
+  const down = await attachStream(sessions, await openSession(sessions))
   t.strictSame(down.messages(), [])
   redis.pause()
   const since = performance.now()
-  await until(() => performance.now() - since > 2 * lease, 'the lease to expire')
+  await waitUntil(() => performance.now() - since > 2 * lease, 'the lease to expire')
   await sessions.close()
   t.match(down.sink.text, /^retry: \d+\n\n$/)
   redis.resume()
@@ -168,21 +168,21 @@ t.test('a closing node sends the retry field even if its lease has expired', nee
 t.test('compares all logs with Redis once, even if that takes longer than a heartbeat interval', needsRedis, async t => {
   const redis = await startRedis(t)
   // The heartbeat interval is 100 ms.
-  const { sessions, client } = await farProcess(t, redis, {}, { lease: 500 })
+  const { sessions, client } = await openProxiedNode(t, redis, {}, { lease: 500 })
   const session = await openSession(sessions)
-  const down = await stream(sessions, session)
+  const down = await attachStream(sessions, session)
   const names = Array.from({ length: 3000 }, (_, n) => `room ${n}`)
   for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
-  await until(() => sessions.stats().channels === names.length, 'the channels')
+  await waitUntil(() => sessions.stats().channels === names.length, 'the channels')
   let heartbeats = 0
-  beforeOrders(client, async orders => {
+  interceptStoreCommands(client, async orders => {
     if (orders.some(({ operation }) => operation === 'tick')) heartbeats++
     if (!orders.some(({ operation }) => operation === 'read')) return
     heartbeats = 0
     await new Promise(resolve => { setTimeout(resolve, 50) })
   })
-  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await sessions.channel('room 1').send(1)
-  await until(() => down.messages().length === 1, 'the message')
-  await until(() => heartbeats === 10, 'ten heartbeats without a comparison')
+  await waitUntil(() => down.messages().length === 1, 'the message')
+  await waitUntil(() => heartbeats === 10, 'ten heartbeats without a comparison')
 })

@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { seedOf } from '../support/random.js'
+import { chooseSeed } from '../support/random.js'
+import { testEachStore } from '../support/stores.js'
 import { StoreModel, type Counts, type StoreStep } from './support/store-model.js'
-import { eachStore } from '../support/stores.js'
 
 const kinds: Array<[weight: number, kind: StoreStep['kind']]> = [
   [6, 'send'], [8, 'publish'], [4, 'broadcast'], [5, 'join'], [3, 'leave'], [7, 'connect'], [3, 'drop'], [1, 'update'], [1, 'close']
@@ -17,17 +17,17 @@ const steps = fc.array(fc.record<StoreStep>({
   cursor: fc.oneof(fc.constant(1), fc.double({ min: 0, max: 0.999, noNaN: true }))
 }), { minLength: 20, maxLength: 60, size: 'max' })
 
-eachStore(t, 'delivers what the model predicts for any sequence of sends, trims, joins, leaves and resumes on any node', async (t, fleet) => {
+testEachStore(t, 'delivers what the model predicts for any sequence of sends, trims, joins, leaves and resumes on any node', async (t, store) => {
   const counts: Counts = { messages: 0, gaps: 0, replays: 0, moves: 0 }
-  const runs = fleet.shared ? 30 : 150
+  const runs = store.isShared ? 30 : 150
   for (const entries of [2, 1000]) {
     const options = { log: { entries }, channelLog: { entries } }
-    const nodes = [await fleet.process(options), await fleet.process(options)]
+    const nodes = [await store.addNode(options), await store.addNode(options)]
     // A missing event fails only by timeout, so shrinking a failure would take minutes.
-    await fc.assert(fc.asyncProperty(steps, steps => new StoreModel(nodes, entries, counts).run(steps)), { seed: seedOf(t), numRuns: runs, endOnFailure: true })
+    await fc.assert(fc.asyncProperty(steps, steps => new StoreModel(nodes, entries, counts).run(steps)), { seed: chooseSeed(t), numRuns: runs, endOnFailure: true })
   }
   t.comment(JSON.stringify(counts))
   const { moves, ...rest } = counts
   for (const [what, count] of Object.entries(rest)) t.ok(count > runs / 5, `${what}: more than ${runs / 5} occurred`)
-  if (fleet.shared) t.ok(moves > runs, 'sessions moved between nodes')
+  if (store.isShared) t.ok(moves > runs, 'sessions moved between nodes')
 })

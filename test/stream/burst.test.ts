@@ -1,11 +1,11 @@
 import t, { type Test } from 'tap'
 import type { Sessions, SseSessionsOptions } from '../../lib/index.js'
-import { openSession, stream, type MemoryStream } from '../support/memory-client.js'
-import { needsRedis, startRedis } from '../support/redis.js'
+import { openSession, attachStream, type MemoryStream } from '../support/memory-stream.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
 import { serve } from '../support/server.js'
-import { farProcess } from '../support/stores.js'
-import { listOpened, wire } from '../support/wire.js'
-import { signal, until, within } from '../support/wait.js'
+import { openProxiedNode } from '../support/stores.js'
+import { recordOpenedSessions, openRawClient } from '../support/raw-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 // More messages than a log keeps, and more streams than the scheduler flushes in one tick.
 const EVENTS = 1500
@@ -17,13 +17,13 @@ async function openStreams (sessions: Sessions): Promise<MemoryStream[]> {
   return await Promise.all(Array.from({ length: STREAMS }, async () => {
     const session = await openSession(sessions)
     await session.join('room')
-    return await stream(sessions, session)
+    return await attachStream(sessions, session)
   }))
 }
 
 /** Asserts that every stream received all messages in order, and no other event. */
 async function assertAllReceived (t: Test, streams: readonly MemoryStream[]): Promise<void> {
-  for (const stream of streams) await until(() => stream.read().length >= EVENTS, 'all events')
+  for (const stream of streams) await waitUntil(() => stream.read().length >= EVENTS, 'all events')
   t.ok(streams.every(({ events }) => events.every(({ event, data }, n) => event === 'message' && data === n)))
   t.ok(streams.every(({ events }) => events.length === EVENTS))
 }
@@ -40,7 +40,7 @@ for (const [bound, options] of [['count', {}], ['bytes', smallLogs]] as const) {
     for (const n of numbers) sessions.broadcast('message', n)
     await assertAllReceived(t, streams)
     const session = await openSession(sessions)
-    const ownStream = await stream(sessions, session)
+    const ownStream = await attachStream(sessions, session)
     for (const n of numbers) session.send(n)
     await assertAllReceived(t, [ownStream])
   })
@@ -48,26 +48,26 @@ for (const [bound, options] of [['count', {}], ['bytes', smallLogs]] as const) {
 
 t.test('delivers a burst over a real connection, and reports a gap to a client that does not keep up', async t => {
   const { sessions, port } = await serve(t)
-  const opened = listOpened(sessions)
-  const client = wire(t, port)
+  const opened = recordOpenedSessions(sessions)
+  const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
   for (const n of numbers) opened[0]?.session.send({ n })
   await client.waitFor(`data: {"n":${EVENTS - 1}}`)
   t.strictSame(client.numbers(), numbers)
   t.notMatch(client.text(), 'event: gap')
   const stalled = await openSession(sessions)
-  const stalledStream = await stream(sessions, stalled, undefined, true)
+  const stalledStream = await attachStream(sessions, stalled, undefined, true)
   for (const n of numbers) stalled.send(n)
   stalledStream.sink.drain(false)
-  await until(() => stalledStream.read().length > 0, 'the remaining events')
+  await waitUntil(() => stalledStream.read().length > 0, 'the remaining events')
   t.match(stalledStream.events[0], { event: 'gap', data: { reason: 'count' } })
   t.equal(stalledStream.events.at(-1)?.data, EVENTS - 1)
 })
 
 t.test('delivers a burst from another node over Redis completely', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: reader } = await farProcess(t, redis)
-  const { sessions: sender } = await farProcess(t, redis)
+  const { sessions: reader } = await openProxiedNode(t, redis)
+  const { sessions: sender } = await openProxiedNode(t, redis)
   const streams = await openStreams(reader)
   await Promise.all(numbers.map(n => sender.broadcast('message', n)))
   await assertAllReceived(t, streams)
@@ -77,14 +77,14 @@ t.test('causes no error when a client ends its connection during a burst', async
   const { app, sessions, port } = await serve(t, { log: { entries: 1 } })
   const errors: unknown[] = []
   app.server.on('clientError', error => { errors.push(error) })
-  const opened = listOpened(sessions)
-  const client = wire(t, port)
+  const opened = recordOpenedSessions(sessions)
+  const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
-  const closed = signal()
+  const closed = deferred()
   opened[0]?.socket.on('close', () => { closed.resolve() }).on('end', () => {
     for (const n of [1, 2, 3]) opened[0]?.session.send({ n })
   })
   client.socket.end()
-  await within(closed.promise, 'the end of the connection')
+  await withTimeout(closed.promise, 'the end of the connection')
   t.strictSame(errors, [])
 })

@@ -2,10 +2,10 @@ import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { faultProxy, type Fault } from '../support/proxy.js'
-import { random, seedOf } from '../support/random.js'
+import { startFaultProxy, type Fault } from '../support/fault-proxy.js'
+import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { within } from '../support/wait.js'
+import { withTimeout } from '../support/wait.js'
 
 /** Serves an empty page, so that scripts run in the origin of the app. Its connection is closed, so no idle connection stays open. */
 const servePage = (app: FastifyInstance): void => {
@@ -34,11 +34,11 @@ async function openEventSource (page: Page): Promise<void> {
 
 t.test('Chromium\'s EventSource receives every message once and in order over broken connections', needsChromium, async t => {
   const total = 3000
-  const next = random(seedOf(t))
+  const next = createRandom(chooseSeed(t))
   const faults: Fault[] = ['cut', 'reset', 'half-open']
-  const { sessions, port } = await serve(t, { retry: 1, log: { entries: total } }, { after: servePage })
+  const { sessions, port } = await serve(t, { retry: 1, log: { entries: total } }, { afterRegister: servePage })
   let isArmed = false
-  const proxy = await faultProxy(t, port, connection => {
+  const proxy = await startFaultProxy(t, port, connection => {
     return isArmed && connection <= 40 ? { fault: faults[connection % 3] as Fault, afterBytes: 100 + Math.floor(next() * 20_000) } : undefined
   })
   sessions.addHook('onOpen', async session => {
@@ -58,7 +58,7 @@ t.test('Chromium\'s EventSource receives every message once and in order over br
 t.test('Chromium\'s EventSource stops after exactly one more request when the session is closed', needsChromium, async t => {
   const requests: Array<string | undefined> = []
   const { sessions, url } = await serve(t, { retry: 1 }, {
-    before: app => {
+    beforeRegister: app => {
       servePage(app)
       app.addHook('onRequest', async request => {
         if (request.url === '/downward') requests.push(request.headers['last-event-id']?.toString())
@@ -71,7 +71,7 @@ t.test('Chromium\'s EventSource stops after exactly one more request when the se
   const [{ data: { sessionId } }] = await page.evaluate('received') as [{ data: { sessionId: string } }]
   await (await sessions.find(sessionId))?.send('last words')
   await (await sessions.find(sessionId))?.close('bye')
-  await within(page.waitForFunction('source.readyState === EventSource.CLOSED'), 'the EventSource to stop')
+  await withTimeout(page.waitForFunction('source.readyState === EventSource.CLOSED'), 'the EventSource to stop')
   t.strictSame((await page.evaluate('received') as unknown[]).slice(1), [
     { type: 'message', data: 'last words' },
     { type: 'close', data: { reason: 'bye' } }

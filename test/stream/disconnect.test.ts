@@ -1,9 +1,9 @@
 import type { ServerResponse } from 'node:http'
 import t from 'tap'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/stream.js'
-import { FILL, flood, listOpened, streamsOpen, wire } from '../support/wire.js'
-import { until, within } from '../support/wait.js'
+import { openStream } from '../support/http-client.js'
+import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient } from '../support/raw-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 for (const state of ['stalled', 'reading', 'replaced', 'closing'] as const) {
   t.test(`after the disconnect of a ${state} client, nothing throws or is written, and send and close settle`, async t => {
@@ -14,37 +14,37 @@ for (const state of ['stalled', 'reading', 'replaced', 'closing'] as const) {
       t.teardown(() => { process.off(event, recordError) })
     }
     const { sessions, port } = await serve(t)
-    const opened = listOpened(sessions)
+    const opened = recordOpenedSessions(sessions)
     const lost: string[] = []
     let resumed = 0
     sessions.addHook('onDisconnect', ({ id }) => { lost.push(id) })
     sessions.addHook('onResume', () => { resumed++ })
-    const clients = Array.from({ length: 30 }, () => wire(t, port, { stalled: state !== 'reading' }))
-    await streamsOpen(sessions, 30)
+    const clients = Array.from({ length: 30 }, () => openRawClient(t, port, { stalled: state !== 'reading' }))
+    await waitForStreams(sessions, 30)
     const all = opened.map(({ session }) => session)
-    if (state === 'stalled') await flood(all, () => sessions.broadcast('fill', FILL))
+    if (state === 'stalled') await sendUntilStalled(all, () => sessions.broadcast('fill', PADDING))
     if (state === 'closing') for (const session of all) await session.close()
     if (state === 'replaced') {
-      for (const { id } of all) clients.push(wire(t, port, { stalled: true, headers: { 'x-session-id': id } }))
-      await until(() => resumed === 30 && sessions.stats().streams === 30, 'the second streams')
+      for (const { id } of all) clients.push(openRawClient(t, port, { stalled: true, headers: { 'x-session-id': id } }))
+      await waitUntil(() => resumed === 30 && sessions.stats().streams === 30, 'the second streams')
     }
     const settled: Array<Promise<void>> = []
     for (const [index, { socket }] of clients.entries()) {
       // Disconnects happen in the same turn as writes and between them, and in every way a socket can end.
-      settled.push(sessions.broadcast('fill', FILL))
+      settled.push(sessions.broadcast('fill', PADDING))
       if (index % 3 === 0) socket.resetAndDestroy()
       else if (index % 3 === 1) socket.destroy()
       else socket.end().destroySoon()
       if (index % 2 === 0) await new Promise(setImmediate)
-      settled.push(...all.slice(index % 30, index % 30 + 1).map(session => session.send(FILL)))
+      settled.push(...all.slice(index % 30, index % 30 + 1).map(session => session.send(PADDING)))
     }
-    await within(Promise.allSettled(settled), 'what was sent')
-    await until(() => sessions.stats().streams === 0, 'the loss of every stream')
+    await withTimeout(Promise.allSettled(settled), 'what was sent')
+    await waitUntil(() => sessions.stats().streams === 0, 'the loss of every stream')
     const written = opened.map(({ socket }) => socket.bytesWritten)
-    await sessions.broadcast('fill', FILL)
+    await sessions.broadcast('fill', PADDING)
     for (const session of all) {
-      if (state !== 'closing') await within(session.send(FILL), 'send')
-      await within(session.close(), 'close')
+      if (state !== 'closing') await withTimeout(session.send(PADDING), 'send')
+      await withTimeout(session.close(), 'close')
     }
     await new Promise(setImmediate)
     t.strictSame(opened.map(({ socket }) => socket.bytesWritten), written)
@@ -55,13 +55,13 @@ for (const state of ['stalled', 'reading', 'replaced', 'closing'] as const) {
 
 t.test('a response that the app ends itself loses the stream, but no message', async t => {
   const responses: ServerResponse[] = []
-  const { sessions, url } = await serve(t, {}, { before: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
+  const { sessions, url } = await serve(t, {}, { beforeRegister: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
   const stream = await openStream(t, url)
   const session = await sessions.find(stream.sessionId)
   responses[0]?.end()
   await session?.send('one')
-  await within(stream.ended, 'the end of the stream')
-  await until(() => session?.connected === false, 'the disconnect')
+  await withTimeout(stream.ended, 'the end of the stream')
+  await waitUntil(() => session?.connected === false, 'the disconnect')
   const resumed = await openStream(t, url, { headers: { 'last-event-id': String(stream.events[0]?.id) } })
   await resumed.waitFor(({ data }) => data === 'one')
 })

@@ -4,14 +4,14 @@ import type { Gap, SseSessionsOptions } from '../../lib/index.js'
 import { formatEventId } from '../../lib/wire/event-id.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
-import { eventSources } from '../support/eventsources.js'
-import { faultProxy, type FaultProxy } from '../support/proxy.js'
-import { brief, gapOf, loseStream, opened, positionOf, resume, type Opened } from '../support/resumption.js'
+import { eventSources } from '../support/event-sources.js'
+import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
+import { summarize, findGap, destroyStream, serveSession, positionOf, resumeAfter, type ServedSession } from '../support/served-session.js'
 import { serve } from '../support/server.js'
-import { openStream, type Stream } from '../support/stream.js'
-import { signal, until, within } from '../support/wait.js'
+import { openStream, type ClientStream } from '../support/http-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
-const senders: Array<[name: string, option: 'log' | 'channelLog', send: (opened: Opened, data: unknown) => Promise<void>]> = [
+const senders: Array<[name: string, option: 'log' | 'channelLog', send: (opened: ServedSession, data: unknown) => Promise<void>]> = [
   ['session', 'log', ({ session }, data) => session.send(data)],
   ['channel', 'channelLog', ({ sessions }, data) => sessions.channel('room').send(data)],
   ['broadcast', 'channelLog', ({ sessions }, data) => sessions.broadcast('message', data)]
@@ -21,76 +21,76 @@ for (const [name, option, send] of senders) {
   t.test(`reports what a ${name} log trimmed by count, bytes or age as a gap with its range, before any entry`, async t => {
     const skew = skewClock(t)
     for (const [reason, bounds] of [['count', { entries: 3 }], ['bytes', { bytes: 3 * Buffer.byteLength('data: 10\n\n') }], ['age', { age: 1000 }]] as const) {
-      const served = await opened(t, { [option]: bounds })
+      const served = await serveSession(t, { [option]: bounds })
       await served.session.join('room')
       await send(served, 10)
       await served.stream.waitFor(({ data }) => data === 10)
-      await loseStream(served)
+      await destroyStream(served)
       for (const n of [11, 12, 13]) await send(served, n)
       if (reason === 'age') skew(1001)
       for (const n of [14, 15, 16]) await send(served, n)
-      const events = await resume(t, served, 1)
+      const events = await resumeAfter(t, served, 1)
       const gap = { after: 1, resumedAt: 4, reason }
-      t.strictSame(brief(events), ['welcome', 'gap', 14, 15, 16], reason)
-      t.strictSame(gapOf(events), gap)
+      t.strictSame(summarize(events), ['welcome', 'gap', 14, 15, 16], reason)
+      t.strictSame(findGap(events), gap)
       t.strictSame(events.map(positionOf), [1, 4, 5, 6, 7])
-      t.strictSame(served.told.map(({ session, gap }) => ({ session: session.id, gap })), [{ session: served.session.id, gap }])
-      t.strictSame(brief(await resume(t, served, 4)), ['welcome', 14, 15, 16], 'a client that resumes with the id of the gap receives no second report')
-      t.equal(served.told.length, 1)
+      t.strictSame(served.reportedGaps.map(({ session, gap }) => ({ session: session.id, gap })), [{ session: served.session.id, gap }])
+      t.strictSame(summarize(await resumeAfter(t, served, 4)), ['welcome', 14, 15, 16], 'a client that resumes with the id of the gap receives no second report')
+      t.equal(served.reportedGaps.length, 1)
     }
   })
 }
 
 t.test('reports entries that expired without any append or read as a gap when the client resumes', async t => {
   const skew = skewClock(t)
-  const served = await opened(t)
-  await loseStream(served)
+  const served = await serveSession(t)
+  await destroyStream(served)
   for (const n of [1, 2]) await served.session.send(n)
   skew(300_001)
-  const events = await resume(t, served, 0)
-  t.strictSame(brief(events), ['welcome', 'gap'])
-  t.strictSame(gapOf(events), { after: 0, resumedAt: 2, reason: 'age' })
+  const events = await resumeAfter(t, served, 0)
+  t.strictSame(summarize(events), ['welcome', 'gap'])
+  t.strictSame(findGap(events), { after: 0, resumedAt: 2, reason: 'age' })
 })
 
 t.test('sends older entries of other logs after the gap, and repeats the gap until all of them are received', async t => {
-  const served = await opened(t, { channelLog: { entries: 1 } })
+  const served = await serveSession(t, { channelLog: { entries: 1 } })
   const { session, sessions } = served
   await session.join('room')
-  await loseStream(served)
+  await destroyStream(served)
   await session.send(1)
   await sessions.channel('room').send(2)
   await session.send(3)
   await sessions.channel('room').send(4)
   await session.send(5)
   await sessions.channel('room').send(6)
-  const events = await resume(t, served, 0)
-  t.strictSame(brief(events), ['welcome', 'gap', 1, 3, 5, 6])
-  t.strictSame(gapOf(events), { after: 0, resumedAt: 4, reason: 'count' })
+  const events = await resumeAfter(t, served, 0)
+  t.strictSame(summarize(events), ['welcome', 'gap', 1, 3, 5, 6])
+  t.strictSame(findGap(events), { after: 0, resumedAt: 4, reason: 'count' })
   t.strictSame(events.map(positionOf), [0, 0, 1, 3, 5, 6])
   for (const [position, after, remaining] of [[1, 1, [3, 5, 6]], [3, 3, [5, 6]]] as const) {
-    const again = await resume(t, served, position)
-    t.strictSame(brief(again), ['welcome', 'gap', ...remaining])
-    t.strictSame(gapOf(again), { after, resumedAt: 4, reason: 'count' })
+    const again = await resumeAfter(t, served, position)
+    t.strictSame(summarize(again), ['welcome', 'gap', ...remaining])
+    t.strictSame(findGap(again), { after, resumedAt: 4, reason: 'count' })
   }
-  t.strictSame(brief(await resume(t, served, 5)), ['welcome', 6])
+  t.strictSame(summarize(await resumeAfter(t, served, 5)), ['welcome', 6])
 })
 
 t.test('reports no gap to a client whose log was trimmed only up to its cursor', async t => {
-  const served = await opened(t, { log: { entries: 2 } })
-  await loseStream(served)
+  const served = await serveSession(t, { log: { entries: 2 } })
+  await destroyStream(served)
   for (const n of [1, 2, 3, 4]) await served.session.send(n)
-  t.strictSame(brief(await resume(t, served, 2)), ['welcome', 3, 4])
-  t.strictSame(brief(await resume(t, served, 4)), ['welcome'])
-  t.strictSame(served.told, [])
-  t.strictSame(brief(await resume(t, served, 1)), ['welcome', 'gap', 3, 4])
+  t.strictSame(summarize(await resumeAfter(t, served, 2)), ['welcome', 3, 4])
+  t.strictSame(summarize(await resumeAfter(t, served, 4)), ['welcome'])
+  t.strictSame(served.reportedGaps, [])
+  t.strictSame(summarize(await resumeAfter(t, served, 1)), ['welcome', 'gap', 3, 4])
 })
 
 /** Opens a stream whose client does not read, and sends until at least 200 messages are unsent. `read` starts to read. */
-async function openStalledStream (t: Test, options: SseSessionsOptions): Promise<{ stream: Stream, proxy: FaultProxy, sent: number, read: () => void }> {
+async function openStalledStream (t: Test, options: SseSessionsOptions): Promise<{ stream: ClientStream, proxy: FaultProxy, sent: number, read: () => void }> {
   const { app, port, sessions } = await serve(t, options)
   const sockets: Socket[] = []
   app.server.on('connection', socket => { sockets.push(socket) })
-  const proxy = await faultProxy(t, port)
+  const proxy = await startFaultProxy(t, port)
   const stream = await openStream(t, proxy.url)
   const session = await sessions.find(stream.sessionId)
   if (session === undefined) throw new Error('no session')
@@ -99,7 +99,7 @@ async function openStalledStream (t: Test, options: SseSessionsOptions): Promise
   let n = 0
   while (n - session[kStream].cursor < 200) {
     for (let i = 0; i < 50; i++) await session.send({ n: ++n, padding })
-    await until(() => session[kStream].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stall')
+    await waitUntil(() => session[kStream].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stall')
   }
   return { stream, proxy, sent: n, read: () => { proxy.connections[0]?.server.resume() } }
 }
@@ -140,25 +140,25 @@ t.test('reports what expired while the client did not read as a gap when it read
 })
 
 t.test('reports a cursor ahead of the store as a gap back to the store, and delivers what is sent later', async t => {
-  const served = await opened(t)
+  const served = await serveSession(t)
   await served.session.send(1)
   await served.stream.waitFor(({ data }) => data === 1)
-  const events = await resume(t, served, 1000)
-  t.strictSame(brief(events), ['welcome', 'gap'])
-  t.strictSame(gapOf(events), { after: 1000, resumedAt: 1, reason: 'store' })
+  const events = await resumeAfter(t, served, 1000)
+  t.strictSame(summarize(events), ['welcome', 'gap'])
+  t.strictSame(findGap(events), { after: 1000, resumedAt: 1, reason: 'store' })
   t.strictSame(events.map(positionOf), [1000, 1], 'the welcome has the position of the client, the gap has the position of the store')
-  t.match(served.told, [{ gap: { after: 1000, resumedAt: 1, reason: 'store' } }])
+  t.match(served.reportedGaps, [{ gap: { after: 1000, resumedAt: 1, reason: 'store' } }])
   await served.session.send(2)
-  t.strictSame(brief(await resume(t, served, 1)), ['welcome', 2])
+  t.strictSame(summarize(await resumeAfter(t, served, 1)), ['welcome', 2])
 })
 
 for (const [name, open] of eventSources) {
   t.test(`the EventSource of ${name} receives a gap as an event, and resumes after it`, async t => {
     const { sessions, port } = await serve(t, { retry: 1, log: { entries: 2 } })
-    const proxy = await faultProxy(t, port)
+    const proxy = await startFaultProxy(t, port)
     const source = open(t, `${proxy.url}/downward`)
-    const welcome = signal<string>()
-    const last = signal()
+    const welcome = deferred<string>()
+    const last = deferred()
     const received: unknown[] = []
     for (const event of ['welcome', 'gap', 'message']) {
       source.addEventListener(event, ({ data }) => {
@@ -168,13 +168,13 @@ for (const [name, open] of eventSources) {
         if (parsed === 5) last.resolve()
       })
     }
-    const session = await sessions.find(await within(welcome.promise, 'the welcome'))
-    proxy.strike('cut')
+    const session = await sessions.find(await withTimeout(welcome.promise, 'the welcome'))
+    proxy.breakConnection('cut')
     for (const n of [1, 2, 3, 4]) session?.send(n)
-    await until(() => received.includes(4), 'the last message')
-    proxy.strike('reset')
+    await waitUntil(() => received.includes(4), 'the last message')
+    proxy.breakConnection('reset')
     session?.send(5)
-    await within(last.promise, 'the message after the second fault')
+    await withTimeout(last.promise, 'the message after the second fault')
     t.strictSame(received, ['welcome', 'welcome', { after: 0, resumedAt: 2, reason: 'count' }, 3, 4, 'welcome', 5])
   })
 }
@@ -186,11 +186,11 @@ t.test('what an onGap hook sends comes after all entries that were left in the l
   const first = await openStream(t, url)
   const session = await sessions.find(first.sessionId)
   first.destroy()
-  await until(() => session?.connected === false, 'the loss of the stream')
+  await waitUntil(() => session?.connected === false, 'the loss of the stream')
   for (let n = 1; n < 200; n++) await session?.send(n)
   const stream = await openStream(t, url, { headers: { 'last-event-id': formatEventId(first.sessionId, 0) } })
   await stream.waitFor(({ data }) => data === 'state')
-  t.strictSame(brief(stream.events), ['welcome', 'gap', ...Array.from({ length: 100 }, (_, index) => 100 + index), 'state'])
+  t.strictSame(summarize(stream.events), ['welcome', 'gap', ...Array.from({ length: 100 }, (_, index) => 100 + index), 'state'])
 })
 
 t.test('what an onGap hook sends comes after the welcome, even if it exceeds the log after a rollback', async t => {
@@ -199,5 +199,5 @@ t.test('what an onGap hook sends comes after the welcome, even if it exceeds the
   sessions.addHook('onGap', session => { for (const n of [1, 2, 3, 4]) session.send(n) })
   const stream = await openStream(t, url, { headers: { 'last-event-id': formatEventId(first.sessionId, 1000) } })
   await stream.waitFor(({ data }) => data === 4)
-  t.strictSame(brief(stream.events), ['welcome', 'gap', 1, 2, 3, 4])
+  t.strictSame(summarize(stream.events), ['welcome', 'gap', 1, 2, 3, 4])
 })

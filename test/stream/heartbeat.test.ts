@@ -5,25 +5,25 @@ import type { SseSessionsOptions } from '../../lib/index.js'
 import { Heartbeat } from '../../lib/stream/heartbeat.js'
 import { HEARTBEAT_FRAME } from '../../lib/wire/frame.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { eventSources } from '../support/eventsources.js'
-import { serve, type Served, type ServeOptions } from '../support/server.js'
-import { FILL, flood, listOpened, streamsOpen, wire, type Opened } from '../support/wire.js'
-import { signal, until, within } from '../support/wait.js'
+import { eventSources } from '../support/event-sources.js'
+import { serve, type TestServer, type ServeOptions } from '../support/server.js'
+import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient, type OpenedSession } from '../support/raw-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const INTERVAL = 1000
 
 /** Serves with a mocked heartbeat interval. `tick` advances it by so many fifths. */
-async function serveWithMockedInterval (t: Test, options: SseSessionsOptions = {}, serveOptions: ServeOptions = {}): Promise<Served & { opened: Opened[], tick: (fifths: number) => void }> {
+async function serveWithMockedInterval (t: Test, options: SseSessionsOptions = {}, serveOptions: ServeOptions = {}): Promise<TestServer & { opened: OpenedSession[], tick: (fifths: number) => void }> {
   mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => { mock.timers.reset() })
   const served = await serve(t, { heartbeatInterval: INTERVAL, ...options }, serveOptions)
   const tick = (fifths: number): void => { for (let i = 0; i < fifths; i++) mock.timers.tick(INTERVAL / 5) }
-  return { ...served, opened: listOpened(served.sessions), tick }
+  return { ...served, opened: recordOpenedSessions(served.sessions), tick }
 }
 
 t.test('sends a comment and one line feed per interval to an idle stream', async t => {
   const { sessions, port, tick } = await serveWithMockedInterval(t)
-  const client = wire(t, port)
+  const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
   tick(5)
   await client.waitFor(': heartbeat')
@@ -41,10 +41,10 @@ t.test('sends a comment and one line feed per interval to an idle stream', async
 
 t.test('sends no heartbeat to a stream that waits for its client to read', async t => {
   const { sessions, port, opened, tick } = await serveWithMockedInterval(t, { log: { bytes: 2 ** 26 } })
-  const client = wire(t, port, { stalled: true })
-  await streamsOpen(sessions, 1)
-  const [{ session }] = opened as [Opened]
-  const count = await flood([session], n => session.send({ n, FILL }))
+  const client = openRawClient(t, port, { stalled: true })
+  await waitForStreams(sessions, 1)
+  const [{ session }] = opened as [OpenedSession]
+  const count = await sendUntilStalled([session], n => session.send({ n, padding: PADDING }))
   const { cursor } = session[kStream]
   tick(50)
   client.read()
@@ -59,11 +59,11 @@ t.test('sends no heartbeat to a stream that waits for its client to read', async
 
 t.test('stops sending heartbeats to a client that stalls while it receives them', async t => {
   const { sessions, port, opened, tick } = await serveWithMockedInterval(t, { heartbeatEvent: 'p'.repeat(100_000) })
-  wire(t, port, { stalled: true })
-  await streamsOpen(sessions, 1)
-  const [{ socket }] = opened as [Opened]
+  openRawClient(t, port, { stalled: true })
+  await waitForStreams(sessions, 1)
+  const [{ socket }] = opened as [OpenedSession]
   // Each heartbeat exceeds the high-water mark of the socket, so the next one waits for a drain.
-  await within((async () => {
+  await withTimeout((async () => {
     for (let unchanged = 0, before = 0; unchanged < 20; before = socket.bytesWritten) {
       tick(5)
       await new Promise(resolve => { setTimeout(resolve, 1) })
@@ -75,18 +75,18 @@ t.test('stops sending heartbeats to a client that stalls while it receives them'
 
 t.test('a heartbeat to a response that the app has ended throws no error', async t => {
   const responses: ServerResponse[] = []
-  const { sessions, port, tick } = await serveWithMockedInterval(t, {}, { before: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
-  const client = wire(t, port)
+  const { sessions, port, tick } = await serveWithMockedInterval(t, {}, { beforeRegister: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
+  const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
   responses[0]?.end()
   tick(5)
-  await until(() => sessions.stats().streams === 0, 'the end of the stream')
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of the stream')
   t.notMatch(client.text(), ': heartbeat')
 })
 
 t.test('sends a named event instead of the comment if heartbeatEvent is set', async t => {
   const { port, tick } = await serveWithMockedInterval(t, { heartbeatEvent: 'ping' })
-  const client = wire(t, port)
+  const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
   tick(5)
   await client.waitFor('event: ping\ndata: {}\n\n')
@@ -95,7 +95,7 @@ t.test('sends a named event instead of the comment if heartbeatEvent is set', as
 
 t.test('sends no heartbeats if heartbeatInterval is false', async t => {
   const { sessions, port, tick } = await serveWithMockedInterval(t, { heartbeatInterval: false })
-  const client = wire(t, port)
+  const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
   tick(100)
   await sessions.broadcast('news', 1)
@@ -126,15 +126,15 @@ for (const [name, open] of eventSources) {
       const { sessions, url, tick } = await serveWithMockedInterval(t, heartbeatEvent === undefined ? {} : { heartbeatEvent })
       const source = open(t, `${url}/downward`)
       const received: string[] = []
-      const welcome = signal()
-      const last = signal()
+      const welcome = deferred()
+      const last = deferred()
       for (const event of ['ping', 'message', 'error', 'last']) source.addEventListener(event, ({ data }) => { received.push(`${event} ${String(data)}`) })
       source.addEventListener('welcome', () => { welcome.resolve() })
       source.addEventListener('last', () => { last.resolve() })
-      await within(welcome.promise, 'the welcome')
+      await withTimeout(welcome.promise, 'the welcome')
       tick(11)
       await sessions.broadcast('last', 1)
-      await within(last.promise, 'the last event')
+      await withTimeout(last.promise, 'the last event')
       t.strictSame(received, heartbeatEvent === undefined ? ['last 1'] : ['ping {}', 'ping {}', 'last 1'])
       mock.timers.reset()
     }

@@ -2,20 +2,20 @@ import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { eventSources } from '../support/eventsources.js'
+import { eventSources } from '../support/event-sources.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { collectGarbage } from '../support/gc.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { createRandom, chooseSeed } from '../support/random.js'
+import { serve, type TestServer } from '../support/server.js'
+import { openStream, type ClientStream } from '../support/http-client.js'
+import { collectProcessWarnings } from '../support/process-warnings.js'
+import { PADDING, waitForStreams, openRawClient, type RawClient } from '../support/raw-client.js'
+import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
 import { follow } from './support/follower.js'
-import { collect } from '../support/gc.js'
-import { faultProxy } from '../support/proxy.js'
-import { random, seedOf } from '../support/random.js'
-import { serve, type Served } from '../support/server.js'
-import { openStream, type Stream } from '../support/stream.js'
-import { warnings } from '../support/process-warnings.js'
-import { FILL, streamsOpen, wire, type Wire } from '../support/wire.js'
-import { signal, turn, until, within } from '../support/wait.js'
 
 /** Serves the plugin and opens a session. */
-async function serveProducerSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
+async function serveProducerSession (t: Test, options: SseSessionsOptions = {}): Promise<TestServer & { session: Session, stream: ClientStream }> {
   const served = await serve(t, options)
   const stream = await openStream(t, served.url)
   const session = await served.sessions.find(stream.sessionId)
@@ -33,7 +33,7 @@ async function waitUntilStable (count: () => number): Promise<number> {
   return count()
 }
 
-const numbersOf = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'n').map(({ data }) => data)
+const numbersOf = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'n').map(({ data }) => data)
 const upTo = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
 t.test('sends the items of every kind of iterable in order as the named event', async t => {
@@ -52,13 +52,13 @@ t.test('sends the items of every kind of iterable in order as the named event', 
 
 t.test('twenty producers of one session cause no listener leak warning of Node', async t => {
   const { session } = await serveProducerSession(t)
-  const warned = warnings(t)
-  const end = signal()
+  const warned = collectProcessWarnings(t)
+  const end = deferred()
   async function * producer (): AsyncGenerator<number> { await end.promise }
   const streams = Array.from({ length: 20 }, () => session.stream('n', producer()))
   end.resolve()
-  await within(Promise.all(streams), 'the streams')
-  await turn()
+  await withTimeout(Promise.all(streams), 'the streams')
+  await nextEventLoopTurn()
   t.strictSame(warned, [])
 })
 
@@ -66,7 +66,7 @@ t.test('a producer is paused half a log ahead of an absent client, and continues
   for (const log of [{ entries: 100 }, { bytes: 100 * Buffer.byteLength('event: n\ndata: 00\n\n') }]) {
     const { session, stream, url } = await serveProducerSession(t, { log })
     stream.destroy()
-    await until(() => !session.connected, 'the loss of the stream')
+    await waitUntil(() => !session.connected, 'the loss of the stream')
     let requested = 0
     let returned = false
     async function * numbers (): AsyncGenerator<number> {
@@ -81,7 +81,7 @@ t.test('a producer is paused half a log ahead of an absent client, and continues
     t.equal(await waitUntilStable(() => requested), 50 - 1)
     t.notOk(returned)
     const resumed = await openStream(t, url, { headers: { 'x-session-id': session.id } })
-    await within(streaming, 'the stream')
+    await withTimeout(streaming, 'the stream')
     t.ok(returned)
     await resumed.waitFor(({ data }) => data === 1)
     t.strictSame(numbersOf(resumed), upTo(100).map(n => 100 - n))
@@ -92,7 +92,7 @@ t.test('a producer is paused half a log ahead of an absent client, and continues
 t.test('a producer is paused at half of the bytes of a log, if these are reached before half of its entries', async t => {
   const { sessions, session, stream } = await serveProducerSession(t, { log: { bytes: 2000 } })
   stream.destroy()
-  await streamsOpen(sessions, 0)
+  await waitForStreams(sessions, 0)
   let produced = 0
   function * items (): Generator<string> {
     for (;;) {
@@ -111,23 +111,23 @@ t.test('a producer is never more than half a log ahead of what the connection ac
   const { sessions, port } = await serve(t, { log: { entries: 20, bytes: 2 ** 26 } })
   let session: Session | undefined
   sessions.addHook('onOpen', opened => { session = opened })
-  const client: Wire = wire(t, port, { stalled: true })
-  await streamsOpen(sessions, 1)
+  const client: RawClient = openRawClient(t, port, { stalled: true })
+  await waitForStreams(sessions, 1)
   const start = session?.[kStream].cursor ?? NaN
   let produced = 0
   let furthest = 0
   function * numbers (): Generator<object> {
     for (; produced < 400; produced++) {
       furthest = Math.max(furthest, produced - ((session?.[kStream].cursor ?? NaN) - start))
-      yield { n: produced, FILL }
+      yield { n: produced, padding: PADDING }
     }
   }
   const streaming = session?.stream('message', numbers())
   const stoppedAt = await waitUntilStable(() => produced)
   t.ok(stoppedAt < 400, `the producer was paused at ${stoppedAt}, because the client does not read`)
   client.read()
-  await within(streaming ?? Promise.reject(new Error('No session')), 'stream() to settle', 20_000)
-  await until(() => client.numbers().length === 400, 'all messages')
+  await withTimeout(streaming ?? Promise.reject(new Error('No session')), 'stream() to settle', 20_000)
+  await waitUntil(() => client.numbers().length === 400, 'all messages')
   t.equal(furthest, 9)
   t.strictSame(client.numbers(), upTo(400))
   t.notMatch(client.text(), 'event: gap')
@@ -135,15 +135,15 @@ t.test('a producer is never more than half a log ahead of what the connection ac
 
 for (const [name, open] of eventSources) {
   t.test(`the EventSource of ${name} receives all items in order over connections that break`, async t => {
-    const next = random(seedOf(t))
+    const next = createRandom(chooseSeed(t))
     const { sessions, port } = await serve(t, { retry: 1, log: { bytes: 2 ** 23, entries: 20_000 } })
-    const proxy = await faultProxy(t, port, n => n < 12 ? { fault: next() < 0.5 ? 'cut' : 'reset', afterBytes: 1000 + Math.floor(next() * 60_000) } : undefined)
+    const proxy = await startFaultProxy(t, port, n => n < 12 ? { fault: next() < 0.5 ? 'cut' : 'reset', afterBytes: 1000 + Math.floor(next() * 60_000) } : undefined)
     const follower = follow(open(t, `${proxy.url}/downward`))
     const session = await sessions.find(await follower.welcomed)
     async function * numbers (): AsyncGenerator<object> {
       for (let n = 1; n <= 20_000; n++) yield { n, text: 'some words of an answer' }
     }
-    await within(session?.stream('message', numbers()) ?? Promise.reject(new Error('No session')), 'the stream', 30_000)
+    await withTimeout(session?.stream('message', numbers()) ?? Promise.reject(new Error('No session')), 'the stream', 30_000)
     await follower.reached(20_000)
     t.strictSame(follower.problems, [])
     t.equal(follower.numbers.length, 20_000)
@@ -158,7 +158,7 @@ t.test('calls return() of the iterable and rejects when the session ends, in wha
   const returned: string[] = []
   const disconnected = await serveProducerSession(t, { log: { entries: 10 } })
   disconnected.stream.destroy()
-  await until(() => !disconnected.session.connected, 'the loss of the stream')
+  await waitUntil(() => !disconnected.session.connected, 'the loss of the stream')
   let produced = 0
   function * endless (): Generator<number> {
     try {
@@ -191,9 +191,9 @@ t.test('calls return() of the iterable and rejects when the session ends, in wha
   const streaming = [endless(), asyncEndless(), waiting(), iterable, withoutReturn].map(items => disconnected.session.stream('n', items))
   await waitUntilStable(() => produced)
   await disconnected.session.close()
-  for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), sessionOver)
+  for (const promise of streaming) await t.rejects(withTimeout(promise, 'stream() to settle'), sessionOver)
   await t.rejects(disconnected.session.stream('n', endless()), sessionOver)
-  await until(() => returned.length === 3, 'return() of the iterables')
+  await waitUntil(() => returned.length === 3, 'return() of the iterables')
   t.strictSame(returned.sort(), ['async', 'iterator', 'sync'], 'a generator that was never started runs no finally block')
 })
 
@@ -208,7 +208,7 @@ t.test('ignores an item or an error that comes after the end, and requests no mo
       }
     })
   })
-  const item = signal()
+  const item = deferred()
   const items = [
     late('item', item.promise.then(() => ({ done: false, value: { toJSON: () => { requested.push('its text') } } }))),
     late('failure', item.promise.then(() => { throw new Error('too late') })),
@@ -216,7 +216,7 @@ t.test('ignores an item or an error that comes after the end, and requests no mo
   ]
   const streaming = items.map(items => session.stream('n', items))
   await session.close()
-  for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
+  for (const promise of streaming) await t.rejects(withTimeout(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
   item.resolve()
   await new Promise(setImmediate)
   t.strictSame(requested, ['item', 'failure', 'end'])
@@ -224,7 +224,7 @@ t.test('ignores an item or an error that comes after the end, and requests no mo
 
 t.test('calls return() of a generator that ends its own session once it is suspended', async t => {
   const { session } = await serveProducerSession(t)
-  const returned = signal()
+  const returned = deferred()
   function * ending (): Generator<number> {
     try {
       yield 1
@@ -234,21 +234,21 @@ t.test('calls return() of a generator that ends its own session once it is suspe
       returned.resolve()
     }
   }
-  await t.rejects(within(session.stream('n', ending()), 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
-  await within(returned.promise, 'return() of the generator')
+  await t.rejects(withTimeout(session.stream('n', ending()), 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
+  await withTimeout(returned.promise, 'return() of the generator')
 })
 
 t.test('waits for a slow store, keeps the order of items, and rejects with the error of the store', async t => {
   const store = new FlakyStore()
-  const { session, stream } = await serveProducerSession(t, { store: store.open })
+  const { session, stream } = await serveProducerSession(t, { store: store.createStore })
   function * numbers (): Generator<number> {
     for (let n = 1; ; n++) {
-      store.down = n === 4
+      store.isDown = n === 4
       yield n
     }
   }
-  await t.rejects(within(session.stream('n', numbers()), 'stream() to settle'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  store.down = false
+  await t.rejects(withTimeout(session.stream('n', numbers()), 'stream() to settle'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  store.isDown = false
   await session.emit('n', 4)
   await stream.waitFor(({ data }) => data === 4)
   t.strictSame(numbersOf(stream), [1, 2, 3, 4])
@@ -262,7 +262,7 @@ t.test('ignores an error of return() of the iterable', async t => {
     session.stream('n', failOnReturn(() => { throw new Error('no') }))
   ]
   await session.close()
-  for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
+  for (const promise of streaming) await t.rejects(withTimeout(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
 })
 
 t.test('rejects with the error of the iterable; earlier items are delivered, and the session stays open', async t => {
@@ -285,7 +285,7 @@ t.test('rejects with the error of the iterable; earlier items are delivered, and
 
 t.test('rejects as emit() does and calls return() of the iterable at an item that cannot be sent', async t => {
   const { session, stream } = await serveProducerSession(t)
-  const returned = signal()
+  const returned = deferred()
   async function * numbers (): AsyncGenerator<unknown> {
     try {
       yield * [0, 1n, 2]
@@ -294,7 +294,7 @@ t.test('rejects as emit() does and calls return() of the iterable at an item tha
     }
   }
   await t.rejects(session.stream('n', numbers()), { code: 'FST_SSE_DATA_INVALID' })
-  await within(returned.promise, 'return() of the iterable')
+  await withTimeout(returned.promise, 'return() of the iterable')
   await t.rejects(session.stream('welcome', [1]), { code: 'FST_SSE_EVENT_INVALID' })
   await session.emit('n', 1)
   await stream.waitFor(({ data }) => data === 1)
@@ -305,9 +305,9 @@ t.test('leaks no listeners and no memory over many items', async t => {
   const { sessions, port } = await serve(t)
   let session: Session | undefined
   sessions.addHook('onOpen', opened => { session = opened })
-  const client = wire(t, port, { stalled: true })
+  const client = openRawClient(t, port, { stalled: true })
   client.socket.resume()
-  await streamsOpen(sessions, 1)
+  await waitForStreams(sessions, 1)
   if (session === undefined) throw new Error('No session')
   const { signal: over } = session
   const heap: number[] = []
@@ -315,14 +315,14 @@ t.test('leaks no listeners and no memory over many items', async t => {
   function * numbers (): Generator<number> {
     for (let n = 0; n < 100_000; n++) {
       if (n % 20_000 === 19_999) {
-        collect()
+        collectGarbage()
         heap.push(process.memoryUsage().heapUsed)
         listeners = Math.max(listeners, getEventListeners(over, 'abort').length)
       }
       yield n
     }
   }
-  await within(session.stream('n', numbers()), 'the stream', 30_000)
+  await withTimeout(session.stream('n', numbers()), 'the stream', 30_000)
   t.equal(listeners, 1)
   t.equal(getEventListeners(over, 'abort').length, 0)
   // The first measurement is a warm-up, because compiled code stays on the heap.

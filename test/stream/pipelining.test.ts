@@ -1,25 +1,25 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/stream.js'
-import { get, listOpened, streamsOpen, wire } from '../support/wire.js'
-import { signal, until, within } from '../support/wait.js'
+import { openStream } from '../support/http-client.js'
+import { formatGet, recordOpenedSessions, waitForStreams, openRawClient } from '../support/raw-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('streams that are pipelined over one connection end with the connection', async t => {
   const { sessions, port } = await serve(t)
-  const client = wire(t, port, { request: get().repeat(5) })
-  await streamsOpen(sessions, 5)
+  const client = openRawClient(t, port, { request: formatGet().repeat(5) })
+  await waitForStreams(sessions, 5)
   client.socket.destroy()
-  await until(() => sessions.stats().streams === 0, 'the end of the streams')
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of the streams')
   t.equal(sessions.size, 5)
 })
 
 t.test('a stream that is pipelined after another response starts when that response has ended', async t => {
-  const gate = signal()
-  const { sessions, port } = await serve(t, {}, { before: app => { app.get('/held', async () => await gate.promise) } })
-  const opened = listOpened(sessions)
-  const client = wire(t, port, { request: `GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n${get()}` })
-  await streamsOpen(sessions, 1)
+  const gate = deferred()
+  const { sessions, port } = await serve(t, {}, { beforeRegister: app => { app.get('/held', async () => await gate.promise) } })
+  const opened = recordOpenedSessions(sessions)
+  const client = openRawClient(t, port, { request: `GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n${formatGet()}` })
+  await waitForStreams(sessions, 1)
   await opened[0]?.session.send('from behind')
   t.equal(client.text(), '')
   gate.resolve()
@@ -29,16 +29,16 @@ t.test('a stream that is pipelined after another response starts when that respo
 
 t.test('a stream that is pipelined after another is lost when the first ends and closes the connection', async t => {
   const { sessions, url, port } = await serve(t)
-  const opened = listOpened(sessions)
+  const opened = recordOpenedSessions(sessions)
   const lost: Session[] = []
   sessions.addHook('onDisconnect', session => { lost.push(session) })
-  const client = wire(t, port, { request: get().repeat(2) })
-  await streamsOpen(sessions, 2)
+  const client = openRawClient(t, port, { request: formatGet().repeat(2) })
+  await waitForStreams(sessions, 2)
   const [first, second] = opened.map(({ session }) => session)
   await second?.send('from the second')
   await first?.close()
-  await within(client.closed, 'the end of the connection')
-  await until(() => sessions.stats().streams === 0, 'the end of the streams')
+  await withTimeout(client.closed, 'the end of the connection')
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of the streams')
   // Both the response and the connection emit an event; a second report would come by now.
   await new Promise(setImmediate)
   t.ok(lost.length === 1 && lost[0] === second, 'its disconnect is reported once')

@@ -2,15 +2,15 @@ import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
-import { eventSources } from '../support/eventsources.js'
-import { faultProxy } from '../support/proxy.js'
-import { random, seedOf } from '../support/random.js'
+import { eventSources } from '../support/event-sources.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { openStream, type Stream } from '../support/stream.js'
-import { wire } from '../support/wire.js'
-import { signal, until, within } from '../support/wait.js'
+import { openStream, type ClientStream } from '../support/http-client.js'
+import { openRawClient } from '../support/raw-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
-const messagesOf = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
+const messagesOf = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
 
 t.test('a second stream replaces the first at once, and the first ends without a close event', async t => {
   const { sessions, url } = await serve(t)
@@ -23,13 +23,13 @@ t.test('a second stream replaces the first at once, and the first ends without a
   await session?.send(1)
   await first.waitFor(({ data }) => data === 1)
   const second = await openStream(t, url, { headers: { 'last-event-id': first.events.at(-1)?.id ?? '' } })
-  await within(first.ended, 'the first stream to end')
+  await withTimeout(first.ended, 'the first stream to end')
   t.match(second.events[0], { event: 'welcome', data: { resumed: true, sessionId: first.sessionId } })
   await session?.send(2)
   await second.waitFor(({ data }) => data === 2)
   t.strictSame([messagesOf(first), messagesOf(second)], [[1], [2]])
   t.strictSame(first.events.map(({ event }) => event), ['welcome', 'message', 'replaced'])
-  t.match(first.raw(), /\nevent: replaced\nid: closed\ndata: \{\}\n\n$/)
+  t.match(first.text(), /\nevent: replaced\nid: closed\ndata: \{\}\n\n$/)
   t.strictSame(hookCalls, ['resume'], 'the session was never disconnected')
   t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })
   t.equal(session?.connected, true)
@@ -43,17 +43,17 @@ t.test('only the end of the last stream disconnects the session, not the end of 
   const session = await sessions.find(first.sessionId)
   const streams = [first]
   for (let i = 0; i < 5; i++) streams.push(await openStream(t, url, { headers: { 'x-session-id': first.sessionId } }))
-  for (const { ended } of streams.slice(0, -1)) await within(ended, 'the end of a replaced stream')
-  await until(() => sessions.stats().streams === 1, 'one stream')
+  for (const { ended } of streams.slice(0, -1)) await withTimeout(ended, 'the end of a replaced stream')
+  await waitUntil(() => sessions.stats().streams === 1, 'one stream')
   t.strictSame([session?.connected, disconnects], [true, 0])
   streams.at(-1)?.destroy()
-  await until(() => session?.connected === false, 'the disconnect')
+  await waitUntil(() => session?.connected === false, 'the disconnect')
   t.equal(disconnects, 1)
 })
 
 t.test('an earlier request whose hooks take longer does not replace the stream of a later request', async t => {
   const { sessions, url, port } = await serve(t)
-  const [hookStarted, gate] = [signal(), signal()]
+  const [hookStarted, gate] = [deferred(), deferred()]
   const hookCalls: string[] = []
   sessions.addHook('onDisconnect', () => { hookCalls.push('disconnect') }).addHook('onResume', async (_session, { headers }) => {
     if (headers['x-slow'] === undefined) return
@@ -61,31 +61,31 @@ t.test('an earlier request whose hooks take longer does not replace the stream o
     await gate.promise
   })
   const { sessionId } = await openStream(t, url)
-  const slow = wire(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
-  await within(hookStarted.promise, 'the hook of the earlier request')
+  const slow = openRawClient(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
+  await withTimeout(hookStarted.promise, 'the hook of the earlier request')
   const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
   gate.resolve()
-  await within(slow.closed, 'the end of the earlier request')
+  await withTimeout(slow.closed, 'the end of the earlier request')
   t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
   const session = await sessions.find(sessionId)
   await session?.send('still here')
   await later.waitFor(({ data }) => data === 'still here')
   t.strictSame(hookCalls, [])
   later.destroy()
-  await until(() => hookCalls.length > 0, 'the disconnect')
+  await waitUntil(() => hookCalls.length > 0, 'the disconnect')
   t.strictSame([hookCalls, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
 })
 
 t.test('a client replaces its own half-open stream and receives nothing twice', async t => {
   const { sessions, url, port } = await serve(t)
-  const proxy = await faultProxy(t, port)
+  const proxy = await startFaultProxy(t, port)
   const before = await openStream(t, proxy.url)
   const session = await sessions.find(before.sessionId)
   await session?.join('room')
   for (let n = 0; n < 50; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
   await before.waitFor(({ data }) => data === 49)
-  proxy.strike('half-open')
-  await within(before.ended, 'the client to detect the disconnect')
+  proxy.breakConnection('half-open')
+  await withTimeout(before.ended, 'the client to detect the disconnect')
   t.equal(session?.connected, true, 'the server has not detected the disconnect')
   for (let n = 50; n < 100; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
   const after = await openStream(t, url, { headers: { 'last-event-id': before.events.at(-1)?.id ?? '' } })
@@ -101,23 +101,23 @@ t.test('replaces a stalled stream without waiting for it', async t => {
   const text = 'x'.repeat(64 * 1024)
   for (let n = 0; n < 200; n++) await session?.send(text)
   const second = await openStream(t, url, { headers: { 'last-event-id': stalled.events[0]?.id ?? '' } })
-  await until(() => messagesOf(second).length === 200, 'all messages')
-  await until(() => sessions.stats().streams === 1, 'the server to end the stalled stream')
+  await waitUntil(() => messagesOf(second).length === 200, 'all messages')
+  await waitUntil(() => sessions.stats().streams === 1, 'the server to end the stalled stream')
   stalled.body.resume()
-  await within(stalled.ended, 'the stalled stream to end')
-  t.notMatch(stalled.raw(), /event: close/)
+  await withTimeout(stalled.ended, 'the stalled stream to end')
+  t.notMatch(stalled.text(), /event: close/)
 })
 
 t.test('delivers every message exactly once over streams that replace each other at random times', async t => {
-  const next = random(seedOf(t))
+  const next = createRandom(chooseSeed(t))
   const { sessions, url } = await serve(t)
   const count = 500
   const first = await openStream(t, url)
   const session = await sessions.find(first.sessionId)
   let last = first
   const received: unknown[] = []
-  const collect = async (stream: Stream): Promise<void> => {
-    await within(stream.ended, 'the replaced stream to end')
+  const collect = async (stream: ClientStream): Promise<void> => {
+    await withTimeout(stream.ended, 'the replaced stream to end')
     received.push(...messagesOf(stream))
   }
   const sending = (async () => {
@@ -145,17 +145,17 @@ for (const [name, open] of eventSources) {
   t.test(`the EventSource of ${name} stops when it is replaced, and does not reconnect to the session`, async t => {
     const gets: unknown[] = []
     const { sessions, url } = await serve(t, { retry: 1 }, {
-      before: app => app.addHook('onRequest', async ({ method, headers }) => { if (method === 'GET') gets.push(headers['last-event-id']) })
+      beforeRegister: app => app.addHook('onRequest', async ({ method, headers }) => { if (method === 'GET') gets.push(headers['last-event-id']) })
     })
     const source = open(t, `${url}/downward`)
-    const welcome = signal<string>()
+    const welcome = deferred<string>()
     const messages: unknown[] = []
     source.addEventListener('welcome', ({ data }) => { welcome.resolve((JSON.parse(String(data)) as { sessionId: string }).sessionId) })
     source.addEventListener('message', ({ data }) => { messages.push(data) })
     for (const event of ['close', 'gap']) source.addEventListener(event, () => { t.fail(event) })
-    const id = await within(welcome.promise, 'the welcome')
+    const id = await withTimeout(welcome.promise, 'the welcome')
     const second = await openStream(t, url, { headers: { 'x-session-id': id } })
-    await until(() => source.readyState === 2, 'the EventSource to stop')
+    await waitUntil(() => source.readyState === 2, 'the EventSource to stop')
     t.strictSame(gets, [undefined, undefined, 'closed'])
     await (await sessions.find(id))?.send('for the second')
     await second.waitFor(({ data }) => data === 'for the second')
@@ -167,15 +167,15 @@ for (const [name, open] of eventSources) {
 /** Serves a session whose first stream was replaced but not read to its end. The stream that replaced it is destroyed. */
 async function serveReplacedUnread (t: Test, options: SseSessionsOptions, hookCalls: string[]): Promise<{ sessions: Sessions, first: Socket }> {
   const { app, sessions, url, port } = await serve(t, options)
-  const opened = signal<Session>()
+  const opened = deferred<Session>()
   sessions.addHook('onOpen', session => { opened.resolve(session) })
     .addHook('onDisconnect', () => { hookCalls.push('disconnect') })
     .addHook('onClose', (_session, reason) => { hookCalls.push(reason) })
   const accepted = once(app.server, 'connection')
-  const { socket: first } = wire(t, port, { stalled: true })
-  const [socket] = await within(accepted, 'the connection') as [Socket]
-  const session = await within(opened.promise, 'the session')
-  await until(() => session.connected, 'the stream')
+  const { socket: first } = openRawClient(t, port, { stalled: true })
+  const [socket] = await withTimeout(accepted, 'the connection') as [Socket]
+  const session = await withTimeout(opened.promise, 'the session')
+  await waitUntil(() => session.connected, 'the stream')
   // The buffers of the operating system are full, but the stream does not wait for a drain yet.
   while (socket.writableLength === 0) {
     await session.send('x'.repeat(8000))
@@ -185,14 +185,14 @@ async function serveReplacedUnread (t: Test, options: SseSessionsOptions, hookCa
   const second = await openStream(t, url, { headers: { 'x-session-id': session.id } })
   t.equal(sessions.stats().streams, 2, 'the first stream has not ended')
   second.destroy()
-  await until(() => hookCalls[0] === 'disconnect', 'the disconnect')
+  await waitUntil(() => hookCalls[0] === 'disconnect', 'the disconnect')
   return { sessions, first }
 }
 
 t.test('a session expires although the client of a replaced stream does not read its end', async t => {
   const hookCalls: string[] = []
   const { sessions } = await serveReplacedUnread(t, { resumeTimeout: 50 }, hookCalls)
-  await until(() => hookCalls.length === 2, 'the expiry')
+  await waitUntil(() => hookCalls.length === 2, 'the expiry')
   t.strictSame(hookCalls, ['disconnect', 'expired'])
   t.equal(sessions.stats().streams, 1)
 })
@@ -202,6 +202,6 @@ t.test('a replaced stream that ends after its successor does not disconnect the 
   const { sessions, first } = await serveReplacedUnread(t, {}, hookCalls)
   t.equal(sessions.stats().streams, 1)
   first.destroy()
-  await until(() => sessions.stats().streams === 0, 'the end of the first stream')
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of the first stream')
   t.strictSame(hookCalls, ['disconnect'])
 })

@@ -1,20 +1,20 @@
 import t from 'tap'
-import { eventSources } from '../support/eventsources.js'
-import { follow } from './support/follower.js'
-import { faultProxy, type Fault, type Plan } from '../support/proxy.js'
-import { random, seedOf } from '../support/random.js'
+import { eventSources } from '../support/event-sources.js'
+import { startFaultProxy, type Fault, type FaultPlan } from '../support/fault-proxy.js'
+import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
+import { follow } from './support/follower.js'
 
 const TOTAL = 20_000
 const largeLog = { entries: TOTAL, bytes: 2 ** 26 }
 
 t.test('delivers 20,000 messages of three kinds once and in order over cut, reset and half-open connections', async t => {
-  const next = random(seedOf(t))
+  const next = createRandom(chooseSeed(t))
   const randomBelow = (limit: number): number => Math.floor(next() * limit)
   const { sessions, port } = await serve(t, { retry: 1, log: largeLog, channelLog: largeLog })
   const clients = await Promise.all([...eventSources, ...eventSources].map(async ([name, open]) => {
-    const plans: Plan[] = []
-    const proxy = await faultProxy(t, port, connection => {
+    const plans: FaultPlan[] = []
+    const proxy = await startFaultProxy(t, port, connection => {
       const fault = (['cut', 'reset', 'half-open'] satisfies Fault[])[randomBelow(3)] ?? 'cut'
       // The first connection lasts until the client has its session id. A third of the others ends in the head or in the first events.
       const plan = { fault, afterBytes: connection === 0 ? 1500 + randomBelow(5000) : next() < 1 / 3 ? randomBelow(1000) : randomBelow(15_000) }

@@ -1,17 +1,17 @@
 import t, { type Test } from 'tap'
 import type { Session } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { eventSources, type TestedEventSource } from '../support/eventsources.js'
+import { eventSources, type EventSourceLike } from '../support/event-sources.js'
+import { startFaultProxy, type Fault, type FaultProxy, type FaultPlan } from '../support/fault-proxy.js'
+import { serve, type TestServer } from '../support/server.js'
+import { openStream } from '../support/http-client.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { follow, type Follower } from './support/follower.js'
-import { faultProxy, type Fault, type FaultProxy, type Plan } from '../support/proxy.js'
-import { serve, type Served } from '../support/server.js'
-import { openStream } from '../support/stream.js'
-import { signal, until, within } from '../support/wait.js'
 
 const largeLog = { entries: 100_000, bytes: 2 ** 27 }
 const faults: Fault[] = ['cut', 'reset', 'half-open']
 
-interface FollowedSession extends Served {
+interface FollowedSession extends TestServer {
   readonly proxy: FaultProxy
   readonly follower: Follower
   readonly session: Session
@@ -20,9 +20,9 @@ interface FollowedSession extends Served {
 }
 
 /** Serves the plugin and opens a session over a fault proxy. */
-async function followSession (t: Test, open: (t: Test, url: string) => TestedEventSource, plan?: (connection: number) => Plan | undefined): Promise<FollowedSession> {
+async function followSession (t: Test, open: (t: Test, url: string) => EventSourceLike, plan?: (connection: number) => FaultPlan | undefined): Promise<FollowedSession> {
   const served = await serve(t, { retry: 1, log: largeLog })
-  const proxy = await faultProxy(t, served.port, plan)
+  const proxy = await startFaultProxy(t, served.port, plan)
   const follower = follow(open(t, `${proxy.url}/downward`))
   const session = await sessionOf(served, await follower.welcomed)
   let n = 0
@@ -32,7 +32,7 @@ async function followSession (t: Test, open: (t: Test, url: string) => TestedEve
   return { ...served, proxy, follower, session, send }
 }
 
-async function sessionOf ({ sessions }: Served, id: string): Promise<Session> {
+async function sessionOf ({ sessions }: TestServer, id: string): Promise<Session> {
   const session = await sessions.find(id)
   if (session === undefined) throw new Error('there is no such session')
   return session
@@ -43,7 +43,7 @@ t.test('loses nothing on a connection that ends at any byte of the head, the wel
   // Sent before the client has its session id. A client without the welcome opens another session, which sends them again.
   served.sessions.addHook('onOpen', session => { for (let n = 1; n <= 5; n++) session.send({ n }) })
   const attempts = eventSources.flatMap(([name, open]) => Array.from({ length: 30 }, async (_, index) => {
-    const proxy = await faultProxy(t, served.port, connection => connection > 0
+    const proxy = await startFaultProxy(t, served.port, connection => connection > 0
       ? undefined
       : { fault: faults[index % 3] ?? 'cut', afterBytes: index * 20 })
     const follower = follow(open(t, `${proxy.url}/downward`))
@@ -64,7 +64,7 @@ for (const [name, open] of eventSources) {
   t.test(`${name} loses nothing on a connection that ends between the welcome and the first message`, async t => {
     for (const fault of faults) {
       const { proxy, follower, send } = await followSession(t, open)
-      proxy.strike(fault)
+      proxy.breakConnection(fault)
       send(3)
       await follower.reached(3)
       t.strictSame([follower.problems, follower.numbers], [[], [1, 2, 3]], fault)
@@ -74,11 +74,11 @@ for (const [name, open] of eventSources) {
 
   t.test(`${name} resumes after several faults in the middle of a replay`, async t => {
     // The replay of 10,000 messages is more than 500 kB. The third connection ends in its head.
-    const plans: Array<Plan | undefined> = [undefined, { fault: 'cut', afterBytes: 200_000 }, { fault: 'reset', afterBytes: 90 }, { fault: 'half-open', afterBytes: 150_000 }]
+    const plans: Array<FaultPlan | undefined> = [undefined, { fault: 'cut', afterBytes: 200_000 }, { fault: 'reset', afterBytes: 90 }, { fault: 'half-open', afterBytes: 150_000 }]
     const { proxy, follower, session, send } = await followSession(t, open, connection => plans[connection])
     send(1)
     await follower.reached(1)
-    proxy.strike('cut')
+    proxy.breakConnection('cut')
     send(10_000)
     await follower.reached(10_001)
     t.strictSame(follower.problems, [])
@@ -95,9 +95,9 @@ for (const [name, open] of eventSources) {
       connection?.server.pause()
       send(12_000, 'x'.repeat(1000))
       // 12 MB exceed the socket buffers, so the stream has to wait.
-      await until(() => session[kStream].cursor > 0, 'the first write')
+      await waitUntil(() => session[kStream].cursor > 0, 'the first write')
       t.ok(session[kStream].cursor < 12_000)
-      proxy.strike(fault)
+      proxy.breakConnection(fault)
       await follower.reached(12_000)
       t.strictSame(follower.problems, [], fault)
       t.equal(follower.numbers.length, 12_000)
@@ -134,12 +134,12 @@ t.test('resumes a client that sends only X-Session-ID after what was written to 
   const served = await serve(t)
   const first = await openStream(t, served.url)
   const session = await sessionOf(served, first.sessionId)
-  const lost = signal()
+  const lost = deferred()
   served.sessions.addHook('onDisconnect', () => { lost.resolve() })
   await session.send(1)
   const { id = '' } = await first.waitFor(({ data }) => data === 1)
   first.destroy()
-  await within(lost.promise, 'the loss of the stream')
+  await withTimeout(lost.promise, 'the loss of the stream')
   await session.send(2)
   await session.send(3)
   const second = await openStream(t, served.url, { headers: { 'x-session-id': session.id } })
@@ -172,19 +172,19 @@ t.test('a client that disconnects during its onResume hook can resume again', as
   const served = await serve(t)
   const first = await openStream(t, served.url)
   const session = await sessionOf(served, first.sessionId)
-  const hookStarted = signal()
-  const gate = signal()
+  const hookStarted = deferred()
+  const gate = deferred()
   served.sessions.addHook('onResume', async () => {
     hookStarted.resolve()
     await gate.promise
   })
   const headers = { 'last-event-id': first.events[0]?.id ?? '' }
-  const proxy = await faultProxy(t, served.port)
+  const proxy = await startFaultProxy(t, served.port)
   const attempt = openStream(t, proxy.url, { headers }).catch((error: unknown) => error)
-  await within(hookStarted.promise, 'the hook')
+  await withTimeout(hookStarted.promise, 'the hook')
   const disconnected = new Promise(resolve => { proxy.connections[0]?.server.once('close', resolve) })
-  proxy.strike('reset')
-  await within(disconnected, 'the end of the connection')
+  proxy.breakConnection('reset')
+  await withTimeout(disconnected, 'the end of the connection')
   t.type(await attempt, Error)
   gate.resolve()
   await session.send(1)

@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 const resolve = { extensionAlias: { '.js': ['.ts', '.js'] } }
 
 /** Bundles a module, given by its absolute path or URL, and its imports for a browser. */
-export async function bundle (module: string | URL): Promise<string> {
+export async function bundleForBrowser (module: string | URL): Promise<string> {
   const { output: [{ code }] } = await build({
     input: fileURLToPath(new URL(module, import.meta.url)),
     platform: 'browser',
@@ -20,7 +20,7 @@ export async function bundle (module: string | URL): Promise<string> {
 }
 
 /** Bundles a module, given by its absolute path or URL, and its relative imports into one file for Node, because the TypeScript loader of the tests takes seconds per process. */
-export async function bundleProgram (t: Test, module: string | URL): Promise<string> {
+export async function bundleForNode (t: Test, module: string | URL): Promise<string> {
   // Inside the repository, so that imports of packages are resolved.
   const parent = fileURLToPath(new URL('../../.tap/', import.meta.url))
   mkdirSync(parent, { recursive: true })

@@ -1,14 +1,14 @@
 import type { Test } from 'tap'
 import { connect as connectBrowser, type ClientSession, type ConnectOptions } from '../../lib/client/index.js'
 import { connect as connectNode } from '../../lib/client/node.js'
-import { signal, within } from './wait.js'
+import { deferred, withTimeout } from './wait.js'
 
 const BUILDS = { 'Node build': connectNode, 'browser build': connectBrowser }
 
 export type Connect = (url: string | (() => string), options?: ConnectOptions) => ClientSession
 
 /** Runs a test with both builds of the client. Closes the sessions when the test ends. */
-export function eachClient (t: Test, title: string, run: (t: Test, connect: Connect) => Promise<void>): void {
+export function testEachClient (t: Test, title: string, run: (t: Test, connect: Connect) => Promise<void>): void {
   for (const [build, connect] of Object.entries(BUILDS)) {
     t.test(`${title} (${build})`, t => run(t, (url, options) => {
       const session = connect(url, options)
@@ -19,7 +19,7 @@ export function eachClient (t: Test, title: string, run: (t: Test, connect: Conn
 }
 
 /** Records the client's own events from now on, in order. */
-export function record (session: ClientSession): Array<[event: string, data: unknown]> {
+export function recordEvents (session: ClientSession): Array<[event: string, data: unknown]> {
   const events: Array<[string, unknown]> = []
   for (const name of ['open', 'resume', 'reset', 'disconnect', 'gap', 'error', 'close'] as const) {
     session.on(name, data => { events.push([name, data]) })
@@ -28,13 +28,13 @@ export function record (session: ClientSession): Array<[event: string, data: unk
 }
 
 /** Resolves with the data of the next event with this name. */
-export function next (session: ClientSession, event: string): Promise<unknown> {
-  const { promise, resolve } = signal<unknown>()
+export function waitForEvent (session: ClientSession, event: string): Promise<unknown> {
+  const { promise, resolve } = deferred<unknown>()
   const off = session.on(event, data => {
     off()
     resolve(data)
   })
-  return within(promise, `the event ${event}`)
+  return withTimeout(promise, `the event ${event}`)
 }
 
 /** Fastify options for `serve`. After an aborted request undici opens a new connection, and without this option `close` would wait for it. */

@@ -4,27 +4,27 @@ const NEVER_FAIL = new Set<PropertyKey>(['cancelExpiry', 'detach', 'messageQueue
 
 /** A store that behaves like one over a slow or broken network. It uses only exports of the package. */
 export class FlakyStore {
-  down = false
+  isDown = false
   /** Makes `attach` report that the session does not exist. */
-  forgets = false
+  losesSessions = false
   /** Returns a promise that each call waits for. */
   delay: (name: PropertyKey) => unknown = () => {}
   /** The names of the methods that were executed, in order. */
-  readonly done: PropertyKey[] = []
+  readonly calls: PropertyKey[] = []
 
-  readonly open: StoreFactory = (settings, callbacks) => new Proxy<Store>(memoryStore(settings, callbacks), {
+  readonly createStore: StoreFactory = (settings, callbacks) => new Proxy<Store>(memoryStore(settings, callbacks), {
     get: (store, name) => {
       // `await` reads a method `then`, which a store does not have.
       if (!(name in store)) return undefined
       const method = (...args: unknown[]): unknown => {
-        this.done.push(name)
+        this.calls.push(name)
         return Reflect.apply(Reflect.get(store, name) as () => unknown, store, args)
       }
       if (NEVER_FAIL.has(name)) return method
       return async (...args: unknown[]) => {
         await this.delay(name)
-        if (this.down) throw new StoreUnavailable()
-        if (this.forgets && name === 'attach') return undefined
+        if (this.isDown) throw new StoreUnavailable()
+        if (this.losesSessions && name === 'attach') return undefined
         return method(...args)
       }
     }

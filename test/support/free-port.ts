@@ -4,7 +4,7 @@ import { createServer } from 'node:net'
  * Finds a port that is not in use, below the range of ephemeral ports. An outgoing connection could take an ephemeral port while
  * its server is restarting, and a client that reconnects could connect to itself.
  */
-export async function freePort (): Promise<number> {
+export async function findFreePort (): Promise<number> {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
     const server = createServer()

@@ -2,15 +2,15 @@ import { readFileSync } from 'node:fs'
 import { connect, type ClientHttp2Session, type IncomingHttpHeaders } from 'node:http2'
 import type { FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import { signal, within } from './wait.js'
+import { deferred, withTimeout } from './wait.js'
 
 const pem = (name: string): Buffer => readFileSync(new URL(`localhost.${name}`, import.meta.url))
 
 /** Options of Fastify for HTTP/2 over TLS. The cast is needed because Fastify has separate types for HTTP/2 servers. */
-export const http2Server = { http2: true, https: { key: pem('key'), cert: pem('crt') } } as FastifyServerOptions
+export const http2Options = { http2: true, https: { key: pem('key'), cert: pem('crt') } } as FastifyServerOptions
 
 /** Connects the HTTP/2 client of Node. `window` is its flow-control window in bytes. */
-export function http2Client (t: Test, { port }: { readonly port: number }, window = 65_535): ClientHttp2Session {
+export function connectHttp2 (t: Test, { port }: { readonly port: number }, window = 65_535): ClientHttp2Session {
   const client = connect(`https://localhost:${port}`, {
     ca: pem('crt'),
     lookup: (_host, _options, done) => { done(null, [{ address: '127.0.0.1', family: 4 }]) },
@@ -21,7 +21,7 @@ export function http2Client (t: Test, { port }: { readonly port: number }, windo
   return client
 }
 
-export interface Http2Answer {
+export interface Http2Response {
   readonly headers: IncomingHttpHeaders
   readonly text: () => string
   /** Starts to read, if the request was `stalled`. */
@@ -32,9 +32,9 @@ export interface Http2Answer {
 }
 
 /** Sends a request. Resolves when the headers of the response have arrived. */
-export function ask (client: ClientHttp2Session, headers: Record<string, string>, { body, stalled = false }: { body?: string, stalled?: boolean } = {}): Promise<Http2Answer> {
-  const received = signal<Http2Answer>()
-  const ended = signal()
+export function requestHttp2 (client: ClientHttp2Session, headers: Record<string, string>, { body, stalled = false }: { body?: string, stalled?: boolean } = {}): Promise<Http2Response> {
+  const received = deferred<Http2Response>()
+  const ended = deferred()
   const stream = client.request(headers)
   let text = ''
   const read = (): void => { stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk }) }
@@ -42,5 +42,5 @@ export function ask (client: ClientHttp2Session, headers: Record<string, string>
   stream.on('error', () => {}).on('close', () => { ended.resolve() })
   stream.on('response', headers => { received.resolve({ headers, text: () => text, read, ended: ended.promise, cancel: () => { stream.close() } }) })
   stream.end(body)
-  return within(received.promise, 'the response')
+  return withTimeout(received.promise, 'the response')
 }

@@ -4,7 +4,7 @@ import type { Sink, SinkListener } from '../../lib/stream/response-sink.js'
 import { parseEventId } from '../../lib/wire/event-id.js'
 
 /** The length of the largest data that a test sends. */
-export const HEAVY = 40_000
+export const LARGE_DATA_LENGTH = 40_000
 
 /** A response in memory. If `stalls` is true, it blocks after every write until `drain`. */
 export class MemorySink implements Sink {
@@ -20,7 +20,7 @@ export class MemorySink implements Sink {
 
   write (chunk: string): boolean {
     assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or blocked')
-    assert.ok(chunk.length < 64 * 1024 + HEAVY + 200, 'a write has at most 64 KiB and one more message')
+    assert.ok(chunk.length < 64 * 1024 + LARGE_DATA_LENGTH + 200, 'a write has at most 64 KiB and one more message')
     this.text += chunk
     this.blocked = this.stalls
     return !this.blocked
@@ -51,15 +51,15 @@ export class MemorySink implements Sink {
   }
 }
 
-export interface Received {
+export interface ReceivedEvent {
   readonly event: string
   readonly position: number | undefined
   readonly data: unknown
 }
 
 /** Parses the events that were written since the last call. */
-export function received (sink: MemorySink | undefined): Received[] {
-  const events: Received[] = []
+export function readEvents (sink: MemorySink | undefined): ReceivedEvent[] {
+  const events: ReceivedEvent[] = []
   const parser = createParser({
     onEvent: ({ event = 'message', id = '', data }) => {
       const parsed: unknown = JSON.parse(data)

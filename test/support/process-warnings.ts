@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 
 /** Collects the warnings that Node emits in this process while a test runs. */
-export function warnings (t: Test): Error[] {
+export function collectProcessWarnings (t: Test): Error[] {
   const collected: Error[] = []
   const collect = (warning: Error): void => { collected.push(warning) }
   process.on('warning', collect)

@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 
 /** Creates a generator of numbers from 0 (inclusive) to 1 (exclusive). The same seed gives the same numbers (mulberry32). */
-export function random (seed: number): () => number {
+export function createRandom (seed: number): () => number {
   let state = seed >>> 0
   return () => {
     state = (state + 0x6d2b79f5) >>> 0
@@ -12,7 +12,7 @@ export function random (seed: number): () => number {
 }
 
 /** Chooses the seed of a random test, from the environment variable `SEED` or from the clock, and prints it, so that a failure can be reproduced. */
-export function seedOf (t: Test): number {
+export function chooseSeed (t: Test): number {
   const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31)
   t.comment(`seed ${seed}; repeat with SEED=${seed}`)
   return seed

@@ -1,32 +1,32 @@
 import type { Redis } from 'ioredis'
 
-export interface Order {
+export interface StoreCommand {
   readonly operation: string
   /** The sequence number; 0 if the command is not sequenced. */
-  readonly number: number
+  readonly sequence: number
   readonly args: readonly string[]
   /** The index of its deadline in the arguments of the Redis command. */
-  readonly limitAt: number
+  readonly deadlineIndex: number
 }
 
 /** Parses the store commands in a Redis command; none if it is not a batch of store commands. */
-export function ordersOf (command: readonly string[]): Order[] {
-  const commands: Order[] = []
+export function parseStoreCommands (command: readonly string[]): StoreCommand[] {
+  const commands: StoreCommand[] = []
   if (command[0]?.toUpperCase() !== 'EVALSHA') return commands
   for (let index = 8; index < command.length;) {
     const [operation = '', number, , count] = command.slice(index, index + 4)
     const end = index + 4 + Number(count)
-    commands.push({ operation, number: Number(number), args: command.slice(index + 4, end), limitAt: index + 2 })
+    commands.push({ operation, sequence: Number(number), args: command.slice(index + 4, end), deadlineIndex: index + 2 })
     index = end
   }
   return commands
 }
 
 /** Calls back with the store commands of each Redis command before the client sends it. */
-export function beforeOrders (client: Redis, callback: (orders: Order[]) => unknown): void {
+export function interceptStoreCommands (client: Redis, callback: (orders: StoreCommand[]) => unknown): void {
   const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
   const callWithCallback = async (...command: string[]): Promise<unknown> => {
-    await callback(ordersOf(command))
+    await callback(parseStoreCommands(command))
     return await call(...command)
   }
   Object.assign(client, { call: callWithCallback })

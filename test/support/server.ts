@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import sseSessions, { type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 
-export interface Served {
+export interface TestServer {
   readonly app: FastifyInstance
   readonly sessions: Sessions
   /** `http://127.0.0.1:<port>`, without a trailing slash. */
@@ -14,13 +14,13 @@ export interface Served {
 export interface ServeOptions {
   readonly fastify?: FastifyServerOptions
   /** Runs before the plugin is registered. */
-  readonly before?: (app: FastifyInstance) => unknown
+  readonly beforeRegister?: (app: FastifyInstance) => unknown
   /** Runs after the plugin is registered. */
-  readonly after?: (app: FastifyInstance) => unknown
+  readonly afterRegister?: (app: FastifyInstance) => unknown
 }
 
 /** Starts an app with the plugin on a free port. It is closed when the test ends. */
-export async function serve (t: Test, options: SseSessionsOptions = {}, { fastify = {}, before, after }: ServeOptions = {}): Promise<Served> {
+export async function serve (t: Test, options: SseSessionsOptions = {}, { fastify = {}, beforeRegister: before, afterRegister: after }: ServeOptions = {}): Promise<TestServer> {
   const app = Fastify(fastify)
   t.teardown(() => app.close())
   await before?.(app)

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import t from 'tap'
 import { CLOSED_ID, formatEventId, parseEventId } from '../../lib/wire/event-id.js'
-import { seedOf } from '../support/random.js'
+import { chooseSeed } from '../support/random.js'
 import { codePoints } from './support/code-points.js'
 
 const SESSION_ID = 'abcdefghij_KLMNOPQRST-90'
@@ -14,7 +14,7 @@ t.test('an event id contains the session id and the position, in less than 128 b
     const text = formatEventId(sessionId, position)
     assert.deepEqual(parseEventId(text), { sessionId, position })
     return /^[\x21-\x7e]{1,127}$/.test(text)
-  }), { seed: seedOf(t) })
+  }), { seed: chooseSeed(t) })
   t.strictSame(parseEventId(formatEventId(SESSION_ID, Number.MAX_SAFE_INTEGER)), { sessionId: SESSION_ID, position: Number.MAX_SAFE_INTEGER })
   t.strictSame(parseEventId(`${SESSION_ID}.0`), { sessionId: SESSION_ID, position: 0 })
 })
@@ -40,5 +40,5 @@ t.test('a random text is either rejected, or parsed into a session id and a posi
     assert.ok(text.startsWith(`${parsed.sessionId}.`))
     assert.equal(Number.parseInt(text.slice(25), 36), parsed.position)
     assert.ok(Number.isSafeInteger(parsed.position))
-  }), { seed: seedOf(t), numRuns: 2000 })
+  }), { seed: chooseSeed(t), numRuns: 2000 })
 })

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
-import { turn } from '../support/wait.js'
+import { nextEventLoopTurn } from '../support/wait.js'
 
 /** Creates streams that add their index to `flushed` when they are flushed, and then call `onFlush`. */
 function createStreams (count: number, flushed: number[], onFlush?: (index: number, stream: Flushable) => void): Flushable[] {
@@ -21,7 +21,7 @@ t.test('a small batch is flushed in the next tick, and not before', async t => {
   const flushed: number[] = []
   for (const stream of createStreams(128, flushed)) flushScheduler.schedule(stream)
   t.strictSame(flushed, [])
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(flushed, range(128))
 })
 
@@ -30,7 +30,7 @@ t.test('a large batch is flushed in parts, in order, one part in each tick of th
     const flushed: number[] = []
     for (const stream of createStreams(count, flushed)) flushScheduler.schedule(stream)
     for (const length of flushedAfterTicks) {
-      await turn()
+      await nextEventLoopTurn()
       t.equal(flushed.length, length)
     }
     t.strictSame(flushed, range(count))
@@ -41,9 +41,9 @@ t.test('a stream that is scheduled during a batch is flushed after that batch', 
   const flushed: number[] = []
   const streams = createStreams(300, flushed, (index, stream) => { if (index === 0 && flushed.length === 1) flushScheduler.schedule(stream) })
   for (const stream of streams) flushScheduler.schedule(stream)
-  for (let i = 0; i < 3; i++) await turn()
+  for (let i = 0; i < 3; i++) await nextEventLoopTurn()
   t.strictSame(flushed, range(300))
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(flushed, [...range(300), 0])
 })
 
@@ -51,15 +51,15 @@ t.test('flushAll flushes the rest of the batch and the streams that were schedul
   const flushed: number[] = []
   const later = createStreams(1, flushed)[0] as Flushable
   for (const stream of createStreams(300, flushed)) flushScheduler.schedule(stream)
-  await turn()
+  await nextEventLoopTurn()
   t.equal(flushed.length, 128)
   flushScheduler.schedule(later)
   flushScheduler.flushAll()
   t.strictSame(flushed, [...range(300), 0])
-  await turn()
+  await nextEventLoopTurn()
   t.equal(flushed.length, 301, 'no stream is flushed twice')
   flushScheduler.schedule(later)
-  await turn()
+  await nextEventLoopTurn()
   t.equal(flushed.length, 302, 'a stream that is scheduled later is flushed')
 })
 
@@ -72,10 +72,10 @@ t.test('a stream may call flushAll while it is flushed, even if it is scheduled 
     flushScheduler.flushAll()
   })
   for (const stream of streams) flushScheduler.schedule(stream)
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(flushed, [...range(300), 1])
   flushScheduler.schedule(later as Flushable)
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(flushed, [...range(300), 1, 0])
 })
 
@@ -88,7 +88,7 @@ t.test('flushAll leaves no extra tick behind', async t => {
   }
   flushed.length = 0
   for (const stream of streams) flushScheduler.schedule(stream)
-  await turn()
+  await nextEventLoopTurn()
   t.strictSame(flushed, range(128))
   flushScheduler.flushAll()
 })
@@ -100,8 +100,8 @@ t.test('a stream that throws does not stop the others', async t => {
   process.on('uncaughtException', onFailure)
   t.teardown(() => { process.off('uncaughtException', onFailure) })
   for (const stream of createStreams(2, flushed, index => { if (index === 0) throw new Error('flush failed') })) flushScheduler.schedule(stream)
-  await turn()
-  await turn()
+  await nextEventLoopTurn()
+  await nextEventLoopTurn()
   t.strictSame(flushed, [0, 1])
   t.match(failures, [{ message: 'flush failed' }])
 })

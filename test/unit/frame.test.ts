@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { parseEventId } from '../../lib/wire/event-id.js'
 import { frameClose, frameEvent, frameGap, frameHeartbeatEvent, frameSuffix, frameRetry, framePrefix, frameWelcome, HEARTBEAT_FRAME, isEventName, REPLACED_FRAME } from '../../lib/wire/frame.js'
-import { random, seedOf } from '../support/random.js'
+import { createRandom, chooseSeed } from '../support/random.js'
 import { codePoints } from './support/code-points.js'
 
 const sessionId = 'abcdefghij_KLMNOPQRST-90'
@@ -36,8 +36,8 @@ function parse (text: string, next: () => number): { events: EventSourceMessage[
 const RESERVED = ['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset']
 
 t.test('a valid event name and any JSON arrive unchanged, in one event', async t => {
-  const seed = seedOf(t)
-  const next = random(seed)
+  const seed = chooseSeed(t)
+  const next = createRandom(seed)
   fc.assert(fc.property(strings.filter(isEventName), fc.jsonValue({ stringUnit: codePoints }), strings, (name, json, text) => {
     const event = RESERVED.includes(name) ? 'message' : name
     const data = { json, text, [text]: [text] }
@@ -54,7 +54,7 @@ t.test('a name that an SSE parser would not return unchanged is rejected, and ev
     const isInvalid = name === '' || /[\r\n\0]/.test(name) || !name.isWellFormed()
     assert.equal(isEventName(name), !isInvalid, JSON.stringify(name))
     if (isInvalid) assert.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', statusCode: 500 })
-  }), { seed: seedOf(t), numRuns: 2000 })
+  }), { seed: chooseSeed(t), numRuns: 2000 })
   t.strictSame(['a\rb', 'a\nb', 'a\0b', '\ud800', 'a\udc00', ''].filter(isEventName), [])
   const unusual = [' a', 'a:b', '\u2028', '\u2029', '\ufeff', '\u0085', '😀', '__proto__', '\t']
   t.strictSame(unusual.filter(isEventName), unusual)
@@ -93,8 +93,8 @@ t.test('data that is not serializable as JSON is rejected', async t => {
 })
 
 t.test('welcome, gap and close are each one event, whatever text they contain', async t => {
-  const seed = seedOf(t)
-  const next = random(seed)
+  const seed = chooseSeed(t)
+  const next = createRandom(seed)
   fc.assert(fc.property(strings, fc.maxSafeNat(), fc.nat(), (text, position, retry) => {
     const gap = { after: position, resumedAt: position, reason: 'age' } as const
     const frames = frameWelcome(sessionId, position, retry, JSON.stringify({ text })) + frameGap(sessionId, position, gap) + frameClose(text)
@@ -111,7 +111,7 @@ t.test('welcome, gap and close are each one event, whatever text they contain', 
 })
 
 t.test('a heartbeat is a comment without a blank line; replaced and named heartbeats are events', async t => {
-  const next = random(1)
+  const next = createRandom(1)
   t.equal(HEARTBEAT_FRAME, ': heartbeat\n')
   t.strictSame(parse(HEARTBEAT_FRAME + frameEvent('a', 1), next).events.map(({ event }) => event), ['a'])
   t.strictSame(parse(REPLACED_FRAME, next).events, [{ event: 'replaced', id: 'closed', data: '{}' }])

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import t from 'tap'
 import { assertFits, Log, type LogBounds } from '../../lib/log/log.js'
-import { NaiveLog } from '../support/naive-log.js'
-import { seedOf } from '../support/random.js'
+import { ReferenceLog } from '../support/reference-log.js'
+import { chooseSeed } from '../support/random.js'
 
 const ignoreAppends = { onAppend: (): void => {} }
 const LARGE_BOUNDS: LogBounds = { entries: 1000, bytes: 1e6, age: 1000 }
@@ -116,7 +116,7 @@ t.test('after random appends and expiries a log keeps, finds and trims the same 
   let longLogs = 0
   fc.assert(fc.property(steps, steps => {
     const log = createLog(bounds)
-    const naive = new NaiveLog(bounds)
+    const naive = new ReferenceLog(bounds)
     let time = 0
     let position = 0
     for (const { skipped, bytes, elapsed, callsExpire } of steps) {
@@ -127,9 +127,9 @@ t.test('after random appends and expiries a log keeps, finds and trims the same 
         naive.expire(time)
       }
       push(log, position, bytes, time)
-      naive.push({ position, bytes, appendedAt: time })
+      naive.append({ position, bytes, appendedAt: time })
       if (naive.kept.length > 16) longLogs++
-      const { entry, reason } = naive.lost.at(-1) ?? {}
+      const { entry, reason } = naive.trimmed.at(-1) ?? {}
       assert.deepEqual([log.length, log.bytes, log.lastPosition, log.trimmedPosition], [naive.kept.length, naive.bytes, position, entry?.position ?? 0])
       if (reason !== undefined) assert.equal(log.trimReason, reason)
     }
@@ -138,6 +138,6 @@ t.test('after random appends and expiries a log keeps, finds and trims the same 
       assert.deepEqual(listPositions(log, after), kept)
       assert.equal(log.nextPosition(after), kept[0] ?? Infinity)
     }
-  }), { seed: seedOf(t), numRuns: 300 })
+  }), { seed: chooseSeed(t), numRuns: 300 })
   t.ok(longLogs > 100, 'logs were long enough for the binary search')
 })

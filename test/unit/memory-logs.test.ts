@@ -1,15 +1,15 @@
 import t from 'tap'
 import { MemoryLogs } from '../../lib/store/memory/memory-logs.js'
 import { Log, type LogBounds } from '../../lib/log/log.js'
-import { collect, collected } from '../support/gc.js'
-import { until } from '../support/wait.js'
+import { collectGarbage, waitUntilCollected } from '../support/gc.js'
+import { waitUntil } from '../support/wait.js'
 
 const ignoreAppends = { onAppend: (): void => {} }
 const LARGE_BOUNDS: LogBounds = { entries: 1000, bytes: 1e9, age: 300_000 }
 const LARGE_SIZE = 50 * 1024 * 1024
 
 function measureHeap (): number {
-  collect()
+  collectGarbage()
   return process.memoryUsage().heapUsed
 }
 
@@ -48,12 +48,12 @@ t.test('the sweep trims old entries of a log that nobody uses', async t => {
   const first = new Log({ ...LARGE_BOUNDS, age: 10 }, ignoreAppends)
   const second = new Log({ ...LARGE_BOUNDS, age: 10 }, ignoreAppends)
   logs.append(first, { frame: 'a' })
-  await until(() => first.length === 0, 'the sweep')
+  await waitUntil(() => first.length === 0, 'the sweep')
   t.match(first, { trimmedPosition: 1, trimReason: 'age', bytes: 0 })
   // The sweep stopped when all logs were empty. It starts again with the next entry, and runs until all are trimmed.
   logs.append(second, { frame: 'b' })
   logs.append(first, { frame: 'c' })
-  await until(() => second.length === 0 && first.length === 0, 'the next sweep')
+  await waitUntil(() => second.length === 0 && first.length === 0, 'the next sweep')
   t.match([second.trimmedPosition, first.trimmedPosition], [2, 3])
   logs.close()
 })
@@ -64,9 +64,9 @@ t.test('the sweep applies the maximum age of each log, even if another log keeps
   const short = new Log({ ...LARGE_BOUNDS, age: 10 }, ignoreAppends)
   logs.append(long, { frame: 'a' })
   logs.append(short, { frame: 'b' })
-  await until(() => short.length === 0, 'the sweep')
+  await waitUntil(() => short.length === 0, 'the sweep')
   logs.append(short, { frame: 'c' })
-  await until(() => short.length === 0, 'the next sweep')
+  await waitUntil(() => short.length === 0, 'the next sweep')
   t.equal(long.length, 1)
   logs.close()
 })
@@ -91,6 +91,6 @@ t.test('a released log that nobody reads is garbage-collected while the other lo
     logs.release(log)
     return new WeakRef(log)
   })()
-  await collected(reference, 'the released log')
+  await waitUntilCollected(reference, 'the released log')
   logs.close()
 })

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { memoryStore } from '../../lib/store/memory/memory-store.js'
 import { resolveOptions } from '../../lib/options.js'
-import { signal, within } from '../support/wait.js'
+import { deferred, withTimeout } from '../support/wait.js'
 
 const callbacks = { onBroadcast: (): void => {}, onExpire: async (): Promise<void> => {} }
 
@@ -19,11 +19,11 @@ t.test('a closed store does not remove sessions any more', async t => {
   store.detach(session)
   t.strictSame(store.close('done'), [session])
   // A session that was detached later has expired in another store, so the timeout of this one has passed, too.
-  const expired = signal()
+  const expired = deferred()
   const otherStore = memoryStore(options, { ...callbacks, onExpire: async () => { expired.resolve() } })
   const otherSession = otherStore.open('other', undefined)
   if (otherSession !== undefined) otherStore.detach(otherSession)
-  await within(expired.promise, 'the expiry in the other store')
+  await withTimeout(expired.promise, 'the expiry in the other store')
   t.equal(session.closeReason, 'done')
   t.equal(store.find('one'), session)
   otherStore.close('done')

@@ -6,9 +6,9 @@ import { Log } from '../../lib/log/log.js'
 import { resolveOptions } from '../../lib/options.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { StreamWriter } from '../../lib/stream/stream-writer.js'
-import { openSession, stream } from '../support/memory-client.js'
-import { MemorySink, received } from '../support/memory-sink.js'
-import { until } from '../support/wait.js'
+import { openSession, attachStream } from '../support/memory-stream.js'
+import { MemorySink, readEvents } from '../support/memory-sink.js'
+import { waitUntil } from '../support/wait.js'
 
 const { log: logger } = Fastify({ logger: false })
 
@@ -33,7 +33,7 @@ t.test('a stream that may not write neither writes nor ends, and does both when 
   t.equal(sink.closed, false)
   owner.canWrite = true
   stream.onAppend()
-  await until(() => sink.closed, 'the end')
+  await waitUntil(() => sink.closed, 'the end')
   t.match(sink.text, /^id: .*\ndata: "entry"\n\n:last\n\n$/)
 })
 
@@ -41,7 +41,7 @@ t.test('a stream that ends without draining writes only the final frame', async 
   const { sink, stream } = startStreamThatMayNotWrite()
   stream.end({ finalFrame: 'event: reset\ndata: 0\n\n', reason: 'shutdown', drain: stream.canWrite })
   t.equal(sink.closed, true)
-  t.strictSame(received(sink).map(({ event }) => event), ['reset'])
+  t.strictSame(readEvents(sink).map(({ event }) => event), ['reset'])
 })
 
 t.test('a stream ends without an event if its session was streamed elsewhere and released before it began', async t => {
@@ -58,8 +58,8 @@ t.test('a stream ends without an event if its session was streamed elsewhere and
     }
   }, 0), logger)
   t.teardown(() => sessions.close())
-  const memoryStream = await stream(sessions, await openSession(sessions))
-  await until(() => memoryStream.sink.closed, 'the end')
+  const memoryStream = await attachStream(sessions, await openSession(sessions))
+  await waitUntil(() => memoryStream.sink.closed, 'the end')
   t.strictSame(memoryStream.read(), [])
 })
 
@@ -74,5 +74,5 @@ t.test('two logs with the same position do not block the process, although a sto
   const owner = { canWrite: true, onProgress: () => {}, onGap: () => {}, onStreamClose: () => {} }
   const ranges = logs.map(log => ({ log, from: 0, to: Infinity }))
   new StreamWriter({ sessionId: 'reader', ranges, cursor: 0, sink, owner, log: logger }).start('')
-  t.strictSame(received(sink).map(({ data }) => data).slice(-2), ['one again', 'two again'])
+  t.strictSame(readEvents(sink).map(({ data }) => data).slice(-2), ['one again', 'two again'])
 })

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { createClient } from 'redis'
 import sseSessions, { type Session, type SseSessionsOptions } from '../../../lib/index.js'
 import { redisStore } from '../../../lib/redis.js'
-import { signal } from '../../support/wait.js'
+import { deferred } from '../../support/wait.js'
 
 export interface NodeOptions {
   readonly redisPort: number
@@ -47,7 +47,7 @@ const { client, disconnect } = await connectRedis()
 const app = Fastify({ return503OnClosing: false })
 await app.register(sseSessions, { closeTimeout: 500, ...plugin, store: redisStore({ client, lease }) })
 const sessions = app.sseSessions
-const gate = signal()
+const gate = deferred()
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect'] as const) {
   sessions.addHook(hook, (session: Session) => { report({ type: 'hook', hook, session: session.id, detail: undefined }) })

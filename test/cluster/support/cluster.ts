@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import type { Test } from 'tap'
 import type { SseSessionsOptions } from '../../../lib/index.js'
 import { startLoadBalancer } from './load-balancer.js'
-import { bundleProgram } from '../../support/bundle.js'
+import { bundleForNode } from '../../support/bundle.js'
 import type { Command, CommandResult, Commands, HandlerEvent, NodeEvent, NodeOptions } from './cluster-node.js'
-import { startRedis, type RedisServer } from '../../support/redis.js'
-import { signal, until, within } from '../../support/wait.js'
+import { startRedis, type RedisServer } from '../../support/redis-server.js'
+import { deferred, waitUntil, withTimeout } from '../../support/wait.js'
 
 /** Longer than the reconnect delay of both Redis clients, so that the other nodes do not expire a node that reconnects last. */
 export const LONG_LEASE = 5000
@@ -65,7 +65,7 @@ export class ClusterNode {
 
   async start (): Promise<void> {
     const child = this.#process = fork(this.#program, [JSON.stringify(this.#options)], { execArgv: [], env: { PATH: process.env.PATH } })
-    const ready = signal()
+    const ready = deferred()
     child.on('message', (message: NodeEvent | CommandResult) => {
       if (message.type === 'result') this.#pending.get(message.id)?.(message)
       else if (message.type === 'ready') {
@@ -79,7 +79,7 @@ export class ClusterNode {
       for (const [id, resolve] of this.#pending) resolve({ type: 'result', id, code: 'DIED' })
     })
     const died = once(child, 'exit').then(() => { throw new Error('A node has exited') })
-    await within(Promise.race([ready.promise, died]), 'a node to start', 30_000)
+    await withTimeout(Promise.race([ready.promise, died]), 'a node to start', 30_000)
     died.catch(() => {})
     this.isLive = true
   }
@@ -87,13 +87,13 @@ export class ClusterNode {
   /** Executes a command in the node. Rejects with the `code` of the error, or with `DIED` if the node exits first. */
   async call<Name extends keyof Commands> (name: Name, ...args: Parameters<Commands[Name]>): Promise<Awaited<ReturnType<Commands[Name]>>> {
     const command: Command = { id: ++this.#lastId, name, args }
-    const done = signal<CommandResult>()
+    const done = deferred<CommandResult>()
     this.#pending.set(command.id, done.resolve)
     if (this.#process?.connected !== true) throw new NodeError('DIED')
     // Send errors are ignored: if the node exits, the exit listener settles the command.
     this.#process.send(command, () => {})
     try {
-      const result = await within(done.promise, `the result of ${name}`, 20_000)
+      const result = await withTimeout(done.promise, `the result of ${name}`, 20_000)
       if ('code' in result) throw new NodeError(result.code)
       return result.value as Awaited<ReturnType<Commands[Name]>>
     } finally {
@@ -129,7 +129,7 @@ export class ClusterNode {
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null
     const exited = once(child, 'exit') as Promise<[number | null]>
     child.kill(signal)
-    return (await within(exited, 'the exit of a node'))[0]
+    return (await withTimeout(exited, 'the exit of a node'))[0]
   }
 
   #record (pid: number, { session, data, at, phase }: HandlerEvent): void {
@@ -183,7 +183,7 @@ export interface Cluster {
 export async function startCluster (t: Test, { redis: givenRedis, redisPort, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
   const redis = givenRedis ?? await startRedis(t)
   const shared = { runs: [], hookCalls: [] as HookCall[], killedPids: new Set<number>() }
-  const program = await bundleProgram(t, new URL('./cluster-node.ts', import.meta.url))
+  const program = await bundleForNode(t, new URL('./cluster-node.ts', import.meta.url))
   const createNode = (index: number): ClusterNode => new ClusterNode(program, {
     redisPort: redisPort ?? redis.port,
     library: libraries[index % libraries.length] ?? 'ioredis',
@@ -197,7 +197,7 @@ export async function startCluster (t: Test, { redis: givenRedis, redisPort, lib
   const url = await startLoadBalancer(t, () => nodes.filter(({ isLive }) => isLive).map(({ port }) => port))
   const nodeWithStream = async (session: string): Promise<ClusterNode> => {
     let found: ClusterNode | undefined
-    await until(() => {
+    await waitUntil(() => {
       found = shared.hookCalls.findLast(call => call.session === session && ['onOpen', 'onResume'].includes(call.hook))?.node
       return found?.isLive === true
     }, 'a live node to serve the stream')

@@ -1,10 +1,10 @@
 import type { Test } from 'tap'
 import type { ClientError, ClientSession } from '../../../lib/client/index.js'
 import { connect } from '../../../lib/client/node.js'
-import { record } from '../../support/clients.js'
+import { recordEvents } from '../../support/clients.js'
 import type { Cluster, HandlerRun, NodeError } from './cluster.js'
-import { random, seedOf } from '../../support/random.js'
-import { until } from '../../support/wait.js'
+import { createRandom, chooseSeed } from '../../support/random.js'
+import { waitUntil } from '../../support/wait.js'
 
 /** A client, with what it has received and sent. */
 export interface TrafficClient {
@@ -50,10 +50,10 @@ export class Traffic {
     await Promise.all(Array.from({ length: count }, async () => {
       const session = connect(this.#cluster.url)
       t.teardown(() => session.close())
-      const client: TrafficClient = { session, sessionIds: [], received: [], events: record(session), requested: 0, answered: 0, failures: new Map() }
+      const client: TrafficClient = { session, sessionIds: [], received: [], events: recordEvents(session), requested: 0, answered: 0, failures: new Map() }
       for (const event of ['open', 'reset'] as const) session.on(event, ({ sessionId }) => { client.sessionIds.push(sessionId) })
       session.on('down', n => { client.received.push(n as number) })
-      await until(() => client.sessionIds.length > 0, 'the welcome')
+      await waitUntil(() => client.sessionIds.length > 0, 'the welcome')
       this.clients.push(client)
     }))
     await this.run()
@@ -69,7 +69,7 @@ export class Traffic {
   /** Waits until every client has received so many more messages, and so many more of its requests have succeeded. */
   async waitForProgress (count = 50, ms = 20_000): Promise<void> {
     const before = this.clients.map(({ received, answered }) => ({ received: received.length, answered }))
-    await until(() => this.clients.every(({ received, answered }, index) => {
+    await waitUntil(() => this.clients.every(({ received, answered }, index) => {
       const start = before[index] ?? { received: 0, answered: 0 }
       return received.length >= start.received + count && answered >= start.answered + count
     }), `${count} messages in each direction for every client`, ms)
@@ -80,7 +80,7 @@ export class Traffic {
     this.#running = false
     await Promise.all(this.#loops)
     const last = this.confirmed.at(-1) ?? 0
-    await until(() => this.clients.every(({ received }) => received.some(n => n >= last)), 'the last message').catch(() => {})
+    await waitUntil(() => this.clients.every(({ received }) => received.some(n => n >= last)), 'the last message').catch(() => {})
   }
 
   /** Asserts that no message was lost, repeated or reordered, and which `reset`, `gap` and `close` events the clients got. Default: none. */
@@ -183,7 +183,7 @@ const pause = (): Promise<void> => new Promise(resolve => { setTimeout(resolve, 
 
 /** Connects clients to a cluster and starts their traffic. */
 export async function startTraffic (t: Test, cluster: Cluster, count = 4): Promise<Traffic> {
-  const traffic = new Traffic(cluster, random(seedOf(t)))
+  const traffic = new Traffic(cluster, createRandom(chooseSeed(t)))
   await traffic.start(t, count)
   return traffic
 }

@@ -1,10 +1,10 @@
 import { mkdirSync } from 'node:fs'
 import type { Page } from 'playwright-core'
 import type { Test } from 'tap'
-import { runScript, type Child } from '../../support/child.js'
+import { runScript, type TrackedProcess } from '../../support/child-process.js'
 
 export interface Examples {
-  readonly server: Child
+  readonly server: TrackedProcess
   /** `http://127.0.0.1:<port>`, without a trailing slash. */
   readonly url: string
   readonly port: number
@@ -13,7 +13,7 @@ export interface Examples {
 /** Starts the examples as `npm start` does. Default: on a free port. */
 export async function startExamples (t: Test, port = 0): Promise<Examples> {
   const server = runScript(t, 'example/server.js', { PORT: String(port) })
-  const [, url = ''] = await server.printed(/Examples: (\S+)\n/, 60_000)
+  const [, url = ''] = await server.waitForOutput(/Examples: (\S+)\n/, 60_000)
   return { server, url, port: Number(new URL(url).port) }
 }
 

@@ -1,6 +1,6 @@
 import type { QueuedMessage, StoredResponse, Session } from '../../../lib/index.js'
 import { kStream } from '../../../lib/sessions/session.js'
-import { signal } from '../../support/wait.js'
+import { deferred } from '../../support/wait.js'
 
 /** Creates the response of a handler that succeeds. */
 export const createResponse = (body: string): StoredResponse => ({ status: 200, headers: {}, body, error: undefined })
@@ -22,7 +22,7 @@ export function recordHandlers () {
 
 /** Starts a message with key `a`, whose handler runs until the gate is opened. */
 export function startGatedMessage (session: Session) {
-  const gate = signal()
+  const gate = deferred()
   const running = session[kStream].messageQueue.enqueue(createMessage('a', async () => {
     await gate.promise
     return createResponse('a')

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import type { Gap, Session, Sessions } from '../../../lib/index.js'
 import { kStream } from '../../../lib/sessions/session.js'
-import { handleOf, openSession, stream, type MemoryStream } from '../../support/memory-client.js'
-import { NaiveLog } from '../../support/naive-log.js'
-import { until } from '../../support/wait.js'
+import { findSession, openSession, attachStream, type MemoryStream } from '../../support/memory-stream.js'
+import { ReferenceLog } from '../../support/reference-log.js'
+import { waitUntil } from '../../support/wait.js'
 
 /** One step; each kind uses the fields that it needs. */
 export interface StoreStep {
@@ -25,14 +25,14 @@ interface Sent {
   readonly n: number
   readonly to: ReadonlySet<Client>
   readonly except: Client | undefined
-  readonly log: NaiveLog<ModelEntry>
+  readonly log: ReferenceLog<ModelEntry>
 }
 
 interface ModelEntry { readonly position: number, readonly bytes: number, readonly appendedAt: number }
 
 interface Client {
   readonly session: Session
-  readonly log: NaiveLog<ModelEntry>
+  readonly log: ReferenceLog<ModelEntry>
   readonly channels: Set<number>
   /** Positions that the client has received, each with the newest message that was sent before it. */
   readonly received: Array<{ position: number, n: number }>
@@ -59,15 +59,15 @@ export class StoreModel {
   readonly #bounds: { entries: number, bytes: number, age: number }
   readonly #clients: Array<Client | undefined> = []
   // One per name. A real channel starts with an empty log after its last member has left, so it may keep what the model has trimmed.
-  readonly #channels = new Map<number, NaiveLog<ModelEntry>>()
-  readonly #broadcasts: NaiveLog<ModelEntry>
+  readonly #channels = new Map<number, ReferenceLog<ModelEntry>>()
+  readonly #broadcasts: ReferenceLog<ModelEntry>
   readonly #sent: Sent[] = []
 
   constructor (nodes: readonly Sessions[], entries: number, counts: Counts) {
     this.#nodes = nodes
     this.#counts = counts
     this.#bounds = { entries, bytes: Infinity, age: Infinity }
-    this.#broadcasts = new NaiveLog(this.#bounds)
+    this.#broadcasts = new ReferenceLog(this.#bounds)
   }
 
   async run (steps: Iterable<StoreStep>): Promise<void> {
@@ -115,7 +115,7 @@ export class StoreModel {
       await Promise.resolve()
       return
     }
-    const handle = await handleOf(node, client.session)
+    const handle = await findSession(node, client.session)
     if (step.kind === 'send') {
       await handle.send(n)
       this.#record(n, client.log, [client], undefined)
@@ -129,7 +129,7 @@ export class StoreModel {
       const change = { [name]: n }
       await handle.update(change)
       Object.assign(client.data, change)
-      assert.deepEqual((await handleOf(node, client.session)).data, client.data)
+      assert.deepEqual((await findSession(node, client.session)).data, client.data)
     } else {
       await handle.close()
       client.closed = true
@@ -139,14 +139,14 @@ export class StoreModel {
     assert.equal(await node.channel(name).count(), members.length)
   }
 
-  #channelLog (channel: number): NaiveLog<ModelEntry> {
+  #channelLog (channel: number): ReferenceLog<ModelEntry> {
     let log = this.#channels.get(channel)
-    if (log === undefined) this.#channels.set(channel, log = new NaiveLog(this.#bounds))
+    if (log === undefined) this.#channels.set(channel, log = new ReferenceLog(this.#bounds))
     return log
   }
 
-  #record (n: number, log: NaiveLog<ModelEntry>, to: Client[], except: Client | undefined): void {
-    log.push({ position: n, bytes: 1, appendedAt: 0 })
+  #record (n: number, log: ReferenceLog<ModelEntry>, to: Client[], except: Client | undefined): void {
+    log.append({ position: n, bytes: 1, appendedAt: 0 })
     this.#sent.push({ n, to: new Set(to), except, log })
   }
 
@@ -157,7 +157,7 @@ export class StoreModel {
       const session = await openSession(node)
       const created: Client = {
         session,
-        log: new NaiveLog(this.#bounds),
+        log: new ReferenceLog(this.#bounds),
         channels: new Set(),
         data: {},
         closed: false,
@@ -165,7 +165,7 @@ export class StoreModel {
         nodeIndex,
         counted: 0,
         received: [{ position: session[kStream].cursor, n }],
-        stream: await stream(node, session)
+        stream: await attachStream(node, session)
       }
       this.#clients[index] = created
       return
@@ -178,8 +178,8 @@ export class StoreModel {
     client.since = from.n
     client.nodeIndex = nodeIndex
     client.counted = 0
-    client.stream = await stream(node, await handleOf(node, client.session), from.position)
-    await until(() => before === undefined || before.sink.closed, 'the previous stream to end')
+    client.stream = await attachStream(node, await findSession(node, client.session), from.position)
+    await waitUntil(() => before === undefined || before.sink.closed, 'the previous stream to end')
   }
 
   /** Waits for what the model predicts on the stream of a client, and checks everything that was received. */
@@ -195,8 +195,8 @@ export class StoreModel {
       if (missing.some(sent => !isLost(sent))) return false
       return missing.length === 0 || events.some(({ event }) => event === 'gap')
     }
-    await until(isComplete, `all that was sent to the client: ${JSON.stringify({ since, addressed: addressed.map(({ n }) => n), events: stream.read() })}`, 5000)
-    if (client.closed) await until(() => stream.sink.closed, 'the end')
+    await waitUntil(isComplete, `all that was sent to the client: ${JSON.stringify({ since, addressed: addressed.map(({ n }) => n), events: stream.read() })}`, 5000)
+    if (client.closed) await waitUntil(() => stream.sink.closed, 'the end')
     let last = since
     let gap: Gap | undefined
     for (const [index, { event, position = 0, data }] of stream.read().entries()) {

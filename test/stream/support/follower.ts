@@ -1,5 +1,5 @@
-import { signal, within } from '../../support/wait.js'
-import type { TestedEventSource } from '../../support/eventsources.js'
+import { deferred, withTimeout } from '../../support/wait.js'
+import type { EventSourceLike } from '../../support/event-sources.js'
 
 /** Records what an EventSource receives; the data of its messages is `{ n }`, numbered from 1. */
 export interface Follower {
@@ -18,11 +18,11 @@ export interface Follower {
 }
 
 /** Records the numbered messages of the given event names. */
-export function follow (source: TestedEventSource, events: readonly string[] = ['message']): Follower {
+export function follow (source: EventSourceLike, events: readonly string[] = ['message']): Follower {
   const numbers: number[] = []
   const problems: string[] = []
   const welcomes: Follower['welcomes'] = []
-  const welcomed = signal<string>()
+  const welcomed = deferred<string>()
   const waiting = new Set<{ n: number, resolve: () => void }>()
   let lastId = ''
   for (const event of events) {
@@ -52,12 +52,12 @@ export function follow (source: TestedEventSource, events: readonly string[] = [
     problems,
     welcomes,
     get lastId () { return lastId },
-    welcomed: within(welcomed.promise, 'the welcome'),
+    welcomed: withTimeout(welcomed.promise, 'the welcome'),
     reached: n => {
       if ((numbers.at(-1) ?? 0) >= n) return Promise.resolve()
-      const { promise, resolve } = signal()
+      const { promise, resolve } = deferred()
       waiting.add({ n, resolve })
-      return within(promise, `message ${n}`, 30_000)
+      return withTimeout(promise, `message ${n}`, 30_000)
     }
   }
 }

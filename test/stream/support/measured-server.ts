@@ -2,7 +2,7 @@
 import Fastify from 'fastify'
 import type { AddressInfo } from 'node:net'
 import sseSessions from '../../../lib/index.js'
-import { FILL } from '../../support/wire.js'
+import { PADDING } from '../../support/raw-client.js'
 
 export type Command = { readonly send: number, readonly from: number }
 export type Report = { readonly port: number } | { readonly memory: number }
@@ -13,7 +13,7 @@ await app.register(sseSessions, { closeTimeout: 100 })
 await app.listen({ port: 0, host: '127.0.0.1' })
 
 process.on('message', async ({ send, from }: Command) => {
-  for (let n = from; n < from + send; n++) await app.sseSessions.broadcast('message', { n, FILL })
+  for (let n = from; n < from + send; n++) await app.sseSessions.broadcast('message', { n, padding: PADDING })
   // Garbage that was not collected yet must not count as a leak.
   if (from % 5 === 0) globalThis.gc?.()
   const { rss, external } = process.memoryUsage()

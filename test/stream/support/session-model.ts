@@ -8,8 +8,8 @@ import { MemoryLogs } from '../../../lib/store/memory/memory-logs.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import { frameEvent, REPLACED_FRAME } from '../../../lib/wire/frame.js'
 import { kStream } from '../../../lib/sessions/session.js'
-import { HEAVY, MemorySink, received } from '../../support/memory-sink.js'
-import { NaiveLog, type NaiveEntry } from '../../support/naive-log.js'
+import { LARGE_DATA_LENGTH, MemorySink, readEvents } from '../../support/memory-sink.js'
+import { ReferenceLog, type ReferenceEntry } from '../../support/reference-log.js'
 
 /** One step; each kind uses the fields that it needs. */
 export interface Step {
@@ -27,16 +27,16 @@ export interface Step {
 /** Counts what happened in all runs, so that a test can assert that each case occurred. */
 export const counts = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, trims: 0 }
 
-interface Sent extends NaiveEntry {
+interface Sent extends ReferenceEntry {
   readonly data: string
   readonly to: ReadonlySet<Client>
   readonly except: Client | undefined
-  readonly log: NaiveLog<Sent>
+  readonly log: ReferenceLog<Sent>
 }
 
 class Client {
   readonly session: Session
-  readonly log: NaiveLog<Sent>
+  readonly log: ReferenceLog<Sent>
   /** Positions that it has received as ids. */
   readonly receivedPositions: number[]
   readonly channels = new Set<number>()
@@ -50,7 +50,7 @@ class Client {
   constructor (session: Session | undefined, bounds: LogBounds) {
     if (session === undefined) throw new Error('no session')
     this.session = session
-    this.log = new NaiveLog(bounds)
+    this.log = new ReferenceLog(bounds)
     this.cursor = session[kStream].cursor
     this.receivedPositions = [session[kStream].cursor]
   }
@@ -83,8 +83,8 @@ export class SessionModel {
   readonly #sessions: Sessions
   readonly #bounds: LogBounds
   readonly #clients: Array<Client | undefined> = []
-  readonly #channels = new Map<number, NaiveLog<Sent>>()
-  readonly #broadcasts: NaiveLog<Sent>
+  readonly #channels = new Map<number, ReferenceLog<Sent>>()
+  readonly #broadcasts: ReferenceLog<Sent>
   readonly #skew: (ms: number) => void
   readonly #sent: Sent[] = []
   #time = 0
@@ -103,7 +103,7 @@ export class SessionModel {
 
   private constructor (bounds: LogBounds, skew: (ms: number) => void, logs: SweptLogs, sessions: Sessions) {
     this.#bounds = bounds
-    this.#broadcasts = new NaiveLog(bounds)
+    this.#broadcasts = new ReferenceLog(bounds)
     this.#skew = skew
     this.#logs = logs
     this.#sessions = sessions
@@ -135,7 +135,7 @@ export class SessionModel {
     } else if (step.kind === 'join') {
       client.session.join(name)
       if (client.closed) return
-      if (this.#members(step.channel).length === 0) this.#channels.set(step.channel, new NaiveLog(this.#bounds))
+      if (this.#members(step.channel).length === 0) this.#channels.set(step.channel, new ReferenceLog(this.#bounds))
       client.channels.add(step.channel)
     } else if (step.kind === 'leave') {
       client.session.leave(name)
@@ -164,9 +164,9 @@ export class SessionModel {
     if (this.#members(channel).length === 0) this.#channels.delete(channel)
   }
 
-  #append (log: NaiveLog<Sent> | undefined, to: Client[], except: Client | undefined, isLarge: boolean, send: (data: string) => Promise<void>): void {
+  #append (log: ReferenceLog<Sent> | undefined, to: Client[], except: Client | undefined, isLarge: boolean, send: (data: string) => Promise<void>): void {
     const head = this.#logs.head
-    const data = `${this.#sent.length}${isLarge ? '.'.repeat(HEAVY) : ''}`
+    const data = `${this.#sent.length}${isLarge ? '.'.repeat(LARGE_DATA_LENGTH) : ''}`
     send(data)
     const bytes = frameEvent('message', data).length
     if (log === undefined || bytes > this.#bounds.bytes) {
@@ -178,10 +178,10 @@ export class SessionModel {
     // The append may have flushed streams before it added the entry.
     for (const client of this.#openClients()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
     const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log }
-    const { length } = log.lost
-    log.push(sent)
+    const { length } = log.trimmed
+    log.append(sent)
     this.#sent.push(sent)
-    for (const { entry } of log.lost.slice(length)) this.#checkTrimmed(entry)
+    for (const { entry } of log.trimmed.slice(length)) this.#checkTrimmed(entry)
   }
 
   /** Checks that a trimmed entry was written to every client whose connection accepts data. */
@@ -226,7 +226,7 @@ export class SessionModel {
     Object.assign(client, { sink, cursor, gapReportedThrough: 0 })
     session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, log: logger })
     assert.equal(replaced?.read() ?? '', finalFrame, 'a replaced stream that can write receives only the event "replaced"')
-    const [welcome, ...events] = received(sink)
+    const [welcome, ...events] = readEvents(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
     if (cursor > head) {
       assert.deepEqual(events.shift(), { event: 'gap', position: head, data: { after: cursor, resumedAt: head, reason: 'store' } })
@@ -254,7 +254,7 @@ export class SessionModel {
   }
 
   /** Compares what a client has received with what the model predicts. */
-  #check (client: Client, events = received(client.sink)): void {
+  #check (client: Client, events = readEvents(client.sink)): void {
     const { sink } = client
     if (sink === undefined) return
     const addressed = this.#sentTo(client).filter(({ except }) => except !== client)
@@ -290,7 +290,7 @@ export class SessionModel {
     assert.deepEqual(sent.filter(sent => sent.position <= after && sent.except !== client), [], 'the gap starts before everything that was lost')
     const lost = sent.filter(sent => sent.position > after && isLost(sent))
     assert.equal(resumedAt, lost.at(-1)?.position, 'the gap ends at the last lost message, and there is one')
-    assert.ok(lost.at(-1)?.log.lost.some(loss => loss.reason === reason))
+    assert.ok(lost.at(-1)?.log.trimmed.some(loss => loss.reason === reason))
     assert.ok(position >= after && position <= resumedAt)
     client.gapReportedThrough = resumedAt
     client.cursor = position

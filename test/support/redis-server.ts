@@ -4,14 +4,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import type { Test } from 'tap'
-import { watch, type Child } from './child.js'
-import { freePort } from './free-port.js'
-import { needsProgram } from './program.js'
+import { trackProcess, type TrackedProcess } from './child-process.js'
+import { findFreePort } from './free-port.js'
+import { needsProgram } from './needs-program.js'
 
 /** Options of a test that needs Redis. Without Redis the test is skipped, or fails in CI. */
 export const needsRedis = needsProgram('redis-server')
 
-export interface RedisOptions {
+export interface RedisServerOptions {
   /** Writes every change to disk before the reply, so that a restart loses nothing. Default: false, a restart loses everything. */
   readonly durable?: boolean
   /** The port of the primary, if the server is a replica. */
@@ -22,12 +22,12 @@ export interface RedisOptions {
 export class RedisServer {
   readonly port: number
   readonly #t: Test
-  readonly #options: RedisOptions
+  readonly #options: RedisServerOptions
   #folder = ''
-  #child: Child | undefined
+  #child: TrackedProcess | undefined
   #client: Redis | undefined
 
-  constructor (t: Test, port: number, options: RedisOptions) {
+  constructor (t: Test, port: number, options: RedisServerOptions) {
     this.#t = t
     this.port = port
     this.#options = options
@@ -49,8 +49,8 @@ export class RedisServer {
       'repl-diskless-sync-delay': 0
     }
     const parameters = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, ...String(value).split(' ')])
-    this.#child = watch(this.#t, spawn('redis-server', parameters, { detached: true }), 'redis-server')
-    await this.#child.printed(/Ready to accept connections/)
+    this.#child = trackProcess(this.#t, spawn('redis-server', parameters, { detached: true }), 'redis-server')
+    await this.#child.waitForOutput(/Ready to accept connections/)
   }
 
   /** Kills the process, as a crash does. */
@@ -69,7 +69,7 @@ export class RedisServer {
   }
 
   /** Sends a command over a separate connection and resolves with the reply. */
-  async ask (command: string, ...args: string[]): Promise<unknown> {
+  async sendCommand (command: string, ...args: string[]): Promise<unknown> {
     this.#client ??= new Redis({ port: this.port, host: '127.0.0.1', connectionName: 'test' })
     return await this.#client.call(command, ...args)
   }
@@ -88,7 +88,7 @@ export class RedisServer {
 
   /** The fields of a section of INFO. */
   async info (section: string): Promise<Record<string, string>> {
-    const text = String(await this.ask('INFO', section))
+    const text = String(await this.sendCommand('INFO', section))
     return Object.fromEntries(Array.from(text.matchAll(/^([\w|]+):(.*?)\r?$/gm), ([, field = '', value = '']) => [field, value]))
   }
 
@@ -105,8 +105,8 @@ export class RedisServer {
 }
 
 /** Starts a Redis server on a free port. */
-export async function startRedis (t: Test, options: RedisOptions = {}): Promise<RedisServer> {
-  const server = new RedisServer(t, await freePort(), options)
+export async function startRedis (t: Test, options: RedisServerOptions = {}): Promise<RedisServer> {
+  const server = new RedisServer(t, await findFreePort(), options)
   await server.start()
   return server
 }

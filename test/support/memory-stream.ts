@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import type { Session, Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { MemorySink, received, type Received } from './memory-sink.js'
+import { MemorySink, readEvents, type ReceivedEvent } from './memory-sink.js'
 
 const logger = Fastify({ logger: false }).log
 
@@ -9,7 +9,7 @@ const logger = Fastify({ logger: false }).log
 export class MemoryStream {
   readonly sink: MemorySink
   /** The events after the welcome that were read so far. */
-  readonly events: Received[] = []
+  readonly events: ReceivedEvent[] = []
   /** The position that the welcome has as id. */
   readonly cursor: number
 
@@ -19,8 +19,8 @@ export class MemoryStream {
   }
 
   /** Reads what was written since the last call, and returns all events. */
-  read (): Received[] {
-    for (const event of received(this.sink)) if (event.event !== 'welcome') this.events.push(event)
+  read (): ReceivedEvent[] {
+    for (const event of readEvents(this.sink)) if (event.event !== 'welcome') this.events.push(event)
     return this.events
   }
 
@@ -31,7 +31,7 @@ export class MemoryStream {
 }
 
 /** Attaches a stream to a session as the route does. With a cursor it resumes the session. If `stalls` is true, the client blocks after every write. */
-export async function stream (sessions: Sessions, session: Session, cursor?: number, stalls = false): Promise<MemoryStream> {
+export async function attachStream (sessions: Sessions, session: Session, cursor?: number, stalls = false): Promise<MemoryStream> {
   const resumed = cursor !== undefined
   const generation = resumed ? session[kStream].retainForResume() : 0
   const sink = new MemorySink(stalls)
@@ -50,7 +50,7 @@ export async function openSession (sessions: Sessions, principal?: string): Prom
 }
 
 /** Finds a session in the registry of a node. */
-export async function handleOf (sessions: Sessions, { id, principal }: { id: string, principal?: string | undefined }): Promise<Session> {
+export async function findSession (sessions: Sessions, { id, principal }: { id: string, principal?: string | undefined }): Promise<Session> {
   const session = await sessions.findForResume(id, principal)
   if (session === undefined) throw new Error('there is no such session')
   return session

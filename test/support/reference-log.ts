@@ -1,15 +1,15 @@
 import type { LogBounds, TrimReason } from '../../lib/log/log.js'
 
-export interface NaiveEntry {
+export interface ReferenceEntry {
   readonly position: number
   readonly bytes: number
   readonly appendedAt: number
 }
 
 /** A simple and slow model of what a log keeps and trims. Tests compare the real log with it. */
-export class NaiveLog<Entry extends NaiveEntry = NaiveEntry> {
+export class ReferenceLog<Entry extends ReferenceEntry = ReferenceEntry> {
   readonly kept: Entry[] = []
-  readonly lost: Array<{ entry: Entry, reason: TrimReason }> = []
+  readonly trimmed: Array<{ entry: Entry, reason: TrimReason }> = []
   readonly #bounds: LogBounds
 
   constructor (bounds: LogBounds) {
@@ -20,7 +20,7 @@ export class NaiveLog<Entry extends NaiveEntry = NaiveEntry> {
     return this.kept.reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
-  push (entry: Entry): void {
+  append (entry: Entry): void {
     this.expire(entry.appendedAt)
     this.kept.push(entry)
     while (this.kept.length > this.#bounds.entries) this.#lose('count')
@@ -32,6 +32,6 @@ export class NaiveLog<Entry extends NaiveEntry = NaiveEntry> {
   }
 
   #lose (reason: TrimReason): void {
-    for (const entry of this.kept.splice(0, 1)) this.lost.push({ entry, reason })
+    for (const entry of this.kept.splice(0, 1)) this.trimmed.push({ entry, reason })
   }
 }

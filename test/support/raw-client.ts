@@ -3,10 +3,10 @@ import { connect, type Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { signal, until, within } from './wait.js'
+import { deferred, waitUntil, withTimeout } from './wait.js'
 
 /** A client that is only a socket. Its text is everything received, with the head and the chunked framing of the response. */
-export interface Wire {
+export interface RawClient {
   readonly socket: Socket
   readonly text: () => string
   readonly numbers: () => number[]
@@ -16,23 +16,23 @@ export interface Wire {
   readonly closed: Promise<void>
 }
 
-export interface WireOptions {
+export interface RawClientOptions {
   readonly headers?: Record<string, string>
   /** Reads nothing until `read` is called, so the buffers of the operating system fill first, then those of the server. */
   readonly stalled?: boolean
   /** Keeps only the start of what it reads. */
-  readonly forgets?: boolean
+  readonly discards?: boolean
   /** The text to send instead of one GET of the stream. */
   readonly request?: string
 }
 
 /** Connects and requests a stream. */
-export function wire (t: Test, port: number, { headers = {}, stalled = false, forgets = false, request = get(headers) }: WireOptions = {}): Wire {
+export function openRawClient (t: Test, port: number, { headers = {}, stalled = false, discards: forgets = false, request = formatGet(headers) }: RawClientOptions = {}): RawClient {
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
   t.teardown(() => { socket.destroy() })
   const chunks: string[] = []
   const checks = new Set<(text: string) => void>()
-  const closed = signal()
+  const closed = deferred()
   const text = (): string => {
     chunks.splice(0, Infinity, chunks.join(''))
     return chunks[0] ?? ''
@@ -51,13 +51,13 @@ export function wire (t: Test, port: number, { headers = {}, stalled = false, fo
   return {
     socket,
     text,
-    numbers: () => numbersIn(text()),
+    numbers: () => parseNumbers(text()),
     waitFor: async wanted => {
-      const found = signal()
+      const found = deferred()
       const check = (text: string): void => { if (text.includes(wanted)) found.resolve() }
       checks.add(check)
       check(text())
-      await within(found.promise, JSON.stringify(wanted))
+      await withTimeout(found.promise, JSON.stringify(wanted))
       checks.delete(check)
     },
     read,
@@ -66,36 +66,36 @@ export function wire (t: Test, port: number, { headers = {}, stalled = false, fo
 }
 
 /** Parses the numbers in the data `{ n, … }` of messages in the text of a stream. */
-export function numbersIn (text: string): number[] {
+export function parseNumbers (text: string): number[] {
   return Array.from(text.matchAll(/^data: {"n":(\d+)/gm), ([, n]) => Number(n))
 }
 
 /** The text of a GET request for a stream. */
-export function get (headers: Record<string, string> = {}): string {
+export function formatGet (headers: Record<string, string> = {}): string {
   return ['GET /downward HTTP/1.1', 'Host: localhost', ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`), '', ''].join('\r\n')
 }
 
 /** A session, the request that opened it, and the socket of the server. */
-export interface Opened {
+export interface OpenedSession {
   readonly session: Session
   readonly request: FastifyRequest
   readonly socket: Socket
 }
 
 /** Records the sessions that are opened from now on, in order. */
-export function listOpened (sessions: Sessions): Opened[] {
-  const opened: Opened[] = []
+export function recordOpenedSessions (sessions: Sessions): OpenedSession[] {
+  const opened: OpenedSession[] = []
   sessions.addHook('onOpen', (session, request) => { opened.push({ session, request, socket: request.raw.socket }) })
   return opened
 }
 
 /** Waits until exactly so many streams are open. */
-export function streamsOpen (sessions: Sessions, count: number): Promise<void> {
-  return until(() => sessions.stats().streams === count, `${count} open streams`, 20_000)
+export function waitForStreams (sessions: Sessions, count: number): Promise<void> {
+  return waitUntil(() => sessions.stats().streams === count, `${count} open streams`, 20_000)
 }
 
 /** Calls `send` until the streams of clients that do not read have stopped writing. Returns the number of calls. */
-export async function flood (sessions: readonly Session[], send: (n: number) => unknown): Promise<number> {
+export async function sendUntilStalled (sessions: readonly Session[], send: (n: number) => unknown): Promise<number> {
   const cursors = (): number => sessions.reduce((sum, session) => sum + session[kStream].cursor, 0)
   let sent = 0
   for (let unchanged = 0; unchanged < 20; sent++) {
@@ -108,4 +108,4 @@ export async function flood (sessions: readonly Session[], send: (n: number) => 
 }
 
 /** Padding for numbered messages. */
-export const FILL = 'x'.repeat(60_000)
+export const PADDING = 'x'.repeat(60_000)

@@ -10,7 +10,7 @@ export type Fault =
   /** Closes the side of the client. The side of the server stays open, so the server does not detect it. */
   | 'half-open'
 
-export interface Plan {
+export interface FaultPlan {
   readonly fault: Fault
   /** The number of bytes from the server to the client before the fault. */
   readonly afterBytes: number
@@ -24,7 +24,7 @@ export interface FaultProxy {
   /** All connections in order of arrival. `bytes` counts the bytes from the server to the client. */
   readonly connections: Array<{ readonly client: Socket, readonly server: Socket, bytes: number, faulted: boolean }>
   /** Breaks the newest connection now. */
-  strike: (fault: Fault) => void
+  breakConnection: (fault: Fault) => void
   /** With true, resets every connection and refuses new ones; with false, accepts connections again. */
   setDown: (down: boolean) => void
   close: () => void
@@ -34,7 +34,7 @@ export interface FaultProxy {
  * Starts a TCP proxy that breaks connections at exact byte offsets. `plan` is called with the number of each new connection,
  * from 0, and returns the fault of that connection, or `undefined` for none.
  */
-export async function faultProxy (t: Test, targetPort: number, plan: (connection: number) => Plan | undefined = () => undefined): Promise<FaultProxy> {
+export async function startFaultProxy (t: Test, targetPort: number, plan: (connection: number) => FaultPlan | undefined = () => undefined): Promise<FaultProxy> {
   const connections: FaultProxy['connections'] = []
   const apply = (connection: FaultProxy['connections'][number], fault: Fault): void => {
     connection.faulted = true
@@ -104,7 +104,7 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
     url: `http://127.0.0.1:${port}`,
     port,
     connections,
-    strike: fault => {
+    breakConnection: fault => {
       const newest = connections.at(-1)
       if (newest !== undefined && !newest.faulted) apply(newest, fault)
     },

@@ -1,7 +1,7 @@
 import { createParser } from 'eventsource-parser'
 import type { Test } from 'tap'
 import { Agent, request, type Dispatcher } from 'undici'
-import { signal, within } from './wait.js'
+import { deferred, withTimeout } from './wait.js'
 
 export interface StreamEvent {
   readonly event: string
@@ -11,11 +11,11 @@ export interface StreamEvent {
 }
 
 /** A downward stream over a real socket. */
-export interface Stream {
+export interface ClientStream {
   readonly status: number
   readonly headers: Record<string, string | string[] | undefined>
   /** Everything received so far, as text. */
-  readonly raw: () => string
+  readonly text: () => string
   /** All events received so far. */
   readonly events: StreamEvent[]
   readonly sessionId: string
@@ -29,22 +29,22 @@ export interface Stream {
   readonly body: Dispatcher.ResponseData['body']
 }
 
-export interface OpenOptions {
+export interface OpenStreamOptions {
   readonly headers?: Record<string, string>
   readonly dispatcher?: Dispatcher
   readonly path?: string
   /** Does not wait for the welcome. */
-  readonly raw?: boolean
+  readonly skipWelcome?: boolean
 }
 
 /** Opens a stream with `GET <url>/downward` and waits for the welcome. */
-export async function openStream (t: Test, url: string, { headers = {}, path = '/downward', raw = false, dispatcher }: OpenOptions = {}): Promise<Stream> {
+export async function openStream (t: Test, url: string, { headers = {}, path = '/downward', skipWelcome: raw = false, dispatcher }: OpenStreamOptions = {}): Promise<ClientStream> {
   const agent = dispatcher ?? new Agent({ bodyTimeout: 0 })
   if (dispatcher === undefined) t.teardown(() => (agent as Agent).destroy())
-  const { statusCode, headers: got, body } = await request(url + path, { headers, dispatcher: agent })
+  const { statusCode, headers: responseHeaders, body } = await request(url + path, { headers, dispatcher: agent })
   const events: StreamEvent[] = []
   const waiting = new Set<() => void>()
-  const ended = signal()
+  const ended = deferred()
   let text = ''
   const parser = createParser({
     onEvent: ({ event = 'message', data, id }) => { events.push({ event, data: JSON.parse(data), id }) }
@@ -58,8 +58,8 @@ export async function openStream (t: Test, url: string, { headers = {}, path = '
   })
   body.on('error', () => {})
   body.on('close', () => { ended.resolve() })
-  const waitFor: Stream['waitFor'] = (test, what = 'an event') => {
-    const found = signal<StreamEvent>()
+  const waitFor: ClientStream['waitFor'] = (test, what = 'an event') => {
+    const found = deferred<StreamEvent>()
     const check = (): void => {
       const event = events.find(test)
       if (event === undefined) return
@@ -68,14 +68,14 @@ export async function openStream (t: Test, url: string, { headers = {}, path = '
     }
     waiting.add(check)
     check()
-    return within(found.promise, what)
+    return withTimeout(found.promise, what)
   }
-  const sessionId = String(got['x-session-id'] ?? '')
+  const sessionId = String(responseHeaders['x-session-id'] ?? '')
   if (!raw) await waitFor(({ event }) => event === 'welcome', 'the welcome')
-  return { status: statusCode, headers: got, raw: () => text, events, sessionId, waitFor, ended: ended.promise, destroy: () => { body.destroy() }, body }
+  return { status: statusCode, headers: responseHeaders, text: () => text, events, sessionId, waitFor, ended: ended.promise, destroy: () => { body.destroy() }, body }
 }
 
-export interface Answer {
+export interface HttpResponse {
   readonly status: number
   readonly headers: Record<string, string | string[] | undefined>
   readonly body: unknown
@@ -90,8 +90,8 @@ export interface PostOptions {
 }
 
 /** Posts data to `<url>/upward[/event]`, as JSON. A string is sent unchanged. */
-export async function post (url: string, sessionId: string, data: unknown, { event, key, headers = {}, path = '/upward', dispatcher }: PostOptions = {}): Promise<Answer> {
-  const { statusCode, headers: got, body } = await request(`${url}${path}${event === undefined ? '' : `/${encodeURIComponent(event)}`}`, {
+export async function postMessage (url: string, sessionId: string, data: unknown, { event, key, headers = {}, path = '/upward', dispatcher }: PostOptions = {}): Promise<HttpResponse> {
+  const { statusCode, headers: responseHeaders, body } = await request(`${url}${path}${event === undefined ? '' : `/${encodeURIComponent(event)}`}`, {
     method: 'POST',
     headers: {
       'content-type': 'application/json',
@@ -103,11 +103,11 @@ export async function post (url: string, sessionId: string, data: unknown, { eve
     ...dispatcher !== undefined && { dispatcher }
   })
   const text = await body.text()
-  return { status: statusCode, headers: got, body: String(got['content-type']).includes('json') ? JSON.parse(text) : text }
+  return { status: statusCode, headers: responseHeaders, body: String(responseHeaders['content-type']).includes('json') ? JSON.parse(text) : text }
 }
 
 /** Ends a session with `DELETE <url>/downward`. */
-export async function remove (url: string, sessionId: string, headers: Record<string, string> = {}): Promise<Answer> {
-  const { statusCode, headers: got, body } = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, ...headers } })
-  return { status: statusCode, headers: got, body: statusCode === 204 ? await body.text() : await body.json() }
+export async function deleteSession (url: string, sessionId: string, headers: Record<string, string> = {}): Promise<HttpResponse> {
+  const { statusCode, headers: responseHeaders, body } = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, ...headers } })
+  return { status: statusCode, headers: responseHeaders, body: statusCode === 204 ? await body.text() : await body.json() }
 }
