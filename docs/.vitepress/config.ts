@@ -4,23 +4,23 @@ import type { DefaultTheme, UserConfig } from 'vitepress'
 
 const page = (text: string, path: string): DefaultTheme.SidebarItem => ({ text, link: `/${path}` })
 
-/** The anchor of a heading as GitHub derives it, so that links work on both. */
+/** Returns the anchor that GitHub gives to a heading, so that a link works on GitHub and on this site. */
 const slugify = (heading: string): string => heading.toLowerCase().replaceAll(/[^\p{L}\p{N}\p{M}_\- ]/gu, '').replaceAll(' ', '-')
 
 const config: UserConfig<DefaultTheme.Config> = {
   title: 'fastify-sse-sessions',
   description: 'Two-way sessions over plain HTTP for Fastify',
   head: [['link', { rel: 'icon', href: 'data:,' }]],
-  // The pages keep their paths in the repository, so that their links work here and on GitHub.
+  // With the whole repository as the source, pages keep their paths, so relative links work on GitHub and on this site.
   srcDir: '..',
   srcExclude: ['**/node_modules/**', '**/dist/**', '.*/**', 'example/**', 'lib/**', 'test/**'],
   rewrites: { 'README.md': 'index.md' },
   markdown: {
     anchor: { slugify },
-    // Languages that Shiki does not highlight.
+    // Shiki does not support these languages.
     languageAlias: { sse: 'http', haproxy: 'nginx', caddy: 'nginx' },
     config: markdown => {
-      // Links to folders and to files that are no pages lead to nothing on the site: their text stays.
+      // The site contains only pages. A link to a folder or another file would be broken, so only its text is shown.
       markdown.core.ruler.push('links', ({ tokens, env }) => {
         const folder = posix.dirname(String((env as { realPath?: string, path: string }).realPath ?? env.path))
         for (const { children } of tokens) {
@@ -47,7 +47,8 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('Getting started', 'docs/getting-started'),
           page('On the server', 'docs/server'),
           page('In the client', 'docs/client'),
-          page('React', 'docs/react')
+          page('React', 'docs/react'),
+          page('Migrating', 'docs/migrating')
         ]
       },
       {
@@ -59,7 +60,6 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('Deployment', 'docs/deployment'),
           page('Testing', 'docs/testing'),
           page('Troubleshooting', 'docs/troubleshooting'),
-          page('Migrating', 'docs/migrating'),
           page('Security', 'SECURITY')
         ]
       },
@@ -85,6 +85,7 @@ const config: UserConfig<DefaultTheme.Config> = {
   }
 }
 
+/** Replaces a link by a `span`, which keeps its text. `open` is the index of the token that opens the link. */
 function hideLink (children: Array<{ type: string, tag: string, attrs: unknown }>, open: number): void {
   const close = children.findIndex(({ type }, index) => index > open && type === 'link_close')
   for (const token of [children[open], children[close]]) {
