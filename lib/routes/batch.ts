@@ -7,7 +7,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, QueueResult } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { isIdempotencyKey, toQueuedMessage } from './message.js'
-import { header } from './require-session.js'
+import { getHeader } from './require-session.js'
 
 interface Line {
   readonly number: number
@@ -64,7 +64,7 @@ export function addBatchParser (scope: FastifyInstance, maxWaiting: number): voi
 /** Handles the messages of a batch in order. Resolves with the response body: one report per message. */
 export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   // One key cannot stand for several messages.
-  if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
+  if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.messages(defaultEvent).map(message => toQueuedMessage(sessions, session, message, request))
   const results = await session[kStream].messageQueue.enqueueAll(stopAfterStoreFailure(messages))
   const reports = await Promise.all(results.map(result => result.then(toReport, toErrorReport)))

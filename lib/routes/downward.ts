@@ -9,10 +9,10 @@ import { ResponseSink, StreamPayload, takeOverStream } from '../stream/response-
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
-import { header } from './require-session.js'
+import { getHeader } from './require-session.js'
 
 /** A request for a stream before the store has attached it. */
-type StreamRequest = Omit<StreamAttachment, 'head' | 'log'> & { readonly sink: ResponseSink }
+type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink }
 
 /** GET of the downward path: opens a session, or resumes it. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -36,31 +36,31 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
 }
 
 async function handleStream (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
-  const lastEventId = header(request, LAST_EVENT_ID)
+  const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] A 204 makes an EventSource stop reconnecting.
     reply.code(204).send()
     return
   }
-  if (!acceptsEventStream(header(request, 'accept'))) throw new NotAcceptable()
+  if (!acceptsEventStream(getHeader(request, 'accept'))) throw new NotAcceptable()
   if (sessions.closing) {
     sendRetry(sessions, reply)
     return
   }
   const principal = await sessions.settings.principal?.(request)
   const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
-  const id = eventId?.sessionId ?? header(request, SESSION_ID)
+  const id = eventId?.sessionId ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
-  const known = id === undefined ? undefined : await sessions.findForResume(id, principal)
+  const existing = id === undefined ? undefined : await sessions.findForResume(id, principal)
   // The client may have disconnected meanwhile.
   if (sink.closed) return
-  if (known !== undefined) {
-    const generation = known[kStream].retainForResume()
-    const welcome = await runOnResume(sessions, known, request)
-    await attach(sessions, known, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? known[kStream].cursor }, reply)
+  if (existing !== undefined) {
+    const generation = existing[kStream].retainForResume()
+    const welcome = await runOnResume(sessions, existing, request)
+    await attach(sessions, existing, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
     return
   }
-  if (isReconnect && header(request, RESUME) === 'required') throw new SessionUnknown()
+  if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
   const session = await sessions.open(principal)
   if (session === undefined) {
     request.log.warn('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal')
@@ -78,7 +78,7 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
   const previous = isReconnect ? { previous: 'unknown' } : {}
   try {
     const hookData = sessions.hooks.has('onOpen')
-      ? await sessions.hooks.runOnStream('onOpen', session, request)
+      ? await sessions.hooks.runStreamHooks('onOpen', session, request)
       : sessions.handlers.usesEcho ? greet() : {}
     return welcomeData(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
@@ -90,7 +90,7 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
 /** Runs the `onResume` hooks, which may refuse the client. Resolves with the data of the welcome event. */
 async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
   try {
-    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runOnStream('onResume', session, request))
+    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runStreamHooks('onResume', session, request))
   } catch (error) {
     session[kStream].release()
     throw error
@@ -126,7 +126,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
     sendRetry(sessions, reply)
     return
   }
-  const attachment: StreamAttachment = { ...request, head, log: reply.request.log }
+  const attachment: StreamAttachment = { ...request, head, logger: reply.request.log }
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
       session[kStream].attach(attachment)

@@ -13,7 +13,7 @@ export interface RequestWithSession {
 }
 
 /** A request header as one string; `undefined` if it is missing or empty. */
-export function header (request: FastifyRequest, name: string): string | undefined {
+export function getHeader (request: FastifyRequest, name: string): string | undefined {
   const value = request.headers[name]
   return typeof value === 'string' && value !== '' ? value : undefined
 }
@@ -23,7 +23,7 @@ export function header (request: FastifyRequest, name: string): string | undefin
  * FST_SSE_SESSION_ID_MISSING, FST_SSE_SESSION_UNKNOWN, FST_SSE_STORE_UNAVAILABLE or FST_SSE_CLOSING.
  */
 export function requireSession (sessions: Sessions, request: FastifyRequest & RequestWithSession): Awaitable<Session> {
-  const id = header(request, SESSION_ID)
+  const id = getHeader(request, SESSION_ID)
   if (id === undefined) throw new SessionIdMissing()
   if (sessions.closing) throw new Closing()
   return andThen(sessions.settings.principal?.(request), principal => {

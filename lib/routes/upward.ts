@@ -6,7 +6,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { Batch, handleBatch } from './batch.js'
 import { isIdempotencyKey, toQueuedMessage } from './message.js'
-import { header, kSession, requireSession, type RequestWithSession } from './require-session.js'
+import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // A JSON Schema makes Fastify set up its default validator, which the schemas of handlers need.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
@@ -45,7 +45,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
 function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithSession, { statusCode }: FastifyReply): Awaitable<boolean | undefined> {
   const session = request[kSession]
   if (session !== null) return session?.connected === true
-  const id = header(request, SESSION_ID)
+  const id = getHeader(request, SESSION_ID)
   if (id === undefined) return false
   // The request failed before its session was looked up. With principals the id alone does not identify the session; after a 503 the store is not called again.
   if (sessions.settings.principal !== undefined || statusCode === 503) return undefined
@@ -63,7 +63,7 @@ function handleRequest (sessions: Sessions, request: FastifyRequest, reply: Fast
 }
 
 function handleMessage (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
-  const id = header(request, IDEMPOTENCY_KEY)
+  const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const message = toQueuedMessage(sessions, session, { event, data: request.body, id }, request)
   return andThen(session[kStream].messageQueue.enqueue(message), ({ response, replayed }) => {

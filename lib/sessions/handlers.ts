@@ -86,7 +86,7 @@ export class HandlerRegistry {
     // An app that relays messages could not send this event. Without this check the client would get a 500 for its own mistake.
     if (!isUserEvent(message.event)) throw new EventUnknown(JSON.stringify(message.event))
     if (this.#hooks.has('onMessage')) {
-      return reply => this.#hooks.runOnMessage(session, message, request, reply)
+      return reply => this.#hooks.runMessageHooks(session, message, request, reply)
     }
     if (message.event === 'message') return reply => echo(session, message.data, reply)
     throw new EventUnknown(JSON.stringify(message.event))

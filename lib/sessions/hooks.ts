@@ -42,10 +42,10 @@ type HookLists = { [Name in keyof Hooks]: Array<Hooks[Name]> }
 /** Keeps the hooks of the app and runs them. */
 export class HookRunner {
   readonly #hooks: HookLists = { onOpen: [], onResume: [], onMessage: [], onDisconnect: [], onGap: [], onClose: [] }
-  readonly #log: FastifyBaseLogger
+  readonly #logger: FastifyBaseLogger
 
-  constructor (log: FastifyBaseLogger) {
-    this.#log = log
+  constructor (logger: FastifyBaseLogger) {
+    this.#logger = logger
   }
 
   add<Name extends keyof Hooks> (name: Name, hook: Hooks[Name]): void {
@@ -61,17 +61,17 @@ export class HookRunner {
   }
 
   /** Runs the hooks of a new or resumed stream and merges the objects that they return. */
-  async runOnStream (name: 'onOpen' | 'onResume', session: Session, request: FastifyRequest): Promise<object> {
+  async runStreamHooks (name: 'onOpen' | 'onResume', session: Session, request: FastifyRequest): Promise<object> {
     let data = {}
     for (const hook of this.#hooks[name]) data = { ...data, ...await hook(session, request) }
     return data
   }
 
   /** Runs the hooks for a message until one of them answers it. */
-  async runOnMessage (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<unknown> {
+  async runMessageHooks (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<unknown> {
     for (const hook of this.#hooks.onMessage) {
-      const answer = await hook(session, message, request, reply)
-      if (answer !== undefined || reply.sent) return answer
+      const result = await hook(session, message, request, reply)
+      if (result !== undefined || reply.sent) return result
     }
     return undefined
   }
@@ -82,7 +82,7 @@ export class HookRunner {
       try {
         await (hook as (...args: Parameters<Hooks[Name]>) => Awaitable<void>)(...args)
       } catch (error) {
-        this.#log.error({ err: error, session: args[0].shortId }, `the ${name} hook failed`)
+        this.#logger.error({ err: error, session: args[0].shortId }, `the ${name} hook failed`)
       }
     }
   }

@@ -16,7 +16,7 @@ export interface SessionContext<Session> {
   readonly pinned: Set<object>
   /** Milliseconds that a client should wait before it connects again. */
   createRetryDelay (): number
-  end (session: Session, reason: string): Awaitable<void>
+  close (session: Session, reason: string): Awaitable<void>
   onStreamOpen (stream: StreamWriter): void
   onStreamClose (stream: StreamWriter): void
   onDisconnect (session: Session): void
@@ -36,7 +36,7 @@ export interface StreamAttachment {
   readonly resumed: boolean
   /** The result of `retainForResume`; 0 for the request that opened the session. */
   readonly generation: number
-  readonly log: FastifyBaseLogger
+  readonly logger: FastifyBaseLogger
 }
 
 /**
@@ -70,7 +70,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     return this.#session
   }
 
-  get isOpen (): boolean {
+  get hasStream (): boolean {
     return this.#stream !== undefined
   }
 
@@ -142,7 +142,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   }
 
   /** Makes a response the stream of the session. It replaces the current stream, unless that belongs to a newer request. */
-  attach ({ sink, cursor, head, welcome, resumed, generation, log }: StreamAttachment): void {
+  attach ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): void {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
       sink.end(REPLACED_FRAME)
       return
@@ -152,10 +152,10 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     const { id: sessionId, ranges } = this.state
     // The store has lost positions that the client has received, and will assign them again.
     const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
-    const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, log })
+    const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
-    log.info({ session: this.state.shortId, resumed }, 'event stream opened')
+    logger.info({ session: this.state.shortId, resumed }, 'event stream opened')
     let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome)
     if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
     stream.start(preamble)
@@ -214,7 +214,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
 
   onStreamClose (stream: StreamWriter): void {
     const duration = Math.round(performance.now() - stream.openedAt)
-    stream.log.info({ session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
+    stream.logger.info({ session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
     this.context.onStreamClose(stream)
     if (stream !== this.#stream) return
     this.#detach(stream)
@@ -244,6 +244,6 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   }
 
   #notifyDisconnect (): void {
-    if (!this.isOpen && !this.state.attachedRemotely && !this.isSessionClosed) this.context.onDisconnect(this.#session)
+    if (!this.hasStream && !this.state.attachedRemotely && !this.isSessionClosed) this.context.onDisconnect(this.#session)
   }
 }

@@ -40,7 +40,7 @@ export class Session {
 
   /** Whether the session has a stream now, in any process. Events that are sent while it has none wait in the log. */
   get connected (): boolean {
-    return this.#stream.isOpen || this.#stream.state.attachedRemotely
+    return this.#stream.hasStream || this.#stream.state.attachedRemotely
   }
 
   /** Whether the session has ended. */
@@ -117,6 +117,6 @@ export class Session {
    * session has no effect. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
-    return toPromise(() => this.#stream.context.end(this, reason))
+    return toPromise(() => this.#stream.context.close(this, reason))
   }
 }

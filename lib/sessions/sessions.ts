@@ -38,20 +38,20 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   closing = false
   readonly #context: SessionContext<Session>
   readonly #store: Store
-  readonly #log: FastifyBaseLogger
+  readonly #logger: FastifyBaseLogger
   readonly #heartbeat: Heartbeat
   readonly #streams: Set<StreamWriter>
   readonly #ids = new SessionIdGenerator()
   #onLastStreamClose: (() => void) | undefined
 
   /** @internal Use {@link createSessions}. */
-  constructor (settings: Settings, log: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
+  constructor (settings: Settings, logger: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
-    this.hooks = new HookRunner(log)
+    this.hooks = new HookRunner(logger)
     this.handlers = new HandlerRegistry(this.hooks)
     this.#store = store
-    this.#log = log
+    this.#logger = logger
     this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
@@ -59,7 +59,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       store,
       pinned: new Set(),
       createRetryDelay: () => this.createRetryDelay(),
-      end: (session, reason) => this.#end(session, reason),
+      close: (session, reason) => this.#closeSession(session, reason),
       onStreamOpen: stream => { streams.add(stream) },
       onStreamClose: stream => { this.#onStreamClose(stream) },
       onDisconnect: session => { this.hooks.notify('onDisconnect', session) },
@@ -79,7 +79,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Finds an open session by id; `undefined` if there is none. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   find (id: string): Promise<Session | undefined> {
-    return toPromise(() => andThen(this.#store.find(id), state => this.#openSession(state)))
+    return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
   }
 
   /** A channel by name. Channels need not be created: a channel exists while it has members. */
@@ -126,7 +126,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Creates a session and retains it: the caller attaches it or discards it. `undefined` if there are too many sessions. */
   async open (principal: string | undefined): Promise<Session | undefined> {
-    const session = this.#openSession(await this.#store.open(this.#ids.next(), principal))
+    const session = this.#sessionIfOpen(await this.#store.open(this.#ids.next(), principal))
     session?.[kStream].retain()
     return session
   }
@@ -134,9 +134,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** @internal Ends and releases a session of which no client knows the id. */
   async discard (session: Session, reason: string): Promise<void> {
     try {
-      await this.#end(session, reason, false)
+      await this.#closeSession(session, reason, false)
     } catch (error) {
-      this.#log.warn({ err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
+      this.#logger.warn({ err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
     }
     session[kStream].release()
   }
@@ -144,7 +144,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** @internal Finds the session that a client resumes: an open one, or one that has ended and whose client may not have received the `close` event. */
   async findForResume (id: string, principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.find(id)
-    return state !== undefined && state.principal === principal ? this.#session(state) : undefined
+    return state !== undefined && state.principal === principal ? this.#sessionOf(state) : undefined
   }
 
   /** @internal Acquires the right to stream what follows a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
@@ -154,12 +154,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Finds the open session that a message is for; synchronously if it is cached. */
   findCached (id: string): Awaitable<Session | undefined> {
-    return andThen(this.#store.findCached(id), state => this.#openSession(state))
+    return andThen(this.#store.findCached(id), state => this.#sessionIfOpen(state))
   }
 
   /** @internal A session has expired. */
   onExpire (state: SessionState): Promise<void> {
-    const session = this.#session(state)
+    const session = this.#sessionOf(state)
     session[kStream].onEnd()
     return this.hooks.notify('onClose', session, String(state.closeReason))
   }
@@ -181,9 +181,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     await this.#waitForStreams(this.settings.closeTimeout)
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
-    const ended = await this.#closeStore(reason)
-    await Promise.all(ended.map(state => {
-      const session = this.#session(state)
+    const closed = await this.#closeStore(reason)
+    await Promise.all(closed.map(state => {
+      const session = this.#sessionOf(state)
       session[kStream].onEnd()
       return this.hooks.notify('onClose', session, reason)
     }))
@@ -193,7 +193,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     try {
       return await this.#store.close(reason)
     } catch (error) {
-      this.#log.error({ err: error }, 'the store could not be closed')
+      this.#logger.error({ err: error }, 'the store could not be closed')
       return []
     }
   }
@@ -214,20 +214,20 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     if (this.#streams.size === 0) this.#onLastStreamClose?.()
   }
 
-  #end (session: Session, reason: string, keep = true): Awaitable<void> {
-    return andThen(this.#store.end(session[kStream].state, reason, keep), ended => {
-      if (!ended) return
+  #closeSession (session: Session, reason: string, keep = true): Awaitable<void> {
+    return andThen(this.#store.end(session[kStream].state, reason, keep), wasOpen => {
+      if (!wasOpen) return
       session[kStream].onEnd()
       return this.hooks.notify('onClose', session, reason)
     })
   }
 
-  #openSession (state: SessionState | undefined): Session | undefined {
-    return state === undefined || state.closeReason !== undefined ? undefined : this.#session(state)
+  #sessionIfOpen (state: SessionState | undefined): Session | undefined {
+    return state === undefined || state.closeReason !== undefined ? undefined : this.#sessionOf(state)
   }
 
   /** The `Session` of a state. There is one per state, created when it is first needed. */
-  #session (state: SessionState): Session {
+  #sessionOf (state: SessionState): Session {
     return state.listener instanceof SessionStream ? state.listener.session as Session : new Session(state, this.#context)
   }
 }
@@ -243,12 +243,12 @@ export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'ad
 }
 
 /** Creates the store and the registry. Sessions that have expired wait for `ready`, when the app has added its hooks. */
-export function createSessions (settings: Settings, log: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
+export function createSessions (settings: Settings, logger: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
   const streams = new Set<StreamWriter>()
   const sessions: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
     onBroadcast: () => { for (const stream of streams) stream.onAppend() },
     onExpire: state => Promise.all([sessions, ready]).then(([sessions]) => sessions.onExpire(state), noop)
-  })).then(store => new Sessions(settings, log, store, streams))
+  })).then(store => new Sessions(settings, logger, store, streams))
   return sessions
 }
 

@@ -27,7 +27,7 @@ export interface StreamWriterOptions {
   readonly sink: Sink
   readonly owner: StreamOwner
   /** The logger of the request that opened the stream. */
-  readonly log: FastifyBaseLogger
+  readonly logger: FastifyBaseLogger
 }
 
 export interface EndOptions {
@@ -55,7 +55,7 @@ export class StreamWriter implements SinkListener, Flushable {
   /** Heartbeat ticks since the last write. */
   idleTicks = 0
   readonly openedAt = now()
-  readonly log: FastifyBaseLogger
+  readonly logger: FastifyBaseLogger
   readonly #sessionId: string
   readonly #prefix: string
   readonly #ranges: readonly LogRange[]
@@ -65,14 +65,14 @@ export class StreamWriter implements SinkListener, Flushable {
   #gapReportedThrough = 0
   #finalFrame: string | undefined
 
-  constructor ({ sessionId, ranges, cursor, sink, owner, log }: StreamWriterOptions) {
+  constructor ({ sessionId, ranges, cursor, sink, owner, logger }: StreamWriterOptions) {
     this.#sessionId = sessionId
     this.#prefix = framePrefix(sessionId)
     this.#ranges = ranges
     this.cursor = cursor
     this.#sink = sink
     this.#owner = owner
-    this.log = log
+    this.logger = logger
   }
 
   get canWrite (): boolean {

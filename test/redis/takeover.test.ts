@@ -123,7 +123,7 @@ t.test('a stream that another process has had before it begins is over, and its 
   await session.send(1)
   const sink = new MemorySink(false)
   await handleOf(one, session)
-  session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed: true, generation, log: Fastify().log })
+  session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
   await until(() => sink.closed, 'the end of the first')
   t.strictSame(received(sink).map(({ event }) => event), ['welcome'])
   const again = await stream(one, session, cursor)

@@ -37,7 +37,7 @@ export async function stream (sessions: Sessions, session: Session, cursor?: num
   const from = cursor ?? session[kStream].cursor
   const head = await sessions.acquireStream(session, from)
   if (head === undefined) throw new Error('the session is gone')
-  session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, log: logger })
+  session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, logger })
   return new MemoryStream(sink, from)
 }
 

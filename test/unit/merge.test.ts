@@ -15,6 +15,6 @@ t.test('two logs with the same position, which no store may give twice, do not s
   const sink = new MemorySink(false)
   const owner = { canWrite: true, onProgress: () => {}, onGap: () => {}, onStreamClose: () => {} }
   const ranges = logs.map(log => ({ log, from: 0, to: Infinity }))
-  new StreamWriter({ sessionId: 'reader', ranges, cursor: 0, sink, owner, log: app.log }).start('')
+  new StreamWriter({ sessionId: 'reader', ranges, cursor: 0, sink, owner, logger: app.log }).start('')
   t.strictSame(received(sink).map(({ data }) => data).slice(-2), ['one again', 'two again'])
 })

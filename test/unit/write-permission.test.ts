@@ -17,7 +17,7 @@ function streamWithoutLeave (): { owner: { canWrite: boolean }, sink: MemorySink
   const log = new Log({ entries: 10, bytes: 1000, age: Infinity }, { onAppend: () => {} })
   log.push({ frame: 'data: "entry"\n\n' }, 1, 0)
   const sink = new MemorySink(false)
-  const stream = new StreamWriter({ sessionId: 'reader', ranges: [{ log, from: 0, to: Infinity }], cursor: 0, sink, owner, log: logger })
+  const stream = new StreamWriter({ sessionId: 'reader', ranges: [{ log, from: 0, to: Infinity }], cursor: 0, sink, owner, logger })
   stream.start(':opening\n\n')
   return { owner, sink, stream }
 }

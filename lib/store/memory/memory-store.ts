@@ -24,7 +24,7 @@ export class MemoryStore implements Store {
   /** Open sessions, and ended ones whose clients may still have to receive the `close` event. */
   readonly #sessions = new Map<string, SessionState>()
   /** The ended ones of `#sessions`, oldest first. */
-  readonly #ended = new Set<SessionState>()
+  readonly #closed = new Set<SessionState>()
   readonly #expiryQueue: ExpiryQueue<SessionState>
   readonly #channels = new Map<string, MemoryChannel>()
   readonly #countByPrincipal = new Map<string, number>()
@@ -94,11 +94,11 @@ export class MemoryStore implements Store {
     if (state.channels?.delete(name) !== true) return
     this.#removeMember(state, name)
     this.#dropUnreadableRanges(state)
-    const left = state.ranges.filter(({ to }) => to < Infinity)
-    if (left.length <= MAX_LEFT_CHANNELS) return
+    const leftRanges = state.ranges.filter(({ to }) => to < Infinity)
+    if (leftRanges.length <= MAX_LEFT_CHANNELS) return
     // A client that keeps up has read everything after this.
     flushScheduler.flushAll()
-    this.#dropRange(state, left.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
+    this.#dropRange(state, leftRanges.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
   }
 
   end (state: SessionState, reason: string, keep: boolean): boolean {
@@ -110,7 +110,7 @@ export class MemoryStore implements Store {
     state.channels = undefined
     this.#dropUnreadableRanges(state)
     this.#adjustCounts(state.principal, -1)
-    if (keep) this.#retainEnded(state)
+    if (keep) this.#keepClosed(state)
     else this.#remove(state)
     return true
   }
@@ -145,10 +145,10 @@ export class MemoryStore implements Store {
   }
 
   close (reason: string): readonly SessionState[] {
-    const ended = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
+    const closed = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
     this.#expiryQueue.clear()
     this.#logs.close()
-    return ended
+    return closed
   }
 
   #expire (state: SessionState): void {
@@ -158,17 +158,17 @@ export class MemoryStore implements Store {
   }
 
   /** Keeps an ended session so that its client can receive the `close` event: for `resumeTimeout`, and at most `maxSessions` of them. */
-  #retainEnded (state: SessionState): void {
+  #keepClosed (state: SessionState): void {
     this.#expiryQueue.set(state)
-    this.#ended.add(state)
-    const [oldest] = this.#ended
-    if (oldest !== undefined && this.#ended.size > this.#settings.maxSessions) this.#remove(oldest)
+    this.#closed.add(state)
+    const [oldest] = this.#closed
+    if (oldest !== undefined && this.#closed.size > this.#settings.maxSessions) this.#remove(oldest)
   }
 
   #remove (state: SessionState): void {
     this.#expiryQueue.delete(state)
     this.#sessions.delete(state.id)
-    this.#ended.delete(state)
+    this.#closed.delete(state)
     if (state.log !== undefined) this.#logs.release(state.log)
     state.listener?.onRemove()
   }

@@ -224,7 +224,7 @@ export class World {
     const sink = new MemorySink(stalls)
     assert.equal(await this.#sessions.acquireStream(session, cursor), head)
     Object.assign(client, { sink, cursor, told: 0 })
-    session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, log: logger })
+    session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, logger })
     assert.equal(replaced?.read() ?? '', last, 'a stream that is replaced hears so, if it keeps up, and nothing else')
     const [welcome, ...events] = received(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
