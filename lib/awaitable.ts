@@ -9,14 +9,14 @@ export function isPromise<T> (value: Awaitable<T>): value is Promise<T> {
 }
 
 /** The promise of all work that finished synchronously without a result. `andThen` recognizes it and does not wait for it. */
-const RESOLVED: Promise<unknown> = Promise.resolve()
+const RESOLVED_PROMISE: Promise<unknown> = Promise.resolve()
 
 /**
  * Calls `next` with a value: synchronously if the value is not a promise, otherwise when the promise resolves.
  * In the synchronous case an error from `next` is thrown and not turned into a rejection.
  */
 export function andThen<T, U> (value: Awaitable<T>, next: (value: T) => Awaitable<U>): Awaitable<U> {
-  if (value === RESOLVED) return next(undefined as T)
+  if (value === RESOLVED_PROMISE) return next(undefined as T)
   return isPromise(value) ? Promise.resolve(value).then(next) : next(value)
 }
 
@@ -28,7 +28,7 @@ export function toPromise<T> (work: () => Awaitable<T>): Promise<T> {
   let promise: Promise<T>
   try {
     const result = work()
-    if (result === undefined) return RESOLVED as Promise<T>
+    if (result === undefined) return RESOLVED_PROMISE as Promise<T>
     promise = Promise.resolve(result)
     if (!isPromise(result)) return promise
   } catch (error) {

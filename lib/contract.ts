@@ -34,7 +34,7 @@ export type Received<C extends Contract = Contract> = {
 
 /** The data of an event that clients send; `never` if the contract does not contain the event. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
-  ? Up<C>[Event] extends (...data: infer Data) => unknown ? Data[0] : never
+  ? Up<C>[Event] extends (...args: infer Args) => unknown ? Args[0] : never
   : never
 
 /** The response to an event that clients send: the awaited result of its handler. */

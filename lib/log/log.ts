@@ -82,10 +82,10 @@ export class Log {
 
   /** Position of the newest entry that appending this one may trim; 0 if none. Overestimates the size of the frame, which is cheaper than measuring it. */
   evictionPosition ({ frame }: EntryInput): number {
-    let over = this.#bytes + frame.length * MAX_BYTES_PER_CHARACTER - this.bounds.bytes
+    let excess = this.#bytes + frame.length * MAX_BYTES_PER_CHARACTER - this.bounds.bytes
     let index = this.#first + (this.length < this.bounds.entries ? 0 : 1)
-    if (index > this.#first) over -= this.#sizes[this.#first] as number
-    while (over > 0 && index < this.end) over -= this.#sizes[index++] as number
+    if (index > this.#first) excess -= this.#sizes[this.#first] as number
+    while (excess > 0 && index < this.end) excess -= this.#sizes[index++] as number
     return index === this.#first ? 0 : this.positionAt(index - 1)
   }
 

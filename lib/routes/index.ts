@@ -12,10 +12,10 @@ const EXPOSE_HEADERS = 'access-control-expose-headers'
 
 /** Adds the routes of one registration to a scope of their own. */
 export async function routes (scope: FastifyInstance, { sessions }: { sessions: Sessions }): Promise<void> {
-  const all = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
+  const routeOptions = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
   // If the app has registered @fastify/cors, that applies here too, and a second registration would fail the boot.
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
-    await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, all.map(({ url }) => url))
+    await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, routeOptions.map(({ url }) => url))
   }
   scope.addHook('onSend', (request, reply, payload, done) => {
     // Also with the CORS set-up of the app, pages of other origins must be able to read our headers.
@@ -35,7 +35,7 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   // A schema for the body describes one message, and the lines of a batch would not be checked against it.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope, sessions.settings.maxWaitingMessages)
   scope.decorateRequest(kSession, null)
-  for (const route of all) scope.route(route)
+  for (const route of routeOptions) scope.route(route)
   scope.addHook('onReady', async () => {
     // Unless the app has a compiler of its own, Fastify has created one for the schemas of our routes.
     const validatorCompiler = scope.validatorCompiler as FastifySchemaCompiler<unknown>

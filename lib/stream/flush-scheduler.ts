@@ -4,8 +4,8 @@ export interface Flushable {
 }
 
 // A tick flushes at least so many, or this fraction of the batch if that is more.
-const MIN_BATCH = 128
-const BATCH_DIVISOR = 4
+const MIN_PER_TICK = 128
+const TICKS_PER_BATCH = 4
 
 /**
  * Decides when streams write. A stream that has something to write is flushed in a later tick of the event loop, together
@@ -42,7 +42,7 @@ export class FlushScheduler {
   readonly #tick = (): void => {
     this.#isTickScheduled = false
     try {
-      this.#flush(MIN_BATCH)
+      this.#flush(MIN_PER_TICK)
     } finally {
       // Also after an error, so that one failing stream does not stop the others.
       if (this.#batch.length > 0 || this.#waiting.length > 0) this.#scheduleTick()
@@ -55,7 +55,7 @@ export class FlushScheduler {
       this.#waiting = []
     }
     const batch = this.#batch
-    const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / BATCH_DIVISOR)))
+    const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / TICKS_PER_BATCH)))
     while (this.#next < end) {
       (batch[this.#next++] as Flushable).flush()
       // A stream may have called `flushAll` while it was flushed.

@@ -23,7 +23,7 @@ export class ServerConnections {
   readonly #closers: Array<() => Promise<void>> = []
   #timeout = 0
   #isClosing = false
-  #closed: Promise<void> | undefined
+  #closePromise: Promise<void> | undefined
 
   /** The connections of a server. All registrations of the plugin share one object, so that Node does not warn of a listener leak. */
   static of (server: Server & { [kConnections]?: ServerConnections }): ServerConnections {
@@ -42,18 +42,18 @@ export class ServerConnections {
     let newestSocket: Socket
     // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })
-    server.on('session', (session: ServerHttp2Session) => {
+    server.on('session', (http2Session: ServerHttp2Session) => {
       const connection = { socket: newestSocket, streamCount: 0 }
-      this.#http2.set(session, connection)
-      session.once('close', () => { this.#http2.delete(session) })
-      session.on('stream', stream => {
+      this.#http2.set(http2Session, connection)
+      http2Session.once('close', () => { this.#http2.delete(http2Session) })
+      http2Session.on('stream', stream => {
         connection.streamCount++
         stream.once('close', () => {
           connection.streamCount--
           if (this.#isClosing) destroyWhenIdle(connection, this.#timeout)
         })
       })
-      if (this.#isClosing) closeSession(session, connection, this.#timeout)
+      if (this.#isClosing) closeHttp2Session(http2Session, connection, this.#timeout)
     })
   }
 
@@ -65,8 +65,8 @@ export class ServerConnections {
 
   /** Ends the streams of all registrations in parallel, then all connections, including those that open later. Peers have the rest of the timeout. */
   close (): Promise<void> {
-    this.#closed ??= this.#close()
-    return this.#closed
+    this.#closePromise ??= this.#close()
+    return this.#closePromise
   }
 
   async #close (): Promise<void> {
@@ -75,12 +75,12 @@ export class ServerConnections {
     this.#isClosing = true
     for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
     const remaining = Math.max(0, this.#timeout - (now() - startedAt))
-    for (const [session, connection] of this.#http2) closeSession(session, connection, remaining)
+    for (const [http2Session, connection] of this.#http2) closeHttp2Session(http2Session, connection, remaining)
   }
 }
 
-function closeSession (session: ServerHttp2Session, connection: Http2Connection, timeout: number): void {
-  session.close()
+function closeHttp2Session (http2Session: ServerHttp2Session, connection: Http2Connection, timeout: number): void {
+  http2Session.close()
   destroyWhenIdle(connection, timeout)
 }
 

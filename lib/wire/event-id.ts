@@ -13,9 +13,9 @@ const ID_BYTES = 18
 const IDS_PER_FILL = 128
 
 // A session id: 18 bytes as base64url.
-const SESSION_ID = /^[\w-]{24}$/
+const SESSION_ID_PATTERN = /^[\w-]{24}$/
 // A session id and a position, which has at most 11 digits in base 36.
-const EVENT_ID = /^([\w-]{24})\.([0-9a-z]{1,11})$/
+const EVENT_ID_PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
 
 /** Generates session ids: 18 random bytes as base64url. One call of the random generator serves many ids, because the call is much slower than its bytes. */
 export class SessionIdGenerator {
@@ -39,7 +39,7 @@ export class SessionIdGenerator {
 
 /** Whether a text has the form of a session id. */
 export function isSessionId (text: string): boolean {
-  return SESSION_ID.test(text)
+  return SESSION_ID_PATTERN.test(text)
 }
 
 /** `<session id>.<position in base 36>`: printable ASCII of less than 128 bytes, so that every browser returns it unchanged. */
@@ -59,7 +59,7 @@ export function encodePosition (position: number): string {
 
 /** Parses an event id; `undefined` if the text has another form. */
 export function parseEventId (text: string): EventId | undefined {
-  const [, sessionId, digits] = EVENT_ID.exec(text) ?? []
+  const [, sessionId, digits] = EVENT_ID_PATTERN.exec(text) ?? []
   if (sessionId === undefined || digits === undefined) return undefined
   const position = Number.parseInt(digits, 36)
   return Number.isSafeInteger(position) ? { sessionId, position } : undefined

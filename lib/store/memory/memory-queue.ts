@@ -33,7 +33,7 @@ export class MemoryQueue implements MessageQueue {
     // A handler posted the message synchronously, for example with `inject`. That handler is in the queue once it has returned.
     if (this.#isInHandler) return Promise.resolve().then(() => this.enqueue(message))
     const { key, handle } = message
-    if (key === undefined) return andThen(this.#run(handle), firstResult)
+    if (key === undefined) return andThen(this.#run(handle), toResult)
     const fingerprint = message.fingerprint()
     const earlier = this.#records.get(key)
     if (earlier !== undefined) {
@@ -42,7 +42,7 @@ export class MemoryQueue implements MessageQueue {
     }
     const response = this.#run(handle)
     this.#addRecord(key, { fingerprint, response })
-    return andThen(response, firstResult)
+    return andThen(response, toResult)
   }
 
   enqueueAll (messages: readonly QueuedMessage[]): Array<Promise<QueueResult>> {
@@ -97,4 +97,4 @@ export class MemoryQueue implements MessageQueue {
   }
 }
 
-const firstResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })
+const toResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })
