@@ -13,9 +13,9 @@ interface Http2Connection {
 const kConnections = Symbol('fastify-sse-sessions connections')
 
 /**
- * Lets `server.close()` finish. Node waits for connections that never end by themselves: connections without a request,
- * which browsers open in advance (over a minute), idle HTTP/2 connections (before Node 24), HTTP/2 connections that were in
- * the TLS handshake when `close` was called, and HTTP/2 connections whose peer has vanished (both for ever).
+ * Closes the connections of a server, so that `server.close()` finishes. Node itself waits for connections without a
+ * request, which browsers open in advance (more than a minute); for idle HTTP/2 connections (before Node 24); and forever for
+ * HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer does not exist any more.
  */
 export class ServerConnections {
   readonly #sockets = new Set<Socket>()
@@ -25,7 +25,7 @@ export class ServerConnections {
   #isClosing = false
   #closePromise: Promise<void> | undefined
 
-  /** The connections of a server. All registrations of the plugin share one object, so that Node does not warn of a listener leak. */
+  /** Returns the connections of a server. All registrations of the plugin share one object, so that Node does not warn about too many listeners. */
   static of (server: Server & { [kConnections]?: ServerConnections }): ServerConnections {
     server[kConnections] ??= new ServerConnections(server)
     return server[kConnections]
@@ -33,14 +33,14 @@ export class ServerConnections {
 
   private constructor (server: Server) {
     const sockets = this.#sockets
-    // One function for all sockets.
+    // One function for all sockets, to save memory.
     const onSocketClose = function (this: Socket): void { sockets.delete(this) }
     server.on('connection', (socket: Socket) => {
       sockets.add(socket)
       socket.on('close', onSocketClose)
     })
     let newestSocket: Socket
-    // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events.
+    // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events, which runs later.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })
     server.on('session', (http2Session: ServerHttp2Session) => {
       const connection = { socket: newestSocket, streamCount: 0 }
@@ -57,13 +57,13 @@ export class ServerConnections {
     })
   }
 
-  /** Adds a function that ends the streams of one registration. `timeout` is the number of milliseconds that it takes at most, and that peers have to close their connections. */
+  /** Adds a function that ends the streams of one registration. `timeout` is the maximum number of milliseconds that it takes. HTTP/2 peers have the same time to close their connections. */
   add (closer: () => Promise<void>, timeout: number): void {
     this.#closers.push(closer)
     this.#timeout = Math.max(this.#timeout, timeout)
   }
 
-  /** Ends the streams of all registrations in parallel, then all connections, including those that open later. Peers have the rest of the timeout. */
+  /** Ends the streams of all registrations in parallel, then closes connections that Node would wait for, including those that open later. HTTP/2 peers have the rest of the timeout. */
   close (): Promise<void> {
     this.#closePromise ??= this.#close()
     return this.#closePromise
@@ -73,6 +73,7 @@ export class ServerConnections {
     const startedAt = now()
     await Promise.all(this.#closers.map(closer => closer()))
     this.#isClosing = true
+    // Connections without a request.
     for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
     const remaining = Math.max(0, this.#timeout - (now() - startedAt))
     for (const [http2Session, connection] of this.#http2) closeHttp2Session(http2Session, connection, remaining)
