@@ -11,7 +11,7 @@ import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { getHeader } from './require-session.js'
 
-/** A request for a stream before the store has attached it. */
+/** A {@link StreamAttachment} before the store has attached it. */
 type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink }
 
 /** GET of the downward path: opens a session, or resumes it. */
@@ -22,7 +22,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     method: 'GET',
     url: downwardPath,
     exposeHeadRoute: false,
-    // The last hook, so that all others have run when the response is taken over.
+    // The last hook, so that all others have run when it takes the response over.
     onSend: [downward.onSend ?? [], takeOverStream].flat(),
     // Not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
@@ -52,7 +52,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   const id = eventId?.sessionId ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
   const existing = id === undefined ? undefined : await sessions.findForResume(id, principal)
-  // The client may have disconnected meanwhile.
+  // The client may have disconnected while the store was called.
   if (sink.closed) return
   if (existing !== undefined) {
     const generation = existing[kStream].retainForResume()
@@ -67,13 +67,13 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     sendRetry(sessions, reply)
     return
   }
-  // Before the hooks run, so that everything they send follows the welcome.
+  // The cursor from before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kStream].cursor
   const welcome = await runOnOpen(sessions, session, isReconnect, request)
   await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, cursor }, reply)
 }
 
-/** Runs the `onOpen` hooks, which may refuse the session. Resolves with the data of the welcome event. */
+/** Runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
 async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boolean, request: FastifyRequest): Promise<string> {
   const previous = isReconnect ? { previous: 'unknown' } : {}
   try {
@@ -87,7 +87,7 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
   }
 }
 
-/** Runs the `onResume` hooks, which may refuse the client. Resolves with the data of the welcome event. */
+/** Runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
   try {
     return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runStreamHooks('onResume', session, request))
@@ -97,18 +97,18 @@ async function runOnResume (sessions: Sessions, session: Session, request: Fasti
   }
 }
 
-/** The data of the welcome event. Hooks can add properties, but not replace ours. */
+/** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */
 function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
-  const ours = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
-  // Ours come first in the JSON, and also win.
-  return serialize({ ...ours, ...hookData, ...ours })
+  const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
+  // Twice: the first one decides the order in the JSON, the last one the values.
+  return serialize({ ...properties, ...hookData, ...properties })
 }
 
 /** Acquires the stream of a session from the store and sends the response that becomes the stream. */
 async function attach (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<void> {
   const { sink, cursor, resumed } = request
-  // Runs if the client disconnects before its stream begins, or if the app answers instead, by a timeout or a hook that
-  // throws. No client has received the id of a new session then.
+  // Runs if the client disconnects before its stream begins, or if a timeout or a hook that throws sends another response.
+  // In both cases, no client has received the id of a new session.
   const onAbort = (): void => {
     if (resumed) session[kStream].releaseAborted()
     else sessions.discard(session, 'aborted')
@@ -117,7 +117,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   try {
     if (!sink.closed) head = await sessions.acquireStream(session, cursor)
   } finally {
-    // After the store has answered, because the session cannot be released while `attach` is pending.
+    // Not before the store's `attach` has settled, because the session must not be released while it is pending.
     if (sink.closed) onAbort()
     else sink.listener = { onDrain: noop, onClose: onAbort }
   }
@@ -132,7 +132,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
       session[kStream].attach(attachment)
       return
     }
-    // The server began to close while the `onSend` hooks ran. It waits for this response, but opens no new stream.
+    // The server began to close while the `onSend` hooks ran. It waits for this response, but must not get a new stream.
     sink.end(frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
   })
@@ -140,7 +140,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   reply.send(payload)
 }
 
-/** Answers a client that should try again soon. A status other than 200 would make an EventSource stop for good. */
+/** Responds to a client that should reconnect soon. After a status other than 200, an EventSource would not reconnect. */
 function sendRetry (sessions: Sessions, reply: FastifyReply): void {
   reply.headers(STREAM_HEADERS).send(frameRetry(sessions.createRetryDelay()))
 }

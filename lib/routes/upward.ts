@@ -8,10 +8,10 @@ import { Batch, handleBatch } from './batch.js'
 import { isIdempotencyKey, toQueuedMessage } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
-// A JSON Schema makes Fastify set up its default validator, which the schemas of handlers need.
+// If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
 
-/** POST of the upward path, with and without an event name: adds messages to the session's queue. `usesJsonSchema` is false if the app has a validator compiler of its own. */
+/** POST of the upward path, with and without an event name: adds messages to the queue of the session. `usesJsonSchema` is false if the app has set a validator compiler, which may not support JSON Schema. */
 export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): RouteOptions[] {
   const { routes: { upward }, upwardPath } = sessions.settings
   const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
@@ -41,13 +41,13 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }))
 }
 
-/** Whether the session of a request has a stream. `undefined` if that is not known: a client that receives `false` replaces its stream. */
+/** Whether the session of a request has a stream. `undefined`, and then no header, if this was not determined: a client that receives `false` replaces its stream. */
 function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithSession, { statusCode }: FastifyReply): Awaitable<boolean | undefined> {
   const session = request[kSession]
   if (session !== null) return session?.connected === true
   const id = getHeader(request, SESSION_ID)
   if (id === undefined) return false
-  // The request failed before its session was looked up. With principals the id alone does not identify the session; after a 503 the store is not called again.
+  // The request failed before its session was looked up. With principals, the id alone does not identify the session. After a 503, the store is not called again.
   if (sessions.settings.principal !== undefined || statusCode === 503) return undefined
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
