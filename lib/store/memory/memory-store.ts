@@ -10,10 +10,10 @@ import { MemoryChannel } from './memory-channel.js'
 import { MemoryLogs } from './memory-logs.js'
 import { MemoryQueue } from './memory-queue.js'
 
-/** Channels that a session has left and may still have to read. */
+/** Maximum number of channels that a session has left and whose entries it may still read. */
 const MAX_LEFT_CHANNELS = 100
 
-/** The default store: keeps everything in the memory of this process, for an app that runs as one process. */
+/** Creates the default store. It keeps everything in the memory of this process, for an app that runs as one process. */
 export const memoryStore = (settings: StoreSettings, callbacks: StoreCallbacks): MemoryStore => new MemoryStore(settings, callbacks)
 
 export class MemoryStore implements Store {
@@ -21,9 +21,9 @@ export class MemoryStore implements Store {
   readonly #settings: StoreSettings
   readonly #callbacks: StoreCallbacks
   readonly #broadcasts: Log
-  /** Open sessions, and ended ones whose clients may still have to receive the `close` event. */
+  /** Open sessions, and closed ones whose clients may not have received the `close` event yet. */
   readonly #sessions = new Map<string, SessionState>()
-  /** The ended ones of `#sessions`, oldest first. */
+  /** The closed sessions in `#sessions`, in the order in which they were closed. */
   readonly #closed = new Set<SessionState>()
   readonly #expiryQueue: ExpiryQueue<SessionState>
   readonly #channels = new Map<string, MemoryChannel>()
@@ -44,7 +44,7 @@ export class MemoryStore implements Store {
     if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
     this.#adjustCounts(principal, 1)
     const { head } = this.#logs
-    // A literal takes less memory than an array that grows by `push`.
+    // An array literal takes less memory than an array that grows by `push`.
     const state = new SessionState(id, principal, head, [{ log: this.#broadcasts, from: head, to: Infinity }])
     this.#sessions.set(id, state)
     return state
@@ -96,7 +96,7 @@ export class MemoryStore implements Store {
     this.#dropUnreadableRanges(state)
     const leftRanges = state.ranges.filter(({ to }) => to < Infinity)
     if (leftRanges.length <= MAX_LEFT_CHANNELS) return
-    // A client that keeps up has read everything after this.
+    // After this, only a client that does not accept more misses entries.
     flushScheduler.flushAll()
     this.#dropRange(state, leftRanges.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
   }
@@ -104,7 +104,7 @@ export class MemoryStore implements Store {
   end (state: SessionState, reason: string, keep: boolean): boolean {
     if (state.closeReason !== undefined) return false
     state.closeReason = reason
-    // The session does not receive later broadcasts.
+    // A closed session does not receive later broadcasts.
     for (const range of state.ranges) if (range.log === this.#broadcasts) range.to = this.#broadcasts.lastPosition
     for (const channel of state.channels ?? []) this.#removeMember(state, channel)
     state.channels = undefined
@@ -129,7 +129,7 @@ export class MemoryStore implements Store {
     this.#logs.append(this.#broadcasts, entry)
   }
 
-  /** A session without a log has received nothing, so nothing is unsent. */
+  /** Nothing to do: a session whose log is not in this process has no log at all yet, so nothing is unsent. */
   waitForDrain (): void {}
 
   messageQueue (): MessageQueue {
@@ -157,7 +157,7 @@ export class MemoryStore implements Store {
     else this.#remove(state)
   }
 
-  /** Keeps an ended session so that its client can receive the `close` event: for `resumeTimeout`, and at most `maxSessions` of them. */
+  /** Keeps a closed session for `resumeTimeout`, so that its client can receive the `close` event, but at most `maxSessions` closed sessions. */
   #keepClosed (state: SessionState): void {
     this.#expiryQueue.set(state)
     this.#closed.add(state)
@@ -200,7 +200,7 @@ export class MemoryStore implements Store {
     for (const range of state.ranges) if (range.log === channel.log && range.to === Infinity) range.to = channel.log.lastPosition
   }
 
-  /** Drops the ranges of left channels that are empty or whose entries are all trimmed. */
+  /** Drops the ranges of left channels that contain no entries, or whose entries are all trimmed. */
   #dropUnreadableRanges (state: SessionState): void {
     for (const range of [...state.ranges]) {
       const { log, from, to } = range
