@@ -32,7 +32,7 @@ export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 
-/** The status of the response that Fastify sends for an error. */
+/** Returns the status of the response that Fastify sends for an error. */
 export function statusOf ({ statusCode, status }: Error & { statusCode?: unknown, status?: unknown }): number {
   for (const value of [statusCode, status]) if (typeof value === 'number' && value >= 400 && value <= 599) return value
   return 500

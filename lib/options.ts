@@ -22,8 +22,8 @@ export interface SseSessionsOptions {
   /** Where sessions are kept: `memoryStore`, or `redisStore(…)` for several processes. Default: `memoryStore`. */
   store?: StoreFactory
   /**
-   * Returns the principal of a request, the user that a session belongs to: a string, or `undefined` or `null` for none. It
-   * is called for every GET, POST and DELETE, after the app's hooks. Only the principal that opened a session can use it.
+   * Returns the principal of a request, the user that a session belongs to: a string, or `undefined` or `null` for none.
+   * The function is called for every GET, POST and DELETE, after the app's hooks. Only the principal that opened a session can use it.
    * Default: no request has a principal, and whoever has the session id can use the session.
    */
   principal?: (request: FastifyRequest) => Awaitable<string | null | undefined>
@@ -75,7 +75,7 @@ export interface Settings extends StoreSettings {
 
 /** The longest delay of a Node timer, in milliseconds. */
 const MAX_DELAY = 2 ** 31 - 1
-// An interval is divided into five ticks of at least one millisecond.
+// The heartbeat interval is divided into five ticks of at least one millisecond.
 const MIN_HEARTBEAT_INTERVAL = 5
 const MAX_COUNT = Infinity
 

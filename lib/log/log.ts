@@ -60,7 +60,7 @@ export class Log {
   #times: number[] = []
   /** Position of an entry → id of the session that does not receive it. */
   #excluded: Map<number, string> | undefined
-  /** Index of the oldest entry. Those before it are trimmed, but still in the arrays: removing each at once would move all others every time. */
+  /** Index of the oldest entry. Those before it are trimmed, but stay in the arrays for a while, because removing the first element of an array moves all others. */
   #first = 0
   #bytes = 0
 
@@ -95,7 +95,7 @@ export class Log {
   push ({ frame, except }: EntryInput, position: number, appendedAt: number): void {
     this.expire(appendedAt)
     const suffix = frameSuffix(position, frame)
-    // Measured is the suffix, not the frame, because this also makes V8 flatten the string that streams write later.
+    // The suffix is measured, not the frame, because this also makes V8 flatten the string that streams write later.
     const bytes = Buffer.byteLength(suffix) - (suffix.length - frame.length)
     this.#positions.push(position)
     this.#suffixes.push(suffix)
@@ -151,7 +151,7 @@ export class Log {
     return this.#positions[index] as number
   }
 
-  /** The part of a framed entry after `id: <session id>.`. It is the same for every session, so it is framed once. */
+  /** Returns the part of a framed entry after `id: <session id>.`. It is the same for every session, so it is framed once. */
   frameSuffixAt (index: number): string {
     return this.#suffixes[index] as string
   }

@@ -100,11 +100,11 @@ async function runOnResume (sessions: Sessions, session: Session, request: Fasti
 /** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */
 function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
   const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
-  // Twice: the first one decides the order in the JSON, the last one the values.
+  // `properties` is there twice: the first one decides the order in the JSON, the second one the values.
   return serialize({ ...properties, ...hookData, ...properties })
 }
 
-/** Acquires the stream of a session from the store and sends the response that becomes the stream. */
+/** Acquires the right to stream a session from the store and sends the response that becomes the stream. */
 async function attach (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<void> {
   const { sink, cursor, resumed } = request
   // Runs if the client disconnects before its stream begins, or if a timeout or a hook that throws sends another response.

@@ -30,7 +30,7 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   })
   // Messages are JSON: the response to plain text is 415, even if other routes of the app accept it.
   scope.removeContentTypeParser('text/plain')
-  // A parser of the app for this type would conflict with that for batches.
+  // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
   // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope, sessions.settings.maxWaitingMessages)

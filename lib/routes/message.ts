@@ -8,7 +8,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import { runHandler } from '../sessions/upward-reply.js'
 import type { QueuedMessage } from '../store/message-queue.js'
 
-/** Creates what the queue of a session needs of a message: how to recognize a repeat, and how to handle the message. */
+/** Creates the form of a message that the queue of its session needs: with what identifies a repeat, and a function that handles it. */
 export function toQueuedMessage (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): QueuedMessage {
   return {
     key: message.id,

@@ -19,7 +19,7 @@ export class Channel {
     this.#store = store
   }
 
-  /** Number of sessions in the channel. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  /** Resolves with the number of members. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   count (): Promise<number> {
     return toPromise(() => this.#store.count(this.name))
   }

@@ -5,9 +5,9 @@ import type { Gap } from '../wire/frame.js'
 import type { Session } from './session.js'
 import type { UpwardReply } from './upward-reply.js'
 
-/** A message that a client has posted. */
+/** A message that a client has sent. */
 export interface Message {
-  /** The name of the event; `message` if the client gave none. */
+  /** The name of the event; `message` if the client has sent none. */
   readonly event: string
   /** The JSON of the message; `undefined` for an empty body. */
   readonly data: unknown
@@ -28,7 +28,7 @@ export interface Hooks<S = Session> {
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
   /** The stream was lost, or the client disconnected after `onResume` and before the stream began. The session stays open. */
   onDisconnect: (session: S) => Awaitable<void>
-  /** A client was sent a `gap` event. */
+  /** The stream has written a `gap` event. */
   onGap: (session: S, gap: Gap) => Awaitable<void>
   /**
    * The session is closed. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
@@ -60,7 +60,7 @@ export class HookRunner {
     return this.#hooks[name].length > 0
   }
 
-  /** Runs the hooks that come before a stream and merges the objects that they return. */
+  /** Runs the `onOpen` or the `onResume` hooks and merges the objects that they return. */
   async runStreamHooks (name: 'onOpen' | 'onResume', session: Session, request: FastifyRequest): Promise<object> {
     let data = {}
     for (const hook of this.#hooks[name]) data = { ...data, ...await hook(session, request) }
@@ -76,7 +76,7 @@ export class HookRunner {
     return undefined
   }
 
-  /** Runs hooks that cannot influence what has happened. Their errors are logged. */
+  /** Runs hooks that only observe: their results are ignored and their errors are logged. */
   async notify<Name extends 'onDisconnect' | 'onGap' | 'onClose'> (name: Name, ...args: Parameters<Hooks[Name]>): Promise<void> {
     for (const hook of this.#hooks[name]) {
       try {

@@ -50,9 +50,9 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   readonly context: SessionContext<Session>
   readonly #session: Session
   #stream: StreamWriter | undefined
-  /** Number of requests for a stream that are in progress, plus 1 for a stream. The session does not expire while this is above 0. */
+  /** Number of requests for a stream that are in progress, plus 1 while there is a stream. The session does not expire while this is above 0. */
   #refCount = 0
-  /** Requests for a stream are numbered: the generation of the newest one. */
+  /** The generation of the newest request for a stream. Generations are consecutive numbers. */
   #newestGeneration = 0
   /** The generation of the request that was attached last. */
   #attachedGeneration = 0
@@ -121,12 +121,12 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     }).then(() => this.waitForDrain())
   }
 
-  /** Keeps a session that was just opened from expiring until `release`. */
+  /** Prevents a new session from expiring before `release`. */
   retain (): void {
     this.#refCount++
   }
 
-  /** Keeps the session from expiring until `release`, for a request that resumes it. Returns the generation of the request. */
+  /** Prevents the session from expiring before `release`, for a request that resumes it. Returns the generation of the request. */
   retainForResume (): number {
     if (this.#refCount++ === 0) this.context.store.cancelExpiry(this.state)
     return ++this.#newestGeneration
@@ -161,7 +161,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome)
     if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
     stream.start(preamble)
-    // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome comes first.
+    // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
     if (rollback !== undefined) this.onGap(rollback)
     this.#endIfStale(stream)
   }

@@ -72,7 +72,7 @@ export class Session {
   /**
    * Sends a named event. Resolves when the event is in the session's log, even if no client is connected. The client then
    * receives the event once and in order, or a `gap` event. Rejects with FST_SSE_SESSION_OVER, FST_SSE_EVENT_INVALID,
-   * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You need not handle the rejection.
+   * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
    */
   emit (event: string, data: unknown): Promise<void> {
     return toPromise(() => this.#stream.send(event, data))

@@ -26,7 +26,7 @@ export interface SessionStats {
   readonly channels: number
 }
 
-/** The registry of sessions, decorated on the instance. */
+/** The registry of sessions, which is a decorator of the Fastify instance. */
 export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
   /** @internal */
   readonly settings: Settings
@@ -164,7 +164,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this.hooks.notify('onClose', session, String(state.closeReason))
   }
 
-  /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach it again. */
+  /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
   createRetryDelay (): number {
     const { retry: [min, max], closeTimeout } = this.settings
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
@@ -233,7 +233,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 }
 
-/** The registry, typed by a contract. The types of upward data are checked at run time only if the handler has a `schema`. */
+/** The registry, typed by a contract. The data that clients send is checked at run time only if the handler has a `schema`. */
 export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'addHook' | 'handle' | 'broadcast' | 'channel' | 'find'> {
   addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>>[Name]): this
   handle<Event extends UpEvent<C>> (event: Event, handler: ContractHandler<C, Event>): this

@@ -8,7 +8,7 @@ export interface StoredResponse {
   readonly error: Error | undefined
 }
 
-/** What a queue needs of a message. */
+/** A message in the form that a queue needs. */
 export interface QueuedMessage {
   /** The idempotency key, if the message has one. */
   readonly key: string | undefined

@@ -69,7 +69,7 @@ export class SessionState implements LogListener {
     return this.#id.slice(0, 6)
   }
 
-  /** Whether a stream of the session may write now. A shared store overrides this: while it is unavailable, another process may have acquired the session unnoticed. */
+  /** Whether a stream of the session may write now. A shared store overrides this: while it is unavailable, another process may have acquired the session without a notification. */
   get canWrite (): boolean {
     return true
   }

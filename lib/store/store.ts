@@ -38,7 +38,7 @@ export interface StoreStats {
 }
 
 /**
- * Keeps sessions, their logs, channel memberships and upward messages, for one process or for several.
+ * Keeps sessions, their logs, channel memberships and the messages of clients, for one process or for several.
  *
  * **Calls.** A method returns its result or a promise of it. If the store cannot be reached, a method MUST reject with
  * StoreUnavailable within a bounded time; the operation has then been executed completely or not at all. The store MUST
@@ -54,8 +54,8 @@ export interface StoreStats {
  * `store`.
  *
  * **Sessions.** A process MUST have at most one SessionState per session while one is in use, and that state MUST reflect
- * the last call for the session that has settled in this process. At most one process has the right to stream a session. A
- * session without a stream MUST be closed after `resumeTimeout`, with the reason `expired`, unless its expiry was cancelled.
+ * the last call for the session that has settled in this process. At most one process MUST have the right to stream a session.
+ * A session without a stream MUST be closed after `resumeTimeout`, with the reason `expired`, unless its expiry was cancelled.
  * The store MUST then call `StoreCallbacks.onExpire` in exactly one process, or in a second one if the first fails
  * meanwhile. A session MUST NOT expire while a running process streams it. A closed session MUST be kept for
  * `resumeTimeout`, so that its client can receive the `close` event, but MAY be removed earlier if more than `maxSessions`
@@ -103,10 +103,10 @@ export interface Store {
   /** Resolves when less than half of what the session's log may keep is unsent. It is called only if the log is not in this process. */
   waitForDrain (state: SessionState): Awaitable<void>
 
-  /** The queue of a session's upward messages. */
+  /** Returns the queue of the messages that the client of a session sends. */
   messageQueue (state: SessionState): MessageQueue
 
-  /** Number of sessions in a channel. */
+  /** Returns the number of members of a channel. */
   count (channel: string): Awaitable<number>
   stats (): StoreStats
   /**

@@ -2,8 +2,8 @@ import type { EntryInput, Log } from '../log/log.js'
 import { flushScheduler } from '../stream/flush-scheduler.js'
 
 /**
- * Prevents that an append trims entries, for their count or bytes, which the streams could have written, but were not
- * flushed yet. So all events of a burst within one tick reach every client whose connection accepts them.
+ * Prevents an append from trimming entries (for their count or bytes) that streams could write, but have not flushed yet.
+ * So all events of a burst within one tick reach every client whose connection accepts them.
  */
 export class TrimGuard {
   /** All entries up to this position were written by all streams that could write. */

@@ -57,7 +57,7 @@ export class ResponseSink implements Sink {
       reply.header('connection', 'close')
     }
     this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
-    // After `writeHead`, so that Fastify can still answer if a header of the app is invalid.
+    // After `writeHead`, so that Fastify can still send another response if a header of the app is invalid.
     reply.hijack()
   }
 

@@ -15,7 +15,7 @@ const kConnections = Symbol('fastify-sse-sessions connections')
 /**
  * Closes the connections of a server, so that `server.close()` finishes. Node itself waits for connections without a
  * request, which browsers open in advance (more than a minute); for idle HTTP/2 connections (before Node 24); and forever for
- * HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer does not exist any more.
+ * HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer is unreachable.
  */
 export class ServerConnections {
   readonly #sockets = new Set<Socket>()

@@ -11,7 +11,7 @@ export interface StreamOwner {
   readonly canWrite: boolean
   /** The cursor has moved. */
   onProgress (): void
-  /** The client was sent a `gap` event. */
+  /** A `gap` event was written. */
   onGap (gap: Gap): void
   /** The response is closed. */
   onStreamClose (stream: StreamWriter): void

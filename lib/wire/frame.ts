@@ -2,7 +2,7 @@ import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid } from '../errors.js'
 import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
-// The events of the plugin, those of EventSource itself, and those of the client's session object.
+// The names of the events of the plugin, of EventSource, and of the session of the package's client.
 const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
 const FORBIDDEN_CHARACTERS = /[\r\n\0]/
 

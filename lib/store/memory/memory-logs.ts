@@ -22,7 +22,7 @@ export class MemoryLogs {
     log.listener.onAppend()
   }
 
-  /** Removes a log to which nothing will be appended any more and which nobody reads. */
+  /** Removes a log that is not used any more. */
   release (log: Log): void {
     this.#logs.delete(log)
   }
@@ -32,7 +32,7 @@ export class MemoryLogs {
     this.#logs.clear()
   }
 
-  /** Appends and reads trim entries that are too old. The sweep trims those in logs without appends and reads. */
+  /** Entries that are too old are trimmed when a log is read or appended to. The sweep trims them in logs that are not used for a while. */
   #scheduleSweep ({ bounds: { age } }: Log, time: number): void {
     if (time + age >= this.#sweepAt) return
     this.#sweepAt = time + age

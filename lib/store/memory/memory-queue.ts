@@ -15,7 +15,7 @@ export class MemoryQueue implements MessageQueue {
   readonly #records = new Map<string, IdempotencyRecord>()
   /** Resolves when the last message of the queue is handled; `undefined` while the queue is empty. */
   #last: Promise<void> | undefined
-  /** Whether a handler is running synchronously, further up the stack. */
+  /** Whether a handler is running synchronously, in the current call stack. */
   #isInHandler = false
   #waiting = 0
 

@@ -10,7 +10,7 @@ import { MemoryChannel } from './memory-channel.js'
 import { MemoryLogs } from './memory-logs.js'
 import { MemoryQueue } from './memory-queue.js'
 
-/** Maximum number of channels that a session has left and whose entries it may still read. */
+/** Maximum number of left channels whose entries a session can still read. */
 const MAX_LEFT_CHANNELS = 100
 
 /** Creates the default store. It keeps everything in the memory of this process, for an app that runs as one process. */
@@ -129,7 +129,7 @@ export class MemoryStore implements Store {
     this.#logs.append(this.#broadcasts, entry)
   }
 
-  /** Nothing to do: a session whose log is not in this process has no log at all yet, so nothing is unsent. */
+  /** Nothing to do: it is called only for sessions without a log, which have nothing unsent. */
   waitForDrain (): void {}
 
   messageQueue (): MessageQueue {
