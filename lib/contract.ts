@@ -39,7 +39,7 @@ export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
 
 /** The response to an event that clients send: the awaited result of its handler. */
 export type UpAnswer<C extends Contract, Event> = Event extends keyof Up<C>
-  ? Up<C>[Event] extends (data: never) => infer Answer ? Awaited<Answer> : never
+  ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
 /** The arguments that follow the name of an event: its data, which is optional if it may be `undefined`, then `Others`. */

@@ -47,7 +47,8 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
   if (session !== null) return session?.connected === true
   const id = getHeader(request, SESSION_ID)
   if (id === undefined) return false
-  // The request failed before its session was looked up. With principals, the id alone does not identify the session. After a 503, the store is not called again.
+  // The request failed before its session was looked up. With principals, the id alone is not enough to look it up. After a
+  // 503, the store is not called again.
   if (sessions.settings.principal !== undefined || statusCode === 503) return undefined
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
