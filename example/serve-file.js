@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 /** @import { FastifyReply, FastifyRequest } from 'fastify' */
 
 /**
- * A handler that answers with a file; it is read each time, so that an edit shows on reload.
+ * Creates a route handler that sends a file. It reads the file for each request, so that a reload shows an edit.
  * @param {string | URL} url
  * @param {string} type
  */

@@ -1,4 +1,4 @@
-// The examples, each a plugin in a folder of its own, on one port. PORT and HOST are read from the environment.
+// Serves all examples on one port. Each example is a Fastify plugin in its own folder. Environment: PORT, HOST.
 import Fastify from 'fastify'
 import chat from './chat/index.js'
 import clock from './clock/index.js'
@@ -8,7 +8,7 @@ import tokens from './tokens/index.js'
 
 const { PORT = '3000', HOST = '127.0.0.1' } = process.env
 
-// While closing, a stream that comes back is told to wait a little: Fastify's own 503 would end an EventSource for good.
+// During close(), the plugin answers a reconnecting stream with `retry`. Fastify's own 503 would stop an EventSource for good.
 const app = Fastify({ return503OnClosing: false })
 
 for (const example of [echo, chat, clock, tokens]) await app.register(example)

@@ -2,15 +2,15 @@ export interface Person {
   id: number
   name: string
   room: string
-  /** The connection is lost; the session waits for it. */
+  /** Whether the person's stream is disconnected. The session stays open until its resume timeout. */
   away: boolean
 }
 
-export interface Said {
-  /** Of the message that said it: a handler that died half way is run again, and says the same. */
+export interface ChatMessage {
+  /** Derived from the id of the upward message: a handler that runs again after a crash creates the same id. */
   id: string
   room: string
-  /** The person's `id`. */
+  /** The `id` of the person who sent it. */
   from: number
   name: string
   text: string
@@ -18,38 +18,38 @@ export interface Said {
   at: number
 }
 
-/** Everybody, in all rooms. Of two such lists the one with the higher version is the newer. */
-export interface People {
+/** All people in all rooms. Of two lists, the one with the higher version is newer. */
+export interface PeopleList {
   version: number
   people: Person[]
 }
 
-/** What the chat's server and its pages say to each other. */
+/** The events that the server and the page exchange. */
 export interface Chat {
   down: {
-    /** The room that was entered, and what was said there last; what is said from then on follows. */
-    room: { room: string, you: number, said: Said[] }
-    people: People
-    said: Said
+    /** The room that the session entered, and its latest messages. New messages follow as `message` events. */
+    room: { room: string, you: number, messages: ChatMessage[] }
+    people: PeopleList
+    message: ChatMessage
     typing: Person
   }
   up: {
     enter: (data: { room: string, name: string }) => void
-    say: (data: { text: string }) => void
+    send: (data: { text: string }) => void
     typing: (data: object) => void
   }
 }
 
 type Awaitable<T> = T | Promise<T>
 
-/** What the chat knows beyond its sessions: kept by one process, or shared by several. */
-export interface Book {
-  /** A number that nobody has had. */
-  visitor: () => Awaitable<number>
-  put: (person: Person) => Awaitable<unknown>
-  remove: (person: Person) => Awaitable<unknown>
-  people: () => Awaitable<People>
-  write: (said: Said) => Awaitable<unknown>
-  /** What was said in a room last, oldest first. */
-  read: (room: string) => Awaitable<Said[]>
+/** What the chat stores outside its sessions. One process keeps it in memory, several processes share it. */
+export interface ChatState {
+  /** Returns an id that no other person has. */
+  nextPersonId: () => Awaitable<number>
+  setPerson: (person: Person) => Awaitable<unknown>
+  removePerson: (person: Person) => Awaitable<unknown>
+  listPeople: () => Awaitable<PeopleList>
+  addMessage: (message: ChatMessage) => Awaitable<unknown>
+  /** Returns the latest messages of a room, oldest first. */
+  listMessages: (room: string) => Awaitable<ChatMessage[]>
 }

@@ -1,63 +1,63 @@
-// Rooms to talk in: who is there, who is typing, what was said. What is said in a room goes to the channel of its name.
+// A chat with rooms. It shows who is in a room, who is typing, and the latest messages. Each room is a channel.
 import sseSessions from 'fastify-sse-sessions'
 import { serveFile } from '../serve-file.js'
-import { memoryBook } from './book.js'
+import { createMemoryState } from './memory-state.js'
 
 /** @import { FastifyInstance } from 'fastify' */
 /** @import { ContractSessions, Session, SseSessionsOptions } from 'fastify-sse-sessions' */
-/** @import { Book, Chat, Person } from './contract.js' */
+/** @import { Chat, ChatState, Person } from './contract.js' */
 
 const ROOMS = ['Lobby', 'Kitchen', 'Garden']
 
-const text = (/** @type {number} */ maxLength) => ({ type: 'string', minLength: 1, maxLength })
-const entering = { type: 'object', required: ['room', 'name'], properties: { room: { enum: ROOMS }, name: text(24) } }
-const saying = { type: 'object', required: ['text'], properties: { text: text(2000) } }
+const textSchema = (/** @type {number} */ maxLength) => ({ type: 'string', minLength: 1, maxLength })
+const enterSchema = { type: 'object', required: ['room', 'name'], properties: { room: { enum: ROOMS }, name: textSchema(24) } }
+const sendSchema = { type: 'object', required: ['text'], properties: { text: textSchema(2000) } }
 
 /**
- * In one process as it is; in several with a store and a book that they share.
+ * By default, everything is kept in the memory of one process. For several processes, pass a store and a state that they share.
  * @param {FastifyInstance} app
- * @param {Pick<SseSessionsOptions, 'store'> & { book?: Book }} options
+ * @param {Pick<SseSessionsOptions, 'store'> & { state?: ChatState }} options
  */
-export default async function chat (app, { book = memoryBook(), ...options }) {
+export default async function chat (app, { state = createMemoryState(), ...options }) {
   await app.register(sseSessions, { prefix: '/chat', retry: 500, ...options })
   app.get('/chat', serveFile(new URL('index.html', import.meta.url)))
 
   /** @type {ContractSessions<Chat>} */
   const sessions = app.sseSessions.withContract()
 
-  const tellPeople = async () => sessions.broadcast('people', await book.people())
+  const broadcastPeople = async () => sessions.broadcast('people', await state.listPeople())
 
   /** @type {(session: Pick<Session, 'data'>) => Person | undefined} */
   const personOf = ({ data }) => /** @type {Person | undefined} */ (data.person)
 
   /** @param {Pick<Session, 'data'>} session */
-  function enteredBy (session) {
+  function requirePerson (session) {
     const person = personOf(session)
     if (person === undefined) throw Object.assign(new Error('Enter a room first'), { statusCode: 409 })
     return person
   }
 
-  sessions.handle('enter', { schema: entering }, async (session, { room, name }) => {
+  sessions.handle('enter', { schema: enterSchema }, async (session, { room, name }) => {
     const before = personOf(session)
     if (before !== undefined) await session.leave(before.room)
-    const person = { id: before?.id ?? await book.visitor(), name, room, away: false }
+    const person = { id: before?.id ?? await state.nextPersonId(), name, room, away: false }
     await session.update({ person })
-    await book.put(person)
-    // First into the room: what is said before the book is read is in it, what is said after that is heard.
+    await state.setPerson(person)
+    // The session joins before the messages are read, so that none is missed in between. The page removes duplicates.
     await session.join(room)
-    await session.emit('room', { room, you: person.id, said: await book.read(room) })
-    await tellPeople()
+    await session.emit('room', { room, you: person.id, messages: await state.listMessages(room) })
+    await broadcastPeople()
   })
 
-  sessions.handle('say', { schema: saying }, async (session, { text }, { message }) => {
-    const { id: from, name, room } = enteredBy(session)
-    const said = { id: `${from}.${message.id ?? crypto.randomUUID()}`, room, from, name, text, at: Date.now() }
-    await book.write(said)
-    await sessions.channel(room).emit('said', said)
+  sessions.handle('send', { schema: sendSchema }, async (session, { text }, { message: { id = crypto.randomUUID() } }) => {
+    const { id: from, name, room } = requirePerson(session)
+    const message = { id: `${from}.${id}`, room, from, name, text, at: Date.now() }
+    await state.addMessage(message)
+    await sessions.channel(room).emit('message', message)
   })
 
   sessions.handle('typing', async session => {
-    const person = enteredBy(session)
+    const person = requirePerson(session)
     await sessions.channel(person.room).emit('typing', person, { except: session })
   })
 
@@ -65,22 +65,22 @@ export default async function chat (app, { book = memoryBook(), ...options }) {
   async function setAway (session, away) {
     const person = personOf(session)
     if (person === undefined) return
-    await book.put({ ...person, away })
-    await tellPeople()
+    await state.setPerson({ ...person, away })
+    await broadcastPeople()
   }
 
   sessions
     .addHook('onOpen', () => ({ rooms: ROOMS }))
     .addHook('onDisconnect', async session => {
-      // It may have found another process before this one noticed that it had left.
-      const found = await sessions.find(session.id)
-      if (found?.connected !== true) await setAway(session, true)
+      // The client may have connected to another process before this one detected the disconnect.
+      const current = await sessions.find(session.id)
+      if (current?.connected !== true) await setAway(session, true)
     })
     .addHook('onResume', session => setAway(session, false))
     .addHook('onClose', async session => {
       const person = personOf(session)
       if (person === undefined) return
-      await book.remove(person)
-      await tellPeople()
+      await state.removePerson(person)
+      await broadcastPeople()
     })
 }

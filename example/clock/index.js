@@ -1,4 +1,4 @@
-// The server's time, once a second, ten times; then the session is over. The page shows it with React.
+// Sends the server's time ten times, once per second, and then closes the session. The page uses React.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import sseSessions from 'fastify-sse-sessions'
@@ -15,7 +15,7 @@ export default async function clock (app) {
   app.get('/clock/page.js', (_request, reply) => reply.type('text/javascript; charset=utf-8').send(script))
 
   app.sseSessions.addHook('onOpen', session => {
-    // Not awaited: the welcome waits for the hook. It fails where the page has left before the end.
+    // Not awaited, because the server sends the welcome after this hook. It rejects if the page leaves before the last tick.
     session.stream('message', ticks()).then(() => session.close('finished'), () => {})
   })
 }

@@ -7,8 +7,8 @@ import { useSession } from 'fastify-sse-sessions/react'
 
 const TICKS = 10
 
-/** @param {{ onAgain: () => void }} props */
-function Clock ({ onAgain }) {
+/** @param {{ onRestart: () => void }} props */
+function Clock ({ onRestart }) {
   /** @type {SessionHandle<Clock>} */
   const { state, sessionId, lastEvent } = useSession('/clock')
   const { finished = false, tick = finished ? TICKS : 0, time = '…' } = lastEvent?.data ?? {}
@@ -16,24 +16,24 @@ function Clock ({ onAgain }) {
     <main>
       <header>
         <div>
-          <h1>A clock with React</h1>
+          <h1>Server clock with React</h1>
           <small>Session <code>{sessionId ?? '…'}</code></small>
         </div>
         <span id='state' role='status' data-state={state}>{state}</span>
       </header>
       <section>
-        <p id='time'>{finished ? 'That was it' : time}</p>
+        <p id='time'>{finished ? 'Finished' : time}</p>
         <progress aria-label='Ticks' max={TICKS} value={tick} />
-        <small>{finished ? 'Ten ticks, and the server has closed the session.' : `Tick ${tick} of ${TICKS}`}</small>
-        <button disabled={state !== 'closed'} onClick={onAgain}>Start again</button>
+        <small>{finished ? 'The server sent ten ticks and closed the session.' : `Tick ${tick} of ${TICKS}`}</small>
+        <button disabled={state !== 'closed'} onClick={onRestart}>Start again</button>
       </section>
     </main>
   )
 }
 
 function Page () {
-  const [round, setRound] = useState(1)
-  return <Clock key={round} onAgain={() => setRound(round + 1)} />
+  const [run, setRun] = useState(1)
+  return <Clock key={run} onRestart={() => setRun(run + 1)} />
 }
 
 createRoot(/** @type {HTMLElement} */ (document.getElementById('page'))).render(<StrictMode><Page /></StrictMode>)

@@ -1,22 +1,23 @@
-// One node: the chat, with its sessions and its book in Redis.
+// One node of the cluster: the chat, with its sessions and its state in Redis.
 import Fastify from 'fastify'
 import { redisStore } from 'fastify-sse-sessions/redis'
 import { Redis } from 'ioredis'
 import chat from '../chat/index.js'
 import { serveFile } from '../serve-file.js'
-import { redisBook } from './book.js'
+import { createRedisState } from './redis-state.js'
 
 const [,, name = 'node', redisUrl = ''] = process.argv
 
 const redis = new Redis(redisUrl)
 redis.on('error', ({ message }) => { console.error(`${name}: Redis: ${message}`) })
 
+// During close(), the plugin answers a reconnecting stream with `retry`. Fastify's own 503 would stop an EventSource for good.
 const app = Fastify({ return503OnClosing: false })
 app.addHook('onSend', async ({ method, url }, reply) => {
-  if (method === 'GET' && url === '/chat/downward') console.log(`${name} has the stream of ${String(reply.getHeader('x-session-id')).slice(0, 6)}`)
+  if (method === 'GET' && url === '/chat/downward') console.log(`${name} serves the stream of session ${String(reply.getHeader('x-session-id')).slice(0, 6)}`)
 })
-app.addHook('onResponse', async ({ method, url }) => { if (method === 'POST') console.log(`${name} has handled ${url}`) })
-await app.register(chat, { store: redisStore({ client: redis, namespace: 'chat' }), book: redisBook(redis) })
+app.addHook('onResponse', async ({ method, url }) => { if (method === 'POST') console.log(`${name} handled POST ${url}`) })
+await app.register(chat, { store: redisStore({ client: redis, namespace: 'chat' }), state: createRedisState(redis) })
 app.get('/', (_request, reply) => reply.redirect('/chat'))
 app.get('/style.css', serveFile(new URL('../style.css', import.meta.url), 'text/css'))
 app.get('/client.js', serveFile(import.meta.resolve('fastify-sse-sessions/client/bundle'), 'text/javascript'))
@@ -29,5 +30,5 @@ process.once('SIGTERM', async () => {
   redis.disconnect()
   process.disconnect()
 })
-// Not without the proxy.
+// A node does not outlive the proxy.
 process.once('disconnect', () => process.exit())

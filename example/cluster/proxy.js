@@ -1,33 +1,33 @@
-import { createServer, request as ask } from 'node:http'
+import { createServer, request as sendRequest } from 'node:http'
 import { pipeline } from 'node:stream'
 
 const HOP_BY_HOP = ['connection', 'keep-alive', 'transfer-encoding']
 
 /**
- * A load balancer that knows nothing of sessions: each request goes to the next port.
- * @param {() => number[]} ports
+ * A load balancer without sticky sessions: each request goes to the next port.
+ * @param {() => number[]} getPorts
  */
-export function roundRobin (ports) {
-  let turn = 0
+export function createRoundRobinProxy (getPorts) {
+  let count = 0
   return createServer((request, response) => {
-    const all = ports()
-    const port = all[turn++ % all.length]
+    const ports = getPorts()
+    const port = ports[count++ % ports.length]
     if (port === undefined) {
       response.writeHead(502).end()
       return
     }
     const { method, url: path, headers } = request
-    const forwarded = ask({ port, host: '127.0.0.1', method, path, headers }, answer => {
-      for (const name of HOP_BY_HOP) delete answer.headers[name]
-      response.writeHead(answer.statusCode ?? 502, answer.headers)
+    const upstreamRequest = sendRequest({ port, host: '127.0.0.1', method, path, headers }, upstream => {
+      for (const name of HOP_BY_HOP) delete upstream.headers[name]
+      response.writeHead(upstream.statusCode ?? 502, upstream.headers)
       response.flushHeaders()
-      pipeline(answer, response, () => {})
+      pipeline(upstream, response, () => {})
     })
-    forwarded.on('error', () => {
+    upstreamRequest.on('error', () => {
       if (response.headersSent) response.destroy()
       else response.writeHead(502).end()
     })
-    response.on('close', () => { forwarded.destroy() })
-    request.pipe(forwarded)
+    response.on('close', () => { upstreamRequest.destroy() })
+    request.pipe(upstreamRequest)
   })
 }

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /**
- * Starts a redis-server that keeps nothing, and ends it with this process; resolves with its socket.
+ * Starts a redis-server without persistence. It stops when this process exits. Resolves with the path of its socket.
  * @returns {Promise<string>}
  */
 export async function startRedis () {
@@ -26,13 +26,13 @@ export async function startRedis () {
     }
   })
   server.once('exit', () => {
-    console.error(`redis-server has ended: ${output}`)
+    console.error(`redis-server exited: ${output}`)
     process.exit(1)
   })
   try {
     await once(server, 'spawn')
   } catch {
-    console.error('There is no redis-server. Install it (Debian: apt-get install redis-server; macOS: brew install redis), or name one: REDIS_URL=redis://127.0.0.1:6379')
+    console.error('redis-server was not found. Install it (Debian: apt-get install redis-server; macOS: brew install redis), or set the address of a server: REDIS_URL=redis://127.0.0.1:6379')
     process.exit(1)
   }
   return await ready

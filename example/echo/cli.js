@@ -1,4 +1,4 @@
-// The tutorial's terminal client: what you type goes up, what comes down is printed. URL is read from the environment.
+// The tutorial's terminal client. It sends each line that you type, and prints the events of the stream. Environment: URL.
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { Agent, EventSource, fetch } from 'undici'
@@ -7,7 +7,7 @@ import { Agent, EventSource, fetch } from 'undici'
 
 const { URL: url = 'http://127.0.0.1:3000' } = process.env
 
-// Streams may be silent for longer than the five minutes after which undici gives up a body.
+// A stream may be idle for more than five minutes, which is the default body timeout of undici.
 const source = new EventSource(`${url}/downward`, { node: { dispatcher: new Agent({ bodyTimeout: 0 }) } })
 const terminal = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' })
 const lines = terminal[Symbol.asyncIterator]()
@@ -29,15 +29,15 @@ function on (event, listener) {
 
 on('welcome', ({ sessionId: id = '', resumed, text, timestamp }) => {
   sessionId = id
-  print(resumed ? 'Back again, nothing was lost.' : `[${timestamp}] ${text}`)
+  print(resumed ? 'Reconnected. No messages were lost.' : `[${timestamp}] ${text}`)
 })
 on('message', ({ text, timestamp }) => print(`[${timestamp}] ${text}`))
-on('gap', () => print('Some messages were lost: the connection was away for too long.'))
+on('gap', () => print('Some messages were lost because the connection was down for too long.'))
 on('close', ({ reason }) => {
-  print(`The server has ended the session: ${reason}`)
+  print(`The server closed the session: ${reason}`)
   process.exit()
 })
-source.addEventListener('error', () => print('No connection; trying again …'))
+source.addEventListener('error', () => print('Disconnected. Reconnecting …'))
 
 await once(source, 'welcome')
 for await (const line of lines) {
@@ -54,8 +54,8 @@ async function send (text) {
       headers: { 'content-type': 'application/json', 'x-session-id': sessionId },
       body: JSON.stringify({ text })
     })
-    const answer = /** @type {{ message: string }} */ (await response.json())
-    if (!response.ok) print(`Not sent: ${answer.message}`)
+    const body = /** @type {{ message: string }} */ (await response.json())
+    if (!response.ok) print(`Not sent: ${body.message}`)
   } catch {
     print('Not sent: no connection.')
   }

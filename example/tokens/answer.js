@@ -1,18 +1,18 @@
 import { setTimeout } from 'node:timers/promises'
 
 /**
- * Stands for a language model: tokens of an answer, one after the other, until the signal says that nobody wants more.
+ * Simulates a language model: yields the tokens of an answer, one every 40 ms, until the signal aborts.
  * @param {string} question
  * @param {AbortSignal} signal
  */
 export async function * answer (question, signal) {
-  const text = `You asked: “${question}”. I am no language model, only a generator on the server that takes its time, so I shall tell you about this answer instead.
+  const text = `You asked: “${question}”. There is no language model behind this page. A generator on the server creates this text, one token every 40 milliseconds.
 
-It grows on the server, token by token, whoever is watching. Every part of the conversation is kept there, and this page follows it from its beginning at its own pace. Switch your network off for a moment: nothing is lost, and nothing comes twice, because each event has an id and the session goes on behind the last one that you have got.
+The server keeps every part of the conversation. This page reads it from the beginning, at its own speed. Turn your network off for a moment: no part is lost and no part arrives twice. Each event has an id, and after a reconnect the stream continues with the event after the last one that your browser received.
 
-Now reload the page. The session of the old page has ended, but the conversation has not: the new page knows its name, follows it again, and finds me where I am by now, still talking.
+Now reload the page. The session of the old page ends, but the conversation stays on the server. The new page sends the id of the conversation, reads it from the beginning, and then shows the new tokens of this answer as they arrive.
 
-A lost connection does not stop me, because it does not say that you want me to stop. The button does: it sends a message.`
+A lost connection does not stop this answer. To stop it, press the Stop button: it sends a message to the server.`
   for (const token of text.split(/(?<=\s)(?=\S)/)) {
     await setTimeout(40, undefined, { signal })
     yield token

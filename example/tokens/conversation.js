@@ -2,30 +2,33 @@ import { randomUUID } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 
 /**
- * What a conversation is made of: a question, then the tokens of its answer, then how that ended.
+ * A part of a conversation: a question, a token of its answer, or the end of the answer.
  * @typedef {{ question: string } | { token: string } | { end: 'finished' | 'stopped' | 'failed' }} Part
  */
 
-/** A list of parts that grows, and that any number of readers follow from its beginning, each at its own pace. */
+/** An append-only list of parts. Any number of readers can follow it from the beginning, each at its own speed. */
 export class Conversation {
   id = randomUUID()
-  /** @type {AbortController | undefined} stops the answer that is growing */
-  growing
+  /** @type {AbortController | undefined} stops the current answer */
+  abortController
   /** @type {Part[]} */
   #parts = []
-  #growth = new EventEmitter()
+  #emitter = new EventEmitter()
 
   /** @param {Part} part */
   add (part) {
     this.#parts.push(part)
-    this.#growth.emit('part')
+    this.#emitter.emit('part')
   }
 
-  /** @param {AbortSignal} signal */
+  /**
+   * Yields all parts, also those that are added later, until the signal aborts.
+   * @param {AbortSignal} signal
+   */
   async * follow (signal) {
     for (let next = 0; ;) {
       const parts = this.#parts.slice(next)
-      if (parts.length === 0) await once(this.#growth, 'part', { signal })
+      if (parts.length === 0) await once(this.#emitter, 'part', { signal })
       yield * parts
       next += parts.length
     }

@@ -1,4 +1,4 @@
-// Answers that grow like ChatGPT's. They grow in a conversation, which outlives the page that looks at it.
+// Answers that are streamed token by token, as ChatGPT's are. A conversation stays on the server after its page is closed.
 import sseSessions from 'fastify-sse-sessions'
 import { serveFile } from '../serve-file.js'
 import { answer } from './answer.js'
@@ -20,13 +20,13 @@ import { Conversation } from './conversation.js'
 
 const MAX_CONVERSATIONS = 1000
 
-const string = { type: 'string', minLength: 1, maxLength: 500 }
-const following = { type: 'object', properties: { conversation: string } }
-const asking = { type: 'object', required: ['conversation', 'question'], properties: { conversation: string, question: string } }
-const stopping = { type: 'object', required: ['conversation'], properties: { conversation: string } }
+const text = { type: 'string', minLength: 1, maxLength: 500 }
+const followSchema = { type: 'object', properties: { conversation: text } }
+const askSchema = { type: 'object', required: ['conversation', 'question'], properties: { conversation: text, question: text } }
+const stopSchema = { type: 'object', required: ['conversation'], properties: { conversation: text } }
 
 /** @type {(statusCode: number, message: string) => Error} */
-const refusal = (statusCode, message) => Object.assign(new Error(message), { statusCode })
+const createError = (statusCode, message) => Object.assign(new Error(message), { statusCode })
 
 /** @param {FastifyInstance} app */
 export default async function tokens (app) {
@@ -38,7 +38,7 @@ export default async function tokens (app) {
   /** @type {Map<string, Conversation>} */
   const conversations = new Map()
 
-  function begin () {
+  function createConversation () {
     const conversation = new Conversation()
     conversations.set(conversation.id, conversation)
     const [oldest = ''] = conversations.keys()
@@ -49,29 +49,29 @@ export default async function tokens (app) {
   /** @param {string} id */
   function find (id) {
     const conversation = conversations.get(id)
-    if (conversation === undefined) throw refusal(404, 'There is no such conversation any more')
+    if (conversation === undefined) throw createError(404, 'This conversation no longer exists')
     return conversation
   }
 
-  sessions.handle('follow', { schema: following }, (session, { conversation: id = '' }) => {
-    const conversation = conversations.get(id) ?? begin()
-    // Not awaited: it goes on as long as the session does.
+  sessions.handle('follow', { schema: followSchema }, (session, { conversation: id = '' }) => {
+    const conversation = conversations.get(id) ?? createConversation()
+    // Not awaited: the stream continues until the session is closed.
     session.stream('part', conversation.follow(session.signal))
     return { conversation: conversation.id }
   })
 
-  sessions.handle('ask', { schema: asking }, (_session, { conversation: id, question }) => {
+  sessions.handle('ask', { schema: askSchema }, (_session, { conversation: id, question }) => {
     const conversation = find(id)
-    if (conversation.growing !== undefined) throw refusal(409, 'One question at a time')
-    // Not awaited either: the answer needs nobody who waits for it.
-    grow(conversation, question)
+    if (conversation.abortController !== undefined) throw createError(409, 'Wait until the current answer has ended')
+    // Not awaited: the answer continues without the request, the session or the page.
+    generate(conversation, question)
   })
 
-  sessions.handle('stop', { schema: stopping }, (_session, { conversation }) => { find(conversation).growing?.abort() })
+  sessions.handle('stop', { schema: stopSchema }, (_session, { conversation }) => { find(conversation).abortController?.abort() })
 
   /** @type {(conversation: Conversation, question: string) => Promise<void>} */
-  async function grow (conversation, question) {
-    const { signal } = conversation.growing = new AbortController()
+  async function generate (conversation, question) {
+    const { signal } = conversation.abortController = new AbortController()
     conversation.add({ question })
     try {
       for await (const token of answer(question, signal)) conversation.add({ token })
@@ -80,6 +80,6 @@ export default async function tokens (app) {
       if (!signal.aborted) app.log.error(error)
       conversation.add({ end: signal.aborted ? 'stopped' : 'failed' })
     }
-    conversation.growing = undefined
+    conversation.abortController = undefined
   }
 }

@@ -1,54 +1,57 @@
-const CAP = 30_000
-// [WHATWG HTML 8.6] What a timer can count; it would run a longer one at once.
-const LONGEST = 2 ** 31 - 1
+// Maximum of the random part of a delay, in milliseconds.
+const MAX_JITTER = 30_000
+// [WHATWG HTML 8.6] The maximum of a signed 32-bit integer. A timer with a longer delay would run at once.
+const MAX_TIMER_DELAY = 2_147_483_647
 
-/** A timer, or none where it would be longer than 24 days, as for `Infinity`. */
-export function after (ms: number, run: () => void): ReturnType<typeof setTimeout> | undefined {
-  return ms > LONGEST ? undefined : setTimeout(run, ms)
+/** Sets a timer, like `setTimeout`. Sets none if the delay is longer than a timer can count (24.8 days), for example `Infinity`. */
+export function setTimer (run: () => void, ms: number): ReturnType<typeof setTimeout> | undefined {
+  return ms > MAX_TIMER_DELAY ? undefined : setTimeout(run, ms)
 }
 
-/** The least to wait before another attempt, in milliseconds: what the server's `retry` has asked for. */
-export interface Pace {
-  floor: number
+/** Settings that all backoffs of a session share. */
+export interface RetrySettings {
+  /** Minimum delay before a retry, in milliseconds. The server changes it with the `retry` field of the stream. */
+  retryDelay: number
 }
 
-/** How long to wait before the next attempt: longer each time, at random, so that many clients do not come at once. */
+/** Delays retries: exponentially longer after each failure, with jitter, so that clients do not all retry at the same time. */
 export class Backoff {
-  readonly #pace: Pace
-  #attempts = 0
-  #asked = false
+  readonly #retrySettings: RetrySettings
+  #failures = 0
+  // Whether the server requires the current delay.
+  #isRequired = false
   #timer: ReturnType<typeof setTimeout> | undefined
-  #end = (): void => {}
+  #resolve = (): void => {}
 
-  constructor (pace: Pace) {
-    this.#pace = pace
+  constructor (retrySettings: RetrySettings) {
+    this.#retrySettings = retrySettings
   }
 
-  /** Things went well: the next wait is short again. */
+  /** Makes the next delay short again. Call it after a success. */
   reset (): void {
-    this.#attempts = 0
+    this.#failures = 0
   }
 
-  /** Waits; `retryAfter`, in milliseconds, is what an answer asked for. */
+  /** Resolves after the delay. `retryAfter` is the minimum that the server requires, in milliseconds. */
   wait (retryAfter = 0): Promise<void> {
-    const { floor } = this.#pace
-    // A floor of nothing is none to double.
-    const delay = floor + Math.random() * Math.min(CAP, (floor || 1) * 2 ** this.#attempts++)
-    this.#asked = retryAfter > 0
+    const { retryDelay } = this.#retrySettings
+    // A `retryDelay` of 0 cannot be doubled.
+    const delay = retryDelay + Math.random() * Math.min(MAX_JITTER, (retryDelay || 1) * 2 ** this.#failures++)
+    this.#isRequired = retryAfter > 0
     return new Promise(resolve => {
-      this.#end = resolve
-      this.#timer = after(Math.max(delay, retryAfter), resolve)
+      this.#resolve = resolve
+      this.#timer = setTimer(resolve, Math.max(delay, retryAfter))
     })
   }
 
-  /** Ends a wait at once, as when the network is back; not one that an answer asked for. */
-  wake (): void {
-    if (!this.#asked) this.stop()
+  /** Ends the current delay, for example when the network is back. Has no effect on a delay that the server requires. */
+  skip (): void {
+    if (!this.#isRequired) this.stop()
   }
 
-  /** Ends a wait, whatever it is for. */
+  /** Ends the current delay, even one that the server requires. */
   stop (): void {
     clearTimeout(this.#timer)
-    this.#end()
+    this.#resolve()
   }
 }

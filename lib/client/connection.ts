@@ -1,25 +1,26 @@
 import { createParser } from 'eventsource-parser'
-import { after, Backoff, type Pace } from './backoff.js'
-import { ClientError, errorOf, isPassing, retryAfterOf } from './errors.js'
+import { Backoff, setTimer, type RetrySettings } from './backoff.js'
+import { ClientError, createResponseError, isTransient, parseRetryAfter } from './errors.js'
 import type { Send } from './send.js'
 
-/** Who is told what comes down. */
+/** Receives what happens on a {@link Connection}. */
 export interface ConnectionListener {
-  welcome (data: Welcome): void
-  event (name: string, data: unknown): void
-  /** An attempt has failed, or a stream was lost. */
-  lost (error: unknown): void
-  /** An event came that cannot be read. */
-  unreadable (error: unknown): void
-  /** The session is over; with an error where it ended badly. */
-  closed (reason: string, error?: ClientError): void
+  /** A stream was opened. */
+  onWelcome (welcome: Welcome): void
+  onEvent (name: string, data: unknown): void
+  /** The request for a stream failed, or the stream was lost. The connection retries. */
+  onError (error: unknown): void
+  /** The data of an event is not JSON. The stream continues. */
+  onParseError (error: unknown): void
+  /** The session is closed; `error` is set if it failed. */
+  onClose (reason: string, error?: ClientError): void
 }
 
-/** What the server says when a stream has begun. */
+/** The data of the `welcome` event, with which the server starts each stream. */
 export interface Welcome {
   readonly sessionId: string
   readonly resumed: boolean
-  /** Milliseconds between heartbeats; absent where there are none. */
+  /** Time between two heartbeats, in milliseconds; absent if the server sends none. */
   readonly heartbeatInterval?: number
 }
 
@@ -28,158 +29,165 @@ export interface ConnectionOptions {
   readonly maxEventSize: number
 }
 
-// Until a welcome has said how often the server is to be heard.
-const PATIENCE = 37_500
-const SILENT_INTERVALS = 2.5
-// Characters of an event that are not its data: its id, its name, the fields' names.
-const HEAD = 1024
-const TOO_LARGE = ['EVENT_TOO_LARGE', 'An event exceeds maxEventSize'] as const
+// Milliseconds without data after which a stream counts as dead, until the welcome event contains the heartbeat interval.
+const IDLE_TIMEOUT = 37_500
+// The same in heartbeat intervals, after the welcome event.
+const IDLE_HEARTBEATS = 2.5
+// Maximum number of characters of an event that are not data: its id, its name and the field names.
+const OVERHEAD = 1024
 
-/** Keeps one event stream open, and says where it stands when it comes back. One attempt is under way at a time. */
+/** Keeps one event stream open. Resumes it after the last received event. Has at most one request at a time. */
 export class Connection {
   readonly #send: Send
   readonly #options: ConnectionOptions
-  readonly #pace: Pace
+  readonly #retrySettings: RetrySettings
   readonly #listener: ConnectionListener
   readonly #backoff: Backoff
-  #attempt = new AbortController()
-  #stopped = false
-  #hurries = false
+  #abortController = new AbortController()
+  #isStopped = false
+  #reconnectNow = false
   #retryAfter = 0
   #lastEventId: string | undefined
-  #patience = PATIENCE
-  #beganAt = 0
-  #heardAt = 0
-  #watchdog: ReturnType<typeof setTimeout> | undefined
+  #idleTimeout = IDLE_TIMEOUT
+  #startedAt = 0
+  #lastDataAt = 0
+  #idleTimer: ReturnType<typeof setTimeout> | undefined
 
-  constructor (send: Send, options: ConnectionOptions, pace: Pace, listener: ConnectionListener) {
+  constructor (send: Send, options: ConnectionOptions, retrySettings: RetrySettings, listener: ConnectionListener) {
     this.#send = send
     this.#options = options
-    this.#pace = pace
+    this.#retrySettings = retrySettings
     this.#listener = listener
-    this.#backoff = new Backoff(pace)
+    this.#backoff = new Backoff(retrySettings)
   }
 
-  /** Connects again and again until the session is over. */
+  /** Opens one stream after the other until the session is closed. */
   async run (): Promise<void> {
-    while (!this.#stopped) {
-      this.#attempt = new AbortController()
-      this.#hurries = false
+    while (!this.#isStopped) {
+      this.#abortController = new AbortController()
+      this.#reconnectNow = false
       this.#retryAfter = 0
-      this.#beganAt = Date.now()
-      this.#patience = PATIENCE
-      this.#heard()
+      this.#startedAt = Date.now()
+      this.#idleTimeout = IDLE_TIMEOUT
+      this.#restartIdleTimer()
       try {
-        await this.#stream(this.#attempt.signal)
+        await this.#openStream(this.#abortController.signal)
       } catch (error) {
-        if (!this.#stopped) this.#listener.lost(error)
+        if (!this.#isStopped) this.#listener.onError(error)
       }
-      clearTimeout(this.#watchdog)
-      if (!this.#stopped && !this.#hurries) await this.#backoff.wait(this.#retryAfter)
+      clearTimeout(this.#idleTimer)
+      if (!this.#isStopped && !this.#reconnectNow) await this.#backoff.wait(this.#retryAfter)
     }
   }
 
-  /** Gives the present stream up and connects at once, unless it has only just done so. */
+  /** Replaces the current stream. Skips the delay before the next one, unless the current one is younger than `retryDelay`. */
   reconnect (): void {
-    this.#hurries = Date.now() - this.#beganAt >= this.#pace.floor
-    this.#attempt.abort(new ClientError('SILENT', 'The stream died'))
-    this.#backoff.wake()
+    this.#reconnectNow = Date.now() - this.#startedAt >= this.#retrySettings.retryDelay
+    this.#abortController.abort(new ClientError('SILENT', 'The stream is dead; reconnecting'))
+    this.#backoff.skip()
   }
 
-  /** Connects at once where only time is waited for; a stream that has been silent for too long is given up. */
-  wake (): void {
-    if (Date.now() - this.#heardAt > this.#patience) this.reconnect()
-    else this.#backoff.wake()
+  /** Replaces the current stream if it is idle for too long: timers do not run while a page is frozen. Otherwise skips the delay before the next stream, if there is one. */
+  ensureAlive (): void {
+    if (Date.now() - this.#lastDataAt > this.#idleTimeout) this.reconnect()
+    else this.#backoff.skip()
   }
 
+  /** Ends the stream and all retries, without a call of the listener. */
   stop (): void {
-    this.#stopped = true
-    this.#attempt.abort()
+    this.#isStopped = true
+    this.#abortController.abort()
     this.#backoff.stop()
   }
 
-  #finish (reason: string, error?: ClientError): void {
+  #close (reason: string, error?: ClientError): void {
     this.stop()
-    this.#listener.closed(reason, error)
+    this.#listener.onClose(reason, error)
   }
 
-  /** One stream, from the request to its end, which is thrown unless it is that of the session. */
-  async #stream (signal: AbortSignal): Promise<void> {
-    const { path, maxEventSize } = this.#options
-    const response = await this.#send(path, {
+  #fail (error: ClientError): void {
+    this.#close(error.code, error)
+  }
+
+  /** Requests a stream and reads it. Throws when the stream is lost, returns when the session is closed. */
+  async #openStream (signal: AbortSignal): Promise<void> {
+    const response = await this.#send(this.#options.path, {
       headers: { accept: 'text/event-stream', ...this.#lastEventId !== undefined && { 'last-event-id': this.#lastEventId } },
       cache: 'no-store',
       signal
     })
-    const { status, body } = response
-    if (status === 204) return this.#finish('closed')
+    const { status, body, headers } = response
+    if (status === 204) return this.#close('closed')
     if (!response.ok) {
-      const error = errorOf(status, await response.json().catch(() => {}))
-      if (!isPassing(status)) return this.#finish(error.code, error)
-      this.#retryAfter = retryAfterOf(response)
+      const error = createResponseError(status, await response.json().catch(() => {}))
+      if (!isTransient(status)) return this.#fail(error)
+      this.#retryAfter = parseRetryAfter(response)
       throw error
     }
-    // [WHATWG HTML 9.2.2] Anything but an event stream fails the connection for good.
-    if (!/^text\/event-stream\b/i.test(response.headers.get('content-type') ?? '') || body === null) {
-      return this.#fail('NOT_A_STREAM', 'The answer is no event stream')
+    const type = headers.get('content-type')
+    // [WHATWG HTML 9.2.2] Any other response fails the connection permanently.
+    if (!/^text\/event-stream\b/i.test(type ?? '') || body === null) {
+      return this.#fail(new ClientError('NOT_A_STREAM', `Expected an event stream, got ${status} ${type}; check the URL`))
     }
-    // Characters since the last event or comment: the data of an event that is not whole yet are hardly fewer.
+    await this.#readStream(body, signal)
+  }
+
+  async #readStream (body: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<void> {
+    const { maxEventSize } = this.#options
+    const failTooLarge = (): void => {
+      this.#fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
+    }
+    // Characters since the last event or comment, which approximate the size of an incomplete event.
     let size = 0
     const parser = createParser({
       onEvent: ({ id, event = 'message', data }) => {
         size = 0
-        // Given up by a listener, in the middle of a chunk: what follows is not for the session, or comes again.
+        // A listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
         if (signal.aborted) return
-        if (data.length > maxEventSize) return this.#fail(...TOO_LARGE)
+        if (data.length > maxEventSize) return failTooLarge()
         this.#lastEventId = id ?? this.#lastEventId
-        this.#receive(event, data)
+        this.#handleEvent(event, data)
       },
       onComment: () => { size = 0 },
-      onRetry: retry => { this.#pace.floor = retry }
+      onRetry: retry => { this.#retrySettings.retryDelay = retry }
     })
     const decoder = new TextDecoder()
     const reader = body.getReader()
     while (!signal.aborted) {
       const { done, value } = await reader.read()
-      // A stream of the user's own `fetch` may know nothing of the signal.
+      // The body of a custom `fetch` may ignore the signal.
       signal.throwIfAborted()
-      if (done) throw new ClientError('ENDED', 'The stream ended')
-      this.#heard()
+      if (done) throw new ClientError('ENDED', 'The stream ended; reconnecting')
+      this.#restartIdleTimer()
       const text = decoder.decode(value, { stream: true })
       size += text.length
       parser.feed(text)
-      if (size > maxEventSize + HEAD) this.#fail(...TOO_LARGE)
+      if (size > maxEventSize + OVERHEAD) failTooLarge()
     }
   }
 
-  #fail (code: string, message: string): void {
-    this.#finish(code, new ClientError(code, message))
-  }
-
-  #receive (event: string, text: string): void {
+  #handleEvent (event: string, text: string): void {
     let data
     try {
       data = JSON.parse(text)
     } catch (error) {
-      // Not of our server's making. The stream itself is well.
-      return this.#listener.unreadable(error)
+      return this.#listener.onParseError(error)
     }
     if (event === 'welcome') {
       this.#backoff.reset()
-      this.#patience = (data.heartbeatInterval ?? Infinity) * SILENT_INTERVALS
-      this.#heard()
-      this.#listener.welcome(data)
+      this.#idleTimeout = (data.heartbeatInterval ?? Infinity) * IDLE_HEARTBEATS
+      this.#restartIdleTimer()
+      this.#listener.onWelcome(data)
     } else if (event === 'close' || event === 'replaced') {
-      this.#finish(data.reason ?? event)
+      this.#close(data.reason ?? event)
     } else {
-      this.#listener.event(event, data)
+      this.#listener.onEvent(event, data)
     }
   }
 
-  /** The server was heard: the watchdog, which gives a silent stream up, starts anew. */
-  #heard (): void {
-    this.#heardAt = Date.now()
-    clearTimeout(this.#watchdog)
-    this.#watchdog = after(this.#patience, () => { this.reconnect() })
+  #restartIdleTimer (): void {
+    this.#lastDataAt = Date.now()
+    clearTimeout(this.#idleTimer)
+    this.#idleTimer = setTimer(() => { this.reconnect() }, this.#idleTimeout)
   }
 }

@@ -1,12 +1,19 @@
-/** An error of the client's. The `code` is stable: the server's own, or one of those below. */
+/** An error of the client. Its `code` is stable across versions; its message is not. */
 export class ClientError extends Error {
   /**
-   * `CLOSED` (the session is over), `TIMEOUT`, `QUEUE_FULL`, `RESET` (the session was lost while the answer was under
-   * way), `ENDED` (the stream, by the server), `SILENT` (it was given up), `EVENT_TOO_LARGE`, `NOT_A_STREAM`;
-   * `HTTP_<status>` for an answer that names no code; else the server's.
+   * The code of the server's error response, `HTTP_<status>` if that response has no code, or one of these:
+   *
+   * - `CLOSED`: the session is closed, or the React component is not mounted.
+   * - `TIMEOUT`: a message got no response in time. It may have been handled.
+   * - `QUEUE_FULL`: `maxQueued` messages have no response yet.
+   * - `RESET`: the session was lost before a message got its response. The message may have been handled.
+   * - `ENDED`: the server or a proxy ended the stream.
+   * - `SILENT`: the client replaced a stream that it considered dead.
+   * - `EVENT_TOO_LARGE`: an event is larger than `maxEventSize`.
+   * - `NOT_A_STREAM`: the response to the GET is not an event stream.
    */
   readonly code: string
-  /** The status of the answer, where there was one. */
+  /** The HTTP status of the response; `undefined` if the error does not come from a response. */
   readonly status: number | undefined
 
   constructor (code: string, message: string, status?: number) {
@@ -17,17 +24,17 @@ export class ClientError extends Error {
   }
 }
 
-/** The error that an answer tells of. */
-export function errorOf (status: number, body: unknown): ClientError {
-  const { code = `HTTP_${status}`, message = `The server answered ${status}` } = (body ?? {}) as { code?: string, message?: string }
+/** Creates the error for an error response. `body` is the parsed body, of any type. */
+export function createResponseError (status: number, body: unknown): ClientError {
+  const { code = `HTTP_${status}`, message = `HTTP status ${status}` } = (body ?? {}) as { code?: string, message?: string }
   return new ClientError(code, message, status)
 }
 
-/** Whether a status says nothing of the request: the same may go well a little later. */
-export const isPassing = (status: number): boolean => status === 429 || status >= 500
+/** Whether the same request may succeed later. */
+export const isTransient = (status: number): boolean => status === 429 || status >= 500
 
-/** Milliseconds for which an answer asks to be left alone. [RFC 9110 10.2.3] It gives seconds, or a date. */
-export function retryAfterOf ({ headers }: Response): number {
+/** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none. [RFC 9110 10.2.3] The header contains seconds or a date. */
+export function parseRetryAfter ({ headers }: Response): number {
   const value = headers.get('retry-after') ?? ''
   return Number(value) * 1000 || Date.parse(value) - Date.now() || 0
 }

@@ -1,20 +1,21 @@
 import { Agent, fetch, type Dispatcher, type RequestInit as UndiciRequestInit } from 'undici'
-import { ClientSession, type ConnectOptions, type Contract } from './index.js'
-import type { Source } from './options.js'
+import type { Contract } from '../contract.js'
+import type { ConnectOptions, Resolvable } from './options.js'
+import { ClientSession } from './session.js'
 
 export * from './index.js'
 
-/** What {@link connect} may be told in Node. */
+/** Options of {@link connect} in Node. */
 export interface NodeConnectOptions extends ConnectOptions {
-  /** What carries the requests of undici's `fetch`: a proxy, a pool, other limits. Default: an `Agent` with HTTP/2 where it is offered, and no limit to silence. */
+  /** The undici dispatcher that sends the requests, for example a proxy or a pool. Default: an `Agent` that uses HTTP/2 if the server offers it and has no `bodyTimeout`. */
   dispatcher?: Dispatcher
 }
 
-// A stream may be silent for as long as the heartbeats allow; undici would give it up after five minutes.
+// The `bodyTimeout` of undici would end a stream that is idle for five minutes; the client has an idle timeout of its own.
 const agent = new Agent({ allowH2: true, bodyTimeout: 0 })
 
-/** Opens a session, as in a browser; the URL is absolute here. For the options see {@link NodeConnectOptions}. */
-export function connect<C extends Contract = Contract> (url: Source<string | URL>, { dispatcher = agent, ...options }: NodeConnectOptions = {}): ClientSession<C> {
+/** Opens a session, like `connect` in a browser. The URL must be absolute. */
+export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher = agent, ...options }: NodeConnectOptions = {}): ClientSession<C> {
   return new ClientSession<C>(url, {
     fetch: async (url, init) => await fetch(url, { ...init as UndiciRequestInit, dispatcher }) as unknown as Response,
     ...options

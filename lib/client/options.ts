@@ -1,20 +1,23 @@
-/** A value, or a function that is asked for it each time. */
-export type Source<T> = T | (() => T | Promise<T>)
+/** A value, or a function that returns the value or a promise for it. */
+export type Resolvable<T> = T | (() => T | Promise<T>)
 
-/** What `connect` may be told; all of it may be left out. */
+/** Options of `connect`. All of them are optional. */
 export interface ConnectOptions {
-  /** Headers of every request, or a function that is asked for them before each, for tokens that expire; they are asked for again where they do not come. Default: none. */
-  headers?: Source<Record<string, string>>
-  /** Paths under the URL, as the server's. Default: `/downward` and `/upward`. */
+  /**
+   * Headers of all requests. Use a function for tokens that expire: the client calls it before each request.
+   * If the function throws, or if its promise does not settle in time, the request fails like one without a response. Default: none.
+   */
+  headers?: Resolvable<Record<string, string>>
+  /** Paths under the URL, the same as option `paths` of the server. Default: `/downward` and `/upward`. */
   paths?: { downward?: string, upward?: string }
-  /** What makes the requests. Default: the global `fetch`; in Node, undici's. */
+  /** The function that sends the requests. Default: the global `fetch`; in Node, undici's `fetch`. */
   fetch?: (url: string, init: RequestInit) => Promise<Response>
-  /** As for `fetch`: `include` lets cookies travel to another origin. Default: `same-origin`. */
+  /** Option `credentials` of `fetch`: `include` sends cookies to other origins, too. Default: that of `fetch`, `same-origin`. */
   credentials?: RequestInit['credentials']
-  /** Milliseconds for which a message is repeated until it is answered; then it fails with `TIMEOUT`. Default: 60 000; `Infinity` turns it off. */
+  /** Time for which the client repeats a message that has no response, in milliseconds. Default: 60,000. `Infinity` turns it off. Error: `TIMEOUT`. */
   timeout?: number
-  /** Messages that may wait for their answers, those under way too; one more fails with `QUEUE_FULL`. Default: 1000; `Infinity` turns it off. */
+  /** Maximum number of messages without a response, sent or not. Default: 1000. `Infinity` turns it off. Error: `QUEUE_FULL`. */
   maxQueued?: number
-  /** Characters that the data of an event may have; more end the session with `EVENT_TOO_LARGE`. Default: 16 777 216; `Infinity` turns it off. */
+  /** Maximum size of the data of an event, in characters. Default: 16,777,216. `Infinity` turns it off. Error: `EVENT_TOO_LARGE`, which closes the session. */
   maxEventSize?: number
 }

@@ -1,12 +1,12 @@
-import { after, Backoff, type Pace } from './backoff.js'
-import { ClientError, errorOf, isPassing, retryAfterOf } from './errors.js'
+import { Backoff, setTimer, type RetrySettings } from './backoff.js'
+import { ClientError, createResponseError, isTransient, parseRetryAfter } from './errors.js'
 import type { Send } from './send.js'
 
-/** What a request may be told of its own. */
+/** Options of one request. */
 export interface RequestOptions {
-  /** Milliseconds for which it is repeated until it is answered; then it fails with `TIMEOUT`. Default: the session's; `Infinity` turns it off. */
+  /** Time for which the client repeats the request until it gets a response, in milliseconds. Default: that of the session. `Infinity` turns it off. Error: `TIMEOUT`. */
   timeout?: number
-  /** Gives it up, handled or not: it fails with the reason. Default: none. */
+  /** Cancels the request; the server may have handled it already. Default: none. Error: the reason of the signal. */
   signal?: AbortSignal
 }
 
@@ -17,162 +17,167 @@ export interface OutboxOptions {
 }
 
 interface Message {
-  /** The message as a line of a batch. */
+  /** The message as one line of a batch, in JSON. */
   readonly line: string
-  /** Attempts of which it is not known whether the message was handled. */
-  doubts: number
-  resolve: (answer: unknown) => void
+  /** Number of attempts after which the server may have handled the message. */
+  uncertainAttempts: number
+  resolve: (result: unknown) => void
   reject: (error: unknown) => void
 }
 
-/** What became of one message of a batch. */
-interface Answer {
+/** The response to one message of a batch. */
+interface MessageResponse {
   readonly status: number
   readonly body: unknown
-  /** Whether it is the answer to an earlier attempt. */
+  /** Whether the server handled the message in an earlier attempt and repeats that response. */
   readonly replayed?: boolean
 }
 
-// As many as a server takes by default, with room for others; as long as a request may be by default, with room for the rest.
-const BATCH_MESSAGES = 64
-const BATCH_CHARACTERS = 256 * 1024
-// Then the connection may be dead. Where only the handler is slow, the repeat waits for it.
-const ATTEMPT = 15_000
+// A quarter of the server's default `maxWaitingMessages`, which leaves room for other requests of the session.
+const MAX_BATCH_MESSAGES = 64
+// In UTF-8 these are at most 768 KiB, less than Fastify's default `bodyLimit` of 1 MiB.
+const MAX_BATCH_CHARACTERS = 256 * 1024
+// Milliseconds after which the connection of a request counts as dead. If only the handler is slow, the repeated request waits for it.
+const REQUEST_TIMEOUT = 15_000
 
-/** What is to go up: first in, first out, one request at a time; what has gathered meanwhile goes as one batch. */
+/** Sends messages in order, with at most one request at a time. Messages that are queued during a request form the next batch. */
 export class Outbox {
   readonly #send: Send
   readonly #options: OutboxOptions
   readonly #onStale: () => void
   readonly #backoff: Backoff
   readonly #queue = new Set<Message>()
-  #attempt = new AbortController()
-  #closed: ClientError | undefined
+  #abortController = new AbortController()
+  #closeError: ClientError | undefined
   #sessionId: string | undefined
-  // Keys need be unique within a session only.
-  #count = 0
-  #limit = BATCH_MESSAGES
-  #busy = false
-  #paused = true
+  // The next idempotency key. Keys are unique within the session only.
+  #nextKey = 0
+  #batchLimit = MAX_BATCH_MESSAGES
+  #isFlushing = false
+  #isPaused = true
 
-  /** `onStale` is told when the server says that the stream is not there. */
-  constructor (send: Send, options: OutboxOptions, pace: Pace, onStale: () => void) {
+  /** `onStale` is called when a response shows that the server has no stream for the session. */
+  constructor (send: Send, options: OutboxOptions, retrySettings: RetrySettings, onStale: () => void) {
     this.#send = send
     this.#options = options
     this.#onStale = onStale
-    this.#backoff = new Backoff(pace)
+    this.#backoff = new Backoff(retrySettings)
   }
 
-  /** Queues a message; resolves with its answer. */
+  /** Queues a message. Resolves with the result of its handler. */
   push (event: string, data: unknown, { timeout = this.#options.timeout, signal }: RequestOptions = {}): Promise<unknown> {
-    const answer = new Promise((resolve, reject) => {
+    const { maxQueued } = this.#options
+    const result = new Promise((resolve, reject) => {
       signal?.throwIfAborted()
-      if (this.#closed !== undefined) throw this.#closed
-      if (this.#queue.size >= this.#options.maxQueued) throw new ClientError('QUEUE_FULL', `${this.#queue.size} messages wait for their answers`)
-      const settle = <T>(how: (value: T) => void) => (value: T): void => {
+      if (this.#closeError) throw this.#closeError
+      if (this.#queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `The queue exceeds maxQueued (${maxQueued}); raise it`)
+      const withCleanup = <T>(settle: (value: T) => void) => (value: T): void => {
         this.#queue.delete(message)
         clearTimeout(timer)
         signal?.removeEventListener('abort', onAbort)
-        how(value)
+        settle(value)
       }
       const message: Message = {
-        line: JSON.stringify({ event, data, id: `${this.#count++}` }),
-        doubts: 0,
-        resolve: settle(resolve),
-        reject: settle(reject)
+        line: JSON.stringify({ event, data, id: `${this.#nextKey++}` }),
+        uncertainAttempts: 0,
+        resolve: withCleanup(resolve),
+        reject: withCleanup(reject)
       }
       const onAbort = (): void => { message.reject(signal?.reason) }
-      const timer = after(timeout, () => { message.reject(new ClientError('TIMEOUT', `No answer within ${timeout} ms`)) })
+      const timer = setTimer(() => { message.reject(new ClientError('TIMEOUT', `No response within ${timeout} ms; the message may have been handled`)) }, timeout)
       signal?.addEventListener('abort', onAbort)
       this.#queue.add(message)
-      this.#pump()
+      this.#flush()
     })
-    // Nobody need wait for it: a rejection then is no failure of the process.
-    answer.catch(() => {})
-    return answer
+    // Callers may ignore the result. Without this handler a rejection would end a Node process.
+    result.catch(() => {})
+    return result
   }
 
-  /** There is a stream, of this session: what waits can go. */
-  open (sessionId: string): void {
+  /** Sends the queue to this session. The caller calls it for each new stream, of the same session or of another one. */
+  resume (sessionId: string): void {
     if (sessionId !== this.#sessionId) {
-      // What an earlier session may have handled must not be handled by another.
-      for (const { doubts, reject } of this.#queue) {
-        if (doubts > 0) reject(new ClientError('RESET', 'The session was lost before its answer'))
+      // An idempotency key is unique within one session. Another session would handle a message again that the first has handled.
+      for (const { uncertainAttempts, reject } of this.#queue) {
+        if (uncertainAttempts > 0) reject(new ClientError('RESET', 'The session was lost; the message may have been handled'))
       }
     }
     this.#sessionId = sessionId
-    this.#paused = false
-    // The connection of a request under way may have died with the stream; a repeat costs little.
-    this.#attempt.abort()
-    this.#backoff.wake()
-    this.#pump()
+    this.#isPaused = false
+    // The connection of the current request may have died together with the stream. To repeat the request is cheap.
+    this.#abortController.abort()
+    this.#backoff.skip()
+    this.#flush()
   }
 
-  /** Nothing can go any more. */
+  /** Fails all messages, including those that are queued later. */
   close (error: ClientError): void {
-    this.#closed = error
+    this.#closeError = error
     for (const { reject } of this.#queue) reject(error)
-    this.#attempt.abort()
+    this.#abortController.abort()
     this.#backoff.stop()
   }
 
-  async #pump (): Promise<void> {
-    if (this.#busy) return
-    this.#busy = true
-    while (!this.#paused && this.#queue.size > 0) {
-      const attempt = this.#attempt = new AbortController()
-      const timer = after(ATTEMPT, () => { attempt.abort() })
-      const pause = await this.#post(this.#take(), attempt.signal).catch(() => attempt.signal.aborted ? undefined : 0)
+  async #flush (): Promise<void> {
+    if (this.#isFlushing) return
+    this.#isFlushing = true
+    while (!this.#isPaused && this.#queue.size > 0) {
+      const abortController = this.#abortController = new AbortController()
+      const timer = setTimer(() => { abortController.abort() }, REQUEST_TIMEOUT)
+      const retryAfter = await this.#post(this.#nextBatch(), abortController.signal).catch(() => abortController.signal.aborted ? undefined : 0)
       clearTimeout(timer)
-      if (pause === undefined) this.#backoff.reset()
-      else await this.#backoff.wait(pause)
+      if (retryAfter === undefined) this.#backoff.reset()
+      else await this.#backoff.wait(retryAfter)
     }
-    this.#busy = false
+    this.#isFlushing = false
   }
 
-  #take (): Message[] {
+  #nextBatch (): Message[] {
     const batch: Message[] = []
     let characters = 0
     for (const message of this.#queue) {
       characters += message.line.length
-      if (batch.length > 0 && (batch.length >= this.#limit || characters > BATCH_CHARACTERS)) break
+      if (batch.length > 0 && (batch.length >= this.#batchLimit || characters > MAX_BATCH_CHARACTERS)) break
       batch.push(message)
     }
     return batch
   }
 
-  /** Posts messages, and settles those that are answered. Answers how long the server wants to be left alone; `undefined` if all is well. */
+  /**
+   * Posts a batch and settles the messages that have a final response. Resolves with the minimum delay before the next
+   * batch, in milliseconds, if the server did not accept all; with `undefined` if no delay is needed.
+   */
   async #post (batch: readonly Message[], signal: AbortSignal): Promise<number | undefined> {
     const response = await this.#send(this.#options.path, {
       method: 'POST',
       headers: { 'x-session-id': this.#sessionId as string, 'content-type': 'application/x-ndjson' },
       body: () => {
-        for (const message of batch) message.doubts++
+        for (const message of batch) message.uncertainAttempts++
         return batch.map(({ line }) => line).join('\n')
       },
       signal
     })
     const { status } = response
     const body: unknown = await response.json().catch(() => {})
-    // It was the answer to an earlier stream's, or session's.
+    // After the abort another session may be current, and the messages are sent again. So a late response does not count.
     signal.throwIfAborted()
     if (response.headers.get('x-session-connected') === 'false') this.#onStale()
     if (response.ok) {
-      // It was cut short, or comes from something between.
-      if (!Array.isArray(body)) throw new TypeError('The answer is no list')
-      this.#limit = Math.min(BATCH_MESSAGES, this.#limit * 2)
-      return settle(batch, body)
+      // The response is incomplete, or a proxy or captive portal sent it.
+      if (!Array.isArray(body)) return 0
+      this.#batchLimit = Math.min(MAX_BATCH_MESSAGES, this.#batchLimit * 2)
+      return settleBatch(batch, body)
     }
-    // An answer of 5xx may come from a proxy that has lost the server's.
-    if (status < 500 || status === 503) for (const message of batch) message.doubts--
-    if (isPassing(status)) return retryAfterOf(response)
-    const error = errorOf(status, body)
+    // The server did not handle the messages. With another 5xx status a proxy may have lost the response of the server.
+    if (status < 500 || status === 503) for (const message of batch) message.uncertainAttempts--
+    if (isTransient(status)) return parseRetryAfter(response)
+    const error = createResponseError(status, body)
     if (error.code === 'FST_SSE_SESSION_UNKNOWN') {
-      // The next welcome tells what becomes of the session.
-      this.#paused = true
+      // The next stream shows whether the session continues.
+      this.#isPaused = true
     } else if (batch.length > 1 && (status === 400 || status === 413)) {
-      // One of them is not to the server's liking, or all are too much: nothing of it was handled.
-      this.#limit = batch.length >> 1
+      // One message is invalid, or the batch is too large. The server handled none of them.
+      this.#batchLimit = batch.length >> 1
     } else {
       for (const { reject } of batch) reject(error)
     }
@@ -180,21 +185,21 @@ export class Outbox {
   }
 }
 
-/** Settles the messages that were handled; answers `undefined` if those were all. */
-function settle (batch: readonly Message[], answers: readonly Answer[]): number | undefined {
-  let pause: number | undefined
+/** Settles the messages with a final response. Returns 0 if others must be repeated, `undefined` if none. */
+function settleBatch (batch: readonly Message[], responses: readonly MessageResponse[]): number | undefined {
+  let retryAfter: number | undefined
   batch.forEach((message, index) => {
-    const { status, body, replayed } = answers[index] as Answer
+    const { status, body, replayed } = responses[index] as MessageResponse
     if ((status === 429 || status === 503) && replayed !== true) {
-      // Not handled, as a rule. Where it was the handler's own answer, the repeat says so.
-      message.doubts--
-      pause = 0
+      // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
+      message.uncertainAttempts--
+      retryAfter = 0
     } else if (status >= 400) {
-      message.reject(errorOf(status, body))
+      message.reject(createResponseError(status, body))
     } else {
-      // What the server answers where the handler has returned nothing.
+      // The server sends this status and body when the handler returns nothing.
       message.resolve(status === 202 && JSON.stringify(body) === '{"status":"accepted"}' ? undefined : body)
     }
   })
-  return pause
+  return retryAfter
 }

@@ -1,29 +1,29 @@
-import type { ConnectOptions, Source } from './options.js'
+import type { ConnectOptions, Resolvable } from './options.js'
 
-/** A request; its body is asked for when it leaves. */
-type Init = Omit<RequestInit, 'body'> & { headers: Record<string, string>, signal: AbortSignal, body?: () => string }
+/** Options of one request, as for `fetch`. `body` is a function, which is called when the request is sent. */
+type SendOptions = Omit<RequestInit, 'body'> & { headers: Record<string, string>, signal: AbortSignal, body?: () => string }
 
-/** Makes a request; the headers and the place are asked for afresh each time. */
-export type Send = (path: string, init: Init) => Promise<Response>
+/** Sends a request to a path under the URL of the session. */
+export type Send = (path: string, options: SendOptions) => Promise<Response>
 
-/** Makes the requests of a session as its options say. */
-export function sender (url: Source<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
-  const request: Send = async (path, init) => {
-    const base = String(await ask(url)).replace(/\/$/, '')
+/** Creates the function that sends all requests of a session. It resolves the URL and the headers for each request. */
+export function createSend (url: Resolvable<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
+  const request: Send = async (path, options) => {
+    const base = String(await resolveValue(url)).replace(/\/$/, '')
     return await fetch(base + path, {
       ...credentials !== undefined && { credentials },
-      ...init,
-      headers: { ...await ask(headers), ...init.headers },
-      body: init.body?.() ?? null
+      ...options,
+      headers: { ...await resolveValue(headers), ...options.headers },
+      body: options.body?.() ?? null
     })
   }
-  return (path, init) => new Promise((resolve, reject) => {
-    // What is asked knows nothing of the signal, and may never answer.
-    init.signal.addEventListener('abort', () => { reject(init.signal.reason) })
-    request(path, init).then(resolve, reject)
+  return (path, options) => new Promise((resolve, reject) => {
+    // The functions for the URL and the headers do not get the signal, and their promises may never settle.
+    options.signal.addEventListener('abort', () => { reject(options.signal.reason) })
+    request(path, options).then(resolve, reject)
   })
 }
 
-function ask<T> (source: Source<T>): T | Promise<T> {
-  return typeof source === 'function' ? (source as () => T | Promise<T>)() : source
+function resolveValue<T> (value: Resolvable<T>): T | Promise<T> {
+  return typeof value === 'function' ? (value as () => T | Promise<T>)() : value
 }

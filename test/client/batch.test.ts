@@ -1,42 +1,42 @@
 import t from 'tap'
-import { eachClient, forced, numbers } from '../support/clients.js'
-import { echo, isPost, lines, open, scriptedServer, status, welcome, type Answer } from './support/scripted-server.js'
+import { eachClient, FORCE_CLOSE, range } from '../support/clients.js'
 import { serve } from '../support/server.js'
+import { echo, isPost, messagesOf, openStream, respond, scriptedServer, welcome, type Responder } from './support/scripted-server.js'
 
-eachClient(t, 'a batch that is refused whole is sent in smaller ones, and only what is to blame fails', async (t, connect) => {
-  const { sessions, url } = await serve(t, { maxWaitingMessages: 3 }, { fastify: forced })
+eachClient(t, 'splits a batch that the server rejects, and fails only the invalid messages', async (t, connect) => {
+  const { sessions, url } = await serve(t, { maxWaitingMessages: 3 }, { fastify: FORCE_CLOSE })
   const handled: unknown[] = []
   sessions.handle('message', (_session, data) => { handled.push(data) })
   const session = connect(url)
   const large = session.send('x'.repeat(2 ** 21))
-  const poisoned = session.send(JSON.parse('{"__proto__":1}'))
-  const rest = Promise.all(numbers(20).map(n => session.send(n)))
+  const invalid = session.send(JSON.parse('{"__proto__":1}'))
+  const rest = Promise.all(range(20).map(n => session.send(n)))
   await t.rejects(large, { code: 'FST_ERR_CTP_BODY_TOO_LARGE' })
-  await t.rejects(poisoned, { code: 'FST_SSE_BATCH_MALFORMED' })
+  await t.rejects(invalid, { code: 'FST_SSE_BATCH_MALFORMED' })
   await rest
-  t.strictSame(handled, numbers(20))
+  t.strictSame(handled, range(20))
 })
 
-eachClient(t, 'a batch holds 256 Ki characters, or one message of more', async (t, connect) => {
-  const server = await scriptedServer(t, [open(welcome())], Array<Answer>(5).fill(echo))
+eachClient(t, 'limits a batch to 256 Ki characters, or to one larger message', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())], Array<Responder>(5).fill(echo))
   const session = connect(server.url)
   const sizes = [100_000, 100_000, 100_000, 300_000, 1, 2]
   await Promise.all(sizes.map(size => session.send('x'.repeat(size))))
-  t.strictSame(server.requests.filter(isPost).map(asked => lines(asked).map(({ data }) => String(data).length)), [[100_000, 100_000], [100_000], [300_000], [1, 2]])
+  t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).map(({ data }) => String(data).length)), [[100_000, 100_000], [100_000], [300_000], [1, 2]])
 })
 
-eachClient(t, 'a batch that is too much is halved, and then grows again', async (t, connect) => {
-  const server = await scriptedServer(t, [open(welcome())], [status(413), status(400), echo, echo, echo])
+eachClient(t, 'halves the batch limit after a rejected batch, and doubles it after an accepted one', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())], [respond(413), respond(400), echo, echo, echo])
   const session = connect(server.url)
-  t.strictSame(await Promise.all(numbers(16).map(n => session.request('a', n))), numbers(16))
-  t.strictSame(server.requests.filter(isPost).map(asked => lines(asked).length), [16, 8, 4, 8, 4])
+  t.strictSame(await Promise.all(range(16).map(n => session.request('a', n))), range(16))
+  t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).length), [16, 8, 4, 8, 4])
 })
 
-eachClient(t, 'a refusal that is for good fails every message of its batch, and no other', async (t, connect) => {
-  const server = await scriptedServer(t, [open(welcome())], [status(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), echo])
+eachClient(t, 'fails all messages of a batch after a permanent error, and no later message', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())], [respond(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), echo])
   const session = connect(server.url)
-  const failed = await Promise.all([1, 2].map(async n => await session.request('a', n).catch((error: unknown) => error)))
-  t.match(failed, [1, 2].map(() => ({ name: 'ClientError', code: 'NO_TOKEN', message: 'Log in', status: 401 })))
+  const errors = await Promise.all([1, 2].map(async n => await session.request('a', n).catch((error: unknown) => error)))
+  t.match(errors, [1, 2].map(() => ({ name: 'ClientError', code: 'NO_TOKEN', message: 'Log in', status: 401 })))
   t.equal(server.requests.filter(isPost).length, 1)
   t.equal(await session.request('a', 3), 3)
 })

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import type { Page } from 'playwright-core'
 import { launchChromium, needsChromium } from '../support/browser.js'
-import { forced } from '../support/clients.js'
+import { FORCE_CLOSE } from '../support/clients.js'
 import { faultProxy } from '../support/proxy.js'
 import { serve, type Served } from '../support/server.js'
 import { until } from '../support/wait.js'
@@ -11,81 +11,83 @@ const PAGE = `<!doctype html><link rel="icon" href="data:,">
 <script type="module">
   import { connect } from '/bundle.js'
   window.session = connect('')
-  window.heard = []
+  window.received = []
   for (const name of ['open', 'resume', 'reset', 'disconnect', 'gap', 'close', 'message']) {
-    session.on(name, data => heard.push([name, data]))
+    session.on(name, data => received.push([name, data]))
   }
 </script>`
 
-interface Opened extends Served {
+interface OpenedPage extends Served {
   readonly page: Page
-  readonly closed: string[]
-  readonly strike: () => void
+  /** The reasons of the sessions that were closed on the server. */
+  readonly closeReasons: string[]
+  /** Closes all connections of the page. */
+  readonly disconnect: () => void
 }
 
-/** Opens a page that has nothing but the bundle as shipped. */
-async function openPage (t: Test, retry = 1): Promise<Opened> {
-  const closed: string[] = []
+/** Opens a page that loads only the bundle. */
+async function openPage (t: Test, retry = 1): Promise<OpenedPage> {
+  const closeReasons: string[] = []
   const served = await serve(t, { retry }, {
-    fastify: forced,
+    fastify: FORCE_CLOSE,
     before: app => {
       app.get('/', (_request, reply) => reply.type('text/html').send(PAGE))
-      app.get('/elsewhere', (_request, reply) => reply.type('text/html').send('<!doctype html>'))
+      app.get('/other', (_request, reply) => reply.type('text/html').send('<!doctype html>'))
       app.get('/bundle.js', (_request, reply) => reply.type('text/javascript').send(readFileSync(new URL('../../dist/client/bundle.js', import.meta.url))))
     }
   })
-  served.sessions.addHook('onClose', (_session, reason) => { closed.push(reason) })
+  served.sessions.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const proxy = await faultProxy(t, served.port)
   const page = await (await launchChromium(t)).newPage()
   await page.goto(proxy.url)
   await page.waitForFunction('window.session?.state === "open"')
-  return { ...served, page, closed, strike: () => { for (const { client } of proxy.connections) client.destroy() } }
+  return { ...served, page, closeReasons, disconnect: () => { for (const { client } of proxy.connections) client.destroy() } }
 }
 
-t.test('the bundle as shipped talks both ways in Chromium, and goes on after a lost connection', needsChromium, async t => {
-  const { sessions, page, strike } = await openPage(t)
+t.test('the bundle sends and receives messages in Chromium, and resumes after a lost connection', needsChromium, async t => {
+  const { sessions, page, disconnect } = await openPage(t)
   sessions.handle('add', (_session, data) => (data as number[]).reduce((sum, n) => sum + n))
   t.equal(await page.evaluate('session.request("add", [1, 2])'), 3)
-  sessions.addHook('onDisconnect', session => session.send('meanwhile'))
-  strike()
-  await page.waitForFunction('heard.length === 4')
-  t.match(await page.evaluate('heard'), [['open'], ['disconnect'], ['resume', { resumed: true }], ['message', 'meanwhile']])
+  sessions.addHook('onDisconnect', session => session.send('in between'))
+  disconnect()
+  await page.waitForFunction('received.length === 4')
+  t.match(await page.evaluate('received'), [['open'], ['disconnect'], ['resume', { resumed: true }], ['message', 'in between']])
   t.equal(await page.evaluate('session.request("add", [3, 4])'), 7)
 })
 
-t.test('a page that is closed ends its session at the server', needsChromium, async t => {
-  const { page, closed } = await openPage(t)
+t.test('closing the page closes the session on the server', needsChromium, async t => {
+  const { page, closeReasons } = await openPage(t)
   await page.close({ runBeforeUnload: true })
-  await until(() => closed.length > 0, 'the end of the session')
-  t.strictSame(closed, ['deleted'])
+  await until(() => closeReasons.length > 0, 'the end of the session')
+  t.strictSame(closeReasons, ['deleted'])
 })
 
-t.test('a page that is left and restored as it was has its session still, and goes on', needsChromium, async t => {
-  const { page, closed, sessions } = await openPage(t)
+t.test('a page that is restored from the back/forward cache resumes its session', needsChromium, async t => {
+  const { page, closeReasons, sessions } = await openPage(t)
   const id = await page.evaluate('session.sessionId') as string
-  await page.evaluate('addEventListener("pageshow", ({ persisted }) => heard.push(["pageshow", persisted]))')
-  await page.goto(new URL('/elsewhere', page.url()).href)
-  await (await sessions.find(id))?.send('meanwhile')
+  await page.evaluate('addEventListener("pageshow", ({ persisted }) => received.push(["pageshow", persisted]))')
+  await page.goto(new URL('/other', page.url()).href)
+  await (await sessions.find(id))?.send('in between')
   await page.evaluate('history.back()')
-  // By its stream as it was frozen, or by the new one.
-  await page.waitForFunction('["resume", "message"].every(event => window.heard?.some(([name]) => name === event))')
+  // The message arrives on the old stream, which was frozen, or on the new one.
+  await page.waitForFunction('["resume", "message"].every(event => window.received?.some(([name]) => name === event))')
   t.equal(await page.evaluate('session.sessionId'), id)
   t.equal((await sessions.find(id))?.connected, true)
-  t.strictSame(closed, [])
-  const heard = await page.evaluate('heard') as Array<[string, unknown]>
-  t.match(heard.find(([name]) => name === 'pageshow'), ['pageshow', true])
-  t.strictSame(heard.filter(([name]) => name === 'message'), [['message', 'meanwhile']])
+  t.strictSame(closeReasons, [])
+  const received = await page.evaluate('received') as Array<[string, unknown]>
+  t.match(received.find(([name]) => name === 'pageshow'), ['pageshow', true])
+  t.strictSame(received.filter(([name]) => name === 'message'), [['message', 'in between']])
 })
 
-t.test('a page that is woken does not wait for its next attempt', needsChromium, async t => {
-  // Longer than the page is waited for.
-  const { page, sessions, strike } = await openPage(t, 100_000)
-  for (const wake of ['dispatchEvent(new Event("online"))', 'document.dispatchEvent(new Event("visibilitychange"))']) {
+t.test('online and visibilitychange end the delay before the next attempt to connect', needsChromium, async t => {
+  // Longer than `waitForFunction` waits.
+  const { page, sessions, disconnect } = await openPage(t, 100_000)
+  for (const script of ['dispatchEvent(new Event("online"))', 'document.dispatchEvent(new Event("visibilitychange"))']) {
     await (await sessions.find(await page.evaluate('session.sessionId') as string))?.send(1)
-    await page.evaluate('heard.length = 0')
-    strike()
-    await page.waitForFunction('heard.some(([name]) => name === "disconnect")')
-    await page.evaluate(wake)
+    await page.evaluate('received.length = 0')
+    disconnect()
+    await page.waitForFunction('received.some(([name]) => name === "disconnect")')
+    await page.evaluate(script)
     await page.waitForFunction('session.state === "open"')
   }
   t.equal(sessions.size, 1)

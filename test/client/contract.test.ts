@@ -10,11 +10,11 @@ interface Chat {
   up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void }
 }
 
-interface Talk {
+interface Greetings {
   down: { message: string }
 }
 
-t.test('one contract types what the server and its clients say to each other', async t => {
+t.test('one contract types the messages between the server and its clients', async t => {
   const { sessions: untyped, url } = await serve(t)
   const sessions = untyped.withContract<Chat>()
   sessions
@@ -30,13 +30,13 @@ t.test('one contract types what the server and its clients say to each other', a
   t.teardown(() => session.close())
   const counts: number[] = []
   session.on('count', count => { counts.push(count) })
-  const answered = session.request('say', { text: 'hi' })
+  const result = session.request('say', { text: 'hi' })
   for await (const { event, data } of session) {
     if (event !== 'said') continue
     t.equal(data.text, 'HI')
     break
   }
-  const { delivered } = await answered
+  const { delivered } = await result
   t.equal(delivered, 1)
   t.strictSame(counts, [1])
 
@@ -46,7 +46,7 @@ t.test('one contract types what the server and its clients say to each other', a
   t.equal(await within(closed.promise, 'the end of the session'), 'bye')
 })
 
-t.test('what a contract allows is sent by every way there is, and an event without data needs none', async t => {
+t.test('sends the events of a contract by every method, with and without data', async t => {
   const { sessions: untyped, url } = await serve(t)
   const sessions = untyped.withContract<Chat>()
   sessions.handle('say', async session => {
@@ -60,22 +60,22 @@ t.test('what a contract allows is sent by every way there is, and an event witho
     await sessions.broadcast('count', 4, { except: session })
     return { delivered: 0 }
   })
-  sessions.handle('stop', async (session, nothing) => {
-    await untyped.withContract<Talk>().broadcast('message', `data: ${nothing}`)
-    await session.close(nothing)
+  sessions.handle('stop', async (session, data) => {
+    await untyped.withContract<Greetings>().broadcast('message', `data: ${data}`)
+    await session.close(data)
   })
   const session = connect<Chat>(url)
   t.teardown(() => session.close())
   session.request('say', { text: '' })
   session.request('stop')
-  const heard: unknown[] = []
-  for await (const { event, data } of session) heard.push([event, data])
-  t.strictSame(heard, [['bell', null], ['count', 1], ['count', 2], ['bell', null], ['count', 3], ['blank', null], ['message', 'data: undefined']])
+  const received: unknown[] = []
+  for await (const { event, data } of session) received.push([event, data])
+  t.strictSame(received, [['bell', null], ['count', 1], ['count', 2], ['bell', null], ['count', 3], ['blank', null], ['message', 'data: undefined']])
 })
 
-// Compiled, not run: each of these is a mistake that must not compile.
+// The following functions are compiled, but not run. Each line after `@ts-expect-error` must not compile.
 
-export async function server (sessions: ContractSessions<Chat>, anything: never): Promise<void> {
+export async function checkServer (sessions: ContractSessions<Chat>, handler: never): Promise<void> {
   sessions.addHook('onOpen', async session => {
     // @ts-expect-error no such event
     await session.emit('shouted', {})
@@ -89,16 +89,16 @@ export async function server (sessions: ContractSessions<Chat>, anything: never)
     await session.stream('shouted', [])
     // @ts-expect-error the data is missing
     await session.emit('count')
-    // @ts-expect-error there is none to be had
+    // @ts-expect-error the event has no data
     await session.emit('bell', 1)
   })
   // @ts-expect-error no such event
-  sessions.handle('shout', anything)
-  // @ts-expect-error likewise
-  sessions.handle('shout', {}, anything)
-  // An answer that is promised may be there at once.
+  sessions.handle('shout', handler)
+  // @ts-expect-error no such event
+  sessions.handle('shout', {}, handler)
+  // The contract has a promise here; a handler may return the value itself.
   sessions.handle('say', () => ({ delivered: 1 }))
-  // @ts-expect-error another answer
+  // @ts-expect-error another result
   sessions.handle('say', () => ({ delivered: 'all' }))
   // @ts-expect-error no such property
   sessions.handle('say', (_session, data) => ({ delivered: data.length }))
@@ -118,12 +118,11 @@ export async function server (sessions: ContractSessions<Chat>, anything: never)
   await sessions.channel('room').send('hi')
   // @ts-expect-error data of another event
   await (await sessions.find('id'))?.emit('count', 'one')
-  // @ts-expect-error there may be none
+  // @ts-expect-error the session may not exist
   await (await sessions.find('id')).emit('count', 1)
 }
 
-/** The default event, where a contract has one. */
-export async function talk (sessions: ContractSessions<Talk>, session: ContractSession<Talk>): Promise<void> {
+export async function checkDefaultEvent (sessions: ContractSessions<Greetings>, session: ContractSession<Greetings>): Promise<void> {
   await session.send('hi')
   await sessions.channel('room').send('hi', { except: session })
   // @ts-expect-error data of another type
@@ -132,20 +131,20 @@ export async function talk (sessions: ContractSessions<Talk>, session: ContractS
   await sessions.channel('room').send(1)
 }
 
-export async function client (session: ClientSession<Chat>, anything: never): Promise<void> {
+export async function checkClient (session: ClientSession<Chat>, handler: never): Promise<void> {
   // @ts-expect-error no such event
-  session.on('shouted', anything)
+  session.on('shouted', handler)
   // @ts-expect-error no such event
-  await session.emit('shout', anything)
+  await session.emit('shout', handler)
   // @ts-expect-error no such event
-  await session.request('shout', anything)
+  await session.request('shout', handler)
 
-  // @ts-expect-error an event that comes up
+  // @ts-expect-error an event that clients send
   session.on('say', () => {})
   // @ts-expect-error no such property
   session.on('said', ({ whom }) => { console.log(whom) })
   session.on('gap', ({ reason }) => { console.log(reason) })
-  // @ts-expect-error an event that comes down
+  // @ts-expect-error an event that the server sends
   await session.emit('said', { who: 'me', text: 'hi' })
   // @ts-expect-error data of another type
   await session.request('say', 'hi')
@@ -161,14 +160,14 @@ export async function client (session: ClientSession<Chat>, anything: never): Pr
   await session.request('stop', { timeout: 1 })
 }
 
-export function component ({ useSession, useSessionEvent }: typeof react): string {
+export function CheckedComponent ({ useSession, useSessionEvent }: typeof react): string {
   const session = useSession<Chat>('/chat')
   const said = useSessionEvent(session, 'said')
   // @ts-expect-error no such event
   useSessionEvent(session, 'shouted')
-  // @ts-expect-error there may be none yet
+  // @ts-expect-error undefined before the first event
   console.log(said.text)
-  // @ts-expect-error not of each event
+  // @ts-expect-error not a property of each event
   console.log(session.lastEvent?.data.text)
   if (session.lastEvent?.event === 'said') return session.lastEvent.data.text
   return `${said?.who}`

@@ -11,7 +11,7 @@ import { signal, until, within } from '../support/wait.js'
 
 const script = await bundle(new URL('./support/react-page.tsx', import.meta.url))
 
-/** Serves the page, beside the sessions that it opens, and writes down who asks for a stream. */
+/** Serves the page and records the requests for streams. */
 function servePage (requests: string[] = []): (app: FastifyInstance) => void {
   return app => {
     app.get('/', (_request, reply) => reply.type('text/html').send('<!doctype html><link rel="icon" href="data:,"><main></main><script type="module" src="/page.js"></script>'))
@@ -22,11 +22,11 @@ function servePage (requests: string[] = []): (app: FastifyInstance) => void {
   }
 }
 
-/** Opens the page, with a list of what goes wrong in it, and what React complains of. */
+/** Opens the page and records its errors, which include the warnings of React. */
 async function openPage (t: Test, url: string): Promise<{ page: Page, problems: string[] }> {
   const page = await (await launchChromium(t)).newPage()
   const problems: string[] = []
-  page.on('pageerror', problem => { problems.push(String(problem)) })
+  page.on('pageerror', error => { problems.push(String(error)) })
   page.on('console', message => {
     if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) problems.push(message.text())
   })
@@ -37,11 +37,11 @@ async function openPage (t: Test, url: string): Promise<{ page: Page, problems: 
 
 const renders = async (page: Page): Promise<ReactPage['renders']> => await page.evaluate('renders') as ReactPage['renders']
 
-t.test('under StrictMode a component opens one session, hears its events, sends, and closes it when it is unmounted', needsChromium, async t => {
+t.test('under StrictMode a component opens one session, receives events, sends messages, and closes the session when it is unmounted', needsChromium, async t => {
   const requests: string[] = []
-  const over = signal<string>()
+  const closed = signal<string>()
   const { sessions, url } = await serve(t, {}, { before: servePage(requests) })
-  sessions.addHook('onClose', (_session, reason) => { over.resolve(reason) })
+  sessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
   sessions.handle('message', session => session.emit('said', 'yes'))
   sessions.handle('shout', (_session, text) => String(text).toUpperCase())
   const { page, problems } = await openPage(t, url)
@@ -49,7 +49,7 @@ t.test('under StrictMode a component opens one session, hears its events, sends,
   await page.getByText('open undefined').waitFor()
   t.strictSame(requests, ['GET /downward'])
   t.equal(await page.evaluate('session.request("shout", "hey")'), 'HEY')
-  await page.evaluate('session.send("anyone?")')
+  await page.evaluate('session.send("hello")')
   await page.getByText('open yes').waitFor()
   const { sessionId, ...last } = (await renders(page)).at(-1) as ReactPage['renders'][number]
   t.strictSame(last, { state: 'open', lastEvent: { event: 'said', data: 'yes' }, said: 'yes' })
@@ -57,39 +57,39 @@ t.test('under StrictMode a component opens one session, hears its events, sends,
   t.equal((await renders(page))[0]?.state, 'connecting')
 
   await page.evaluate('unmount()')
-  t.equal(await within(over.promise, 'the end of the session'), 'deleted')
-  t.equal(await page.evaluate('session.send("still there?").catch(({ code }) => code)'), 'CLOSED')
+  t.equal(await within(closed.promise, 'the end of the session'), 'deleted')
+  t.equal(await page.evaluate('session.send("late").catch(({ code }) => code)'), 'CLOSED')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
 })
 
-t.test('another URL ends the session and opens one there, of which nothing older is shown', needsChromium, async t => {
-  const over: string[] = []
+t.test('another URL closes the session and opens a new one, without events of the old one', needsChromium, async t => {
+  const closeReasons: string[] = []
   const greet = (text: string) => async (session: Session): Promise<void> => { await session.emit('said', text) }
   const { sessions, url, app } = await serve(t, { prefix: '/a' }, {
     before: servePage(),
     after: app => app.register(sseSessions, { prefix: '/b', decorator: 'others' })
   })
   const others = app.getDecorator<Sessions>('others')
-  sessions.addHook('onOpen', greet('from a')).addHook('onClose', (_session, reason) => { over.push(reason) })
+  sessions.addHook('onOpen', greet('from a')).addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const { page, problems } = await openPage(t, url)
   await page.evaluate('show("/a")')
   await page.getByText('open from a').waitFor()
   await page.evaluate('renders.length = 0, show("/b")')
   await page.getByText('open undefined').waitFor()
-  await until(() => over.length > 0, 'the end of the first session')
-  t.strictSame(over, ['deleted'])
+  await until(() => closeReasons.length > 0, 'the end of the first session')
+  t.strictSame(closeReasons, ['deleted'])
   t.equal(others.size, 1)
-  const ofB = (await renders(page)).filter(({ state }) => state === 'open').at(-1)
-  t.strictSame([ofB?.lastEvent, ofB?.said], [undefined, undefined])
+  const lastOpen = (await renders(page)).filter(({ state }) => state === 'open').at(-1)
+  t.strictSame([lastOpen?.lastEvent, lastOpen?.said], [undefined, undefined])
   t.strictSame(problems, [])
 })
 
-t.test('a broken connection shows as disconnected and comes back as the same session, with what was sent meanwhile', needsChromium, async t => {
+t.test('renders disconnected after a lost connection, then the same session with the events that were sent in between', needsChromium, async t => {
   const { sessions, url, port } = await serve(t, { retry: 1, cors: true }, { before: servePage() })
   const opened = signal<Session>()
   sessions.addHook('onOpen', session => { opened.resolve(session) })
-  sessions.addHook('onDisconnect', async session => { await session.emit('said', 'while you were away') })
+  sessions.addHook('onDisconnect', async session => { await session.emit('said', 'in between') })
   const proxy = await faultProxy(t, port)
   const { page, problems } = await openPage(t, url)
   await page.evaluate(`show("${proxy.url}")`)
@@ -97,28 +97,28 @@ t.test('a broken connection shows as disconnected and comes back as the same ses
   proxy.setDown(true)
   await page.getByText('disconnected undefined').waitFor()
   proxy.setDown(false)
-  await page.getByText('open while you were away').waitFor()
+  await page.getByText('open in between').waitFor()
   const states = (await renders(page)).map(({ state }) => state)
-  t.ok(states.indexOf('disconnected') > states.indexOf('open'), 'the page was told')
+  t.ok(states.indexOf('disconnected') > states.indexOf('open'), 'the page rendered the lost connection')
   t.strictSame(new Set((await renders(page)).map(({ sessionId }) => sessionId)), new Set([undefined, (await opened.promise).id]))
   t.strictSame(problems, [])
 })
 
-t.test('a component that Suspense hides for a while keeps its session, and hears what comes', needsChromium, async t => {
+t.test('a component that Suspense hides keeps its session and receives events', needsChromium, async t => {
   const requests: string[] = []
   const { sessions, url } = await serve(t, {}, { before: servePage(requests) })
   const { page, problems } = await openPage(t, url)
   await page.evaluate('show("")')
   await page.getByText('open undefined').waitFor()
-  await page.evaluate('suspend(new Promise(resolve => { window.arrive = resolve }))')
+  await page.evaluate('suspend(new Promise(resolve => { window.reveal = resolve }))')
   await page.getByText('hidden').waitFor()
-  await sessions.broadcast('said', 'behind the curtain')
-  await page.waitForFunction('heard.length === 1')
-  await page.evaluate('arrive()')
-  await page.getByText('open behind the curtain').waitFor()
-  await sessions.broadcast('said', 'before it')
-  await page.getByText('open before it').waitFor()
-  t.strictSame(await page.evaluate('heard'), ['behind the curtain', 'before it'])
+  await sessions.broadcast('said', 'while hidden')
+  await page.waitForFunction('received.length === 1')
+  await page.evaluate('reveal()')
+  await page.getByText('open while hidden').waitFor()
+  await sessions.broadcast('said', 'while shown')
+  await page.getByText('open while shown').waitFor()
+  t.strictSame(await page.evaluate('received'), ['while hidden', 'while shown'])
   t.strictSame(requests, ['GET /downward'])
 
   await page.evaluate('unmount()')
@@ -127,17 +127,17 @@ t.test('a component that Suspense hides for a while keeps its session, and hears
   t.strictSame(problems, [])
 })
 
-t.test('effects hear what comes with the welcome, each of them, however soon it comes', needsChromium, async t => {
+t.test('effects receive each event that arrives together with the welcome event', needsChromium, async t => {
   const { url } = await serve(t, {}, { before: servePage() })
   const { page, problems } = await openPage(t, url)
   const events = ['welcome\ndata: {"sessionId":"s"}', 'said\ndata: "first"', 'said\ndata: "second"'].map(event => `event: ${event}\n\n`).join('')
-  // The whole stream is there before the browser does anything else.
+  // All events are in the first chunk of the stream.
   await page.evaluate(`show("", {
     fetch: async () => new Response(new ReadableStream({
       start (controller) { controller.enqueue(new TextEncoder().encode(${JSON.stringify(events)})) }
     }), { headers: { 'content-type': 'text/event-stream' } })
   })`)
   await page.getByText('second').waitFor()
-  t.strictSame(await page.evaluate('heard'), ['first', 'second'])
+  t.strictSame(await page.evaluate('received'), ['first', 'second'])
   t.strictSame(problems, [])
 })

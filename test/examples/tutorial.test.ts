@@ -6,30 +6,30 @@ import { signal, within } from '../support/wait.js'
 
 const TIME_OF_DAY = /^\d{1,2}:\d{2}:\d{2}/
 
-t.test('a plain app greets, and echoes what is posted', async t => {
+t.test('an app without handlers sends the welcome and echoes each message', async t => {
   const { url } = await serve(t)
   const stream = await openStream(t, url)
   t.equal(stream.status, 200)
   const [welcome] = stream.events
   t.match(welcome?.data, { sessionId: stream.sessionId, resumed: false, text: 'Welcome to the chat!', timestamp: TIME_OF_DAY })
-  const answer = await post(url, stream.sessionId, { text: 'hi' })
-  t.equal(answer.status, 201)
-  t.strictSame(answer.body, { status: 'Message sent successfully' })
-  t.equal(answer.headers['x-session-connected'], 'true')
+  const response = await post(url, stream.sessionId, { text: 'hi' })
+  t.equal(response.status, 201)
+  t.strictSame(response.body, { status: 'Message sent successfully' })
+  t.equal(response.headers['x-session-connected'], 'true')
   const message = await stream.waitFor(({ event }) => event === 'message')
   t.match(message.data, { text: 'Data received: hi', timestamp: TIME_OF_DAY })
 })
 
-t.test('a message without text is refused by the echo', async t => {
+t.test('the echo rejects a message without text', async t => {
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
-  const answer = await post(url, sessionId, { nothing: 1 })
-  t.equal(answer.status, 400)
-  t.match(answer.body, { statusCode: 400, code: 'FST_SSE_TEXT_MISSING' })
+  const response = await post(url, sessionId, { nothing: 1 })
+  t.equal(response.status, 400)
+  t.match(response.body, { statusCode: 400, code: 'FST_SSE_TEXT_MISSING' })
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`the EventSource of ${name} gets the welcome and its echo`, async t => {
+  t.test(`the EventSource of ${name} receives the welcome and the echo`, async t => {
     const { url } = await serve(t)
     const source = open(t, `${url}/downward`)
     const welcome = signal<string>()
@@ -42,10 +42,10 @@ for (const [name, open] of eventSources) {
   })
 }
 
-t.test('a hand-written fetch reader gets the welcome and its echo', async t => {
+t.test('a hand-written fetch reader receives the welcome and the echo', async t => {
   const { url } = await serve(t)
-  const leaving = new AbortController()
-  const response = await fetch(`${url}/downward`, { signal: leaving.signal })
+  const abortController = new AbortController()
+  const response = await fetch(`${url}/downward`, { signal: abortController.signal })
   t.equal(response.headers.get('content-type'), 'text/event-stream; charset=utf-8')
   const sessionId = response.headers.get('x-session-id') ?? ''
   await post(url, sessionId, { text: 'by hand' })
@@ -55,7 +55,7 @@ t.test('a hand-written fetch reader gets the welcome and its echo', async t => {
     text += decoder.decode(chunk as Uint8Array, { stream: true })
     if (text.includes('by hand')) break
   }
-  leaving.abort()
+  abortController.abort()
   const [welcome = '', message = ''] = text.split('\n\n').map(block => /^data: (.*)$/m.exec(block)?.[1])
   t.match(JSON.parse(welcome), { sessionId, text: 'Welcome to the chat!' })
   t.match(JSON.parse(message), { text: 'Data received: by hand' })

@@ -10,7 +10,7 @@ import { serve } from '../support/server.js'
 import { openStream, post } from '../support/stream.js'
 import { signal, within } from '../support/wait.js'
 
-t.test('@fastify/helmet: its headers are on the stream and on every answer', async t => {
+t.test('@fastify/helmet adds its headers to the stream and to every response', async t => {
   const { url } = await serve(t, {}, { before: app => app.register(helmet) })
   const stream = await openStream(t, url)
   for (const { headers } of [stream, await post(url, stream.sessionId, { text: 'hi' })]) {
@@ -18,7 +18,7 @@ t.test('@fastify/helmet: its headers are on the stream and on every answer', asy
   }
 })
 
-t.test('@fastify/cookie: cookies set by hooks of the app arrive with the stream, and come in with the requests', async t => {
+t.test('@fastify/cookie sets the cookies of the app\'s hooks on the stream, and parses those of requests', async t => {
   const { url, sessions } = await serve(t, { principal: request => request.cookies.user }, {
     before: app => app
       .register(cookie, { secret: 'a secret of the test' })
@@ -31,11 +31,11 @@ t.test('@fastify/cookie: cookies set by hooks of the app arrive with the stream,
   t.match(cookies[0], /^early=1; Path=\/; HttpOnly/)
   t.match(cookies[1], /^late=%C3%BC%3B%3D\.[\w%]+/)
   t.equal((await sessions.find(stream.sessionId))?.principal, 'ann')
-  t.equal((await post(url, stream.sessionId, { text: 'hi' })).status, 404, 'without the cookie it is nobody\'s session')
+  t.equal((await post(url, stream.sessionId, { text: 'hi' })).status, 404, 'without the cookie, the request has no principal')
   t.equal((await post(url, stream.sessionId, { text: 'hi' }, { headers })).status, 201)
 })
 
-t.test('@fastify/rate-limit: bounds each route by its own config; a stream counts once, however long it lives', async t => {
+t.test('@fastify/rate-limit limits each route by its own config, and counts a stream once', async t => {
   const { url, sessions } = await serve(t, {
     routes: { downward: { config: { rateLimit: { max: 2, timeWindow: 60_000 } } }, upward: { config: { rateLimit: { max: 3, timeWindow: 60_000 } } } }
   }, { before: app => app.register(rateLimit, { global: false }) })
@@ -50,7 +50,7 @@ t.test('@fastify/rate-limit: bounds each route by its own config; a stream count
   await stream.waitFor(({ event }) => event === 'news')
 })
 
-t.test('@fastify/swagger: lists the routes with the schemas that the app gave them', async t => {
+t.test('@fastify/swagger lists the routes with the schemas of option routes', async t => {
   const { app } = await serve(t, {
     prefix: '/chat',
     cors: true,
@@ -73,7 +73,7 @@ t.test('@fastify/swagger: lists the routes with the schemas that the app gave th
 })
 
 for (const when of ['before', 'after'] as const) {
-  t.test(`@fastify/compress, global and registered ${when} the plugin, leaves the stream as it is, and live`, async t => {
+  t.test(`@fastify/compress, global and registered ${when} the plugin, neither compresses nor delays the stream`, async t => {
     const other = async (): Promise<object> => ({ long: 'x'.repeat(5000) })
     const { url, sessions } = await serve(t, {}, {
       before: app => when === 'before' ? app.register(compress, { global: true, threshold: 0 }) : undefined,
@@ -83,11 +83,11 @@ for (const when of ['before', 'after'] as const) {
       }
     })
     const headers = { 'accept-encoding': 'gzip, br, deflate' }
-    t.equal((await request(`${url}/other`, { headers })).headers['content-encoding'], 'br', 'it is at work')
+    t.equal((await request(`${url}/other`, { headers })).headers['content-encoding'], 'br', 'other routes are compressed')
     const stream = await openStream(t, url, { headers })
     t.notOk('content-encoding' in stream.headers)
     for (let i = 0; i < 3; i++) {
-      // Each is awaited before the next is sent: nothing buffers them.
+      // Waiting for each event before sending the next shows that none is buffered.
       await sessions.broadcast('tick', i)
       await stream.waitFor(({ event, data }) => event === 'tick' && data === i, `tick ${i}`)
     }
@@ -95,7 +95,7 @@ for (const when of ['before', 'after'] as const) {
   })
 }
 
-t.test('all of them together, to an unchanged EventSource', async t => {
+t.test('all of these plugins together serve an unmodified EventSource', async t => {
   const { url, sessions } = await serve(t, { cors: true }, {
     before: async app => {
       await app.register(helmet)

@@ -6,16 +6,16 @@ import { serve } from '../support/server.js'
 import { openStream, post, type Answer, type Stream } from '../support/stream.js'
 import { signal, until, within } from '../support/wait.js'
 
-/** A `resumeTimeout` in which a client is back, however slow the machine is. */
-const IN_TIME = 1000
+/** A `resumeTimeout` in which a client can reconnect even on a slow machine. */
+const RESUME_TIMEOUT = 1000
 
-/** A stream that was not opened, as the answer it got. */
-async function refusal (stream: Stream): Promise<Answer> {
+/** Converts the response of a stream that was refused. */
+async function toResponse (stream: Stream): Promise<Answer> {
   await within(stream.ended, 'the end')
   return { status: stream.status, headers: stream.headers, body: JSON.parse(stream.raw()) }
 }
 
-t.test('what onOpen hooks return is in the welcome, and they run in order', async t => {
+t.test('onOpen hooks run in order, and what they return is in the welcome event', async t => {
   const { sessions, url } = await serve(t)
   const order: string[] = []
   sessions
@@ -35,7 +35,7 @@ t.test('what onOpen hooks return is in the welcome, and they run in order', asyn
   t.strictSame(order, ['first me', 'second', 'third'])
 })
 
-t.test('what an onOpen hook sends comes after the welcome', async t => {
+t.test('events that an onOpen hook sends follow the welcome event', async t => {
   const { sessions, url } = await serve(t)
   sessions.addHook('onOpen', async session => {
     await session.join('room')
@@ -47,53 +47,53 @@ t.test('what an onOpen hook sends comes after the welcome', async t => {
   t.match(stream.events.map(({ data }) => data), [{ resumed: false }, 'from the hook', 'to the room'])
 })
 
-t.test('an app with hooks of its own is not greeted by the tutorial', async t => {
-  for (const add of [
+t.test('the welcome event has no default text if the app has hooks or a handler of its own', async t => {
+  for (const customize of [
     ({ sessions }) => { sessions.addHook('onOpen', () => {}) },
     ({ sessions }) => { sessions.addHook('onMessage', () => {}) },
     ({ sessions }) => { sessions.handle('message', () => {}) }
   ] as Array<(served: Awaited<ReturnType<typeof serve>>) => void>) {
     const served = await serve(t, { heartbeatInterval: false })
-    add(served)
+    customize(served)
     const { events, sessionId } = await openStream(t, served.url)
     t.strictSame(events[0]?.data, { sessionId, resumed: false })
   }
 })
 
-t.test('what an onOpen hook throws refuses the session and is the answer', async t => {
+t.test('an error of an onOpen hook refuses the session and becomes the response', async t => {
   const { sessions, url } = await serve(t)
   const closed: unknown[] = []
   let thrown: unknown
   sessions
     .addHook('onOpen', () => { throw thrown })
-    .addHook('onOpen', () => { t.fail('ran after a refusal') })
+    .addHook('onOpen', () => { t.fail('a hook ran after one that threw') })
     .addHook('onClose', (session, reason) => { closed.push([session.closed, reason]) })
-  thrown = Object.assign(new Error('not you'), { statusCode: 403, code: 'APP_NOT_YOU' })
-  refused(t, await refusal(await openStream(t, url, { raw: true })), 403, 'APP_NOT_YOU')
-  for (const other of ['a string', undefined, { statusCode: 200 }, Object.create(null)]) {
-    thrown = other
-    const answer = await refusal(await openStream(t, url, { raw: true }))
-    t.match(answer, { status: 500, body: { statusCode: 500 } }, `for ${inspect(other)}`)
+  thrown = Object.assign(new Error('not allowed'), { statusCode: 403, code: 'APP_FORBIDDEN' })
+  refused(t, await toResponse(await openStream(t, url, { raw: true })), 403, 'APP_FORBIDDEN')
+  for (const value of ['a string', undefined, { statusCode: 200 }, Object.create(null)]) {
+    thrown = value
+    const response = await toResponse(await openStream(t, url, { raw: true }))
+    t.match(response, { status: 500, body: { statusCode: 500 } }, `for ${inspect(value)}`)
   }
   t.strictSame(closed, Array.from({ length: 5 }, () => [true, 'refused']))
   t.equal(sessions.size, 0)
 })
 
-t.test('what onOpen or onResume returns has to have JSON; a session whose welcome has none is refused', async t => {
+t.test('answers 500 if what onOpen or onResume returns is not serializable as JSON', async t => {
   const { sessions, url } = await serve(t)
-  let told: object = { n: 1n }
-  sessions.addHook('onOpen', () => told).addHook('onResume', () => ({ n: 1n }))
-  refused(t, await refusal(await openStream(t, url, { raw: true })), 500, 'FST_SSE_DATA_INVALID')
+  let returned: object = { n: 1n }
+  sessions.addHook('onOpen', () => returned).addHook('onResume', () => ({ n: 1n }))
+  refused(t, await toResponse(await openStream(t, url, { raw: true })), 500, 'FST_SSE_DATA_INVALID')
   t.equal(sessions.size, 0)
-  told = {}
+  returned = {}
   const stream = await openStream(t, url)
   const headers = { 'x-session-id': stream.sessionId }
-  refused(t, await refusal(await openStream(t, url, { raw: true, headers })), 500, 'FST_SSE_DATA_INVALID')
-  await (await sessions.find(stream.sessionId))?.send('still there')
-  t.ok(await stream.waitFor(({ data }) => data === 'still there'))
+  refused(t, await toResponse(await openStream(t, url, { raw: true, headers })), 500, 'FST_SSE_DATA_INVALID')
+  await (await sessions.find(stream.sessionId))?.send('after the refusal')
+  t.ok(await stream.waitFor(({ data }) => data === 'after the refusal'))
 })
 
-t.test('a store that fails in onOpen has the client come later', async t => {
+t.test('sends only a retry delay if the store becomes unavailable while onOpen runs', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.open, retry: 7, resumeTimeout: 50 })
   sessions.addHook('onOpen', async session => {
@@ -103,108 +103,109 @@ t.test('a store that fails in onOpen has the client come later', async t => {
   const stream = await openStream(t, url, { raw: true })
   await within(stream.ended, 'the end')
   t.strictSame([stream.status, stream.raw()], [200, 'retry: 7\n\n'])
-  // It cannot be ended either; it ends by itself.
+  // The plugin cannot end the session either, so it expires.
   await until(() => sessions.size === 0, 'the session to expire')
-  const again = await openStream(t, url, { raw: true })
-  await within(again.ended, 'the end')
-  t.strictSame([again.status, again.raw()], [200, 'retry: 7\n\n'])
+  const second = await openStream(t, url, { raw: true })
+  await within(second.ended, 'the end')
+  t.strictSame([second.status, second.raw()], [200, 'retry: 7\n\n'])
   t.equal(sessions.size, 0)
 })
 
-t.test('a session is not over while onOpen runs, however short the resumeTimeout is', async t => {
+t.test('a session does not expire while onOpen runs, even after the resumeTimeout', async t => {
   const { sessions, url } = await serve(t, { resumeTimeout: 1 })
   const expired = signal()
   let opened = 0
   sessions
     .addHook('onOpen', async () => { if (opened++ === 0) await expired.promise })
     .addHook('onClose', () => { expired.resolve() })
-  const slow = openStream(t, url)
-  await until(() => opened === 1, 'the first')
-  const quick = await openStream(t, url)
-  quick.destroy()
-  const { sessionId } = await within(slow, 'the slow one')
+  const opening = openStream(t, url)
+  await until(() => opened === 1, 'the first session')
+  // The second session expires, and with that lets the hook of the first one return.
+  const second = await openStream(t, url)
+  second.destroy()
+  const { sessionId } = await within(opening, 'the first stream')
   t.equal((await sessions.find(sessionId))?.connected, true)
 })
 
-t.test('onResume hooks run for a client that comes back, and their data is in its welcome', async t => {
+t.test('onResume hooks run when a client reconnects, and their data is in its welcome event', async t => {
   const { sessions, url } = await serve(t)
   const resumed: unknown[] = []
   sessions.addHook('onResume', async (session, request) => {
-    resumed.push([session.id, request.headers['x-try'], session.connected])
-    if (request.headers['x-try'] === 'refused') throw Object.assign(new Error('not now'), { statusCode: 403, code: 'APP_NOT_NOW' })
+    resumed.push([session.id, request.headers['x-case'], session.connected])
+    if (request.headers['x-case'] === 'refused') throw Object.assign(new Error('not allowed'), { statusCode: 403, code: 'APP_FORBIDDEN' })
     return { missed: 3, resumed: false }
   })
   const first = await openStream(t, url)
   const headers = { 'x-session-id': first.sessionId }
   t.notOk('missed' in Object(first.events[0]?.data))
-  const replacing = await openStream(t, url, { headers: { ...headers, 'x-try': 'replacing' } })
+  const replacing = await openStream(t, url, { headers: { ...headers, 'x-case': 'replacing' } })
   t.strictSame(replacing.events[0]?.data, { sessionId: first.sessionId, resumed: true, heartbeatInterval: 15_000, missed: 3 })
-  refused(t, await refusal(await openStream(t, url, { headers: { ...headers, 'x-try': 'refused' }, raw: true })), 403, 'APP_NOT_NOW')
-  t.equal((await sessions.find(first.sessionId))?.connected, true, 'a refused resume leaves the stream that is there alone')
+  refused(t, await toResponse(await openStream(t, url, { headers: { ...headers, 'x-case': 'refused' }, raw: true })), 403, 'APP_FORBIDDEN')
+  t.equal((await sessions.find(first.sessionId))?.connected, true, 'a refused request does not replace the current stream')
   replacing.destroy()
   await until(async () => (await sessions.find(first.sessionId))?.connected === false, 'the disconnect')
-  await openStream(t, url, { headers: { ...headers, 'x-try': 'returning' } })
-  t.strictSame(resumed, [[first.sessionId, 'replacing', true], [first.sessionId, 'refused', true], [first.sessionId, 'returning', false]])
+  await openStream(t, url, { headers: { ...headers, 'x-case': 'reconnecting' } })
+  t.strictSame(resumed, [[first.sessionId, 'replacing', true], [first.sessionId, 'refused', true], [first.sessionId, 'reconnecting', false]])
 })
 
-t.test('a session does not expire while onResume runs for its client; if that leaves, it does after all', async t => {
-  const { sessions, url } = await serve(t, { resumeTimeout: IN_TIME })
-  const entered = signal()
-  const leave = signal()
-  const over = signal<string>()
+t.test('a session does not expire while onResume runs, and expires when the resumed stream is lost', async t => {
+  const { sessions, url } = await serve(t, { resumeTimeout: RESUME_TIMEOUT })
+  const started = signal()
+  const release = signal()
+  const closed = signal<string>()
   sessions
     .addHook('onResume', async () => {
-      entered.resolve()
-      await leave.promise
+      started.resolve()
+      await release.promise
     })
-    .addHook('onClose', (_session, reason) => { over.resolve(reason) })
+    .addHook('onClose', (_session, reason) => { closed.resolve(reason) })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
   await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
   const headers = { 'x-session-id': sessionId }
-  const coming = openStream(t, url, { headers })
-  await within(entered.promise, 'onResume')
-  // Another session, begun and lost since, shows that the time has passed.
+  const resuming = openStream(t, url, { headers })
+  await within(started.promise, 'onResume')
+  // Another session that was opened and lost later expires, so the resumeTimeout has passed.
   const other = await openStream(t, url)
   other.destroy()
-  t.equal(await within(over.promise, 'the other to expire'), 'expired')
+  t.equal(await within(closed.promise, 'the other session to expire'), 'expired')
   t.equal(await sessions.find(other.sessionId), undefined)
-  leave.resolve()
-  const back = await coming
-  t.match(back.events[0]?.data, { resumed: true })
+  release.resolve()
+  const resumed = await resuming
+  t.match(resumed.events[0]?.data, { resumed: true })
   t.equal((await sessions.find(sessionId))?.connected, true)
-  back.destroy()
+  resumed.destroy()
   await until(() => sessions.size === 0, 'the session to expire')
 })
 
-t.test('of two that resume a session at once, the one that fails does not have it expire under the other', async t => {
-  const { sessions, url } = await serve(t, { resumeTimeout: IN_TIME })
+t.test('when two requests resume a session at the same time and one is refused, the session does not expire', async t => {
+  const { sessions, url } = await serve(t, { resumeTimeout: RESUME_TIMEOUT })
   const { sessionId, destroy } = await openStream(t, url)
   destroy()
   await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
-  const entered = signal()
-  const leave = signal()
-  const over = signal()
+  const started = signal()
+  const release = signal()
+  const expired = signal()
   sessions
     .addHook('onResume', async (_session, { headers }) => {
-      if (headers['x-try'] === 'fails') throw new Error('no')
-      entered.resolve()
-      await leave.promise
+      if (headers['x-case'] === 'refused') throw new Error('hook failed')
+      started.resolve()
+      await release.promise
     })
-    .addHook('onClose', () => { over.resolve() })
-  const coming = openStream(t, url, { headers: { 'x-session-id': sessionId } })
-  await within(entered.promise, 'the one')
-  await openStream(t, url, { headers: { 'x-session-id': sessionId, 'x-try': 'fails' }, raw: true })
-  leave.resolve()
-  await coming
+    .addHook('onClose', () => { expired.resolve() })
+  const resuming = openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  await within(started.promise, 'onResume')
+  await openStream(t, url, { headers: { 'x-session-id': sessionId, 'x-case': 'refused' }, raw: true })
+  release.resolve()
+  await resuming
   const other = await openStream(t, url)
   other.destroy()
-  await within(over.promise, 'another to expire')
+  await within(expired.promise, 'the other session to expire')
   t.equal((await sessions.find(sessionId))?.connected, true)
   t.equal(await sessions.find(other.sessionId), undefined)
 })
 
-t.test('onMessage hooks run in order until one answers', async t => {
+t.test('onMessage hooks run in order until one returns a value or sends', async t => {
   const { sessions, url } = await serve(t)
   const ran: string[] = []
   sessions
@@ -213,42 +214,42 @@ t.test('onMessage hooks run in order until one answers', async t => {
     .addHook('onMessage', (_session, { event }, request, reply) => { if (event === 'sends') reply.code(203).send({ via: request.headers['x-via'] }) })
     .addHook('onMessage', (_session, { event }) => {
       ran.push('last')
-      if (event === 'throws') throw Object.assign(new Error('no'), { statusCode: 409, code: 'APP_NO' })
+      if (event === 'throws') throw Object.assign(new Error('conflict'), { statusCode: 409, code: 'APP_CONFLICT' })
     })
     .handle('handled', () => 'handled')
   const { sessionId } = await openStream(t, url)
   t.match(await post(url, sessionId, { n: 1 }, { event: 'returns', key: 'k' }), { status: 200, body: { by: 'second' } })
-  t.match(await post(url, sessionId, 2, { event: 'sends', headers: { 'x-via': 'me' } }), { status: 203, body: { via: 'me' } })
+  t.match(await post(url, sessionId, 2, { event: 'sends', headers: { 'x-via': 'test' } }), { status: 203, body: { via: 'test' } })
   t.strictSame(ran, ['returns {"n":1} k', 'sends 2 undefined'])
   t.match(await post(url, sessionId, 3, { event: 'nothing' }), { status: 202, body: { status: 'accepted' } })
-  t.match(await post(url, sessionId, 4), { status: 202 }, 'there is no echo where there are hooks')
-  refused(t, await post(url, sessionId, 5, { event: 'throws' }), 409, 'APP_NO')
+  t.match(await post(url, sessionId, 4), { status: 202 }, 'with hooks there is no echo')
+  refused(t, await post(url, sessionId, 5, { event: 'throws' }), 409, 'APP_CONFLICT')
   t.strictSame(ran.slice(2), ['nothing 3 undefined', 'last', 'message 4 undefined', 'last', 'throws 5 undefined', 'last'])
   t.match(await post(url, sessionId, 6, { event: 'handled' }), { body: 'handled' })
-  t.equal(ran.length, 8, 'no hook runs for what a handler takes')
+  t.equal(ran.length, 8, 'no hook runs for an event that has a handler')
 })
 
-t.test('onDisconnect tells the loss of the stream, onClose the end of the session, each once', async t => {
+t.test('onDisconnect runs once when the stream is lost, and onClose once when the session ends', async t => {
   const { sessions, url } = await serve(t)
-  const told: unknown[] = []
+  const calls: unknown[] = []
   sessions
-    .addHook('onDisconnect', session => { told.push(['onDisconnect', session.id, session.connected, session.closed]) })
-    .addHook('onClose', (session, reason) => { told.push(['onClose', session.id, session.closed, reason]) })
+    .addHook('onDisconnect', session => { calls.push(['onDisconnect', session.id, session.connected, session.closed]) })
+    .addHook('onClose', (session, reason) => { calls.push(['onClose', session.id, session.closed, reason]) })
   const [lost, closed] = [await openStream(t, url), await openStream(t, url)]
   lost.destroy()
-  await until(() => told.length > 0, 'the disconnect')
-  await (await sessions.find(lost.sessionId))?.close('while away')
-  await (await sessions.find(closed.sessionId))?.close('while here')
+  await until(() => calls.length > 0, 'the disconnect')
+  await (await sessions.find(lost.sessionId))?.close('while disconnected')
+  await (await sessions.find(closed.sessionId))?.close('while connected')
   await within(closed.ended, 'the end')
   await until(() => sessions.stats().streams === 0, 'the stream to go')
-  t.strictSame(told, [
+  t.strictSame(calls, [
     ['onDisconnect', lost.sessionId, false, false],
-    ['onClose', lost.sessionId, true, 'while away'],
-    ['onClose', closed.sessionId, true, 'while here']
+    ['onClose', lost.sessionId, true, 'while disconnected'],
+    ['onClose', closed.sessionId, true, 'while connected']
   ])
 })
 
-t.test('close and DELETE wait for the onClose hooks', async t => {
+t.test('close waits for the onClose hooks', async t => {
   const { sessions, url } = await serve(t)
   let done = 0
   sessions.addHook('onClose', async () => {
@@ -260,7 +261,7 @@ t.test('close and DELETE wait for the onClose hooks', async t => {
   t.equal(done, 1)
 })
 
-t.test('what a hook throws that only tells is logged without the session\'s id, and the next one runs', async t => {
+t.test('an error of onDisconnect or onClose is logged with the short session id, and the next hook runs', async t => {
   const lines: Array<Record<string, unknown>> = []
   const { sessions, url } = await serve(t, {}, { fastify: { logger: { level: 'error', stream: { write: (line: string) => { lines.push(JSON.parse(line) as Record<string, unknown>) } } } } })
   const ran: string[] = []
@@ -281,7 +282,7 @@ t.test('what a hook throws that only tells is logged without the session\'s id, 
   t.notMatch(JSON.stringify(lines), sessionId)
 })
 
-t.test('hooks that cannot be are refused', async t => {
+t.test('invalid hooks are rejected', async t => {
   const { sessions } = await serve(t)
   const code = 'FST_SSE_HOOK_INVALID'
   for (const name of ['onclose', 'onRequest', 'toString', '__proto__', '', 7, undefined]) {

@@ -5,7 +5,7 @@ import { ask, http2Client, http2Server, type Http2Answer } from '../support/http
 import { serve, type Served, type ServeOptions } from '../support/server.js'
 import { until, within } from '../support/wait.js'
 
-/** Serves over HTTP/2 with TLS; counts the connections over which streams are asked for. */
+/** Serves over HTTP/2 with TLS. `connections` counts the connections on which streams were requested. */
 async function serveHttp2 (t: Test, { before, ...more }: ServeOptions = {}): Promise<Served & { readonly connections: () => number }> {
   const ports = new Set<number | undefined>()
   const served = await serve(t, {}, {
@@ -19,14 +19,15 @@ async function serveHttp2 (t: Test, { before, ...more }: ServeOptions = {}): Pro
   return { ...served, url: `https://localhost:${served.port}`, connections: () => ports.size }
 }
 
-const names = (text: string): string[] => {
+/** Parses a stream into the names of its events. */
+const parseNames = (text: string): string[] => {
   const found: string[] = []
   const parser = createParser({ onEvent: ({ event = 'message' }) => { found.push(event) } })
   parser.feed(text)
   return found
 }
 
-t.test("Node's HTTP/2 client has a whole session over one connection: open, post, resume, close", async t => {
+t.test('an HTTP/2 client opens, posts to, resumes, replaces and closes a session over one connection', async t => {
   const served = await serveHttp2(t)
   const { sessions } = served
   const client = http2Client(t, served)
@@ -39,35 +40,35 @@ t.test("Node's HTTP/2 client has a whole session over one connection: open, post
   t.match((await post('one')).headers, { ':status': 201, 'x-session-connected': 'true' })
   await until(() => stream.text().includes('Data received: one'), 'the echo')
   stream.cancel()
-  await until(async () => (await sessions.find(id))?.connected === false, 'the loss to be noticed')
+  await until(async () => (await sessions.find(id))?.connected === false, 'the disconnect')
   t.match((await post('two')).headers, { ':status': 201, 'x-session-connected': 'false' })
-  const again = await ask(client, { ':path': '/downward', 'x-session-id': id })
-  await until(() => again.text().includes('Data received: two'), 'what was missed')
-  t.strictSame(names(again.text()), ['welcome', 'message'])
+  const resumed = await ask(client, { ':path': '/downward', 'x-session-id': id })
+  await until(() => resumed.text().includes('Data received: two'), 'the missed event')
+  t.strictSame(parseNames(resumed.text()), ['welcome', 'message'])
   const replacing = await ask(client, { ':path': '/downward', 'x-session-id': id })
-  await within(again.ended, 'the end of the replaced stream')
+  await within(resumed.ended, 'the end of the replaced stream')
   t.match((await ask(client, { ':method': 'DELETE', ':path': '/downward', 'x-session-id': id })).headers, { ':status': 204 })
   await within(replacing.ended, 'the end of the stream')
-  t.strictSame(names(replacing.text()), ['welcome', 'close'])
+  t.strictSame(parseNames(replacing.text()), ['welcome', 'close'])
   t.equal((await ask(client, { ':path': '/downward', 'last-event-id': 'closed' })).headers[':status'], 204)
   t.equal(served.connections(), 1)
 })
 
-t.test('a client of HTTP/2 that stops reading is waited for, and gets everything when it reads on', async t => {
+t.test('an HTTP/2 client that stops reading receives all events when it reads again', async t => {
   const served = await serveHttp2(t)
   const client = http2Client(t, served)
   const stream = await ask(client, { ':path': '/downward' }, { stalled: true })
   const session = await served.sessions.find(String(stream.headers['x-session-id']))
-  // More than the windows of HTTP/2 and the buffers of the sockets take, less than the log.
+  // More than the HTTP/2 flow-control windows and the socket buffers take, and less than the log keeps.
   const long = 'x'.repeat(9_000)
   for (let i = 0; i < 100; i++) await session?.emit('part', { i, long })
   stream.read()
   await session?.emit('last', null)
   await until(() => stream.text().includes('event: last'), 'the last event')
-  t.equal(names(stream.text()).filter(name => name === 'part').length, 100)
+  t.equal(parseNames(stream.text()).filter(name => name === 'part').length, 100)
 })
 
-t.test('twelve EventSources of one page are all live over one connection of HTTP/2', needsChromium, async t => {
+t.test('twelve EventSources of a page share one HTTP/2 connection', needsChromium, async t => {
   const served = await serveHttp2(t, {
     before: app => app.get('/', async (_request, reply) => reply.type('text/html').send('<!doctype html><title>twelve</title>'))
   })
@@ -92,7 +93,7 @@ t.test('twelve EventSources of one page are all live over one connection of HTTP
   const statuses = await page.evaluate(`Promise.all(got.map(([id], index) => fetch('/upward', {
     method: 'POST', headers: { 'content-type': 'application/json', 'x-session-id': id }, body: JSON.stringify({ text: 'from ' + index })
   }).then(({ status }) => status)))`)
-  t.strictSame(statuses, Array(12).fill(201), 'and posts go beside them')
+  t.strictSame(statuses, Array(12).fill(201), 'messages are posted over the same connection')
   await page.waitForFunction("got.every((list, index) => list[2]?.includes('Data received: from ' + index))", undefined, { timeout: 10_000 })
   t.equal(await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol"), 'h2')
   t.equal(served.connections(), 1)

@@ -9,7 +9,7 @@ import { openStream, post } from '../support/stream.js'
 import { get, wire } from '../support/wire.js'
 import { turn, until } from '../support/wait.js'
 
-interface Line {
+interface LogLine {
   readonly msg: string
   readonly level: number
   readonly session?: string
@@ -19,23 +19,23 @@ interface Line {
   readonly reqId?: string
 }
 
-/** Serves with a logger, whose lines it gathers. */
-async function serveLogged (t: Test, level: string, options: SseSessionsOptions = {}, more: ServeOptions = {}): Promise<Served & { raw: () => string, lines: (msg: string) => Line[] }> {
+/** Serves with a logger. `raw` returns all that it wrote, and `lines` the lines with a given message. */
+async function serveLogged (t: Test, level: string, options: SseSessionsOptions = {}, more: ServeOptions = {}): Promise<Served & { raw: () => string, lines: (msg: string) => LogLine[] }> {
   let raw = ''
   const logger = { level, stream: { write: (line: string) => { raw += line } } } satisfies FastifyServerOptions['logger']
   const served = await serve(t, options, { ...more, fastify: { ...more.fastify, logger } })
-  const lines = (msg: string): Line[] => raw.split('\n').filter(line => line !== '').map(line => JSON.parse(line) as Line).filter(line => line.msg === msg)
+  const lines = (msg: string): LogLine[] => raw.split('\n').filter(line => line !== '').map(line => JSON.parse(line) as LogLine).filter(line => line.msg === msg)
   return { ...served, raw: () => raw, lines }
 }
 
-t.test('a stream logs one line when it opens and one when it ends, with reason and duration', async t => {
+t.test('logs one line when a stream opens and one when it ends, with reason and duration', async t => {
   const { app, url, sessions, lines } = await serveLogged(t, 'info')
-  const opened = (): Line[] => lines('event stream opened')
-  const ended = (): Line[] => lines('event stream ended')
+  const opened = (): LogLine[] => lines('event stream opened')
+  const ended = (): LogLine[] => lines('event stream ended')
   const expected: Array<[session: string, reason: string]> = []
-  const endsWith = async (sessionId: string, reason: string): Promise<void> => {
+  const assertEnded = async (sessionId: string, reason: string): Promise<void> => {
     expected.push([sessionId.slice(0, 6), reason])
-    await until(() => ended().length === expected.length, `the line of a stream that ended by: ${reason}`)
+    await until(() => ended().length === expected.length, `the log line of a stream that ended with reason ${reason}`)
     t.strictSame(ended().map(({ session, reason }) => [session, reason]), expected)
   }
 
@@ -44,35 +44,35 @@ t.test('a stream logs one line when it opens and one when it ends, with reason a
   t.match(opened(), [{ level: 30, session: sessionId.slice(0, 6), resumed: false, reqId: /./ }])
   t.equal(ended().length, 0)
   stream.destroy()
-  await endsWith(sessionId, 'lost')
-  const resumed = { headers: { 'x-session-id': sessionId } }
-  await openStream(t, url, resumed)
-  await openStream(t, url, resumed)
-  await endsWith(sessionId, 'replaced')
+  await assertEnded(sessionId, 'lost')
+  const resume = { headers: { 'x-session-id': sessionId } }
+  await openStream(t, url, resume)
+  await openStream(t, url, resume)
+  await assertEnded(sessionId, 'replaced')
   t.strictSame(opened().map(({ session, resumed }) => [session, resumed]), [false, true, true].map(resumed => [sessionId.slice(0, 6), resumed]))
-  await request(`${url}/downward`, { method: 'DELETE', ...resumed })
-  await endsWith(sessionId, 'deleted')
+  await request(`${url}/downward`, { method: 'DELETE', ...resume })
+  await assertEnded(sessionId, 'deleted')
   const second = await openStream(t, url)
-  await (await sessions.find(second.sessionId))?.close('bye')
-  await endsWith(second.sessionId, 'bye')
+  await (await sessions.find(second.sessionId))?.close('done')
+  await assertEnded(second.sessionId, 'done')
   const third = await openStream(t, url)
   await app.close()
-  await endsWith(third.sessionId, 'shutdown')
-  t.strictSame(ended().map(({ reqId }) => reqId), opened().map(({ reqId }) => reqId), 'both lines are of the same request')
+  await assertEnded(third.sessionId, 'shutdown')
+  t.strictSame(ended().map(({ reqId }) => reqId), opened().map(({ reqId }) => reqId), 'both lines belong to the same request')
 
   t.equal(opened().length, expected.length)
   for (const { level, duration, reqId } of ended()) {
     t.equal(level, 30)
     t.ok(Number.isInteger(duration) && duration !== undefined && duration >= 0 && duration < 60_000, 'duration in milliseconds')
-    t.ok(opened().some(line => line.reqId === reqId), 'under the id of the request that opened it')
+    t.ok(opened().some(line => line.reqId === reqId), 'the line has the id of the request that opened the stream')
   }
 })
 
-t.test('the end of a stream that was pipelined behind another request is logged once', async t => {
+t.test('logs the end of a stream once if its request was pipelined behind another one', async t => {
   const { port, lines } = await serveLogged(t, 'info', {}, {
-    before: app => app.addHook('onRequest', async ({ headers }) => { if ('x-late' in headers) await turn() })
+    before: app => app.addHook('onRequest', async ({ headers }) => { if ('x-delayed' in headers) await turn() })
   })
-  const client = wire(t, port, { request: get({ 'last-event-id': 'closed', 'x-late': '1' }) + get() })
+  const client = wire(t, port, { request: get({ 'last-event-id': 'closed', 'x-delayed': '1' }) + get() })
   await client.waitFor('event: welcome')
   client.socket.destroy()
   await until(() => lines('event stream ended').length > 0, 'the end')
@@ -80,7 +80,7 @@ t.test('the end of a stream that was pipelined behind another request is logged 
   t.strictSame(lines('event stream ended').map(({ reason }) => reason), ['lost'])
 })
 
-t.test('logLevel keeps the routes quiet', async t => {
+t.test('logLevel sets the log level of the routes of the plugin', async t => {
   const { app, url, raw } = await serveLogged(t, 'info', { logLevel: 'warn' }, { after: app => app.get('/other', async () => '') })
   const { sessionId } = await openStream(t, url)
   await post(url, sessionId, { text: 'hi' })
@@ -90,7 +90,7 @@ t.test('logLevel keeps the routes quiet', async t => {
   await app.close()
 })
 
-t.test('a session that is refused for want of room is a warning', async t => {
+t.test('logs a warning when a session is refused because there are too many', async t => {
   const { url, lines } = await serveLogged(t, 'warn', { maxSessions: 1 })
   await openStream(t, url)
   const refused = await openStream(t, url, { raw: true })
@@ -98,20 +98,20 @@ t.test('a session that is refused for want of room is a warning', async t => {
   t.match(lines('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal'), [{ level: 40 }])
 })
 
-t.test('no line, at any level, holds a whole session id: not in errors, not where the app logs a session', async t => {
+t.test('no log line, at any level, contains a whole session id', async t => {
   const store = new FlakyStore()
-  const failing = async (): Promise<never> => { throw new Error('a hook of the app failed') }
+  const throwError = async (): Promise<never> => { throw new Error('a hook of the app failed') }
   const { app, url, sessions, raw } = await serveLogged(t, 'trace', { store: store.open, log: { bytes: 100 } }, {
     after: app => {
       app.sseSessions
-        .addHook('onDisconnect', failing).addHook('onGap', failing).addHook('onClose', failing)
+        .addHook('onDisconnect', throwError).addHook('onGap', throwError).addHook('onClose', throwError)
         .handle('throws', () => { throw new Error('a handler failed') })
         .handle('logs', (session, _data, { request }) => { request.log.info({ session, err: new Error(session.shortId) }, 'the app logs') })
         .handle('large', async session => { await session.send('x'.repeat(200)) })
         .handle('invalid', async session => { await session.emit('a\nb', 1) })
         .handle('closes', async session => {
           await session.close()
-          await session.send('too late')
+          await session.send('after the end')
         })
         .handle('typed', { schema: { type: 'object', required: ['text'] } }, () => {})
     }
@@ -119,17 +119,17 @@ t.test('no line, at any level, holds a whole session id: not in errors, not wher
   const stream = await openStream(t, url)
   const { sessionId } = stream
   const headers = { 'x-session-id': sessionId }
-  const answers: Array<[data: unknown, options: Parameters<typeof post>[3], status: number]> = [
+  const messages: Array<[data: unknown, options: Parameters<typeof post>[3], status: number]> = [
     [{}, { event: 'logs' }, 202], [{}, { event: 'throws' }, 500], [{}, { event: 'large' }, 500], [{}, { event: 'invalid' }, 500], [{}, { event: 'typed' }, 400],
     [{}, { event: 'unknown' }, 404], ['{', {}, 400], [{}, { key: 'ü' }, 400], ['x', { headers: { 'content-type': 'text/plain' } }, 415],
     [{ text: 'hi' }, { key: 'k' }, 201], [{ text: 'other' }, { key: 'k' }, 422], ['[]', { headers: { 'content-type': 'application/x-ndjson' } }, 400]
   ]
-  for (const [data, options, status] of answers) t.equal((await post(url, sessionId, data, options)).status, status, JSON.stringify(options))
+  for (const [data, options, status] of messages) t.equal((await post(url, sessionId, data, options)).status, status, JSON.stringify(options))
   store.down = true
   t.equal((await post(url, sessionId, { text: 'hi' })).status, 503)
   store.down = false
   stream.destroy()
-  await until(async () => (await sessions.find(sessionId))?.connected === false, 'the loss')
+  await until(async () => (await sessions.find(sessionId))?.connected === false, 'the disconnect')
   for (let i = 0; i < 5; i++) await (await sessions.find(sessionId))?.send(i)
   const resumed = await openStream(t, url, { headers: { 'last-event-id': `${sessionId}.0` } })
   t.equal(resumed.sessionId, sessionId)
@@ -139,14 +139,14 @@ t.test('no line, at any level, holds a whole session id: not in errors, not wher
   t.equal((await post(url, sessionId, {}, { event: 'closes' })).status, 410)
   t.equal((await request(`${url}/downward`, { method: 'DELETE', headers })).statusCode, 404)
   await app.close()
-  for (const told of ['a handler failed', 'the onDisconnect hook failed', 'the onGap hook failed', 'the onClose hook failed', 'the app logs', 'FST_SSE_ENTRY_TOO_LARGE', 'event stream ended']) {
-    t.ok(raw().includes(told), `it was logged: ${told}`)
+  for (const logged of ['a handler failed', 'the onDisconnect hook failed', 'the onGap hook failed', 'the onClose hook failed', 'the app logs', 'FST_SSE_ENTRY_TOO_LARGE', 'event stream ended']) {
+    t.ok(raw().includes(logged), `${logged} was logged`)
   }
-  t.ok(raw().includes(sessionId.slice(0, 6)), 'its first characters are')
-  t.notOk(raw().includes(sessionId.slice(0, 7)), 'no more of it is')
+  t.ok(raw().includes(sessionId.slice(0, 6)), 'log lines contain the short id')
+  t.notOk(raw().includes(sessionId.slice(0, 7)), 'log lines contain no more than the short id')
 })
 
-t.test('printing a session does not print its id', async t => {
+t.test('JSON.stringify and inspect of a session do not contain its id', async t => {
   const { sessions, url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   const session = await sessions.find(sessionId) as Session

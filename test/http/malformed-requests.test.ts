@@ -1,10 +1,10 @@
 import { connect } from 'node:net'
 import { Readable } from 'node:stream'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { Pool, request } from 'undici'
+import { bundleProgram } from '../support/bundle.js'
 import { runScript } from '../support/child.js'
-import { malformedRequests, type Malformed } from './support/malformed-requests.js'
+import { malformedRequests, type MalformedRequest } from './support/malformed-requests.js'
 import { random, seedOf } from '../support/random.js'
 import { openStream, post } from '../support/stream.js'
 import { within } from '../support/wait.js'
@@ -16,83 +16,83 @@ interface Health {
   readonly bytes: number
 }
 
-/** Sends a request as it is, and resolves with all that is answered; a stream is left when its welcome has come. */
-function abuse (port: number, { bytes, then, kind }: Malformed): Promise<string> {
+/** Sends the bytes of a request, and resolves with everything that the server sends back. Disconnects from a stream after its welcome event. */
+function sendMalformed (port: number, { bytes, then, kind }: MalformedRequest): Promise<string> {
   return within(new Promise<string>(resolve => {
-    let answer = ''
+    let response = ''
     const socket = connect({ port, host: '127.0.0.1' })
     socket.setEncoding('latin1')
       .on('data', (chunk: string) => {
-        answer += chunk
-        if (answer.includes('event: welcome') && answer.endsWith('\n\n')) socket.destroy()
+        response += chunk
+        if (response.includes('event: welcome') && response.endsWith('\n\n')) socket.destroy()
       })
-      // The server may close while it is still being written to.
+      // The server may close the connection while the client is still writing.
       .on('error', () => {})
-      .on('close', () => { resolve(answer) })
-    socket.write(bytes, () => { if (then === 'leave') socket.destroy() })
+      .on('close', () => { resolve(response) })
+    socket.write(bytes, () => { if (then === 'disconnect') socket.destroy() })
     if (then === 'end') socket.end()
-  }), `the answer to a malformed request: ${kind}`)
+  }), `the response to a malformed request: ${kind}`)
 }
 
-async function health (url: string): Promise<Health> {
+async function fetchHealth (url: string): Promise<Health> {
   return await (await request(`${url}/health`)).body.json() as Health
 }
 
-/** Resolves when nobody but the given number of sessions is left; with the memory that is then in use. */
-async function settled (url: string, sessions: number): Promise<number> {
+/** Resolves when the server has only this number of sessions, and no other connections. Returns the memory that it then uses. */
+async function waitForSessions (url: string, sessions: number): Promise<number> {
   const end = Date.now() + 20_000
   for (;;) {
-    const now = await health(url)
-    if (now.sessions === sessions && now.streams === sessions && now.connections <= sessions + 2) return now.bytes
-    if (Date.now() > end) throw new Error(`What is left: ${JSON.stringify(now)}`)
+    const health = await fetchHealth(url)
+    if (health.sessions === sessions && health.streams === sessions && health.connections <= sessions + 2) return health.bytes
+    if (Date.now() > end) throw new Error(`The server still has ${JSON.stringify(health)}`)
   }
 }
 
-/** Sends many, several at once, and checks every answer. */
-async function abuseMany (t: Test, url: string, next: () => Malformed, count: number): Promise<Map<string, number>> {
+/** Sends malformed requests over 40 connections at a time, and checks every response. Returns how often each outcome occurred. */
+async function sendManyMalformed (t: Test, url: string, next: () => MalformedRequest, count: number): Promise<Map<string, number>> {
   const port = Number(new URL(url).port)
   const outcomes = new Map<string, number>()
-  const unclean = new Set<string>()
+  const invalid = new Set<string>()
   const worker = async (): Promise<void> => {
     while (count-- > 0) {
       const malformed = next()
-      const { kind, bytes, silence, isClean } = malformed
-      const answer = await abuse(port, malformed)
-      const statuses = Array.from(answer.matchAll(/(?:^|\n|\})HTTP\/1\.1 (\d{3}) /g), ([, status]) => Number(status))
-      const clean = (statuses.length > 0 || silence) && statuses.every(isClean) && (!answer.includes('event: welcome') || kind === 'aborted stream' || answer.includes('"resumed":false,"previous":"unknown"'))
+      const { kind, bytes, mayCloseSilently, isExpectedStatus } = malformed
+      const response = await sendMalformed(port, malformed)
+      const statuses = Array.from(response.matchAll(/(?:^|\n|\})HTTP\/1\.1 (\d{3}) /g), ([, status]) => Number(status))
+      const isValid = (statuses.length > 0 || mayCloseSilently) && statuses.every(isExpectedStatus) && (!response.includes('event: welcome') || kind === 'aborted stream' || response.includes('"resumed":false,"previous":"unknown"'))
       const outcome = `${kind}: ${statuses.join(' ') || 'closed'}`
       outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1)
-      if (!clean && !unclean.has(outcome)) t.fail(outcome, { request: JSON.stringify(bytes.toString('latin1').slice(0, 500)), answer: answer.slice(0, 800) })
-      if (!clean) unclean.add(outcome)
+      if (!isValid && !invalid.has(outcome)) t.fail(outcome, { request: JSON.stringify(bytes.toString('latin1').slice(0, 500)), response: response.slice(0, 800) })
+      if (!isValid) invalid.add(outcome)
     }
   }
   await Promise.all(Array.from({ length: 40 }, worker))
-  t.strictSame([...unclean], [], 'every answer is clean')
+  t.strictSame([...invalid], [], 'every response is valid')
   return outcomes
 }
 
-/** What breaks off in the middle of an upload. */
-async function * brokenOff (): AsyncGenerator<string> {
+/** A request body that fails in the middle of an upload. */
+async function * failingBody (): AsyncGenerator<string> {
   yield '{"text":'
-  throw new Error('the client breaks off')
+  throw new Error('the upload is aborted')
 }
 
-/** Sends requests of a real client, with nonsense in them, over connections that are kept; resolves with what came of each. */
-async function abuseKept (url: string, next: () => number, victim: string, count: number): Promise<Set<number | 'broken off'>> {
+/** Sends invalid requests with a real HTTP client over keep-alive connections. Returns the statuses of all messages, and whether requests were aborted. */
+async function sendOverKeepAlive (url: string, next: () => number, victim: string, count: number): Promise<Set<number | 'aborted'>> {
   const pick = <T>(list: readonly T[]): T => list[Math.floor(next() * list.length)] as T
   const pool = new Pool(url, { connections: 10 })
-  const outcomes = new Set<number | 'broken off'>()
+  const outcomes = new Set<number | 'aborted'>()
   const worker = async (): Promise<void> => {
     while (count-- > 0) {
       const method = pick(['POST', 'PUT', 'PATCH', 'DELETE'] as const)
       const path = method === 'POST' ? pick(['/upward', '/upward/unknown', '/upward/%0a', '/upward/%f0', `/${pick(['a', '%', '?'])}`]) : pick(['/upward', '/', '/upward/unknown', '/downward/x'])
       const headers = { 'content-type': pick(['application/json', 'application/x-ndjson', 'text/html']), 'x-session-id': pick([victim, victim.toUpperCase(), '\xff', '']), 'idempotency-key': pick(['\xe9', 'k', '']) }
-      const body = pick([() => '{', () => '{}', () => '"\0"', () => 'x'.repeat(30_000), () => '', brokenOff])()
+      const body = pick([() => '{', () => '{}', () => '"\0"', () => 'x'.repeat(30_000), () => '', failingBody])()
       await within(pool.request({ method, path, headers, body: typeof body === 'string' ? body : Readable.from(body) }).then(async ({ statusCode, body }) => {
-        // A batch is answered message by message.
+        // The response to a batch contains one status per message.
         const text = await body.text()
         for (const { status } of statusCode === 200 ? JSON.parse(text) as Array<{ status: number }> : [{ status: statusCode }]) outcomes.add(status)
-      }, () => { outcomes.add('broken off') }), 'an answer')
+      }, () => { outcomes.add('aborted') }), 'the response')
     }
   }
   await Promise.all(Array.from({ length: 20 }, worker))
@@ -100,29 +100,29 @@ async function abuseKept (url: string, next: () => number, victim: string, count
   return outcomes
 }
 
-t.test('ten thousand malformed requests are answered cleanly and leave nothing behind', async t => {
+t.test('10,000 malformed requests get valid error responses, and leave no sessions, connections or memory behind', async t => {
   const next = random(seedOf(t))
-  const loaders = process.execArgv.filter(flag => flag.includes('typescript'))
-  const server = runScript(t, fileURLToPath(new URL('./support/malformed-requests-server.ts', import.meta.url)), {}, ['--expose-gc', ...loaders])
+  const program = await bundleProgram(t, new URL('./support/malformed-requests-server.ts', import.meta.url))
+  const server = runScript(t, program, {}, ['--expose-gc'])
   const [url] = await server.printed(/http:\/\/\S+/, 40_000)
   const victim = await openStream(t, url)
   const generate = malformedRequests(next, victim.sessionId)
 
-  // So that what is compiled and cached on first use is there before it is measured.
-  await abuseMany(t, url, generate, 2_000)
-  const before = await settled(url, 1)
-  const outcomes = await abuseMany(t, url, generate, 10_000)
-  const kept = await abuseKept(url, next, victim.sessionId, 1_000)
-  const after = await settled(url, 1)
+  // Fills caches and compiles code before memory is measured.
+  await sendManyMalformed(t, url, generate, 2_000)
+  const before = await waitForSessions(url, 1)
+  const outcomes = await sendManyMalformed(t, url, generate, 10_000)
+  const keepAliveOutcomes = await sendOverKeepAlive(url, next, victim.sessionId, 1_000)
+  const after = await waitForSessions(url, 1)
 
-  t.strictSame([...kept].filter(outcome => outcome !== 'broken off' && (outcome < 400 || outcome > 499)), [], 'answers on connections that are kept are clean, too')
-  t.ok(kept.has('broken off') && kept.size >= 5, `they are many: ${[...kept].join(', ')}`)
+  t.strictSame([...keepAliveOutcomes].filter(outcome => outcome !== 'aborted' && (outcome < 400 || outcome > 499)), [], 'responses over keep-alive connections are valid, too')
+  t.ok(keepAliveOutcomes.has('aborted') && keepAliveOutcomes.size >= 5, `many different outcomes: ${[...keepAliveOutcomes].join(', ')}`)
   for (const [outcome, count] of [...outcomes].sort()) t.comment(`${count} × ${outcome}`)
   t.comment(`${before} bytes before, ${after} after`)
-  t.ok(after - before < 3_000_000, `memory returns: ${after - before} bytes more`)
-  t.equal(server.process.exitCode, null, 'the server lives')
-  t.equal(server.output().trim(), url, 'and has printed no warning')
-  t.strictSame(victim.events.map(({ event }) => event), ['welcome'], 'the session that they named was not touched')
-  t.equal((await post(url, victim.sessionId, { text: 'still here' })).status, 201)
-  t.match((await victim.waitFor(({ event }) => event === 'message')).data, { text: 'Data received: still here' })
+  t.ok(after - before < 3_000_000, `the memory is released: ${after - before} bytes more`)
+  t.equal(server.process.exitCode, null, 'the server is running')
+  t.equal(server.output().trim(), url, 'the server has printed no warning')
+  t.strictSame(victim.events.map(({ event }) => event), ['welcome'], 'the session whose id the requests used is unchanged')
+  t.equal((await post(url, victim.sessionId, { text: 'hi' })).status, 201)
+  t.match((await victim.waitFor(({ event }) => event === 'message')).data, { text: 'Data received: hi' })
 })

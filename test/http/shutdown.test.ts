@@ -10,12 +10,12 @@ import { openStream, post } from '../support/stream.js'
 import { FILL, flood, listOpened, streamsOpen, wire } from '../support/wire.js'
 import { signal, until, within } from '../support/wait.js'
 
-const FAREWELL = /\n\nretry: (\d+)\n\n$/
+const FINAL_RETRY = /\n\nretry: (\d+)\n\n$/
 
-/** How long the farewell tells a client to wait; undefined where it did not come, or not as the last thing before the body's end. */
-const farewell = (text: string): number => Number(FAREWELL.exec(text)?.[1])
+/** Parses the retry field at the end of a stream. NaN if the stream does not end with one. */
+const parseFinalRetry = (text: string): number => Number(FINAL_RETRY.exec(text)?.[1])
 
-t.test('close() with 1,000 open streams, twenty of them stalled behind a backlog, ends within the grace', async t => {
+t.test('close() with 1,000 open streams, 20 of them stalled, finishes within closeTimeout', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 1500, retry: 10 })
   const opened = listOpened(sessions)
   const reasons: string[] = []
@@ -30,21 +30,21 @@ t.test('close() with 1,000 open streams, twenty of them stalled behind a backlog
   await sessions.broadcast('last', 1)
   await within(app.close(), 'close()', 1500 + 5000)
   await within(Promise.all(readers.map(({ closed }) => closed)), 'the end of every connection')
-  t.equal(readers.filter(({ text }) => text().includes('event: last') && farewell(text()) === 1510).length, 980, 'every reader got what was sent last, and the farewell')
-  t.ok(stalled.every(({ socket }) => socket.destroyed), 'the stalled ones were cut')
+  t.equal(readers.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 1510).length, 980, 'every reader received the last event and the final retry field')
+  t.ok(stalled.every(({ socket }) => socket.destroyed), 'the stalled connections were destroyed')
   t.strictSame(reasons, Array(1000).fill('shutdown'))
   await until(() => sessions.stats().streams === 0, 'the end of every stream')
   t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
 })
 
-t.test('the grace is not waited out when every client takes what it gets', async t => {
+t.test('close() does not wait for closeTimeout when all clients read', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 9500 })
   for (let i = 0; i < 50; i++) wire(t, port)
   await streamsOpen(sessions, 50)
   await within(app.close(), 'close()', 6000)
 })
 
-t.test('connections over which nothing was asked, such as clients keep ready, do not keep close()', async t => {
+t.test('connections without a request do not delay close()', async t => {
   const { app, port } = await serve(t)
   const sockets = Array.from({ length: 5 }, () => connect(port, '127.0.0.1').on('error', () => {}))
   t.teardown(() => { for (const socket of sockets) socket.destroy() })
@@ -55,7 +55,7 @@ t.test('connections over which nothing was asked, such as clients keep ready, do
   await Promise.all(sockets.map(async socket => { if (!socket.destroyed) await within(once(socket, 'close'), 'the end of a connection') }))
 })
 
-t.test('a backlog that fits the grace arrives whole, and the farewell behind it', async t => {
+t.test('a backlog arrives completely within closeTimeout, followed by the final retry field', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 9500, retry: [1000, 2000], log: { bytes: 2 ** 26 } })
   const opened = listOpened(sessions)
   const client = wire(t, port, { stalled: true })
@@ -66,13 +66,13 @@ t.test('a backlog that fits the grace arrives whole, and the farewell behind it'
   client.read()
   await within(client.closed, 'the end of the connection')
   t.strictSame(client.numbers(), Array.from({ length: count }, (_, i) => i + 1))
-  const retry = farewell(client.text())
-  t.ok(retry >= 10_500 && retry <= 11_500, `the client is told to stay away longer than the grace: ${retry}`)
+  const retry = parseFinalRetry(client.text())
+  t.ok(retry >= 10_500 && retry <= 11_500, `the retry delay includes closeTimeout: ${retry}`)
   t.notMatch(client.text(), 'event: close')
   await within(closing, 'close()')
 })
 
-t.test('the graces of several registrations run at once', async t => {
+t.test('the closeTimeouts of several registrations run at the same time', async t => {
   const closeTimeout = 9500
   const { app, sessions, url, port } = await serve(t, { closeTimeout }, {
     after: app => app.register(sseSessions, { prefix: '/other', decorator: 'others', closeTimeout })
@@ -83,13 +83,13 @@ t.test('the graces of several registrations run at once', async t => {
   await flood(opened.map(({ session }) => session), () => sessions.broadcast('fill', FILL))
   const other = await openStream(t, url, { path: '/other/downward' })
   const closing = app.close()
-  await within(other.ended, 'the end of the stream that nothing holds up', 5000)
-  t.equal(sessions.stats().streams, 1, 'the stalled one still has its time')
+  await within(other.ended, 'the end of the stream that is not stalled', 5000)
+  t.equal(sessions.stats().streams, 1, 'the stalled stream is still open')
   stalled.read()
   await within(closing, 'close()')
 })
 
-t.test('a grace of no time cuts a stalled stream at once', async t => {
+t.test('with closeTimeout 0, close() aborts a stalled stream immediately', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 0 })
   const opened = listOpened(sessions)
   wire(t, port, { stalled: true })
@@ -99,17 +99,17 @@ t.test('a grace of no time cuts a stalled stream at once', async t => {
   t.ok(opened[0]?.socket.destroyed)
 })
 
-t.test('a grace of no time is time enough for many clients that take what they get', async t => {
+t.test('with closeTimeout 0, clients that read still receive the last event and the final retry field', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 0, retry: 10 })
   const clients = Array.from({ length: 300 }, () => wire(t, port))
   await streamsOpen(sessions, 300)
   sessions.broadcast('last', 1)
   await within(app.close(), 'close()', 5000)
   await within(Promise.all(clients.map(({ closed }) => closed)), 'the end of every connection')
-  t.equal(clients.filter(({ text }) => text().includes('event: last') && farewell(text()) === 10).length, 300)
+  t.equal(clients.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 10).length, 300)
 })
 
-t.test('sessions, connected or not, end with their signal aborted and the reason shutdown', async t => {
+t.test('close() ends connected and disconnected sessions with reason shutdown, and aborts their signals', async t => {
   const { app, sessions, url } = await serve(t)
   const opened: Session[] = []
   const signals = new Map<Session, AbortSignal>()
@@ -120,29 +120,29 @@ t.test('sessions, connected or not, end with their signal aborted and the reason
   })
   sessions.addHook('onClose', (session, reason) => { closed.push([session.id, reason, signals.get(session)?.aborted]) })
   await openStream(t, url)
-  const gone = await openStream(t, url)
+  const lost = await openStream(t, url)
   const [first, second] = opened as [Session, Session]
   t.notOk(signals.get(first)?.aborted)
-  gone.destroy()
-  await until(() => !second.connected, 'the loss of the stream')
+  lost.destroy()
+  await until(() => !second.connected, 'the disconnect')
   await within(app.close(), 'close()')
   t.strictSame(closed, [[first.id, 'shutdown', true], [second.id, 'shutdown', true]])
   t.match(signals.get(first)?.reason, { code: 'FST_SSE_SESSION_OVER' })
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`the EventSource of ${name} comes back to the restarted server`, async t => {
+  t.test(`the EventSource of ${name} reconnects to the restarted server`, async t => {
     const options = { closeTimeout: 500, retry: 10 }
     const { app, url, port } = await serve(t, options)
     const source = open(t, `${url}/downward`)
     const welcomes: Array<{ sessionId: string, previous?: string }> = []
-    const back = signal()
     const first = signal()
+    const second = signal()
     let closes = 0
     source.addEventListener('close', () => { closes++ })
     source.addEventListener('welcome', ({ data }) => {
       if (welcomes.push(JSON.parse(String(data)) as { sessionId: string }) === 1) first.resolve()
-      else back.resolve()
+      else second.resolve()
     })
     await within(first.promise, 'the welcome')
     await within(app.close(), 'close()')
@@ -150,28 +150,28 @@ for (const [name, open] of eventSources) {
     t.teardown(() => restarted.close())
     await restarted.register(sseSessions, options)
     await restarted.listen({ port, host: '127.0.0.1' })
-    await within(back.promise, 'the welcome of the restarted server')
+    await within(second.promise, 'the welcome of the restarted server')
     t.equal(welcomes[1]?.previous, 'unknown')
     t.not(welcomes[1]?.sessionId, welcomes[0]?.sessionId)
     t.equal(closes, 0)
   })
 }
 
-/** Serves an app whose close() does not go on after the plugin's part until `release` is called. */
-async function serveHeld (t: Test, options: SseSessionsOptions = {}): Promise<Awaited<ReturnType<typeof serve>> & { reached: Promise<void>, release: () => void }> {
-  const held = signal()
+/** Serves an app whose close() waits, after the plugin has closed its streams, until `release` is called. `reached` resolves when it waits. */
+async function serveWithBlockedClose (t: Test, options: SseSessionsOptions = {}): Promise<Awaited<ReturnType<typeof serve>> & { reached: Promise<void>, release: () => void }> {
+  const blocked = signal()
   const reached = signal()
   const after = (app: FastifyInstance): void => {
     app.addHook('preClose', () => {
       reached.resolve()
-      return held.promise
+      return blocked.promise
     })
   }
-  return { ...await serve(t, options, { fastify: { return503OnClosing: false }, after }), reached: within(reached.promise, 'close() to get that far'), release: () => { held.resolve() } }
+  return { ...await serve(t, options, { fastify: { return503OnClosing: false }, after }), reached: within(reached.promise, 'the preClose hook'), release: () => { blocked.resolve() } }
 }
 
-t.test('who comes while the server closes is told to come later, in a way that a native EventSource survives', async t => {
-  const { app, sessions, url, reached, release } = await serveHeld(t, { closeTimeout: 700, retry: 10 })
+t.test('while the server closes, a stream request gets only a retry delay, and other requests get 503', async t => {
+  const { app, sessions, url, reached, release } = await serveWithBlockedClose(t, { closeTimeout: 700, retry: 10 })
   const { sessionId, events: [welcome] } = await openStream(t, url)
   const closing = app.close()
   await reached
@@ -183,8 +183,8 @@ t.test('who comes while the server closes is told to come later, in a way that a
     t.equal(raw(), 'retry: 710\n\n')
   }
   const refusal = { statusCode: 503, code: 'FST_SSE_CLOSING' }
-  const answer = await post(url, sessionId, { text: 'hi' })
-  t.match(answer, { status: 503, headers: { 'retry-after': '1' }, body: refusal })
+  const response = await post(url, sessionId, { text: 'hi' })
+  t.match(response, { status: 503, headers: { 'retry-after': '1' }, body: refusal })
   const deletion = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId } })
   t.match(deletion, { statusCode: 503, headers: { 'retry-after': '1' } })
   t.match(await deletion.body.json(), refusal)
@@ -194,42 +194,42 @@ t.test('who comes while the server closes is told to come later, in a way that a
 })
 
 for (const where of ['principal', 'onOpen', 'onSend', 'onResume']) {
-  t.test(`a stream whose ${where} is still running when close() begins does not keep the server`, async t => {
-    const asked = signal()
-    const hold = signal()
-    let armed = false
-    const holdIn = (place: string) => async () => {
-      if (place !== where || !armed) return
-      asked.resolve()
-      await hold.promise
+  t.test(`a request whose ${where} is still running when close() begins gets only a retry delay`, async t => {
+    const started = signal()
+    const release = signal()
+    let isEnabled = false
+    const createBlocker = (place: string) => async () => {
+      if (place !== where || !isEnabled) return
+      started.resolve()
+      await release.promise
     }
     const { app, sessions, url } = await serve(t, {
       closeTimeout: 300,
       retry: 10,
       principal: async () => {
-        await holdIn('principal')()
-        return 'somebody'
+        await createBlocker('principal')()
+        return 'ann'
       },
-      routes: { downward: { onSend: holdIn('onSend') } }
+      routes: { downward: { onSend: createBlocker('onSend') } }
     })
-    const told: string[] = []
-    sessions.addHook('onOpen', () => { told.push('open') })
-    sessions.addHook('onOpen', holdIn('onOpen'))
-    sessions.addHook('onResume', holdIn('onResume'))
-    sessions.addHook('onClose', (_session, reason) => { told.push(reason) })
+    const calls: string[] = []
+    sessions.addHook('onOpen', () => { calls.push('open') })
+    sessions.addHook('onOpen', createBlocker('onOpen'))
+    sessions.addHook('onResume', createBlocker('onResume'))
+    sessions.addHook('onClose', (_session, reason) => { calls.push(reason) })
     const first = where === 'onResume' ? await openStream(t, url) : undefined
-    armed = true
-    const coming = openStream(t, url, { raw: true, headers: first === undefined ? {} : { 'x-session-id': first.sessionId } })
-    await within(asked.promise, 'the request')
+    isEnabled = true
+    const opening = openStream(t, url, { raw: true, headers: first === undefined ? {} : { 'x-session-id': first.sessionId } })
+    await within(started.promise, 'the request')
     const closing = app.close()
     await until(() => sessions.closing, 'close() to begin')
-    hold.resolve()
-    const { status, raw, ended } = await within(coming, 'the response')
+    release.resolve()
+    const { status, raw, ended } = await within(opening, 'the response')
     await within(ended, 'the end of the response')
     t.equal(status, 200)
     t.equal(raw(), 'retry: 310\n\n')
     await within(closing, 'close()')
-    t.strictSame(told, ['open', 'shutdown'])
+    t.strictSame(calls, ['open', 'shutdown'])
     t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
   })
 }

@@ -1,27 +1,27 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession } from '../support/memory-client.js'
-import { accepted, letter, recorder, runOne } from './support/messages.js'
+import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
 import { beforeOrders } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis.js'
 import { farProcess } from '../support/stores.js'
 import { signal, until, within } from '../support/wait.js'
 
-t.test('a batch may repeat itself, and what is being handled elsewhere', needsRedis, async t => {
+t.test('a batch may contain repeats of its own messages and of a message that runs on another node', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: one } = await farProcess(t, redis)
-  const { sessions: two } = await farProcess(t, redis)
-  const session = await openSession(one)
-  const afar = await handleOf(two, session)
-  const { gate, handled, handle, running } = runOne(session)
-  await until(async () => await redis.ask('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first to run')
-  const other = { ...letter('b', handle('other')), fingerprint: () => 'other' }
-  const batch = await afar[kStream].messageQueue.enqueueAll([letter('a', handle('repeat')), letter('b', handle('b')), letter('b', handle('twin')), other, letter(undefined, handle('c'))])
-  for (const delivery of batch) delivery.catch(() => {})
-  // It is asked for again and again meanwhile.
+  const { sessions: nodeA } = await farProcess(t, redis)
+  const { sessions: nodeB } = await farProcess(t, redis)
+  const session = await openSession(nodeA)
+  const remote = await handleOf(nodeB, session)
+  const { gate, handled, handle, running } = startGatedMessage(session)
+  await until(async () => await redis.ask('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first message to run')
+  const other = { ...createMessage('b', handle('other')), fingerprint: () => 'other' }
+  const batch = await remote[kStream].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b')), createMessage('b', handle('duplicate')), other, createMessage(undefined, handle('c'))])
+  for (const result of batch) result.catch(() => {})
+  // Each heartbeat retries the batch. Three heartbeats pass while the first message runs.
   for (let number = 1; number < 4; number++) {
-    await until(() => two.size === number, 'the next tick')
-    await openSession(one)
+    await until(() => nodeB.size === number, 'the next heartbeat')
+    await openSession(nodeA)
   }
   t.strictSame(handled, [])
   gate.resolve()
@@ -34,39 +34,39 @@ t.test('a batch may repeat itself, and what is being handled elsewhere', needsRe
   t.strictSame(handled, ['b', 'c'])
 })
 
-t.test('messages without keys are handled in turn, and their batch is settled once', needsRedis, async t => {
+t.test('handles messages without keys in order, and settles their batch once', needsRedis, async t => {
   const { sessions, client } = await farProcess(t, await startRedis(t))
   const session = await openSession(sessions)
   const settled: string[] = []
   beforeOrders(client, orders => {
     for (const { operation, args } of orders) if (operation === 'settle') settled.push(args.slice(2).join())
   })
-  const { handled, handle } = recorder()
-  const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => letter(undefined, handle(name))))
-  await within(Promise.all(batch), 'the answers')
+  const { handled, handle } = recordHandlers()
+  const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => createMessage(undefined, handle(name))))
+  await within(Promise.all(batch), 'the responses')
   t.strictSame(handled, ['a', 'b', 'c'])
   await session.send('settled')
   t.strictSame(settled, ['1'])
 })
 
-t.test('a batch does not wait for one behind it, of which a message of its own is a repeat', needsRedis, async t => {
+t.test('a batch does not wait for a later message that has the key of one of its repeats', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: one } = await farProcess(t, redis)
-  const { sessions: two, proxy } = await farProcess(t, redis)
-  const { sessions: three } = await farProcess(t, redis)
-  const session = await openSession(one)
+  const { sessions: nodeA } = await farProcess(t, redis)
+  const { sessions: nodeB, proxy } = await farProcess(t, redis)
+  const { sessions: nodeC } = await farProcess(t, redis)
+  const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
-  const { gate, handled, handle, running } = runOne(session)
-  await until(async () => await redis.ask('LLEN', queue) === 1, 'the first to run')
+  const { gate, handled, handle, running } = startGatedMessage(session)
+  await until(async () => await redis.ask('LLEN', queue) === 1, 'the first message to run')
   const [first = ''] = await redis.ask('LRANGE', queue, '0', '0') as string[]
-  const batch = await (await handleOf(two, session))[kStream].messageQueue.enqueueAll([letter('a', handle('first')), letter('b', handle('b'))])
-  // The process that handles the first is taken for dead, and another asks before the batch does.
+  const batch = await (await handleOf(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
+  // The node of the first message counts as dead, and a third node enqueues the key again before the batch retries.
   proxy.connections[0]?.client.pause()
   await redis.ask('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
-  const again = (await handleOf(three, session))[kStream].messageQueue.enqueue(letter('a', handle('a')))
-  await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'it to be found dead')
+  const later = (await handleOf(nodeC, session))[kStream].messageQueue.enqueue(createMessage('a', handle('a')))
+  await until(async () => !(await redis.ask('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
   proxy.connections[0]?.client.resume()
-  t.match(await within(Promise.all([...batch, again]), 'the answers'), [
+  t.match(await within(Promise.all([...batch, later]), 'the responses'), [
     { replayed: true, response: { body: 'a' } },
     { replayed: false, response: { body: 'b' } },
     { replayed: false, response: { body: 'a' } }
@@ -76,53 +76,53 @@ t.test('a batch does not wait for one behind it, of which a message of its own i
   await running
 })
 
-/** A batch of which the first message waits at a gate; answers with the messages that were handled, by their numbers. */
-function batchOf (count: number, gate: Promise<void>) {
+/** Creates messages whose handlers wait for a gate, and records the numbers of the handled messages. */
+function createBatch (count: number, gate: Promise<void>) {
   const handled: number[] = []
-  const letters = Array.from({ length: count }, (_, n) => letter(`key ${n}`, async () => {
+  const messages = Array.from({ length: count }, (_, n) => createMessage(`key ${n}`, async () => {
     handled.push(n)
     await gate
-    return accepted(String(n))
+    return createResponse(String(n))
   }))
-  return { handled, letters }
+  return { handled, messages }
 }
 
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, n) => from + n)
 
-t.test('a batch runs ahead of what Redis has kept, but not far', needsRedis, async t => {
+t.test('a batch runs at most nine messages ahead of the responses that Redis has confirmed', needsRedis, async t => {
   const { sessions, holdAnswers } = await farProcess(t, await startRedis(t))
   const session = await openSession(sessions)
   const gate = signal()
-  const { handled, letters } = batchOf(30, gate.promise)
-  const deliveries = await session[kStream].messageQueue.enqueueAll(letters)
-  await until(() => handled.length === 1, 'the first')
+  const { handled, messages } = createBatch(30, gate.promise)
+  const results = await session[kStream].messageQueue.enqueueAll(messages)
+  await until(() => handled.length === 1, 'the first message')
   holdAnswers(true)
   gate.resolve()
-  await until(() => handled.length > 1, 'the others')
+  await until(() => handled.length > 1, 'more messages')
   t.strictSame(handled, range(0, 9))
   holdAnswers(false)
-  await Promise.all(deliveries)
+  await Promise.all(results)
   t.strictSame(handled, range(0, 30))
 })
 
-t.test('of a batch whose process is taken for dead, what it has not begun to handle is left to others', needsRedis, async t => {
+t.test('if a node loses its lease during a batch, another node handles the remaining messages', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: one, proxy } = await farProcess(t, redis, {}, { lease: 500 })
-  const { sessions: two } = await farProcess(t, redis, {}, { lease: 500 })
-  const session = await openSession(one)
+  const { sessions: nodeA, proxy } = await farProcess(t, redis, {}, { lease: 500 })
+  const { sessions: nodeB } = await farProcess(t, redis, {}, { lease: 500 })
+  const session = await openSession(nodeA)
   const gate = signal()
-  const here = batchOf(30, gate.promise)
-  const deliveries = await session[kStream].messageQueue.enqueueAll(here.letters)
-  for (const delivery of deliveries) delivery.catch(() => {})
-  await until(() => here.handled.length === 1, 'the first')
+  const batchA = createBatch(30, gate.promise)
+  const results = await session[kStream].messageQueue.enqueueAll(batchA.messages)
+  for (const result of results) result.catch(() => {})
+  await until(() => batchA.handled.length === 1, 'the first message')
   for (const { client } of proxy.connections) client.pause()
-  await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'it to be taken for dead')
+  await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
   gate.resolve()
-  const there = batchOf(30, Promise.resolve())
-  const afar = await handleOf(two, session)
-  for (const delivery of await afar[kStream].messageQueue.enqueueAll(there.letters)) t.match(await delivery, { replayed: false })
+  const batchB = createBatch(30, Promise.resolve())
+  const remote = await handleOf(nodeB, session)
+  for (const result of await remote[kStream].messageQueue.enqueueAll(batchB.messages)) t.match(await result, { replayed: false })
   for (const { client } of proxy.connections) client.resume()
-  await t.rejects(within(deliveries[29] as Promise<unknown>, 'the refusal'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  t.strictSame(here.handled, range(0, 9))
-  t.strictSame(there.handled, range(0, 30))
+  await t.rejects(within(results[29] as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.strictSame(batchA.handled, range(0, 9))
+  t.strictSame(batchB.handled, range(0, 30))
 })

@@ -2,158 +2,158 @@ import t, { type Test } from 'tap'
 import { StoreUnavailable, type SseSessionsOptions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { handleOf, openSession, stream } from '../support/memory-client.js'
-import { accepted, letter } from './support/messages.js'
+import { createMessage, createResponse } from './support/messages.js'
 import { ordersOf } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis.js'
 import { farProcess } from '../support/stores.js'
 import { signal, until } from '../support/wait.js'
 
-// A client with a timeout of its own gives up an order that Redis does all the same, and what comes behind it, too.
+// A client with its own command timeout reports an error for a command that Redis executes, while later commands succeed.
 
-/** A process whose client loses the first answer to an operation, at a time that a test chooses. */
-async function losing (t: Test, lost: string, options: SseSessionsOptions = {}) {
+/** Opens a node whose client loses the first reply to an operation, at a time that the test chooses. */
+async function openWithLostReply (t: Test, lostOperation: string, options: SseSessionsOptions = {}) {
   const redis = await startRedis(t)
   const { sessions, client } = await farProcess(t, redis, options)
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const gate = signal()
-  let times = 0
-  let answered = 0
-  const lose = async (...command: string[]): Promise<unknown> => {
-    const has = ordersOf(command).some(({ operation, args }) => operation === lost && (lost !== 'hold' || Number(args[2]) > 0))
-    const number = has ? ++times : 0
-    const answer = await call(...command)
+  let attempts = 0
+  let replies = 0
+  const callAndLoseReply = async (...command: string[]): Promise<unknown> => {
+    const isLostOperation = ordersOf(command).some(({ operation, args }) => operation === lostOperation && (lostOperation !== 'hold' || Number(args[2]) > 0))
+    const number = isLostOperation ? ++attempts : 0
+    const reply = await call(...command)
     if (number === 1) {
       await gate.promise
       throw new Error('Command timed out')
     }
-    if (has) answered++
-    return answer
+    if (isLostOperation) replies++
+    return reply
   }
-  Object.assign(client, { call: lose })
+  Object.assign(client, { call: callAndLoseReply })
   return {
     redis,
     sessions,
-    sent: () => until(() => times > 0, 'it to be sent'),
-    /** Loses the answer, and waits for that to what is sent again. */
-    lose: async () => {
-      const before = answered
+    waitForCommand: () => until(() => attempts > 0, 'the command'),
+    /** Loses the reply, and waits for the reply to the retry. */
+    loseReply: async () => {
+      const before = replies
       gate.resolve()
-      await until(() => answered > before, 'it to be sent again')
+      await until(() => replies > before, 'the retry')
     },
     field: async ({ id }: { id: string }, name: string) => await redis.ask('HGET', `{sse}:s:${id}`, name)
   }
 }
 
-t.test('a channel that was left since it was joined stays left', needsRedis, async t => {
-  const { sessions, sent, lose } = await losing(t, 'join')
+t.test('a retried join does not undo a later leave', needsRedis, async t => {
+  const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'join')
   const session = await openSession(sessions)
-  const joined = session.join('room')
-  await sent()
+  const join = session.join('room')
+  await waitForCommand()
   await session.leave('room')
-  await lose()
-  await joined
+  await loseReply()
+  await join
   t.equal(await sessions.channel('room').count(), 0)
   t.strictSame(session.channels, [])
 })
 
-t.test('a channel that was joined since it was left stays joined', needsRedis, async t => {
-  const { sessions, sent, lose } = await losing(t, 'leave')
+t.test('a retried leave does not undo a later join', needsRedis, async t => {
+  const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'leave')
   const session = await openSession(sessions)
   await session.join('room')
-  const left = session.leave('room')
-  await sent()
+  const leave = session.leave('room')
+  await waitForCommand()
   await session.join('room')
-  await lose()
-  await left
+  await loseReply()
+  await leave
   t.equal(await sessions.channel('room').count(), 1)
   t.strictSame(session.channels, ['room'])
 })
 
-t.test('a session that got another stream since the end of one keeps that', needsRedis, async t => {
-  const { sessions, sent, lose, field } = await losing(t, 'detach')
+t.test('a retried detach does not release a newer stream', needsRedis, async t => {
+  const { sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'detach')
   const session = await openSession(sessions)
   const first = await stream(sessions, session)
   first.sink.destroy()
-  await sent()
+  await waitForCommand()
   const second = await stream(sessions, session, session[kStream].cursor)
-  await lose()
+  await loseReply()
   t.not(await field(session, 'owner'), '')
   await session.send(1)
   await until(() => second.messages().length === 1, 'the message')
 })
 
-t.test('a session whose stream has ended since it was said to be there has none', needsRedis, async t => {
-  const { redis, sessions, sent, lose, field } = await losing(t, 'hold')
+t.test('a retried hold does not restore a stream that has ended', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'hold')
   const session = await openSession(sessions)
   const down = await stream(sessions, session)
   await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
-  await sent()
+  await waitForCommand()
   down.sink.destroy()
-  await until(async () => await field(session, 'owner') === '', 'its end')
-  await lose()
+  await until(async () => await field(session, 'owner') === '', 'the owner to be released')
+  await loseReply()
   t.equal(await field(session, 'owner'), '')
 })
 
-t.test('data that another process has changed since is as that left it', needsRedis, async t => {
-  const { redis, sessions, sent, lose, field } = await losing(t, 'update')
-  const { sessions: two } = await farProcess(t, redis)
+t.test('a retried update does not overwrite a later update of another node', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'update')
+  const { sessions: otherSessions } = await farProcess(t, redis)
   const session = await openSession(sessions)
-  const changed = session.update({ by: 'one' })
-  await sent()
-  await until(async () => await field(session, 'version') === '2', 'Redis to know')
+  const update = session.update({ by: 'one' })
+  await waitForCommand()
+  await until(async () => await field(session, 'version') === '2', 'Redis to execute the command')
   await sessions.find(session.id)
-  await (await handleOf(two, session)).update({ by: 'two' })
-  await lose()
-  await changed
+  await (await handleOf(otherSessions, session)).update({ by: 'two' })
+  await loseReply()
+  await update
   t.equal(session.data.by, 'two')
 })
 
-t.test('a client goes on where its stream was last known to be', needsRedis, async t => {
+t.test('a retried cursor update does not move the cursor back', needsRedis, async t => {
   const options = { log: { entries: 4 } }
-  const { redis, sessions, sent, lose, field } = await losing(t, 'progress', options)
-  const { sessions: two } = await farProcess(t, redis, options)
+  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'progress', options)
+  const { sessions: otherSessions } = await farProcess(t, redis, options)
   const session = await openSession(sessions)
   const down = await stream(sessions, session)
-  await (await handleOf(two, session)).stream('message', [1, 2, 3, 4])
-  await sent()
+  await (await handleOf(otherSessions, session)).stream('message', [1, 2, 3, 4])
+  await waitForCommand()
   await until(() => down.messages().length === 4, 'the messages')
   down.sink.destroy()
-  await until(async () => await field(session, 'owner') === '', 'its end')
-  await lose()
+  await until(async () => await field(session, 'owner') === '', 'the owner to be released')
+  await loseReply()
   t.equal(await field(session, 'cursor'), String(session[kStream].cursor))
 })
 
-t.test('a message that waits for the outcome of another is handled where that was refused since', needsRedis, async t => {
-  const { redis, sessions, sent, lose } = await losing(t, 'begin')
-  const { sessions: other } = await farProcess(t, redis)
-  const session = await openSession(other)
-  const here = await handleOf(sessions, session)
+t.test('handles a retried repeat itself if the first message was rejected meanwhile', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'begin')
+  const { sessions: otherSessions } = await farProcess(t, redis)
+  const session = await openSession(otherSessions)
+  const handle = await handleOf(sessions, session)
   const gate = signal()
-  const refused = Promise.resolve(session[kStream].messageQueue.enqueue(letter('key', async () => {
+  const rejected = Promise.resolve(session[kStream].messageQueue.enqueue(createMessage('key', async () => {
     await gate.promise
     throw new StoreUnavailable()
   })))
-  const claim = async (): Promise<string> => String(await redis.ask('HGET', `{sse}:s:${session.id}:keys`, 'key'))
-  await until(async () => (await claim()).startsWith('r'), 'the first')
-  const delivered = Promise.resolve(here[kStream].messageQueue.enqueue(letter('key', () => accepted('done'))))
-  await sent()
-  await until(async () => (await claim()).endsWith(','), 'the other to wait for it')
+  const readEntry = async (): Promise<string> => String(await redis.ask('HGET', `{sse}:s:${session.id}:keys`, 'key'))
+  await until(async () => (await readEntry()).startsWith('r'), 'the first message')
+  const result = Promise.resolve(handle[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('done'))))
+  await waitForCommand()
+  await until(async () => (await readEntry()).endsWith(','), 'the repeat to wait for it')
   gate.resolve()
-  await t.rejects(refused, { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  await until(async () => await claim() === 'null', 'Redis to know')
-  await lose()
-  t.match(await delivered, { response: { body: 'done' }, replayed: false })
+  await t.rejects(rejected, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await until(async () => await readEntry() === 'null', 'Redis to execute the command')
+  await loseReply()
+  t.match(await result, { response: { body: 'done' }, replayed: false })
 })
 
-t.test('the app is told of the end of a session that nobody can come back to', needsRedis, async t => {
-  const { redis, sessions, sent, lose } = await losing(t, 'end')
-  const told: string[] = []
-  sessions.addHook('onClose', (_, reason) => { told.push(reason) })
+t.test('a retried end runs the onClose hook of a discarded session', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'end')
+  const closeReasons: string[] = []
+  sessions.addHook('onClose', (_, reason) => { closeReasons.push(reason) })
   const session = await openSession(sessions)
-  const discarded = sessions.discard(session, 'aborted')
-  await sent()
-  await until(async () => await redis.ask('ZCARD', '{sse}:deadlines') === 0, 'Redis to know')
-  await lose()
-  await discarded
-  t.strictSame(told, ['aborted'])
+  const discard = sessions.discard(session, 'aborted')
+  await waitForCommand()
+  await until(async () => await redis.ask('ZCARD', '{sse}:deadlines') === 0, 'Redis to execute the command')
+  await loseReply()
+  await discard
+  t.strictSame(closeReasons, ['aborted'])
 })

@@ -10,144 +10,144 @@ import { signal, until } from '../support/wait.js'
 
 const open = (t: Test, redis: RedisServer, lease = 500): Promise<FarProcess> => farProcess(t, redis, { resumeTimeout: 300 }, { lease })
 
-/** What a process's hook is told of ends. */
-function listen (sessions: Sessions): string[] {
-  const told: string[] = []
-  sessions.addHook('onClose', ({ id }, reason) => { told.push(`${id} ${reason}`) })
-  return told
+/** Records the calls of the onClose hook of a node. */
+function recordCloses (sessions: Sessions): string[] {
+  const closes: string[] = []
+  sessions.addHook('onClose', ({ id }, reason) => { closes.push(`${id} ${reason}`) })
+  return closes
 }
 
-/** Has the first end of a session that has expired be done, and its answer be lost. */
-function loseAnswer (client: Redis, then: () => void = () => {}): void {
+/** Loses the reply to the first `end` operation, which Redis executes. */
+function loseEndReply (client: Redis, onLost: () => void = () => {}): void {
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
-  let lost = false
-  const lose = async (...args: string[]): Promise<unknown> => {
+  let isLost = false
+  const callAndLoseReply = async (...args: string[]): Promise<unknown> => {
     const reply = await call(...args)
-    if (lost || !ordersOf(args).some(({ operation }) => operation === 'end')) return reply
-    lost = true
-    then()
+    if (isLost || !ordersOf(args).some(({ operation }) => operation === 'end')) return reply
+    isLost = true
+    onLost()
     return await new Promise(() => {})
   }
-  Object.assign(client, { call: lose })
+  Object.assign(client, { call: callAndLoseReply })
 }
 
-const untold = async (redis: RedisServer): Promise<unknown> => await redis.ask('ZCARD', '{sse}:expired')
+const countUnreported = async (redis: RedisServer): Promise<unknown> => await redis.ask('ZCARD', '{sse}:expired')
 
-t.test('an expiry is told to the app, once, though the answer that tells of it never comes', needsRedis, async t => {
+t.test('runs the onClose hook once if the reply to the end of an expired session never arrives', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions, client } = await open(t, redis)
-  const told = listen(sessions)
-  loseAnswer(client)
+  const closes = recordCloses(sessions)
+  loseEndReply(client)
   const { id } = await openSession(sessions)
-  await until(() => told.length > 0, 'the hook')
-  await until(async () => await untold(redis) === 0, 'it to be known')
-  t.strictSame(told, [`${id} expired`])
+  await until(() => closes.length > 0, 'the hook')
+  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  t.strictSame(closes, [`${id} expired`])
   t.strictSame(await redis.ask('KEYS', `*${id}*`), [])
 })
 
-t.test('an expiry is told to the app, once, when the connection breaks on which the answer was', needsRedis, async t => {
+t.test('runs the onClose hook once if the connection closes before the reply arrives', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions, client, proxy } = await open(t, redis, 100_000)
-  const told = listen(sessions)
-  loseAnswer(client, () => { proxy.connections[0]?.client.resetAndDestroy() })
+  const closes = recordCloses(sessions)
+  loseEndReply(client, () => { proxy.connections[0]?.client.resetAndDestroy() })
   const { id } = await openSession(sessions)
-  await until(() => told.length > 0, 'the hook')
-  await until(async () => await untold(redis) === 0, 'it to be known')
-  t.strictSame(told, [`${id} expired`])
+  await until(() => closes.length > 0, 'the hook')
+  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  t.strictSame(closes, [`${id} expired`])
 })
 
-t.test('an expiry that a process found, which died before it could tell the app, is told by another', needsRedis, async t => {
+t.test('another node runs the onClose hook if the node that ended an expired session dies first', needsRedis, async t => {
   const redis = await startRedis(t)
-  const one = await open(t, redis)
-  const told = listen(one.sessions)
-  loseAnswer(one.client, () => { one.proxy.setDown(true) })
-  const { id } = await openSession(one.sessions)
-  await until(async () => await untold(redis) === 1, 'it to expire')
-  for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.ask('PTTL', key)) > 0, `${key} would go by itself`)
-  const two = await open(t, redis)
-  const toldThere = listen(two.sessions)
-  t.equal(await two.sessions.findForResume(id, undefined), undefined, 'its client would be given another')
-  await until(() => toldThere.length > 0, 'the hook')
-  await until(async () => await untold(redis) === 0, 'it to be known')
-  t.strictSame([told, toldThere], [[], [`${id} expired`]])
+  const nodeA = await open(t, redis)
+  const closes = recordCloses(nodeA.sessions)
+  loseEndReply(nodeA.client, () => { nodeA.proxy.setDown(true) })
+  const { id } = await openSession(nodeA.sessions)
+  await until(async () => await countUnreported(redis) === 1, 'the session to expire')
+  for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.ask('PTTL', key)) > 0, `${key} has a TTL`)
+  const nodeB = await open(t, redis)
+  const closesOnNodeB = recordCloses(nodeB.sessions)
+  t.equal(await nodeB.sessions.findForResume(id, undefined), undefined, 'the session cannot be resumed')
+  await until(() => closesOnNodeB.length > 0, 'the hook')
+  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  t.strictSame([closes, closesOnNodeB], [[], [`${id} expired`]])
 })
 
-t.test('a session whose client comes back as it is found to be due lives on', needsRedis, async t => {
+t.test('a session stays open if its client reconnects while the expiry is being executed', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions, client } = await open(t, redis)
-  const told = listen(sessions)
+  const closes = recordCloses(sessions)
   const { id } = await openSession(sessions)
-  let back = false
+  let isReconnected = false
   beforeOrders(client, async orders => {
-    if (back || !orders.some(({ operation }) => operation === 'end')) return
-    // To another process, which holds it, by the same tick of the clock.
+    if (isReconnected || !orders.some(({ operation }) => operation === 'end')) return
+    // The same effect as when another node attaches a stream within the same clock tick.
     const clock = Number(await redis.ask('HGET', '{sse}', 'clock'))
     await redis.ask('ZADD', '{sse}:deadlines', String(clock + 300), id)
-    back = true
+    isReconnected = true
   })
-  await until(() => back, 'it to be due')
+  await until(() => isReconnected, 'the deadline')
   t.ok(await sessions.find(id))
-  t.strictSame(told, [])
-  await until(() => told.length > 0, 'it to expire later')
+  t.strictSame(closes, [])
+  await until(() => closes.length > 0, 'the later expiry')
 })
 
-/** A process whose app takes its time to hear of an expiry. */
-async function withSlowHook (t: Test) {
+/** Opens a node whose onClose hook waits for a gate. */
+async function openWithSlowHook (t: Test) {
   const redis = await startRedis(t)
-  const one = await open(t, redis)
-  const told = listen(one.sessions)
+  const nodeA = await open(t, redis)
+  const closes = recordCloses(nodeA.sessions)
   const gate = signal()
-  one.sessions.addHook('onClose', () => gate.promise)
+  nodeA.sessions.addHook('onClose', () => gate.promise)
   t.teardown(gate.resolve)
-  return { redis, one, told, gate }
+  return { redis, nodeA, closes, gate }
 }
 
-/** The same while it hears of one, and another process that has come since. */
-async function whileHookRuns (t: Test) {
-  const { redis, one, told, gate } = await withSlowHook(t)
-  const { id } = await openSession(one.sessions)
-  await until(() => told.length > 0, 'the hook')
-  // It does not tick in step with the first: now this, now that one is to look.
-  const two = await open(t, redis, 300)
-  return { redis, one, two, told: [told, listen(two.sessions)], gate, id }
+/** Waits until the slow hook runs, then opens another node. */
+async function openWhileHookRuns (t: Test) {
+  const { redis, nodeA, closes, gate } = await openWithSlowHook(t)
+  const { id } = await openSession(nodeA.sessions)
+  await until(() => closes.length > 0, 'the hook')
+  // Another lease, so that the heartbeats of the two nodes are not in step and both nodes check for expired sessions.
+  const nodeB = await open(t, redis, 300)
+  return { redis, nodeA, nodeB, closes: [closes, recordCloses(nodeB.sessions)], gate, id }
 }
 
-t.test('an app that is slow to hear of an expiry is not told again, nor is that of another process', needsRedis, async t => {
-  const { redis, told, gate, id } = await whileHookRuns(t)
+t.test('a slow onClose hook runs once, and not on another node', needsRedis, async t => {
+  const { redis, closes, gate, id } = await openWhileHookRuns(t)
   const scores = new Set<unknown>()
-  await until(async () => scores.add(await redis.ask('ZSCORE', '{sse}:expired', id)).size === 8, 'it to be looked at again')
+  await until(async () => scores.add(await redis.ask('ZSCORE', '{sse}:expired', id)).size === 8, 'eight checks of the expired session')
   gate.resolve()
-  await until(async () => await untold(redis) === 0, 'it to be known')
-  t.strictSame(told, [[`${id} expired`], []])
+  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  t.strictSame(closes, [[`${id} expired`], []])
 })
 
-t.test('where a process dies while its app hears of an expiry, that of another is told', needsRedis, async t => {
-  const { redis, one, told, id } = await whileHookRuns(t)
-  one.proxy.setDown(true)
-  await until(async () => await untold(redis) === 0, 'it to be known')
-  t.strictSame(told, [[`${id} expired`], [`${id} expired`]])
+t.test('if a node dies while its onClose hook runs, the hook runs on another node', needsRedis, async t => {
+  const { redis, nodeA, closes, id } = await openWhileHookRuns(t)
+  nodeA.proxy.setDown(true)
+  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  t.strictSame(closes, [[`${id} expired`], [`${id} expired`]])
 })
 
-t.test('the sessions of a process that has died wait for their clients anew within few ticks, however many they are', needsRedis, async t => {
+t.test('releases 1,000 sessions of a dead node within four heartbeats', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions, client } = await farProcess(t, redis)
   const opened = await Promise.all(Array.from({ length: 1000 }, () => openSession(sessions)))
   await redis.ask('EVAL', "for _, id in ipairs(ARGV) do redis.call('HSET', '{sse}:s:' .. id, 'owner', 'dead') redis.call('ZADD', '{sse}:deadlines', 1, id) end", '0', ...opened.map(({ id }) => id))
-  let ticks = 0
-  beforeOrders(client, orders => { if (orders.some(({ operation }) => operation === 'tick')) ticks++ })
-  await until(async () => await redis.ask('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all to be looked at', 30_000)
-  t.ok(ticks <= 4, `${ticks} ticks`)
+  let heartbeats = 0
+  beforeOrders(client, orders => { if (orders.some(({ operation }) => operation === 'tick')) heartbeats++ })
+  await until(async () => await redis.ask('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all sessions to be released', 30_000)
+  t.ok(heartbeats <= 4, `${heartbeats} heartbeats`)
   t.equal(await redis.ask('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
 })
 
-t.test('a process that closes is told of no expiry any more; another is', needsRedis, async t => {
+t.test('a closing node does not run the onClose hook for expired sessions; another node does', needsRedis, async t => {
   const redis = await startRedis(t)
-  const one = await open(t, redis)
-  const told = listen(one.sessions)
-  const busy = await openSession(one.sessions)
-  await stream(one.sessions, busy)
+  const nodeA = await open(t, redis)
+  const closes = recordCloses(nodeA.sessions)
+  const busySession = await openSession(nodeA.sessions)
+  await stream(nodeA.sessions, busySession)
   const gate = signal()
-  const running = busy[kStream].messageQueue.enqueue({
+  const running = busySession[kStream].messageQueue.enqueue({
     key: undefined,
     fingerprint: () => '',
     handle: async () => {
@@ -155,32 +155,32 @@ t.test('a process that closes is told of no expiry any more; another is', needsR
       return { status: 200, headers: {}, body: '', error: undefined }
     }
   })
-  await until(async () => await redis.ask('LLEN', `{sse}:s:${busy.id}:queue`) === 1, 'it to be busy')
-  const { id } = await openSession(one.sessions)
+  await until(async () => await redis.ask('LLEN', `{sse}:s:${busySession.id}:queue`) === 1, 'the message to run')
+  const { id } = await openSession(nodeA.sessions)
   const deadline = await redis.ask('ZSCORE', '{sse}:deadlines', id)
-  const closed = one.sessions.close()
-  await until(async () => await redis.ask('ZSCORE', '{sse}:deadlines', id) !== deadline, 'it to be found')
+  const closed = nodeA.sessions.close()
+  await until(async () => await redis.ask('ZSCORE', '{sse}:deadlines', id) !== deadline, 'the expired session to be found')
   gate.resolve()
   await running
   await closed
-  const two = await open(t, redis)
-  const toldThere = listen(two.sessions)
-  await until(() => toldThere.some(text => text.startsWith(id)), 'the hook')
-  t.strictSame(told, [])
+  const nodeB = await open(t, redis)
+  const closesOnNodeB = recordCloses(nodeB.sessions)
+  await until(() => closesOnNodeB.some(text => text.startsWith(id)), 'the hook')
+  t.strictSame(closes, [])
 })
 
-t.test('a process that is asked to close while it is to tell its app of an expiry waits until that has heard of it', needsRedis, async t => {
-  const { redis, one, told, gate } = await withSlowHook(t)
+t.test('a node that closes during an expiry waits for its onClose hook', needsRedis, async t => {
+  const { redis, nodeA, closes, gate } = await openWithSlowHook(t)
   let closed: Promise<void> | undefined
-  beforeOrders(one.client, orders => {
-    if (orders.some(({ operation }) => operation === 'end')) closed ??= one.sessions.close()
+  beforeOrders(nodeA.client, orders => {
+    if (orders.some(({ operation }) => operation === 'end')) closed ??= nodeA.sessions.close()
   })
-  const { id } = await openSession(one.sessions)
-  await until(() => told.length > 0, 'the hook')
-  const two = await open(t, redis)
-  const toldThere = listen(two.sessions)
+  const { id } = await openSession(nodeA.sessions)
+  await until(() => closes.length > 0, 'the hook')
+  const nodeB = await open(t, redis)
+  const closesOnNodeB = recordCloses(nodeB.sessions)
   gate.resolve()
   await closed
-  await until(async () => await untold(redis) === 0, 'it to be known')
-  t.strictSame([told, toldThere], [[`${id} expired`], []])
+  await until(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  t.strictSame([closes, closesOnNodeB], [[`${id} expired`], []])
 })

@@ -6,8 +6,8 @@ import type { StoreSettings } from '../../lib/store/store.js'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { turn } from '../support/wait.js'
 
-// By hand, for no real Redis can be had to publish just between a comparison and the turn in which it is written.
-t.test('what a comparison with Redis has brought is offered before what is published next pushes it out', async t => {
+// This test calls the class directly, because a real Redis cannot be made to publish exactly between a comparison and its flush.
+t.test('flushes entries that a comparison has added before later publications evict them', async t => {
   const settings = { channelLog: { entries: 3, bytes: 1e6, age: Infinity } } as StoreSettings
   const missing = [2, 3, 4].map(position => [`${position}-0`, ['f', `data: ${position}\n\n`]])
   const line = { node: 'n', seen: 0, offset: 0, run: async () => [[['4', '0', 'count', missing]], '4', '0'] } as unknown as Line
@@ -17,15 +17,15 @@ t.test('what a comparison with Redis has brought is offered before what is publi
       for (let next = log.nextPosition(0); next !== Infinity; next = log.nextPosition(next)) if (!written.includes(next)) written.push(next)
     }
   }
-  const mirrors = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushScheduler.schedule(writer) }, found: () => {}, doubt: () => {}, wentBack: () => {} })
-  const { broadcasts } = mirrors
+  const replicas = new Mirrors(settings, {} as Link, line, 'p', { broadcast: () => { flushScheduler.schedule(writer) }, found: () => {}, doubt: () => {}, wentBack: () => {} })
+  const { broadcasts } = replicas
   const { log } = broadcasts
-  const take = (position: number): void => { mirrors.take(broadcasts, `${position - 1} ${position}\ndata: ${position}\n\n`, 0) }
+  const take = (position: number): void => { replicas.take(broadcasts, `${position - 1} ${position}\ndata: ${position}\n\n`, 0) }
   broadcasts.open()
   take(1)
   await turn()
   t.strictSame(written, [1])
-  await mirrors.compare()
+  await replicas.compare()
   for (const position of [5, 6, 7]) take(position)
   await turn()
   t.strictSame(written, [1, 2, 3, 4, 5, 6, 7])

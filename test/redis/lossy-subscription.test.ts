@@ -10,8 +10,8 @@ import { random, seedOf } from '../support/random.js'
 import { needsRedis, startRedis } from '../support/redis.js'
 import { until, within } from '../support/wait.js'
 
-/** The registry of a process to which not all that is published gets through. */
-async function hardOfHearing (t: Test, port: number, isLost: () => boolean): Promise<Sessions> {
+/** Opens the registry of a node that loses publications while `isLost` returns true. */
+async function openWithLossySubscription (t: Test, port: number, isLost: () => boolean): Promise<Sessions> {
   const client = new Redis({ port, host: '127.0.0.1' })
   const lossy: IoRedisClient = {
     call: (command, ...args) => client.call(command, ...args),
@@ -35,43 +35,43 @@ async function hardOfHearing (t: Test, port: number, isLost: () => boolean): Pro
   return sessions
 }
 
-t.test('what is published to a connection that has died unnoticed comes all the same, once and in order, only later', needsRedis, async t => {
+t.test('delivers events once and in order although the subscription has failed without an error', needsRedis, async t => {
   const redis = await startRedis(t)
   const next = random(seedOf(t))
-  let dead = false
-  const [here, there] = [await hardOfHearing(t, redis.port, () => dead), await hardOfHearing(t, redis.port, () => false)]
-  const session = await openSession(here)
-  const down = await stream(here, session)
-  const afar = await handleOf(there, session)
+  let isSubscriptionDead = false
+  const [local, remote] = [await openWithLossySubscription(t, redis.port, () => isSubscriptionDead), await openWithLossySubscription(t, redis.port, () => false)]
+  const session = await openSession(local)
+  const down = await stream(local, session)
+  const remoteSession = await handleOf(remote, session)
   await session.join('before')
   const sent: number[] = []
   const send = async (channels: readonly string[]): Promise<void> => {
-    const sends = [
-      (n: number) => afar.send(n),
-      (n: number) => there.broadcast('message', n),
-      ...channels.map(name => (n: number) => there.channel(name).send(n))
+    const sendFunctions = [
+      (n: number) => remoteSession.send(n),
+      (n: number) => remote.broadcast('message', n),
+      ...channels.map(name => (n: number) => remote.channel(name).send(n))
     ]
     for (let i = 0; i < 100; i++) {
       const n = sent.length + 1
-      await sends[Math.floor(next() * sends.length)]?.(n)
+      await sendFunctions[Math.floor(next() * sendFunctions.length)]?.(n)
       sent.push(n)
     }
   }
-  dead = true
-  // This process has not the channel yet, and does not hear of it.
-  await afar.join('later')
-  await afar.update({ nick: 'ann' })
+  isSubscriptionDead = true
+  // The local node does not subscribe to this channel yet, and misses the publication about the join.
+  await remoteSession.join('later')
+  await remoteSession.update({ nick: 'ann' })
   await send(['before', 'later'])
-  await until(() => down.messages().length >= sent.length, 'what was sent while it was deaf')
+  await until(() => down.messages().length >= sent.length, 'the messages sent while publications were lost')
   t.equal(session.data.nick, 'ann')
-  await afar.leave('before')
-  await afar.join('last')
+  await remoteSession.leave('before')
+  await remoteSession.join('last')
   await send(['later', 'last'])
-  // The connection is given up, and there is another.
-  dead = false
+  // The connection is killed, and the client opens a new one.
+  isSubscriptionDead = false
   await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await send(['later', 'last'])
-  await afar.close('bye')
-  await until(() => down.sink.closed, 'the end')
+  await remoteSession.close('bye')
+  await until(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event, data }) => event === 'message' ? data : event), [...sent, 'close'])
 })

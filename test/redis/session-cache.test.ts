@@ -7,29 +7,29 @@ import { needsRedis, startRedis } from '../support/redis.js'
 import { farProcess } from '../support/stores.js'
 import { until } from '../support/wait.js'
 
-t.test('a session that nobody uses is let go of, and found again', needsRedis, async t => {
+t.test('releases an unused session from memory, and loads it again', needsRedis, async t => {
   const { sessions } = await farProcess(t, await startRedis(t), {}, { lease: 100 })
   let session: Session | undefined = await openSession(sessions)
   const { id } = session
   await session.update({ nick: 'ann' })
-  const known = new WeakRef(session)
+  const weakSession = new WeakRef(session)
   session = undefined
-  await collected(known, 'it')
+  await collected(weakSession, 'the unused session')
   t.equal((await handleOf(sessions, { id })).data.nick, 'ann')
 })
 
-t.test('a session\'s signal aborts, though nobody uses the session any more', needsRedis, async t => {
+t.test('the signal of a session aborts even if the session is no longer referenced', needsRedis, async t => {
   const { sessions } = await farProcess(t, await startRedis(t), { resumeTimeout: 1000 }, { lease: 100 })
   const open = async (): Promise<AbortSignal> => (await openSession(sessions)).signal
   const unused = new WeakRef(await openSession(sessions))
   let aborted = false
   const listen = (signal: AbortSignal): void => { signal.addEventListener('abort', () => { aborted = true }) }
   listen(await open())
-  await collected(unused, 'a session that nobody waits for')
+  await collected(unused, 'a session without a listener')
   await until(() => aborted, 'the signal to abort')
 })
 
-t.test('a session that is in use is the same for all who ask, however long ago it was asked for', t => {
+t.test('returns the same state while a session is in use', t => {
   const states = new States({ fenced: false })
   const state = states.of('id', { principal: undefined, openedAt: 0 })
   for (let n = 0; n < 5; n++) states.sweep()
@@ -38,13 +38,13 @@ t.test('a session that is in use is the same for all who ask, however long ago i
   t.end()
 })
 
-t.test('nothing is left of 100,000 sessions that were let go of', async t => {
+t.test('keeps no memory for 100,000 released sessions', async t => {
   const states = new States({ fenced: false })
   const round = async (from: number): Promise<number> => {
     for (let n = 0; n < 10_000; n++) states.of(`session ${from + n}`, { principal: undefined, openedAt: 0 })
     for (let n = 0; n < 3; n++) {
       states.sweep()
-      // What was looked at is not garbage before the turn is over.
+      // A dereferenced WeakRef keeps its target alive until the end of the event loop turn.
       await new Promise(resolve => { setImmediate(resolve) })
       collect()
     }

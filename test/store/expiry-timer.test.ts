@@ -4,7 +4,7 @@ import { serve } from '../support/server.js'
 import { streamsOpen, wire } from '../support/wire.js'
 import { until } from '../support/wait.js'
 
-t.test('however many sessions expire, one after the other, one timer waits for them', async t => {
+t.test('uses one expiry timer for any number of sessions that expire one after the other', async t => {
   const { sessions, port } = await serve(t, { resumeTimeout: 50 })
   const clients = Array.from({ length: 60 }, () => wire(t, port))
   await streamsOpen(sessions, 60)
@@ -13,11 +13,11 @@ t.test('however many sessions expire, one after the other, one timer waits for t
   let expire: unknown
   for (const [index, { socket }] of clients.entries()) {
     socket.destroy()
-    await until(() => sessions.stats().streams < 60 - index, 'the loss of the stream')
+    await until(() => sessions.stats().streams < 60 - index, 'the disconnect')
     expire ??= timers.calls.find(({ arguments: [, delay] }) => delay === 50)?.arguments[0]
   }
-  await until(() => sessions.size === 0, 'all to expire')
+  await until(() => sessions.size === 0, 'all sessions to expire')
   const armed = timers.calls.filter(({ arguments: [callback] }) => callback === expire).length
-  // Once for each of them, and again where a timer has come a little early.
-  t.ok(armed >= 2 && armed <= 130, `it was set ${armed} times for 60 sessions`)
+  // Once per session, and again if a timer fires slightly early.
+  t.ok(armed >= 2 && armed <= 130, `the timer was set ${armed} times for 60 sessions`)
 })

@@ -7,13 +7,13 @@ import { farProcess } from '../support/stores.js'
 import { listOpened, wire } from '../support/wire.js'
 import { signal, until, within } from '../support/wait.js'
 
-// Far more than a log keeps, to more streams than write in one turn.
+// More messages than a log keeps, and more streams than the scheduler flushes in one tick.
 const EVENTS = 1500
 const STREAMS = 200
 
 const numbers = Array.from({ length: EVENTS }, (_, n) => n)
 
-async function crowd (sessions: Sessions): Promise<MemoryStream[]> {
+async function openStreams (sessions: Sessions): Promise<MemoryStream[]> {
   return await Promise.all(Array.from({ length: STREAMS }, async () => {
     const session = await openSession(sessions)
     await session.join('room')
@@ -21,32 +21,32 @@ async function crowd (sessions: Sessions): Promise<MemoryStream[]> {
   }))
 }
 
-/** That all have everything, in order, and were told of nothing else. */
-async function hasAll (t: Test, streams: readonly MemoryStream[]): Promise<void> {
-  for (const one of streams) await until(() => one.read().length >= EVENTS, 'the events')
-  t.ok(streams.every(one => one.events.every(({ event, data }, n) => event === 'message' && data === n)))
+/** Asserts that every stream received all messages in order, and no other event. */
+async function assertAllReceived (t: Test, streams: readonly MemoryStream[]): Promise<void> {
+  for (const stream of streams) await until(() => stream.read().length >= EVENTS, 'all events')
+  t.ok(streams.every(({ events }) => events.every(({ event, data }, n) => event === 'message' && data === n)))
   t.ok(streams.every(({ events }) => events.length === EVENTS))
 }
 
-const small: SseSessionsOptions = { log: { bytes: 10_000 }, channelLog: { bytes: 10_000 } }
+const smallLogs: SseSessionsOptions = { log: { bytes: 10_000 }, channelLog: { bytes: 10_000 } }
 
-for (const [by, options] of [['count', {}], ['bytes', small]] as const) {
-  t.test(`whatever is sent in one turn, clients that take it lose nothing to a log's ${by}`, async t => {
+for (const [bound, options] of [['count', {}], ['bytes', smallLogs]] as const) {
+  t.test(`delivers a burst above the ${bound} bound of a log to every client that keeps up`, async t => {
     const { sessions } = await serve(t, options)
-    const streams = await crowd(sessions)
+    const streams = await openStreams(sessions)
     for (const n of numbers) sessions.channel('room').send(n)
-    await hasAll(t, streams)
-    for (const one of streams) one.events.length = 0
+    await assertAllReceived(t, streams)
+    for (const { events } of streams) events.length = 0
     for (const n of numbers) sessions.broadcast('message', n)
-    await hasAll(t, streams)
+    await assertAllReceived(t, streams)
     const session = await openSession(sessions)
-    const own = await stream(sessions, session)
+    const ownStream = await stream(sessions, session)
     for (const n of numbers) session.send(n)
-    await hasAll(t, [own])
+    await assertAllReceived(t, [ownStream])
   })
 }
 
-t.test('over a connection, too, all that is sent in one turn comes, and what a client does not take is told', async t => {
+t.test('delivers a burst over a real connection, and reports a gap to a client that does not keep up', async t => {
   const { sessions, port } = await serve(t)
   const opened = listOpened(sessions)
   const client = wire(t, port)
@@ -56,24 +56,24 @@ t.test('over a connection, too, all that is sent in one turn comes, and what a c
   t.strictSame(client.numbers(), numbers)
   t.notMatch(client.text(), 'event: gap')
   const stalled = await openSession(sessions)
-  const none = await stream(sessions, stalled, undefined, true)
+  const stalledStream = await stream(sessions, stalled, undefined, true)
   for (const n of numbers) stalled.send(n)
-  none.sink.drain(false)
-  await until(() => none.read().length > 0, 'the rest')
-  t.match(none.events[0], { event: 'gap', data: { reason: 'count' } })
-  t.equal(none.events.at(-1)?.data, EVENTS - 1)
+  stalledStream.sink.drain(false)
+  await until(() => stalledStream.read().length > 0, 'the remaining events')
+  t.match(stalledStream.events[0], { event: 'gap', data: { reason: 'count' } })
+  t.equal(stalledStream.events.at(-1)?.data, EVENTS - 1)
 })
 
-t.test('what another process sends in one turn comes over Redis whole', needsRedis, async t => {
+t.test('delivers a burst from another node over Redis completely', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: one } = await farProcess(t, redis)
-  const { sessions: two } = await farProcess(t, redis)
-  const streams = await crowd(one)
-  await Promise.all(numbers.map(n => two.broadcast('message', n)))
-  await hasAll(t, streams)
+  const { sessions: reader } = await farProcess(t, redis)
+  const { sessions: sender } = await farProcess(t, redis)
+  const streams = await openStreams(reader)
+  await Promise.all(numbers.map(n => sender.broadcast('message', n)))
+  await assertAllReceived(t, streams)
 })
 
-t.test('a client that ends its connection while a burst is written causes no error', async t => {
+t.test('causes no error when a client ends its connection during a burst', async t => {
   const { app, sessions, port } = await serve(t, { log: { entries: 1 } })
   const errors: unknown[] = []
   app.server.on('clientError', error => { errors.push(error) })

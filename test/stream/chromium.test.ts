@@ -7,7 +7,7 @@ import { random, seedOf } from '../support/random.js'
 import { serve } from '../support/server.js'
 import { within } from '../support/wait.js'
 
-/** Serves an empty page, so that scripts of the app's own origin can run; it leaves no connection behind. */
+/** Serves an empty page, so that scripts run in the origin of the app. Its connection is closed, so no idle connection stays open. */
 const servePage = (app: FastifyInstance): void => {
   app.get('/', async (_request, reply) => {
     return reply.type('text/html').header('connection', 'close').send('<!doctype html><link rel="icon" href="data:,">')
@@ -21,41 +21,41 @@ async function openPage (t: Test, url: string): Promise<Page> {
   return page
 }
 
-/** Opens a native EventSource in the page, whose events gather in `got`. */
-async function listen (page: Page): Promise<void> {
+/** Opens a native EventSource in the page. The page collects its events in `received`. */
+async function openEventSource (page: Page): Promise<void> {
   await page.evaluate(`
-    window.got = []
+    window.received = []
     window.source = new EventSource('/downward')
     for (const type of ['welcome', 'message', 'gap', 'close']) {
-      source.addEventListener(type, ({ data }) => got.push({ type, data: JSON.parse(data) }))
+      source.addEventListener(type, ({ data }) => received.push({ type, data: JSON.parse(data) }))
     }
   `)
 }
 
-t.test('Chromium\'s EventSource gets every message once and in order over broken connections', needsChromium, async t => {
+t.test('Chromium\'s EventSource receives every message once and in order over broken connections', needsChromium, async t => {
   const total = 3000
   const next = random(seedOf(t))
   const faults: Fault[] = ['cut', 'reset', 'half-open']
   const { sessions, port } = await serve(t, { retry: 1, log: { entries: total } }, { after: servePage })
-  let armed = false
+  let isArmed = false
   const proxy = await faultProxy(t, port, connection => {
-    return armed && connection <= 40 ? { fault: faults[connection % 3] as Fault, afterBytes: 100 + Math.floor(next() * 20_000) } : undefined
+    return isArmed && connection <= 40 ? { fault: faults[connection % 3] as Fault, afterBytes: 100 + Math.floor(next() * 20_000) } : undefined
   })
   sessions.addHook('onOpen', async session => {
     for (let n = 0; n < total; n++) await session.send({ n })
   })
   const page = await openPage(t, proxy.url)
-  armed = true
-  await listen(page)
-  await page.waitForFunction('got.filter(({ type }) => type === "message").length >= ' + total)
-  const got = await page.evaluate('got') as Array<{ type: string, data: { n: number, resumed?: boolean } }>
-  const numbers = got.filter(({ type }) => type === 'message').map(({ data }) => data.n)
+  isArmed = true
+  await openEventSource(page)
+  await page.waitForFunction('received.filter(({ type }) => type === "message").length >= ' + total)
+  const received = await page.evaluate('received') as Array<{ type: string, data: { n: number, resumed?: boolean } }>
+  const numbers = received.filter(({ type }) => type === 'message').map(({ data }) => data.n)
   t.strictSame(numbers, Array.from({ length: total }, (_, n) => n))
-  t.equal(got.some(({ type }) => type === 'gap'), false)
-  t.ok(got.filter(({ data }) => data.resumed === true).length > 2, 'connections were broken and resumed')
+  t.equal(received.some(({ type }) => type === 'gap'), false)
+  t.ok(received.filter(({ data }) => data.resumed === true).length > 2, 'connections were broken and resumed')
 })
 
-t.test('Chromium\'s EventSource stops for good when the session is closed, after exactly one more request', needsChromium, async t => {
+t.test('Chromium\'s EventSource stops after exactly one more request when the session is closed', needsChromium, async t => {
   const requests: Array<string | undefined> = []
   const { sessions, url } = await serve(t, { retry: 1 }, {
     before: app => {
@@ -66,13 +66,13 @@ t.test('Chromium\'s EventSource stops for good when the session is closed, after
     }
   })
   const page = await openPage(t, url)
-  await listen(page)
-  await page.waitForFunction('got.length === 1')
-  const [{ data: { sessionId } }] = await page.evaluate('got') as [{ data: { sessionId: string } }]
+  await openEventSource(page)
+  await page.waitForFunction('received.length === 1')
+  const [{ data: { sessionId } }] = await page.evaluate('received') as [{ data: { sessionId: string } }]
   await (await sessions.find(sessionId))?.send('last words')
   await (await sessions.find(sessionId))?.close('bye')
   await within(page.waitForFunction('source.readyState === EventSource.CLOSED'), 'the EventSource to stop')
-  t.strictSame((await page.evaluate('got') as unknown[]).slice(1), [
+  t.strictSame((await page.evaluate('received') as unknown[]).slice(1), [
     { type: 'message', data: 'last words' },
     { type: 'close', data: { reason: 'bye' } }
   ])

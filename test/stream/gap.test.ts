@@ -18,75 +18,75 @@ const senders: Array<[name: string, option: 'log' | 'channelLog', send: (opened:
 ]
 
 for (const [name, option, send] of senders) {
-  t.test(`a ${name}'s log trimmed by count, by bytes or by age is told as a gap with its range, before any entry`, async t => {
+  t.test(`reports what a ${name} log trimmed by count, bytes or age as a gap with its range, before any entry`, async t => {
     const skew = skewClock(t)
     for (const [reason, bounds] of [['count', { entries: 3 }], ['bytes', { bytes: 3 * Buffer.byteLength('data: 10\n\n') }], ['age', { age: 1000 }]] as const) {
-      const all = await opened(t, { [option]: bounds })
-      await all.session.join('room')
-      await send(all, 10)
-      await all.stream.waitFor(({ data }) => data === 10)
-      await loseStream(all)
-      for (const n of [11, 12, 13]) await send(all, n)
+      const served = await opened(t, { [option]: bounds })
+      await served.session.join('room')
+      await send(served, 10)
+      await served.stream.waitFor(({ data }) => data === 10)
+      await loseStream(served)
+      for (const n of [11, 12, 13]) await send(served, n)
       if (reason === 'age') skew(1001)
-      for (const n of [14, 15, 16]) await send(all, n)
-      const events = await resume(t, all, 1)
+      for (const n of [14, 15, 16]) await send(served, n)
+      const events = await resume(t, served, 1)
       const gap = { after: 1, resumedAt: 4, reason }
       t.strictSame(brief(events), ['welcome', 'gap', 14, 15, 16], reason)
       t.strictSame(gapOf(events), gap)
       t.strictSame(events.map(positionOf), [1, 4, 5, 6, 7])
-      t.strictSame(all.told.map(({ session, gap }) => ({ session: session.id, gap })), [{ session: all.session.id, gap }])
-      t.strictSame(brief(await resume(t, all, 4)), ['welcome', 14, 15, 16], 'a client that comes back with the id of the gap is not told again')
-      t.equal(all.told.length, 1)
+      t.strictSame(served.told.map(({ session, gap }) => ({ session: session.id, gap })), [{ session: served.session.id, gap }])
+      t.strictSame(brief(await resume(t, served, 4)), ['welcome', 14, 15, 16], 'a client that resumes with the id of the gap receives no second report')
+      t.equal(served.told.length, 1)
     }
   })
 }
 
-t.test('entries that grow too old while nobody appends or reads are told as a gap when the client comes', async t => {
+t.test('reports entries that expired without any append or read as a gap when the client resumes', async t => {
   const skew = skewClock(t)
-  const all = await opened(t)
-  await loseStream(all)
-  for (const n of [1, 2]) await all.session.send(n)
+  const served = await opened(t)
+  await loseStream(served)
+  for (const n of [1, 2]) await served.session.send(n)
   skew(300_001)
-  const events = await resume(t, all, 0)
+  const events = await resume(t, served, 0)
   t.strictSame(brief(events), ['welcome', 'gap'])
   t.strictSame(gapOf(events), { after: 0, resumedAt: 2, reason: 'age' })
 })
 
-t.test('entries that other logs still have from before the end of the hole come behind the gap, which is told again until they are all had', async t => {
-  const all = await opened(t, { channelLog: { entries: 1 } })
-  const { session, sessions } = all
+t.test('sends older entries of other logs after the gap, and repeats the gap until all of them are received', async t => {
+  const served = await opened(t, { channelLog: { entries: 1 } })
+  const { session, sessions } = served
   await session.join('room')
-  await loseStream(all)
+  await loseStream(served)
   await session.send(1)
   await sessions.channel('room').send(2)
   await session.send(3)
   await sessions.channel('room').send(4)
   await session.send(5)
   await sessions.channel('room').send(6)
-  const events = await resume(t, all, 0)
+  const events = await resume(t, served, 0)
   t.strictSame(brief(events), ['welcome', 'gap', 1, 3, 5, 6])
   t.strictSame(gapOf(events), { after: 0, resumedAt: 4, reason: 'count' })
   t.strictSame(events.map(positionOf), [0, 0, 1, 3, 5, 6])
-  for (const [position, after, rest] of [[1, 1, [3, 5, 6]], [3, 3, [5, 6]]] as const) {
-    const again = await resume(t, all, position)
-    t.strictSame(brief(again), ['welcome', 'gap', ...rest])
+  for (const [position, after, remaining] of [[1, 1, [3, 5, 6]], [3, 3, [5, 6]]] as const) {
+    const again = await resume(t, served, position)
+    t.strictSame(brief(again), ['welcome', 'gap', ...remaining])
     t.strictSame(gapOf(again), { after, resumedAt: 4, reason: 'count' })
   }
-  t.strictSame(brief(await resume(t, all, 5)), ['welcome', 6])
+  t.strictSame(brief(await resume(t, served, 5)), ['welcome', 6])
 })
 
-t.test('a client whose log was trimmed only up to its cursor is told of no gap', async t => {
-  const all = await opened(t, { log: { entries: 2 } })
-  await loseStream(all)
-  for (const n of [1, 2, 3, 4]) await all.session.send(n)
-  t.strictSame(brief(await resume(t, all, 2)), ['welcome', 3, 4])
-  t.strictSame(brief(await resume(t, all, 4)), ['welcome'])
-  t.strictSame(all.told, [])
-  t.strictSame(brief(await resume(t, all, 1)), ['welcome', 'gap', 3, 4])
+t.test('reports no gap to a client whose log was trimmed only up to its cursor', async t => {
+  const served = await opened(t, { log: { entries: 2 } })
+  await loseStream(served)
+  for (const n of [1, 2, 3, 4]) await served.session.send(n)
+  t.strictSame(brief(await resume(t, served, 2)), ['welcome', 3, 4])
+  t.strictSame(brief(await resume(t, served, 4)), ['welcome'])
+  t.strictSame(served.told, [])
+  t.strictSame(brief(await resume(t, served, 1)), ['welcome', 'gap', 3, 4])
 })
 
-/** A stream that stands still, its client not reading, with 200 messages or more behind it; `read` lets it go on. */
-async function parked (t: Test, options: SseSessionsOptions): Promise<{ stream: Stream, proxy: FaultProxy, sent: number, read: () => void }> {
+/** Opens a stream whose client does not read, and sends until at least 200 messages are unsent. `read` starts to read. */
+async function openStalledStream (t: Test, options: SseSessionsOptions): Promise<{ stream: Stream, proxy: FaultProxy, sent: number, read: () => void }> {
   const { app, port, sessions } = await serve(t, options)
   const sockets: Socket[] = []
   app.server.on('connection', socket => { sockets.push(socket) })
@@ -99,13 +99,13 @@ async function parked (t: Test, options: SseSessionsOptions): Promise<{ stream: 
   let n = 0
   while (n - session[kStream].cursor < 200) {
     for (let i = 0; i < 50; i++) await session.send({ n: ++n, padding })
-    await until(() => session[kStream].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stand')
+    await until(() => session[kStream].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stall')
   }
   return { stream, proxy, sent: n, read: () => { proxy.connections[0]?.server.resume() } }
 }
 
-t.test('a live stream whose client reads too slowly gets what it is owed, a gap and what is left, without a new request', async t => {
-  const { stream, proxy, sent: n, read } = await parked(t, { log: { entries: 100 } })
+t.test('a client that reads too slowly receives a gap and what the log has kept, on the same connection', async t => {
+  const { stream, proxy, sent: n, read } = await openStalledStream(t, { log: { entries: 100 } })
   read()
   await stream.waitFor(({ event, data }) => event === 'message' && (data as { n: number }).n === n, 'the last message')
   let cursor = 0
@@ -117,7 +117,7 @@ t.test('a live stream whose client reads too slowly gets what it is owed, a gap 
       t.match(gap, { after: cursor, reason: 'count' })
       cursor = gap.resumedAt
     } else {
-      // Sent one by one to a new store, messages have their numbers as positions.
+      // The store is new and the messages are its only entries, so their numbers are their positions.
       if ((data as { n: number }).n !== cursor + 1) t.fail(`${JSON.stringify(data).slice(0, 20)} came after ${cursor}`)
       cursor++
     }
@@ -128,9 +128,9 @@ t.test('a live stream whose client reads too slowly gets what it is owed, a gap 
   t.equal(proxy.connections.length, 1)
 })
 
-t.test('what grows too old while the client reads nothing is told as a gap when it reads again', async t => {
+t.test('reports what expired while the client did not read as a gap when it reads again', async t => {
   const skew = skewClock(t)
-  const { stream, sent, read } = await parked(t, { log: { bytes: 2 ** 30 } })
+  const { stream, sent, read } = await openStalledStream(t, { log: { bytes: 2 ** 30 } })
   skew(300_001)
   read()
   const gap = await stream.waitFor(({ event }) => event === 'gap', 'the gap')
@@ -139,31 +139,31 @@ t.test('what grows too old while the client reads nothing is told as a gap when 
   t.ok(last <= sent - 200 && stream.events.length === last + 2)
 })
 
-t.test('a cursor ahead of the store is told as a gap back to the store, and what is sent from there on comes', async t => {
-  const all = await opened(t)
-  await all.session.send(1)
-  await all.stream.waitFor(({ data }) => data === 1)
-  const events = await resume(t, all, 1000)
+t.test('reports a cursor ahead of the store as a gap back to the store, and delivers what is sent later', async t => {
+  const served = await opened(t)
+  await served.session.send(1)
+  await served.stream.waitFor(({ data }) => data === 1)
+  const events = await resume(t, served, 1000)
   t.strictSame(brief(events), ['welcome', 'gap'])
   t.strictSame(gapOf(events), { after: 1000, resumedAt: 1, reason: 'store' })
-  t.strictSame(events.map(positionOf), [1000, 1], 'the welcome has the id of the client, the gap that of the store')
-  t.match(all.told, [{ gap: { after: 1000, resumedAt: 1, reason: 'store' } }])
-  await all.session.send(2)
-  t.strictSame(brief(await resume(t, all, 1)), ['welcome', 2])
+  t.strictSame(events.map(positionOf), [1000, 1], 'the welcome has the position of the client, the gap has the position of the store')
+  t.match(served.told, [{ gap: { after: 1000, resumedAt: 1, reason: 'store' } }])
+  await served.session.send(2)
+  t.strictSame(brief(await resume(t, served, 1)), ['welcome', 2])
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`the EventSource of ${name} hears a gap as an event of that name, and comes back behind it`, async t => {
+  t.test(`the EventSource of ${name} receives a gap as an event, and resumes after it`, async t => {
     const { sessions, port } = await serve(t, { retry: 1, log: { entries: 2 } })
     const proxy = await faultProxy(t, port)
     const source = open(t, `${proxy.url}/downward`)
     const welcome = signal<string>()
     const last = signal()
-    const heard: unknown[] = []
+    const received: unknown[] = []
     for (const event of ['welcome', 'gap', 'message']) {
       source.addEventListener(event, ({ data }) => {
         const parsed: unknown = JSON.parse(String(data))
-        heard.push(event === 'welcome' ? event : parsed)
+        received.push(event === 'welcome' ? event : parsed)
         if (event === 'welcome') welcome.resolve((parsed as { sessionId: string }).sessionId)
         if (parsed === 5) last.resolve()
       })
@@ -171,16 +171,16 @@ for (const [name, open] of eventSources) {
     const session = await sessions.find(await within(welcome.promise, 'the welcome'))
     proxy.strike('cut')
     for (const n of [1, 2, 3, 4]) session?.send(n)
-    await until(() => heard.includes(4), 'the last message')
+    await until(() => received.includes(4), 'the last message')
     proxy.strike('reset')
     session?.send(5)
-    await within(last.promise, 'the message after the second cut')
-    t.strictSame(heard, ['welcome', 'welcome', { after: 0, resumedAt: 2, reason: 'count' }, 3, 4, 'welcome', 5])
+    await within(last.promise, 'the message after the second fault')
+    t.strictSame(received, ['welcome', 'welcome', { after: 0, resumedAt: 2, reason: 'count' }, 3, 4, 'welcome', 5])
   })
 }
 
-t.test('what an onGap hook sends at once comes behind what was left, all of which comes', async t => {
-  // One more message has the log, of which half is trimmed, move its entries to the front.
+t.test('what an onGap hook sends comes after all entries that were left in the log', async t => {
+  // Half of the log is trimmed: one more message makes it move its entries to the front of its arrays.
   const { sessions, url } = await serve(t, { log: { entries: 100 } })
   sessions.addHook('onGap', session => session.send('state'))
   const first = await openStream(t, url)
@@ -193,7 +193,7 @@ t.test('what an onGap hook sends at once comes behind what was left, all of whic
   t.strictSame(brief(stream.events), ['welcome', 'gap', ...Array.from({ length: 100 }, (_, index) => 100 + index), 'state'])
 })
 
-t.test('nor does it come before the welcome, where it is more than the log keeps and the store has gone back', async t => {
+t.test('what an onGap hook sends comes after the welcome, even if it exceeds the log after a rollback', async t => {
   const { sessions, url } = await serve(t, { log: { entries: 2 } })
   const first = await openStream(t, url)
   sessions.addHook('onGap', session => { for (const n of [1, 2, 3, 4]) session.send(n) })

@@ -12,17 +12,17 @@ import { signal, until, within } from '../support/wait.js'
 
 const INTERVAL = 1000
 
-/** Serves with an interval that passes, a fifth at a time, when `tick` is called. */
-async function serveTicking (t: Test, options: SseSessionsOptions = {}, more: ServeOptions = {}): Promise<Served & { opened: Opened[], tick: (fifths: number) => void }> {
+/** Serves with a mocked heartbeat interval. `tick` advances it by so many fifths. */
+async function serveWithMockedInterval (t: Test, options: SseSessionsOptions = {}, serveOptions: ServeOptions = {}): Promise<Served & { opened: Opened[], tick: (fifths: number) => void }> {
   mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => { mock.timers.reset() })
-  const served = await serve(t, { heartbeatInterval: INTERVAL, ...options }, more)
+  const served = await serve(t, { heartbeatInterval: INTERVAL, ...options }, serveOptions)
   const tick = (fifths: number): void => { for (let i = 0; i < fifths; i++) mock.timers.tick(INTERVAL / 5) }
   return { ...served, opened: listOpened(served.sessions), tick }
 }
 
-t.test('an idle stream gets a comment and one line feed an interval', async t => {
-  const { sessions, port, tick } = await serveTicking(t)
+t.test('sends a comment and one line feed per interval to an idle stream', async t => {
+  const { sessions, port, tick } = await serveWithMockedInterval(t)
   const client = wire(t, port)
   await client.waitFor('event: welcome')
   tick(5)
@@ -30,17 +30,17 @@ t.test('an idle stream gets a comment and one line feed an interval', async t =>
   tick(4)
   await sessions.broadcast('news', 1)
   await client.waitFor('event: news')
-  t.match(client.text(), /\n\n: heartbeat\nid: \S+\nevent: news\n/, 'nothing stands between it and the next event')
+  t.match(client.text(), /\n\n: heartbeat\nid: \S+\nevent: news\n/, 'the next event follows the heartbeat directly')
   tick(4)
   await sessions.broadcast('last', 1)
   await client.waitFor('event: last')
-  t.equal(client.text().split(': heartbeat').length - 1, 1, 'a stream that was written to within the interval gets none')
+  t.equal(client.text().split(': heartbeat').length - 1, 1, 'a stream that was written to within the interval receives no heartbeat')
   tick(12)
   await client.waitFor(': heartbeat\n: heartbeat\n')
 })
 
-t.test('a stream that is waiting for its client to read is skipped', async t => {
-  const { sessions, port, opened, tick } = await serveTicking(t, { log: { bytes: 2 ** 26 } })
+t.test('sends no heartbeat to a stream that waits for its client to read', async t => {
+  const { sessions, port, opened, tick } = await serveWithMockedInterval(t, { log: { bytes: 2 ** 26 } })
   const client = wire(t, port, { stalled: true })
   await streamsOpen(sessions, 1)
   const [{ session }] = opened as [Opened]
@@ -50,32 +50,32 @@ t.test('a stream that is waiting for its client to read is skipped', async t => 
   client.read()
   await session.emit('last', 1)
   await client.waitFor('event: last')
-  t.ok(session[kStream].cursor > cursor, 'it was waiting')
+  t.ok(session[kStream].cursor > cursor, 'the stream was waiting')
   t.equal(client.numbers().length, count)
   t.notMatch(client.text(), ': heartbeat')
   tick(5)
   await client.waitFor(': heartbeat')
 })
 
-t.test('a client that stalls amid heartbeats is waited for from then on', async t => {
-  const { sessions, port, opened, tick } = await serveTicking(t, { heartbeatEvent: 'p'.repeat(100_000) })
+t.test('stops sending heartbeats to a client that stalls while it receives them', async t => {
+  const { sessions, port, opened, tick } = await serveWithMockedInterval(t, { heartbeatEvent: 'p'.repeat(100_000) })
   wire(t, port, { stalled: true })
   await streamsOpen(sessions, 1)
   const [{ socket }] = opened as [Opened]
-  // Each is more than the socket's buffer: the next comes when it is drained.
+  // Each heartbeat exceeds the high-water mark of the socket, so the next one waits for a drain.
   await within((async () => {
-    for (let still = 0, before = 0; still < 20; before = socket.bytesWritten) {
+    for (let unchanged = 0, before = 0; unchanged < 20; before = socket.bytesWritten) {
       tick(5)
       await new Promise(resolve => { setTimeout(resolve, 1) })
-      still = socket.bytesWritten === before ? still + 1 : 0
+      unchanged = socket.bytesWritten === before ? unchanged + 1 : 0
     }
   })(), 'the client to stall')
   t.ok(socket.writableLength < 200_000, 'no more than one heartbeat is queued')
 })
 
-t.test('a heartbeat into a response that something else has just ended throws nothing', async t => {
+t.test('a heartbeat to a response that the app has ended throws no error', async t => {
   const responses: ServerResponse[] = []
-  const { sessions, port, tick } = await serveTicking(t, {}, { before: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
+  const { sessions, port, tick } = await serveWithMockedInterval(t, {}, { before: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
   const client = wire(t, port)
   await client.waitFor('event: welcome')
   responses[0]?.end()
@@ -84,8 +84,8 @@ t.test('a heartbeat into a response that something else has just ended throws no
   t.notMatch(client.text(), ': heartbeat')
 })
 
-t.test('a named event takes the place of the comment', async t => {
-  const { port, tick } = await serveTicking(t, { heartbeatEvent: 'ping' })
+t.test('sends a named event instead of the comment if heartbeatEvent is set', async t => {
+  const { port, tick } = await serveWithMockedInterval(t, { heartbeatEvent: 'ping' })
   const client = wire(t, port)
   await client.waitFor('event: welcome')
   tick(5)
@@ -93,8 +93,8 @@ t.test('a named event takes the place of the comment', async t => {
   t.notMatch(client.text(), ': heartbeat')
 })
 
-t.test('heartbeats can be turned off', async t => {
-  const { sessions, port, tick } = await serveTicking(t, { heartbeatInterval: false })
+t.test('sends no heartbeats if heartbeatInterval is false', async t => {
+  const { sessions, port, tick } = await serveWithMockedInterval(t, { heartbeatInterval: false })
   const client = wire(t, port)
   await client.waitFor('event: welcome')
   tick(100)
@@ -103,39 +103,39 @@ t.test('heartbeats can be turned off', async t => {
   t.notMatch(client.text(), 'heartbeat')
 })
 
-t.test('a closed server looks for idle streams no more', async t => {
+t.test('a stopped heartbeat does not check for idle streams any more', async t => {
   mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => { mock.timers.reset() })
-  let looks = 0
+  let checks = 0
   const heartbeat = new Heartbeat(INTERVAL, HEARTBEAT_FRAME, {
     [Symbol.iterator]: () => {
-      looks++
+      checks++
       return [].values()
     }
   })
   mock.timers.tick(INTERVAL)
-  t.equal(looks, 5)
+  t.equal(checks, 5)
   heartbeat.stop()
   mock.timers.tick(INTERVAL)
-  t.equal(looks, 5)
+  t.equal(checks, 5)
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`the EventSource of ${name} sees nothing of a comment, and all of a named heartbeat`, async t => {
+  t.test(`the EventSource of ${name} ignores a comment and receives a named heartbeat`, async t => {
     for (const heartbeatEvent of [undefined, 'ping']) {
-      const { sessions, url, tick } = await serveTicking(t, heartbeatEvent === undefined ? {} : { heartbeatEvent })
+      const { sessions, url, tick } = await serveWithMockedInterval(t, heartbeatEvent === undefined ? {} : { heartbeatEvent })
       const source = open(t, `${url}/downward`)
-      const got: string[] = []
+      const received: string[] = []
       const welcome = signal()
       const last = signal()
-      for (const event of ['ping', 'message', 'error', 'last']) source.addEventListener(event, ({ data }) => { got.push(`${event} ${String(data)}`) })
+      for (const event of ['ping', 'message', 'error', 'last']) source.addEventListener(event, ({ data }) => { received.push(`${event} ${String(data)}`) })
       source.addEventListener('welcome', () => { welcome.resolve() })
       source.addEventListener('last', () => { last.resolve() })
       await within(welcome.promise, 'the welcome')
       tick(11)
       await sessions.broadcast('last', 1)
       await within(last.promise, 'the last event')
-      t.strictSame(got, heartbeatEvent === undefined ? ['last 1'] : ['ping {}', 'ping {}', 'last 1'])
+      t.strictSame(received, heartbeatEvent === undefined ? ['last 1'] : ['ping {}', 'ping {}', 'last 1'])
       mock.timers.reset()
     }
   })

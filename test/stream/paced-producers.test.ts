@@ -14,8 +14,8 @@ import { warnings } from '../support/process-warnings.js'
 import { FILL, streamsOpen, wire, type Wire } from '../support/wire.js'
 import { signal, turn, until, within } from '../support/wait.js'
 
-/** Serves, and opens a session. */
-async function openSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
+/** Serves the plugin and opens a session. */
+async function serveProducerSession (t: Test, options: SseSessionsOptions = {}): Promise<Served & { session: Session, stream: Stream }> {
   const served = await serve(t, options)
   const stream = await openStream(t, served.url)
   const session = await served.sessions.find(stream.sessionId)
@@ -23,10 +23,10 @@ async function openSession (t: Test, options: SseSessionsOptions = {}): Promise<
   return { ...served, session, stream }
 }
 
-/** Waits until a count has not grown for twenty turns. */
-async function atRest (count: () => number): Promise<number> {
-  for (let still = 0, before = -1; still < 20; still++) {
-    if (count() !== before) still = 0
+/** Waits until a count has not changed twenty times in a row. */
+async function waitUntilStable (count: () => number): Promise<number> {
+  for (let unchanged = 0, before = -1; unchanged < 20; unchanged++) {
+    if (count() !== before) unchanged = 0
     before = count()
     await new Promise(resolve => { setTimeout(resolve, 1) })
   }
@@ -36,8 +36,8 @@ async function atRest (count: () => number): Promise<number> {
 const numbersOf = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'n').map(({ data }) => data)
 const upTo = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
-t.test('every kind of iterable is sent, in order, as the named event', async t => {
-  const { session, stream } = await openSession(t)
+t.test('sends the items of every kind of iterable in order as the named event', async t => {
+  const { session, stream } = await serveProducerSession(t)
   function * generator (): Generator<number> { yield * [0, 1] }
   async function * asyncGenerator (): AsyncGenerator<number> { yield * [6, 7] }
   await session.stream('n', generator())
@@ -50,8 +50,8 @@ t.test('every kind of iterable is sent, in order, as the named event', async t =
   t.strictSame(numbersOf(stream), upTo(8))
 })
 
-t.test('twenty producers of one session are no leak for Node to warn of', async t => {
-  const { session } = await openSession(t)
+t.test('twenty producers of one session cause no listener leak warning of Node', async t => {
+  const { session } = await serveProducerSession(t)
   const warned = warnings(t)
   const end = signal()
   async function * producer (): AsyncGenerator<number> { await end.promise }
@@ -62,35 +62,35 @@ t.test('twenty producers of one session are no leak for Node to warn of', async 
   t.strictSame(warned, [])
 })
 
-t.test('a producer goes half a log ahead of a client that is not there, no further, and on when it comes back', async t => {
+t.test('a producer is paused half a log ahead of an absent client, and continues when it resumes', async t => {
   for (const log of [{ entries: 100 }, { bytes: 100 * Buffer.byteLength('event: n\ndata: 00\n\n') }]) {
-    const { session, stream, url } = await openSession(t, { log })
+    const { session, stream, url } = await serveProducerSession(t, { log })
     stream.destroy()
     await until(() => !session.connected, 'the loss of the stream')
-    let asked = 0
+    let requested = 0
     let returned = false
     async function * numbers (): AsyncGenerator<number> {
       try {
-        for (; asked < 100; asked++) yield 100 - asked
+        for (; requested < 100; requested++) yield 100 - requested
       } finally {
         returned = true
       }
     }
     const streaming = session.stream('n', numbers())
-    // All numbers but the first have as many digits.
-    t.equal(await atRest(() => asked), 50 - 1)
+    // All numbers except the first have the same number of digits.
+    t.equal(await waitUntilStable(() => requested), 50 - 1)
     t.notOk(returned)
-    const again = await openStream(t, url, { headers: { 'x-session-id': session.id } })
+    const resumed = await openStream(t, url, { headers: { 'x-session-id': session.id } })
     await within(streaming, 'the stream')
     t.ok(returned)
-    await again.waitFor(({ data }) => data === 1)
-    t.strictSame(numbersOf(again), upTo(100).map(n => 100 - n))
-    t.notOk(again.events.some(({ event }) => event === 'gap'))
+    await resumed.waitFor(({ data }) => data === 1)
+    t.strictSame(numbersOf(resumed), upTo(100).map(n => 100 - n))
+    t.notOk(resumed.events.some(({ event }) => event === 'gap'))
   }
 })
 
-t.test('half a log is half of its bytes, where those are fewer', async t => {
-  const { sessions, session, stream } = await openSession(t, { log: { bytes: 2000 } })
+t.test('a producer is paused at half of the bytes of a log, if these are reached before half of its entries', async t => {
+  const { sessions, session, stream } = await serveProducerSession(t, { log: { bytes: 2000 } })
   stream.destroy()
   await streamsOpen(sessions, 0)
   let produced = 0
@@ -100,14 +100,14 @@ t.test('half a log is half of its bytes, where those are fewer', async t => {
       yield 'x'.repeat(90)
     }
   }
-  // `data: ""` and two line feeds make it 100 bytes.
+  // With `data: ""` and two line feeds, each frame has 100 bytes.
   const streaming = session.stream('message', items())
-  t.equal(await atRest(() => produced), 10)
+  t.equal(await waitUntilStable(() => produced), 10)
   await session.close()
   await t.rejects(streaming, { code: 'FST_SSE_SESSION_OVER' })
 })
 
-t.test('a producer is never more than half a log ahead of what the connection takes', async t => {
+t.test('a producer is never more than half a log ahead of what the connection accepts', async t => {
   const { sessions, port } = await serve(t, { log: { entries: 20, bytes: 2 ** 26 } })
   let session: Session | undefined
   sessions.addHook('onOpen', opened => { session = opened })
@@ -123,18 +123,18 @@ t.test('a producer is never more than half a log ahead of what the connection ta
     }
   }
   const streaming = session?.stream('message', numbers())
-  const stoppedAt = await atRest(() => produced)
-  t.ok(stoppedAt < 400, `the client, which does not read, stopped it at ${stoppedAt}`)
+  const stoppedAt = await waitUntilStable(() => produced)
+  t.ok(stoppedAt < 400, `the producer was paused at ${stoppedAt}, because the client does not read`)
   client.read()
-  await within(streaming ?? Promise.reject(new Error('No session')), 'the stream', 20_000)
-  await until(() => client.numbers().length === 400, 'everything')
+  await within(streaming ?? Promise.reject(new Error('No session')), 'stream() to settle', 20_000)
+  await until(() => client.numbers().length === 400, 'all messages')
   t.equal(furthest, 9)
   t.strictSame(client.numbers(), upTo(400))
   t.notMatch(client.text(), 'event: gap')
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`what is streamed to the EventSource of ${name} comes whole and in order over connections that break`, async t => {
+  t.test(`the EventSource of ${name} receives all items in order over connections that break`, async t => {
     const next = random(seedOf(t))
     const { sessions, port } = await serve(t, { retry: 1, log: { bytes: 2 ** 23, entries: 20_000 } })
     const proxy = await faultProxy(t, port, n => n < 12 ? { fault: next() < 0.5 ? 'cut' : 'reset', afterBytes: 1000 + Math.floor(next() * 60_000) } : undefined)
@@ -147,34 +147,34 @@ for (const [name, open] of eventSources) {
     await follower.reached(20_000)
     t.strictSame(follower.problems, [])
     t.equal(follower.numbers.length, 20_000)
-    t.ok(proxy.connections.length > 12, 'every fault has struck')
+    t.ok(proxy.connections.length > 12, 'every planned fault happened')
   })
 }
 
-t.test('when the session ends the iterable is told to return, wherever it is, and stream() rejects', async t => {
-  const over = { code: 'FST_SSE_SESSION_OVER' }
+t.test('calls return() of the iterable and rejects when the session ends, in whatever state the iterable is', async t => {
+  const sessionOver = { code: 'FST_SSE_SESSION_OVER' }
   const never = new Promise<never>(() => {})
-  // Waiting for the client.
-  const told: string[] = []
-  const gone = await openSession(t, { log: { entries: 10 } })
-  gone.stream.destroy()
-  await until(() => !gone.session.connected, 'the loss of the stream')
+  // These two wait for the client.
+  const returned: string[] = []
+  const disconnected = await serveProducerSession(t, { log: { entries: 10 } })
+  disconnected.stream.destroy()
+  await until(() => !disconnected.session.connected, 'the loss of the stream')
   let produced = 0
   function * endless (): Generator<number> {
     try {
       for (;;) yield produced++
     } finally {
-      told.push('sync')
+      returned.push('sync')
     }
   }
   async function * asyncEndless (): AsyncGenerator<number> {
     try {
       for (;;) yield produced++
     } finally {
-      told.push('async')
+      returned.push('async')
     }
   }
-  // Waiting for something that never comes: a generator cannot even be told, an iterator can.
+  // These wait for an item that never comes. A running generator does not execute return(); an iterator does.
   async function * waiting (): AsyncGenerator<number> {
     yield await never
   }
@@ -182,35 +182,35 @@ t.test('when the session ends the iterable is told to return, wherever it is, an
     [Symbol.asyncIterator]: () => ({
       next: () => never,
       return: async () => {
-        told.push('iterator')
+        returned.push('iterator')
         return { done: true as const, value: undefined }
       }
     })
   }
-  const bare = { [Symbol.asyncIterator]: () => ({ next: () => never }) }
-  const streaming = [endless(), asyncEndless(), waiting(), iterable, bare].map(items => gone.session.stream('n', items))
-  await atRest(() => produced)
-  await gone.session.close()
-  for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), over)
-  await t.rejects(gone.session.stream('n', endless()), over)
-  await until(() => told.length === 3, 'the iterables to be told')
-  t.strictSame(told.sort(), ['async', 'iterator', 'sync'], 'one that was never asked has nothing to tidy up')
+  const withoutReturn = { [Symbol.asyncIterator]: () => ({ next: () => never }) }
+  const streaming = [endless(), asyncEndless(), waiting(), iterable, withoutReturn].map(items => disconnected.session.stream('n', items))
+  await waitUntilStable(() => produced)
+  await disconnected.session.close()
+  for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), sessionOver)
+  await t.rejects(disconnected.session.stream('n', endless()), sessionOver)
+  await until(() => returned.length === 3, 'return() of the iterables')
+  t.strictSame(returned.sort(), ['async', 'iterator', 'sync'], 'a generator that was never started runs no finally block')
 })
 
-t.test('an iterable whose next item, or failure, comes after the end harms nobody, and is asked no more', async t => {
-  const { session } = await openSession(t)
-  const asked: string[] = []
+t.test('ignores an item or an error that comes after the end, and requests no more items', async t => {
+  const { session } = await serveProducerSession(t)
+  const requested: string[] = []
   const late = (name: string, next: Promise<IteratorResult<unknown>>): AsyncIterable<unknown> => ({
     [Symbol.asyncIterator]: () => ({
       next: () => {
-        asked.push(name)
+        requested.push(name)
         return next
       }
     })
   })
   const item = signal()
   const items = [
-    late('item', item.promise.then(() => ({ done: false, value: { toJSON: () => { asked.push('its text') } } }))),
+    late('item', item.promise.then(() => ({ done: false, value: { toJSON: () => { requested.push('its text') } } }))),
     late('failure', item.promise.then(() => { throw new Error('too late') })),
     late('end', item.promise.then(() => ({ done: true, value: undefined })))
   ]
@@ -219,28 +219,28 @@ t.test('an iterable whose next item, or failure, comes after the end harms nobod
   for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
   item.resolve()
   await new Promise(setImmediate)
-  t.strictSame(asked, ['item', 'failure', 'end'])
+  t.strictSame(requested, ['item', 'failure', 'end'])
 })
 
-t.test('a generator that ends its own session is told to return when it is no longer running', async t => {
-  const { session } = await openSession(t)
-  const told = signal()
+t.test('calls return() of a generator that ends its own session once it is suspended', async t => {
+  const { session } = await serveProducerSession(t)
+  const returned = signal()
   function * ending (): Generator<number> {
     try {
       yield 1
       session.close()
       yield 2
     } finally {
-      told.resolve()
+      returned.resolve()
     }
   }
   await t.rejects(within(session.stream('n', ending()), 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
-  await within(told.promise, 'the generator to be told')
+  await within(returned.promise, 'return() of the generator')
 })
 
-t.test('a store that takes its time is waited for: items keep their order, and one that it refuses ends the stream', async t => {
+t.test('waits for a slow store, keeps the order of items, and rejects with the error of the store', async t => {
   const store = new FlakyStore()
-  const { session, stream } = await openSession(t, { store: store.open })
+  const { session, stream } = await serveProducerSession(t, { store: store.open })
   function * numbers (): Generator<number> {
     for (let n = 1; ; n++) {
       store.down = n === 4
@@ -254,37 +254,37 @@ t.test('a store that takes its time is waited for: items keep their order, and o
   t.strictSame(numbersOf(stream), [1, 2, 3, 4])
 })
 
-t.test('an iterable that fails on being told to return harms nobody', async t => {
-  const { session } = await openSession(t)
-  const bad = (fail: () => Promise<never>): AsyncIterable<number> => ({ [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}), return: fail }) })
+t.test('ignores an error of return() of the iterable', async t => {
+  const { session } = await serveProducerSession(t)
+  const failOnReturn = (fail: () => Promise<never>): AsyncIterable<number> => ({ [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}), return: fail }) })
   const streaming = [
-    session.stream('n', bad(async () => { throw new Error('no') })),
-    session.stream('n', bad(() => { throw new Error('no') }))
+    session.stream('n', failOnReturn(async () => { throw new Error('no') })),
+    session.stream('n', failOnReturn(() => { throw new Error('no') }))
   ]
   await session.close()
   for (const promise of streaming) await t.rejects(within(promise, 'stream() to settle'), { code: 'FST_SSE_SESSION_OVER' })
 })
 
-t.test('what an iterable throws is what stream() rejects with; what came before is delivered, and the session lives', async t => {
-  const { session, stream } = await openSession(t)
-  const oops = new Error('oops')
+t.test('rejects with the error of the iterable; earlier items are delivered, and the session stays open', async t => {
+  const { session, stream } = await serveProducerSession(t)
+  const failure = new Error('oops')
   async function * failing (): AsyncGenerator<number> {
     yield 0
-    throw oops
+    throw failure
   }
-  function * failingAtOnce (): Generator<number> { throw oops }
-  const notIterator = { [Symbol.asyncIterator]: (): AsyncIterator<number> => ({ next: () => { throw oops } }) }
-  await t.rejects(session.stream('n', failing()), oops)
-  await t.rejects(session.stream('n', failingAtOnce()), oops)
-  await t.rejects(session.stream('n', notIterator), oops)
+  function * failingAtOnce (): Generator<number> { throw failure }
+  const notIterator = { [Symbol.asyncIterator]: (): AsyncIterator<number> => ({ next: () => { throw failure } }) }
+  await t.rejects(session.stream('n', failing()), failure)
+  await t.rejects(session.stream('n', failingAtOnce()), failure)
+  await t.rejects(session.stream('n', notIterator), failure)
   await session.emit('n', 1)
   await stream.waitFor(({ data }) => data === 1)
   t.strictSame(numbersOf(stream), upTo(2))
   t.notOk(session.closed)
 })
 
-t.test('an item that cannot be sent ends it: stream() rejects as emit does, and the iterable is told to return', async t => {
-  const { session, stream } = await openSession(t)
+t.test('rejects as emit() does and calls return() of the iterable at an item that cannot be sent', async t => {
+  const { session, stream } = await serveProducerSession(t)
   const returned = signal()
   async function * numbers (): AsyncGenerator<unknown> {
     try {
@@ -294,14 +294,14 @@ t.test('an item that cannot be sent ends it: stream() rejects as emit does, and 
     }
   }
   await t.rejects(session.stream('n', numbers()), { code: 'FST_SSE_DATA_INVALID' })
-  await within(returned.promise, 'the iterable to be told')
+  await within(returned.promise, 'return() of the iterable')
   await t.rejects(session.stream('welcome', [1]), { code: 'FST_SSE_EVENT_INVALID' })
   await session.emit('n', 1)
   await stream.waitFor(({ data }) => data === 1)
   t.strictSame(numbersOf(stream), upTo(2))
 })
 
-t.test('many items leave no listeners and no memory behind', async t => {
+t.test('leaks no listeners and no memory over many items', async t => {
   const { sessions, port } = await serve(t)
   let session: Session | undefined
   sessions.addHook('onOpen', opened => { session = opened })
@@ -325,7 +325,7 @@ t.test('many items leave no listeners and no memory behind', async t => {
   await within(session.stream('n', numbers()), 'the stream', 30_000)
   t.equal(listeners, 1)
   t.equal(getEventListeners(over, 'abort').length, 0)
-  // The first are a warm-up: what a process compiles meanwhile stays.
+  // The first measurement is a warm-up, because compiled code stays on the heap.
   const [, first = 0, ...later] = heap
-  t.ok(Math.max(...later) - first < 4_000_000, `60,000 items more: ${later.map(used => Math.round((used - first) / 1000)).join(', ')} kB`)
+  t.ok(Math.max(...later) - first < 4_000_000, `growth over 60,000 items: ${later.map(used => Math.round((used - first) / 1000)).join(', ')} kB`)
 })

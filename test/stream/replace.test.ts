@@ -10,32 +10,32 @@ import { openStream, type Stream } from '../support/stream.js'
 import { wire } from '../support/wire.js'
 import { signal, until, within } from '../support/wait.js'
 
-const numbers = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
+const messagesOf = ({ events }: Stream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
 
-t.test('a second stream takes the session over at once, and the first ends without a close event', async t => {
+t.test('a second stream replaces the first at once, and the first ends without a close event', async t => {
   const { sessions, url } = await serve(t)
-  const told: string[] = []
-  sessions.addHook('onDisconnect', () => { told.push('disconnect') })
-    .addHook('onResume', () => { told.push('resume') })
-    .addHook('onClose', () => { told.push('close') })
+  const hookCalls: string[] = []
+  sessions.addHook('onDisconnect', () => { hookCalls.push('disconnect') })
+    .addHook('onResume', () => { hookCalls.push('resume') })
+    .addHook('onClose', () => { hookCalls.push('close') })
   const first = await openStream(t, url)
   const session = await sessions.find(first.sessionId)
   await session?.send(1)
   await first.waitFor(({ data }) => data === 1)
   const second = await openStream(t, url, { headers: { 'last-event-id': first.events.at(-1)?.id ?? '' } })
-  await within(first.ended, 'the first to end')
+  await within(first.ended, 'the first stream to end')
   t.match(second.events[0], { event: 'welcome', data: { resumed: true, sessionId: first.sessionId } })
   await session?.send(2)
   await second.waitFor(({ data }) => data === 2)
-  t.strictSame([numbers(first), numbers(second)], [[1], [2]])
+  t.strictSame([messagesOf(first), messagesOf(second)], [[1], [2]])
   t.strictSame(first.events.map(({ event }) => event), ['welcome', 'message', 'replaced'])
   t.match(first.raw(), /\nevent: replaced\nid: closed\ndata: \{\}\n\n$/)
-  t.strictSame(told, ['resume'], 'the session was connected all the time')
+  t.strictSame(hookCalls, ['resume'], 'the session was never disconnected')
   t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })
   t.equal(session?.connected, true)
 })
 
-t.test('the end of the stream that was replaced does not disconnect the session, the end of its successor does', async t => {
+t.test('only the end of the last stream disconnects the session, not the end of a replaced one', async t => {
   const { sessions, url } = await serve(t)
   let disconnects = 0
   sessions.addHook('onDisconnect', () => { disconnects++ })
@@ -51,32 +51,32 @@ t.test('the end of the stream that was replaced does not disconnect the session,
   t.equal(disconnects, 1)
 })
 
-t.test('a request that came earlier, and was slower on its way through the hooks, does not replace the stream of a later one', async t => {
+t.test('an earlier request whose hooks take longer does not replace the stream of a later request', async t => {
   const { sessions, url, port } = await serve(t)
-  const [held, gate] = [signal(), signal()]
-  const told: string[] = []
-  sessions.addHook('onDisconnect', () => { told.push('disconnect') }).addHook('onResume', async (_session, { headers }) => {
+  const [hookStarted, gate] = [signal(), signal()]
+  const hookCalls: string[] = []
+  sessions.addHook('onDisconnect', () => { hookCalls.push('disconnect') }).addHook('onResume', async (_session, { headers }) => {
     if (headers['x-slow'] === undefined) return
-    held.resolve()
+    hookStarted.resolve()
     await gate.promise
   })
   const { sessionId } = await openStream(t, url)
   const slow = wire(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
-  await within(held.promise, 'the first request')
+  await within(hookStarted.promise, 'the hook of the earlier request')
   const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
   gate.resolve()
-  await within(slow.closed, 'the end of the first')
+  await within(slow.closed, 'the end of the earlier request')
   t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
   const session = await sessions.find(sessionId)
   await session?.send('still here')
   await later.waitFor(({ data }) => data === 'still here')
-  t.strictSame(told, [])
+  t.strictSame(hookCalls, [])
   later.destroy()
-  await until(() => told.length > 0, 'the disconnect')
-  t.strictSame([told, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
+  await until(() => hookCalls.length > 0, 'the disconnect')
+  t.strictSame([hookCalls, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
 })
 
-t.test('a client on a half-open connection is replaced by itself, and sees nothing twice', async t => {
+t.test('a client replaces its own half-open stream and receives nothing twice', async t => {
   const { sessions, url, port } = await serve(t)
   const proxy = await faultProxy(t, port)
   const before = await openStream(t, proxy.url)
@@ -85,15 +85,15 @@ t.test('a client on a half-open connection is replaced by itself, and sees nothi
   for (let n = 0; n < 50; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
   await before.waitFor(({ data }) => data === 49)
   proxy.strike('half-open')
-  await within(before.ended, 'the client to notice')
-  t.equal(session?.connected, true, 'the server has not noticed')
+  await within(before.ended, 'the client to detect the disconnect')
+  t.equal(session?.connected, true, 'the server has not detected the disconnect')
   for (let n = 50; n < 100; n++) await (n % 2 === 0 ? session?.send(n) : sessions.channel('room').send(n))
   const after = await openStream(t, url, { headers: { 'last-event-id': before.events.at(-1)?.id ?? '' } })
   await after.waitFor(({ data }) => data === 99)
-  t.strictSame([...numbers(before), ...numbers(after)], Array.from({ length: 100 }, (_, n) => n))
+  t.strictSame([...messagesOf(before), ...messagesOf(after)], Array.from({ length: 100 }, (_, n) => n))
 })
 
-t.test('a stalled stream is replaced without waiting for it', async t => {
+t.test('replaces a stalled stream without waiting for it', async t => {
   const { sessions, url } = await serve(t, { log: { bytes: 64 * 1024 * 1024 } })
   const stalled = await openStream(t, url)
   stalled.body.pause()
@@ -101,24 +101,24 @@ t.test('a stalled stream is replaced without waiting for it', async t => {
   const text = 'x'.repeat(64 * 1024)
   for (let n = 0; n < 200; n++) await session?.send(text)
   const second = await openStream(t, url, { headers: { 'last-event-id': stalled.events[0]?.id ?? '' } })
-  await until(() => numbers(second).length === 200, 'all to come')
-  await until(() => sessions.stats().streams === 1, 'the stalled to end')
+  await until(() => messagesOf(second).length === 200, 'all messages')
+  await until(() => sessions.stats().streams === 1, 'the server to end the stalled stream')
   stalled.body.resume()
-  await within(stalled.ended, 'the stalled to end')
+  await within(stalled.ended, 'the stalled stream to end')
   t.notMatch(stalled.raw(), /event: close/)
 })
 
-t.test('whenever it is replaced, a stream of messages is whole over the streams that carried it', async t => {
+t.test('delivers every message exactly once over streams that replace each other at random times', async t => {
   const next = random(seedOf(t))
   const { sessions, url } = await serve(t)
   const count = 500
   const first = await openStream(t, url)
   const session = await sessions.find(first.sessionId)
   let last = first
-  const got: unknown[] = []
-  const take = async (stream: Stream): Promise<void> => {
-    await within(stream.ended, 'the replaced to end')
-    got.push(...numbers(stream))
+  const received: unknown[] = []
+  const collect = async (stream: Stream): Promise<void> => {
+    await within(stream.ended, 'the replaced stream to end')
+    received.push(...messagesOf(stream))
   }
   const sending = (async () => {
     for (let n = 0; n < count; n++) {
@@ -129,79 +129,79 @@ t.test('whenever it is replaced, a stream of messages is whole over the streams 
   for (let i = 0; i < 20; i++) {
     for (let turns = Math.floor(next() * 5); turns > 0; turns--) await new Promise(setImmediate)
     const replaced = last
-    // By X-Session-ID: where the client stands is what the server has written, and all that is written arrives here.
+    // With X-Session-ID the stream resumes after what the server has written, all of which arrives in this test.
     last = await openStream(t, url, { headers: { 'x-session-id': first.sessionId } })
-    await take(replaced)
+    await collect(replaced)
   }
   await sending
-  // The last stream may have come behind all of them.
+  // The last stream may have been opened after all messages were sent.
   await session?.send(count)
   await last.waitFor(({ data }) => data === count)
-  got.push(...numbers(last))
-  t.strictSame(got, Array.from({ length: count + 1 }, (_, n) => n))
+  received.push(...messagesOf(last))
+  t.strictSame(received, Array.from({ length: count + 1 }, (_, n) => n))
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`the EventSource of ${name} that is replaced stops, and does not take the session back`, async t => {
+  t.test(`the EventSource of ${name} stops when it is replaced, and does not reconnect to the session`, async t => {
     const gets: unknown[] = []
     const { sessions, url } = await serve(t, { retry: 1 }, {
       before: app => app.addHook('onRequest', async ({ method, headers }) => { if (method === 'GET') gets.push(headers['last-event-id']) })
     })
     const source = open(t, `${url}/downward`)
     const welcome = signal<string>()
-    const heard: unknown[] = []
+    const messages: unknown[] = []
     source.addEventListener('welcome', ({ data }) => { welcome.resolve((JSON.parse(String(data)) as { sessionId: string }).sessionId) })
-    source.addEventListener('message', ({ data }) => { heard.push(data) })
+    source.addEventListener('message', ({ data }) => { messages.push(data) })
     for (const event of ['close', 'gap']) source.addEventListener(event, () => { t.fail(event) })
     const id = await within(welcome.promise, 'the welcome')
     const second = await openStream(t, url, { headers: { 'x-session-id': id } })
-    await until(() => source.readyState === 2, 'the first to stop')
+    await until(() => source.readyState === 2, 'the EventSource to stop')
     t.strictSame(gets, [undefined, undefined, 'closed'])
     await (await sessions.find(id))?.send('for the second')
     await second.waitFor(({ data }) => data === 'for the second')
-    t.strictSame(heard, [])
+    t.strictSame(messages, [])
     t.strictSame(sessions.stats(), { sessions: 1, streams: 1, channels: 0 })
   })
 }
 
-/** Serves a session whose first stream was replaced, by one that is lost, but whose client does not read the end of it. */
-async function replaceUnread (t: Test, options: SseSessionsOptions, told: string[]): Promise<{ sessions: Sessions, first: Socket }> {
+/** Serves a session whose first stream was replaced but not read to its end. The stream that replaced it is destroyed. */
+async function serveReplacedUnread (t: Test, options: SseSessionsOptions, hookCalls: string[]): Promise<{ sessions: Sessions, first: Socket }> {
   const { app, sessions, url, port } = await serve(t, options)
   const opened = signal<Session>()
   sessions.addHook('onOpen', session => { opened.resolve(session) })
-    .addHook('onDisconnect', () => { told.push('disconnect') })
-    .addHook('onClose', (_session, reason) => { told.push(reason) })
+    .addHook('onDisconnect', () => { hookCalls.push('disconnect') })
+    .addHook('onClose', (_session, reason) => { hookCalls.push(reason) })
   const accepted = once(app.server, 'connection')
   const { socket: first } = wire(t, port, { stalled: true })
   const [socket] = await within(accepted, 'the connection') as [Socket]
   const session = await within(opened.promise, 'the session')
   await until(() => session.connected, 'the stream')
-  // The system takes no more, and the stream does not wait for that yet.
+  // The buffers of the operating system are full, but the stream does not wait for a drain yet.
   while (socket.writableLength === 0) {
     await session.send('x'.repeat(8000))
     await new Promise(setImmediate)
     await new Promise(setImmediate)
   }
   const second = await openStream(t, url, { headers: { 'x-session-id': session.id } })
-  t.equal(sessions.stats().streams, 2, 'the first is not over')
+  t.equal(sessions.stats().streams, 2, 'the first stream has not ended')
   second.destroy()
-  await until(() => told[0] === 'disconnect', 'the disconnect')
+  await until(() => hookCalls[0] === 'disconnect', 'the disconnect')
   return { sessions, first }
 }
 
-t.test('a replaced stream whose client does not read its end does not keep the session', async t => {
-  const told: string[] = []
-  const { sessions } = await replaceUnread(t, { resumeTimeout: 50 }, told)
-  await until(() => told.length === 2, 'the expiry')
-  t.strictSame(told, ['disconnect', 'expired'])
+t.test('a session expires although the client of a replaced stream does not read its end', async t => {
+  const hookCalls: string[] = []
+  const { sessions } = await serveReplacedUnread(t, { resumeTimeout: 50 }, hookCalls)
+  await until(() => hookCalls.length === 2, 'the expiry')
+  t.strictSame(hookCalls, ['disconnect', 'expired'])
   t.equal(sessions.stats().streams, 1)
 })
 
-t.test('a replaced stream that ends later than its successor does not disconnect the session once more', async t => {
-  const told: string[] = []
-  const { sessions, first } = await replaceUnread(t, {}, told)
+t.test('a replaced stream that ends after its successor does not disconnect the session again', async t => {
+  const hookCalls: string[] = []
+  const { sessions, first } = await serveReplacedUnread(t, {}, hookCalls)
   t.equal(sessions.stats().streams, 1)
   first.destroy()
-  await until(() => sessions.stats().streams === 0, 'the end of the first')
-  t.strictSame(told, ['disconnect'])
+  await until(() => sessions.stats().streams === 0, 'the end of the first stream')
+  t.strictSame(hookCalls, ['disconnect'])
 })

@@ -6,18 +6,18 @@ import { random, seedOf } from '../support/random.js'
 import { serve } from '../support/server.js'
 
 const TOTAL = 20_000
-const roomy = { entries: TOTAL, bytes: 2 ** 26 }
+const largeLog = { entries: TOTAL, bytes: 2 ** 26 }
 
-t.test('20,000 messages of three kinds come once and in order through connections that are cut, reset and half-opened', async t => {
+t.test('delivers 20,000 messages of three kinds once and in order over cut, reset and half-open connections', async t => {
   const next = random(seedOf(t))
-  const below = (limit: number): number => Math.floor(next() * limit)
-  const { sessions, port } = await serve(t, { retry: 1, log: roomy, channelLog: roomy })
+  const randomBelow = (limit: number): number => Math.floor(next() * limit)
+  const { sessions, port } = await serve(t, { retry: 1, log: largeLog, channelLog: largeLog })
   const clients = await Promise.all([...eventSources, ...eventSources].map(async ([name, open]) => {
     const plans: Plan[] = []
     const proxy = await faultProxy(t, port, connection => {
-      const fault = (['cut', 'reset', 'half-open'] satisfies Fault[])[below(3)] ?? 'cut'
-      // The first connection lives until the client knows its session; of the others a third ends in the head or the first events.
-      const plan = { fault, afterBytes: connection === 0 ? 1500 + below(5000) : next() < 1 / 3 ? below(1000) : below(15_000) }
+      const fault = (['cut', 'reset', 'half-open'] satisfies Fault[])[randomBelow(3)] ?? 'cut'
+      // The first connection lasts until the client has its session id. A third of the others ends in the head or in the first events.
+      const plan = { fault, afterBytes: connection === 0 ? 1500 + randomBelow(5000) : next() < 1 / 3 ? randomBelow(1000) : randomBelow(15_000) }
       plans.push(plan)
       return plan
     })
@@ -34,20 +34,20 @@ t.test('20,000 messages of three kinds come once and in order through connection
     (n: number) => { sessions.broadcast('news', { n }) }
   ]
   for (let n = 0; n < TOTAL;) {
-    for (let burst = 1 + below(200); burst > 0 && n < TOTAL; burst--) kinds[below(3)]?.(++n)
-    // Sometimes with the slowest client, so that cuts meet live messages; sometimes far ahead, so that they meet a replay.
-    const ahead = below(1500)
+    for (let burst = 1 + randomBelow(200); burst > 0 && n < TOTAL; burst--) kinds[randomBelow(3)]?.(++n)
+    // If the sender is close to the slowest client, faults hit live delivery; if it is far ahead, they hit a replay.
+    const ahead = randomBelow(1500)
     await Promise.all(clients.map(({ follower }) => follower.reached(n - ahead)))
   }
   await Promise.all(clients.map(({ follower }) => follower.reached(TOTAL)))
   for (const { name, proxy, plans, follower, session } of clients) {
-    t.strictSame(follower.problems.slice(0, 5), [], `${name} got every message once and in order, and no gap`)
+    t.strictSame(follower.problems.slice(0, 5), [], `${name} received every message once and in order, and no gap`)
     t.equal(follower.numbers.length, TOTAL)
     t.ok(follower.welcomes.every(({ sessionId, resumed }, index) => sessionId === session.id && resumed === (index > 0)), `${name} kept its session`)
     const faults = plans.filter((_plan, index) => proxy.connections[index]?.faulted).map(({ fault }) => fault)
     t.comment(`${name}: ${faults.length} faults, ${follower.welcomes.length} welcomes`)
     for (const fault of ['cut', 'reset', 'half-open']) {
-      t.ok(faults.filter(other => other === fault).length >= 5, `${name} went through ${fault} more than a few times`)
+      t.ok(faults.filter(other => other === fault).length >= 5, `${name} had at least five faults of kind ${fault}`)
     }
   }
 })

@@ -8,20 +8,20 @@ import { serve, type Served } from '../support/server.js'
 import { openStream } from '../support/stream.js'
 import { signal, until, within } from '../support/wait.js'
 
-const roomy = { entries: 100_000, bytes: 2 ** 27 }
+const largeLog = { entries: 100_000, bytes: 2 ** 27 }
 const faults: Fault[] = ['cut', 'reset', 'half-open']
 
-interface Followed extends Served {
+interface FollowedSession extends Served {
   readonly proxy: FaultProxy
   readonly follower: Follower
   readonly session: Session
-  /** Sends so many more numbered messages, all at once. */
+  /** Sends so many numbered messages at once. */
   readonly send: (count: number, padding?: string) => void
 }
 
-/** A client behind a fault proxy, welcomed. */
-async function followed (t: Test, open: (t: Test, url: string) => TestedEventSource, plan?: (connection: number) => Plan | undefined): Promise<Followed> {
-  const served = await serve(t, { retry: 1, log: roomy })
+/** Serves the plugin and opens a session over a fault proxy. */
+async function followSession (t: Test, open: (t: Test, url: string) => TestedEventSource, plan?: (connection: number) => Plan | undefined): Promise<FollowedSession> {
+  const served = await serve(t, { retry: 1, log: largeLog })
   const proxy = await faultProxy(t, served.port, plan)
   const follower = follow(open(t, `${proxy.url}/downward`))
   const session = await sessionOf(served, await follower.welcomed)
@@ -38,9 +38,9 @@ async function sessionOf ({ sessions }: Served, id: string): Promise<Session> {
   return session
 }
 
-t.test('a connection that ends at any byte of the head, the welcome and the first messages costs none of these', async t => {
+t.test('loses nothing on a connection that ends at any byte of the head, the welcome or the first messages', async t => {
   const served = await serve(t, { retry: 1 })
-  // Sent before the client can know its session: one that did not hear of it opens another, which sends them again.
+  // Sent before the client has its session id. A client without the welcome opens another session, which sends them again.
   served.sessions.addHook('onOpen', session => { for (let n = 1; n <= 5; n++) session.send({ n }) })
   const attempts = eventSources.flatMap(([name, open]) => Array.from({ length: 30 }, async (_, index) => {
     const proxy = await faultProxy(t, served.port, connection => connection > 0
@@ -57,13 +57,13 @@ t.test('a connection that ends at any byte of the head, the welcome and the firs
     t.equal(new Set(follower.welcomes.map(({ sessionId }) => sessionId)).size, 1)
     return follower.welcomes.map(({ resumed }) => resumed).join()
   })
-  t.strictSame([...new Set(welcomes)].sort(), ['false', 'false,true'], 'some had heard their welcome, some had not')
+  t.strictSame([...new Set(welcomes)].sort(), ['false', 'false,true'], 'some clients had received the welcome, some had not')
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`${name}: a connection that ends right behind the welcome, before the first message, loses nothing`, async t => {
+  t.test(`${name} loses nothing on a connection that ends between the welcome and the first message`, async t => {
     for (const fault of faults) {
-      const { proxy, follower, send } = await followed(t, open)
+      const { proxy, follower, send } = await followSession(t, open)
       proxy.strike(fault)
       send(3)
       await follower.reached(3)
@@ -72,10 +72,10 @@ for (const [name, open] of eventSources) {
     }
   })
 
-  t.test(`${name}: replays that are cut themselves, one after the other, go on where each was cut`, async t => {
+  t.test(`${name} resumes after several faults in the middle of a replay`, async t => {
     // The replay of 10,000 messages is more than 500 kB. The third connection ends in its head.
     const plans: Array<Plan | undefined> = [undefined, { fault: 'cut', afterBytes: 200_000 }, { fault: 'reset', afterBytes: 90 }, { fault: 'half-open', afterBytes: 150_000 }]
-    const { proxy, follower, session, send } = await followed(t, open, connection => plans[connection])
+    const { proxy, follower, session, send } = await followSession(t, open, connection => plans[connection])
     send(1)
     await follower.reached(1)
     proxy.strike('cut')
@@ -88,14 +88,14 @@ for (const [name, open] of eventSources) {
     t.strictSame(proxy.connections.map(({ faulted }) => faulted), [true, true, true, true, false])
   })
 
-  t.test(`${name}: a connection that ends while the client is slow costs nothing, the server waiting for it meanwhile`, async t => {
+  t.test(`${name} loses nothing on a connection that ends while the server waits for the slow client`, async t => {
     for (const fault of faults) {
-      const { proxy, follower, session, send } = await followed(t, open)
+      const { proxy, follower, session, send } = await followSession(t, open)
       const [connection] = proxy.connections
       connection?.server.pause()
       send(12_000, 'x'.repeat(1000))
-      // 12 MB are more than the sockets between them take: the stream has to wait.
-      await until(() => session[kStream].cursor > 0, 'the server to have begun')
+      // 12 MB exceed the socket buffers, so the stream has to wait.
+      await until(() => session[kStream].cursor > 0, 'the first write')
       t.ok(session[kStream].cursor < 12_000)
       proxy.strike(fault)
       await follower.reached(12_000)
@@ -106,7 +106,7 @@ for (const [name, open] of eventSources) {
   })
 }
 
-t.test('every id that a client was given resumes behind it, with that id on the welcome', async t => {
+t.test('resumes after every id that a client received, with that id on the welcome', async t => {
   const served = await serve(t)
   const stream = await openStream(t, served.url)
   const session = await sessionOf(served, stream.sessionId)
@@ -130,7 +130,7 @@ t.test('every id that a client was given resumes behind it, with that id on the 
   }
 })
 
-t.test('a client that gives its session only by X-Session-ID resumes behind what was written to it', async t => {
+t.test('resumes a client that sends only X-Session-ID after what was written to it', async t => {
   const served = await serve(t)
   const first = await openStream(t, served.url)
   const session = await sessionOf(served, first.sessionId)
@@ -149,15 +149,15 @@ t.test('a client that gives its session only by X-Session-ID resumes behind what
 
   const third = await openStream(t, served.url, { headers: { 'x-session-id': session.id, 'last-event-id': id } })
   await third.waitFor(({ data }) => data === 3)
-  t.strictSame(third.events.slice(1).map(({ data }) => data), [2, 3], 'and behind the Last-Event-ID where it sends that, too')
+  t.strictSame(third.events.slice(1).map(({ data }) => data), [2, 3], 'it resumes after the Last-Event-ID if it sends both headers')
 
-  const stranger = await openStream(t, served.url)
-  const fourth = await openStream(t, served.url, { headers: { 'x-session-id': stranger.sessionId, 'last-event-id': id } })
-  t.equal(fourth.sessionId, session.id, 'whose session is the one that counts')
+  const other = await openStream(t, served.url)
+  const fourth = await openStream(t, served.url, { headers: { 'x-session-id': other.sessionId, 'last-event-id': id } })
+  t.equal(fourth.sessionId, session.id, 'the session of the Last-Event-ID takes precedence')
   t.equal(fourth.events[0]?.id, id)
 })
 
-t.test('a position from before the session gives nothing of that time', async t => {
+t.test('a position from before the session was opened replays nothing older than the session', async t => {
   const served = await serve(t)
   await openStream(t, served.url)
   await served.sessions.broadcast('news', 'before')
@@ -168,25 +168,25 @@ t.test('a position from before the session gives nothing of that time', async t 
   t.strictSame(resumed.events.slice(1).map(({ data }) => data), ['since'])
 })
 
-t.test('a client that leaves while its resume is being prepared can come again', async t => {
+t.test('a client that disconnects during its onResume hook can resume again', async t => {
   const served = await serve(t)
   const first = await openStream(t, served.url)
   const session = await sessionOf(served, first.sessionId)
-  const asked = signal()
-  const go = signal()
+  const hookStarted = signal()
+  const gate = signal()
   served.sessions.addHook('onResume', async () => {
-    asked.resolve()
-    await go.promise
+    hookStarted.resolve()
+    await gate.promise
   })
   const headers = { 'last-event-id': first.events[0]?.id ?? '' }
   const proxy = await faultProxy(t, served.port)
   const attempt = openStream(t, proxy.url, { headers }).catch((error: unknown) => error)
-  await within(asked.promise, 'the hook')
-  const left = new Promise(resolve => { proxy.connections[0]?.server.once('close', resolve) })
+  await within(hookStarted.promise, 'the hook')
+  const disconnected = new Promise(resolve => { proxy.connections[0]?.server.once('close', resolve) })
   proxy.strike('reset')
-  await within(left, 'the end of the connection')
+  await within(disconnected, 'the end of the connection')
   t.type(await attempt, Error)
-  go.resolve()
+  gate.resolve()
   await session.send(1)
   const second = await openStream(t, served.url, { headers })
   t.equal((await second.waitFor(({ event }) => event === 'message')).data, 1)

@@ -4,7 +4,7 @@ import type { Test } from 'tap'
 
 const CANDIDATES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
 
-/** Where Chromium is; `undefined` where it is not installed. */
+/** The path of Chromium; `undefined` if it is not installed. */
 export const chromiumPath: string | undefined = CANDIDATES.find(path => {
   try {
     accessSync(path ?? '', constants.X_OK)
@@ -14,17 +14,17 @@ export const chromiumPath: string | undefined = CANDIDATES.find(path => {
   }
 })
 
-/** Options of a test that needs Chromium: skips it, in one line that says so, where there is none; in CI it fails then. */
+/** Options of a test that needs Chromium. Without Chromium the test is skipped, or fails in CI. */
 export const needsChromium: { skip?: string } = chromiumPath === undefined && process.env.CI !== 'true'
   ? { skip: 'Chromium is not installed; set CHROMIUM to its path' }
   : {}
 
-/** Starts Chromium, as root too; it is closed when the test ends. */
+/** Starts Chromium, also as root. It is closed when the test ends. */
 export async function launchChromium (t: Test): Promise<Browser> {
-  if (chromiumPath === undefined) throw new Error('Chromium is not installed; in CI that is a failure')
+  if (chromiumPath === undefined) throw new Error('Chromium is not installed, which is an error in CI; set CHROMIUM to its path')
   const browser = await chromium.launch({
     executablePath: chromiumPath,
-    // As for users, pages that are left are kept for their return.
+    // Users have the back/forward cache, so the tests keep it.
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
   })

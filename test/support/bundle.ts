@@ -6,12 +6,12 @@ import type { Test } from 'tap'
 
 const resolve = { extensionAlias: { '.js': ['.ts', '.js'] } }
 
-/** Bundles a module, given by its absolute path or URL, with its imports for a browser. */
+/** Bundles a module, given by its absolute path or URL, and its imports for a browser. */
 export async function bundle (module: string | URL): Promise<string> {
   const { output: [{ code }] } = await build({
     input: fileURLToPath(new URL(module, import.meta.url)),
     platform: 'browser',
-    // In development React mounts twice under StrictMode.
+    // The development build of React mounts components twice under StrictMode.
     transform: { define: { 'process.env.NODE_ENV': '"development"' } },
     resolve,
     write: false
@@ -19,9 +19,9 @@ export async function bundle (module: string | URL): Promise<string> {
   return code
 }
 
-/** Bundles a module, given by its absolute path or URL, with its relative imports into one file for Node, because the TypeScript loader of the tests needs seconds in each process. */
+/** Bundles a module, given by its absolute path or URL, and its relative imports into one file for Node, because the TypeScript loader of the tests takes seconds per process. */
 export async function bundleProgram (t: Test, module: string | URL): Promise<string> {
-  // Where what it imports of others is found.
+  // Inside the repository, so that imports of packages are resolved.
   const parent = fileURLToPath(new URL('../../.tap/', import.meta.url))
   mkdirSync(parent, { recursive: true })
   const folder = mkdtempSync(join(parent, 'program-'))
@@ -34,7 +34,7 @@ export async function bundleProgram (t: Test, module: string | URL): Promise<str
     resolve,
     plugins: [{
       name: 'urls',
-      // Modules find the files beside them as ever.
+      // Modules read files next to them through `import.meta.url`.
       transform: (code, id) => code.replaceAll('import.meta.url', JSON.stringify(pathToFileURL(id).href))
     }],
     output: { file }

@@ -1,15 +1,15 @@
 import type { Test } from 'tap'
-import { ClientSession, connect as connectAnywhere, type ConnectOptions } from '../../lib/client/index.js'
+import { connect as connectBrowser, type ClientSession, type ConnectOptions } from '../../lib/client/index.js'
 import { connect as connectNode } from '../../lib/client/node.js'
 import { signal, within } from './wait.js'
 
-const CONNECTS = { 'the build for Node': connectNode, 'the build for browsers': connectAnywhere }
+const BUILDS = { 'Node build': connectNode, 'browser build': connectBrowser }
 
 export type Connect = (url: string | (() => string), options?: ConnectOptions) => ClientSession
 
-/** Runs a test with each build of the client; sessions are closed when it ends. */
+/** Runs a test with both builds of the client. Closes the sessions when the test ends. */
 export function eachClient (t: Test, title: string, run: (t: Test, connect: Connect) => Promise<void>): void {
-  for (const [build, connect] of Object.entries(CONNECTS)) {
+  for (const [build, connect] of Object.entries(BUILDS)) {
     t.test(`${title} (${build})`, t => run(t, (url, options) => {
       const session = connect(url, options)
       t.teardown(() => session.close())
@@ -18,7 +18,7 @@ export function eachClient (t: Test, title: string, run: (t: Test, connect: Conn
   }
 }
 
-/** Every event from now on, and which came: those of the session's own by their names. */
+/** Records the client's own events from now on, in order. */
 export function record (session: ClientSession): Array<[event: string, data: unknown]> {
   const events: Array<[string, unknown]> = []
   for (const name of ['open', 'resume', 'reset', 'disconnect', 'gap', 'error', 'close'] as const) {
@@ -27,17 +27,18 @@ export function record (session: ClientSession): Array<[event: string, data: unk
   return events
 }
 
-/** Resolves with the data of the next event of a name. */
+/** Resolves with the data of the next event with this name. */
 export function next (session: ClientSession, event: string): Promise<unknown> {
   const { promise, resolve } = signal<unknown>()
-  const end = session.on(event, data => {
-    end()
+  const off = session.on(event, data => {
+    off()
     resolve(data)
   })
   return within(promise, `the event ${event}`)
 }
 
-/** Of a server to `serve`: undici opens a connection in the place of one whose request is aborted, and Node waits for those that never ask. */
-export const forced = { forceCloseConnections: true }
+/** Fastify options for `serve`. After an aborted request undici opens a new connection, and without this option `close` would wait for it. */
+export const FORCE_CLOSE = { forceCloseConnections: true }
 
-export const numbers = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
+/** The integers from 0 to `count` (exclusive). */
+export const range = (count: number): number[] => Array.from({ length: count }, (_, n) => n)

@@ -1,6 +1,6 @@
 import type { Test } from 'tap'
 
-/** Has a clock, `performance` or `Date`, run ahead by as many milliseconds as the returned function was given; put right when the test ends. */
+/** Lets a test advance a clock, `performance` or `Date`. The returned function adds so many milliseconds. The clock is restored when the test ends. */
 export function skewClock (t: Test, clock: { now: () => number } = performance): (ms: number) => void {
   const real = clock.now
   let ahead = 0

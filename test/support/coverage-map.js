@@ -1,8 +1,8 @@
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 
-// All of the library, whichever test loads it, but for the React hook: its effects need a page, and its tests give it
-// one in Chromium, where no coverage is gathered; and but for the store over Redis where that is not installed.
+// Every test covers all of lib. Excluded are the React hook, because its tests run in Chromium, which records no coverage,
+// and the Redis store if Redis is not installed.
 const withoutRedis = process.env.CI !== 'true' && spawnSync('sh', ['-c', 'command -v redis-server']).status !== 0
 const files = readdirSync('lib', { recursive: true })
   .map(file => `lib/${file}`)

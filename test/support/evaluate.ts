@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import type { Test } from 'tap'
 import { within } from './wait.js'
 
-/** Runs a module's text in a process of its own, from the top of the repository; resolves when that has exited. */
+/** Runs the source of a module in a separate process, in the root folder of the repository. Resolves when the process has exited. */
 export async function evaluate (t: Test, source: string, flags: string[] = [], ms = 30_000): Promise<{ code: number | null, output: string }> {
   const child = spawn(process.execPath, [...process.execArgv, ...flags, '--input-type=module', '--eval', source], {
     cwd: new URL('../..', import.meta.url)

@@ -2,17 +2,17 @@ import { EventSource as PackageEventSource } from 'eventsource'
 import { Agent, EventSource as UndiciEventSource, type Dispatcher } from 'undici'
 import type { Test } from 'tap'
 
-/** What the tests use of an EventSource. */
+/** The part of an EventSource that the tests use. */
 export interface TestedEventSource {
   readonly readyState: number
   addEventListener: (type: string, listener: (event: { data?: unknown, lastEventId?: unknown }) => void) => void
   close: () => void
 }
 
-/** The two EventSources of Node, each a real and unchanged client. */
+/** Two EventSource implementations for Node, each used without changes. */
 export const eventSources: Array<[name: string, open: (t: Test, url: string) => TestedEventSource]> = [
   ['undici', (t, url) => {
-    // The default agent would give up a stream that is idle for five minutes, and keep the process for its sockets.
+    // The default agent aborts a stream that is idle for five minutes, and its sockets keep the process alive.
     const dispatcher: Dispatcher = new Agent({ bodyTimeout: 0 })
     const source = new UndiciEventSource(url, { node: { dispatcher } })
     t.teardown(() => {

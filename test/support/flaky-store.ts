@@ -2,19 +2,19 @@ import { memoryStore, StoreUnavailable, type StoreFactory, type Store } from '..
 
 const NEVER_FAIL = new Set<PropertyKey>(['cancelExpiry', 'detach', 'messageQueue', 'stats'])
 
-/** A store over a network, as it looks when that is slow or down: written with nothing but what the package exports. */
+/** A store that behaves like one over a slow or broken network. It uses only exports of the package. */
 export class FlakyStore {
   down = false
-  /** Whether it has lost every session by the time that a stream of it begins. */
+  /** Makes `attach` report that the session does not exist. */
   forgets = false
-  /** Waited for before a call is answered. */
+  /** Returns a promise that each call waits for. */
   delay: (name: PropertyKey) => unknown = () => {}
-  /** The calls that were done, in order. */
+  /** The names of the methods that were executed, in order. */
   readonly done: PropertyKey[] = []
 
-  readonly open: StoreFactory = (settings, user) => new Proxy<Store>(memoryStore(settings, user), {
+  readonly open: StoreFactory = (settings, callbacks) => new Proxy<Store>(memoryStore(settings, callbacks), {
     get: (store, name) => {
-      // Awaited, it is asked for a method that it does not have.
+      // `await` reads a method `then`, which a store does not have.
       if (!(name in store)) return undefined
       const method = (...args: unknown[]): unknown => {
         this.done.push(name)

@@ -1,8 +1,8 @@
 import { createServer } from 'node:net'
 
 /**
- * A port that nobody listens on. It is below those that the system gives to outgoing connections: one of them could take it while
- * its server is away, and a client that connects again and again could be connected to itself.
+ * Finds a port that is not in use, below the range of ephemeral ports. An outgoing connection could take an ephemeral port while
+ * its server is restarting, and a client that reconnects could connect to itself.
  */
 export async function freePort (): Promise<number> {
   for (;;) {

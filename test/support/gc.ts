@@ -3,10 +3,10 @@ import { runInNewContext } from 'node:vm'
 import { until } from './wait.js'
 
 setFlagsFromString('--expose-gc')
-/** Collects garbage now. */
+/** Runs the garbage collector. */
 export const collect = runInNewContext('gc') as () => void
 
-/** Waits until an object is garbage. */
+/** Waits until an object was garbage-collected. */
 export async function collected (reference: WeakRef<object>, what: string): Promise<void> {
   await until(() => {
     collect()

@@ -6,10 +6,10 @@ import { signal, within } from './wait.js'
 
 const pem = (name: string): Buffer => readFileSync(new URL(`localhost.${name}`, import.meta.url))
 
-/** Has Fastify serve HTTP/2 with TLS. Its types tell such servers from others; the plugin does not. */
+/** Options of Fastify for HTTP/2 over TLS. The cast is needed because Fastify has separate types for HTTP/2 servers. */
 export const http2Server = { http2: true, https: { key: pem('key'), cert: pem('crt') } } as FastifyServerOptions
 
-/** Connects Node's own HTTP/2 client. `window` is how many bytes it lets come before it has read them. */
+/** Connects the HTTP/2 client of Node. `window` is its flow-control window in bytes. */
 export function http2Client (t: Test, { port }: { readonly port: number }, window = 65_535): ClientHttp2Session {
   const client = connect(`https://localhost:${port}`, {
     ca: pem('crt'),
@@ -24,23 +24,23 @@ export function http2Client (t: Test, { port }: { readonly port: number }, windo
 export interface Http2Answer {
   readonly headers: IncomingHttpHeaders
   readonly text: () => string
-  /** Begins to read, where `stalled` was asked for. */
+  /** Starts to read, if the request was `stalled`. */
   readonly read: () => void
-  /** Resolves when the stream is over, by its end or by an error. */
+  /** Resolves when the stream has closed, with or without an error. */
   readonly ended: Promise<void>
   readonly cancel: () => void
 }
 
-/** A request; resolves with the answer's headers. */
+/** Sends a request. Resolves when the headers of the response have arrived. */
 export function ask (client: ClientHttp2Session, headers: Record<string, string>, { body, stalled = false }: { body?: string, stalled?: boolean } = {}): Promise<Http2Answer> {
-  const got = signal<Http2Answer>()
+  const received = signal<Http2Answer>()
   const ended = signal()
   const stream = client.request(headers)
   let text = ''
   const read = (): void => { stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk }) }
   if (!stalled) read()
   stream.on('error', () => {}).on('close', () => { ended.resolve() })
-  stream.on('response', headers => { got.resolve({ headers, text: () => text, read, ended: ended.promise, cancel: () => { stream.close() } }) })
+  stream.on('response', headers => { received.resolve({ headers, text: () => text, read, ended: ended.promise, cancel: () => { stream.close() } }) })
   stream.end(body)
-  return within(got.promise, 'the answer')
+  return within(received.promise, 'the response')
 }

@@ -3,10 +3,10 @@ import { createParser } from 'eventsource-parser'
 import type { Sink, SinkListener } from '../../lib/stream/response-sink.js'
 import { parseEventId } from '../../lib/wire/event-id.js'
 
-/** Characters of the largest message that is sent. */
+/** The length of the largest data that a test sends. */
 export const HEAVY = 40_000
 
-/** A response in memory, which may ask to wait after every write. */
+/** A response in memory. If `stalls` is true, it blocks after every write until `drain`. */
 export class MemorySink implements Sink {
   listener: SinkListener | undefined
   closed = false
@@ -19,8 +19,8 @@ export class MemorySink implements Sink {
   }
 
   write (chunk: string): boolean {
-    assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or has asked to wait')
-    assert.ok(chunk.length < 64 * 1024 + HEAVY + 200, 'a write is of 64 KiB and one more message at the most')
+    assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or blocked')
+    assert.ok(chunk.length < 64 * 1024 + HEAVY + 200, 'a write has at most 64 KiB and one more message')
     this.text += chunk
     this.blocked = this.stalls
     return !this.blocked
@@ -43,7 +43,7 @@ export class MemorySink implements Sink {
     queueMicrotask(() => this.listener?.onClose())
   }
 
-  /** What was written since it was last read. */
+  /** Returns what was written since the last call. */
   read (): string {
     const { text } = this
     this.text = ''
@@ -57,7 +57,7 @@ export interface Received {
   readonly data: unknown
 }
 
-/** The events that have come since it was last asked. */
+/** Parses the events that were written since the last call. */
 export function received (sink: MemorySink | undefined): Received[] {
   const events: Received[] = []
   const parser = createParser({

@@ -6,7 +6,7 @@ export interface NaiveEntry {
   readonly appendedAt: number
 }
 
-/** What a log is to keep and to lose, in the plainest way: the reference for the real one. */
+/** A simple and slow model of what a log keeps and trims. Tests compare the real log with it. */
 export class NaiveLog<Entry extends NaiveEntry = NaiveEntry> {
   readonly kept: Entry[] = []
   readonly lost: Array<{ entry: Entry, reason: TrimReason }> = []

@@ -1,10 +1,10 @@
 import type { Test } from 'tap'
 
-/** What Node warns of in this process while a test runs. */
+/** Collects the warnings that Node emits in this process while a test runs. */
 export function warnings (t: Test): Error[] {
-  const warned: Error[] = []
-  const warn = (warning: Error): void => { warned.push(warning) }
-  process.on('warning', warn)
-  t.teardown(() => process.off('warning', warn))
-  return warned
+  const collected: Error[] = []
+  const collect = (warning: Error): void => { collected.push(warning) }
+  process.on('warning', collect)
+  t.teardown(() => process.off('warning', collect))
+  return collected
 }

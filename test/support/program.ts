@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 
-/** Options of a test that needs a program of the system's: skips it, in one line that says so, where it is not installed; in CI it fails then. */
+/** Options of a test that needs an installed program. Without it the test is skipped, or fails in CI. */
 export function needsProgram (name: string): { skip?: string } {
   if (process.env.CI === 'true') return {}
   try {

@@ -1,38 +1,38 @@
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import type { Test } from 'tap'
 
-/** What a fault proxy does to a connection. */
+/** How a fault proxy breaks a connection. */
 export type Fault =
-  /** Both sides are closed. */
+  /** Closes both sides. */
   | 'cut'
-  /** Both sides are reset. */
+  /** Resets both sides. */
   | 'reset'
-  /** The client's side is closed; the server is not told, and its side stays open. */
+  /** Closes the side of the client. The side of the server stays open, so the server does not detect it. */
   | 'half-open'
 
 export interface Plan {
   readonly fault: Fault
-  /** After how many bytes from the server to the client. */
+  /** The number of bytes from the server to the client before the fault. */
   readonly afterBytes: number
-  /** After how many bytes from the client to the server, if that is sooner. */
+  /** The number of bytes from the client to the server before the fault, if they are reached first. */
   readonly afterBytesUp?: number
 }
 
 export interface FaultProxy {
   readonly url: string
   readonly port: number
-  /** Connections that came, in order; `bytes` counts those from the server to the client. */
+  /** All connections in order of arrival. `bytes` counts the bytes from the server to the client. */
   readonly connections: Array<{ readonly client: Socket, readonly server: Socket, bytes: number, faulted: boolean }>
-  /** Applies a fault to the newest connection now. */
+  /** Breaks the newest connection now. */
   strike: (fault: Fault) => void
-  /** Takes the network away, which resets every connection, or gives it back. */
+  /** With true, resets every connection and refuses new ones; with false, accepts connections again. */
   setDown: (down: boolean) => void
   close: () => void
 }
 
 /**
- * A TCP proxy that breaks connections at exact offsets of what the server sends. `plan` is asked for each new
- * connection, by its number from 0, what to do with it; `undefined` leaves it alone.
+ * Starts a TCP proxy that breaks connections at exact byte offsets. `plan` is called with the number of each new connection,
+ * from 0, and returns the fault of that connection, or `undefined` for none.
  */
 export async function faultProxy (t: Test, targetPort: number, plan: (connection: number) => Plan | undefined = () => undefined): Promise<FaultProxy> {
   const connections: FaultProxy['connections'] = []
@@ -47,7 +47,7 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
       reset(client)
       reset(server)
     } else {
-      // What was forwarded reaches the client first.
+      // The client receives what was forwarded before the end.
       client.end()
       client.destroySoon()
       server.destroy()
@@ -65,26 +65,26 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
     connections.push(connection)
     client.on('error', () => {})
     server.on('error', () => {})
-    let up = 0
+    let bytesUp = 0
     client.on('data', (chunk: Buffer) => {
       if (connection.faulted) return
-      const part = chunk.subarray(0, (planned?.afterBytesUp ?? Infinity) - up)
-      up += part.length
+      const part = chunk.subarray(0, (planned?.afterBytesUp ?? Infinity) - bytesUp)
+      bytesUp += part.length
       server.write(part)
-      if (planned !== undefined && up === planned.afterBytesUp) apply(connection, planned.fault)
+      if (planned !== undefined && bytesUp === planned.afterBytesUp) apply(connection, planned.fault)
     })
     client.on('end', () => { if (!connection.faulted) server.end() })
     client.on('close', () => { if (!connection.faulted) server.destroy() })
     server.on('close', () => { if (!connection.faulted) client.destroySoon() })
     server.on('data', (chunk: Buffer) => {
       if (connection.faulted) return
-      const left = planned === undefined ? Infinity : planned.afterBytes - connection.bytes
-      const part = chunk.length < left ? chunk : chunk.subarray(0, left)
+      const remaining = planned === undefined ? Infinity : planned.afterBytes - connection.bytes
+      const part = chunk.length < remaining ? chunk : chunk.subarray(0, remaining)
       connection.bytes += part.length
-      const full = !client.write(part)
+      const isFull = !client.write(part)
       if (planned !== undefined && connection.bytes >= planned.afterBytes) {
         apply(connection, planned.fault)
-      } else if (full) {
+      } else if (isFull) {
         server.pause()
         client.once('drain', () => { server.resume() })
       }
@@ -116,7 +116,7 @@ export async function faultProxy (t: Test, targetPort: number, plan: (connection
   }
 }
 
-// Node loses a handle that is reset while its end is under way, and then never exits.
+// If a socket is reset after `end()`, Node leaks its handle and does not exit.
 function reset (socket: Socket): void {
   if (socket.writableEnded) socket.destroy()
   else socket.resetAndDestroy()

@@ -1,6 +1,6 @@
 import type { Test } from 'tap'
 
-/** Numbers from 0 to below 1, the same for the same seed (mulberry32). */
+/** Creates a generator of numbers from 0 (inclusive) to 1 (exclusive). The same seed gives the same numbers (mulberry32). */
 export function random (seed: number): () => number {
   let state = seed >>> 0
   return () => {
@@ -11,7 +11,7 @@ export function random (seed: number): () => number {
   }
 }
 
-/** The seed of a random test: `SEED` of the environment, or the clock's; printed, so that a failure can be had again. */
+/** Chooses the seed of a random test, from the environment variable `SEED` or from the clock, and prints it, so that a failure can be reproduced. */
 export function seedOf (t: Test): number {
   const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31)
   t.comment(`seed ${seed}; repeat with SEED=${seed}`)

@@ -2,32 +2,32 @@ import type { Redis } from 'ioredis'
 
 export interface Order {
   readonly operation: string
-  /** 0 where it is in no line. */
+  /** The sequence number; 0 if the command is not sequenced. */
   readonly number: number
   readonly args: readonly string[]
-  /** Where in the command it says when it is given up. */
+  /** The index of its deadline in the arguments of the Redis command. */
   readonly limitAt: number
 }
 
-/** The orders in a command to Redis; none where it is no batch of orders. */
+/** Parses the store commands in a Redis command; none if it is not a batch of store commands. */
 export function ordersOf (command: readonly string[]): Order[] {
-  const orders: Order[] = []
-  if (command[0]?.toUpperCase() !== 'EVALSHA') return orders
-  for (let at = 8; at < command.length;) {
-    const [operation = '', number, , count] = command.slice(at, at + 4)
-    const end = at + 4 + Number(count)
-    orders.push({ operation, number: Number(number), args: command.slice(at + 4, end), limitAt: at + 2 })
-    at = end
+  const commands: Order[] = []
+  if (command[0]?.toUpperCase() !== 'EVALSHA') return commands
+  for (let index = 8; index < command.length;) {
+    const [operation = '', number, , count] = command.slice(index, index + 4)
+    const end = index + 4 + Number(count)
+    commands.push({ operation, number: Number(number), args: command.slice(index + 4, end), limitAt: index + 2 })
+    index = end
   }
-  return orders
+  return commands
 }
 
-/** Has something be done before each command that a client sends, with the orders in it. */
-export function beforeOrders (client: Redis, act: (orders: Order[]) => unknown): void {
+/** Calls back with the store commands of each Redis command before the client sends it. */
+export function beforeOrders (client: Redis, callback: (orders: Order[]) => unknown): void {
   const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
-  const callAfter = async (...command: string[]): Promise<unknown> => {
-    await act(ordersOf(command))
+  const callWithCallback = async (...command: string[]): Promise<unknown> => {
+    await callback(ordersOf(command))
     return await call(...command)
   }
-  Object.assign(client, { call: callAfter })
+  Object.assign(client, { call: callWithCallback })
 }

@@ -8,17 +8,17 @@ import { watch, type Child } from './child.js'
 import { freePort } from './free-port.js'
 import { needsProgram } from './program.js'
 
-/** Options of a test that needs Redis: skips it, in one line that says so, where it is not installed; in CI it fails then. */
+/** Options of a test that needs Redis. Without Redis the test is skipped, or fails in CI. */
 export const needsRedis = needsProgram('redis-server')
 
 export interface RedisOptions {
-  /** Has every write on disk before it is answered, so that a restart loses nothing. Default: nothing is kept. */
+  /** Writes every change to disk before the reply, so that a restart loses nothing. Default: false, a restart loses everything. */
   readonly durable?: boolean
-  /** Port of the server that it copies. */
+  /** The port of the primary, if the server is a replica. */
   readonly replicaOf?: number
 }
 
-/** A Redis of its own for a test, which ends with it. */
+/** A Redis server for one test. It is killed when the test ends. */
 export class RedisServer {
   readonly port: number
   readonly #t: Test
@@ -31,10 +31,10 @@ export class RedisServer {
     this.#t = t
     this.port = port
     this.#options = options
-    t.teardown(() => { this.#leave() })
+    t.teardown(() => { this.#disconnect() })
   }
 
-  /** Starts it, or starts it again: with its data where it is durable, unless it is to come back empty. */
+  /** Starts or restarts the server. A durable server keeps its data, unless `empty` is true. */
   async start ({ empty = false } = {}): Promise<void> {
     const { durable = false, replicaOf } = this.#options
     if (empty || this.#folder === '') this.#folder = this.#makeFolder()
@@ -45,7 +45,7 @@ export class RedisServer {
       save: '',
       ...durable && { appendonly: 'yes', appendfsync: 'always' },
       ...replicaOf !== undefined && { replicaof: `127.0.0.1 ${replicaOf}` },
-      // A replica gets its first copy at once.
+      // A replica receives its first snapshot without delay.
       'repl-diskless-sync-delay': 0
     }
     const parameters = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, ...String(value).split(' ')])
@@ -53,13 +53,13 @@ export class RedisServer {
     await this.#child.printed(/Ready to accept connections/)
   }
 
-  /** Ends it at once, as by a crash. */
+  /** Kills the process, as a crash does. */
   async kill (): Promise<void> {
-    this.#leave()
+    this.#disconnect()
     await this.#child?.kill('SIGKILL')
   }
 
-  /** Has it answer nobody, with its connections open, until `resume`. */
+  /** Suspends the process until `resume`. Its connections stay open, but it does not reply. */
   pause (): void {
     this.#child?.process.kill('SIGSTOP')
   }
@@ -68,31 +68,31 @@ export class RedisServer {
     this.#child?.process.kill('SIGCONT')
   }
 
-  /** Asks it, over a connection of its own. */
+  /** Sends a command over a separate connection and resolves with the reply. */
   async ask (command: string, ...args: string[]): Promise<unknown> {
     this.#client ??= new Redis({ port: this.port, host: '127.0.0.1', connectionName: 'test' })
     return await this.#client.call(command, ...args)
   }
 
-  /** Keeps what it has now; what it answers has it go back to that, as where a replica takes over that has not got more. */
+  /** Saves the current data. The returned function restores them, as a failover to a replica that is behind does. */
   async snapshot (): Promise<() => Promise<void>> {
     const client = new Redis({ port: this.port, host: '127.0.0.1' })
     this.#t.teardown(() => { client.disconnect() })
-    const kept = await Promise.all((await client.keys('*')).map(async key => [key, await client.dumpBuffer(key), await client.pttl(key)] as const))
+    const saved = await Promise.all((await client.keys('*')).map(async key => [key, await client.dumpBuffer(key), await client.pttl(key)] as const))
     return async () => {
-      const all = client.multi().flushdb()
-      for (const [key, data, ttl] of kept) all.restore(key, Math.max(ttl, 0), data)
-      await all.exec()
+      const transaction = client.multi().flushdb()
+      for (const [key, data, ttl] of saved) transaction.restore(key, Math.max(ttl, 0), data)
+      await transaction.exec()
     }
   }
 
-  /** A section of INFO, by field. */
+  /** The fields of a section of INFO. */
   async info (section: string): Promise<Record<string, string>> {
     const text = String(await this.ask('INFO', section))
     return Object.fromEntries(Array.from(text.matchAll(/^([\w|]+):(.*?)\r?$/gm), ([, field = '', value = '']) => [field, value]))
   }
 
-  #leave (): void {
+  #disconnect (): void {
     this.#client?.disconnect()
     this.#client = undefined
   }
@@ -104,7 +104,7 @@ export class RedisServer {
   }
 }
 
-/** Starts a Redis on a free port. */
+/** Starts a Redis server on a free port. */
 export async function startRedis (t: Test, options: RedisOptions = {}): Promise<RedisServer> {
   const server = new RedisServer(t, await freePort(), options)
   await server.start()

@@ -8,10 +8,11 @@ import { until } from './wait.js'
 export interface Opened extends Served {
   readonly stream: Stream
   readonly session: Session
-  /** What the onGap hook was told. */
+  /** The arguments of each onGap hook. */
   readonly told: Array<{ session: Session, gap: Gap }>
 }
 
+/** Starts a server and opens one session. Heartbeats are named events, so that `resume` can detect the end of a replay. */
 export async function opened (t: Test, options: SseSessionsOptions = {}): Promise<Opened> {
   const told: Opened['told'] = []
   const served = await serve(t, { heartbeatInterval: 5, heartbeatEvent: 'ping', ...options })
@@ -22,24 +23,24 @@ export async function opened (t: Test, options: SseSessionsOptions = {}): Promis
   return { ...served, stream, session, told }
 }
 
-/** Loses the stream; what is sent from now on is only in the log. */
+/** Destroys the stream and waits for the disconnect, so that later messages are only in the log. */
 export async function loseStream ({ session, stream }: Opened): Promise<void> {
   stream.destroy()
-  await until(() => !session.connected, 'the loss of the stream')
+  await until(() => !session.connected, 'the disconnect')
 }
 
-/** Comes back with a position and takes all that is there: when it pings, the stream has no more. */
+/** Resumes after a position and returns all events. A heartbeat is only sent when there is nothing left to send. */
 export async function resume (t: Test, { url, session }: Opened, position: number): Promise<StreamEvent[]> {
   const stream = await openStream(t, url, { headers: { 'last-event-id': formatEventId(session.id, position) } })
   await stream.waitFor(({ event }) => event === 'ping', 'a ping')
   return stream.events.filter(({ event }) => event !== 'ping')
 }
 
-/** An event's position. */
+/** The position in the id of an event. */
 export const positionOf = ({ id = '' }: StreamEvent): number | undefined => parseEventId(id)?.position
 
-/** The data of messages, the names of other events. */
+/** Reduces events to the data of messages and the names of other events. */
 export const brief = (events: StreamEvent[]): unknown[] => events.map(({ event, data }) => event === 'message' ? data : event)
 
-/** The data of the first gap. */
+/** The data of the first gap event. */
 export const gapOf = (events: StreamEvent[]): unknown => events.find(({ event }) => event === 'gap')?.data

@@ -6,7 +6,7 @@ import sseSessions, { type Sessions, type SseSessionsOptions } from '../../lib/i
 export interface Served {
   readonly app: FastifyInstance
   readonly sessions: Sessions
-  /** `http://127.0.0.1:<port>`, without a slash at the end. */
+  /** `http://127.0.0.1:<port>`, without a trailing slash. */
   readonly url: string
   readonly port: number
 }
@@ -15,16 +15,16 @@ export interface ServeOptions {
   readonly fastify?: FastifyServerOptions
   /** Runs before the plugin is registered. */
   readonly before?: (app: FastifyInstance) => unknown
-  /** Runs after it. */
+  /** Runs after the plugin is registered. */
   readonly after?: (app: FastifyInstance) => unknown
 }
 
-/** Starts an app with the plugin on a free port; it is closed when the test ends. */
+/** Starts an app with the plugin on a free port. It is closed when the test ends. */
 export async function serve (t: Test, options: SseSessionsOptions = {}, { fastify = {}, before, after }: ServeOptions = {}): Promise<Served> {
   const app = Fastify(fastify)
   t.teardown(() => app.close())
   await before?.(app)
-  // A short grace keeps the teardown of tests with open streams short.
+  // A short timeout keeps the teardown of tests with open streams short.
   await app.register(sseSessions, { closeTimeout: 500, ...options })
   await after?.(app)
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -32,7 +32,7 @@ export async function serve (t: Test, options: SseSessionsOptions = {}, { fastif
   return { app, sessions: app.sseSessions, url: `http://127.0.0.1:${port}`, port }
 }
 
-/** Starts an app that registers the plugin in a way of its own; it is closed when the test ends. Resolves with its URL. */
+/** Starts an app to which the test has added the plugin itself. It is closed when the test ends. Resolves with its URL. */
 export async function listen (t: Test, app: FastifyInstance): Promise<string> {
   t.teardown(() => app.close())
   return await app.listen({ port: 0, host: '127.0.0.1' })

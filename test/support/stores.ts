@@ -12,10 +12,11 @@ import { within } from './wait.js'
 
 const logger = Fastify({ logger: false }).log
 
-/** Stands for the processes that share a store; where a store is one process's own there is only that. */
+/** A store under test, with the nodes that use it. The memory store belongs to one process, so it has one node. */
 export interface Fleet {
+  /** Whether several nodes can share the store. */
   readonly shared: boolean
-  /** Opens the registry of one more process; where there is only one, for the same options, that is given again. It is closed when the test ends. */
+  /** Opens the registry of one more node. If nodes cannot share the store, the same options return the same registry. It is closed when the test ends. */
   process (options?: SseSessionsOptions): Promise<Sessions>
 }
 
@@ -54,32 +55,32 @@ function oneProcess (t: Test): Fleet {
   }
 }
 
-/** Runs a test over Redis, by each of the libraries that speak to it. */
+/** Defines a test on the Redis store for each supported client library. */
 export function eachLibrary (t: Test, title: string, run: (t: Test, fleet: Fleet, redis: RedisServer) => Promise<void>): void {
   for (const [library, connect] of [['ioredis', viaIoredis], ['node-redis', viaNodeRedis]] as const) {
-    t.test(`${title}: over Redis, by ${library}`, needsRedis, async t => {
+    t.test(`${title}: Redis with ${library}`, needsRedis, async t => {
       const redis = await startRedis(t)
       await run(t, { shared: true, process: async (options = {}) => await open(t, await connect(t, redis.port), options) }, redis)
     })
   }
 }
 
-/** A process whose connections to Redis a test can stop and break: the first is for commands, the second for what is published. */
+/** A node that reaches Redis over a proxy, so that a test can pause and break its connections: the first for commands, the second for publications. */
 export interface FarProcess {
   readonly sessions: Sessions
   readonly client: Redis
   readonly proxy: FaultProxy
-  /** What Redis answers is on its way, until it is called again with false. */
+  /** Pauses the replies of Redis (true) or resumes them (false). */
   holdAnswers (hold: boolean): void
-  /** As `holdAnswers`, of what is published. */
+  /** Pauses the publications of Redis (true) or resumes them (false). */
   holdPublished (hold: boolean): void
-  /** How many messages that Redis has published have come. */
+  /** The number of publications that were received. */
   heard (): number
-  /** Resolves when all that Redis has answered so far is here, and what came of it is asked for. */
+  /** Resolves when all replies so far were received, and the node has sent the commands that they caused. */
   settled (): Promise<unknown>
 }
 
-/** Opens a process that reaches Redis by ioredis, over a proxy. */
+/** Opens a node that reaches Redis with ioredis over a proxy. */
 export async function farProcess (t: Test, redis: RedisServer, options: SseSessionsOptions = {}, { lease = 5000, ...more }: Partial<RedisStoreOptions> & RedisOptions = {}): Promise<FarProcess> {
   const proxy = await faultProxy(t, redis.port)
   const client = new Redis({ port: proxy.port, host: '127.0.0.1', ...more })
@@ -97,8 +98,8 @@ export async function farProcess (t: Test, redis: RedisServer, options: SseSessi
   return { sessions, client, proxy, holdAnswers: holder(0), holdPublished: holder(1), heard: () => heard, settled: () => client.ping() }
 }
 
-/** Runs a test on every store that there is. */
+/** Defines a test for every store. */
 export function eachStore (t: Test, title: string, run: (t: Test, fleet: Fleet) => Promise<void>): void {
-  t.test(`${title}: in memory`, async t => await run(t, oneProcess(t)))
+  t.test(`${title}: memory store`, async t => await run(t, oneProcess(t)))
   eachLibrary(t, title, run)
 }

@@ -10,22 +10,22 @@ export interface StreamEvent {
   readonly id: string | undefined
 }
 
-/** A downward stream, read by hand over a real socket. */
+/** A downward stream over a real socket. */
 export interface Stream {
   readonly status: number
   readonly headers: Record<string, string | string[] | undefined>
-  /** Everything received until now, as text. */
+  /** Everything received so far, as text. */
   readonly raw: () => string
-  /** All events received until now. */
+  /** All events received so far. */
   readonly events: StreamEvent[]
   readonly sessionId: string
-  /** Resolves with the first event, old or new, that passes. */
+  /** Resolves with the first event, received earlier or later, for which `test` returns true. */
   waitFor: (test: (event: StreamEvent) => boolean, what?: string) => Promise<StreamEvent>
-  /** Resolves when the body has ended, by its end or by an error. */
+  /** Resolves when the body has closed, with or without an error. */
   readonly ended: Promise<void>
   /** Destroys the socket. */
   destroy: () => void
-  /** The body, to pause and resume reading. */
+  /** The body of the response. A test can pause and resume it. */
   readonly body: Dispatcher.ResponseData['body']
 }
 
@@ -33,11 +33,11 @@ export interface OpenOptions {
   readonly headers?: Record<string, string>
   readonly dispatcher?: Dispatcher
   readonly path?: string
-  /** Do not wait for the welcome. */
+  /** Does not wait for the welcome. */
   readonly raw?: boolean
 }
 
-/** Opens `GET <url>/downward` and waits for the welcome. */
+/** Opens a stream with `GET <url>/downward` and waits for the welcome. */
 export async function openStream (t: Test, url: string, { headers = {}, path = '/downward', raw = false, dispatcher }: OpenOptions = {}): Promise<Stream> {
   const agent = dispatcher ?? new Agent({ bodyTimeout: 0 })
   if (dispatcher === undefined) t.teardown(() => (agent as Agent).destroy())
@@ -54,20 +54,20 @@ export async function openStream (t: Test, url: string, { headers = {}, path = '
     const decoded = decoder.decode(chunk, { stream: true })
     text += decoded
     parser.feed(decoded)
-    for (const look of waiting) look()
+    for (const check of waiting) check()
   })
   body.on('error', () => {})
   body.on('close', () => { ended.resolve() })
   const waitFor: Stream['waitFor'] = (test, what = 'an event') => {
     const found = signal<StreamEvent>()
-    const look = (): void => {
+    const check = (): void => {
       const event = events.find(test)
       if (event === undefined) return
-      waiting.delete(look)
+      waiting.delete(check)
       found.resolve(event)
     }
-    waiting.add(look)
-    look()
+    waiting.add(check)
+    check()
     return within(found.promise, what)
   }
   const sessionId = String(got['x-session-id'] ?? '')
@@ -89,7 +89,7 @@ export interface PostOptions {
   readonly path?: string
 }
 
-/** Posts JSON data (a string is sent as it is) to `<url>/upward[/event]`. */
+/** Posts data to `<url>/upward[/event]`, as JSON. A string is sent unchanged. */
 export async function post (url: string, sessionId: string, data: unknown, { event, key, headers = {}, path = '/upward', dispatcher }: PostOptions = {}): Promise<Answer> {
   const { statusCode, headers: got, body } = await request(`${url}${path}${event === undefined ? '' : `/${encodeURIComponent(event)}`}`, {
     method: 'POST',
@@ -106,7 +106,7 @@ export async function post (url: string, sessionId: string, data: unknown, { eve
   return { status: statusCode, headers: got, body: String(got['content-type']).includes('json') ? JSON.parse(text) : text }
 }
 
-/** Ends a session as its client does, by `DELETE <url>/downward`. */
+/** Ends a session with `DELETE <url>/downward`. */
 export async function remove (url: string, sessionId: string, headers: Record<string, string> = {}): Promise<Answer> {
   const { statusCode, headers: got, body } = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, ...headers } })
   return { status: statusCode, headers: got, body: statusCode === 204 ? await body.text() : await body.json() }

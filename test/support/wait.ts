@@ -1,8 +1,8 @@
-// The real ones: a test may stop the clock.
+// The original functions, because a test may mock the timers and the clock.
 const { setTimeout, clearTimeout } = globalThis
 const { now } = Date
 
-/** Bounds a wait: rejects, saying for what, when the promise takes longer. */
+/** Limits the wait for a promise. Rejects with a description of what was awaited when the time is over. */
 export function within<T> (promise: Promise<T>, what: string, ms = 10_000): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const timer = setTimeout(() => { reject(new Error(`Waited ${ms} ms for ${what}`)) }, ms)
@@ -10,14 +10,14 @@ export function within<T> (promise: Promise<T>, what: string, ms = 10_000): Prom
   })
 }
 
-/** A promise and its resolve, for an event that a callback tells. */
+/** Creates a promise and its `resolve` function, for events that a callback reports. */
 export function signal<T = void> (): { promise: Promise<T>, resolve: (value: T) => void } {
   let resolve: (value: T) => void = () => {}
   const promise = new Promise<T>(_resolve => { resolve = _resolve })
   return { promise, resolve }
 }
 
-/** Waits for a condition that no event tells, looking once a turn of the event loop. */
+/** Waits for a condition that no event reports. Checks it once per millisecond. */
 export async function until (condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
   const end = now() + ms
   while (!await condition()) {
@@ -26,5 +26,5 @@ export async function until (condition: () => boolean | Promise<boolean>, what: 
   }
 }
 
-/** Waits until the event loop has written for its streams once more. */
+/** Waits for one turn of the event loop, in which scheduled streams are flushed. */
 export const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })

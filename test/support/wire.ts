@@ -5,33 +5,33 @@ import type { Session, Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { signal, until, within } from './wait.js'
 
-/** A client as bare as can be: a socket, and what came over it, framing of the transfer included. */
+/** A client that is only a socket. Its text is everything received, with the head and the chunked framing of the response. */
 export interface Wire {
   readonly socket: Socket
   readonly text: () => string
   readonly numbers: () => number[]
   waitFor: (text: string) => Promise<void>
-  /** Begins to read, where it has not. */
+  /** Starts to read, if the client was stalled. */
   read: () => void
   readonly closed: Promise<void>
 }
 
 export interface WireOptions {
   readonly headers?: Record<string, string>
-  /** Reads nothing until `read` is called: the system's buffers fill, and then the server's. */
+  /** Reads nothing until `read` is called, so the buffers of the operating system fill first, then those of the server. */
   readonly stalled?: boolean
-  /** Keeps only the beginning of what it reads. */
+  /** Keeps only the start of what it reads. */
   readonly forgets?: boolean
-  /** What it sends instead of one GET of the stream. */
+  /** The text to send instead of one GET of the stream. */
   readonly request?: string
 }
 
-/** Connects, and asks for a stream. */
+/** Connects and requests a stream. */
 export function wire (t: Test, port: number, { headers = {}, stalled = false, forgets = false, request = get(headers) }: WireOptions = {}): Wire {
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
   t.teardown(() => { socket.destroy() })
   const chunks: string[] = []
-  const looks = new Set<(text: string) => void>()
+  const checks = new Set<(text: string) => void>()
   const closed = signal()
   const text = (): string => {
     chunks.splice(0, Infinity, chunks.join(''))
@@ -39,11 +39,11 @@ export function wire (t: Test, port: number, { headers = {}, stalled = false, fo
   }
   socket.setEncoding('utf8').on('error', () => {}).on('close', () => { closed.resolve() })
   const read = (): void => {
-    let before = ''
+    let previous = ''
     socket.on('data', (chunk: string) => {
       if (!forgets || chunks.length < 2) chunks.push(chunk)
-      for (const look of looks) look(before + chunk)
-      before = chunk.slice(-1000)
+      for (const check of checks) check(previous + chunk)
+      previous = chunk.slice(-1000)
     })
   }
   if (!stalled) read()
@@ -54,58 +54,58 @@ export function wire (t: Test, port: number, { headers = {}, stalled = false, fo
     numbers: () => numbersIn(text()),
     waitFor: async wanted => {
       const found = signal()
-      const look = (text: string): void => { if (text.includes(wanted)) found.resolve() }
-      looks.add(look)
-      look(text())
+      const check = (text: string): void => { if (text.includes(wanted)) found.resolve() }
+      checks.add(check)
+      check(text())
       await within(found.promise, JSON.stringify(wanted))
-      looks.delete(look)
+      checks.delete(check)
     },
     read,
     closed: closed.promise
   }
 }
 
-/** Numbers in the data `{ n, … }` of the messages in a stream's text. */
+/** Parses the numbers in the data `{ n, … }` of messages in the text of a stream. */
 export function numbersIn (text: string): number[] {
   return Array.from(text.matchAll(/^data: {"n":(\d+)/gm), ([, n]) => Number(n))
 }
 
-/** The text of a GET of the stream. */
+/** The text of a GET request for a stream. */
 export function get (headers: Record<string, string> = {}): string {
   return ['GET /downward HTTP/1.1', 'Host: localhost', ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`), '', ''].join('\r\n')
 }
 
-/** Sessions in order of their opening, with the server's end of the connection of each. */
+/** A session, the request that opened it, and the socket of the server. */
 export interface Opened {
   readonly session: Session
   readonly request: FastifyRequest
   readonly socket: Socket
 }
 
-/** Lists the sessions that are opened from now on. */
+/** Records the sessions that are opened from now on, in order. */
 export function listOpened (sessions: Sessions): Opened[] {
   const opened: Opened[] = []
   sessions.addHook('onOpen', (session, request) => { opened.push({ session, request, socket: request.raw.socket }) })
   return opened
 }
 
-/** Waits until so many streams are open. */
+/** Waits until exactly so many streams are open. */
 export function streamsOpen (sessions: Sessions, count: number): Promise<void> {
   return until(() => sessions.stats().streams === count, `${count} open streams`, 20_000)
 }
 
-/** Calls `send`, for sessions whose clients do not read, until nothing has been written to any of them for a while; returns how often. */
+/** Calls `send` until the streams of clients that do not read have stopped writing. Returns the number of calls. */
 export async function flood (sessions: readonly Session[], send: (n: number) => unknown): Promise<number> {
   const cursors = (): number => sessions.reduce((sum, session) => sum + session[kStream].cursor, 0)
   let sent = 0
-  for (let still = 0; still < 20; sent++) {
+  for (let unchanged = 0; unchanged < 20; sent++) {
     const before = cursors()
     send(sent + 1)
     await new Promise(resolve => { setTimeout(resolve, 1) })
-    still = cursors() === before ? still + 1 : 0
+    unchanged = cursors() === before ? unchanged + 1 : 0
   }
   return sent
 }
 
-/** What a numbered message carries, to be of a size. */
+/** Padding for numbered messages. */
 export const FILL = 'x'.repeat(60_000)

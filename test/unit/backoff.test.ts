@@ -1,96 +1,95 @@
 import { mock } from 'node:test'
 import t, { type Test } from 'tap'
-import { after, Backoff } from '../../lib/client/backoff.js'
+import { Backoff, setTimer } from '../../lib/client/backoff.js'
 
-/** Stops the clock and chance: what `Math.random` gives from now on is the result's to set. */
-function still (t: Test): { chance: number } {
-  const real = Math.random
-  const set = { chance: 0 }
-  Math.random = () => set.chance
+/** Replaces timers and `Math.random` until the test ends. The test sets `value`, which `Math.random` returns. */
+function mockTimersAndRandom (t: Test): { value: number } {
+  const originalRandom = Math.random
+  const random = { value: 0 }
+  Math.random = () => random.value
   mock.timers.enable({ apis: ['setTimeout'] })
   t.teardown(() => {
-    Math.random = real
+    Math.random = originalRandom
     mock.timers.reset()
   })
-  return set
+  return random
 }
 
-/** Whether a wait is over. */
-async function isOver (wait: Promise<void>): Promise<boolean> {
+async function isSettled (wait: Promise<void>): Promise<boolean> {
   return await Promise.race([wait.then(() => true), new Promise<boolean>(resolve => { setImmediate(resolve, false) })])
 }
 
-/** Asserts that a wait takes so many milliseconds to the last. */
-async function takes (t: Test, wait: Promise<void>, ms: number): Promise<void> {
+/** Asserts that a wait takes exactly this time. */
+async function assertDuration (t: Test, wait: Promise<void>, ms: number): Promise<void> {
   mock.timers.tick(ms - 1)
-  t.equal(await isOver(wait), false, `longer than ${ms - 1} ms`)
+  t.equal(await isSettled(wait), false, `longer than ${ms - 1} ms`)
   mock.timers.tick(1)
-  t.equal(await isOver(wait), true, `${ms} ms`)
+  t.equal(await isSettled(wait), true, `${ms} ms`)
 }
 
-t.test('a wait is the floor, and a random part of a span that doubles from the floor up to 30 seconds', async t => {
-  const set = still(t)
-  for (const chance of [0, 0.5, 0.99]) {
-    set.chance = chance
-    const backoff = new Backoff({ floor: 1000 })
-    for (const span of [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) await takes(t, backoff.wait(), 1000 + chance * span)
+t.test('the delay is the retry delay plus jitter; the maximum of the jitter doubles up to 30 seconds', async t => {
+  const random = mockTimersAndRandom(t)
+  for (const value of [0, 0.5, 0.99]) {
+    random.value = value
+    const backoff = new Backoff({ retryDelay: 1000 })
+    for (const maxJitter of [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) await assertDuration(t, backoff.wait(), 1000 + value * maxJitter)
   }
 })
 
-t.test('the span is the first again when things went well; the floor is what it is at the time', async t => {
-  const set = still(t)
-  set.chance = 0.5
-  const pace = { floor: 1000 }
-  const backoff = new Backoff(pace)
-  await takes(t, backoff.wait(), 1500)
-  await takes(t, backoff.wait(), 2000)
+t.test('a reset makes the next delay short again, and a changed retry delay applies to it', async t => {
+  const random = mockTimersAndRandom(t)
+  random.value = 0.5
+  const settings = { retryDelay: 1000 }
+  const backoff = new Backoff(settings)
+  await assertDuration(t, backoff.wait(), 1500)
+  await assertDuration(t, backoff.wait(), 2000)
   backoff.reset()
-  pace.floor = 100
-  await takes(t, backoff.wait(), 150)
-  await takes(t, backoff.wait(), 200)
+  settings.retryDelay = 100
+  await assertDuration(t, backoff.wait(), 150)
+  await assertDuration(t, backoff.wait(), 200)
 })
 
-t.test('without a floor the waits grow still, and have no end', async t => {
-  const set = still(t)
-  set.chance = 0.5
-  const backoff = new Backoff({ floor: 0 })
+t.test('with a retry delay of 0, delays still grow up to the maximum, after any number of failures', async t => {
+  const random = mockTimersAndRandom(t)
+  random.value = 0.5
+  const backoff = new Backoff({ retryDelay: 0 })
   for (let n = 0; n < 1100; n++) {
     const wait = backoff.wait()
     mock.timers.tick(15_000)
     await wait
   }
-  await takes(t, backoff.wait(), 15_000)
+  await assertDuration(t, backoff.wait(), 15_000)
 })
 
-t.test('a wait is ended by what wakes it; one that an answer asked for is not, only stopped', async t => {
-  still(t)
-  const backoff = new Backoff({ floor: 1000 })
-  const short = backoff.wait()
-  backoff.wake()
-  t.equal(await isOver(short), true)
-  const asked = backoff.wait(5000)
-  backoff.wake()
-  await takes(t, asked, 5000)
-  const again = backoff.wait()
-  backoff.wake()
-  t.equal(await isOver(again), true, 'it holds for one wait')
+t.test('skip ends a delay, but not one that the server requires; stop ends both', async t => {
+  mockTimersAndRandom(t)
+  const backoff = new Backoff({ retryDelay: 1000 })
+  const skipped = backoff.wait()
+  backoff.skip()
+  t.equal(await isSettled(skipped), true)
+  const required = backoff.wait(5000)
+  backoff.skip()
+  await assertDuration(t, required, 5000)
+  const next = backoff.wait()
+  backoff.skip()
+  t.equal(await isSettled(next), true, 'the requirement applies to one delay only')
   const stopped = backoff.wait(5000)
   backoff.stop()
-  t.equal(await isOver(stopped), true)
+  t.equal(await isSettled(stopped), true)
 })
 
-t.test('what an answer asks for is the least to wait, not the most', async t => {
-  still(t)
-  const backoff = new Backoff({ floor: 1000 })
-  await takes(t, backoff.wait(500), 1000)
-  await takes(t, backoff.wait(1500), 1500)
+t.test('Retry-After is a minimum of the delay, not a maximum', async t => {
+  mockTimersAndRandom(t)
+  const backoff = new Backoff({ retryDelay: 1000 })
+  await assertDuration(t, backoff.wait(500), 1000)
+  await assertDuration(t, backoff.wait(1500), 1500)
 })
 
-t.test('a timer runs after as long as a timer can count; one of more does not run at all', async t => {
-  still(t)
+t.test('a timer runs after at most the longest delay of setTimeout; with a longer delay it never runs', async t => {
+  mockTimersAndRandom(t)
   const longest = 2 ** 31 - 1
   const ran: number[] = []
-  for (const ms of [longest, longest + 1, Infinity]) after(ms, () => { ran.push(ms) })
+  for (const ms of [longest, longest + 1, Infinity]) setTimer(() => { ran.push(ms) }, ms)
   mock.timers.tick(longest - 1)
   t.strictSame(ran, [])
   mock.timers.tick(2)

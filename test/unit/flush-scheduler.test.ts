@@ -2,106 +2,106 @@ import t from 'tap'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { turn } from '../support/wait.js'
 
-/** Writers that note who has written. */
-function writers (count: number, written: number[], then?: (n: number, writer: Flushable) => void): Flushable[] {
-  return Array.from({ length: count }, (_, n) => {
-    const writer: Flushable = {
+/** Creates streams that add their index to `flushed` when they are flushed, and then call `onFlush`. */
+function createStreams (count: number, flushed: number[], onFlush?: (index: number, stream: Flushable) => void): Flushable[] {
+  return Array.from({ length: count }, (_, index) => {
+    const stream: Flushable = {
       flush: () => {
-        written.push(n)
-        then?.(n, writer)
+        flushed.push(index)
+        onFlush?.(index, stream)
       }
     }
-    return writer
+    return stream
   })
 }
 
-const upTo = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
+const range = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
 
-t.test('few write in one turn, and not before it', async t => {
-  const written: number[] = []
-  for (const writer of writers(128, written)) flushScheduler.schedule(writer)
-  t.strictSame(written, [])
+t.test('a small batch is flushed in the next tick, and not before', async t => {
+  const flushed: number[] = []
+  for (const stream of createStreams(128, flushed)) flushScheduler.schedule(stream)
+  t.strictSame(flushed, [])
   await turn()
-  t.strictSame(written, upTo(128))
+  t.strictSame(flushed, range(128))
 })
 
-t.test('of many, some write in a turn, in order, and the event loop goes on between', async t => {
-  for (const [count, turns] of [[300, [128, 256, 300]], [2000, [500, 1000, 1500, 2000]]] as const) {
-    const written: number[] = []
-    for (const writer of writers(count, written)) flushScheduler.schedule(writer)
-    for (const so of turns) {
+t.test('a large batch is flushed in parts, in order, one part in each tick of the event loop', async t => {
+  for (const [count, flushedAfterTicks] of [[300, [128, 256, 300]], [2000, [500, 1000, 1500, 2000]]] as const) {
+    const flushed: number[] = []
+    for (const stream of createStreams(count, flushed)) flushScheduler.schedule(stream)
+    for (const length of flushedAfterTicks) {
       await turn()
-      t.equal(written.length, so)
+      t.equal(flushed.length, length)
     }
-    t.strictSame(written, upTo(count))
+    t.strictSame(flushed, range(count))
   }
 })
 
-t.test('those that are woken meanwhile write when the others have', async t => {
-  const written: number[] = []
-  const again = writers(300, written, (n, writer) => { if (n === 0 && written.length === 1) flushScheduler.schedule(writer) })
-  for (const writer of again) flushScheduler.schedule(writer)
+t.test('a stream that is scheduled during a batch is flushed after that batch', async t => {
+  const flushed: number[] = []
+  const streams = createStreams(300, flushed, (index, stream) => { if (index === 0 && flushed.length === 1) flushScheduler.schedule(stream) })
+  for (const stream of streams) flushScheduler.schedule(stream)
   for (let i = 0; i < 3; i++) await turn()
-  t.strictSame(written, upTo(300))
+  t.strictSame(flushed, range(300))
   await turn()
-  t.strictSame(written, [...upTo(300), 0])
+  t.strictSame(flushed, [...range(300), 0])
 })
 
-t.test('all that wait, and those that were woken since, write at once where they are to', async t => {
-  const written: number[] = []
-  const later = writers(1, written)[0] as Flushable
-  for (const writer of writers(300, written)) flushScheduler.schedule(writer)
+t.test('flushAll flushes the rest of the batch and the streams that were scheduled since', async t => {
+  const flushed: number[] = []
+  const later = createStreams(1, flushed)[0] as Flushable
+  for (const stream of createStreams(300, flushed)) flushScheduler.schedule(stream)
   await turn()
-  t.equal(written.length, 128)
+  t.equal(flushed.length, 128)
   flushScheduler.schedule(later)
   flushScheduler.flushAll()
-  t.strictSame(written, [...upTo(300), 0])
+  t.strictSame(flushed, [...range(300), 0])
   await turn()
-  t.equal(written.length, 301, 'nobody writes twice')
+  t.equal(flushed.length, 301, 'no stream is flushed twice')
   flushScheduler.schedule(later)
   await turn()
-  t.equal(written.length, 302, 'and the next is written for')
+  t.equal(flushed.length, 302, 'a stream that is scheduled later is flushed')
 })
 
-t.test('what writes may have all that wait write now, itself included', async t => {
-  const written: number[] = []
-  const [last] = writers(1, written)
-  const all = writers(300, written, n => {
-    if (n !== 1 || written.length !== 2) return
-    flushScheduler.schedule(all[1] as Flushable)
+t.test('a stream may call flushAll while it is flushed, even if it is scheduled again itself', async t => {
+  const flushed: number[] = []
+  const [later] = createStreams(1, flushed)
+  const streams = createStreams(300, flushed, index => {
+    if (index !== 1 || flushed.length !== 2) return
+    flushScheduler.schedule(streams[1] as Flushable)
     flushScheduler.flushAll()
   })
-  for (const writer of all) flushScheduler.schedule(writer)
+  for (const stream of streams) flushScheduler.schedule(stream)
   await turn()
-  t.strictSame(written, [...upTo(300), 1])
-  flushScheduler.schedule(last as Flushable)
+  t.strictSame(flushed, [...range(300), 1])
+  flushScheduler.schedule(later as Flushable)
   await turn()
-  t.strictSame(written, [...upTo(300), 1, 0])
+  t.strictSame(flushed, [...range(300), 1, 0])
 })
 
-t.test('what was written at once leaves no turn behind in which others would write as well', async t => {
-  const written: number[] = []
-  const all = writers(300, written)
+t.test('flushAll leaves no extra tick behind', async t => {
+  const flushed: number[] = []
+  const streams = createStreams(300, flushed)
   for (let i = 0; i < 2; i++) {
-    flushScheduler.schedule(all[0] as Flushable)
+    flushScheduler.schedule(streams[0] as Flushable)
     flushScheduler.flushAll()
   }
-  written.length = 0
-  for (const writer of all) flushScheduler.schedule(writer)
+  flushed.length = 0
+  for (const stream of streams) flushScheduler.schedule(stream)
   await turn()
-  t.strictSame(written, upTo(128))
+  t.strictSame(flushed, range(128))
   flushScheduler.flushAll()
 })
 
-t.test('a writer that fails does not keep the others waiting', async t => {
-  const written: number[] = []
+t.test('a stream that throws does not stop the others', async t => {
+  const flushed: number[] = []
   const failures: unknown[] = []
   const onFailure = (error: unknown): void => { failures.push(error) }
   process.on('uncaughtException', onFailure)
   t.teardown(() => { process.off('uncaughtException', onFailure) })
-  for (const writer of writers(2, written, n => { if (n === 0) throw new Error('it fails') })) flushScheduler.schedule(writer)
+  for (const stream of createStreams(2, flushed, index => { if (index === 0) throw new Error('flush failed') })) flushScheduler.schedule(stream)
   await turn()
   await turn()
-  t.strictSame(written, [0, 1])
-  t.match(failures, [{ message: 'it fails' }])
+  t.strictSame(flushed, [0, 1])
+  t.match(failures, [{ message: 'flush failed' }])
 })

@@ -5,13 +5,15 @@ import t from 'tap'
 import { parseEventId } from '../../lib/wire/event-id.js'
 import { frameClose, frameEvent, frameGap, frameHeartbeatEvent, frameSuffix, frameRetry, framePrefix, frameWelcome, HEARTBEAT_FRAME, isEventName, REPLACED_FRAME } from '../../lib/wire/frame.js'
 import { random, seedOf } from '../support/random.js'
+import { codePoints } from './support/code-points.js'
 
 const sessionId = 'abcdefghij_KLMNOPQRST-90'
-const hostile = fc.constantFrom('\r', '\n', '\r\n', '\0', '\u2028', '\u2029', '\u0085', '\ufeff', '\ud800', '\udfff', '😀', ':', ' ', 'data: x', '\nid: 1\n', '\n\n', 'é', 'a')
-const strings = fc.oneof(fc.string({ unit: hostile, maxLength: 12 }), fc.string({ unit: 'binary' }))
+// Characters and sequences that could break a frame.
+const dangerous = fc.constantFrom('\r', '\n', '\r\n', '\0', '\u2028', '\u2029', '\u0085', '\ufeff', '\ud800', '\udfff', '😀', ':', ' ', 'data: x', '\nid: 1\n', '\n\n', 'é', 'a')
+const strings = fc.oneof(fc.string({ unit: dangerous, maxLength: 12 }), fc.string({ unit: codePoints }))
 
-/** What a real parser makes of bytes that come in pieces of any size. */
-function read (text: string, next: () => number): { events: EventSourceMessage[], comments: string[], retries: number[] } {
+/** Parses a stream with a real SSE parser, which receives the bytes in chunks of random sizes. */
+function parse (text: string, next: () => number): { events: EventSourceMessage[], comments: string[], retries: number[] } {
   const events: EventSourceMessage[] = []
   const comments: string[] = []
   const retries: number[] = []
@@ -23,23 +25,23 @@ function read (text: string, next: () => number): { events: EventSourceMessage[]
   })
   const decoder = new TextDecoder()
   const bytes = Buffer.from(text)
-  for (let at = 0; at < bytes.length;) {
-    const end = at + 1 + Math.floor(next() * 40)
-    parser.feed(decoder.decode(bytes.subarray(at, end), { stream: true }))
-    at = end
+  for (let start = 0; start < bytes.length;) {
+    const end = start + 1 + Math.floor(next() * 40)
+    parser.feed(decoder.decode(bytes.subarray(start, end), { stream: true }))
+    start = end
   }
   return { events, comments, retries }
 }
 
 const RESERVED = ['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset']
 
-t.test('any name that is taken, and any JSON, arrive as they were sent, in one event', async t => {
+t.test('a valid event name and any JSON arrive unchanged, in one event', async t => {
   const seed = seedOf(t)
   const next = random(seed)
-  fc.assert(fc.property(strings.filter(isEventName), fc.jsonValue({ stringUnit: 'binary' }), strings, (name, json, text) => {
+  fc.assert(fc.property(strings.filter(isEventName), fc.jsonValue({ stringUnit: codePoints }), strings, (name, json, text) => {
     const event = RESERVED.includes(name) ? 'message' : name
     const data = { json, text, [text]: [text] }
-    const { events, comments, retries } = read(framePrefix(sessionId) + frameSuffix(7, frameEvent(event, data)) + frameRetry(5), next)
+    const { events, comments, retries } = parse(framePrefix(sessionId) + frameSuffix(7, frameEvent(event, data)) + frameRetry(5), next)
     assert.deepEqual(events.map(event => ({ event: event.event ?? 'message', id: event.id, data: JSON.parse(event.data) })), [
       { event, id: `${sessionId}.7`, data: JSON.parse(JSON.stringify(data)) }
     ])
@@ -47,18 +49,18 @@ t.test('any name that is taken, and any JSON, arrive as they were sent, in one e
   }), { seed, numRuns: 2000 })
 })
 
-t.test('a name that could not arrive as it is is refused, any other is taken', async t => {
+t.test('a name that an SSE parser would not return unchanged is rejected, and every other name is accepted', async t => {
   fc.assert(fc.property(strings, name => {
-    const bad = name === '' || /[\r\n\0]/.test(name) || !name.isWellFormed()
-    assert.equal(isEventName(name), !bad, JSON.stringify(name))
-    if (bad) assert.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', statusCode: 500 })
+    const isInvalid = name === '' || /[\r\n\0]/.test(name) || !name.isWellFormed()
+    assert.equal(isEventName(name), !isInvalid, JSON.stringify(name))
+    if (isInvalid) assert.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', statusCode: 500 })
   }), { seed: seedOf(t), numRuns: 2000 })
   t.strictSame(['a\rb', 'a\nb', 'a\0b', '\ud800', 'a\udc00', ''].filter(isEventName), [])
-  const odd = [' a', 'a:b', '\u2028', '\u2029', '\ufeff', '\u0085', '😀', '__proto__', '\t']
-  t.strictSame(odd.filter(isEventName), odd)
+  const unusual = [' a', 'a:b', '\u2028', '\u2029', '\ufeff', '\u0085', '😀', '__proto__', '\t']
+  t.strictSame(unusual.filter(isEventName), unusual)
 })
 
-t.test('names that mean something already, and what is no string, are refused as names', async t => {
+t.test('reserved names and values that are not strings are rejected as event names', async t => {
   for (const name of RESERVED) {
     t.throws(() => frameEvent(name, 1), { code: 'FST_SSE_EVENT_INVALID', message: JSON.stringify(name) })
   }
@@ -70,19 +72,19 @@ t.test('names that mean something already, and what is no string, are refused as
   }
 })
 
-t.test('the default event is sent without a name, and undefined as null', async t => {
+t.test('the default event has no event field, and undefined is sent as null', async t => {
   t.equal(frameEvent('message', { a: 1 }), 'data: {"a":1}\n\n')
   t.equal(frameEvent('message', undefined), 'data: null\n\n')
   t.equal(frameEvent('tick', undefined), 'event: tick\ndata: null\n\n')
 })
 
-t.test('data that has no JSON is refused', async t => {
+t.test('data that is not serializable as JSON is rejected', async t => {
   const circular: Record<string, unknown> = {}
   circular.self = circular
-  const thrower = { toJSON: () => { throw new Error('not today') } }
+  const throwsError = { toJSON: () => { throw new Error('cannot serialize') } }
   // eslint-disable-next-line no-throw-literal
-  const stringThrower = { toJSON: () => { throw 'a string' } }
-  for (const [data, message] of [[circular, /circular/], [1n, /BigInt/], [thrower, /not today/], [stringThrower, /a string/]] as const) {
+  const throwsString = { toJSON: () => { throw 'a string' } }
+  for (const [data, message] of [[circular, /circular/], [1n, /BigInt/], [throwsError, /cannot serialize/], [throwsString, /a string/]] as const) {
     t.throws(() => frameEvent('a', data), { code: 'FST_SSE_DATA_INVALID', message })
   }
   for (const data of [() => {}, Symbol('data'), { toJSON: () => undefined }]) {
@@ -90,13 +92,13 @@ t.test('data that has no JSON is refused', async t => {
   }
 })
 
-t.test('welcome, gap and close are one event each, whatever text is in them', async t => {
+t.test('welcome, gap and close are each one event, whatever text they contain', async t => {
   const seed = seedOf(t)
   const next = random(seed)
   fc.assert(fc.property(strings, fc.maxSafeNat(), fc.nat(), (text, position, retry) => {
     const gap = { after: position, resumedAt: position, reason: 'age' } as const
     const frames = frameWelcome(sessionId, position, retry, JSON.stringify({ text })) + frameGap(sessionId, position, gap) + frameClose(text)
-    const { events, retries } = read(frames, next)
+    const { events, retries } = parse(frames, next)
     assert.deepEqual(retries, [retry])
     assert.deepEqual(events.map(({ event, data }) => [event, JSON.parse(data)]), [
       ['welcome', JSON.parse(JSON.stringify({ text }))],
@@ -108,10 +110,10 @@ t.test('welcome, gap and close are one event each, whatever text is in them', as
   }), { seed })
 })
 
-t.test('a heartbeat is no event, and no blank line follows it', async t => {
+t.test('a heartbeat is a comment without a blank line; replaced and named heartbeats are events', async t => {
   const next = random(1)
   t.equal(HEARTBEAT_FRAME, ': heartbeat\n')
-  t.strictSame(read(HEARTBEAT_FRAME + frameEvent('a', 1), next).events.map(({ event }) => event), ['a'])
-  t.strictSame(read(REPLACED_FRAME, next).events, [{ event: 'replaced', id: 'closed', data: '{}' }])
-  t.strictSame(read(frameHeartbeatEvent('ping'), next).events, [{ event: 'ping', id: undefined, data: '{}' }])
+  t.strictSame(parse(HEARTBEAT_FRAME + frameEvent('a', 1), next).events.map(({ event }) => event), ['a'])
+  t.strictSame(parse(REPLACED_FRAME, next).events, [{ event: 'replaced', id: 'closed', data: '{}' }])
+  t.strictSame(parse(frameHeartbeatEvent('ping'), next).events, [{ event: 'ping', id: undefined, data: '{}' }])
 })

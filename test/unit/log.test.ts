@@ -5,76 +5,76 @@ import { assertFits, Log, type LogBounds } from '../../lib/log/log.js'
 import { NaiveLog } from '../support/naive-log.js'
 import { seedOf } from '../support/random.js'
 
-const deaf = { onAppend: (): void => {} }
-const roomy: LogBounds = { entries: 1000, bytes: 1e6, age: 1000 }
+const ignoreAppends = { onAppend: (): void => {} }
+const LARGE_BOUNDS: LogBounds = { entries: 1000, bytes: 1e6, age: 1000 }
 
-function logOf (bounds: Partial<LogBounds> = {}): Log {
-  return new Log({ ...roomy, ...bounds }, deaf)
+function createLog (bounds: Partial<LogBounds> = {}): Log {
+  return new Log({ ...LARGE_BOUNDS, ...bounds }, ignoreAppends)
 }
 
-/** Appends a frame of so many bytes. */
+/** Appends a frame of this size. */
 function push (log: Log, position: number, bytes = 1, appendedAt = 0): void {
   log.push({ frame: 'x'.repeat(bytes) }, position, appendedAt)
 }
 
-/** Positions of what the log has after a position. */
-function positions (log: Log, after = 0): number[] {
-  const found: number[] = []
-  for (let index = log.indexAfter(after); index < log.end; index++) found.push(log.positionAt(index))
-  return found
+/** Lists the positions of all entries after a position. */
+function listPositions (log: Log, after = 0): number[] {
+  const positions: number[] = []
+  for (let index = log.indexAfter(after); index < log.end; index++) positions.push(log.positionAt(index))
+  return positions
 }
 
-t.test('an empty log has nothing and has lost nothing', async t => {
-  const log = logOf()
+t.test('an empty log has no entries, and none were trimmed', async t => {
+  const log = createLog()
   t.match(log, { length: 0, bytes: 0, lastPosition: 0, trimmedPosition: 0 })
-  t.strictSame(positions(log), [])
+  t.strictSame(listPositions(log), [])
   log.expire(1e9)
   t.equal(log.trimmedPosition, 0)
 })
 
-t.test('entries over the count are trimmed, oldest first', async t => {
-  const log = logOf({ entries: 2 })
+t.test('a log above its maximum number of entries trims the oldest first', async t => {
+  const log = createLog({ entries: 2 })
   for (const position of [3, 5, 9, 10]) push(log, position)
-  t.strictSame(positions(log), [9, 10])
+  t.strictSame(listPositions(log), [9, 10])
   t.match(log, { length: 2, lastPosition: 10, trimmedPosition: 5, trimReason: 'count' })
 })
 
-t.test('entries over the bytes are trimmed, as many as the new one needs', async t => {
-  const log = logOf({ bytes: 10 })
+t.test('a log above its maximum size in bytes trims as many entries as the new one needs', async t => {
+  const log = createLog({ bytes: 10 })
   for (const [index, bytes] of [4, 3, 3, 6].entries()) push(log, index + 1, bytes)
-  t.strictSame(positions(log), [3, 4])
+  t.strictSame(listPositions(log), [3, 4])
   t.match(log, { bytes: 9, trimmedPosition: 2, trimReason: 'bytes' })
   push(log, 5, 10)
-  t.strictSame(positions(log), [5])
+  t.strictSame(listPositions(log), [5])
   t.match(log, { bytes: 10, trimmedPosition: 4 })
 })
 
-t.test('entries over the age are trimmed by an append and by expire, not at the age itself', async t => {
-  const log = logOf({ age: 100 })
+t.test('entries older than the maximum age are trimmed by an append and by expire, but not at exactly that age', async t => {
+  const log = createLog({ age: 100 })
   push(log, 1, 1, 0)
   push(log, 2, 1, 50)
   log.expire(100)
   t.equal(log.length, 2)
   log.expire(101)
-  t.strictSame(positions(log), [2])
+  t.strictSame(listPositions(log), [2])
   t.match(log, { trimmedPosition: 1, trimReason: 'age' })
   push(log, 3, 1, 151)
-  t.strictSame(positions(log), [3])
+  t.strictSame(listPositions(log), [3])
   log.expire(1000)
   t.match(log, { length: 0, bytes: 0, lastPosition: 3, trimmedPosition: 3 })
 })
 
-t.test('an entry that the log could never keep is refused by its bytes, not its characters', async t => {
-  const bounds = { ...roomy, bytes: 4 }
+t.test('an entry larger than the whole log is rejected; its size is counted in bytes, not characters', async t => {
+  const bounds = { ...LARGE_BOUNDS, bytes: 4 }
   assertFits({ frame: 'éé' }, bounds)
   t.throws(() => { assertFits({ frame: 'ééx' }, bounds) }, { code: 'FST_SSE_ENTRY_TOO_LARGE', message: 'An event of 5 bytes does not fit a log of 4 bytes' })
-  const log = new Log(bounds, deaf)
+  const log = new Log(bounds, ignoreAppends)
   log.push({ frame: 'éé' }, 100, 0)
-  t.match(log, { length: 1, bytes: 4 }, 'the id does not count')
+  t.match(log, { length: 1, bytes: 4 }, 'the size does not include the id')
 })
 
-t.test('a loss that is recorded is one up to its position, and never takes an earlier one back', async t => {
-  const log = logOf({ entries: 1 })
+t.test('markTrimmed records a loss up to a position, and never moves that position back', async t => {
+  const log = createLog({ entries: 1 })
   log.markTrimmed(5, 'age')
   t.match(log, { trimmedPosition: 5, trimReason: 'age', lastPosition: 5, length: 0 })
   log.markTrimmed(5, 'bytes')
@@ -83,21 +83,21 @@ t.test('a loss that is recorded is one up to its position, and never takes an ea
   push(log, 7)
   log.markTrimmed(6, 'bytes')
   t.match(log, { trimmedPosition: 6, trimReason: 'bytes', lastPosition: 7 })
-  t.strictSame(positions(log), [7])
+  t.strictSame(listPositions(log), [7])
   push(log, 8)
   t.match(log, { trimmedPosition: 7, trimReason: 'count', lastPosition: 8 })
 })
 
-t.test('whom an entry excepts is kept as long as the entry', async t => {
-  const log = logOf({ entries: 1 })
-  log.push({ frame: 'x', except: 'me' }, 1, 0)
-  t.equal(log.excludedAt(1), 'me')
+t.test('the excluded session of an entry is kept as long as the entry', async t => {
+  const log = createLog({ entries: 1 })
+  log.push({ frame: 'x', except: 'excluded' }, 1, 0)
+  t.equal(log.excludedAt(1), 'excluded')
   log.push({ frame: 'x' }, 2, 0)
   t.strictSame([log.excludedAt(1), log.excludedAt(2)], [undefined, undefined])
 })
 
-t.test('a trimmed entry below a recorded loss leaves that as it is', async t => {
-  const log = logOf({ entries: 2 })
+t.test('trimming an entry before the trimmed position does not change that position or its reason', async t => {
+  const log = createLog({ entries: 2 })
   push(log, 1)
   push(log, 2)
   log.markTrimmed(2, 'store')
@@ -105,39 +105,39 @@ t.test('a trimmed entry below a recorded loss leaves that as it is', async t => 
   t.match(log, { trimmedPosition: 2, trimReason: 'store', length: 2 })
 })
 
-t.test('through any appends and expiries a log keeps, finds and has lost what a plain array does', async t => {
-  const small = { entries: 40, bytes: 200, age: 60 }
+t.test('after random appends and expiries a log keeps, finds and trims the same entries as a plain array', async t => {
+  const bounds = { entries: 40, bytes: 200, age: 60 }
   const steps = fc.array(fc.record({
-    ahead: fc.integer({ min: 1, max: 5 }),
+    skipped: fc.integer({ min: 1, max: 5 }),
     bytes: fc.integer({ min: 1, max: 20 }),
-    wait: fc.constantFrom(0, 0, 0, 1, 2, 30, 70),
-    expires: fc.boolean()
+    elapsed: fc.constantFrom(0, 0, 0, 1, 2, 30, 70),
+    callsExpire: fc.boolean()
   }), { maxLength: 150, size: 'max' })
-  let halved = 0
+  let longLogs = 0
   fc.assert(fc.property(steps, steps => {
-    const log = logOf(small)
-    const naive = new NaiveLog(small)
+    const log = createLog(bounds)
+    const naive = new NaiveLog(bounds)
     let time = 0
     let position = 0
-    for (const { ahead, bytes, wait, expires } of steps) {
-      time += wait
-      position += ahead
-      if (expires) {
+    for (const { skipped, bytes, elapsed, callsExpire } of steps) {
+      time += elapsed
+      position += skipped
+      if (callsExpire) {
         log.expire(time)
         naive.expire(time)
       }
       push(log, position, bytes, time)
       naive.push({ position, bytes, appendedAt: time })
-      if (naive.kept.length > 16) halved++
+      if (naive.kept.length > 16) longLogs++
       const { entry, reason } = naive.lost.at(-1) ?? {}
       assert.deepEqual([log.length, log.bytes, log.lastPosition, log.trimmedPosition], [naive.kept.length, naive.bytes, position, entry?.position ?? 0])
       if (reason !== undefined) assert.equal(log.trimReason, reason)
     }
     for (let after = 0; after <= position + 1; after++) {
       const kept = naive.kept.map(entry => entry.position).filter(kept => kept > after)
-      assert.deepEqual(positions(log, after), kept)
+      assert.deepEqual(listPositions(log, after), kept)
       assert.equal(log.nextPosition(after), kept[0] ?? Infinity)
     }
   }), { seed: seedOf(t), numRuns: 300 })
-  t.ok(halved > 100, 'logs were long enough to be searched by halving')
+  t.ok(longLogs > 100, 'logs were long enough for the binary search')
 })

@@ -4,64 +4,64 @@ import { Log, type LogBounds } from '../../lib/log/log.js'
 import { collect, collected } from '../support/gc.js'
 import { until } from '../support/wait.js'
 
-const deaf = { onAppend: (): void => {} }
-const roomy: LogBounds = { entries: 1000, bytes: 1e9, age: 300_000 }
-const LARGE = 50 * 1024 * 1024
+const ignoreAppends = { onAppend: (): void => {} }
+const LARGE_BOUNDS: LogBounds = { entries: 1000, bytes: 1e9, age: 300_000 }
+const LARGE_SIZE = 50 * 1024 * 1024
 
-function heap (): number {
+function measureHeap (): number {
   collect()
   return process.memoryUsage().heapUsed
 }
 
-t.test('positions are taken from one counter for all logs, which a refused entry does not move', async t => {
+t.test('all logs share one counter of positions, and a rejected entry does not increment it', async t => {
   const logs = new MemoryLogs()
   t.equal(logs.head, 0)
-  const one = new Log(roomy, deaf)
-  const two = new Log({ ...roomy, bytes: 3 }, deaf)
+  const one = new Log(LARGE_BOUNDS, ignoreAppends)
+  const two = new Log({ ...LARGE_BOUNDS, bytes: 3 }, ignoreAppends)
   logs.append(one, { frame: 'abc' })
   t.equal(logs.head, 1)
   logs.append(two, { frame: 'abc' })
   t.equal(logs.head, 2)
   t.throws(() => logs.append(two, { frame: 'abcd' }), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
-  logs.append(one, { frame: 'abc', except: 'me' })
+  logs.append(one, { frame: 'abc', except: 'excluded' })
   t.equal(logs.head, 3)
   t.equal(logs.head, 3)
   t.equal(one.nextPosition(1), 3)
   t.equal(one.frameSuffixAt(one.indexAfter(1)), '3\nabc')
-  t.strictSame([one.excludedAt(1), one.excludedAt(3)], [undefined, 'me'])
+  t.strictSame([one.excludedAt(1), one.excludedAt(3)], [undefined, 'excluded'])
   t.equal(one.bytes, 6)
   t.match([one.lastPosition, two.lastPosition], [3, 2])
   logs.close()
 })
 
-t.test('the listener is woken by every append, after the entry is in the log', async t => {
+t.test('each append calls the listener, when the entry is in the log', async t => {
   const logs = new MemoryLogs()
-  const seen: number[] = []
-  const log: Log = new Log(roomy, { onAppend: () => { seen.push(log.lastPosition) } })
+  const notified: number[] = []
+  const log: Log = new Log(LARGE_BOUNDS, { onAppend: () => { notified.push(log.lastPosition) } })
   for (const frame of ['a', 'b']) logs.append(log, { frame })
-  t.strictSame(seen, [1, 2])
+  t.strictSame(notified, [1, 2])
   logs.close()
 })
 
-t.test('a log that is neither appended to nor read is emptied when its entries are too old', async t => {
+t.test('the sweep trims old entries of a log that nobody uses', async t => {
   const logs = new MemoryLogs()
-  const idle = new Log({ ...roomy, age: 10 }, deaf)
-  const later = new Log({ ...roomy, age: 10 }, deaf)
-  logs.append(idle, { frame: 'a' })
-  await until(() => idle.length === 0, 'the sweep')
-  t.match(idle, { trimmedPosition: 1, trimReason: 'age', bytes: 0 })
-  // The sweep has stopped, and starts again with the next entry; one that is young outlives a round.
-  logs.append(later, { frame: 'b' })
-  logs.append(idle, { frame: 'c' })
-  await until(() => later.length === 0 && idle.length === 0, 'the next sweep')
-  t.match([later.trimmedPosition, idle.trimmedPosition], [2, 3])
+  const first = new Log({ ...LARGE_BOUNDS, age: 10 }, ignoreAppends)
+  const second = new Log({ ...LARGE_BOUNDS, age: 10 }, ignoreAppends)
+  logs.append(first, { frame: 'a' })
+  await until(() => first.length === 0, 'the sweep')
+  t.match(first, { trimmedPosition: 1, trimReason: 'age', bytes: 0 })
+  // The sweep stopped when all logs were empty. It starts again with the next entry, and runs until all are trimmed.
+  logs.append(second, { frame: 'b' })
+  logs.append(first, { frame: 'c' })
+  await until(() => second.length === 0 && first.length === 0, 'the next sweep')
+  t.match([second.trimmedPosition, first.trimmedPosition], [2, 3])
   logs.close()
 })
 
-t.test('a log is swept by its own age where another keeps its entries far longer', async t => {
+t.test('the sweep applies the maximum age of each log, even if another log keeps its entries much longer', async t => {
   const logs = new MemoryLogs()
-  const long = new Log(roomy, deaf)
-  const short = new Log({ ...roomy, age: 10 }, deaf)
+  const long = new Log(LARGE_BOUNDS, ignoreAppends)
+  const short = new Log({ ...LARGE_BOUNDS, age: 10 }, ignoreAppends)
   logs.append(long, { frame: 'a' })
   logs.append(short, { frame: 'b' })
   await until(() => short.length === 0, 'the sweep')
@@ -71,26 +71,26 @@ t.test('a log is swept by its own age where another keeps its entries far longer
   logs.close()
 })
 
-t.test('what is trimmed is garbage, also while the log lives', async t => {
+t.test('a trimmed entry is garbage-collected while its log is still in use', async t => {
   const logs = new MemoryLogs()
-  const log = new Log({ ...roomy, entries: 2 }, deaf)
-  const before = heap()
-  logs.append(log, { frame: 'a'.repeat(LARGE) })
-  t.ok(heap() - before > LARGE / 2, 'it is kept')
+  const log = new Log({ ...LARGE_BOUNDS, entries: 2 }, ignoreAppends)
+  const before = measureHeap()
+  logs.append(log, { frame: 'a'.repeat(LARGE_SIZE) })
+  t.ok(measureHeap() - before > LARGE_SIZE / 2, 'the entry is in memory')
   for (const frame of ['b', 'c']) logs.append(log, { frame })
-  t.ok(heap() - before < LARGE / 2, 'and gone')
+  t.ok(measureHeap() - before < LARGE_SIZE / 2, 'the entry is collected')
   t.equal(log.length, 2)
   logs.close()
 })
 
-t.test('a released log is garbage when nobody reads it, while the others live', async () => {
+t.test('a released log that nobody reads is garbage-collected while the other logs are still in use', async () => {
   const logs = new MemoryLogs()
   const reference = (() => {
-    const log = new Log(roomy, deaf)
+    const log = new Log(LARGE_BOUNDS, ignoreAppends)
     logs.append(log, { frame: 'a' })
     logs.release(log)
     return new WeakRef(log)
   })()
-  await collected(reference, 'a released log')
+  await collected(reference, 'the released log')
   logs.close()
 })

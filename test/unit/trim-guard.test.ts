@@ -4,45 +4,45 @@ import { TrimGuard } from '../../lib/store/trim-guard.js'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { turn } from '../support/wait.js'
 
-/** A log with a reader that notes how far the log is as it reads. */
-function follow (entries: number): { reader: Flushable, read: number[], append: (position: number) => void } {
-  const offer = new TrimGuard()
+/** Creates a log and a stream of it. `flushedAt` lists the last position of the log at each flush of the stream. */
+function createLogWithStream (entries: number): { stream: Flushable, flushedAt: number[], append: (position: number) => void } {
+  const trimGuard = new TrimGuard()
   const log = new Log({ entries, bytes: 100, age: Infinity }, { onAppend: () => {} })
-  const read: number[] = []
-  const reader: Flushable = { flush: () => { read.push(log.lastPosition) } }
+  const flushedAt: number[] = []
+  const stream: Flushable = { flush: () => { flushedAt.push(log.lastPosition) } }
   return {
-    reader,
-    read,
+    stream,
+    flushedAt,
     append: position => {
-      offer.beforeAppend(log, { frame: 'x' }, log.lastPosition)
+      trimGuard.beforeAppend(log, { frame: 'x' }, log.lastPosition)
       log.push({ frame: 'x' }, position, 0)
-      flushScheduler.schedule(reader)
+      flushScheduler.schedule(stream)
     }
   }
 }
 
-t.test('an entry is offered to those as well that wait until many others have written', async t => {
-  const { reader, read, append } = follow(1)
-  const writers: Flushable[] = Array.from({ length: 300 }, () => ({ flush: () => {} }))
-  for (const writer of [reader, ...writers]) flushScheduler.schedule(writer)
+t.test('flushes a stream that still waits for many others before the log trims an entry', async t => {
+  const { stream, flushedAt, append } = createLogWithStream(1)
+  const others: Flushable[] = Array.from({ length: 300 }, () => ({ flush: () => {} }))
+  for (const flushable of [stream, ...others]) flushScheduler.schedule(flushable)
   await turn()
   append(1)
-  // The others have written, and the reader has not.
+  // These ticks flush the others, but not the stream.
   for (let i = 0; i < 2; i++) await turn()
-  t.strictSame(read, [0])
+  t.strictSame(flushedAt, [0])
   append(2)
-  t.strictSame(read, [0, 1])
+  t.strictSame(flushedAt, [0, 1])
   await turn()
-  t.strictSame(read, [0, 1, 2])
+  t.strictSame(flushedAt, [0, 1, 2])
 })
 
-t.test('a log that drops what was offered before has nobody write before their turn', async t => {
-  const { read, append } = follow(4)
+t.test('does not flush before the next tick if the log trims only entries that were flushed', async t => {
+  const { flushedAt, append } = createLogWithStream(4)
   for (const position of [1, 2, 3, 4]) append(position)
   await turn()
-  read.length = 0
+  flushedAt.length = 0
   for (const position of [5, 6, 7, 8]) append(position)
-  t.strictSame(read, [])
+  t.strictSame(flushedAt, [])
   append(9)
-  t.strictSame(read.slice(0, 1), [8])
+  t.strictSame(flushedAt.slice(0, 1), [8])
 })

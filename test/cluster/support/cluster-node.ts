@@ -1,4 +1,4 @@
-// Run as a process of its own: one node of a cluster. It does what it is told over IPC, and tells what happens.
+// One node of a cluster, in its own process. It executes commands that arrive over IPC, and reports events and results.
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import type { AddressInfo } from 'node:net'
@@ -9,53 +9,54 @@ import { signal } from '../../support/wait.js'
 
 export interface NodeOptions {
   readonly redisPort: number
-  /** The client of Redis. */
+  /** The Redis client library. */
   readonly library: 'ioredis' | 'redis'
   readonly lease: number
   /** Options of the plugin, as JSON. */
   readonly plugin: SseSessionsOptions
 }
 
-/** When a handler ran, by a clock that all processes share. */
-export interface Handled {
+/** The start or the end of a handler run. */
+export interface HandlerEvent {
   readonly session: string
   readonly data: unknown
+  /** Nanoseconds of the monotonic clock, which all processes of the machine share. */
   readonly at: number
-  readonly phase: 'begun' | 'ended'
+  readonly phase: 'start' | 'end'
 }
 
-/** What a node tells unasked. */
-export type News =
-  | { readonly news: 'ready', readonly port: number }
-  | { readonly news: 'handled', readonly handled: Handled }
-  | { readonly news: 'hook', readonly hook: string, readonly session: string, readonly detail: unknown }
+/** What a node reports on its own. */
+export type NodeEvent =
+  | { readonly type: 'ready', readonly port: number }
+  | { readonly type: 'handler', readonly event: HandlerEvent }
+  | { readonly type: 'hook', readonly hook: string, readonly session: string, readonly detail: unknown }
 
-export interface Order {
-  readonly order: number
-  readonly name: keyof Operations
+export interface Command {
+  readonly id: number
+  readonly name: keyof Commands
   readonly args: unknown[]
 }
 
-export type Answer = { readonly order: number } & ({ readonly value: unknown } | { readonly code: string })
+export type CommandResult = { readonly type: 'result', readonly id: number } & ({ readonly value: unknown } | { readonly code: string })
 
 const { redisPort, library, lease, plugin } = JSON.parse(process.argv[2] ?? '') as NodeOptions
-const tell = (message: News | Answer): void => { process.send?.(message) }
+const report = (message: NodeEvent | CommandResult): void => { process.send?.(message) }
 const ignore = (): void => {}
 
-const { client, leave } = await connectRedis()
+const { client, disconnect } = await connectRedis()
 const app = Fastify({ return503OnClosing: false })
 await app.register(sseSessions, { closeTimeout: 500, ...plugin, store: redisStore({ client, lease }) })
 const sessions = app.sseSessions
 const gate = signal()
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect'] as const) {
-  sessions.addHook(hook, (session: Session) => { tell({ news: 'hook', hook, session: session.id, detail: undefined }) })
+  sessions.addHook(hook, (session: Session) => { report({ type: 'hook', hook, session: session.id, detail: undefined }) })
 }
-sessions.addHook('onClose', (session, reason) => { tell({ news: 'hook', hook: 'onClose', session: session.id, detail: reason }) })
+sessions.addHook('onClose', (session, reason) => { report({ type: 'hook', hook: 'onClose', session: session.id, detail: reason }) })
 
 sessions
-  .handle('up', (session, data) => recorded(session, data, () => new Promise(setImmediate)))
-  .handle('gate', (session, data) => recorded(session, data, () => gate.promise))
+  .handle('up', (session, data) => recordRun(session, data, () => new Promise(setImmediate)))
+  .handle('gate', (session, data) => recordRun(session, data, () => gate.promise))
   .handle('sync', (_session, data) => data)
   .handle('quiet', () => {})
   .handle('fail', (_session, data) => { throw Object.assign(new Error(`no ${String(data)}`), { statusCode: 409, code: 'APP_FAILED' }) })
@@ -65,24 +66,24 @@ sessions
     return session.data
   })
   .handle('data', session => session.data)
-  // All that a session can leave behind.
+  // Creates every kind of data that the store keeps for a session.
   .handle('use', async (session, data) => {
-    const channel = `of ${session.id}`
+    const channel = `channel of ${session.id}`
     await Promise.all([session.update({ data }), session.join(channel), sessions.channel(channel).send(data), session.send(data)])
   })
-  // A handler that is interrupted, and sends when its time is over.
+  // Sends an event after the gate has opened, which may be after another node has taken over the message.
   .handle('late', async (session, data) => {
-    await recorded(session, data, () => gate.promise)
+    await recordRun(session, data, () => gate.promise)
     await session.emit('late', data)
   })
 
-async function recorded (session: Session, data: unknown, work: () => Promise<unknown>): Promise<unknown> {
-  const record = (phase: Handled['phase']): void => {
-    tell({ news: 'handled', handled: { session: session.id, data, at: Number(process.hrtime.bigint()), phase } })
+async function recordRun (session: Session, data: unknown, work: () => Promise<unknown>): Promise<unknown> {
+  const record = (phase: HandlerEvent['phase']): void => {
+    report({ type: 'handler', event: { session: session.id, data, at: Number(process.hrtime.bigint()), phase } })
   }
-  record('begun')
+  record('start')
   await work()
-  record('ended')
+  record('end')
   return data
 }
 
@@ -92,13 +93,13 @@ async function find (id: string): Promise<Session> {
   return session
 }
 
-const operations = {
+const commands = {
   emit: async (id: string, event: string, data: unknown) => { await (await find(id)).emit(event, data) },
-  /** Sends one to each of several sessions. */
+  /** Sends one event to each of several sessions. */
   emitAll: async (ids: string[], event: string, data: unknown) => {
     await Promise.all(ids.map(async id => { await (await find(id)).emit(event, data) }))
   },
-  /** Looks the session up once, and sends one after the other. */
+  /** Looks up the session once, and sends several events, one after the other. */
   emitMany: async (id: string, event: string, count: number) => {
     const session = await find(id)
     for (let n = 0; n < count; n++) await session.emit(event, n)
@@ -109,47 +110,47 @@ const operations = {
   leave: async (id: string, channel: string) => { await (await find(id)).leave(channel) },
   update: async (id: string, change: Record<string, unknown>) => { await (await find(id)).update(change) },
   close: async (id: string, reason: string) => { await (await find(id)).close(reason) },
-  look: async (id: string) => {
+  describe: async (id: string) => {
     const { data, connected, channels } = await find(id)
     return { data, connected, channels: channels.sort() }
   },
-  /** Keeps the session's signal, to tell when it has aborted. */
-  watch: async (id: string) => {
+  /** Reports when the signal of the session aborts. */
+  watchSignal: async (id: string) => {
     const { signal } = await find(id)
-    signal.addEventListener('abort', () => { tell({ news: 'hook', hook: 'abort', session: id, detail: undefined }) })
+    signal.addEventListener('abort', () => { report({ type: 'hook', hook: 'abort', session: id, detail: undefined }) })
   },
-  isKnown: async (id: string) => await sessions.find(id) !== undefined,
+  hasSession: async (id: string) => await sessions.find(id) !== undefined,
   stats: async () => sessions.stats(),
-  /** Has the handlers that wait at the gate go on. */
+  /** Lets all handlers that wait for the gate continue. */
   openGate: async () => { gate.resolve() }
 }
 
-export type Operations = typeof operations
+export type Commands = typeof commands
 
-process.on('message', async ({ order, name, args }: Order) => {
+process.on('message', async ({ id, name, args }: Command) => {
   try {
-    tell({ order, value: await (operations[name] as (...args: unknown[]) => Promise<unknown>)(...args) })
+    report({ type: 'result', id, value: await (commands[name] as (...args: unknown[]) => Promise<unknown>)(...args) })
   } catch (error) {
-    tell({ order, code: (error as { code?: string }).code ?? String(error) })
+    report({ type: 'result', id, code: (error as { code?: string }).code ?? String(error) })
   }
 })
 process.on('disconnect', () => { process.exit() })
-// When all that it holds is let go of, the process exits by itself.
+// Exits without process.exit(), to show that closing leaves no open handle.
 process.once('SIGTERM', async () => {
   await app.close()
-  await leave()
+  await disconnect()
   process.removeAllListeners('disconnect')
   process.disconnect()
 })
 
 await app.listen({ port: 0, host: '127.0.0.1' })
-tell({ news: 'ready', port: (app.server.address() as AddressInfo).port })
+report({ type: 'ready', port: (app.server.address() as AddressInfo).port })
 
 async function connectRedis () {
   if (library === 'ioredis') {
     const client = new Redis({ port: redisPort, host: '127.0.0.1' }).on('error', ignore)
-    return { client, leave: async () => { client.disconnect() } }
+    return { client, disconnect: async () => { client.disconnect() } }
   }
   const client = await createClient({ url: `redis://127.0.0.1:${redisPort}` }).on('error', ignore).connect()
-  return { client, leave: async () => { client.destroy() } }
+  return { client, disconnect: async () => { client.destroy() } }
 }

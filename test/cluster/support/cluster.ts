@@ -2,46 +2,46 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import type { Test } from 'tap'
 import type { SseSessionsOptions } from '../../../lib/index.js'
-import { balance } from './load-balancer.js'
+import { startLoadBalancer } from './load-balancer.js'
 import { bundleProgram } from '../../support/bundle.js'
-import type { Answer, Handled, News, NodeOptions, Operations, Order } from './cluster-node.js'
+import type { Command, CommandResult, Commands, HandlerEvent, NodeEvent, NodeOptions } from './cluster-node.js'
 import { startRedis, type RedisServer } from '../../support/redis.js'
 import { signal, until, within } from '../../support/wait.js'
 
-/** Longer than any client of Redis waits before it connects again: whoever is last then is not taken for dead. */
+/** Longer than the reconnect delay of both Redis clients, so that the other nodes do not expire a node that reconnects last. */
 export const LONG_LEASE = 5000
 
-/** A handler's run, with the process that it ran in. */
-export interface Run {
+/** One run of a handler, with the process it ran in. */
+export interface HandlerRun {
   readonly session: string
   readonly data: unknown
   readonly pid: number
-  readonly begun: number
-  /** `undefined` where its process died first, or while it runs. */
-  ended: number | undefined
+  readonly startedAt: number
+  /** `undefined` while it runs, or if its process died. */
+  endedAt: number | undefined
 }
 
-/** What a hook has told, and where. */
-export interface Told {
+/** One call of a hook, with its node. */
+export interface HookCall {
   readonly hook: string
   readonly session: string
   readonly detail: unknown
   readonly node: ClusterNode
 }
 
-/** A process with an app of which the sessions live in Redis. */
+/** A process with an app that keeps its sessions in Redis. */
 export class ClusterNode {
-  /** Whether the balancer sends requests here. */
-  live = false
+  /** Whether the load balancer sends requests to this node. */
+  isLive = false
   readonly #program: string
   readonly #options: NodeOptions
-  readonly #cluster: Pick<Cluster, 'runs' | 'told' | 'killed'>
-  readonly #orders = new Map<number, (answer: Answer) => void>()
+  readonly #cluster: Pick<Cluster, 'runs' | 'hookCalls' | 'killedPids'>
+  readonly #pending = new Map<number, (result: CommandResult) => void>()
   #process: ChildProcess | undefined
   #port = 0
-  #count = 0
+  #lastId = 0
 
-  constructor (program: string, options: NodeOptions, cluster: Pick<Cluster, 'runs' | 'told' | 'killed'>) {
+  constructor (program: string, options: NodeOptions, cluster: Pick<Cluster, 'runs' | 'hookCalls' | 'killedPids'>) {
     this.#program = program
     this.#options = options
     this.#cluster = cluster
@@ -66,142 +66,142 @@ export class ClusterNode {
   async start (): Promise<void> {
     const child = this.#process = fork(this.#program, [JSON.stringify(this.#options)], { execArgv: [], env: { PATH: process.env.PATH } })
     const ready = signal()
-    child.on('message', (message: News | Answer) => {
-      if ('order' in message) this.#orders.get(message.order)?.(message)
-      else if (message.news === 'ready') {
+    child.on('message', (message: NodeEvent | CommandResult) => {
+      if (message.type === 'result') this.#pending.get(message.id)?.(message)
+      else if (message.type === 'ready') {
         this.#port = message.port
         ready.resolve()
-      } else if (message.news === 'handled') this.#record(child.pid ?? 0, message.handled)
-      else this.#cluster.told.push({ ...message, node: this })
+      } else if (message.type === 'handler') this.#record(child.pid ?? 0, message.event)
+      else this.#cluster.hookCalls.push({ ...message, node: this })
     })
     child.on('exit', () => {
-      this.live = false
-      for (const [order, answer] of this.#orders) answer({ order, code: 'DIED' })
+      this.isLive = false
+      for (const [id, resolve] of this.#pending) resolve({ type: 'result', id, code: 'DIED' })
     })
-    const died = once(child, 'exit').then(() => { throw new Error('A node has died') })
+    const died = once(child, 'exit').then(() => { throw new Error('A node has exited') })
     await within(Promise.race([ready.promise, died]), 'a node to start', 30_000)
     died.catch(() => {})
-    this.live = true
+    this.isLive = true
   }
 
-  /** Has it do something; rejects with the `code` of its error, or DIED. */
-  async ask<Name extends keyof Operations> (name: Name, ...args: Parameters<Operations[Name]>): Promise<Awaited<ReturnType<Operations[Name]>>> {
-    const order: Order = { order: this.#count++, name, args }
-    const answered = signal<Answer>()
-    this.#orders.set(order.order, answered.resolve)
+  /** Executes a command in the node. Rejects with the `code` of the error, or with `DIED` if the node exits first. */
+  async call<Name extends keyof Commands> (name: Name, ...args: Parameters<Commands[Name]>): Promise<Awaited<ReturnType<Commands[Name]>>> {
+    const command: Command = { id: ++this.#lastId, name, args }
+    const done = signal<CommandResult>()
+    this.#pending.set(command.id, done.resolve)
     if (this.#process?.connected !== true) throw new NodeError('DIED')
-    // Where it dies first, its end is the answer.
-    this.#process.send(order, () => {})
+    // Send errors are ignored: if the node exits, the exit listener settles the command.
+    this.#process.send(command, () => {})
     try {
-      const answer = await within(answered.promise, `a node's answer to ${name}`, 20_000)
-      if ('code' in answer) throw new NodeError(answer.code)
-      return answer.value as Awaited<ReturnType<Operations[Name]>>
+      const result = await within(done.promise, `the result of ${name}`, 20_000)
+      if ('code' in result) throw new NodeError(result.code)
+      return result.value as Awaited<ReturnType<Commands[Name]>>
     } finally {
-      this.#orders.delete(order.order)
+      this.#pending.delete(command.id)
     }
   }
 
-  /** Ends it at once, as by a crash. */
+  /** Kills the process, as in a crash. */
   async kill (): Promise<void> {
-    this.#cluster.killed.add(this.pid)
+    this.#cluster.killedPids.add(this.pid)
     await this.#end('SIGKILL')
   }
 
-  /** Has it close, as for a deploy; resolves with its exit code. */
+  /** Closes the node gracefully, as in a deployment. Resolves with its exit code. */
   async close (): Promise<number | null> {
-    this.live = false
+    this.isLive = false
     return await this.#end('SIGTERM')
   }
 
-  /** Stops it in the middle of whatever it does, until `resume`; the balancer passes it over. */
+  /** Stops the process until `resume`. The load balancer skips it meanwhile. */
   pause (): void {
-    this.live = false
+    this.isLive = false
     this.#process?.kill('SIGSTOP')
   }
 
   resume (): void {
     this.#process?.kill('SIGCONT')
-    this.live = true
+    this.isLive = true
   }
 
-  async #end (how: NodeJS.Signals): Promise<number | null> {
+  async #end (signal: NodeJS.Signals): Promise<number | null> {
     const child = this.#process
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null
-    const ended = once(child, 'exit') as Promise<[number | null]>
-    child.kill(how)
-    return (await within(ended, 'the end of a node'))[0]
+    const exited = once(child, 'exit') as Promise<[number | null]>
+    child.kill(signal)
+    return (await within(exited, 'the exit of a node'))[0]
   }
 
-  #record (pid: number, { session, data, at, phase }: Handled): void {
+  #record (pid: number, { session, data, at, phase }: HandlerEvent): void {
     const { runs } = this.#cluster
-    if (phase === 'begun') {
-      runs.push({ session, data, pid, begun: at, ended: undefined })
+    if (phase === 'start') {
+      runs.push({ session, data, pid, startedAt: at, endedAt: undefined })
       return
     }
     const run = runs.findLast(run => run.session === session && run.pid === pid)
-    if (run !== undefined) run.ended = at
+    if (run !== undefined) run.endedAt = at
   }
 }
 
-/** An error of a node's, by its code. */
+/** An error that a node returned, with its code. */
 export class NodeError extends Error {
   readonly code: string
 
   constructor (code: string) {
-    super(`The node answered ${code}`)
+    super(`The node returned the error ${code}`)
     this.code = code
   }
 }
 
 export interface ClusterOptions {
-  /** Where Redis is; by default one is started. */
+  /** The Redis server. Default: a new one. */
   readonly redis?: RedisServer
-  /** The port by which the nodes reach it, where there is something between. */
+  /** The port that the nodes connect to, such as that of a proxy. Default: the port of `redis`. */
   readonly redisPort?: number
-  /** Client libraries of the nodes, in turn. Default: both. */
+  /** The client libraries of the nodes, assigned in rotation. Default: both. */
   readonly libraries?: ReadonlyArray<NodeOptions['library']>
   readonly lease?: number
   readonly plugin?: SseSessionsOptions
 }
 
 export interface Cluster {
-  /** Of the balancer. */
+  /** The URL of the load balancer. */
   readonly url: string
   readonly redis: RedisServer
   readonly nodes: readonly [ClusterNode, ClusterNode, ClusterNode]
-  /** Runs of handlers, in the order in which their nodes told of them. */
-  readonly runs: Run[]
-  /** What hooks told. */
-  readonly told: Told[]
-  /** Processes that were killed. */
-  readonly killed: Set<number>
-  /** The node that has a session's stream; waits until one has. */
-  holder: (session: string) => Promise<ClusterNode>
+  /** Handler runs, in the order in which the nodes reported them. */
+  readonly runs: HandlerRun[]
+  /** Hook calls on all nodes, in the order in which the nodes reported them. */
+  readonly hookCalls: HookCall[]
+  /** The ids of the processes that were killed. */
+  readonly killedPids: Set<number>
+  /** Waits until a live node serves the stream of a session, and resolves with that node. */
+  nodeWithStream: (session: string) => Promise<ClusterNode>
 }
 
-/** Starts three nodes over one Redis, with a balancer before them; they end with the test. */
-export async function startCluster (t: Test, { redis: given, redisPort, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
-  const redis = given ?? await startRedis(t)
-  const shared = { runs: [], told: [] as Told[], killed: new Set<number>() }
+/** Starts three nodes with one Redis, behind a load balancer. They stop when the test ends. */
+export async function startCluster (t: Test, { redis: givenRedis, redisPort, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
+  const redis = givenRedis ?? await startRedis(t)
+  const shared = { runs: [], hookCalls: [] as HookCall[], killedPids: new Set<number>() }
   const program = await bundleProgram(t, new URL('./cluster-node.ts', import.meta.url))
-  const node = (index: number): ClusterNode => new ClusterNode(program, {
+  const createNode = (index: number): ClusterNode => new ClusterNode(program, {
     redisPort: redisPort ?? redis.port,
     library: libraries[index % libraries.length] ?? 'ioredis',
     lease,
-    // Clients are back soon.
+    // Short delays, so that clients reconnect fast.
     plugin: { retry: [50, 150], ...plugin }
   }, shared)
-  const nodes = [node(0), node(1), node(2)] as const
+  const nodes = [createNode(0), createNode(1), createNode(2)] as const
   for (const node of nodes) t.teardown(() => node.kill())
   await Promise.all(nodes.map(node => node.start()))
-  const url = await balance(t, () => nodes.filter(({ live }) => live).map(({ port }) => port))
-  const holder = async (session: string): Promise<ClusterNode> => {
+  const url = await startLoadBalancer(t, () => nodes.filter(({ isLive }) => isLive).map(({ port }) => port))
+  const nodeWithStream = async (session: string): Promise<ClusterNode> => {
     let found: ClusterNode | undefined
     await until(() => {
-      found = shared.told.findLast(told => told.session === session && ['onOpen', 'onResume'].includes(told.hook))?.node
-      return found?.live === true
-    }, 'a node to hold the stream')
+      found = shared.hookCalls.findLast(call => call.session === session && ['onOpen', 'onResume'].includes(call.hook))?.node
+      return found?.isLive === true
+    }, 'a live node to serve the stream')
     return found as ClusterNode
   }
-  return { url, redis, nodes, ...shared, holder }
+  return { url, redis, nodes, ...shared, nodeWithStream }
 }

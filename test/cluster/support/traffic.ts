@@ -2,46 +2,47 @@ import type { Test } from 'tap'
 import type { ClientError, ClientSession } from '../../../lib/client/index.js'
 import { connect } from '../../../lib/client/node.js'
 import { record } from '../../support/clients.js'
-import type { Cluster, NodeError, Run } from './cluster.js'
+import type { Cluster, HandlerRun, NodeError } from './cluster.js'
 import { random, seedOf } from '../../support/random.js'
 import { until } from '../../support/wait.js'
 
-/** One client of the traffic, and what became of its messages. */
-export interface Party {
+/** A client, with what it has received and sent. */
+export interface TrafficClient {
   readonly session: ClientSession
-  /** Ids of its sessions; a second one where the first was lost. */
-  readonly ids: string[]
-  /** Numbers that came down. */
-  readonly heard: number[]
-  /** The session's own events. */
+  /** The ids of its sessions. It has a second session if the first was lost. */
+  readonly sessionIds: string[]
+  /** The numbers it has received. */
+  readonly received: number[]
+  /** The lifecycle events of its session. */
   readonly events: Array<[event: string, data: unknown]>
-  /** How many messages it has begun to send up. */
-  asked: number
+  /** How many requests it has started. */
+  requested: number
+  /** How many requests have succeeded. */
   answered: number
-  /** Those that were not answered, with the code of the error. */
-  readonly failed: Map<number, string>
+  /** The requests that failed, with the code of the error. */
+  readonly failures: Map<number, string>
 }
 
 const CHANNEL = 'room'
-/** Messages of a session that may be handled again where a node is killed. */
-const IN_DOUBT = 9
+/** How many of the last messages of a session may be handled again after their node was killed. */
+const MAX_REPEATED = 9
 
-/** Numbered messages both ways, in bursts, for as long as the test likes: down from all nodes, to each session, to their channel and to all. */
+/** Sends numbered messages in both directions, in bursts, until it is stopped. Downward messages come from all nodes and go to each session, to the channel of the sessions, or to all sessions. */
 export class Traffic {
-  readonly parties: Party[] = []
-  /** What was sent down, in this order, and confirmed. */
+  readonly clients: TrafficClient[] = []
+  /** Downward messages that were sent and confirmed, in order. */
   readonly confirmed: number[] = []
-  /** What was sent down but not confirmed, with the code of the error: it may come, once. */
-  readonly refused = new Map<number, string>()
+  /** Downward messages whose sending failed, with the code of the error. Clients may still receive them, at most once. */
+  readonly rejected = new Map<number, string>()
   readonly #cluster: Cluster
-  readonly #below: (limit: number) => number
+  readonly #randomBelow: (limit: number) => number
   #loops: Array<Promise<void>> = []
   #running = false
   #sent = 0
 
   constructor (cluster: Cluster, next: () => number) {
     this.#cluster = cluster
-    this.#below = limit => Math.floor(next() * limit)
+    this.#randomBelow = limit => Math.floor(next() * limit)
   }
 
   async start (t: Test, count: number): Promise<void> {
@@ -49,140 +50,140 @@ export class Traffic {
     await Promise.all(Array.from({ length: count }, async () => {
       const session = connect(this.#cluster.url)
       t.teardown(() => session.close())
-      const party: Party = { session, ids: [], heard: [], events: record(session), asked: 0, answered: 0, failed: new Map() }
-      for (const event of ['open', 'reset'] as const) session.on(event, ({ sessionId }) => { party.ids.push(sessionId) })
-      session.on('down', n => { party.heard.push(n as number) })
-      await until(() => party.ids.length > 0, 'the welcome')
-      this.parties.push(party)
+      const client: TrafficClient = { session, sessionIds: [], received: [], events: record(session), requested: 0, answered: 0, failures: new Map() }
+      for (const event of ['open', 'reset'] as const) session.on(event, ({ sessionId }) => { client.sessionIds.push(sessionId) })
+      session.on('down', n => { client.received.push(n as number) })
+      await until(() => client.sessionIds.length > 0, 'the welcome')
+      this.clients.push(client)
     }))
     await this.run()
   }
 
-  /** Sends, until `stop`. Sessions that have begun anew are in no channel: they enter it first. */
+  /** Sends until `stop`. All sessions join the channel first, because a new session is in no channel. */
   async run (): Promise<void> {
-    await Promise.all(this.#ids().map(id => this.#cluster.nodes[0].ask('join', id, CHANNEL)))
+    await Promise.all(this.#currentIds().map(id => this.#cluster.nodes[0].call('join', id, CHANNEL)))
     this.#running = true
-    this.#loops = [this.#sendDown(), ...this.parties.map(party => this.#sendUp(party))]
+    this.#loops = [this.#sendDownward(), ...this.clients.map(client => this.#sendUpward(client))]
   }
 
-  /** Resolves when every client has had so many more messages confirmed both ways. */
-  async proceeds (count = 50, ms = 20_000): Promise<void> {
-    const before = this.parties.map(({ heard, answered }) => ({ heard: heard.length, answered }))
-    await until(() => this.parties.every(({ heard, answered }, i) => {
-      const then = before[i] ?? { heard: 0, answered: 0 }
-      return heard.length >= then.heard + count && answered >= then.answered + count
-    }), `${count} messages each way for every client`, ms)
+  /** Waits until every client has received so many more messages, and so many more of its requests have succeeded. */
+  async waitForProgress (count = 50, ms = 20_000): Promise<void> {
+    const before = this.clients.map(({ received, answered }) => ({ received: received.length, answered }))
+    await until(() => this.clients.every(({ received, answered }, index) => {
+      const start = before[index] ?? { received: 0, answered: 0 }
+      return received.length >= start.received + count && answered >= start.answered + count
+    }), `${count} messages in each direction for every client`, ms)
   }
 
-  /** Sends no more, and waits for what is under way. */
+  /** Stops sending, and waits for the messages that are in flight. */
   async stop (): Promise<void> {
     this.#running = false
     await Promise.all(this.#loops)
     const last = this.confirmed.at(-1) ?? 0
-    await until(() => this.parties.every(({ heard }) => heard.some(n => n >= last)), 'the last message').catch(() => {})
+    await until(() => this.clients.every(({ received }) => received.some(n => n >= last)), 'the last message').catch(() => {})
   }
 
-  /** Asserts that nothing was lost, came twice or out of order, and what clients were told of gaps and of the ends of their sessions: nothing, by default. */
-  check (t: Test, told = /^$/): void {
-    t.ok(this.confirmed.length > 100, `${this.confirmed.length} messages went down`)
-    for (const [index, party] of this.parties.entries()) {
-      const { events, heard, asked, failed } = party
-      t.strictSame(this.downProblems(heard).slice(0, 5), [], `client ${index} got all that was sent down, once and in order`)
-      t.strictSame(this.upProblems(party).slice(0, 5), [], `what client ${index} sent up was handled once and in order`)
-      t.strictSame([...failed], [], `all ${asked} messages of client ${index} were answered`)
-      t.match(events.flatMap(([name]) => ['reset', 'gap', 'close'].includes(name) ? name : []).join(' '), told, `what client ${index} was told is true`)
+  /** Asserts that no message was lost, repeated or reordered, and which `reset`, `gap` and `close` events the clients got. Default: none. */
+  assertDelivery (t: Test, expectedEvents = /^$/): void {
+    t.ok(this.confirmed.length > 100, `${this.confirmed.length} downward messages were sent`)
+    for (const [index, client] of this.clients.entries()) {
+      const { events, received, requested, failures } = client
+      t.strictSame(this.findDownwardProblems(received).slice(0, 5), [], `client ${index} received each downward message once and in order`)
+      t.strictSame(this.findUpwardProblems(client).slice(0, 5), [], `each message of client ${index} was handled once and in order`)
+      t.strictSame([...failures], [], `all ${requested} requests of client ${index} succeeded`)
+      t.match(events.flatMap(([name]) => ['reset', 'gap', 'close'].includes(name) ? name : []).join(' '), expectedEvents, `client ${index} got the expected lifecycle events`)
     }
   }
 
-  /** What is wrong with numbers that came down. */
-  downProblems (heard: readonly number[]): string[] {
+  /** Describes each error in the sequence of received numbers. */
+  findDownwardProblems (received: readonly number[]): string[] {
     const confirmed = new Set(this.confirmed)
     const seen = new Set<number>()
     const problems: string[] = []
     let last = 0
-    for (const n of heard) {
-      if (seen.has(n)) problems.push(`${n} came twice`)
+    for (const n of received) {
+      if (seen.has(n)) problems.push(`${n} was received twice`)
       seen.add(n)
       if (!confirmed.has(n)) continue
-      if (n < last) problems.push(`${n} came after ${last}`)
+      if (n < last) problems.push(`${n} was received after ${last}`)
       last = n
     }
     return [...problems, ...this.confirmed.filter(n => !seen.has(n)).map(n => `${n} was lost`)]
   }
 
   /**
-   * What is wrong with the runs of a client's messages. Some may run twice: the last of the session in a process that was
-   * killed, of which nobody has kept that they were handled.
+   * Describes each error in the handler runs of a client's messages. If a process was killed, the last messages it handled
+   * may run twice, because their responses were not stored yet.
    */
-  upProblems ({ ids, asked, failed }: Party): string[] {
-    const runs = this.#cluster.runs.filter(({ session }) => ids.includes(session)).sort((a, b) => a.begun - b.begun)
+  findUpwardProblems ({ sessionIds, requested, failures }: TrafficClient): string[] {
+    const runs = this.#cluster.runs.filter(({ session }) => sessionIds.includes(session)).sort((a, b) => a.startedAt - b.startedAt)
     const problems: string[] = []
     const seen = new Set<unknown>()
-    let before: Run | undefined
+    let previous: HandlerRun | undefined
     for (const run of runs) {
       const n = run.data as number
-      if (before !== undefined) {
-        const died = before.pid !== run.pid && this.#cluster.killed.has(before.pid)
-        if (before.ended === undefined ? !died : before.ended > run.begun) problems.push(`${n} began while ${String(before.data)} ran`)
-        if (n <= Number(before.data) - (died ? IN_DOUBT : 0)) problems.push(`${n} ran after ${String(before.data)}`)
+      if (previous !== undefined) {
+        const wasKilled = previous.pid !== run.pid && this.#cluster.killedPids.has(previous.pid)
+        if (previous.endedAt === undefined ? !wasKilled : previous.endedAt > run.startedAt) problems.push(`${n} started while ${String(previous.data)} ran`)
+        if (n <= Number(previous.data) - (wasKilled ? MAX_REPEATED : 0)) problems.push(`${n} ran after ${String(previous.data)}`)
       }
       seen.add(n)
-      before = run
+      previous = run
     }
-    for (let n = 0; n < asked; n++) if (!seen.has(n) && !failed.has(n)) problems.push(`${n} never ran`)
+    for (let n = 0; n < requested; n++) if (!seen.has(n) && !failures.has(n)) problems.push(`${n} never ran`)
     return problems
   }
 
-  #ids (): string[] {
-    return this.parties.map(({ ids }) => ids.at(-1) ?? '')
+  #currentIds (): string[] {
+    return this.clients.map(({ sessionIds }) => sessionIds.at(-1) ?? '')
   }
 
-  async #sendDown (): Promise<void> {
+  async #sendDownward (): Promise<void> {
     while (this.#running) {
-      const live = this.#cluster.nodes.filter(({ live }) => live)
-      const node = live[this.#below(live.length)]
-      const kind = this.#below(3)
-      // A burst is of one kind, each begun before the next: between them the order is that of their confirmation.
-      const burst = Array.from({ length: node === undefined ? 0 : 1 + this.#below(10) }, async () => {
+      const liveNodes = this.#cluster.nodes.filter(({ isLive }) => isLive)
+      const node = liveNodes[this.#randomBelow(liveNodes.length)]
+      const kind = this.#randomBelow(3)
+      // All messages of a burst have one kind and start in order, so their confirmations define the expected order.
+      const burst = Array.from({ length: node === undefined ? 0 : 1 + this.#randomBelow(10) }, async () => {
         const n = ++this.#sent
         try {
-          if (kind === 0) await node?.ask('emitAll', this.#ids(), 'down', n)
-          else if (kind === 1) await node?.ask('publish', CHANNEL, 'down', n)
-          else await node?.ask('broadcast', 'down', n)
+          if (kind === 0) await node?.call('emitAll', this.#currentIds(), 'down', n)
+          else if (kind === 1) await node?.call('publish', CHANNEL, 'down', n)
+          else await node?.call('broadcast', 'down', n)
           return n
         } catch (error) {
-          this.refused.set(n, (error as NodeError).code)
+          this.rejected.set(n, (error as NodeError).code)
           return []
         }
       })
       this.confirmed.push(...(await Promise.all(burst)).flat())
-      await breath()
+      await pause()
     }
   }
 
-  async #sendUp (party: Party): Promise<void> {
+  async #sendUpward (client: TrafficClient): Promise<void> {
     while (this.#running) {
-      await Promise.all(Array.from({ length: 1 + this.#below(5) }, async () => {
-        const n = party.asked++
+      await Promise.all(Array.from({ length: 1 + this.#randomBelow(5) }, async () => {
+        const n = client.requested++
         try {
-          const answer = await party.session.request('up', n)
-          party.answered++
-          if (answer !== n) party.failed.set(n, `answered ${String(answer)}`)
+          const response = await client.session.request('up', n)
+          client.answered++
+          if (response !== n) client.failures.set(n, `response ${String(response)}`)
         } catch (error) {
-          party.failed.set(n, (error as ClientError).code)
+          client.failures.set(n, (error as ClientError).code)
         }
       }))
-      await breath()
+      await pause()
     }
   }
 }
 
-// So that the machine has time for other than the traffic.
-const breath = (): Promise<void> => new Promise(resolve => { setTimeout(resolve, 10) })
+// Leaves processor time for the nodes and Redis.
+const pause = (): Promise<void> => new Promise(resolve => { setTimeout(resolve, 10) })
 
-/** Starts clients of a cluster and their traffic. */
-export async function startTraffic (t: Test, cluster: Cluster, clients = 4): Promise<Traffic> {
+/** Connects clients to a cluster and starts their traffic. */
+export async function startTraffic (t: Test, cluster: Cluster, count = 4): Promise<Traffic> {
   const traffic = new Traffic(cluster, random(seedOf(t)))
-  await traffic.start(t, clients)
+  await traffic.start(t, count)
   return traffic
 }

@@ -2,15 +2,15 @@ import type { BrowserContext, Page } from 'playwright-core'
 import type { Test } from 'tap'
 import { launchChromium } from '../../support/browser.js'
 
-/** Of a browser of its own. */
+/** Opens a context in a new browser. */
 export async function openContext (t: Test): Promise<BrowserContext> {
   return await (await launchChromium(t)).newContext()
 }
 
-/** Opens the chat in a tab of its own and enters under a name. */
-export async function enter (t: Test, context: BrowserContext, url: string, name: string): Promise<Page> {
+/** Opens the chat in a new tab and joins it under a name. */
+export async function joinChat (t: Test, context: BrowserContext, url: string, name: string): Promise<Page> {
   const page = await context.newPage()
-  page.on('pageerror', problem => { t.fail(String(problem)) })
+  page.on('pageerror', error => { t.fail(String(error)) })
   await page.goto(`${url}/chat`)
   await page.getByPlaceholder('Your name').fill(name)
   await page.getByRole('button', { name: 'Join' }).click()
@@ -18,20 +18,20 @@ export async function enter (t: Test, context: BrowserContext, url: string, name
   return page
 }
 
-export async function say (page: Page, text: string): Promise<void> {
+export async function sendMessage (page: Page, text: string): Promise<void> {
   await page.getByPlaceholder('Write a message').fill(text)
   await page.keyboard.press('Enter')
 }
 
-/** Says something, and waits until the page shows it as said. */
-export async function tell (page: Page, text: string): Promise<void> {
-  await say(page, text)
-  // It may come down before the server's answer, or after it.
+/** Sends a message and waits until the page shows it as sent. */
+export async function sendAndWait (page: Page, text: string): Promise<void> {
+  await sendMessage(page, text)
+  // The page receives the message event before or after the response of the server.
   await page.locator('.up:not(.pending)').filter({ hasText: text }).waitFor()
   await page.locator('.pending').waitFor({ state: 'detached' })
 }
 
-/** What a page shows of what was said, in order, without names and times. */
-export function said (page: Page): Promise<string[]> {
+/** Returns the texts of the messages that a page shows, in order, without names and times. */
+export function shownMessages (page: Page): Promise<string[]> {
   return page.evaluate('Array.from(document.querySelectorAll("#messages li"), item => Array.from(item.childNodes).find(({ nodeType }) => nodeType === 3).data)')
 }

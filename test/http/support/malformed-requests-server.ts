@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import sseSessions from '../../../lib/index.js'
 
-// A server to be abused in a process of its own, whose memory is told after a collection. Any failure ends it.
+// Receives malformed requests in a process of its own. GET /health collects garbage and returns the memory in use. An uncaught error ends the process.
 const app = Fastify({ bodyLimit: 20_000, forceCloseConnections: true })
 await app.register(sseSessions, { resumeTimeout: 200, heartbeatInterval: false, closeTimeout: 100 })
 app.get('/health', async () => {

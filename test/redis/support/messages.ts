@@ -2,29 +2,30 @@ import type { QueuedMessage, StoredResponse, Session } from '../../../lib/index.
 import { kStream } from '../../../lib/sessions/session.js'
 import { signal } from '../../support/wait.js'
 
-/** The outcome of a message that was handled. */
-export const accepted = (body: string): StoredResponse => ({ status: 200, headers: {}, body, error: undefined })
+/** Creates the response of a handler that succeeds. */
+export const createResponse = (body: string): StoredResponse => ({ status: 200, headers: {}, body, error: undefined })
 
-export function letter (key: string | undefined, handle: QueuedMessage['handle']): QueuedMessage {
+/** Creates a message. All messages have the same fingerprint. */
+export function createMessage (key: string | undefined, handle: QueuedMessage['handle']): QueuedMessage {
   return { key, fingerprint: () => 'payload', handle }
 }
 
-/** Makes handlers that answer with their names, and records which have run. */
-export function recorder () {
+/** Creates handlers that return their name, and records which handlers have run. */
+export function recordHandlers () {
   const handled: string[] = []
   const handle = (name: string) => (): StoredResponse => {
     handled.push(name)
-    return accepted(name)
+    return createResponse(name)
   }
   return { handled, handle }
 }
 
-/** Begins to handle a message of key `a`, which lasts until the gate opens. */
-export function runOne (session: Session) {
+/** Starts a message with key `a`, whose handler runs until the gate is opened. */
+export function startGatedMessage (session: Session) {
   const gate = signal()
-  const running = session[kStream].messageQueue.enqueue(letter('a', async () => {
+  const running = session[kStream].messageQueue.enqueue(createMessage('a', async () => {
     await gate.promise
-    return accepted('a')
+    return createResponse('a')
   }))
-  return { gate, ...recorder(), running }
+  return { gate, ...recordHandlers(), running }
 }

@@ -1,23 +1,23 @@
 import { signal, within } from '../../support/wait.js'
 import type { TestedEventSource } from '../../support/eventsources.js'
 
-/** An EventSource to which messages come whose data is `{ n }`, numbered from 1. */
+/** Records what an EventSource receives; the data of its messages is `{ n }`, numbered from 1. */
 export interface Follower {
-  /** Numbers in the order in which they came. */
+  /** Numbers in order of arrival. */
   readonly numbers: number[]
-  /** What is wrong with what came: a number out of order, a gap, a welcome whose id is not the client's cursor. */
+  /** Descriptions of errors: a number out of order, a gap, or a welcome whose id is not the client's cursor. */
   readonly problems: string[]
   /** Data of the welcomes, in order. */
   readonly welcomes: Array<{ sessionId: string, resumed: boolean }>
-  /** The last id that came. */
+  /** The last event id that was received. */
   readonly lastId: string
-  /** Resolves with the session's id at the first welcome. */
+  /** Resolves with the session id of the first welcome. */
   readonly welcomed: Promise<string>
-  /** Resolves when the number, or one above it, has come. */
+  /** Resolves when this number, or a higher one, was received. */
   reached: (n: number) => Promise<void>
 }
 
-/** Follows the numbered messages of some events. */
+/** Records the numbered messages of the given event names. */
 export function follow (source: TestedEventSource, events: readonly string[] = ['message']): Follower {
   const numbers: number[] = []
   const problems: string[] = []

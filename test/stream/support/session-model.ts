@@ -13,19 +13,19 @@ import { NaiveLog, type NaiveEntry } from '../../support/naive-log.js'
 
 /** One step; each kind uses the fields that it needs. */
 export interface Step {
-  readonly kind: 'send' | 'emit' | 'broadcast' | 'join' | 'leave' | 'connect' | 'drop' | 'drain' | 'turn' | 'age' | 'close'
+  readonly kind: 'send' | 'emit' | 'broadcast' | 'join' | 'leave' | 'connect' | 'drop' | 'drain' | 'turn' | 'expire' | 'close'
   readonly client: number
   readonly channel: number
-  /** The client that an emit or a broadcast excepts; there is none of a high number. */
+  /** The client that an emit or a broadcast excludes. A number without a client excludes none. */
   readonly except: number
-  /** Which of the positions that the client has heard of it comes back with. */
+  /** The position that a client connects with. A number selects one of those that it has received. */
   readonly cursor: 'last' | 'written' | 'ahead' | number
   readonly stalls: boolean
-  readonly heavy: boolean
+  readonly isLarge: boolean
 }
 
-/** What has happened in all worlds, so that a test can see that it has tested something. */
-export const seen = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, offered: 0 }
+/** Counts what happened in all runs, so that a test can assert that each case occurred. */
+export const counts = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, trims: 0 }
 
 interface Sent extends NaiveEntry {
   readonly data: string
@@ -37,36 +37,36 @@ interface Sent extends NaiveEntry {
 class Client {
   readonly session: Session
   readonly log: NaiveLog<Sent>
-  /** Positions that it was told, as ids. */
-  readonly heard: number[]
+  /** Positions that it has received as ids. */
+  readonly receivedPositions: number[]
   readonly channels = new Set<number>()
   closed = false
   sink: MemorySink | undefined
-  /** The last position that came on its newest stream. */
+  /** The last position that it has received on its newest stream. */
   cursor: number
-  /** Up to where its newest stream has told of holes. */
-  told = 0
+  /** The position up to which its newest stream has reported gaps. */
+  gapReportedThrough = 0
 
   constructor (session: Session | undefined, bounds: LogBounds) {
     if (session === undefined) throw new Error('no session')
     this.session = session
     this.log = new NaiveLog(bounds)
     this.cursor = session[kStream].cursor
-    this.heard = [session[kStream].cursor]
+    this.receivedPositions = [session[kStream].cursor]
   }
 }
 
-/** The store's logs, with their sweep to be called. */
+/** The logs of the store. `sweep` expires their entries without waiting for the timer. */
 class SweptLogs extends MemoryLogs {
-  readonly #used = new Set<Log>()
+  readonly #touched = new Set<Log>()
 
-  override append (log: Log, draft: EntryInput): void {
-    super.append(log, draft)
-    this.#used.add(log)
+  override append (log: Log, entry: EntryInput): void {
+    super.append(log, entry)
+    this.#touched.add(log)
   }
 
   sweep (): void {
-    for (const log of this.#used) log.expire(performance.now())
+    for (const log of this.#touched) log.expire(performance.now())
   }
 }
 
@@ -74,11 +74,11 @@ const AGE = 1_000_000
 const logger = Fastify().log
 
 /**
- * Sessions beside a model of them. The model knows of each message to whom it was sent, and has a naive log; what comes
- * to a client has to be what those say: everything sent to it after its cursor and not lost, in order, and a gap before it
- * if, and only if, something was lost.
+ * Runs steps on real sessions and on a model of them. The model records the recipients of each message, and its logs are
+ * reference logs. A client must receive what the model predicts: every message after its cursor that is not lost, in order,
+ * and a gap before them if, and only if, something was lost.
  */
-export class World {
+export class SessionModel {
   readonly #logs: SweptLogs
   readonly #sessions: Sessions
   readonly #bounds: LogBounds
@@ -91,13 +91,13 @@ export class World {
 
   static async run (bounds: Omit<LogBounds, 'age'>, skew: (ms: number) => void, steps: Iterable<Step>): Promise<void> {
     const logs = new SweptLogs()
-    const store: StoreFactory = (settings, user) => new MemoryStore(settings, user, logs)
-    const full = { ...bounds, age: AGE }
-    const sessions = await createSessions(resolveOptions({ store, heartbeatInterval: false, log: full, channelLog: full }, 0), logger)
-    const world = new World(full, skew, logs, sessions)
-    for (const step of steps) await world.#take(step)
-    for (const client of world.#open()) client.sink?.destroy()
-    await world.#turn()
+    const store: StoreFactory = (settings, callbacks) => new MemoryStore(settings, callbacks, logs)
+    const fullBounds = { ...bounds, age: AGE }
+    const sessions = await createSessions(resolveOptions({ store, heartbeatInterval: false, log: fullBounds, channelLog: fullBounds }, 0), logger)
+    const model = new SessionModel(fullBounds, skew, logs, sessions)
+    for (const step of steps) await model.#execute(step)
+    for (const client of model.#openClients()) client.sink?.destroy()
+    await model.#waitForTurn()
     await sessions.close()
   }
 
@@ -109,29 +109,29 @@ export class World {
     this.#sessions = sessions
   }
 
-  #open (): Client[] {
+  #openClients (): Client[] {
     return this.#clients.filter(client => client !== undefined)
   }
 
-  async #take (step: Step): Promise<void> {
+  async #execute (step: Step): Promise<void> {
     const client = this.#clients[step.client]
     const except = this.#clients[step.except]
     const name = `channel ${step.channel}`
     const options = { except: except?.session }
-    if (step.kind === 'turn') return await this.#turn()
-    if (step.kind === 'age') return this.#grow()
+    if (step.kind === 'turn') return await this.#waitForTurn()
+    if (step.kind === 'expire') return this.#advanceTime()
     if (step.kind === 'connect') return await this.#connect(step)
     if (step.kind === 'broadcast') {
-      const to = this.#open().filter(({ closed }) => !closed)
-      return this.#append(this.#broadcasts, to, except, step.heavy, data => this.#sessions.broadcast('message', data, options))
+      const to = this.#openClients().filter(({ closed }) => !closed)
+      return this.#append(this.#broadcasts, to, except, step.isLarge, data => this.#sessions.broadcast('message', data, options))
     }
     if (step.kind === 'emit') {
       const to = this.#members(step.channel)
-      return this.#append(this.#channels.get(step.channel), to, except, step.heavy, data => this.#sessions.channel(name).send(data, options))
+      return this.#append(this.#channels.get(step.channel), to, except, step.isLarge, data => this.#sessions.channel(name).send(data, options))
     }
     if (client === undefined) return
     if (step.kind === 'send') {
-      this.#append(client.closed ? undefined : client.log, [client], undefined, step.heavy, data => client.session.send(data))
+      this.#append(client.closed ? undefined : client.log, [client], undefined, step.isLarge, data => client.session.send(data))
     } else if (step.kind === 'join') {
       client.session.join(name)
       if (client.closed) return
@@ -146,7 +146,7 @@ export class World {
       for (const channel of client.channels) this.#leave(client, channel)
     } else if (step.kind === 'drop') {
       client.sink?.destroy()
-      // The session hears of it as of a socket's end: a little later.
+      // The sink notifies the session in a microtask.
       await Promise.resolve()
     } else {
       if (client.sink?.blocked !== true || client.sink.closed) return
@@ -156,7 +156,7 @@ export class World {
   }
 
   #members (channel: number): Client[] {
-    return this.#open().filter(({ channels }) => channels.has(channel))
+    return this.#openClients().filter(({ channels }) => channels.has(channel))
   }
 
   #leave (client: Client, channel: number): void {
@@ -164,9 +164,9 @@ export class World {
     if (this.#members(channel).length === 0) this.#channels.delete(channel)
   }
 
-  #append (log: NaiveLog<Sent> | undefined, to: Client[], except: Client | undefined, heavy: boolean, send: (data: string) => Promise<void>): void {
+  #append (log: NaiveLog<Sent> | undefined, to: Client[], except: Client | undefined, isLarge: boolean, send: (data: string) => Promise<void>): void {
     const head = this.#logs.head
-    const data = `${this.#sent.length}${heavy ? '.'.repeat(HEAVY) : ''}`
+    const data = `${this.#sent.length}${isLarge ? '.'.repeat(HEAVY) : ''}`
     send(data)
     const bytes = frameEvent('message', data).length
     if (log === undefined || bytes > this.#bounds.bytes) {
@@ -175,39 +175,39 @@ export class World {
     }
     const position = head + 1
     assert.equal(this.#logs.head, position)
-    // Whoever was written to before the log grew.
-    for (const client of this.#open()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
+    // The append may have flushed streams before it added the entry.
+    for (const client of this.#openClients()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
     const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log }
     const { length } = log.lost
     log.push(sent)
     this.#sent.push(sent)
-    for (const { entry } of log.lost.slice(length)) this.#checkOffered(entry)
+    for (const { entry } of log.lost.slice(length)) this.#checkTrimmed(entry)
   }
 
-  /** An entry that a log drops has come to all whose connection takes what there is. */
-  #checkOffered ({ position, to, except }: Sent): void {
+  /** Checks that a trimmed entry was written to every client whose connection accepts data. */
+  #checkTrimmed ({ position, to, except }: Sent): void {
     for (const client of to) {
-      const { sink, cursor, told } = client
+      const { sink, cursor, gapReportedThrough } = client
       if (client === except || sink === undefined || sink.closed || sink.blocked) continue
-      assert.ok(Math.max(cursor, told) >= position, 'nothing is dropped that has not been offered')
-      seen.offered++
+      assert.ok(Math.max(cursor, gapReportedThrough) >= position, 'an entry is trimmed only after all streams that can write have written it')
+      counts.trims++
     }
   }
 
-  /** Time goes on; what is too old by then is swept, by the store and by the model. */
-  #grow (): void {
+  /** Advances the clock and expires old entries in the store and in the model. */
+  #advanceTime (): void {
     this.#skew(AGE * 0.6)
     this.#time += AGE * 0.6
     this.#logs.sweep()
     for (const { log } of this.#sent) log.expire(this.#time)
   }
 
-  async #turn (): Promise<void> {
+  async #waitForTurn (): Promise<void> {
     await new Promise(resolve => { setImmediate(resolve) })
-    for (const client of this.#open()) this.#check(client)
+    for (const client of this.#openClients()) this.#check(client)
   }
 
-  async #connect ({ client: index, cursor: wish, stalls }: Step): Promise<void> {
+  async #connect ({ client: index, cursor: choice, stalls }: Step): Promise<void> {
     const head = this.#logs.head
     let client = this.#clients[index]
     const resumed = client !== undefined
@@ -218,83 +218,83 @@ export class World {
     }
     const { session, sink: replaced } = client
     const generation = resumed ? session[kStream].retainForResume() : 0
-    const last = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
-    const cursor = this.#choose(client, wish, head)
-    if (cursor < client.cursor) seen.replays++
+    const finalFrame = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
+    const cursor = this.#chooseCursor(client, choice, head)
+    if (cursor < client.cursor) counts.replays++
     const sink = new MemorySink(stalls)
     assert.equal(await this.#sessions.acquireStream(session, cursor), head)
-    Object.assign(client, { sink, cursor, told: 0 })
+    Object.assign(client, { sink, cursor, gapReportedThrough: 0 })
     session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, logger })
-    assert.equal(replaced?.read() ?? '', last, 'a stream that is replaced hears so, if it keeps up, and nothing else')
+    assert.equal(replaced?.read() ?? '', finalFrame, 'a replaced stream that can write receives only the event "replaced"')
     const [welcome, ...events] = received(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
     if (cursor > head) {
       assert.deepEqual(events.shift(), { event: 'gap', position: head, data: { after: cursor, resumedAt: head, reason: 'store' } })
       client.cursor = head
-      seen.ahead++
+      counts.ahead++
     }
     this.#check(client, events)
     await Promise.resolve()
   }
 
-  #choose (client: Client, wish: Step['cursor'], head: number): number {
-    if (wish === 'ahead') return head + 5
-    if (wish === 'last') return client.heard.at(-1) ?? 0
-    if (wish !== 'written') return client.heard[Math.floor(wish * client.heard.length)] ?? 0
-    const { session: { [kStream]: { cursor } }, told } = client
+  #chooseCursor (client: Client, choice: Step['cursor'], head: number): number {
+    if (choice === 'ahead') return head + 5
+    if (choice === 'last') return client.receivedPositions.at(-1) ?? 0
+    if (choice !== 'written') return client.receivedPositions[Math.floor(choice * client.receivedPositions.length)] ?? 0
+    const { session: { [kStream]: { cursor } }, gapReportedThrough } = client
     assert.ok(cursor >= client.cursor)
-    const passed = this.#of(client).filter(({ position }) => position > Math.max(client.cursor, told) && position <= cursor)
-    assert.deepEqual(passed.filter(({ except }) => except !== client), [])
+    const skipped = this.#sentTo(client).filter(({ position }) => position > Math.max(client.cursor, gapReportedThrough) && position <= cursor)
+    assert.deepEqual(skipped.filter(({ except }) => except !== client), [])
     return cursor
   }
 
-  /** What was sent to a client, including what excepts it. */
-  #of (client: Client): Sent[] {
+  /** The messages of a client's logs, including those that exclude it. */
+  #sentTo (client: Client): Sent[] {
     return this.#sent.filter(({ to }) => to.has(client))
   }
 
-  /** Holds what has come to a client against what had to come. */
+  /** Compares what a client has received with what the model predicts. */
   #check (client: Client, events = received(client.sink)): void {
     const { sink } = client
     if (sink === undefined) return
-    const wanted = this.#of(client).filter(({ except }) => except !== client)
-    const due = wanted.filter(sent => sent.position > client.cursor && !isLost(sent))
-    const untold = (): Sent[] => wanted.filter(sent => sent.position > Math.max(client.cursor, client.told) && isLost(sent))
+    const addressed = this.#sentTo(client).filter(({ except }) => except !== client)
+    const expected = addressed.filter(sent => sent.position > client.cursor && !isLost(sent))
+    const unreported = (): Sent[] => addressed.filter(sent => sent.position > Math.max(client.cursor, client.gapReportedThrough) && isLost(sent))
     const ends = events.at(-1)?.event === 'close'
     if (ends) {
       assert.ok(client.closed)
       assert.deepEqual(events.pop(), { event: 'close', position: undefined, data: { reason: 'closed' } })
-      seen.closes++
+      counts.closes++
     }
     for (const { event, position, data } of events) {
       if (event === 'gap') {
         this.#checkGap(client, data as Gap, position ?? -1)
-        assert.ok(due.every(sent => sent.position > client.cursor), 'the id of a gap passes nothing that is still to come')
+        assert.ok(expected.every(sent => sent.position > client.cursor), 'the id of a gap is before every message that follows')
       } else {
-        assert.deepEqual(untold(), [], 'a message comes only behind the gap that tells what was lost')
-        const next = due.shift()
+        assert.deepEqual(unreported(), [], 'a message comes only after the gap that reports the loss before it')
+        const next = expected.shift()
         assert.deepEqual({ event, position, data }, { event: 'message', position: next?.position, data: next?.data })
         client.cursor = position ?? -1
-        seen.messages++
+        counts.messages++
       }
-      client.heard.push(client.cursor)
+      client.receivedPositions.push(client.cursor)
     }
-    if (sink.closed && !ends) assert.deepEqual(events, [], 'nothing comes on a stream that is lost')
-    else if (sink.blocked && !ends) seen.partial += due.length > 0 ? 1 : 0
-    else assert.deepEqual([...due, ...untold()], [], 'everything that was sent has come, or is told as lost')
+    if (sink.closed && !ends) assert.deepEqual(events, [], 'a stream that was destroyed receives nothing')
+    else if (sink.blocked && !ends) counts.partial += expected.length > 0 ? 1 : 0
+    else assert.deepEqual([...expected, ...unreported()], [], 'every message was received or reported as lost')
   }
 
   #checkGap (client: Client, { after, resumedAt, reason }: Gap, position: number): void {
-    const sent = this.#of(client).filter(sent => sent.position > Math.max(client.cursor, client.told))
+    const sent = this.#sentTo(client).filter(sent => sent.position > Math.max(client.cursor, client.gapReportedThrough))
     assert.ok(after >= client.cursor)
-    assert.deepEqual(sent.filter(sent => sent.position <= after && sent.except !== client), [], 'the gap begins before all that was lost')
+    assert.deepEqual(sent.filter(sent => sent.position <= after && sent.except !== client), [], 'the gap starts before everything that was lost')
     const lost = sent.filter(sent => sent.position > after && isLost(sent))
-    assert.equal(resumedAt, lost.at(-1)?.position, 'the gap ends with the last that was lost, and there is one')
+    assert.equal(resumedAt, lost.at(-1)?.position, 'the gap ends at the last lost message, and there is one')
     assert.ok(lost.at(-1)?.log.lost.some(loss => loss.reason === reason))
     assert.ok(position >= after && position <= resumedAt)
-    client.told = resumedAt
+    client.gapReportedThrough = resumedAt
     client.cursor = position
-    seen.gaps++
+    counts.gaps++
   }
 }
 

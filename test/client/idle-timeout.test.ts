@@ -1,0 +1,105 @@
+import t from 'tap'
+import { eachClient, next, record } from '../support/clients.js'
+import { until, within } from '../support/wait.js'
+import { openStream, scriptedServer, welcome } from './support/scripted-server.js'
+import { fakeNetwork, streamResponse } from './support/fake-network.js'
+
+eachClient(t, 'replaces a stream after 2.5 heartbeat intervals without data', async (t, connect) => {
+  const server = await scriptedServer(t, [
+    openStream(welcome(false, 's', { heartbeatInterval: 40 }), ': heartbeat\n'),
+    openStream(welcome(true))
+  ])
+  const session = connect(server.url)
+  await next(session, 'open')
+  const lost = next(session, 'disconnect')
+  const resumed = next(session, 'resume')
+  t.match(await within(lost, 'the disconnect event'), { error: { code: 'SILENT' } })
+  await within(resumed, 'the new stream')
+  const [first, second] = server.requests.map(({ receivedAt }) => receivedAt) as [number, number]
+  t.ok(second - first >= 99, `${second - first} ms`)
+})
+
+eachClient(t, 'replaces an attempt to connect that gets no data for 37.5 seconds at once, and a failed attempt after a delay', async (t, connect) => {
+  const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => [undefined, new Response('busy', { status: 500 }), streamResponse(welcome())][attempt - 1])
+  const session = connect('', { fetch })
+  const events = record(session)
+  await until(() => requestCount('GET') === 1, 'the GET')
+  await advance(37_499)
+  t.strictSame(events, [])
+  await advance(1)
+  t.match(events, [['error', { code: 'SILENT' }], ['error', { code: 'HTTP_500' }]])
+  await advance(999)
+  t.equal(requestCount('GET'), 2)
+  await advance(30_000)
+  t.match(events.slice(2), [['open']])
+})
+
+eachClient(t, 'a heartbeat restarts the idle timeout, which replaces the stream at once', async (t, connect) => {
+  let sendHeartbeat = (): void => {}
+  const { fetch, advance } = fakeNetwork(t, (_method, attempt) => streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 10_000 }), write => {
+    sendHeartbeat = () => { write(': heartbeat\n') }
+  }))
+  const session = connect('', { fetch })
+  const events = record(session)
+  await next(session, 'open')
+  await advance(24_999)
+  sendHeartbeat()
+  await advance(0)
+  await advance(24_999)
+  t.strictSame(events.map(([name]) => name), ['open'])
+  await advance(1)
+  t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }], ['resume']])
+})
+
+eachClient(t, 'a stream without heartbeats may be idle forever', async (t, connect) => {
+  const { fetch, advance } = fakeNetwork(t, () => streamResponse(welcome()))
+  const session = connect('', { fetch })
+  const events = record(session)
+  await next(session, 'open')
+  await advance(1_000_000)
+  t.strictSame(events.map(([name]) => name), ['open'])
+})
+
+eachClient(t, 'a stream without heartbeats does not change the idle timeout of the next attempt', async (t, connect) => {
+  const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => attempt === 1 ? new Response(welcome(), { headers: { 'content-type': 'text/event-stream' } }) : undefined)
+  const session = connect('', { fetch })
+  await next(session, 'disconnect')
+  await advance(2000)
+  t.equal(requestCount('GET'), 2)
+  await advance(37_500)
+  t.equal(requestCount('GET'), 3)
+})
+
+eachClient(t, 'the idle timeout does not run during the delay before the next attempt', async (t, connect) => {
+  const text = `retry: 100000\n\n${welcome(false, 's', { heartbeatInterval: 1000 })}`
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => new Response(text, { headers: { 'content-type': 'text/event-stream' } }))
+  const session = connect('', { fetch })
+  await next(session, 'disconnect')
+  await advance(99_999)
+  t.equal(requestCount('GET'), 1)
+  await advance(100_001)
+  t.equal(requestCount('GET'), 2)
+})
+
+eachClient(t, 'headers that never resolve time out like a request without a response, for GET, POST and close()', async (t, connect) => {
+  const { fetch, requestCount, advance } = fakeNetwork(t, method => method === 'POST' ? Response.json([{ status: 200, body: 'yes' }]) : streamResponse(welcome()))
+  const closeTimeout = new AbortController()
+  t.intercept(AbortSignal, 'timeout', { value: () => closeTimeout.signal })
+  let calls = 0
+  const session = connect('', { fetch, headers: () => ++calls % 2 === 0 ? {} : new Promise(() => {}) })
+  const events = record(session)
+  const result = session.request('a', 1)
+  await advance(0)
+  t.equal(calls, 1)
+  await advance(37_500)
+  t.match(events, [['error', { code: 'SILENT' }], ['open']])
+  t.equal(calls, 3)
+  await advance(15_000)
+  t.equal(await within(result, 'the response'), 'yes')
+  const closed = session.close()
+  await advance(0)
+  t.equal(calls, 5)
+  closeTimeout.abort()
+  await within(closed, 'close()')
+  t.equal(requestCount('DELETE'), 0)
+})

@@ -1,0 +1,66 @@
+import t from 'tap'
+import { eachClient, FORCE_CLOSE, next } from '../support/clients.js'
+import { serve } from '../support/server.js'
+import { until } from '../support/wait.js'
+import { CLOSE_EVENT, endedStream, openStream, scriptedServer, welcome } from './support/scripted-server.js'
+
+eachClient(t, 'an error that a listener throws is uncaught, and the session and its other listeners continue', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  const session = connect(url)
+  session.on('open', () => { throw new Error('mine') })
+  const uncaught: unknown[] = []
+  const onUncaught = (error: unknown): void => { uncaught.push(error) }
+  const originalListeners = process.listeners('uncaughtException')
+  process.removeAllListeners('uncaughtException')
+  process.on('uncaughtException', onUncaught)
+  await next(session, 'open')
+  await until(() => uncaught.length > 0, 'the error')
+  process.off('uncaughtException', onUncaught)
+  for (const listener of originalListeners) process.on('uncaughtException', listener)
+  t.match(uncaught, [{ message: 'mine' }])
+  const message = next(session, 'message')
+  await (await sessions.find(session.sessionId ?? ''))?.send(1)
+  t.equal(await message, 1)
+})
+
+eachClient(t, 'a listener that replaces itself receives each event once, and one that another listener removed receives nothing', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(`${welcome()}data: 1\n\ndata: 2\n\n${CLOSE_EVENT}`)])
+  const session = connect(server.url)
+  const received: unknown[] = []
+  const addListener = (): void => {
+    const off = session.on('message', data => {
+      off()
+      received.push(data)
+      if (received.length < 10) addListener()
+    })
+  }
+  addListener()
+  session.on('open', () => { off() })
+  const off = session.on('open', () => { t.fail('a removed listener was called') })
+  await next(session, 'close')
+  t.strictSame(received, [1, 2])
+})
+
+eachClient(t, 'removes only one of two listeners with the same function', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())])
+  const session = connect(server.url)
+  let calls = 0
+  const listener = (): void => { calls++ }
+  const off = session.on('open', listener)
+  session.on('open', listener)
+  off()
+  await next(session, 'open')
+  t.equal(calls, 1)
+})
+
+eachClient(t, 'a removed listener receives no further event', async (t, connect) => {
+  const server = await scriptedServer(t, [endedStream(welcome(), 'data: 1\n\n', 'data: 2\n\n', CLOSE_EVENT)])
+  const session = connect(server.url)
+  const received: unknown[] = []
+  const off = session.on('message', data => {
+    received.push(data)
+    off()
+  })
+  await next(session, 'close')
+  t.strictSame(received, [1])
+})

@@ -1,0 +1,107 @@
+import { getEventListeners } from 'node:events'
+import t from 'tap'
+import { eachClient, FORCE_CLOSE, next, range } from '../support/clients.js'
+import { faultProxy } from '../support/proxy.js'
+import { serve } from '../support/server.js'
+import { signal, until, within } from '../support/wait.js'
+import { echo, isPost, messagesOf, openStream, scriptedServer, startStream, welcome, type Responder } from './support/scripted-server.js'
+
+eachClient(t, 'sends queued messages in order with one POST at a time, and messages queued during a POST as one batch', async (t, connect) => {
+  const released = signal()
+  const server = await scriptedServer(t, [openStream(welcome())], [
+    async (response, body) => {
+      await released.promise
+      await echo(response, body)
+    },
+    echo
+  ])
+  const session = connect(server.url)
+  const before = Promise.all([session.request('a', 0), session.request('b', 1)])
+  await until(() => server.requests.some(isPost), 'a POST')
+  const during = Promise.all([2, 3, 4].map(n => session.request('c', n)))
+  released.resolve()
+  t.strictSame(await before, [0, 1])
+  t.strictSame(await during, [2, 3, 4])
+  const posts = server.requests.filter(isPost)
+  t.strictSame(posts.map(messagesOf), [
+    [{ event: 'a', data: 0, id: '0' }, { event: 'b', data: 1, id: '1' }],
+    [2, 3, 4].map(n => ({ event: 'c', data: n, id: `${n}` }))
+  ])
+  t.match(posts[0]?.headers, { 'x-session-id': 's', 'content-type': 'application/x-ndjson' })
+})
+
+eachClient(t, 'limits the queue, and fails a message after its timeout or when its signal aborts', async (t, connect) => {
+  const server = await scriptedServer(t, [() => {}])
+  const session = connect(server.url, { maxQueued: 2, timeout: 50 })
+  const controller = new AbortController()
+  const first = session.request('a', 1, { timeout: Infinity, signal: controller.signal })
+  const second = session.send(2)
+  await t.rejects(session.send(3), { code: 'QUEUE_FULL' })
+  await t.rejects(second, { code: 'TIMEOUT' })
+  controller.abort('enough')
+  t.equal(await first.catch((reason: unknown) => reason), 'enough')
+  await t.rejects(session.request('a', 1, { signal: controller.signal }).catch(reason => { throw new Error(String(reason)) }), { message: 'enough' })
+  await t.rejects(session.send(1n), TypeError)
+  const third = session.send(4)
+  await session.close()
+  await t.rejects(third, { code: 'CLOSED' })
+})
+
+eachClient(t, 'limits the queue to 1000 messages by default, and accepts more after responses', async (t, connect) => {
+  const released = signal()
+  const server = await scriptedServer(t, [async response => {
+    await released.promise
+    await startStream(response, welcome())
+  }], Array<Responder>(20).fill(echo))
+  const session = connect(server.url)
+  const sent = Promise.all(range(1000).map(n => session.request('a', n)))
+  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: 'The queue exceeds maxQueued (1000); raise it' })
+  released.resolve()
+  t.strictSame(await sent, range(1000))
+  t.equal(await session.request('a', 1001), 1001)
+  t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).length), [...Array<number>(15).fill(64), 40, 1])
+})
+
+eachClient(t, 'sends messages that are queued while the network is down once and in order when it is back', async (t, connect) => {
+  const { sessions, port } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
+  const handled: unknown[] = []
+  sessions.handle('message', (_session, data) => { handled.push(data) })
+  const proxy = await faultProxy(t, port)
+  const session = connect(proxy.url)
+  await session.send(0)
+  const failed = next(session, 'error')
+  proxy.setDown(true)
+  const sent = Promise.all(range(200).map(n => session.send(n + 1)))
+  await failed
+  proxy.setDown(false)
+  await within(sent, 'the responses')
+  t.strictSame(handled, range(201))
+})
+
+eachClient(t, 'does not repeat a message that is aborted during its POST, and removes the abort listener', async (t, connect) => {
+  const posted = signal()
+  const aborted = signal()
+  const server = await scriptedServer(t, [openStream(welcome())], [
+    async response => {
+      posted.resolve()
+      await aborted.promise
+      response.socket?.destroy()
+    },
+    echo,
+    echo
+  ])
+  const session = connect(server.url)
+  const controller = new AbortController()
+  const first = session.request('a', 1, { signal: controller.signal })
+  await within(posted.promise, 'the POST')
+  const second = session.request('a', 2, { signal: controller.signal })
+  const third = session.request('a', 3)
+  controller.abort('enough')
+  for (const result of [first, second]) t.equal(await result.catch((reason: unknown) => reason), 'enough')
+  aborted.resolve()
+  t.equal(await third, 3)
+  t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).map(({ data }) => data)), [[1], [3]])
+  const other = new AbortController()
+  await session.request('a', 4, { signal: other.signal })
+  t.strictSame(getEventListeners(other.signal, 'abort'), [])
+})

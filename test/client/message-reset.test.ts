@@ -1,0 +1,96 @@
+import t from 'tap'
+import { eachClient, FORCE_CLOSE, next } from '../support/clients.js'
+import { serve } from '../support/server.js'
+import { signal, within } from '../support/wait.js'
+import { echo, isPost, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
+
+eachClient(t, 'a message that was never sent, because its headers never resolved, goes to the next session', async (t, connect) => {
+  const blocked = signal()
+  const server = await scriptedServer(t, [
+    async response => {
+      const stream = await startStream(response, welcome())
+      await blocked.promise
+      stream.end()
+    },
+    openStream(welcome(false, 'next'))
+  ], [echo])
+  let calls = 0
+  const session = connect(server.url, {
+    headers: () => {
+      // The second call is for the POST after the first GET.
+      if (++calls !== 2) return {}
+      blocked.resolve()
+      return new Promise(() => {})
+    }
+  })
+  t.equal(await session.request('a', 7), 7)
+  t.strictSame(server.requests.filter(isPost).map(({ headers }) => headers['x-session-id']), ['next'])
+})
+
+eachClient(t, 'after a reset, sends unsent messages to the new session and fails messages that may have been handled', async (t, connect) => {
+  const posted = signal()
+  const server = await scriptedServer(t, [
+    async response => {
+      await startStream(response, welcome())
+      await posted.promise
+      response.end()
+    },
+    openStream(welcome(false, 'other'))
+  ], [() => { posted.resolve() }, echo])
+  const session = connect(server.url)
+  const uncertain = session.request('a', 1)
+  await within(posted.promise, 'a POST')
+  const unsent = session.request('a', 2)
+  await t.rejects(uncertain, { code: 'RESET' })
+  t.equal(await unsent, 2)
+  t.match(server.requests.filter(isPost)[1]?.headers, { 'x-session-id': 'other' })
+})
+
+// Responses before a reset. The outcome of the message is its result, or the code of its error.
+const RESPONSES: Array<[title: string, responder: Responder, outcome: unknown]> = [
+  ['status 503', respond(503), 1],
+  ['status 429', respond(429), 1],
+  ['status 429 of its own in a batch', respond(200, {}, [{ status: 429, body: {} }]), 1],
+  ['status 500', respond(500), 'RESET'],
+  ['status 502', respond(502), 'RESET'],
+  ['a response that is not a list', respond(200, {}, {}), 'RESET'],
+  ['status 503 of its handler', respond(200, {}, [{ status: 503, body: { code: 'BUSY' }, replayed: true }]), 'BUSY']
+]
+for (const [title, responder, outcome] of RESPONSES) {
+  eachClient(t, `a message with ${title} before a reset ends with ${String(outcome)}`, async (t, connect) => {
+    const responded = signal()
+    const server = await scriptedServer(t, [
+      async response => {
+        await startStream(response, 'retry: 100000\n\n', welcome())
+        await responded.promise
+        await writeChunks(response, 'retry: 1\n\n')
+        response.end()
+      },
+      openStream(welcome(false, 'other'))
+    ], [
+      async (response, body) => {
+        await responder(response, body)
+        responded.resolve()
+      },
+      echo
+    ])
+    t.equal(await within(connect(server.url).request('a', 1).catch(({ code }) => code), 'the outcome'), outcome)
+  })
+}
+
+eachClient(t, 'a POST to an unknown session waits for the next session', async (t, connect) => {
+  const { sessions, url } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
+  const session = connect(url)
+  await next(session, 'open')
+  const lost = await sessions.find(session.sessionId ?? '')
+  sessions.handle('id', ({ id }) => id)
+  const reset = next(session, 'reset')
+  // The server loses the session without an end of its stream, as after a restart behind a proxy.
+  t.ok(lost)
+  sessions.findCached = id => id === lost?.id ? undefined : Object.getPrototypeOf(sessions).findCached.call(sessions, id)
+  sessions.findForResume = async () => undefined
+  const id = await within(session.request('id', 1), 'the response')
+  await reset
+  t.equal(id, session.sessionId)
+  t.not(id, lost?.id)
+})

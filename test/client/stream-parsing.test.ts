@@ -1,0 +1,54 @@
+import t from 'tap'
+import { eachClient, next, record } from '../support/clients.js'
+import { within } from '../support/wait.js'
+import { CLOSE_EVENT, endedStream, scriptedServer, welcome, writeChunks } from './support/scripted-server.js'
+
+const multiByte = Buffer.from('data: "a€b😀c"\n\n')
+const singleBytes = Array.from(multiByte, byte => Buffer.from([byte]))
+const characters = (text: string): string[] => [...text]
+const large = 'x'.repeat(10_000_000)
+
+// The chunks of a stream, and the data of the events that the session receives.
+const STREAMS: Array<[title: string, chunks: Array<string | Buffer>, expected: unknown[]]> = [
+  ['lines that end with LF', ['data: 1\ndata:\ndata: \n\n'], [1]],
+  ['lines that end with CR', ['data: [1,\rdata: 2]\r', '\r', 'data: 3\r\r:\r'], [[1, 2], 3]],
+  ['lines that end with CRLF', ['data: [1,\r\ndata: 2]\r\n\r\n'], [[1, 2]]],
+  ['a CRLF that is split over chunks', ['data: 1\r', '\n\r', '\ndata: 2\r', '\n', '\r\n'], [1, 2]],
+  ['one character per chunk', characters('event: a\r\ndata: 1\r\n\r\ndata: 2\n\n:\ndata: 3\r\r:\r'), [1, 2, 3]],
+  ['multi-byte characters that are split over chunks', singleBytes, ['a€b😀c']],
+  ['comments', [': one\n:two\ndata: 1\n:\n\n: three\n\n'], [1]],
+  ['blocks without data', ['event: a\n\nid: 9\n\n\n\nretry: 1\n\ndata: 1\n\n'], [1]],
+  ['unknown fields, and lines without a colon', ['nonsense: 1\nfoo\ndata: 1\n\ndatas: 2\n\n'], [1]],
+  ['no space and two spaces before the data', ['data:1\n\ndata:  2\n\n'], [1, 2]],
+  ['data that is not JSON', ['data: {nonsense\n\ndata: 2\n\n'], [2]],
+  ['an event of 10 MB', [`data: "${large.slice(0, 5_000_000)}`, `${large.slice(5_000_000)}"\n\n`], [large]],
+  ['an incomplete event at its end', ['data: 1\n\ndata: 2\n'], [1]]
+]
+
+for (const [title, chunks, expected] of STREAMS) {
+  eachClient(t, `receives the events of a stream with ${title}`, async (t, connect) => {
+    const server = await scriptedServer(t, [endedStream(welcome(), ...chunks)])
+    const session = connect(server.url)
+    const data: unknown[] = []
+    for await (const event of session) data.push(event.data)
+    t.ok(JSON.stringify(data) === JSON.stringify(expected), JSON.stringify(data).slice(0, 100))
+  })
+}
+
+eachClient(t, 'emits error for an event whose data is not JSON', async (t, connect) => {
+  const server = await scriptedServer(t, [endedStream(welcome(), 'data: {nonsense\n\n', CLOSE_EVENT)])
+  const session = connect(server.url)
+  const events = record(session)
+  await next(session, 'close')
+  t.match(events, [['open'], ['error', SyntaxError], ['close', { reason: 'the end' }]])
+})
+
+eachClient(t, 'skips a byte order mark that is split over chunks', async (t, connect) => {
+  const server = await scriptedServer(t, [async response => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    await writeChunks(response, Buffer.of(0xef), Buffer.of(0xbb, 0xbf), welcome(), CLOSE_EVENT)
+  }])
+  const session = connect(server.url)
+  await within(next(session, 'close'), 'the close event')
+  t.equal(session.sessionId, 's')
+})

@@ -1,0 +1,60 @@
+import t from 'tap'
+import { request } from 'undici'
+import { serve } from '../support/server.js'
+import { openStream, post } from '../support/stream.js'
+
+t.test('a forged session id or cursor, or the id of another principal, gives no access to a session', async t => {
+  const { url, sessions } = await serve(t, { principal: request => String(request.headers['x-user']) })
+  const ann = { 'x-user': 'ann' }
+  const bob = { 'x-user': 'bob' }
+  const { sessionId, events } = await openStream(t, url, { headers: ann })
+  const forgeries = [
+    sessionId.slice(0, -1), sessionId.slice(1), `${sessionId}x`, sessionId.toLowerCase(), sessionId.slice(0, 6), ` ${'x'.repeat(24)}`, '.', '__proto__', 'constructor', 'undefined', 'null', '*',
+    `${sessionId}, ${sessionId}`, `${sessionId},`, `"${sessionId}"`, `${sessionId};`, encodeURIComponent(`${sessionId}ü`), `${sessionId}\u00e9`, '\u00ff'.repeat(24), 'x'.repeat(5000), '0'.repeat(24)
+  ].filter(id => id !== sessionId)
+  const cursors = ['', '.', '.zzzzzzzzzzz', '.-1', '.1.5', '.+1', '. 0', '.A', '.0.0', '.\u00e9', `.${'0'.repeat(12)}`]
+  const assertUnknown = async (headers: Record<string, string>, what: string): Promise<void> => {
+    const stream = await openStream(t, url, { headers })
+    t.match(stream.events[0]?.data, { resumed: false, previous: 'unknown' }, what)
+    t.not(stream.sessionId, sessionId, what)
+    await (await sessions.find(stream.sessionId))?.close()
+    t.equal((await openStream(t, url, { headers: { ...headers, 'x-resume': 'required' }, raw: true })).status, 404, what)
+  }
+  for (const id of forgeries) {
+    const what = JSON.stringify(id.slice(0, 40))
+    await assertUnknown({ ...ann, 'x-session-id': id }, `X-Session-ID ${what}`)
+    await assertUnknown({ ...ann, 'last-event-id': `${id}.0` }, `Last-Event-ID ${what}`)
+    t.match(await post(url, id, { text: 'hi' }, { headers: ann }), { status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' }, headers: { 'x-session-connected': 'false' } }, what)
+    t.equal((await request(`${url}/downward`, { method: 'DELETE', headers: { ...ann, 'x-session-id': id } })).statusCode, 404, what)
+  }
+  for (const cursor of cursors) {
+    await assertUnknown({ ...ann, 'last-event-id': sessionId + cursor }, `cursor ${JSON.stringify(cursor)}`)
+  }
+  await assertUnknown({ ...bob, 'last-event-id': String(events[0]?.id) }, "another principal's cursor")
+  await assertUnknown({ ...bob, 'x-session-id': sessionId }, "another principal's id")
+  t.equal((await post(url, sessionId, { text: 'hi' }, { headers: bob })).status, 404)
+  t.equal((await request(`${url}/downward`, { method: 'DELETE', headers: { ...bob, 'x-session-id': sessionId } })).statusCode, 404)
+  t.equal((await sessions.find(sessionId))?.connected, true, 'the session is unchanged')
+})
+
+t.test('session ids are random and unique, and are not accepted in a URL', async t => {
+  const { url, sessions } = await serve(t)
+  const ids = new Set<string>()
+  const bits = new Set<string>()
+  for (let i = 0; i < 200; i++) {
+    const { sessionId, destroy } = await openStream(t, url)
+    destroy()
+    ids.add(sessionId)
+    t.match(sessionId, /^[\w-]{24}$/)
+    const bytes = Buffer.from(sessionId, 'base64url')
+    for (let bit = 0; bit < 144; bit++) bits.add(`${bit}=${(bytes[bit >> 3] ?? 0) >> (bit & 7) & 1}`)
+  }
+  t.equal(ids.size, 200)
+  t.equal(bits.size, 288, 'each of the 144 bits is 0 in some ids and 1 in others')
+  const [id = ''] = ids
+  t.ok(await sessions.find(id))
+  for (const path of [`/downward?sessionId=${id}`, `/downward?lastEventId=${id}.0`, `/downward?X-Session-ID=${id}`]) {
+    t.match((await openStream(t, url, { path })).events[0]?.data, { resumed: false })
+  }
+  t.equal((await request(`${url}/upward?sessionId=${id}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' })).statusCode, 400)
+})

@@ -1,0 +1,98 @@
+import { join } from 'node:path'
+import t from 'tap'
+import ts from 'typescript'
+
+// The code of an app, which uses each kind of type that the package exports.
+const USER = `
+import Fastify, { type FastifyInstance } from 'fastify'
+import sseSessions, { memoryStore, type Channel, type EntryInput, type Hooks, type StoreFactory, type Session, type Sessions, type SessionState, type SseSessionsOptions, type Store, type StoreSettings } from 'fastify-sse-sessions'
+import { injectSession } from 'fastify-sse-sessions/testing'
+import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
+
+declare module 'fastify' {
+  interface FastifyInstance { adminSessions: Sessions }
+}
+declare module 'fastify-sse-sessions' {
+  interface SessionData { nick?: string }
+}
+
+export const sent: EntryInput[] = []
+const customStore: StoreFactory = (settings: StoreSettings, callbacks) => {
+  const store: Store = memoryStore(settings, callbacks)
+  const send = store.send.bind(store)
+  return Object.assign(store, { send: (state: SessionState, entry: EntryInput) => send(state, sent[sent.push(entry) - 1] ?? entry) })
+}
+
+const app: FastifyInstance = Fastify()
+const options: SseSessionsOptions = { prefix: '/chat', cors: { origin: true }, routes: { upward: { bodyLimit: 1024, config: {} } }, store: customStore, principal: async request => request.headers['x-user']?.toString() }
+await app.register(sseSessions, options)
+await app.register(sseSessions, { prefix: '/admin', decorator: 'adminSessions' })
+const onGap: Hooks['onGap'] = (session, gap) => { session.send(gap.resumedAt) }
+app.adminSessions.addHook('onGap', onGap).addHook('onOpen', async (session, request) => ({ ip: request.ip, shortId: session.shortId }))
+app.sseSessions.addHook('onMessage', async (session: Session, message, _request, reply) => {
+  const nick: string | undefined = session.data.nick
+  const room: Channel = app.sseSessions.channel('room')
+  await room.emit(message.event, { nick, data: message.data }, { except: session })
+  return reply.code(201).send({ ok: true })
+})
+const schema = { type: 'object', properties: { who: { type: 'string' } }, required: ['who'] } as const
+app.sseSessions.withTypeProvider<JsonSchemaToTsProvider>().handle('typing', { schema }, async (session, data, { request, reply }) => {
+  const who: string = data.who
+  await session.update({ nick: who })
+  request.log.info(reply.sent)
+})
+for await (const { event, data } of await injectSession(app, { url: '/chat/downward' })) console.log(event, data)
+`
+
+// The code of a page, and of a client in Node.
+const CONTRACT = `
+export interface Chat {
+  down: { said: { who: string, text: string } }
+  up: { say: (data: { text: string }) => { delivered: number } }
+}
+`
+const PAGE = `
+import { ClientError, connect, type ClientSession, type ConnectOptions, type Received, type State } from 'fastify-sse-sessions/client'
+import { connect as connectOfBundle } from 'fastify-sse-sessions/client/bundle'
+import { useSession, useSessionEvent, type SessionHandle } from 'fastify-sse-sessions/react'
+import type { Chat } from './contract.js'
+
+const options: ConnectOptions = { headers: async () => ({ authorization: 'Bearer …' }), credentials: 'include' }
+const session: ClientSession<Chat> = connect<Chat>('/chat', options)
+const removeListener: () => void = session.on('said', ({ who, text }) => { console.log(who.trim(), text.trim()) })
+const { delivered } = await session.request('say', { text: 'hi' }, { timeout: 100, signal: session.signal })
+const received: Array<Received<Chat>> = []
+for await (const event of connectOfBundle<Chat>('/chat')) received.push(event)
+const state: State = session.state
+await session.close().catch(error => { if (error instanceof ClientError) removeListener() })
+
+export function useText (): string {
+  const session: SessionHandle<Chat> = useSession<Chat>('/chat', options)
+  return [useSessionEvent(session, 'said')?.text, session.sessionId, state, delivered.toFixed()].join()
+}
+`
+const PROGRAM = `
+import { Agent } from 'undici'
+import { connect } from 'fastify-sse-sessions/client'
+import type { Chat } from './contract.js'
+
+const session = connect<Chat>(() => new URL('http://127.0.0.1:3000/chat'), { dispatcher: new Agent() })
+for await (const { data } of session) console.log(data.text.trim())
+`
+
+/** Compiles files of a user's project with `skipLibCheck: false`. Returns the errors of TypeScript, without those of other dependencies. */
+function compile (files: string[], options: ts.CompilerOptions): string {
+  const program = ts.createProgram(files, { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.NodeNext, strict: true, exactOptionalPropertyTypes: true, skipLibCheck: false, noEmit: true, types: ['node'], ...options })
+  // The files must use the built package, not its sources.
+  if (!program.getSourceFiles().some(({ fileName }) => fileName.startsWith(join(process.cwd(), 'dist/')))) return 'The built package is missing'
+  const diagnostics = ts.getPreEmitDiagnostics(program).filter(({ file }) => file?.fileName.includes('/node_modules/') !== true)
+  return ts.formatDiagnostics(diagnostics, { getCanonicalFileName: name => name, getCurrentDirectory: () => process.cwd(), getNewLine: () => '\n' })
+}
+
+t.test('the declarations compile in projects with skipLibCheck: false', async t => {
+  const dir = t.testdir({ 'user.ts': USER, 'contract.ts': CONTRACT, 'page.ts': PAGE, 'program.ts': PROGRAM })
+  const [user, page, program] = ['user.ts', 'page.ts', 'program.ts'].map(name => join(dir, name)) as [string, string, string]
+  t.equal(compile([user, page, program], {}), '')
+  t.equal(compile([page], { types: [], module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }), '', 'for a bundler, without Node')
+  t.equal(compile([user, program], { lib: ['lib.es2024.d.ts'] }), '', 'without the DOM')
+})

@@ -1,0 +1,42 @@
+import t from 'tap'
+import { handleOf, openSession, stream } from '../support/memory-client.js'
+import { random, seedOf } from '../support/random.js'
+import { eachLibrary } from '../support/stores.js'
+import { until, within } from '../support/wait.js'
+
+// The logs are large enough to keep every message of the test.
+const limits = { entries: 1_000_000, bytes: 1_000_000_000 }
+const options = { log: limits, channelLog: limits }
+
+eachLibrary(t, 'delivers each message once and in order while connections to Redis are killed at random', async (t, fleet, redis) => {
+  const [nodeA, nodeB] = [await fleet.process(options), await fleet.process(options)]
+  const next = random(seedOf(t))
+  const session = await openSession(nodeA)
+  const down = await stream(nodeA, session)
+  await session.join('room')
+  const remote = await handleOf(nodeB, session)
+  const sends: Array<() => Promise<void>> = [
+    () => remote.send(count),
+    () => nodeB.channel('room').send(count),
+    () => nodeB.broadcast('message', count)
+  ]
+  const results: Array<Promise<boolean>> = []
+  let count = 0
+  const end = performance.now() + 4000
+  while (performance.now() < end) {
+    const send = sends[Math.floor(next() * sends.length)]
+    count++
+    if (send !== undefined) results.push(send().then(() => true, () => false))
+    if (next() < 0.03) await redis.ask('CLIENT', 'KILL', 'TYPE', next() < 0.5 ? 'normal' : 'pubsub')
+    else if (next() < 0.5) await new Promise(resolve => { setImmediate(resolve) })
+  }
+  const accepted = await within(Promise.all(results), 'the results')
+  const expected = accepted.flatMap((isAccepted, index) => isAccepted ? [index + 1] : [])
+  t.ok(expected.length > 100, `${expected.length} of ${count} were accepted`)
+  await until(() => down.messages().includes(expected.at(-1)), 'the last message')
+  const received = down.messages() as number[]
+  t.strictSame(received.filter(n => accepted[n - 1]), expected, 'each accepted message arrives once')
+  t.strictSame(received, [...received].sort((a, b) => a - b), 'messages arrive in order')
+  t.equal(new Set(received).size, received.length, 'no message arrives twice')
+  t.notOk(down.read().some(({ event }) => event === 'gap'), 'no gap is reported')
+})

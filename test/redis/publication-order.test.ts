@@ -1,0 +1,155 @@
+import t, { type Test } from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
+import { handleOf, openSession, stream } from '../support/memory-client.js'
+import { beforeOrders } from '../support/redis-commands.js'
+import { needsRedis, startRedis } from '../support/redis.js'
+import { farProcess } from '../support/stores.js'
+import { until, within } from '../support/wait.js'
+
+// Replies and publications of Redis arrive over two connections, and either connection may be slower.
+
+/** Opens a channel member that has received one message. A second message is published but not received yet. */
+async function openWithDelayedPublication (t: Test) {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, client, holdPublished, settled } = await farProcess(t, redis)
+  const { sessions: nodeB } = await farProcess(t, redis)
+  const session = await openSession(nodeA)
+  const down = await stream(nodeA, session)
+  await session.join('room')
+  await nodeB.channel('room').send(1)
+  await until(() => down.messages().length === 1, 'the first message')
+  holdPublished(true)
+  await nodeB.channel('room').send(2)
+  return { nodeB, client, session, down, holdPublished, settled }
+}
+
+t.test('delivers a channel message that was published before leave() but received after it', needsRedis, async t => {
+  const { session, down, holdPublished } = await openWithDelayedPublication(t)
+  await session.leave('room')
+  holdPublished(false)
+  await until(() => down.read().length === 2, 'the second message')
+  t.strictSame(down.messages(), [1, 2])
+})
+
+t.test('delivers a channel message that was published before close() but received after it', needsRedis, async t => {
+  const { session, down, holdPublished, settled } = await openWithDelayedPublication(t)
+  const closed = session.close()
+  await until(() => session.closed, 'the close')
+  await settled()
+  holdPublished(false)
+  await closed
+  await until(() => down.sink.closed, 'the end of the stream')
+  t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'close'])
+})
+
+for (const [what, lostOperations] of [['the session', ['load']], ['missed publications', ['read', 'tick']]] as const) {
+  t.test(`close() does not wait forever: if loading ${what} times out, the stream ends and the client can resume`, needsRedis, async t => {
+    const { nodeB, client, session, down } = await openWithDelayedPublication(t)
+    let isLost = true
+    beforeOrders(client, orders => isLost && orders.some(({ operation }) => lostOperations.some(name => name === operation)) ? new Promise(() => {}) : undefined)
+    t.teardown(() => { isLost = false })
+    await within(session.close('bye'), 'the close', 5000)
+    await until(() => down.sink.closed, 'the end of the stream')
+    t.strictSame(down.read().map(({ event }) => event), ['message'])
+    const resumed = await stream(nodeB, await handleOf(nodeB, session), down.events.at(-1)?.position ?? 0)
+    await until(() => resumed.sink.closed, 'the end of the other stream')
+    t.match(resumed.read(), [{ event: 'message', data: 2 }, { event: 'close', data: { reason: 'bye' } }])
+  })
+}
+
+t.test('delivers an event that was sent while a node registers again after losing its lease', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeB } = await farProcess(t, redis, {}, { lease: 500 })
+  const { sessions: nodeA, client, proxy, settled } = await farProcess(t, redis, {}, { lease: 500 })
+  const session = await openSession(nodeA)
+  const down = await stream(nodeA, session)
+  const remote = await handleOf(nodeB, session)
+  await session.send(1)
+  for (const { client } of proxy.connections) client.pause()
+  await until(async () => await redis.ask('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
+  let sent = false
+  beforeOrders(client, async orders => {
+    // The node claims its session again. Arguments: number of sessions, id, epoch.
+    if (sent || !orders.some(({ operation, args }) => operation === 'hold' && args.join() === `1,${session.id},1`)) return
+    sent = true
+    await remote.send(2)
+  })
+  for (const { client } of proxy.connections) client.resume()
+  await until(() => sent, 'the new registration')
+  for (let round = 0; round < 5; round++) await settled()
+  await nodeB.broadcast('message', 3)
+  await until(() => down.messages().includes(3), 'the broadcast')
+  t.strictSame(down.messages(), [1, 2, 3])
+})
+
+t.test('reads a channel for a stream that is being attached while another session leaves the channel', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeB } = await farProcess(t, redis)
+  const { sessions: nodeA, holdPublished } = await farProcess(t, redis, {}, { lease: 1000 })
+  const [first, second] = [await openSession(nodeA), await openSession(nodeA)]
+  await stream(nodeA, first)
+  await first.join('a')
+  const remote = await handleOf(nodeB, second)
+  await remote.join('a')
+  await remote.join('b')
+  await first.leave('a')
+  const local = await handleOf(nodeA, second)
+  // Attaching waits for channel b. Meanwhile, three heartbeats release channels without readers.
+  holdPublished(true)
+  const attached = stream(nodeA, local, local[kStream].cursor)
+  for (let number = 2; number < 5; number++) {
+    await until(() => nodeA.size === number, 'the next heartbeat')
+    await openSession(nodeB)
+  }
+  holdPublished(false)
+  const down = await attached
+  await nodeB.channel('a').send(1)
+  await until(() => down.messages().length === 1, 'the message')
+})
+
+t.test('a reply that is older than a later publication does not undo its change', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, holdAnswers } = await farProcess(t, redis)
+  const { sessions: nodeB } = await farProcess(t, redis)
+  const session = await openSession(nodeA)
+  const down = await stream(nodeA, session)
+  const remote = await handleOf(nodeB, session)
+  const node = String(await redis.ask('HGET', `{sse}:s:${session.id}`, 'owner'))
+  const lastApplied = (): Promise<unknown> => redis.ask('HGET', '{sse}', `ran:${node}`)
+  await session.send(1)
+  await until(() => down.messages().length === 1, 'the message')
+  holdAnswers(true)
+  const before = await lastApplied()
+  const found = nodeA.find(session.id)
+  await until(async () => await lastApplied() !== before, 'Redis to execute the command')
+  await remote.join('room')
+  await until(() => session.channels.length === 1, 'the publication')
+  holdAnswers(false)
+  await found
+  t.strictSame(session.channels, ['room'])
+  await nodeB.channel('room').send(2)
+  await until(() => down.messages().length === 2, 'the second message')
+})
+
+t.test('delivers messages in order that were sent while many logs are read', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, client } = await farProcess(t, redis)
+  const { sessions: nodeB } = await farProcess(t, redis)
+  const session = await openSession(nodeA)
+  const down = await stream(nodeA, session)
+  const names = Array.from({ length: 600 }, (_, n) => `room ${n}`)
+  for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
+  await nodeB.channel('room 599').send(1)
+  await until(() => down.messages().length === 1, 'the first message')
+  let reads = 0
+  beforeOrders(client, async orders => {
+    // The first logs have been read by then.
+    if (!orders.some(({ operation, args }) => operation === 'read' && args.includes('room 599'))) return
+    if (reads++ > 0) return
+    await nodeB.channel('room 0').send(2)
+    await nodeB.channel('room 599').send(3)
+  })
+  await redis.ask('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  await until(() => down.messages().length === 3, 'the other messages')
+  t.strictSame(down.messages(), [1, 2, 3])
+})

@@ -1,0 +1,66 @@
+import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
+import { handleOf, openSession, stream } from '../support/memory-client.js'
+import { needsRedis, startRedis } from '../support/redis.js'
+import { eachLibrary, farProcess } from '../support/stores.js'
+import { until } from '../support/wait.js'
+
+eachLibrary(t, 'another node returns the stored response of a handler', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process({ maxSessions: Infinity }), await fleet.process({ maxSessions: Infinity })]
+  const session = await openSession(nodeA)
+  const remote = await handleOf(nodeB, session)
+  const bodies = { object: { a: [1, null] }, text: 'text', nothing: undefined, bytes: Buffer.from([0, 255]) }
+  for (const [key, body] of Object.entries(bodies)) {
+    const message = { key, fingerprint: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body, error: undefined }) }
+    await session[kStream].messageQueue.enqueue(message)
+    t.strictSame(await remote[kStream].messageQueue.enqueue(message), { response: message.handle(), replayed: true }, key)
+  }
+  const message = { key: 'none', fingerprint: () => 'payload', handle: () => ({ status: 200, headers: {}, body: 1n, error: undefined }) }
+  await session[kStream].messageQueue.enqueue(message)
+  t.match(await remote[kStream].messageQueue.enqueue(message), { response: { status: 500, error: { message: /BigInt/ } }, replayed: true })
+})
+
+eachLibrary(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const session = await openSession(nodeA)
+  await stream(nodeA, session)
+  const remote = await handleOf(nodeB, session)
+  await remote.update({ a: 1, b: 2 })
+  await until(() => session.data.a === 1, 'the change')
+  await session.update({ a: undefined })
+  t.strictSame(session.data, { b: 2 })
+  t.strictSame((await handleOf(nodeB, session)).data, { b: 2 })
+})
+
+t.test('send() detects a close that has not been received yet', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA } = await farProcess(t, redis)
+  const { sessions: nodeB, holdPublished } = await farProcess(t, redis)
+  const session = await openSession(nodeA)
+  const remote = await nodeB.findCached(session.id)
+  if (remote === undefined) throw new Error('the session was not found')
+  holdPublished(true)
+  await session.close('bye')
+  t.equal(remote.closed, false)
+  await t.rejects(remote.send(1), { code: 'FST_SSE_SESSION_OVER' })
+  await until(() => remote.closed, 'the close')
+  holdPublished(false)
+})
+
+t.test('close() detects an earlier close that has not been received yet; onClose runs once', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA } = await farProcess(t, redis)
+  const { sessions: nodeB, holdPublished } = await farProcess(t, redis)
+  const closeReasons: string[] = []
+  for (const sessions of [nodeA, nodeB]) sessions.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
+  const session = await openSession(nodeA)
+  const remote = await handleOf(nodeB, session)
+  const { signal } = remote
+  holdPublished(true)
+  await session.close('bye')
+  await remote.close('late')
+  t.equal(remote.closed, true)
+  await until(() => signal.aborted, 'the abort signal')
+  t.strictSame(closeReasons, ['bye'])
+  holdPublished(false)
+})

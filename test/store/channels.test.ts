@@ -1,0 +1,108 @@
+import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
+import { handleOf, openSession, stream } from '../support/memory-client.js'
+import { HEAVY } from '../support/memory-sink.js'
+import { eachStore } from '../support/stores.js'
+import { until } from '../support/wait.js'
+
+// Requirements of the contract in lib/store/store.ts, on every store. If nodes can share the store, the tests use two nodes.
+
+eachStore(t, 'joins and leaves channels on any node, delivers what was sent before a leave, and counts members', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const session = await openSession(nodeA)
+  const other = await openSession(nodeB)
+  const down = await stream(nodeA, session)
+  const remote = await handleOf(nodeB, session)
+  t.equal(await nodeA.channel('room').count(), 0)
+  await remote.join('room')
+  await remote.join('room')
+  await other.join('room')
+  t.strictSame([await nodeA.channel('room').count(), await nodeB.channel('room').count()], [2, 2])
+  await nodeB.channel('room').send('in')
+  await remote.leave('room')
+  await nodeB.channel('room').send('out')
+  await remote.join('room')
+  await nodeB.channel('room').send('in again')
+  t.strictSame((await handleOf(nodeA, session)).channels, ['room'])
+  await until(() => down.messages().length === 2, 'both messages')
+  await remote.close()
+  await other.close()
+  t.equal(await nodeA.channel('room').count(), 0)
+  await until(() => down.sink.closed, 'the end')
+  t.strictSame(down.messages(), ['in', 'in again'])
+})
+
+eachStore(t, 'replays the last 100 channels that a session has left, and reports a gap for older ones', async (t, fleet) => {
+  const node = await fleet.process()
+  const session = await openSession(node)
+  const visitChannels = async (): Promise<void> => {
+    for (let n = 1; n <= 103; n++) {
+      await session.join(`room ${n}`)
+      await node.channel(`room ${n}`).send(n)
+      await session.leave(`room ${n}`)
+    }
+  }
+  const before = await stream(node, session)
+  before.sink.destroy()
+  await until(() => !session.connected, 'the disconnect')
+  await visitChannels()
+  const after = await stream(node, session, before.cursor)
+  await until(() => after.messages().length === 100, 'the messages')
+  t.match(after.events.shift(), { event: 'gap', data: { after: before.cursor, reason: 'count' } })
+  t.strictSame(after.messages(), Array.from({ length: 100 }, (_, n) => n + 4))
+  after.events.length = 0
+  await visitChannels()
+  await until(() => after.read().length >= 103, 'the messages of a stream that keeps up')
+  t.strictSame(after.events.map(({ data }) => data), Array.from({ length: 103 }, (_, n) => n + 1))
+})
+
+eachStore(t, 'a slow stream receives a channel that was left, even after a request with a later cursor', async (t, fleet) => {
+  const node = await fleet.process()
+  const session = await openSession(node)
+  const first = await stream(node, session)
+  await session.join('room')
+  for (let n = 0; n < 3; n++) await node.channel('room').send(String(n).repeat(HEAVY))
+  await session.leave('room')
+  await until(() => first.messages().length === 3, 'the messages')
+  const slow = await stream(node, session, first.cursor, true)
+  session[kStream].retainForResume()
+  await node.acquireStream(session, first.events[2]?.position ?? 0)
+  slow.sink.drain(false)
+  await session.send('after')
+  await until(() => slow.messages().some(data => data === 'after'), 'the message after')
+  t.strictSame(slow.messages().map(data => String(data)[0]), ['0', '1', '2', 'a'])
+  session[kStream].release()
+})
+
+eachStore(t, 'a client ahead of the store receives what is sent in a channel that it leaves afterwards', async (t, fleet) => {
+  const node = await fleet.process()
+  const session = await openSession(node)
+  const ahead = await stream(node, session, Number.MAX_SAFE_INTEGER, true)
+  await session.join('room')
+  for (const n of [1, 2, 3]) await node.channel('room').send(n)
+  await session.leave('room')
+  // Loads the state of the session again, and the join rebuilds its ranges.
+  await handleOf(node, session)
+  await session.join('hall')
+  ahead.sink.drain(false)
+  await session.send('after')
+  await until(() => ahead.messages().some(data => data === 'after'), 'the message after')
+  t.strictSame(ahead.messages(), [1, 2, 3, 'after'])
+})
+
+eachStore(t, 'does not interpret names of channels, excluded ids and names of properties', async (t, fleet) => {
+  const node = await fleet.process()
+  const session = await openSession(node)
+  const down = await stream(node, session)
+  for (const [n, name] of ['x', 'x:log', 'x:', '', ' ', 'a b\nc', '{}'].entries()) {
+    await session.join(name)
+    await node.channel(name).send(n)
+    t.equal(await node.channel(name).count(), 1)
+  }
+  await node.broadcast('message', 7, { except: { id: 'nobody\nevent: made up\ndata: 1\n\n' } })
+  await until(() => down.messages().length === 8, 'all messages')
+  t.strictSame(down.read().map(({ event, data }) => [event, data]), Array.from({ length: 8 }, (_, n) => ['message', n]))
+  await session.update(JSON.parse('{ "__proto__": { "admin": true } }') as Record<string, unknown>)
+  t.equal(session.data.admin, undefined)
+  t.equal(JSON.stringify(session.data), '{"__proto__":{"admin":true}}')
+})

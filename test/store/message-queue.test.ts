@@ -1,0 +1,120 @@
+import t from 'tap'
+import type { QueueResult, QueuedMessage, StoredResponse } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
+import { handleOf, openSession } from '../support/memory-client.js'
+import { eachStore } from '../support/stores.js'
+import { signal, until, within } from '../support/wait.js'
+
+// Requirements of the contract in lib/store/store.ts, on every store. If nodes can share the store, the tests use two nodes.
+
+const createResponse = (body: unknown = null): StoredResponse => ({ status: 200, headers: { 'x-test': 'yes' }, body, error: undefined })
+
+function createMessage (key: string | undefined, handle: QueuedMessage['handle'], payload = 'payload'): QueuedMessage {
+  return { key, fingerprint: () => payload, handle }
+}
+
+eachStore(t, 'handles messages of a session one at a time, in order of arrival over all nodes', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const session = await openSession(nodeA)
+  const handles = [session, await handleOf(nodeB, session)] as const
+  const order: number[] = []
+  let running = 0
+  const results: Array<Promise<QueueResult>> = []
+  for (let n = 0; n < 20; n++) {
+    const arrived = signal()
+    const handle = handles[n % 2] ?? session
+    results.push((async () => await handle[kStream].messageQueue.enqueue(createMessage(undefined, async () => {
+      t.equal(++running, 1, 'no other handler runs at the same time')
+      order.push(n)
+      await new Promise(resolve => { setImmediate(resolve) })
+      running--
+      return createResponse(n)
+    })))())
+    // The message has arrived when a later call on the same connection was answered.
+    handle.update({ n }).then(arrived.resolve, arrived.resolve)
+    await within(arrived.promise, 'the arrival')
+  }
+  const handled = await within(Promise.all(results), 'all results')
+  t.strictSame(order, Array.from({ length: 20 }, (_, n) => n))
+  t.strictSame(handled.map(({ response }) => response.body), order)
+})
+
+eachStore(t, 'a repeat receives the first response on any node, and waits for it while the handler runs', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const session = await openSession(nodeA)
+  const remote = await handleOf(nodeB, session)
+  let handled = 0
+  const gate = signal()
+  const handlerStarted = signal()
+  const first = session[kStream].messageQueue.enqueue(createMessage('key', async () => {
+    handled++
+    handlerStarted.resolve()
+    await gate.promise
+    return createResponse({ answer: ['ä', 1, null] })
+  }))
+  await within(handlerStarted.promise, 'the handler')
+  const concurrent = (async () => await remote[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'))))()
+  await t.rejects(async () => await remote[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'), 'another payload')), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+  gate.resolve()
+  const expected = { response: { status: 200, headers: { 'x-test': 'yes' }, body: { answer: ['ä', 1, null] }, error: undefined } }
+  t.match(await within(Promise.resolve(first), 'the first response'), { ...expected, replayed: false })
+  t.match(await within(concurrent, 'the response to the concurrent repeat'), { ...expected, replayed: true })
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'))), { ...expected, replayed: true })
+  t.match(await session[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'))), { ...expected, replayed: true })
+  t.equal(handled, 1)
+})
+
+eachStore(t, 'stores an error of the handler as a response, and stores nothing for a refused message', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const session = await openSession(nodeA)
+  const remote = await handleOf(nodeB, session)
+  const error = Object.assign(new Error('no'), { statusCode: 409, code: 'OURS' })
+  await session[kStream].messageQueue.enqueue(createMessage('failed', () => ({ status: 409, headers: {}, body: undefined, error })))
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('failed', () => createResponse())), { replayed: true, response: { status: 409, error: { message: 'no', statusCode: 409, code: 'OURS' } } })
+  await t.rejects(async () => await session[kStream].messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('refused', () => createResponse('now'))), { replayed: false, response: { body: 'now' } })
+})
+
+eachStore(t, 'stores the latest responses up to maxIdempotencyKeys', async (t, fleet) => {
+  const options = { maxIdempotencyKeys: 2 }
+  const [nodeA, nodeB] = [await fleet.process(options), await fleet.process(options)]
+  const session = await openSession(nodeA)
+  for (const key of ['a', 'b', 'c']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse(key)))
+  const remote = await handleOf(nodeB, session)
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('b', () => createResponse('again'))), { replayed: true })
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('c', () => createResponse('again'))), { replayed: true })
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('a', () => createResponse('again'))), { replayed: false })
+})
+
+eachStore(t, 'enqueues several messages without others between them, and limits how many wait', async (t, fleet) => {
+  const options = { maxWaitingMessages: 3 }
+  const [nodeA, nodeB] = [await fleet.process(options), await fleet.process(options)]
+  const session = await openSession(nodeA)
+  const remote = await handleOf(nodeB, session)
+  const gate = signal()
+  const order: string[] = []
+  const createWaitingMessage = (name: string): QueuedMessage => createMessage(name, async () => {
+    order.push(name)
+    await gate.promise
+    return createResponse(name)
+  })
+  const first = (async () => await session[kStream].messageQueue.enqueue(createWaitingMessage('first')))()
+  await until(() => order.length === 1, 'the first handler')
+  const batch = (async () => await Promise.all(await remote[kStream].messageQueue.enqueueAll([createWaitingMessage('a'), createWaitingMessage('b')])))()
+  await remote.update({})
+  const last = (async () => await session[kStream].messageQueue.enqueue(createWaitingMessage('last')))()
+  await session.update({})
+  await t.rejects(async () => await remote[kStream].messageQueue.enqueue(createWaitingMessage('too many')), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(async () => await session[kStream].messageQueue.enqueueAll([createWaitingMessage('far'), createWaitingMessage('too many')]), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  gate.resolve()
+  await within(Promise.all([first, batch, last]), 'all results')
+  t.strictSame(order, ['first', 'a', 'b', 'last'])
+})
+
+eachStore(t, 'keys that a store keeps next to a session are not found as sessions, for any idempotency key', async (t, fleet) => {
+  const node = await fleet.process()
+  const session = await openSession(node)
+  await session.send(1)
+  for (const key of ['openedAt', 'owner', 'd:admin']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse('done')))
+  for (const part of ['log', 'keys', 'order', 'queue']) t.equal(await node.find(`${session.id}:${part}`), undefined)
+})

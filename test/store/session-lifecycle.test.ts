@@ -1,0 +1,70 @@
+import t from 'tap'
+import { handleOf, openSession, stream } from '../support/memory-client.js'
+import { eachStore } from '../support/stores.js'
+import { until } from '../support/wait.js'
+
+// Requirements of the contract in lib/store/store.ts, on every store. If nodes can share the store, the tests use two nodes.
+
+eachStore(t, 'updates single properties of data on all nodes', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const session = await openSession(nodeA)
+  await session.update({ nick: 'ann', tags: [], deep: { list: [[], {}], none: null, big: 9007199254740991 } })
+  await (await handleOf(nodeB, session)).update({ nick: 'bob' })
+  const expected = { nick: 'bob', tags: [], deep: { list: [[], {}], none: null, big: 9007199254740991 } }
+  t.strictSame((await handleOf(nodeB, session)).data, expected)
+  t.strictSame((await handleOf(nodeA, session)).data, expected)
+})
+
+eachStore(t, 'a session ends once for all nodes, and its client can still receive the close event', async (t, fleet) => {
+  const [nodeA, nodeB] = [await fleet.process(), await fleet.process()]
+  const closed: string[] = []
+  for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', (_session, reason) => { closed.push(reason) })
+  const session = await openSession(nodeA)
+  const down = await stream(nodeA, session)
+  const { signal } = session
+  const remote = await handleOf(nodeB, session)
+  await session.send('last words')
+  await Promise.all([remote.close('bye'), session.close('bye')])
+  await until(() => down.sink.closed, 'the end of the stream')
+  t.match(down.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
+  t.ok(signal.aborted)
+  t.strictSame(closed, ['bye'])
+  t.equal(await nodeA.find(session.id), undefined)
+  await t.rejects(remote.send(1), { code: 'FST_SSE_SESSION_OVER' })
+  await t.rejects(remote.join('room'), { code: 'FST_SSE_SESSION_OVER' })
+  await t.rejects(remote.update({ late: true }), { code: 'FST_SSE_SESSION_OVER' })
+  const late = await stream(nodeB, await handleOf(nodeB, session), down.cursor)
+  await until(() => late.sink.closed, 'the end of the late stream')
+  t.match(late.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
+})
+
+eachStore(t, 'a session without a stream expires on exactly one node; a session with a stream does not expire', async (t, fleet) => {
+  const options = { resumeTimeout: 300 }
+  const [nodeA, nodeB] = [await fleet.process(options), await fleet.process(options)]
+  const closed: Array<[id: string, reason: string]> = []
+  for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', ({ id }, reason) => { closed.push([id, reason]) })
+  const [expiring, connected] = [await openSession(nodeA), await openSession(nodeB)]
+  const expiringStream = await stream(nodeA, expiring)
+  await stream(nodeB, connected)
+  await expiring.join('room')
+  expiringStream.sink.destroy()
+  await until(() => closed.length > 0, 'the expiry')
+  t.strictSame(closed, [[expiring.id, 'expired']])
+  t.equal(await nodeB.find(expiring.id), undefined)
+  t.equal((await nodeB.find(connected.id))?.connected, true)
+  t.equal(await nodeA.channel('room').count(), 0)
+  await until(() => nodeA.size === 1 && nodeB.size === 1, 'both nodes to count one session')
+})
+
+eachStore(t, 'limits sessions in total and per principal, and accepts new ones after others end', async (t, fleet) => {
+  const options = { maxSessions: 3, maxSessionsPerPrincipal: 2 }
+  const [nodeA, nodeB] = [await fleet.process(options), await fleet.process(options)]
+  const ann = await openSession(nodeA, 'ann')
+  await openSession(nodeB, 'ann')
+  t.equal(await nodeA.open('ann'), undefined)
+  await openSession(nodeA, 'bob')
+  t.equal(await nodeB.open(undefined), undefined)
+  await ann.close()
+  await openSession(nodeB, 'ann')
+  t.equal(await nodeA.open('ann'), undefined)
+})
