@@ -38,7 +38,7 @@ export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
   : never
 
 /** The response to an event that clients send: the awaited result of its handler. */
-export type UpAnswer<C extends Contract, Event> = Event extends keyof Up<C>
+export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
