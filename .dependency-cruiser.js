@@ -1,7 +1,7 @@
-// Rules for imports between the modules of `lib`, types included.
+// Rules for imports between the modules of `lib`, including imports of types.
 
-/** Modules below a folder that its files may not import. */
-const notFrom = (folder, ...above) => ({
+/** The rule that forbids imports from a folder to folders above it. */
+const importsDownwards = (folder, ...above) => ({
   name: `${folder}-imports-downwards`,
   comment: `Imports point downwards only: ${folder} must not depend on ${above.join(', ')}.`,
   severity: 'error',
@@ -12,13 +12,13 @@ const notFrom = (folder, ...above) => ({
 export default {
   forbidden: [
     { name: 'no-cycles', comment: 'Modules in a cycle can only be understood together.', severity: 'error', from: {}, to: { circular: true } },
-    notFrom('wire', 'log', 'stream', 'store', 'sessions', 'routes', 'client'),
-    notFrom('log', 'stream', 'store', 'sessions', 'routes', 'client'),
-    notFrom('stream', 'store', 'sessions', 'routes', 'client'),
-    notFrom('store', 'sessions', 'routes', 'client'),
-    notFrom('sessions', 'routes', 'client'),
-    notFrom('routes', 'client'),
-    notFrom('client', 'wire', 'log', 'stream', 'store', 'sessions', 'routes')
+    importsDownwards('wire', 'log', 'stream', 'store', 'sessions', 'routes', 'client'),
+    importsDownwards('log', 'stream', 'store', 'sessions', 'routes', 'client'),
+    importsDownwards('stream', 'store', 'sessions', 'routes', 'client'),
+    importsDownwards('store', 'sessions', 'routes', 'client'),
+    importsDownwards('sessions', 'routes', 'client'),
+    importsDownwards('routes', 'client'),
+    importsDownwards('client', 'wire', 'log', 'stream', 'store', 'sessions', 'routes')
   ],
   options: { tsPreCompilationDeps: true, tsConfig: { fileName: 'tsconfig.json' }, doNotFollow: { path: 'node_modules' } }
 }

@@ -1,5 +1,5 @@
 /**
- * The events of an app in both directions, as a type that its server (`withContract`) and its clients (`connect`) share:
+ * A type for all events that a server and its clients exchange. The server uses it in `withContract`, the clients in `connect`:
  *
  * ```ts
  * interface Chat {
@@ -9,9 +9,9 @@
  * ```
  */
 export interface Contract {
-  /** The events that the server sends, with the types of their data, which is JSON. An event without data has the type `void` and arrives as `null`. Default: any name, with unknown data. */
+  /** The events that the server sends: the type of the data of each, which is sent as JSON. An event without data has the type `void`; clients receive `null`. Default: any name, with unknown data. */
   down?: object
-  /** The events that clients send, as functions from their data to the response of the handler. Default: any name, with unknown data. */
+  /** The events that clients send: for each a function type, whose argument is the data and whose result is the response of the handler. Default: any name, with unknown data. */
   up?: object
 }
 
@@ -27,20 +27,20 @@ export type UpEvent<C extends Contract> = keyof Up<C> & string
 /** The data of an event that the server sends; `never` if the contract does not contain the event. */
 export type DownData<C extends Contract, Event> = Event extends keyof Down<C> ? Down<C>[Event] : never
 
-/** An event that the server sends, with its data: a union that is discriminated by the name. */
+/** Any event that the server sends, with its data: a union that is discriminated by the property `event`. */
 export type Received<C extends Contract = Contract> = {
   [Event in DownEvent<C>]: { readonly event: Event, readonly data: DownData<C, Event> }
 }[DownEvent<C>]
 
 /** The data of an event that clients send; `never` if the contract does not contain the event. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
-  ? Up<C>[Event] extends (...data: infer Data) => unknown ? Data[0] : never
+  ? Up<C>[Event] extends (...args: infer Args) => unknown ? Args[0] : never
   : never
 
 /** The response to an event that clients send: the awaited result of its handler. */
-export type UpAnswer<C extends Contract, Event> = Event extends keyof Up<C>
-  ? Up<C>[Event] extends (data: never) => infer Answer ? Awaited<Answer> : never
+export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
+  ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
-/** The arguments after the name of an event: its data, which is optional if it may be `undefined`, then others. */
+/** The arguments that follow the name of an event: its data, which is optional if it may be `undefined`, then `Others`. */
 export type Payload<Data, Others extends unknown[] = []> = undefined extends Data ? [data?: Data, ...Others] : [data: Data, ...Others]

@@ -3,36 +3,36 @@ import { inspect } from 'node:util'
 
 /**
  * All errors of this plugin. The `code` of each is stable, and its message says what to do. Errors with a status below 500
- * are mistakes of the client, the others of the app or its environment.
+ * are caused by the client, the others by the app or its environment.
  */
 
-// At boot.
+// Errors at boot.
 export const OptionInvalid = createError<[string]>('FST_SSE_OPTION_INVALID', '%s', 500, TypeError)
 export const HookInvalid = createError<[string]>('FST_SSE_HOOK_INVALID', '%s', 500, TypeError)
 export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '%s', 500, TypeError)
 
-// Rejections of calls of the app.
+// Rejections of calls that the app makes.
 export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, open, error, resume, disconnect and reset', 500, TypeError)
 export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event must be serializable as JSON: %s', 500, TypeError)
 export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions) or "channelLog" (channels and broadcasts)', 500, RangeError)
-export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session has ended, so nothing can be sent to it; stop producing when session.signal aborts', 410)
+export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is closed, so nothing can be sent to it; stop producing when session.signal aborts', 410)
 
-// Responses to requests.
+// Error responses to requests.
 export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resource is an event stream; send "Accept: text/event-stream"', 406)
 export const SessionIdMissing = createError('FST_SSE_SESSION_ID_MISSING', 'Send the X-Session-ID header with the sessionId of the welcome event', 400)
 export const SessionUnknown = createError('FST_SSE_SESSION_UNKNOWN', 'There is no such session; open a stream to get a new one', 404)
 export const EventUnknown = createError<[string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s', 404)
 export const TextMissing = createError('FST_SSE_TEXT_MISSING', 'The echo needs a JSON body with a non-empty string "text"', 400)
-export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFORMED', 'Line %d of the batch is not a message: %s; nothing of the batch was handled', 400)
+export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFORMED', 'Line %d of the batch is not a message: %s; no message of the batch was handled', 400)
 export const BatchTooLarge = createError<[number, number]>('FST_SSE_BATCH_TOO_LARGE', 'A batch of %d messages exceeds the %d that a session may have waiting; send smaller batches', 413)
 export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALID', 'An Idempotency-Key has 1 to 255 printable ASCII characters and belongs to one message; in a batch, each line has its own "id"', 400)
 export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key was used with another message before; use a new key for a new message', 422)
 export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deeply; flatten it', 400)
-export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their answers and try again', 429)
+export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their responses and try again', 429)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 
-/** The status of the response that Fastify sends for an error. */
+/** Returns the status of the response that Fastify sends for an error. */
 export function statusOf ({ statusCode, status }: Error & { statusCode?: unknown, status?: unknown }): number {
   for (const value of [statusCode, status]) if (typeof value === 'number' && value >= 400 && value <= 599) return value
   return 500

@@ -24,7 +24,7 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
 
   const connections = ServerConnections.of(app.server)
   connections.add(() => sessions.close(), settings.closeTimeout)
-  // In `preClose`, because before `onClose` Fastify waits for all responses, and streams do not end by themselves.
+  // Not in `onClose`: Fastify runs it after all responses have ended, and streams do not end by themselves.
   app.addHook('preClose', () => connections.close())
 
   // Fastify ignores the prefix of a plugin that breaks encapsulation, so the routes get a scope of their own.
@@ -32,8 +32,9 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
 }
 
 /**
- * Adds two-way sessions over plain HTTP: one event stream down and POSTs up, under `prefix`. Decorates the instance with
- * the registry of sessions. For the options see {@link SseSessionsOptions}; invalid ones fail the boot with FST_SSE_OPTION_INVALID.
+ * Adds two-way sessions over plain HTTP: the server sends events on one event stream (SSE), clients send messages with
+ * POST. Adds the routes under `prefix`, and decorates the instance with the registry of sessions. For the options see
+ * {@link SseSessionsOptions}. An invalid option fails the boot with FST_SSE_OPTION_INVALID.
  */
 const sseSessions = fp(plugin, { fastify: '5.x', name: 'fastify-sse-sessions' })
 

@@ -7,7 +7,7 @@ import { memoryStore } from './store/memory/memory-store.js'
 import type { StoreFactory, StoreSettings } from './store/store.js'
 import { isUserEvent } from './wire/frame.js'
 
-/** The options of the plugin. All are checked at boot; an invalid one fails it with FST_SSE_OPTION_INVALID. */
+/** The options of the plugin. All are checked at boot. An invalid one fails the boot with FST_SSE_OPTION_INVALID. */
 export interface SseSessionsOptions {
   /** Path prefix of the routes. Default: none. */
   prefix?: string
@@ -22,37 +22,41 @@ export interface SseSessionsOptions {
   /** Where sessions are kept: `memoryStore`, or `redisStore(…)` for several processes. Default: `memoryStore`. */
   store?: StoreFactory
   /**
-   * The user of a request, as a string; `undefined` or `null` for none. It is called for every GET, POST and DELETE, after
-   * the app's hooks. A session can only be used by the principal that opened it. Default: whoever has the session id.
+   * Returns the principal of a request, the user that a session belongs to: a string, or `undefined` or `null` for none.
+   * The function is called for every GET, POST and DELETE, after the app's hooks. Only the principal that opened a session can use it.
+   * Default: no request has a principal, and whoever has the session id can use the session.
    */
   principal?: (request: FastifyRequest) => Awaitable<string | null | undefined>
   /** Options of `@fastify/cors` for these routes only; `true` for its defaults. Ignored if the app has registered @fastify/cors. Default: `false`. */
   cors?: boolean | FastifyCorsOptions
-  /** Milliseconds after which an idle stream is sent a heartbeat; `false` turns heartbeats off. Default: 15 000. */
+  /** Milliseconds without a write after which a stream gets a heartbeat, at least 5. `false` turns heartbeats off. Default: 15 000. */
   heartbeatInterval?: number | false
-  /** Name of an event to send as the heartbeat, for pages that want to see it. Default: none; the heartbeat is a comment, which pages do not see. */
+  /** Name of an event to send as the heartbeat, for pages that need to detect it. Default: none; the heartbeat is a comment, which EventSource does not report. */
   heartbeatEvent?: string
   /** Milliseconds for which a session without a stream stays open. Default: 120 000. */
   resumeTimeout?: number
-  /** Milliseconds that a client waits before it connects again: a number, or a range from which each client gets a random value. Default: `[1000, 5000]`. */
+  /** Milliseconds that a client waits before it reconnects: a number, or a range from which each client gets a random value. Default: `[1000, 5000]`. */
   retry?: number | [min: number, max: number]
-  /** Milliseconds that `app.close()` waits for clients to receive what is left in their streams. Must be less than Fastify's `pluginTimeout`. Default: 3000. */
+  /** Maximum number of milliseconds that `app.close()` waits for streams to write the rest of their events. Must be less than Fastify's `pluginTimeout`. Default: 3000. */
   closeTimeout?: number
-  /** Bounds of the log of each session: `entries`, `bytes`, and `age` in milliseconds. Defaults: 1000, 1 MiB, 300 000. */
+  /**
+   * Bounds of the log of each session: `entries`, `bytes`, and `age` in milliseconds. A log keeps the newest events for
+   * clients that are slow or reconnect; a `gap` event reports older ones that a client has missed. Defaults: 1000, 1 MiB, 300 000.
+   */
   log?: Partial<LogBounds>
-  /** Bounds of the log of each channel, and of the broadcast log. Defaults: as `log`. */
+  /** Bounds of the log of each channel, and of the log of broadcasts, as for `log`. Defaults: 1000, 1 MiB, 300 000. */
   channelLog?: Partial<LogBounds>
-  /** Maximum number of open sessions. As many ended sessions are kept for clients that have not received the `close` event. Default: 100 000; `Infinity` turns the limit off. */
+  /** Maximum number of open sessions. At most the same number of closed sessions is kept, for clients that have not received the `close` event yet. Default: 100 000; `Infinity` turns the limit off. */
   maxSessions?: number
   /** Maximum number of open sessions of one principal. Default: 100; `Infinity` turns the limit off. */
   maxSessionsPerPrincipal?: number
   /** Maximum number of messages of one session that wait while another is handled; also the maximum length of a batch. Default: 256. */
   maxWaitingMessages?: number
-  /** Number of responses that are kept per session for repeated idempotency keys. Default: 256. */
+  /** Maximum number of responses that are kept per session. A repeated message with an idempotency key receives the response that is kept for the key. Default: 256. */
   maxIdempotencyKeys?: number
 }
 
-/** The options, checked and with defaults. */
+/** The options after the checks, with defaults. */
 export interface Settings extends StoreSettings {
   readonly prefix: string
   readonly logLevel: LogLevel | undefined
@@ -69,8 +73,10 @@ export interface Settings extends StoreSettings {
   readonly closeTimeout: number
 }
 
-// The longest delay of a Node timer.
+/** The longest delay of a Node timer, in milliseconds. */
 const MAX_DELAY = 2 ** 31 - 1
+// The heartbeat interval is divided into five ticks of at least one millisecond.
+const MIN_HEARTBEAT_INTERVAL = 5
 const MAX_COUNT = Infinity
 
 /** Checks the options and adds the defaults. `pluginTimeout` is Fastify's, in milliseconds; 0 if there is none. */
@@ -114,7 +120,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
   assertOption(heartbeatEvent === undefined || isUserEvent(heartbeatEvent), 'heartbeatEvent', 'an event name that is not reserved')
   const [min, max] = typeof retry === 'number' ? [retry, retry] : parseRange('retry', retry)
   assertInteger('closeTimeout', closeTimeout, 0, MAX_DELAY)
-  assertOption(!pluginTimeout || closeTimeout < pluginTimeout, 'closeTimeout', `below the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
+  assertOption(!pluginTimeout || closeTimeout < pluginTimeout, 'closeTimeout', `less than the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
   return {
     prefix,
     logLevel,
@@ -125,7 +131,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     store,
     principal: principal && (request => andThen(principal(request), assertPrincipal)),
     cors: cors === false ? undefined : cors === true ? {} : cors,
-    heartbeatInterval: heartbeatInterval === false ? false : assertInteger('heartbeatInterval', heartbeatInterval, 5, MAX_DELAY),
+    heartbeatInterval: heartbeatInterval === false ? false : assertInteger('heartbeatInterval', heartbeatInterval, MIN_HEARTBEAT_INTERVAL, MAX_DELAY),
     heartbeatEvent,
     resumeTimeout: assertInteger('resumeTimeout', resumeTimeout, 0, MAX_DELAY),
     retry: [assertInteger('retry', min, 0, MAX_DELAY), assertInteger('retry', max, min, MAX_DELAY)],
@@ -156,8 +162,8 @@ function parseRange (name: string, value: readonly number[]): [number, number] {
 }
 
 function assertInteger (name: string, value: number, min: number, max: number): number {
-  const isInteger = Number.isInteger(value) || value === Infinity
-  assertOption(isInteger && value >= min && value <= max, name, `a whole number from ${min} to ${max}`, value)
+  const isWhole = Number.isInteger(value) || value === Infinity
+  assertOption(isWhole && value >= min && value <= max, name, `a whole number from ${min} to ${max}`, value)
   return value
 }
 
@@ -169,7 +175,7 @@ function isObject (value: unknown): value is object {
   return typeof value === 'object' && value !== null
 }
 
-/** Checks the result of option `principal`. A value that is not a string would not be the same after it was stored in Redis. */
+/** Checks the result of option `principal`. Only strings are allowed, because a store may change other values when it serializes them. */
 function assertPrincipal (value: unknown): string | undefined {
   if (value === undefined || value === null) return undefined
   assertOption(typeof value === 'string', 'principal', 'a function that returns a string', typeof value)

@@ -6,22 +6,22 @@ import type { StoreFactory } from './store/store.js'
 
 export interface RedisStoreOptions {
   /**
-   * A client of ioredis, or of node-redis 6.2 or later, for a single Redis (not a cluster). You connect it and close it. The
-   * store opens a second connection with its `duplicate()`.
+   * A client of ioredis, or of node-redis 6.2 or later, for a single Redis server (not a cluster). You connect it and close
+   * it. The store opens a second connection with `client.duplicate()`.
    */
   readonly client: RedisClient
-  /** The prefix of all keys, which is put in braces. Registrations with the same namespace share their sessions. Default: `sse`. */
+  /** Prefix of all keys, without the braces that the store puts around it. Registrations with the same namespace share their sessions. Default: `sse`. */
   readonly namespace?: string
   /**
-   * Milliseconds without a heartbeat after which a process counts as dead. Must be more than the delay after which its Redis
-   * client reconnects. Default: 5000.
+   * Milliseconds after which a process that has sent no heartbeat counts as dead, at least 100. Must be more than the delay
+   * after which its Redis client reconnects. Default: 5000.
    */
   readonly lease?: number
 }
 
 /**
- * Creates a store that keeps sessions, logs and messages in Redis 7 or later, so that any number of processes serve the
- * same sessions. Pass it as option `store`. Throws FST_SSE_OPTION_INVALID.
+ * Returns a store factory for option `store`. The store keeps sessions, logs and messages in Redis 7 or later, so that any
+ * number of processes can serve the same sessions. Throws FST_SSE_OPTION_INVALID.
  */
 export function redisStore ({ client, namespace = 'sse', lease = 5000 }: RedisStoreOptions): StoreFactory {
   const properties = client as unknown as Record<string, unknown> | undefined
@@ -30,7 +30,7 @@ export function redisStore ({ client, namespace = 'sse', lease = 5000 }: RedisSt
   // All keys are in one slot, so a cluster would not distribute them.
   if (properties?.isCluster === true || properties?.masters !== undefined) throw new OptionInvalid('Option "client" of redisStore must not be a client of a cluster; use a client of a single Redis')
   if (typeof namespace !== 'string' || !/^[^{}\s]+$/.test(namespace)) throw new OptionInvalid('Option "namespace" of redisStore must be a string without braces and spaces')
-  if (!Number.isInteger(lease) || lease < 100) throw new OptionInvalid(`Option "lease" of redisStore must be a whole number of milliseconds from 100; it is ${lease}`)
+  if (!Number.isInteger(lease) || lease < 100) throw new OptionInvalid(`Option "lease" of redisStore must be a whole number of milliseconds, at least 100; it is ${lease}`)
   return async (settings, callbacks) => {
     const node = new Node(settings, callbacks, { client, namespace, lease })
     await node.start()

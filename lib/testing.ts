@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream'
 import { createParser } from 'eventsource-parser'
 import type { FastifyInstance } from 'fastify'
 
-/** An event that the stream has received. */
+/** An event that the test has received. */
 export interface ReceivedEvent {
   /** Name of the event; `message` for the default event. */
   readonly event: string
@@ -19,7 +19,7 @@ export interface InjectSessionOptions {
   headers?: Record<string, string>
 }
 
-/** A session that was opened without a socket. */
+/** A session that was opened without a socket. Iterate over it to receive its events. */
 export interface InjectedSession extends AsyncIterableIterator<ReceivedEvent> {
   readonly id: string
   /** The data of the welcome event. */
@@ -29,9 +29,9 @@ export interface InjectedSession extends AsyncIterableIterator<ReceivedEvent> {
 }
 
 /**
- * Opens a session with `app.inject`, for the tests of an app: waits for the welcome event and then yields the events that
- * follow. Throws if the response is not an event stream. An injected request has no connection, so `onDisconnect` never
- * runs; test that with a socket. The iteration ends when the app or the session is closed.
+ * Opens a session with `app.inject`, for the tests of an app. Resolves when the welcome event has arrived; iterate over the
+ * result to receive the events that follow. The iteration ends when the app or the session is closed. Rejects if the
+ * response is not an event stream. An injected request has no connection, so `onDisconnect` never runs: test it with a socket.
  */
 export async function injectSession (app: FastifyInstance, { url = '/downward', headers = {} }: InjectSessionOptions = {}): Promise<InjectedSession> {
   const response = await app.inject({ method: 'GET', url, headers: { accept: 'text/event-stream', ...headers }, payloadAsStream: true })

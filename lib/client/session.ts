@@ -1,4 +1,4 @@
-import type { Contract, DownData, DownEvent, Payload, Received, UpAnswer, UpData, UpEvent } from '../contract.js'
+import type { Contract, DownData, DownEvent, Payload, Received, UpResponse, UpData, UpEvent } from '../contract.js'
 import { Connection, type ConnectionListener, type Welcome } from './connection.js'
 import { ClientError } from './errors.js'
 import type { ConnectOptions, Resolvable } from './options.js'
@@ -108,7 +108,7 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
    * closed the session, or that of the response. Rejects with the reason of `signal` if that aborts, and with a `TypeError` if the data
    * cannot be converted to JSON.
    */
-  request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpAnswer<C, Event>>
+  request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpResponse<C, Event>>
   request (event: string, data?: unknown, options?: RequestOptions): Promise<unknown> {
     return this.#outbox.push(event, data, options)
   }

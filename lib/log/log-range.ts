@@ -4,11 +4,11 @@ import type { Log } from './log.js'
 export interface LogRange {
   readonly log: Log
   readonly from: number
-  /** `Infinity` while the session receives new entries; a fixed position after it has left the channel or ended. */
+  /** `Infinity` while the session receives new entries; a fixed position after it has left the channel or was closed. */
   to: number
 }
 
-/** Position of the first entry of a range after a cursor; `Infinity` if there is none. */
+/** Returns the position of the first entry of a range after a cursor; `Infinity` if there is none. */
 export function nextPositionIn ({ log, from, to }: LogRange, cursor: number): number {
   const position = log.nextPosition(Math.max(cursor, from))
   return position <= to ? position : Infinity

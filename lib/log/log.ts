@@ -1,47 +1,49 @@
 import { EntryTooLarge } from '../errors.js'
 import { frameSuffix } from '../wire/frame.js'
 
-/** Why a log lost entries: one of its bounds, or `store`, a store that was restored to an earlier state. */
+/** Why a log lost entries: because of one of its bounds, or `store` if the store was restored to an earlier state. */
 export type TrimReason = 'count' | 'bytes' | 'age' | 'store'
 
-/** How much a log keeps. Above any of the three bounds it drops its oldest entries. */
+/** The bounds of a log. A log above any of them trims entries, the oldest first. */
 export interface LogBounds {
   /** Maximum number of entries. */
   readonly entries: number
-  /** Maximum size of all framed entries, in bytes. */
+  /** Maximum size of all frames together, in bytes. */
   readonly bytes: number
   /** Maximum age of an entry, in milliseconds. */
   readonly age: number
 }
 
-/** What is appended to a log: one framed event without its id. */
+/** What is appended to a log. */
 export interface EntryInput {
+  /** One event in the format of SSE, without its id. */
   readonly frame: string
   /** Id of the one session that does not receive this entry. */
   readonly except?: string | undefined
 }
 
-/** Is called after each append to a log. */
 export interface LogListener {
+  /** Is called after each append to a log. */
   onAppend (): void
 }
 
-/** The clock for ages and deadlines, in milliseconds. It never runs backwards. */
+/** Returns the time for ages and deadlines, in milliseconds, from a monotonic clock. */
 export const now = (): number => performance.now()
 
+// A UTF-16 code unit takes at most three bytes in UTF-8.
 const MAX_BYTES_PER_CHARACTER = 3
 
 /** Throws {@link EntryTooLarge} if a log with these bounds could never keep the entry. */
 export function assertFits ({ frame }: EntryInput, { bytes: maxBytes }: LogBounds): void {
-  // A UTF-16 code unit takes at most three bytes in UTF-8, so most frames need not be measured.
+  // Most frames are so short that they need not be measured.
   if (frame.length * MAX_BYTES_PER_CHARACTER <= maxBytes) return
   const bytes = Buffer.byteLength(frame)
   if (bytes > maxBytes) throw new EntryTooLarge(bytes, maxBytes)
 }
 
 /**
- * An ordered, bounded list of framed events. Each entry has a position; positions increase, but need not be consecutive,
- * because all logs of a store share one counter.
+ * An ordered, bounded list of entries. An entry is a framed event with a position. Positions increase, but are not always
+ * consecutive, because all logs of a store share one counter.
  */
 export class Log {
   /** Position of the newest entry that was ever appended; 0 before the first one. */
@@ -51,14 +53,14 @@ export class Log {
   trimReason: TrimReason = 'count'
   readonly bounds: LogBounds
   readonly listener: LogListener
-  // Parallel arrays, because one object per entry would add work for the garbage collector. Entries before #first are
-  // trimmed; removing them one by one from the start of the arrays would move all others each time.
+  // Parallel arrays, because one object per entry would add work for the garbage collector.
   #positions: number[] = []
   #suffixes: string[] = []
   #sizes: number[] = []
   #times: number[] = []
   /** Position of an entry → id of the session that does not receive it. */
   #excluded: Map<number, string> | undefined
+  /** Index of the oldest entry. Those before it are trimmed, but stay in the arrays for a while, because removing the first element of an array moves all others. */
   #first = 0
   #bytes = 0
 
@@ -80,20 +82,20 @@ export class Log {
     return this.#positions.length
   }
 
-  /** Position of the newest entry that appending this one may trim; 0 if none. Overestimates the size of the frame, which is cheaper than measuring it. */
+  /** Returns the position of the newest entry that the append of an entry may trim; 0 if none. Overestimates the size of the frame, because measuring it costs more. */
   evictionPosition ({ frame }: EntryInput): number {
-    let over = this.#bytes + frame.length * MAX_BYTES_PER_CHARACTER - this.bounds.bytes
+    let excess = this.#bytes + frame.length * MAX_BYTES_PER_CHARACTER - this.bounds.bytes
     let index = this.#first + (this.length < this.bounds.entries ? 0 : 1)
-    if (index > this.#first) over -= this.#sizes[this.#first] as number
-    while (over > 0 && index < this.end) over -= this.#sizes[index++] as number
+    if (index > this.#first) excess -= this.#sizes[this.#first] as number
+    while (excess > 0 && index < this.end) excess -= this.#sizes[index++] as number
     return index === this.#first ? 0 : this.positionAt(index - 1)
   }
 
-  /** Appends an entry, whose position must be above `lastPosition`, and trims what exceeds the bounds. */
+  /** Appends an entry, whose position must be higher than `lastPosition`, and trims what exceeds the bounds. */
   push ({ frame, except }: EntryInput, position: number, appendedAt: number): void {
     this.expire(appendedAt)
     const suffix = frameSuffix(position, frame)
-    // Measuring the suffix, not the frame, also makes the engine flatten the string that streams write later.
+    // The suffix is measured, not the frame, because this also makes V8 flatten the string that streams write later.
     const bytes = Buffer.byteLength(suffix) - (suffix.length - frame.length)
     this.#positions.push(position)
     this.#suffixes.push(suffix)
@@ -111,15 +113,15 @@ export class Log {
     while (this.#first < this.end && time - (this.#times[this.#first] as number) > this.bounds.age) this.#trim('age')
   }
 
-  /** Position of the first entry after a position; `Infinity` if there is none. */
+  /** Returns the position of the first entry after a position; `Infinity` if there is none. */
   nextPosition (position: number): number {
     if (this.lastPosition <= position) return Infinity
     return this.#positions[this.indexAfter(position)] ?? Infinity
   }
 
-  /** Index of the first entry after a position; valid until the log changes. */
+  /** Returns the index of the first entry after a position. An index is valid until the log changes. */
   indexAfter (position: number): number {
-    // Most readers are near the newest entry, so try the last few entries before the binary search.
+    // Most readers are close to the newest entry, so the last entries are checked before the binary search.
     let high = this.end
     for (let step = 0; step < 8 && high > this.#first; step++, high--) {
       if (this.positionAt(high - 1) <= position) return high
@@ -149,17 +151,17 @@ export class Log {
     return this.#positions[index] as number
   }
 
-  /** The part of a framed entry after `id: <session id>.`. It is the same for every session, so it is framed once. */
+  /** Returns the part of a framed entry after `id: <session id>.`. It is the same for every session, so it is framed once. */
   frameSuffixAt (index: number): string {
     return this.#suffixes[index] as string
   }
 
-  /** Id of the session that does not receive the entry at a position, if there is one. */
+  /** Returns the id of the session that does not receive the entry at a position, if there is one. */
   excludedAt (position: number): string | undefined {
     return this.#excluded?.get(position)
   }
 
-  /** Records that entries up to a position are lost. A reader whose cursor is before it reports a gap, as after trimming. */
+  /** Records that all entries up to a position are lost. A stream whose cursor is before the position reports a gap. */
   markTrimmed (position: number, reason: TrimReason): void {
     if (position <= this.trimmedPosition) return
     this.trimmedPosition = position
@@ -173,6 +175,7 @@ export class Log {
     this.#suffixes[this.#first++] = ''
     this.#excluded?.delete(oldest)
     this.markTrimmed(oldest, reason)
+    // Copies the arrays only when at least half of them is trimmed, so that each entry costs a constant amount of work.
     if (this.#first >= 32 && this.#first * 2 >= this.end) {
       this.#positions = this.#positions.slice(this.#first)
       this.#suffixes = this.#suffixes.slice(this.#first)

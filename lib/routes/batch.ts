@@ -7,14 +7,14 @@ import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, QueueResult } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { isIdempotencyKey, toQueuedMessage } from './message.js'
-import { header } from './require-session.js'
+import { getHeader } from './require-session.js'
 
 interface Line {
   readonly number: number
   readonly value: unknown
 }
 
-/** The parsed lines of an `application/x-ndjson` body: several messages of one session. */
+/** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
 export class Batch {
   readonly #lines: readonly Line[]
 
@@ -22,7 +22,7 @@ export class Batch {
     this.#lines = lines
   }
 
-  /** The messages of the batch. Lines without an `event` have the default one. */
+  /** Returns the messages of the batch. A line without an `event` gets the default one. Throws FST_SSE_BATCH_MALFORMED. */
   messages (defaultEvent: string): Message[] {
     return this.#lines.map(({ number, value }) => {
       if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new BatchMalformed(number, 'it is not an object')
@@ -34,13 +34,13 @@ export class Batch {
   }
 }
 
-/** Adds the parser for batches to a scope. Each line is parsed with the app's own rules for JSON. `maxWaiting` limits the number of lines; one line is always accepted. */
+/** Adds the parser for batches to a scope. It parses each line with Fastify's JSON parser and the options of the app. `maxWaiting` limits the number of lines; one line is always accepted. */
 export function addBatchParser (scope: FastifyInstance, maxWaiting: number): void {
   const { onProtoPoisoning = 'error', onConstructorPoisoning = 'error' } = scope.initialConfig
   const parseJson = scope.getDefaultJsonParser(onProtoPoisoning, onConstructorPoisoning)
   scope.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (request, body, done) => {
     const texts = String(body).split('\n').map((text, index) => ({ text, number: index + 1 })).filter(({ text }) => text.trim() !== '')
-    // Before parsing, so that a client cannot keep the process busy with lines that are refused anyway.
+    // Before the lines are parsed, because parsing lines that are refused anyway would keep the process busy.
     if (texts.length > Math.max(1, maxWaiting)) {
       done(new BatchTooLarge(texts.length, maxWaiting))
       return
@@ -63,8 +63,8 @@ export function addBatchParser (scope: FastifyInstance, maxWaiting: number): voi
 
 /** Handles the messages of a batch in order. Resolves with the response body: one report per message. */
 export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
-  // One key cannot stand for several messages.
-  if (header(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
+  // One key cannot identify several messages.
+  if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.messages(defaultEvent).map(message => toQueuedMessage(sessions, session, message, request))
   const results = await session[kStream].messageQueue.enqueueAll(stopAfterStoreFailure(messages))
   const reports = await Promise.all(results.map(result => result.then(toReport, toErrorReport)))
@@ -72,7 +72,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   return `[${reports.map(stringify).join()}]`
 }
 
-/** Refuses all messages after one that failed with StoreUnavailable. The client repeats that one, and the others must not be handled before it. */
+/** Returns messages that are refused after one of them has failed with StoreUnavailable. The client repeats that one, and those after it must not be handled before it. */
 function stopAfterStoreFailure (messages: readonly QueuedMessage[]): QueuedMessage[] {
   let failure: Error | undefined
   return messages.map(({ handle, ...message }) => ({
@@ -89,7 +89,7 @@ function stopAfterStoreFailure (messages: readonly QueuedMessage[]): QueuedMessa
   }))
 }
 
-/** The result of one message of a batch. */
+/** The result of one message of a batch, as the response body contains it. */
 interface Report {
   readonly status: number
   readonly body: unknown
@@ -101,14 +101,14 @@ function toReport ({ response, replayed }: QueueResult): Report {
   return { status, body, ...replayed && { replayed } }
 }
 
-/** The report of an error, with a body in Fastify's format. */
+/** Creates the report of an error. Its body has Fastify's format. */
 function toErrorReport (error: Error & { code?: string }): Report {
   const { code, message } = error
   const statusCode = statusOf(error)
   return { status: statusCode, body: { statusCode, code, error: STATUS_CODES[statusCode], message } }
 }
 
-/** Serializes a report. A body that is not serializable is an error of its message only. */
+/** Serializes a report. A body that cannot be serialized becomes an error of this message; it does not affect the others. */
 function stringify (report: Report): string {
   try {
     return JSON.stringify(report)

@@ -2,7 +2,7 @@ import type { RouteOptions } from 'fastify'
 import type { Sessions } from '../sessions/sessions.js'
 import { requireSession } from './require-session.js'
 
-/** DELETE of the downward path: ends the session. */
+/** DELETE of the downward path: closes the session. */
 export function closeRoute (sessions: Sessions): RouteOptions {
   const { routes: { close }, downwardPath } = sessions.settings
   return {

@@ -3,8 +3,8 @@ import type { FastifyInstance, RouteHandler, RouteShorthandOptions } from 'fasti
 import { promisify } from 'node:util'
 
 /**
- * Registers @fastify/cors in a scope with preflight routes for the given URLs only. Its own preflight route is a wildcard:
- * it would allow other origins to call other routes of the app, and conflict with a registration of the app.
+ * Registers @fastify/cors in a scope, with preflight routes only for the given URLs. The preflight route of @fastify/cors is
+ * a wildcard, which would allow other origins to call all routes of the app, and would conflict with a wildcard of the app.
  */
 export async function addCors (scope: FastifyInstance, options: FastifyCorsOptions, urls: readonly string[]): Promise<void> {
   const addPreflightRoutes = (_wildcard: string, preflight: RouteShorthandOptions, handler: RouteHandler): void => {

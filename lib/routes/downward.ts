@@ -9,10 +9,10 @@ import { ResponseSink, StreamPayload, takeOverStream } from '../stream/response-
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
-import { header } from './require-session.js'
+import { getHeader } from './require-session.js'
 
-/** A request for a stream before the store has attached it. */
-type StreamRequest = Omit<StreamAttachment, 'head' | 'log'> & { readonly sink: ResponseSink }
+/** A {@link StreamAttachment} before the store has attached it. */
+type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink }
 
 /** GET of the downward path: opens a session, or resumes it. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -22,7 +22,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     method: 'GET',
     url: downwardPath,
     exposeHeadRoute: false,
-    // The last hook, so that all others have run when the response is taken over.
+    // The last hook, so that all others have run when it takes the response over.
     onSend: [downward.onSend ?? [], takeOverStream].flat(),
     // Not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
@@ -36,49 +36,49 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
 }
 
 async function handleStream (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
-  const lastEventId = header(request, LAST_EVENT_ID)
+  const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] A 204 makes an EventSource stop reconnecting.
     reply.code(204).send()
     return
   }
-  if (!acceptsEventStream(header(request, 'accept'))) throw new NotAcceptable()
+  if (!acceptsEventStream(getHeader(request, 'accept'))) throw new NotAcceptable()
   if (sessions.closing) {
     sendRetry(sessions, reply)
     return
   }
   const principal = await sessions.settings.principal?.(request)
   const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
-  const id = eventId?.sessionId ?? header(request, SESSION_ID)
+  const id = eventId?.sessionId ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
-  const known = id === undefined ? undefined : await sessions.findForResume(id, principal)
-  // The client may have disconnected meanwhile.
+  const existing = id === undefined ? undefined : await sessions.findForResume(id, principal)
+  // The client may have disconnected while the store was called.
   if (sink.closed) return
-  if (known !== undefined) {
-    const generation = known[kStream].retainForResume()
-    const welcome = await runOnResume(sessions, known, request)
-    await attach(sessions, known, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? known[kStream].cursor }, reply)
+  if (existing !== undefined) {
+    const generation = existing[kStream].retainForResume()
+    const welcome = await runOnResume(sessions, existing, request)
+    await attach(sessions, existing, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
     return
   }
-  if (isReconnect && header(request, RESUME) === 'required') throw new SessionUnknown()
+  if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
   const session = await sessions.open(principal)
   if (session === undefined) {
     request.log.warn('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal')
     sendRetry(sessions, reply)
     return
   }
-  // Before the hooks run, so that everything they send follows the welcome.
+  // The cursor from before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kStream].cursor
   const welcome = await runOnOpen(sessions, session, isReconnect, request)
   await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, cursor }, reply)
 }
 
-/** Runs the `onOpen` hooks, which may refuse the session. Resolves with the data of the welcome event. */
+/** Runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
 async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boolean, request: FastifyRequest): Promise<string> {
   const previous = isReconnect ? { previous: 'unknown' } : {}
   try {
     const hookData = sessions.hooks.has('onOpen')
-      ? await sessions.hooks.runOnStream('onOpen', session, request)
+      ? await sessions.hooks.runStreamHooks('onOpen', session, request)
       : sessions.handlers.usesEcho ? greet() : {}
     return welcomeData(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
@@ -87,28 +87,28 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
   }
 }
 
-/** Runs the `onResume` hooks, which may refuse the client. Resolves with the data of the welcome event. */
+/** Runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
   try {
-    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runOnStream('onResume', session, request))
+    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runStreamHooks('onResume', session, request))
   } catch (error) {
     session[kStream].release()
     throw error
   }
 }
 
-/** The data of the welcome event. Hooks can add properties, but not replace ours. */
+/** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */
 function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
-  const ours = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
-  // Ours come first in the JSON, and also win.
-  return serialize({ ...ours, ...hookData, ...ours })
+  const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
+  // `properties` is there twice: the first one decides the order in the JSON, the second one the values.
+  return serialize({ ...properties, ...hookData, ...properties })
 }
 
-/** Acquires the stream of a session from the store and sends the response that becomes the stream. */
+/** Acquires the right to stream a session from the store and sends the response that becomes the stream. */
 async function attach (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<void> {
   const { sink, cursor, resumed } = request
-  // Runs if the client disconnects before its stream begins, or if the app answers instead, by a timeout or a hook that
-  // throws. No client has received the id of a new session then.
+  // Runs if the client disconnects before its stream begins, or if a timeout or a hook that throws sends another response.
+  // In both cases, no client has received the id of a new session.
   const onAbort = (): void => {
     if (resumed) session[kStream].releaseAborted()
     else sessions.discard(session, 'aborted')
@@ -117,7 +117,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   try {
     if (!sink.closed) head = await sessions.acquireStream(session, cursor)
   } finally {
-    // After the store has answered, because the session cannot be released while `attach` is pending.
+    // Not before the store's `attach` has settled, because the session must not be released while it is pending.
     if (sink.closed) onAbort()
     else sink.listener = { onDrain: noop, onClose: onAbort }
   }
@@ -126,13 +126,13 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
     sendRetry(sessions, reply)
     return
   }
-  const attachment: StreamAttachment = { ...request, head, log: reply.request.log }
+  const attachment: StreamAttachment = { ...request, head, logger: reply.request.log }
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
       session[kStream].attach(attachment)
       return
     }
-    // The server began to close while the `onSend` hooks ran. It waits for this response, but opens no new stream.
+    // The server began to close while the `onSend` hooks ran. It waits for this response, but must not get a new stream.
     sink.end(frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
   })
@@ -140,7 +140,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   reply.send(payload)
 }
 
-/** Answers a client that should try again soon. A status other than 200 would make an EventSource stop for good. */
+/** Responds to a client that should reconnect soon. After a status other than 200, an EventSource would not reconnect. */
 function sendRetry (sessions: Sessions, reply: FastifyReply): void {
   reply.headers(STREAM_HEADERS).send(frameRetry(sessions.createRetryDelay()))
 }

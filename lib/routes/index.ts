@@ -10,34 +10,34 @@ import { upwardRoutes } from './upward.js'
 
 const EXPOSE_HEADERS = 'access-control-expose-headers'
 
-/** Adds the routes of one registration to a scope of their own. */
+/** Adds the routes of one registration of the plugin. `scope` must contain no other routes. */
 export async function routes (scope: FastifyInstance, { sessions }: { sessions: Sessions }): Promise<void> {
-  const all = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
-  // If the app has registered @fastify/cors, that applies here too, and a second registration would fail the boot.
+  const routeOptions = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
+  // If the app has registered @fastify/cors, it applies here as well, and a second registration would fail the boot.
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
-    await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, all.map(({ url }) => url))
+    await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, routeOptions.map(({ url }) => url))
   }
   scope.addHook('onSend', (request, reply, payload, done) => {
-    // Also with the CORS set-up of the app, pages of other origins must be able to read our headers.
+    // Pages of other origins must be able to read the headers of the plugin, also if the app itself has set up CORS.
     if (reply.hasHeader('access-control-allow-origin')) {
       const exposed = reply.getHeader(EXPOSE_HEADERS)
       reply.header(EXPOSE_HEADERS, exposed === undefined ? EXPOSED_HEADERS : `${String(exposed)}, ${EXPOSED_HEADERS}`)
     }
     if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
-    // The server waits for connections that are kept alive.
+    // A connection that is kept alive would delay the close of the server.
     if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     done(null, payload)
   })
-  // Messages are JSON: plain text is answered 415, even if other routes of the app accept it.
+  // Messages are JSON: the response to plain text is 415, even if other routes of the app accept it.
   scope.removeContentTypeParser('text/plain')
-  // A parser of the app for batches would conflict with ours.
+  // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
-  // A schema for the body describes one message, and the lines of a batch would not be checked against it.
+  // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope, sessions.settings.maxWaitingMessages)
   scope.decorateRequest(kSession, null)
-  for (const route of all) scope.route(route)
+  for (const route of routeOptions) scope.route(route)
   scope.addHook('onReady', async () => {
-    // Unless the app has a compiler of its own, Fastify has created one for the schemas of our routes.
+    // If the app has set no compiler, Fastify has created one, because the routes of the plugin have schemas.
     const validatorCompiler = scope.validatorCompiler as FastifySchemaCompiler<unknown>
     sessions.handlers.setCompiler((schema, event) => validatorCompiler({ schema, method: 'POST', url: event, httpPart: 'body' }))
   })

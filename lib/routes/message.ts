@@ -8,20 +8,20 @@ import type { Sessions } from '../sessions/sessions.js'
 import { runHandler } from '../sessions/upward-reply.js'
 import type { QueuedMessage } from '../store/message-queue.js'
 
-/** Makes the queue entry of a message: how to recognize a repeat, and how to handle it. */
+/** Creates the form of a message that the queue of its session needs: with what identifies a repeat, and a function that handles it. */
 export function toQueuedMessage (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): QueuedMessage {
   return {
     key: message.id,
     fingerprint: () => fingerprint(message),
     handle: () => {
-      // The session may have ended while the message waited.
+      // The session may have been closed while the message waited.
       if (session.closed) throw new SessionUnknown()
       return andThen(sessions.handlers.prepare(session, message, request), runHandler)
     }
   }
 }
 
-/** Distinguishes a message from another one with the same idempotency key. */
+/** Returns a hash that is different for another message with the same idempotency key. Throws FST_SSE_DATA_TOO_DEEP. */
 function fingerprint ({ event, data }: Message): string {
   let json: string
   try {

@@ -5,25 +5,25 @@ import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { SESSION_ID } from '../wire/headers.js'
 
-/** Key of the session on a request: `undefined` if the request has none, `null` before it was looked up. */
+/** Key of the session on a request: `null` until the session is looked up, `undefined` if there is none. */
 export const kSession = Symbol('session')
 
 export interface RequestWithSession {
   [kSession]?: Session | null | undefined
 }
 
-/** A request header as one string; `undefined` if it is missing or empty. */
-export function header (request: FastifyRequest, name: string): string | undefined {
+/** Returns a request header as one string; `undefined` if it is missing or empty. */
+export function getHeader (request: FastifyRequest, name: string): string | undefined {
   const value = request.headers[name]
   return typeof value === 'string' && value !== '' ? value : undefined
 }
 
 /**
- * Finds the open session of a request. A session of another principal counts as unknown. Throws or rejects with
+ * Finds the open session of a request. A session of another principal is treated as unknown. Throws or rejects with
  * FST_SSE_SESSION_ID_MISSING, FST_SSE_SESSION_UNKNOWN, FST_SSE_STORE_UNAVAILABLE or FST_SSE_CLOSING.
  */
 export function requireSession (sessions: Sessions, request: FastifyRequest & RequestWithSession): Awaitable<Session> {
-  const id = header(request, SESSION_ID)
+  const id = getHeader(request, SESSION_ID)
   if (id === undefined) throw new SessionIdMissing()
   if (sessions.closing) throw new Closing()
   return andThen(sessions.settings.principal?.(request), principal => {

@@ -6,12 +6,12 @@ import type { Sessions } from '../sessions/sessions.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { Batch, handleBatch } from './batch.js'
 import { isIdempotencyKey, toQueuedMessage } from './message.js'
-import { header, kSession, requireSession, type RequestWithSession } from './require-session.js'
+import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
-// A JSON Schema makes Fastify set up its default validator, which the schemas of handlers need.
+// If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
 
-/** POST of the upward path, with and without an event name: adds messages to the session's queue. `usesJsonSchema` is false if the app has a validator compiler of its own. */
+/** POST of the upward path, with and without an event name: adds messages to the queue of the session. `usesJsonSchema` is false if the app has set a validator compiler, which may not support JSON Schema. */
 export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): RouteOptions[] {
   const { routes: { upward }, upwardPath } = sessions.settings
   const onSend: onSendHookHandler<unknown> = (request, reply, payload, done) => {
@@ -41,13 +41,14 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }))
 }
 
-/** Whether the session of a request has a stream. `undefined` if that is not known: a client that receives `false` replaces its stream. */
+/** Returns whether the session of a request has a stream, or `undefined` if this cannot be determined. Then no header is sent, because a client that receives `false` replaces its stream. */
 function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithSession, { statusCode }: FastifyReply): Awaitable<boolean | undefined> {
   const session = request[kSession]
   if (session !== null) return session?.connected === true
-  const id = header(request, SESSION_ID)
+  const id = getHeader(request, SESSION_ID)
   if (id === undefined) return false
-  // The request failed before its session was looked up. With principals the id alone does not identify the session; after a 503 the store is not called again.
+  // The request failed before its session was looked up. With principals, the id alone is not enough to look it up. After a
+  // 503, the store is not called again.
   if (sessions.settings.principal !== undefined || statusCode === 503) return undefined
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
@@ -63,7 +64,7 @@ function handleRequest (sessions: Sessions, request: FastifyRequest, reply: Fast
 }
 
 function handleMessage (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
-  const id = header(request, IDEMPOTENCY_KEY)
+  const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const message = toQueuedMessage(sessions, session, { event, data: request.body, id }, request)
   return andThen(session[kStream].messageQueue.enqueue(message), ({ response, replayed }) => {

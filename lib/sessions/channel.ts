@@ -4,11 +4,11 @@ import { frameEvent } from '../wire/frame.js'
 import type { Session } from './session.js'
 
 export interface SendOptions {
-  /** The one session that does not receive the event, usually the sender's. Default: none. */
+  /** The one session that does not receive the event, usually that of the sender. Default: none. */
   readonly except?: Pick<Session, 'id'> | undefined
 }
 
-/** A named group of sessions. An event for it is appended once, to the log of the channel, which the streams of all members read. */
+/** A named group of sessions, its members. An event that is sent to a channel is appended once, to the log of the channel. The streams of all members read that log. */
 export class Channel {
   readonly name: string
   readonly #store: Store
@@ -19,7 +19,7 @@ export class Channel {
     this.#store = store
   }
 
-  /** Number of sessions in the channel. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  /** Resolves with the number of members. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   count (): Promise<number> {
     return toPromise(() => this.#store.count(this.name))
   }
@@ -30,8 +30,8 @@ export class Channel {
   }
 
   /**
-   * Sends a named event to every member. Resolves when the event is in the channel's log, whether or not clients are
-   * connected. Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
+   * Sends a named event to every member. Resolves when the event is in the channel's log, even if no client is connected.
+   * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   emit (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
     return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: except?.id }))

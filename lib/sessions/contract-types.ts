@@ -1,5 +1,5 @@
 import type { Awaitable } from '../awaitable.js'
-import type { Contract, DownData, DownEvent, Payload, UpAnswer, UpData } from '../contract.js'
+import type { Contract, DownData, DownEvent, Payload, UpResponse, UpData } from '../contract.js'
 import type { Channel, SendOptions } from './channel.js'
 import type { HandlerContext } from './handlers.js'
 import type { Session } from './session.js'
@@ -19,4 +19,4 @@ export interface ContractChannel<C extends Contract> extends Omit<Channel, 'send
 
 /** A handler whose data and response are typed by a contract. */
 export type ContractHandler<C extends Contract, Event> =
-  (session: ContractSession<C>, data: UpData<C, Event>, context: HandlerContext) => Awaitable<UpAnswer<C, Event>>
+  (session: ContractSession<C>, data: UpData<C, Event>, context: HandlerContext) => Awaitable<UpResponse<C, Event>>

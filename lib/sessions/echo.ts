@@ -4,12 +4,12 @@ import type { UpwardReply } from './upward-reply.js'
 
 const timeOfDay = (): string => new Date().toLocaleTimeString()
 
-/** The welcome data of an app that has neither an `onOpen` hook nor a handler for `message`. */
+/** The data of the welcome event, if the app has no `onOpen` hook and does not handle `message` itself. */
 export function greet (): object {
   return { text: 'Welcome to the chat!', timestamp: timeOfDay() }
 }
 
-/** Handles `message` while the app does not: sends the text back. */
+/** Handles the event `message` if the app does not handle it itself: sends the text back. */
 export async function echo (session: Session, data: unknown, reply: UpwardReply): Promise<object> {
   const text = typeof data === 'object' && data !== null && 'text' in data ? data.text : undefined
   if (typeof text !== 'string' || text === '') throw new TextMissing()

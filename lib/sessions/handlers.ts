@@ -16,15 +16,15 @@ export interface HandlerContext {
   readonly message: Message
 }
 
-/** Handles one upward event. The value that it returns, or resolves with, is the body of the response; without a value the response is `202 {"status":"accepted"}`. */
+/** Handles one event that clients send. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. */
 export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
 
 export interface HandlerOptions<Schema> {
-  /** A schema for the data, for the app's validator compiler: JSON Schema unless the app has changed it. Default: any data is valid. */
+  /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: any data is valid. */
   readonly schema?: Schema
 }
 
-/** A validation function, which reports its result in one of the ways that Fastify supports. */
+/** A validation function. It reports its result in any of the ways that Fastify supports. */
 type Validator = ((data: unknown, context?: { parentData: object, parentDataProperty: string }) => unknown) & { errors?: unknown, schemaEnv?: unknown }
 
 /** Compiles the schema of an event; throws if the schema is invalid. */
@@ -36,10 +36,10 @@ interface Handler {
   validator: Validator | undefined
 }
 
-// Fastify does not export its own error with this code. Error handlers look at the code and the properties.
+// Fastify does not export its own error with this code. Error handlers check only the code and the properties.
 const ValidationError = createError<[string]>('FST_ERR_VALIDATION', '%s', 400)
 
-/** Keeps the handlers of the app and finds the one for a message: the handler of its event, else the `onMessage` hooks, else, for `message`, the echo. */
+/** Keeps the handlers of the app. A message is handled by the handler of its event; if there is none, by the `onMessage` hooks; if there are none either and the event is `message`, by the echo. */
 export class HandlerRegistry {
   readonly #handlers = new Map<string, Handler>()
   readonly #hooks: HookRunner
@@ -63,7 +63,7 @@ export class HandlerRegistry {
     this.#handlers.set(event, handler)
   }
 
-  /** Compiles the schemas of all handlers, so that an invalid one fails the boot. Schemas of handlers that are added later are compiled at once. */
+  /** Compiles the schemas of all handlers, so that an invalid schema fails the boot. The schema of a handler that is set later is compiled in `set`. */
   setCompiler (compile: CompileSchema): void {
     this.#compile = compile
     for (const [event, handler] of this.#handlers) this.#compileSchema(event, handler)
@@ -75,7 +75,7 @@ export class HandlerRegistry {
 
   /**
    * Validates a message and returns the function that handles it. Throws or rejects if nothing handles the event or if the
-   * data is invalid: such a message is refused and counts as not handled.
+   * data is invalid. Such a message is refused: no response is kept for its key.
    */
   prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<(reply: UpwardReply) => unknown> {
     const handler = this.#handlers.get(message.event)
@@ -83,10 +83,10 @@ export class HandlerRegistry {
       const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
       return andThen(data, data => reply => handler.run(session, data, { request, reply, message }))
     }
-    // An app that relays messages could not send this event. Without this check the client would get a 500 for its own mistake.
+    // A hook may send the message on as an event, which fails for a reserved name. The client would get a 500 for its own error.
     if (!isUserEvent(message.event)) throw new EventUnknown(JSON.stringify(message.event))
     if (this.#hooks.has('onMessage')) {
-      return reply => this.#hooks.runOnMessage(session, message, request, reply)
+      return reply => this.#hooks.runMessageHooks(session, message, request, reply)
     }
     if (message.event === 'message') return reply => echo(session, message.data, reply)
     throw new EventUnknown(JSON.stringify(message.event))
@@ -95,12 +95,13 @@ export class HandlerRegistry {
 
 /** Validates data as Fastify validates a body. Returns the data to use, which the validator may have changed. */
 function validate (validator: Validator, data: unknown): unknown {
+  // As Fastify does for a missing body, missing data is validated as `null`; the handler receives `undefined`.
   const parent: { data: unknown } = { data: data ?? null }
-  // Ajv can replace the data as a whole only if it has access to its parent.
+  // Ajv, whose functions have `schemaEnv`, can replace the data as a whole only if it has access to its parent.
   const result = validator(parent.data, validator.schemaEnv === undefined ? undefined : { parentData: parent, parentDataProperty: 'data' })
   const validData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
   if (result instanceof Promise) {
-    // An asynchronous validator resolves with the data itself, which must not be read as a result object.
+    // An asynchronous validator resolves with the data itself, which is not a result object.
     return result.then(valid => {
       if (valid === false) throw validationError(validator.errors)
       return validData()

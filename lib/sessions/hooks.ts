@@ -5,9 +5,9 @@ import type { Gap } from '../wire/frame.js'
 import type { Session } from './session.js'
 import type { UpwardReply } from './upward-reply.js'
 
-/** A message that a client has posted. */
+/** A message that a client has sent. */
 export interface Message {
-  /** The name of the event; `message` if the client gave none. */
+  /** The name of the event; `message` if the client has sent none. */
   readonly event: string
   /** The JSON of the message; `undefined` for an empty body. */
   readonly data: unknown
@@ -15,23 +15,23 @@ export interface Message {
   readonly id: string | undefined
 }
 
-/** The hooks that an app can add with `addHook`, and their arguments. Hooks with the same name run in the order in which they were added. */
+/** The hooks that an app can add with `addHook`. Hooks with the same name run in the order in which they were added. */
 export interface Hooks<S = Session> {
   /**
-   * A client has opened a session. Properties of the object that it returns are added to the data of the `welcome` event.
-   * An error that it throws refuses the session and becomes the response to the request.
+   * A client has opened a session. Properties of the object that the hook returns are added to the data of the `welcome`
+   * event. An error that the hook throws refuses the session and becomes the response to the request.
    */
   onOpen: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
-  /** A client has resumed its session, or a second stream replaces the first. Results and errors are used as those of `onOpen`. */
+  /** A client has resumed its session, or opens a second stream that replaces the first. The result is used as that of `onOpen`. An error becomes the response to the request; the session stays open. */
   onResume: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
-  /** A client has posted an event that has no handler. The first hook that returns a value or calls `reply.send` is the last one to run. */
+  /** A client has sent a message whose event has no handler. The hooks run until one of them returns a value or calls `reply.send`. */
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
-  /** The stream was lost, possibly before it began but after `onResume`. The session stays open. */
+  /** The stream was lost, or the client disconnected after `onResume` and before the stream began. The session stays open. */
   onDisconnect: (session: S) => Awaitable<void>
-  /** A client was sent a `gap` event. */
+  /** The stream has written a `gap` event. */
   onGap: (session: S, gap: Gap) => Awaitable<void>
   /**
-   * The session has ended. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
+   * The session is closed. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
    * `onOpen` hook), `aborted` (the client disconnected before the welcome), `shutdown`, or `lost` (the store has lost its data).
    */
   onClose: (session: S, reason: string) => Awaitable<void>
@@ -42,10 +42,10 @@ type HookLists = { [Name in keyof Hooks]: Array<Hooks[Name]> }
 /** Keeps the hooks of the app and runs them. */
 export class HookRunner {
   readonly #hooks: HookLists = { onOpen: [], onResume: [], onMessage: [], onDisconnect: [], onGap: [], onClose: [] }
-  readonly #log: FastifyBaseLogger
+  readonly #logger: FastifyBaseLogger
 
-  constructor (log: FastifyBaseLogger) {
-    this.#log = log
+  constructor (logger: FastifyBaseLogger) {
+    this.#logger = logger
   }
 
   add<Name extends keyof Hooks> (name: Name, hook: Hooks[Name]): void {
@@ -60,29 +60,29 @@ export class HookRunner {
     return this.#hooks[name].length > 0
   }
 
-  /** Runs the hooks of a new or resumed stream and merges the objects that they return. */
-  async runOnStream (name: 'onOpen' | 'onResume', session: Session, request: FastifyRequest): Promise<object> {
+  /** Runs the `onOpen` or the `onResume` hooks and merges the objects that they return. */
+  async runStreamHooks (name: 'onOpen' | 'onResume', session: Session, request: FastifyRequest): Promise<object> {
     let data = {}
     for (const hook of this.#hooks[name]) data = { ...data, ...await hook(session, request) }
     return data
   }
 
-  /** Runs the hooks for a message until one of them answers it. */
-  async runOnMessage (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<unknown> {
+  /** Runs the hooks for a message until one of them returns a value or calls `reply.send`. */
+  async runMessageHooks (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<unknown> {
     for (const hook of this.#hooks.onMessage) {
-      const answer = await hook(session, message, request, reply)
-      if (answer !== undefined || reply.sent) return answer
+      const result = await hook(session, message, request, reply)
+      if (result !== undefined || reply.sent) return result
     }
     return undefined
   }
 
-  /** Runs hooks that report something that has happened. Their errors are logged. */
+  /** Runs hooks that only observe: their results are ignored and their errors are logged. */
   async notify<Name extends 'onDisconnect' | 'onGap' | 'onClose'> (name: Name, ...args: Parameters<Hooks[Name]>): Promise<void> {
     for (const hook of this.#hooks[name]) {
       try {
         await (hook as (...args: Parameters<Hooks[Name]>) => Awaitable<void>)(...args)
       } catch (error) {
-        this.#log.error({ err: error, session: args[0].shortId }, `the ${name} hook failed`)
+        this.#logger.error({ err: error, session: args[0].shortId }, `the ${name} hook failed`)
       }
     }
   }

@@ -9,14 +9,14 @@ import type { Sink } from '../stream/response-sink.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
-/** What a session needs from the registry. `Session` is the class that apps use; this module does not depend on it. */
+/** What a session needs from the registry. `Session` is a type parameter, because this module must not import the class that apps use. */
 export interface SessionContext<Session> {
   readonly store: Store
-  /** Sessions whose `signal` is in use. They stay reachable until they end, so that the signal can abort. */
+  /** Sessions whose `signal` is in use. The set keeps them in memory until they are closed, so that the signal can abort. */
   readonly pinned: Set<object>
-  /** Milliseconds that a client should wait before it connects again. */
+  /** Milliseconds that a client should wait before it reconnects. */
   createRetryDelay (): number
-  end (session: Session, reason: string): Awaitable<void>
+  close (session: Session, reason: string): Awaitable<void>
   onStreamOpen (stream: StreamWriter): void
   onStreamClose (stream: StreamWriter): void
   onDisconnect (session: Session): void
@@ -24,33 +24,35 @@ export interface SessionContext<Session> {
   onLost (session: Session): void
 }
 
-/** A request for the stream of a session, ready to be attached. */
+/** A response that is ready to become the stream of a session. */
 export interface StreamAttachment {
   readonly sink: Sink
   /** The last position that the client has received. */
   readonly cursor: number
-  /** The newest position of the store. */
+  /** The newest position of the store, the result of its `attach`. */
   readonly head: number
   /** The data of the welcome event, as JSON. */
   readonly welcome: string
+  /** Whether the request resumes the session. */
   readonly resumed: boolean
   /** The result of `retainForResume`; 0 for the request that opened the session. */
   readonly generation: number
-  readonly log: FastifyBaseLogger
+  readonly logger: FastifyBaseLogger
 }
 
 /**
- * The part of a session that its users do not see: which response is its stream, when that is replaced or released, and
- * what happens when the session ends. A session has at most one stream; the newest request gets it.
+ * The part of a session that apps do not see. It decides which response is the stream of the session, when the stream is
+ * replaced or released, and what happens when the session is closed. A session has at most one stream, that of the newest
+ * request.
  */
 export class SessionStream<Session> implements SessionListener, StreamOwner {
   readonly state: SessionState
   readonly context: SessionContext<Session>
   readonly #session: Session
   #stream: StreamWriter | undefined
-  /** Requests for a stream that are in progress, plus the stream. The session does not expire while this is above 0. */
+  /** Number of requests for a stream that are in progress, plus 1 while there is a stream. The session does not expire while this is above 0. */
   #refCount = 0
-  /** Requests for a stream are numbered. */
+  /** The generation of the newest request for a stream. Generations are consecutive numbers. */
   #newestGeneration = 0
   /** The generation of the request that was attached last. */
   #attachedGeneration = 0
@@ -65,12 +67,11 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     state.listener = this
   }
 
-  /** The session that this object belongs to. */
   get session (): Session {
     return this.#session
   }
 
-  get isOpen (): boolean {
+  get hasStream (): boolean {
     return this.#stream !== undefined
   }
 
@@ -92,7 +93,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     return this.#messageQueue
   }
 
-  /** Aborts when the session ends. */
+  /** Aborts when the session is closed. */
   get signal (): AbortSignal {
     if (this.#abortController === undefined) {
       this.#abortController = new AbortController()
@@ -108,7 +109,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     return this.context.store.send(this.state, { frame: frameEvent(event, data) })
   }
 
-  /** Settles when less than half of what the session's log may keep is unsent, or when the session has ended. */
+  /** Settles when less than half of what the session's log may keep is unsent, or when the session is closed. */
   waitForDrain (): Awaitable<void> {
     const { log } = this.state
     if (this.isSessionClosed) return
@@ -120,57 +121,58 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     }).then(() => this.waitForDrain())
   }
 
-  /** Keeps a session that was just opened from expiring until `release`. */
+  /** Prevents a new session from expiring before `release`. */
   retain (): void {
     this.#refCount++
   }
 
-  /** Keeps the session from expiring until `release`, for a request that resumes it. Returns the generation of the request. */
+  /** Prevents the session from expiring before `release`, for a request that resumes it. Returns the generation of the request. */
   retainForResume (): number {
     if (this.#refCount++ === 0) this.context.store.cancelExpiry(this.state)
     return ++this.#newestGeneration
   }
 
+  /** Undoes one `retain` or `retainForResume`. */
   release (): void {
     if (--this.#refCount === 0) this.context.store.detach(this.state)
   }
 
-  /** Releases a request whose client disconnected after `onResume` has run and before its stream began. */
+  /** Releases the session for a request whose client disconnected after the `onResume` hooks had run and before the stream began. */
   releaseAborted (): void {
     this.release()
     this.#notifyDisconnect()
   }
 
   /** Makes a response the stream of the session. It replaces the current stream, unless that belongs to a newer request. */
-  attach ({ sink, cursor, head, welcome, resumed, generation, log }: StreamAttachment): void {
+  attach ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): void {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
       sink.end(REPLACED_FRAME)
       return
     }
     this.#attachedGeneration = generation
-    this.onReplaced()
+    this.#endStream(REPLACED_FRAME, 'replaced')
     const { id: sessionId, ranges } = this.state
-    // The store has lost positions that the client has received, and will assign them again.
+    // The client has received positions that the store has lost and will assign again.
     const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
-    const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, log })
+    const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
-    log.info({ session: this.state.shortId, resumed }, 'event stream opened')
+    logger.info({ session: this.state.shortId, resumed }, 'event stream opened')
     let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome)
     if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
     stream.start(preamble)
-    // After `start`, because an `onGap` hook may send so much that it is written at once.
+    // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
     if (rollback !== undefined) this.onGap(rollback)
     this.#endIfStale(stream)
   }
 
-  /** The session may have changed between the store's `attach` and now, while the `onSend` hooks ran. */
+  /** Ends a stream if its session was closed or replaced while the `onSend` hooks ran, after the store's `attach`. */
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, attachedRemotely, ranges } = this.state
     if (closeReason === LOST) this.#endStream('', LOST)
     else if (closeReason !== undefined) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced()
-    // Another process has attached a stream and detached it again. The client should connect again.
+    // Another process has attached a stream and detached it again. The client should reconnect.
     else if (ranges.length === 0) this.#endStream('', 'replaced')
   }
 
@@ -202,7 +204,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   }
 
   onLost (): void {
-    // Without a `close` event, so that the client connects again.
+    // Without a `close` event, so that the client reconnects.
     const hadStream = this.#endStream('', LOST)
     this.onEnd()
     if (hadStream) this.context.onLost(this.#session)
@@ -214,7 +216,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
 
   onStreamClose (stream: StreamWriter): void {
     const duration = Math.round(performance.now() - stream.openedAt)
-    stream.log.info({ session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
+    stream.logger.info({ session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
     this.context.onStreamClose(stream)
     if (stream !== this.#stream) return
     this.#detach(stream)
@@ -238,12 +240,12 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   #detach (stream: StreamWriter): void {
     this.state.cursor = stream.cursor
     this.#stream = undefined
-    // The log may leave this process with the stream; producers then have to wait for the store.
+    // Without a stream, the store may remove the log from this process. Then `waitForDrain` has to wait for the store.
     this.onProgress()
     this.release()
   }
 
   #notifyDisconnect (): void {
-    if (!this.isOpen && !this.state.attachedRemotely && !this.isSessionClosed) this.context.onDisconnect(this.#session)
+    if (!this.hasStream && !this.state.attachedRemotely && !this.isSessionClosed) this.context.onDisconnect(this.#session)
   }
 }

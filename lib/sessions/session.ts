@@ -3,12 +3,13 @@ import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
-/** Key of the session's internals, which the routes and the registry use. */
+/** Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
 export const kStream = Symbol('session stream')
 
 /**
- * A client's two-way conversation with the app. It is independent of connections: it ends when it is closed, or when it
- * expires without a stream. If several processes share a store, each may have a `Session` object of the same session.
+ * A two-way session between one client and the app: events to the client, messages to the app. It is independent of
+ * connections, and stays open until it is closed or expires because it has no stream. If several processes share a store,
+ * each may have a `Session` object for the same session.
  */
 export class Session {
   readonly #stream: SessionStream<Session>
@@ -28,27 +29,27 @@ export class Session {
     return this.#stream.state.principal
   }
 
-  /** The session id, a secret: whoever has it, and passes option `principal`, can use the session. Log {@link shortId} instead. */
+  /** The session id. It is a secret, because whoever has it can use the session, unless option `principal` prevents that. Log {@link shortId} instead. */
   get id (): string {
     return this.#stream.state.id
   }
 
-  /** The first 6 characters of the id: enough to find a session in logs, too few to use it. */
+  /** The first 6 characters of the id, for logs. They are not enough to use the session. */
   get shortId (): string {
     return this.#stream.state.shortId
   }
 
-  /** Whether the session has a stream now, in any process. Events that are sent while it has none wait in the log. */
+  /** Whether the session has a stream now, in any process. While it has none, events stay in the log. */
   get connected (): boolean {
-    return this.#stream.isOpen || this.#stream.state.attachedRemotely
+    return this.#stream.hasStream || this.#stream.state.attachedRemotely
   }
 
-  /** Whether the session has ended. */
+  /** Whether the session is closed. */
   get closed (): boolean {
     return this.#stream.isSessionClosed
   }
 
-  /** Data of the app, set with {@link update}. */
+  /** Data that the app stores with the session, set with {@link update}. */
   get data (): Readonly<SessionData> {
     return this.#stream.state.data
   }
@@ -58,7 +59,7 @@ export class Session {
     return [...this.#stream.state.channels ?? []]
   }
 
-  /** Aborts when the session ends, not when a stream is lost. */
+  /** Aborts when the session is closed, not when its stream is lost. */
   get signal (): AbortSignal {
     return this.#stream.signal
   }
@@ -69,18 +70,18 @@ export class Session {
   }
 
   /**
-   * Sends a named event. Resolves when the event is in the session's log, whether or not a client is connected. From then
-   * on it is delivered once and in order, or reported as a gap. Rejects with FST_SSE_SESSION_OVER, FST_SSE_EVENT_INVALID,
-   * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You need not handle the rejection.
+   * Sends a named event. Resolves when the event is in the session's log, even if no client is connected. The client then
+   * receives the event once and in order, or a `gap` event. Rejects with FST_SSE_SESSION_OVER, FST_SSE_EVENT_INVALID,
+   * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
    */
   emit (event: string, data: unknown): Promise<void> {
     return toPromise(() => this.#stream.send(event, data))
   }
 
   /**
-   * Sends each item of an iterable as a named event, at the speed of the client: it requests the next item when less than
-   * half of the log is unsent, and waits while no client is connected. Resolves when the iterable ends. Rejects with an
-   * error of the iterable, or as {@link emit}. If the session ends, it calls the iterable's `return` and rejects with
+   * Sends each item of an iterable as a named event, at the speed of the client: the next item is requested when less than
+   * half of what the session's log may keep is unsent. Resolves when the iterable ends. Rejects with an error of the
+   * iterable, or as {@link emit}. If the session is closed, the iterator's `return` is called, and the promise rejects with
    * FST_SSE_SESSION_OVER.
    */
   stream (event: string, items: AsyncIterable<unknown> | Iterable<unknown>): Promise<void> {
@@ -90,15 +91,15 @@ export class Session {
     }))
   }
 
-  /** Joins a channel: the session receives what is sent to it from now on. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
+  /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void> {
     const { state, context: { store } } = this.#stream
     return toPromise(() => store.join(state, channel))
   }
 
   /**
-   * Leaves a channel. The session still receives what was sent before; a client that is not connected, for the 100
-   * channels that it left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   * Leaves a channel. The session still receives what was sent to the channel before. While no client is connected, this
+   * holds for the 100 channels that the session left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
     const { state, context: { store } } = this.#stream
@@ -112,11 +113,11 @@ export class Session {
   }
 
   /**
-   * Ends the session. A connected client receives what is in the log and then the `close` event with the reason; a client
-   * that resumes within `resumeTimeout` receives the same. Resolves when the `onClose` hooks have run. Closing a closed
-   * session has no effect. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   * Closes the session. A connected client receives what is in the log and then the `close` event with the reason. A client
+   * that resumes within `resumeTimeout` receives the same. Resolves when the `onClose` hooks have run. Does nothing if the
+   * session is already closed. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
-    return toPromise(() => this.#stream.context.end(this, reason))
+    return toPromise(() => this.#stream.context.close(this, reason))
   }
 }

@@ -26,7 +26,7 @@ export interface SessionStats {
   readonly channels: number
 }
 
-/** The registry of sessions, decorated on the instance. */
+/** The registry of sessions, which is a decorator of the Fastify instance. */
 export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
   /** @internal */
   readonly settings: Settings
@@ -34,24 +34,24 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly hooks: HookRunner
   /** @internal */
   readonly handlers: HandlerRegistry
-  /** @internal Whether the server is closing. No session or stream is opened any more. */
+  /** @internal Whether the server is closing. Then no session and no stream is opened any more. */
   closing = false
   readonly #context: SessionContext<Session>
   readonly #store: Store
-  readonly #log: FastifyBaseLogger
+  readonly #logger: FastifyBaseLogger
   readonly #heartbeat: Heartbeat
   readonly #streams: Set<StreamWriter>
   readonly #ids = new SessionIdGenerator()
   #onLastStreamClose: (() => void) | undefined
 
   /** @internal Use {@link createSessions}. */
-  constructor (settings: Settings, log: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
+  constructor (settings: Settings, logger: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
-    this.hooks = new HookRunner(log)
+    this.hooks = new HookRunner(logger)
     this.handlers = new HandlerRegistry(this.hooks)
     this.#store = store
-    this.#log = log
+    this.#logger = logger
     this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
@@ -59,7 +59,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       store,
       pinned: new Set(),
       createRetryDelay: () => this.createRetryDelay(),
-      end: (session, reason) => this.#end(session, reason),
+      close: (session, reason) => this.#closeSession(session, reason),
       onStreamOpen: stream => { streams.add(stream) },
       onStreamClose: stream => { this.#onStreamClose(stream) },
       onDisconnect: session => { this.hooks.notify('onDisconnect', session) },
@@ -79,16 +79,16 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Finds an open session by id; `undefined` if there is none. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   find (id: string): Promise<Session | undefined> {
-    return toPromise(() => andThen(this.#store.find(id), state => this.#openSession(state)))
+    return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
   }
 
-  /** A channel by name. Channels need not be created: a channel exists while it has members. */
+  /** Returns a channel by name. You do not create channels: a channel exists while it has members. */
   channel (name: string): Channel {
     return new Channel(name, this.#store)
   }
 
   /**
-   * Sends a named event to all sessions. The event is appended once. Resolves when it is in the log. Rejects with
+   * Sends a named event to all sessions. Resolves when the event is in the log of broadcasts. Rejects with
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
@@ -102,8 +102,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /**
-   * Sets the handler of an upward event. With a `schema` the data is validated as Fastify validates bodies, and typed by
-   * the type provider. The return value of the handler is the response. Throws FST_SSE_HANDLER_INVALID if the event
+   * Sets the handler of an event that clients send. With a `schema`, the data is validated as Fastify validates bodies, and
+   * typed by the type provider. The return value of the handler is the response. Throws FST_SSE_HANDLER_INVALID if the event
    * already has a handler, or if an argument is invalid.
    */
   handle (event: string, handler: MessageHandler<unknown>): this
@@ -114,76 +114,76 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this
   }
 
-  /** The same registry with handlers that are typed by another type provider. */
+  /** Returns the same registry with handlers that are typed by another type provider. */
   withTypeProvider<Provider extends FastifyTypeProvider> (): Sessions<Provider> {
     return this as unknown as Sessions<Provider>
   }
 
-  /** The same registry, typed by a contract that the app shares with its clients. */
+  /** Returns the same registry, typed by a contract that the app shares with its clients. */
   withContract<C extends Contract> (): ContractSessions<C> {
     return this as unknown as ContractSessions<C>
   }
 
-  /** @internal Creates a session and retains it: the caller attaches it or discards it. `undefined` if there are too many sessions. */
+  /** @internal Creates a session and retains it: the caller must attach a stream or discard it. Resolves with `undefined` if there are too many sessions. */
   async open (principal: string | undefined): Promise<Session | undefined> {
-    const session = this.#openSession(await this.#store.open(this.#ids.next(), principal))
+    const session = this.#sessionIfOpen(await this.#store.open(this.#ids.next(), principal))
     session?.[kStream].retain()
     return session
   }
 
-  /** @internal Ends and releases a session of which no client knows the id. */
+  /** @internal Closes and releases a session whose id no client has received. */
   async discard (session: Session, reason: string): Promise<void> {
     try {
-      await this.#end(session, reason, false)
+      await this.#closeSession(session, reason, false)
     } catch (error) {
-      this.#log.warn({ err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
+      this.#logger.warn({ err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
     }
     session[kStream].release()
   }
 
-  /** @internal Finds the session that a client resumes: an open one, or one that has ended and whose client may not have received the `close` event. */
+  /** @internal Finds the session that a client resumes: an open one, or a closed one, whose client may not have received the `close` event yet. */
   async findForResume (id: string, principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.find(id)
-    return state !== undefined && state.principal === principal ? this.#session(state) : undefined
+    return state !== undefined && state.principal === principal ? this.#sessionOf(state) : undefined
   }
 
-  /** @internal Acquires the right to stream what follows a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
+  /** @internal Acquires for this process the right to stream a session, starting after a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
   acquireStream (session: Session, cursor: number): Awaitable<number | undefined> {
     return this.#store.attach(session[kStream].state, cursor)
   }
 
-  /** @internal Finds the open session that a message is for; synchronously if it is cached. */
+  /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */
   findCached (id: string): Awaitable<Session | undefined> {
-    return andThen(this.#store.findCached(id), state => this.#openSession(state))
+    return andThen(this.#store.findCached(id), state => this.#sessionIfOpen(state))
   }
 
-  /** @internal A session has expired. */
+  /** @internal Is called by the store when a session has expired. Resolves when the `onClose` hooks have run. */
   onExpire (state: SessionState): Promise<void> {
-    const session = this.#session(state)
+    const session = this.#sessionOf(state)
     session[kStream].onEnd()
     return this.hooks.notify('onClose', session, String(state.closeReason))
   }
 
-  /** @internal Milliseconds that a client should wait before it connects again. While the server closes, long enough to reach another one. */
+  /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
   createRetryDelay (): number {
     const { retry: [min, max], closeTimeout } = this.settings
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal Ends all streams within `closeTimeout`, then the sessions that no other process can continue. */
+  /** @internal Ends all streams within `closeTimeout`, then closes the sessions that no other process can continue. */
   async close (): Promise<void> {
     this.closing = true
     const reason = 'shutdown'
-    // A stream that may not write now must not wait until it may: its client gets the rest from another process.
+    // A stream that may not write now does not drain: its client receives the rest from another process.
     for (const stream of this.#streams) stream.end({ finalFrame: frameRetry(this.createRetryDelay()), reason, drain: stream.canWrite })
-    // Now and not in a later tick, because `closeTimeout` may be 0.
+    // Not in a later tick, because `closeTimeout` may be 0.
     flushScheduler.flushAll()
     await this.#waitForStreams(this.settings.closeTimeout)
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
-    const ended = await this.#closeStore(reason)
-    await Promise.all(ended.map(state => {
-      const session = this.#session(state)
+    const closed = await this.#closeStore(reason)
+    await Promise.all(closed.map(state => {
+      const session = this.#sessionOf(state)
       session[kStream].onEnd()
       return this.hooks.notify('onClose', session, reason)
     }))
@@ -193,7 +193,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     try {
       return await this.#store.close(reason)
     } catch (error) {
-      this.#log.error({ err: error }, 'the store could not be closed')
+      this.#logger.error({ err: error }, 'the store could not be closed')
       return []
     }
   }
@@ -214,25 +214,26 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     if (this.#streams.size === 0) this.#onLastStreamClose?.()
   }
 
-  #end (session: Session, reason: string, keep = true): Awaitable<void> {
-    return andThen(this.#store.end(session[kStream].state, reason, keep), ended => {
-      if (!ended) return
+  /** Closes a session. Unless `keep` is true, no client can resume it. */
+  #closeSession (session: Session, reason: string, keep = true): Awaitable<void> {
+    return andThen(this.#store.end(session[kStream].state, reason, keep), wasOpen => {
+      if (!wasOpen) return
       session[kStream].onEnd()
       return this.hooks.notify('onClose', session, reason)
     })
   }
 
-  #openSession (state: SessionState | undefined): Session | undefined {
-    return state === undefined || state.closeReason !== undefined ? undefined : this.#session(state)
+  #sessionIfOpen (state: SessionState | undefined): Session | undefined {
+    return state === undefined || state.closeReason !== undefined ? undefined : this.#sessionOf(state)
   }
 
-  /** The `Session` of a state. There is one per state, created when it is first needed. */
-  #session (state: SessionState): Session {
+  /** Returns the `Session` of a state, which is created when it is first needed. */
+  #sessionOf (state: SessionState): Session {
     return state.listener instanceof SessionStream ? state.listener.session as Session : new Session(state, this.#context)
   }
 }
 
-/** The registry, typed by a contract. The types of upward data are checked at run time only if the handler has a `schema`. */
+/** The registry, typed by a contract. The data that clients send is checked at run time only if the handler has a `schema`. */
 export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'addHook' | 'handle' | 'broadcast' | 'channel' | 'find'> {
   addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>>[Name]): this
   handle<Event extends UpEvent<C>> (event: Event, handler: ContractHandler<C, Event>): this
@@ -242,13 +243,13 @@ export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'ad
   find (id: string): Promise<ContractSession<C> | undefined>
 }
 
-/** Creates the store and the registry. Sessions that have expired wait for `ready`, when the app has added its hooks. */
-export function createSessions (settings: Settings, log: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
+/** Creates the store and the registry. `onClose` hooks for expired sessions run after `ready`, because until then the app may still add hooks. */
+export function createSessions (settings: Settings, logger: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
   const streams = new Set<StreamWriter>()
   const sessions: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
     onBroadcast: () => { for (const stream of streams) stream.onAppend() },
     onExpire: state => Promise.all([sessions, ready]).then(([sessions]) => sessions.onExpire(state), noop)
-  })).then(store => new Sessions(settings, log, store, streams))
+  })).then(store => new Sessions(settings, logger, store, streams))
   return sessions
 }
 

@@ -3,8 +3,8 @@ import { asError, statusOf, StoreUnavailable } from '../errors.js'
 import type { StoredResponse } from '../store/message-queue.js'
 
 /**
- * The reply of a handler to one message. It is not Fastify's Reply, because several messages may arrive in one request,
- * and because the response is kept for repeats.
+ * The reply of a handler to one message. It is not Fastify's Reply, because one request may contain several messages, and
+ * because the response is kept for repeats of the message.
  */
 export class UpwardReply {
   statusCode: number | undefined
@@ -13,27 +13,28 @@ export class UpwardReply {
   #headers: Record<string, string> = {}
   #body: unknown
 
-  /** Sets the status. Default: 200 with a body, 202 without. */
+  /** Sets the status code. Default: 200 with a body, 202 without. */
   code (status: number): this {
     this.statusCode = status
     return this
   }
 
-  /** Sets a header of the response. It is ignored if the message arrived in a batch. */
+  /** Sets a header of the response. Headers are ignored if the message arrived in a batch. */
   header (name: string, value: string): this {
     this.#headers[name] = value
     return this
   }
 
-  /** Sets the body, as returning it from the handler does. */
+  /** Sets the body. It takes precedence over the return value of the handler. */
   send (body?: unknown): this {
     this.sent = true
     this.#body = body
     return this
   }
 
-  /** @internal Makes the response from what the handler has returned and what was set here. */
+  /** @internal Creates the response from the return value of the handler and from what was set here. */
   toResponse (returned: unknown): StoredResponse {
+    // As in Fastify, a handler may return the reply.
     const body = this.sent ? this.#body : returned === this ? undefined : returned
     const isEmpty = body === undefined && !this.sent
     const status = this.statusCode ?? (isEmpty ? 202 : 200)
@@ -41,7 +42,7 @@ export class UpwardReply {
   }
 }
 
-/** Runs a handler and makes the response from what it returns or throws. */
+/** Runs a handler and creates the response from what it returns or throws. */
 export function runHandler (handler: (reply: UpwardReply) => unknown): Awaitable<StoredResponse> {
   const reply = new UpwardReply()
   try {
@@ -54,7 +55,7 @@ export function runHandler (handler: (reply: UpwardReply) => unknown): Awaitable
 
 function errorResponse (thrown: unknown): StoredResponse {
   const error = asError(thrown)
-  // The client may repeat the message after this error, so it must not become the response to repeats.
+  // The client repeats the message after this error, so the error must not become the response to repeats.
   if (error instanceof StoreUnavailable) throw error
   return { status: statusOf(error), headers: {}, body: undefined, error }
 }

@@ -1,6 +1,6 @@
 import type { Awaitable } from '../awaitable.js'
 
-/** The response to a message, as it is kept for repeats. An error of the handler is a response, too: the message was handled. */
+/** The response to a message, which is kept for repeats of the message. An error of the handler is a response as well, because the message was handled. */
 export interface StoredResponse {
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
@@ -8,13 +8,13 @@ export interface StoredResponse {
   readonly error: Error | undefined
 }
 
-/** A message as the queue sees it. */
+/** A message in the form that a queue needs. */
 export interface QueuedMessage {
   /** The idempotency key, if the message has one. */
   readonly key: string | undefined
-  /** A hash of event and data. A repeat must have the same fingerprint as the first message with its key. */
+  /** Returns a hash of event and data. A repeat must have the same fingerprint as the first message with its key. */
   readonly fingerprint: () => string
-  /** Runs the handler. It throws or rejects if the message is refused; a repeat is then a new attempt. */
+  /** Runs the handler. Throws or rejects if the message is refused. A repeat of it is then handled as a new message. */
   readonly handle: () => Awaitable<StoredResponse>
 }
 
@@ -25,14 +25,14 @@ export interface QueueResult {
 }
 
 /**
- * The upward messages of one session. They MUST be handled one at a time across all processes, in order of arrival, and
- * once per key: a repeat receives the response to the first message, and waits for it if that is still being handled. A
- * refused message leaves no response. If the log and the responses of a session are lost, the message MUST be refused as
- * for an unknown session.
+ * The queue of the messages that the client of one session sends. Messages MUST be handled one at a time across all
+ * processes, in order of arrival, and once per key: a repeat receives the response to the first message, and waits for it
+ * while the first message is being handled. A refused message leaves no response. If the store has lost the log and the
+ * responses of a session, it MUST refuse the messages with SessionUnknown.
  */
 export interface MessageQueue {
-  /** Resolves with the response to the message, or to an earlier one with its key. Throws or rejects if the message is refused. */
+  /** Adds a message. Resolves with the response to it, or to an earlier message with its key. Throws or rejects if the message is refused. */
   enqueue (message: QueuedMessage): Awaitable<QueueResult>
-  /** Adds several messages, with no message of another request between them. Throws or rejects if the queue has no room for all; otherwise each message settles on its own. */
+  /** Adds several messages, with no message of another request between them. Throws or rejects with TooManyWaiting if the queue has no room for all of them. Otherwise, each message has a promise of its own, as from `enqueue`. */
   enqueueAll (messages: readonly QueuedMessage[]): Awaitable<Array<Promise<QueueResult>>>
 }

@@ -1,24 +1,24 @@
 import type { Log, LogListener } from '../log/log.js'
 import type { LogRange } from '../log/log-range.js'
 
-/** What an app stores with a session. Extend this interface by declaration merging to type it. */
+/** Data that an app stores with a session. To type it, extend this interface by declaration merging. */
 export interface SessionData {
   [key: string]: unknown
 }
 
-/** The part of a session in this process. The store calls it for changes that this process did not make itself. */
+/** What a store calls when another process, or the store itself, has changed a session that this process uses. */
 export interface SessionListener extends LogListener {
-  /** The position up to which its stream has written. */
+  /** The position up to which the stream of the session has written. */
   readonly cursor: number
-  /** A log that it reads has grown, or it has more to read. */
+  /** There is more to write: a log has grown, the session reads another one, or its stream may write again. */
   onAppend (): void
   /** Another process has attached a stream to the session. */
   onReplaced (): void
-  /** The session has ended; `closeReason` says why. */
+  /** The session is closed. `SessionState.closeReason` contains the reason. */
   onEnd (): void
-  /** The session has ended because the store has lost it; its `closeReason` is {@link LOST}. Its client should connect again for a new session. */
+  /** The session is closed because the store has lost it; its `closeReason` is {@link LOST}. Its client should reconnect to get a new session. */
   onLost (): void
-  /** The session was removed from the store. No client can resume it, so a stream that is still draining ends. */
+  /** The session was removed from the store, so no client can resume it. A stream that is still draining is aborted. */
   onRemove (): void
 }
 
@@ -27,15 +27,17 @@ export const LOST = 'lost'
 
 const EMPTY_DATA = Object.freeze({})
 
-/** A session as its store keeps it. Only the store changes it, except for `cursor` and `listener`. */
+/** The state of a session in this process. Only the store changes it, except for `cursor` and `listener`. */
 export class SessionState implements LogListener {
   /** The result of option `principal` for the request that opened the session. */
   readonly principal: string | undefined
   /** The newest position of the store when the session was opened. The session receives only entries after it. */
   readonly startPosition: number
+  /** Is set by the session. The store notifies it. */
   listener: SessionListener | undefined
+  /** Data of the app. Every change replaces the object. */
   data: Readonly<SessionData> = EMPTY_DATA
-  /** Why the session ended; `undefined` while it is open. */
+  /** Why the session was closed; `undefined` while it is open. */
   closeReason: string | undefined
   /** The position up to which the last stream has written. The listener sets it when the stream ends. */
   cursor: number
@@ -43,7 +45,7 @@ export class SessionState implements LogListener {
   attachedRemotely = false
   /** The session's own log, if it is in this process. */
   log: Log | undefined
-  /** What a stream of the session reads; complete while a stream is attached in this process. */
+  /** The parts of logs that a stream of the session reads. Complete from `Store.attach` on, while this process has the right to stream the session. */
   readonly ranges: LogRange[]
   /** Names of the channels that the session has joined. */
   channels: Set<string> | undefined
@@ -57,7 +59,7 @@ export class SessionState implements LogListener {
     this.cursor = startPosition
   }
 
-  // A getter, because a logger would print a property.
+  // A getter, because loggers print properties, and the id is a secret.
   get id (): string {
     return this.#id
   }
@@ -67,7 +69,7 @@ export class SessionState implements LogListener {
     return this.#id.slice(0, 6)
   }
 
-  /** Whether a stream of the session may write. A shared store may have given the session to another process without being able to notify this one. */
+  /** Whether a stream of the session may write now. A shared store overrides this: while it is unavailable, another process may have acquired the session without a notification. */
   get canWrite (): boolean {
     return true
   }

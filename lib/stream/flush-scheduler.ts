@@ -1,22 +1,22 @@
-/** Has output that it can write. */
 export interface Flushable {
+  /** Writes everything that can be written now. */
   flush (): void
 }
 
-// A tick flushes at least so many, or this fraction of the batch if that is more.
-const MIN_BATCH = 128
-const BATCH_DIVISOR = 4
+// A tick flushes MIN_PER_TICK streams, or a quarter of the batch if that is more.
+const MIN_PER_TICK = 128
+const TICKS_PER_BATCH = 4
 
 /**
  * Decides when streams write. A stream that has something to write is flushed in a later tick of the event loop, together
- * with the others that wait. If many wait, each tick flushes only a part of them: the event loop does other work between
- * the parts, and events that arrive meanwhile go into the same write.
+ * with all others that were scheduled until then. Of many streams, each tick flushes only a part. So the event loop can do
+ * other work between the ticks, and a stream that is flushed later writes the events that were appended meanwhile as well.
  */
 export class FlushScheduler {
   /** The streams that are being flushed; those before `#next` are done. */
   #batch: Flushable[] = []
   #next = 0
-  /** The streams that were scheduled since the batch began. */
+  /** The streams that were scheduled after the batch began. */
   #waiting: Flushable[] = []
   #isTickScheduled = false
 
@@ -28,7 +28,7 @@ export class FlushScheduler {
 
   /** Flushes all scheduled streams now. */
   flushAll (): void {
-    // First the rest of the batch that has begun, then those that were scheduled since.
+    // First the rest of the current batch, then the streams that were scheduled after it began.
     this.#flush(Infinity)
     this.#flush(Infinity)
   }
@@ -42,9 +42,9 @@ export class FlushScheduler {
   readonly #tick = (): void => {
     this.#isTickScheduled = false
     try {
-      this.#flush(MIN_BATCH)
+      this.#flush(MIN_PER_TICK)
     } finally {
-      // Also after an error, so that one failing stream does not stop the others.
+      // Also after an error, so that one stream that fails does not stop the others.
       if (this.#batch.length > 0 || this.#waiting.length > 0) this.#scheduleTick()
     }
   }
@@ -55,7 +55,7 @@ export class FlushScheduler {
       this.#waiting = []
     }
     const batch = this.#batch
-    const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / BATCH_DIVISOR)))
+    const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / TICKS_PER_BATCH)))
     while (this.#next < end) {
       (batch[this.#next++] as Flushable).flush()
       // A stream may have called `flushAll` while it was flushed.

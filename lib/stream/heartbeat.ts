@@ -1,9 +1,9 @@
 import type { StreamWriter } from './stream-writer.js'
 
-// An idle stream is found at most a fifth of the interval too late.
+// A heartbeat is at most a fifth of the interval too late.
 const TICKS_PER_INTERVAL = 5
 
-/** Writes to idle streams so that proxies do not close them, with one timer for all streams. */
+/** Writes to idle streams, so that proxies do not close their connections. It uses one timer for all streams. */
 export class Heartbeat {
   readonly #streams: Iterable<StreamWriter>
   readonly #frame: string

@@ -1,6 +1,6 @@
 import { isPromise, toPromise, type Awaitable } from '../awaitable.js'
 
-/** Receives the items of an iterable. */
+/** Where {@link pump} writes the items. */
 export interface PumpTarget {
   write (item: unknown): Awaitable<void>
   /** Settles when the target has room for the next item. */
@@ -9,10 +9,11 @@ export interface PumpTarget {
 
 /**
  * Writes the items of an iterable to a target and requests the next item only when the target has room. If the signal
- * aborts, the promise rejects at once with its reason, even while an item is pending, and the iterable's `return` is called.
+ * aborts, the promise rejects at once with the reason of the signal, even while an item is pending, and the iterator's
+ * `return` is called.
  */
 export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal: AbortSignal, target: PumpTarget): Promise<void> {
-  // `in` needs an object, and a string is iterable but is not an object.
+  // `in` throws for a string, which is iterable but not an object.
   const iterator = typeof items !== 'string' && Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : (items as Iterable<unknown>)[Symbol.iterator]()
   return new Promise((resolve, reject) => {
     let isDone = false
@@ -24,15 +25,15 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
       if (isDone) return
       finish()
       reject(reason)
-      // In a microtask, because the generator may be running now if it has ended the session itself. Not awaited, because a
-      // generator that waits for something else returns only after that.
+      // In a microtask, because a generator that has aborted the signal itself is still running. Not awaited, because a
+      // generator that is waiting for something returns only after that.
       queueMicrotask(() => { toPromise(() => iterator.return?.()) })
     }
     const onAbort = (): void => { fail(signal.reason) }
     signal.addEventListener('abort', onAbort)
     const run = async (): Promise<void> => {
       for (;;) {
-        // Awaiting a value that is no promise would cost a microtask per item.
+        // Only promises are awaited, because `await` of another value would cost a microtask per item.
         const next = iterator.next()
         const { done, value } = isPromise(next) ? await next : next
         if (isDone) return

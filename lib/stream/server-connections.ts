@@ -13,9 +13,9 @@ interface Http2Connection {
 const kConnections = Symbol('fastify-sse-sessions connections')
 
 /**
- * Lets `server.close()` finish. Node waits for connections that never end by themselves: connections without a request,
- * which browsers open in advance (over a minute), idle HTTP/2 connections (before Node 24), HTTP/2 connections that were in
- * the TLS handshake when `close` was called, and HTTP/2 connections whose peer has vanished (both for ever).
+ * Closes the connections of a server, so that `server.close()` finishes. Node itself waits for connections without a
+ * request, which browsers open in advance (more than a minute); for idle HTTP/2 connections (before Node 24); and forever for
+ * HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer is unreachable.
  */
 export class ServerConnections {
   readonly #sockets = new Set<Socket>()
@@ -23,9 +23,9 @@ export class ServerConnections {
   readonly #closers: Array<() => Promise<void>> = []
   #timeout = 0
   #isClosing = false
-  #closed: Promise<void> | undefined
+  #closePromise: Promise<void> | undefined
 
-  /** The connections of a server. All registrations of the plugin share one object, so that Node does not warn of a listener leak. */
+  /** Returns the connections of a server. All registrations of the plugin share one object, so that Node does not warn about too many listeners. */
   static of (server: Server & { [kConnections]?: ServerConnections }): ServerConnections {
     server[kConnections] ??= new ServerConnections(server)
     return server[kConnections]
@@ -33,54 +33,55 @@ export class ServerConnections {
 
   private constructor (server: Server) {
     const sockets = this.#sockets
-    // One function for all sockets.
+    // One function for all sockets, to save memory.
     const onSocketClose = function (this: Socket): void { sockets.delete(this) }
     server.on('connection', (socket: Socket) => {
       sockets.add(socket)
       socket.on('close', onSocketClose)
     })
     let newestSocket: Socket
-    // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events.
+    // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events, which runs later.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })
-    server.on('session', (session: ServerHttp2Session) => {
+    server.on('session', (http2Session: ServerHttp2Session) => {
       const connection = { socket: newestSocket, streamCount: 0 }
-      this.#http2.set(session, connection)
-      session.once('close', () => { this.#http2.delete(session) })
-      session.on('stream', stream => {
+      this.#http2.set(http2Session, connection)
+      http2Session.once('close', () => { this.#http2.delete(http2Session) })
+      http2Session.on('stream', stream => {
         connection.streamCount++
         stream.once('close', () => {
           connection.streamCount--
           if (this.#isClosing) destroyWhenIdle(connection, this.#timeout)
         })
       })
-      if (this.#isClosing) closeSession(session, connection, this.#timeout)
+      if (this.#isClosing) closeHttp2Session(http2Session, connection, this.#timeout)
     })
   }
 
-  /** Adds a function that ends the streams of one registration. `timeout` is the number of milliseconds that it takes at most, and that peers have to close their connections. */
+  /** Adds a function that ends the streams of one registration. `timeout` is the maximum number of milliseconds that it takes. HTTP/2 peers have the same time to close their connections. */
   add (closer: () => Promise<void>, timeout: number): void {
     this.#closers.push(closer)
     this.#timeout = Math.max(this.#timeout, timeout)
   }
 
-  /** Ends the streams of all registrations in parallel, then all connections, including those that open later. Peers have the rest of the timeout. */
+  /** Ends the streams of all registrations in parallel, then closes connections that Node would wait for, including those that open later. HTTP/2 peers have the rest of the timeout. */
   close (): Promise<void> {
-    this.#closed ??= this.#close()
-    return this.#closed
+    this.#closePromise ??= this.#close()
+    return this.#closePromise
   }
 
   async #close (): Promise<void> {
     const startedAt = now()
     await Promise.all(this.#closers.map(closer => closer()))
     this.#isClosing = true
+    // Connections without a request.
     for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
     const remaining = Math.max(0, this.#timeout - (now() - startedAt))
-    for (const [session, connection] of this.#http2) closeSession(session, connection, remaining)
+    for (const [http2Session, connection] of this.#http2) closeHttp2Session(http2Session, connection, remaining)
   }
 }
 
-function closeSession (session: ServerHttp2Session, connection: Http2Connection, timeout: number): void {
-  session.close()
+function closeHttp2Session (http2Session: ServerHttp2Session, connection: Http2Connection, timeout: number): void {
+  http2Session.close()
   destroyWhenIdle(connection, timeout)
 }
 

@@ -11,14 +11,14 @@ export interface StreamOwner {
   readonly canWrite: boolean
   /** The cursor has moved. */
   onProgress (): void
-  /** The client was sent a `gap` event. */
+  /** A `gap` event was written. */
   onGap (gap: Gap): void
   /** The response is closed. */
   onStreamClose (stream: StreamWriter): void
 }
 
 export interface StreamWriterOptions {
-  /** Is part of the id of each event, and selects the entries that exclude this session. */
+  /** Is part of the id of each event. Entries that exclude this session are skipped. */
   readonly sessionId: string
   /** What the stream reads. The array may grow while the stream is open. */
   readonly ranges: readonly LogRange[]
@@ -27,52 +27,53 @@ export interface StreamWriterOptions {
   readonly sink: Sink
   readonly owner: StreamOwner
   /** The logger of the request that opened the stream. */
-  readonly log: FastifyBaseLogger
+  readonly logger: FastifyBaseLogger
 }
 
 export interface EndOptions {
   /** The last bytes that the client receives. */
   readonly finalFrame: string
-  /** Why the stream ends, for the log. */
+  /** Why the stream ends, for the logger. */
   readonly reason: string
   /** Whether to write everything that the logs contain before the final frame. Otherwise the stream ends at once. */
   readonly drain: boolean
 }
 
-// The socket reports backpressure after a write of this size, well before a whole log is buffered in it.
+// After a write of this size, the socket reports backpressure, long before it has buffered a whole log.
 const CHUNK_CHARACTERS = 64 * 1024
 
 /**
- * Moves a cursor over several logs, in order of position, and writes each entry that it passes while the sink accepts
- * more. Live delivery, replay and catching up are this same operation. The writer buffers nothing: what a slow client has
- * not accepted stays in the logs, and what a log has trimmed meanwhile is reported with a `gap` event.
+ * Moves a cursor over several logs, in order of position, and writes each entry that it passes, while the sink accepts
+ * more. Live delivery, replay after a reconnect and catching up after a slow period are this same operation. The writer
+ * buffers nothing: what the sink has not accepted stays in the logs. If a log trims such entries, the client gets a `gap` event.
  */
 export class StreamWriter implements SinkListener, Flushable {
   /** The position up to which everything is written or reported as a gap. */
   cursor: number
-  /** Why the stream ends. The initial value is for a connection that the client or the network closes. */
+  /** Why the stream ends. The initial value applies if the client or the network closes the connection. */
   reason = 'lost'
   /** Heartbeat ticks since the last write. */
   idleTicks = 0
   readonly openedAt = now()
-  readonly log: FastifyBaseLogger
+  readonly logger: FastifyBaseLogger
   readonly #sessionId: string
   readonly #prefix: string
   readonly #ranges: readonly LogRange[]
   readonly #owner: StreamOwner
   readonly #sink: Sink
   #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
+  /** The last position of the newest gap that was reported. */
   #gapReportedThrough = 0
   #finalFrame: string | undefined
 
-  constructor ({ sessionId, ranges, cursor, sink, owner, log }: StreamWriterOptions) {
+  constructor ({ sessionId, ranges, cursor, sink, owner, logger }: StreamWriterOptions) {
     this.#sessionId = sessionId
     this.#prefix = framePrefix(sessionId)
     this.#ranges = ranges
     this.cursor = cursor
     this.#sink = sink
     this.#owner = owner
-    this.log = log
+    this.logger = logger
   }
 
   get canWrite (): boolean {
@@ -119,7 +120,7 @@ export class StreamWriter implements SinkListener, Flushable {
     if (!this.#sink.write(frame)) this.#state = 'blocked'
   }
 
-  /** Ends the response. Without `drain`, a client that does not accept more is disconnected and does not receive the final frame. */
+  /** Ends the response. Without `drain`, a client that does not accept more at the moment is disconnected without the final frame. */
   end ({ finalFrame, reason, drain }: EndOptions): void {
     this.reason = reason
     if (drain) {
@@ -167,7 +168,7 @@ export class StreamWriter implements SinkListener, Flushable {
     let chunk = this.#reportGap()
     let limit: number
     do {
-      // Find the range with the earliest entry, and the position at which another range has its first entry.
+      // Find the range with the earliest entry, and the earliest position in the other ranges.
       let next: LogRange | undefined
       let earliest = Infinity
       limit = Infinity
@@ -182,7 +183,7 @@ export class StreamWriter implements SinkListener, Flushable {
         }
       }
       if (next === undefined) break
-      // `Math.max` prevents an endless loop if a store breaks its contract and uses a position twice.
+      // `Math.max` prevents an endless loop if a store violates its contract and uses a position twice.
       chunk = this.#readRange(chunk, next, Math.min(Math.max(earliest, limit - 1), next.to))
     } while (limit < Infinity && chunk.length < CHUNK_CHARACTERS)
     return chunk
@@ -200,9 +201,9 @@ export class StreamWriter implements SinkListener, Flushable {
   }
 
   /**
-   * Returns the frame of a `gap` event if entries after the cursor were trimmed, otherwise ''. The cursor moves to just
-   * before the next entry that can still be read. A client that resumes from there does not get the same gap again,
-   * unless another log still has entries from before the end of the gap.
+   * Returns the frame of a `gap` event if entries after the cursor were trimmed, otherwise an empty string. Moves the cursor
+   * to just before the next entry that can still be read, so that a client that resumes there does not get the same gap
+   * again. This is not possible if another log still has entries within the gap.
    */
   #reportGap (): string {
     let resumedAt = this.#gapReportedThrough
@@ -217,7 +218,7 @@ export class StreamWriter implements SinkListener, Flushable {
     const gap: Gap = { after: this.cursor, resumedAt, reason }
     this.#gapReportedThrough = resumedAt
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
-    // Asynchronously, because an `onGap` hook may send events, which changes the logs that are being read.
+    // In a microtask, because an `onGap` hook may send events, which changes the logs while they are read.
     queueMicrotask(() => { this.#owner.onGap(gap) })
     return frameGap(this.#sessionId, this.cursor, gap)
   }

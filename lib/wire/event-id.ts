@@ -1,9 +1,9 @@
 import { randomFillSync } from 'node:crypto'
 
-/** The event id that ends a session: the server answers 204 to a client that sends it as `Last-Event-ID`. */
+/** The id of the events `close` and `replaced`. If a client reconnects with it as `Last-Event-ID`, the response is 204, which stops an EventSource. */
 export const CLOSED_ID = 'closed'
 
-/** The parts of an event id: which session, and a position in its logs. */
+/** The parts of an event id: the session, and a position in its logs. */
 export interface EventId {
   readonly sessionId: string
   readonly position: number
@@ -13,11 +13,11 @@ const ID_BYTES = 18
 const IDS_PER_FILL = 128
 
 // A session id: 18 bytes as base64url.
-const SESSION_ID = /^[\w-]{24}$/
+const SESSION_ID_PATTERN = /^[\w-]{24}$/
 // A session id and a position, which has at most 11 digits in base 36.
-const EVENT_ID = /^([\w-]{24})\.([0-9a-z]{1,11})$/
+const EVENT_ID_PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
 
-/** Generates session ids: 18 random bytes as base64url. One call of the random generator serves many ids, because the call is much slower than its bytes. */
+/** Generates session ids: 18 random bytes as base64url. It requests the random bytes for many ids in one call, because a call costs much more than its bytes. */
 export class SessionIdGenerator {
   readonly #buffer = Buffer.alloc(ID_BYTES * IDS_PER_FILL)
   #offset = this.#buffer.length
@@ -31,7 +31,7 @@ export class SessionIdGenerator {
     const start = this.#offset
     this.#offset += ID_BYTES
     const id = buffer.toString('base64url', start, this.#offset)
-    // Used bytes are a secret and must not stay in memory.
+    // The bytes of an id are a secret and must not stay in the buffer.
     buffer.fill(0, start, this.#offset)
     return id
   }
@@ -39,27 +39,27 @@ export class SessionIdGenerator {
 
 /** Whether a text has the form of a session id. */
 export function isSessionId (text: string): boolean {
-  return SESSION_ID.test(text)
+  return SESSION_ID_PATTERN.test(text)
 }
 
-/** `<session id>.<position in base 36>`: printable ASCII of less than 128 bytes, so that every browser returns it unchanged. */
+/** Formats an event id as `<session id>.<position in base 36>`: printable ASCII of less than 128 bytes, so that every browser returns it unchanged. */
 export function formatEventId (sessionId: string, position: number): string {
   return idPrefix(sessionId) + encodePosition(position)
 }
 
-/** The part that the ids of all events of a session share. */
+/** Returns the part of an event id that is the same for all events of a session. */
 export function idPrefix (sessionId: string): string {
   return `${sessionId}.`
 }
 
-/** The part of an event id that is the same in every session. */
+/** Returns the part of an event id that does not depend on the session. */
 export function encodePosition (position: number): string {
   return position.toString(36)
 }
 
-/** Parses an event id; `undefined` if the text has another form. */
+/** Parses an event id. Returns `undefined` if the text has another form. */
 export function parseEventId (text: string): EventId | undefined {
-  const [, sessionId, digits] = EVENT_ID.exec(text) ?? []
+  const [, sessionId, digits] = EVENT_ID_PATTERN.exec(text) ?? []
   if (sessionId === undefined || digits === undefined) return undefined
   const position = Number.parseInt(digits, 36)
   return Number.isSafeInteger(position) ? { sessionId, position } : undefined

@@ -2,11 +2,11 @@ import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid } from '../errors.js'
 import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
-// The events of the plugin, those of EventSource itself, and those of the client's session object.
+// The names of the events of the plugin, of EventSource, and of the session of the package's client.
 const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
 const FORBIDDEN_CHARACTERS = /[\r\n\0]/
 
-/** Whether a value can be the name of an event and arrives unchanged. */
+/** Whether a value can be the name of an event: a non-empty string that clients receive unchanged. */
 export function isEventName (name: unknown): name is string {
   return typeof name === 'string' && name !== '' && !FORBIDDEN_CHARACTERS.test(name) && name.isWellFormed()
 }
@@ -16,11 +16,11 @@ export function isUserEvent (name: unknown): boolean {
   return isEventName(name) && !RESERVED.has(name)
 }
 
-/** Frames an event of the app without its id. The id differs from session to session, so the rest is framed once for all sessions. */
+/** Formats an event of the app as SSE, without its id. The id is different in each session; everything else is formatted once for all sessions. Throws FST_SSE_EVENT_INVALID or FST_SSE_DATA_INVALID. */
 export function frameEvent (event: string, data: unknown): string {
   if (!isUserEvent(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
   const json = serialize(data)
-  // Without `encode`, which would spend most of its time on searching for line ends. JSON contains none.
+  // Without `encode`, which would spend most of its time on the search for line breaks. JSON contains none.
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
 }
 
@@ -36,12 +36,12 @@ export function serialize (data: unknown = null): string {
   return json
 }
 
-/** The first characters of every event of a session. */
+/** Returns the first characters of every event of a session. */
 export function framePrefix (sessionId: string): string {
   return `id: ${idPrefix(sessionId)}`
 }
 
-/** The rest of an event at a position, which is the same in every session. */
+/** Returns the rest of an event after `framePrefix`. It is the same in every session. */
 export function frameSuffix (position: number, frame: string): string {
   return `${encodePosition(position)}\n${frame}`
 }
@@ -50,10 +50,13 @@ export function frameWelcome (sessionId: string, position: number, retry: number
   return `retry: ${retry}\nevent: welcome\nid: ${formatEventId(sessionId, position)}\ndata: ${json}\n\n`
 }
 
-/** A range of lost events: those after position `after`, up to and including position `resumedAt`. The stream is complete again after it. */
+/** A range of positions whose events the client may have missed. */
 export interface Gap {
+  /** The last position before the range. */
   readonly after: number
+  /** The last position of the range. After it, the stream is complete again. */
   readonly resumedAt: number
+  /** Why the log lost events: because of one of its bounds, or `store` if the store was restored to an earlier state. */
   readonly reason: 'count' | 'bytes' | 'age' | 'store'
 }
 
@@ -66,17 +69,17 @@ export function frameClose (reason: string): string {
 }
 
 /**
- * The last event of a stream that was replaced by another. The session stays open, but the server answers 204 when the
- * client reconnects with this id, so that it stops. Otherwise the two clients would replace each other for ever.
+ * The last event of a stream that was replaced by another. The session stays open, but the response to a client that
+ * reconnects with this id is 204, so that it stops. Otherwise, two clients would replace each other forever.
  */
 export const REPLACED_FRAME = encode({ event: 'replaced', id: CLOSED_ID, data: '{}' })
 
-/** Sets the number of milliseconds that a client waits before it connects again. */
+/** Formats the field that sets the number of milliseconds that a client waits before it reconnects. */
 export function frameRetry (retry: number): string {
   return `retry: ${retry}\n\n`
 }
 
-/** A comment and ONE line feed, because some clients report a blank line as an empty event. */
+/** A comment with ONE line feed, because some clients report a blank line as an empty event. */
 export const HEARTBEAT_FRAME = ': heartbeat\n'
 
 export function frameHeartbeatEvent (event: string): string {

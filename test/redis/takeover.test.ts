@@ -123,7 +123,7 @@ t.test('a stream ends if another node took it over before its response started, 
   await session.send(1)
   const sink = new MemorySink(false)
   await findSession(nodeA, session)
-  session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed: true, generation, log: Fastify().log })
+  session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the first stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
   const resumed = await attachStream(nodeA, session, cursor)

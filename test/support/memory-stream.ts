@@ -38,7 +38,7 @@ export async function attachStream (sessions: Sessions, session: Session, cursor
   const from = cursor ?? session[kStream].cursor
   const head = await sessions.acquireStream(session, from)
   if (head === undefined) throw new Error('the session does not exist any more')
-  session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, log: logger })
+  session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, logger })
   return new MemoryStream(sink, from)
 }
 

@@ -1,10 +1,10 @@
 import { now } from '../../log/log.js'
 
-/** Calls back for each item a fixed time after it was added, with one timer for all items. */
+/** Calls a function for each item, a fixed time after the item was added. It uses one timer for all items. */
 export class ExpiryQueue<Item> {
   readonly #delay: number
   readonly #onExpire: (item: Item) => void
-  // In order of time, because all items wait equally long.
+  // In order of time, because the delay is the same for all items.
   readonly #deadlines = new Map<Item, number>()
   #timer: NodeJS.Timeout | undefined
 
@@ -14,7 +14,7 @@ export class ExpiryQueue<Item> {
     this.#onExpire = onExpire
   }
 
-  /** Adds an item, or starts its delay again. */
+  /** Adds an item, or restarts its delay. */
   set (item: Item): void {
     this.#deadlines.delete(item)
     this.#deadlines.set(item, now() + this.#delay)

@@ -1,7 +1,7 @@
 import { Log, type LogBounds, type LogListener } from '../../log/log.js'
 import type { SessionState } from '../session-state.js'
 
-/** A channel that has members. An append to its log notifies all of them. */
+/** A channel that has members. After an append to its log, the streams of all members are notified. */
 export class MemoryChannel implements LogListener {
   readonly members = new Set<SessionState>()
   readonly log: Log

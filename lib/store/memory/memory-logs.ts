@@ -1,7 +1,7 @@
 import { assertFits, now, type EntryInput, type Log } from '../../log/log.js'
 import { TrimGuard } from '../trim-guard.js'
 
-/** Appends to the logs of this process, with one counter of positions, and trims entries that are too old. */
+/** Appends to the logs of a memory store, with one counter of positions for all of them, and trims entries that are too old. */
 export class MemoryLogs {
   /** The newest position of all logs. */
   head = 0
@@ -11,6 +11,7 @@ export class MemoryLogs {
   #sweepTimer: NodeJS.Timeout | undefined
   #sweepAt = Infinity
 
+  /** Appends an entry to a log. Throws EntryTooLarge. */
   append (log: Log, entry: EntryInput): void {
     assertFits(entry, log.bounds)
     this.#trimGuard.beforeAppend(log, entry, this.head)
@@ -21,7 +22,7 @@ export class MemoryLogs {
     log.listener.onAppend()
   }
 
-  /** Removes a log to which nothing will be appended any more and which nobody reads. */
+  /** Removes a log that is not used any more. */
   release (log: Log): void {
     this.#logs.delete(log)
   }
@@ -31,7 +32,7 @@ export class MemoryLogs {
     this.#logs.clear()
   }
 
-  /** Appending to a log and reading it trim what is too old; the sweep does so for logs that nobody uses. */
+  /** Entries that are too old are trimmed when a log is read or appended to. The sweep trims them in logs that are not used for a while. */
   #scheduleSweep ({ bounds: { age } }: Log, time: number): void {
     if (time + age >= this.#sweepAt) return
     this.#sweepAt = time + age

@@ -4,18 +4,18 @@ import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '.
 
 interface IdempotencyRecord {
   readonly fingerprint: string
-  /** A promise while the message is being handled. */
+  /** The response; a promise of it while the message is being handled. */
   response: Awaitable<StoredResponse>
 }
 
-/** The message queue of a session that only this process handles. */
+/** The message queue of a session whose messages are handled only in this process. */
 export class MemoryQueue implements MessageQueue {
   readonly #maxWaiting: number
   readonly #maxRecords: number
   readonly #records = new Map<string, IdempotencyRecord>()
-  /** Settles when the last message of the queue is handled; `undefined` while the queue is empty. */
+  /** Resolves when the last message of the queue is handled; `undefined` while the queue is empty. */
   #last: Promise<void> | undefined
-  /** Whether a handler is running synchronously, further up the stack. */
+  /** Whether a handler is running synchronously, in the current call stack. */
   #isInHandler = false
   #waiting = 0
 
@@ -24,16 +24,17 @@ export class MemoryQueue implements MessageQueue {
     this.#maxRecords = maxRecords
   }
 
-  /** Throws TooManyWaiting if the queue has no room for so many more messages. */
+  /** Throws TooManyWaiting if the queue has no room for `count` more messages. */
   assertCapacity (count: number): void {
     if (this.#last !== undefined && this.#waiting + count > this.#maxWaiting) throw new TooManyWaiting(this.#waiting)
   }
 
   enqueue (message: QueuedMessage): Awaitable<QueueResult> {
-    // A handler posted the message synchronously, for example with `inject`. That handler is in the queue once it has returned.
+    // A handler has sent this message synchronously, for example with `inject`. The message of that handler enters the queue only
+    // when the handler has returned, and this message must come after it.
     if (this.#isInHandler) return Promise.resolve().then(() => this.enqueue(message))
     const { key, handle } = message
-    if (key === undefined) return andThen(this.#run(handle), firstResult)
+    if (key === undefined) return andThen(this.#run(handle), toResult)
     const fingerprint = message.fingerprint()
     const earlier = this.#records.get(key)
     if (earlier !== undefined) {
@@ -42,12 +43,12 @@ export class MemoryQueue implements MessageQueue {
     }
     const response = this.#run(handle)
     this.#addRecord(key, { fingerprint, response })
-    return andThen(response, firstResult)
+    return andThen(response, toResult)
   }
 
   enqueueAll (messages: readonly QueuedMessage[]): Array<Promise<QueueResult>> {
     this.assertCapacity(messages.length)
-    // All are added synchronously, so that they keep their order and no other message comes between them.
+    // All messages are added synchronously, so that they keep their order and no other message comes between them.
     return messages.map(async message => await this.enqueue(message))
   }
 
@@ -60,7 +61,7 @@ export class MemoryQueue implements MessageQueue {
     if (settled instanceof Promise) settled.catch(() => { this.#records.delete(key) })
   }
 
-  // Oldest first. The record of a running message stays, because a repeat must not start a second run.
+  /** Removes the oldest records above the limit. The record of a message that is being handled stays, because a repeat must not be handled a second time. */
   #evict (): void {
     for (const [key, { response }] of this.#records) {
       if (this.#records.size <= this.#maxRecords) return
@@ -68,7 +69,7 @@ export class MemoryQueue implements MessageQueue {
     }
   }
 
-  /** Runs a handler when all messages before it are handled; synchronously if there are none. */
+  /** Runs a handler when all earlier messages are handled; synchronously if there are none. */
   #run (handle: () => Awaitable<StoredResponse>): Awaitable<StoredResponse> {
     let response: Promise<StoredResponse>
     if (this.#last === undefined) {
@@ -79,7 +80,7 @@ export class MemoryQueue implements MessageQueue {
       } finally {
         this.#isInHandler = false
       }
-      // It finished synchronously, so no other message can wait for it.
+      // The handler finished synchronously, so no other message waits for it.
       if (!(result instanceof Promise)) return result
       response = result
     } else {
@@ -97,4 +98,4 @@ export class MemoryQueue implements MessageQueue {
   }
 }
 
-const firstResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })
+const toResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })

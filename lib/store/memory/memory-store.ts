@@ -10,10 +10,10 @@ import { MemoryChannel } from './memory-channel.js'
 import { MemoryLogs } from './memory-logs.js'
 import { MemoryQueue } from './memory-queue.js'
 
-/** Channels that a session has left and may still have to read. */
+/** Maximum number of left channels whose entries a session can still read. */
 const MAX_LEFT_CHANNELS = 100
 
-/** The default store: keeps everything in the memory of this process, for an app that runs as one process. */
+/** Creates the default store. It keeps everything in the memory of this process, for an app that runs as one process. */
 export const memoryStore = (settings: StoreSettings, callbacks: StoreCallbacks): MemoryStore => new MemoryStore(settings, callbacks)
 
 export class MemoryStore implements Store {
@@ -21,10 +21,10 @@ export class MemoryStore implements Store {
   readonly #settings: StoreSettings
   readonly #callbacks: StoreCallbacks
   readonly #broadcasts: Log
-  /** Open sessions, and ended ones whose clients may still have to receive the `close` event. */
+  /** Open sessions, and closed ones whose clients may not have received the `close` event yet. */
   readonly #sessions = new Map<string, SessionState>()
-  /** The ended ones of `#sessions`, oldest first. */
-  readonly #ended = new Set<SessionState>()
+  /** The closed sessions in `#sessions`, in the order in which they were closed. */
+  readonly #closed = new Set<SessionState>()
   readonly #expiryQueue: ExpiryQueue<SessionState>
   readonly #channels = new Map<string, MemoryChannel>()
   readonly #countByPrincipal = new Map<string, number>()
@@ -44,7 +44,7 @@ export class MemoryStore implements Store {
     if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
     this.#adjustCounts(principal, 1)
     const { head } = this.#logs
-    // A literal takes less memory than an array that grows by `push`.
+    // An array literal takes less memory than an array that grows by `push`.
     const state = new SessionState(id, principal, head, [{ log: this.#broadcasts, from: head, to: Infinity }])
     this.#sessions.set(id, state)
     return state
@@ -94,23 +94,23 @@ export class MemoryStore implements Store {
     if (state.channels?.delete(name) !== true) return
     this.#removeMember(state, name)
     this.#dropUnreadableRanges(state)
-    const left = state.ranges.filter(({ to }) => to < Infinity)
-    if (left.length <= MAX_LEFT_CHANNELS) return
-    // A client that keeps up has read everything after this.
+    const leftRanges = state.ranges.filter(({ to }) => to < Infinity)
+    if (leftRanges.length <= MAX_LEFT_CHANNELS) return
+    // After this, only a client that does not accept more misses entries.
     flushScheduler.flushAll()
-    this.#dropRange(state, left.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
+    this.#dropRange(state, leftRanges.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
   }
 
   end (state: SessionState, reason: string, keep: boolean): boolean {
     if (state.closeReason !== undefined) return false
     state.closeReason = reason
-    // The session does not receive later broadcasts.
+    // A closed session does not receive later broadcasts.
     for (const range of state.ranges) if (range.log === this.#broadcasts) range.to = this.#broadcasts.lastPosition
     for (const channel of state.channels ?? []) this.#removeMember(state, channel)
     state.channels = undefined
     this.#dropUnreadableRanges(state)
     this.#adjustCounts(state.principal, -1)
-    if (keep) this.#retainEnded(state)
+    if (keep) this.#keepClosed(state)
     else this.#remove(state)
     return true
   }
@@ -129,7 +129,7 @@ export class MemoryStore implements Store {
     this.#logs.append(this.#broadcasts, entry)
   }
 
-  /** A session without a log has received nothing, so nothing is unsent. */
+  /** Nothing to do: it is called only for sessions without a log, which have nothing unsent. */
   waitForDrain (): void {}
 
   messageQueue (): MessageQueue {
@@ -145,10 +145,10 @@ export class MemoryStore implements Store {
   }
 
   close (reason: string): readonly SessionState[] {
-    const ended = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
+    const closed = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
     this.#expiryQueue.clear()
     this.#logs.close()
-    return ended
+    return closed
   }
 
   #expire (state: SessionState): void {
@@ -157,18 +157,18 @@ export class MemoryStore implements Store {
     else this.#remove(state)
   }
 
-  /** Keeps an ended session so that its client can receive the `close` event: for `resumeTimeout`, and at most `maxSessions` of them. */
-  #retainEnded (state: SessionState): void {
+  /** Keeps a closed session for `resumeTimeout`, so that its client can receive the `close` event, but at most `maxSessions` closed sessions. */
+  #keepClosed (state: SessionState): void {
     this.#expiryQueue.set(state)
-    this.#ended.add(state)
-    const [oldest] = this.#ended
-    if (oldest !== undefined && this.#ended.size > this.#settings.maxSessions) this.#remove(oldest)
+    this.#closed.add(state)
+    const [oldest] = this.#closed
+    if (oldest !== undefined && this.#closed.size > this.#settings.maxSessions) this.#remove(oldest)
   }
 
   #remove (state: SessionState): void {
     this.#expiryQueue.delete(state)
     this.#sessions.delete(state.id)
-    this.#ended.delete(state)
+    this.#closed.delete(state)
     if (state.log !== undefined) this.#logs.release(state.log)
     state.listener?.onRemove()
   }
@@ -200,7 +200,7 @@ export class MemoryStore implements Store {
     for (const range of state.ranges) if (range.log === channel.log && range.to === Infinity) range.to = channel.log.lastPosition
   }
 
-  /** Drops the ranges of left channels that are empty or whose entries are all trimmed. */
+  /** Drops the ranges of left channels that contain no entries, or whose entries are all trimmed. */
   #dropUnreadableRanges (state: SessionState): void {
     for (const range of [...state.ranges]) {
       const { log, from, to } = range

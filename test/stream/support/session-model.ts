@@ -224,7 +224,7 @@ export class SessionModel {
     const sink = new MemorySink(stalls)
     assert.equal(await this.#sessions.acquireStream(session, cursor), head)
     Object.assign(client, { sink, cursor, gapReportedThrough: 0 })
-    session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, log: logger })
+    session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, logger })
     assert.equal(replaced?.read() ?? '', finalFrame, 'a replaced stream that can write receives only the event "replaced"')
     const [welcome, ...events] = readEvents(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
