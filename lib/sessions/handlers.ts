@@ -1,4 +1,4 @@
-import createError from '@fastify/error'
+import { createError } from '@fastify/error'
 import type { FastifyRequest } from 'fastify'
 import { andThen, type Awaitable } from '../awaitable.js'
 import { EventUnknown, HandlerInvalid } from '../errors.js'

@@ -3,7 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
 import { SessionOver } from '../errors.js'
 import type { MessageQueue } from '../store/message-queue.js'
-import { LOST, type SessionListener, type SessionState } from '../store/session-state.js'
+import type { SessionListener, SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import type { Sink } from '../stream/response-sink.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
@@ -46,8 +46,9 @@ export interface StreamAttachment {
  * request.
  */
 export class SessionStream<Session> implements SessionListener, StreamOwner {
-  readonly state: SessionState
-  readonly context: SessionContext<Session>
+  // Private, because a logger that is given a SessionState also prints its listener.
+  readonly #state: SessionState
+  readonly #context: SessionContext<Session>
   readonly #session: Session
   #stream: StreamWriter | undefined
   /** Number of requests for a stream that are in progress, plus 1 while there is a stream. The session does not expire while this is above 0. */
@@ -58,13 +59,23 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   #attachedGeneration = 0
   #messageQueue: MessageQueue | undefined
   #abortController: AbortController | undefined
+  /** Whether the store has lost the session. Its `closeReason` does not show that, because an app may close a session with the reason `lost`. */
+  #isLost = false
   #drainWaiters: Set<() => void> | undefined
 
   constructor (session: Session, state: SessionState, context: SessionContext<Session>) {
     this.#session = session
-    this.state = state
-    this.context = context
+    this.#state = state
+    this.#context = context
     state.listener = this
+  }
+
+  get state (): SessionState {
+    return this.#state
+  }
+
+  get context (): SessionContext<Session> {
+    return this.#context
   }
 
   get session (): Session {
@@ -169,7 +180,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   /** Ends a stream if its session was closed or replaced while the `onSend` hooks ran, after the store's `attach`. */
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, attachedRemotely, ranges } = this.state
-    if (closeReason === LOST) this.#endStream('', LOST)
+    if (this.#isLost) this.#endStream('', 'lost')
     else if (closeReason !== undefined) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced()
     // Another process has attached a stream and detached it again. The client should reconnect.
@@ -205,7 +216,8 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
 
   onLost (): void {
     // Without a `close` event, so that the client reconnects.
-    const hadStream = this.#endStream('', LOST)
+    const hadStream = this.#endStream('', 'lost')
+    this.#isLost = true
     this.onEnd()
     if (hadStream) this.context.onLost(this.#session)
   }

@@ -3,7 +3,7 @@ import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
-/** Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
+/** @internal Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
 export const kStream = Symbol('session stream')
 
 /**
@@ -93,8 +93,7 @@ export class Session {
 
   /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void> {
-    const { state, context: { store } } = this.#stream
-    return toPromise(() => store.join(state, channel))
+    return toPromise(() => this.#stream.context.store.join(this.#stream.state, channel))
   }
 
   /**
@@ -102,14 +101,12 @@ export class Session {
    * holds for the 100 channels that the session left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
-    const { state, context: { store } } = this.#stream
-    return toPromise(() => store.leave(state, channel))
+    return toPromise(() => this.#stream.context.store.leave(this.#stream.state, channel))
   }
 
   /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
   update (change: SessionData): Promise<void> {
-    const { state, context: { store } } = this.#stream
-    return toPromise(() => store.update(state, change))
+    return toPromise(() => this.#stream.context.store.update(this.#stream.state, change))
   }
 
   /**

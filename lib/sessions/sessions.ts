@@ -126,8 +126,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Creates a session and retains it: the caller must attach a stream or discard it. Resolves with `undefined` if there are too many sessions. */
   async open (principal: string | undefined): Promise<Session | undefined> {
-    const session = this.#sessionIfOpen(await this.#store.open(this.#ids.next(), principal))
-    session?.[kStream].retain()
+    const state = await this.#store.open(this.#ids.next(), principal)
+    if (state === undefined) return undefined
+    const session = this.#sessionOf(state)
+    session[kStream].retain()
     return session
   }
 

@@ -16,14 +16,11 @@ export interface SessionListener extends LogListener {
   onReplaced (): void
   /** The session is closed. `SessionState.closeReason` contains the reason. */
   onEnd (): void
-  /** The session is closed because the store has lost it; its `closeReason` is {@link LOST}. Its client should reconnect to get a new session. */
+  /** The session is closed because the store has lost it; its `closeReason` is `lost`. Its client should reconnect to get a new session. */
   onLost (): void
   /** The session was removed from the store, so no client can resume it. A stream that is still draining is aborted. */
   onRemove (): void
 }
-
-/** The close reason of a session that the store has lost. */
-export const LOST = 'lost'
 
 const EMPTY_DATA = Object.freeze({})
 

@@ -66,26 +66,29 @@ for (const [name, open] of eventSources) {
   })
 }
 
-t.test('a client that resumes an ended session receives the remaining events and close, then 204', async t => {
-  const { url, sessions } = await serveRecording(t)
-  const stream = await openStream(t, url)
-  const { sessionId } = stream
-  const session = await sessions.find(sessionId)
-  stream.destroy()
-  await waitUntil(() => session?.connected === false, 'the disconnect')
-  await session?.send('while away')
-  await session?.close('done')
-  sessions.addHook('onResume', () => { t.fail('onResume ran for an ended session') })
-  for (let attempt = 0; attempt < 2; attempt++) {
-    const resumed = await openStream(t, url, { headers: { 'last-event-id': stream.events[0]?.id ?? '' } })
-    await withTimeout(resumed.ended, 'the end')
-    t.match(resumed.events, [{ event: 'welcome', data: { resumed: true, sessionId } }, { event: 'message', data: 'while away' }, { event: 'close', data: { reason: 'done' }, id: 'closed' }])
-  }
-  const last = await openStream(t, url, { headers: { 'last-event-id': 'closed' }, skipWelcome: true })
-  t.equal(last.status, 204)
-  await withTimeout(last.ended, 'the end')
-  t.equal(last.text(), '')
-})
+// `lost` is also the reason of sessions that the store has lost, whose streams end without a `close` event.
+for (const reason of ['done', 'lost']) {
+  t.test(`a client that resumes a session closed with reason ${reason} receives the remaining events and close, then 204`, async t => {
+    const { url, sessions } = await serveRecording(t)
+    const stream = await openStream(t, url)
+    const { sessionId } = stream
+    const session = await sessions.find(sessionId)
+    stream.destroy()
+    await waitUntil(() => session?.connected === false, 'the disconnect')
+    await session?.send('while away')
+    await session?.close(reason)
+    sessions.addHook('onResume', () => { t.fail('onResume ran for an ended session') })
+    for (let attempt = 0; attempt < 2; attempt++) {
+      const resumed = await openStream(t, url, { headers: { 'last-event-id': stream.events[0]?.id ?? '' } })
+      await withTimeout(resumed.ended, 'the end')
+      t.match(resumed.events, [{ event: 'welcome', data: { resumed: true, sessionId } }, { event: 'message', data: 'while away' }, { event: 'close', data: { reason }, id: 'closed' }])
+    }
+    const last = await openStream(t, url, { headers: { 'last-event-id': 'closed' }, skipWelcome: true })
+    t.equal(last.status, 204)
+    await withTimeout(last.ended, 'the end')
+    t.equal(last.text(), '')
+  })
+}
 
 t.test('DELETE ends only the given session, and answers 404 when it is repeated', async t => {
   const { url, sessions, closed } = await serveRecording(t)
