@@ -1,5 +1,6 @@
 /**
- * A type for all events that a server and its clients exchange. The server uses it in `withContract`, the clients in `connect`:
+ * A type for all events that the server sends and all messages that clients send. The server uses it in `withContract`, the
+ * clients in `connect`:
  *
  * ```ts
  * interface Chat {
@@ -11,17 +12,17 @@
 export interface Contract {
   /** The events that the server sends: the type of the data of each, which is sent as JSON. An event without data has the type `void`; clients receive `null`. Default: any name, with unknown data. */
   down?: object
-  /** The events that clients send: for each a function type, whose argument is the data and whose result is the response of the handler. Default: any name, with unknown data. */
+  /** The messages that clients send: for each event name a function type, whose argument is the data and whose result is the response of the handler. Default: any name, with unknown data. */
   up?: object
 }
 
 type Down<C extends Contract> = C extends { down: infer Events } ? Events : Record<string, unknown>
-type Up<C extends Contract> = C extends { up: infer Events } ? Events : Record<string, (data: unknown) => unknown>
+type Up<C extends Contract> = C extends { up: infer Messages } ? Messages : Record<string, (data: unknown) => unknown>
 
 /** The names of the events that the server sends. */
 export type DownEvent<C extends Contract> = keyof Down<C> & string
 
-/** The names of the events that clients send. */
+/** The event names of the messages that clients send. */
 export type UpEvent<C extends Contract> = keyof Up<C> & string
 
 /** The data of an event that the server sends; `never` if the contract does not contain the event. */
@@ -32,12 +33,12 @@ export type Received<C extends Contract = Contract> = {
   [Event in DownEvent<C>]: { readonly event: Event, readonly data: DownData<C, Event> }
 }[DownEvent<C>]
 
-/** The data of an event that clients send; `never` if the contract does not contain the event. */
+/** The data of a message that clients send; `never` if the contract does not contain its event name. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (...args: infer Args) => unknown ? Args[0] : never
   : never
 
-/** The response to an event that clients send: the awaited result of its handler. */
+/** The response to a message that clients send: the awaited result of its handler. */
 export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never

@@ -22,7 +22,7 @@ export interface SseSessionsOptions {
   /** Where sessions are kept: `memoryStore`, or `redisStore(…)` for several processes. Default: `memoryStore`. */
   store?: StoreFactory
   /**
-   * Returns the principal of a request, the user that a session belongs to: a string, or `undefined` or `null` for none.
+   * Returns the principal of a request: a string that identifies its user, or `undefined` or `null` for none.
    * The function is called for every GET, POST and DELETE, after the app's hooks. Only the principal that opened a session can use it.
    * Default: no request has a principal, and whoever has the session id can use the session.
    */

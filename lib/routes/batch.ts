@@ -72,7 +72,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   return `[${reports.map(stringify).join()}]`
 }
 
-/** Returns messages that are refused after one of them has failed with StoreUnavailable. The client repeats that one, and those after it must not be handled before it. */
+/** Wraps messages, so that those after one that failed with StoreUnavailable are refused. The client repeats that one, and those after it must not be handled before it. */
 function stopAfterStoreFailure (messages: readonly QueuedMessage[]): QueuedMessage[] {
   let failure: Error | undefined
   return messages.map(({ handle, ...message }) => ({

@@ -11,10 +11,10 @@ import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { getHeader } from './require-session.js'
 
-/** A {@link StreamAttachment} before the store has attached it. */
+/** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
 type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink }
 
-/** GET of the downward path: opens a session, or resumes it. */
+/** GET of the downward path: opens a session, or resumes one. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
   const { routes: { downward }, downwardPath } = sessions.settings
   return {

@@ -8,7 +8,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import { runHandler } from '../sessions/upward-reply.js'
 import type { QueuedMessage } from '../store/message-queue.js'
 
-/** Creates the form of a message that the queue of its session needs: with what identifies a repeat, and a function that handles it. */
+/** Creates the {@link QueuedMessage} of a message: its key and fingerprint, which identify a repeat, and a function that handles it. */
 export function toQueuedMessage (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): QueuedMessage {
   return {
     key: message.id,
@@ -21,7 +21,7 @@ export function toQueuedMessage (sessions: Sessions, session: Session, message: 
   }
 }
 
-/** Returns a hash that is different for another message with the same idempotency key. Throws FST_SSE_DATA_TOO_DEEP. */
+/** Returns a hash of event and data, which detects that a key is reused for another message. Throws FST_SSE_DATA_TOO_DEEP. */
 function fingerprint ({ event, data }: Message): string {
   let json: string
   try {

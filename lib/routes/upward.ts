@@ -41,7 +41,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }))
 }
 
-/** Returns whether the session of a request has a stream, or `undefined` if this cannot be determined. Then no header is sent, because a client that receives `false` replaces its stream. */
+/** Returns whether the session of a request has a stream, or `undefined` if this cannot be determined. In that case no header is sent, because a client that receives `false` replaces its stream. */
 function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithSession, { statusCode }: FastifyReply): Awaitable<boolean | undefined> {
   const session = request[kSession]
   if (session !== null) return session?.connected === true

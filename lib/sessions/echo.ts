@@ -9,7 +9,7 @@ export function greet (): object {
   return { text: 'Welcome to the chat!', timestamp: timeOfDay() }
 }
 
-/** Handles the event `message` if the app does not handle it itself: sends the text back. */
+/** Handles messages with the event name `message` if the app does not handle them itself: sends the text back. */
 export async function echo (session: Session, data: unknown, reply: UpwardReply): Promise<object> {
   const text = typeof data === 'object' && data !== null && 'text' in data ? data.text : undefined
   if (typeof text !== 'string' || text === '') throw new TextMissing()

@@ -16,7 +16,7 @@ export interface HandlerContext {
   readonly message: Message
 }
 
-/** Handles one event that clients send. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. */
+/** Handles the messages with one event name. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. */
 export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
 
 export interface HandlerOptions<Schema> {
@@ -49,7 +49,7 @@ export class HandlerRegistry {
     this.#hooks = hooks
   }
 
-  /** Whether `message` is handled by the echo. */
+  /** Whether messages with the event name `message` are handled by the echo. */
   get usesEcho (): boolean {
     return !this.#handlers.has('message') && !this.#hooks.has('onMessage')
   }
@@ -83,7 +83,8 @@ export class HandlerRegistry {
       const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
       return andThen(data, data => reply => handler.run(session, data, { request, reply, message }))
     }
-    // A hook may send the message on as an event, which fails for a reserved name. The client would get a 500 for its own error.
+    // A hook may send the data to other clients in an event of the same name, which fails for a reserved name. The response
+    // would be a 500, although the error is the client's.
     if (!isUserEvent(message.event)) throw new EventUnknown(JSON.stringify(message.event))
     if (this.#hooks.has('onMessage')) {
       return reply => this.#hooks.runMessageHooks(session, message, request, reply)
@@ -101,7 +102,7 @@ function validate (validator: Validator, data: unknown): unknown {
   const result = validator(parent.data, validator.schemaEnv === undefined ? undefined : { parentData: parent, parentDataProperty: 'data' })
   const validData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
   if (result instanceof Promise) {
-    // An asynchronous validator resolves with the data itself, which is not a result object.
+    // An asynchronous validator resolves with the data, not with an object `{ error, value }`.
     return result.then(valid => {
       if (valid === false) throw validationError(validator.errors)
       return validData()

@@ -9,7 +9,7 @@ import type { UpwardReply } from './upward-reply.js'
 export interface Message {
   /** The name of the event; `message` if the client has sent none. */
   readonly event: string
-  /** The JSON of the message; `undefined` for an empty body. */
+  /** The data of the message, parsed from JSON; `undefined` if it has none. */
   readonly data: unknown
   /** The idempotency key, if the message has one. */
   readonly id: string | undefined
@@ -19,7 +19,7 @@ export interface Message {
 export interface Hooks<S = Session> {
   /**
    * A client has opened a session. Properties of the object that the hook returns are added to the data of the `welcome`
-   * event. An error that the hook throws refuses the session and becomes the response to the request.
+   * event. If the hook throws, the session is refused, and the error becomes the response to the request.
    */
   onOpen: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
   /** A client has resumed its session, or opens a second stream that replaces the first. The result is used as that of `onOpen`. An error becomes the response to the request; the session stays open. */
@@ -32,7 +32,8 @@ export interface Hooks<S = Session> {
   onGap: (session: S, gap: Gap) => Awaitable<void>
   /**
    * The session is closed. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
-   * `onOpen` hook), `aborted` (the client disconnected before the welcome), `shutdown`, or `lost` (the store has lost its data).
+   * `onOpen` hook), `aborted` (the client disconnected before the `welcome` event), `shutdown`, or `lost` (the store has
+   * lost its data).
    */
   onClose: (session: S, reason: string) => Awaitable<void>
 }

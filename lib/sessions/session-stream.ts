@@ -53,7 +53,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   #stream: StreamWriter | undefined
   /** Number of requests for a stream that are in progress, plus 1 while there is a stream. The session does not expire while this is above 0. */
   #refCount = 0
-  /** The generation of the newest request for a stream. Generations are consecutive numbers. */
+  /** The generation of the newest request for a stream. Requests for a stream are numbered: the one that opened the session is 0, and each later one gets the next number. */
   #newestGeneration = 0
   /** The generation of the request that was attached last. */
   #attachedGeneration = 0
@@ -177,7 +177,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     this.#endIfStale(stream)
   }
 
-  /** Ends a stream if its session was closed or replaced while the `onSend` hooks ran, after the store's `attach`. */
+  /** Ends a stream that was replaced, or whose session was closed, while the `onSend` hooks ran, after the store's `attach`. */
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')

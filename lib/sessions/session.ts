@@ -98,7 +98,7 @@ export class Session {
 
   /**
    * Leaves a channel. The session still receives what was sent to the channel before. While no client is connected, this
-   * holds for the 100 channels that the session left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   * applies to the 100 channels that the session left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
     return toPromise(() => this.#stream.context.store.leave(this.#stream.state, channel))
@@ -111,8 +111,8 @@ export class Session {
 
   /**
    * Closes the session. A connected client receives what is in the log and then the `close` event with the reason. A client
-   * that resumes within `resumeTimeout` receives the same. Resolves when the `onClose` hooks have run. Does nothing if the
-   * session is already closed. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   * that resumes the session within `resumeTimeout` receives the same. Resolves when the `onClose` hooks have run. Does
+   * nothing if the session is already closed. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
     return toPromise(() => this.#stream.context.close(this, reason))

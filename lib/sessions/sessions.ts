@@ -22,7 +22,7 @@ export interface SessionStats {
   readonly sessions: number
   /** Open streams of this process. */
   readonly streams: number
-  /** Channels that have members. With a shared store, those that have a member with a stream of this process. */
+  /** Channels that have members. With a shared store, those that have a member whose stream is in this process. */
   readonly channels: number
 }
 
@@ -102,9 +102,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /**
-   * Sets the handler of an event that clients send. With a `schema`, the data is validated as Fastify validates bodies, and
-   * typed by the type provider. The return value of the handler is the response. Throws FST_SSE_HANDLER_INVALID if the event
-   * already has a handler, or if an argument is invalid.
+   * Sets the handler of the messages with an event name. With a `schema`, their data is validated as Fastify validates bodies,
+   * and typed by the type provider. The return value of the handler is the response. Throws FST_SSE_HANDLER_INVALID if the
+   * event name already has a handler, or if an argument is invalid.
    */
   handle (event: string, handler: MessageHandler<unknown>): this
   handle<const Schema> (event: string, options: HandlerOptions<Schema>, handler: MessageHandler<Validated<TypeProvider, Schema>>): this
@@ -124,7 +124,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this as unknown as ContractSessions<C>
   }
 
-  /** @internal Creates a session and retains it: the caller must attach a stream or discard it. Resolves with `undefined` if there are too many sessions. */
+  /** @internal Creates a session and retains it: the caller must attach a stream to it or discard it. Resolves with `undefined` if there are too many sessions. */
   async open (principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.open(this.#ids.next(), principal)
     if (state === undefined) return undefined

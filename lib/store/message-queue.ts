@@ -14,7 +14,7 @@ export interface QueuedMessage {
   readonly key: string | undefined
   /** Returns a hash of event and data. A repeat must have the same fingerprint as the first message with its key. */
   readonly fingerprint: () => string
-  /** Runs the handler. Throws or rejects if the message is refused. A repeat of it is then handled as a new message. */
+  /** Runs the handler. Throws or rejects if the message is refused. A repeat of a refused message is handled as a new message. */
   readonly handle: () => Awaitable<StoredResponse>
 }
 

@@ -10,7 +10,7 @@ export interface SessionData {
 export interface SessionListener extends LogListener {
   /** The position up to which the stream of the session has written. */
   readonly cursor: number
-  /** There is more to write: a log has grown, the session reads another one, or its stream may write again. */
+  /** There is more to write: a log has grown, the session reads an additional log, or its stream may write again. */
   onAppend (): void
   /** Another process has attached a stream to the session. */
   onReplaced (): void

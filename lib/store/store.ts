@@ -55,12 +55,12 @@ export interface StoreStats {
  *
  * **Sessions.** A process MUST have at most one SessionState per session while one is in use, and that state MUST reflect
  * the last call for the session that has settled in this process. At most one process MUST have the right to stream a session.
- * A session without a stream MUST be closed after `resumeTimeout`, with the reason `expired`, unless its expiry was cancelled.
- * The store MUST then call `StoreCallbacks.onExpire` in exactly one process, or in a second one if the first fails
- * meanwhile. A session MUST NOT expire while a running process streams it. A closed session MUST be kept for
- * `resumeTimeout`, so that its client can receive the `close` event, but MAY be removed earlier if more than `maxSessions`
- * closed sessions are kept. If a session is closed, every process that uses it and did not close it itself MUST be notified
- * through the listener of the state.
+ * A session without a stream MUST be closed after `resumeTimeout`, with the reason `expired`, unless its expiry was canceled.
+ * The store MUST then call `StoreCallbacks.onExpire` in exactly one process, and in another one only if the first fails
+ * before the `onClose` hooks have run. A session MUST NOT expire while a running process streams it. A closed session MUST
+ * be kept for `resumeTimeout`, so that its client can receive the `close` event, but MAY be removed earlier if more than
+ * `maxSessions` closed sessions are kept. If a session is closed, every process that uses it and did not close it itself
+ * MUST be notified through the listener of the state.
  */
 export interface Store {
   /** Creates a session. Resolves with `undefined` if there are too many, in total or of the principal. The session does not expire before the first `detach`. */
@@ -112,7 +112,7 @@ export interface Store {
   /**
    * Closes the store in this process. The plugin calls it after the last stream has ended. If no other process can continue
    * the open sessions, the store closes them with the given reason and resolves with them; otherwise with an empty array.
-   * Later calls MUST settle as well, at least with StoreUnavailable.
+   * Later calls MUST settle as well; they MAY reject with StoreUnavailable.
    */
   close (reason: string): Awaitable<readonly SessionState[]>
 }

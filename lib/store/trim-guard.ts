@@ -16,7 +16,7 @@ export class TrimGuard {
     this.#flushedThrough = head
   }
 
-  /** Is called after entries were added at positions that are flushed already: all positions count as not flushed again. */
+  /** Marks all positions as not flushed. It is called after entries were added at positions that were marked as flushed. */
   reset (): void {
     this.#flushedThrough = 0
   }

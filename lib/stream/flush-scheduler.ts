@@ -9,8 +9,8 @@ const TICKS_PER_BATCH = 4
 
 /**
  * Decides when streams write. A stream that has something to write is flushed in a later tick of the event loop, together
- * with all others that were scheduled until then. Of many streams, each tick flushes only a part. So the event loop can do
- * other work between the ticks, and a stream that is flushed later writes the events that were appended meanwhile as well.
+ * with all others that were scheduled until then. If there are many, each tick flushes only a part of them. So the event loop
+ * can do other work between the ticks, and a stream that is flushed later also writes the events that were appended meanwhile.
  */
 export class FlushScheduler {
   /** The streams that are being flushed; those before `#next` are done. */

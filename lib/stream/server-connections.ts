@@ -13,9 +13,10 @@ interface Http2Connection {
 const kConnections = Symbol('fastify-sse-sessions connections')
 
 /**
- * Closes the connections of a server, so that `server.close()` finishes. Node itself waits for connections without a
- * request, which browsers open in advance (more than a minute); for idle HTTP/2 connections (before Node 24); and forever for
- * HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer is unreachable.
+ * Closes the connections of a server, so that `server.close()` finishes. Node itself waits for these connections:
+ * - connections without a request, which browsers open in advance: more than a minute;
+ * - idle HTTP/2 connections, before Node 24;
+ * - HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer is unreachable: forever.
  */
 export class ServerConnections {
   readonly #sockets = new Set<Socket>()
@@ -57,13 +58,13 @@ export class ServerConnections {
     })
   }
 
-  /** Adds a function that ends the streams of one registration. `timeout` is the maximum number of milliseconds that it takes. HTTP/2 peers have the same time to close their connections. */
+  /** Adds a function that ends the streams of one registration. `timeout` is the maximum number of milliseconds that it takes. */
   add (closer: () => Promise<void>, timeout: number): void {
     this.#closers.push(closer)
     this.#timeout = Math.max(this.#timeout, timeout)
   }
 
-  /** Ends the streams of all registrations in parallel, then closes connections that Node would wait for, including those that open later. HTTP/2 peers have the rest of the timeout. */
+  /** Ends the streams of all registrations in parallel, then closes connections that Node would wait for, including those that open later. HTTP/2 peers have the rest of the longest timeout to close their connections. */
   close (): Promise<void> {
     this.#closePromise ??= this.#close()
     return this.#closePromise

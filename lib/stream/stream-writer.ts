@@ -9,7 +9,7 @@ import type { Sink, SinkListener } from './response-sink.js'
 export interface StreamOwner {
   /** Whether entries may be written now. When this becomes true again, the owner calls `onAppend`. */
   readonly canWrite: boolean
-  /** The cursor has moved. */
+  /** The cursor may have moved. */
   onProgress (): void
   /** A `gap` event was written. */
   onGap (gap: Gap): void

@@ -70,7 +70,7 @@ export function frameClose (reason: string): string {
 
 /**
  * The last event of a stream that was replaced by another. The session stays open, but the response to a client that
- * reconnects with this id is 204, so that it stops. Otherwise, two clients would replace each other forever.
+ * reconnects with this id is 204, so that it stops. Otherwise, two clients would replace each other's streams forever.
  */
 export const REPLACED_FRAME = encode({ event: 'replaced', id: CLOSED_ID, data: '{}' })
 

@@ -10,7 +10,7 @@ import { MemoryChannel } from './memory-channel.js'
 import { MemoryLogs } from './memory-logs.js'
 import { MemoryQueue } from './memory-queue.js'
 
-/** Maximum number of left channels whose entries a session can still read. */
+/** Maximum number of channels that a session has left and whose entries it can still read. */
 const MAX_LEFT_CHANNELS = 100
 
 /** Creates the default store. It keeps everything in the memory of this process, for an app that runs as one process. */
@@ -96,7 +96,7 @@ export class MemoryStore implements Store {
     this.#dropUnreadableRanges(state)
     const leftRanges = state.ranges.filter(({ to }) => to < Infinity)
     if (leftRanges.length <= MAX_LEFT_CHANNELS) return
-    // After this, only a client that does not accept more misses entries.
+    // After this, a client misses entries only if its connection does not accept more.
     flushScheduler.flushAll()
     this.#dropRange(state, leftRanges.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
   }
@@ -200,7 +200,7 @@ export class MemoryStore implements Store {
     for (const range of state.ranges) if (range.log === channel.log && range.to === Infinity) range.to = channel.log.lastPosition
   }
 
-  /** Drops the ranges of left channels that contain no entries, or whose entries are all trimmed. */
+  /** Drops the ranges with a fixed `to` that contain no entries, or whose entries are all trimmed. */
   #dropUnreadableRanges (state: SessionState): void {
     for (const range of [...state.ranges]) {
       const { log, from, to } = range
