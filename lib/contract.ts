@@ -1,5 +1,5 @@
 /**
- * A type for all events that a server and its clients exchange. The server uses it in `withContract`, the clients in `connect`:
+ * A type for the events and messages that a server and its clients exchange. The server uses it in `withContract`, the clients in `connect`:
  *
  * ```ts
  * interface Chat {
@@ -11,7 +11,7 @@
 export interface Contract {
   /** The events that the server sends: the type of the data of each, which is sent as JSON. An event without data has the type `void`; clients receive `null`. Default: any name, with unknown data. */
   down?: object
-  /** The events that clients send: for each a function type, whose argument is the data and whose result is the response of the handler. Default: any name, with unknown data. */
+  /** The messages that clients send: for each event name a function type, whose argument is the data and whose result is the response of the handler. Default: any name, with unknown data. */
   up?: object
 }
 
@@ -21,7 +21,7 @@ type Up<C extends Contract> = C extends { up: infer Events } ? Events : Record<s
 /** The names of the events that the server sends. */
 export type DownEvent<C extends Contract> = keyof Down<C> & string
 
-/** The names of the events that clients send. */
+/** The event names of the messages that clients send. */
 export type UpEvent<C extends Contract> = keyof Up<C> & string
 
 /** The data of an event that the server sends; `never` if the contract does not contain the event. */
@@ -32,15 +32,15 @@ export type Received<C extends Contract = Contract> = {
   [Event in DownEvent<C>]: { readonly event: Event, readonly data: DownData<C, Event> }
 }[DownEvent<C>]
 
-/** The data of an event that clients send; `never` if the contract does not contain the event. */
+/** The data of the messages with this event name; `never` if the contract does not contain it. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (...args: infer Args) => unknown ? Args[0] : never
   : never
 
-/** The response to an event that clients send: the awaited result of its handler. */
+/** The response to a message with this event name: the awaited result of its handler. */
 export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
-/** The arguments that follow the name of an event: its data, which is optional if it may be `undefined`, then `Others`. */
+/** The arguments that follow the name of an event or message: its data, which is optional if it may be `undefined`, then `Others`. */
 export type Payload<Data, Others extends unknown[] = []> = undefined extends Data ? [data?: Data, ...Others] : [data: Data, ...Others]
