@@ -8,7 +8,7 @@ import tokens from './tokens/index.js'
 
 const { PORT = '3000', HOST = '127.0.0.1' } = process.env
 
-// During close(), the plugin answers a reconnecting stream with `retry`. Fastify's own 503 would stop an EventSource for good.
+// During close(), the plugin responds with `retry` to a client that reconnects. Fastify's own 503 would stop an EventSource permanently.
 const app = Fastify({ return503OnClosing: false })
 
 for (const example of [echo, chat, clock, tokens]) await app.register(example)

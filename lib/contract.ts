@@ -33,15 +33,15 @@ export type Received<C extends Contract = Contract> = {
   [Event in DownEvent<C>]: { readonly event: Event, readonly data: DownData<C, Event> }
 }[DownEvent<C>]
 
-/** The data of a message that clients send; `never` if the contract does not contain its event name. */
+/** The data of the messages with this event name; `never` if the contract does not contain it. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (...args: infer Args) => unknown ? Args[0] : never
   : never
 
-/** The response to a message that clients send: the awaited result of its handler. */
+/** The response to a message with this event name: the awaited result of its handler. */
 export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
-/** The arguments that follow the name of an event: its data, which is optional if it may be `undefined`, then `Others`. */
+/** The arguments that follow the name of an event or message: its data, which is optional if it may be `undefined`, then `Others`. */
 export type Payload<Data, Others extends unknown[] = []> = undefined extends Data ? [data?: Data, ...Others] : [data: Data, ...Others]

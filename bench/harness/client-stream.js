@@ -66,7 +66,7 @@ export class ClientStream {
     this.#socket.write(bytes)
   }
 
-  /** Stops reading for good. */
+  /** Stops reading permanently. */
   stall () {
     this.#isEndExpected = true
     this.#socket.pause()

@@ -2,7 +2,7 @@ import { startRedis } from './redis.js'
 import { ServerProcess } from './server-process.js'
 
 /**
- * A subject's server in several processes (nodes) over one Redis. It can be used like a ServerProcess: clients connect to
+ * A subject's server in several processes (nodes) with one Redis. It can be used like a ServerProcess: clients connect to
  * the last node, and commands are executed on the first, so that broadcasts cross from one node to another.
  */
 export class Cluster {

@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 
-/** One client's kept-alive connection for requests, one request at a time. It is a bare socket, so that thousands cost little. */
+/** A keep-alive connection of one client, with one request at a time. It is a bare socket, so that thousands cost little. */
 export class HttpConnection {
   #socket
   #received = ''

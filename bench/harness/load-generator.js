@@ -6,7 +6,7 @@ import { protocols } from './protocols.js'
 /** Milliseconds after which a wait fails. */
 const TIMEOUT = 120_000
 const CONCURRENT_OPENS = 100
-/** One stream in so many is sampled. */
+/** One out of this number of streams is sampled. */
 const SAMPLE_INTERVAL = 100
 
 /** Many clients of one server, with a count of everything that they receive. */
@@ -82,7 +82,7 @@ export class LoadGenerator {
     })
   }
 
-  /** Has the server send broadcasts of `batchSize` events, each when all `readers` have received the one before. */
+  /** Makes the server send `count` batches of `batchSize` broadcasts, each batch when all `readers` have received the one before. */
   async broadcast (count, { batchSize = 1, size = 128, readers = this.streams } = {}) {
     let n = readers[0].next
     for (let i = 0; i < count; i++) {

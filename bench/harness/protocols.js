@@ -15,7 +15,7 @@ function maskedFrame (text, opcode = 1) {
  * - `welcome`: matches what the server sends when the stream is open, and captures the session id.
  * - `afterUpgrade`: sent by the client when the connection has been upgraded.
  * - `ping`, `pong`: the server's ping frame, and the client's reply.
- * - `encodeMessage`: an upward message on the stream's connection. Without it, messages are sent with POST.
+ * - `encodeMessage`: encodes a message to send on the stream's connection. Without it, messages are sent with POST.
  * - `encodeRequest`: the same for a message whose reply is matched by its number `n`.
  * - `usesPolling`: one long-polling request at a time takes the place of a stream.
  */

@@ -1,4 +1,4 @@
-// A usual hand-written Express server: a Map of responses, and eventsource-encoder encodes each event for each client.
+// A typical hand-written Express server: a Map of responses, and eventsource-encoder encodes each event for each client.
 import { encode } from 'eventsource-encoder'
 import express from 'express'
 import { randomUUID } from 'node:crypto'

@@ -1,4 +1,4 @@
-// Bare Fastify routes: each stream is hijacked and written by hand, without chunked encoding, like the streams of `ours`. This
+// Plain Fastify routes: each stream is hijacked and written by hand, without chunked encoding, like the streams of `ours`. This
 // shows what Fastify itself costs.
 import Fastify from 'fastify'
 import { randomUUID } from 'node:crypto'

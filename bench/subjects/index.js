@@ -6,7 +6,7 @@
  * - `broadcast (data)`: sends an event to all sessions,
  * - `sendToEach`, `streamTokens`, `streamCount`: only for the workloads that use them,
  * - `cpu ()` and `stop ()`: only if the server is not this process.
- * It echoes each upward message to the session that sent it.
+ * It echoes each message to the session that sent it.
  */
 
 /** Other libraries and frameworks on Node. */

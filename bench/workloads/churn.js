@@ -6,7 +6,7 @@ import { measureMemory, memoryGoals, memoryMeasures } from './support/memory.js'
 const WARM_UP = scaled(5000)
 const CHURNED_SESSIONS = scaled(100_000)
 const CONCURRENT_OPENS = 100
-/** One address has some 28,000 ephemeral ports, of which each client needs one. */
+/** One address has about 28,000 ephemeral ports, and each client needs one. */
 const MAX_PORTS = 27_000
 const MAX_SOCKETS = Math.min(Number(execSync('ulimit -n')) || Infinity, MAX_PORTS)
 const IDLE_SESSIONS = scaled(Math.floor(MAX_SOCKETS * 0.9 / 1000) * 1000)
@@ -33,7 +33,7 @@ export default {
   name: 'churn',
   title: `${IDLE_SESSIONS.toLocaleString('en')} idle sessions in one process, then ${CHURNED_SESSIONS.toLocaleString('en')} opened and disconnected`,
   subjects: ['ours', 'raw'],
-  // By default a session waits two minutes for its client, and occupies memory meanwhile.
+  // By default a disconnected session expires after two minutes, and occupies memory until then.
   options: { resumeTimeout: 1000 },
   measures: {
     ...memoryMeasures,

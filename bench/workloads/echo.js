@@ -31,7 +31,7 @@ const createWorkload = ({ name, title, subjects, withKeys = false }) => ({
 })
 
 export default [
-  createWorkload({ name: 'echo', title: `a message up and its echo down, ${SESSIONS} sessions at once`, subjects: [...STANDARD, ...LOWER_BOUNDS] }),
+  createWorkload({ name: 'echo', title: `a message and its echo, ${SESSIONS} sessions at once`, subjects: [...STANDARD, ...LOWER_BOUNDS] }),
   createWorkload({
     name: 'echo-keys',
     title: 'the same with an Idempotency-Key, which only ours evaluates',

@@ -7,7 +7,7 @@ const ROUND_TRIPS = scaled(200)
 
 export default {
   name: 'redis-request',
-  title: `a message up and its reply, ${SESSIONS} sessions on two nodes; a POST goes to the node without the stream`,
+  title: `a message and its response, ${SESSIONS} sessions on two nodes; a POST goes to the node without the stream`,
   ...TWO_NODES,
   // `fastify` shows what a POST costs without Redis.
   subjects: [...TWO_NODES.subjects, 'fastify'],

@@ -9,7 +9,7 @@ export default {
   name: 'replay',
   title: `one client resumes and receives ${EVENTS.toLocaleString('en')} events of ${EVENT_SIZE.toLocaleString('en')} bytes`,
   subjects: ['ours'],
-  // The default bounds do not allow a log of this size.
+  // The default limits do not allow a log of this size.
   options: { channelLog: { entries: 1e9, bytes: 1e12 } },
   measures: {
     rate: { label: 'MB/s' },

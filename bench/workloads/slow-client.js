@@ -18,7 +18,7 @@ export default {
   name: 'slow-client',
   title: `one of ${CLIENTS} clients stops reading while ${EVENTS * EVENT_SIZE / MiB} MiB are sent to each`,
   subjects: STANDARD,
-  // An interval of an hour turns heartbeats off, so that no subject disconnects the client for not answering a ping.
+  // An interval of an hour turns heartbeats off, so that no subject disconnects the client because it does not respond to a ping.
   options: { heartbeatInterval: 3_600_000 },
   measures: {
     growth: { label: 'growth of the process, MiB', isRelative: true },

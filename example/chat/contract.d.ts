@@ -2,12 +2,12 @@ export interface Person {
   id: number
   name: string
   room: string
-  /** Whether the person's stream is disconnected. The session stays open until its resume timeout. */
+  /** Whether the session of this person is disconnected. It stays open for the resume timeout. */
   away: boolean
 }
 
 export interface ChatMessage {
-  /** Derived from the id of the upward message: a handler that runs again after a crash creates the same id. */
+  /** Derived from the id of the message that the client sent: a handler that runs again after a crash creates the same id. */
   id: string
   room: string
   /** The `id` of the person who sent it. */
@@ -24,7 +24,7 @@ export interface PeopleList {
   people: Person[]
 }
 
-/** The events that the server and the page exchange. */
+/** The events and messages that the server and the page exchange. */
 export interface Chat {
   down: {
     /** The room that the session entered, and its latest messages. New messages follow as `message` events. */

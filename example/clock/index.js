@@ -15,7 +15,7 @@ export default async function clock (app) {
   app.get('/clock/page.js', (_request, reply) => reply.type('text/javascript; charset=utf-8').send(script))
 
   app.sseSessions.addHook('onOpen', session => {
-    // Not awaited, because the server sends the welcome after this hook. It rejects if the page leaves before the last tick.
+    // Not awaited, because the server sends the welcome after this hook. It rejects if the page is closed before the last tick.
     session.stream('message', ticks()).then(() => session.close('finished'), () => {})
   })
 }

@@ -1,4 +1,4 @@
-// The chat on three nodes over one Redis, behind a proxy without sticky sessions. Kill any node: the chat continues.
+// The chat on three nodes with one Redis, behind a proxy without sticky sessions. Kill any node: the chat continues.
 // Environment: PORT, HOST, REDIS_URL. Without REDIS_URL, the example starts a redis-server.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'

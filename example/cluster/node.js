@@ -11,7 +11,7 @@ const [,, name = 'node', redisUrl = ''] = process.argv
 const redis = new Redis(redisUrl)
 redis.on('error', ({ message }) => { console.error(`${name}: Redis: ${message}`) })
 
-// During close(), the plugin answers a reconnecting stream with `retry`. Fastify's own 503 would stop an EventSource for good.
+// During close(), the plugin responds with `retry` to a client that reconnects. Fastify's own 503 would stop an EventSource permanently.
 const app = Fastify({ return503OnClosing: false })
 app.addHook('onSend', async ({ method, url }, reply) => {
   if (method === 'GET' && url === '/chat/downward') console.log(`${name} serves the stream of session ${String(reply.getHeader('x-session-id')).slice(0, 6)}`)
@@ -30,5 +30,5 @@ process.once('SIGTERM', async () => {
   redis.disconnect()
   process.disconnect()
 })
-// A node does not outlive the proxy.
+// A node exits when the process of the proxy exits.
 process.once('disconnect', () => process.exit())

@@ -1,4 +1,4 @@
-// The tutorial's terminal client. It sends each line that you type, and prints the events of the stream. Environment: URL.
+// A terminal client for the echo server. It sends each line that you type, and prints the events of the stream. Environment: URL.
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { Agent, EventSource, fetch } from 'undici'

@@ -1,4 +1,4 @@
-// The echo server of the tutorial, with a page to try it. The plugin echoes messages if the app registers no handler.
+// An echo server, with a page to try it. The plugin echoes messages if the app registers no handler.
 import sseSessions from 'fastify-sse-sessions'
 import { serveFile } from '../serve-file.js'
 

@@ -10,7 +10,7 @@ export async function * answer (question, signal) {
 
 The server keeps every part of the conversation. This page reads it from the beginning, at its own speed. Turn your network off for a moment: no part is lost and no part arrives twice. Each event has an id, and after a reconnect the stream continues with the event after the last one that your browser received.
 
-Now reload the page. The session of the old page ends, but the conversation stays on the server. The new page sends the id of the conversation, reads it from the beginning, and then shows the new tokens of this answer as they arrive.
+Now reload the page. The session of the old page is closed, but the conversation stays on the server. The new page sends the id of the conversation, reads it from the beginning, and then shows the new tokens of this answer as they arrive.
 
 A lost connection does not stop this answer. To stop it, press the Stop button: it sends a message to the server.`
   for (const token of text.split(/(?<=\s)(?=\S)/)) {

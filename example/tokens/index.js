@@ -1,4 +1,4 @@
-// Answers that are streamed token by token, as ChatGPT's are. A conversation stays on the server after its page is closed.
+// Answers that are streamed token by token, like those of ChatGPT. A conversation stays on the server after its page is closed.
 import sseSessions from 'fastify-sse-sessions'
 import { serveFile } from '../serve-file.js'
 import { answer } from './answer.js'

@@ -14,7 +14,7 @@ export interface RetrySettings {
   retryDelay: number
 }
 
-/** Delays retries: exponentially longer after each failure, with jitter, so that clients do not all retry at the same time. */
+/** Delays retries, exponentially longer after each failure and with jitter, so that clients do not all retry at the same time. */
 export class Backoff {
   readonly #retrySettings: RetrySettings
   #failures = 0
@@ -44,7 +44,7 @@ export class Backoff {
     })
   }
 
-  /** Ends the current delay, for example when the network is back. Has no effect on a delay that the server requires. */
+  /** Ends the current delay, for example when the network is available again. Has no effect on a delay that the server requires. */
   skip (): void {
     if (!this.#isRequired) this.stop()
   }

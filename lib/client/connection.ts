@@ -8,7 +8,7 @@ export interface ConnectionListener {
   /** A stream was opened. */
   onWelcome (welcome: Welcome): void
   onEvent (name: string, data: unknown): void
-  /** The request for a stream failed, or the stream was lost. The connection retries. */
+  /** The request for a stream failed, or the stream was lost. Another request follows. */
   onError (error: unknown): void
   /** The data of an event is not JSON. The stream continues. */
   onParseError (error: unknown): void
@@ -87,7 +87,10 @@ export class Connection {
     this.#backoff.skip()
   }
 
-  /** Replaces the current stream if it is idle for too long: timers do not run while a page is frozen. Otherwise skips the delay before the next stream, if there is one. */
+  /**
+   * Replaces the current stream if it has been idle for too long, because timers do not run while a page is frozen.
+   * Otherwise skips the current delay, if the connection is between two streams.
+   */
   ensureAlive (): void {
     if (Date.now() - this.#lastDataAt > this.#idleTimeout) this.reconnect()
     else this.#backoff.skip()

@@ -8,11 +8,11 @@ export interface ConnectOptions {
    * If the function throws, or if its promise does not settle in time, the request fails like one without a response. Default: none.
    */
   headers?: Resolvable<Record<string, string>>
-  /** Paths under the URL, the same as option `paths` of the server. Default: `/downward` and `/upward`. */
+  /** Paths under the URL, the same as in the option `paths` of the server. Default: `/downward` and `/upward`. */
   paths?: { downward?: string, upward?: string }
   /** The function that sends the requests. Default: the global `fetch`; in Node, undici's `fetch`. */
   fetch?: (url: string, init: RequestInit) => Promise<Response>
-  /** Option `credentials` of `fetch`: `include` sends cookies to other origins, too. Default: that of `fetch`, `same-origin`. */
+  /** The option `credentials` of `fetch`: `include` sends cookies to other origins, too. Default: that of `fetch`, `same-origin`. */
   credentials?: RequestInit['credentials']
   /** Time for which the client repeats a message that has no response, in milliseconds. Default: 60,000. `Infinity` turns it off. Error: `TIMEOUT`. */
   timeout?: number

@@ -19,7 +19,7 @@ export interface OutboxOptions {
 interface Message {
   /** The message as one line of a batch, in JSON. */
   readonly line: string
-  /** Number of attempts after which the server may have handled the message. */
+  /** Number of attempts in which the server may have handled the message. */
   uncertainAttempts: number
   resolve: (result: unknown) => void
   reject: (error: unknown) => void
@@ -104,7 +104,7 @@ export class Outbox {
     }
     this.#sessionId = sessionId
     this.#isPaused = false
-    // The connection of the current request may have died together with the stream. To repeat the request is cheap.
+    // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
     this.#abortController.abort()
     this.#backoff.skip()
     this.#flush()

@@ -19,12 +19,12 @@ export interface SessionHandle<C extends Contract = Contract> extends SessionVie
 const STATE_EVENTS = ['open', 'resume', 'reset', 'disconnect', 'close'] as const
 
 // React renders the state that a layout effect sets, and runs all other effects, before the first event can arrive. So a
-// listener that is added in an effect misses no event. On a server React 18 warns about layout effects.
+// listener that is added in an effect misses no event. On a server, React 18 warns about layout effects.
 const useIsomorphicLayoutEffect = typeof document === 'undefined' ? useEffect : useLayoutEffect
 
 /**
  * Opens a session when the component is mounted, and closes it when it is unmounted. Replaces the session when the URL
- * changes. Uses the {@link ConnectOptions} of the first render. On a server the state is always `connecting`.
+ * changes. Uses the {@link ConnectOptions} of the first render. On a server, the state is always `connecting`.
  */
 export function useSession<C extends Contract = Contract> (url: string, options?: ConnectOptions): SessionHandle<C> {
   const [view, setView] = useState<SessionView<C>>({ state: 'connecting' })

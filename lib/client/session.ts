@@ -16,19 +16,19 @@ export type State = 'connecting' | 'open' | 'disconnected' | 'closed'
 
 /** The client's own events, with their data. */
 export interface SessionEvents {
-  /** The session has started. The data is that of the `welcome` event. */
+  /** The session is open. The data is that of the `welcome` event. */
   open: Welcome & Record<string, unknown>
-  /** The stream is back. The missed events follow, after a `gap` event if the server no longer has all of them. */
+  /** The client has resumed the session. The missed events follow, after a `gap` event if the server no longer has all of them. */
   resume: Welcome & Record<string, unknown>
-  /** The server no longer had the session and started a new one. The missed events are lost. */
+  /** The server no longer had the session and opened a new one. The missed events are lost. */
   reset: Welcome & Record<string, unknown>
   /** The stream is lost, and the client reconnects. The error is a {@link ClientError} with code `ENDED` or `SILENT`, or a network error. */
   disconnect: { readonly error: unknown }
   /** The server no longer has the events from position `after` (exclusive) to position `resumedAt` (inclusive). The reason is `count`, `bytes`, `age` or `store`. */
   gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
-  /** A request for a stream failed and is retried, or the data of an event is not JSON. Also emitted before `close` if the session failed. */
+  /** A request for a stream failed and the client tries again, or the data of an event is not JSON. Also emitted before `close` if the session failed. */
   error: unknown
-  /** The session is closed. The reason is that of the server, `replaced` by another stream, the code of the error, or else `closed`. */
+  /** The session is closed. The reason is that of the server, `replaced` if another stream replaced this one, the code of the error, or else `closed`. */
   close: { readonly reason: string }
 }
 
@@ -36,7 +36,7 @@ export interface SessionEvents {
 export type EventData<C extends Contract, Event> =
   Event extends keyof SessionEvents ? SessionEvents[Event] : DownData<C, Event>
 
-/** A two-way session with the server. It survives the loss of its connections. */
+/** A two-way session with the server. It continues when a connection is lost. */
 export class ClientSession<C extends Contract = Contract> implements AsyncIterable<Received<C>> {
   readonly #connection: Connection
   readonly #outbox: Outbox
@@ -88,21 +88,21 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     return () => { this.#listeners.delete(entry) }
   }
 
-  /** Sends the default event, `message`. Resolves when the server has handled it. Rejects like {@link ClientSession.request}. */
+  /** Sends a message with the default event name, `message`. Resolves when the server has handled it. Rejects like {@link ClientSession.request}. */
   send (...payload: Payload<UpData<C, 'message'>>): Promise<void>
   send (data?: unknown): Promise<void> {
     return this.#outbox.push('message', data) as Promise<void>
   }
 
-  /** Sends a named event. Resolves when the server has handled it. Rejects like {@link ClientSession.request}. */
+  /** Sends a message with this event name. Resolves when the server has handled it. Rejects like {@link ClientSession.request}. */
   emit<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>>): Promise<void>
   emit (event: string, data?: unknown): Promise<void> {
     return this.#outbox.push(event, data) as Promise<void>
   }
 
   /**
-   * Sends a named event. Resolves with what its handler returned. The client repeats the event until it gets a response;
-   * the server handles it at most once.
+   * Sends a message with this event name. Resolves with what its handler returned. The client repeats the message until it
+   * gets a response; the server handles it at most once.
    *
    * Rejects with a {@link ClientError}, whose code is `TIMEOUT`, `QUEUE_FULL`, `RESET`, `CLOSED`, the code of the error that
    * closed the session, or that of the response. Rejects with the reason of `signal` if that aborts, and with a `TypeError` if the data
@@ -146,7 +146,7 @@ export class ClientSession<C extends Contract = Contract> implements AsyncIterab
     this.#connection.stop()
     this.#onClose('closed')
     if (!sessionId) return
-    // `keepalive` lets the request outlive the page. If the request fails, the session expires on the server.
+    // With `keepalive`, the request continues when the page is closed. If the request fails, the session expires on the server.
     const options = { method: 'DELETE', headers: { 'x-session-id': sessionId }, keepalive: true, signal: AbortSignal.timeout(CLOSE_TIMEOUT) }
     await this.#send(this.#downwardPath, options).catch(() => {})
   }

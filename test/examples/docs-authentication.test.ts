@@ -1,3 +1,5 @@
+import fastifyJwt from '@fastify/jwt'
+import Fastify from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import { runScript } from '../support/child-process.js'
@@ -10,6 +12,7 @@ import { createFolder, runToEnd, startApp } from './docs-run.js'
 const paths = { downward: '/chat/downward', upward: '/chat/upward' }
 const cookies = block('docs/authentication.md', 'cookies')
 const jwt = block('docs/authentication.md', 'jwt')
+const JWT_SECRET = 'a secret of the test'
 
 /** An app with further code before it listens. */
 const extend = (app: string, code: string): string => app.replace('console.log', () => `${code}\nconsole.log`)
@@ -20,9 +23,16 @@ async function logIn (url: string, name: string): Promise<Record<string, string>
   return { cookie: String(headers['set-cookie']).split(';')[0] ?? '' }
 }
 
-async function tokenOf (url: string, name: string, expiresIn?: string): Promise<Record<string, string>> {
-  const { body } = await request(`${url}/token`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ name, expiresIn }) })
+async function tokenOf (url: string, name: string): Promise<Record<string, string>> {
+  const { body } = await request(`${url}/token`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ name }) })
   return { authorization: `Bearer ${(await body.json() as { token: string }).token}` }
+}
+
+/** A token that is valid for two seconds, which the app itself does not issue. */
+async function createShortToken (name: string): Promise<Record<string, string>> {
+  const app = Fastify()
+  await app.register(fastifyJwt, { secret: JWT_SECRET })
+  return { authorization: `Bearer ${app.jwt.sign({ sub: name }, { expiresIn: '2s' })}` }
 }
 
 async function endOf (stream: ClientStream): Promise<unknown> {
@@ -59,19 +69,19 @@ t.test('with cookies, a session belongs to its user, and a logout closes the ses
 
 t.test('with tokens, the client sends one with each request', async t => {
   const save = createFolder(t)
-  const url = await startApp(t, save('jwt.js', jwt), { JWT_SECRET: 'a secret of the test' })
+  const url = await startApp(t, save('jwt.js', jwt), { JWT_SECRET })
   t.equal((await openStream(t, url, { path: paths.downward, skipWelcome: true })).status, 401)
   t.match(await runToEnd(t, save('client.js', block('docs/authentication.md', 'jwt-client')), { APP_URL: url }), /\{ user: 'ann' \}\nclosed: closed/)
 })
 
 t.test('a session is closed when its token expires, and stays open if it was renewed', async t => {
   const file = createFolder(t)('expiry.js', extend(jwt, block('docs/authentication.md', 'expiry')))
-  const child = runScript(t, file, { PORT: '0', JWT_SECRET: 'a secret of the test' })
+  const child = runScript(t, file, { PORT: '0', JWT_SECRET })
   const [url] = await child.waitForOutput(/http:\/\/\S+/, 30_000)
-  const headers = await tokenOf(url, 'ann', '2s')
+  const headers = await createShortToken('ann')
   const expires = await openStream(t, url, { path: paths.downward, headers })
   const renewed = await openStream(t, url, { path: paths.downward, headers })
-  const newer = await tokenOf(url, 'ann', '10m')
+  const newer = await tokenOf(url, 'ann')
   t.equal((await postMessage(url, renewed.sessionId, null, { path: paths.upward, event: 'renew', headers: newer })).status, 202)
   t.strictSame(await endOf(expires), { reason: 'token expired' })
   t.match(await postMessage(url, renewed.sessionId, null, { path: paths.upward, event: 'whoami', headers: newer }), { status: 200, headers: { 'x-session-connected': 'true' } })

@@ -1,6 +1,6 @@
 import { measurePerOperation } from '../../harness/measure.js'
 
-/** Settings of workloads with two nodes over one Redis, which are compared with Socket.IO and its Redis streams adapter. */
+/** Settings of workloads with two nodes and one Redis, which are compared with Socket.IO and its Redis streams adapter. */
 export const TWO_NODES = { nodes: 2, subjects: ['ours', 'socket.io', 'socket.io-polling'], base: 'socket.io' }
 
 export const createMeasures = operation => ({
