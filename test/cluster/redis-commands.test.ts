@@ -56,7 +56,7 @@ t.test('Redis commands and connections', needsRedis, async t => {
     t.equal(clients.length, 2 * nodes.length, clients.join('\n'))
   })
 
-  await t.test('a downward message to one session, a channel or all sessions is one command', async t => {
+  await t.test('an event to one session, a channel or all sessions is one command', async t => {
     const readCounts = await countCommands(t, redis)
     await second.call('emitMany', sessionId, 'down', 100)
     t.strictSame((await readCounts()).commands, { evalsha: 101 }, 'the first command looks up the session')
@@ -67,7 +67,7 @@ t.test('Redis commands and connections', needsRedis, async t => {
     t.strictSame((await readCounts()).commands, { evalsha: 100 })
   })
 
-  await t.test('an upward message is two commands; its response waits for the first command only', async t => {
+  await t.test('a message is two commands; its response waits for the first command only', async t => {
     const readCounts = await countCommands(t, redis)
     for (let n = 0; n < 100; n++) await postMessage(second.url, sessionId, null, { event: 'quiet', key: `q${n}` })
     const { commands: { evalsha = 0, ...others }, operations } = await readCounts(100)

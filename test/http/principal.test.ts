@@ -31,7 +31,7 @@ t.test('a session belongs to the principal that opened it', async t => {
   t.equal((await deleteSession(url, sessionId, ann)).status, 204)
 })
 
-t.test('only the principal of an ended session receives its close event', async t => {
+t.test('only the principal of a closed session receives its close event', async t => {
   const { sessions, url } = await serve(t, { principal })
   const { sessionId } = await openStream(t, url, { headers: ann })
   await (await sessions.find(sessionId))?.close('done')

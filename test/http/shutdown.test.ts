@@ -109,7 +109,7 @@ t.test('with closeTimeout 0, clients that read still receive the last event and 
   t.equal(clients.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 10).length, 300)
 })
 
-t.test('close() ends connected and disconnected sessions with reason shutdown, and aborts their signals', async t => {
+t.test('close() closes connected and disconnected sessions with reason shutdown, and aborts their signals', async t => {
   const { app, sessions, url } = await serve(t)
   const opened: Session[] = []
   const signals = new Map<Session, AbortSignal>()

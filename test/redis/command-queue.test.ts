@@ -15,8 +15,8 @@ async function recordCommands (t: Test, redis: RedisServer): Promise<ProxiedNode
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const commands: string[][] = []
   const callAndRecord = async (...command: string[]): Promise<unknown> => {
-    const orders = parseStoreCommands(command).filter(({ sequence: number }) => number > 0)
-    if (orders.length > 0) commands.push(orders.map(({ operation }) => operation))
+    const storeCommands = parseStoreCommands(command).filter(({ sequence: number }) => number > 0)
+    if (storeCommands.length > 0) commands.push(storeCommands.map(({ operation }) => operation))
     return await call(...command)
   }
   Object.assign(client, { call: callAndRecord })
@@ -52,7 +52,7 @@ t.test('an operation that fails does not affect other operations of the same com
   t.strictSame(commands, [['append', 'append', 'append'], ['append']])
 })
 
-t.test('without free memory in Redis, rejects sends and retries the end of a stream until it succeeds', needsRedis, async t => {
+t.test('without free memory in Redis, rejects sends, and retries the release of a stream until it succeeds', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)

@@ -26,7 +26,7 @@ t.test('no commands are queued in the client while Redis is down, and the first 
   proxy.setDown(true)
   await waitUntil(() => client.status !== 'ready', 'the disconnect')
   const operations: string[] = []
-  interceptStoreCommands(client, orders => { operations.push(...orders.map(({ operation }) => operation)) })
+  interceptStoreCommands(client, storeCommands => { operations.push(...storeCommands.map(({ operation }) => operation)) })
   const sent = session.send(1)
   // Commands time out after two seconds.
   await t.rejects(sent, { code: 'FST_SSE_STORE_UNAVAILABLE' })

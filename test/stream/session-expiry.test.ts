@@ -43,7 +43,7 @@ t.test('a session with a stream, or one that was resumed in time, does not expir
   for (const { sessionId } of [connected, stream]) t.equal((await sessions.find(sessionId))?.connected, true)
 })
 
-t.test('destroys the stream of a client that does not read the end of its session after resumeTimeout', async t => {
+t.test('destroys the stream of a closed session after resumeTimeout if its client does not read to the end', async t => {
   const { url, sessions } = await serveRecording(t, { resumeTimeout: 100, log: { bytes: 64 * 1024 * 1024 } })
   const stalled = await openStream(t, url)
   stalled.body.pause()

@@ -10,7 +10,7 @@ export interface StreamEvent {
   readonly id: string | undefined
 }
 
-/** A downward stream over a real socket. */
+/** An event stream over a real socket. */
 export interface ClientStream {
   readonly status: number
   readonly headers: Record<string, string | string[] | undefined>
@@ -106,7 +106,7 @@ export async function postMessage (url: string, sessionId: string, data: unknown
   return { status: statusCode, headers: responseHeaders, body: String(responseHeaders['content-type']).includes('json') ? JSON.parse(text) : text }
 }
 
-/** Ends a session with `DELETE <url>/downward`. */
+/** Closes a session with `DELETE <url>/downward`. */
 export async function deleteSession (url: string, sessionId: string, headers: Record<string, string> = {}): Promise<HttpResponse> {
   const { statusCode, headers: responseHeaders, body } = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, ...headers } })
   return { status: statusCode, headers: responseHeaders, body: statusCode === 204 ? await body.text() : await body.json() }
