@@ -20,8 +20,8 @@ async function countCommands (t: Test, redis: RedisServer): Promise<(settledCoun
   await monitorCommands(t, redis, (command, source) => {
     const name = command[0]?.toLowerCase() ?? ''
     if (name === 'echo') onMarker()
-    // Operations with number 0 are heartbeats. They depend on the time, so they are not counted.
-    else if (source !== 'lua' && !parseStoreCommands(command).some(({ sequence: number }) => number === 0)) {
+    // Operations with the sequence number 0 are heartbeats. They depend on the time, so they are not counted.
+    else if (source !== 'lua' && !parseStoreCommands(command).some(({ sequence }) => sequence === 0)) {
       const increment = (list: Record<string, number>, key: string): void => { list[key] = (list[key] ?? 0) + 1 }
       increment(counts.commands, name)
       for (const { operation } of parseStoreCommands(command)) increment(counts.operations, operation)

@@ -56,9 +56,9 @@ t.test('an error of option principal becomes the response, on each route', async
   const invalid = { 'x-user': 'invalid' }
   assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }, { headers: invalid }), 401, 'APP_UNAUTHORIZED')
   assertErrorResponse(t, await deleteSession(url, sessionId, invalid), 401, 'APP_UNAUTHORIZED')
-  const { status, text: raw, ended } = await openStream(t, url, { headers: invalid, skipWelcome: true })
+  const { status, text, ended } = await openStream(t, url, { headers: invalid, skipWelcome: true })
   await withTimeout(ended, 'the end')
-  assertErrorResponse(t, { status, headers: {}, body: JSON.parse(raw()) }, 401, 'APP_UNAUTHORIZED')
+  assertErrorResponse(t, { status, headers: {}, body: JSON.parse(text()) }, 401, 'APP_UNAUTHORIZED')
   t.equal(sessions.size, 1)
 })
 

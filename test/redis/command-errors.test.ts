@@ -59,8 +59,8 @@ t.test('rejects a message and a stream that time out; both can be repeated', nee
   await waitUntil(() => down.messages().length === 1, 'the message')
 })
 
-testEachRedisClient(t, 'an error contains the message of Redis, but no command arguments', async (t, fleet, redis) => {
-  const session = await openSession(await fleet.addNode())
+testEachRedisClient(t, 'an error contains the message of Redis, but no command arguments', async (t, store, redis) => {
+  const session = await openSession(await store.addNode())
   await redis.sendCommand('SET', `{sse}:s:${session.id}:log`, 'not a stream')
   const error: unknown = await session.send('secret').catch((error: unknown) => error)
   t.match(error, { code: 'FST_SSE_STORE_UNAVAILABLE', cause: { message: /WRONGTYPE/ } })

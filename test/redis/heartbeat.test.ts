@@ -5,8 +5,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'an idle node keeps sending heartbeats after SCRIPT FLUSH', async (_t, fleet, redis) => {
-  await fleet.addNode()
+testEachRedisClient(t, 'an idle node keeps sending heartbeats after SCRIPT FLUSH', async (_t, store, redis) => {
+  await store.addNode()
   await redis.sendCommand('SCRIPT', 'FLUSH')
   const lastHeartbeat = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', 'at')
   const before = await lastHeartbeat()

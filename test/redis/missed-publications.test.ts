@@ -5,8 +5,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'reads a missed entry when the next publication reveals the loss', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'reads a missed entry when the next publication reveals the loss', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await nodeA.broadcast('message', 1)
@@ -61,8 +61,8 @@ t.test('delivers events of a channel whose subscription was confirmed late', nee
   t.strictSame(down.read().map(({ event }) => event), ['message'])
 })
 
-testEachRedisClient(t, 'ignores a publication about a session that is not in memory', async (_t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'ignores a publication about a session that is not in memory', async (_t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))

@@ -4,8 +4,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'reports a gap if the store has been rolled back', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'reports a gap if the store has been rolled back', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.send(1)
@@ -54,8 +54,8 @@ t.test('after a rollback, a session has its earlier state, and later changes app
   await waitUntil(() => session.data.nick === 'ann', 'the data')
 })
 
-testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence number', async (_t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence number', async (_t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.send(1)

@@ -5,8 +5,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'another node returns the stored response of a handler', async (t, fleet) => {
-  const [nodeA, nodeB] = [await fleet.addNode({ maxSessions: Infinity }), await fleet.addNode({ maxSessions: Infinity })]
+testEachRedisClient(t, 'another node returns the stored response of a handler', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode({ maxSessions: Infinity }), await store.addNode({ maxSessions: Infinity })]
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const bodies = { object: { a: [1, null] }, text: 'text', nothing: undefined, bytes: Buffer.from([0, 255]) }
@@ -20,8 +20,8 @@ testEachRedisClient(t, 'another node returns the stored response of a handler', 
   t.match(await remote[kStream].messageQueue.enqueue(message), { response: { status: 500, error: { message: /BigInt/ } }, replayed: true })
 })
 
-testEachRedisClient(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, fleet) => {
-  const [nodeA, nodeB] = [await fleet.addNode(), await fleet.addNode()]
+testEachRedisClient(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
   await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)

@@ -309,7 +309,7 @@ t.test('leaks no listeners and no memory over many items', async t => {
   client.socket.resume()
   await waitForStreams(sessions, 1)
   if (session === undefined) throw new Error('No session')
-  const { signal: over } = session
+  const { signal } = session
   const heap: number[] = []
   let listeners = 0
   function * numbers (): Generator<number> {
@@ -317,14 +317,14 @@ t.test('leaks no listeners and no memory over many items', async t => {
       if (n % 20_000 === 19_999) {
         collectGarbage()
         heap.push(process.memoryUsage().heapUsed)
-        listeners = Math.max(listeners, getEventListeners(over, 'abort').length)
+        listeners = Math.max(listeners, getEventListeners(signal, 'abort').length)
       }
       yield n
     }
   }
   await withTimeout(session.stream('n', numbers()), 'the stream', 30_000)
   t.equal(listeners, 1)
-  t.equal(getEventListeners(over, 'abort').length, 0)
+  t.equal(getEventListeners(signal, 'abort').length, 0)
   // The first measurement is a warm-up, because compiled code stays on the heap.
   const [, first = 0, ...later] = heap
   t.ok(Math.max(...later) - first < 4_000_000, `growth over 60,000 items: ${later.map(used => Math.round((used - first) / 1000)).join(', ')} kB`)

@@ -10,11 +10,11 @@ t.test('a session expires after resumeTimeout without a stream, and its id becom
   sessions.addHook('onClose', () => { ended.resolve() })
   const stream = await openStream(t, url)
   const session = await sessions.find(stream.sessionId)
-  const { signal: aborted } = session ?? {}
+  const { signal } = session ?? {}
   stream.destroy()
   await withTimeout(ended.promise, 'the expiry')
   t.strictSame(closed, [[stream.sessionId, 'expired']])
-  t.equal(aborted?.aborted, true)
+  t.equal(signal?.aborted, true)
   t.equal(sessions.size, 0)
   assertErrorResponse(t, await postMessage(url, stream.sessionId, { text: 'hi' }), 404, 'FST_SSE_SESSION_UNKNOWN')
   const next = await openStream(t, url, { headers: { 'x-session-id': stream.sessionId } })

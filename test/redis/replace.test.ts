@@ -49,7 +49,7 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   t.notOk(down.sink.closed)
 })
 
-t.test('a stream that was taken back delivers all events, even if the first takeover is received late', needsRedis, async t => {
+t.test('a stream that moves to another node and back delivers all events, even if the first move is received late', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const { sessions: nodeA, pauseReplies, pausePublications } = await openProxiedNode(t, redis)
@@ -108,7 +108,7 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
   t.match(down.read(), [{ event: 'message', data: 1 }, { event: 'close', data: { reason: 'enough' } }])
 })
 
-t.test('a stream ends if another node took it over before its response started, and its client can resume', needsRedis, async t => {
+t.test('a stream ends if another node replaces it before its response starts, and its client can resume', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
@@ -116,7 +116,7 @@ t.test('a stream ends if another node took it over before its response started, 
   const { cursor } = session[kStream]
   const generation = session[kStream].retainForResume()
   const head = await nodeA.acquireStream(session, cursor) ?? 0
-  // Another node takes over the stream while the hooks of the response run.
+  // Another node replaces the stream while the hooks of the response run.
   const down = await attachStream(nodeB, await findSession(nodeB, session), cursor)
   down.sink.destroy()
   await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
