@@ -58,7 +58,7 @@ t.test('the bundle sends and receives messages in Chromium, and resumes after a 
 t.test('closing the page closes the session on the server', needsChromium, async t => {
   const { page, closeReasons } = await openPage(t)
   await page.close({ runBeforeUnload: true })
-  await waitUntil(() => closeReasons.length > 0, 'the end of the session')
+  await waitUntil(() => closeReasons.length > 0, 'the close of the session')
   t.strictSame(closeReasons, ['deleted'])
 })
 

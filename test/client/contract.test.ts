@@ -43,7 +43,7 @@ t.test('one contract types the messages between the server and its clients', asy
   const closed = deferred<string>()
   session.on('close', ({ reason }) => { closed.resolve(reason) })
   await session.emit('leave', ' bye ')
-  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'bye')
+  t.equal(await withTimeout(closed.promise, 'the close of the session'), 'bye')
 })
 
 t.test('sends the events of a contract by every method, with and without data', async t => {

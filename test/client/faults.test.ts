@@ -9,7 +9,7 @@ import { deferred, withTimeout } from '../support/wait.js'
 const TOTAL = 10_000
 const FAULTS = ['cut', 'reset', 'half-open'] satisfies Fault[]
 
-testEachClient(t, 'delivers 10,000 messages in each direction at the same time, once and in order, over broken connections', async (t, connect) => {
+testEachClient(t, 'delivers 10,000 events and 10,000 messages at the same time, once and in order, over broken connections', async (t, connect) => {
   const next = createRandom(chooseSeed(t))
   const below = (limit: number): number => Math.floor(next() * limit)
   const { sessions, port } = await serve(t, { retry: 1, log: { entries: TOTAL, bytes: 2 ** 26 } }, { fastify: FORCE_CLOSE })

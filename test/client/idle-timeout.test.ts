@@ -19,7 +19,7 @@ testEachClient(t, 'replaces a stream after 2.5 heartbeat intervals without data'
   t.ok(second - first >= 99, `${second - first} ms`)
 })
 
-testEachClient(t, 'replaces an attempt to connect that gets no data for 37.5 seconds at once, and a failed attempt after a delay', async (t, connect) => {
+testEachClient(t, 'reconnects at once after an attempt without data for 37.5 seconds, and after a delay if an attempt fails', async (t, connect) => {
   const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => [undefined, new Response('busy', { status: 500 }), streamResponse(welcome())][attempt - 1])
   const session = connect('', { fetch })
   const events = recordEvents(session)

@@ -23,7 +23,7 @@ testEachClient(t, 'an error that a listener throws is uncaught, and the session 
   t.equal(await message, 1)
 })
 
-testEachClient(t, 'a listener that replaces itself receives each event once, and one that another listener removed receives nothing', async (t, connect) => {
+testEachClient(t, 'a listener that replaces itself receives each event once, and a removed listener receives nothing', async (t, connect) => {
   const server = await scriptedServer(t, [openStream(`${welcome()}data: 1\n\ndata: 2\n\n${CLOSE_EVENT}`)])
   const session = connect(server.url)
   const received: unknown[] = []

@@ -29,7 +29,7 @@ for (const [title, cuts] of [['as a whole', []], ['without its end', [-2]], ['in
   })
 }
 
-testEachClient(t, 'small events and comments do not add up to a too large event', async (t, connect) => {
+testEachClient(t, 'maxEventSize applies to each event, not to many small events or comments together', async (t, connect) => {
   for (const block of ['data: 1\n\n', ': heartbeat\n']) {
     const server = await scriptedServer(t, [endedStream(welcome(), ...Array<string>(200).fill(block), CLOSE_EVENT)])
     t.strictSame(await waitForEvent(connect(server.url, { maxEventSize: 200 }), 'close'), { reason: 'the end' })

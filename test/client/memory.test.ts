@@ -3,7 +3,7 @@ import { runSource } from '../support/run-source.js'
 
 for (const build of ['node', 'index']) {
   // The server is minimal, because the measured memory includes it.
-  t.test(`memory stays constant over 100,000 messages in each direction, and an iterator that ended early keeps none of them (${build}.js)`, async t => {
+  t.test(`memory stays constant over 100,000 events and messages, even after an iterator ended early (${build}.js)`, async t => {
     const { code, output } = await runSource(t, `
       import { createServer } from 'node:http'
       import { connect } from './lib/client/${build}.js'

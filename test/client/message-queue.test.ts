@@ -62,7 +62,7 @@ testEachClient(t, 'limits the queue to 1000 messages by default, and accepts mor
   t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).length), [...Array<number>(15).fill(64), 40, 1])
 })
 
-testEachClient(t, 'sends messages that are queued while the network is down once and in order when it is back', async (t, connect) => {
+testEachClient(t, 'messages that are queued while the network is down are sent once and in order afterwards', async (t, connect) => {
   const { sessions, port } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
   const handled: unknown[] = []
   sessions.handle('message', (_session, data) => { handled.push(data) })

@@ -4,7 +4,7 @@ import { serve } from '../support/server.js'
 import { deferred, withTimeout } from '../support/wait.js'
 import { echo, isPost, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
-testEachClient(t, 'a message that was never sent, because its headers never resolved, goes to the next session', async (t, connect) => {
+testEachClient(t, 'a message that was not sent, because its headers did not resolve, is sent to the next session', async (t, connect) => {
   const blocked = deferred()
   const server = await scriptedServer(t, [
     async response => {

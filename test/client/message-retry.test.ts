@@ -44,7 +44,7 @@ testEachClient(t, 'handles the rest of a batch in order after a message that fai
   t.strictSame(handled, range(4))
 })
 
-testEachClient(t, 'rejects with a 503 that the handler sent', async (t, connect) => {
+testEachClient(t, 'rejects, and does not repeat the message, if the handler itself responds with 503', async (t, connect) => {
   const { sessions, url } = await serve(t, { retry: 1 }, { fastify: FORCE_CLOSE })
   let calls = 0
   sessions.handle('a', (_session, _data, { reply }) => {

@@ -72,7 +72,7 @@ testEachClient(t, 'page events do not end a delay that Retry-After requires', as
   t.ok(third - second >= 995, `${third - second} ms`)
 })
 
-testEachClient(t, 'online replaces a stream that was idle for 2.5 heartbeat intervals, and no other stream', async (t, connect) => {
+testEachClient(t, 'the online event replaces a stream that was idle for 2.5 heartbeat intervals, and no other stream', async (t, connect) => {
   const { dispatch } = fakePage(t)
   const skew = skewClock(t, Date)
   const server = await scriptedServer(t, [openStream(LONG_RETRY, welcome(false, 's', { heartbeatInterval: 40_000 })), openStream(welcome(true))], [accept])

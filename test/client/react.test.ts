@@ -37,7 +37,7 @@ async function openPage (t: Test, url: string): Promise<{ page: Page, problems: 
 
 const renders = async (page: Page): Promise<ReactPage['renders']> => await page.evaluate('renders') as ReactPage['renders']
 
-t.test('under StrictMode a component opens one session, receives events, sends messages, and closes the session when it is unmounted', needsChromium, async t => {
+t.test('under StrictMode a component opens one session, uses it, and closes it when it is unmounted', needsChromium, async t => {
   const requests: string[] = []
   const closed = deferred<string>()
   const { sessions, url } = await serve(t, {}, { beforeRegister: servePage(requests) })
@@ -57,7 +57,7 @@ t.test('under StrictMode a component opens one session, receives events, sends m
   t.equal((await renders(page))[0]?.state, 'connecting')
 
   await page.evaluate('unmount()')
-  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'deleted')
+  t.equal(await withTimeout(closed.promise, 'the close of the session'), 'deleted')
   t.equal(await page.evaluate('session.send("late").catch(({ code }) => code)'), 'CLOSED')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
@@ -77,7 +77,7 @@ t.test('another URL closes the session and opens a new one, without events of th
   await page.getByText('open from a').waitFor()
   await page.evaluate('renders.length = 0, show("/b")')
   await page.getByText('open undefined').waitFor()
-  await waitUntil(() => closeReasons.length > 0, 'the end of the first session')
+  await waitUntil(() => closeReasons.length > 0, 'the close of the first session')
   t.strictSame(closeReasons, ['deleted'])
   t.equal(others.size, 1)
   const lastOpen = (await renders(page)).filter(({ state }) => state === 'open').at(-1)
@@ -85,7 +85,7 @@ t.test('another URL closes the session and opens a new one, without events of th
   t.strictSame(problems, [])
 })
 
-t.test('renders disconnected after a lost connection, then the same session with the events that were sent in between', needsChromium, async t => {
+t.test('after a lost connection, renders disconnected, then the same session with the events sent meanwhile', needsChromium, async t => {
   const { sessions, url, port } = await serve(t, { retry: 1, cors: true }, { beforeRegister: servePage() })
   const opened = deferred<Session>()
   sessions.addHook('onOpen', session => { opened.resolve(session) })
@@ -122,7 +122,7 @@ t.test('a component that Suspense hides keeps its session and receives events', 
   t.strictSame(requests, ['GET /downward'])
 
   await page.evaluate('unmount()')
-  await waitUntil(() => sessions.size === 0, 'the end of the session')
+  await waitUntil(() => sessions.size === 0, 'the close of the session')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
 })

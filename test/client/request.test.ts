@@ -2,7 +2,7 @@ import t from 'tap'
 import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 
-testEachClient(t, 'sends messages in both directions', async (t, connect) => {
+testEachClient(t, 'sends messages and receives events', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
   sessions.addHook('onOpen', () => ({ text: 'hi' }))
   sessions.handle('message', async (session, data) => { await session.send(data) })

@@ -16,10 +16,10 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
   const runsOf = (id: string): HandlerRun[] => runs.filter(({ session }) => session === id).sort((a, b) => a.startedAt - b.startedAt)
   const send = (node: ClusterNode, id: string, data: unknown, event: string, options: PostOptions = {}): Promise<HttpResponse> => postMessage(node.url, id, data, { event, ...options })
   /** Sends a message whose handler runs until the gate of the node is opened. The gate stays open. */
-  const startSlowMessage = async (node: ClusterNode, id: string): Promise<{ answer: Promise<HttpResponse> }> => {
-    const answer = send(node, id, 100, 'gate', { key: 'slow' })
+  const startSlowMessage = async (node: ClusterNode, id: string): Promise<{ response: Promise<HttpResponse> }> => {
+    const response = send(node, id, 100, 'gate', { key: 'slow' })
     await waitUntil(() => runsOf(id).length === 1, 'the handler')
-    return { answer }
+    return { response }
   }
 
   await t.test('a repeat on another node gets the first response, with its status and headers', async t => {
@@ -62,13 +62,13 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
       for (const [n, attempts] of plan.entries()) {
         for (const { node, isAwaited } of attempts) {
           const earlier = [...awaited]
-          const answer = send(nodes[node] ?? first, id, n, 'up', { key: `k${n}` })
-          all.push(answer.then(({ status, body, headers }) => {
+          const response = send(nodes[node] ?? first, id, n, 'up', { key: `k${n}` })
+          all.push(response.then(({ status, body, headers }) => {
             t.strictSame({ status, body }, { status: 200, body: n })
             return headers[REPLAYED] === undefined ? { n, earlier } : []
           }))
           if (!isAwaited) continue
-          await answer
+          await response
           awaited.push(n)
         }
       }
@@ -78,7 +78,7 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
       t.equal(ran.length, plan.length, 'each message ran once')
       for (const [index, { endedAt = Infinity }] of ran.slice(0, -1).entries()) t.ok(endedAt <= (ran[index + 1]?.startedAt ?? 0), 'handlers do not overlap')
       const order = ran.map(({ data }) => data)
-      for (const { n, earlier } of handled) t.ok(earlier.every(other => order.indexOf(other) <= order.indexOf(n)), 'it ran after the messages that were answered before it was sent')
+      for (const { n, earlier } of handled) t.ok(earlier.every(other => order.indexOf(other) <= order.indexOf(n)), 'it ran after the messages whose responses arrived before it was sent')
     }), { seed: chooseSeed(t), numRuns: 25 })
   })
 
@@ -101,12 +101,12 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
 
   await t.test('a repeat on another node waits for the running handler, and so do later messages', async t => {
     const id = await open()
-    const { answer } = await startSlowMessage(first, id)
+    const { response } = await startSlowMessage(first, id)
     const repeats = [second, third, first].map(node => send(node, id, 100, 'gate', { key: 'slow' }))
     assertErrorResponse(t, await send(second, id, 200, 'gate', { key: 'slow' }), 422, 'FST_SSE_IDEMPOTENCY_KEY_REUSED')
     const later = [second, third].map((node, n) => send(node, id, n, 'up'))
     await first.call('openGate')
-    t.match(await answer, { status: 200, body: 100, headers: { [REPLAYED]: undefined } })
+    t.match(await response, { status: 200, body: 100, headers: { [REPLAYED]: undefined } })
     for (const repeat of repeats) t.match(await repeat, { status: 200, body: 100, headers: { [REPLAYED]: 'true' } })
     for (const message of later) t.match(await message, { status: 200 })
     const [slow, ...others] = runsOf(id)
@@ -116,20 +116,20 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
 
   await t.test('the limit of queued messages counts the messages of all nodes', async t => {
     const id = await open()
-    const { answer } = await startSlowMessage(second, id)
+    const { response } = await startSlowMessage(second, id)
     const rejected: HttpResponse[] = []
     const responses = Array.from({ length: 30 }, async (_, n) => {
-      const answer = await send(nodes[n % 3] ?? first, id, n, 'up')
-      if (answer.status === 429) rejected.push(answer)
-      return answer
+      const response = await send(nodes[n % 3] ?? first, id, n, 'up')
+      if (response.status === 429) rejected.push(response)
+      return response
     })
     await waitUntil(() => rejected.length === 10, 'the rejected messages')
-    for (const answer of rejected) {
-      assertErrorResponse(t, answer, 429, 'FST_SSE_TOO_MANY_WAITING')
-      t.ok(Number(answer.headers['retry-after']) > 0)
+    for (const response of rejected) {
+      assertErrorResponse(t, response, 429, 'FST_SSE_TOO_MANY_WAITING')
+      t.ok(Number(response.headers['retry-after']) > 0)
     }
     await second.call('openGate')
-    t.match(await answer, { status: 200 })
+    t.match(await response, { status: 200 })
     t.equal((await Promise.all(responses)).filter(({ status }) => status === 200).length, 20)
   })
 })

@@ -20,8 +20,8 @@ async function countCommands (t: Test, redis: RedisServer): Promise<(settledCoun
   await monitorCommands(t, redis, (command, source) => {
     const name = command[0]?.toLowerCase() ?? ''
     if (name === 'echo') onMarker()
-    // Operations with number 0 are heartbeats. They depend on the time, so they are not counted.
-    else if (source !== 'lua' && !parseStoreCommands(command).some(({ sequence: number }) => number === 0)) {
+    // Operations with the sequence number 0 are heartbeats. They depend on the time, so they are not counted.
+    else if (source !== 'lua' && !parseStoreCommands(command).some(({ sequence }) => sequence === 0)) {
       const increment = (list: Record<string, number>, key: string): void => { list[key] = (list[key] ?? 0) + 1 }
       increment(counts.commands, name)
       for (const { operation } of parseStoreCommands(command)) increment(counts.operations, operation)
@@ -56,7 +56,7 @@ t.test('Redis commands and connections', needsRedis, async t => {
     t.equal(clients.length, 2 * nodes.length, clients.join('\n'))
   })
 
-  await t.test('a downward message to one session, a channel or all sessions is one command', async t => {
+  await t.test('an event to one session, a channel or all sessions is one command', async t => {
     const readCounts = await countCommands(t, redis)
     await second.call('emitMany', sessionId, 'down', 100)
     t.strictSame((await readCounts()).commands, { evalsha: 101 }, 'the first command looks up the session')
@@ -67,7 +67,7 @@ t.test('Redis commands and connections', needsRedis, async t => {
     t.strictSame((await readCounts()).commands, { evalsha: 100 })
   })
 
-  await t.test('an upward message is two commands; its response waits for the first command only', async t => {
+  await t.test('a message is two commands; its response waits for the first command only', async t => {
     const readCounts = await countCommands(t, redis)
     for (let n = 0; n < 100; n++) await postMessage(second.url, sessionId, null, { event: 'quiet', key: `q${n}` })
     const { commands: { evalsha = 0, ...others }, operations } = await readCounts(100)

@@ -3,7 +3,7 @@ import { startCluster } from './support/cluster.js'
 import { needsRedis } from '../support/redis-server.js'
 import { startTraffic } from './support/traffic.js'
 
-t.test('during a rolling restart, no message is lost, repeated or reordered, and each is handled once', needsRedis, async t => {
+t.test('during a rolling restart, no event or message is lost, repeated or reordered', needsRedis, async t => {
   const cluster = await startCluster(t)
   const traffic = await startTraffic(t, cluster)
   for (const node of cluster.nodes) {

@@ -49,7 +49,7 @@ t.test('session state on several nodes', needsRedis, async t => {
     t.strictSame(receivedData(stream), [...nodes.map(({ pid }) => pid), 'again'])
   })
 
-  await t.test('members on all nodes receive channel messages and broadcasts of any node in the same order', async t => {
+  await t.test('members on all nodes receive channel events and broadcasts of any node in the same order', async t => {
     const streams = await Promise.all([...nodes, ...nodes].map(({ url }) => openStream(t, url)))
     await Promise.all(streams.map(({ sessionId }, index) => nodes[(index + 1) % 3]?.call('join', sessionId, 'all')))
     const [{ sessionId: exceptedId }] = streams as [ClientStream]

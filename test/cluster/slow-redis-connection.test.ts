@@ -5,7 +5,7 @@ import { startTraffic } from './support/traffic.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 
-t.test('over a slow connection to Redis, no message is lost, repeated or reordered', needsRedis, async t => {
+t.test('over a slow connection to Redis, no event or message is lost, repeated or reordered', needsRedis, async t => {
   const next = createRandom(chooseSeed(t))
   const redis = await startRedis(t)
   const proxy = await startTcpProxy(t, redis.port)

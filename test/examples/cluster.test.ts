@@ -37,7 +37,7 @@ t.test('two pages receive each message once while the nodes of their streams are
     await sendAndWait(ann, text)
     sent.push(text)
   }
-  t.equal(nodesThatHandled().size, 3, 'all nodes handle upward messages')
+  t.equal(nodesThatHandled().size, 3, 'all nodes handle messages')
   for (const [index, sessionId] of sessionIds().entries()) {
     const before = `before ${index}`
     await sendAndWait(ann, before)

@@ -7,8 +7,8 @@ const blocks = pages.flatMap(blocksOf)
 const placeOf = ({ page, line, language, name }: Block): string => `${page}:${line} (${language}${name === undefined ? '' : `, name=${name}`})`
 const manifest = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as Record<'scripts' | 'devDependencies', Record<string, string>>
 
-/** Why a line is none of the commands that need no run to be checked; `undefined` if it is one. */
-function problemOfCommand (line: string): string | undefined {
+/** Checks a command without running it. Returns what is wrong, or `undefined`. */
+function checkCommand (line: string): string | undefined {
   const [command = '', verb = '', ...rest] = line.split(/\s+#/)[0]?.trim().split(/\s+/) ?? []
   const words = rest.filter(word => !word.startsWith('-'))
   if (command === 'npm' && verb === 'ci') return words.length === 0 ? undefined : 'npm ci takes no packages'
@@ -31,7 +31,7 @@ function problemOfCommand (line: string): string | undefined {
   return `there is no check for the command "${line.trim()}"; name the block, and run it in a test`
 }
 
-// Checks by language, of blocks without a name. Each returns what is wrong, or `undefined`.
+// The checks of blocks without a name, by language. Each returns what is wrong, or `undefined`.
 const CHECKS: Record<string, (code: string) => string | undefined> = {
   json: code => {
     try {
@@ -43,12 +43,12 @@ const CHECKS: Record<string, (code: string) => string | undefined> = {
   },
   sh: code => code.trim().split('\n')
     .flatMap(line => line.split('&&'))
-    .map(line => problemOfCommand(line))
+    .map(line => checkCommand(line))
     .find(problem => problem !== undefined)
 }
 
 for (const page of pages) {
-  t.test(`${page}: every code block is type-checked, or checked by its language, or has a name under which a test runs it`, async t => {
+  t.test(`${page}: every code block is checked by its language, or has a name by which a test runs it`, async t => {
     for (const block of blocksOf(page)) {
       if (block.name !== undefined || isTyped(block)) continue
       const check = CHECKS[block.language]
@@ -58,14 +58,14 @@ for (const page of pages) {
   })
 }
 
-t.test('every name is that of one block, and every named block is used by a test', async t => {
+t.test('the name of every block is unique on its page, and every named block is used by a test', async t => {
   const files = readdirSync(`${root}test`, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.test.ts'))
   const calls = files.flatMap(name => [...readFileSync(`${root}test/${name}`, 'utf8').matchAll(/\bblock\('([^']+)', '([^']+)'\)/g)])
   const used = new Set(calls.map(([, page = '', name = '']) => `${page} ${name}`))
   const named = blocks.filter(({ name }) => name !== undefined)
   t.strictSame(named.filter(({ page, name = '' }) => !used.has(`${page} ${name}`)).map(placeOf), [], 'unused')
   const names = named.map(({ page, name = '' }) => `${page} ${name}`)
-  t.strictSame(names.filter((name, index) => names.indexOf(name) !== index), [], 'used twice')
+  t.strictSame(names.filter((name, index) => names.indexOf(name) !== index), [], 'not unique')
 })
 
 t.test('TypeScript, and JavaScript that no test runs, compiles in strict mode', async t => {

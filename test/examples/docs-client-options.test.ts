@@ -6,7 +6,7 @@ import { waitForEvent } from '../support/clients.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { nameOf, table } from './docs.js'
 
-/** A client without options. Its server sends the given events, and refuses messages for now. */
+/** A client without options. Its server sends the given events, and responds to messages with 503. */
 function connectTo (t: Test, events = '', onRequest: (url: string, init: RequestInit) => void = () => {}): ClientSession {
   const session = connect('', {
     fetch: async (url, init) => {
@@ -30,7 +30,7 @@ async function requests (t: Test): Promise<Array<RequestInit & { url: string }>>
 
 const codeOf = (error: unknown): unknown => error instanceof ClientError ? error.code : error
 
-// Each shows that the default in the table is that of the client. `dispatcher` is for Node; test/client/node.test.ts covers it.
+// Each function asserts that the documented default is the default of the client. `dispatcher` is for Node; test/client/dispatcher.test.ts covers it.
 const DEFAULTS: Record<keyof ConnectOptions, (t: Test, documented: string) => Promise<void>> = {
   async headers (t, documented) {
     const [stream, message] = await requests(t)

@@ -21,7 +21,7 @@ t.test('the page loads the client from the server of the quick start, sends and 
   t.equal(await page.getByRole('listitem').count(), 1)
 })
 
-t.test('the program for Node talks with the server of the quick start, and exits', async t => {
+t.test('the program for Node sends to the server of the quick start, receives from it, and exits', async t => {
   const url = await startServer(t)
   const output = await runToEnd(t, createFolder(t)('program.js', block('docs/client.md', 'program')), { CHAT_URL: `${url}/chat` })
   t.match(output, /received hello\n/)

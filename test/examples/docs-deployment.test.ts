@@ -16,7 +16,7 @@ import { createFolder, runFragment } from './docs-run.js'
 // The default, which the page names.
 const closeTimeout = 3000
 
-t.test('the app with a graceful shutdown sends its clients away and ends by itself, on both signals', async t => {
+t.test('the app with a graceful shutdown ends its streams with a retry field and exits, on both signals', async t => {
   const file = createFolder(t)('server.js', block('docs/deployment.md', 'shutdown'))
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     const child = runScript(t, file, { PORT: '0' })
@@ -31,7 +31,7 @@ t.test('the app with a graceful shutdown sends its clients away and ends by itse
   }
 })
 
-t.test('the cluster serves one session from two processes, and ends when its primary process is stopped', needsRedis, async t => {
+t.test('the cluster serves one session from two processes, and exits when its primary process is stopped', needsRedis, async t => {
   const save = createFolder(t)
   save('server.js', block('docs/scaling.md', 'app'))
   const env = { PORT: '0', REDIS_URL: `redis://127.0.0.1:${(await startRedis(t)).port}` }
@@ -66,7 +66,7 @@ t.test('the plugin that fastify-cli loads serves the routes', async t => {
   t.equal((await openStream(t, url, { path: '/chat/downward' })).status, 200)
 })
 
-t.test('the option cors admits the page', async t => {
+t.test('the option cors allows the page', async t => {
   const app = Fastify()
   await runFragment(block('docs/deployment.md', 'cors'), { app, sseSessions })
   const { headers } = await openStream(t, await listen(t, app), { path: '/chat/downward', headers: { origin: 'https://app.example' } })
@@ -86,7 +86,7 @@ t.test('an app\'s own @fastify/cors needs DELETE among its methods', async t => 
   }
 })
 
-t.test('the rate limit bounds the POST and not the GET', async t => {
+t.test('the rate limit applies to the POST and not to the GET', async t => {
   const app = Fastify()
   await runFragment(block('docs/deployment.md', 'rate-limit'), { app, sseSessions, rateLimit })
   const url = await listen(t, app)

@@ -5,7 +5,7 @@ import { needsProgram } from '../support/needs-program.js'
 import { block } from './docs.js'
 import { createFolder, runCommand, startApp } from './docs-run.js'
 
-/** A piece of a stream or a page with the values that differ from run to run replaced. */
+/** Replaces the values in a text that differ from run to run. */
 function normalize (text: string): string {
   return text.trim()
     .replaceAll(/[\w-]{24}/g, '<session id>')
@@ -19,7 +19,7 @@ t.test('the steps with curl print what the page shows', needsProgram('curl'), as
   const stream = runCommand(t, local(block('docs/getting-started.md', 'open')))
   const [, sessionId = ''] = await stream.waitForOutput(/"sessionId":"([^"]+)".*\n\n/)
   const env = { SESSION_ID: sessionId }
-  // After what curl reports about the transfer.
+  // Without what curl reports about the transfer.
   t.equal(normalize(stream.output().slice(stream.output().indexOf('retry:'))), normalize(block('docs/getting-started.md', 'welcome')))
 
   await runCommand(t, local(block('docs/getting-started.md', 'send')), env).waitForOutput(/\{"status":"Message sent successfully"\}/)

@@ -50,7 +50,7 @@ t.test('every link and anchor of the documentation resolves', async t => {
   }
 })
 
-t.test('a link, an image and an anchor that do not resolve are found', async t => {
+t.test('a link, an image and an anchor that do not resolve are reported', async t => {
   t.match(problemOf('README.md', 'docs/no-such-page.md'), /does not exist/)
   t.match(problemOf('README.md', '#no-such-heading'), /no heading/)
   t.match(problemOf('README.md', '../outside'), /does not exist/)

@@ -29,11 +29,11 @@ t.test('the app after a migration works with an EventSource', needsChromium, asy
     })
   })
   await page.goto(url)
-  await withTimeout(both, 'the answer and the event')
+  await withTimeout(both, 'the response and the event')
   t.strictSame(lines.sort(), ['said: hi', '{"said":"hi"}'])
 })
 
-// The packages that the apps come from are not installed: what can be checked here is the syntax.
+// The packages that the apps come from are not installed, so only the syntax is checked.
 t.test('the apps before a migration are valid JavaScript', async t => {
   const before = [
     block('docs/migrating.md', 'socketio-before'),

@@ -26,16 +26,16 @@ function parse (text: string): HttpMessage {
   return { start, headers, body: rest.join('\n\n') }
 }
 
-/** The body of a block that is not a stream: the line feed before the fence is not part of it. */
+/** Removes the line feed before the fence, which belongs to the body of a stream only. */
 const withoutLastLineFeed = (message: HttpMessage): HttpMessage => ({ ...message, body: message.body.replace(/\n$/, '') })
 
 const idIn = (text: string): string | undefined => /^x-session-id: (\S+)$/im.exec(text)?.[1]
 
-/** Session ids of the page, and those that stand for them here. */
+/** Maps the session ids of the page to those of the server under test. */
 class Ids {
   readonly #ids = new Map<string, string>()
 
-  learn (expected: string, actual: string): void {
+  record (expected: string, actual: string): void {
     const [documented, real] = [idIn(expected), idIn(actual)]
     if (documented !== undefined && real !== undefined) this.#ids.set(documented, real)
   }
@@ -55,7 +55,7 @@ interface Exchange {
   readonly received: () => string
 }
 
-/** Sends the request of a block, as it is but for the ids. */
+/** Sends the request of a block, with its session ids replaced. */
 function send (t: Test, port: number, text: string, ids: Ids): Exchange {
   const { start, headers, body } = withoutLastLineFeed(parse(ids.toReal(text)))
   const length = headers.find(header => header.startsWith('content-length:'))
@@ -68,7 +68,7 @@ function send (t: Test, port: number, text: string, ids: Ids): Exchange {
   return { socket, received: () => received.replaceAll('\r\n', '\n') }
 }
 
-t.test('the example exchanges of the protocol are those of a server', async t => {
+t.test('a server responds to the example requests as the page shows', async t => {
   const { app, sessions, port } = await serve(t, { prefix: '/chat', retry: 2000, closeTimeout: 3000, log: { entries: 2 } })
   sessions
     .addHook('onOpen', () => {})
@@ -90,11 +90,11 @@ t.test('the example exchanges of the protocol are those of a server', async t =>
     const exchange = send(t, port, requested, ids)
     const wanted = parse(expected)
     await waitUntil(() => parse(exchange.received()).body.length >= wanted.body.length, 'the stream')
-    ids.learn(expected, exchange.received())
+    ids.record(expected, exchange.received())
     t.strictSame(parse(ids.toDocumented(exchange.received())), wanted)
     return exchange
   }
-  /** What a stream receives after what was expected of it until now. */
+  /** Asserts what a stream receives next. `before` is the response that it has received so far. */
   const receives = async ({ received }: Exchange, before: string, expected: string): Promise<void> => {
     const wanted = parse(before).body + expected
     await waitUntil(() => parse(received()).body.length >= wanted.length, expected)

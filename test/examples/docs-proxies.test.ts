@@ -11,7 +11,7 @@ import { openStream, postMessage } from '../support/http-client.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 
-interface Place {
+interface ProxyContext {
   /** A folder of the proxy's own. */
   readonly folder: string
   readonly port: number
@@ -22,10 +22,10 @@ interface Place {
 interface Proxy {
   readonly program: string
   /** The configuration file, with the block of the page. */
-  config (place: Place): string
-  args (file: string, place: Place): string[]
-  /** Reduces the timeouts of the configuration to a second; absent if there are none by default. */
-  impatient?: (config: string) => string
+  config (context: ProxyContext): string
+  args (file: string, context: ProxyContext): string[]
+  /** Reduces the timeouts of the configuration to a second; `undefined` if there are none by default. */
+  shortenTimeouts?: (config: string) => string
 }
 
 const PROXIES: Proxy[] = [
@@ -43,13 +43,13 @@ const PROXIES: Proxy[] = [
       `
     },
     args: (file, { folder }) => ['-p', folder, '-c', file],
-    impatient: config => config.replace('access_log off;', '$& proxy_read_timeout 1s; send_timeout 1s;')
+    shortenTimeouts: config => config.replace('access_log off;', '$& proxy_read_timeout 1s; send_timeout 1s;')
   },
   {
     program: 'haproxy',
     config: ({ port, app }) => block('docs/deployment.md', 'haproxy').replace(':8080', `127.0.0.1:${port}`).replace('127.0.0.1:3000', app),
     args: file => ['-db', '-f', file],
-    impatient: config => config.replaceAll('60s', '1s')
+    shortenTimeouts: config => config.replaceAll('60s', '1s')
   },
   {
     program: 'caddy',
@@ -74,29 +74,29 @@ const PROXIES: Proxy[] = [
       ${block('docs/deployment.md', 'apache').replace('127.0.0.1:3000', app)}
     `,
     args: file => ['-DFOREGROUND', '-f', file],
-    impatient: config => config.replace('Timeout 60', 'Timeout 1')
+    shortenTimeouts: config => config.replace('Timeout 60', 'Timeout 1')
   }
 ]
 
-/** Starts a proxy in front of an app. Resolves with its URL and with what ends it and starts it again. */
-async function startProxy (t: Test, { program, config, args, impatient }: Proxy, appUrl: string, { short = false } = {}): Promise<{ url: string, kill: () => Promise<void>, restart: () => Promise<void> }> {
+/** Starts a proxy in front of an app. Resolves with its URL, and with functions that kill and restart it. */
+async function startProxy (t: Test, { program, config, args, shortenTimeouts }: Proxy, appUrl: string, { hasShortTimeouts = false } = {}): Promise<{ url: string, kill: () => Promise<void>, restart: () => Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), `${program}-`))
   t.teardown(() => { rmSync(folder, { recursive: true }) })
-  const place = { folder, port: await findFreePort(), app: new URL(appUrl).host }
+  const context = { folder, port: await findFreePort(), app: new URL(appUrl).host }
   const file = join(folder, 'config')
-  const text = config(place)
-  writeFileSync(file, short && impatient !== undefined ? impatient(text) : text)
-  const url = `http://127.0.0.1:${place.port}`
-  let child = trackProcess(t, spawn(program, args(file, place), { detached: true }), program)
-  const connectable = (): Promise<void> => waitUntil(() => fetch(`${url}/health`).then(({ status }) => status < 500, () => false), `${program} to listen`)
-  await connectable()
+  const text = config(context)
+  writeFileSync(file, hasShortTimeouts && shortenTimeouts !== undefined ? shortenTimeouts(text) : text)
+  const url = `http://127.0.0.1:${context.port}`
+  let child = trackProcess(t, spawn(program, args(file, context), { detached: true }), program)
+  const waitForListening = (): Promise<void> => waitUntil(() => fetch(`${url}/health`).then(({ status }) => status < 500, () => false), `${program} to listen`)
+  await waitForListening()
   return {
     url,
     kill: () => child.kill(),
     restart: async () => {
       rmSync(join(folder, 'pid'), { force: true })
-      child = trackProcess(t, spawn(program, args(file, place), { detached: true }), program)
-      await connectable()
+      child = trackProcess(t, spawn(program, args(file, context), { detached: true }), program)
+      await waitForListening()
     }
   }
 }
@@ -106,36 +106,36 @@ const health = { beforeRegister: (app: { get: (path: string, handler: () => stri
 for (const proxy of PROXIES) {
   const { program } = proxy
 
-  t.test(`behind ${program}, configured as the page says, events arrive at once and a lost stream resumes`, needsProgram(program), async t => {
+  t.test(`behind ${program} with the configuration of the page, events arrive at once, and a client can resume`, needsProgram(program), async t => {
     const { url, sessions } = await serve(t, { prefix: '/chat' }, health)
-    const through = await startProxy(t, proxy, url)
+    const running = await startProxy(t, proxy, url)
     const options = { path: '/chat/downward' }
-    const stream = await openStream(t, through.url, options)
-    t.equal((await postMessage(through.url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
+    const stream = await openStream(t, running.url, options)
+    t.equal((await postMessage(running.url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
     const { id = '' } = await stream.waitFor(({ event }) => event === 'message')
 
-    await through.kill()
+    await running.kill()
     await stream.ended
     await (await sessions.find(stream.sessionId))?.send('meanwhile')
-    await through.restart()
-    const resumed = await openStream(t, through.url, { ...options, headers: { 'last-event-id': id } })
+    await running.restart()
+    const resumed = await openStream(t, running.url, { ...options, headers: { 'last-event-id': id } })
     await resumed.waitFor(({ data }) => data === 'meanwhile')
     t.strictSame(resumed.events.map(({ event }) => event), ['welcome', 'message'])
   })
 
   t.test(`behind ${program}, heartbeats keep an idle stream open for longer than the timeouts of the proxy`, needsProgram(program), async t => {
     const { url } = await serve(t, { prefix: '/chat', heartbeatInterval: 200, heartbeatEvent: 'heartbeat' }, health)
-    const through = await startProxy(t, proxy, url, { short: true })
-    const stream = await openStream(t, through.url, { path: '/chat/downward' })
+    const running = await startProxy(t, proxy, url, { hasShortTimeouts: true })
+    const stream = await openStream(t, running.url, { path: '/chat/downward' })
     await stream.waitFor(() => stream.events.length > 12, 'twelve heartbeats')
     t.strictSame([...new Set(stream.events.map(({ event }) => event))], ['welcome', 'heartbeat'])
   })
 
-  if (proxy.impatient !== undefined) {
+  if (proxy.shortenTimeouts !== undefined) {
     t.test(`${program} closes a stream that is idle for longer than its timeouts`, needsProgram(program), async t => {
       const { url } = await serve(t, { prefix: '/chat', heartbeatInterval: false }, health)
-      const through = await startProxy(t, proxy, url, { short: true })
-      const stream = await openStream(t, through.url, { path: '/chat/downward' })
+      const running = await startProxy(t, proxy, url, { hasShortTimeouts: true })
+      const stream = await openStream(t, running.url, { path: '/chat/downward' })
       await withTimeout(stream.ended, 'the end of the stream')
       t.strictSame(stream.events.map(({ event }) => event), ['welcome'])
     })

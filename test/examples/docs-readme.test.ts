@@ -28,7 +28,7 @@ t.test('the quick start serves its page, which sends and receives in two tabs', 
   }
 })
 
-t.test('the quick start answers a message, and refuses data that its schema does not allow', async t => {
+t.test('the quick start responds to a message, and rejects data that does not match its schema', async t => {
   const save = createFolder(t)
   save('index.html', '')
   const url = await startApp(t, save('server.ts', block('README.md', 'server')))

@@ -16,7 +16,7 @@ const API = 'docs/reference/api.md'
 /** The value of a literal in the code font of a cell; `undefined` for "none". */
 const valueOf = (cell = ''): unknown => cell === 'none' ? undefined : evaluate(nameOf([cell]))
 
-// What is evaluated is a literal of our own pages or sources.
+// The text is a literal from the pages or sources of this repository.
 function evaluate (literal: string): unknown {
   return new Function(`return (${literal})`)() // eslint-disable-line no-new-func
 }
@@ -167,7 +167,7 @@ t.test('every export of every entry point is documented', t => {
   t.end()
 })
 
-t.test('every member of what apps use is documented', t => {
+t.test('every member of the types that apps use is documented', t => {
   for (const [entry, chapter, title, name] of [
     ['fastify-sse-sessions', 'Sessions', 'member', 'Sessions'],
     ['fastify-sse-sessions', 'Channels', 'member', 'Channel'],

@@ -9,7 +9,7 @@ import { runScript, trackProcess, type TrackedProcess } from '../support/child-p
 import { withTimeout } from '../support/wait.js'
 import { root } from './docs.js'
 
-/** Writes code to a file of a new folder and returns the path of what Node runs: TypeScript is compiled to JavaScript. */
+/** Writes code to a file in a new folder, TypeScript compiled to JavaScript. Returns the path of the file. */
 export type Save = (name: string, code: string) => string
 
 /** Creates a folder for the code of a test, removed when the test ends. It is in the repository, so that the package resolves its own name; needs `npm run build`. */

@@ -46,7 +46,7 @@ t.test('the hooks run', async t => {
   t.strictSame(logged, ['the stream is lost', 'the session is closed'])
 })
 
-t.test('the handlers answer, and the schema refuses what it does not allow', async t => {
+t.test('the handlers respond, and data that does not match the schema is rejected', async t => {
   const served = await serve(t)
   const { app, url } = served
   await runFragment(block('docs/server.md', 'rename'), { app })
@@ -72,7 +72,7 @@ t.test('the type provider gives the data its type', async t => {
   t.equal(session.data.name, 'ANN')
 })
 
-t.test('the calls of sessions, channels, broadcasts and streams send what they say', async t => {
+t.test('the example calls for sessions, channels, broadcasts and streams send their events', async t => {
   const served = await serve(t)
   const { app } = served
   const { stream, session } = await open(t, served)

@@ -20,7 +20,7 @@ const EXTENSIONS: Record<string, string> = { ts: 'ts', js: 'ts', tsx: 'tsx', jsx
 /** Whether the language of a block can be type-checked. JavaScript is checked as TypeScript without annotations. */
 export const isTyped = ({ language }: Block): boolean => language in EXTENSIONS
 
-// Those of a new application, of the published types: what is internal to the package is not there.
+// The options of a new application. The blocks are checked against the published types, without internal ones.
 const OPTIONS: ts.CompilerOptions = {
   strict: true,
   skipLibCheck: true,
@@ -80,6 +80,6 @@ function preludeOf ({ code, isClient }: Block, file: string): string {
   }
   visit(source)
   const missing = Object.entries(isClient ? CLIENT : SERVER).filter(([name]) => used.has(name) && !declared.has(name))
-  // The import makes `app.sseSessions` known.
+  // The import declares `app.sseSessions`.
   return `\nimport 'fastify-sse-sessions'\n${missing.map(([name, type]) => `declare const ${name}: ${type}`).join('\n')}\n`
 }

@@ -52,7 +52,7 @@ t.test('a request over HTTP/2 opens no session if its client disconnects before 
   t.match(served.sessions.stats(), { streams: 0, sessions: 0 })
 })
 
-t.test('a request that resumes a session does not replace the stream if its client disconnects before the route handles it', async t => {
+t.test('a resuming request does not replace the stream if its client disconnects before the route handles it', async t => {
   const { sessions, url, port, delayed, handled } = await serveWithDelay(t)
   const stream = await openStream(t, url)
   sessions.addHook('onResume', () => { t.fail('onResume ran for a client that has disconnected') })

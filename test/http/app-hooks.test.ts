@@ -7,7 +7,7 @@ import { openStream, postMessage } from '../support/http-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 for (const [hook, status] of [['onRequest', 401], ['preHandler', 403]] as const) {
-  t.test(`an app can protect every route with an ${hook} hook that answers ${status}`, async t => {
+  t.test(`an app can protect every route with an ${hook} hook that responds with ${status}`, async t => {
     const { url, sessions } = await serve(t, {}, {
       beforeRegister: app => app.addHook(hook, async (request, reply) => {
         if (request.headers.authorization !== 'Bearer valid') return reply.code(status).send({ refused: true })
@@ -48,24 +48,24 @@ t.test("the app's onSend hooks, callback and async, run before the stream, and i
   t.equal(await withTimeout(responded.promise, 'onResponse'), '/downward')
 })
 
-t.test('answers 500 if an onSend hook of the app throws, and ends the session', async t => {
+t.test('responds with 500 if an onSend hook of the app throws, and closes the session', async t => {
   const closed = deferred<string>()
   const { url } = await serve(t, {}, {
     beforeRegister: app => app.addHook('onSend', async (_request, reply) => { if (reply.statusCode === 200) throw new Error('hook failed') }),
     afterRegister: ({ sseSessions }) => sseSessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
   })
   t.equal((await openStream(t, url, { skipWelcome: true })).status, 500)
-  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'aborted')
+  t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
 })
 
-t.test('answers 500 if a header of the app is invalid, and ends the session', async t => {
+t.test('responds with 500 if a header of the app is invalid, and closes the session', async t => {
   const closed = deferred<string>()
   const { url } = await serve(t, {}, {
     beforeRegister: app => app.addHook('onRequest', async (_request, reply) => { reply.header('x-name', 'two\nlines') }),
     afterRegister: ({ sseSessions }) => sseSessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
   })
   t.equal((await withTimeout(openStream(t, url, { skipWelcome: true }), 'the response')).status, 500)
-  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'aborted')
+  t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
 })
 
 t.test("the app's handlerTimeout does not end streams", async t => {
@@ -79,7 +79,7 @@ t.test("the app's handlerTimeout does not end streams", async t => {
   t.equal((await stream.waitFor(({ event }) => event === 'news')).data, 'after the timeout')
 })
 
-t.test('answers 503 if an onOpen hook exceeds the handlerTimeout, and ends the session', async t => {
+t.test('responds with 503 if an onOpen hook exceeds the handlerTimeout, and closes the session', async t => {
   const release = deferred()
   const closed = deferred<string>()
   const { url, sessions } = await serve(t, {}, {
@@ -89,11 +89,11 @@ t.test('answers 503 if an onOpen hook exceeds the handlerTimeout, and ends the s
   const { status } = await openStream(t, url, { skipWelcome: true })
   t.equal(status, 503)
   release.resolve()
-  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'aborted')
+  t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
   t.equal(sessions.size, 0)
 })
 
-t.test('answers 503 if an onSend hook exceeds the handlerTimeout, and ends the session', async t => {
+t.test('responds with 503 if an onSend hook exceeds the handlerTimeout, and closes the session', async t => {
   const release = deferred()
   const closed = deferred<string>()
   const { url } = await serve(t, {}, {
@@ -104,17 +104,17 @@ t.test('answers 503 if an onSend hook exceeds the handlerTimeout, and ends the s
   const { status } = await openStream(t, url, { skipWelcome: true })
   t.equal(status, 503)
   release.resolve()
-  t.equal(await withTimeout(closed.promise, 'the end of the session'), 'aborted')
+  t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
 })
 
-t.test('a client that disconnects while onOpen runs ends the new session, but not while onResume runs', async t => {
+t.test('a session is closed if its client disconnects while onOpen runs, but not while onResume runs', async t => {
   const release = deferred()
   const closed = deferred<string>()
   let [running, aborted] = [0, 0]
   const wait = async (session: Session): Promise<void> => {
     running++
     await release.promise
-    t.notOk(session.closed, 'the session does not end before the hook has returned')
+    t.notOk(session.closed, 'the session is not closed before the hook has returned')
   }
   const { url, sessions } = await serve(t, {}, { beforeRegister: app => app.addHook('onRequestAbort', async _request => { aborted++ }) })
   const first = await openStream(t, url)
@@ -126,7 +126,7 @@ t.test('a client that disconnects while onOpen runs ends the new session, but no
   await Promise.allSettled(requests)
   await waitUntil(() => aborted === 2, 'both connections to be lost')
   release.resolve()
-  t.equal(await withTimeout(closed.promise, 'the end of the new session'), 'aborted')
+  t.equal(await withTimeout(closed.promise, 'the close of the new session'), 'aborted')
   t.equal((await sessions.find(first.sessionId))?.connected, true)
 })
 

@@ -46,7 +46,7 @@ t.test('a client that disconnects while the store finds its session does not res
   t.strictSame(store.calls.slice(before), ['find', 'findCached', 'messageQueue', 'send'])
 })
 
-t.test('a client that disconnects while the store attaches the stream has resumed and then left its session, which expires', async t => {
+t.test('a session expires if its client disconnects while the store attaches the stream that resumes it', async t => {
   const store = new FlakyStore()
   // Long enough for a client to reconnect even on a slow machine.
   const { app, sessions, url, port } = await serve(t, { store: store.createStore, resumeTimeout: 1000 })
@@ -73,7 +73,7 @@ t.test('a client that disconnects while the store attaches the stream has resume
   t.strictSame(calls, ['disconnect', 'resume', 'disconnect', 'expired'])
 })
 
-t.test('a client that disconnects while the store attaches its first stream leaves no session behind', async t => {
+t.test('a session is closed if its client disconnects while the store attaches its first stream', async t => {
   const store = new FlakyStore()
   const { app, sessions, port } = await serve(t, { store: store.createStore })
   const closed = deferred<string>()
@@ -90,7 +90,7 @@ t.test('a client that disconnects while the store attaches its first stream leav
   t.equal(sessions.size, 0)
 })
 
-t.test('a refused session is detached, and expires if the store fails to end it', async t => {
+t.test('a refused session is detached, and expires if the store fails to close it', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.createStore, resumeTimeout: 50 })
   const closed: string[] = []

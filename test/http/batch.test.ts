@@ -20,7 +20,7 @@ async function serveWithHandler (t: Test, options: Parameters<typeof serve>[1] =
   return { ...served, handled, sessionId: (await openStream(t, served.url)).sessionId }
 }
 
-t.test('handles the messages of a batch in order, and answers with one report for each', async t => {
+t.test('handles the messages of a batch in order, and responds with one report for each', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t)
   sessions
     .handle('teapot', (_session, _data, { reply }) => reply.code(418).header('x-ignored', '1').send('short'))
@@ -56,7 +56,7 @@ t.test('lines without an event have the event of the path', async t => {
   t.strictSame(handled, [1, 2])
 })
 
-t.test('answers 400 to a batch with an Idempotency-Key header, because each line has its own id', async t => {
+t.test('responds with 400 to a batch with an Idempotency-Key header, because each line has its own id', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
   assertErrorResponse(t, await postBatch(url, sessionId, [{ event: 'n', data: 1 }], { key: 'k' }), 400, 'FST_SSE_IDEMPOTENCY_KEY_INVALID')
   t.strictSame(handled, [])
@@ -93,7 +93,7 @@ t.test('no message of another request is handled between those of a batch', asyn
   t.strictSame(handled, [1, 2, 3])
 })
 
-t.test('answers 400 to a batch with a malformed line, and handles none of its messages', async t => {
+t.test('responds with 400 to a batch with a malformed line, and handles none of its messages', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
   const valid = JSON.stringify({ event: 'n', data: 1 })
   for (const malformed of ['{', 'null', '7', '[]', '"n"', '{"event":7}', '{"event":null}', '{"id":""}', '{"id":7}', '{"id":"caf\u00e9"}', `{"id":"${'k'.repeat(256)}"}`, '{"__proto__":{}}', '{"constructor":{"prototype":{}}}']) {
@@ -113,7 +113,7 @@ t.test('ignores blank lines and a line feed at the end', async t => {
   t.strictSame((await postBatch(url, sessionId, '\n')).body, [])
 })
 
-t.test('answers 413 to a batch above maxWaitingMessages, 429 if the queue has no room now, and handles neither', async t => {
+t.test('responds with 413 to a batch above maxWaitingMessages, with 429 if the queue is too full, and handles neither', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t, { maxWaitingMessages: 3 })
   const createLines = (count: number): unknown[] => Array.from({ length: count }, (_, data) => ({ event: 'n', data }))
   assertErrorResponse(t, await postBatch(url, sessionId, createLines(4)), 413, 'FST_SSE_BATCH_TOO_LARGE')
@@ -146,7 +146,7 @@ t.test('accepts a batch of one message if maxWaitingMessages is 0', async t => {
   assertErrorResponse(t, await postBatch(url, sessionId, [{ event: 'n' }, { event: 'n' }]), 413, 'FST_SSE_BATCH_TOO_LARGE')
 })
 
-t.test('messages after one that ends the session are answered with 404', async t => {
+t.test('messages after one that closes the session fail with 404', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t)
   sessions.handle('end', session => session.close())
   const { body } = await postBatch(url, sessionId, [{ event: 'n', data: 1 }, { event: 'end' }, { event: 'n', data: 2 }])
@@ -156,7 +156,7 @@ t.test('messages after one that ends the session are answered with 404', async t
   t.strictSame(handled, [1])
 })
 
-t.test('a repeat of a message that ended the session gets its response, in the same batch', async t => {
+t.test('a repeat of a message that closed the session gets its response, in the same batch', async t => {
   const { url, sessions, sessionId } = await serveWithHandler(t)
   sessions.handle('end', session => {
     session.close()
@@ -176,7 +176,7 @@ t.test('a result that is not serializable as JSON is an error of its own message
   t.strictSame(handled, [1, 2])
 })
 
-t.test('answers 415 to a batch if the route has a body schema, because the schema could not validate its lines', async t => {
+t.test('responds with 415 to a batch if the route has a body schema, which could not validate its lines', async t => {
   const { url } = await serve(t, { routes: { upward: { schema: { body: { type: 'object', required: ['text'], properties: { text: { type: 'string', maxLength: 3 } } } } } } })
   const { sessionId } = await openStream(t, url)
   assertErrorResponse(t, await postBatch(url, sessionId, [{ data: { text: 'too long' } }]), 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')

@@ -21,7 +21,7 @@ async function sendPreflight (url: string, method: string, headers: string): Pro
 
 const splitList = (header: HttpResponse['headers'][string]): string[] => String(header ?? '').split(', ').filter(name => name !== '')
 
-/** Asserts that a page of another origin can use all routes, and can read our headers of every response. */
+/** Asserts that a page of another origin can use all routes, and can read the headers of the plugin on every response. */
 async function assertAllRoutesAllowed (t: Test, url: string, allowed: string): Promise<void> {
   for (const [path, method, headers] of [
     ['/downward', 'GET', 'x-session-id,x-resume'],
@@ -43,7 +43,7 @@ async function assertAllRoutesAllowed (t: Test, url: string, allowed: string): P
   const responses = [stream, await postMessage(url, sessionId, { text: 'hi' }, { headers: origin }), await postMessage(url, 'unknown', {}, { headers: origin }), { headers }]
   for (const { headers } of responses) {
     t.equal(headers['access-control-allow-origin'], allowed)
-    t.strictSame(EXPOSED.filter(name => !splitList(headers['access-control-expose-headers']).includes(name)), [], 'pages can read our headers')
+    t.strictSame(EXPOSED.filter(name => !splitList(headers['access-control-expose-headers']).includes(name)), [], 'pages can read the headers of the plugin')
   }
 }
 

@@ -79,7 +79,7 @@ t.test('an error of an onOpen hook refuses the session and becomes the response'
   t.equal(sessions.size, 0)
 })
 
-t.test('answers 500 if what onOpen or onResume returns is not serializable as JSON', async t => {
+t.test('responds with 500 if what onOpen or onResume returns is not serializable as JSON', async t => {
   const { sessions, url } = await serve(t)
   let returned: object = { n: 1n }
   sessions.addHook('onOpen', () => returned).addHook('onResume', () => ({ n: 1n }))
@@ -103,7 +103,7 @@ t.test('sends only a retry delay if the store becomes unavailable while onOpen r
   const stream = await openStream(t, url, { skipWelcome: true })
   await withTimeout(stream.ended, 'the end')
   t.strictSame([stream.status, stream.text()], [200, 'retry: 7\n\n'])
-  // The plugin cannot end the session either, so it expires.
+  // The plugin cannot close the session either, so it expires.
   await waitUntil(() => sessions.size === 0, 'the session to expire')
   const second = await openStream(t, url, { skipWelcome: true })
   await withTimeout(second.ended, 'the end')
@@ -120,7 +120,7 @@ t.test('a session does not expire while onOpen runs, even after the resumeTimeou
     .addHook('onClose', () => { expired.resolve() })
   const opening = openStream(t, url)
   await waitUntil(() => opened === 1, 'the first session')
-  // The second session expires, and with that lets the hook of the first one return.
+  // The hook of the first session returns when the second one expires.
   const second = await openStream(t, url)
   second.destroy()
   const { sessionId } = await withTimeout(opening, 'the first stream')
@@ -229,7 +229,7 @@ t.test('onMessage hooks run in order until one returns a value or sends', async 
   t.equal(ran.length, 8, 'no hook runs for an event that has a handler')
 })
 
-t.test('onDisconnect runs once when the stream is lost, and onClose once when the session ends', async t => {
+t.test('onDisconnect runs once when the stream is lost, and onClose once when the session is closed', async t => {
   const { sessions, url } = await serve(t)
   const calls: unknown[] = []
   sessions

@@ -66,7 +66,7 @@ t.test('a repeat after a lost response gets that response, and is not handled ag
   t.match(await postMessage(url, sessionId, {}, { event: 'slow', key: 'k' }), { status: 200, body: { handled: 1 }, headers: { [REPLAYED]: 'true' } })
 })
 
-t.test('answers 422 to a repeated key with different data or a different event', async t => {
+t.test('responds with 422 to a repeated key with different data or a different event', async t => {
   const { sessions, url } = await serve(t)
   sessions.handle('a', () => 'a').handle('b', () => 'b')
   const { sessionId } = await openStream(t, url)
@@ -84,7 +84,7 @@ t.test('the same key in two sessions is two keys', async t => {
   }
 })
 
-t.test('answers 400 to a key that is not printable ASCII or too long', async t => {
+t.test('responds with 400 to a key that is not printable ASCII or too long', async t => {
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   for (const key of ['k'.repeat(256), 'caf\xe9', '\x80']) {
@@ -219,7 +219,7 @@ t.test('with random repeats among other messages, each key is handled once, in o
   }), { seed, numRuns: 40 })
 })
 
-t.test('answers 400 to data that is nested too deeply for a fingerprint', async t => {
+t.test('responds with 400 to data that is nested too deeply for a fingerprint', async t => {
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   const deep = '['.repeat(50_000) + ']'.repeat(50_000)

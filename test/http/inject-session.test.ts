@@ -25,7 +25,7 @@ t.test('injectSession opens a session without a socket, and yields its events', 
   t.match(await withTimeout(session.next(), 'the event'), { value: { event: 'typing', data: { who: 'ä\r\n€\u2028' } } })
 })
 
-t.test('for await yields all events in order, until the session ends', async t => {
+t.test('for await yields all events in order, until the session is closed', async t => {
   const app = await createApp(t)
   const session = await injectSession(app)
   const sent = Array.from({ length: 500 }, (_, n) => n)

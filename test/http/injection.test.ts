@@ -98,7 +98,7 @@ t.test('the server API rejects event names that could break a frame', async t =>
   t.equal(stream.events.length, 1)
 })
 
-t.test('answers 404 to a message or a line of a batch whose event name could break a frame', async t => {
+t.test('responds with 404 to a message or a line of a batch whose event name could break a frame', async t => {
   const served = await serveRelay(t)
   const { url } = served
   const stream = await openStream(t, url)
@@ -127,7 +127,7 @@ t.test('data of onOpen and the reason of close cannot break the frames of welcom
   t.strictSame(stream.events.slice(1), [{ event: 'close', id: 'closed', data: { reason } }])
 })
 
-t.test('answers 400 to JSON with __proto__ or constructor.prototype, in a message and in a batch', async t => {
+t.test('responds with 400 to JSON with __proto__ or constructor.prototype, in a message and in a batch', async t => {
   const poisoned = ['{"__proto__":{"polluted":1}}', '{"text":"hi","nested":{"__proto__":{"polluted":1}}}', '{"constructor":{"prototype":{"polluted":1}}}', '{"\\u005f_proto__":{"polluted":1}}']
   const ndjson = { headers: { 'content-type': 'application/x-ndjson' } }
   const served = await serveRelay(t)

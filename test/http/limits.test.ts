@@ -18,7 +18,7 @@ t.test('sends only a retry delay while maxSessions sessions are open', async t =
   t.equal(sessions.size, 2)
 })
 
-t.test('keeps the newest maxSessions ended sessions, and the others are unknown', async t => {
+t.test('keeps the newest maxSessions closed sessions, and the others are unknown', async t => {
   const { sessions, url } = await serve(t, { maxSessions: 2 })
   const ids: string[] = []
   for (const reason of ['a', 'b', 'c']) {

@@ -86,8 +86,8 @@ t.test('sends the number of option retry, or a random one from its range', async
     const { url } = await serve(t, { retry })
     const values = new Set<number>()
     for (let i = 0; i < 60; i++) {
-      const { text: raw, destroy } = await openStream(t, url)
-      values.add(Number(/^retry: (\d+)\nevent: welcome\n/.exec(raw())?.[1]))
+      const { text, destroy } = await openStream(t, url)
+      values.add(Number(/^retry: (\d+)\nevent: welcome\n/.exec(text())?.[1]))
       destroy()
     }
     return values

@@ -31,7 +31,7 @@ t.test('a session belongs to the principal that opened it', async t => {
   t.equal((await deleteSession(url, sessionId, ann)).status, 204)
 })
 
-t.test('only the principal of an ended session receives its close event', async t => {
+t.test('only the principal of a closed session receives its close event', async t => {
   const { sessions, url } = await serve(t, { principal })
   const { sessionId } = await openStream(t, url, { headers: ann })
   await (await sessions.find(sessionId))?.close('done')
@@ -56,9 +56,9 @@ t.test('an error of option principal becomes the response, on each route', async
   const invalid = { 'x-user': 'invalid' }
   assertErrorResponse(t, await postMessage(url, sessionId, { text: 'hi' }, { headers: invalid }), 401, 'APP_UNAUTHORIZED')
   assertErrorResponse(t, await deleteSession(url, sessionId, invalid), 401, 'APP_UNAUTHORIZED')
-  const { status, text: raw, ended } = await openStream(t, url, { headers: invalid, skipWelcome: true })
+  const { status, text, ended } = await openStream(t, url, { headers: invalid, skipWelcome: true })
   await withTimeout(ended, 'the end')
-  assertErrorResponse(t, { status, headers: {}, body: JSON.parse(raw()) }, 401, 'APP_UNAUTHORIZED')
+  assertErrorResponse(t, { status, headers: {}, body: JSON.parse(text()) }, 401, 'APP_UNAUTHORIZED')
   t.equal(sessions.size, 1)
 })
 

@@ -9,7 +9,7 @@ import { openStream, postMessage, type HttpResponse } from '../support/http-clie
 
 const USER = { type: 'object', required: ['name'], properties: { name: { type: 'string' }, age: { type: 'integer', default: 7 } }, additionalProperties: false } as const
 
-t.test('answers 400 to data that does not match the schema, with the same body as Fastify', async t => {
+t.test('responds with 400 to data that does not match the schema, with the same body as Fastify', async t => {
   const { sessions, url } = await serve(t, {}, {
     afterRegister: app => app.post('/fastify', { schema: { body: USER } }, () => { t.fail('accepted by Fastify') })
   })
@@ -125,7 +125,7 @@ t.test('uses the value or the error that a custom validator compiler returns', a
   t.equal((await postMessage(url, sessionId, { text: 'hi' })).status, 201)
 })
 
-t.test('answers 400 if a custom validator returns or resolves with false, or rejects', async t => {
+t.test('responds with 400 if a custom validator returns or resolves with false, or rejects', async t => {
   const validators: Record<string, () => object | false> = { false: () => false, 'async false': async () => false, rejects: async () => { throw new Error('rejected') } }
   const { sessions, url } = await serve(t, {}, {
     beforeRegister: app => app.setValidatorCompiler(({ schema }) => validators[String(schema)] ?? (() => true))

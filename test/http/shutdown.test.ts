@@ -109,7 +109,7 @@ t.test('with closeTimeout 0, clients that read still receive the last event and 
   t.equal(clients.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 10).length, 300)
 })
 
-t.test('close() ends connected and disconnected sessions with reason shutdown, and aborts their signals', async t => {
+t.test('close() closes connected and disconnected sessions with reason shutdown, and aborts their signals', async t => {
   const { app, sessions, url } = await serve(t)
   const opened: Session[] = []
   const signals = new Map<Session, AbortSignal>()
@@ -176,11 +176,11 @@ t.test('while the server closes, a stream request gets only a retry delay, and o
   const closing = app.close()
   await reached
   for (const headers of [{}, { 'last-event-id': String(welcome?.id) }, { 'x-session-id': sessionId }]) {
-    const { status, headers: got, text: raw, ended } = await openStream(t, url, { headers, skipWelcome: true })
+    const { status, headers: got, text, ended } = await openStream(t, url, { headers, skipWelcome: true })
     await withTimeout(ended, 'the end of the response')
     t.equal(status, 200)
     t.match(got['content-type'], /^text\/event-stream/)
-    t.equal(raw(), 'retry: 710\n\n')
+    t.equal(text(), 'retry: 710\n\n')
   }
   const refusal = { statusCode: 503, code: 'FST_SSE_CLOSING' }
   const response = await postMessage(url, sessionId, { text: 'hi' })
@@ -224,10 +224,10 @@ for (const where of ['principal', 'onOpen', 'onSend', 'onResume']) {
     const closing = app.close()
     await waitUntil(() => sessions.closing, 'close() to begin')
     release.resolve()
-    const { status, text: raw, ended } = await withTimeout(opening, 'the response')
+    const { status, text, ended } = await withTimeout(opening, 'the response')
     await withTimeout(ended, 'the end of the response')
     t.equal(status, 200)
-    t.equal(raw(), 'retry: 310\n\n')
+    t.equal(text(), 'retry: 310\n\n')
     await withTimeout(closing, 'close()')
     t.strictSame(calls, ['open', 'shutdown'])
     t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })

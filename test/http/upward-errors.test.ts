@@ -6,7 +6,7 @@ import { openStream, postMessage } from '../support/http-client.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
-t.test('answers 400 to a message without a session id or with malformed JSON', async t => {
+t.test('responds with 400 to a message without a session id or with malformed JSON', async t => {
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   assertErrorResponse(t, await postMessage(url, '', { text: 'hi' }), 400, 'FST_SSE_SESSION_ID_MISSING')
@@ -15,7 +15,7 @@ t.test('answers 400 to a message without a session id or with malformed JSON', a
   assertErrorResponse(t, await postMessage(url, sessionId, ''), 400, 'FST_ERR_CTP_EMPTY_JSON_BODY')
 })
 
-t.test('answers 404 with the same response to an unknown session, an ended one and one of another principal', async t => {
+t.test('responds with the same 404 to an unknown session, a closed one and one of another principal', async t => {
   const { sessions, url } = await serve(t, { principal: ({ headers }) => String(headers['x-user']) })
   const ann = { 'x-user': 'ann' }
   const [open, ended] = [await openStream(t, url, { headers: ann }), await openStream(t, url, { headers: ann })]
@@ -31,7 +31,7 @@ t.test('answers 404 with the same response to an unknown session, an ended one a
   t.equal((await postMessage(url, open.sessionId, { text: 'hi' }, { headers: ann })).status, 201)
 })
 
-t.test('answers 404 to a message whose session ends while it waits', async t => {
+t.test('responds with 404 to a message whose session is closed while it waits', async t => {
   const { sessions, url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   const started = deferred()
@@ -53,7 +53,7 @@ t.test('answers 404 to a message whose session ends while it waits', async t => 
   assertErrorResponse(t, await waiting, 404, 'FST_SSE_SESSION_UNKNOWN')
 })
 
-t.test('answers 404 to an event without a handler', async t => {
+t.test('responds with 404 to an event without a handler', async t => {
   const { url } = await serve(t)
   const { sessionId } = await openStream(t, url)
   assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'unknown' }), 404, 'FST_SSE_EVENT_UNKNOWN')
@@ -61,7 +61,7 @@ t.test('answers 404 to an event without a handler', async t => {
   assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: '' }), 400, 'FST_ERR_VALIDATION')
 })
 
-t.test('answers 413 to a body above bodyLimit, and 415 to a content type other than JSON', async t => {
+t.test('responds with 413 to a body above bodyLimit, and 415 to a content type other than JSON', async t => {
   const { url } = await serve(t, { routes: { upward: { bodyLimit: 100 } } })
   const { sessionId } = await openStream(t, url)
   assertErrorResponse(t, await postMessage(url, sessionId, { text: 'x'.repeat(100) }), 413, 'FST_ERR_CTP_BODY_TOO_LARGE')
@@ -71,7 +71,7 @@ t.test('answers 413 to a body above bodyLimit, and 415 to a content type other t
   t.equal((await postMessage(url, sessionId, { text: 'x' }, { headers: { 'content-type': 'application/json; charset=utf-8' } })).status, 201)
 })
 
-t.test('answers 429 with Retry-After to a message above maxWaitingMessages, and handles the others', async t => {
+t.test('responds with 429 with Retry-After to a message above maxWaitingMessages, and handles the others', async t => {
   const { sessions, url } = await serve(t, { maxWaitingMessages: 2 })
   const { sessionId } = await openStream(t, url)
   const release = deferred()
@@ -92,7 +92,7 @@ t.test('answers 429 with Retry-After to a message above maxWaitingMessages, and 
   t.equal((await postMessage(url, sessionId, {}, { event: 'n' })).status, 202)
 })
 
-t.test('answers 503 while the store is unavailable, and handles the same key afterwards', async t => {
+t.test('responds with 503 while the store is unavailable, and handles the same key afterwards', async t => {
   const store = new FlakyStore()
   const { url } = await serve(t, { store: store.createStore })
   const stream = await openStream(t, url)
@@ -107,7 +107,7 @@ t.test('answers 503 while the store is unavailable, and handles the same key aft
   t.match(await stream.waitFor(({ event }) => event === 'message'), { data: { text: 'Data received: hi' } })
 })
 
-t.test('answers 503 if the store becomes unavailable while a message is handled, and handles the same key again', async t => {
+t.test('responds with 503 if the store becomes unavailable while a message is handled, and handles the same key again', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.createStore })
   let handled = 0
@@ -124,7 +124,7 @@ t.test('answers 503 if the store becomes unavailable while a message is handled,
   t.notOk(response.headers['idempotent-replayed'])
 })
 
-t.test('answers 503 to a message while the server closes', async t => {
+t.test('responds with 503 to a message while the server closes', async t => {
   const received = deferred()
   const release = deferred()
   const { app, url } = await serve(t, {}, {

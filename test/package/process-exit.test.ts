@@ -45,7 +45,7 @@ for (const [what, source] of CASES) {
   })
 }
 
-t.test('rejections that nobody awaits, after the end of a session, do not end the process', async t => {
+t.test('rejected calls that nobody awaits do not end the process, even on a closed session', async t => {
   const { code, output } = await runSource(t, `${REGISTER}
     const { id } = await injectSession(app)
     const session = await app.sseSessions.find(id)

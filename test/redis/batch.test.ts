@@ -38,8 +38,8 @@ t.test('handles messages without keys in order, and settles their batch once', n
   const { sessions, client } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
   const settled: string[] = []
-  interceptStoreCommands(client, orders => {
-    for (const { operation, args } of orders) if (operation === 'settle') settled.push(args.slice(2).join())
+  interceptStoreCommands(client, storeCommands => {
+    for (const { operation, args } of storeCommands) if (operation === 'settle') settled.push(args.slice(2).join())
   })
   const { handled, handle } = recordHandlers()
   const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => createMessage(undefined, handle(name))))
@@ -90,17 +90,17 @@ function createBatch (count: number, gate: Promise<void>) {
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, n) => from + n)
 
 t.test('a batch runs at most nine messages ahead of the responses that Redis has confirmed', needsRedis, async t => {
-  const { sessions, pauseReplies: holdAnswers } = await openProxiedNode(t, await startRedis(t))
+  const { sessions, pauseReplies } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
   const gate = deferred()
   const { handled, messages } = createBatch(30, gate.promise)
   const results = await session[kStream].messageQueue.enqueueAll(messages)
   await waitUntil(() => handled.length === 1, 'the first message')
-  holdAnswers(true)
+  pauseReplies(true)
   gate.resolve()
   await waitUntil(() => handled.length > 1, 'more messages')
   t.strictSame(handled, range(0, 9))
-  holdAnswers(false)
+  pauseReplies(false)
   await Promise.all(results)
   t.strictSame(handled, range(0, 30))
 })

@@ -4,12 +4,12 @@ import { createRandom, chooseSeed } from '../support/random.js'
 import { testEachRedisClient } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
-// The logs are large enough to keep every message of the test.
+// The logs are large enough to keep every event of the test.
 const limits = { entries: 1_000_000, bytes: 1_000_000_000 }
 const options = { log: limits, channelLog: limits }
 
-testEachRedisClient(t, 'delivers each message once and in order while connections to Redis are killed at random', async (t, fleet, redis) => {
-  const [nodeA, nodeB] = [await fleet.addNode(options), await fleet.addNode(options)]
+testEachRedisClient(t, 'delivers each event once and in order while connections to Redis are killed at random', async (t, store, redis) => {
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const next = createRandom(chooseSeed(t))
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)

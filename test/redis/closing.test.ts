@@ -6,8 +6,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
-testEachRedisClient(t, 'a closed store rejects commands', async (t, fleet) => {
-  const sessions = await fleet.addNode()
+testEachRedisClient(t, 'a closed store rejects commands', async (t, store) => {
+  const sessions = await store.addNode()
   const session = await openSession(sessions)
   await sessions.close()
   await t.rejects(withTimeout(session.send(1), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })

@@ -43,24 +43,24 @@ t.test('retries an operation that Redis considers expired by its own clock', nee
 t.test('rejects a message and a stream that time out; both can be repeated', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pauseReplies: holdAnswers } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, pauseReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const message = { key: 'key', fingerprint: () => 'payload', handle }
-  holdAnswers(true)
+  pauseReplies(true)
   const result = Promise.resolve(remote[kStream].messageQueue.enqueue(message))
   const attached = attachStream(nodeB, remote, remote[kStream].cursor)
   await t.rejects(result, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  holdAnswers(false)
+  pauseReplies(false)
   t.match(await session[kStream].messageQueue.enqueue(message), { response: { body: 'done' } })
   const down = await attachStream(nodeB, remote, remote[kStream].cursor)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
 })
 
-testEachRedisClient(t, 'an error contains the message of Redis, but no command arguments', async (t, fleet, redis) => {
-  const session = await openSession(await fleet.addNode())
+testEachRedisClient(t, 'an error contains the message of Redis, but no command arguments', async (t, store, redis) => {
+  const session = await openSession(await store.addNode())
   await redis.sendCommand('SET', `{sse}:s:${session.id}:log`, 'not a stream')
   const error: unknown = await session.send('secret').catch((error: unknown) => error)
   t.match(error, { code: 'FST_SSE_STORE_UNAVAILABLE', cause: { message: /WRONGTYPE/ } })

@@ -10,17 +10,17 @@ const UNAVAILABLE = { code: 'FST_SSE_STORE_UNAVAILABLE' }
 
 /** Opens a node and records the operations of each command it sends, without heartbeats. */
 async function recordCommands (t: Test, redis: RedisServer): Promise<ProxiedNode & { readonly commands: string[][] }> {
-  const process = await openProxiedNode(t, redis)
-  const { client } = process
+  const node = await openProxiedNode(t, redis)
+  const { client } = node
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const commands: string[][] = []
   const callAndRecord = async (...command: string[]): Promise<unknown> => {
-    const orders = parseStoreCommands(command).filter(({ sequence: number }) => number > 0)
-    if (orders.length > 0) commands.push(orders.map(({ operation }) => operation))
+    const storeCommands = parseStoreCommands(command).filter(({ sequence }) => sequence > 0)
+    if (storeCommands.length > 0) commands.push(storeCommands.map(({ operation }) => operation))
     return await call(...command)
   }
   Object.assign(client, { call: callAndRecord })
-  return { ...process, commands }
+  return { ...node, commands }
 }
 
 t.test('combines the operations of one event loop turn into few commands, in order', needsRedis, async t => {
@@ -52,7 +52,7 @@ t.test('an operation that fails does not affect other operations of the same com
   t.strictSame(commands, [['append', 'append', 'append'], ['append']])
 })
 
-t.test('without free memory in Redis, rejects sends and retries the end of a stream until it succeeds', needsRedis, async t => {
+t.test('without free memory in Redis, rejects sends, and retries the release of a stream until it succeeds', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
@@ -119,16 +119,16 @@ t.test('does not repeat an executed operation if the client loses its reply', ne
   t.equal(appends, 3)
 })
 
-testEachRedisClient(t, 'splits operations that exceed the maximum size of one command', async (t, fleet) => {
-  const session = await openSession(await fleet.addNode())
+testEachRedisClient(t, 'splits operations that exceed the maximum size of one command', async (t, store) => {
+  const session = await openSession(await store.addNode())
   const change = Object.fromEntries(Array.from({ length: 2000 }, (_, n) => [`property ${n}`, undefined]))
   await Promise.all(Array.from({ length: 64 }, () => session.update(change)))
   await session.update({ last: 1 })
   t.strictSame(session.data, { last: 1 })
 })
 
-testEachRedisClient(t, 'loads the script once after SCRIPT FLUSH, even if many commands fail at once', async (t, fleet, redis) => {
-  const sessions = await fleet.addNode()
+testEachRedisClient(t, 'loads the script once after SCRIPT FLUSH, even if many commands fail at once', async (t, store, redis) => {
+  const sessions = await store.addNode()
   const session = await openSession(sessions)
   const countLoads = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats'))['cmdstat_script|load'] ?? '')?.[1])
   const before = await countLoads()

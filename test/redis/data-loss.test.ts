@@ -8,8 +8,8 @@ import { waitUntil } from '../support/wait.js'
 
 const handle = () => ({ status: 200, headers: {}, body: 'done', error: undefined })
 
-testEachRedisClient(t, 'a node whose registration was lost registers again and reports gaps', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'a node whose registration was lost registers again and reports gaps', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const [session, left] = [await openSession(nodeA), await openSession(nodeA)]
   const [down, leftDown] = [await attachStream(nodeA, session), await attachStream(nodeA, left)]
   const fields = await redis.sendCommand('HKEYS', '{sse}') as string[]
@@ -23,8 +23,8 @@ testEachRedisClient(t, 'a node whose registration was lost registers again and r
   await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner of the other session to be released')
 })
 
-testEachRedisClient(t, 'sessions that were lost with the data of Redis are closed, and their streams end', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'sessions that were lost with the data of Redis are closed, and their streams end', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const closeReasons: string[] = []
   nodeA.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]

@@ -56,7 +56,7 @@ t.test('runs the onClose hook once if the connection closes before the reply arr
   t.strictSame(closes, [`${id} expired`])
 })
 
-t.test('another node runs the onClose hook if the node that ended an expired session dies first', needsRedis, async t => {
+t.test('another node runs the onClose hook if the node that closed an expired session dies first', needsRedis, async t => {
   const redis = await startRedis(t)
   const nodeA = await open(t, redis)
   const closes = recordCloses(nodeA.sessions)
@@ -78,8 +78,8 @@ t.test('a session stays open if its client reconnects while the expiry is being 
   const closes = recordCloses(sessions)
   const { id } = await openSession(sessions)
   let isReconnected = false
-  interceptStoreCommands(client, async orders => {
-    if (isReconnected || !orders.some(({ operation }) => operation === 'end')) return
+  interceptStoreCommands(client, async storeCommands => {
+    if (isReconnected || !storeCommands.some(({ operation }) => operation === 'end')) return
     // The same effect as when another node attaches a stream within the same clock tick.
     const clock = Number(await redis.sendCommand('HGET', '{sse}', 'clock'))
     await redis.sendCommand('ZADD', '{sse}:deadlines', String(clock + 300), id)
@@ -134,7 +134,7 @@ t.test('releases 1,000 sessions of a dead node within four heartbeats', needsRed
   const opened = await Promise.all(Array.from({ length: 1000 }, () => openSession(sessions)))
   await redis.sendCommand('EVAL', "for _, id in ipairs(ARGV) do redis.call('HSET', '{sse}:s:' .. id, 'owner', 'dead') redis.call('ZADD', '{sse}:deadlines', 1, id) end", '0', ...opened.map(({ id }) => id))
   let heartbeats = 0
-  interceptStoreCommands(client, orders => { if (orders.some(({ operation }) => operation === 'tick')) heartbeats++ })
+  interceptStoreCommands(client, storeCommands => { if (storeCommands.some(({ operation }) => operation === 'tick')) heartbeats++ })
   await waitUntil(async () => await redis.sendCommand('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all sessions to be released', 30_000)
   t.ok(heartbeats <= 4, `${heartbeats} heartbeats`)
   t.equal(await redis.sendCommand('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
@@ -172,8 +172,8 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
 t.test('a node that closes during an expiry waits for its onClose hook', needsRedis, async t => {
   const { redis, nodeA, closes, gate } = await openWithSlowHook(t)
   let closed: Promise<void> | undefined
-  interceptStoreCommands(nodeA.client, orders => {
-    if (orders.some(({ operation }) => operation === 'end')) closed ??= nodeA.sessions.close()
+  interceptStoreCommands(nodeA.client, storeCommands => {
+    if (storeCommands.some(({ operation }) => operation === 'end')) closed ??= nodeA.sessions.close()
   })
   const { id } = await openSession(nodeA.sessions)
   await waitUntil(() => closes.length > 0, 'the hook')

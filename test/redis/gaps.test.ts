@@ -7,9 +7,9 @@ import { waitUntil } from '../support/wait.js'
 
 const gapsOf = (down: MemoryStream): unknown[] => down.read().filter(({ event }) => event === 'gap')
 
-testEachRedisClient(t, 'reports no gap after entries of a left channel have expired', async (t, fleet, redis) => {
+testEachRedisClient(t, 'reports no gap after entries of a left channel have expired', async (t, store, redis) => {
   const options = { channelLog: { age: 200 } }
-  const [nodeA, nodeB] = [await fleet.addNode(options), await fleet.addNode(options)]
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
   const [down, otherDown] = [await attachStream(nodeA, session), await attachStream(nodeB, other)]
   await session.join('room')
@@ -27,8 +27,8 @@ testEachRedisClient(t, 'reports no gap after entries of a left channel have expi
   t.strictSame([...gapsOf(down), ...gapsOf(otherDown)], [])
 })
 
-testEachRedisClient(t, 'reports no gap to other sessions if a session and its log are deleted', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'reports no gap to other sessions if a session and its log are deleted', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
   const [down, otherDown] = [await attachStream(nodeA, session), await attachStream(nodeA, other)]
   await session.send(1)
@@ -42,9 +42,9 @@ testEachRedisClient(t, 'reports no gap to other sessions if a session and its lo
 })
 
 for (const isRecreated of [false, true]) {
-  testEachRedisClient(t, `reports no gap if a left channel with unread entries is deleted${isRecreated ? ' and created again' : ''}`, async (t, fleet, redis) => {
-    const nodeA = await fleet.addNode()
-    const nodeB = await fleet.addNode()
+  testEachRedisClient(t, `reports no gap if a left channel with unread entries is deleted${isRecreated ? ' and created again' : ''}`, async (t, store, redis) => {
+    const nodeA = await store.addNode()
+    const nodeB = await store.addNode()
     const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
     const [down, otherDown] = [await attachStream(nodeA, session), await attachStream(nodeB, other)]
     await session.join('room')
@@ -66,8 +66,8 @@ for (const isRecreated of [false, true]) {
   })
 }
 
-testEachRedisClient(t, 'reports a gap for unread entries of a left channel that has been deleted', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'reports a gap for unread entries of a left channel that has been deleted', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   await session.join('room')
   await nodeA.channel('room').send(1)

@@ -5,8 +5,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'an idle node keeps sending heartbeats after SCRIPT FLUSH', async (_t, fleet, redis) => {
-  await fleet.addNode()
+testEachRedisClient(t, 'an idle node keeps sending heartbeats after SCRIPT FLUSH', async (_t, store, redis) => {
+  await store.addNode()
   await redis.sendCommand('SCRIPT', 'FLUSH')
   const lastHeartbeat = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', 'at')
   const before = await lastHeartbeat()
@@ -26,7 +26,7 @@ t.test('no commands are queued in the client while Redis is down, and the first 
   proxy.setDown(true)
   await waitUntil(() => client.status !== 'ready', 'the disconnect')
   const operations: string[] = []
-  interceptStoreCommands(client, orders => { operations.push(...orders.map(({ operation }) => operation)) })
+  interceptStoreCommands(client, storeCommands => { operations.push(...storeCommands.map(({ operation }) => operation)) })
   const sent = session.send(1)
   // Commands time out after two seconds.
   await t.rejects(sent, { code: 'FST_SSE_STORE_UNAVAILABLE' })

@@ -7,7 +7,7 @@ import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler
 import { nextEventLoopTurn } from '../support/wait.js'
 
 // This test calls the class directly, because a real Redis cannot be made to publish exactly between a comparison and its flush.
-t.test('flushes entries that a comparison has added before later publications evict them', async t => {
+t.test('flushes entries that a comparison has added before later publications trim them', async t => {
   const settings = { channelLog: { entries: 3, bytes: 1e6, age: Infinity } } as StoreSettings
   const missing = [2, 3, 4].map(position => [`${position}-0`, ['f', `data: ${position}\n\n`]])
   const line = { node: 'n', seen: 0, offset: 0, run: async () => [[['4', '0', 'count', missing]], '4', '0'] } as unknown as Line

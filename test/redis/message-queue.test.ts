@@ -10,7 +10,7 @@ import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 t.test('a response that is published while another request is pending goes to its own message', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pauseReplies: holdAnswers, waitForReplies: settled } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, pauseReplies, waitForReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeB, await openSession(nodeB))
   const remote = await findSession(nodeB, session)
@@ -18,8 +18,8 @@ t.test('a response that is published while another request is pending goes to it
   const { gate, handled, handle, running } = startGatedMessage(session)
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
   const repeat = remote[kStream].messageQueue.enqueue(createMessage('a', handle('repeat')))
-  await settled()
-  holdAnswers(true)
+  await waitForReplies()
+  pauseReplies(true)
   const batch = remote[kStream].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b'))])
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the batch to be queued')
   gate.resolve()
@@ -27,7 +27,7 @@ t.test('a response that is published while another request is pending goes to it
   // When the broadcast arrives, the response has been published.
   await nodeA.broadcast('message', 1)
   await waitUntil(() => down.messages().length === 1, 'the broadcast')
-  holdAnswers(false)
+  pauseReplies(false)
   await repeat
   const [first, second] = await batch
   t.match(await first, { replayed: true, response: { body: 'a' } })
@@ -71,7 +71,7 @@ t.test('a closing node rejects queued messages and waits for its running handler
 t.test('a closing node rejects queued messages and messages that are being enqueued', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, waitForReplies: settled } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, waitForReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, handled, handle, running } = startGatedMessage(session)
@@ -80,7 +80,7 @@ t.test('a closing node rejects queued messages and messages that are being enque
   const queued = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('queued'))))
   queued.catch(() => {})
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
-  await settled()
+  await waitForReplies()
   const pending = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('pending'))))
   pending.catch(() => {})
   await nodeB.close()
@@ -93,13 +93,13 @@ t.test('a closing node rejects queued messages and messages that are being enque
 t.test('a message whose enqueueing timed out does not block later messages', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pauseReplies: holdAnswers } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, pauseReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { handled, handle } = recordHandlers()
-  holdAnswers(true)
+  pauseReplies(true)
   await t.rejects(withTimeout(Promise.resolve(remote[kStream].messageQueue.enqueue(createMessage(undefined, handle('timed out')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  holdAnswers(false)
+  pauseReplies(false)
   await withTimeout(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('next')))), 'the next message')
   t.strictSame(handled, ['next'])
 })
@@ -117,8 +117,8 @@ t.test('a closing node rejects a repeat whose first message runs on another node
   const [repeat, other] = await (await findSession(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
   const sent = deferred()
   let isRequested = false
-  interceptStoreCommands(client, orders => {
-    if (!orders.some(({ operation }) => operation === 'begin')) return undefined
+  interceptStoreCommands(client, storeCommands => {
+    if (!storeCommands.some(({ operation }) => operation === 'begin')) return undefined
     isRequested = true
     return sent.promise
   })

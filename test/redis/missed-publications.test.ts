@@ -5,8 +5,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'reads a missed entry when the next publication reveals the loss', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'reads a missed entry when the next publication reveals the loss', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await nodeA.broadcast('message', 1)
@@ -23,9 +23,9 @@ testEachRedisClient(t, 'reads a missed entry when the next publication reveals t
 t.test('reads the logs again if too many publications arrive during a comparison', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, client, pauseReplies: holdAnswers, publicationCount: heard } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, client, pauseReplies, publicationCount } = await openProxiedNode(t, redis)
   // Without heartbeats, because their replies would reveal the missing entry.
-  interceptStoreCommands(client, orders => orders.some(({ operation }) => operation === 'tick') ? new Promise(() => {}) : undefined)
+  interceptStoreCommands(client, storeCommands => storeCommands.some(({ operation }) => operation === 'tick') ? new Promise(() => {}) : undefined)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.join('room')
@@ -34,35 +34,35 @@ t.test('reads the logs again if too many publications arrive during a comparison
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
   const lastApplied = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', `ran:${node}`)
   const before = await lastApplied()
-  holdAnswers(true)
+  pauseReplies(true)
   await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await waitUntil(async () => await lastApplied() !== before, 'the comparison')
   await nodeB.channel('room').send(2)
-  const target = heard() + 10_000
+  const target = publicationCount() + 10_000
   await redis.sendCommand('EVAL', "for n = 1, 10001 do redis.call('PUBLISH', '{sse}:all', 'e nobody 1 closed') end", '0')
-  await waitUntil(() => heard() > target, 'the publications')
-  holdAnswers(false)
+  await waitUntil(() => publicationCount() > target, 'the publications')
+  pauseReplies(false)
   await waitUntil(() => down.messages().length === 2, 'the message')
 })
 
-t.test('delivers messages of a channel whose subscription was confirmed late', needsRedis, async t => {
+t.test('delivers events of a channel whose subscription was confirmed late', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA, pausePublications: holdPublished } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pausePublications } = await openProxiedNode(t, redis)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
-  holdPublished(true)
+  pausePublications(true)
   await session.join('room')
   await nodeB.channel('room').send(1)
   const since = performance.now()
   await waitUntil(() => performance.now() - since > 2200, 'the timeout of the subscription')
-  holdPublished(false)
+  pausePublications(false)
   await waitUntil(() => down.messages().length === 1, 'the message')
   t.strictSame(down.read().map(({ event }) => event), ['message'])
 })
 
-testEachRedisClient(t, 'ignores a publication about a session that is not in memory', async (_t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'ignores a publication about a session that is not in memory', async (_t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))

@@ -30,8 +30,8 @@ t.test('handles a message that arrives while a node registers a new node id, and
     return response.body
   }
   let first: Promise<unknown> | undefined
-  interceptStoreCommands(client, orders => {
-    if (orders.some(({ operation, args }) => operation === 'tick' && args[0] === '1')) first ??= deliver('first')
+  interceptStoreCommands(client, storeCommands => {
+    if (storeCommands.some(({ operation, args }) => operation === 'tick' && args[0] === '1')) first ??= deliver('first')
   })
   await unregister()
   await waitUntil(() => first !== undefined, 'the new registration')
@@ -44,8 +44,8 @@ t.test('reports a gap even if the first attempt to register a new node id fails'
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   let attempts = 0
-  interceptStoreCommands(client, orders => {
-    if (orders.some(({ operation, args }) => operation === 'tick' && args[0] === '1') && attempts++ === 0) throw new Error('Command timed out')
+  interceptStoreCommands(client, storeCommands => {
+    if (storeCommands.some(({ operation, args }) => operation === 'tick' && args[0] === '1') && attempts++ === 0) throw new Error('Command timed out')
   })
   await unregister()
   await waitUntil(() => attempts === 2, 'the second attempt')

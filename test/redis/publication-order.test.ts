@@ -8,35 +8,35 @@ import { waitUntil, withTimeout } from '../support/wait.js'
 
 // Replies and publications of Redis arrive over two connections, and either connection may be slower.
 
-/** Opens a channel member that has received one message. A second message is published but not received yet. */
+/** Opens a channel member that has received one event. A second event is published but not received yet. */
 async function openWithDelayedPublication (t: Test) {
   const redis = await startRedis(t)
-  const { sessions: nodeA, client, pausePublications: holdPublished, waitForReplies: settled } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, client, pausePublications, waitForReplies } = await openProxiedNode(t, redis)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.join('room')
   await nodeB.channel('room').send(1)
   await waitUntil(() => down.messages().length === 1, 'the first message')
-  holdPublished(true)
+  pausePublications(true)
   await nodeB.channel('room').send(2)
-  return { nodeB, client, session, down, holdPublished, settled }
+  return { nodeB, client, session, down, pausePublications, waitForReplies }
 }
 
-t.test('delivers a channel message that was published before leave() but received after it', needsRedis, async t => {
-  const { session, down, holdPublished } = await openWithDelayedPublication(t)
+t.test('delivers a channel event that was published before leave() but received after it', needsRedis, async t => {
+  const { session, down, pausePublications } = await openWithDelayedPublication(t)
   await session.leave('room')
-  holdPublished(false)
+  pausePublications(false)
   await waitUntil(() => down.read().length === 2, 'the second message')
   t.strictSame(down.messages(), [1, 2])
 })
 
-t.test('delivers a channel message that was published before close() but received after it', needsRedis, async t => {
-  const { session, down, holdPublished, settled } = await openWithDelayedPublication(t)
+t.test('delivers a channel event that was published before close() but received after it', needsRedis, async t => {
+  const { session, down, pausePublications, waitForReplies } = await openWithDelayedPublication(t)
   const closed = session.close()
   await waitUntil(() => session.closed, 'the close')
-  await settled()
-  holdPublished(false)
+  await waitForReplies()
+  pausePublications(false)
   await closed
   await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event), ['message', 'message', 'close'])
@@ -46,7 +46,7 @@ for (const [what, lostOperations] of [['the session', ['load']], ['missed public
   t.test(`close() does not wait forever: if loading ${what} times out, the stream ends and the client can resume`, needsRedis, async t => {
     const { nodeB, client, session, down } = await openWithDelayedPublication(t)
     let isLost = true
-    interceptStoreCommands(client, orders => isLost && orders.some(({ operation }) => lostOperations.some(name => name === operation)) ? new Promise(() => {}) : undefined)
+    interceptStoreCommands(client, storeCommands => isLost && storeCommands.some(({ operation }) => lostOperations.some(name => name === operation)) ? new Promise(() => {}) : undefined)
     t.teardown(() => { isLost = false })
     await withTimeout(session.close('bye'), 'the close', 5000)
     await waitUntil(() => down.sink.closed, 'the end of the stream')
@@ -60,7 +60,7 @@ for (const [what, lostOperations] of [['the session', ['load']], ['missed public
 t.test('delivers an event that was sent while a node registers again after losing its lease', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
-  const { sessions: nodeA, client, proxy, waitForReplies: settled } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const { sessions: nodeA, client, proxy, waitForReplies } = await openProxiedNode(t, redis, {}, { lease: 500 })
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)
@@ -68,15 +68,15 @@ t.test('delivers an event that was sent while a node registers again after losin
   for (const { client } of proxy.connections) client.pause()
   await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
   let sent = false
-  interceptStoreCommands(client, async orders => {
+  interceptStoreCommands(client, async storeCommands => {
     // The node claims its session again. Arguments: number of sessions, id, epoch.
-    if (sent || !orders.some(({ operation, args }) => operation === 'hold' && args.join() === `1,${session.id},1`)) return
+    if (sent || !storeCommands.some(({ operation, args }) => operation === 'hold' && args.join() === `1,${session.id},1`)) return
     sent = true
     await remote.send(2)
   })
   for (const { client } of proxy.connections) client.resume()
   await waitUntil(() => sent, 'the new registration')
-  for (let round = 0; round < 5; round++) await settled()
+  for (let round = 0; round < 5; round++) await waitForReplies()
   await nodeB.broadcast('message', 3)
   await waitUntil(() => down.messages().includes(3), 'the broadcast')
   t.strictSame(down.messages(), [1, 2, 3])
@@ -85,7 +85,7 @@ t.test('delivers an event that was sent while a node registers again after losin
 t.test('reads a channel for a stream that is being attached while another session leaves the channel', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications: holdPublished } = await openProxiedNode(t, redis, {}, { lease: 1000 })
+  const { sessions: nodeA, pausePublications } = await openProxiedNode(t, redis, {}, { lease: 1000 })
   const [first, second] = [await openSession(nodeA), await openSession(nodeA)]
   await attachStream(nodeA, first)
   await first.join('a')
@@ -95,13 +95,13 @@ t.test('reads a channel for a stream that is being attached while another sessio
   await first.leave('a')
   const local = await findSession(nodeA, second)
   // Attaching waits for channel b. Meanwhile, three heartbeats release channels without readers.
-  holdPublished(true)
+  pausePublications(true)
   const attached = attachStream(nodeA, local, local[kStream].cursor)
   for (let number = 2; number < 5; number++) {
     await waitUntil(() => nodeA.size === number, 'the next heartbeat')
     await openSession(nodeB)
   }
-  holdPublished(false)
+  pausePublications(false)
   const down = await attached
   await nodeB.channel('a').send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
@@ -109,7 +109,7 @@ t.test('reads a channel for a stream that is being attached while another sessio
 
 t.test('a reply that is older than a later publication does not undo its change', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions: nodeA, pauseReplies: holdAnswers } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pauseReplies } = await openProxiedNode(t, redis)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
@@ -118,20 +118,20 @@ t.test('a reply that is older than a later publication does not undo its change'
   const lastApplied = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', `ran:${node}`)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
-  holdAnswers(true)
+  pauseReplies(true)
   const before = await lastApplied()
   const found = nodeA.find(session.id)
   await waitUntil(async () => await lastApplied() !== before, 'Redis to execute the command')
   await remote.join('room')
   await waitUntil(() => session.channels.length === 1, 'the publication')
-  holdAnswers(false)
+  pauseReplies(false)
   await found
   t.strictSame(session.channels, ['room'])
   await nodeB.channel('room').send(2)
   await waitUntil(() => down.messages().length === 2, 'the second message')
 })
 
-t.test('delivers messages in order that were sent while many logs are read', needsRedis, async t => {
+t.test('delivers events in order that were sent while many logs are read', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA, client } = await openProxiedNode(t, redis)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
@@ -142,9 +142,9 @@ t.test('delivers messages in order that were sent while many logs are read', nee
   await nodeB.channel('room 599').send(1)
   await waitUntil(() => down.messages().length === 1, 'the first message')
   let reads = 0
-  interceptStoreCommands(client, async orders => {
+  interceptStoreCommands(client, async storeCommands => {
     // The first logs have been read by then.
-    if (!orders.some(({ operation, args }) => operation === 'read' && args.includes('room 599'))) return
+    if (!storeCommands.some(({ operation, args }) => operation === 'read' && args.includes('room 599'))) return
     if (reads++ > 0) return
     await nodeB.channel('room 0').send(2)
     await nodeB.channel('room 599').send(3)

@@ -4,8 +4,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'reports a gap if the store has been rolled back', async (t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'reports a gap if the store has been rolled back', async (t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.send(1)
@@ -16,15 +16,15 @@ testEachRedisClient(t, 'reports a gap if the store has been rolled back', async 
   t.match(down.read(), [{ event: 'message' }, { event: 'gap', data: { reason: 'store' } }, { event: 'message', data: 2 }])
 })
 
-t.test('a rollback reports missed publications as lost, and later messages arrive', needsRedis, async t => {
+t.test('a rollback reports missed publications as lost, and later events arrive', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, proxy, pausePublications: holdPublished } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, proxy, pausePublications } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
-  holdPublished(true)
+  pausePublications(true)
   await (await findSession(nodeB, session)).send(2)
   await redis.sendCommand('HSET', '{sse}', 'pos', '1')
   proxy.connections[1]?.client.resetAndDestroy()
@@ -54,8 +54,8 @@ t.test('after a rollback, a session has its earlier state, and later changes app
   await waitUntil(() => session.data.nick === 'ann', 'the data')
 })
 
-testEachRedisClient(t, 'delivers messages after a rollback of the inbox sequence number', async (_t, fleet, redis) => {
-  const nodeA = await fleet.addNode()
+testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence number', async (_t, store, redis) => {
+  const nodeA = await store.addNode()
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.send(1)

@@ -5,8 +5,8 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-testEachRedisClient(t, 'another node returns the stored response of a handler', async (t, fleet) => {
-  const [nodeA, nodeB] = [await fleet.addNode({ maxSessions: Infinity }), await fleet.addNode({ maxSessions: Infinity })]
+testEachRedisClient(t, 'another node returns the stored response of a handler', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode({ maxSessions: Infinity }), await store.addNode({ maxSessions: Infinity })]
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const bodies = { object: { a: [1, null] }, text: 'text', nothing: undefined, bytes: Buffer.from([0, 255]) }
@@ -20,8 +20,8 @@ testEachRedisClient(t, 'another node returns the stored response of a handler', 
   t.match(await remote[kStream].messageQueue.enqueue(message), { response: { status: 500, error: { message: /BigInt/ } }, replayed: true })
 })
 
-testEachRedisClient(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, fleet) => {
-  const [nodeA, nodeB] = [await fleet.addNode(), await fleet.addNode()]
+testEachRedisClient(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
   await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)
@@ -35,32 +35,32 @@ testEachRedisClient(t, 'data that another node changes is updated while a stream
 t.test('send() detects a close that has not been received yet', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pausePublications: holdPublished } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, pausePublications } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const remote = await nodeB.findCached(session.id)
   if (remote === undefined) throw new Error('the session was not found')
-  holdPublished(true)
+  pausePublications(true)
   await session.close('bye')
   t.equal(remote.closed, false)
   await t.rejects(remote.send(1), { code: 'FST_SSE_SESSION_OVER' })
   await waitUntil(() => remote.closed, 'the close')
-  holdPublished(false)
+  pausePublications(false)
 })
 
 t.test('close() detects an earlier close that has not been received yet; onClose runs once', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pausePublications: holdPublished } = await openProxiedNode(t, redis)
+  const { sessions: nodeB, pausePublications } = await openProxiedNode(t, redis)
   const closeReasons: string[] = []
   for (const sessions of [nodeA, nodeB]) sessions.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { signal } = remote
-  holdPublished(true)
+  pausePublications(true)
   await session.close('bye')
   await remote.close('late')
   t.equal(remote.closed, true)
   await waitUntil(() => signal.aborted, 'the abort signal')
   t.strictSame(closeReasons, ['bye'])
-  holdPublished(false)
+  pausePublications(false)
 })

@@ -10,37 +10,37 @@ const field = (redis: RedisServer, { id }: { id: string }, name: string): Promis
 
 t.test('a session expires if its client disconnects while the stream is being acquired', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions, pauseReplies: holdAnswers } = await openProxiedNode(t, redis, { resumeTimeout: 300 })
+  const { sessions, pauseReplies } = await openProxiedNode(t, redis, { resumeTimeout: 300 })
   const session = await openSession(sessions)
   const first = await attachStream(sessions, session)
   first.sink.destroy()
   await waitUntil(() => !session.connected, 'the end of the first stream')
   session[kStream].retainForResume()
-  holdAnswers(true)
+  pauseReplies(true)
   const acquired = sessions.acquireStream(session, session[kStream].cursor)
   await waitUntil(async () => await field(redis, session, 'epoch') === '2', 'Redis to execute the command')
   session[kStream].release()
-  holdAnswers(false)
+  pauseReplies(false)
   await acquired
   await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:deadlines') === 0, 'the session to expire')
 })
 
 t.test('sends no more commands for a session that was discarded while its stream was being acquired', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions, client, pauseReplies: holdAnswers } = await openProxiedNode(t, redis)
+  const { sessions, client, pauseReplies } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
   const down = await attachStream(sessions, await openSession(sessions))
-  holdAnswers(true)
+  pauseReplies(true)
   const acquired = sessions.acquireStream(session, session[kStream].cursor)
   await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
   const discarded = sessions.discard(session, 'aborted')
-  holdAnswers(false)
+  pauseReplies(false)
   await acquired
   await discarded
   await sessions.broadcast('message', 1)
   await waitUntil(() => down.messages().length === 1, 'the first broadcast')
   const commandArgs: string[] = []
-  interceptStoreCommands(client, orders => { commandArgs.push(...orders.flatMap(({ args }) => args)) })
+  interceptStoreCommands(client, storeCommands => { commandArgs.push(...storeCommands.flatMap(({ args }) => args)) })
   await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await sessions.broadcast('message', 2)
   await waitUntil(() => down.messages().length === 2, 'the second broadcast')
@@ -51,10 +51,10 @@ t.test('sends no more commands for a session that was discarded while its stream
 t.test('a retried acquire does not take the stream back from another node', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pauseReplies: holdAnswers, proxy } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pauseReplies, proxy } = await openProxiedNode(t, redis)
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
-  holdAnswers(true)
+  pauseReplies(true)
   const attached = attachStream(nodeA, local, local[kStream].cursor)
   await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
   const down = await attachStream(nodeB, session)
@@ -68,7 +68,7 @@ t.test('a retried acquire does not take the stream back from another node', need
   t.notOk(down.sink.closed)
 })
 
-t.test('a node that missed the end of a session detects it after reconnecting', needsRedis, async t => {
+t.test('a node that missed the close of a session detects it after reconnecting', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
   const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
@@ -115,7 +115,7 @@ t.test('a node whose lease may have expired writes nothing to its streams', need
 t.test('releases the channels of a stream that ends while its session is being loaded', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, client, pauseReplies: holdAnswers } = await openProxiedNode(t, redis, {}, { lease: 1000 })
+  const { sessions: nodeA, client, pauseReplies } = await openProxiedNode(t, redis, {}, { lease: 1000 })
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.join('room')
@@ -123,13 +123,13 @@ t.test('releases the channels of a stream that ends while its session is being l
   await waitUntil(() => down.messages().length === 1, 'the message')
   t.equal(nodeA.stats().channels, 1)
   let isLoading = false
-  interceptStoreCommands(client, orders => { isLoading ||= orders.some(({ operation, args }) => operation === 'load' && args[0] === session.id) })
-  holdAnswers(true)
+  interceptStoreCommands(client, storeCommands => { isLoading ||= storeCommands.some(({ operation, args }) => operation === 'load' && args[0] === session.id) })
+  pauseReplies(true)
   await (await findSession(nodeB, session)).update({ nick: 'ann' })
   await waitUntil(() => isLoading, 'the load')
   down.sink.destroy()
   await waitUntil(() => !session.connected, 'the end of the stream')
-  holdAnswers(false)
+  pauseReplies(false)
   await waitUntil(() => session.data.nick === 'ann', 'the reply')
   await waitUntil(() => nodeA.stats().channels === 0, 'the channel to be released')
 })
@@ -175,9 +175,9 @@ t.test('compares all logs with Redis once, even if that takes longer than a hear
   for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
   await waitUntil(() => sessions.stats().channels === names.length, 'the channels')
   let heartbeats = 0
-  interceptStoreCommands(client, async orders => {
-    if (orders.some(({ operation }) => operation === 'tick')) heartbeats++
-    if (!orders.some(({ operation }) => operation === 'read')) return
+  interceptStoreCommands(client, async storeCommands => {
+    if (storeCommands.some(({ operation }) => operation === 'tick')) heartbeats++
+    if (!storeCommands.some(({ operation }) => operation === 'read')) return
     heartbeats = 0
     await new Promise(resolve => { setTimeout(resolve, 50) })
   })

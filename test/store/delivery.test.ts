@@ -62,7 +62,7 @@ testEachStore(t, 'a new stream on any node replaces the previous one, which rece
   t.equal((await findSession(nodeB, session)).connected, true)
 })
 
-testEachStore(t, 'reports what a bound trims as a gap, and rejects an entry that can never fit', async (t, store) => {
+testEachStore(t, 'reports entries that a limit trims as a gap, and rejects an entry that can never fit', async (t, store) => {
   const options = { log: { entries: 3 }, channelLog: { bytes: 60 } }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const session = await openSession(nodeA)

@@ -30,7 +30,7 @@ testEachStore(t, 'handles messages of a session one at a time, in order of arriv
       running--
       return createResponse(n)
     })))())
-    // The message has arrived when a later call on the same connection was answered.
+    // The message has arrived when a later call on the same connection has settled.
     handle.update({ n }).then(arrived.resolve, arrived.resolve)
     await withTimeout(arrived.promise, 'the arrival')
   }

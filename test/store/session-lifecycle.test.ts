@@ -15,7 +15,7 @@ testEachStore(t, 'updates single properties of data on all nodes', async (t, sto
   t.strictSame((await findSession(nodeA, session)).data, expected)
 })
 
-testEachStore(t, 'a session ends once for all nodes, and its client can still receive the close event', async (t, store) => {
+testEachStore(t, 'a session is closed once for all nodes, and its client can still receive the close event', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const closed: string[] = []
   for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', (_session, reason) => { closed.push(reason) })
@@ -56,7 +56,7 @@ testEachStore(t, 'a session without a stream expires on exactly one node; a sess
   await waitUntil(() => nodeA.size === 1 && nodeB.size === 1, 'both nodes to count one session')
 })
 
-testEachStore(t, 'limits sessions in total and per principal, and accepts new ones after others end', async (t, store) => {
+testEachStore(t, 'limits sessions in total and per principal, and accepts new ones after others are closed', async (t, store) => {
   const options = { maxSessions: 3, maxSessionsPerPrincipal: 2 }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const ann = await openSession(nodeA, 'ann')

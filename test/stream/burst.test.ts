@@ -7,7 +7,7 @@ import { openProxiedNode } from '../support/stores.js'
 import { recordOpenedSessions, openRawClient } from '../support/raw-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
-// More messages than a log keeps, and more streams than the scheduler flushes in one tick.
+// More events than a log keeps, and more streams than the scheduler flushes in one tick.
 const EVENTS = 1500
 const STREAMS = 200
 
@@ -21,7 +21,7 @@ async function openStreams (sessions: Sessions): Promise<MemoryStream[]> {
   }))
 }
 
-/** Asserts that every stream received all messages in order, and no other event. */
+/** Asserts that every stream received all numbered events in order, and no other event. */
 async function assertAllReceived (t: Test, streams: readonly MemoryStream[]): Promise<void> {
   for (const stream of streams) await waitUntil(() => stream.read().length >= EVENTS, 'all events')
   t.ok(streams.every(({ events }) => events.every(({ event, data }, n) => event === 'message' && data === n)))
@@ -30,8 +30,8 @@ async function assertAllReceived (t: Test, streams: readonly MemoryStream[]): Pr
 
 const smallLogs: SseSessionsOptions = { log: { bytes: 10_000 }, channelLog: { bytes: 10_000 } }
 
-for (const [bound, options] of [['count', {}], ['bytes', smallLogs]] as const) {
-  t.test(`delivers a burst above the ${bound} bound of a log to every client that keeps up`, async t => {
+for (const [limit, options] of [['count', {}], ['bytes', smallLogs]] as const) {
+  t.test(`delivers a burst above the ${limit} limit of a log to every client that keeps up`, async t => {
     const { sessions } = await serve(t, options)
     const streams = await openStreams(sessions)
     for (const n of numbers) sessions.channel('room').send(n)

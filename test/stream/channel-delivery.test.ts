@@ -50,7 +50,7 @@ t.test('a member receives what is sent while it is in the channel, connected or 
   t.strictSame(served.reportedGaps, [])
 })
 
-t.test('delivers earlier messages of a channel that ended and was created again with the same name', async t => {
+t.test('delivers earlier events of a channel that was deleted and created again with the same name', async t => {
   const served = await serveSession(t)
   const { session, sessions } = served
   await destroyStream(served)
@@ -118,7 +118,7 @@ t.test('reports a gap for a channel whose entries for the session were all trimm
   t.strictSame(findGap(events), { after: 0, resumedAt: 2, reason: 'age' })
 })
 
-t.test('a message with the session in "except" does not reach it, live or in a replay', async t => {
+t.test('a session does not receive an event that excludes it with "except", live or in a replay', async t => {
   const served = await setUpChannels(t)
   const { session, other, send, sessions } = served
   await session.join('room')

@@ -32,7 +32,7 @@ async function openEventSource (page: Page): Promise<void> {
   `)
 }
 
-t.test('Chromium\'s EventSource receives every message once and in order over broken connections', needsChromium, async t => {
+t.test('Chromium\'s EventSource receives every event once and in order over broken connections', needsChromium, async t => {
   const total = 3000
   const next = createRandom(chooseSeed(t))
   const faults: Fault[] = ['cut', 'reset', 'half-open']
@@ -52,7 +52,7 @@ t.test('Chromium\'s EventSource receives every message once and in order over br
   const numbers = received.filter(({ type }) => type === 'message').map(({ data }) => data.n)
   t.strictSame(numbers, Array.from({ length: total }, (_, n) => n))
   t.equal(received.some(({ type }) => type === 'gap'), false)
-  t.ok(received.filter(({ data }) => data.resumed === true).length > 2, 'connections were broken and resumed')
+  t.ok(received.filter(({ data }) => data.resumed === true).length > 2, 'sessions were resumed after broken connections')
 })
 
 t.test('Chromium\'s EventSource stops after exactly one more request when the session is closed', needsChromium, async t => {

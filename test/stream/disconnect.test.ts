@@ -53,7 +53,7 @@ for (const state of ['stalled', 'reading', 'replaced', 'closing'] as const) {
   })
 }
 
-t.test('a response that the app ends itself loses the stream, but no message', async t => {
+t.test('a session whose response the app ends itself loses its stream, but no event', async t => {
   const responses: ServerResponse[] = []
   const { sessions, url } = await serve(t, {}, { beforeRegister: app => app.addHook('onRequest', async (_request, { raw }) => { responses.push(raw) }) })
   const stream = await openStream(t, url)

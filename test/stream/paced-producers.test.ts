@@ -62,7 +62,7 @@ t.test('twenty producers of one session cause no listener leak warning of Node',
   t.strictSame(warned, [])
 })
 
-t.test('a producer is paused half a log ahead of an absent client, and continues when it resumes', async t => {
+t.test('a producer is paused half a log ahead of a disconnected client, and continues when the client resumes', async t => {
   for (const log of [{ entries: 100 }, { bytes: 100 * Buffer.byteLength('event: n\ndata: 00\n\n') }]) {
     const { session, stream, url } = await serveProducerSession(t, { log })
     stream.destroy()
@@ -151,7 +151,7 @@ for (const [name, open] of eventSources) {
   })
 }
 
-t.test('calls return() of the iterable and rejects when the session ends, in whatever state the iterable is', async t => {
+t.test('calls return() of the iterable and rejects when the session is closed, in whatever state the iterable is', async t => {
   const sessionOver = { code: 'FST_SSE_SESSION_OVER' }
   const never = new Promise<never>(() => {})
   // These two wait for the client.
@@ -197,7 +197,7 @@ t.test('calls return() of the iterable and rejects when the session ends, in wha
   t.strictSame(returned.sort(), ['async', 'iterator', 'sync'], 'a generator that was never started runs no finally block')
 })
 
-t.test('ignores an item or an error that comes after the end, and requests no more items', async t => {
+t.test('ignores an item or an error that comes after the session is closed, and requests no more items', async t => {
   const { session } = await serveProducerSession(t)
   const requested: string[] = []
   const late = (name: string, next: Promise<IteratorResult<unknown>>): AsyncIterable<unknown> => ({
@@ -222,7 +222,7 @@ t.test('ignores an item or an error that comes after the end, and requests no mo
   t.strictSame(requested, ['item', 'failure', 'end'])
 })
 
-t.test('calls return() of a generator that ends its own session once it is suspended', async t => {
+t.test('calls return() of a generator that closes its own session, as soon as the generator is suspended', async t => {
   const { session } = await serveProducerSession(t)
   const returned = deferred()
   function * ending (): Generator<number> {
@@ -309,7 +309,7 @@ t.test('leaks no listeners and no memory over many items', async t => {
   client.socket.resume()
   await waitForStreams(sessions, 1)
   if (session === undefined) throw new Error('No session')
-  const { signal: over } = session
+  const { signal } = session
   const heap: number[] = []
   let listeners = 0
   function * numbers (): Generator<number> {
@@ -317,14 +317,14 @@ t.test('leaks no listeners and no memory over many items', async t => {
       if (n % 20_000 === 19_999) {
         collectGarbage()
         heap.push(process.memoryUsage().heapUsed)
-        listeners = Math.max(listeners, getEventListeners(over, 'abort').length)
+        listeners = Math.max(listeners, getEventListeners(signal, 'abort').length)
       }
       yield n
     }
   }
   await withTimeout(session.stream('n', numbers()), 'the stream', 30_000)
   t.equal(listeners, 1)
-  t.equal(getEventListeners(over, 'abort').length, 0)
+  t.equal(getEventListeners(signal, 'abort').length, 0)
   // The first measurement is a warm-up, because compiled code stays on the heap.
   const [, first = 0, ...later] = heap
   t.ok(Math.max(...later) - first < 4_000_000, `growth over 60,000 items: ${later.map(used => Math.round((used - first) / 1000)).join(', ')} kB`)

@@ -108,7 +108,7 @@ t.test('replaces a stalled stream without waiting for it', async t => {
   t.notMatch(stalled.text(), /event: close/)
 })
 
-t.test('delivers every message exactly once over streams that replace each other at random times', async t => {
+t.test('delivers every event exactly once over streams that replace each other at random times', async t => {
   const next = createRandom(chooseSeed(t))
   const { sessions, url } = await serve(t)
   const count = 500

@@ -8,7 +8,7 @@ import { follow } from './support/follower.js'
 const TOTAL = 20_000
 const largeLog = { entries: TOTAL, bytes: 2 ** 26 }
 
-t.test('delivers 20,000 messages of three kinds once and in order over cut, reset and half-open connections', async t => {
+t.test('delivers 20,000 events of three kinds once and in order over cut, reset and half-open connections', async t => {
   const next = createRandom(chooseSeed(t))
   const randomBelow = (limit: number): number => Math.floor(next() * limit)
   const { sessions, port } = await serve(t, { retry: 1, log: largeLog, channelLog: largeLog })

@@ -77,7 +77,7 @@ for (const reason of ['done', 'lost']) {
     await waitUntil(() => session?.connected === false, 'the disconnect')
     await session?.send('while away')
     await session?.close(reason)
-    sessions.addHook('onResume', () => { t.fail('onResume ran for an ended session') })
+    sessions.addHook('onResume', () => { t.fail('onResume ran for a closed session') })
     for (let attempt = 0; attempt < 2; attempt++) {
       const resumed = await openStream(t, url, { headers: { 'last-event-id': stream.events[0]?.id ?? '' } })
       await withTimeout(resumed.ended, 'the end')
@@ -90,7 +90,7 @@ for (const reason of ['done', 'lost']) {
   })
 }
 
-t.test('DELETE ends only the given session, and answers 404 when it is repeated', async t => {
+t.test('DELETE closes only the given session, and fails with 404 when it is repeated', async t => {
   const { url, sessions, closed } = await serveRecording(t)
   const [one, other] = [await openStream(t, url), await openStream(t, url)]
   t.equal((await deleteSession(url, one.sessionId)).status, 204)
@@ -101,7 +101,7 @@ t.test('DELETE ends only the given session, and answers 404 when it is repeated'
   t.strictSame(closed, [[one.sessionId, 'deleted']])
 })
 
-t.test('methods of an ended session reject, and closing it again has no effect', async t => {
+t.test('methods of a closed session reject, and closing it again has no effect', async t => {
   const { url, sessions, closed } = await serveRecording(t)
   const { sessionId } = await openStream(t, url)
   const session = await sessions.find(sessionId)

@@ -10,11 +10,11 @@ t.test('a session expires after resumeTimeout without a stream, and its id becom
   sessions.addHook('onClose', () => { ended.resolve() })
   const stream = await openStream(t, url)
   const session = await sessions.find(stream.sessionId)
-  const { signal: aborted } = session ?? {}
+  const { signal } = session ?? {}
   stream.destroy()
   await withTimeout(ended.promise, 'the expiry')
   t.strictSame(closed, [[stream.sessionId, 'expired']])
-  t.equal(aborted?.aborted, true)
+  t.equal(signal?.aborted, true)
   t.equal(sessions.size, 0)
   assertErrorResponse(t, await postMessage(url, stream.sessionId, { text: 'hi' }), 404, 'FST_SSE_SESSION_UNKNOWN')
   const next = await openStream(t, url, { headers: { 'x-session-id': stream.sessionId } })
@@ -43,7 +43,7 @@ t.test('a session with a stream, or one that was resumed in time, does not expir
   for (const { sessionId } of [connected, stream]) t.equal((await sessions.find(sessionId))?.connected, true)
 })
 
-t.test('destroys the stream of a client that does not read the end of its session after resumeTimeout', async t => {
+t.test('destroys the stream of a closed session after resumeTimeout if its client does not read to the end', async t => {
   const { url, sessions } = await serveRecording(t, { resumeTimeout: 100, log: { bytes: 64 * 1024 * 1024 } })
   const stalled = await openStream(t, url)
   stalled.body.pause()

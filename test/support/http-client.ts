@@ -10,7 +10,7 @@ export interface StreamEvent {
   readonly id: string | undefined
 }
 
-/** A downward stream over a real socket. */
+/** An event stream over a real socket. */
 export interface ClientStream {
   readonly status: number
   readonly headers: Record<string, string | string[] | undefined>
@@ -38,7 +38,7 @@ export interface OpenStreamOptions {
 }
 
 /** Opens a stream with `GET <url>/downward` and waits for the welcome. */
-export async function openStream (t: Test, url: string, { headers = {}, path = '/downward', skipWelcome: raw = false, dispatcher }: OpenStreamOptions = {}): Promise<ClientStream> {
+export async function openStream (t: Test, url: string, { headers = {}, path = '/downward', skipWelcome = false, dispatcher }: OpenStreamOptions = {}): Promise<ClientStream> {
   const agent = dispatcher ?? new Agent({ bodyTimeout: 0 })
   if (dispatcher === undefined) t.teardown(() => (agent as Agent).destroy())
   const { statusCode, headers: responseHeaders, body } = await request(url + path, { headers, dispatcher: agent })
@@ -71,7 +71,7 @@ export async function openStream (t: Test, url: string, { headers = {}, path = '
     return withTimeout(found.promise, what)
   }
   const sessionId = String(responseHeaders['x-session-id'] ?? '')
-  if (!raw) await waitFor(({ event }) => event === 'welcome', 'the welcome')
+  if (!skipWelcome) await waitFor(({ event }) => event === 'welcome', 'the welcome')
   return { status: statusCode, headers: responseHeaders, text: () => text, events, sessionId, waitFor, ended: ended.promise, destroy: () => { body.destroy() }, body }
 }
 
@@ -106,7 +106,7 @@ export async function postMessage (url: string, sessionId: string, data: unknown
   return { status: statusCode, headers: responseHeaders, body: String(responseHeaders['content-type']).includes('json') ? JSON.parse(text) : text }
 }
 
-/** Ends a session with `DELETE <url>/downward`. */
+/** Closes a session with `DELETE <url>/downward`. */
 export async function deleteSession (url: string, sessionId: string, headers: Record<string, string> = {}): Promise<HttpResponse> {
   const { statusCode, headers: responseHeaders, body } = await request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, ...headers } })
   return { status: statusCode, headers: responseHeaders, body: statusCode === 204 ? await body.text() : await body.json() }

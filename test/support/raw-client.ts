@@ -27,7 +27,7 @@ export interface RawClientOptions {
 }
 
 /** Connects and requests a stream. */
-export function openRawClient (t: Test, port: number, { headers = {}, stalled = false, discards: forgets = false, request = formatGet(headers) }: RawClientOptions = {}): RawClient {
+export function openRawClient (t: Test, port: number, { headers = {}, stalled = false, discards = false, request = formatGet(headers) }: RawClientOptions = {}): RawClient {
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
   t.teardown(() => { socket.destroy() })
   const chunks: string[] = []
@@ -41,7 +41,7 @@ export function openRawClient (t: Test, port: number, { headers = {}, stalled = 
   const read = (): void => {
     let previous = ''
     socket.on('data', (chunk: string) => {
-      if (!forgets || chunks.length < 2) chunks.push(chunk)
+      if (!discards || chunks.length < 2) chunks.push(chunk)
       for (const check of checks) check(previous + chunk)
       previous = chunk.slice(-1000)
     })

@@ -23,7 +23,7 @@ export function parseStoreCommands (command: readonly string[]): StoreCommand[] 
 }
 
 /** Calls back with the store commands of each Redis command before the client sends it. */
-export function interceptStoreCommands (client: Redis, callback: (orders: StoreCommand[]) => unknown): void {
+export function interceptStoreCommands (client: Redis, callback: (storeCommands: StoreCommand[]) => unknown): void {
   const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
   const callWithCallback = async (...command: string[]): Promise<unknown> => {
     await callback(parseStoreCommands(command))

@@ -12,7 +12,7 @@ export interface ServedSession extends TestServer {
   readonly reportedGaps: Array<{ session: Session, gap: Gap }>
 }
 
-/** Starts a server and opens one session. Heartbeats are named events, so that `resume` can detect the end of a replay. */
+/** Starts a server and opens one session. Heartbeats are named events, so that `resumeAfter` can detect the end of a replay. */
 export async function serveSession (t: Test, options: SseSessionsOptions = {}): Promise<ServedSession> {
   const reportedGaps: ServedSession['reportedGaps'] = []
   const served = await serve(t, { heartbeatInterval: 5, heartbeatEvent: 'ping', ...options })

@@ -18,7 +18,7 @@ export interface TrafficClient {
   /** How many requests it has started. */
   requested: number
   /** How many requests have succeeded. */
-  answered: number
+  succeeded: number
   /** The requests that failed, with the code of the error. */
   readonly failures: Map<number, string>
 }
@@ -27,12 +27,12 @@ const CHANNEL = 'room'
 /** How many of the last messages of a session may be handled again after their node was killed. */
 const MAX_REPEATED = 9
 
-/** Sends numbered messages in both directions, in bursts, until it is stopped. Downward messages come from all nodes and go to each session, to the channel of the sessions, or to all sessions. */
+/** Sends numbered events and messages in bursts until it is stopped. Events come from all nodes and go to each session, to the channel of the sessions, or to all sessions. */
 export class Traffic {
   readonly clients: TrafficClient[] = []
-  /** Downward messages that were sent and confirmed, in order. */
+  /** The numbers of the events that were sent and confirmed, in order. */
   readonly confirmed: number[] = []
-  /** Downward messages whose sending failed, with the code of the error. Clients may still receive them, at most once. */
+  /** The numbers of the events whose sending failed, with the code of the error. Clients may still receive them, at most once. */
   readonly rejected = new Map<number, string>()
   readonly #cluster: Cluster
   readonly #randomBelow: (limit: number) => number
@@ -50,7 +50,7 @@ export class Traffic {
     await Promise.all(Array.from({ length: count }, async () => {
       const session = connect(this.#cluster.url)
       t.teardown(() => session.close())
-      const client: TrafficClient = { session, sessionIds: [], received: [], events: recordEvents(session), requested: 0, answered: 0, failures: new Map() }
+      const client: TrafficClient = { session, sessionIds: [], received: [], events: recordEvents(session), requested: 0, succeeded: 0, failures: new Map() }
       for (const event of ['open', 'reset'] as const) session.on(event, ({ sessionId }) => { client.sessionIds.push(sessionId) })
       session.on('down', n => { client.received.push(n as number) })
       await waitUntil(() => client.sessionIds.length > 0, 'the welcome')
@@ -63,40 +63,40 @@ export class Traffic {
   async run (): Promise<void> {
     await Promise.all(this.#currentIds().map(id => this.#cluster.nodes[0].call('join', id, CHANNEL)))
     this.#running = true
-    this.#loops = [this.#sendDownward(), ...this.clients.map(client => this.#sendUpward(client))]
+    this.#loops = [this.#sendEvents(), ...this.clients.map(client => this.#sendMessages(client))]
   }
 
-  /** Waits until every client has received so many more messages, and so many more of its requests have succeeded. */
+  /** Waits until every client has received so many more events, and so many more of its requests have succeeded. */
   async waitForProgress (count = 50, ms = 20_000): Promise<void> {
-    const before = this.clients.map(({ received, answered }) => ({ received: received.length, answered }))
-    await waitUntil(() => this.clients.every(({ received, answered }, index) => {
-      const start = before[index] ?? { received: 0, answered: 0 }
-      return received.length >= start.received + count && answered >= start.answered + count
-    }), `${count} messages in each direction for every client`, ms)
+    const before = this.clients.map(({ received, succeeded }) => ({ received: received.length, succeeded }))
+    await waitUntil(() => this.clients.every(({ received, succeeded }, index) => {
+      const start = before[index] ?? { received: 0, succeeded: 0 }
+      return received.length >= start.received + count && succeeded >= start.succeeded + count
+    }), `${count} events and responses for every client`, ms)
   }
 
-  /** Stops sending, and waits for the messages that are in flight. */
+  /** Stops sending, and waits for the events and messages that are in flight. */
   async stop (): Promise<void> {
     this.#running = false
     await Promise.all(this.#loops)
     const last = this.confirmed.at(-1) ?? 0
-    await waitUntil(() => this.clients.every(({ received }) => received.some(n => n >= last)), 'the last message').catch(() => {})
+    await waitUntil(() => this.clients.every(({ received }) => received.some(n => n >= last)), 'the last event').catch(() => {})
   }
 
-  /** Asserts that no message was lost, repeated or reordered, and which `reset`, `gap` and `close` events the clients got. Default: none. */
+  /** Asserts that no event or message was lost, repeated or reordered, and which `reset`, `gap` and `close` events the clients got. Default: none. */
   assertDelivery (t: Test, expectedEvents = /^$/): void {
-    t.ok(this.confirmed.length > 100, `${this.confirmed.length} downward messages were sent`)
+    t.ok(this.confirmed.length > 100, `${this.confirmed.length} events were sent`)
     for (const [index, client] of this.clients.entries()) {
       const { events, received, requested, failures } = client
-      t.strictSame(this.findDownwardProblems(received).slice(0, 5), [], `client ${index} received each downward message once and in order`)
-      t.strictSame(this.findUpwardProblems(client).slice(0, 5), [], `each message of client ${index} was handled once and in order`)
+      t.strictSame(this.findEventProblems(received).slice(0, 5), [], `client ${index} received each event once and in order`)
+      t.strictSame(this.findMessageProblems(client).slice(0, 5), [], `each message of client ${index} was handled once and in order`)
       t.strictSame([...failures], [], `all ${requested} requests of client ${index} succeeded`)
       t.match(events.flatMap(([name]) => ['reset', 'gap', 'close'].includes(name) ? name : []).join(' '), expectedEvents, `client ${index} got the expected lifecycle events`)
     }
   }
 
   /** Describes each error in the sequence of received numbers. */
-  findDownwardProblems (received: readonly number[]): string[] {
+  findEventProblems (received: readonly number[]): string[] {
     const confirmed = new Set(this.confirmed)
     const seen = new Set<number>()
     const problems: string[] = []
@@ -115,7 +115,7 @@ export class Traffic {
    * Describes each error in the handler runs of a client's messages. If a process was killed, the last messages it handled
    * may run twice, because their responses were not stored yet.
    */
-  findUpwardProblems ({ sessionIds, requested, failures }: TrafficClient): string[] {
+  findMessageProblems ({ sessionIds, requested, failures }: TrafficClient): string[] {
     const runs = this.#cluster.runs.filter(({ session }) => sessionIds.includes(session)).sort((a, b) => a.startedAt - b.startedAt)
     const problems: string[] = []
     const seen = new Set<unknown>()
@@ -138,12 +138,12 @@ export class Traffic {
     return this.clients.map(({ sessionIds }) => sessionIds.at(-1) ?? '')
   }
 
-  async #sendDownward (): Promise<void> {
+  async #sendEvents (): Promise<void> {
     while (this.#running) {
       const liveNodes = this.#cluster.nodes.filter(({ isLive }) => isLive)
       const node = liveNodes[this.#randomBelow(liveNodes.length)]
       const kind = this.#randomBelow(3)
-      // All messages of a burst have one kind and start in order, so their confirmations define the expected order.
+      // All events of a burst have one kind and start in order, so their confirmations define the expected order.
       const burst = Array.from({ length: node === undefined ? 0 : 1 + this.#randomBelow(10) }, async () => {
         const n = ++this.#sent
         try {
@@ -161,13 +161,13 @@ export class Traffic {
     }
   }
 
-  async #sendUpward (client: TrafficClient): Promise<void> {
+  async #sendMessages (client: TrafficClient): Promise<void> {
     while (this.#running) {
       await Promise.all(Array.from({ length: 1 + this.#randomBelow(5) }, async () => {
         const n = client.requested++
         try {
           const response = await client.session.request('up', n)
-          client.answered++
+          client.succeeded++
           if (response !== n) client.failures.set(n, `response ${String(response)}`)
         } catch (error) {
           client.failures.set(n, (error as ClientError).code)

@@ -6,7 +6,7 @@ export interface MalformedRequest {
   readonly then: 'end' | 'disconnect' | 'wait'
   /** Whether the server may close the connection without a response, because it received no complete request. */
   readonly mayCloseSilently: boolean
-  /** Whether the server may answer with this status. 200 means that it opened a new session, instead of resuming one. */
+  /** Whether the server may respond with this status. 200 means that it opened a new session, instead of resuming one. */
   readonly isExpectedStatus: (status: number) => boolean
 }
 

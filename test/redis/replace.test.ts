@@ -14,15 +14,15 @@ const epochOf = (redis: RedisServer, { id }: { id: string }): Promise<unknown> =
 t.test('delivers events that a node missed while another node had the stream', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications: holdPublished } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pausePublications } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
-  holdPublished(true)
+  pausePublications(true)
   const second = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(1)
   await waitUntil(() => second.messages().length === 1, 'the message')
   const third = await attachStream(nodeA, session, first.cursor)
-  holdPublished(false)
+  pausePublications(false)
   await waitUntil(() => third.messages().length === 1, 'the message on the new stream')
   t.ok(first.sink.closed)
 })
@@ -30,17 +30,17 @@ t.test('delivers events that a node missed while another node had the stream', n
 t.test('a stream that was requested earlier does not replace a later stream of another node', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pauseReplies: holdAnswers } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pauseReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => first.messages().length === 1, 'the message')
-  holdAnswers(true)
+  pauseReplies(true)
   const attached = attachStream(nodeA, session, first.cursor)
   await waitUntil(async () => await epochOf(redis, session) === '2', 'Redis to execute the command')
   const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   await waitUntil(() => first.sink.closed, 'the replacement')
-  holdAnswers(false)
+  pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
   t.match(earlierStream.read(), [{ event: 'replaced' }])
@@ -49,23 +49,23 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   t.notOk(down.sink.closed)
 })
 
-t.test('a stream that was taken back delivers all events, even if the first takeover is received late', needsRedis, async t => {
+t.test('a stream that moves to another node and back delivers all events, even if the first move is received late', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pauseReplies: holdAnswers, pausePublications: holdPublished } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pauseReplies, pausePublications } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => first.messages().length === 1, 'the message')
-  holdPublished(true)
+  pausePublications(true)
   await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(2)
-  holdAnswers(true)
+  pauseReplies(true)
   const attached = attachStream(nodeA, session, first.cursor)
   await waitUntil(async () => await epochOf(redis, session) === '3', 'Redis to execute the command')
-  holdPublished(false)
+  pausePublications(false)
   await waitUntil(() => first.sink.closed, 'the replacement')
-  holdAnswers(false)
+  pauseReplies(false)
   const down = await attached
   await waitUntil(() => down.messages().length === 2, 'the messages')
   t.strictSame(down.messages(), [1, 2])
@@ -76,10 +76,10 @@ t.test('a stream that was taken back delivers all events, even if the first take
 t.test('a stream that was replaced unnoticed ends after its node has reconnected', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications: holdPublished, proxy } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pausePublications, proxy } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
-  holdPublished(true)
+  pausePublications(true)
   const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   proxy.connections[1]?.client.resetAndDestroy()
   await waitUntil(() => first.sink.closed, 'the end of the stream')
@@ -91,24 +91,24 @@ t.test('a stream that was replaced unnoticed ends after its node has reconnected
 t.test('a stream of a session that has closed meanwhile delivers the remaining events and the close event', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications: holdPublished, waitForReplies: settled } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pausePublications, waitForReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
   const { signal } = local
-  holdPublished(true)
+  pausePublications(true)
   await session.send(1)
   await session.close('enough')
   const attached = attachStream(nodeA, local, local[kStream].cursor)
   await waitUntil(async () => await epochOf(redis, session) === '1', 'Redis to execute the command')
-  await settled()
+  await waitForReplies()
   t.ok(local.closed)
-  holdPublished(false)
+  pausePublications(false)
   const down = await attached
   await waitUntil(() => down.sink.closed && signal.aborted, 'the end of the stream')
   t.match(down.read(), [{ event: 'message', data: 1 }, { event: 'close', data: { reason: 'enough' } }])
 })
 
-t.test('a stream ends if another node took it over before its response started, and its client can resume', needsRedis, async t => {
+t.test('a stream ends if another node replaces it before its response starts, and its client can resume', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const { sessions: nodeA } = await openProxiedNode(t, redis)
@@ -116,7 +116,7 @@ t.test('a stream ends if another node took it over before its response started, 
   const { cursor } = session[kStream]
   const generation = session[kStream].retainForResume()
   const head = await nodeA.acquireStream(session, cursor) ?? 0
-  // Another node takes over the stream while the hooks of the response run.
+  // Another node replaces the stream while the hooks of the response run.
   const down = await attachStream(nodeB, await findSession(nodeB, session), cursor)
   down.sink.destroy()
   await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
