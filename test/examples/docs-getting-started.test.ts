@@ -15,11 +15,11 @@ function normalize (text: string): string {
 
 t.test('the steps with curl print what the page shows', needsProgram('curl'), async t => {
   const url = await startApp(t, createFolder(t)('server.mjs', block('docs/getting-started.md', 'echo')))
-  const local = (command: string): string => command.replace('http://127.0.0.1:3000', url)
+  // `-s` turns off the progress meter, which curl prints at any time.
+  const local = (command: string): string => command.replace('http://127.0.0.1:3000', url).replace('curl -N', 'curl -s -N')
   const stream = runCommand(t, local(block('docs/getting-started.md', 'open')))
   const [, sessionId = ''] = await stream.waitForOutput(/"sessionId":"([^"]+)".*\n\n/)
   const env = { SESSION_ID: sessionId }
-  // Without what curl reports about the transfer.
   t.equal(normalize(stream.output().slice(stream.output().indexOf('retry:'))), normalize(block('docs/getting-started.md', 'welcome')))
 
   await runCommand(t, local(block('docs/getting-started.md', 'send')), env).waitForOutput(/\{"status":"Message sent successfully"\}/)

@@ -66,7 +66,7 @@ testEachRedisClient(t, 'ignores a publication about a session that is not in mem
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
-  const number = await redis.sendCommand('HINCRBY', '{sse}', `closeReasons:${node}`, '1')
+  const number = await redis.sendCommand('HINCRBY', '{sse}', `told:${node}`, '1')
   await redis.sendCommand('PUBLISH', `{sse}:n:${node}`, `${String(number)} j nobody 2 1 room`)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')

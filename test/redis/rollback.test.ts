@@ -61,7 +61,7 @@ testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence n
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
-  await redis.sendCommand('HINCRBY', '{sse}', `closeReasons:${node}`, '-2')
+  await redis.sendCommand('HINCRBY', '{sse}', `told:${node}`, '-2')
   await session.send(2)
   await waitUntil(() => down.messages().length === 2, 'the next message')
 })
