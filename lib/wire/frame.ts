@@ -79,8 +79,8 @@ export function frameRetry (retry: number): string {
   return `retry: ${retry}\n\n`
 }
 
-/** A comment with ONE line feed, because some clients report a blank line as an empty event. */
-export const HEARTBEAT_FRAME = ': heartbeat\n'
+/** A comment and a blank line, because simple readers wait for a blank line and would never finish a block without one. */
+export const HEARTBEAT_FRAME = ': heartbeat\n\n'
 
 export function frameHeartbeatEvent (event: string): string {
   return encode({ event, data: '{}' })

@@ -21,7 +21,7 @@ async function serveWithMockedInterval (t: Test, options: SseSessionsOptions = {
   return { ...served, opened: recordOpenedSessions(served.sessions), tick }
 }
 
-t.test('sends a comment and one line feed per interval to an idle stream', async t => {
+t.test('sends a comment and a blank line per interval to an idle stream', async t => {
   const { sessions, port, tick } = await serveWithMockedInterval(t)
   const client = openRawClient(t, port)
   await client.waitFor('event: welcome')
@@ -30,13 +30,29 @@ t.test('sends a comment and one line feed per interval to an idle stream', async
   tick(4)
   await sessions.broadcast('news', 1)
   await client.waitFor('event: news')
-  t.match(client.text(), /\n\n: heartbeat\nid: \S+\nevent: news\n/, 'the next event follows the heartbeat directly')
+  t.match(client.text(), /\n\n: heartbeat\n\nid: \S+\nevent: news\n/, 'the heartbeat is a block of its own')
   tick(4)
   await sessions.broadcast('last', 1)
   await client.waitFor('event: last')
   t.equal(client.text().split(': heartbeat').length - 1, 1, 'a stream that was written to within the interval receives no heartbeat')
   tick(12)
-  await client.waitFor(': heartbeat\n: heartbeat\n')
+  await client.waitFor(': heartbeat\n\n: heartbeat\n\n')
+})
+
+// A simple reader handles a chunk when it contains a blank line, and would wait for ever for a chunk without one.
+t.test('ends every chunk with a blank line, also that of a heartbeat', async t => {
+  const { sessions, url, tick } = await serveWithMockedInterval(t)
+  const response = await fetch(`${url}/downward`)
+  const reader = (response.body as ReadableStream<Uint8Array>).pipeThrough(new TextDecoderStream()).getReader()
+  t.teardown(() => reader.cancel())
+  const readChunk = async (): Promise<string> => (await withTimeout(reader.read(), 'a chunk')).value ?? ''
+  t.match(await readChunk(), /^retry: \d+\nevent: welcome\n[^]*\n\n$/)
+  for (let i = 0; i < 2; i++) {
+    tick(5)
+    t.equal(await readChunk(), ': heartbeat\n\n')
+    await sessions.broadcast('news', i)
+    t.match(await readChunk(), /^id: \S+\nevent: news\ndata: \d\n\n$/)
+  }
 })
 
 t.test('sends no heartbeat to a stream that waits for its client to read', async t => {

@@ -110,9 +110,9 @@ t.test('welcome, gap and close are each one event, whatever text they contain', 
   }), { seed })
 })
 
-t.test('a heartbeat is a comment without a blank line; replaced and named heartbeats are events', async t => {
+t.test('a heartbeat is a comment and a blank line; replaced and named heartbeats are events', async t => {
   const next = createRandom(1)
-  t.equal(HEARTBEAT_FRAME, ': heartbeat\n')
+  t.equal(HEARTBEAT_FRAME, ': heartbeat\n\n')
   t.strictSame(parse(HEARTBEAT_FRAME + frameEvent('a', 1), next).events.map(({ event }) => event), ['a'])
   t.strictSame(parse(REPLACED_FRAME, next).events, [{ event: 'replaced', id: 'closed', data: '{}' }])
   t.strictSame(parse(frameHeartbeatEvent('ping'), next).events, [{ event: 'ping', id: undefined, data: '{}' }])
