@@ -43,9 +43,9 @@ t.test('sends a comment and a blank line per interval to an idle stream', async 
 t.test('ends every chunk with a blank line, also that of a heartbeat', async t => {
   const { sessions, url, tick } = await serveWithMockedInterval(t)
   const response = await fetch(`${url}/downward`)
-  const reader = (response.body as ReadableStream<Uint8Array>).pipeThrough(new TextDecoderStream()).getReader()
+  const reader = (response.body as ReadableStream<Uint8Array>).getReader()
   t.teardown(() => reader.cancel())
-  const readChunk = async (): Promise<string> => (await withTimeout(reader.read(), 'a chunk')).value ?? ''
+  const readChunk = async (): Promise<string> => new TextDecoder().decode((await withTimeout(reader.read(), 'a chunk')).value)
   t.match(await readChunk(), /^retry: \d+\nevent: welcome\n[^]*\n\n$/)
   for (let i = 0; i < 2; i++) {
     tick(5)
