@@ -54,9 +54,13 @@ export class HandlerRegistry {
     return !this.#handlers.has('message') && !this.#hooks.has('onMessage')
   }
 
-  set (event: string, { schema }: HandlerOptions<unknown>, run: MessageHandler<unknown>): void {
+  set (event: string, options: HandlerOptions<unknown>, run: MessageHandler<unknown>): void {
     if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
-    if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function`)
+    if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function, as the last argument of "handle"`)
+    if (typeof options !== 'object' || options === null) throw new HandlerInvalid(`The options of the handler of event "${event}" must be an object, as the second argument of "handle"`)
+    const { schema, ...unknown } = options
+    const [unknownName] = Object.keys(unknown)
+    if (unknownName !== undefined) throw new HandlerInvalid(`Option "${unknownName}" of the handler of event "${event}" must be removed: there is no such option`)
     if (this.#handlers.has(event)) throw new HandlerInvalid(`Event "${event}" already has a handler`)
     const handler = { schema, run, validator: undefined }
     this.#compileSchema(event, handler)

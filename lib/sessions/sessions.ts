@@ -109,8 +109,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   handle (event: string, handler: MessageHandler<unknown>): this
   handle<const Schema> (event: string, options: HandlerOptions<Schema>, handler: MessageHandler<Validated<TypeProvider, Schema>>): this
   handle (event: string, ...rest: [MessageHandler<unknown>] | [HandlerOptions<unknown>, MessageHandler<never>]): this {
-    const [options, handler] = rest.length === 1 ? [{}, rest[0]] : rest
-    this.handlers.set(event, options, handler as MessageHandler<unknown>)
+    const [options, handler] = rest.length > 1 ? rest : [{}, rest[0]]
+    this.handlers.set(event, options as HandlerOptions<unknown>, handler as MessageHandler<unknown>)
     return this
   }
 
