@@ -6,6 +6,7 @@ import { serveFile } from '../serve-file.js'
 
 /** @param {FastifyInstance} app */
 export default async function echo (app) {
-  await app.register(sseSessions)
+  // Pages of any origin may connect, so that you can try a page of your own.
+  await app.register(sseSessions, { cors: true })
   app.get('/', serveFile(new URL('index.html', import.meta.url)))
 }

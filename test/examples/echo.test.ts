@@ -15,6 +15,16 @@ t.test('the echo server prints its address and responds as in the tutorial', asy
   t.match(data, { text: 'Data received: hi' })
 })
 
+t.test('the echo server accepts requests of any origin, as the server of the tutorial does', async t => {
+  const { url } = await startExamples(t)
+  const origin = 'http://other.example'
+  const stream = await openStream(t, url, { headers: { origin } })
+  t.equal(stream.headers['access-control-allow-origin'], '*')
+  const preflight = await fetch(`${url}/upward`, { method: 'OPTIONS', headers: { origin, 'access-control-request-method': 'POST', 'access-control-request-headers': 'x-session-id' } })
+  t.equal(preflight.status, 204)
+  t.equal(preflight.headers.get('access-control-allow-origin'), '*')
+})
+
 t.test('the echo server exits on SIGTERM while a stream is open', async t => {
   const { server, url } = await startExamples(t)
   const stream = await openStream(t, url)
