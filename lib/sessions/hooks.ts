@@ -33,7 +33,7 @@ export interface Hooks<S = Session> {
   /**
    * The session is closed. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
    * `onOpen` hook), `aborted` (the client disconnected before the `welcome` event), `shutdown`, or `lost` (the store has
-   * lost its data).
+   * lost the session).
    */
   onClose: (session: S, reason: string) => Awaitable<void>
 }

@@ -1,6 +1,6 @@
 import type { StreamWriter } from './stream-writer.js'
 
-// A heartbeat is at most a fifth of the interval too late.
+// The first heartbeat after another write is at most a fifth of the interval too early.
 const TICKS_PER_INTERVAL = 5
 
 /** Writes to idle streams, so that proxies do not close their connections. It uses one timer for all streams. */

@@ -11,7 +11,8 @@ export const EXPOSED_HEADERS = 'X-Session-ID, X-Session-Connected, Idempotent-Re
 
 export const STREAM_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
-  // `no-store` keeps shared caches from giving one client the session of another, also by joining two requests into one.
+  // `no-store` keeps shared caches from giving one client the session of another: they must neither keep the response nor
+  // use it for another request that arrives meanwhile.
   // `no-transform` prevents proxies from compressing the stream, which would buffer it.
   'cache-control': 'no-store, no-transform',
   'x-accel-buffering': 'no'
