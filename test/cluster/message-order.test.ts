@@ -10,7 +10,7 @@ import { waitUntil } from '../support/wait.js'
 const REPLAYED = 'idempotent-replayed'
 
 t.test('messages of one session on several nodes', needsRedis, async t => {
-  const { nodes, runs } = await startCluster(t, { plugin: { maxWaitingMessages: 20 } })
+  const { nodes, runs, waitForReports } = await startCluster(t, { plugin: { maxWaitingMessages: 20 } })
   const [first, second, third] = nodes
   const open = async (): Promise<string> => (await openStream(t, first.url)).sessionId
   const runsOf = (id: string): HandlerRun[] => runs.filter(({ session }) => session === id).sort((a, b) => a.startedAt - b.startedAt)
@@ -74,6 +74,7 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
       }
       const handled = (await Promise.all(all)).flat() as Array<{ n: number, earlier: number[] }>
       t.equal(handled.length, plan.length, 'one response per key is not a replay')
+      await waitForReports()
       const ran = runsOf(id)
       t.equal(ran.length, plan.length, 'each message ran once')
       for (const [index, { endedAt = Infinity }] of ran.slice(0, -1).entries()) t.ok(endedAt <= (ran[index + 1]?.startedAt ?? 0), 'handlers do not overlap')
@@ -93,6 +94,7 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
     const accepted = responses.flatMap(({ status }, index) => status === 200 ? index : [])
     t.ok(accepted.length > 0)
     for (const { status } of responses) t.ok([200, 429].includes(status), `${status}`)
+    await waitForReports()
     const order = runsOf(id).map(({ data }) => data as number)
     const batchStarts = order.filter((n, index) => n - 1 !== order[index - 1])
     t.strictSame(batchStarts.sort((a, b) => a - b), accepted.map(index => index * 100))
@@ -109,6 +111,7 @@ t.test('messages of one session on several nodes', needsRedis, async t => {
     t.match(await response, { status: 200, body: 100, headers: { [REPLAYED]: undefined } })
     for (const repeat of repeats) t.match(await repeat, { status: 200, body: 100, headers: { [REPLAYED]: 'true' } })
     for (const message of later) t.match(await message, { status: 200 })
+    await waitForReports()
     const [slow, ...others] = runsOf(id)
     t.equal(others.length, 2)
     for (const { startedAt } of others) t.ok(startedAt >= (slow?.endedAt ?? Infinity))

@@ -20,7 +20,7 @@ t.test('a client continues on another node without loss or repeats after the nod
 })
 
 t.test('after a node is killed during a handler, a repeat is handled on another node, and queued messages follow', needsRedis, async t => {
-  const { nodes: [killedNode, other, third], runs } = await startCluster(t)
+  const { nodes: [killedNode, other, third], runs, waitForReports } = await startCluster(t)
   const { sessionId } = await openStream(t, third.url)
   const failed = t.rejects(postMessage(killedNode.url, sessionId, 1, { event: 'gate', key: 'a' }))
   await waitUntil(() => runs.length === 1, 'the handler')
@@ -33,6 +33,7 @@ t.test('after a node is killed during a handler, a repeat is handled on another 
   t.strictSame((await repeat).body, [1, 2, 3].map(body => ({ status: 200, body })))
   t.match(await later, { status: 200, body: 4 })
   t.match(await postMessage(third.url, sessionId, 1, { event: 'gate', key: 'a' }), { status: 200, body: 1, headers: { 'idempotent-replayed': 'true' } })
+  await waitForReports()
   const [first, ...others] = runs.sort((a, b) => a.startedAt - b.startedAt)
   t.match(first, { data: 1, endedAt: undefined })
   t.strictSame(others.flatMap(({ data, pid }) => pid === other.pid ? data : []), [1, 2, 3], 'the repeat runs first, then the other messages of its batch')

@@ -33,6 +33,7 @@ t.test('while Redis is down for ten seconds, POSTs get 503 and streams stay open
   await traffic.waitForProgress()
   for (const [index, { sessionId }] of streams.entries()) {
     t.match(await postMessage(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), { status: 200, headers: { 'idempotent-replayed': undefined } })
+    await cluster.waitForReports()
     t.equal(runs.filter(({ session }) => session === sessionId).length, 1)
   }
   await traffic.stop()

@@ -175,6 +175,8 @@ export interface Cluster {
   readonly hookCalls: HookCall[]
   /** The ids of the processes that were killed. */
   readonly killedPids: Set<number>
+  /** Resolves when `runs` contains every handler run whose response has arrived: reports and responses travel on different channels. */
+  waitForReports: () => Promise<void>
   /** Waits until a live node serves the stream of a session, and resolves with that node. */
   nodeWithStream: (session: string) => Promise<ClusterNode>
 }
@@ -203,5 +205,9 @@ export async function startCluster (t: Test, { redis: givenRedis, redisPort, lib
     }, 'a live node to serve the stream')
     return found as ClusterNode
   }
-  return { url, redis, nodes, ...shared, nodeWithStream }
+  const waitForReports = async (): Promise<void> => {
+    // The result of a command follows all earlier reports of its node.
+    await Promise.all(nodes.filter(({ isLive }) => isLive).map(node => node.call('stats')))
+  }
+  return { url, redis, nodes, ...shared, nodeWithStream, waitForReports }
 }

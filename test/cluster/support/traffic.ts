@@ -81,6 +81,7 @@ export class Traffic {
     await Promise.all(this.#loops)
     const last = this.confirmed.at(-1) ?? 0
     await waitUntil(() => this.clients.every(({ received }) => received.some(n => n >= last)), 'the last event').catch(() => {})
+    await this.#cluster.waitForReports()
   }
 
   /** Asserts that no event or message was lost, repeated or reordered, and which `reset`, `gap` and `close` events the clients got. Default: none. */
