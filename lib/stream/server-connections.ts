@@ -6,7 +6,8 @@ import { now } from '../log/log.js'
 type Server = FastifyInstance['server']
 
 interface Http2Connection {
-  readonly socket: Socket
+  /** `undefined` after the session has closed. Node never frees a session that it has closed because of a flood while a listener of the session still refers to the socket. */
+  socket: Socket | undefined
   streamCount: number
 }
 
@@ -40,13 +41,17 @@ export class ServerConnections {
       sockets.add(socket)
       socket.on('close', onSocketClose)
     })
-    let newestSocket: Socket
+    let newestSocket: Socket | undefined
     // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events, which runs later.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })
     server.on('session', (http2Session: ServerHttp2Session) => {
-      const connection = { socket: newestSocket, streamCount: 0 }
+      const connection: Http2Connection = { socket: newestSocket, streamCount: 0 }
+      newestSocket = undefined
       this.#http2.set(http2Session, connection)
-      http2Session.once('close', () => { this.#http2.delete(http2Session) })
+      http2Session.once('close', () => {
+        this.#http2.delete(http2Session)
+        connection.socket = undefined
+      })
       http2Session.on('stream', stream => {
         connection.streamCount++
         stream.once('close', () => {
@@ -87,5 +92,5 @@ function closeHttp2Session (http2Session: ServerHttp2Session, connection: Http2C
 }
 
 function destroyWhenIdle (connection: Http2Connection, timeout: number): void {
-  setTimeout(() => { if (connection.streamCount === 0) connection.socket.destroy() }, timeout).unref()
+  setTimeout(() => { if (connection.streamCount === 0) connection.socket?.destroy() }, timeout).unref()
 }
