@@ -1,3 +1,5 @@
+import { TimeSlice } from './time-slice.js'
+
 export interface Flushable {
   /** Writes everything that can be written now. */
   flush (): void
@@ -9,8 +11,9 @@ const TICKS_PER_BATCH = 4
 
 /**
  * Decides when streams write. A stream that has something to write is flushed in a later tick of the event loop, together
- * with all others that were scheduled until then. If there are many, each tick flushes only a part of them. So the event loop
- * can do other work between the ticks, and a stream that is flushed later also writes the events that were appended meanwhile.
+ * with all others that were scheduled until then. If there are many, each tick flushes only a part of them, for a limited time.
+ * So the event loop can do other work between the ticks, and a stream that is flushed later also writes the events that were
+ * appended meanwhile.
  */
 export class FlushScheduler {
   /** The streams that are being flushed; those before `#next` are done. */
@@ -56,10 +59,12 @@ export class FlushScheduler {
     }
     const batch = this.#batch
     const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / TICKS_PER_BATCH)))
+    const slice = minimum === Infinity ? undefined : new TimeSlice()
     while (this.#next < end) {
       (batch[this.#next++] as Flushable).flush()
       // A stream may have called `flushAll` while it was flushed.
       if (this.#batch !== batch) return
+      if (slice?.isOver() === true) break
     }
     if (this.#next < batch.length) return
     this.#batch = []

@@ -1,13 +1,16 @@
+import { TimeSlice } from './time-slice.js'
 import type { StreamWriter } from './stream-writer.js'
 
 // The first heartbeat after another write is at most a fifth of the interval too early.
 const TICKS_PER_INTERVAL = 5
 
-/** Writes to idle streams, so that proxies do not close their connections. It uses one timer for all streams. */
+/** Writes to idle streams, so that proxies do not close their connections. It uses one timer for all streams, and slices of time, so that many heartbeats do not block the event loop. */
 export class Heartbeat {
   readonly #streams: Iterable<StreamWriter>
   readonly #frame: string
   readonly #timer: NodeJS.Timeout | undefined
+  /** The next slice, if the streams of the last tick are not all checked yet. */
+  #nextSlice: NodeJS.Immediate | undefined
 
   /** `interval` in milliseconds; `false` turns heartbeats off. */
   constructor (interval: number | false, frame: string, streams: Iterable<StreamWriter>) {
@@ -18,11 +21,25 @@ export class Heartbeat {
 
   stop (): void {
     clearInterval(this.#timer)
+    clearImmediate(this.#nextSlice)
   }
 
   readonly #tick = (): void => {
-    for (const stream of this.#streams) {
+    if (this.#nextSlice === undefined) this.#check(this.#streams[Symbol.iterator]())
+  }
+
+  /** Checks streams until all are checked or the slice of time is over. */
+  #check (streams: Iterator<StreamWriter>): void {
+    const slice = new TimeSlice()
+    for (let next = streams.next(); next.done !== true; next = streams.next()) {
+      const stream = next.value
       if (++stream.idleTicks >= TICKS_PER_INTERVAL) stream.writeHeartbeat(this.#frame)
+      if (!slice.isOver()) continue
+      this.#nextSlice = setImmediate(() => {
+        this.#nextSlice = undefined
+        this.#check(streams)
+      })
+      return
     }
   }
 }

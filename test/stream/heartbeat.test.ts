@@ -3,12 +3,14 @@ import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import type { SseSessionsOptions } from '../../lib/index.js'
 import { Heartbeat } from '../../lib/stream/heartbeat.js'
+import type { StreamWriter } from '../../lib/stream/stream-writer.js'
 import { HEARTBEAT_FRAME } from '../../lib/wire/frame.js'
 import { kStream } from '../../lib/sessions/session.js'
+import { skewClock } from '../support/clock.js'
 import { eventSources } from '../support/event-sources.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
 import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient, type OpenedSession } from '../support/raw-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
 
 const INTERVAL = 1000
 
@@ -134,6 +136,35 @@ t.test('a stopped heartbeat does not check for idle streams any more', async t =
   heartbeat.stop()
   mock.timers.tick(INTERVAL)
   t.equal(checks, 5)
+})
+
+t.test('many heartbeats are written in slices of time, and other work runs between them', async t => {
+  mock.timers.enable({ apis: ['setInterval'] })
+  t.teardown(() => { mock.timers.reset() })
+  const skew = skewClock(t)
+  let written = 0
+  const streams = Array.from({ length: 40 }, () => ({
+    idleTicks: 4,
+    writeHeartbeat () {
+      this.idleTicks = 0
+      written++
+      skew(1)
+    }
+  }))
+  const heartbeat = new Heartbeat(INTERVAL, HEARTBEAT_FRAME, streams as unknown as StreamWriter[])
+  mock.timers.tick(INTERVAL / 5)
+  t.equal(written, 16)
+  mock.timers.tick(INTERVAL / 5)
+  t.equal(written, 16, 'a tick does not start a second round while the first is not done')
+  await nextEventLoopTurn()
+  t.equal(written, 32)
+  await nextEventLoopTurn()
+  t.equal(written, 40)
+  for (let i = 0; i < 5; i++) mock.timers.tick(INTERVAL / 5)
+  t.equal(written, 56)
+  heartbeat.stop()
+  await nextEventLoopTurn()
+  t.equal(written, 56, 'a stopped heartbeat writes no more')
 })
 
 for (const [name, open] of eventSources) {

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
+import { skewClock } from '../support/clock.js'
 import { nextEventLoopTurn } from '../support/wait.js'
 
 /** Creates streams that add their index to `flushed` when they are flushed, and then call `onFlush`. */
@@ -35,6 +36,18 @@ t.test('a large batch is flushed in parts, in order, one part in each tick of th
     }
     t.strictSame(flushed, range(count))
   }
+})
+
+t.test('a tick flushes no more streams when its slice of time is over', async t => {
+  const skew = skewClock(t)
+  const flushed: number[] = []
+  for (const stream of createStreams(100, flushed, () => { skew(1) })) flushScheduler.schedule(stream)
+  for (const length of [16, 32, 48]) {
+    await nextEventLoopTurn()
+    t.equal(flushed.length, length)
+  }
+  flushScheduler.flushAll()
+  t.strictSame(flushed, range(100), 'flushAll has no limit of time')
 })
 
 t.test('a stream that is scheduled during a batch is flushed after that batch', async t => {
