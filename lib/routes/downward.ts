@@ -5,6 +5,7 @@ import { greet } from '../sessions/echo.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { StreamAttachment } from '../sessions/session-stream.js'
 import type { Sessions } from '../sessions/sessions.js'
+import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
 import { ResponseSink, StreamPayload, takeOverStream } from '../stream/response-sink.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
@@ -43,7 +44,9 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     return
   }
   if (!acceptsEventStream(getHeader(request, 'accept'))) throw new NotAcceptable()
-  if (sessions.closing) {
+  // Otherwise one connection could open any number of sessions, of which it receives only the first stream.
+  const canWait = !isPipelined(reply.raw) || await waitForConnection(reply.raw)
+  if (sessions.closing || !canWait) {
     sendRetry(sessions, reply)
     return
   }

@@ -1,48 +1,81 @@
-import t from 'tap'
-import type { Session } from '../../lib/index.js'
-import { serve } from '../support/server.js'
+import t, { type Test } from 'tap'
+import type { SseSessionsOptions } from '../../lib/index.js'
+import { serve, type TestServer } from '../support/server.js'
 import { openStream } from '../support/http-client.js'
-import { formatGet, recordOpenedSessions, waitForStreams, openRawClient } from '../support/raw-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { formatGet, recordOpenedSessions, openRawClient, type OpenedSession } from '../support/raw-client.js'
+import { deferred, nextEventLoopTurn, waitUntil } from '../support/wait.js'
 
-t.test('streams that are pipelined over one connection end with the connection', async t => {
+t.test('a pipelined request opens a session only when the responses before it have ended', async t => {
   const { sessions, port } = await serve(t)
+  const opened = recordOpenedSessions(sessions)
   const client = openRawClient(t, port, { request: formatGet().repeat(5) })
-  await waitForStreams(sessions, 5)
+  await client.waitFor('event: welcome')
+  const [{ session }] = opened as [OpenedSession]
+  await session.send('after the other requests')
+  await client.waitFor('after the other requests')
+  t.strictSame([sessions.size, sessions.stats().streams], [1, 1])
   client.socket.destroy()
-  await waitUntil(() => sessions.stats().streams === 0, 'the end of the streams')
-  t.equal(sessions.size, 5)
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of the stream')
+  t.equal(sessions.size, 1)
 })
 
-t.test('a stream that is pipelined after another response starts when that response has ended', async t => {
+t.test('a pipelined request does not keep a session from expiring', async t => {
+  const { sessions, url, port } = await serve(t, { resumeTimeout: 50 })
+  const lost = await openStream(t, url)
+  const client = openRawClient(t, port, { request: formatGet() + formatGet({ 'x-session-id': lost.sessionId }) })
+  await client.waitFor('event: welcome')
+  lost.destroy()
+  await waitUntil(() => sessions.size === 1, 'the expiry')
+})
+
+/** A request of a route whose response is held back until the gate is open. */
+const HELD_GET = 'GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n'
+
+/** Serves a route whose response waits for a gate, and records the bodies of all responses to GETs of the stream that Fastify sends itself. */
+async function serveGate (t: Test, options: SseSessionsOptions = {}): Promise<TestServer & { readonly openGate: () => void, readonly requested: string[], readonly bodies: unknown[] }> {
   const gate = deferred()
-  const { sessions, port } = await serve(t, {}, { beforeRegister: app => { app.get('/held', async () => await gate.promise) } })
-  const opened = recordOpenedSessions(sessions)
-  const client = openRawClient(t, port, { request: `GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n${formatGet()}` })
-  await waitForStreams(sessions, 1)
-  await opened[0]?.session.send('from behind')
-  t.equal(client.text(), '')
-  gate.resolve()
+  const requested: string[] = []
+  const bodies: unknown[] = []
+  const served = await serve(t, options, {
+    beforeRegister: app => {
+      app.get('/held', async () => await gate.promise)
+      app.addHook('onRequest', async ({ url }) => { requested.push(url) })
+      app.addHook('onSend', async (_request, _reply, payload) => { if (typeof payload === 'string') bodies.push(payload) })
+    }
+  })
+  return { ...served, openGate: gate.resolve, requested, bodies }
+}
+
+t.test('a stream that is pipelined after another response starts when that response has ended', async t => {
+  const { sessions, port, openGate, requested } = await serveGate(t)
+  const client = openRawClient(t, port, { request: HELD_GET + formatGet() })
+  await waitUntil(() => requested.length === 2, 'both requests')
+  await nextEventLoopTurn()
+  t.equal(sessions.size, 0)
+  openGate()
+  await client.waitFor('event: welcome')
+  await sessions.broadcast('message', 'from behind')
   await client.waitFor('from behind')
   t.match(client.text(), /HTTP\/1.1 200 OK[^]+HTTP\/1.1 200 OK[^]+event: welcome[^]+from behind/)
 })
 
-t.test('a stream that is pipelined after another is lost when the first ends and closes the connection', async t => {
-  const { sessions, url, port } = await serve(t)
-  const opened = recordOpenedSessions(sessions)
-  const lost: Session[] = []
-  sessions.addHook('onDisconnect', session => { lost.push(session) })
-  const client = openRawClient(t, port, { request: formatGet().repeat(2) })
-  await waitForStreams(sessions, 2)
-  const [first, second] = opened.map(({ session }) => session)
-  await second?.send('from the second')
-  await first?.close()
-  await withTimeout(client.closed, 'the end of the connection')
-  await waitUntil(() => sessions.stats().streams === 0, 'the end of the streams')
-  // Both the response and the connection emit an event; a second report would come by now.
-  await new Promise(setImmediate)
-  t.ok(lost.length === 1 && lost[0] === second, 'its disconnect is reported once')
-  t.notMatch(client.text(), 'from the second')
-  const resumed = await openStream(t, url, { headers: { 'last-event-id': `${String(second?.id)}.0` } })
-  await resumed.waitFor(({ data }) => data === 'from the second')
+t.test('a pipelined request opens no session if its connection is lost before', async t => {
+  const { app, sessions, port, requested } = await serveGate(t)
+  const client = openRawClient(t, port, { request: HELD_GET + formatGet() })
+  await waitUntil(() => requested.length === 2, 'both requests')
+  client.socket.destroy()
+  await waitUntil(async () => await new Promise<boolean>(resolve => { app.server.getConnections((_error, count) => { resolve(count === 0) }) }), 'the end of the connection')
+  await nextEventLoopTurn()
+  t.equal(sessions.size, 0)
+})
+
+t.test('at most eight requests for streams wait on one connection, and the others get a retry delay', async t => {
+  const { sessions, port, openGate, requested, bodies } = await serveGate(t, { retry: 7 })
+  const client = openRawClient(t, port, { request: HELD_GET + formatGet().repeat(10) })
+  await waitUntil(() => requested.length === 11, 'all requests')
+  await waitUntil(() => bodies.length === 2, 'the responses')
+  t.strictSame(bodies, ['retry: 7\n\n', 'retry: 7\n\n'])
+  openGate()
+  await client.waitFor('event: welcome')
+  t.equal(sessions.size, 1)
 })
