@@ -1,0 +1,446 @@
+import type { Session, Sessions } from '../../../lib/index.js'
+import { createRandom } from '../../support/random.js'
+import { Model, type Call, type ClientModel, type SentEvent, type Violation } from './model.js'
+import { Network, type ConnectionKind, type Direction, type Latency } from './network.js'
+import { Client, Node, type ClusterOptions, type World } from './participants.js'
+import type { RedisEngine } from './redis-engine.js'
+import { Scheduler } from './scheduler.js'
+
+/** One step of a history. `after` is the number of milliseconds since the previous step. Other numbers choose a participant. */
+type Step = { readonly after: number } & (
+  | { readonly kind: 'emit', readonly client: number, readonly node: number, readonly count: number }
+  | { readonly kind: 'publish', readonly channel: string, readonly node: number, readonly count: number, readonly except: number | undefined }
+  | { readonly kind: 'broadcast', readonly node: number, readonly except: number | undefined }
+  | { readonly kind: 'join' | 'leave', readonly client: number, readonly node: number, readonly channel: string }
+  | { readonly kind: 'update', readonly client: number, readonly node: number }
+  | { readonly kind: 'close', readonly client: number, readonly node: number }
+  | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number }
+  | { readonly kind: 'move', readonly client: number, readonly node: number, readonly ms: number }
+  | { readonly kind: 'cut' | 'half-open', readonly node: number, readonly connection: ConnectionKind, readonly refusedFor: number }
+  | { readonly kind: 'block', readonly node: number, readonly connection: ConnectionKind, readonly direction: Direction, readonly ms: number }
+  | { readonly kind: 'pause', readonly node: number, readonly ms: number }
+  | { readonly kind: 'crash' | 'shutdown', readonly node: number, readonly ms: number }
+  | { readonly kind: 'restart-redis', readonly ms: number }
+  | { readonly kind: 'kill-subscriptions' }
+)
+
+type Kind = Step['kind']
+
+export interface Plan {
+  readonly seed: number
+  readonly options: ClusterOptions
+  readonly latency: Latency
+  readonly clients: number
+  /** Whether the steps start before the nodes have started. */
+  readonly isEarly: boolean
+  /** Whether the first client disconnects for good at the end, so that its session expires. */
+  readonly isAbandoned: boolean
+  readonly steps: Step[]
+}
+
+export interface Result {
+  readonly violations: readonly Violation[]
+  readonly trace: readonly string[]
+  /** Virtual milliseconds. */
+  readonly duration: number
+}
+
+const NODES = 3
+const CHANNELS = ['a', 'b']
+/** Milliseconds after the last fault in which every client must have everything. */
+const PATIENCE = 15_000
+/** Longer than all faults of a history, so that no session expires. */
+const RESUME_TIMEOUT = 60_000
+const LARGE_LOG = 1000
+
+const actions: Array<[kind: Kind, weight: number]> = [
+  ['emit', 8], ['publish', 10], ['broadcast', 4], ['join', 8], ['leave', 5], ['update', 2], ['close', 1], ['message', 9], ['move', 8]
+]
+const faults: Array<[kind: Kind, weight: number]> = [
+  ['cut', 6], ['block', 8], ['half-open', 2], ['pause', 1], ['crash', 1], ['shutdown', 2], ['restart-redis', 1], ['kill-subscriptions', 1]
+]
+
+/** Creates the history of a seed. */
+export function createPlan (seed: number): Plan {
+  const random = createRandom(seed)
+  const below = (limit: number): number => Math.floor(random() * limit)
+  const choose = <T>(items: readonly T[]): T => items[below(items.length)] as T
+  const chooseWeighted = (items: ReadonlyArray<[kind: Kind, weight: number]>): Kind => {
+    let left = random() * items.reduce((sum, [, weight]) => sum + weight, 0)
+    return (items.find(([, weight]) => (left -= weight) < 0) ?? items[0] as [Kind, number])[0]
+  }
+  const lease = choose([1500, 2500])
+  const entries = random() < 0.8 ? LARGE_LOG : 2 + below(6)
+  const clients = 1 + below(3)
+  const faultShare = choose([0.1, 0.25, 0.4])
+  /** Mostly shorter than the time after which the others treat a node as dead. */
+  const faultDuration = (): number => random() < 0.8 ? 5 + random() * lease * 0.4 : random() * lease * 1.8
+  // Most of a history happens to one client and one node, because most faults need several events in one place.
+  const busyNode = below(NODES)
+  const busyClient = below(clients)
+  const chooseConnection = (): ConnectionKind => choose(['commands', 'subscription'])
+  const createStep = (): Step => {
+    const kind = chooseWeighted(random() < faultShare ? faults : actions)
+    const after = random() < 0.85 ? random() * 4 : random() * 200
+    const node = random() < (kind === 'move' || faults.some(([fault]) => fault === kind) ? 0.6 : 0.2) ? busyNode : below(NODES)
+    const client = random() < 0.6 ? busyClient : below(clients)
+    const channel = choose(CHANNELS)
+    const except = random() < 0.2 ? client : undefined
+    const count = random() < 0.7 ? 1 : 2 + below(4)
+    switch (kind) {
+      case 'emit': return { after, kind, client, node, count }
+      case 'publish': return { after, kind, channel, node, count, except }
+      case 'broadcast': return { after, kind, node, except }
+      case 'join':
+      case 'leave': return { after, kind, client, node, channel }
+      case 'update':
+      case 'close': return { after, kind, client, node }
+      case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2) }
+      case 'move': return { after, kind, client, node, ms: random() < 0.7 ? random() * 3 : random() * 500 }
+      case 'cut': return { after, kind, node, connection: chooseConnection(), refusedFor: random() < 0.7 ? 0 : faultDuration() }
+      case 'half-open': return { after, kind, node, connection: chooseConnection(), refusedFor: 0 }
+      case 'block': return { after, kind, node, connection: chooseConnection(), direction: random() < 0.7 ? 'down' : 'up', ms: faultDuration() }
+      case 'pause': return { after, kind, node, ms: faultDuration() * 2 }
+      case 'crash':
+      case 'shutdown': return { after, kind, node, ms: random() * 500 }
+      case 'restart-redis': return { after, kind, ms: faultDuration() }
+      case 'kill-subscriptions': return { after, kind }
+    }
+  }
+  return {
+    seed,
+    options: {
+      lease,
+      libraries: Array.from({ length: NODES }, () => choose(['ioredis', 'redis'])),
+      plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 300, log: { entries }, channelLog: { entries } }
+    },
+    latency: choose([{ usual: 0.5, slow: 1, slowShare: 0 }, { usual: 1, slow: 40, slowShare: 0.1 }, { usual: 5, slow: 300, slowShare: 0.05 }]),
+    clients,
+    isEarly: random() < 0.1,
+    isAbandoned: random() < 0.03,
+    steps: Array.from({ length: 10 + below(30) }, createStep)
+  }
+}
+
+/** Runs histories, one after the other. */
+export class Simulation {
+  readonly #scheduler = new Scheduler()
+  readonly #network: Network
+
+  constructor (engine: RedisEngine) {
+    this.#network = new Network(this.#scheduler, engine)
+  }
+
+  async run (plan: Plan, isTraced = false): Promise<Result> {
+    const scheduler = this.#scheduler
+    scheduler.reset(plan.seed)
+    scheduler.trace = isTraced ? [] : undefined
+    await this.#network.reset(plan.seed, plan.latency)
+    const history = new History(plan, scheduler, this.#network)
+    try {
+      await history.run()
+    } catch (error) {
+      history.model.fail('simulation', String((error as Error).stack))
+    }
+    return { violations: history.model.violations, trace: scheduler.trace ?? [], duration: scheduler.time }
+  }
+
+  /** Removes steps from a plan while it still violates the same guarantee. */
+  async shrink (plan: Plan, kind: string): Promise<Plan> {
+    let smallest = plan
+    for (let size = Math.ceil(plan.steps.length / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
+      for (let from = 0; from < smallest.steps.length;) {
+        const candidate = { ...smallest, steps: smallest.steps.toSpliced(from, size) }
+        const { violations } = await this.run(candidate)
+        if (violations.some(violation => violation.kind === kind)) smallest = candidate
+        else from += size
+      }
+    }
+    return smallest
+  }
+}
+
+class History {
+  readonly model: Model
+  readonly #plan: Plan
+  readonly #scheduler: Scheduler
+  readonly #network: Network
+  readonly #nodes: Node[]
+  readonly #clients: Client[]
+  readonly #random: () => number
+  /** When the effects of all faults have ended. */
+  #healthyAt = 0
+  #isFinishing = false
+  #batches = 0
+  #updates = 0
+
+  constructor (plan: Plan, scheduler: Scheduler, network: Network) {
+    this.#plan = plan
+    this.#scheduler = scheduler
+    this.#network = network
+    this.#random = createRandom(plan.seed + 1)
+    this.model = new Model(plan.options.plugin.log?.entries === LARGE_LOG)
+    const world: World = { scheduler, network, model: this.model, options: plan.options, nodes: [], random: this.#random }
+    this.#nodes = world.nodes
+    for (let index = 0; index < NODES; index++) world.nodes.push(new Node(world, index))
+    this.#clients = Array.from({ length: plan.clients }, (_, index) => {
+      const model = this.model.addClient(index)
+      return new Client(world, model)
+    })
+    scheduler.onUnhandled = error => { this.model.fail('unhandled', String((error as Error)?.stack ?? error)) }
+    network.onReply = process => { this.#nodes.find(node => node.process === process)?.onReply() }
+  }
+
+  async run (): Promise<void> {
+    const scheduler = this.#scheduler
+    for (const node of this.#nodes) node.start()
+    for (const client of this.#clients) scheduler.schedule(this.#random() * 20, scheduler.driver, () => { client.connect() })
+    if (!this.#plan.isEarly) await scheduler.runUntil(() => this.#nodes.every(({ isLive }) => isLive) && this.#clients.every(({ isConnected }) => isConnected), PATIENCE)
+    let at = 0
+    for (const step of this.#plan.steps) {
+      at += step.after
+      scheduler.schedule(at, scheduler.driver, () => { this.#execute(step) })
+    }
+    await scheduler.runUntil(() => false, at + 1)
+    await scheduler.runUntil(() => false, this.#healthyAt - scheduler.time)
+    this.#isFinishing = true
+    await this.#finish()
+    for (const node of this.#nodes) node.checkSilence()
+    this.model.check()
+  }
+
+  /** Waits until every client has received everything, then closes all sessions and nodes. */
+  async #finish (): Promise<void> {
+    const { model } = this
+    const scheduler = this.#scheduler
+    const nodes = this.#nodes
+    const clients = this.#clients
+    let end = scheduler.time + PATIENCE
+    const wait = async (what: string, condition: () => boolean): Promise<void> => {
+      if (!await scheduler.runUntil(condition, end - scheduler.time)) throw new Stuck(`${what} ${PATIENCE} ms after the last fault`)
+    }
+    /** Repeats a call until it is confirmed. */
+    const confirm = async (what: string, call: () => Call): Promise<void> => {
+      let current: Call | undefined
+      const start = (): void => { scheduler.schedule(20, this.#liveNode().process, () => { current = call() }) }
+      start()
+      await wait(`${what} was not confirmed`, () => {
+        if (current?.outcome === 'unknown') {
+          current = undefined
+          start()
+        }
+        return current?.outcome === 'confirmed' || current?.outcome === 'refused'
+      })
+    }
+    try {
+      await wait('a node had not started', () => nodes.every(node => node.process.isAlive ? node.isLive : node.start()))
+      await wait('a client had no stream', () => clients.every(client => !client.isActive || client.isConnected))
+      await wait('a message had no response', () => model.messages.every(({ resolvedAt }) => resolvedAt < Infinity))
+      await wait('an event was not confirmed', () => model.events.every(({ outcome, process }) => outcome !== 'pending' || !process.isAlive))
+      // The last events show what is missing before them.
+      for (const client of clients) if (client.isActive) await confirm('an event', () => this.#emit(this.#liveNode(), client.model))
+      for (const channel of CHANNELS) await confirm('an event', () => this.#publish(this.#liveNode(), channel, undefined))
+      await confirm('an event', () => this.#broadcast(this.#liveNode(), undefined))
+      await wait('a client had not received everything', () => clients.every(client => !client.isActive || model.hasReceivedAll(client.model)))
+      await this.#checkStates(wait)
+      const [abandoned] = this.#plan.isAbandoned ? clients : []
+      abandoned?.leave()
+      end = scheduler.time + PATIENCE
+      for (const client of clients) {
+        if (client !== abandoned && client.model.close?.outcome !== 'confirmed') await confirm('a close', () => this.#close(this.#liveNode(), client.model))
+      }
+      await wait('a client had not received close', () => clients.every(client => !client.isActive))
+      if (abandoned !== undefined) {
+        // The number of sessions can be one second old.
+        await scheduler.runUntil(() => false, 1100)
+        end += 2.5 * RESUME_TIMEOUT
+        await wait('a session had not expired', () => nodes.every(({ sessions }) => sessions?.size === 0))
+      }
+      await wait('a node had streams or channels', () => nodes.every(({ sessions }) => sessions?.stats().streams === 0 && sessions.stats().channels === 0))
+      for (const node of nodes) node.close()
+      await wait('a node had not closed', () => nodes.every(node => !node.process.isAlive))
+      await this.#checkKeys()
+    } catch (error) {
+      if (!(error instanceof Stuck)) throw error
+      model.fail('stuck', error.message)
+    }
+  }
+
+  /** Checks that every node has the data and the channels of every session. */
+  async #checkStates (wait: (what: string, condition: () => boolean) => Promise<void>): Promise<void> {
+    for (const { model: client, isActive, sessionId = '' } of this.#clients) {
+      if (!isActive || client.close !== undefined) continue
+      for (const node of this.#nodes) {
+        let state: { data: object, channels: string[] } | undefined
+        this.#scheduler.schedule(0, node.process, () => {
+          const read = (): void => {
+            node.sessions?.find(sessionId).then(session => {
+              state = { data: session?.data ?? {}, channels: session?.channels ?? [] }
+            }, () => { this.#scheduler.schedule(50, node.process, read) })
+          }
+          read()
+        })
+        await wait('a session was not found', () => state !== undefined)
+        this.model.checkState(client, node, state?.data ?? {}, state?.channels ?? [])
+      }
+    }
+  }
+
+  /** Checks that only what has no session is left, and what expires. */
+  async #checkKeys (): Promise<void> {
+    const keys = await this.#network.engine.persistentKeys()
+    const left = [...keys].filter(([, length]) => length > 8)
+    if (keys.size > 3 || left.length > 0) this.model.fail('keys', `without an expiry are left: ${[...keys].map(([key, length]) => `${key} with ${length}`).join(', ')}`)
+  }
+
+  #execute (step: Step): void {
+    const scheduler = this.#scheduler
+    const network = this.#network
+    scheduler.log(`step ${JSON.stringify(step)}`)
+    const node = this.#nodes['node' in step ? step.node : 0] as Node
+    const client = this.#clients['client' in step ? step.client : 0] as Client
+    const except = 'except' in step && step.except !== undefined ? this.#clients[step.except]?.model : undefined
+    /** Runs in the process of the node, if it is live then. */
+    const onNode = (run: (sessions: Sessions) => void): void => {
+      scheduler.schedule(0, node.process, () => { if (node.isLive && client.sessionId !== undefined && node.sessions !== undefined) run(node.sessions) })
+    }
+    switch (step.kind) {
+      case 'emit':
+        onNode(() => { for (let count = 0; count < step.count; count++) this.#emit(node, client.model) })
+        break
+      case 'publish':
+        onNode(() => { for (let count = 0; count < step.count; count++) this.#publish(node, step.channel, except) })
+        break
+      case 'broadcast':
+        onNode(() => { this.#broadcast(node, except) })
+        break
+      case 'join':
+      case 'leave':
+        onNode(sessions => {
+          client.model.memberships.push(this.model.record({ kind: step.kind, channel: step.channel }, this.#withSession(sessions, client.model, session => session[step.kind](step.channel)), step.kind))
+        })
+        break
+      case 'update':
+        onNode(sessions => {
+          const property = `p${++this.#updates}`
+          client.model.updates.push(this.model.record({ property }, this.#withSession(sessions, client.model, session => session.update({ [property]: property })), 'update'))
+        })
+        break
+      case 'close':
+        onNode(() => { this.#close(node, client.model) })
+        break
+      case 'message':
+        if (client.sessionId === undefined || !client.isActive) break
+        this.#send(client, node, step)
+        break
+      case 'move':
+        client.cut(node, step.ms)
+        break
+      case 'cut':
+        for (const connection of network.find(node.process, step.connection)) connection.cut()
+        network.refuse(node.process, step.refusedFor)
+        this.#onFault(step.refusedFor)
+        break
+      case 'half-open':
+        for (const connection of network.find(node.process, step.connection)) connection.halfOpen()
+        this.#onFault(0)
+        break
+      case 'block':
+        for (const connection of network.find(node.process, step.connection)) connection.block(step.direction, step.ms)
+        this.#onFault(step.ms)
+        break
+      case 'pause':
+        scheduler.log(`${node.process.name} is paused`)
+        node.process.pausedUntil = scheduler.time + step.ms
+        for (const other of this.#clients) if (other.node === node && this.#random() < 0.6) other.cut(undefined, this.#random() * step.ms)
+        this.#onFault(step.ms)
+        break
+      case 'crash':
+      case 'shutdown':
+        if (!node.isLive) break
+        if (step.kind === 'crash') node.crash()
+        else node.close()
+        this.#restartLater(node, step.ms)
+        this.#onFault(step.ms)
+        break
+      case 'restart-redis':
+        network.engine.forgetScripts()
+        for (const connection of network.find()) connection.cut()
+        for (const { process } of this.#nodes) network.refuse(process, step.ms)
+        this.#onFault(step.ms)
+        break
+      case 'kill-subscriptions':
+        for (const connection of network.find(undefined, 'subscription')) connection.cut()
+        this.#onFault(0)
+    }
+  }
+
+  /** Starts a node again when its process has ended. */
+  #restartLater (node: Node, ms: number): void {
+    this.#scheduler.schedule(ms, this.#scheduler.driver, () => {
+      if (this.#isFinishing) return
+      if (node.process.isAlive) this.#restartLater(node, 50)
+      else node.start()
+    })
+  }
+
+  #onFault (ms: number): void {
+    this.#healthyAt = Math.max(this.#healthyAt, this.#scheduler.time + ms)
+  }
+
+  #liveNode (): Node {
+    const live = this.#nodes.filter(({ isLive }) => isLive)
+    return live[Math.floor(this.#random() * live.length)] ?? this.#nodes[0] as Node
+  }
+
+  #send (client: Client, node: Node, { count, hasKey, duration, repeats }: Extract<Step, { kind: 'message' }>): void {
+    const batch = ++this.#batches
+    const messages = Array.from({ length: count }, () => this.model.addMessage(client.model, hasKey, batch, duration))
+    client.send(messages, node.isLive ? node : undefined)
+    // A client that gets no response in time repeats the message, often on another node.
+    for (let repeat = hasKey ? 0 : repeats; repeat < repeats; repeat++) {
+      this.#scheduler.schedule(this.#random() * 30, this.#scheduler.driver, () => { client.send(messages) })
+    }
+  }
+
+  #emit (node: Node, client: ClientModel): SentEvent {
+    return this.#sendEvent({ kind: 'session', channel: '', client, except: undefined, process: node.process }, event => this.#withSession(node.sessions, client, session => session.emit('event', event)))
+  }
+
+  #publish (node: Node, channel: string, except: ClientModel | undefined): SentEvent {
+    return this.#sendEvent({ kind: 'channel', channel, client: undefined, except, process: node.process }, async event => {
+      await node.sessions?.channel(channel).emit('event', event, except?.sessionId === undefined ? {} : { except: { id: except.sessionId } })
+    })
+  }
+
+  #broadcast (node: Node, except: ClientModel | undefined): SentEvent {
+    return this.#sendEvent({ kind: 'broadcast', channel: '', client: undefined, except, process: node.process }, async event => {
+      await node.sessions?.broadcast('event', event, except?.sessionId === undefined ? {} : { except: { id: except.sessionId } })
+    })
+  }
+
+  #sendEvent (properties: Pick<SentEvent, 'kind' | 'channel' | 'client' | 'except' | 'process'>, send: (data: object) => Promise<void>): SentEvent {
+    const { events } = this.model
+    const n = events.length
+    // `except` is only the client whose session id was known.
+    const except = properties.except?.sessionId === undefined ? undefined : properties.except
+    const event = this.model.record({ ...properties, except, n, position: undefined }, send({ n }), 'an event')
+    events.push(event)
+    return event
+  }
+
+  #close (node: Node, client: ClientModel): Call {
+    const call = this.model.record({}, this.#withSession(node.sessions, client, session => session.close('done')), 'close')
+    client.close ??= call
+    return call
+  }
+
+  async #withSession (sessions: Sessions | undefined, { sessionId = '' }: ClientModel, run: (session: Session) => Promise<void>): Promise<void> {
+    const session = await sessions?.find(sessionId)
+    // It was closed.
+    if (session === undefined) throw Object.assign(new Error('There is no such session'), { code: 'SESSION_MISSING' })
+    await run(session)
+  }
+}
+
+class Stuck extends Error {}

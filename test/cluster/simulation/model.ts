@@ -1,0 +1,379 @@
+import type { Node } from './participants.js'
+import type { SimulatedProcess } from './scheduler.js'
+
+/** What the nodes have done with a call. A call that rejected as unavailable, or whose node died, may have been executed. */
+type Outcome = 'pending' | 'confirmed' | 'unknown' | 'refused'
+
+export interface Call {
+  /** The number of the observation at which it started, and at which its outcome was known. */
+  readonly startedAt: number
+  settledAt: number
+  outcome: Outcome
+}
+
+export interface SentEvent extends Call {
+  readonly n: number
+  readonly kind: 'session' | 'channel' | 'broadcast'
+  /** The channel. */
+  readonly channel: string
+  /** The client of the session that it is sent to. */
+  readonly client: ClientModel | undefined
+  /** The client that does not receive it. */
+  readonly except: ClientModel | undefined
+  readonly process: SimulatedProcess
+  /** Its position, once a client has received it. */
+  position: number | undefined
+}
+
+interface Membership extends Call {
+  readonly kind: 'join' | 'leave'
+  readonly channel: string
+}
+
+interface Update extends Call {
+  readonly property: string
+}
+
+interface ReceivedEvent {
+  readonly event: SentEvent
+  readonly position: number
+}
+
+interface ReceivedGap {
+  readonly after: number
+  readonly resumedAt: number
+  readonly reason: string
+}
+
+export class ClientModel {
+  readonly index: number
+  sessionId: string | undefined
+  openedAt = Infinity
+  openingAt = Infinity
+  isClosed = false
+  /** Whether it has disconnected for good, so that its session expires. */
+  hasLeft = false
+  /** Whether it has lost its session. */
+  isLost = false
+  close: Call | undefined
+  readonly received: ReceivedEvent[] = []
+  readonly gaps: ReceivedGap[] = []
+  readonly memberships: Membership[] = []
+  readonly updates: Update[] = []
+  lastPosition = 0
+
+  constructor (index: number) {
+    this.index = index
+  }
+}
+
+export interface Run {
+  readonly name: string
+  readonly message: MessageModel
+  readonly process: string
+  readonly startedAt: number
+  endedAt: number
+}
+
+export interface MessageModel {
+  readonly n: number
+  readonly client: ClientModel
+  readonly key: string | undefined
+  /** Messages of one batch have the same number. */
+  readonly batch: number
+  /** Milliseconds that its handler runs. */
+  readonly duration: number
+  readonly runs: Run[]
+  /** The runs that the responses name. */
+  readonly responses: string[]
+  firstSentAt: number
+  /** When the first response arrived. */
+  respondedAt: number
+  /** When the client got a response or gave up. */
+  resolvedAt: number
+}
+
+interface Failure {
+  readonly process: string
+  readonly from: number
+  readonly to: number
+}
+
+export interface Violation {
+  /** A short name of the invariant. */
+  readonly kind: string
+  readonly text: string
+}
+
+/** Records what the participants do and receive, and checks the guarantees. */
+export class Model {
+  readonly violations: Violation[] = []
+  readonly clients: ClientModel[] = []
+  readonly events: SentEvent[] = []
+  readonly messages: MessageModel[] = []
+  readonly runs: Run[] = []
+  readonly #closeHooks = new Map<string, Array<{ reason: string, process: string, at: number }>>()
+  /** When a process was dead, or could be treated as dead. */
+  readonly #failures: Failure[] = []
+  /** Whether the logs are large enough for everything. Then no gap is allowed. */
+  readonly #hasLargeLogs: boolean
+  #observations = 0
+
+  constructor (hasLargeLogs: boolean) {
+    this.#hasLargeLogs = hasLargeLogs
+  }
+
+  addClient (index: number): ClientModel {
+    const client = new ClientModel(index)
+    this.clients.push(client)
+    return client
+  }
+
+  addMessage (client: ClientModel, hasKey: boolean, batch: number, duration: number): MessageModel {
+    const n = this.messages.length
+    const message: MessageModel = { n, client, key: hasKey ? `key ${n}` : undefined, batch, duration, runs: [], responses: [], firstSentAt: Infinity, respondedAt: Infinity, resolvedAt: Infinity }
+    this.messages.push(message)
+    return message
+  }
+
+  fail (kind: string, text: string): void {
+    this.violations.push({ kind, text })
+  }
+
+  expectUnavailable (error: unknown, what: string): void {
+    const { code } = error as { code?: string }
+    if (code !== 'FST_SSE_STORE_UNAVAILABLE' && code !== 'FST_SSE_CLOSING') this.fail('error', `${what} rejected with ${String((error as Error).stack)}`)
+  }
+
+  observe (): number {
+    return ++this.#observations
+  }
+
+  /** Records a call from its start to its outcome. */
+  record<T extends object> (properties: T, call: Promise<unknown>, what: string): T & Call {
+    const record = { ...properties, startedAt: this.observe(), settledAt: Infinity, outcome: 'pending' as Outcome }
+    call.then(() => { record.outcome = 'confirmed' }, (error: unknown) => {
+      const { code } = error as { code?: string }
+      if (code === 'FST_SSE_SESSION_OVER' || code === 'SESSION_MISSING') record.outcome = 'refused'
+      else {
+        this.expectUnavailable(error, what)
+        record.outcome = 'unknown'
+      }
+    }).finally(() => { record.settledAt = this.observe() })
+    return record
+  }
+
+  /** A process may have been treated as dead by the others since an observation. */
+  onFailure ({ name }: SimulatedProcess, from: number, to: number): void {
+    this.#failures.push({ process: name, from, to })
+  }
+
+  onOpening (client: ClientModel): void {
+    client.openingAt = Math.min(client.openingAt, this.observe())
+  }
+
+  onWelcome (client: ClientModel, sessionId: string, isUnknown: boolean): void {
+    if (client.sessionId === undefined) {
+      client.sessionId = sessionId
+      client.openedAt = this.observe()
+    } else if (isUnknown || client.sessionId !== sessionId) {
+      client.isLost = true
+      if (client.close === undefined) this.fail('session-lost', `client ${client.index} got another session`)
+    }
+  }
+
+  onReplaced (client: ClientModel): void {
+    this.fail('replaced', `client ${client.index} has one stream, and it was replaced`)
+  }
+
+  onEvent (client: ClientModel, name: string, data: Record<string, unknown>, position: number | undefined): void {
+    this.observe()
+    if (client.isLost || name === 'replaced') return
+    const who = `client ${client.index}`
+    if (name === 'close') {
+      client.isClosed = true
+      if (client.close === undefined) this.fail('closed', `${who} received close ${JSON.stringify(data)}, but nobody has closed its session`)
+      return
+    }
+    if (client.isClosed) this.fail('after-close', `${who} received ${name} after close`)
+    if (name === 'gap') {
+      client.gaps.push(data as unknown as ReceivedGap)
+      if (this.#hasLargeLogs) this.fail('false-gap', `${who} received a gap ${JSON.stringify(data)}, but no log was full`)
+      return
+    }
+    const event = this.events[Number(data.n)]
+    if (event === undefined || position === undefined) {
+      this.fail('unknown-event', `${who} received ${JSON.stringify(data)}`)
+      return
+    }
+    if (position <= client.lastPosition) this.fail('position', `${who} received ${event.n} at ${position} after ${client.lastPosition}`)
+    client.lastPosition = position
+    if (event.position !== undefined && event.position !== position) this.fail('position', `event ${event.n} has the positions ${event.position} and ${position}`)
+    event.position = position
+    if (client.received.some(other => other.event === event)) this.fail('duplicate', `${who} received ${event.n} twice`)
+    client.received.push({ event, position })
+  }
+
+  onAttempt (message: MessageModel, node: Node): { node: Node } {
+    if (message.firstSentAt === Infinity) message.firstSentAt = this.observe()
+    return { node }
+  }
+
+  /** Records the response to a message. Returns whether the client should repeat the message. */
+  onAttemptEnd (message: MessageModel, { node }: { node: Node }, result: PromiseSettledResult<string> | undefined, client: ClientModel): boolean {
+    const at = this.observe()
+    if (result?.status === 'fulfilled') {
+      message.responses.push(result.value)
+      message.respondedAt = Math.min(message.respondedAt, at)
+      message.resolvedAt = Math.min(message.resolvedAt, at)
+      return false
+    }
+    if (result !== undefined) {
+      const { code } = result.reason as { code?: string }
+      if (code === 'FST_SSE_SESSION_UNKNOWN' || code === 'FST_SSE_SESSION_OVER') {
+        if (client.close === undefined && !client.isLost) this.fail('session-lost', `${node.process.name} rejected message ${message.n} of client ${client.index} with ${code}`)
+        message.resolvedAt = at
+        return false
+      }
+      if (code !== 'FST_SSE_TOO_MANY_WAITING') this.expectUnavailable(result.reason, `message ${message.n}`)
+    }
+    if (message.key !== undefined && message.resolvedAt === Infinity) return true
+    // Without a key, a message is not repeated.
+    message.resolvedAt = Math.min(message.resolvedAt, at)
+    return false
+  }
+
+  onRunStart (message: MessageModel, node: Node): Run {
+    const run: Run = { name: `${message.n}.${message.runs.length}`, message, process: node.process.name, startedAt: this.observe(), endedAt: Infinity }
+    message.runs.push(run)
+    this.runs.push(run)
+    return run
+  }
+
+  onRunEnd (run: Run): void {
+    run.endedAt = this.observe()
+  }
+
+  onClose (sessionId: string, reason: string, node: Node): void {
+    const calls = this.#closeHooks.get(sessionId) ?? []
+    calls.push({ reason, process: node.process.name, at: this.observe() })
+    this.#closeHooks.set(sessionId, calls)
+  }
+
+  /** Whether a client must (`yes`), may or must not receive an event. */
+  isFor (event: SentEvent, client: ClientModel): 'yes' | 'maybe' | 'no' {
+    if (event.except === client) return 'no'
+    if (event.kind === 'session' && event.client !== client) return 'no'
+    if (event.settledAt < client.openingAt) return 'no'
+    const { close } = client
+    if (close?.outcome === 'confirmed' && close.settledAt < event.startedAt) return 'no'
+    const member = event.kind === 'channel' ? this.#isMember(event, client) : 'yes'
+    if (member === 'no') return 'no'
+    if (event.outcome !== 'confirmed' || event.startedAt < client.openedAt || (close !== undefined && close.startedAt < event.settledAt)) return 'maybe'
+    return member
+  }
+
+  #isMember ({ channel, startedAt, settledAt }: Pick<SentEvent, 'channel' | 'startedAt' | 'settledAt'>, { memberships }: ClientModel): 'yes' | 'maybe' | 'no' {
+    const calls = memberships.filter(call => call.channel === channel && call.startedAt < settledAt)
+    const last = calls.at(-1)
+    if (last === undefined) return 'no'
+    const isLastKnown = last.outcome === 'confirmed' && last.settledAt < startedAt && calls.every(call => call === last || call.settledAt < last.startedAt)
+    return !isLastKnown ? 'maybe' : last.kind === 'join' ? 'yes' : 'no'
+  }
+
+  /** Whether a client has received everything that it must receive, or a gap for it. */
+  hasReceivedAll (client: ClientModel): boolean {
+    return this.#findMissing(client).length === 0
+  }
+
+  /** Compares what a node finds of an open session with the confirmed calls. */
+  checkState (client: ClientModel, { process }: Node, data: object, channels: readonly string[]): void {
+    const who = `${process.name} has of client ${client.index}`
+    const missing = client.updates.filter(({ outcome, property }) => outcome === 'confirmed' && !(property in data))
+    if (missing.length > 0) this.fail('data', `${who} the data ${JSON.stringify(data)}, without ${missing.map(({ property }) => property).join(', ')}`)
+    for (const channel of new Set(client.memberships.map(call => call.channel))) {
+      const now = this.observe()
+      const expected = this.#isMember({ channel, startedAt: now, settledAt: now }, client)
+      if (expected !== 'maybe' && (expected === 'yes') !== channels.includes(channel)) this.fail('channels', `${who} the channels ${channels.join(', ')}; is it in ${channel}: ${expected}`)
+    }
+  }
+
+  /** Checks all guarantees that can be checked only at the end. */
+  check (): void {
+    for (const client of this.clients) this.#checkEvents(client)
+    for (const client of this.clients) this.#checkRuns(client)
+    for (const message of this.messages) this.#checkMessage(message)
+    for (const client of this.clients) this.#checkClose(client)
+  }
+
+  #findMissing (client: ClientModel): SentEvent[] {
+    if (client.isLost) return []
+    const received = new Set(client.received.map(({ event }) => event))
+    return this.events.filter(event => !received.has(event) && this.isFor(event, client) === 'yes' && !client.gaps.some(gap => this.#canCover(gap, event)))
+  }
+
+  /** Whether an event can be in a gap: no event with a known position shows that it is before or after it. */
+  #canCover ({ after, resumedAt }: ReceivedGap, event: SentEvent): boolean {
+    return !this.events.some(({ position, startedAt, settledAt }) => position !== undefined &&
+      ((position <= after && event.settledAt < startedAt) || (position >= resumedAt && event.startedAt > settledAt)))
+  }
+
+  #checkEvents (client: ClientModel): void {
+    if (client.isLost) return
+    for (const event of this.#findMissing(client)) this.fail('event-lost', `client ${client.index} has not received ${describeEvent(event)}`)
+    let latest: SentEvent | undefined
+    for (const { event } of client.received) {
+      if (this.isFor(event, client) === 'no') this.fail('not-for-it', `client ${client.index} received ${describeEvent(event)}`)
+      if (latest !== undefined && event.settledAt < latest.startedAt) this.fail('event-order', `client ${client.index} received ${describeEvent(event)} after ${describeEvent(latest)}`)
+      if (latest === undefined || event.startedAt > latest.startedAt) latest = event
+    }
+  }
+
+  /** Handlers of one session run one at a time, and in the order of the messages. */
+  #checkRuns (client: ClientModel): void {
+    const runs = this.runs.filter(({ message }) => message.client === client)
+    let previous: Run | undefined
+    for (const run of runs) {
+      if (previous !== undefined && previous.endedAt > run.startedAt && !this.#hasFailed(previous.process, previous.startedAt, run.startedAt)) {
+        this.fail('handler-overlap', `${describeRun(run)} started while ${describeRun(previous)} ran`)
+      }
+      previous = run
+    }
+    for (const [index, run] of runs.entries()) {
+      if (run.message.runs[0] !== run) continue
+      const late = runs.slice(0, index).find(({ message }) => message.firstSentAt > run.message.respondedAt)
+      if (late !== undefined) this.fail('handler-order', `${describeRun(late)} ran before ${describeRun(run)}`)
+    }
+  }
+
+  #checkMessage ({ n, client, key, runs, responses, resolvedAt }: MessageModel): void {
+    if (client.close === undefined && !client.isLost && resolvedAt === Infinity) this.fail('stuck', `message ${n} of client ${client.index} has no response`)
+    let isRepeatAllowed = false
+    for (const [index, run] of runs.entries()) {
+      const previous = runs[index - 1]
+      if (previous === undefined) continue
+      if (this.#hasFailed(previous.process, previous.startedAt, run.startedAt)) isRepeatAllowed = true
+      else this.fail('handled-twice', `message ${n} of client ${client.index}, ${key === undefined ? 'without a key' : `key ${key}`}: ${describeRun(previous)}, ${describeRun(run)}`)
+    }
+    if (new Set(responses).size > 1 && !isRepeatAllowed) this.fail('responses', `message ${n} got the responses of the runs ${responses.join(', ')}`)
+    for (const response of responses) if (!runs.some(({ name }) => name === response)) this.fail('responses', `message ${n} got the response of run ${response}, which is not its own`)
+  }
+
+  #checkClose ({ index, sessionId, close, hasLeft }: ClientModel): void {
+    const calls = this.#closeHooks.get(sessionId ?? '') ?? []
+    const text = `onClose of client ${index} ran ${calls.length} times: ${calls.map(({ reason, process }) => `${reason} on ${process}`).join(', ')}`
+    if (calls.length > 1 && !calls.slice(0, -1).every(({ process, at }) => this.#hasFailed(process, at, Infinity))) this.fail('close-hook', text)
+    if (hasLeft && close === undefined) {
+      if (!calls.some(({ reason }) => reason === 'expired')) this.fail('close-hook', `${text}, but its session has expired`)
+    } else if (close === undefined && calls.length > 0) this.fail('close-hook', `${text}, but nobody has closed its session`)
+  }
+
+  #hasFailed (process: string, from: number, to: number): boolean {
+    return this.#failures.some(failure => failure.process === process && failure.from <= to && failure.to >= from)
+  }
+}
+
+const describeEvent = ({ n, kind, channel, client, except, outcome }: SentEvent): string =>
+  `event ${n} (${outcome}, to ${kind === 'session' ? `client ${client?.index}` : kind === 'channel' ? `channel ${channel}` : 'all'}${except === undefined ? '' : `, not to client ${except.index}`})`
+
+const describeRun = ({ name, process }: Run): string => `run ${name} on ${process}`
