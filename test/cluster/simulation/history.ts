@@ -281,7 +281,7 @@ class History {
           read()
         })
         await wait('a session was not found', () => state !== undefined)
-        this.model.checkState(client, node, state?.data ?? {}, state?.channels ?? [])
+        this.model.checkState(client, node.process.name, state?.data ?? {}, state?.channels ?? [])
       }
     }
   }

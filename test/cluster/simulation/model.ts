@@ -1,6 +1,3 @@
-import type { Node } from './participants.js'
-import type { SimulatedProcess } from './scheduler.js'
-
 /** What the nodes have done with a call. A call that rejected as unavailable, or whose node died, may have been executed. */
 type Outcome = 'pending' | 'confirmed' | 'unknown' | 'refused'
 
@@ -20,7 +17,7 @@ export interface SentEvent extends Call {
   readonly client: ClientModel | undefined
   /** The client that does not receive it. */
   readonly except: ClientModel | undefined
-  readonly process: SimulatedProcess
+  readonly process: { readonly isAlive: boolean }
   /** Its position, once a client has received it. */
   position: number | undefined
 }
@@ -32,11 +29,6 @@ interface Membership extends Call {
 
 interface Update extends Call {
   readonly property: string
-}
-
-interface ReceivedEvent {
-  readonly event: SentEvent
-  readonly position: number
 }
 
 interface ReceivedGap {
@@ -56,7 +48,7 @@ export class ClientModel {
   /** Whether it has lost its session. */
   isLost = false
   close: Call | undefined
-  readonly received: ReceivedEvent[] = []
+  readonly received: SentEvent[] = []
   readonly gaps: ReceivedGap[] = []
   readonly memberships: Membership[] = []
   readonly updates: Update[] = []
@@ -117,10 +109,13 @@ export class Model {
   readonly #failures: Failure[] = []
   /** Whether the logs are large enough for everything. Then no gap is allowed. */
   readonly #hasLargeLogs: boolean
+  readonly #clock: (() => number) | undefined
   #observations = 0
 
-  constructor (hasLargeLogs: boolean) {
+  /** `clock` returns numbers that increase. Default: a counter. */
+  constructor (hasLargeLogs: boolean, clock?: () => number) {
     this.#hasLargeLogs = hasLargeLogs
+    this.#clock = clock
   }
 
   addClient (index: number): ClientModel {
@@ -145,8 +140,9 @@ export class Model {
     if (code !== 'FST_SSE_STORE_UNAVAILABLE' && code !== 'FST_SSE_CLOSING') this.fail('error', `${what} rejected with ${String((error as Error).stack)}`)
   }
 
+  /** Returns the number of an observation. Later ones have higher numbers. */
   observe (): number {
-    return ++this.#observations
+    return this.#clock?.() ?? ++this.#observations
   }
 
   /** Records a call from its start to its outcome. */
@@ -164,8 +160,8 @@ export class Model {
   }
 
   /** A process may have been treated as dead by the others since an observation. */
-  onFailure ({ name }: SimulatedProcess, from: number, to: number): void {
-    this.#failures.push({ process: name, from, to })
+  onFailure (process: string, from: number, to: number): void {
+    this.#failures.push({ process, from, to })
   }
 
   onOpening (client: ClientModel): void {
@@ -202,25 +198,27 @@ export class Model {
       return
     }
     const event = this.events[Number(data.n)]
-    if (event === undefined || position === undefined) {
+    if (event === undefined) {
       this.fail('unknown-event', `${who} received ${JSON.stringify(data)}`)
       return
     }
-    if (position <= client.lastPosition) this.fail('position', `${who} received ${event.n} at ${position} after ${client.lastPosition}`)
-    client.lastPosition = position
-    if (event.position !== undefined && event.position !== position) this.fail('position', `event ${event.n} has the positions ${event.position} and ${position}`)
-    event.position = position
-    if (client.received.some(other => other.event === event)) this.fail('duplicate', `${who} received ${event.n} twice`)
-    client.received.push({ event, position })
+    if (position !== undefined) {
+      if (position <= client.lastPosition) this.fail('position', `${who} received ${event.n} at ${position} after ${client.lastPosition}`)
+      client.lastPosition = position
+      if (event.position !== undefined && event.position !== position) this.fail('position', `event ${event.n} has the positions ${event.position} and ${position}`)
+      event.position = position
+    }
+    if (client.received.includes(event)) this.fail('duplicate', `${who} received ${event.n} twice`)
+    client.received.push(event)
   }
 
-  onAttempt (message: MessageModel, node: Node): { node: Node } {
+  onAttempt (message: MessageModel): void {
     if (message.firstSentAt === Infinity) message.firstSentAt = this.observe()
-    return { node }
   }
 
-  /** Records the response to a message. Returns whether the client should repeat the message. */
-  onAttemptEnd (message: MessageModel, { node }: { node: Node }, result: PromiseSettledResult<string> | undefined, client: ClientModel): boolean {
+  /** Records the response to a message from a process; `undefined` if there is none. Returns whether the client should repeat the message. */
+  onAttemptEnd (message: MessageModel, process: string, result: PromiseSettledResult<string> | undefined): boolean {
+    const { client } = message
     const at = this.observe()
     if (result?.status === 'fulfilled') {
       message.responses.push(result.value)
@@ -231,7 +229,7 @@ export class Model {
     if (result !== undefined) {
       const { code } = result.reason as { code?: string }
       if (code === 'FST_SSE_SESSION_UNKNOWN' || code === 'FST_SSE_SESSION_OVER') {
-        if (client.close === undefined && !client.isLost) this.fail('session-lost', `${node.process.name} rejected message ${message.n} of client ${client.index} with ${code}`)
+        if (client.close === undefined && !client.isLost) this.fail('session-lost', `${process} rejected message ${message.n} of client ${client.index} with ${code}`)
         message.resolvedAt = at
         return false
       }
@@ -243,8 +241,8 @@ export class Model {
     return false
   }
 
-  onRunStart (message: MessageModel, node: Node): Run {
-    const run: Run = { name: `${message.n}.${message.runs.length}`, message, process: node.process.name, startedAt: this.observe(), endedAt: Infinity }
+  onRunStart (message: MessageModel, process: string): Run {
+    const run: Run = { name: `${message.n}.${message.runs.length}`, message, process, startedAt: this.observe(), endedAt: Infinity }
     message.runs.push(run)
     this.runs.push(run)
     return run
@@ -254,9 +252,9 @@ export class Model {
     run.endedAt = this.observe()
   }
 
-  onClose (sessionId: string, reason: string, node: Node): void {
+  onClose (sessionId: string, reason: string, process: string): void {
     const calls = this.#closeHooks.get(sessionId) ?? []
-    calls.push({ reason, process: node.process.name, at: this.observe() })
+    calls.push({ reason, process, at: this.observe() })
     this.#closeHooks.set(sessionId, calls)
   }
 
@@ -287,8 +285,8 @@ export class Model {
   }
 
   /** Compares what a node finds of an open session with the confirmed calls. */
-  checkState (client: ClientModel, { process }: Node, data: object, channels: readonly string[]): void {
-    const who = `${process.name} has of client ${client.index}`
+  checkState (client: ClientModel, process: string, data: object, channels: readonly string[]): void {
+    const who = `${process} has of client ${client.index}`
     const missing = client.updates.filter(({ outcome, property }) => outcome === 'confirmed' && !(property in data))
     if (missing.length > 0) this.fail('data', `${who} the data ${JSON.stringify(data)}, without ${missing.map(({ property }) => property).join(', ')}`)
     for (const channel of new Set(client.memberships.map(call => call.channel))) {
@@ -308,7 +306,7 @@ export class Model {
 
   #findMissing (client: ClientModel): SentEvent[] {
     if (client.isLost) return []
-    const received = new Set(client.received.map(({ event }) => event))
+    const received = new Set(client.received)
     return this.events.filter(event => !received.has(event) && this.isFor(event, client) === 'yes' && !client.gaps.some(gap => this.#canCover(gap, event)))
   }
 
@@ -322,7 +320,7 @@ export class Model {
     if (client.isLost) return
     for (const event of this.#findMissing(client)) this.fail('event-lost', `client ${client.index} has not received ${describeEvent(event)}`)
     let latest: SentEvent | undefined
-    for (const { event } of client.received) {
+    for (const event of client.received) {
       if (this.isFor(event, client) === 'no') this.fail('not-for-it', `client ${client.index} received ${describeEvent(event)}`)
       if (latest !== undefined && event.settledAt < latest.startedAt) this.fail('event-order', `client ${client.index} received ${describeEvent(event)} after ${describeEvent(latest)}`)
       if (latest === undefined || event.startedAt > latest.startedAt) latest = event

@@ -70,7 +70,7 @@ export class Node {
       const client = this.#connect()
       createSessions(resolveOptions({ heartbeatInterval: false, ...options.plugin, store: redisStore({ client, lease: options.lease }) }, 0), logger).then(sessions => {
         scheduler.log('has started')
-        this.sessions = sessions.addHook('onClose', (session, reason) => { model.onClose(session.id, reason, this) })
+        this.sessions = sessions.addHook('onClose', (session, reason) => { model.onClose(session.id, reason, process.name) })
       }, (error: unknown) => {
         scheduler.log(`has not started: ${String(error)}`)
         // A supervisor starts the process again.
@@ -91,7 +91,7 @@ export class Node {
   /** Records a failure if Redis has been silent for so long that the other nodes can have treated this one as dead. */
   checkSilence (): void {
     const { scheduler, model, options } = this.#world
-    if (scheduler.time - this.#lastReplyAt > options.lease / 2) model.onFailure(this.process, this.#lastReply, this.process.isAlive ? model.observe() : Infinity)
+    if (scheduler.time - this.#lastReplyAt > options.lease / 2) model.onFailure(this.process.name, this.#lastReply, this.process.isAlive ? model.observe() : Infinity)
   }
 
   crash (): void {
@@ -99,7 +99,7 @@ export class Node {
     scheduler.log(`${this.process.name} crashes`)
     this.process.isAlive = false
     network.remove(this.process)
-    model.onFailure(this.process, model.observe(), Infinity)
+    model.onFailure(this.process.name, model.observe(), Infinity)
   }
 
   /** Closes the node gracefully. */
@@ -197,7 +197,7 @@ export class Node {
       handle: async () => {
         if (session.closed) throw new SessionUnknown()
         if (scheduler.time > this.#lastReplyAt + options.lease) model.fail('fenced-run', `${this.process.name} starts the handler of message ${message.n} without a lease`)
-        const run = model.onRunStart(message, this)
+        const run = model.onRunStart(message, this.process.name)
         scheduler.log(`handles message ${message.n} (run ${run.name})`)
         await new Promise(resolve => { setTimeout(resolve, message.duration) })
         model.onRunEnd(run)
@@ -385,18 +385,13 @@ export class Client {
       return
     }
     if (sessionId === undefined) return
-    const attempts = messages.map(message => model.onAttempt(message, node))
     const process = node.process
+    for (const message of messages) model.onAttempt(message)
     let isOver = false
     const finish = (results: ReadonlyArray<PromiseSettledResult<string>>): void => {
       if (isOver) return
       isOver = true
-      const unresolved = messages.filter((message, index) => {
-        const result = results[index]
-        const attempt = attempts[index] as ReturnType<Model['onAttempt']>
-        return model.onAttemptEnd(message, attempt, result, this.model)
-      })
-      retry(unresolved)
+      retry(messages.filter((message, index) => model.onAttemptEnd(message, process.name, results[index])))
     }
     const isReplyLost = random() < 0.1
     scheduler.schedule(this.#latency(), process, async () => {

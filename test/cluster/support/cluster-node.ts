@@ -56,6 +56,15 @@ sessions.addHook('onClose', (session, reason) => { report({ type: 'hook', hook: 
 
 sessions
   .handle('up', (session, data) => recordRun(session, data, () => new Promise(setImmediate)))
+  // The response names the run.
+  .handle('run', async (session, data) => {
+    let name = ''
+    await recordRun(session, data, startedAt => {
+      name = `${process.pid}:${startedAt}`
+      return new Promise(resolve => { setTimeout(resolve, Math.random() * 20) })
+    })
+    return name
+  })
   .handle('gate', (session, data) => recordRun(session, data, () => gate.promise))
   .handle('sync', (_session, data) => data)
   .handle('quiet', () => {})
@@ -77,12 +86,13 @@ sessions
     await session.emit('late', data)
   })
 
-async function recordRun (session: Session, data: unknown, work: () => Promise<unknown>): Promise<unknown> {
-  const record = (phase: HandlerEvent['phase']): void => {
-    report({ type: 'handler', event: { session: session.id, data, at: Number(process.hrtime.bigint()), phase } })
+async function recordRun (session: Session, data: unknown, work: (startedAt: number) => Promise<unknown>): Promise<unknown> {
+  const record = (phase: HandlerEvent['phase']): number => {
+    const at = Number(process.hrtime.bigint())
+    report({ type: 'handler', event: { session: session.id, data, at, phase } })
+    return at
   }
-  record('start')
-  await work()
+  await work(record('start'))
   record('end')
   return data
 }

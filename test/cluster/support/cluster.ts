@@ -158,6 +158,8 @@ export interface ClusterOptions {
   readonly redis?: RedisServer
   /** The port that the nodes connect to, such as that of a proxy. Default: the port of `redis`. */
   readonly redisPort?: number
+  /** The port that each node connects to. Default: `redisPort` for all. */
+  readonly redisPorts?: readonly number[]
   /** The client libraries of the nodes, assigned in rotation. Default: both. */
   readonly libraries?: ReadonlyArray<NodeOptions['library']>
   readonly lease?: number
@@ -182,12 +184,12 @@ export interface Cluster {
 }
 
 /** Starts three nodes with one Redis, behind a load balancer. They stop when the test ends. */
-export async function startCluster (t: Test, { redis: givenRedis, redisPort, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
+export async function startCluster (t: Test, { redis: givenRedis, redisPort, redisPorts, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
   const redis = givenRedis ?? await startRedis(t)
   const shared = { runs: [], hookCalls: [] as HookCall[], killedPids: new Set<number>() }
   const program = await bundleForNode(t, new URL('./cluster-node.ts', import.meta.url))
   const createNode = (index: number): ClusterNode => new ClusterNode(program, {
-    redisPort: redisPort ?? redis.port,
+    redisPort: redisPorts?.[index] ?? redisPort ?? redis.port,
     library: libraries[index % libraries.length] ?? 'ioredis',
     lease,
     // Short delays, so that clients reconnect fast.
