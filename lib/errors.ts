@@ -15,6 +15,7 @@ export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '
 export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, open, error, resume, disconnect and reset', 500, TypeError)
 export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event must be serializable as JSON: %s', 500, TypeError)
 export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions) or "channelLog" (channels and broadcasts)', 500, RangeError)
+export const TooManyChannels = createError<[number]>('FST_SSE_TOO_MANY_CHANNELS', 'The session is already in %d channels; leave some, or raise option "maxChannelsPerSession"', 409)
 export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is closed, so nothing can be sent to it; stop producing when session.signal aborts', 410)
 
 // Error responses to requests.
@@ -29,6 +30,8 @@ export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALI
 export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key was used with another message before; use a new key for a new message', 422)
 export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deeply; flatten it', 400)
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their responses and try again', 429)
+export const ResponseDropped = createError('FST_SSE_RESPONSE_DROPPED', 'The message was handled, but the response is not stored any more, because the responses of the session were too large; do not send the message again', 410)
+export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for messages is used up; try again with the same Idempotency-Key', 503)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 

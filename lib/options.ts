@@ -1,3 +1,4 @@
+import { getHeapStatistics } from 'node:v8'
 import type { FastifyCorsOptions } from '@fastify/cors'
 import type { FastifyRequest, LogLevel, RouteShorthandOptions } from 'fastify'
 import { andThen, type Awaitable } from './awaitable.js'
@@ -46,14 +47,30 @@ export interface SseSessionsOptions {
   log?: Partial<LogBounds>
   /** Bounds of the log of each channel, and of the log of broadcasts, as for `log`. Defaults: 1000, 1 MiB, 300 000. */
   channelLog?: Partial<LogBounds>
-  /** Maximum number of open sessions. At most the same number of closed sessions is kept, for clients that have not received the `close` event yet. Default: 100 000; `Infinity` turns the limit off. */
+  /**
+   * Maximum number of sessions. At the limit, the memory store makes room for a new one: it removes the session that was closed
+   * first; otherwise, it closes the session that has been without a stream for the longest time, if it has never sent a message.
+   * Default: 100 000; `Infinity` turns the limit off.
+   */
   maxSessions?: number
-  /** Maximum number of open sessions of one principal. Default: 100; `Infinity` turns the limit off. */
+  /** Maximum number of sessions of one principal, as for `maxSessions`. Default: 100; `Infinity` turns the limit off. */
   maxSessionsPerPrincipal?: number
+  /** Maximum number of channels of one session. Default: 1000; `Infinity` turns the limit off. */
+  maxChannelsPerSession?: number
   /** Maximum number of messages of one session that wait while another is handled; also the maximum length of a batch. Default: 256. */
   maxWaitingMessages?: number
-  /** Maximum number of responses that are kept per session. A repeated message with an idempotency key receives the response that is kept for the key. Default: 256. */
+  /** Maximum size of these messages together, in bytes of memory. If none waits, one message or batch of any size may wait. Default: 1 MiB; `Infinity` turns the limit off. */
+  maxWaitingBytes?: number
+  /** Maximum number of idempotency keys that are kept per session. A repeated message receives the response that is kept for its key. Default: 256. */
   maxIdempotencyKeys?: number
+  /** Maximum size of the responses that are kept for these keys, in bytes. The oldest are dropped first; a repeat then fails with FST_SSE_RESPONSE_DROPPED. Default: 1 MiB; `Infinity` turns the limit off. */
+  maxResponseBytes?: number
+  /**
+   * Maximum size of all logs, stored responses and waiting messages in the memory of this process, in bytes. Above it, the largest
+   * logs and stored responses are reduced first. If that is not enough, messages fail with FST_SSE_MEMORY_FULL. Applies to the memory
+   * store. Default: a quarter of V8's heap limit; `Infinity` turns the limit off.
+   */
+  maxBytes?: number
 }
 
 /** The options after the checks, with defaults. */
@@ -99,8 +116,12 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     channelLog,
     maxSessions = 100_000,
     maxSessionsPerPrincipal = 100,
+    maxChannelsPerSession = 1000,
     maxWaitingMessages = 256,
+    maxWaitingBytes = 1024 * 1024,
     maxIdempotencyKeys = 256,
+    maxResponseBytes = 1024 * 1024,
+    maxBytes = Math.floor(getHeapStatistics().heap_size_limit / 4),
     ...unknown
   } = options
   const [unknownName] = Object.keys(unknown)
@@ -140,8 +161,12 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     channelLog: resolveLogBounds('channelLog', channelLog),
     maxSessions: assertInteger('maxSessions', maxSessions, 1, MAX_COUNT),
     maxSessionsPerPrincipal: assertInteger('maxSessionsPerPrincipal', maxSessionsPerPrincipal, 1, MAX_COUNT),
+    maxChannelsPerSession: assertInteger('maxChannelsPerSession', maxChannelsPerSession, 1, MAX_COUNT),
     maxWaitingMessages: assertInteger('maxWaitingMessages', maxWaitingMessages, 0, MAX_COUNT),
-    maxIdempotencyKeys: assertInteger('maxIdempotencyKeys', maxIdempotencyKeys, 0, MAX_COUNT)
+    maxWaitingBytes: assertInteger('maxWaitingBytes', maxWaitingBytes, 0, MAX_COUNT),
+    maxIdempotencyKeys: assertInteger('maxIdempotencyKeys', maxIdempotencyKeys, 0, MAX_COUNT),
+    maxResponseBytes: assertInteger('maxResponseBytes', maxResponseBytes, 0, MAX_COUNT),
+    maxBytes: assertInteger('maxBytes', maxBytes, 1, MAX_COUNT)
   }
 }
 

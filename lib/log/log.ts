@@ -1,3 +1,4 @@
+import { noop } from '../awaitable.js'
 import { EntryTooLarge } from '../errors.js'
 import { frameSuffix } from '../wire/frame.js'
 
@@ -30,6 +31,9 @@ export interface LogListener {
 /** Returns the time for ages and deadlines, in milliseconds, from a monotonic clock. */
 export const now = (): number => performance.now()
 
+// The memory that an entry takes in addition to its text.
+const ENTRY_OVERHEAD = 100
+
 // A UTF-16 code unit takes at most three bytes in UTF-8.
 const MAX_BYTES_PER_CHARACTER = 3
 
@@ -51,8 +55,11 @@ export class Log {
   /** Position of the newest entry that was trimmed; 0 if none was. */
   trimmedPosition = 0
   trimReason: TrimReason = 'count'
+  /** Size of all entries that were ever appended, in bytes. */
+  appendedBytes = 0
   readonly bounds: LogBounds
   readonly listener: LogListener
+  readonly #onResize: (log: Log) => void
   // Parallel arrays, because one object per entry would add work for the garbage collector.
   #positions: number[] = []
   #suffixes: string[] = []
@@ -64,9 +71,11 @@ export class Log {
   #first = 0
   #bytes = 0
 
-  constructor (bounds: LogBounds, listener: LogListener) {
+  /** `onResize` is called when `weight` may have changed. */
+  constructor (bounds: LogBounds, listener: LogListener, onResize: (log: Log) => void = noop) {
     this.bounds = bounds
     this.listener = listener
+    this.#onResize = onResize
   }
 
   get length (): number {
@@ -75,6 +84,11 @@ export class Log {
 
   get bytes (): number {
     return this.#bytes
+  }
+
+  /** About the memory that the entries take, in bytes. */
+  get weight (): number {
+    return this.#bytes + this.length * ENTRY_OVERHEAD
   }
 
   /** Index after the newest entry. */
@@ -93,7 +107,7 @@ export class Log {
 
   /** Appends an entry, whose position must be higher than `lastPosition`, and trims what exceeds the bounds. */
   push ({ frame, except }: EntryInput, position: number, appendedAt: number): void {
-    this.expire(appendedAt)
+    this.#expire(appendedAt)
     const suffix = frameSuffix(position, frame)
     // The suffix is measured, not the frame, because this also makes V8 flatten the string that streams write later.
     const bytes = Buffer.byteLength(suffix) - (suffix.length - frame.length)
@@ -103,14 +117,30 @@ export class Log {
     this.#times.push(appendedAt)
     if (except !== undefined) (this.#excluded ??= new Map()).set(position, except)
     this.#bytes += bytes
+    this.appendedBytes += bytes
     this.lastPosition = position
     while (this.length > this.bounds.entries) this.#trim('count')
     while (this.#bytes > this.bounds.bytes) this.#trim('bytes')
+    this.#onResize(this)
   }
 
   /** Trims entries that are older than `bounds.age` at the given time. */
   expire (time: number): void {
-    while (this.#first < this.end && time - (this.#times[this.#first] as number) > this.bounds.age) this.#trim('age')
+    const { length } = this
+    this.#expire(time)
+    if (this.length < length) this.#onResize(this)
+  }
+
+  /** Trims the oldest entries until the others have at most so many bytes. */
+  shrink (maxBytes: number): void {
+    while (this.#bytes > maxBytes) this.#trim('bytes')
+    this.#onResize(this)
+  }
+
+  /** Trims the oldest entry, because the memory is needed for something else. */
+  dropOldest (): void {
+    this.#trim('bytes')
+    this.#onResize(this)
   }
 
   /** Returns the position of the first entry after a position; `Infinity` if there is none. */
@@ -167,6 +197,10 @@ export class Log {
     this.trimmedPosition = position
     this.lastPosition = Math.max(this.lastPosition, position)
     this.trimReason = reason
+  }
+
+  #expire (time: number): void {
+    while (this.#first < this.end && time - (this.#times[this.#first] as number) > this.bounds.age) this.#trim('age')
   }
 
   #trim (reason: TrimReason): void {

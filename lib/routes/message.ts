@@ -7,12 +7,14 @@ import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { runHandler } from '../sessions/upward-reply.js'
 import type { QueuedMessage } from '../store/message-queue.js'
+import { estimateMemory } from './estimate-memory.js'
 
 /** Creates the {@link QueuedMessage} of a message: its key and fingerprint, which identify a repeat, and a function that handles it. */
 export function toQueuedMessage (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): QueuedMessage {
   return {
     key: message.id,
     fingerprint: () => fingerprint(message),
+    size: () => estimateMemory(message.data),
     handle: () => {
       // The session may have been closed while the message waited.
       if (session.closed) throw new SessionUnknown()

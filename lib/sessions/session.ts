@@ -91,14 +91,14 @@ export class Session {
     }))
   }
 
-  /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
+  /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void> {
     return toPromise(() => this.#stream.context.store.join(this.#stream.state, channel))
   }
 
   /**
    * Leaves a channel. The session still receives what was sent to the channel before. While no client is connected, this
-   * applies to the 100 channels that the session left last. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   * applies to the 100 channels that the session left last, and to 1 MiB of their events. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
     return toPromise(() => this.#stream.context.store.leave(this.#stream.state, channel))

@@ -14,6 +14,8 @@ export interface QueuedMessage {
   readonly key: string | undefined
   /** Returns a hash of event and data. A repeat must have the same fingerprint as the first message with its key. */
   readonly fingerprint: () => string
+  /** Returns about how many bytes of memory the message takes while it waits. Without it, the message counts as 0 bytes. */
+  readonly size?: () => number
   /** Runs the handler. Throws or rejects if the message is refused. A repeat of a refused message is handled as a new message. */
   readonly handle: () => Awaitable<StoredResponse>
 }
@@ -27,7 +29,8 @@ export interface QueueResult {
 /**
  * The queue of the messages that the client of one session sends. Messages MUST be handled one at a time across all
  * processes, in order of arrival, and once per key: a repeat receives the response to the first message, and waits for it
- * while the first message is being handled. A refused message leaves no response. If the store has lost the log and the
+ * while the first message is being handled. A refused message leaves no response. A store that has dropped a response because
+ * of a limit MUST reject repeats with ResponseDropped while it keeps the key. If the store has lost the log and the
  * responses of a session, it MUST refuse the messages with SessionUnknown.
  */
 export interface MessageQueue {

@@ -11,14 +11,22 @@ export interface StoreSettings {
   readonly log: LogBounds
   /** Bounds of the log of each channel, and of the log of broadcasts. */
   readonly channelLog: LogBounds
-  /** Maximum number of open sessions; also of closed sessions that are kept. */
+  /** Maximum number of sessions, open and closed. */
   readonly maxSessions: number
-  /** Maximum number of open sessions of one principal. */
+  /** Maximum number of sessions of one principal, open and closed. */
   readonly maxSessionsPerPrincipal: number
+  /** Maximum number of channels of one session. */
+  readonly maxChannelsPerSession: number
   /** Maximum number of messages of one session that wait while another is handled. */
   readonly maxWaitingMessages: number
-  /** Maximum number of responses that are kept per session. */
+  /** Maximum size of these messages together, in bytes. */
+  readonly maxWaitingBytes: number
+  /** Maximum number of idempotency keys that are kept per session. */
   readonly maxIdempotencyKeys: number
+  /** Maximum size of the responses that are kept for these keys, in bytes. */
+  readonly maxResponseBytes: number
+  /** Maximum size of all logs, stored responses and waiting messages in the memory of this process, in bytes. */
+  readonly maxBytes: number
 }
 
 /** What a store calls in the process that uses it. It may do so before the factory has returned. */
@@ -58,8 +66,10 @@ export interface StoreStats {
  * A session without a stream MUST be closed after `resumeTimeout`, with the reason `expired`, unless its expiry was canceled.
  * The store MUST then call `StoreCallbacks.onExpire` in exactly one process, and in another one only if the first fails
  * before the `onClose` hooks have run. A session MUST NOT expire while a running process streams it. A closed session MUST
- * be kept for `resumeTimeout`, so that its client can receive the `close` event, but MAY be removed earlier if more than
- * `maxSessions` closed sessions are kept. If a session is closed, every process that uses it and did not close it itself
+ * be kept for `resumeTimeout`, so that its client can receive the `close` event, but MAY be removed earlier to make room for a
+ * new session. After a stream has written the `close` event, a store MAY drop all but the last 64 KiB of its log. If there is
+ * no room for a new session, a store MAY close one that has no stream and has never sent a message, with the reason `evicted`,
+ * as if it had expired. If a session is closed, every process that uses it and did not close it itself
  * MUST be notified through the listener of the state.
  */
 export interface Store {
@@ -87,9 +97,9 @@ export interface Store {
 
   /** Sets properties of `data`; the others stay. Rejects with SessionOver if the session is closed. */
   update (state: SessionState, change: SessionData): Awaitable<void>
-  /** Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Rejects with SessionOver if the session is closed. */
+  /** Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Rejects with SessionOver if the session is closed, and with TooManyChannels if it is in `maxChannelsPerSession` channels. */
   join (state: SessionState, channel: string): Awaitable<void>
-  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, the store MAY drop the entries of the channel that it left first, with the reason `count`. */
+  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. */
   leave (state: SessionState, channel: string): Awaitable<void>
   /** Closes a session: it receives nothing that is appended from now on. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. */
   end (state: SessionState, reason: string, keep: boolean): Awaitable<boolean>

@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
+import { getHeapStatistics } from 'node:v8'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import ts from 'typescript'
@@ -63,6 +64,7 @@ t.test('the table of plugin options lists every option, with its default', t => 
     const [name, documented = ''] = [nameOf(row), row[1]]
     t.doesNotThrow(() => resolveOptions({ [name]: undefined } as SseSessionsOptions, 0), name)
     if (documented === 'none') empty[name]?.()
+    else if (name === 'maxBytes') t.equal(settings.maxBytes, Math.floor(getHeapStatistics().heap_size_limit / 4))
     else if (name === 'store') t.equal(nameOf([documented]), (store as { name: string }).name)
     else t.strictSame(defaults[name], valueOf(documented), name)
   }

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/http-client.js'
-import { withTimeout } from '../support/wait.js'
+import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('sends only a retry delay while maxSessions sessions are open', async t => {
   const lines: string[] = []
@@ -18,7 +18,7 @@ t.test('sends only a retry delay while maxSessions sessions are open', async t =
   t.equal(sessions.size, 2)
 })
 
-t.test('keeps the newest maxSessions closed sessions, and the others are unknown', async t => {
+t.test('closed sessions count towards maxSessions, and the one that was closed first makes room', async t => {
   const { sessions, url } = await serve(t, { maxSessions: 2 })
   const ids: string[] = []
   for (const reason of ['a', 'b', 'c']) {
@@ -27,12 +27,48 @@ t.test('keeps the newest maxSessions closed sessions, and the others are unknown
     await (await sessions.find(sessionId))?.close(reason)
     await withTimeout(ended, 'the end')
   }
-  const known: unknown[] = []
-  for (const id of ids) {
-    const { events } = await openStream(t, url, { headers: { 'x-session-id': id } })
-    known.push((events[0]?.data as { resumed: boolean }).resumed)
-  }
-  t.strictSame(known, [false, true, true])
+  const statuses: number[] = []
+  for (const id of ids) statuses.push((await openStream(t, url, { headers: { 'x-session-id': id, 'x-resume': 'required' }, skipWelcome: true })).status)
+  t.strictSame(statuses, [404, 200, 200])
+  t.equal(sessions.size, 0)
+})
+
+for (const [limit, principal] of [['maxSessions', undefined], ['maxSessionsPerPrincipal', () => 'ann']] as const) {
+  t.test(`at ${limit}, the session that has waited longest and never sent a message is evicted`, async t => {
+    const { sessions, url } = await serve(t, { [limit]: 3, ...principal !== undefined && { principal } })
+    const closed: Array<[id: string, reason: string]> = []
+    sessions.addHook('onClose', ({ id }, reason) => { closed.push([id, reason]) })
+    const disconnect = async ({ sessionId, destroy }: ClientStream): Promise<void> => {
+      const session = await sessions.find(sessionId)
+      destroy()
+      await waitUntil(() => session?.connected === false, 'the disconnect')
+    }
+    const [connected, posted, first] = [await openStream(t, url), await openStream(t, url), await openStream(t, url)]
+    await postMessage(url, posted.sessionId, { text: 'hi' })
+    await disconnect(posted)
+    await disconnect(first)
+    const newcomer = await openStream(t, url)
+    t.strictSame(closed, [[first.sessionId, 'evicted']])
+    await disconnect(newcomer)
+    const other = await openStream(t, url, { headers: { 'x-session-id': newcomer.sessionId } })
+    t.match(other.events[0]?.data, { resumed: true }, 'a session that was resumed is not idle any more')
+    const refused = await openStream(t, url, { skipWelcome: true })
+    await withTimeout(refused.ended, 'the end')
+    t.match(refused.text(), /^retry: \d+\n\n$/, 'connected sessions and those that have sent a message stay')
+    t.equal((await sessions.find(connected.sessionId))?.connected, true)
+    t.equal((await sessions.find(posted.sessionId))?.connected, false)
+  })
+}
+
+t.test('a session joins at most maxChannelsPerSession channels, and can join others when it has left some', async t => {
+  const { sessions, url } = await serve(t, { maxChannelsPerSession: 2 })
+  const session = await sessions.find((await openStream(t, url)).sessionId)
+  if (session === undefined) throw new Error('no session')
+  for (const name of ['a', 'b', 'b']) await session.join(name)
+  await t.rejects(session.join('c'), { code: 'FST_SSE_TOO_MANY_CHANNELS', statusCode: 409 })
+  await session.leave('a')
+  await session.join('c')
+  t.strictSame(session.channels, ['b', 'c'])
 })
 
 t.test('rejects an event larger than its log, and sends events of exactly that size', async t => {

@@ -22,8 +22,9 @@ export class MemoryLogs {
     log.listener.onAppend()
   }
 
-  /** Removes a log that is not used any more. */
+  /** Empties and removes a log that is not used any more. */
   release (log: Log): void {
+    log.shrink(0)
     this.#logs.delete(log)
   }
 

@@ -1,76 +1,165 @@
 import { andThen, isPromise, type Awaitable } from '../../awaitable.js'
-import { IdempotencyKeyReused, TooManyWaiting } from '../../errors.js'
+import { IdempotencyKeyReused, MemoryFull, ResponseDropped, TooManyWaiting } from '../../errors.js'
 import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../message-queue.js'
+import type { StoreSettings } from '../store.js'
+import type { MemoryLimit, Shrinkable } from './memory-limit.js'
+
+// The memory that a key and a response take in addition to their texts.
+const RECORD_OVERHEAD = 300
 
 interface IdempotencyRecord {
   readonly fingerprint: string
-  /** The response; a promise of it while the message is being handled. */
-  response: Awaitable<StoredResponse>
+  /** The response; a promise of it while the message is being handled; `undefined` if the response was dropped. */
+  response: Awaitable<StoredResponse> | undefined
+  /** Size of the stored response, in bytes; 0 if there is none. */
+  bytes: number
 }
 
 /** The message queue of a session whose messages are handled only in this process. */
-export class MemoryQueue implements MessageQueue {
-  readonly #maxWaiting: number
-  readonly #maxRecords: number
+export class MemoryQueue implements MessageQueue, Shrinkable {
+  /** Size of all stored responses, in bytes. */
+  weight = 0
+  readonly #settings: StoreSettings
+  readonly #limit: MemoryLimit
   readonly #records = new Map<string, IdempotencyRecord>()
+  /** The records with a stored response, the oldest first. */
+  readonly #stored = new Set<IdempotencyRecord>()
   /** Resolves when the last message of the queue is handled; `undefined` while the queue is empty. */
   #last: Promise<void> | undefined
   /** Whether a handler is running synchronously, in the current call stack. */
   #isInHandler = false
   #waiting = 0
+  #waitingBytes = 0
 
-  constructor (maxWaiting: number, maxRecords: number) {
-    this.#maxWaiting = maxWaiting
-    this.#maxRecords = maxRecords
-  }
-
-  /** Throws TooManyWaiting if the queue has no room for `count` more messages. */
-  assertCapacity (count: number): void {
-    if (this.#last !== undefined && this.#waiting + count > this.#maxWaiting) throw new TooManyWaiting(this.#waiting)
+  constructor (settings: StoreSettings, limit: MemoryLimit) {
+    this.#settings = settings
+    this.#limit = limit
   }
 
   enqueue (message: QueuedMessage): Awaitable<QueueResult> {
-    // A handler has sent this message synchronously, for example with `inject`. The message of that handler enters the queue only
-    // when the handler has returned, and this message must come after it.
-    if (this.#isInHandler) return Promise.resolve().then(() => this.enqueue(message))
-    const { key, handle } = message
-    if (key === undefined) return andThen(this.#run(handle), toResult)
-    const fingerprint = message.fingerprint()
-    const earlier = this.#records.get(key)
-    if (earlier !== undefined) {
-      if (earlier.fingerprint !== fingerprint) throw new IdempotencyKeyReused()
-      return andThen(earlier.response, response => ({ response, replayed: true }))
-    }
-    const response = this.#run(handle)
-    this.#addRecord(key, { fingerprint, response })
-    return andThen(response, toResult)
+    return this.#enqueue(message, () => {
+      const size = message.size?.() ?? 0
+      this.assertCapacity(1, size)
+      return size
+    })
   }
 
   enqueueAll (messages: readonly QueuedMessage[]): Array<Promise<QueueResult>> {
-    this.assertCapacity(messages.length)
+    const sizes = messages.map(message => message.size?.() ?? 0)
+    const bytes = sizes.reduce((sum, size) => sum + size, 0)
+    if (this.#last !== undefined) this.assertCapacity(messages.length, bytes)
+    if (!this.#limit.hasRoom(bytes + messages.length * RECORD_OVERHEAD)) throw new MemoryFull()
     // All messages are added synchronously, so that they keep their order and no other message comes between them.
-    return messages.map(async message => await this.enqueue(message))
+    return messages.map(async (message, index) => await this.#enqueue(message, () => sizes[index] as number))
+  }
+
+  /** Throws TooManyWaiting if the queue has no room for so many more messages. The first message or batch that waits may have any size. */
+  assertCapacity (count: number, bytes = 0): void {
+    const { maxWaitingMessages, maxWaitingBytes } = this.#settings
+    const hasRoom = this.#waiting + count <= maxWaitingMessages && (this.#waiting === 0 || this.#waitingBytes + bytes <= maxWaitingBytes)
+    if (!hasRoom) throw new TooManyWaiting(this.#waiting)
+  }
+
+  /** Drops the oldest response. Its key is kept, so that a repeat is not handled a second time. */
+  dropOldest (): void {
+    const record = this.#stored.values().next().value as IdempotencyRecord
+    this.#dropResponse(record)
+    record.response = undefined
+    this.#limit.update(this)
+  }
+
+  /** Drops everything that is stored. The session is closed, so no repeat gets a response. */
+  close (): void {
+    for (const key of [...this.#records.keys()]) this.#deleteRecord(key)
+    this.#limit.update(this)
+  }
+
+  /** `admit` is called if the message has to wait. It returns the size of the message, or throws if the message is refused. */
+  #enqueue (message: QueuedMessage, admit: () => number): Awaitable<QueueResult> {
+    // A handler has sent this message synchronously, for example with `inject`. The message of that handler enters the queue only
+    // when the handler has returned, and this message must come after it.
+    if (this.#isInHandler) return Promise.resolve().then(() => this.#enqueue(message, admit))
+    const { key, handle } = message
+    if (key === undefined) return andThen(this.#run(handle, admit), toResult)
+    const fingerprint = message.fingerprint()
+    const earlier = this.#records.get(key)
+    if (earlier !== undefined) return this.#repeat(earlier, fingerprint, admit)
+    if (!this.#limit.reserve(recordBytes(key))) throw new MemoryFull()
+    try {
+      const response = this.#run(handle, admit)
+      this.#addRecord(key, { fingerprint, response, bytes: 0 })
+      return andThen(response, toResult)
+    } catch (error) {
+      this.#limit.release(recordBytes(key))
+      throw error
+    }
+  }
+
+  #repeat (earlier: IdempotencyRecord, fingerprint: string, admit: () => number): Awaitable<QueueResult> {
+    if (earlier.fingerprint !== fingerprint) throw new IdempotencyKeyReused()
+    const { response } = earlier
+    if (response === undefined) throw new ResponseDropped()
+    const waited = isPromise(response) ? this.#wait(response, admit) : response
+    return andThen(waited, response => ({ response, replayed: true }))
   }
 
   #addRecord (key: string, record: IdempotencyRecord): void {
     this.#records.set(key, record)
-    const settled = andThen(record.response, response => {
-      record.response = response
-      this.#evict()
-    })
-    if (settled instanceof Promise) settled.catch(() => { this.#records.delete(key) })
+    const settled = andThen(record.response as Awaitable<StoredResponse>, response => { this.#store(key, record, response) })
+    if (settled instanceof Promise) settled.catch(() => { if (this.#records.get(key) === record) this.#deleteRecord(key) })
   }
 
-  /** Removes the oldest records above the limit. The record of a message that is being handled stays, because a repeat must not be handled a second time. */
-  #evict (): void {
-    for (const [key, { response }] of this.#records) {
-      if (this.#records.size <= this.#maxRecords) return
-      if (!isPromise(response)) this.#records.delete(key)
+  /** Stores a response within the limits. */
+  #store (key: string, record: IdempotencyRecord, response: StoredResponse): void {
+    // After `close`, nothing may be stored any more.
+    if (this.#records.get(key) !== record) return
+    const { maxIdempotencyKeys, maxResponseBytes } = this.#settings
+    const bytes = responseBytes(response)
+    record.response = bytes <= maxResponseBytes ? response : undefined
+    if (record.response !== undefined) {
+      record.bytes = bytes
+      this.weight += bytes
+      this.#stored.add(record)
     }
+    while (this.weight > maxResponseBytes) this.dropOldest()
+    // The record of a message that is being handled stays, because a repeat must not be handled a second time.
+    for (const [key, { response }] of this.#records) {
+      if (this.#records.size <= maxIdempotencyKeys) break
+      if (!isPromise(response)) this.#deleteRecord(key)
+    }
+    this.#limit.update(this)
+    this.#limit.enforce()
+  }
+
+  #deleteRecord (key: string): void {
+    this.#dropResponse(this.#records.get(key) as IdempotencyRecord)
+    this.#records.delete(key)
+    this.#limit.release(recordBytes(key))
+  }
+
+  #dropResponse (record: IdempotencyRecord): void {
+    this.#stored.delete(record)
+    this.weight -= record.bytes
+    record.bytes = 0
+  }
+
+  /** Counts a message as waiting until a promise settles. */
+  #wait<T> (promise: Promise<T>, admit: () => number): Promise<T> {
+    const bytes = admit()
+    if (!this.#limit.reserve(bytes)) throw new MemoryFull()
+    this.#waiting++
+    this.#waitingBytes += bytes
+    const onSettled = (): void => {
+      this.#waiting--
+      this.#waitingBytes -= bytes
+      this.#limit.release(bytes)
+    }
+    promise.then(onSettled, onSettled)
+    return promise
   }
 
   /** Runs a handler when all earlier messages are handled; synchronously if there are none. */
-  #run (handle: () => Awaitable<StoredResponse>): Awaitable<StoredResponse> {
+  #run (handle: () => Awaitable<StoredResponse>, admit: () => number): Awaitable<StoredResponse> {
     let response: Promise<StoredResponse>
     if (this.#last === undefined) {
       let result: Awaitable<StoredResponse>
@@ -84,12 +173,7 @@ export class MemoryQueue implements MessageQueue {
       if (!(result instanceof Promise)) return result
       response = result
     } else {
-      this.assertCapacity(1)
-      this.#waiting++
-      response = this.#last.then(() => {
-        this.#waiting--
-        return handle()
-      })
+      response = this.#wait(this.#last, admit).then(handle)
     }
     const onSettled = (): void => { if (this.#last === last) this.#last = undefined }
     const last = response.then(onSettled, onSettled)
@@ -99,3 +183,13 @@ export class MemoryQueue implements MessageQueue {
 }
 
 const toResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })
+
+function recordBytes (key: string): number {
+  return key.length + RECORD_OVERHEAD
+}
+
+function responseBytes ({ headers, body }: StoredResponse): number {
+  const texts = Object.entries(headers).flat()
+  const bodyBytes = typeof body === 'string' || body instanceof Uint8Array ? Buffer.byteLength(body) : 0
+  return RECORD_OVERHEAD + bodyBytes + texts.reduce((sum, { length }) => sum + length, 0)
+}

@@ -1,17 +1,21 @@
-import { SessionOver } from '../../errors.js'
-import { Log, type EntryInput, type TrimReason } from '../../log/log.js'
-import type { LogRange } from '../../log/log-range.js'
+import { SessionOver, TooManyChannels } from '../../errors.js'
+import { Log, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../log/log.js'
 import { flushScheduler } from '../../stream/flush-scheduler.js'
 import type { MessageQueue } from '../message-queue.js'
-import { SessionState, type SessionData } from '../session-state.js'
+import type { SessionData, SessionState } from '../session-state.js'
 import type { Store, StoreCallbacks, StoreSettings, StoreStats } from '../store.js'
 import { ExpiryQueue } from './expiry-queue.js'
-import { MemoryChannel } from './memory-channel.js'
+import { MemoryLimit } from './memory-limit.js'
 import { MemoryLogs } from './memory-logs.js'
 import { MemoryQueue } from './memory-queue.js'
+import { MemoryChannel, MemoryRange, MemorySession, SessionGroup } from './memory-session.js'
 
 /** Maximum number of channels that a session has left and whose entries it can still read. */
 const MAX_LEFT_CHANNELS = 100
+/** Maximum size of these entries together, in bytes. Those of the channel that the session left last are kept in any case. */
+const MAX_LEFT_BYTES = 1024 * 1024
+/** What is kept of the log of a session after its `close` event was written, because the connection may lose what was written last, in bytes. */
+const MAX_CLOSED_BYTES = 64 * 1024
 
 /** Creates the default store. It keeps everything in the memory of this process, for an app that runs as one process. */
 export const memoryStore = (settings: StoreSettings, callbacks: StoreCallbacks): MemoryStore => new MemoryStore(settings, callbacks)
@@ -20,34 +24,38 @@ export class MemoryStore implements Store {
   readonly #logs: MemoryLogs
   readonly #settings: StoreSettings
   readonly #callbacks: StoreCallbacks
+  readonly #limit: MemoryLimit
   readonly #broadcasts: Log
   /** Open sessions, and closed ones whose clients may not have received the `close` event yet. */
-  readonly #sessions = new Map<string, SessionState>()
-  /** The closed sessions in `#sessions`, in the order in which they were closed. */
-  readonly #closed = new Set<SessionState>()
-  readonly #expiryQueue: ExpiryQueue<SessionState>
+  readonly #sessions = new Map<string, MemorySession>()
+  readonly #all = new SessionGroup()
+  /** The groups of a session without a principal. */
+  readonly #onlyAll: readonly SessionGroup[] = [this.#all]
+  readonly #groupByPrincipal = new Map<string, SessionGroup>()
+  readonly #expiryQueue: ExpiryQueue<MemorySession>
+  /** The channels that have members. */
   readonly #channels = new Map<string, MemoryChannel>()
-  readonly #countByPrincipal = new Map<string, number>()
-  #openCount = 0
 
   constructor (settings: StoreSettings, callbacks: StoreCallbacks, logs = new MemoryLogs()) {
     this.#logs = logs
     this.#settings = settings
     this.#callbacks = callbacks
-    this.#broadcasts = new Log(settings.channelLog, { onAppend: () => { callbacks.onBroadcast() } })
-    this.#expiryQueue = new ExpiryQueue(settings.resumeTimeout, state => { this.#expire(state) })
+    this.#limit = new MemoryLimit(settings.maxBytes)
+    this.#broadcasts = this.#createLog(settings.channelLog, { onAppend: () => { callbacks.onBroadcast() } })
+    this.#expiryQueue = new ExpiryQueue(settings.resumeTimeout, session => { this.#expire(session) })
   }
 
-  open (id: string, principal: string | undefined): SessionState | undefined {
+  open (id: string, principal: string | undefined): MemorySession | undefined {
     const { maxSessions, maxSessionsPerPrincipal } = this.#settings
-    if (this.#openCount >= maxSessions) return undefined
-    if (principal !== undefined && this.#principalCount(principal) >= maxSessionsPerPrincipal) return undefined
-    this.#adjustCounts(principal, 1)
-    const { head } = this.#logs
-    // An array literal takes less memory than an array that grows by `push`.
-    const state = new SessionState(id, principal, head, [{ log: this.#broadcasts, from: head, to: Infinity }])
-    this.#sessions.set(id, state)
-    return state
+    const groups = principal === undefined ? this.#onlyAll : [this.#all, this.#groupByPrincipal.get(principal) ?? new SessionGroup()]
+    const [, ownGroup] = groups
+    if (ownGroup !== undefined && !this.#makeRoom(ownGroup, maxSessionsPerPrincipal)) return undefined
+    if (!this.#makeRoom(this.#all, maxSessions)) return undefined
+    if (ownGroup !== undefined) this.#groupByPrincipal.set(String(principal), ownGroup)
+    for (const group of groups) group.size++
+    const session = new MemorySession(id, principal, this.#logs.head, this.#broadcasts, groups)
+    this.#sessions.set(id, session)
+    return session
   }
 
   find (id: string): SessionState | undefined {
@@ -58,82 +66,93 @@ export class MemoryStore implements Store {
     return this.#sessions.get(id)
   }
 
-  cancelExpiry (state: SessionState): void {
-    if (state.closeReason === undefined) this.#expiryQueue.delete(state)
+  cancelExpiry (session: MemorySession): void {
+    if (session.closeReason !== undefined) return
+    this.#expiryQueue.delete(session)
+    for (const { idle } of session.groups) idle.delete(session)
   }
 
-  attach (state: SessionState): number {
-    this.#dropUnreadableRanges(state)
+  attach (session: MemorySession): number | undefined {
+    if (!this.#sessions.has(session.id)) return undefined
+    this.#dropUnreadable(session)
     return this.#logs.head
   }
 
-  detach (state: SessionState): void {
-    if (state.closeReason === undefined) this.#expiryQueue.set(state)
+  detach (session: MemorySession): void {
+    if (session.closeReason !== undefined) {
+      this.#shrinkClosed(session)
+      return
+    }
+    this.#expiryQueue.set(session)
+    if (session.queue === undefined) for (const { idle } of session.groups) idle.add(session)
   }
 
-  update (state: SessionState, change: SessionData): void {
-    assertOpen(state)
-    state.data = { ...state.data, ...change }
+  update (session: SessionState, change: SessionData): void {
+    assertOpen(session)
+    session.data = { ...session.data, ...change }
   }
 
-  join (state: SessionState, name: string): void {
-    assertOpen(state)
-    state.channels ??= new Set()
-    if (state.channels.has(name)) return
+  join (session: MemorySession, name: string): void {
+    assertOpen(session)
+    session.channels ??= new Set()
+    if (session.channels.has(name)) return
+    const { channelLog, maxChannelsPerSession } = this.#settings
+    if (session.channels.size >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
     let channel = this.#channels.get(name)
     if (channel === undefined) {
-      channel = new MemoryChannel(this.#settings.channelLog)
+      channel = new MemoryChannel(listener => this.#createLog(channelLog, listener))
       this.#channels.set(name, channel)
     }
-    channel.members.add(state)
-    state.channels.add(name)
-    state.ranges.push({ log: channel.log, from: channel.log.lastPosition, to: Infinity })
+    const range = new MemoryRange(channel.log, channel.log.lastPosition, channel)
+    channel.members.set(session, range)
+    channel.rangeCount++
+    session.channels.add(name)
+    session.addRange(range)
   }
 
-  leave (state: SessionState, name: string): void {
-    if (state.channels?.delete(name) !== true) return
-    this.#removeMember(state, name)
-    this.#dropUnreadableRanges(state)
-    const leftRanges = state.ranges.filter(({ to }) => to < Infinity)
-    if (leftRanges.length <= MAX_LEFT_CHANNELS) return
-    // After this, a client misses entries only if its connection does not accept more.
-    flushScheduler.flushAll()
-    this.#dropRange(state, leftRanges.reduce((oldest, range) => range.to < oldest.to ? range : oldest), 'count')
+  leave (session: MemorySession, name: string): void {
+    if (session.channels?.delete(name) !== true) return
+    this.#removeMember(session, name)
+    for (const range of session.left ?? []) this.#dropIfUnreadable(session, range)
+    this.#limitLeft(session)
   }
 
-  end (state: SessionState, reason: string, keep: boolean): boolean {
-    if (state.closeReason !== undefined) return false
-    state.closeReason = reason
+  end (session: MemorySession, reason: string, keep: boolean): boolean {
+    if (session.closeReason !== undefined) return false
+    session.closeReason = reason
+    session.queue?.close()
     // A closed session does not receive later broadcasts.
-    for (const range of state.ranges) if (range.log === this.#broadcasts) range.to = this.#broadcasts.lastPosition
-    for (const channel of state.channels ?? []) this.#removeMember(state, channel)
-    state.channels = undefined
-    this.#dropUnreadableRanges(state)
-    this.#adjustCounts(state.principal, -1)
-    if (keep) this.#keepClosed(state)
-    else this.#remove(state)
+    session.broadcasts.end()
+    for (const channel of session.channels ?? []) this.#removeMember(session, channel)
+    session.channels = undefined
+    for (const { idle } of session.groups) idle.delete(session)
+    if (keep) this.#keepClosed(session)
+    else this.#remove(session)
     return true
   }
 
-  send (state: SessionState, entry: EntryInput): void {
-    assertOpen(state)
-    this.#logs.append(this.#ownLog(state), entry)
+  send (session: MemorySession, entry: EntryInput): void {
+    assertOpen(session)
+    this.#append(this.#ownLog(session), entry)
   }
 
   publish (name: string, entry: EntryInput): void {
     const channel = this.#channels.get(name)
-    if (channel !== undefined) this.#logs.append(channel.log, entry)
+    if (channel !== undefined) this.#append(channel.log, entry)
   }
 
   broadcast (entry: EntryInput): void {
-    this.#logs.append(this.#broadcasts, entry)
+    this.#append(this.#broadcasts, entry)
   }
 
   /** Nothing to do: it is called only for sessions without a log, which have nothing unsent. */
   waitForDrain (): void {}
 
-  messageQueue (): MessageQueue {
-    return new MemoryQueue(this.#settings.maxWaitingMessages, this.#settings.maxIdempotencyKeys)
+  messageQueue (session: MemorySession): MessageQueue {
+    // A client that sends messages is more than a connection that somebody has opened, so its session is not evicted.
+    for (const { idle } of session.groups) idle.delete(session)
+    session.queue ??= new MemoryQueue(this.#settings, this.#limit)
+    return session.queue
   }
 
   count (channel: string): number {
@@ -141,83 +160,134 @@ export class MemoryStore implements Store {
   }
 
   stats (): StoreStats {
-    return { sessions: this.#openCount, channels: this.#channels.size }
+    return { sessions: this.#all.size - this.#all.closed.size, channels: this.#channels.size }
   }
 
   close (reason: string): readonly SessionState[] {
-    const closed = [...this.#sessions.values()].filter(state => this.end(state, reason, true))
+    const closed = [...this.#sessions.values()].filter(session => this.end(session, reason, true))
     this.#expiryQueue.clear()
     this.#logs.close()
     return closed
   }
 
-  #expire (state: SessionState): void {
-    const wasOpen = this.end(state, 'expired', false)
-    if (wasOpen) this.#callbacks.onExpire(state)
-    else this.#remove(state)
+  #createLog (bounds: LogBounds, listener: LogListener): Log {
+    return new Log(bounds, listener, log => { this.#limit.update(log) })
   }
 
-  /** Keeps a closed session for `resumeTimeout`, so that its client can receive the `close` event, but at most `maxSessions` closed sessions. */
-  #keepClosed (state: SessionState): void {
-    this.#expiryQueue.set(state)
-    this.#closed.add(state)
-    const [oldest] = this.#closed
-    if (oldest !== undefined && this.#closed.size > this.#settings.maxSessions) this.#remove(oldest)
+  #append (log: Log, entry: EntryInput): void {
+    this.#logs.append(log, entry)
+    this.#limit.enforce()
   }
 
-  #remove (state: SessionState): void {
-    this.#expiryQueue.delete(state)
-    this.#sessions.delete(state.id)
-    this.#closed.delete(state)
-    if (state.log !== undefined) this.#logs.release(state.log)
-    state.listener?.onRemove()
+  #expire (session: MemorySession): void {
+    const wasOpen = this.end(session, 'expired', false)
+    if (wasOpen) this.#callbacks.onExpire(session)
+    else this.#remove(session)
   }
 
-  #adjustCounts (principal: string | undefined, difference: 1 | -1): void {
-    this.#openCount += difference
-    if (principal === undefined) return
-    const count = this.#principalCount(principal) + difference
-    if (count === 0) this.#countByPrincipal.delete(principal)
-    else this.#countByPrincipal.set(principal, count)
-  }
-
-  #principalCount (principal: string): number {
-    return this.#countByPrincipal.get(principal) ?? 0
-  }
-
-  #ownLog (state: SessionState): Log {
-    if (state.log === undefined) {
-      state.log = new Log(this.#settings.log, state)
-      state.ranges.push({ log: state.log, from: state.startPosition, to: Infinity })
+  /** Makes room for one more session, if necessary and possible: removes the oldest closed session, or evicts the session that has waited longest for its client, among those that have never sent a message. */
+  #makeRoom ({ size, closed, idle }: SessionGroup, maxSize: number): boolean {
+    if (size < maxSize) return true
+    const [oldestClosed] = closed
+    const [longestIdle] = idle
+    if (oldestClosed !== undefined) {
+      this.#remove(oldestClosed)
+    } else if (longestIdle !== undefined) {
+      this.end(longestIdle, 'evicted', false)
+      this.#callbacks.onExpire(longestIdle)
     }
-    return state.log
+    return oldestClosed !== undefined || longestIdle !== undefined
   }
 
-  #removeMember (state: SessionState, name: string): void {
+  /** Keeps a closed session for `resumeTimeout`, so that its client can receive the `close` event. */
+  #keepClosed (session: MemorySession): void {
+    this.#dropUnreadable(session)
+    this.#limitLeft(session)
+    this.#expiryQueue.set(session)
+    for (const { closed } of session.groups) closed.add(session)
+  }
+
+  /** Drops most of what a closed session can read, if a stream has written all of it, and with it the `close` event. */
+  #shrinkClosed (session: MemorySession): void {
+    const isUnread = ({ log, to }: MemoryRange): boolean => Math.min(log.lastPosition, to) > session.cursor
+    if (session.ranges.some(isUnread)) return
+    session.log?.shrink(MAX_CLOSED_BYTES)
+    for (const range of session.left ?? []) if (session.leftBytes > MAX_CLOSED_BYTES) this.#dropRange(session, range, 'bytes')
+  }
+
+  #remove (session: MemorySession): void {
+    const { id, principal, groups, ranges, log } = session
+    this.#expiryQueue.delete(session)
+    this.#sessions.delete(id)
+    for (const group of groups) {
+      group.size--
+      group.closed.delete(session)
+    }
+    if (groups.at(-1)?.size === 0) this.#groupByPrincipal.delete(String(principal))
+    for (const range of ranges.splice(0)) this.#releaseRange(range)
+    if (log !== undefined) this.#logs.release(log)
+    session.listener?.onRemove()
+  }
+
+  #ownLog (session: MemorySession): Log {
+    if (session.log === undefined) {
+      session.log = this.#createLog(this.#settings.log, session)
+      session.addRange(new MemoryRange(session.log, session.startPosition))
+    }
+    return session.log
+  }
+
+  #removeMember (session: MemorySession, name: string): void {
     const channel = this.#channels.get(name) as MemoryChannel
-    channel.members.delete(state)
+    const range = channel.members.get(session) as MemoryRange
+    channel.members.delete(session)
     if (channel.members.size === 0) this.#channels.delete(name)
-    for (const range of state.ranges) if (range.log === channel.log && range.to === Infinity) range.to = channel.log.lastPosition
+    range.end()
+    session.addLeft(range)
+    this.#dropIfUnreadable(session, range)
   }
 
-  /** Drops the ranges with a fixed `to` that contain no entries, or whose entries are all trimmed. */
-  #dropUnreadableRanges (state: SessionState): void {
-    for (const range of [...state.ranges]) {
-      const { log, from, to } = range
-      if (to === from) removeRange(state, range)
-      else if (to <= log.trimmedPosition) this.#dropRange(state, range, log.trimReason)
+  /** Drops the oldest ranges of channels that a session has left, above the limits. */
+  #limitLeft (session: MemorySession): void {
+    const { left } = session
+    if (left === undefined) return
+    const isOverLimit = (): boolean => left.size > MAX_LEFT_CHANNELS || (left.size > 1 && session.leftBytes > MAX_LEFT_BYTES)
+    if (!isOverLimit()) return
+    // After this, a client misses entries only if its connection does not accept more.
+    flushScheduler.flushAll()
+    for (const range of left) {
+      if (!isOverLimit()) return
+      this.#dropRange(session, range, left.size > MAX_LEFT_CHANNELS ? 'count' : 'bytes')
     }
+  }
+
+  #dropUnreadable (session: MemorySession): void {
+    // Backwards, because a range that is dropped is replaced by the last one.
+    for (let index = session.ranges.length - 1; index >= 0; index--) this.#dropIfUnreadable(session, session.ranges[index] as MemoryRange)
+  }
+
+  /** Drops a range with a fixed `to` that contains no entries, or whose entries are all trimmed. */
+  #dropIfUnreadable (session: MemorySession, range: MemoryRange): void {
+    const { log, from, to } = range
+    if (to === from) this.#removeRange(session, range)
+    else if (to <= log.trimmedPosition) this.#dropRange(session, range, log.trimReason)
   }
 
   /** Drops a range that had entries. The session's own log records the loss, so that the stream reports a gap. */
-  #dropRange (state: SessionState, range: LogRange, reason: TrimReason): void {
-    this.#ownLog(state).markTrimmed(range.to, reason)
-    removeRange(state, range)
+  #dropRange (session: MemorySession, range: MemoryRange, reason: TrimReason): void {
+    this.#ownLog(session).markTrimmed(range.to, reason)
+    this.#removeRange(session, range)
   }
-}
 
-function removeRange ({ ranges }: SessionState, range: LogRange): void {
-  ranges.splice(ranges.indexOf(range), 1)
+  #removeRange (session: MemorySession, range: MemoryRange): void {
+    session.removeRange(range)
+    this.#releaseRange(range)
+  }
+
+  /** A channel without members keeps its log only while a former member may still read it. */
+  #releaseRange ({ channel }: MemoryRange): void {
+    if (channel !== undefined && --channel.rangeCount === 0) this.#logs.release(channel.log)
+  }
 }
 
 function assertOpen ({ closeReason }: SessionState): void {

@@ -1,4 +1,4 @@
-import { SessionOver, StoreUnavailable } from '../../errors.js'
+import { SessionOver, StoreUnavailable, TooManyChannels } from '../../errors.js'
 import { noop } from '../../awaitable.js'
 import { isSessionId } from '../../wire/event-id.js'
 import { serialize } from '../../wire/frame.js'
@@ -70,6 +70,8 @@ export class RedisStore implements Store {
 
   async join (given: SessionState, channel: string): Promise<void> {
     const state = given as RedisState
+    const { maxChannelsPerSession } = this.#settings
+    if (state.channels?.has(channel) !== true && (state.channels?.size ?? 0) >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
     const [version, from] = await this.#node.run('join', state.id, channel) as [string, string]
     if (Number(version) === 0) throw this.#over(state)
     await this.#node.changes.joined(state, Number(version), channel, Number(from))

@@ -41,6 +41,8 @@ class Client {
   readonly receivedPositions: number[]
   readonly channels = new Set<number>()
   closed = false
+  /** Whether a stream has written the `close` event. */
+  receivedClose = false
   sink: MemorySink | undefined
   /** The last position that it has received on its newest stream. */
   cursor: number
@@ -71,6 +73,7 @@ class SweptLogs extends MemoryLogs {
 }
 
 const AGE = 1_000_000
+const MAX_CLOSED_BYTES = 64 * 1024
 const logger = Fastify().log
 
 /**
@@ -211,6 +214,8 @@ export class SessionModel {
     const head = this.#logs.head
     let client = this.#clients[index]
     const resumed = client !== undefined
+    // The store drops most of what a client could read again after `close`, if it is more than this.
+    if (client?.receivedClose === true && this.#bounds.bytes > MAX_CLOSED_BYTES) return
     if (client === undefined) {
       const session = await this.#sessions.open(undefined)
       assert.equal(session?.[kStream].cursor, head)
@@ -265,6 +270,7 @@ export class SessionModel {
       assert.ok(client.closed)
       assert.deepEqual(events.pop(), { event: 'close', position: undefined, data: { reason: 'closed' } })
       counts.closes++
+      client.receivedClose = true
     }
     for (const { event, position, data } of events) {
       if (event === 'gap') {
