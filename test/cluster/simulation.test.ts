@@ -6,8 +6,9 @@ import { needsRedis } from '../support/redis-server.js'
 import { withTimeout } from '../support/wait.js'
 
 const program = fileURLToPath(new URL('./simulation/command.ts', import.meta.url))
-// On two free cores, it takes about a minute.
+// On two free cores, it takes about a minute and a half.
 const TIMEOUT = 900_000
+t.setTimeout(TIMEOUT)
 
 /** Runs the simulation with arguments, in other processes. */
 async function simulate (t: Test, ...args: string[]): Promise<{ code: number | null, lines: string[] }> {
