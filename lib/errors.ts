@@ -9,6 +9,8 @@ import { inspect } from 'node:util'
 // Errors at boot.
 export const OptionInvalid = createError<[string]>('FST_SSE_OPTION_INVALID', '%s', 500, TypeError)
 export const HookInvalid = createError<[string]>('FST_SSE_HOOK_INVALID', '%s', 500, TypeError)
+/** The store cannot be used at boot. Has the code of {@link StoreUnavailable}, with a message for operators instead of clients. */
+export const StoreUnreachable = createError<[string]>('FST_SSE_STORE_UNAVAILABLE', 'The Redis store cannot be used: %s', 503)
 export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '%s', 500, TypeError)
 
 // Rejections of calls that the app makes.

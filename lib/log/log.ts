@@ -106,21 +106,26 @@ export class Log {
   }
 
   /** Appends an entry, whose position must be higher than `lastPosition`, and trims what exceeds the bounds. */
-  push ({ frame, except }: EntryInput, position: number, appendedAt: number): void {
+  push (input: EntryInput, position: number, appendedAt: number): void {
     this.#expire(appendedAt)
-    const suffix = frameSuffix(position, frame)
-    // The suffix is measured, not the frame, because this also makes V8 flatten the string that streams write later.
-    const bytes = Buffer.byteLength(suffix) - (suffix.length - frame.length)
-    this.#positions.push(position)
-    this.#suffixes.push(suffix)
-    this.#sizes.push(bytes)
-    this.#times.push(appendedAt)
-    if (except !== undefined) (this.#excluded ??= new Map()).set(position, except)
-    this.#bytes += bytes
-    this.appendedBytes += bytes
+    this.#add(input, position, appendedAt)
     this.lastPosition = position
-    while (this.length > this.bounds.entries) this.#trim('count')
-    while (this.#bytes > this.bounds.bytes) this.#trim('bytes')
+    this.#trimToBounds()
+    this.#onResize(this)
+  }
+
+  /** Adds entries before the oldest one. */
+  prepend (entries: ReadonlyArray<{ readonly input: EntryInput, readonly position: number, readonly appendedAt: number }>): void {
+    const older = new Log(this.bounds, this.listener)
+    for (const { input, position, appendedAt } of entries) if (position > this.trimmedPosition) older.#add(input, position, appendedAt)
+    this.#positions = [...older.#positions, ...this.#positions.slice(this.#first)]
+    this.#suffixes = [...older.#suffixes, ...this.#suffixes.slice(this.#first)]
+    this.#sizes = [...older.#sizes, ...this.#sizes.slice(this.#first)]
+    this.#times = [...older.#times, ...this.#times.slice(this.#first)]
+    if (older.#excluded !== undefined) this.#excluded = new Map([...older.#excluded, ...this.#excluded ?? []])
+    this.#first = 0
+    this.#bytes += older.#bytes
+    this.#trimToBounds()
     this.#onResize(this)
   }
 
@@ -197,6 +202,24 @@ export class Log {
     this.trimmedPosition = position
     this.lastPosition = Math.max(this.lastPosition, position)
     this.trimReason = reason
+  }
+
+  #add ({ frame, except }: EntryInput, position: number, appendedAt: number): void {
+    const suffix = frameSuffix(position, frame)
+    // The suffix is measured, not the frame, because this also makes V8 flatten the string that streams write later.
+    const bytes = Buffer.byteLength(suffix) - (suffix.length - frame.length)
+    this.#positions.push(position)
+    this.#suffixes.push(suffix)
+    this.#sizes.push(bytes)
+    this.#times.push(appendedAt)
+    if (except !== undefined) (this.#excluded ??= new Map()).set(position, except)
+    this.#bytes += bytes
+    this.appendedBytes += bytes
+  }
+
+  #trimToBounds (): void {
+    while (this.length > this.bounds.entries) this.#trim('count')
+    while (this.#bytes > this.bounds.bytes) this.#trim('bytes')
   }
 
   #expire (time: number): void {

@@ -28,7 +28,7 @@ async function countCommands (t: Test, redis: RedisServer): Promise<(settledCoun
     }
   })
   return async (settledCount = 0) => {
-    await waitUntil(() => (counts.operations.settle ?? 0) >= settledCount, 'the settle operations')
+    await waitUntil(() => (counts.operations.complete ?? 0) >= settledCount, 'the settle operations')
     // MONITOR reports commands later than their replies, but in order. The ECHO marks the end.
     const marker = deferred()
     onMarker = marker.resolve
@@ -71,7 +71,7 @@ t.test('Redis commands and connections', needsRedis, async t => {
     const readCounts = await countCommands(t, redis)
     for (let n = 0; n < 100; n++) await postMessage(second.url, sessionId, null, { event: 'quiet', key: `q${n}` })
     const { commands: { evalsha = 0, ...others }, operations } = await readCounts(100)
-    t.strictSame([operations, others], [{ begin: 100, settle: 100 }, {}])
+    t.strictSame([operations, others], [{ enqueue: 100, complete: 100 }, {}])
     // On a slow machine, the second operation may share a command with the first operation of the next message.
     t.ok(evalsha <= 200, `${evalsha} commands`)
     const response = postMessage(third.url, sessionId, 1, { event: 'gate' })

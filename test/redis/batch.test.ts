@@ -39,7 +39,7 @@ t.test('handles messages without keys in order, and settles their batch once', n
   const session = await openSession(sessions)
   const settled: string[] = []
   interceptStoreCommands(client, storeCommands => {
-    for (const { operation, args } of storeCommands) if (operation === 'settle') settled.push(args.slice(2).join())
+    for (const { operation, args } of storeCommands) if (operation === 'complete') settled.push(args.slice(2).join())
   })
   const { handled, handle } = recordHandlers()
   const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => createMessage(undefined, handle(name))))
@@ -123,6 +123,6 @@ t.test('if a node loses its lease during a batch, another node handles the remai
   for (const result of await remote[kStream].messageQueue.enqueueAll(batchB.messages)) t.match(await result, { replayed: false })
   for (const { client } of proxy.connections) client.resume()
   await t.rejects(withTimeout(results[29] as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  t.strictSame(batchA.handled, range(0, 9))
+  t.strictSame(batchA.handled, [0])
   t.strictSame(batchB.handled, range(0, 30))
 })

@@ -1,10 +1,12 @@
 import { createClient } from 'redis'
 import t from 'tap'
-import { Link } from '../../lib/store/redis/client.js'
-import { openSession } from '../support/memory-stream.js'
+import { OwnConnection } from '../../lib/store/redis/connection.js'
+import { kStream } from '../../lib/sessions/session.js'
+import { findSession, openSession } from '../support/memory-stream.js'
+import { createMessage, recordHandlers, startGatedMessage } from './support/messages.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 testEachRedisClient(t, 'a closed store rejects commands', async (t, store) => {
   const sessions = await store.addNode()
@@ -31,9 +33,9 @@ t.test('closes the connection that node-redis opens while the store closes', nee
   client.on('error', () => {})
   await client.connect()
   t.teardown(() => { client.destroy() })
-  const noop = (): void => {}
-  const connection = new Link(client, 2000, { message: noop, deaf: () => { process.nextTick(() => { connection.close() }) }, hearing: noop, restored: noop })
-  await connection.open()
+  const ready = deferred()
+  const connection = new OwnConnection(client, { onMessage: () => {}, onDown: () => { process.nextTick(() => { connection.close() }) }, onReady: ready.resolve })
+  await withTimeout(ready.promise, 'the connection')
   await connection.subscribe(['all'])
   const countConnections = async (): Promise<number> => Number((await redis.info('stats')).total_connections_received)
   const before = await countConnections()
@@ -41,4 +43,35 @@ t.test('closes the connection that node-redis opens while the store closes', nee
   await waitUntil(async () => await countConnections() > before, 'the connection')
   const connections = async (): Promise<string[]> => String(await redis.sendCommand('CLIENT', 'LIST')).trim().split('\n').filter(line => !line.includes('name=test'))
   await t.resolves(waitUntil(async () => (await connections()).length === 1, 'the connection to close'))
+})
+
+t.test('a closing node starts no handler for a message whose enqueueing is in progress', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, pauseReplies } = await openProxiedNode(t, redis)
+  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const session = await openSession(nodeB)
+  const local = await findSession(nodeA, session)
+  const { handled, handle } = recordHandlers()
+  pauseReplies(true)
+  const result = Promise.resolve(local[kStream].messageQueue.enqueue(createMessage('key', handle('closing'))))
+  result.catch(() => {})
+  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the message to be queued')
+  const closed = nodeA.close()
+  pauseReplies(false)
+  await t.rejects(result, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await closed
+  await t.rejects(Promise.resolve(local[kStream].messageQueue.enqueue(createMessage('key', handle('closed')))), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.match(await session[kStream].messageQueue.enqueue(createMessage('key', handle('other'))), { replayed: false })
+  t.strictSame(handled, ['other'])
+})
+
+t.test('a closing node waits for its running handlers only for handlerTimeout', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis, {}, { handlerTimeout: 50 })
+  const session = await openSession(sessions)
+  const { gate, running } = startGatedMessage(session)
+  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the message to run')
+  await withTimeout(sessions.close(), 'the store to close')
+  gate.resolve()
+  await running
 })

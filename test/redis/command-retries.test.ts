@@ -19,7 +19,7 @@ async function openWithLostReply (t: Test, lostOperation: string, options: SseSe
   let attempts = 0
   let replies = 0
   const callAndLoseReply = async (...command: string[]): Promise<unknown> => {
-    const isLostOperation = parseStoreCommands(command).some(({ operation, args }) => operation === lostOperation && (lostOperation !== 'hold' || Number(args[2]) > 0))
+    const isLostOperation = parseStoreCommands(command).some(({ operation, args }) => operation === lostOperation && (lostOperation !== 'read' || args.includes('s')))
     const number = isLostOperation ? ++attempts : 0
     const reply = await call(...command)
     if (number === 1) {
@@ -70,7 +70,7 @@ t.test('a retried leave does not undo a later join', needsRedis, async t => {
 })
 
 t.test('a retried detach does not release a newer stream', needsRedis, async t => {
-  const { sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'detach')
+  const { sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'release')
   const session = await openSession(sessions)
   const first = await attachStream(sessions, session)
   first.sink.destroy()
@@ -82,8 +82,8 @@ t.test('a retried detach does not release a newer stream', needsRedis, async t =
   await waitUntil(() => second.messages().length === 1, 'the message')
 })
 
-t.test('a retried hold does not restore a stream that has ended', needsRedis, async t => {
-  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'hold')
+t.test('a retried read does not restore a stream that has ended', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'read')
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session)
   await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
@@ -110,7 +110,7 @@ t.test('a retried update does not overwrite a later update of another node', nee
 
 t.test('a retried cursor update does not move the cursor back', needsRedis, async t => {
   const options = { log: { entries: 4 } }
-  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'progress', options)
+  const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'commit_cursor', options)
   const { sessions: otherSessions } = await openProxiedNode(t, redis, options)
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session)
@@ -124,7 +124,7 @@ t.test('a retried cursor update does not move the cursor back', needsRedis, asyn
 })
 
 t.test('handles a retried repeat itself if the first message was rejected meanwhile', needsRedis, async t => {
-  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'begin')
+  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'enqueue')
   const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const session = await openSession(otherSessions)
   const handle = await findSession(sessions, session)

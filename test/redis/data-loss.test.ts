@@ -13,7 +13,7 @@ testEachRedisClient(t, 'a node whose registration was lost registers again and r
   const [session, left] = [await openSession(nodeA), await openSession(nodeA)]
   const [down, leftDown] = [await attachStream(nodeA, session), await attachStream(nodeA, left)]
   const fields = await redis.sendCommand('HKEYS', '{sse}') as string[]
-  await redis.sendCommand('HDEL', '{sse}', ...fields.filter(name => name.startsWith('ran:') || name.startsWith('told:')))
+  await redis.sendCommand('HDEL', '{sse}', ...fields.filter(name => name.startsWith('applied:') || name.startsWith('inbox:')))
   await redis.sendCommand('DEL', '{sse}:nodes')
   leftDown.sink.destroy()
   await t.rejects(session.send(1), { code: 'FST_SSE_STORE_UNAVAILABLE' })

@@ -67,7 +67,7 @@ t.test('a producer may continue while less than half of the log limits is unsent
     else if (kind === 60) {
       // The same state as after all entries have exceeded their maximum age.
       await redis.sendCommand('DEL', `${key}:log`)
-      await redis.sendCommand('HDEL', key, 'due')
+      await redis.sendCommand('HDEL', key, 'nextTrimAt')
     } else {
       // The cursor mostly moves forward. It moves back if a client resumes at an earlier position.
       const entries = await entriesAfter(kind < 70 ? 0 : cursor)
@@ -92,7 +92,7 @@ t.test('Redis reads each log entry once while a producer waits at half of the lo
   await monitorCommands(t, redis, (command, source) => {
     const [name, log, from, to] = command
     if (source === 'lua' && name === 'XRANGE' && log === `${key}:log`) ranges.push([Number(from), to === '+' ? Infinity : Number(to)])
-    if (parseStoreCommands(command).some(({ operation }) => operation === 'drained')) checks++
+    if (parseStoreCommands(command).some(({ operation }) => operation === 'backlog')) checks++
   })
   let count = 0
   while (await isDrained()) {

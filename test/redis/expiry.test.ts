@@ -81,7 +81,7 @@ t.test('a session stays open if its client reconnects while the expiry is being 
   interceptStoreCommands(client, async storeCommands => {
     if (isReconnected || !storeCommands.some(({ operation }) => operation === 'end')) return
     // The same effect as when another node attaches a stream within the same clock tick.
-    const clock = Number(await redis.sendCommand('HGET', '{sse}', 'clock'))
+    const clock = Number(await redis.sendCommand('HGET', '{sse}', 'leaseClock'))
     await redis.sendCommand('ZADD', '{sse}:deadlines', String(clock + 300), id)
     isReconnected = true
   })
@@ -134,7 +134,7 @@ t.test('releases 1,000 sessions of a dead node within four heartbeats', needsRed
   const opened = await Promise.all(Array.from({ length: 1000 }, () => openSession(sessions)))
   await redis.sendCommand('EVAL', "for _, id in ipairs(ARGV) do redis.call('HSET', '{sse}:s:' .. id, 'owner', 'dead') redis.call('ZADD', '{sse}:deadlines', 1, id) end", '0', ...opened.map(({ id }) => id))
   let heartbeats = 0
-  interceptStoreCommands(client, storeCommands => { if (storeCommands.some(({ operation }) => operation === 'tick')) heartbeats++ })
+  interceptStoreCommands(client, storeCommands => { if (storeCommands.some(({ operation }) => operation === 'heartbeat')) heartbeats++ })
   await waitUntil(async () => await redis.sendCommand('ZCOUNT', '{sse}:deadlines', '-inf', '1') === 0, 'all sessions to be released', 30_000)
   t.ok(heartbeats <= 4, `${heartbeats} heartbeats`)
   t.equal(await redis.sendCommand('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')

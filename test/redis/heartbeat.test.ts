@@ -8,7 +8,7 @@ import { waitUntil } from '../support/wait.js'
 testEachRedisClient(t, 'an idle node keeps sending heartbeats after SCRIPT FLUSH', async (_t, store, redis) => {
   await store.addNode()
   await redis.sendCommand('SCRIPT', 'FLUSH')
-  const lastHeartbeat = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', 'at')
+  const lastHeartbeat = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', 'clockAt')
   const before = await lastHeartbeat()
   await waitUntil(async () => await lastHeartbeat() !== before, 'the next heartbeat')
 })
@@ -35,7 +35,7 @@ t.test('no commands are queued in the client while Redis is down, and the first 
   t.strictSame(operations, [])
   proxy.setDown(false)
   await waitUntil(() => operations.length > 0, 'the first operation')
-  t.equal(operations[0], 'tick')
+  t.equal(operations[0], 'heartbeat')
   await session.send(2)
   await waitUntil(() => down.messages().length === 1, 'the message')
 })

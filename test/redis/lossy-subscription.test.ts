@@ -10,17 +10,21 @@ import { createRandom, chooseSeed } from '../support/random.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
-/** Opens the registry of a node that loses publications while `isLost` returns true. */
+/** Opens the registry of a node that loses the publications of its first subscription while `isLost` returns true. */
 async function openWithLossySubscription (t: Test, port: number, isLost: () => boolean): Promise<Sessions> {
   const client = new Redis({ port, host: '127.0.0.1' })
+  let isFirst = true
   const lossy: IoRedisClient = {
     call: (command, ...args) => client.call(command, ...args),
     on: (event, listener) => client.on(event, listener),
     off: (event, listener) => client.off(event, listener),
     duplicate: options => {
       const subscriber = client.duplicate(options)
+      const isLossy = isFirst
+      isFirst = false
       return {
-        on: (event, listener) => subscriber.on(event, event === 'message' ? (...args: string[]) => { if (!isLost()) listener(...args) } : listener),
+        call: (command, ...args) => subscriber.call(command, ...args),
+        on: (event, listener) => subscriber.on(event, event === 'message' ? (...args: string[]) => { if (!isLossy || !isLost()) listener(...args) } : listener),
         subscribe: (...channels) => subscriber.subscribe(...channels),
         unsubscribe: (...channels) => subscriber.unsubscribe(...channels),
         disconnect: () => { subscriber.disconnect() }

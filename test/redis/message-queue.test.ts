@@ -118,21 +118,21 @@ t.test('a closing node rejects a repeat whose first message runs on another node
   const sent = deferred()
   let isRequested = false
   interceptStoreCommands(client, storeCommands => {
-    if (!storeCommands.some(({ operation }) => operation === 'begin')) return undefined
+    if (!storeCommands.some(({ operation }) => operation === 'enqueue')) return undefined
     isRequested = true
     return sent.promise
   })
-  await waitUntil(() => isRequested, 'the retry')
   await redis.sendCommand('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
   const repeatOnNodeC = (await findSession(nodeC, session))[kStream].messageQueue.enqueue(createMessage('a', async () => {
     await gate.promise
     return createResponse('node C')
   }))
   await waitUntil(async () => !(await redis.sendCommand('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
+  await waitUntil(() => isRequested, 'the retry')
   const closed = nodeB.close()
   sent.resolve()
   await t.rejects(withTimeout(repeat as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  t.match(await other, { response: { body: 'b' } })
+  await t.rejects(withTimeout(other as Promise<unknown>, 'the other rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await closed
   gate.resolve()
   await Promise.all([running, repeatOnNodeC])
@@ -156,4 +156,62 @@ t.test('checks the lease of a node once per heartbeat, however many messages wai
   t.ok(await countLeaseChecks() - before <= 3, 'one check, and one more per heartbeat')
   gate.resolve()
   await Promise.all([running, ...waiting, ...await repeats])
+})
+
+t.test('sends no commands while messages wait and nothing changes', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await openProxiedNode(t, redis)
+  const { sessions: otherSessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const { gate, handle, running } = startGatedMessage(session)
+  const waiting = Array.from({ length: 20 }, (_, n) => session[kStream].messageQueue.enqueue(createMessage(`key ${n}`, handle('waiting'))))
+  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 21, 'the messages to be queued')
+  const operations: string[] = []
+  interceptStoreCommands(client, storeCommands => { operations.push(...storeCommands.map(({ operation }) => operation)) })
+  for (let number = 2; number < 5; number++) {
+    await openSession(otherSessions)
+    await waitUntil(() => sessions.size === number, 'the next heartbeat')
+  }
+  t.strictSame(operations.filter(operation => operation !== 'heartbeat'), [])
+  gate.resolve()
+  await Promise.all([running, ...waiting])
+})
+
+t.test('starts no handler if the reply arrives after the lease has expired', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const session = await openSession(nodeB)
+  const local = await findSession(nodeA, session)
+  const { handled, handle } = recordHandlers()
+  const connections = [...proxy.connections]
+  for (const { server } of connections) server.pause()
+  proxy.connections[1]?.client.pause()
+  const result = Promise.resolve(local[kStream].messageQueue.enqueue(createMessage('key', handle('fenced'))))
+  result.catch(() => {})
+  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
+  t.match(await session[kStream].messageQueue.enqueue(createMessage('key', handle('other node'))), { replayed: false })
+  for (const { server, client } of connections) {
+    server.resume()
+    client.resume()
+  }
+  await t.rejects(withTimeout(result, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.strictSame(handled, ['other node'])
+})
+
+t.test('a message is handled when the node of the message before it fails', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const { gate, handle, running } = startGatedMessage(session)
+  const queue = `{sse}:s:${session.id}:queue`
+  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  const next = Promise.resolve(remote[kStream].messageQueue.enqueue(createMessage(undefined, handle('next'))))
+  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
+  proxy.setDown(true)
+  t.match(await withTimeout(next, 'the next message'), { response: { body: 'next' } })
+  gate.resolve()
+  await running
 })

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -14,7 +14,7 @@ async function openRegistered (t: Test) {
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
-  return { client, session, down, unregister: () => redis.sendCommand('HDEL', '{sse}', `ran:${node}`) }
+  return { client, session, down, unregister: () => redis.sendCommand('HDEL', '{sse}', `applied:${node}`) }
 }
 
 t.test('a node registers one node id at start', needsRedis, async t => {
@@ -31,7 +31,7 @@ t.test('handles a message that arrives while a node registers a new node id, and
   }
   let first: Promise<unknown> | undefined
   interceptStoreCommands(client, storeCommands => {
-    if (storeCommands.some(({ operation, args }) => operation === 'tick' && args[0] === '1')) first ??= deliver('first')
+    if (storeCommands.some(({ operation, args }) => operation === 'heartbeat' && args[0] === '1')) first ??= deliver('first')
   })
   await unregister()
   await waitUntil(() => first !== undefined, 'the new registration')
@@ -45,7 +45,7 @@ t.test('reports a gap even if the first attempt to register a new node id fails'
   await waitUntil(() => down.messages().length === 1, 'the message')
   let attempts = 0
   interceptStoreCommands(client, storeCommands => {
-    if (storeCommands.some(({ operation, args }) => operation === 'tick' && args[0] === '1') && attempts++ === 0) throw new Error('Command timed out')
+    if (storeCommands.some(({ operation, args }) => operation === 'heartbeat' && args[0] === '1') && attempts++ === 0) throw new Error('Command timed out')
   })
   await unregister()
   await waitUntil(() => attempts === 2, 'the second attempt')
@@ -71,4 +71,26 @@ t.test('rejects sends to a session while a handler runs that started under a pre
   await waitUntil(async () => await session.send(2).then(() => true, () => false), 'sends to be accepted again')
   await waitUntil(() => down.messages().length > 0, 'the message')
   t.strictSame(down.messages(), [2])
+})
+
+t.test('receives publications if their connection is lost while the node registers', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client, proxy } = await openProxiedNode(t, redis)
+  const { sessions: otherSessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const down = await attachStream(sessions, session)
+  const remote = await findSession(otherSessions, session)
+  let isBroken = false
+  interceptStoreCommands(client, async storeCommands => {
+    if (isBroken || !storeCommands.some(({ operation, args }) => operation === 'heartbeat' && args[0] === '1')) return
+    isBroken = true
+    proxy.connections[1]?.client.resetAndDestroy()
+    await waitUntil(() => proxy.connections.length === 3, 'another connection')
+  })
+  await redis.sendCommand('HDEL', '{sse}', `applied:${String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))}`)
+  await waitUntil(async () => isBroken && await session.update({}).then(() => true, () => false), 'the new registration')
+  await remote.send(1)
+  await otherSessions.broadcast('message', 2)
+  await waitUntil(() => down.messages().includes(2), 'the messages')
+  t.strictSame(down.messages(), [1, 2])
 })

@@ -14,15 +14,18 @@ const epochOf = (redis: RedisServer, { id }: { id: string }): Promise<unknown> =
 t.test('delivers events that a node missed while another node had the stream', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications } = await openProxiedNode(t, redis)
+  const { sessions: nodeA, pausePublications, waitForReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   pausePublications(true)
   const second = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(1)
   await waitUntil(() => second.messages().length === 1, 'the message')
-  const third = await attachStream(nodeA, session, first.cursor)
+  const attached = attachStream(nodeA, session, first.cursor)
+  await waitUntil(async () => await epochOf(redis, session) === '3', 'Redis to execute the command')
+  await waitForReplies()
   pausePublications(false)
+  const third = await attached
   await waitUntil(() => third.messages().length === 1, 'the message on the new stream')
   t.ok(first.sink.closed)
 })
@@ -39,7 +42,6 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   const attached = attachStream(nodeA, session, first.cursor)
   await waitUntil(async () => await epochOf(redis, session) === '2', 'Redis to execute the command')
   const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
-  await waitUntil(() => first.sink.closed, 'the replacement')
   pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
@@ -101,7 +103,6 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
   const attached = attachStream(nodeA, local, local[kStream].cursor)
   await waitUntil(async () => await epochOf(redis, session) === '1', 'Redis to execute the command')
   await waitForReplies()
-  t.ok(local.closed)
   pausePublications(false)
   const down = await attached
   await waitUntil(() => down.sink.closed && signal.aborted, 'the end of the stream')

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
-import { States } from '../../lib/store/redis/states.js'
+import { SessionCache } from '../../lib/store/redis/session-cache.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { collectGarbage, waitUntilCollected } from '../support/gc.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -30,20 +30,20 @@ t.test('the signal of a session aborts even if the session is no longer referenc
 })
 
 t.test('returns the same state while a session is in use', t => {
-  const states = new States({ fenced: false })
-  const state = states.of('id', { principal: undefined, openedAt: 0 })
-  for (let n = 0; n < 5; n++) states.sweep()
-  t.equal(states.at('id'), state)
-  t.strictSame(states.living(), [state])
+  const cache = new SessionCache({ isFenced: false, isBehind: false })
+  const state = cache.getOrCreate('id', { principal: undefined, startPosition: 0 })
+  for (let n = 0; n < 5; n++) cache.sweep()
+  t.equal(cache.get('id'), state)
+  t.strictSame(cache.open(), [state])
   t.end()
 })
 
 t.test('keeps no memory for 100,000 released sessions', async t => {
-  const states = new States({ fenced: false })
+  const cache = new SessionCache({ isFenced: false, isBehind: false })
   const round = async (from: number): Promise<number> => {
-    for (let n = 0; n < 10_000; n++) states.of(`session ${from + n}`, { principal: undefined, openedAt: 0 })
+    for (let n = 0; n < 10_000; n++) cache.getOrCreate(`session ${from + n}`, { principal: undefined, startPosition: 0 })
     for (let n = 0; n < 3; n++) {
-      states.sweep()
+      cache.sweep()
       // A dereferenced WeakRef keeps its target alive until the end of the event loop turn.
       await new Promise(resolve => { setImmediate(resolve) })
       collectGarbage()
@@ -53,6 +53,6 @@ t.test('keeps no memory for 100,000 released sessions', async t => {
   const before = await round(0)
   let after = before
   for (let from = 10_000; from <= 100_000; from += 10_000) after = await round(from)
-  t.strictSame(states.living(), [])
+  t.strictSame(cache.open(), [])
   t.ok(after - before < 5_000_000, `${after - before} bytes more`)
 })

@@ -82,7 +82,7 @@ t.test('a node that missed the close of a session detects it after reconnecting'
 
 t.test('a session with a stream can join 4,000 channels, more than one command reads', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions } = await openProxiedNode(t, redis)
+  const { sessions } = await openProxiedNode(t, redis, { maxChannelsPerSession: 4000 })
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session)
   const names = Array.from({ length: 4000 }, (_, n) => `room ${n}`)
@@ -97,7 +97,7 @@ t.test('a session with a stream can join 4,000 channels, more than one command r
 t.test('a node whose lease may have expired writes nothing to its streams', needsRedis, async t => {
   const lease = 300
   const redis = await startRedis(t)
-  const { sessions, proxy } = await openProxiedNode(t, redis, {}, { lease })
+  const { sessions } = await openProxiedNode(t, redis, {}, { lease })
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session, undefined, true)
   for (const n of [1, 2, 3]) await session.send(n)
@@ -109,7 +109,6 @@ t.test('a node whose lease may have expired writes nothing to its streams', need
   redis.resume()
   await waitUntil(() => down.messages().length === 3, 'the messages')
   t.strictSame(down.messages(), [1, 2, 3])
-  t.equal(proxy.connections.length, 2)
 })
 
 t.test('releases the channels of a stream that ends while its session is being loaded', needsRedis, async t => {
@@ -123,7 +122,7 @@ t.test('releases the channels of a stream that ends while its session is being l
   await waitUntil(() => down.messages().length === 1, 'the message')
   t.equal(nodeA.stats().channels, 1)
   let isLoading = false
-  interceptStoreCommands(client, storeCommands => { isLoading ||= storeCommands.some(({ operation, args }) => operation === 'load' && args[0] === session.id) })
+  interceptStoreCommands(client, storeCommands => { isLoading ||= storeCommands.some(({ operation, args }) => operation === 'get' && args[0] === session.id) })
   pauseReplies(true)
   await (await findSession(nodeB, session)).update({ nick: 'ann' })
   await waitUntil(() => isLoading, 'the load')
@@ -168,7 +167,7 @@ t.test('a closing node sends the retry field even if its lease has expired', nee
 t.test('compares all logs with Redis once, even if that takes longer than a heartbeat interval', needsRedis, async t => {
   const redis = await startRedis(t)
   // The heartbeat interval is 100 ms.
-  const { sessions, client } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const { sessions, client } = await openProxiedNode(t, redis, { maxChannelsPerSession: 3000 }, { lease: 500 })
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session)
   const names = Array.from({ length: 3000 }, (_, n) => `room ${n}`)
@@ -176,7 +175,7 @@ t.test('compares all logs with Redis once, even if that takes longer than a hear
   await waitUntil(() => sessions.stats().channels === names.length, 'the channels')
   let heartbeats = 0
   interceptStoreCommands(client, async storeCommands => {
-    if (storeCommands.some(({ operation }) => operation === 'tick')) heartbeats++
+    if (storeCommands.some(({ operation }) => operation === 'heartbeat')) heartbeats++
     if (!storeCommands.some(({ operation }) => operation === 'read')) return
     heartbeats = 0
     await new Promise(resolve => { setTimeout(resolve, 50) })

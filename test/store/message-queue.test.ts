@@ -115,6 +115,6 @@ testEachStore(t, 'keys that a store keeps next to a session are not found as ses
   const node = await store.addNode()
   const session = await openSession(node)
   await session.send(1)
-  for (const key of ['openedAt', 'owner', 'd:admin']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse('done')))
+  for (const key of ['startPosition', 'owner', 'd:admin']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse('done')))
   for (const part of ['log', 'keys', 'order', 'queue']) t.equal(await node.find(`${session.id}:${part}`), undefined)
 })

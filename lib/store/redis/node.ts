@@ -1,182 +1,305 @@
+import { randomBytes } from 'node:crypto'
 import { noop } from '../../awaitable.js'
+import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../log/log.js'
-import type { StoreSettings, StoreCallbacks } from '../store.js'
-import { Changes } from './changes.js'
-import { Link, type RedisClient } from './client.js'
-import { Ear } from './ear.js'
-import { Line, type Argument } from './line.js'
-import { Mailroom } from './mailbox.js'
-import { Membership, type Ticked } from './membership.js'
-import { Mirrors } from './mirrors.js'
-import { parseRecord, type SessionRecord } from './record.js'
-import { loadScript, type Operation } from './script.js'
-import { States } from './states.js'
-import { Streams } from './streams.js'
+import type { StoreCallbacks, StoreSettings } from '../store.js'
+import { codeOf, CommandQueue } from './command-queue.js'
+import { bounded, Connection, TIMEOUT, type RedisClient } from './connection.js'
+import { MessageQueues } from './inbound/message-queue.js'
+import { Inbox } from './replica/inbox.js'
+import { Loader } from './replica/loader.js'
+import { Reducer } from './replica/reducer.js'
+import { parseRecord, type SessionRecord, type SessionReplica } from './replica/session-replica.js'
+import { createScript, sharedOptions } from './script.js'
+import { SessionCache } from './session-cache.js'
+import { StreamOwnership } from './stream-ownership.js'
+import { Subscriber } from './subscriber.js'
 
-export interface RedisSettings {
+export interface NodeOptions {
   readonly client: RedisClient
   readonly namespace: string
   readonly lease: number
+  readonly handlerTimeout: number
+  /** Is called when the node does not use the client any more. */
+  onStop (): void
 }
 
-/** Milliseconds in which Redis has to do what it is asked to. */
-const TIMEOUT = 2000
-/** For how many leases what was used stays at hand, at least. */
-const AT_HAND = 2
+type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[]]
 
-/** What a process has at hand as one of the nodes that share a Redis, and what happens to it there. */
+// Milliseconds after which a connection of the store is opened again if the client library does not succeed.
+const RECONNECT_TIMEOUT = 10_000
+// How often unused sessions are released from memory, in leases.
+const SWEEP_INTERVAL = 2
+
+/** One of the processes that share a Redis. It renews its lease, and connects the parts of the store. */
 export class Node {
-  readonly line: Line
-  readonly mirrors: Mirrors
-  readonly mailroom: Mailroom
-  readonly states: States
-  readonly changes: Changes
-  readonly streams: Streams
-  /** How many sessions live, as of the last tick. */
+  readonly queue: CommandQueue
+  readonly messageQueues: MessageQueues
+  readonly cache: SessionCache
+  readonly reducer: Reducer
+  readonly ownership: StreamOwnership
+  /** The number of open sessions at the last heartbeat. */
   sessions = 0
-  readonly #user: StoreCallbacks
+  readonly #settings: StoreSettings
+  readonly #callbacks: StoreCallbacks
+  readonly #prefix: string
   readonly #lease: number
-  readonly #link: Link
-  readonly #membership: Membership
-  readonly #ear: Ear
-  #listening = true
-  #swept = now()
-  #closing = false
-  /** Sessions of whose expiry the app is being told. */
-  readonly #telling = new Map<string, Promise<void>>()
+  readonly #handlerTimeout: number
+  readonly #onStop: () => void
+  readonly #interval: number
+  readonly #connection: Connection
+  readonly #subscriber: Subscriber
+  readonly #inbox: Inbox
+  readonly #loader: Loader
+  /** Sessions whose `onClose` hooks run because they have expired. */
+  readonly #expiring = new Map<string, Promise<void>>()
+  #node = ''
+  #leaseEnd = 0
+  /** Redis does not know this node any more, although its lease has not ended, so Redis has lost data. */
+  #isRegistrationLost = false
+  #timer: NodeJS.Timeout | undefined
+  #heartbeat: Promise<void> | undefined
+  /** Heartbeat intervals since the last reply, and since the last message in the inbox. */
+  #silentTicks = 0
+  #deafTicks = 0
+  #sweptAt = now()
+  #isClosing = false
 
-  constructor (settings: StoreSettings, user: StoreCallbacks, { client, namespace, lease }: RedisSettings) {
-    const prefix = `{${namespace}}`
-    const script = loadScript(settings, lease)
-    // Often enough for the lease, for sessions to expire in time, and for the numbers to be new.
-    const interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
-    this.#user = user
+  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, handlerTimeout, onStop }: NodeOptions) {
+    this.#settings = settings
+    this.#callbacks = callbacks
+    this.#prefix = `{${namespace}}`
     this.#lease = lease
-    this.#link = new Link(client, TIMEOUT, {
-      message: (channel, text) => { this.#ear.hear(channel, text) },
-      deaf: () => { this.#ear.deaf() },
-      hearing: () => { this.#listen() },
-      restored: () => {
-        this.#membership.beat()
-        this.line.resume()
-        this.#ear.recover()
+    this.#handlerTimeout = handlerTimeout
+    this.#onStop = onStop
+    // Often enough for the lease, for the expiry of sessions, and for the statistics.
+    this.#interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
+    this.#connection = new Connection(client, () => {
+      this.#silentTicks = 0
+      this.beat()
+      this.queue.resend()
+      this.#loader.start()
+    })
+    this.queue = new CommandQueue(this.#connection, createScript(settings, lease), this.#prefix, {
+      onFenced: () => { this.beat() },
+      onReply: () => { this.#silentTicks = 0 },
+      getHighestPosition: () => this.reducer.highestPosition
+    })
+    const isFenced = (): boolean => this.isFenced
+    const isBehind = (): boolean => !this.reducer.broadcasts.isLive
+    this.cache = new SessionCache({ get isFenced () { return isFenced() }, get isBehind () { return isBehind() } })
+    this.reducer = new Reducer(settings, this.cache, {
+      onBroadcast: () => { callbacks.onBroadcast() },
+      onLoss: () => { this.#inbox.lose() },
+      onIncomplete: () => { this.#loader.start() },
+      onRollback: () => { for (const state of this.cache.open()) state.version = 0 },
+      onQueueChange: (kind, text) => { this.messageQueues.changed(kind, text) },
+      onProgressRequest: state => { this.ownership.commitCursor(state) },
+      onStale: state => { this.refresh(state).catch(noop) }
+    })
+    this.#inbox = new Inbox(this.#prefix, TIMEOUT, this.reducer, {
+      send: (command, ...args) => this.queue.execute(command, ...args),
+      onLoss: () => {
+        this.reducer.invalidate(this.cache.open())
+        this.#loader.start()
       }
     })
-    this.line = new Line(this.#link, script, prefix, TIMEOUT, {
-      doubt: () => { this.#membership.beat() },
-      scriptless: () => { this.#membership.loadScript().catch(noop) }
+    this.#subscriber = new Subscriber(client, {
+      onMessage: (channel, text) => {
+        if (channel.endsWith(this.#inbox.channel)) this.#deafTicks = 0
+        this.#inbox.receive(channel, text)
+      },
+      onDown: () => { this.#inbox.lose() },
+      onReady: () => {
+        this.#deafTicks = 0
+        this.#inbox.lose()
+      }
     })
-    this.#membership = new Membership(this.#link, this.line, script, prefix, lease, interval, {
-      joined: () => { this.#ear.restart() },
-      ticked: ticked => { this.#ticked(ticked) }
-    })
-    const doubt = (): void => { this.#ear.recover() }
-    this.states = new States(this.#membership)
-    this.mirrors = new Mirrors(settings, this.#link, this.line, prefix, {
-      broadcast: () => { user.onBroadcast() },
-      found: (state, epoch, version) => { this.streams.found(state, epoch, version) },
-      doubt,
-      wentBack: () => { this.streams.wentBack() }
-    })
-    this.changes = new Changes(this.#link, this.line, this.mirrors, this.states, doubt)
-    this.streams = new Streams(this.#link, this.line, this.mirrors, this.states, this.changes, settings.resumeTimeout, doubt)
-    this.mailroom = new Mailroom(this.line, { changed: (state, record) => { this.changes.learn(state, record) } })
-    this.#ear = new Ear(prefix, this.line, this.mirrors, {
-      fenced: () => this.#membership.fenced,
-      told: (kind, text) => { this.#told(kind, text) },
-      ended: (id, reason) => { this.changes.ended(id, reason) },
-      review: () => this.streams.review()
+    this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#channelName(channel), () => { this.messageQueues.retryAll() })
+    this.ownership = new StreamOwnership(this.queue, this.#inbox, this.reducer, settings.resumeTimeout)
+    this.messageQueues = new MessageQueues(this.queue, {
+      isFenced,
+      onRecord: (state, hash) => { this.learn(state, hash) }
     })
   }
 
+  /** Whether other nodes may treat this one as failed. */
+  get isFenced (): boolean {
+    return now() > this.#leaseEnd
+  }
+
+  /** Connects and registers. Rejects with the reason if that is not possible. */
   async start (): Promise<void> {
     try {
-      await this.#link.open()
-      await this.#link.subscribe(this.mirrors.subscriptions)
-      await this.#membership.start()
-      await this.mirrors.start()
+      await this.#connection.open()
+      await this.#subscriber.open([`${this.#prefix}:all`])
+      await this.queue.loadScript()
+      const missingRights = await this.queue.readMissingRights()
+      if (missingRights !== '') throw new Error(`the user of the client lacks rights; add these rules to its ACL: ${missingRights}`)
+      await this.#register()
     } catch (error) {
       this.#stop()
-      throw error
+      throw this.#bootError(error)
     }
+    this.#timer = setInterval(() => { this.#tick() }, this.#interval).unref()
+    this.#loader.start()
   }
 
-  /** Leaves the other nodes, when what has to be done is done, or cannot be. */
+  /** Lets running handlers finish, and deregisters. */
   async close (): Promise<void> {
-    this.#closing = true
-    await this.#link.bounded(Promise.all([this.mailroom.close(), ...this.#telling.values()])).catch(noop)
-    // Behind all that is still to be done.
-    await this.run('quit').catch(noop)
+    this.#isClosing = true
+    await Promise.all([bounded(this.messageQueues.close(), this.#handlerTimeout), bounded(Promise.all(this.#expiring.values()))].map(closed => closed.catch(noop)))
+    // After everything that is still to be done.
+    await this.queue.execute('deregister').catch(noop)
     this.#stop()
   }
 
-  run (operation: Operation, ...args: Argument[]): Promise<unknown> {
-    return this.line.run(operation, ...args)
+  /** Applies the record of a session that was not read in the order of the inbox. */
+  learn (state: SessionReplica, hash: readonly string[]): void {
+    const record = parseRecord(hash)
+    if (record !== undefined) {
+      if (state.apply(record, this.#node)) state.listener?.onEnd()
+    } else if (state.epoch === 0) this.reducer.gone(state)
+    // Why its stream has not been closed yet is found out by reading everything.
+    else this.#inbox.lose()
+  }
+
+  /** Loads the record of a session. Rejects with StoreUnavailable. */
+  async refresh (state: SessionReplica): Promise<void> {
+    this.learn(state, await this.queue.execute('get', state.id) as string[])
+  }
+
+  /** Sends a heartbeat, unless one is in progress. */
+  beat (): void {
+    // Not before the node is registered, because it would register twice. Not without a connection, because the commands would be queued in the client.
+    if (this.#timer === undefined || !this.#connection.isUp) return
+    this.#heartbeat ??= this.#beat().catch(noop).finally(() => { this.#heartbeat = undefined })
+  }
+
+  #channelName (channel: string): string {
+    return `${this.#prefix}:c:${channel}`
   }
 
   #stop (): void {
-    this.#membership.close()
-    this.line.close()
-    this.#link.close()
+    clearInterval(this.#timer)
+    this.queue.close()
+    this.#connection.close()
+    this.#subscriber.close()
+    this.#onStop()
   }
 
-  #told (kind: string, text: string): void {
-    if (kind === 't') this.mailroom.ask(Number(text))
-    else if (kind === 'o') this.mailroom.settled(text.slice(0, text.indexOf(' ')), text.slice(text.indexOf(' ') + 1))
-    else {
-      const [id = '', ...what] = text.split(' ')
-      const state = this.states.at(id)
-      if (state === undefined) return
-      if (kind === 'r') this.streams.replaced(state, Number(what[0]))
-      else if (kind === 'q') this.streams.progress(state)
-      else this.changes.told(state, kind, what)
+  #tick (): void {
+    this.#supervise()
+    this.beat()
+    this.#inbox.tick()
+    this.#subscriber.resubscribe().catch(noop)
+    this.#loader.start()
+    this.#subscriber.remove(this.reducer.prune().map(channel => this.#channelName(channel)))
+    this.reducer.expireEntries()
+  }
+
+  /** Replaces a connection over which nothing has arrived for a whole lease. Counts ticks, because time also passes while this process is paused. */
+  #supervise (): void {
+    const limitOf = (isUp: boolean): number => Math.max(this.#lease, isUp ? 0 : RECONNECT_TIMEOUT) / this.#interval
+    // The app's client reconnects by itself.
+    if ((this.#connection.isUp || this.#connection.isReplaced) && ++this.#silentTicks > limitOf(this.#connection.isUp)) {
+      this.#silentTicks = 0
+      this.#connection.replace()
+    }
+    // Redis replies to heartbeats, which also send messages to the inbox.
+    if (this.#silentTicks <= 1 && ++this.#deafTicks > limitOf(this.#subscriber.isReady)) {
+      this.#deafTicks = 0
+      this.#subscriber.replace()
     }
   }
 
-  /** What is published is heard again, once it is subscribed to. */
-  #listen (): void {
-    this.#listening = false
-    this.#link.subscribe(this.mirrors.subscriptions).then(() => {
-      this.#listening = true
-      this.#ear.hearing()
-    }).catch(noop)
+  async #beat (): Promise<void> {
+    try {
+      if (this.queue.node === '') await this.#register()
+      else await this.#renewLease(this.#node, false)
+    } catch (error) {
+      const code = codeOf(error)
+      if (code === 'NOSCRIPT') await this.queue.loadScript()
+      else if (code === 'FENCED') {
+        this.#isRegistrationLost ||= !this.isFenced
+        this.queue.unregister()
+        await this.#register()
+      } else throw error
+    }
   }
 
-  #ticked ({ head, back, sessions, due, told, broadcast, lapsed }: Ticked): void {
-    this.line.seen = Math.max(this.line.seen, head)
-    this.mirrors.wentBack(back)
-    this.sessions = sessions
-    if (!this.#listening) this.#listen()
-    this.#ear.expect(told, broadcast)
-    if (lapsed) this.#ear.recover()
-    this.mirrors.sweep()
-    this.mailroom.ask()
-    this.streams.renew()
-    // To one that closes nothing falls any more: another is to tell its app, which could not hear of it here in time.
-    if (this.#closing) return
-    const ended = Promise.all(due.map(([id, deadline]) => this.#expire(id, deadline)))
-    // There may be more of them.
-    ended.then(() => { if (due.length > 0) this.#membership.beat() }).catch(noop)
-    if (now() - this.#swept < this.#lease * AT_HAND) return
-    this.#swept = now()
-    this.states.sweep()
+  /** Registers this node with a new id. */
+  async #register (): Promise<void> {
+    const node = randomBytes(9).toString('base64url')
+    const previous = this.#node
+    this.#node = this.reducer.node = node
+    this.#inbox.reset(node)
+    await this.#subscriber.add([this.#inbox.channel])
+    if (previous !== '') this.#subscriber.remove([`${this.#prefix}:n:${previous}`])
+    await this.#renewLease(node, true)
+    this.#isRegistrationLost = false
+    this.queue.register(node)
+    this.#loader.start()
+  }
+
+  async #renewLease (node: string, isRegistration: boolean): Promise<void> {
+    const sentAt = now()
+    const isFirst = isRegistration && this.#timer === undefined
+    const reply = await this.queue.executeUnsequenced(node, Math.min(this.#lease, TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(sharedOptions(this.#settings)) : '') as HeartbeatReply
+    const wasFenced = this.isFenced
+    const [time, position, rollbackPosition, sessions, assigned] = reply
+    this.#leaseEnd = sentAt + this.#lease
+    this.queue.clockOffset = this.reducer.clockOffset = Number(time) - (sentAt + now()) * 500
+    this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
+    this.sessions = Number(sessions)
+    this.reducer.rollback(Number(rollbackPosition))
+    if (wasFenced) for (const state of this.reducer.attached.values()) state.onAppend()
+    this.ownership.renew()
+    this.#sweep()
+    // A closing node runs no hooks for expired sessions: it could not run them in time.
+    if (!this.#isClosing && assigned.length > 0) this.#expireAll(assigned).catch(noop)
+  }
+
+  #sweep (): void {
+    if (now() - this.#sweptAt < this.#lease * SWEEP_INTERVAL) return
+    this.#sweptAt = now()
+    this.cache.sweep()
+  }
+
+  /** Closes expired sessions. `assigned`: ids and deadlines. */
+  async #expireAll (assigned: readonly string[]): Promise<void> {
+    await Promise.all(assigned.flatMap((id, index) => index % 2 === 0 ? [this.#expire(id, assigned[index + 1] as string)] : []))
+    // There may be more.
+    this.beat()
   }
 
   async #expire (id: string, deadline: string): Promise<void> {
-    const ended = this.run('end', id, 'expired', 0, deadline) as Promise<[number, string[]]>
-    // An app that is slow to hear of it is not told again.
-    if (!this.#telling.has(id)) this.#telling.set(id, this.#tell(id, ended).catch(noop).finally(() => { this.#telling.delete(id) }))
+    const ended = this.queue.execute('end', id, 'expired', 0, deadline) as Promise<[number, string[]]>
+    // The hooks of a session run once, however long they take.
+    if (!this.#expiring.has(id)) this.#expiring.set(id, this.#runHooks(id, ended).catch(noop).finally(() => { this.#expiring.delete(id) }))
     await ended
   }
 
-  /** Tells the app of an expiry. Where this process dies before the app has heard of it, another tells its own. */
-  async #tell (id: string, ended: Promise<[number, string[]]>): Promise<void> {
-    const [done, hash] = await ended
-    if (Number(done) === 0) return
-    const state = this.states.of(id, parseRecord(hash) as SessionRecord)
-    this.changes.learn(state, hash)
-    await this.changes.over(state, 'expired')
-    await this.#user.onExpire(state)
-    await this.line.keep('heard', id)
+  /** Runs the `onClose` hooks of an expired session. If this process fails before they have run, another one runs them. */
+  async #runHooks (id: string, ended: Promise<[number, string[]]>): Promise<void> {
+    const [isEnded, hash] = await ended
+    if (Number(isEnded) === 0) return
+    const record = parseRecord(hash) as SessionRecord
+    const state = this.cache.getOrCreate(id, record)
+    state.apply(record, this.#node)
+    state.markClosed('expired')
+    await this.#callbacks.onExpire(state)
+    await this.queue.executeReliably('ack_expiry', id)
+  }
+
+  /** Explains why the store cannot be used. */
+  #bootError (error: unknown): Error {
+    const { message } = (error as Error).cause as Error | undefined ?? error as Error
+    if (codeOf(error) === 'OPTIONS') {
+      const current = JSON.parse(message.slice(message.indexOf(' '))) as Record<string, string>
+      const conflicts = Object.entries(sharedOptions(this.#settings)).filter(([name, value]) => current[name] !== value).map(([name]) => name)
+      return new OptionInvalid(`The nodes of the namespace ${this.#prefix} use other values of ${conflicts.join(', ')}; use the same options in all nodes, or another namespace`)
+    }
+    return new StoreUnreachable(message)
   }
 }

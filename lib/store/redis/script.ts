@@ -3,52 +3,60 @@ import { readFileSync } from 'node:fs'
 import type { LogBounds } from '../../log/log.js'
 import type { StoreSettings } from '../store.js'
 
-const OPERATIONS = [
-  'append', 'attach', 'begin', 'count', 'detach', 'drained', 'end', 'heard', 'hold', 'join', 'leave', 'load', 'open', 'progress', 'quit', 'read',
-  'settle', 'tick', 'update'
+const COMMANDS = [
+  'ack_expiry', 'acquire', 'append', 'backlog', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'get', 'heartbeat',
+  'join', 'leave', 'read', 'release', 'renew', 'update'
 ] as const
 
-/** What can be asked of Redis: each has a file of its name, which tells its arguments and answer. */
-export type Operation = typeof OPERATIONS[number]
+/** A command of the store. Each has a file in `lua/commands`, which starts with its arguments and its reply. */
+export type CommandName = typeof COMMANDS[number]
 
+/** The script that executes all commands. */
 export interface Script {
   readonly sha: string
   readonly text: string
 }
 
-/** The one script that does all operations, with the settings in front of them. */
-export function loadScript (settings: StoreSettings, lease: number): Script {
-  const { resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys } = settings
+/** About how many bytes of logs one command reads, so that it does not block Redis for long. */
+const READ_BYTES = 262_144
+
+/** The options that all nodes of a namespace must share, by name. */
+export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys }: StoreSettings): Record<string, string> {
+  const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
+  return {
+    resumeTimeout: toLua(resumeTimeout),
+    log: formatBounds(log),
+    channelLog: formatBounds(channelLog),
+    maxSessions: toLua(maxSessions),
+    maxSessionsPerPrincipal: toLua(maxSessionsPerPrincipal),
+    maxWaitingMessages: toLua(maxWaitingMessages),
+    maxIdempotencyKeys: toLua(maxIdempotencyKeys)
+  }
+}
+
+/** Creates the script, which starts with the settings as constants. */
+export function createScript (settings: StoreSettings, lease: number): Script {
   const constants = {
-    RESUME: resumeTimeout,
-    // A session is ended by its deadline; this is for what no node is left to end.
-    TTL: resumeTimeout * 2 + 3_600_000,
-    LEASE: lease,
-    LOG: bounds(log),
-    CHANNEL_LOG: bounds(channelLog),
-    MAX_SESSIONS: number(maxSessions),
-    MAX_PER_PRINCIPAL: number(maxSessionsPerPrincipal),
-    MAX_WAITING: number(maxWaitingMessages),
-    MAX_KEYS: number(maxIdempotencyKeys)
+    ...sharedOptions(settings),
+    // Nodes close sessions at their deadline. The TTL is for sessions that no node is left to close.
+    ttl: toLua(settings.resumeTimeout * 2 + 3_600_000),
+    lease: toLua(lease),
+    readBytes: toLua(READ_BYTES)
   }
   const text = [
-    ...Object.entries(constants).map(([name, value]) => `local ${name} = ${value}\n`),
-    ...['prelude', 'log', 'life'].map(source),
-    // Only those that are asked for are made.
-    'local function operation (name)\n',
-    ...OPERATIONS.map(name => `if name == '${name}' then return function (ARGS)\n${source(name)}end end\n`),
+    ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
+    ...['common', 'log', 'retention'].map(name => read(`lib/${name}`)),
+    // Creates only the functions of the commands that are executed.
+    'local function get_command (name)\n',
+    ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${read(`commands/${name}`)}end end\n`),
     'end\n',
-    source('main')
+    read('lib/dispatch')
   ].join('')
   return { text, sha: createHash('sha1').update(text).digest('hex') }
 }
 
-function source (name: string): string {
-  return readFileSync(new URL(`${name}.lua`, import.meta.url), 'utf8')
+function read (name: string): string {
+  return readFileSync(new URL(`lua/${name}.lua`, import.meta.url), 'utf8')
 }
 
-function bounds ({ entries, bytes, age }: LogBounds): string {
-  return `{ entries = ${number(entries)}, bytes = ${number(bytes)}, age = ${age} }`
-}
-
-const number = (value: number): string => value === Infinity ? 'math.huge' : String(value)
+const toLua = (value: number): string => value === Infinity ? 'math.huge' : String(value)

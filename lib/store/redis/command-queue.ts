@@ -1,0 +1,278 @@
+import { noop } from '../../awaitable.js'
+import { now } from '../../log/log.js'
+import { bounded, TIMEOUT, unavailable, type Connection } from './connection.js'
+import type { CommandName, Script } from './script.js'
+
+export type Argument = string | number
+
+interface Command {
+  readonly name: CommandName
+  readonly args: readonly Argument[]
+  /** When the command is given up; `Infinity` if it must be executed eventually. */
+  readonly deadline: number
+  readonly resolve: (reply: unknown) => void
+  readonly reject: (error: Error) => void
+  /** Its sequence number; 0 after it was removed from the queue. */
+  number: number
+  prev: Command | undefined
+  next: Command | undefined
+  /** The batch that it was last sent in; 0 before the first. */
+  batch: number
+}
+
+/** The error of the command of a batch that has failed, or '', and the replies of those before it. */
+type BatchReply = readonly [failure: string, replies: readonly unknown[]]
+
+export interface CommandQueueListener {
+  /** The node may have lost its lease, or its clock differs from that of Redis. */
+  onFenced (): void
+  /** Redis has replied. */
+  onReply (): void
+  /** Returns the newest position that this process knows. If that of Redis is lower, Redis has lost data. */
+  getHighestPosition (): number
+}
+
+// Errors of Redis start with a code in capital letters. Other errors are those of the connection.
+const CODE = /^[A-Z]{2,}\b/
+// The command is sent again after these.
+const RETRYABLE = new Set(['REORDERED', 'EXPIRED', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
+// A command without a deadline is sent again after these, too.
+const RETRYABLE_WITHOUT_DEADLINE = new Set(['OOM', 'MISCONF'])
+const RETRY_DELAY = 50
+// Redis executes nothing else during a batch.
+const MAX_BATCH_COMMANDS = 64
+const MAX_BATCH_ARGS = 10_000
+
+/** Returns the code of an error of Redis; `undefined` for other errors. */
+export function codeOf (error: unknown): string | undefined {
+  const { message, cause } = error as Error
+  return CODE.exec(cause instanceof Error ? cause.message : message)?.[0]
+}
+
+/**
+ * Sends the commands of a node to Redis, which executes each exactly once and in order, even if connections break and
+ * replies are lost. The commands of one tick are one batch. Commands are numbered, and a batch contains the number before
+ * its first command: Redis refuses a batch that arrives out of order, and does not execute a command again. So after a
+ * failure, everything without a reply is sent again.
+ */
+export class CommandQueue {
+  /** The clock of Redis minus that of this process, in microseconds. */
+  clockOffset = 0
+  readonly #connection: Connection
+  readonly #script: Script
+  readonly #prefix: string
+  readonly #listener: CommandQueueListener
+  #first: Command | undefined
+  #last: Command | undefined
+  #node = ''
+  /** The highest number whose reply has arrived. */
+  #acked = 0
+  #count = 0
+  #batch = 0
+  #flush: NodeJS.Immediate | undefined
+  #retry: NodeJS.Timeout | undefined
+  #expiry: NodeJS.Timeout | undefined
+  #loading: Promise<unknown> | undefined
+  #closed = false
+
+  constructor (connection: Connection, script: Script, prefix: string, listener: CommandQueueListener) {
+    this.#connection = connection
+    this.#script = script
+    this.#prefix = prefix
+    this.#listener = listener
+  }
+
+  /** The id of this node; empty while it is not registered. */
+  get node (): string {
+    return this.#node
+  }
+
+  /** Executes a command. Rejects with StoreUnavailable if that takes too long; then it is not executed later. */
+  execute (name: CommandName, ...args: Argument[]): Promise<unknown> {
+    return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + TIMEOUT, resolve, reject) })
+  }
+
+  /** Executes a command as soon as that is possible, however late. */
+  executeReliably (name: CommandName, ...args: Argument[]): Promise<void> {
+    return new Promise<void>(resolve => {
+      const done = (): void => { resolve() }
+      this.#add(name, args, Infinity, done, done)
+    })
+  }
+
+  /** Executes a command for a node outside of the sequence. Rejects with the error of Redis. */
+  async executeUnsequenced (node: string, timeout: number, name: CommandName, ...args: Argument[]): Promise<unknown> {
+    const [failure, [reply]] = await bounded(this.#call(node, 0, node === this.#node ? this.#acked : 0, [name, 0, 0, args.length, ...args]), timeout)
+    if (failure !== '') throw new Error(failure)
+    return reply
+  }
+
+  /** Continues with another node id. */
+  register (node: string): void {
+    const kept = [...this.#pending()]
+    this.#first = this.#last = undefined
+    this.#count = this.#acked = 0
+    this.#node = node
+    for (const command of kept) this.#enqueue(command)
+    this.resend()
+  }
+
+  /** The node has lost its registration. Rejects the commands with a deadline. */
+  unregister (): void {
+    this.#node = ''
+    for (const command of this.#pending()) if (command.deadline !== Infinity) this.#refuse(command)
+  }
+
+  /** Sends everything again that has no reply. */
+  resend (): void {
+    clearTimeout(this.#retry)
+    this.#retry = undefined
+    this.#send(this.#first)
+  }
+
+  /** Loads the script, once for all callers at the same time. */
+  loadScript (): Promise<unknown> {
+    this.#loading ??= bounded(this.#connection.command(['SCRIPT', 'LOAD', this.#script.text])).finally(() => { this.#loading = undefined })
+    return this.#loading
+  }
+
+  /** Returns the rights that the user of the client lacks, as rules of an ACL. */
+  async readMissingRights (): Promise<string> {
+    return String(await bounded(this.#connection.command(['EVALSHA', this.#script.sha, '1', this.#prefix, 'rights'])))
+  }
+
+  close (): void {
+    this.#closed = true
+    clearImmediate(this.#flush)
+    clearTimeout(this.#retry)
+    clearTimeout(this.#expiry)
+    for (const command of this.#pending()) this.#refuse(command)
+  }
+
+  #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): void {
+    if (this.#closed) {
+      reject(unavailable())
+      return
+    }
+    const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0 }
+    this.#enqueue(command)
+    if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#expire, TIMEOUT).unref()
+    this.#flush ??= setImmediate(() => { this.#sendNew() })
+  }
+
+  #enqueue (command: Command): void {
+    command.number = ++this.#count
+    command.prev = this.#last
+    command.next = undefined
+    if (this.#last === undefined) this.#first = command
+    else this.#last.next = command
+    this.#last = command
+  }
+
+  #remove (command: Command): void {
+    const { prev, next } = command
+    command.number = 0
+    if (prev === undefined) this.#first = next
+    else prev.next = next
+    if (next === undefined) this.#last = prev
+    else next.prev = prev
+  }
+
+  #refuse (command: Command, cause?: unknown): void {
+    this.#remove(command)
+    command.reject(unavailable(cause))
+  }
+
+  * #pending (first = this.#first): Iterable<Command> {
+    for (let command = first; command !== undefined;) {
+      const { next } = command
+      yield command
+      command = next
+    }
+  }
+
+  #sendNew (): void {
+    this.#flush = undefined
+    let first = this.#last
+    while (first?.prev?.batch === 0) first = first.prev
+    if (first?.batch === 0) this.#send(first)
+  }
+
+  /** Sends a command and all commands after it. */
+  #send (first: Command | undefined): void {
+    // Everything is sent after the retry delay, or when the node is registered and connected.
+    if (this.#retry !== undefined || this.#node === '' || !this.#connection.isUp) return
+    let batch: Command[] = []
+    let argCount = 0
+    for (const command of this.#pending(first)) {
+      batch.push(command)
+      argCount += command.args.length
+      if (batch.length < MAX_BATCH_COMMANDS && argCount < MAX_BATCH_ARGS) continue
+      this.#sendBatch(batch)
+      batch = []
+      argCount = 0
+    }
+    if (batch.length > 0) this.#sendBatch(batch)
+  }
+
+  #sendBatch (commands: readonly Command[]): void {
+    const node = this.#node
+    const batch = ++this.#batch
+    const parts: Argument[] = []
+    for (const command of commands) {
+      const { name, number, deadline, args } = command
+      parts.push(name, number, Math.min(deadline * 1000 + this.clockOffset, 9e15).toFixed(), args.length)
+      for (const arg of args) parts.push(arg)
+      command.batch = batch
+    }
+    const isPending = (command: Command): boolean => node === this.#node && command.number !== 0
+    this.#call(node, commands[0]?.prev?.number ?? 0, this.#acked, parts).then(([failure, replies]) => {
+      for (const [index, reply] of replies.entries()) {
+        const command = commands[index] as Command
+        if (!isPending(command)) continue
+        this.#acked = Math.max(this.#acked, command.number)
+        this.#remove(command)
+        command.resolve(reply)
+      }
+      if (failure !== '') this.#failed(commands.slice(replies.length, replies.length + 1).filter(isPending), new Error(failure))
+    }, (error: unknown) => {
+      this.#failed(commands.filter(command => command.batch === batch && isPending(command)), error)
+    })
+  }
+
+  async #call (node: string, previous: number, acked: number, parts: readonly Argument[]): Promise<BatchReply> {
+    const header = ['EVALSHA', this.#script.sha, '1', this.#prefix, node, previous, acked, this.#listener.getHighestPosition()]
+    try {
+      const reply = await this.#connection.command([...header, ...parts].map(String))
+      this.#listener.onReply()
+      return reply as BatchReply
+    } catch (error) {
+      if (codeOf(error) !== undefined) this.#listener.onReply()
+      throw error
+    }
+  }
+
+  #failed (commands: readonly Command[], error: unknown): void {
+    // The commands after these have to be sent again, whether or not these are.
+    this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
+    const code = codeOf(error)
+    if (code === 'FENCED' || code === 'EXPIRED') this.#listener.onFenced()
+    else if (code === 'NOSCRIPT') this.loadScript().catch(noop)
+    else if (code !== undefined && !RETRYABLE.has(code)) {
+      for (const command of commands) if (command.deadline !== Infinity || !RETRYABLE_WITHOUT_DEADLINE.has(code)) this.#refuse(command, error)
+    }
+  }
+
+  readonly #expire = (): void => {
+    this.#expiry = undefined
+    const time = now()
+    for (const command of this.#pending()) {
+      if (command.deadline === Infinity) continue
+      if (command.deadline > time) {
+        this.#expiry = setTimeout(this.#expire, command.deadline - time).unref()
+        return
+      }
+      this.#refuse(command)
+    }
+  }
+}

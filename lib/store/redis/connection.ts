@@ -1,0 +1,228 @@
+import { StoreUnavailable } from '../../errors.js'
+import { noop } from '../../awaitable.js'
+
+type Listener = (...args: string[]) => void
+
+/** Options of ioredis for the connections that the store opens. */
+const OWN_CONNECTION = {
+  maxRetriesPerRequest: null,
+  enableOfflineQueue: true,
+  lazyConnect: false,
+  // It sends INFO, which a connection with subscriptions must not.
+  enableReadyCheck: false,
+  // The store does it. If the connection closes meanwhile, ioredis causes an unhandled rejection.
+  autoResubscribe: false
+} as const
+
+/** What the store uses of a client of ioredis. */
+export interface IoRedisClient {
+  readonly status?: string
+  call (command: string, ...args: string[]): Promise<unknown>
+  connect? (): Promise<unknown>
+  on (event: string, listener: Listener): unknown
+  off (event: string, listener: Listener): unknown
+  duplicate (options?: typeof OWN_CONNECTION): IoRedisDuplicate
+}
+
+/** What the store uses of a duplicate of a client of ioredis. */
+export interface IoRedisDuplicate {
+  call (command: string, ...args: string[]): Promise<unknown>
+  on (event: string, listener: Listener): unknown
+  subscribe (...channels: string[]): Promise<unknown>
+  unsubscribe (...channels: string[]): Promise<unknown>
+  disconnect (): void
+}
+
+/** What the store uses of a client of node-redis. */
+export interface NodeRedisClient {
+  readonly isOpen: boolean
+  readonly isReady: boolean
+  sendCommand (args: string[]): Promise<unknown>
+  on (event: string, listener: Listener): unknown
+  off (event: string, listener: Listener): unknown
+  duplicate (): NodeRedisDuplicate
+}
+
+/** What the store uses of a duplicate of a client of node-redis. */
+export interface NodeRedisDuplicate {
+  readonly isOpen: boolean
+  readonly isReady: boolean
+  sendCommand (args: string[]): Promise<unknown>
+  on (event: string, listener: Listener): unknown
+  connect (): Promise<unknown>
+  subscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
+  unsubscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
+  destroy (): unknown
+}
+
+/** A client of ioredis or of node-redis. The app connects and closes it, and handles its errors. */
+export type RedisClient = IoRedisClient | NodeRedisClient
+
+/** Milliseconds within which Redis must execute a command. */
+export const TIMEOUT = 2000
+
+/** Returns the error for the caller of a store. It contains the message of the cause, because the errors of the client libraries contain all arguments of the command. */
+export function unavailable (cause?: unknown): Error {
+  if (cause instanceof StoreUnavailable) return cause
+  return Object.assign(new StoreUnavailable(), cause instanceof Error && { cause: new Error(cause.message) })
+}
+
+/** Settles as the promise does, but rejects with StoreUnavailable instead of its error, or if it takes too long. */
+export function bounded<T> (promise: Promise<T>, timeout = TIMEOUT): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const timer = setTimeout(() => { reject(unavailable(new Error(`Redis has not replied within ${timeout} ms`))) }, timeout).unref()
+    promise.then(resolve, (error: unknown) => { reject(unavailable(error)) }).finally(() => { clearTimeout(timer) })
+  })
+}
+
+export interface OwnConnectionListener {
+  onReady (): void
+  onDown (): void
+  onMessage (channel: string, text: string): void
+}
+
+/** A connection that the store opens itself, with the settings of the app's client. */
+export class OwnConnection {
+  isUp = false
+  readonly #client: IoRedisDuplicate | NodeRedisDuplicate
+  readonly #listener: OwnConnectionListener
+  #isClosed = false
+  #lastError: Error | undefined
+
+  constructor (client: RedisClient, listener: OwnConnectionListener) {
+    this.#listener = listener
+    const duplicate = 'call' in client ? client.duplicate(OWN_CONNECTION) : client.duplicate()
+    this.#client = duplicate
+    duplicate.on('error', (error: unknown) => { this.#lastError = error as Error })
+    for (const event of ['close', 'reconnecting', 'end']) duplicate.on(event, () => { this.#setUp(false) })
+    duplicate.on('ready', () => { this.#setUp(true) })
+    if ('destroy' in duplicate) duplicate.connect().catch(noop)
+    else duplicate.on('message', (channel = '', text = '') => { this.#receive(text, channel) })
+  }
+
+  get lastError (): Error | undefined {
+    return this.#lastError
+  }
+
+  // Async, because the clients throw some of their errors.
+  async command (args: string[]): Promise<unknown> {
+    const client = this.#client
+    return await ('destroy' in client ? client.sendCommand(args) : client.call(...args as [string, ...string[]]))
+  }
+
+  async subscribe (channels: string[]): Promise<void> {
+    const client = this.#client
+    await ('destroy' in client ? client.subscribe(channels, this.#receive) : client.subscribe(...channels))
+  }
+
+  async unsubscribe (channels: string[]): Promise<void> {
+    const client = this.#client
+    await ('destroy' in client ? client.unsubscribe(channels, this.#receive) : client.unsubscribe(...channels))
+  }
+
+  close (): void {
+    this.#isClosed = true
+    this.isUp = false
+    const client = this.#client
+    if (!('destroy' in client)) client.disconnect()
+    else if (client.isReady) client.destroy()
+    // If it is connecting, node-redis finishes that first.
+    else for (const event of ['connect', 'error']) client.on(event, () => { if (client.isOpen) client.destroy() })
+  }
+
+  #setUp (isUp: boolean): void {
+    if (this.#isClosed) return
+    this.isUp = isUp
+    if (isUp) this.#listener.onReady()
+    else this.#listener.onDown()
+  }
+
+  readonly #receive = (text: string, channel: string): void => {
+    if (!this.#isClosed) this.#listener.onMessage(channel, text)
+  }
+}
+
+/**
+ * The connection for commands: that of the app's client, or, after it did not reply for too long, one of the store. A
+ * connection whose other side is gone (half open) can stay silent for many minutes before the operating system reports an error.
+ */
+export class Connection {
+  /** Whether commands can be sent. */
+  isUp = true
+  readonly #client: RedisClient
+  readonly #onReady: () => void
+  #replacement: OwnConnection | undefined
+
+  /** `onReady` is called when commands can be sent again. */
+  constructor (client: RedisClient, onReady: () => void) {
+    this.#client = client
+    this.#onReady = onReady
+    this.#listen('on')
+  }
+
+  /** Whether the connection was opened by the store. */
+  get isReplaced (): boolean {
+    return this.#replacement !== undefined
+  }
+
+  /** Waits until the app's client is connected. Rejects with the reason if it is not. */
+  async open (): Promise<void> {
+    const client = this.#client
+    let lastError: Error & { code?: string } | undefined
+    let onReady = noop
+    const ready = new Promise<void>(resolve => { onReady = resolve })
+    const onError = (error: unknown): void => { lastError = error as Error }
+    client.on('error', onError)
+    client.on('ready', onReady)
+    try {
+      if ('call' in client) {
+        if (client.status === 'wait') client.connect?.().catch(onError)
+        if (client.status === undefined || client.status === 'ready') return
+      } else if (!client.isOpen) throw new Error('the node-redis client is not connected; call "await client.connect()" before you register the plugin')
+      else if (client.isReady) return
+      await bounded(ready)
+    } catch (error) {
+      // For a host name with several addresses, the message is empty.
+      const { message, code } = lastError ?? {}
+      throw error instanceof StoreUnavailable ? new Error(`the client is not connected after ${TIMEOUT} ms: ${message || code || 'no reply'}`) : error
+    } finally {
+      client.off('error', onError)
+      client.off('ready', onReady)
+    }
+  }
+
+  // Async, because the clients throw some of their errors.
+  async command (args: string[]): Promise<unknown> {
+    if (this.#replacement !== undefined) return await this.#replacement.command(args)
+    const client = this.#client
+    return await ('call' in client ? client.call(...args as [string, ...string[]]) : client.sendCommand(args))
+  }
+
+  /** Opens another connection, because the current one does not reply. */
+  replace (): void {
+    this.#stop()
+    this.#replacement = new OwnConnection(this.#client, { onReady: this.#up, onDown: this.#down, onMessage: noop })
+  }
+
+  close (): void {
+    this.#stop()
+  }
+
+  #stop (): void {
+    this.isUp = false
+    this.#listen('off')
+    this.#replacement?.close()
+  }
+
+  #listen (method: 'on' | 'off'): void {
+    for (const event of ['close', 'reconnecting', 'end']) this.#client[method](event, this.#down)
+    this.#client[method]('ready', this.#up)
+  }
+
+  readonly #down = (): void => { this.isUp = false }
+
+  readonly #up = (): void => {
+    this.isUp = true
+    this.#onReady()
+  }
+}

@@ -1,0 +1,247 @@
+import { IdempotencyKeyReused, SessionUnknown, StoreUnavailable, TooManyWaiting } from '../../../errors.js'
+import { noop } from '../../../awaitable.js'
+import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../../message-queue.js'
+import type { CommandQueue } from '../command-queue.js'
+import type { SessionReplica } from '../replica/session-replica.js'
+import { decodeResponse, encodeResponse } from './stored-response.js'
+
+/** How many messages of a batch are handled before Redis has confirmed the response to the first of them. If this process fails, these are handled again. */
+const MAX_UNACKED = 8
+
+/** A message without a result. */
+class PendingMessage {
+  readonly message: QueuedMessage
+  readonly key: string
+  readonly fingerprint: string
+  readonly result: Promise<QueueResult>
+  resolve: (result: QueueResult | Promise<QueueResult>) => void = noop
+  reject: (error: unknown) => void = noop
+
+  constructor (message: QueuedMessage) {
+    this.message = message
+    this.key = message.key ?? ''
+    this.fingerprint = message.key === undefined ? '' : message.fingerprint()
+    this.result = new Promise((resolve, reject) => {
+      this.resolve = resolve
+      this.reject = reject
+    })
+    this.result.catch(noop)
+  }
+}
+
+/** The messages of one request, which are handled one after the other. */
+interface Ticket {
+  readonly state: SessionReplica
+  readonly number: number
+  messages: PendingMessage[]
+  /** The node id with which it is in the queue in Redis; empty if it is not. */
+  node: string
+  isQueued: boolean
+  /** Whether a command for it is in progress. */
+  isPending: boolean
+  /** Something has changed since that command was sent, so it has to be sent again. */
+  hasChanged: boolean
+}
+
+type EnqueueReply = readonly [status: 'unknown' | 'many' | 'again' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
+
+export interface MessageQueuesListener {
+  /** Whether other nodes may handle the messages of this one. */
+  isFenced (): boolean
+  /** Redis has returned a newer record of a session. */
+  onRecord (state: SessionReplica, record: readonly string[]): void
+}
+
+/**
+ * The messages that this process has received. Each waits in the queue of its session in Redis. The process is notified when
+ * a message is next, or when the response that it waits for is stored.
+ */
+export class MessageQueues {
+  readonly #queue: CommandQueue
+  readonly #listener: MessageQueuesListener
+  readonly #waiting = new Map<number, Ticket>()
+  readonly #handling = new Set<Promise<void>>()
+  #isClosed = false
+  #lastNumber = 0
+
+  constructor (queue: CommandQueue, listener: MessageQueuesListener) {
+    this.#queue = queue
+    this.#listener = listener
+  }
+
+  queueOf (state: SessionReplica): MessageQueue {
+    return {
+      enqueue: async message => {
+        const [result] = await this.#enqueue(state, [message])
+        return result as Promise<QueueResult>
+      },
+      enqueueAll: messages => this.#enqueue(state, messages)
+    }
+  }
+
+  /** Something has changed for messages that wait; see `ReducerListener.onQueueChange`. */
+  changed (kind: string, text: string): void {
+    if (kind === 'expired') {
+      this.retryAll()
+      return
+    }
+    const space = text.indexOf(' ')
+    for (const ticket of kind === 'turn' ? [this.#waiting.get(Number(text))] : this.#waiting.values()) {
+      if (ticket === undefined) continue
+      const { state: { id }, messages } = ticket
+      if (kind === 'turn' || (kind === 'closed' ? id === text : id === text.slice(0, space) && messages.some(({ key }) => key === text.slice(space + 1)))) this.#retry(ticket)
+    }
+  }
+
+  /** Notifications may have been missed. */
+  retryAll (): void {
+    for (const ticket of this.#waiting.values()) this.#retry(ticket)
+  }
+
+  /** Whether a handler is running for the session that another node may run, too, because this process was treated as failed. */
+  hasFencedHandler (state: SessionReplica): boolean {
+    return state.handlerNodes.some(node => node !== this.#queue.node)
+  }
+
+  /** Rejects the messages that wait. Resolves when the running handlers have finished. */
+  async close (): Promise<void> {
+    this.#isClosed = true
+    for (const ticket of this.#waiting.values()) if (!ticket.isPending) this.#giveUp(ticket, new StoreUnavailable())
+    await Promise.all(this.#handling)
+  }
+
+  #retry (ticket: Ticket): void {
+    if (ticket.isPending) ticket.hasChanged = true
+    else this.#request(ticket).catch(noop)
+  }
+
+  /** Rejects the messages of a ticket, and removes them from the queue in Redis. */
+  #giveUp ({ state, number, node, messages }: Ticket, error: unknown): void {
+    this.#waiting.delete(number)
+    this.#complete(state, `${node} ${number}`, true, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+    for (const message of messages) message.reject(error)
+  }
+
+  async #enqueue (state: SessionReplica, queued: readonly QueuedMessage[]): Promise<Array<Promise<QueueResult>>> {
+    if (this.#isClosed) throw new StoreUnavailable()
+    const results: Array<Promise<QueueResult>> = []
+    const messages: PendingMessage[] = []
+    for (const each of queued) {
+      const message = new PendingMessage(each)
+      const duplicate = message.key === '' ? undefined : messages.find(({ key }) => key === message.key)
+      if (duplicate === undefined) messages.push(message)
+      else if (duplicate.fingerprint === message.fingerprint) message.resolve(duplicate.result.then(({ response }) => ({ response, replayed: true })))
+      else message.reject(new IdempotencyKeyReused())
+      results.push(message.result)
+    }
+    await this.#request(this.#createTicket(state, messages))
+    return results
+  }
+
+  #createTicket (state: SessionReplica, messages: PendingMessage[]): Ticket {
+    const ticket: Ticket = { state, number: ++this.#lastNumber, messages, node: '', isQueued: false, isPending: false, hasChanged: false }
+    this.#waiting.set(ticket.number, ticket)
+    return ticket
+  }
+
+  /** Sends a ticket to Redis, and does what Redis has decided. Rejects if none of its messages is accepted. */
+  async #request (ticket: Ticket): Promise<void> {
+    const { state, number, messages } = ticket
+    ticket.isPending = true
+    ticket.hasChanged = false
+    let reply: EnqueueReply
+    // A command that is sent while the node is not registered is executed under its next id.
+    let sentBy = ''
+    try {
+      do {
+        sentBy = this.#queue.node
+        const isQueued = ticket.isQueued && ticket.node === sentBy
+        reply = await this.#queue.execute('enqueue', state.id, number, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
+      } while (reply[0] === 'again')
+    } catch (error) {
+      ticket.isPending = false
+      ticket.node = sentBy === '' ? this.#queue.node : sentBy
+      this.#giveUp(ticket, error)
+      throw error
+    }
+    ticket.isPending = false
+    ticket.node = sentBy === '' ? this.#queue.node : sentBy
+    const [status, decisions, record] = reply
+    if (record.length > 0 || status === 'unknown') this.#listener.onRecord(state, record)
+    if (status === 'unknown' || status === 'many') {
+      const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
+      this.#waiting.delete(number)
+      for (const message of messages) message.reject(error)
+      throw error
+    }
+    this.#decide(ticket, messages, status, decisions)
+    if (!this.#waiting.has(number)) return
+    if (this.#isClosed) this.#giveUp(ticket, new StoreUnavailable())
+    else if (ticket.hasChanged) this.#retry(ticket)
+  }
+
+  /** Applies the decisions of Redis on the messages of a ticket. */
+  #decide (ticket: Ticket, messages: readonly PendingMessage[], status: 'run' | 'wait', decisions: readonly string[]): void {
+    const { state, number, node } = ticket
+    const added: PendingMessage[] = []
+    const repeats: PendingMessage[] = []
+    const open: PendingMessage[] = []
+    for (const [index, message] of messages.entries()) {
+      const decision = decisions[index] as string
+      if (decision === 'reused') message.reject(new IdempotencyKeyReused())
+      else if (decision.startsWith('s')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
+      else {
+        (decision === 'new' ? added : repeats).push(message)
+        open.push(message)
+      }
+    }
+    ticket.messages = open
+    ticket.isQueued ||= added.length > 0
+    // Repeats keep their place: if the node of the first message fails, they are handled before the messages after them.
+    if (open.length > 0 && (added.length === 0 || status === 'wait')) return
+    if (added.length > 0 && (this.#isClosed || this.#listener.isFenced() || node !== this.#queue.node)) {
+      this.#giveUp(ticket, new StoreUnavailable())
+      return
+    }
+    this.#waiting.delete(number)
+    // The messages that these wait for are after this ticket in the queue.
+    for (const message of repeats) this.#retryLater(this.#createTicket(state, [message]))
+    if (added.length === 0) return
+    state.handlerNodes.push(node)
+    const handling = this.#handle(state, `${node} ${number}`, node, added).finally(() => {
+      this.#handling.delete(handling)
+      state.handlerNodes.splice(state.handlerNodes.indexOf(node), 1)
+    })
+    this.#handling.add(handling)
+  }
+
+  #retryLater (ticket: Ticket): void {
+    this.#request(ticket).catch(noop)
+  }
+
+  #complete (state: SessionReplica, ticket: string, isLast: boolean, responses: string[]): Promise<void> {
+    return this.#queue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
+  }
+
+  async #handle (state: SessionReplica, ticket: string, node: string, messages: readonly PendingMessage[]): Promise<void> {
+    const completed: Array<Promise<void> | undefined> = []
+    for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
+      let response: StoredResponse | undefined
+      let failure: unknown
+      // Otherwise other nodes may handle it, or this one is closing.
+      const mayStart = node === this.#queue.node && !this.#listener.isFenced() && !this.#isClosed
+      try {
+        if (!mayStart) throw new StoreUnavailable()
+        response = await message.handle()
+      } catch (error) {
+        failure = error
+      }
+      const isLast = index === messages.length - 1
+      // The client does not wait for this, because nothing overtakes it and it is not given up.
+      completed.push(isLast || key !== '' ? this.#complete(state, ticket, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
+      if (response === undefined) reject(failure)
+      else resolve({ response, replayed: false })
+      await completed[index - MAX_UNACKED]
+    }
+  }
+}

@@ -1,0 +1,22 @@
+-- ARGS: token, id, cursor. Makes this node the owner of a session's stream.
+-- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
+-- sixth value, or false if the session does not exist.
+local token, id, cursor = ARGS[1], ARGS[2], tonumber(ARGS[3])
+local key = session_key(id)
+local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users')
+if not record[4] then return { mark_reply(token), int(position), int(rollback_position), false } end
+-- A retry must not take the stream from a node that has acquired it since.
+if not is_retry or record[1] == '' then
+  local epoch = redis.call('HINCRBY', key, 'epoch', 1)
+  redis.call('HINCRBY', key, 'version', 1)
+  redis.call('HSET', key, 'owner', NODE)
+  add_user(key, record[5])
+  if record[1] ~= '' and record[1] ~= NODE then notify(record[1], 'replaced ' .. id .. ' ' .. epoch) end
+end
+if not record[2] then
+  set_deadline(id, record[3], RESUME_TIMEOUT * 1.25)
+  set_ttl(key, TTL)
+end
+local log = read_log(key, cursor, math.huge, READ_BYTES)
+log[6] = redis.call('HGETALL', key)
+return { mark_reply(token), int(position), int(rollback_position), log }

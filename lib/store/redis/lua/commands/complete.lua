@@ -1,0 +1,25 @@
+-- ARGS: id, ticket, whether it leaves the queue, then key, fingerprint and response of messages; a refused message has the
+-- response ''. Returns 1.
+local id, ticket, is_last = ARGS[1], ARGS[2], ARGS[3] == '1'
+local key = session_key(id)
+local queue, keys, order = key .. ':queue', key .. ':keys', key .. ':order'
+for i = 4, #ARGS, 3 do
+  local name, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
+  local holder, waiters = string.match(redis.call('HGET', keys, name) or '', '^r %S+ (%S+ %d+);(.*)$')
+  -- Not if another ticket has taken the key over, or the session was removed.
+  if holder == ticket then
+    if response == '' then redis.call('HDEL', keys, name)
+    else
+      redis.call('HSET', keys, name, 's ' .. fingerprint .. ' ' .. response)
+      local count = redis.call('RPUSH', order, name)
+      if count == 1 then redis.call('PEXPIRE', order, math.max(redis.call('PTTL', keys), 1)) end
+      if count > MAX_IDEMPOTENCY_KEYS then redis.call('HDEL', keys, redis.call('LPOP', order)) end
+    end
+    for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. name) end
+  end
+end
+if not is_last then return 1 end
+remove_ticket(key, ticket)
+local node, next_number = string.match(live_head(key) or '', '^(%S+) (%d+)')
+if node then notify(node, 'turn ' .. next_number) end
+return 1

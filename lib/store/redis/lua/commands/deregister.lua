@@ -1,0 +1,3 @@
+-- Ends the registration of this node. Returns 1.
+expire_node(NODE)
+return 1

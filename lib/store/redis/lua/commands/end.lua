@@ -1,0 +1,47 @@
+-- ARGS: id, reason, whether to keep the session, and for an expired session the deadline that has passed, otherwise ''.
+-- Returns 1 to the one command that has closed the session, otherwise 0; and the record of an expired session.
+local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
+local key = session_key(id)
+local closed_by = NODE .. ':' .. number
+-- An expired session is set aside until the onClose hooks have run, on this node or, if it fails, on another one.
+local expired, aside = P .. ':expired', P .. ':e:' .. id
+if deadline ~= '' then
+  if redis.call('ZSCORE', expired, id) == deadline then redis.call('HSET', aside, 'closedBy', closed_by) end
+  if redis.call('HGET', aside, 'closedBy') == closed_by then return { 1, redis.call('HGETALL', aside) } end
+  -- The deadline was changed meanwhile.
+  if redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end
+end
+local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy')
+if not record[1] then
+  redis.call('ZREM', P .. ':deadlines', id)
+  -- A session that is not kept was removed by the first execution.
+  return { is_retry and not keep and 1 or 0 }
+end
+if record[2] then return { record[5] == closed_by and 1 or 0 } end
+-- It leaves its channels, but still reads what was appended before.
+for _, field in ipairs(redis.call('HKEYS', key)) do
+  if string.sub(field, 1, 2) == 'm:' then
+    local name = string.sub(field, 3)
+    local from, to = redis.call('HGET', key, field), num(redis.call('HGET', channel_key(name), 'last'))
+    if to > tonumber(from) then redis.call('HSET', key, 'l:' .. int(to) .. ':' .. name, from) end
+    redis.call('HDEL', key, field)
+    remove_member(name)
+  end
+end
+redis.call('ZREM', P .. ':deadlines', id)
+if record[3] then redis.call('ZREM', P .. ':p:' .. record[3], id) end
+for node in string.gmatch(record[4] or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(position) .. ' ' .. reason) end
+if keep then
+  redis.call('HSET', key, 'closeReason', reason, 'endPosition', position, 'closedBy', closed_by)
+  redis.call('HINCRBY', key, 'version', 1)
+  set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
+  return { 1 }
+end
+if deadline ~= '' then
+  redis.call('HSET', key, 'closedBy', closed_by)
+  redis.call('RENAME', key, aside)
+  redis.call('ZADD', expired, clock + LEASE, id)
+  redis.call('PEXPIRE', expired, TTL)
+end
+redis.call('UNLINK', key, key .. ':log', key .. ':keys', key .. ':order', key .. ':queue')
+return { 1, redis.call('HGETALL', aside) }

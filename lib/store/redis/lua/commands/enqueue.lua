@@ -1,0 +1,67 @@
+-- ARGS: id, number of the ticket, version of the session that the node knows, whether the ticket is in the queue, then key and
+-- fingerprint of each message, with an empty key if it has none.
+-- Returns a status (`unknown`, `many`, `again`: send it again with a new command, `run`, `wait`), the decision on each message, and the record if
+-- it is newer.
+local id, ticket_number, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
+local key = session_key(id)
+local record = redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'hasKeys', 'users', 'waiting')
+if not record[1] or record[2] then return { 'unknown', {}, redis.call('HGETALL', key) } end
+add_user(key, record[5])
+local queue, keys = key .. ':queue', key .. ':keys'
+local ticket = NODE .. ' ' .. ticket_number
+local new_record = not clear_dead_owner(key, record[3]) and record[1] == version and {} or redis.call('HGETALL', key)
+
+-- Many keys are held by few nodes.
+local known = {}
+local function is_holder_alive (node)
+  if known[node] == nil then known[node] = is_alive(node) end
+  return known[node]
+end
+
+local head = live_head(key)
+if is_retry then is_queued = has_ticket(key, ticket) end
+local decisions, new_count, unclaimed = {}, 0, {}
+for i = 5, #ARGS, 2 do
+  local name, fingerprint = ARGS[i], ARGS[i + 1]
+  local decision, is_claimed = 'new', name == ''
+  local entry = not is_claimed and redis.call('HGET', keys, name)
+  if entry then
+    -- Running: r, fingerprint, ticket, nodes with repeats that wait. Completed: s, fingerprint, response.
+    local state, known_fingerprint, rest = string.match(entry, '^(%a) (%S+) (.*)$')
+    local holder, waiters = string.match(rest, '^(%S+ %d+);(.*)$')
+    if known_fingerprint ~= fingerprint then decision = 'reused'
+    elseif state == 's' then decision = 's' .. rest
+    elseif holder == ticket then is_claimed = true
+    elseif is_holder_alive(string.match(holder, '^%S+')) then
+      decision = 'wait'
+      if not string.find(waiters, NODE, 1, true) then redis.call('HSET', keys, name, entry .. NODE .. ',') end
+    end
+  end
+  decisions[#decisions + 1] = decision
+  if decision == 'new' then
+    new_count = new_count + 1
+    if not is_claimed then unclaimed[#unclaimed + 1] = i end
+  end
+end
+if new_count > 0 and not is_queued then
+  -- The node may have given the ticket up meanwhile. Not an error, which would hold up later commands.
+  if is_retry then return { 'again', {}, new_record } end
+  local waiting = head and count_waiting(key, new_count) or 0
+  if waiting > 0 and waiting - 1 + new_count > MAX_WAITING_MESSAGES then return { 'many', { tostring(waiting - 1) }, new_record } end
+  local queued = ticket .. ' ' .. new_count
+  redis.call('RPUSH', queue, queued)
+  redis.call('HINCRBY', key, 'waiting', new_count)
+  head = head or queued
+  is_queued = true
+end
+for _, i in ipairs(unclaimed) do
+  redis.call('HSET', keys, ARGS[i], 'r ' .. ARGS[i + 1] .. ' ' .. ticket .. ';')
+  -- From here on, the keys have the TTL of the session.
+  if not record[4] then
+    redis.call('HSET', key, 'hasKeys', 1)
+    redis.call('PEXPIRE', keys, TTL)
+    record[4] = '1'
+  end
+end
+local is_head = head and string.sub(head, 1, #ticket + 1) == ticket .. ' '
+return { (not is_queued or is_head) and 'run' or 'wait', decisions, new_record }

@@ -1,0 +1,16 @@
+-- ARGS: id, channel. Returns the version of the session; 0 if it is closed.
+local id, name = ARGS[1], ARGS[2]
+local key = session_key(id)
+local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name)
+if not record[1] or record[2] then return 0 end
+if is_retry then return UNKNOWN_VERSION end
+if record[5] then return tonumber(record[4]) end
+redis.call('HSET', key, 'm:' .. name, position)
+-- Entries of an earlier channel with this name, about which nothing is known, are lost.
+if redis.call('HINCRBY', channel_key(name), 'members', 1) == 1 and redis.call('HEXISTS', channel_key(name), 'last') == 0 then
+  redis.call('HSET', channel_key(name), 'trimmed', position, 'trimReason', 'age')
+end
+redis.call('PEXPIRE', channel_key(name), TTL)
+local version = redis.call('HINCRBY', key, 'version', 1)
+if record[3] ~= '' then notify(record[3], 'joined ' .. id .. ' ' .. version .. ' ' .. int(position) .. ' ' .. name) end
+return version

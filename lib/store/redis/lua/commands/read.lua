@@ -1,0 +1,51 @@
+-- ARGS: token, then for each item: kind (s: session with a stream on this node, c: channel, b: broadcasts, u: session that this
+-- node uses), name, position after which to read, position up to which to read, position of the newest entry that the node
+-- has or 0, epoch of the stream, version of the record that the node has.
+-- Returns the inbox number, the newest position, the rollback position, and a value for each item, up to the last one that
+-- the byte limit allows: for a log the result of read_log, with the record of a session as its sixth value if it is newer; for
+-- `u` the version; `gone` or `replaced`.
+local token = ARGS[1]
+local values, lost, budget = {}, false, READ_BYTES
+
+local function read_session (id, key, epoch, version)
+  local record = redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'users')
+  if not record[1] then return 'gone' end
+  if record[1] ~= epoch or is_retry and record[3] ~= NODE then return 'replaced' end
+  if record[3] ~= NODE then redis.call('HSET', key, 'owner', NODE) end
+  add_user(key, record[6])
+  if record[4] then set_ttl(key, RESUME_TIMEOUT, true)
+  else
+    set_deadline(id, record[5], RESUME_TIMEOUT * 1.25)
+    set_ttl(key, TTL)
+  end
+  return nil, record[2] ~= version and redis.call('HGETALL', key) or {}
+end
+
+for i = 2, #ARGS, 7 do
+  if budget <= 0 then break end
+  local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
+  local value
+  if kind == 'u' then
+    local record = redis.call('HMGET', session_key(name), 'version', 'users')
+    if record[1] then add_user(session_key(name), record[2]) end
+    value = record[1] or 'gone'
+  else
+    local key = kind == 's' and session_key(name) or kind == 'c' and channel_key(name) or P .. ':b'
+    local problem, record
+    if kind == 's' then problem, record = read_session(name, key, ARGS[i + 5], ARGS[i + 6]) end
+    if problem then value = problem
+    else
+      local bytes
+      value, bytes = read_log(key, after, through, budget)
+      value[6] = record
+      budget = budget - bytes
+      -- The node has an entry that does not exist any more. A channel may have been removed with all its entries.
+      if newest > rollback_position and newest > tonumber(value[2]) and (kind ~= 'c' or redis.call('EXISTS', key) == 1) then
+        lost = lost or #redis.call('XRANGE', key .. ':log', int(newest), int(newest)) == 0
+      end
+    end
+  end
+  values[#values + 1] = value
+end
+if lost then rollback() end
+return { mark_reply(token), int(position), int(rollback_position), values }

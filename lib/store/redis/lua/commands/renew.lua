@@ -1,0 +1,20 @@
+-- ARGS: the number of sessions, id and epoch of each, then channels. The sessions do not expire while their streams are on this
+-- node; the epoch -1 means that a client is resuming the session. Returns 1.
+local count = tonumber(ARGS[1])
+for i = 2, count * 2, 2 do
+  local id, epoch = ARGS[i], ARGS[i + 1]
+  local key = session_key(id)
+  local record = redis.call('HMGET', key, 'epoch', 'closeReason', 'principal', 'owner')
+  if record[1] and not is_retry and (epoch == '-1' or record[1] == epoch and record[4] == NODE) then
+    if record[2] then set_ttl(key, RESUME_TIMEOUT, true)
+    else
+      set_deadline(id, record[3], epoch == '-1' and RESUME_TIMEOUT or RESUME_TIMEOUT * 1.25)
+      set_ttl(key, TTL)
+      if record[3] then redis.call('PEXPIRE', P .. ':p:' .. record[3], TTL) end
+    end
+  end
+end
+for i = count * 2 + 2, #ARGS do
+  if num(redis.call('HGET', channel_key(ARGS[i]), 'members')) > 0 then redis.call('PEXPIRE', channel_key(ARGS[i]), TTL) end
+end
+return 1

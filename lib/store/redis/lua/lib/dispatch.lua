@@ -1,0 +1,55 @@
+-- Executes commands, one after the other, up to the first that fails. Each has a name, a number, a deadline, the number of its
+-- arguments, and the arguments. Returns the error of the command that failed, or '', and the replies of those before it.
+
+-- Refuses a command that arrives out of order, whose sender has no lease, or whose sender has given it up.
+local function check_sequence (deadline)
+  if not applied then fail('FENCED') end
+  if PREVIOUS > applied then fail('REORDERED') end
+  if NOW > deadline then fail('EXPIRED') end
+end
+
+local function execute (name, command_number, deadline, args)
+  number = command_number
+  -- A command without a number is executed for any sender, each time that it is sent.
+  if number > 0 then
+    check_sequence(deadline)
+    is_retry = number <= applied
+  end
+  local reply = get_command(name)(args)
+  if number > 0 and applied and not is_retry then
+    applied = number
+    changes['applied:' .. NODE] = number
+  end
+  return reply
+end
+
+local store = redis.call('HMGET', P, 'position', 'rollbackPosition', 'leaseClock', 'applied:' .. NODE, 'inbox:' .. NODE)
+position, rollback_position, clock = num(store[1]), num(store[2]), num(store[3])
+applied, inbox = tonumber(store[4] or nil), tonumber(store[5] or nil)
+if applied and (position < HIGHEST_POSITION or applied < ACKED) then rollback() end
+local failure = ''
+local replies = {}
+local i = 5
+while ARGV[i] do
+  local name, command_number, deadline, count = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  i = i + 4
+  local args = {}
+  for j = 1, count do args[j] = ARGV[i + j - 1] end
+  i = i + count
+  local ok, reply = pcall(execute, name, command_number, deadline, args)
+  if not ok then
+    -- An error of Redis is a table or a string, depending on its version.
+    failure = type(reply) == 'table' and reply.err or tostring(reply)
+    if not string.find(failure, '^%u%u') then failure = 'ERR ' .. failure end
+    break
+  end
+  replies[#replies + 1] = reply
+end
+
+local fields = {}
+for field, value in pairs(changes) do
+  fields[#fields + 1] = field
+  fields[#fields + 1] = value
+end
+if #fields > 0 then redis.call('HSET', P, unpack(fields)) end
+return { failure, replies }

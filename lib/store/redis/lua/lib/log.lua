@@ -1,0 +1,68 @@
+-- A log is a hash with its bounds' state, and a Redis stream with its entries.
+
+local function next_position ()
+  position = math.max(position + 1, NOW)
+  changes.position = position
+  return position
+end
+
+-- Trims a log to its bounds. Not called for every entry, because the replicas of the nodes enforce the exact bounds.
+local function trim (key, bounds, bytes, last)
+  local log = key .. ':log'
+  local length = redis.call('XLEN', log)
+  if length == 1 and last > 0 then
+    -- The earlier entries have expired with their stream.
+    redis.call('HSET', key, 'trimmed', last, 'trimReason', 'age')
+    bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]
+  end
+  local oldest = NOW - bounds.age * 1000
+  local trimmed, trim_reason
+  local exceeds = true
+  while exceeds and length > 0 do
+    for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 64)) do
+      local entry_position = tonumber(string.match(entry[1], '^%d+'))
+      local reason = length > bounds.entries and 'count' or bytes > bounds.bytes and 'bytes' or entry_position < oldest and 'age'
+      exceeds = reason ~= false
+      if not exceeds then break end
+      bytes = bytes - #entry[2][2]
+      length = length - 1
+      trimmed, trim_reason = entry_position, reason
+    end
+    if trimmed then redis.call('XTRIM', log, 'MINID', int(trimmed + 1)) end
+  end
+  if trimmed then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', trim_reason) end
+  redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
+  redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 5000)
+end
+
+-- Appends an entry to a log and returns its position. `meta`: last, bytes, count, nextTrimAt.
+local function append (key, bounds, meta, frame, except)
+  local log = key .. ':log'
+  local last, bytes, count = num(meta[1]), num(meta[2]) + #frame, num(meta[3]) + 1
+  local entry_position = next_position()
+  if except == '' then redis.call('XADD', log, int(entry_position) .. '-0', 'f', frame)
+  else redis.call('XADD', log, int(entry_position) .. '-0', 'f', frame, 'x', except) end
+  redis.call('HSET', key, 'last', entry_position, 'bytes', bytes, 'count', count)
+  if NOW > num(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, last) end
+  return entry_position
+end
+
+-- Reads the entries of a log after a position, up to another one, until about `limit` bytes are read. Returns the newest
+-- position of the log, up to which position it is trimmed and why, the entries, whether there are more, and the bytes read.
+local function read_log (key, after, through, limit)
+  local meta = redis.call('HMGET', key, 'last', 'trimmed', 'trimReason')
+  local last, trimmed, reason = num(meta[1]), num(meta[2]), meta[3] or 'count'
+  local list, bytes, has_more = {}, 0, last > after and through > after
+  local from, to = after, through < 9e15 and int(through) or '+'
+  while has_more and bytes < limit do
+    local chunk = redis.call('XRANGE', key .. ':log', int(from + 1), to, 'COUNT', 32)
+    for _, entry in ipairs(chunk) do
+      list[#list + 1] = entry
+      bytes = bytes + #entry[2][2] + 60
+      from = tonumber(string.match(entry[1], '^%d+'))
+    end
+    has_more = #chunk == 32
+  end
+  if last > trimmed and redis.call('EXISTS', key .. ':log') == 0 then trimmed, reason = last, 'age' end
+  return { int(last), int(trimmed), reason, list, has_more and 1 or 0 }, bytes
+end

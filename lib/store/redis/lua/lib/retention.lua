@@ -1,0 +1,80 @@
+-- What a session still has to read in channels that it has left, and how long sessions are kept.
+
+-- The ranges of left channels that a session has not read completely, the oldest first.
+local function unread_ranges (key)
+  local ranges = {}
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    local to, name = string.match(field, '^l:(%d+):(.*)$')
+    if to then ranges[#ranges + 1] = { field = field, to = tonumber(to), name = name } end
+  end
+  table.sort(ranges, function (a, b) return a.to < b.to end)
+  return ranges
+end
+
+-- Drops the range of a left channel. The own log of the session records that entries are lost.
+local function drop_range (key, range, reason)
+  redis.call('HDEL', key, range.field)
+  local meta = redis.call('HMGET', key, 'last', 'trimmed')
+  if range.to > num(meta[2]) then redis.call('HSET', key, 'trimmed', range.to, 'trimReason', reason) end
+  if range.to > num(meta[1]) then redis.call('HSET', key, 'last', range.to) end
+end
+
+local function remove_member (name)
+  local key = channel_key(name)
+  if redis.call('HINCRBY', key, 'members', -1) > 0 then return end
+  if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
+  else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
+end
+
+-- Sets the time after which a session expires.
+local function set_deadline (id, principal, milliseconds)
+  redis.call('ZADD', P .. ':deadlines', clock + milliseconds, id)
+  if principal then redis.call('ZADD', P .. ':p:' .. principal, clock + milliseconds, id) end
+end
+
+-- Sets the TTL of what is kept for a session. The log of an open session has its own, so that its entries expire by age.
+local function set_ttl (key, milliseconds, with_log)
+  for _, suffix in ipairs({ '', ':keys', ':order', ':queue', with_log and ':log' or nil }) do redis.call('PEXPIRE', key .. suffix, milliseconds) end
+end
+
+-- The queue of a session's messages is a list of tickets: node id, number, and how many messages it has. The field `waiting`
+-- of the session is the sum of these.
+
+local function drop_ticket (key, ticket)
+  if redis.call('LREM', key .. ':queue', 1, ticket) > 0 then
+    redis.call('HINCRBY', key, 'waiting', -tonumber(string.match(ticket, '%d+$')))
+  end
+end
+
+-- Returns the first ticket of a node that has not expired. Those before it are removed.
+local function live_head (key)
+  while true do
+    local head = redis.call('LINDEX', key .. ':queue', 0)
+    if not head or is_alive(string.match(head, '^%S+')) then return head end
+    drop_ticket(key, head)
+  end
+end
+
+local function find_ticket (key, ticket)
+  for _, other in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+    if string.sub(other, 1, #ticket + 1) == ticket .. ' ' then return other end
+  end
+end
+
+local function has_ticket (key, ticket) return find_ticket(key, ticket) ~= nil end
+
+local function remove_ticket (key, ticket)
+  local head = redis.call('LINDEX', key .. ':queue', 0)
+  local found = head and string.sub(head, 1, #ticket + 1) == ticket .. ' ' and head or find_ticket(key, ticket)
+  if found then drop_ticket(key, found) end
+end
+
+-- Returns the number of messages in the queue. If there seem to be too many, those of expired nodes are removed first.
+local function count_waiting (key, new_count)
+  local waiting = num(redis.call('HGET', key, 'waiting'))
+  if waiting - 1 + new_count <= MAX_WAITING_MESSAGES then return waiting end
+  for _, ticket in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+    if not is_alive(string.match(ticket, '^%S+')) then drop_ticket(key, ticket) end
+  end
+  return num(redis.call('HGET', key, 'waiting'))
+end

@@ -1,4 +1,0 @@
--- The node leaves for good.
-bury(NODE)
-changes['ran:' .. NODE] = nil
-return 1

@@ -1,0 +1,162 @@
+import { noop } from '../../awaitable.js'
+import { SessionOver, StoreUnavailable, TooManyChannels } from '../../errors.js'
+import { assertFits, type EntryInput } from '../../log/log.js'
+import { isSessionId } from '../../wire/event-id.js'
+import { serialize } from '../../wire/frame.js'
+import type { MessageQueue } from '../message-queue.js'
+import type { SessionData, SessionState } from '../session-state.js'
+import type { Store, StoreSettings, StoreStats } from '../store.js'
+import { bounded } from './connection.js'
+import type { Node } from './node.js'
+import { parseRecord, type SessionReplica } from './replica/session-replica.js'
+
+/** Milliseconds between checks of a log that another node streams. */
+const BACKLOG_INTERVAL = 200
+
+/** Keeps sessions in Redis, for any number of processes. */
+export class RedisStore implements Store {
+  readonly #settings: StoreSettings
+  readonly #node: Node
+
+  constructor (settings: StoreSettings, node: Node) {
+    this.#settings = settings
+    this.#node = node
+  }
+
+  async open (id: string, principal: string | undefined): Promise<SessionState | undefined> {
+    const startPosition = Number(await this.#node.queue.execute('create', id, principal === undefined ? 0 : 1, principal ?? ''))
+    if (startPosition === -1) return undefined
+    const state = this.#node.cache.getOrCreate(id, { principal, startPosition })
+    state.version = 1
+    return state
+  }
+
+  async find (id: string): Promise<SessionState | undefined> {
+    // The id is part of a key, and other keys start with that of the session.
+    if (!isSessionId(id)) return undefined
+    const { queue, cache } = this.#node
+    const hash = await queue.execute('get', id) as string[]
+    const record = parseRecord(hash)
+    const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
+    if (state !== undefined) this.#node.learn(state, hash)
+    return record === undefined ? undefined : state
+  }
+
+  findCached (id: string): SessionState | Promise<SessionState | undefined> {
+    return this.#node.cache.use(id) ?? this.find(id)
+  }
+
+  cancelExpiry (state: SessionState): void {
+    this.#node.queue.execute('renew', 1, state.id, -1).catch(noop)
+  }
+
+  attach (state: SessionState, cursor: number): Promise<number | undefined> {
+    return this.#node.ownership.attach(state as SessionReplica, cursor)
+  }
+
+  detach (state: SessionState): void {
+    this.#node.ownership.detach(state as SessionReplica)
+  }
+
+  async update (given: SessionState, change: SessionData): Promise<void> {
+    const state = given as SessionReplica
+    const properties = Object.entries(change).map(([name, value]) => [name, value === undefined ? '' : serialize(value)] as const)
+    await this.#change(state, await this.#node.queue.execute('update', state.id, ...properties.flat()), () => {
+      const data: SessionData = { ...state.data, ...Object.fromEntries(properties.map(([name, json]) => [name, json === '' ? undefined : JSON.parse(json)])) }
+      for (const [name, json] of properties) if (json === '') delete data[name]
+      state.data = data
+    })
+  }
+
+  async join (given: SessionState, channel: string): Promise<void> {
+    const state = given as SessionReplica
+    const { maxChannelsPerSession } = this.#settings
+    if (state.channels?.has(channel) !== true && (state.channels?.size ?? 0) >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
+    await this.#change(state, await this.#node.queue.execute('join', state.id, channel), () => { (state.channels ??= new Set()).add(channel) })
+  }
+
+  async leave (given: SessionState, channel: string): Promise<void> {
+    const state = given as SessionReplica
+    const version = await this.#node.queue.execute('leave', state.id, channel)
+    if (Number(version) !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
+  }
+
+  async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
+    const state = given as SessionReplica
+    const [reply] = await this.#node.queue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string]
+    const isEnded = Number(reply) === 1
+    if (!isEnded) {
+      // Another process was faster.
+      if (state.closeReason === undefined) await this.find(state.id)
+      return false
+    }
+    state.markClosed(reason)
+    // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
+    if (state.epoch !== 0 && state.endPosition === Infinity) {
+      await bounded(new Promise<void>(resolve => { state.onClosed.push(resolve) })).catch(() => { state.listener?.onRemove() })
+    }
+    return true
+  }
+
+  async send (given: SessionState, entry: EntryInput): Promise<void> {
+    const state = given as SessionReplica
+    if (state.closeReason !== undefined) throw new SessionOver()
+    if (this.#node.messageQueues.hasFencedHandler(state)) throw new StoreUnavailable()
+    assertFits(entry, this.#settings.log)
+    if (await this.#append('s', state.id, entry) === -1) throw this.#closedError(state)
+  }
+
+  async publish (channel: string, entry: EntryInput): Promise<void> {
+    assertFits(entry, this.#settings.channelLog)
+    await this.#append('c', channel, entry)
+  }
+
+  async broadcast (entry: EntryInput): Promise<void> {
+    assertFits(entry, this.#settings.channelLog)
+    await this.#append('b', '', entry)
+  }
+
+  async waitForDrain (state: SessionState): Promise<void> {
+    while (state.closeReason === undefined && Number(await this.#node.queue.execute('backlog', state.id)) !== 1) {
+      await new Promise(resolve => { setTimeout(resolve, BACKLOG_INTERVAL).unref() })
+    }
+  }
+
+  messageQueue (state: SessionState): MessageQueue {
+    return this.#node.messageQueues.queueOf(state as SessionReplica)
+  }
+
+  async count (channel: string): Promise<number> {
+    return Number(await this.#node.queue.execute('count', channel))
+  }
+
+  stats (): StoreStats {
+    return { sessions: this.#node.sessions, channels: this.#node.reducer.channels.size }
+  }
+
+  async close (): Promise<readonly SessionState[]> {
+    await this.#node.close()
+    return []
+  }
+
+  /** Applies a change to the known state, if Redis has made it. */
+  async #change (state: SessionReplica, version: unknown, apply: () => void): Promise<void> {
+    if (Number(version) === 0) throw this.#closedError(state)
+    if (Number(version) > state.version + 1) await this.#node.refresh(state)
+    else this.#node.reducer.applyChange(state, Number(version), apply)
+  }
+
+  async #append (kind: string, name: string, { frame, except = '' }: EntryInput): Promise<number> {
+    const { queue, reducer } = this.#node
+    // A session id contains no whitespace, which would separate it from the frame.
+    const position = Number(await queue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except))
+    reducer.highestPosition = Math.max(reducer.highestPosition, position)
+    return position
+  }
+
+  /** Returns the error for a closed session, and finds out why it was closed. */
+  #closedError (state: SessionReplica): Error {
+    if (state.closeReason === undefined) this.find(state.id).catch(noop)
+    return new SessionOver()
+  }
+}

@@ -1,0 +1,186 @@
+import { StoreUnavailable } from '../../../errors.js'
+import { now } from '../../../log/log.js'
+import type { CommandName } from '../script.js'
+import type { Reducer } from './reducer.js'
+
+/** The reply of a command that returns state: its number in the inbox, the newest position of the store, its rollback position, and the value. */
+export type MarkedReply = readonly [number: string, position: string, rollbackPosition: string, value: unknown]
+
+/** The result of a command that returns state. */
+export interface MarkedResult<Value> {
+  readonly value: Value
+  /** Whether it was applied. Otherwise publications after it may be missing, so that it is out of date. */
+  readonly isApplied: boolean
+}
+
+interface Pending {
+  readonly apply: (value: unknown) => void
+  readonly resolve: (result: MarkedResult<unknown>) => void
+  readonly reject: (error: unknown) => void
+  reply: MarkedReply | undefined
+  /** When the reply arrived. */
+  repliedAt: number
+  /** Whether its mark may be missing. */
+  isLost: boolean
+}
+
+export interface InboxListener {
+  send (command: CommandName, token: number, ...args: ReadonlyArray<string | number>): Promise<unknown>
+  /** Publications are missing. */
+  onLoss (): void
+}
+
+/** Publications that may wait for a reply. If there are more, the logs are read again. */
+const MAX_BACKLOG = 10_000
+
+/**
+ * The one order of what a node applies. Publications arrive over one connection, replies over another. A script that
+ * returns state also adds a message to the node's inbox, which marks the place of the reply among the publications. The
+ * reply is applied there: publications after the mark wait until the reply has arrived.
+ */
+export class Inbox {
+  readonly #prefix: string
+  readonly #timeout: number
+  readonly #reducer: Reducer
+  readonly #listener: InboxListener
+  readonly #pending = new Map<number, Pending>()
+  #node = ''
+  #lastToken = 0
+  /** The number of the newest message; `undefined` while messages may be missing. */
+  #number: number | undefined
+  /** The mark whose reply has not arrived. */
+  #mark: { readonly token: number, readonly number: number } | undefined
+  /** Publications after the mark. */
+  #backlog: Array<readonly [channel: string, text: string]> = []
+
+  /** `timeout`: milliseconds that a reply waits for its mark. */
+  constructor (prefix: string, timeout: number, reducer: Reducer, listener: InboxListener) {
+    this.#prefix = prefix
+    this.#timeout = timeout
+    this.#reducer = reducer
+    this.#listener = listener
+  }
+
+  /** The pub/sub channel of this node. */
+  get channel (): string {
+    return `${this.#prefix}:n:${this.#node}`
+  }
+
+  /** The node has a new id, and an empty inbox. */
+  reset (node: string): void {
+    this.#node = node
+    this.lose()
+  }
+
+  /** Publications may be missing from now on. */
+  lose (): void {
+    this.#number = undefined
+    this.#mark = undefined
+    this.#backlog = []
+    for (const [token, pending] of this.#pending) {
+      pending.isLost = true
+      this.#resolveLost(token, pending)
+    }
+    this.#listener.onLoss()
+  }
+
+  /** Executes a command that returns state, which is applied at its place among the publications. Rejects with StoreUnavailable. */
+  execute<Value> (command: CommandName, args: ReadonlyArray<string | number>, apply: (value: Value) => void): Promise<MarkedResult<Value>> {
+    const token = ++this.#lastToken
+    return new Promise<MarkedResult<Value>>((resolve, reject) => {
+      this.#pending.set(token, { apply: apply as Pending['apply'], resolve: resolve as Pending['resolve'], reject, reply: undefined, repliedAt: 0, isLost: false })
+      this.#listener.send(command, token, ...args).then(reply => { this.#replied(token, reply as MarkedReply) }, (error: unknown) => { this.#fail(token, error) })
+    })
+  }
+
+  /** Receives a publication. */
+  receive (channel: string, text: string): void {
+    if (this.#mark === undefined) this.#take(channel, text)
+    else if (this.#backlog.push([channel, text]) > MAX_BACKLOG) this.lose()
+  }
+
+  /** Is called regularly. Rejects commands whose mark does not arrive. */
+  tick (): void {
+    for (const [token, pending] of this.#pending) {
+      // The command queue rejects commands without a reply.
+      if (pending.reply !== undefined && now() - pending.repliedAt > this.#timeout) this.#fail(token, new StoreUnavailable())
+    }
+  }
+
+  #take (channel: string, text: string): void {
+    // The app's client may add a prefix to names.
+    const name = channel.slice(channel.indexOf(this.#prefix) + this.#prefix.length + 1)
+    if (name.startsWith('c:')) this.#reducer.channelPublication(name.slice(2), text)
+    else if (name === 'all') this.#reducer.publication(text)
+    else if (name.slice(2) === this.#node) this.#takeMessage(text)
+  }
+
+  #takeMessage (text: string): void {
+    const space = text.indexOf(' ')
+    const end = text.indexOf(' ', space + 1)
+    const number = Number(text.slice(0, space))
+    const kind = end === -1 ? text.slice(space + 1) : text.slice(space + 1, end)
+    const rest = end === -1 ? '' : text.slice(end + 1)
+    const isNext = this.#number !== undefined && number === this.#number + 1
+    if (!isNext && this.#number !== undefined) this.lose()
+    if (kind === 'reply') {
+      this.#takeMark(Number(rest), number)
+      return
+    }
+    if (isNext) this.#number = number
+    // While messages may be missing, the others are covered by what will be read.
+    if (isNext || kind === 'turn' || kind === 'response') this.#reducer.message(kind, rest)
+  }
+
+  #takeMark (token: number, number: number): void {
+    const pending = this.#pending.get(token)
+    if (pending?.isLost === false && pending.reply === undefined) this.#mark = { token, number }
+    else if (pending?.reply !== undefined && Number(pending.reply[0]) === number) this.#apply(token, pending, number)
+    // The command has failed, or was executed again.
+    else if (this.#number !== undefined) this.#number = number
+  }
+
+  #replied (token: number, reply: MarkedReply): void {
+    const pending = this.#pending.get(token)
+    if (pending === undefined) return
+    pending.reply = reply
+    pending.repliedAt = now()
+    const mark = this.#mark
+    if (mark?.token === token) this.#continue(() => { this.#takeMark(token, mark.number) })
+    this.#resolveLost(token, pending)
+  }
+
+  #fail (token: number, error: unknown): void {
+    this.#pending.get(token)?.reject(error)
+    this.#pending.delete(token)
+    const mark = this.#mark
+    if (mark?.token === token) this.#continue(() => { this.#takeMark(token, mark.number) })
+  }
+
+  /** Takes the mark and the publications after it, up to the next mark without a reply. */
+  #continue (takeMark: () => void): void {
+    const backlog = this.#backlog
+    this.#mark = undefined
+    this.#backlog = []
+    takeMark()
+    for (const [channel, text] of backlog) this.receive(channel, text)
+  }
+
+  #apply (token: number, pending: Pending, number: number): void {
+    const [, position, rollbackPosition, value] = pending.reply as MarkedReply
+    this.#pending.delete(token)
+    this.#number = number
+    this.#reducer.advance(Number(position), Number(rollbackPosition))
+    // The reply may have shown that the store has lost data. Then everything has to be read again.
+    const isApplied = this.#number !== undefined
+    if (isApplied) pending.apply(value)
+    pending.resolve({ value, isApplied })
+  }
+
+  /** Resolves a command whose mark may be missing, if it has a reply. */
+  #resolveLost (token: number, { isLost, reply, resolve }: Pending): void {
+    if (!isLost || reply === undefined) return
+    this.#pending.delete(token)
+    resolve({ value: reply[3], isApplied: false })
+  }
+}

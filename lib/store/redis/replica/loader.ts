@@ -1,0 +1,82 @@
+import type { Subscriber } from '../subscriber.js'
+import type { Inbox } from './inbox.js'
+import type { LogItem, ReadItem, ReadValue, Reducer } from './reducer.js'
+
+/** How many logs or sessions one command reads. */
+const MAX_ITEMS = 200
+
+/** Reads whatever is missing in the replicas of this process: after a loss of publications, and for new readers. */
+export class Loader {
+  readonly #reducer: Reducer
+  readonly #inbox: Inbox
+  readonly #subscriber: Pick<Subscriber, 'isReady' | 'add'>
+  readonly #channelName: (channel: string) => string
+  readonly #onIdle: () => void
+  #isRunning = false
+
+  /** `onIdle` is called when nothing is missing any more. */
+  constructor (reducer: Reducer, inbox: Inbox, subscriber: Pick<Subscriber, 'isReady' | 'add'>, channelName: (channel: string) => string, onIdle: () => void) {
+    this.#reducer = reducer
+    this.#inbox = inbox
+    this.#subscriber = subscriber
+    this.#channelName = channelName
+    this.#onIdle = onIdle
+  }
+
+  /** Starts to read, unless it is in progress. */
+  start (): void {
+    if (this.#isRunning) return
+    this.#isRunning = true
+    this.#run()
+  }
+
+  async #run (): Promise<void> {
+    // Later in this tick, so that all logs that are missing now are read together.
+    await Promise.resolve()
+    try {
+      await this.#readAll()
+    } catch {
+      // Redis is unavailable. The next heartbeat starts again.
+    } finally {
+      this.#isRunning = false
+    }
+  }
+
+  async #readAll (): Promise<void> {
+    const { incomplete, unverified } = this.#reducer
+    while (incomplete.size + unverified.size > 0 && this.#subscriber.isReady) {
+      const replicas = take(incomplete, MAX_ITEMS)
+      const items = [
+        ...replicas.map(replica => this.#itemOf(replica)),
+        ...take(unverified, MAX_ITEMS - replicas.length).map((session): ReadItem => ({ session }))
+      ]
+      // What is published after the read must arrive.
+      await this.#subscriber.add(replicas.filter(({ kind }) => kind === 'c').map(({ name }) => this.#channelName(name)))
+      await this.#inbox.execute<readonly ReadValue[]>('read', items.flatMap(toArguments), values => { this.#reducer.applyRead(items, values) })
+      if (incomplete.size + unverified.size === 0) this.#onIdle()
+    }
+    // In the same tick as the last check.
+    this.#isRunning = false
+  }
+
+  #itemOf (replica: LogItem['replica']): LogItem {
+    const [after, through] = replica.missingRange
+    const { epoch = 0, streamVersion = 0 } = this.#reducer.attached.get(replica.name) ?? {}
+    return { replica, after, through, epoch, version: streamVersion }
+  }
+}
+
+function toArguments (item: ReadItem): Array<string | number> {
+  if ('session' in item) return ['u', item.session.id, 0, 0, 0, 0, 0]
+  const { replica: { kind, name, newest }, after, through, epoch, version } = item
+  return [kind, name, after, through === Infinity ? 9e15 : through, newest, epoch, version]
+}
+
+function take<T> (items: Iterable<T>, count: number): T[] {
+  const taken: T[] = []
+  for (const item of items) {
+    if (taken.length >= count) break
+    taken.push(item)
+  }
+  return taken
+}

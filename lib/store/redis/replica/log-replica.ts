@@ -1,0 +1,159 @@
+import { Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../../log/log.js'
+
+/** The log of a session, of a channel, or of broadcasts. */
+export type LogKind = 's' | 'c' | 'b'
+
+/** An entry as it is published. */
+export interface PublishedEntry {
+  /** The position of the entry before it in the same log. */
+  readonly previous: number
+  readonly position: number
+  readonly except: string | undefined
+  readonly frame: string
+}
+
+/** Part of a log, as Redis returns it: the newest position of the log, up to which position it is trimmed and why, entries, whether there are more, and the record of a session if it has changed. */
+export type LogPart = readonly [last: string, trimmed: string, trimReason: TrimReason, entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>, hasMore: number | string, record?: readonly string[]]
+
+/** A session that reads logs. */
+export interface LogReader {
+  /** How many of the logs that it reads are not complete. */
+  missing: number
+  onAppend (): void
+}
+
+interface TimedEntry {
+  readonly input: EntryInput
+  readonly position: number
+  readonly appendedAt: number
+}
+
+/**
+ * The copy of a log in Redis, for the streams of this process. It is *live* while every entry that is appended arrives as a
+ * publication; before that it has to be read.
+ */
+export class LogReplica<Reader extends LogReader> {
+  readonly kind: LogKind
+  /** The name of the channel, or the id of the session. */
+  readonly name: string
+  readonly log: Log
+  /** The sessions with a stream in this process that read the log. */
+  readonly readers = new Set<Reader>()
+  /** The readers whose streams must wait until the log is live, each with the position after which it needs the entries. */
+  readonly waiting = new Map<Reader, number>()
+  isLive = false
+  /** The log contains every entry after this position that was not trimmed. `Infinity` before the first read. */
+  start = Infinity
+  /** The lowest position after which a reader needs the entries. */
+  wanted = Infinity
+  /** The position of the newest entry that was received; 0 if there is none. */
+  newest = 0
+  #older: TimedEntry[] = []
+
+  constructor (kind: LogKind, name: string, bounds: LogBounds, listener?: LogListener) {
+    this.kind = kind
+    this.name = name
+    this.log = new Log(bounds, listener ?? { onAppend: () => { for (const reader of this.readers) reader.onAppend() } })
+  }
+
+  /** Whether the log contains what a reader needs that has read up to a position. */
+  covers (position: number): boolean {
+    return this.start <= position || this.log.trimmedPosition >= this.start
+  }
+
+  /** Whether the log must be read. */
+  get isIncomplete (): boolean {
+    return !this.isLive || !this.covers(this.wanted)
+  }
+
+  /** The range of positions to read next: after the first and up to the second. */
+  get missingRange (): readonly [after: number, through: number] {
+    if (!this.isLive) return [this.start === Infinity ? this.wanted : this.log.lastPosition, Infinity]
+    // Older entries are needed a second time, so all are read.
+    return [this.#older.at(-1)?.position ?? 0, this.start]
+  }
+
+  /** Appends a published entry. Returns false if an entry before it is missing. */
+  append (entry: PublishedEntry): boolean {
+    const { log } = this
+    if (!this.isLive || entry.position <= log.lastPosition) return true
+    if (entry.previous > log.lastPosition) return false
+    log.push(entry, entry.position, now())
+    this.newest = entry.position
+    log.listener.onAppend()
+    return true
+  }
+
+  /** Adds what was read of the missing range after a position. `clockOffset`: the clock of Redis minus that of this process, in microseconds. */
+  add ([last, trimmed, trimReason, entries, hasMore]: LogPart, after: number, clockOffset: number): void {
+    const { log } = this
+    const isLastPart = Number(hasMore) === 0
+    const parsed = entries.map(([id, [, frame = '', , except]]): TimedEntry => {
+      const position = Number.parseInt(id)
+      return { input: { frame, except }, position, appendedAt: Math.min((position - clockOffset) / 1000, now()) }
+    })
+    if (this.isLive) {
+      this.#older.push(...parsed)
+      if (!isLastPart) return
+      log.prepend(this.#older)
+      this.#older = []
+      this.start = 0
+      return
+    }
+    if (this.start === Infinity) this.start = after
+    for (const { input, position, appendedAt } of parsed) {
+      // The log was marked as trimmed meanwhile.
+      if (position <= log.lastPosition) continue
+      log.push(input, position, appendedAt)
+      this.newest = position
+    }
+    if (!isLastPart) return
+    // After the entries, because a loss can be recorded after entries that were not trimmed.
+    log.markTrimmed(Number(trimmed), trimReason)
+    log.lastPosition = Math.max(log.lastPosition, Number(last))
+    this.isLive = true
+  }
+
+  /** Publications may be missing from now on: the rest of the log has to be read, and all readers wait for it. */
+  invalidate (): void {
+    this.isLive = false
+    this.#older = []
+    for (const reader of this.readers) this.#makeWait(reader, Infinity)
+  }
+
+  /** Adds a reader. Its stream waits until the log is complete after a position. */
+  addReader (reader: Reader, position: number): void {
+    this.readers.add(reader)
+    if (!this.isLive || !this.covers(position)) this.#makeWait(reader, position)
+  }
+
+  removeReader (reader: Reader): void {
+    this.release(reader)
+    this.readers.delete(reader)
+  }
+
+  /** The reader does not have to wait any more. */
+  release (reader: Reader): void {
+    if (this.waiting.delete(reader)) reader.missing--
+  }
+
+  #makeWait (reader: Reader, position: number): void {
+    if (!this.waiting.has(reader)) reader.missing++
+    this.waiting.set(reader, Math.min(position, this.waiting.get(reader) ?? Infinity))
+    this.wanted = Math.min(this.wanted, position)
+  }
+}
+
+/** Parses `<previous> <position>[ <except>]\n<frame>` from an index on. */
+export function parseEntry (text: string, from: number): PublishedEntry {
+  const space = text.indexOf(' ', from)
+  const newline = text.indexOf('\n', space)
+  const end = text.indexOf(' ', space + 1)
+  const hasExcept = end !== -1 && end < newline
+  return {
+    previous: Number(text.slice(from, space)),
+    position: Number(text.slice(space + 1, hasExcept ? end : newline)),
+    except: hasExcept && end + 1 < newline ? text.slice(end + 1, newline) : undefined,
+    frame: text.slice(newline + 1)
+  }
+}

@@ -1,0 +1,452 @@
+import { now } from '../../../log/log.js'
+import type { StoreSettings } from '../../store.js'
+import { TrimGuard } from '../../trim-guard.js'
+import { LogReplica, parseEntry, type LogPart, type PublishedEntry } from './log-replica.js'
+import { parseRecord, type SessionRecord, type SessionReplica } from './session-replica.js'
+
+type Replica = LogReplica<SessionReplica>
+
+/** What the reducer causes outside of its state. */
+export interface ReducerListener {
+  onBroadcast (): void
+  /** A publication was missed. */
+  onLoss (): void
+  /** A log has to be read. */
+  onIncomplete (): void
+  /** The store was restored to an earlier state: what is known of sessions may be lost. */
+  onRollback (): void
+  /** Something may have changed for messages that wait: `turn` with the number of a ticket, `response` with a session and a key, `expired` with a node, or `closed` with a session. */
+  onQueueChange (kind: string, text: string): void
+  /** Another node needs to know how far a stream has written. */
+  onProgressRequest (state: SessionReplica): void
+  /** A session has changed; what has changed is not known. */
+  onStale (state: SessionReplica): void
+}
+
+/** The sessions that are in use in this process. */
+export interface KnownSessions {
+  get (id: string): SessionReplica | undefined
+}
+
+/** What is read of a log, or of a session that is in use without a stream in this process. */
+export type ReadItem = LogItem | { readonly session: SessionReplica }
+
+/** The range of a log, and for the log of a session what this process knows of it: the epoch of the stream and the version of the record. */
+export interface LogItem {
+  readonly replica: Replica
+  readonly after: number
+  readonly through: number
+  readonly epoch: number
+  readonly version: number
+}
+
+export type ReadValue = LogPart | string
+
+/**
+ * Applies everything that happens to sessions and logs, in one order: publications, and the replies of commands at the
+ * place that Redis has marked among the publications. It does nothing but change this state and call its listener.
+ */
+export class Reducer {
+  readonly broadcasts: Replica
+  readonly channels = new Map<string, Replica>()
+  /** The sessions with a stream in this process. */
+  readonly attached = new Map<string, SessionReplica>()
+  /** The replicas that have to be read. */
+  readonly incomplete = new Set<Replica>()
+  /** Sessions that are in use without a stream here, and may have changed unnoticed. */
+  readonly unverified = new Set<SessionReplica>()
+  /** The position up to which everything was applied. */
+  position = 0
+  /** The newest position that this process knows. */
+  highestPosition = 0
+  /** Entries up to this position may have been lost by the store. */
+  rollbackPosition = 0
+  /** The clock of Redis minus the clock of this process, in microseconds. */
+  clockOffset = 0
+  node = ''
+  readonly #settings: Pick<StoreSettings, 'log' | 'channelLog'>
+  readonly #known: KnownSessions
+  readonly #listener: ReducerListener
+  readonly #trimGuard = new TrimGuard()
+
+  constructor (settings: Pick<StoreSettings, 'log' | 'channelLog'>, known: KnownSessions, listener: ReducerListener) {
+    this.#settings = settings
+    this.#known = known
+    this.#listener = listener
+    this.broadcasts = new LogReplica('b', '', settings.channelLog, { onAppend: () => { listener.onBroadcast() } })
+    this.broadcasts.wanted = 0
+    this.incomplete.add(this.broadcasts)
+  }
+
+  /** Applies a publication to all nodes. */
+  publication (text: string): void {
+    const [kind, rest] = splitFirst(text)
+    if (kind === 'entry') this.#append(this.broadcasts, parseEntry(rest, 0))
+    else if (kind === 'rollback') this.rollback(Number(rest))
+    else this.#listener.onQueueChange(kind, rest)
+  }
+
+  /** Applies a publication to a channel. */
+  channelPublication (name: string, text: string): void {
+    const replica = this.channels.get(name)
+    if (replica !== undefined) this.#append(replica, parseEntry(text, text.indexOf(' ') + 1))
+  }
+
+  /** Applies a message of the node's inbox. */
+  message (kind: string, text: string): void {
+    if (kind === 'turn' || kind === 'response') {
+      this.#listener.onQueueChange(kind, text)
+      return
+    }
+    const [id, rest] = splitFirst(text)
+    const state = this.attached.get(id)
+    if (kind === 'closed') this.#closed(id, rest)
+    if (kind === 'closed' || state === undefined) return
+    if (kind === 'replaced') {
+      if (Number(rest) > state.epoch) this.#handOver(state)
+    } else if (kind === 'progress') this.#listener.onProgressRequest(state)
+    else if (state.ownLog?.isLive === true) this.#sessionMessage(state, state.ownLog, kind, rest)
+  }
+
+  /** The reply of `acquire`: the record of a session, and its log after a cursor. */
+  acquired (state: SessionReplica, cursor: number, part: LogPart): void {
+    const record = parseRecord(part[5]) as SessionRecord
+    if (!this.#begin(state, cursor, record)) return
+    const ownLog = state.ownLog as Replica
+    // If it is live, it has everything but entries that are older than those it was read for.
+    if (ownLog.start === Infinity) ownLog.add(part, cursor, this.clockOffset)
+    if (ownLog.isLive) this.#setStream(state, record)
+    this.#settle(ownLog)
+  }
+
+  /** A session was acquired, but its state at that time is not known any more. It has to be read. */
+  acquiredBefore (state: SessionReplica, cursor: number, part: LogPart): void {
+    const record = parseRecord(part[5]) as SessionRecord
+    if (this.#begin(state, cursor, record)) state.streamVersion = 0
+  }
+
+  /** The reply of `read`. There may be less values than items. */
+  applyRead (items: readonly ReadItem[], values: readonly ReadValue[]): void {
+    for (const [index, value] of values.entries()) {
+      const item = items[index] as ReadItem
+      if ('session' in item) this.#verify(item.session, value as string)
+      // The replica was invalidated after the command was sent.
+      else if (item.replica.isLive !== (item.through !== Infinity)) this.incomplete.add(item.replica)
+      else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
+      else {
+        item.replica.add(value as LogPart, item.after, this.clockOffset)
+        this.#settle(item.replica)
+      }
+    }
+    this.#trimGuard.reset()
+  }
+
+  /** The newest position of the store at the time of a reply. */
+  advance (position: number, rollbackPosition: number): void {
+    this.#reached(position)
+    this.rollback(rollbackPosition)
+  }
+
+  /** The store has lost what was appended before a position. */
+  rollback (position: number): void {
+    if (position <= this.rollbackPosition) return
+    this.rollbackPosition = position
+    this.#reached(position)
+    for (const { log } of this.#replicas()) log.markTrimmed(position, 'store')
+    for (const state of this.attached.values()) state.streamVersion = 0
+    this.#listener.onRollback()
+    this.#listener.onLoss()
+  }
+
+  /** Publications may be missing: nothing is known to be complete until it has been read. */
+  invalidate (used: Iterable<SessionReplica>): void {
+    for (const replica of this.#replicas()) {
+      replica.invalidate()
+      this.incomplete.add(replica)
+    }
+    for (const state of used) if (state.epoch === 0) this.unverified.add(state)
+  }
+
+  /** The stream of a session is not in this process any more. */
+  detach (state: SessionReplica): void {
+    state.epoch = state.streamVersion = 0
+    state.endPosition = Infinity
+    state.log = undefined
+    state.ranges.length = 0
+    state.members.clear()
+    for (const replica of state.reads) replica.removeReader(state)
+    state.reads.clear()
+    if (state.ownLog !== undefined) this.incomplete.delete(state.ownLog)
+    state.ownLog = undefined
+    this.attached.delete(state.id)
+    runAll(state.onComplete)
+    runAll(state.onClosed)
+  }
+
+  /** The store does not have the session any more. */
+  gone (state: SessionReplica): void {
+    const { listener } = state
+    this.#listener.onQueueChange('closed', state.id)
+    this.detach(state)
+    const isLost = this.rollbackPosition > state.startPosition
+    const isNew = state.markClosed(isLost ? 'lost' : 'expired')
+    if (isNew && isLost) listener?.onLost()
+    else {
+      listener?.onRemove()
+      // Later, because the aborted stream must not write a `close` event: its client may reconnect to another session.
+      if (isNew) setImmediate(() => { listener?.onEnd() })
+    }
+  }
+
+  /** Another node has the stream. */
+  replaced (state: SessionReplica): void {
+    this.#handOver(state)
+  }
+
+  /** Drops the replicas of channels that no stream reads. Returns their names. */
+  prune (): string[] {
+    const pruned: string[] = []
+    for (const [name, replica] of this.channels) {
+      if (replica.readers.size > 0) continue
+      this.channels.delete(name)
+      this.incomplete.delete(replica)
+      pruned.push(name)
+    }
+    return pruned
+  }
+
+  /** Drops entries that are too old. */
+  expireEntries (): void {
+    const time = now()
+    for (const { log } of this.#replicas()) log.expire(time)
+  }
+
+  #append (replica: Replica, entry: PublishedEntry): void {
+    if (replica.isLive) this.#trimGuard.beforeAppend(replica.log, entry, this.position)
+    if (!replica.append(entry)) this.#listener.onLoss()
+    this.#reached(entry.position)
+  }
+
+  #reached (position: number): void {
+    this.position = Math.max(this.position, position)
+    this.highestPosition = Math.max(this.highestPosition, position)
+  }
+
+  #sessionMessage (state: SessionReplica, ownLog: Replica, kind: string, text: string): void {
+    if (kind === 'entry') {
+      this.#append(ownLog, parseEntry(text, 0))
+      return
+    }
+    const [version, rest] = splitFirst(text)
+    const [position, name] = splitFirst(rest)
+    state.streamVersion = Number(version)
+    if (kind === 'joined') this.#joined(state, Number(version), name, Number(position))
+    else if (kind === 'left') this.#left(state, Number(version), name, Number(position))
+    else if (Number(version) > state.version) this.#listener.onStale(state)
+  }
+
+  #joined (state: SessionReplica, version: number, name: string, from: number): void {
+    state.members.set(name, from)
+    const replica = this.#read(state, name, from)
+    state.ranges.push({ log: replica.log, from, to: Infinity })
+    this.applyChange(state, version, () => { (state.channels ??= new Set()).add(name) })
+  }
+
+  #left (state: SessionReplica, version: number, name: string, to: number): void {
+    const from = state.members.get(name) ?? to
+    state.members.delete(name)
+    if (to > Math.max(from, state.readFrom)) state.left.push({ channel: name, from, to })
+    this.#rebuild(state)
+    this.applyChange(state, version, () => { state.channels?.delete(name) })
+  }
+
+  /** Applies a change of a session that leads to a version, if nothing else has changed since the known version. */
+  applyChange (state: SessionReplica, version: number, apply: () => void): void {
+    if (version <= state.version) return
+    if (version === state.version + 1) {
+      state.version = version
+      apply()
+    } else this.#listener.onStale(state)
+  }
+
+  #closed (id: string, text: string): void {
+    const state = this.#known.get(id)
+    if (state === undefined) return
+    this.#listener.onQueueChange('closed', id)
+    const [position, reason] = splitFirst(text)
+    if (state.epoch !== 0) {
+      // Otherwise the session is read again, which shows the close.
+      if (state.ownLog?.isLive !== true) return
+      state.endPosition = Number(position)
+      this.#rebuild(state)
+      runAll(state.onClosed)
+    }
+    if (state.markClosed(reason)) state.listener?.onEnd()
+  }
+
+  /** This process has acquired a stream, unless another node has acquired it since. */
+  #begin (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
+    const { id } = state
+    state.apply(record, this.node)
+    if (record.owner !== this.node) {
+      this.#handOver(state)
+      return false
+    }
+    state.readFrom = state.epoch === 0 ? cursor : Math.min(state.readFrom, cursor)
+    state.epoch = record.epoch
+    state.ownLog ??= new LogReplica('s', id, this.#settings.log)
+    state.log = state.ownLog.log
+    state.log.markTrimmed(this.rollbackPosition, 'store')
+    this.attached.set(id, state)
+    this.#addReader(state.ownLog, state, state.readFrom)
+    return true
+  }
+
+  #readSession ({ replica, after, epoch }: LogItem, value: LogPart | string): void {
+    const state = this.attached.get(replica.name)
+    // The stream was acquired again meanwhile, and is read again.
+    if (state === undefined || state.ownLog !== replica || state.epoch !== epoch) return
+    if (value === 'gone') this.gone(state)
+    else if (value === 'replaced') this.#handOver(state)
+    else {
+      const part = value as LogPart
+      const wasLive = replica.isLive
+      replica.add(part, after, this.clockOffset)
+      const record = wasLive || !replica.isLive ? undefined : parseRecord(part[5])
+      if (record !== undefined) this.#setStream(state, record)
+      // The stream may continue only now, when it is known what it reads.
+      this.#settle(replica)
+    }
+  }
+
+  #verify (state: SessionReplica, value: string): void {
+    this.unverified.delete(state)
+    if (state.epoch !== 0) return
+    if (value === 'gone') this.gone(state)
+    else if (Number(value) !== state.version) this.#listener.onStale(state)
+  }
+
+  /** Sets what the stream of a session reads. */
+  #setStream (state: SessionReplica, record: SessionRecord): void {
+    state.apply(record, this.node)
+    state.streamVersion = record.version
+    state.members = record.members
+    state.left = record.left.filter(({ to }) => to > state.readFrom)
+    state.endPosition = record.endPosition
+    const replicas = new Set<Replica | undefined>([state.ownLog])
+    for (const [name, from] of state.members) replicas.add(this.#read(state, name, from))
+    for (const { channel, from } of state.left) replicas.add(this.#read(state, channel, from))
+    this.#keepOnly(state, replicas)
+    this.#rebuild(state)
+    this.#complete(state)
+    if (record.closeReason === undefined) return
+    runAll(state.onClosed)
+    if (state.markClosed(record.closeReason)) state.listener?.onEnd()
+  }
+
+  /** Lets a session read a channel after a position. */
+  #read (state: SessionReplica, name: string, from: number): Replica {
+    let replica = this.channels.get(name)
+    if (replica === undefined) {
+      replica = new LogReplica('c', name, this.#settings.channelLog)
+      replica.log.markTrimmed(this.rollbackPosition, 'store')
+      this.channels.set(name, replica)
+    }
+    this.#addReader(replica, state, Math.max(from, state.readFrom))
+    return replica
+  }
+
+  #addReader (replica: Replica, state: SessionReplica, position: number): void {
+    state.reads.add(replica)
+    replica.addReader(state, position)
+    if (!replica.isIncomplete) return
+    this.incomplete.add(replica)
+    this.#listener.onIncomplete()
+  }
+
+  /** Removes a session from the readers of other replicas. */
+  #keepOnly (state: SessionReplica, replicas: ReadonlySet<Replica | undefined>): void {
+    for (const replica of state.reads) {
+      if (replicas.has(replica)) continue
+      replica.removeReader(state)
+      state.reads.delete(replica)
+    }
+  }
+
+  /** Lets the readers of a replica continue for which it is complete. */
+  #settle (replica: Replica): void {
+    if (!replica.isIncomplete) this.incomplete.delete(replica)
+    if (!replica.isLive) return
+    replica.log.markTrimmed(this.rollbackPosition, 'store')
+    if (replica === this.broadcasts) {
+      for (const state of this.attached.values()) this.#complete(state)
+      this.#listener.onBroadcast()
+      return
+    }
+    for (const [reader, position] of replica.waiting) {
+      if (!replica.covers(position)) continue
+      replica.release(reader)
+      this.#complete(reader)
+    }
+  }
+
+  #complete (state: SessionReplica): void {
+    if (!state.isComplete) return
+    // What the session has left may be trimmed meanwhile.
+    if (state.left.length > 0) this.#rebuild(state)
+    state.listener?.onAppend()
+    runAll(state.onComplete)
+  }
+
+  #handOver (state: SessionReplica): void {
+    state.attachedRemotely = true
+    state.listener?.onReplaced()
+    this.detach(state)
+  }
+
+  /** Rebuilds the ranges of logs that the stream of a session reads. */
+  #rebuild (state: SessionReplica): void {
+    const { ranges, startPosition: from, ownLog, endPosition: to, readFrom } = state
+    if (ownLog === undefined) return
+    ranges.length = 0
+    ranges.push({ log: this.broadcasts.log, from, to }, { log: ownLog.log, from, to: Infinity })
+    const replicas = new Set<Replica>([ownLog])
+    for (const [name, joinedAt] of state.members) {
+      const replica = this.channels.get(name) as Replica
+      replicas.add(replica)
+      ranges.push({ log: replica.log, from: joinedAt, to })
+    }
+    const time = now()
+    state.left = state.left.filter(range => {
+      const replica = this.channels.get(range.channel) as Replica
+      const { log } = replica
+      const start = Math.max(range.from, readFrom)
+      log.expire(time)
+      if (replica.isLive && replica.covers(start) && log.nextPosition(start) > range.to) {
+        // All entries are trimmed. The own log records that there were some.
+        if (log.trimmedPosition > start) ownLog.log.markTrimmed(Math.min(log.trimmedPosition, range.to), log.trimReason)
+        else ownLog.log.markTrimmed(range.to, 'age')
+        return false
+      }
+      replicas.add(replica)
+      ranges.push({ log, from: range.from, to: Math.min(range.to, to) })
+      return true
+    })
+    this.#keepOnly(state, replicas)
+  }
+
+  * #replicas (): Iterable<Replica> {
+    yield this.broadcasts
+    yield * this.channels.values()
+    for (const { ownLog } of this.attached.values()) if (ownLog !== undefined) yield ownLog
+  }
+}
+
+function splitFirst (text: string): [first: string, rest: string] {
+  const space = text.indexOf(' ')
+  return space === -1 ? [text, ''] : [text.slice(0, space), text.slice(space + 1)]
+}
+
+function runAll (callbacks: Array<() => void>): void {
+  for (const callback of callbacks.splice(0)) callback()
+}

@@ -1,0 +1,135 @@
+import { SessionState, type SessionData } from '../../session-state.js'
+import type { LogReader, LogReplica } from './log-replica.js'
+
+/** What a session reads of a channel that it has left. */
+export interface LeftRange {
+  readonly channel: string
+  readonly from: number
+  readonly to: number
+}
+
+/** What decides whether the streams of this process may write. */
+export interface WriteGuard {
+  /** Whether other nodes may treat this one as failed. */
+  readonly isFenced: boolean
+  /** Whether publications may be missing that every session reads. */
+  readonly isBehind: boolean
+}
+
+/** A session as this process knows it, and, while its stream is in this process, what the stream reads. */
+export class SessionReplica extends SessionState implements LogReader {
+  /** The newest version that is known. */
+  version = 0
+  /** The ids that this node had when the handlers started that are running for the session. */
+  readonly handlerNodes: string[] = []
+  /** Calls of `attach` are executed one after the other. `undefined` if there is none. */
+  pendingAttach: Promise<void> | undefined
+
+  // The following describe the stream, and change only in the order of the inbox.
+  /** The epoch with which this process has acquired the stream; 0 if it has not. */
+  epoch = 0
+  /** The version of the record that the following are based on. */
+  streamVersion = 0
+  /** The lowest position that the streams in this process start from. */
+  readFrom = 0
+  /** The newest position that the session reads; `Infinity` while it is open. */
+  endPosition = Infinity
+  ownLog: LogReplica<SessionReplica> | undefined
+  /** Joined channels, with the positions at which the session has joined. */
+  members = new Map<string, number>()
+  left: LeftRange[] = []
+  /** The replicas that have this session as a reader. */
+  readonly reads = new Set<LogReplica<SessionReplica>>()
+  /** How many of these are not complete. */
+  missing = 0
+  /** Are called when nothing is missing any more, or the stream is not in this process any more. */
+  readonly onComplete: Array<() => void> = []
+  /** Are called when the session is closed for the stream, or the stream is not in this process any more. */
+  readonly onClosed: Array<() => void> = []
+  readonly #guard: WriteGuard
+
+  constructor (id: string, principal: string | undefined, startPosition: number, guard: WriteGuard) {
+    super(id, principal, startPosition)
+    this.#guard = guard
+  }
+
+  override get canWrite (): boolean {
+    return this.isComplete && !this.#guard.isFenced
+  }
+
+  /** Whether the logs in this process contain everything that the stream reads. */
+  get isComplete (): boolean {
+    return this.missing === 0 && !this.#guard.isBehind
+  }
+
+  /** Applies a record, unless it is older than what is known. Returns whether the session was closed by it. */
+  apply (record: SessionRecord, node: string): boolean {
+    if (record.version < this.version) return false
+    this.version = record.version
+    this.data = record.data
+    this.channels = record.closeReason === undefined ? new Set(record.members.keys()) : undefined
+    this.attachedRemotely = record.owner !== '' && record.owner !== node
+    if (this.epoch !== 0) return false
+    this.cursor = record.cursor
+    return record.closeReason !== undefined && this.markClosed(record.closeReason)
+  }
+
+  /** Marks the session as closed. Returns false if it was. */
+  markClosed (reason: string): boolean {
+    if (this.closeReason !== undefined) return false
+    this.closeReason = reason
+    this.channels = undefined
+    return true
+  }
+}
+
+/** The hash of a session in Redis. */
+export interface SessionRecord {
+  readonly principal: string | undefined
+  readonly startPosition: number
+  /** Increases with every change. */
+  readonly version: number
+  /** Increases each time that a stream is attached, on any node. */
+  readonly epoch: number
+  /** The node with the stream; empty if there is none. */
+  readonly owner: string
+  readonly cursor: number
+  readonly closeReason: string | undefined
+  readonly endPosition: number
+  readonly data: SessionData
+  readonly members: Map<string, number>
+  readonly left: LeftRange[]
+}
+
+/** Parses the hash of a session; `undefined` if it does not exist. */
+export function parseRecord (hash: readonly string[] = []): SessionRecord | undefined {
+  const fields: Record<string, string> = {}
+  const data: SessionData = {}
+  const members = new Map<string, number>()
+  const left: LeftRange[] = []
+  for (let i = 0; i + 1 < hash.length; i += 2) {
+    const field = hash[i] as string
+    const value = hash[i + 1] as string
+    const name = field.slice(2)
+    if (field.startsWith('d:')) Object.defineProperty(data, name, { value: JSON.parse(value), writable: true, enumerable: true, configurable: true })
+    else if (field.startsWith('m:')) members.set(name, Number(value))
+    else if (field.startsWith('l:')) {
+      const colon = name.indexOf(':')
+      left.push({ channel: name.slice(colon + 1), from: Number(value), to: Number(name.slice(0, colon)) })
+    } else fields[field] = value
+  }
+  if (fields.startPosition === undefined) return undefined
+  return {
+    principal: fields.principal,
+    startPosition: Number(fields.startPosition),
+    version: Number(fields.version),
+    epoch: Number(fields.epoch),
+    owner: fields.owner as string,
+    cursor: Number(fields.cursor),
+    closeReason: fields.closeReason,
+    endPosition: fields.endPosition === undefined ? Infinity : Number(fields.endPosition),
+    data,
+    members,
+    left
+  }
+}

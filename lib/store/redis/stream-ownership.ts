@@ -1,0 +1,95 @@
+import { noop } from '../../awaitable.js'
+import { now } from '../../log/log.js'
+import type { SessionListener } from '../session-state.js'
+import type { CommandQueue } from './command-queue.js'
+import { bounded } from './connection.js'
+import type { Inbox } from './replica/inbox.js'
+import type { LogPart } from './replica/log-replica.js'
+import type { Reducer } from './replica/reducer.js'
+import type { SessionReplica } from './replica/session-replica.js'
+
+// Sessions or channels that are renewed by one command.
+const CHUNK = 200
+
+/** The right of this process to stream sessions. */
+export class StreamOwnership {
+  readonly #queue: CommandQueue
+  readonly #inbox: Inbox
+  readonly #reducer: Reducer
+  readonly #renewInterval: number
+  #renewedAt = now()
+
+  constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
+    this.#queue = queue
+    this.#inbox = inbox
+    this.#reducer = reducer
+    this.#renewInterval = resumeTimeout / 4
+  }
+
+  attach (state: SessionReplica, cursor: number): Promise<number | undefined> {
+    return this.#afterAttach(state, () => this.#attach(state, cursor))
+  }
+
+  detach (state: SessionReplica): void {
+    const { cursor } = state
+    const detach = (): void => {
+      const { epoch } = state
+      this.#reducer.detach(state)
+      this.#queue.executeReliably('release', state.id, epoch === 0 ? '' : epoch, cursor)
+    }
+    // The reply to a pending `acquire` must not be applied after it.
+    if (state.pendingAttach === undefined) detach()
+    else this.#afterAttach(state, async () => { detach() })
+  }
+
+  /** Tells other nodes how far the stream of a session has written. */
+  commitCursor (state: SessionReplica): void {
+    this.#queue.executeReliably('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
+  }
+
+  /** Prevents sessions with a stream in this process from expiring, if it is time to. */
+  renew (): void {
+    if (now() - this.#renewedAt < this.#renewInterval) return
+    this.#renewedAt = now()
+    this.#renew([...this.#reducer.attached.values()], [...this.#reducer.channels.keys()]).catch(noop)
+  }
+
+  async #renew (states: readonly SessionReplica[], channels: readonly string[]): Promise<void> {
+    for (let from = 0; from < Math.max(states.length, channels.length); from += CHUNK) {
+      const chunk = states.slice(from, from + CHUNK)
+      await this.#queue.execute('renew', chunk.length, ...chunk.flatMap(({ id, epoch }) => [id, epoch]), ...channels.slice(from, from + CHUNK))
+    }
+  }
+
+  async #afterAttach<T> (state: SessionReplica, work: () => Promise<T>): Promise<T> {
+    const done = state.pendingAttach === undefined ? work() : state.pendingAttach.then(work)
+    const settled = done.then(noop, noop)
+    state.pendingAttach = settled
+    try {
+      return await done
+    } finally {
+      if (state.pendingAttach === settled) state.pendingAttach = undefined
+    }
+  }
+
+  async #attach (state: SessionReplica, requestedCursor: number): Promise<number | undefined> {
+    // Not after the newest position of the store.
+    const cursor = Math.min(requestedCursor, this.#reducer.highestPosition)
+    let head = 0
+    const { value, isApplied } = await this.#inbox.execute<LogPart | null>('acquire', [state.id, cursor], part => {
+      head = this.#reducer.position
+      if (part === null) this.#reducer.gone(state)
+      else this.#reducer.acquired(state, cursor, part)
+    })
+    if (value === null) {
+      if (!isApplied) this.#reducer.gone(state)
+      return undefined
+    }
+    if (!isApplied) {
+      head = Math.max(this.#reducer.position, this.#reducer.rollbackPosition)
+      this.#reducer.acquiredBefore(state, cursor, value)
+    }
+    if (state.epoch !== 0 && !state.isComplete) await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
+    return head
+  }
+}

@@ -1,0 +1,78 @@
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import { createClient } from 'redis'
+import t, { type Test } from 'tap'
+import type { Sessions } from '../../lib/index.js'
+import { resolveOptions } from '../../lib/options.js'
+import { redisStore, type RedisClient } from '../../lib/redis.js'
+import { createSessions } from '../../lib/sessions/sessions.js'
+import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
+
+// The other side of a connection is gone, but nothing is sent that would show it: no data arrives any more.
+
+type Connect = (t: Test, port: number) => Promise<RedisClient>
+
+const connectIoredis: Connect = async (t, port) => {
+  const client = new Redis({ port, host: '127.0.0.1' })
+  client.on('error', () => {})
+  t.teardown(() => { client.disconnect() })
+  return client
+}
+
+const connectNodeRedis: Connect = async (t, port) => {
+  const client = createClient({ socket: { port, host: '127.0.0.1' } })
+  client.on('error', () => {})
+  await client.connect()
+  t.teardown(() => { client.destroy() })
+  return client
+}
+
+async function openNode (t: Test, client: RedisClient): Promise<Sessions> {
+  const sessions = await createSessions(resolveOptions({ store: redisStore({ client, lease: 1000 }), heartbeatInterval: false, closeTimeout: 100 }, 0), Fastify({ logger: false }).log)
+  t.teardown(() => withTimeout(sessions.close(), 'the store to close'))
+  return sessions
+}
+
+function silence (proxy: FaultProxy, index: number): void {
+  proxy.connections[index]?.client.pause()
+  proxy.connections[index]?.server.pause()
+}
+
+for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
+  t.test(`replaces half-open connections, and loses and repeats nothing: ${library}`, needsRedis, async t => {
+    const redis = await startRedis(t)
+    const proxy = await startFaultProxy(t, redis.port)
+    const nodeA = await openNode(t, await connect(t, proxy.port))
+    const nodeB = await openNode(t, await connect(t, redis.port))
+    const session = await openSession(nodeA)
+    const down = await attachStream(nodeA, session)
+    const remote = await findSession(nodeB, session)
+    const sent: number[] = []
+    const send = async (sender: () => Promise<void>, n: number): Promise<void> => {
+      await sender()
+      sent.push(n)
+    }
+    await send(() => remote.send(1), 1)
+    await waitUntil(() => down.messages().length === 1, 'the first message')
+    silence(proxy, 0)
+    await send(() => remote.send(2), 2)
+    // The connection that replaced it is replaced, too.
+    for (const n of [3, 4]) {
+      const before = proxy.connections.length
+      await waitUntil(async () => await nodeA.broadcast('message', n).then(() => true, () => false), 'another connection for commands', 20_000)
+      t.ok(proxy.connections.length >= before)
+      if (n === 3) silence(proxy, proxy.connections.length - 1)
+    }
+    // Each attempt is executed or not, but the last one is.
+    await waitUntil(() => down.messages().includes(4), 'the broadcast', 20_000)
+    silence(proxy, 1)
+    await send(() => remote.send(5), 5)
+    await waitUntil(() => down.messages().includes(5), 'another connection for publications', 20_000)
+    const received = down.messages()
+    t.strictSame(received.filter(n => sent.includes(n as number)), sent)
+    t.notOk(down.read().some(({ event }) => event === 'gap'))
+  })
+}
