@@ -15,43 +15,40 @@ export interface RetrySettings {
 }
 
 /** Delays retries, exponentially longer after each failure and with jitter, so that clients do not all retry at the same time. */
-export class Backoff {
-  readonly #retrySettings: RetrySettings
-  #failures = 0
-  // Whether the server requires the current delay.
-  #isRequired = false
-  #timer: ReturnType<typeof setTimeout> | undefined
-  #resolve = (): void => {}
-
-  constructor (retrySettings: RetrySettings) {
-    this.#retrySettings = retrySettings
-  }
-
+export interface Backoff {
   /** Makes the next delay short again. Call it after a success. */
-  reset (): void {
-    this.#failures = 0
-  }
-
+  reset (): void
   /** Resolves after the delay. `retryAfter` is the minimum that the server requires, in milliseconds. */
-  wait (retryAfter = 0): Promise<void> {
-    const { retryDelay } = this.#retrySettings
-    // A `retryDelay` of 0 cannot be doubled.
-    const delay = retryDelay + Math.random() * Math.min(MAX_JITTER, (retryDelay || 1) * 2 ** this.#failures++)
-    this.#isRequired = retryAfter > 0
-    return new Promise(resolve => {
-      this.#resolve = resolve
-      this.#timer = setTimer(resolve, Math.max(delay, retryAfter))
-    })
-  }
-
+  wait (retryAfter: number): Promise<void>
   /** Ends the current delay, for example when the network is available again. Has no effect on a delay that the server requires. */
-  skip (): void {
-    if (!this.#isRequired) this.stop()
-  }
-
+  skip (): void
   /** Ends the current delay, even one that the server requires. */
-  stop (): void {
-    clearTimeout(this.#timer)
-    this.#resolve()
+  stop (): void
+}
+
+export function createBackoff (retrySettings: RetrySettings): Backoff {
+  let failures = 0
+  // Whether the server requires the current delay.
+  let isRequired = false
+  let timer: ReturnType<typeof setTimeout> | undefined
+  let end = (): void => {}
+  const stop = (): void => {
+    clearTimeout(timer)
+    end()
+  }
+  return {
+    reset () { failures = 0 },
+    wait (retryAfter) {
+      const { retryDelay } = retrySettings
+      // A `retryDelay` of 0 cannot be doubled.
+      const delay = retryDelay + Math.random() * Math.min(MAX_JITTER, (retryDelay || 1) * 2 ** failures++)
+      isRequired = retryAfter > 0
+      return new Promise(resolve => {
+        end = resolve
+        timer = setTimer(resolve, Math.max(delay, retryAfter))
+      })
+    },
+    skip () { if (!isRequired) stop() },
+    stop
   }
 }

@@ -1,13 +1,14 @@
-import { createParser } from 'eventsource-parser'
-import { Backoff, setTimer, type RetrySettings } from './backoff.js'
-import { ClientError, createResponseError, isTransient, parseRetryAfter } from './errors.js'
+import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
+import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
+import { createParser } from './event-stream-parser.js'
 import type { Send } from './send.js'
 
-/** Receives what happens on a {@link Connection}. */
+/** Receives what happens on a connection. */
 export interface ConnectionListener {
   /** A stream was opened. */
   onWelcome (welcome: Welcome): void
-  onEvent (name: string, data: unknown): void
+  /** `size` is the number of characters of the data. */
+  onEvent (name: string, data: unknown, size: number): void
   /** The request for a stream failed, or the stream was lost. Another request follows. */
   onError (error: unknown): void
   /** The data of an event is not JSON. The stream continues. */
@@ -33,164 +34,250 @@ export interface ConnectionOptions {
 const IDLE_TIMEOUT = 37_500
 // The same in heartbeat intervals, after the welcome event.
 const IDLE_HEARTBEATS = 2.5
+// Milliseconds in which the response to a request must start, if the network has just changed.
+const PROBE_TIMEOUT = 4000
+// Milliseconds for which the client tries again while it receives responses that are not from the server.
+const FOREIGN_TIMEOUT = 60_000
 // Maximum number of characters of an event that are not data: its id, its name and the field names.
 const OVERHEAD = 1024
+// A header cannot contain other characters, and a long one would be refused.
+const SENDABLE_ID = /^[^\0-\x08\x0a-\x1f\x7f]{0,1024}$/ // eslint-disable-line no-control-regex
 
 /** Keeps one event stream open. Resumes it after the last received event. Has at most one request at a time. */
-export class Connection {
-  readonly #send: Send
-  readonly #options: ConnectionOptions
-  readonly #retrySettings: RetrySettings
-  readonly #listener: ConnectionListener
-  readonly #backoff: Backoff
-  #abortController = new AbortController()
-  #isStopped = false
-  #reconnectNow = false
-  #retryAfter = 0
-  #lastEventId: string | undefined
-  #idleTimeout = IDLE_TIMEOUT
-  #startedAt = 0
-  #lastDataAt = 0
-  #idleTimer: ReturnType<typeof setTimeout> | undefined
-
-  constructor (send: Send, options: ConnectionOptions, retrySettings: RetrySettings, listener: ConnectionListener) {
-    this.#send = send
-    this.#options = options
-    this.#retrySettings = retrySettings
-    this.#listener = listener
-    this.#backoff = new Backoff(retrySettings)
-  }
-
+export interface Connection {
   /** Opens one stream after the other until the session is closed. */
-  async run (): Promise<void> {
-    while (!this.#isStopped) {
-      this.#abortController = new AbortController()
-      this.#reconnectNow = false
-      this.#retryAfter = 0
-      this.#startedAt = Date.now()
-      this.#idleTimeout = IDLE_TIMEOUT
-      this.#restartIdleTimer()
-      try {
-        await this.#openStream(this.#abortController.signal)
-      } catch (error) {
-        if (!this.#isStopped) this.#listener.onError(error)
-      }
-      clearTimeout(this.#idleTimer)
-      if (!this.#isStopped && !this.#reconnectNow) await this.#backoff.wait(this.#retryAfter)
-    }
-  }
-
+  run (): Promise<void>
   /** Replaces the current stream. Skips the delay before the next one, unless the current one is younger than `retryDelay`. */
-  reconnect (): void {
-    this.#reconnectNow = Date.now() - this.#startedAt >= this.#retrySettings.retryDelay
-    this.#abortController.abort(new ClientError('SILENT', 'The stream is dead; reconnecting'))
-    this.#backoff.skip()
-  }
-
+  reconnect (): void
+  /** Replaces the current stream or request, because the network is available again and the old connection may be dead. */
+  onOnline (): void
   /**
-   * Replaces the current stream if it has been idle for too long, because timers do not run while a page is frozen.
-   * Otherwise skips the current delay, if the connection is between two streams.
+   * Checks the stream after a change of the network, or after a time in which timers may not have run: replaces it if the next
+   * heartbeat is late. Ends the current delay, if the connection is between two streams.
    */
-  ensureAlive (): void {
-    if (Date.now() - this.#lastDataAt > this.#idleTimeout) this.reconnect()
-    else this.#backoff.skip()
+  probe (): void
+  /**
+   * Ends the stream and all retries, without a call of the listener. A request that has not opened a stream yet continues
+   * until `abort`, so that the session that it opens can be closed: resolves with its id, or with `undefined`.
+   */
+  stop (): Promise<string | undefined>
+  /** Ends the current request. */
+  abort (): void
+  /** Closes the session because of an error. */
+  fail (error: ClientError): void
+}
+
+export function createConnection (send: Send, { path, maxEventSize }: ConnectionOptions, retrySettings: RetrySettings, listener: ConnectionListener): Connection {
+  const backoff = createBackoff(retrySettings)
+  let controller: AbortController
+  let abortError: ClientError | undefined
+  let isStopped = false
+  let skipsDelay = false
+  let retryAfter: number
+  let lastEventId = ''
+  let currentSessionId: string | undefined
+  // Settles when the current request has opened or resumed a session, with its id, or has failed.
+  let opening: Promise<string | undefined> | undefined
+  let onOpening: ((sessionId?: string) => void) | undefined
+  // When the first of the latest responses arrived that were not from the server.
+  let foreignSince: number | undefined
+  let attemptTimeout = IDLE_TIMEOUT
+  let idleTimeout: number
+  let heartbeatInterval = Infinity
+  let startedAt: number
+  let lastDataAt: number
+  let idleTimer: ReturnType<typeof setTimeout> | undefined
+
+  const abort = (error?: ClientError): void => {
+    abortError = error
+    controller.abort()
   }
 
-  /** Ends the stream and all retries, without a call of the listener. */
-  stop (): void {
-    this.#isStopped = true
-    this.#abortController.abort()
-    this.#backoff.stop()
+  const close = (reason: string, error?: ClientError): void => {
+    const wasStopped = isStopped
+    isStopped = true
+    abort()
+    backoff.stop()
+    if (!wasStopped) listener.onClose(reason, error)
   }
 
-  #close (reason: string, error?: ClientError): void {
-    this.stop()
-    this.#listener.onClose(reason, error)
+  const fail = (error: ClientError): void => { close(error.code, error) }
+
+  const reconnect = (): void => {
+    skipsDelay = Date.now() - startedAt >= retrySettings.retryDelay
+    abort(new ClientError('SILENT', 'The stream is dead; reconnecting'))
+    backoff.skip()
   }
 
-  #fail (error: ClientError): void {
-    this.#close(error.code, error)
+  const resetBackoff = (): void => {
+    backoff.reset()
+    foreignSince = undefined
+  }
+
+  const setIdleTimer = (ms: number): void => {
+    clearTimeout(idleTimer)
+    idleTimer = setTimer(reconnect, ms)
+  }
+
+  const restartIdleTimer = (): void => {
+    lastDataAt = Date.now()
+    setIdleTimer(idleTimeout)
+  }
+
+  const settleOpening = (sessionId?: string): void => {
+    onOpening?.(sessionId)
+    opening = undefined
+  }
+
+  /** Throws the error for a response that is not from the server. Closes the session if all responses are of this kind for too long. */
+  const rejectForeign = (received: string): void => {
+    const error = new ClientError('NOT_A_STREAM', `Expected an event stream, got ${received}; check the URL`)
+    const now = Date.now()
+    // Without a network, only a service worker can respond.
+    if (foreignSince === undefined || globalThis.navigator?.onLine === false) foreignSince = now
+    if (now - foreignSince < FOREIGN_TIMEOUT) throw error
+    fail(error)
   }
 
   /** Requests a stream and reads it. Throws when the stream is lost, returns when the session is closed. */
-  async #openStream (signal: AbortSignal): Promise<void> {
-    const response = await this.#send(this.#options.path, {
-      headers: { accept: 'text/event-stream', ...this.#lastEventId !== undefined && { 'last-event-id': this.#lastEventId } },
+  const openStream = async (signal: AbortSignal): Promise<void> => {
+    const requestedId = lastEventId
+    const response = await send(path, {
+      // [WHATWG HTML 9.2.3] The id is sent in UTF-8. `fetch` takes a string with one character for each byte.
+      headers: { accept: 'text/event-stream', ...requestedId !== '' && { 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) } },
       cache: 'no-store',
-      signal
+      signal,
+      body: () => {
+        opening = new Promise(resolve => { onOpening = resolve })
+        return null
+      }
     })
     const { status, body, headers } = response
-    if (status === 204) return this.#close('closed')
+    // The server has opened the session before it sends the headers. Not every server lets pages of other origins read this one.
+    const sessionId = headers.get('x-session-id')
+    if (sessionId !== null) settleOpening(sessionId)
+    if (status === 204) return close('closed')
     if (!response.ok) {
       const error = createResponseError(status, await response.json().catch(() => {}))
-      if (!isTransient(status)) return this.#fail(error)
-      this.#retryAfter = parseRetryAfter(response)
+      if (!isTransient(status)) return fail(error)
+      retryAfter = parseRetryAfter(response)
       throw error
     }
     const type = headers.get('content-type')
-    // [WHATWG HTML 9.2.2] Any other response fails the connection permanently.
-    if (!/^text\/event-stream\b/i.test(type ?? '') || body === null) {
-      return this.#fail(new ClientError('NOT_A_STREAM', `Expected an event stream, got ${status} ${type}; check the URL`))
+    if (!body) return fail(new ClientError('NOT_A_STREAM', `Expected an event stream, got ${status} ${type} without a readable body`))
+    const reader = body.getReader()
+    if (!/^text\/event-stream\b/i.test(type ?? '')) {
+      return rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
     }
-    await this.#readStream(body, signal)
+    await readStream(reader, signal, requestedId)
   }
 
-  async #readStream (body: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<void> {
-    const { maxEventSize } = this.#options
+  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, requestedId: string): Promise<void> => {
     const failTooLarge = (): void => {
-      this.#fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
+      fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
     }
-    // Characters since the last event or comment, which approximate the size of an incomplete event.
-    let size = 0
-    const parser = createParser({
-      onEvent: ({ id, event = 'message', data }) => {
-        size = 0
-        // A listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
-        if (signal.aborted) return
+    const parse = createParser({
+      // In all functions: a listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
+      onId: id => { if (!signal.aborted && SENDABLE_ID.test(id)) lastEventId = id },
+      onEvent: (event, data) => {
+        if (signal.aborted || (isStopped && event !== 'welcome')) return
         if (data.length > maxEventSize) return failTooLarge()
-        this.#lastEventId = id ?? this.#lastEventId
-        this.#handleEvent(event, data)
+        handleEvent(event, data, requestedId)
       },
-      onComment: () => { size = 0 },
-      onRetry: retry => { this.#retrySettings.retryDelay = retry }
+      onRetry: retry => { retrySettings.retryDelay = retry }
     })
     const decoder = new TextDecoder()
-    const reader = body.getReader()
     while (!signal.aborted) {
       const { done, value } = await reader.read()
       // The body of a custom `fetch` may ignore the signal.
-      signal.throwIfAborted()
+      if (signal.aborted) break
       if (done) throw new ClientError('ENDED', 'The stream ended; reconnecting')
-      this.#restartIdleTimer()
-      const text = decoder.decode(value, { stream: true })
-      size += text.length
-      parser.feed(text)
-      if (size > maxEventSize + OVERHEAD) failTooLarge()
+      restartIdleTimer()
+      if (parse(decoder.decode(value, { stream: true })) > maxEventSize + OVERHEAD) failTooLarge()
     }
+    throw abortError
   }
 
-  #handleEvent (event: string, text: string): void {
+  const handleEvent = (event: string, text: string, requestedId: string): void => {
     let data
     try {
       data = JSON.parse(text)
     } catch (error) {
-      return this.#listener.onParseError(error)
+      return listener.onParseError(error)
     }
-    if (event === 'welcome') {
-      this.#backoff.reset()
-      this.#idleTimeout = (data.heartbeatInterval ?? Infinity) * IDLE_HEARTBEATS
-      this.#restartIdleTimer()
-      this.#listener.onWelcome(data)
-    } else if (event === 'close' || event === 'replaced') {
-      this.#close(data.reason ?? event)
-    } else {
-      this.#listener.onEvent(event, data)
-    }
+    if (event === 'welcome') handleWelcome(data, requestedId)
+    else if (event === 'close' || event === 'replaced') close(data.reason ?? event)
+    else listener.onEvent(event, data, text.length)
   }
 
-  #restartIdleTimer (): void {
-    this.#lastDataAt = Date.now()
-    clearTimeout(this.#idleTimer)
-    this.#idleTimer = setTimer(() => { this.reconnect() }, this.#idleTimeout)
+  const handleWelcome = (welcome: Welcome, requestedId: string): void => {
+    const { sessionId, resumed } = welcome
+    settleOpening(sessionId)
+    if (isStopped) return
+    // A new session has another id, and a stream that resumes a session starts at the requested id. A service worker can respond
+    // with a copy of an earlier stream.
+    if (sessionId === currentSessionId && !(resumed && lastEventId === requestedId)) {
+      lastEventId = requestedId
+      return rejectForeign('a copy of an earlier stream, as from a cache')
+    }
+    resetBackoff()
+    currentSessionId = sessionId
+    heartbeatInterval = welcome.heartbeatInterval ?? Infinity
+    idleTimeout = heartbeatInterval * IDLE_HEARTBEATS
+    restartIdleTimer()
+    listener.onWelcome(welcome)
+  }
+
+  return {
+    abort,
+    fail,
+    reconnect,
+    async run () {
+      // eslint-disable-next-line no-unmodified-loop-condition -- other functions modify it
+      while (!isStopped) {
+        controller = new AbortController()
+        abortError = undefined
+        skipsDelay = false
+        retryAfter = 0
+        startedAt = Date.now()
+        idleTimeout = attemptTimeout
+        attemptTimeout = IDLE_TIMEOUT
+        restartIdleTimer()
+        try {
+          await openStream(controller.signal)
+        } catch (error) {
+          if (isRequestError(error)) fail(error)
+          else if (!isStopped) listener.onError(abortError ?? error)
+        }
+        settleOpening()
+        heartbeatInterval = Infinity
+        clearTimeout(idleTimer)
+        // Releases the connection of a response whose body was not read.
+        controller.abort()
+        if (!isStopped && !skipsDelay) await backoff.wait(retryAfter)
+      }
+    },
+    onOnline () {
+      resetBackoff()
+      attemptTimeout = PROBE_TIMEOUT
+      reconnect()
+      skipsDelay = true
+    },
+    probe () {
+      resetBackoff()
+      const silence = Date.now() - lastDataAt
+      if (silence > Math.min(idleTimeout, heartbeatInterval)) return reconnect()
+      backoff.skip()
+      if (heartbeatInterval < Infinity) setIdleTimer(Math.min(idleTimeout, heartbeatInterval + PROBE_TIMEOUT) - silence)
+    },
+    async stop () {
+      isStopped = true
+      backoff.stop()
+      // In the same tick, because an unloading page leaves no time for more.
+      if (!opening) abort()
+      const sessionId = await opening
+      abort()
+      return sessionId
+    }
   }
 }

@@ -4,20 +4,23 @@ export class ClientError extends Error {
    * The code of the server's error response, `HTTP_<status>` if that response has no code, or one of these:
    *
    * - `CLOSED`: the session is closed, or the React component is not mounted.
-   * - `TIMEOUT`: a message got no response in time. It may have been handled.
+   * - `TIMEOUT`: a message got no response in time. It may have been handled. The `cause` is the last error of a request, if there is one.
    * - `QUEUE_FULL`: `maxQueued` messages have no response yet.
    * - `RESET`: the session was lost before a message got its response. The message may have been handled.
    * - `ENDED`: the server or a proxy ended the stream.
-   * - `SILENT`: the client replaced a stream that it considered dead.
+   * - `SILENT`: the client gave up a stream or a request because it received nothing.
    * - `EVENT_TOO_LARGE`: an event is larger than `maxEventSize`.
-   * - `NOT_A_STREAM`: the response to the GET is not an event stream.
+   * - `BUFFER_FULL`: a `for await` loop did not read its events in time.
+   * - `NOT_A_STREAM`: the response to the GET is not an event stream of this session.
+   * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.
+   * - `OPTION_INVALID`: an option does not exist, or its value is invalid.
    */
   readonly code: string
   /** The HTTP status of the response; `undefined` if the error does not come from a response. */
   readonly status: number | undefined
 
-  constructor (code: string, message: string, status?: number) {
-    super(message)
+  constructor (code: string, message: string, { status, cause }: { status?: number, cause?: unknown } = {}) {
+    super(message, cause === undefined ? {} : { cause })
     this.name = 'ClientError'
     this.code = code
     this.status = status
@@ -27,14 +30,26 @@ export class ClientError extends Error {
 /** Creates the error for an error response. `body` is the parsed body, of any type. */
 export function createResponseError (status: number, body: unknown): ClientError {
   const { code = `HTTP_${status}`, message = `HTTP status ${status}` } = (body ?? {}) as { code?: string, message?: string }
-  return new ClientError(code, message, status)
+  return new ClientError(code, message, { status })
 }
 
+/** Creates the error of a request that can never be sent. */
+export function createRequestError (cause: Error): ClientError {
+  return new ClientError('REQUEST_INVALID', `The request cannot be sent: ${cause.message}`, { cause })
+}
+
+export const isRequestError = (error: unknown): error is ClientError => (error as ClientError | undefined)?.code === 'REQUEST_INVALID'
+
 /** Whether the same request may succeed later. */
-export const isTransient = (status: number): boolean => status === 429 || status >= 500
+export const isTransient = (status: number): boolean => [408, 421, 425, 429].includes(status) || status >= 500
+
+// Milliseconds. A longer `Retry-After` is more likely an error than a plan, and would disconnect the client until the page is reloaded.
+const MAX_RETRY_AFTER = 300_000
 
 /** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none. [RFC 9110 10.2.3] The header contains seconds or a date. */
 export function parseRetryAfter ({ headers }: Response): number {
   const value = headers.get('retry-after') ?? ''
-  return Number(value) * 1000 || Date.parse(value) - Date.now() || 0
+  // The clocks of server and client may differ.
+  const now = Date.parse(headers.get('date') ?? '') || Date.now()
+  return Math.min(MAX_RETRY_AFTER, Number(value) * 1000 || Date.parse(value) - now || 0)
 }

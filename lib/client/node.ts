@@ -1,14 +1,27 @@
 import { Agent, fetch, type Dispatcher, type RequestInit as UndiciRequestInit } from 'undici'
 import type { Contract } from '../contract.js'
 import type { ConnectOptions, Resolvable } from './options.js'
-import { ClientSession } from './session.js'
+import { openSession, type ClientSession } from './session.js'
 
 export * from './index.js'
 
 /** Options of {@link connect} in Node. */
 export interface NodeConnectOptions extends ConnectOptions {
   /** The undici dispatcher that sends the requests, for example a proxy or a pool. Default: an `Agent` that uses HTTP/2 if the server offers it and has no `bodyTimeout`. */
-  dispatcher?: Dispatcher
+  dispatcher?: Dispatcher | undefined
+}
+
+type RequestError = Error & { cause?: { code?: string, syscall?: string } }
+
+/** Undici accepts some URLs and headers, such as a header with a control character, until it sends the request. */
+function isInvalid (error: unknown): boolean {
+  const { code = '' } = (error as RequestError).cause ?? {}
+  return /^(ERR_INVALID_URL|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED)$/.test(code)
+}
+
+function isUnsent (error: unknown): boolean {
+  const { code = '', syscall } = (error as RequestError).cause ?? {}
+  return syscall === 'connect' || /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|UND_ERR_CONNECT_TIMEOUT)$/.test(code)
 }
 
 // The `bodyTimeout` of undici would end a stream that is idle for five minutes; the client has an idle timeout of its own.
@@ -16,8 +29,9 @@ const agent = new Agent({ allowH2: true, bodyTimeout: 0 })
 
 /** Opens a session, like `connect` in a browser. The URL must be absolute. */
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher = agent, ...options }: NodeConnectOptions = {}): ClientSession<C> {
-  return new ClientSession<C>(url, {
+  return openSession(url, options, {
     fetch: async (url, init) => await fetch(url, { ...init as UndiciRequestInit, dispatcher }) as unknown as Response,
-    ...options
-  })
+    isInvalid,
+    isUnsent
+  }) as ClientSession<C>
 }

@@ -1,29 +1,81 @@
-import type { ConnectOptions, Resolvable } from './options.js'
+import { createRequestError } from './errors.js'
+import type { ConnectOptions, Platform, RequestHeaders, Resolvable } from './options.js'
 
-/** Options of one request, as for `fetch`. `body` is a function, which is called when the request is sent. */
-type SendOptions = Omit<RequestInit, 'body'> & { headers: Record<string, string>, signal: AbortSignal, body?: () => string }
+/**
+ * Options of one request, as for `fetch`. `body` is a function, which is called when the request is sent. `onUnsent` is called
+ * afterwards if the request has certainly not reached a server.
+ */
+interface SendOptions extends Omit<RequestInit, 'body'> {
+  readonly headers: Record<string, string>
+  readonly signal: AbortSignal
+  readonly body?: () => string | null
+  readonly onUnsent?: () => void
+}
 
 /** Sends a request to a path under the URL of the session. */
 export type Send = (path: string, options: SendOptions) => Promise<Response>
 
-/** Creates the function that sends all requests of a session. It resolves the URL and the headers for each request. */
-export function createSend (url: Resolvable<string | URL>, { headers = {}, fetch = (url, init) => globalThis.fetch(url, init), credentials }: ConnectOptions): Send {
-  const request: Send = async (path, options) => {
-    const base = String(await resolveValue(url)).replace(/\/$/, '')
-    return await fetch(base + path, {
-      ...credentials !== undefined && { credentials },
-      ...options,
-      headers: { ...await resolveValue(headers), ...options.headers },
-      body: options.body?.() ?? null
-    })
+/**
+ * Creates the function that sends all requests of a session. It resolves the URL and the headers for each request.
+ * Stores the latest URL of each path in `urls`, unless the app has its own `fetch`.
+ */
+export function createSend (url: Resolvable<string | URL>, { headers, fetch, credentials }: ConnectOptions, platform: Platform, urls: Map<string, string>): Send {
+  const request: Send = async (path, { body, onUnsent, ...init }) => {
+    const base = await resolveValue(url)
+    const userHeaders = await resolveValue(headers)
+    let target, merged
+    try {
+      target = appendPath(base, path)
+      if (fetch === undefined) urls.set(path, checkUrl(target))
+      merged = mergeHeaders(userHeaders, init.headers)
+    } catch (error) {
+      throw createRequestError(error as Error)
+    }
+    try {
+      return await (fetch ?? platform.fetch)(target, {
+        ...credentials !== undefined && { credentials },
+        ...init,
+        headers: merged,
+        body: body?.() ?? null
+      })
+    } catch (error) {
+      if (platform.isInvalid?.(error)) throw createRequestError(error as Error)
+      if (platform.isUnsent?.(error)) onUnsent?.()
+      throw error
+    }
   }
   return (path, options) => new Promise((resolve, reject) => {
-    // The functions for the URL and the headers do not get the signal, and their promises may never settle.
-    options.signal.addEventListener('abort', () => { reject(options.signal.reason) })
+    // The functions for the URL and the headers do not get the signal, and their promises may never settle. The caller knows
+    // why it has aborted the request, which the signals of older platforms do not contain.
+    options.signal.addEventListener('abort', () => { reject(new Error('The request was aborted')) })
     request(path, options).then(resolve, reject)
   })
 }
 
-function resolveValue<T> (value: Resolvable<T>): T | Promise<T> {
+/** Inserts a path before the query of a URL. */
+function appendPath (url: string | URL, path: string): string {
+  const [, base, query] = /^([^?#]*)([^#]*)/.exec(url.toString()) as unknown as [string, string, string]
+  return base.replace(/\/$/, '') + path + query
+}
+
+/** Returns the absolute URL. Throws if `fetch` could never send a request to it. */
+function checkUrl (url: string): string {
+  // Throws if the URL cannot be parsed, if it is relative and there is no page, or if it contains a password.
+  const absolute = new Request(url).url
+  if (!/^https?:/.test(absolute)) throw new TypeError(`The scheme of ${url} is not http or https`)
+  return absolute
+}
+
+function mergeHeaders (userHeaders: RequestHeaders = {}, ownHeaders: Record<string, string>): Record<string, string> {
+  const headers = new Headers()
+  const entries = Symbol.iterator in userHeaders ? userHeaders as Iterable<[string, string]> : Object.entries(userHeaders)
+  for (const [name, value] of entries) if (value !== undefined && value !== null) headers.append(name, value)
+  // The client's own content type follows, if the request has a body.
+  headers.delete('content-type')
+  for (const [name, value] of Object.entries(ownHeaders)) headers.set(name, value)
+  return Object.fromEntries(headers)
+}
+
+export function resolveValue<T> (value: Resolvable<T>): T | Promise<T> {
   return typeof value === 'function' ? (value as () => T | Promise<T>)() : value
 }

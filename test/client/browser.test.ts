@@ -1,9 +1,10 @@
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
+import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
 import { launchChromium, needsChromium } from '../support/browser.js'
 import { FORCE_CLOSE } from '../support/clients.js'
-import { startFaultProxy } from '../support/fault-proxy.js'
+import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
 import { serve, type TestServer } from '../support/server.js'
 import { waitUntil } from '../support/wait.js'
 
@@ -23,14 +24,16 @@ interface OpenedPage extends TestServer {
   readonly closeReasons: string[]
   /** Closes all connections of the page. */
   readonly disconnect: () => void
+  readonly proxy: FaultProxy
 }
 
 /** Opens a page that loads only the bundle. */
-async function openPage (t: Test, retry = 1): Promise<OpenedPage> {
+async function openPage (t: Test, retry = 1, addRoutes: (app: FastifyInstance) => void = () => {}): Promise<OpenedPage> {
   const closeReasons: string[] = []
   const served = await serve(t, { retry }, {
     fastify: FORCE_CLOSE,
     beforeRegister: app => {
+      addRoutes(app)
       app.get('/', (_request, reply) => reply.type('text/html').send(PAGE))
       app.get('/other', (_request, reply) => reply.type('text/html').send('<!doctype html>'))
       app.get('/bundle.js', (_request, reply) => reply.type('text/javascript').send(readFileSync(new URL('../../dist/client/bundle.js', import.meta.url))))
@@ -41,7 +44,7 @@ async function openPage (t: Test, retry = 1): Promise<OpenedPage> {
   const page = await (await launchChromium(t)).newPage()
   await page.goto(proxy.url)
   await page.waitForFunction('window.session?.state === "open"')
-  return { ...served, page, closeReasons, disconnect: () => { for (const { client } of proxy.connections) client.destroy() } }
+  return { ...served, page, closeReasons, proxy, disconnect: () => { for (const { client } of proxy.connections) client.destroy() } }
 }
 
 t.test('the bundle sends and receives messages in Chromium, and resumes after a lost connection', needsChromium, async t => {
@@ -91,4 +94,44 @@ t.test('online and visibilitychange end the delay before the next attempt to con
     await page.waitForFunction('session.state === "open"')
   }
   t.equal(sessions.size, 1)
+})
+
+for (const [title, fallback] of [
+  ['the offline page of a service worker', 'new Response("<h1>offline</h1>", { headers: { "content-type": "text/html" } })'],
+  ['an old stream that a service worker has stored', 'new Response(`event: welcome\\nid: ${id}.0\\ndata: {"sessionId":"${id}","resumed":false}\\n\\ndata: "old"\\n\\n`, { headers: { "content-type": "text/event-stream" } })']
+] as const) {
+  t.test(`resumes after ${title}`, needsChromium, async t => {
+    const worker = `let id
+      addEventListener('message', ({ data }) => { id = data })
+      addEventListener('install', () => skipWaiting())
+      addEventListener('activate', event => event.waitUntil(clients.claim()))
+      addEventListener('fetch', event => event.respondWith(fetch(event.request).catch(() => ${fallback})))`
+    const { page, sessions, proxy } = await openPage(t, 100, app => { app.get('/worker.js', (_request, reply) => reply.type('text/javascript').send(worker)) })
+    const id = await page.evaluate(`(async () => {
+      await navigator.serviceWorker.register('/worker.js')
+      if (!navigator.serviceWorker.controller) await new Promise(resolve => navigator.serviceWorker.addEventListener('controllerchange', resolve))
+      navigator.serviceWorker.controller.postMessage(session.sessionId)
+      session.on('error', ({ code }) => received.push(['error', code]))
+      return session.sessionId
+    })()`) as string
+    proxy.setDown(true)
+    await page.waitForFunction('received.some(([name]) => name === "error")')
+    proxy.setDown(false)
+    await page.waitForFunction('session.state === "open"')
+    await (await sessions.find(id))?.send('new')
+    await page.waitForFunction('received.some(([name]) => name === "message")')
+    const received = await page.evaluate('received') as Array<[string, unknown]>
+    t.strictSame([...new Set(received.map(([name]) => name))], ['open', 'disconnect', 'error', 'resume', 'message'])
+    t.ok(received.some(([name, code]) => name === 'error' && code === 'NOT_A_STREAM'))
+    t.strictSame(received.at(-1), ['message', 'new'])
+  })
+}
+
+t.test('a Content-Security-Policy that blocks the requests closes the session at once', needsChromium, async t => {
+  const { page } = await openPage(t, 1, app => {
+    app.get('/strict', (_request, reply) => reply.type('text/html').header('content-security-policy', "connect-src 'none'").send(PAGE))
+  })
+  await page.goto(new URL('/strict', page.url()).href)
+  await page.waitForFunction('window.session?.state === "closed"')
+  t.match(await page.evaluate('received'), [['close', { reason: 'REQUEST_INVALID' }]])
 })

@@ -2,7 +2,8 @@ import t from 'tap'
 import { testEachClient, FORCE_CLOSE, waitForEvent, recordEvents } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
-import { openStream, scriptedServer, welcome } from './support/scripted-server.js'
+import { fakeNetwork, streamResponse } from './support/fake-network.js'
+import { endedStream, openStream, scriptedServer, startStream, welcome } from './support/scripted-server.js'
 
 testEachClient(t, 'closes the session on both sides, whether the client or the server closes it', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
@@ -41,20 +42,77 @@ testEachClient(t, 'a listener that closes the session receives no further event 
 })
 
 testEachClient(t, 'close() waits at most five seconds for the response', async (t, connect) => {
-  const timeouts: number[] = []
-  const controller = new AbortController()
-  t.intercept(AbortSignal, 'timeout', {
-    value: (ms: number) => {
-      timeouts.push(ms)
-      return controller.signal
-    }
-  })
-  const server = await scriptedServer(t, [openStream(welcome()), () => { controller.abort() }])
-  const session = connect(server.url)
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => streamResponse(welcome()), ['DELETE'])
+  const session = connect('', { fetch })
   await waitForEvent(session, 'open')
-  await withTimeout(session.close(), 'close()')
-  t.strictSame(timeouts, [5000])
-  t.equal(server.requests[1]?.method, 'DELETE')
+  let isClosed = false
+  const closed = session.close().then(() => { isClosed = true })
+  await advance(4999)
+  t.equal(requestCount('DELETE'), 1)
+  t.equal(isClosed, false)
+  await advance(1)
+  await withTimeout(closed, 'close()')
+})
+
+testEachClient(t, 'close() before the welcome leaves no session on the server', async (t, connect) => {
+  const opened = deferred()
+  const released = deferred()
+  const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  sessions.addHook('onOpen', async () => {
+    opened.resolve()
+    await released.promise
+  })
+  const session = connect(url)
+  const events = recordEvents(session)
+  await withTimeout(opened.promise, 'the GET')
+  const closed = session.close()
+  t.equal(session.state, 'closed')
+  released.resolve()
+  await withTimeout(closed, 'close()')
+  t.equal(sessions.size, 0)
+  t.strictSame(events, [['close', { reason: 'closed' }]])
+})
+
+testEachClient(t, 'close() while the client reconnects closes the session that the server opens instead', async (t, connect) => {
+  const requested = deferred()
+  const released = deferred()
+  const server = await scriptedServer(t, [
+    endedStream(welcome()),
+    async response => {
+      requested.resolve()
+      await released.promise
+      // Without the header X-Session-ID, which not every server lets other origins read.
+      await startStream(response, welcome(false, 'other'), 'data: 1\n\n')
+    }
+  ])
+  const session = connect(server.url)
+  const events = recordEvents(session)
+  session.on('message', data => { events.push(['message', data]) })
+  await withTimeout(requested.promise, 'the second GET')
+  const closed = session.close()
+  await waitUntil(() => server.requests.length === 3, 'the DELETE')
+  released.resolve()
+  await withTimeout(closed, 'close()')
+  t.strictSame(server.requests.slice(2).map(({ method, headers }) => [method, headers['x-session-id']]), [['DELETE', 's'], ['DELETE', 'other']])
+  t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'close'])
+})
+
+testEachClient(t, 'close() while the request for a stream fails resolves without a DELETE', async (t, connect) => {
+  const requested = deferred()
+  const released = deferred()
+  const server = await scriptedServer(t, [async response => {
+    requested.resolve()
+    await released.promise
+    response.writeHead(401).end()
+  }])
+  const session = connect(server.url)
+  const events = recordEvents(session)
+  await withTimeout(requested.promise, 'the GET')
+  const closed = session.close()
+  released.resolve()
+  await withTimeout(closed, 'close()')
+  t.equal(server.requests.length, 1)
+  t.strictSame(events.map(([name]) => name), ['close'])
 })
 
 testEachClient(t, 'aborts the current POST when the session is closed', async (t, connect) => {

@@ -62,3 +62,38 @@ testEachClient(t, 'does not set credentials by default', async (t, connect) => {
   })
   t.notOk('credentials' in await withTimeout(requested.promise, 'the request'))
 })
+
+for (const [title, headers] of [
+  ['a Headers object', new Headers({ Authorization: 'Bearer x' })],
+  ['a list of pairs', [['AUTHORIZATION', 'Bearer x'], ['x-none', undefined]] as unknown as HeadersInit],
+  ['an object with undefined', { Authorization: 'Bearer x', 'x-none': undefined }],
+  ['an object with its own content type', { authorization: 'Bearer x', 'Content-Type': 'text/plain' }],
+  ['a function', () => new Headers({ authorization: 'Bearer x' })]
+] as const) {
+  testEachClient(t, `sends the headers of ${title}, with the content type of the client`, async (t, connect) => {
+    const server = await scriptedServer(t, [openStream(welcome())], [respond(200, {}, [{ status: 200, body: 1 }])])
+    const session = connect(server.url, { headers })
+    await withTimeout(session.request('a', 1), 'the response')
+    await session.close()
+    t.strictSame(server.requests.map(({ headers }) => headers.authorization), Array(3).fill('Bearer x'))
+    t.strictSame(server.requests.map(({ headers }) => headers['content-type']), [undefined, 'application/x-ndjson', undefined])
+    t.notOk(server.requests.some(({ headers }) => 'x-none' in headers))
+  })
+}
+
+testEachClient(t, 'keeps the query of the URL, and drops its fragment', async (t, connect) => {
+  for (const suffix of ['/chat?token=a/b', '/chat/?token=a/b#part']) {
+    const server = await scriptedServer(t, [openStream(welcome())])
+    const session = connect(server.url + suffix)
+    await waitForEvent(session, 'open')
+    t.equal(server.requests[0]?.url, '/chat/downward?token=a/b')
+  }
+})
+
+testEachClient(t, 'options with the value undefined have their defaults, and an unknown option is an error', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())])
+  const session = connect(server.url, { fetch: undefined, headers: undefined, paths: undefined, timeout: undefined })
+  await waitForEvent(session, 'open')
+  t.equal(server.requests[0]?.url, '/downward')
+  t.throws(() => connect(server.url, { header: {} } as object), { code: 'OPTION_INVALID', message: /no option header, only headers,/ })
+})

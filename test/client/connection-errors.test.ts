@@ -1,14 +1,23 @@
 import t from 'tap'
 import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
+import { connect as connectNode } from '../../lib/client/node.js'
 import { withTimeout } from '../support/wait.js'
-import { CLOSE_EVENT, endedStream, respond, scriptedServer, welcome, type Responder } from './support/scripted-server.js'
+import { fakeNetwork } from './support/fake-network.js'
+import { CLOSE_EVENT, endedStream, openStream, respond, scriptedServer, welcome, type Responder } from './support/scripted-server.js'
 
 // After these failures the client retries, with the id of the last event.
 const TRANSIENT: Array<[title: string, responder: Responder, code: string | undefined]> = [
+  ['status 408', respond(408), 'HTTP_408'],
+  ['status 425', respond(425), 'HTTP_425'],
   ['status 429', respond(429), 'HTTP_429'],
   ['status 500', respond(500), 'HTTP_500'],
   ['status 503', respond(503, {}, { code: 'FST_SSE_CLOSING', message: 'closing' }), 'FST_SSE_CLOSING'],
   ['a stream that ends at once', endedStream(), 'ENDED'],
+  ['a missing content type', respond(200, {}, 'hi'), 'NOT_A_STREAM'],
+  ['the HTML of a captive portal', respond(200, { 'content-type': 'text/html' }, 'Log in'), 'NOT_A_STREAM'],
+  ['a content type with the same prefix', respond(200, { 'content-type': 'text/event-streams' }), 'NOT_A_STREAM'],
+  ['a copy of the first stream', endedStream(welcome()), 'NOT_A_STREAM'],
+  ['a copy of a stream that resumed at another id', endedStream('event: welcome\nid: s.7\ndata: {"sessionId":"s","resumed":true}\n\nid: s.8\ndata: 1\n\n'), 'NOT_A_STREAM'],
   ['a connection that is reset before the response', response => { response.socket?.resetAndDestroy() }, undefined]
 ]
 
@@ -30,10 +39,7 @@ const PERMANENT: Array<[title: string, responder: Responder, reason: string]> = 
   ['status 401', respond(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), 'NO_TOKEN'],
   ['status 404', respond(404), 'HTTP_404'],
   ['status 406', respond(406, {}, 'not an object'), 'HTTP_406'],
-  ['status 205, which has no body,', respond(205, { 'content-type': 'text/event-stream' }), 'NOT_A_STREAM'],
-  ['a missing content type', respond(200, {}, 'hi'), 'NOT_A_STREAM'],
-  ['another content type', respond(200, { 'content-type': 'text/html' }), 'NOT_A_STREAM'],
-  ['a content type with the same prefix', respond(200, { 'content-type': 'text/event-streams' }), 'NOT_A_STREAM']
+  ['status 205, which has no body,', respond(205, { 'content-type': 'text/event-stream' }), 'NOT_A_STREAM']
 ]
 
 for (const [title, responder, reason] of PERMANENT) {
@@ -73,4 +79,85 @@ testEachClient(t, 'retries after a refused connection', async (t, connect) => {
   const events = recordEvents(session)
   await withTimeout(waitForEvent(session, 'close'), 'the close event')
   t.strictSame(events.map(([name]) => name), ['error', 'open', 'close'])
+})
+
+// `fetch` itself repeats a request after 421, on another connection.
+testEachClient(t, 'tries again after a second response with status 421', async (t, connect) => {
+  const statuses = [421, 204]
+  const session = connect('', { fetch: async () => new Response(null, { status: statuses.shift() ?? 204 }) })
+  const events = recordEvents(session)
+  await withTimeout(waitForEvent(session, 'close'), 'the close event')
+  t.match(events, [['error', { code: 'HTTP_421' }], ['close']])
+})
+
+testEachClient(t, 'closes the session after a minute of responses that are not from the server, with the content of the last one', async (t, connect) => {
+  const { fetch, advance } = fakeNetwork(t, () => new Response('<h1>offline</h1>', { headers: { 'content-type': 'text/html' } }))
+  const session = connect('', { fetch })
+  const events = recordEvents(session)
+  await advance(0)
+  const error = { code: 'NOT_A_STREAM', message: 'Expected an event stream, got 200 text/html: <h1>offline</h1>; check the URL' }
+  t.match(events, [['error', error]])
+  for (let seconds = 0; seconds < 59; seconds++) await advance(1000)
+  t.equal(session.state, 'connecting')
+  for (let seconds = 0; seconds < 35; seconds++) await advance(1000)
+  t.match(events.at(-2), ['error', error])
+  t.match(events.at(-1), ['close', { reason: 'NOT_A_STREAM' }])
+})
+
+testEachClient(t, 'does not count the time in which the browser reports that it is offline', async (t, connect) => {
+  const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator')
+  Object.defineProperty(globalThis, 'navigator', { value: { onLine: false }, configurable: true })
+  t.teardown(() => {
+    if (navigator === undefined) Reflect.deleteProperty(globalThis, 'navigator')
+    else Object.defineProperty(globalThis, 'navigator', navigator)
+  })
+  const { fetch, advance } = fakeNetwork(t, () => new Response('offline', { headers: { 'content-type': 'text/html' } }))
+  const session = connect('', { fetch })
+  for (let seconds = 0; seconds < 200; seconds++) await advance(1000)
+  t.equal(session.state, 'connecting')
+})
+
+// What can never work. The second element is part of the message of the cause.
+const INVALID: Array<[title: string, url: string, headers: Record<string, string>, cause: RegExp]> = [
+  ['a relative URL outside a page', '/chat', {}, /Failed to parse URL/],
+  ['a text that is not a URL', 'not a url', {}, /Failed to parse URL/],
+  ['a URL with a password', 'http://user:secret@127.0.0.1/chat', {}, /includes credentials/],
+  ['a scheme other than http and https', 'ws://127.0.0.1/chat', {}, /The scheme of ws:/],
+  ['a header with a line break', 'http://127.0.0.1:1', { authorization: 'a\nb' }, /invalid/i],
+  ['a header outside Latin-1', 'http://127.0.0.1:1', { name: 'Zoë €' }, /ByteString|255/]
+]
+for (const [title, url, headers, cause] of INVALID) {
+  testEachClient(t, `${title} closes the session at once, with the cause`, async (t, connect) => {
+    const session = connect(url, { headers })
+    const events = recordEvents(session)
+    const error = await withTimeout(session.send(1).catch((error: unknown) => error), 'the error')
+    t.match(error, { code: 'REQUEST_INVALID', cause: { message: cause } })
+    t.strictSame(events, [['error', error], ['close', { reason: 'REQUEST_INVALID' }]])
+  })
+}
+
+for (const [title, url, headers] of [
+  ['a header with a control character', 'http://127.0.0.1:3000', { authorization: 'a\x01b' }],
+  ['a header that undici refuses', 'http://127.0.0.1:3000', { expect: '100-continue' }]
+] as const) {
+  t.test(`${title} closes the session at once, in Node`, async t => {
+    const session = connectNode(url, { headers })
+    t.match(await withTimeout(waitForEvent(session, 'error'), 'the error'), { code: 'REQUEST_INVALID' })
+    t.equal(session.state, 'closed')
+  })
+}
+
+testEachClient(t, 'a fetch without readable bodies closes the session at once', async (t, connect) => {
+  const session = connect('', { fetch: async () => Object.defineProperty(new Response('', { headers: { 'content-type': 'text/event-stream' } }), 'body', { value: undefined }) })
+  t.match(await withTimeout(waitForEvent(session, 'error'), 'the error'), { code: 'NOT_A_STREAM', message: /without a readable body/ })
+  t.equal(session.state, 'closed')
+})
+
+testEachClient(t, 'a URL that becomes invalid rejects the messages that are sent to it', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())])
+  let url = server.url
+  const session = connect(() => url)
+  await waitForEvent(session, 'open')
+  url = 'ws://127.0.0.1'
+  await t.rejects(withTimeout(session.send(1), 'the error'), { code: 'REQUEST_INVALID' })
 })

@@ -1,10 +1,12 @@
-import { getEventListeners } from 'node:events'
+import { getEventListeners, once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
 import t from 'tap'
 import { testEachClient, FORCE_CLOSE, waitForEvent, range } from '../support/clients.js'
+import { connect as connectNode } from '../../lib/client/node.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { serve } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
-import { echo, isPost, messagesOf, openStream, scriptedServer, startStream, welcome, type Responder } from './support/scripted-server.js'
+import { echo, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, type Responder } from './support/scripted-server.js'
 
 testEachClient(t, 'sends queued messages in order with one POST at a time, and messages queued during a POST as one batch', async (t, connect) => {
   const released = deferred()
@@ -43,7 +45,7 @@ testEachClient(t, 'limits the queue, and fails a message after its timeout or wh
   await t.rejects(session.request('a', 1, { signal: controller.signal }).catch(reason => { throw new Error(String(reason)) }), { message: 'enough' })
   await t.rejects(session.send(1n), TypeError)
   const third = session.send(4)
-  await session.close()
+  session.close()
   await t.rejects(third, { code: 'CLOSED' })
 })
 
@@ -105,3 +107,58 @@ testEachClient(t, 'does not repeat a message that is aborted during its POST, an
   await session.request('a', 4, { signal: other.signal })
   t.strictSame(getEventListeners(other.signal, 'abort'), [])
 })
+
+testEachClient(t, 'messages wait while there is no stream, and then keep their order', async (t, connect) => {
+  const requested = deferred()
+  const released = deferred()
+  const server = await scriptedServer(t, [
+    openStream('retry: 100\n\n', welcome()),
+    async response => {
+      requested.resolve()
+      await released.promise
+      await startStream(response, welcome(true))
+    }
+  ], Array<Responder>(5).fill(echo))
+  const session = connect(server.url)
+  t.equal(await session.request('a', 0), 0)
+  server.closeStreams()
+  await withTimeout(requested.promise, 'the next GET')
+  const sent = Promise.all([1, 2].map(n => session.request('a', n)))
+  await new Promise(resolve => { setTimeout(resolve, 20) })
+  t.equal(server.requests.filter(isPost).length, 1)
+  released.resolve()
+  t.strictSame(await withTimeout(sent, 'the responses'), [1, 2])
+})
+
+t.test('a message whose POST never reached a server is sent to the next session', async t => {
+  const server = await scriptedServer(t, [openStream('retry: 1\n\n', welcome()), openStream(welcome(false, 'next'))], [echo])
+  let url = server.url
+  const session = connectNode(() => url)
+  t.teardown(() => { session.close() })
+  await waitForEvent(session, 'open')
+  url = await closedUrl()
+  const result = session.request('a', 1)
+  const lost = waitForEvent(session, 'error')
+  await new Promise(resolve => { setTimeout(resolve, 20) })
+  server.closeStreams()
+  await lost
+  url = server.url
+  t.equal(await withTimeout(result, 'the response'), 1)
+  t.match(server.requests.find(isPost)?.headers, { 'x-session-id': 'next' })
+})
+
+testEachClient(t, 'a message that times out has the last error as its cause', async (t, connect) => {
+  const refused = connect(await closedUrl(), { timeout: 300 })
+  t.match(await refused.send(1).catch((error: unknown) => error), { code: 'TIMEOUT', cause: Error })
+  const server = await scriptedServer(t, [openStream(welcome())], Array<Responder>(1000).fill(respond(503, {}, { code: 'BUSY', message: 'Busy' })))
+  t.match(await connect(server.url, { timeout: 500 }).send(1).catch((error: unknown) => error), { code: 'TIMEOUT', cause: { code: 'BUSY' } })
+})
+
+/** A URL whose port refuses connections. Port 1 is no choice: `fetch` blocks it. */
+async function closedUrl (): Promise<string> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  return `http://127.0.0.1:${port}`
+}

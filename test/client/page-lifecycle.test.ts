@@ -1,7 +1,7 @@
 import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
-import { skewClock } from '../support/clock.js'
+import { fakeNetwork, streamResponse } from './support/fake-network.js'
 import { endedStream, openStream, respond, scriptedServer, welcome } from './support/scripted-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
@@ -9,16 +9,26 @@ const LONG_RETRY = 'retry: 100000\n\n'
 const accept = respond(200, {}, [{ status: 200, body: 1 }])
 
 /** Creates what the client uses of a page: a document, and its window. */
-function fakePage (t: Test): { document: EventTarget & { hidden: boolean }, window: EventTarget, dispatch: (name: string, persisted?: boolean) => void } {
+function fakePage (t: Test) {
   const window = new EventTarget()
+  // Each `change` event sets the effective type to `nextType`.
+  const network = Object.assign(new EventTarget(), { effectiveType: '4g', nextType: '3g' })
+  const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator')
+  Object.defineProperty(globalThis, 'navigator', { value: { connection: network }, configurable: true })
   const document = Object.assign(new EventTarget(), { hidden: false, defaultView: window })
   Object.assign(globalThis, { document })
-  t.teardown(() => { Reflect.deleteProperty(globalThis, 'document') })
+  t.teardown(() => {
+    Reflect.deleteProperty(globalThis, 'document')
+    if (navigator === undefined) Reflect.deleteProperty(globalThis, 'navigator')
+    else Object.defineProperty(globalThis, 'navigator', navigator)
+  })
   return {
     document,
     window,
-    dispatch: (name, persisted) => {
-      const target = name === 'visibilitychange' ? document : window
+    network,
+    dispatch: (name: string, persisted?: boolean): void => {
+      const target = name === 'change' ? network : name === 'visibilitychange' ? document : window
+      if (name === 'change') [network.effectiveType, network.nextType] = [network.nextType, network.effectiveType]
       target.dispatchEvent(Object.assign(new Event(name), { persisted }))
     }
   }
@@ -72,23 +82,113 @@ testEachClient(t, 'page events do not end a delay that Retry-After requires', as
   t.ok(third - second >= 995, `${third - second} ms`)
 })
 
-testEachClient(t, 'the online event replaces a stream that was idle for 2.5 heartbeat intervals, and no other stream', async (t, connect) => {
+testEachClient(t, 'the online event replaces the stream at once, and a request that then gets no response within 4 seconds', async (t, connect) => {
   const { dispatch } = fakePage(t)
-  const skew = skewClock(t, Date)
-  const server = await scriptedServer(t, [openStream(LONG_RETRY, welcome(false, 's', { heartbeatInterval: 40_000 })), openStream(welcome(true))], [accept])
-  const session = connect(server.url)
+  const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => attempt === 2 ? undefined : streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 15_000 })))
+  const session = connect('', { fetch })
   const events = recordEvents(session)
   await waitForEvent(session, 'open')
-  skew(99_000)
   dispatch('online')
-  // After a round trip the client would have reported a replaced stream.
-  await session.send(1)
-  t.strictSame(events.map(([name]) => name), ['open'])
-  skew(2000)
+  await advance(0)
+  t.equal(requestCount('GET'), 2)
+  await advance(3999)
+  t.equal(requestCount('GET'), 2)
+  await advance(1)
+  await advance(0)
+  t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }], ['error', { code: 'SILENT' }], ['resume']])
+})
+
+testEachClient(t, 'the online event makes the following delays short again', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  t.intercept(Math, 'random', { value: () => 0.5 })
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => new Response('busy', { status: 500 }))
+  connect('', { fetch })
+  await advance(0)
+  for (let attempt = 0; attempt < 5; attempt++) await advance(31_000)
+  const before = requestCount('GET')
+  dispatch('online')
+  await advance(0)
+  t.equal(requestCount('GET'), before + 1)
+  await advance(1500)
+  t.equal(requestCount('GET'), before + 2)
+})
+
+for (const event of ['visibilitychange', 'offline', 'change']) {
+  testEachClient(t, `${event} replaces a stream whose next heartbeat is late, and no other stream`, async (t, connect) => {
+    const { dispatch } = fakePage(t)
+    let write = (_text: string): void => {}
+    const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 15_000 }), writeMore => { write = writeMore }))
+    const session = connect('', { fetch })
+    await waitForEvent(session, 'open')
+    await advance(10_000)
+    dispatch(event)
+    await advance(8999)
+    t.equal(requestCount('GET'), 1)
+    write(': heartbeat\n\n')
+    await advance(0)
+    await advance(30_000)
+    t.equal(requestCount('GET'), 1, 'data ends the check')
+    dispatch(event)
+    await advance(0)
+    t.equal(requestCount('GET'), 2, 'the heartbeat was late already')
+    await advance(10_000)
+    dispatch(event)
+    await advance(9000)
+    t.equal(requestCount('GET'), 3)
+  })
+}
+
+testEachClient(t, 'a change of the network that keeps its effective type has no effect', async (t, connect) => {
+  const { dispatch, network } = fakePage(t)
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => new Response('busy', { status: 500 }))
+  connect('', { fetch })
+  await advance(0)
+  network.nextType = network.effectiveType
+  dispatch('change')
+  await advance(0)
+  t.equal(requestCount('GET'), 1)
+})
+
+testEachClient(t, 'visibilitychange ends the delay of a client without heartbeats, and does not replace its stream', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => streamResponse(welcome()))
+  const session = connect('', { fetch })
+  await waitForEvent(session, 'open')
+  await advance(100_000)
+  dispatch('visibilitychange')
+  await advance(100_000)
+  t.equal(requestCount('GET'), 1)
+})
+
+testEachClient(t, 'in a worker, listens to the events of its global object', async (t, connect) => {
+  const scope = new EventTarget()
+  for (const name of ['addEventListener', 'removeEventListener'] as const) {
+    Object.assign(globalThis, { [name]: scope[name].bind(scope) })
+    t.teardown(() => { Reflect.deleteProperty(globalThis, name) })
+  }
+  const server = await scriptedServer(t, [endedStream(LONG_RETRY, welcome()), openStream(welcome(true))])
+  const session = connect(server.url)
+  await waitForEvent(session, 'disconnect')
   const resumed = waitForEvent(session, 'resume')
-  dispatch('online')
+  scope.dispatchEvent(new Event('online'))
   await withTimeout(resumed, 'the new stream')
-  t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }], ['resume']])
+})
+
+testEachClient(t, 'a request that the Content-Security-Policy blocks closes the session; other violations do not', async (t, connect) => {
+  const { document } = fakePage(t)
+  const server = await scriptedServer(t, [openStream(welcome())])
+  const session = connect(server.url)
+  await waitForEvent(session, 'open')
+  const violate = (blockedURI: string, disposition: string): void => {
+    document.dispatchEvent(Object.assign(new Event('securitypolicyviolation'), { blockedURI, disposition }))
+  }
+  violate(`${server.url}/downward`, 'report')
+  violate(`${server.url}/image.png`, 'enforce')
+  t.equal(session.state, 'open')
+  const failed = waitForEvent(session, 'error')
+  violate(`${server.url}/downward`, 'enforce')
+  t.match(await failed, { code: 'REQUEST_INVALID', message: /Content-Security-Policy/ })
+  t.equal(session.state, 'closed')
 })
 
 testEachClient(t, 'a page that is restored from the back/forward cache replaces its stream', async (t, connect) => {

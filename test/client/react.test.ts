@@ -141,3 +141,59 @@ t.test('effects receive each event that arrives together with the welcome event'
   t.strictSame(await page.evaluate('received'), ['first', 'second'])
   t.strictSame(problems, [])
 })
+
+for (const isStrict of [true, false]) {
+  t.test(`Fast Refresh keeps the session, ${isStrict ? 'with' : 'without'} StrictMode`, needsChromium, async t => {
+    const requests: string[] = []
+    const { sessions, url } = await serve(t, {}, { beforeRegister: servePage(requests) })
+    sessions.handle('shout', (_session, text) => String(text).toUpperCase())
+    const { page, problems } = await openPage(t, url)
+    await page.evaluate(`show("", undefined, ${isStrict})`)
+    await page.getByText('open undefined').waitFor()
+    const count = (await renders(page)).length
+    await page.evaluate('refresh()')
+    await page.waitForFunction(`renders.length > ${count}`)
+    t.equal(await page.evaluate('session.request("shout", "hey")'), 'HEY')
+    await sessions.broadcast('said', 'after')
+    await page.getByText('open after').waitFor()
+    t.strictSame(requests, ['GET /downward'])
+    t.strictSame(problems, [])
+  })
+}
+
+t.test('without a URL, a component waits; then its functions stay the same, also after close and reopen', needsChromium, async t => {
+  const requests: string[] = []
+  const tokens: unknown[] = []
+  const { sessions, url } = await serve(t, {}, {
+    beforeRegister: app => {
+      servePage(requests)(app)
+      app.addHook('onRequest', async ({ headers }) => { if (headers.authorization) tokens.push(headers.authorization) })
+    }
+  })
+  sessions.handle('shout', (_session, text) => String(text).toUpperCase())
+  const { page, problems } = await openPage(t, url)
+  await page.evaluate('show(null)')
+  await page.getByText('connecting undefined').waitFor()
+  t.equal(await page.evaluate('session.emit("shout", "x").catch(({ code }) => code)'), 'CLOSED')
+  const runs = await page.evaluate('effectRuns')
+  await page.evaluate('show("", () => ({ headers: { authorization: "one" } }))')
+  await page.getByText('open undefined').waitFor()
+  await page.evaluate('show("", () => ({ headers: { authorization: "two" } }))')
+  t.equal(await page.evaluate('session.request("shout", "hey")'), 'HEY')
+  t.strictSame(tokens, ['one', 'two'])
+  await sessions.broadcast('said', 'first')
+  await page.getByText('open first').waitFor()
+  await page.evaluate('session.close()')
+  await page.getByText('closed first').waitFor()
+  await page.evaluate('session.reopen()')
+  await page.getByText('open undefined').waitFor()
+  await sessions.broadcast('said', 'second')
+  await page.getByText('open second').waitFor()
+  t.strictSame(await page.evaluate('received'), ['first', 'second'], 'the listeners of effects stay')
+  t.equal(await page.evaluate('effectRuns'), runs)
+  t.equal(requests.filter(request => request === 'GET /downward').length, 2)
+  await page.evaluate('show(null)')
+  await page.getByText('connecting undefined').waitFor()
+  await waitUntil(() => sessions.size === 0, 'the close of the session')
+  t.strictSame(problems, [])
+})

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
 import { withTimeout } from '../support/wait.js'
-import { CLOSE_EVENT, endedStream, scriptedServer, welcome, writeChunks } from './support/scripted-server.js'
+import { CLOSE_EVENT, endedStream, openStream, scriptedServer, welcome, writeChunks } from './support/scripted-server.js'
 
 const multiByte = Buffer.from('data: "a€b😀c"\n\n')
 const singleBytes = Array.from(multiByte, byte => Buffer.from([byte]))
@@ -41,6 +41,27 @@ testEachClient(t, 'emits error for an event whose data is not JSON', async (t, c
   const events = recordEvents(session)
   await waitForEvent(session, 'close')
   t.match(events, [['open'], ['error', SyntaxError], ['close', { reason: 'the end' }]])
+})
+
+// Streams, and the `Last-Event-ID` of the next request as bytes in Latin-1.
+const IDS: Array<[title: string, text: string, expected: string | undefined]> = [
+  ['a block with only an id', 'id: s.5\n\n', 's.5'],
+  ['an empty id, which clears it', 'id: s.5\ndata: 1\n\nid\n\n', undefined],
+  ['an id outside Latin-1', 'id: 5€\n\n', Buffer.from('5€').toString('latin1')],
+  ['an id with a control character', 'id: s.5\n\nid: s.\x016\n\n', 's.5'],
+  ['an id that is too long for a header', `id: s.5\n\nid: ${'6'.repeat(20_000)}\n\n`, 's.5']
+]
+for (const [title, text, expected] of IDS) {
+  testEachClient(t, `reconnects with the last event id after ${title}`, async (t, connect) => {
+    const server = await scriptedServer(t, [endedStream(welcome(), text)])
+    await withTimeout(waitForEvent(connect(server.url), 'close'), 'the close event')
+    t.equal(server.requests[1]?.headers['last-event-id'], expected)
+  })
+}
+
+testEachClient(t, 'a CR at the end of a chunk ends an event at once', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome(), 'data: 1\r\r')])
+  t.equal(await waitForEvent(connect(server.url), 'message'), 1)
 })
 
 testEachClient(t, 'skips a byte order mark that is split over chunks', async (t, connect) => {

@@ -1,6 +1,6 @@
 import { mock } from 'node:test'
 import t, { type Test } from 'tap'
-import { Backoff, setTimer } from '../../lib/client/backoff.js'
+import { createBackoff, setTimer } from '../../lib/client/backoff.js'
 
 /** Replaces timers and `Math.random` until the test ends. The test sets `value`, which `Math.random` returns. */
 function mockTimersAndRandom (t: Test): { value: number } {
@@ -31,8 +31,8 @@ t.test('the delay is the retry delay plus jitter; the maximum of the jitter doub
   const random = mockTimersAndRandom(t)
   for (const value of [0, 0.5, 0.99]) {
     random.value = value
-    const backoff = new Backoff({ retryDelay: 1000 })
-    for (const maxJitter of [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) await assertDuration(t, backoff.wait(), 1000 + value * maxJitter)
+    const backoff = createBackoff({ retryDelay: 1000 })
+    for (const maxJitter of [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) await assertDuration(t, backoff.wait(0), 1000 + value * maxJitter)
   }
 })
 
@@ -40,37 +40,37 @@ t.test('a reset makes the next delay short again, and a changed retry delay appl
   const random = mockTimersAndRandom(t)
   random.value = 0.5
   const settings = { retryDelay: 1000 }
-  const backoff = new Backoff(settings)
-  await assertDuration(t, backoff.wait(), 1500)
-  await assertDuration(t, backoff.wait(), 2000)
+  const backoff = createBackoff(settings)
+  await assertDuration(t, backoff.wait(0), 1500)
+  await assertDuration(t, backoff.wait(0), 2000)
   backoff.reset()
   settings.retryDelay = 100
-  await assertDuration(t, backoff.wait(), 150)
-  await assertDuration(t, backoff.wait(), 200)
+  await assertDuration(t, backoff.wait(0), 150)
+  await assertDuration(t, backoff.wait(0), 200)
 })
 
 t.test('with a retry delay of 0, delays still grow up to the maximum, after any number of failures', async t => {
   const random = mockTimersAndRandom(t)
   random.value = 0.5
-  const backoff = new Backoff({ retryDelay: 0 })
+  const backoff = createBackoff({ retryDelay: 0 })
   for (let n = 0; n < 1100; n++) {
-    const wait = backoff.wait()
+    const wait = backoff.wait(0)
     mock.timers.tick(15_000)
     await wait
   }
-  await assertDuration(t, backoff.wait(), 15_000)
+  await assertDuration(t, backoff.wait(0), 15_000)
 })
 
 t.test('skip ends a delay, but not one that the server requires; stop ends both', async t => {
   mockTimersAndRandom(t)
-  const backoff = new Backoff({ retryDelay: 1000 })
-  const skipped = backoff.wait()
+  const backoff = createBackoff({ retryDelay: 1000 })
+  const skipped = backoff.wait(0)
   backoff.skip()
   t.equal(await isSettled(skipped), true)
   const required = backoff.wait(5000)
   backoff.skip()
   await assertDuration(t, required, 5000)
-  const next = backoff.wait()
+  const next = backoff.wait(0)
   backoff.skip()
   t.equal(await isSettled(next), true, 'the requirement applies to one delay only')
   const stopped = backoff.wait(5000)
@@ -80,7 +80,7 @@ t.test('skip ends a delay, but not one that the server requires; stop ends both'
 
 t.test('Retry-After is a minimum of the delay, not a maximum', async t => {
   mockTimersAndRandom(t)
-  const backoff = new Backoff({ retryDelay: 1000 })
+  const backoff = createBackoff({ retryDelay: 1000 })
   await assertDuration(t, backoff.wait(500), 1000)
   await assertDuration(t, backoff.wait(1500), 1500)
 })

@@ -13,9 +13,9 @@ export interface FakeNetwork {
 /**
  * Replaces the clock, so that no test waits for minutes, and the network, which a fake clock cannot control. `respond`
  * returns the response to a GET or POST, or `undefined` for no response; then the request ends when the client aborts it.
- * `attempt` is the number of the request among those with its method, from 1.
+ * `attempt` is the number of the request among those with its method, from 1. Requests with the `silent` methods get no response.
  */
-export function fakeNetwork (t: Test, respond: (method: string, attempt: number) => Response | undefined): FakeNetwork {
+export function fakeNetwork (t: Test, respond: (method: string, attempt: number) => Response | undefined, silent: string[] = []): FakeNetwork {
   mock.timers.enable({ apis: ['setTimeout', 'Date'] })
   t.teardown(() => { mock.timers.reset() })
   const counts = new Map<string, number>()
@@ -28,8 +28,8 @@ export function fakeNetwork (t: Test, respond: (method: string, attempt: number)
     fetch: async (_url, { method = 'GET', signal } = {}) => {
       const attempt = (counts.get(method) ?? 0) + 1
       counts.set(method, attempt)
-      if (method === 'DELETE') return new Response()
-      const response = respond(method, attempt)
+      if (method === 'DELETE' && !silent.includes(method)) return new Response()
+      const response = silent.includes(method) ? undefined : respond(method, attempt)
       if (response?.body) return new Response(response.body.pipeThrough(new TransformStream(), signal ? { signal } : {}), response)
       return await new Promise<never>((_resolve, reject) => {
         signal?.addEventListener('abort', () => { reject(signal.reason) })

@@ -1,7 +1,8 @@
+// First, because it must be installed before React is loaded.
+import refresh from './react-refresh.js'
 import { StrictMode, Suspense, useEffect, type ReactNode } from 'react'
 import { createRoot } from 'react-dom/client'
-import type { ConnectOptions } from '../../../lib/client/index.js'
-import { useSession, useSessionEvent, type SessionHandle } from '../../../lib/client/react.js'
+import { useSession, useSessionEvent, type SessionHandle, type SessionOptions } from '../../../lib/client/react.js'
 
 export interface TestContract {
   down: { said: string }
@@ -10,7 +11,11 @@ export interface TestContract {
 
 /** The global variables of the page, for tests. */
 export interface ReactPage {
-  show: (url: string, options?: ConnectOptions) => void
+  show: (url: string | null, options?: SessionOptions, isStrict?: boolean) => void
+  /** Runs Fast Refresh, as after an edit of the component. */
+  refresh: () => void
+  /** Number of times that an effect that depends on the functions of the session has run. */
+  effectRuns: number
   unmount: () => void
   /** Suspends the component until the promise resolves. */
   suspend: (until: Promise<void>) => void
@@ -24,11 +29,13 @@ export interface ReactPage {
 
 const page = window as unknown as ReactPage
 
-function SessionText ({ url, options }: { url: string, options: ConnectOptions | undefined }): ReactNode {
+function SessionText ({ url, options }: { url: string | null, options: SessionOptions | undefined }): ReactNode {
   const session = useSession<TestContract>(url, options)
   const said = useSessionEvent(session, 'said')
   const { state, sessionId, lastEvent } = session
   page.session = session
+  const { on, send, emit, request, close, reopen } = session
+  useEffect(() => { page.effectRuns++ }, [on, send, emit, request, close, reopen])
   page.renders.push({ state, sessionId, lastEvent, said })
   return <><p>{`${state} ${said}`}</p><EventRecorder on={session.on} /></>
 }
@@ -46,12 +53,15 @@ function Suspender ({ until }: { until: Promise<void> | undefined }): ReactNode 
 
 const root = createRoot(document.querySelector('main') as HTMLElement)
 let resolved: Promise<void> | undefined
-let props: Parameters<ReactPage['show']> = ['']
+let props: Parameters<ReactPage['show']> = [null]
 const render = (until?: Promise<void>): void => {
-  const [url, options] = props
-  root.render(<StrictMode><Suspense fallback={<p>hidden</p>}><SessionText url={url} options={options} /><Suspender until={until} /></Suspense></StrictMode>)
+  const [url, options, isStrict = true] = props
+  const content = <Suspense fallback={<p>hidden</p>}><SessionText url={url} options={options} /><Suspender until={until} /></Suspense>
+  root.render(isStrict ? <StrictMode>{content}</StrictMode> : content)
 }
 page.renders = []
+page.effectRuns = 0
+page.refresh = () => { refresh.update(SessionText) }
 page.received = []
 page.show = (...args) => {
   props = args

@@ -18,6 +18,8 @@ export interface ScriptedServer {
   readonly url: string
   /** The requests so far, in order. */
   readonly requests: ReceivedRequest[]
+  /** Ends all connections. */
+  readonly closeStreams: () => void
 }
 
 /** Starts an HTTP server that uses each responder of `gets` for one GET and each responder of `posts` for one POST, in order, and responds 204 to all other requests. */
@@ -36,7 +38,7 @@ export async function scriptedServer (t: Test, gets: Responder[], posts: Respond
     server.close()
   })
   await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests }
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests, closeStreams: () => { server.closeAllConnections() } }
 }
 
 /** Responds with a status, headers and a JSON body. */
