@@ -215,3 +215,32 @@ t.test('a message is handled when the node of the message before it fails', need
   gate.resolve()
   await running
 })
+
+t.test('drops the oldest stored responses if they have too many bytes, but handles no message again', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const options = { maxResponseBytes: 3000, maxIdempotencyKeys: 4 }
+  const { sessions: nodeA } = await openProxiedNode(t, redis, options)
+  const { sessions: nodeB } = await openProxiedNode(t, redis, options)
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const { handled, handle } = recordHandlers()
+  const enqueue = async (key: string, body: string): Promise<unknown> => await remote[kStream].messageQueue.enqueue(createMessage(key, () => {
+    handle(key)()
+    return createResponse(body)
+  }))
+  for (const key of ['a', 'b', 'c']) await enqueue(key, 'x'.repeat(1200))
+  await t.rejects(enqueue('a', 'again'), { code: 'FST_SSE_RESPONSE_DROPPED', statusCode: 410 })
+  for (const key of ['b', 'c']) t.match(await enqueue(key, 'again'), { replayed: true })
+  // A response that is larger than the limit is not stored.
+  await enqueue('d', 'x'.repeat(5000))
+  await t.rejects(enqueue('d', 'again'), { code: 'FST_SSE_RESPONSE_DROPPED' })
+  for (const key of ['b', 'c']) t.match(await enqueue(key, 'again'), { replayed: true })
+  // The keys are limited, too.
+  await enqueue('e', 'x')
+  t.match(await enqueue('e', 'again'), { replayed: true })
+  t.match(await enqueue('a', 'again'), { replayed: false })
+  for (let n = 0; n < 10; n++) await enqueue(`key ${n}`, 'x'.repeat(1000))
+  t.match(await enqueue('key 9', 'again'), { replayed: true })
+  t.strictSame(handled.slice(0, 6), ['a', 'b', 'c', 'd', 'e', 'a'])
+  t.ok(Number(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'responseBytes')) <= 3000)
+})

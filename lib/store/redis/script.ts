@@ -21,7 +21,7 @@ export interface Script {
 const READ_BYTES = 262_144
 
 /** The options that all nodes of a namespace must share, by name. */
-export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys }: StoreSettings): Record<string, string> {
+export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
   const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
   return {
     resumeTimeout: toLua(resumeTimeout),
@@ -30,7 +30,8 @@ export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, ma
     maxSessions: toLua(maxSessions),
     maxSessionsPerPrincipal: toLua(maxSessionsPerPrincipal),
     maxWaitingMessages: toLua(maxWaitingMessages),
-    maxIdempotencyKeys: toLua(maxIdempotencyKeys)
+    maxIdempotencyKeys: toLua(maxIdempotencyKeys),
+    maxResponseBytes: toLua(maxResponseBytes)
   }
 }
 

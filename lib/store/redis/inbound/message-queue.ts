@@ -1,4 +1,4 @@
-import { IdempotencyKeyReused, SessionUnknown, StoreUnavailable, TooManyWaiting } from '../../../errors.js'
+import { IdempotencyKeyReused, ResponseDropped, SessionUnknown, StoreUnavailable, TooManyWaiting } from '../../../errors.js'
 import { noop } from '../../../awaitable.js'
 import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../../message-queue.js'
 import type { CommandQueue } from '../command-queue.js'
@@ -189,6 +189,7 @@ export class MessageQueues {
     for (const [index, message] of messages.entries()) {
       const decision = decisions[index] as string
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
+      else if (decision === 'dropped') message.reject(new ResponseDropped())
       else if (decision.startsWith('s')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
       else {
         (decision === 'new' ? added : repeats).push(message)

@@ -10,10 +10,11 @@ for i = 4, #ARGS, 3 do
   if holder == ticket then
     if response == '' then redis.call('HDEL', keys, name)
     else
-      redis.call('HSET', keys, name, 's ' .. fingerprint .. ' ' .. response)
+      if #response > MAX_RESPONSE_BYTES then response = '' end
+      redis.call('HSET', keys, name, (response == '' and 'd ' or 's ') .. fingerprint .. ' ' .. response)
       local count = redis.call('RPUSH', order, name)
       if count == 1 then redis.call('PEXPIRE', order, math.max(redis.call('PTTL', keys), 1)) end
-      if count > MAX_IDEMPOTENCY_KEYS then redis.call('HDEL', keys, redis.call('LPOP', order)) end
+      limit_responses(key, keys, order, count, #response)
     end
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. name) end
   end

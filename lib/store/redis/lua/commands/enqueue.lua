@@ -26,11 +26,12 @@ for i = 5, #ARGS, 2 do
   local decision, is_claimed = 'new', name == ''
   local entry = not is_claimed and redis.call('HGET', keys, name)
   if entry then
-    -- Running: r, fingerprint, ticket, nodes with repeats that wait. Completed: s, fingerprint, response.
+    -- Running: r, fingerprint, ticket, nodes with repeats that wait. Completed: s, fingerprint, response. Dropped: d, fingerprint.
     local state, known_fingerprint, rest = string.match(entry, '^(%a) (%S+) (.*)$')
     local holder, waiters = string.match(rest, '^(%S+ %d+);(.*)$')
     if known_fingerprint ~= fingerprint then decision = 'reused'
     elseif state == 's' then decision = 's' .. rest
+    elseif state == 'd' then decision = 'dropped'
     elseif holder == ticket then is_claimed = true
     elseif is_holder_alive(string.match(holder, '^%S+')) then
       decision = 'wait'

@@ -78,3 +78,26 @@ local function count_waiting (key, new_count)
   end
   return num(redis.call('HGET', key, 'waiting'))
 end
+
+-- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
+-- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again.
+local function limit_responses (key, keys, order, count, added_bytes)
+  local meta = redis.call('HMGET', key, 'responseBytes', 'droppedResponses')
+  -- The oldest keys have no response any more.
+  local bytes, dropped = num(meta[1]) + added_bytes, num(meta[2])
+  local function parse (name) return string.match(redis.call('HGET', keys, name) or '', '^%a (%S+) (.*)$') end
+  if count > MAX_IDEMPOTENCY_KEYS then
+    local name = redis.call('LPOP', order)
+    local _, response = parse(name)
+    if dropped > 0 then dropped = dropped - 1 else bytes = bytes - #(response or '') end
+    redis.call('HDEL', keys, name)
+  end
+  while bytes > MAX_RESPONSE_BYTES do
+    local name = redis.call('LINDEX', order, dropped)
+    if not name then break end
+    local fingerprint, response = parse(name)
+    if fingerprint then redis.call('HSET', keys, name, 'd ' .. fingerprint .. ' ') end
+    bytes, dropped = bytes - #(response or ''), dropped + 1
+  end
+  redis.call('HSET', key, 'responseBytes', math.max(bytes, 0), 'droppedResponses', dropped)
+end
