@@ -75,9 +75,7 @@ export class StreamOwnership {
   async #attach (state: SessionReplica, requestedCursor: number): Promise<number | undefined> {
     // Not after the newest position of the store.
     const cursor = Math.min(requestedCursor, this.#reducer.highestPosition)
-    let head = 0
-    const { value, isApplied } = await this.#inbox.execute<LogPart | null>('acquire', [state.id, cursor], part => {
-      head = this.#reducer.position
+    const { value, position, isApplied } = await this.#inbox.execute<LogPart | null>('acquire', [state.id, cursor], part => {
       if (part === null) this.#reducer.gone(state)
       else this.#reducer.acquired(state, cursor, part)
     })
@@ -85,11 +83,8 @@ export class StreamOwnership {
       if (!isApplied) this.#reducer.gone(state)
       return undefined
     }
-    if (!isApplied) {
-      head = Math.max(this.#reducer.position, this.#reducer.rollbackPosition)
-      this.#reducer.acquiredBefore(state, cursor, value)
-    }
+    if (!isApplied) this.#reducer.acquiredBefore(state, cursor, value)
     if (state.epoch !== 0 && !state.isComplete) await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
-    return head
+    return position
   }
 }

@@ -9,6 +9,8 @@ export type MarkedReply = readonly [number: string, position: string, rollbackPo
 /** The result of a command that returns state. */
 export interface MarkedResult<Value> {
   readonly value: Value
+  /** The newest position of the store when the command was executed. */
+  readonly position: number
   /** Whether it was applied. Otherwise publications after it may be missing, so that it is out of date. */
   readonly isApplied: boolean
 }
@@ -174,13 +176,13 @@ export class Inbox {
     // The reply may have shown that the store has lost data. Then everything has to be read again.
     const isApplied = this.#number !== undefined
     if (isApplied) pending.apply(value)
-    pending.resolve({ value, isApplied })
+    pending.resolve({ value, position: Number(position), isApplied })
   }
 
   /** Resolves a command whose mark may be missing, if it has a reply. */
   #resolveLost (token: number, { isLost, reply, resolve }: Pending): void {
     if (!isLost || reply === undefined) return
     this.#pending.delete(token)
-    resolve({ value: reply[3], isApplied: false })
+    resolve({ value: reply[3], position: Number(reply[1]), isApplied: false })
   }
 }
