@@ -1,5 +1,6 @@
 import t from 'tap'
-import { memoryStore } from '../../lib/store/memory/memory-store.js'
+import type { MemorySession } from '../../lib/store/memory/memory-session.js'
+import { memoryStore, type MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { resolveOptions } from '../../lib/options.js'
 import { deferred, withTimeout } from '../support/wait.js'
 
@@ -27,4 +28,40 @@ t.test('a closed store does not remove sessions any more', async t => {
   t.equal(session.closeReason, 'done')
   t.equal(store.find('one'), session)
   otherStore.close('done')
+})
+
+/** Opens a session of a store, or throws if there are too many. */
+function openSession (store: MemoryStore, id: string): MemorySession {
+  const session = store.open(id, undefined)
+  if (session === undefined) throw new Error('there is no session')
+  return session
+}
+
+t.test('a session that was removed to make room cannot be attached any more', async t => {
+  const store = memoryStore(resolveOptions({ maxSessions: 1 }, 0), callbacks)
+  const session = openSession(store, 'one')
+  t.equal(store.attach(session), 0)
+  store.end(session, 'done', true)
+  openSession(store, 'two')
+  t.equal(store.attach(session), undefined)
+  t.strictSame(store.stats(), { sessions: 1, channels: 0 })
+  store.close('done')
+})
+
+t.test('a closed session keeps all that a stream has not written, and then the last 64 KiB', async t => {
+  const store = memoryStore(resolveOptions({}, 0), callbacks)
+  const session = openSession(store, 'one')
+  const frame = 'x'.repeat(30_000)
+  store.join(session, 'room')
+  for (let n = 0; n < 4; n++) {
+    store.send(session, { frame })
+    store.publish('room', { frame })
+  }
+  store.end(session, 'done', true)
+  store.detach(session)
+  t.strictSame([session.log?.length, session.ranges.length], [4, 2])
+  session.cursor = Infinity
+  store.detach(session)
+  t.strictSame([session.log?.length, session.ranges.length], [2, 1])
+  store.close('done')
 })
