@@ -39,8 +39,9 @@ t.test('two tabs see people, typing and messages of their own room only; a close
 
 t.test('messages arrive once and in order on both pages while the network of one fails and recovers', needsChromium, async t => {
   const { url, port } = await startExamples(t)
-  let losesResponses = false
-  const network = await startFaultProxy(t, port, () => losesResponses ? { fault: 'reset', afterBytes: 0 } : undefined)
+  // The number of the next connection whose response is lost.
+  let lostConnection = 0
+  const network = await startFaultProxy(t, port, () => --lostConnection === 0 ? { fault: 'reset', afterBytes: 0 } : undefined)
   const context = await openContext(t)
   const bob = await joinChat(t, context, url, 'Bob')
   const ann = await joinChat(t, context, network.url, 'Ann')
@@ -62,11 +63,11 @@ t.test('messages arrive once and in order on both pages while the network of one
     await sendNext(ann, 'Ann')
     t.equal(await ann.locator('.pending').last().textContent(), sent.Ann?.at(-1))
     if (round === 0) await saveScreenshots(ann, 'chat-disconnected')
-    // The proxy passes requests and resets responses: the server handles Ann's messages, and her client sends them again.
-    losesResponses = true
+    // Ann's client opens a stream, and then posts her messages. The server handles them, but the proxy loses the response, so
+    // her client sends them again.
+    lostConnection = 2
     network.setDown(false)
     await bob.getByText(sent.Ann?.at(-1) ?? '').waitFor()
-    losesResponses = false
     await ann.locator('#state').getByText('open').waitFor()
     await away.waitFor({ state: 'detached' })
   }
