@@ -33,7 +33,7 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
   // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
-  if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope, sessions.settings.maxWaitingMessages)
+  if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   scope.decorateRequest(kSession, null)
   for (const route of routeOptions) scope.route(route)
   scope.addHook('onReady', async () => {

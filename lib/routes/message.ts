@@ -1,38 +1,116 @@
 import { hash } from 'node:crypto'
-import type { FastifyRequest } from 'fastify'
-import { andThen } from '../awaitable.js'
-import { DataTooDeep, SessionUnknown } from '../errors.js'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { finished } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
+import { serialize } from 'node:v8'
+import type { FastifyReply, onSendHookHandler } from 'fastify'
+import { andThen, noop, type Awaitable } from '../awaitable.js'
+import { asError, Closing, DataTooDeep, SessionUnknown, StoreUnavailable } from '../errors.js'
 import type { Message } from '../sessions/hooks.js'
 import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
-import { runHandler } from '../sessions/upward-reply.js'
-import type { QueuedMessage } from '../store/message-queue.js'
-import { estimateMemory } from './estimate-memory.js'
+import { UpwardReply } from '../sessions/upward-reply.js'
+import type { StoredResponse } from '../store/message-queue.js'
 
-/** Creates the {@link QueuedMessage} of a message: its key and fingerprint, which identify a repeat, and a function that handles it. */
-export function toQueuedMessage (sessions: Sessions, session: Session, message: Message, request: FastifyRequest): QueuedMessage {
-  return {
-    key: message.id,
-    fingerprint: () => fingerprint(message),
-    size: () => estimateMemory(message.data),
-    handle: () => {
-      // The session may have been closed while the message waited.
-      if (session.closed) throw new SessionUnknown()
-      return andThen(sessions.handlers.prepare(session, message, request), runHandler)
-    }
-  }
+type Headers = Readonly<Record<string, unknown>>
+
+interface Capture {
+  readonly before: Headers
+  readonly response: Promise<StoredResponse>
+  readonly resolve: (response: StoredResponse) => void
 }
 
-/** Returns a hash of event and data, which detects that a key is reused for another message. Throws FST_SSE_DATA_TOO_DEEP. */
-function fingerprint ({ event, data }: Message): string {
-  let json: string
+const captures = new WeakMap<IncomingMessage, Capture>()
+
+/** The `onSend` hook that captures the response to a request for {@link waitForResponse}. It must be the last one of its route. */
+export const captureResponse: onSendHookHandler<unknown> = (request, reply, payload, done) => {
+  const capture = captures.get(request.raw)
+  if (capture === undefined) {
+    done(null, payload)
+    return
+  }
+  const finish = (body: StoredResponse['body']): void => {
+    capture.resolve({ status: reply.statusCode, headers: addedHeaders(reply, capture.before), body })
+    done(null, body)
+  }
+  if (isBody(payload)) finish(payload)
+  // An error handler or a hook of the app has made a stream.
+  else buffer(payload as AsyncIterable<unknown>).then(finish, done)
+}
+
+/** Returns the headers that a repeat gets as well. Cookies are of one request only. */
+function addedHeaders (reply: FastifyReply, before: Headers): Record<string, string> {
+  const headers: Record<string, string> = {}
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value !== before[name] && name !== 'set-cookie' && name !== 'content-length') headers[name] = String(value)
+  }
+  return headers
+}
+
+function isBody (payload: unknown): payload is StoredResponse['body'] {
+  return payload === undefined || typeof payload === 'string' || payload instanceof Uint8Array
+}
+
+/** Resolves with the response to a request, which other code sends: its status, its body, and the headers that are not in `before`. */
+export function waitForResponse (request: IncomingMessage, response: ServerResponse, before: Headers): Promise<StoredResponse> {
+  const earlier = captures.get(request)
+  if (earlier !== undefined) return earlier.response
+  let resolve: Capture['resolve'] = noop
+  const promise = new Promise<StoredResponse>(_resolve => { resolve = _resolve })
+  captures.set(request, { before, response: promise, resolve })
+  // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
+  finished(response, () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })
+  return promise
+}
+
+/** Returns a hash of event and data, which detects that a key is reused for another message. */
+export function fingerprint (event: string, json = 'null'): string {
+  return hash('sha256', `[${JSON.stringify(event)},${json}]`, 'base64')
+}
+
+/** Serializes parsed data for {@link fingerprint}. Throws FST_SSE_DATA_TOO_DEEP. */
+export function serializeData (data: unknown): string | undefined {
   try {
-    json = JSON.stringify([event, data])
-  } catch {
+    return JSON.stringify(data)
+  } catch (error) {
+    // The parser of the app may create big integers, which have no JSON form.
+    if (error instanceof TypeError) return serialize(data).toString('base64')
     // JSON.parse accepts deeper nesting than JSON.stringify.
     throw new DataTooDeep()
   }
-  return hash('sha256', json, 'base64')
+}
+
+/**
+ * Handles a message and sends the response, as Fastify does for a route. Returns the response to keep for repeats. Throws or
+ * rejects without a response if the message is refused.
+ */
+export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply): Awaitable<StoredResponse> {
+  // The session may have been closed while the message waited.
+  if (session.closed) throw sessions.closing ? new Closing() : new SessionUnknown()
+  return andThen(sessions.handlers.prepare(session, message, reply.request), run => {
+    const upwardReply = new UpwardReply(reply)
+    const onError = async (thrown: unknown): Promise<StoredResponse> => {
+      const error = asError(thrown)
+      // The client repeats the message after this error, so the response must not be kept.
+      if (error instanceof StoreUnavailable) throw error
+      const captured = waitForResponse(reply.request.raw, reply.raw, reply.getHeaders())
+      reply.send(error)
+      const { status, headers, body } = await captured
+      return { status, headers: { ...upwardReply.headers, ...headers }, body }
+    }
+    try {
+      const response = andThen(run(upwardReply), returned => sendResponse(reply, upwardReply.toResponse(message.event, returned)))
+      return response instanceof Promise ? response.catch(onError) : response
+    } catch (error) {
+      return onError(error)
+    }
+  })
+}
+
+/** Sends a response, the first time or to a repeat, and returns it. */
+export function sendResponse (reply: FastifyReply, response: StoredResponse): StoredResponse {
+  reply.code(response.status).headers(response.headers).send(response.body)
+  return response
 }
 
 /** Whether a value is an idempotency key: 1 to 255 printable ASCII characters, of which the first is not a space. */

@@ -1,15 +1,22 @@
-import type { FastifyReply, FastifyRequest, onSendHookHandler, RouteOptions } from 'fastify'
+import type { FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
-import { IdempotencyKeyInvalid } from '../errors.js'
+import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { Batch, handleBatch } from './batch.js'
-import { isIdempotencyKey, toQueuedMessage } from './message.js'
+import { estimateMemory } from './estimate-memory.js'
+import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
+import { captureResponse, fingerprint, handleMessage, isIdempotencyKey, sendResponse, serializeData } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
+
+// For @fastify/swagger, which describes only the other routes.
+const HIDDEN = { hide: true }
+// For @fastify/rate-limit, because a batch counts as one request.
+const UNLIMITED = { rateLimit: false as const }
 
 /** POST of the upward path, with and without an event name: adds messages to the queue of the session. `usesJsonSchema` is false if the app has set a validator compiler, which may not support JSON Schema. */
 export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): RouteOptions[] {
@@ -25,20 +32,45 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     done(null, payload)
     return undefined
   }
-  return [upwardPath, `${upwardPath}/:event`].map(url => ({
+  // Not an async function: Fastify would send a second response while the hooks for an error run.
+  const handler: RouteHandlerMethod = (request, reply) => {
+    const done = handleRequest(sessions, request, reply)
+    if (done instanceof Promise) done.catch((error: unknown) => { reply.send(asError(error)) })
+  }
+  const internalHandler: RouteHandlerMethod = (request, reply) => {
+    if (request.raw instanceof MessageRequest) request.raw.handle(request, reply)
+    else reply.callNotFound()
+  }
+  const schema = { ...usesJsonSchema && JSON_SCHEMA, ...upward.schema }
+  return [
+    { url: upwardPath, schema, handler },
+    { url: `${upwardPath}/:event`, schema, handler },
+    { url: upwardPath + BATCH_MESSAGE_PATH, schema: { ...schema, ...HIDDEN }, config: { ...upward.config, ...UNLIMITED }, childLoggerFactory: loggerOfBatch, handler: internalHandler }
+  ].map(route => ({
     ...upward,
-    schema: { ...usesJsonSchema && JSON_SCHEMA, ...upward.schema },
+    ...route,
     method: 'POST',
-    url,
-    onSend: [upward.onSend ?? [], onSend].flat(),
-    // Not an async function, because a synchronous response costs less.
-    handler: (request, reply) => {
-      const body = handleRequest(sessions, request, reply)
-      if (body instanceof Promise) return body
-      reply.send(body)
-      return undefined
-    }
+    // New arrays for each route, because plugins add hooks to them.
+    onRequest: [setEvent, upward.onRequest ?? []].flat(),
+    onSend: [upward.onSend ?? [], onSend, captureResponse].flat()
   }))
+}
+
+/** Gives a message of a batch the logger of the batch's request, so that all log lines have the id of that request. */
+const loggerOfBatch: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
+
+/** Sets the event name of a message that is not in the path, so that all later hooks find it in `request.params.event`. */
+const setEvent: onRequestHookHandler = (request: FastifyRequest & RequestWithSession, _reply, done) => {
+  const { raw } = request
+  const { event } = request.query as { event?: unknown }
+  if (raw instanceof MessageRequest) {
+    request[kSession] = raw.session
+    request.id = raw.id
+    request.params = { ...request.params as object, event: raw.event }
+  } else if (event !== undefined) {
+    request.params = { event, ...request.params as object }
+  }
+  done()
 }
 
 /** Returns whether the session of a request has a stream, or `undefined` if this cannot be determined. In that case no header is sent, because a client that receives `false` replaces its stream. */
@@ -53,24 +85,24 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
 
-/** Handles a message or a batch. Returns the response body. */
-function handleRequest (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
+/** Handles a message or a batch, and sends the response. */
+function handleRequest (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
-    return request.body instanceof Batch
-      ? handleBatch(sessions, session, request.body, event, request, reply)
-      : handleMessage(sessions, session, event, request, reply)
+    if (request.body instanceof Batch) return handleBatch(sessions, session, request.body, event, request, reply).then(report => { reply.send(report) })
+    return handleSingle(sessions, session, event, request, reply)
   })
 }
 
-function handleMessage (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<unknown> {
+function handleSingle (sessions: Sessions, session: Session, event: string, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
-  const message = toQueuedMessage(sessions, session, { event, data: request.body, id }, request)
-  return andThen(session[kStream].messageQueue.enqueue(message), ({ response, replayed }) => {
-    if (replayed) reply.header(IDEMPOTENT_REPLAYED, 'true')
-    if (response.error !== undefined) throw response.error
-    reply.headers(response.headers).code(response.status)
-    return response.body
+  const { body: data } = request
+  const result = session[kStream].messageQueue.enqueue({
+    key: id,
+    fingerprint: () => fingerprint(event, serializeData(data)),
+    size: () => estimateMemory(data),
+    handle: () => handleMessage(sessions, session, { event, data, id }, reply)
   })
+  return andThen(result, ({ response, replayed }) => { if (replayed) sendResponse(reply.header(IDEMPOTENT_REPLAYED, 'true'), response) })
 }

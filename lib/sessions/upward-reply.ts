@@ -1,27 +1,36 @@
-import { andThen, type Awaitable } from '../awaitable.js'
-import { asError, statusOf, StoreUnavailable } from '../errors.js'
+import type { FastifyReply } from 'fastify'
+import { ResponseInvalid } from '../errors.js'
 import type { StoredResponse } from '../store/message-queue.js'
 
-/**
- * The reply of a handler to one message. It is not Fastify's Reply, because one request may contain several messages, and
- * because the response is kept for repeats of the message.
- */
+const JSON_TYPE = 'application/json; charset=utf-8'
+const ACCEPTED = '{"status":"accepted"}'
+
+/** The reply of a handler to one message. It is not Fastify's Reply, because the response is kept for repeats of the message. */
 export class UpwardReply {
   statusCode: number | undefined
   /** Whether `send` was called. */
   sent = false
-  #headers: Record<string, string> = {}
+  readonly #reply: FastifyReply
+  /** @internal */
+  readonly headers: Record<string, string> = {}
   #body: unknown
 
-  /** Sets the status code. Default: 200 with a body, 202 without. */
+  /** @internal */
+  constructor (reply: FastifyReply) {
+    this.#reply = reply
+  }
+
+  /** Sets the status code. Default: 200 with a body, 202 without. If the handler throws, the status applies to the error, as in Fastify. */
   code (status: number): this {
+    this.#reply.code(status)
     this.statusCode = status
     return this
   }
 
-  /** Sets a header of the response. Headers are ignored if the message arrived in a batch. */
+  /** Sets a header of the response. A client that sent the message in a batch does not receive it. */
   header (name: string, value: string): this {
-    this.#headers[name] = value
+    this.#reply.header(name, value)
+    this.headers[name.toLowerCase()] = value
     return this
   }
 
@@ -32,30 +41,31 @@ export class UpwardReply {
     return this
   }
 
-  /** @internal Creates the response from the return value of the handler and from what was set here. */
-  toResponse (returned: unknown): StoredResponse {
+  /** @internal Creates the response from the return value of the handler and from what was set here. Throws FST_SSE_RESPONSE_INVALID, or the error of the serializer. */
+  toResponse (event: string, returned: unknown): StoredResponse {
     // As in Fastify, a handler may return the reply.
-    const body = this.sent ? this.#body : returned === this ? undefined : returned
-    const isEmpty = body === undefined && !this.sent
+    const value = this.sent ? this.#body : returned === this ? undefined : returned
+    const isEmpty = value === undefined && !this.sent
     const status = this.statusCode ?? (isEmpty ? 202 : 200)
-    return { status, headers: this.#headers, body: isEmpty && status === 202 ? { status: 'accepted' } : body, error: undefined }
+    // A serializer of the app may depend on the status.
+    this.#reply.code(status)
+    const body = isEmpty && status === 202 ? ACCEPTED : this.#serialize(event, value)
+    const isJson = typeof value !== 'string' && typeof body === 'string'
+    return { status, headers: { ...isJson && { 'content-type': JSON_TYPE }, ...this.headers }, body }
+  }
+
+  #serialize (event: string, value: unknown): StoredResponse['body'] {
+    if (value === undefined || typeof value === 'string') return value
+    // A copy, because the handler may reuse its buffer.
+    if (ArrayBuffer.isView(value)) return Buffer.from(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
+    if (isStream(value)) throw new ResponseInvalid(JSON.stringify(event), `a ${value.constructor.name}`)
+    // The types say `string`, but the serializer may return a buffer, or nothing for a value without a JSON form.
+    return this.#reply.serialize(value) as StoredResponse['body']
   }
 }
 
-/** Runs a handler and creates the response from what it returns or throws. */
-export function runHandler (handler: (reply: UpwardReply) => unknown): Awaitable<StoredResponse> {
-  const reply = new UpwardReply()
-  try {
-    const response = andThen(handler(reply), returned => reply.toResponse(returned))
-    return response instanceof Promise ? response.catch(errorResponse) : response
-  } catch (thrown) {
-    return errorResponse(thrown)
-  }
-}
-
-function errorResponse (thrown: unknown): StoredResponse {
-  const error = asError(thrown)
-  // The client repeats the message after this error, so the error must not become the response to repeats.
-  if (error instanceof StoreUnavailable) throw error
-  return { status: statusOf(error), headers: {}, body: undefined, error }
+/** Whether Fastify would send a value as a stream, or JSON.stringify would make an empty object of a stream. */
+function isStream (value: unknown): value is object {
+  return typeof value === 'object' && value !== null &&
+    ('pipe' in value || 'getReader' in value || Symbol.asyncIterator in value || value instanceof Response || value instanceof Blob)
 }

@@ -1,11 +1,15 @@
 import type { Awaitable } from '../awaitable.js'
 
-/** The response to a message, which is kept for repeats of the message. An error of the handler is a response as well, because the message was handled. */
+/**
+ * The response to a message, which is kept for repeats of the message. It is serialized when the message is handled, so that
+ * a repeat gets the same bytes. The response to an error of the handler is kept as well, because the message was handled.
+ */
 export interface StoredResponse {
   readonly status: number
+  /** Headers that the handler has set, and the content type. Names are in lower case. */
   readonly headers: Readonly<Record<string, string>>
-  readonly body: unknown
-  readonly error: Error | undefined
+  /** The body; `undefined` if there is none. */
+  readonly body: string | Uint8Array | undefined
 }
 
 /** A message in the form that a queue needs. */

@@ -12,7 +12,7 @@ testEachClient(t, 'splits a batch that the server rejects, and fails only the in
   const invalid = session.send(JSON.parse('{"__proto__":1}'))
   const rest = Promise.all(range(20).map(n => session.send(n)))
   await t.rejects(large, { code: 'FST_ERR_CTP_BODY_TOO_LARGE' })
-  await t.rejects(invalid, { code: 'FST_SSE_BATCH_MALFORMED' })
+  await t.rejects(invalid, { code: 'FST_ERR_CTP_INVALID_JSON_BODY' })
   await rest
   t.strictSame(handled, range(20))
 })

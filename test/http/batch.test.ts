@@ -96,7 +96,7 @@ t.test('no message of another request is handled between those of a batch', asyn
 t.test('responds with 400 to a batch with a malformed line, and handles none of its messages', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
   const valid = JSON.stringify({ event: 'n', data: 1 })
-  for (const malformed of ['{', 'null', '7', '[]', '"n"', '{"event":7}', '{"event":null}', '{"id":""}', '{"id":7}', '{"id":"caf\u00e9"}', `{"id":"${'k'.repeat(256)}"}`, '{"__proto__":{}}', '{"constructor":{"prototype":{}}}']) {
+  for (const malformed of ['{', 'null', '7', '[]', '"n"', '{"event":7}', '{"event":null}', '{"id":""}', '{"id":7}', '{"id":"caf\u00e9"}', `{"id":"${'k'.repeat(256)}"}`, '{"data":}', '{"data" 1}', '{"data":1,}', '{"data":1]', '{"data":1}}', '{"data":1} 1', '{data:1}', '{"data":"1', '{"data":"\\"}', '{"event":tru}', '{"\\x":1}', '{"data":[1}']) {
     const response = await postBatch(url, sessionId, `${valid}\n\n${malformed}\n${valid}`)
     assertErrorResponse(t, response, 400, 'FST_SSE_BATCH_MALFORMED')
     t.match(response.body, { message: /^Line 3 / }, malformed)
@@ -132,12 +132,22 @@ t.test('responds with 413 to a batch above maxWaitingMessages, with 429 if the q
   t.strictSame(handled, [0, 1, 0, 1, 2])
 })
 
-t.test('counts the lines of a batch before it parses them', async t => {
+t.test('reads a batch only after its session was found, and no further than maxWaitingMessages', async t => {
   const { url } = await serve(t, { maxWaitingMessages: 2 })
   const { sessionId } = await openStream(t, url)
   const headers = { 'content-type': 'application/x-ndjson' }
-  assertErrorResponse(t, await postMessage(url, sessionId, '{\n{\n\n{', { headers }), 413, 'FST_SSE_BATCH_TOO_LARGE')
-  assertErrorResponse(t, await postMessage(url, sessionId, '{\n{\n\n', { headers }), 400, 'FST_SSE_BATCH_MALFORMED')
+  assertErrorResponse(t, await postMessage(url, 'A'.repeat(24), '{', { headers }), 404, 'FST_SSE_SESSION_UNKNOWN')
+  assertErrorResponse(t, await postMessage(url, sessionId, '{}\n{}\n\n{', { headers }), 413, 'FST_SSE_BATCH_TOO_LARGE')
+  assertErrorResponse(t, await postMessage(url, sessionId, '{}\n{\n\n{', { headers }), 400, 'FST_SSE_BATCH_MALFORMED')
+})
+
+t.test('splits lines with spaces, escapes, nested data and unknown members', async t => {
+  const { url, sessions, sessionId } = await serveWithHandler(t)
+  sessions.handle('ret"urn\\', (_session, data) => [data])
+  const data = { '}': ['{"', '\\', '\\"', { deep: ['],', {}] }], x: 'é\u2028' }
+  const event = JSON.stringify('ret"urn\\')
+  const { body } = await postBatch(url, sessionId, ` { "other" : {"data":[1]} , "d\\u0061ta" : ${JSON.stringify(data)} ,"event":${event}, "x":null } \r\n{"event":${event}}\n{"data":"é", "event":${event},"data":7}`)
+  t.strictSame(body, [{ status: 200, body: [data] }, { status: 200, body: [null] }, { status: 200, body: [7] }])
 })
 
 t.test('accepts a batch of one message if maxWaitingMessages is 0', async t => {

@@ -13,7 +13,7 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-const handle = () => ({ status: 200, headers: {}, body: 'done', error: undefined })
+const handle = () => ({ status: 200, headers: {}, body: 'done' })
 
 t.test('boot fails if Redis cannot be reached', needsRedis, async t => {
   const client = new Redis({ port: await findFreePort(), host: '127.0.0.1' })

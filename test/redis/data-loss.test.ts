@@ -6,7 +6,7 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
-const handle = () => ({ status: 200, headers: {}, body: 'done', error: undefined })
+const handle = () => ({ status: 200, headers: {}, body: 'done' })
 
 testEachRedisClient(t, 'a node whose registration was lost registers again and reports gaps', async (t, store, redis) => {
   const nodeA = await store.addNode()

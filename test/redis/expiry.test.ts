@@ -152,7 +152,7 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
     fingerprint: () => '',
     handle: async () => {
       await gate.promise
-      return { status: 200, headers: {}, body: '', error: undefined }
+      return { status: 200, headers: {}, body: '' }
     }
   })
   await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${busySession.id}:queue`) === 1, 'the message to run')

@@ -26,7 +26,7 @@ t.test('a node registers one node id at start', needsRedis, async t => {
 t.test('handles a message that arrives while a node registers a new node id, and later messages', needsRedis, async t => {
   const { client, session, unregister } = await openRegistered(t)
   const deliver = async (body: string): Promise<unknown> => {
-    const { response } = await session[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle: () => ({ status: 200, headers: {}, body, error: undefined }) })
+    const { response } = await session[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle: () => ({ status: 200, headers: {}, body }) })
     return response.body
   }
   let first: Promise<unknown> | undefined

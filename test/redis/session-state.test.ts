@@ -9,15 +9,12 @@ testEachRedisClient(t, 'another node returns the stored response of a handler', 
   const [nodeA, nodeB] = [await store.addNode({ maxSessions: Infinity }), await store.addNode({ maxSessions: Infinity })]
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
-  const bodies = { object: { a: [1, null] }, text: 'text', nothing: undefined, bytes: Buffer.from([0, 255]) }
+  const bodies = { text: 'text', empty: '', nothing: undefined, bytes: Buffer.from([0, 255]) }
   for (const [key, body] of Object.entries(bodies)) {
-    const message = { key, fingerprint: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body, error: undefined }) }
+    const message = { key, fingerprint: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body }) }
     await session[kStream].messageQueue.enqueue(message)
     t.strictSame(await remote[kStream].messageQueue.enqueue(message), { response: message.handle(), replayed: true }, key)
   }
-  const message = { key: 'none', fingerprint: () => 'payload', handle: () => ({ status: 200, headers: {}, body: 1n, error: undefined }) }
-  await session[kStream].messageQueue.enqueue(message)
-  t.match(await remote[kStream].messageQueue.enqueue(message), { response: { status: 500, error: { message: /BigInt/ } }, replayed: true })
 })
 
 testEachRedisClient(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, store) => {

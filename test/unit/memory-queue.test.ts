@@ -8,7 +8,7 @@ import { deferred } from '../support/wait.js'
 const createQueue = (options: SseSessionsOptions, limit = new MemoryLimit(Infinity)): MemoryQueue => new MemoryQueue(resolveOptions(options, 0), limit)
 
 function createResponse (bytes: number): StoredResponse {
-  return { status: 200, headers: { 'x-test': 'yes' }, body: 'x'.repeat(bytes) } as unknown as StoredResponse
+  return { status: 200, headers: { 'x-test': 'yes' }, body: 'x'.repeat(bytes) }
 }
 
 function createMessage (key: string | undefined, handle: QueuedMessage['handle'], size = 0): QueuedMessage {

@@ -201,7 +201,7 @@ export class Node {
         scheduler.log(`handles message ${message.n} (run ${run.name})`)
         await new Promise(resolve => { setTimeout(resolve, message.duration) })
         model.onRunEnd(run)
-        return { status: 200, headers: {}, body: run.name, error: undefined }
+        return { status: 200, headers: {}, body: run.name }
       }
     }
   }

@@ -3,7 +3,7 @@ import { kStream } from '../../../lib/sessions/session.js'
 import { deferred } from '../../support/wait.js'
 
 /** Creates the response of a handler that succeeds. */
-export const createResponse = (body: string): StoredResponse => ({ status: 200, headers: {}, body, error: undefined })
+export const createResponse = (body: string): StoredResponse => ({ status: 200, headers: {}, body })
 
 /** Creates a message. All messages have the same fingerprint. */
 export function createMessage (key: string | undefined, handle: QueuedMessage['handle']): QueuedMessage {

@@ -1,0 +1,114 @@
+import { IncomingMessage, ServerResponse, type IncomingHttpHeaders } from 'node:http'
+import type { Socket } from 'node:net'
+import { Writable } from 'node:stream'
+import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { andThen, type Awaitable } from '../awaitable.js'
+import { asError } from '../errors.js'
+import type { Session } from '../sessions/session.js'
+import type { StoredResponse } from '../store/message-queue.js'
+import { IDEMPOTENCY_KEY } from '../wire/headers.js'
+import { waitForResponse } from './message.js'
+
+/** The path under the upward path of the internal route for the messages of batches. */
+export const BATCH_MESSAGE_PATH = '/batch/message'
+
+/** A message of a batch. */
+export interface BatchMessage {
+  readonly event: string
+  /** The data as JSON; `undefined` if there is none. */
+  readonly json: string | undefined
+  readonly id: string | undefined
+}
+
+/** Handles a message in the handler of the internal route. Throws or rejects if the message is refused. */
+export type HandleRequest = (request: FastifyRequest, reply: FastifyReply) => Awaitable<StoredResponse>
+
+export interface DispatchResult {
+  readonly response: StoredResponse
+  /** The error for which the message was refused. `undefined` if a handler has handled the message, or if a hook has responded. */
+  readonly error: unknown
+  readonly isHandled: boolean
+}
+
+// They describe the body or the connection of the batch, or the encoding of its response.
+const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
+
+/**
+ * The POST of one message of a batch. It does not come from the network: {@link dispatch} passes it to Fastify's router, so
+ * that Fastify handles the message like any other POST.
+ */
+export class MessageRequest extends IncomingMessage {
+  readonly session: Session
+  readonly event: string
+  /** The id and the logger of the batch's request. */
+  readonly id: string
+  readonly log: FastifyBaseLogger
+  readonly #handle: HandleRequest
+  /** Whether a handler has handled the message. */
+  #isHandled: Awaitable<boolean> = false
+  #error: unknown
+
+  constructor (batch: FastifyRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
+    super(batch.raw.socket)
+    this.session = session
+    this.event = event
+    this.id = batch.id
+    this.log = batch.log
+    this.#handle = handle
+    this.httpVersion = '1.1'
+    this.httpVersionMajor = 1
+    this.httpVersionMinor = 1
+    this.complete = true
+    this.method = 'POST'
+    this.url = messageUrl(batch)
+    const headers: IncomingHttpHeaders = { ...batch.headers }
+    for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
+    if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
+    if (json !== undefined) {
+      const body = Buffer.from(json)
+      headers['content-type'] = 'application/json'
+      headers['content-length'] = String(body.length)
+      this.push(body)
+    }
+    this.push(null)
+    this.headers = headers
+  }
+
+  /** Is called by the handler of the internal route. */
+  handle (request: FastifyRequest, reply: FastifyReply): void {
+    const onError = (error: unknown): false => {
+      this.#error = error
+      reply.send(asError(error))
+      return false
+    }
+    try {
+      const isHandled = andThen(this.#handle(request, reply), () => true)
+      this.#isHandled = isHandled instanceof Promise ? isHandled.catch(onError) : isHandled
+    } catch (error) {
+      onError(error)
+    }
+  }
+
+  async dispatch (scope: FastifyInstance): Promise<DispatchResult> {
+    const response = new ServerResponse(this)
+    response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
+    // As a server does, so that the response emits `close`.
+    response.on('finish', () => { response.destroy() })
+    const captured = waitForResponse(this, response, {})
+    scope.routing(this, response)
+    return { response: await captured, isHandled: await this.#isHandled, error: this.#error }
+  }
+
+  // The body is complete. The methods of the superclass would read from the connection, and close it.
+  override _read (): void {}
+  override _destroy (error: Error | null, done: (error?: Error | null) => void): void { done(error) }
+}
+
+/** Returns the URL of the internal route. It keeps the query and the parameters of the batch's URL. */
+function messageUrl ({ raw: { url = '' }, routeOptions }: FastifyRequest): string {
+  const [path = '', ...query] = url.split(/(?=[?;#])/)
+  const base = path.replace(/\/+$/, '')
+  // The route of the batch may end with an event name.
+  const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base
+  return upwardPath + BATCH_MESSAGE_PATH + query.join('')
+}
