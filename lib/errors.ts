@@ -30,11 +30,14 @@ export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFO
 export const BatchTooLarge = createError<[number]>('FST_SSE_BATCH_TOO_LARGE', 'The batch has more than the %d messages that a session may have waiting; send smaller batches', 413)
 export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALID', 'An Idempotency-Key has 1 to 255 printable ASCII characters and belongs to one message; in a batch, each line has its own "id"', 400)
 export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key was used with another message before; use a new key for a new message', 422)
+// Fastify does not export its own error with this code, whose message does not say what to send.
+export const MediaTypeUnsupported = createError('FST_ERR_CTP_INVALID_MEDIA_TYPE', 'Send "Content-Type: application/json" for one message, or "application/x-ndjson" for a batch', 415)
 export const ResponseInvalid = createError<[string, string]>('FST_SSE_RESPONSE_INVALID', 'The handler of event %s returned %s, which cannot be kept for repeats of the message; return a value, and send the items of a stream with session.stream', 500, TypeError)
 export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deeply; flatten it', 400)
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their responses and try again', 429)
 export const ResponseDropped = createError('FST_SSE_RESPONSE_DROPPED', 'The message was handled, but the response is not stored any more, because the responses of the session were too large; do not send the message again', 410)
 export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for messages is used up; try again with the same Idempotency-Key', 503)
+export const HandlerTimeout = createError<[string, number]>('FST_SSE_HANDLER_TIMEOUT', 'The handler of event %s has not settled within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 

@@ -28,7 +28,7 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   app.addHook('preClose', () => connections.close())
 
   // Fastify ignores the prefix of a plugin that breaks encapsulation, so the routes get a scope of their own.
-  await app.register(routes, { sessions, prefix: settings.prefix, ...settings.logLevel !== undefined && { logLevel: settings.logLevel } })
+  await app.register(routes, { sessions, app, prefix: settings.prefix, ...settings.logLevel !== undefined && { logLevel: settings.logLevel } })
 }
 
 /**

@@ -71,6 +71,8 @@ export interface SseSessionsOptions {
    * store. Default: a quarter of V8's heap limit; `Infinity` turns the limit off.
    */
   maxBytes?: number
+  /** Milliseconds after which a message gets a response although its handler has not settled: 504 with FST_SSE_HANDLER_TIMEOUT. The signal of the handler aborts, and the next message of the session is handled. `handle` can set another time for one handler. Default: 60 000; 0 or `false` turns the limit off. */
+  handlerTimeout?: number | false
 }
 
 /** The options after the checks, with defaults. */
@@ -88,6 +90,8 @@ export interface Settings extends StoreSettings {
   readonly heartbeatEvent: string | undefined
   readonly retry: readonly [min: number, max: number]
   readonly closeTimeout: number
+  /** 0 if there is no limit. */
+  readonly handlerTimeout: number
 }
 
 /** The longest delay of a Node timer, in milliseconds. */
@@ -122,6 +126,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     maxIdempotencyKeys = 256,
     maxResponseBytes = 1024 * 1024,
     maxBytes = Math.floor(getHeapStatistics().heap_size_limit / 4),
+    handlerTimeout = 60_000,
     ...unknown
   } = options
   const [unknownName] = Object.keys(unknown)
@@ -166,7 +171,8 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     maxWaitingBytes: assertInteger('maxWaitingBytes', maxWaitingBytes, 0, MAX_COUNT),
     maxIdempotencyKeys: assertInteger('maxIdempotencyKeys', maxIdempotencyKeys, 0, MAX_COUNT),
     maxResponseBytes: assertInteger('maxResponseBytes', maxResponseBytes, 0, MAX_COUNT),
-    maxBytes: assertInteger('maxBytes', maxBytes, 1, MAX_COUNT)
+    maxBytes: assertInteger('maxBytes', maxBytes, 1, MAX_COUNT),
+    handlerTimeout: handlerTimeout === false ? 0 : assertInteger('handlerTimeout', handlerTimeout, 0, MAX_DELAY)
   }
 }
 

@@ -6,7 +6,7 @@ import type { QueuedMessage, StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { parseLine } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { fingerprint, handleMessage, isIdempotencyKey } from './message.js'
+import { fingerprint, handleMessage, isIdempotencyKey, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
@@ -68,11 +68,13 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server)
   let storeFailure: Refusal | undefined
-  const queued = messages.map((message): QueuedMessage => ({
+  let started = 0
+  const queued = messages.map((message, index): QueuedMessage => ({
     key: message.id,
     fingerprint: () => fingerprint(message.event, message.json),
     size: () => message.json?.length ?? 0,
     handle: async () => {
+      started = index + 1
       // The client repeats the message that failed because of the store. Those after it must not be handled before it.
       if (storeFailure !== undefined) throw storeFailure
       const { event, id } = message
@@ -84,7 +86,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
     }
   }))
   const results = await session[kStream].messageQueue.enqueueAll(queued)
-  const reports = await Promise.all(messages.map((message, index) => (results[index] as typeof results[number]).then(toReport, async (error: unknown) => {
+  const reports = await Promise.all(messages.map((message, index) => waitForResult(sessions, session, results[index] as typeof results[number], () => started > index).then(toReport, async (error: unknown) => {
     if (error instanceof Refusal) return toReport(error)
     // The queue has refused the message. Fastify makes the response from the error.
     return toReport(await dispatch(message, () => { throw error }))

@@ -12,6 +12,9 @@ import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { getHeader } from './require-session.js'
 
+/** Milliseconds for which a session waits for its `onOpen` or `onResume` hooks after its client has disconnected. */
+const DISCONNECT_GRACE = 1000
+
 /** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
 type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink }
 
@@ -59,7 +62,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   if (sink.closed) return
   if (existing !== undefined) {
     const generation = existing[kStream].retainForResume()
-    const welcome = await runOnResume(sessions, existing, request)
+    const welcome = await runOnResume(sessions, existing, request, sink)
     await attach(sessions, existing, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
     return
   }
@@ -72,16 +75,16 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   }
   // The cursor from before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kStream].cursor
-  const welcome = await runOnOpen(sessions, session, isReconnect, request)
+  const welcome = await runOnOpen(sessions, session, isReconnect, request, sink)
   await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, cursor }, reply)
 }
 
 /** Runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
-async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boolean, request: FastifyRequest): Promise<string> {
+async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boolean, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   const previous = isReconnect ? { previous: 'unknown' } : {}
   try {
     const hookData = sessions.hooks.has('onOpen')
-      ? await sessions.hooks.runStreamHooks('onOpen', session, request)
+      ? await whileConnected(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
       : sessions.handlers.usesEcho ? greet() : {}
     return welcomeData(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
@@ -91,13 +94,23 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
 }
 
 /** Runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
-async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest): Promise<string> {
+async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
-    return welcomeData(sessions, session, true, session.closed ? {} : await sessions.hooks.runStreamHooks('onResume', session, request))
+    return welcomeData(sessions, session, true, session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request)))
   } catch (error) {
     session[kStream].release()
     throw error
   }
+}
+
+/** Waits for hooks. If the client disconnects, resolves at the latest a second later, so that a hook that never settles does not keep the session. */
+function whileConnected (sink: ResponseSink, hookData: Promise<object>): Promise<object> {
+  return new Promise((resolve, reject) => {
+    const onClose = (): void => { setTimeout(resolve, DISCONNECT_GRACE, {}).unref() }
+    if (sink.closed) onClose()
+    else sink.listener = { onDrain: noop, onClose }
+    hookData.then(resolve, reject)
+  })
 }
 
 /** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */

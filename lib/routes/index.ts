@@ -1,4 +1,5 @@
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify'
+import type { ErrorFormatter } from '../sessions/handlers.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { EXPOSED_HEADERS } from '../wire/headers.js'
 import { addBatchParser } from './batch.js'
@@ -11,7 +12,7 @@ import { upwardRoutes } from './upward.js'
 const EXPOSE_HEADERS = 'access-control-expose-headers'
 
 /** Adds the routes of one registration of the plugin. `scope` must contain no other routes. */
-export async function routes (scope: FastifyInstance, { sessions }: { sessions: Sessions }): Promise<void> {
+export async function routes (scope: FastifyInstance, { sessions, app }: { sessions: Sessions, app: FastifyInstance }): Promise<void> {
   const routeOptions = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
   // If the app has registered @fastify/cors, it applies here as well, and a second registration would fail the boot.
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
@@ -28,8 +29,6 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
     if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     done(null, payload)
   })
-  // Messages are JSON: the response to plain text is 415, even if other routes of the app accept it.
-  scope.removeContentTypeParser('text/plain')
   // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
   // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
@@ -37,8 +36,18 @@ export async function routes (scope: FastifyInstance, { sessions }: { sessions: 
   scope.decorateRequest(kSession, null)
   for (const route of routeOptions) scope.route(route)
   scope.addHook('onReady', async () => {
-    // If the app has set no compiler, Fastify has created one, because the routes of the plugin have schemas.
-    const validatorCompiler = scope.validatorCompiler as FastifySchemaCompiler<unknown>
-    sessions.handlers.setCompiler((schema, event) => validatorCompiler({ schema, method: 'POST', url: event, httpPart: 'body' }))
+    // That of the app, because it may have been set after the registration of the plugin. If the app has set none, Fastify has
+    // created one for this scope, because the routes of the plugin have schemas.
+    const validatorCompiler = (app.validatorCompiler ?? scope.validatorCompiler) as FastifySchemaCompiler<unknown>
+    sessions.handlers.setCompiler((schema, event) => validatorCompiler({ schema, method: 'POST', url: event, httpPart: 'body' }), findErrorFormatter(app))
   })
+}
+
+/** Returns the function that the app has set with `setSchemaErrorFormatter`. Fastify has no public method for that. */
+function findErrorFormatter (app: FastifyInstance): ErrorFormatter | undefined {
+  for (let object: object | null = app; object !== null; object = Object.getPrototypeOf(object) as object | null) {
+    const key = Object.getOwnPropertySymbols(object).find(({ description }) => description === 'fastify.schemaErrorFormatter')
+    if (key !== undefined) return (Reflect.get(object, key) as ErrorFormatter | null) ?? undefined
+  }
+  return undefined
 }

@@ -3,14 +3,17 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import { serialize } from 'node:v8'
-import type { FastifyReply, onSendHookHandler } from 'fastify'
-import { andThen, noop, type Awaitable } from '../awaitable.js'
-import { asError, Closing, DataTooDeep, SessionUnknown, StoreUnavailable } from '../errors.js'
+import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
+import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
+import { asError, Closing, DataTooDeep, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import type { Message } from '../sessions/hooks.js'
 import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { UpwardReply } from '../sessions/upward-reply.js'
-import type { StoredResponse } from '../store/message-queue.js'
+import type { QueueResult, StoredResponse } from '../store/message-queue.js'
+
+/** Milliseconds for which messages that wait still get the response of the queue after their session was closed. */
+const CLOSE_GRACE = 1000
 
 type Headers = Readonly<Record<string, unknown>>
 
@@ -86,7 +89,7 @@ export function serializeData (data: unknown): string | undefined {
  */
 export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
-  if (session.closed) throw sessions.closing ? new Closing() : new SessionUnknown()
+  if (session.closed) throw closedError(sessions)
   return andThen(sessions.handlers.prepare(session, message, reply.request), run => {
     const upwardReply = new UpwardReply(reply)
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
@@ -99,11 +102,54 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
-      const response = andThen(run(upwardReply), returned => sendResponse(reply, upwardReply.toResponse(message.event, returned)))
+      const timeout = sessions.handlers.timeoutOf(message.event) ?? sessions.settings.handlerTimeout
+      const result = limitTime(run(upwardReply), timeout, message.event, upwardReply, reply.log)
+      const response = andThen(result, returned => sendResponse(reply, upwardReply.toResponse(message.event, returned)))
       return response instanceof Promise ? response.catch(onError) : response
     } catch (error) {
       return onError(error)
     }
+  })
+}
+
+/** Limits the time of a handler: rejects with FST_SSE_HANDLER_TIMEOUT if the handler has not settled after `ms` milliseconds. */
+function limitTime (result: unknown, ms: number, event: string, reply: UpwardReply, log: FastifyBaseLogger): unknown {
+  if (!isPromise(result) || ms === 0) return result
+  return new Promise((resolve, reject) => {
+    let isLate = false
+    const timer = setTimeout(() => {
+      isLate = true
+      const error = new HandlerTimeout(JSON.stringify(event), ms)
+      reply.abort(error)
+      reject(error)
+    }, ms).unref()
+    result.then(value => {
+      clearTimeout(timer)
+      resolve(value)
+    }, (error: unknown) => {
+      clearTimeout(timer)
+      if (isLate) log.warn({ err: error }, 'a handler failed after its time limit')
+      else reject(error)
+    })
+  })
+}
+
+function closedError (sessions: Sessions): Error {
+  return sessions.closing ? new Closing() : new SessionUnknown()
+}
+
+/**
+ * Waits for the result of a message in the queue. If the session is closed while the message waits, and the handler before it
+ * does not settle soon after that, rejects with FST_SSE_SESSION_UNKNOWN or FST_SSE_CLOSING.
+ */
+export function waitForResult (sessions: Sessions, session: Session, result: Promise<QueueResult>, isStarted: () => boolean): Promise<QueueResult> {
+  const { signal } = session
+  return new Promise((resolve, reject) => {
+    const onClose = (): void => {
+      setTimeout(() => { if (!isStarted()) reject(closedError(sessions)) }, CLOSE_GRACE).unref()
+    }
+    signal.addEventListener('abort', onClose)
+    result.then(resolve, reject).finally(() => { signal.removeEventListener('abort', onClose) })
   })
 }
 

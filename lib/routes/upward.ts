@@ -7,7 +7,8 @@ import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } f
 import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
-import { captureResponse, fingerprint, handleMessage, isIdempotencyKey, sendResponse, serializeData } from './message.js'
+import { requireJson } from './content-type.js'
+import { captureResponse, fingerprint, handleMessage, isIdempotencyKey, sendResponse, serializeData, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
@@ -51,6 +52,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     ...route,
     method: 'POST',
     // New arrays for each route, because plugins add hooks to them.
+    preParsing: [requireJson(upward.schema?.body === undefined), upward.preParsing ?? []].flat(),
     onRequest: [setEvent, upward.onRequest ?? []].flat(),
     onSend: [upward.onSend ?? [], onSend, captureResponse].flat()
   }))
@@ -98,11 +100,16 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
-  const result = session[kStream].messageQueue.enqueue({
+  let isStarted = false
+  const queued = session[kStream].messageQueue.enqueue({
     key: id,
     fingerprint: () => fingerprint(event, serializeData(data)),
     size: () => estimateMemory(data),
-    handle: () => handleMessage(sessions, session, { event, data, id }, reply)
+    handle: () => {
+      isStarted = true
+      return handleMessage(sessions, session, { event, data, id }, reply)
+    }
   })
+  const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)
   return andThen(result, ({ response, replayed }) => { if (replayed) sendResponse(reply.header(IDEMPOTENT_REPLAYED, 'true'), response) })
 }

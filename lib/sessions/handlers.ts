@@ -22,16 +22,23 @@ export type MessageHandler<Data> = (session: Session, data: Data, context: Handl
 export interface HandlerOptions<Schema> {
   /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: any data is valid. */
   readonly schema?: Schema
+  /** Milliseconds as option `handlerTimeout` of the plugin, for this handler. Default: that option; 0 or `false` turns the limit off. */
+  readonly handlerTimeout?: number | false
 }
 
 /** A validation function. It reports its result in any of the ways that Fastify supports. */
 type Validator = ((data: unknown, context?: { parentData: object, parentDataProperty: string }) => unknown) & { errors?: unknown, schemaEnv?: unknown }
+
+/** Creates an error from the errors of a validator, as a function of Fastify's `setSchemaErrorFormatter`. */
+export type ErrorFormatter = (errors: unknown, dataVar: string) => Error
 
 /** Compiles the schema of an event; throws if the schema is invalid. */
 export type CompileSchema = (schema: unknown, event: string) => Validator
 
 interface Handler {
   readonly schema: unknown
+  /** 0 if there is no limit, `undefined` if that of the plugin applies. */
+  readonly timeout: number | undefined
   readonly run: MessageHandler<unknown>
   validator: Validator | undefined
 }
@@ -44,6 +51,7 @@ export class HandlerRegistry {
   readonly #handlers = new Map<string, Handler>()
   readonly #hooks: HookRunner
   #compile: CompileSchema | undefined
+  #formatErrors: ErrorFormatter = defaultErrorFormatter
 
   constructor (hooks: HookRunner) {
     this.#hooks = hooks
@@ -58,18 +66,28 @@ export class HandlerRegistry {
     if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
     if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function, as the last argument of "handle"`)
     if (typeof options !== 'object' || options === null) throw new HandlerInvalid(`The options of the handler of event "${event}" must be an object, as the second argument of "handle"`)
-    const { schema, ...unknown } = options
+    const { schema, handlerTimeout, ...unknown } = options
     const [unknownName] = Object.keys(unknown)
     if (unknownName !== undefined) throw new HandlerInvalid(`Option "${unknownName}" of the handler of event "${event}" must be removed: there is no such option`)
     if (this.#handlers.has(event)) throw new HandlerInvalid(`Event "${event}" already has a handler`)
-    const handler = { schema, run, validator: undefined }
+    const timeout = handlerTimeout === false ? 0 : handlerTimeout
+    if (timeout !== undefined && !(Number.isInteger(timeout) && timeout >= 0 && timeout < 2 ** 31)) {
+      throw new HandlerInvalid(`Option "handlerTimeout" of the handler of event "${event}" must be false or a whole number of milliseconds from 0 to ${2 ** 31 - 1}; it is ${String(timeout)}`)
+    }
+    const handler = { schema, timeout, run, validator: undefined }
     this.#compileSchema(event, handler)
     this.#handlers.set(event, handler)
   }
 
+  /** Returns the time limit of the handler of an event in milliseconds; `undefined` if it has none of its own. */
+  timeoutOf (event: string): number | undefined {
+    return this.#handlers.get(event)?.timeout
+  }
+
   /** Compiles the schemas of all handlers, so that an invalid schema fails the boot. The schema of a handler that is set later is compiled in `set`. */
-  setCompiler (compile: CompileSchema): void {
+  setCompiler (compile: CompileSchema, formatErrors: ErrorFormatter = defaultErrorFormatter): void {
     this.#compile = compile
+    this.#formatErrors = formatErrors
     for (const [event, handler] of this.#handlers) this.#compileSchema(event, handler)
   }
 
@@ -84,7 +102,7 @@ export class HandlerRegistry {
   prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<(reply: UpwardReply) => unknown> {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
-      const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data)
+      const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data, this.#formatErrors)
       return andThen(data, data => reply => handler.run(session, data, { request, reply, message }))
     }
     // A hook may send the data to other clients in an event of the same name, which fails for a reserved name. The response
@@ -99,7 +117,7 @@ export class HandlerRegistry {
 }
 
 /** Validates data as Fastify validates a body. Returns the data to use, which the validator may have changed. */
-function validate (validator: Validator, data: unknown): unknown {
+function validate (validator: Validator, data: unknown, formatErrors: ErrorFormatter): unknown {
   // As Fastify does for a missing body, missing data is validated as `null`; the handler receives `undefined`.
   const parent: { data: unknown } = { data: data ?? null }
   // Ajv, whose functions have `schemaEnv`, can replace the data as a whole only if it has access to its parent.
@@ -108,19 +126,29 @@ function validate (validator: Validator, data: unknown): unknown {
   if (result instanceof Promise) {
     // An asynchronous validator resolves with the data, not with an object `{ error, value }`.
     return result.then(valid => {
-      if (valid === false) throw validationError(validator.errors)
+      if (valid === false) throw validationError(validator.errors, formatErrors)
       return validData()
-    }, (error: { errors?: unknown }) => { throw validationError(error.errors ?? error) })
+    }, (error: { errors?: unknown }) => { throw validationError(error.errors ?? error, formatErrors) })
   }
-  if (result === false) throw validationError(validator.errors)
+  if (result === false) throw validationError(validator.errors, formatErrors)
   const { error, value = parent.data } = Object(result) as { error?: unknown, value?: unknown }
-  if (error !== undefined && error !== null) throw validationError(error)
+  if (error !== undefined && error !== null) throw validationError(error, formatErrors)
   parent.data = value
   return validData()
 }
 
-function validationError (errors: unknown): Error {
-  const first: unknown = Array.isArray(errors) ? errors[0] : errors
-  const { instancePath = '', message = 'is not valid' } = Object(first) as { instancePath?: string, message?: string }
-  return Object.assign(new ValidationError(`body${instancePath} ${message}`), { validation: errors, validationContext: 'body' })
+/** Creates the error of a message whose data is invalid, with the properties that Fastify adds. */
+function validationError (errors: unknown, formatErrors: ErrorFormatter): Error {
+  const properties = { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'body' }
+  if (errors instanceof Error) return Object.assign(errors, { ...properties, ...errors })
+  const error = formatErrors(errors, 'body')
+  return Object.assign(error, { ...properties, ...error, validation: errors })
+}
+
+function defaultErrorFormatter (errors: unknown, dataVar: string): Error {
+  const messages = [errors].flat().map(error => {
+    const { instancePath = '', message = 'is not valid' } = Object(error) as { instancePath?: string, message?: string }
+    return `${dataVar}${instancePath} ${message}`
+  })
+  return new ValidationError(messages.join(', '))
 }

@@ -14,10 +14,23 @@ export class UpwardReply {
   /** @internal */
   readonly headers: Record<string, string> = {}
   #body: unknown
+  #abortController: AbortController | undefined
 
   /** @internal */
   constructor (reply: FastifyReply) {
     this.#reply = reply
+  }
+
+  /** Aborts when the handler has not settled within `handlerTimeout`. Its reason has the code FST_SSE_HANDLER_TIMEOUT. */
+  get signal (): AbortSignal {
+    this.#abortController ??= new AbortController()
+    return this.#abortController.signal
+  }
+
+  /** @internal Aborts {@link signal}. */
+  abort (reason: Error): void {
+    this.#abortController ??= new AbortController()
+    this.#abortController.abort(reason)
   }
 
   /** Sets the status code. Default: 200 with a body, 202 without. If the handler throws, the status applies to the error, as in Fastify. */

@@ -29,6 +29,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   maxWaitingMessages: [null, -1, 1.5, NaN, '1'],
   maxWaitingBytes: [null, -1, 1.5, NaN, '1'],
   maxIdempotencyKeys: [null, -1, 1.5, NaN, '1'],
+  handlerTimeout: [null, true, -1, 1.5, NaN, Infinity, 2 ** 31, '1'],
   maxResponseBytes: [null, -1, 1.5, NaN, '1'],
   maxBytes: [null, 0, -1, 1.5, NaN, '1'],
   heartbeat: [1000]
@@ -44,8 +45,8 @@ for (const [name, values] of Object.entries(INVALID)) {
 
 t.test('accepts the minimum and maximum of each option', async t => {
   for (const options of [
-    { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxSessions: 1, maxSessionsPerPrincipal: 1, maxChannelsPerSession: 1, maxWaitingMessages: 0, maxWaitingBytes: 0, maxIdempotencyKeys: 0, maxResponseBytes: 0, maxBytes: 1, log: { entries: 1, bytes: 1, age: 1 } },
-    { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
+    { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxSessions: 1, maxSessionsPerPrincipal: 1, maxChannelsPerSession: 1, maxWaitingMessages: 0, maxWaitingBytes: 0, maxIdempotencyKeys: 0, handlerTimeout: 0, maxResponseBytes: 0, maxBytes: 1, log: { entries: 1, bytes: 1, age: 1 } },
+    { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, handlerTimeout: false, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
     { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore().createStore, heartbeatEvent: 'message', logLevel: 'silent' }
   ] as SseSessionsOptions[]) {
     const app = Fastify()

@@ -1,5 +1,5 @@
 import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import sseSessions from '../../lib/index.js'
@@ -57,6 +57,41 @@ t.test('a message whose data was changed by validation is recognized when it is 
     t.strictSame(response.body, { name: '1', age: 7 })
     t.equal(response.headers['idempotent-replayed'], replayed)
   }
+})
+
+t.test('errors are formatted by the formatter of the app, in a message and in a batch, also if it is set after the plugin', async t => {
+  const formatter = (errors: unknown[], dataVar: string): Error => new Error(`${errors.length} in ${dataVar}`)
+  const setFormatter = (app: FastifyInstance): unknown => app.setSchemaErrorFormatter(formatter)
+  for (const options of [{ beforeRegister: setFormatter }, { afterRegister: setFormatter }, { fastify: { schemaErrorFormatter: formatter } }]) {
+    const { sessions, url } = await serve(t, {}, options)
+    sessions.handle('user', { schema: USER }, () => { t.fail('handled') })
+    const { sessionId } = await openStream(t, url)
+    const body = { statusCode: 400, code: 'FST_ERR_VALIDATION', message: '1 in body' }
+    t.match(await postMessage(url, sessionId, {}, { event: 'user' }), { status: 400, body })
+    t.match((await postMessage(url, sessionId, '{"event":"user"}', { headers: { 'content-type': 'application/x-ndjson' } })).body, [{ status: 400, body }])
+  }
+})
+
+t.test('the default formatter names all errors, as that of Fastify', async t => {
+  const { sessions, url } = await serve(t, {}, {
+    fastify: { ajv: { customOptions: { allErrors: true } } },
+    afterRegister: app => app.post('/fastify', { schema: { body: { type: 'object', required: ['a', 'b'] } } }, () => {})
+  })
+  sessions.handle('all', { schema: { type: 'object', required: ['a', 'b'] } }, () => { t.fail('handled') })
+  const { sessionId } = await openStream(t, url)
+  t.strictSame((await postMessage(url, sessionId, {}, { event: 'all' })).body, (await postMessage(url, '', {}, { path: '/fastify' })).body)
+})
+
+t.test('uses a validator compiler that is set after the plugin', async t => {
+  const { url } = await serve(t, {}, {
+    afterRegister: app => {
+      app.setValidatorCompiler<unknown>(({ schema }) => (data): boolean => data === schema)
+      app.sseSessions.handle('same', { schema: 'x' }, (_session, data) => data)
+    }
+  })
+  const { sessionId } = await openStream(t, url)
+  t.match(await postMessage(url, sessionId, '"x"', { event: 'same' }), { status: 200, body: 'x' })
+  assertErrorResponse(t, await postMessage(url, sessionId, '"y"', { event: 'same' }), 400, 'FST_ERR_VALIDATION')
 })
 
 t.test('an invalid schema fails the boot', async t => {
@@ -133,7 +168,7 @@ t.test('responds with 400 if a custom validator returns or resolves with false, 
   for (const event of Object.keys(validators)) sessions.handle(event, { schema: event }, () => { t.fail('handled') })
   const { sessionId } = await openStream(t, url)
   for (const event of Object.keys(validators)) assertErrorResponse(t, await postMessage(url, sessionId, {}, { event }), 400, 'FST_ERR_VALIDATION')
-  t.match((await postMessage(url, sessionId, {}, { event: 'rejects' })).body, { message: 'body rejected' })
+  t.match((await postMessage(url, sessionId, {}, { event: 'rejects' })).body, { message: 'rejected' })
 })
 
 t.test('a message without a body is validated as null, and the data of its handler is undefined', async t => {

@@ -1,0 +1,67 @@
+import { connect } from 'node:http2'
+import { once } from 'node:events'
+import t from 'tap'
+import { request } from 'undici'
+import { assertErrorResponse } from '../support/error-response.js'
+import { serve } from '../support/server.js'
+import { openStream, postMessage } from '../support/http-client.js'
+
+t.test('responds with 415 to content types other than JSON and NDJSON, also if the app has parsers for them', async t => {
+  const { url, sessions } = await serve(t, {}, {
+    beforeRegister: app => {
+      app.addContentTypeParser('application/x-www-form-urlencoded', (_request, _payload, calls) => { calls(null, { text: 'form' }) })
+      app.addContentTypeParser(/^application\/.*xml/, (_request, _payload, calls) => { calls(null, { text: 'xml' }) })
+      app.addContentTypeParser('*', (_request, _payload, calls) => { calls(null, { text: 'any' }) })
+    }
+  })
+  sessions.handle('message', () => 'handled')
+  const { sessionId } = await openStream(t, url)
+  for (const type of ['text/plain', 'application/xml', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/jsonx', 'application/ld+json', 'text/json']) {
+    for (const body of ['text=hi', '']) {
+      const response = await postMessage(url, sessionId, body, { headers: { 'content-type': type } })
+      assertErrorResponse(t, response, 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+      t.match(response.body, { message: /Content-Type: application\/json/ }, type)
+    }
+  }
+  t.equal((await request(`${url}/upward`, { method: 'POST', headers: { 'x-session-id': sessionId }, body: Buffer.from('{}') })).statusCode, 415, 'a body without a content type')
+  for (const type of ['application/json', 'Application/JSON ; charset=utf-8']) t.equal((await postMessage(url, sessionId, {}, { headers: { 'content-type': type } })).status, 200, type)
+})
+
+t.test('application/json with an empty body is a message without data, and works for DELETE', async t => {
+  const { url, sessions } = await serve(t)
+  sessions.handle('ping', (_session, data) => typeof data)
+  const { sessionId } = await openStream(t, url)
+  const headers = { 'content-type': 'application/json', 'x-session-id': sessionId }
+  t.match(await postMessage(url, sessionId, '', { event: 'ping' }), { status: 200, body: 'undefined' })
+  t.equal((await request(`${url}/upward/ping`, { method: 'POST', headers })).statusCode, 200)
+  t.equal((await request(`${url}/downward`, { method: 'DELETE', headers })).statusCode, 204)
+})
+
+t.test('a body over HTTP/2 needs no Content-Length', async t => {
+  const { url, sessions } = await serve(t, {}, { fastify: { http2: true } as object })
+  sessions.handle('return', (_session, data) => ({ data }))
+  const client = connect(url)
+  t.teardown(() => { client.destroy() })
+  const stream = client.request({ ':path': '/downward' })
+  const [{ 'x-session-id': sessionId }] = await once(stream, 'response') as [Record<string, string>]
+  for (const [body, expected] of [['1', '{"data":1}'], ['', '{}']]) {
+    const post = client.request({ ':method': 'POST', ':path': '/upward/return', 'content-type': 'application/json', 'x-session-id': sessionId }, { endStream: body === '' })
+    if (body !== '') post.end(body)
+    post.setEncoding('utf8')
+    let text = ''
+    post.on('data', (chunk: string) => { text += chunk })
+    await once(post, 'end')
+    t.equal(text, expected)
+  }
+})
+
+t.test('the event name can be in the query, so that it may contain a slash', async t => {
+  const { url, sessions } = await serve(t)
+  sessions.handle('a/b', (_session, data, { message, request }) => ({ event: message.event, params: request.params, data }))
+  const { sessionId } = await openStream(t, url)
+  t.strictSame((await postMessage(url, sessionId, 1, { path: '/upward?event=a%2Fb' })).body, { event: 'a/b', params: { event: 'a/b' }, data: 1 })
+  assertErrorResponse(t, await postMessage(url, sessionId, 1, { path: '/upward?event=' }), 400, 'FST_ERR_VALIDATION')
+  assertErrorResponse(t, await postMessage(url, sessionId, 1, { path: '/upward?event=a&event=b' }), 400, 'FST_ERR_VALIDATION')
+  assertErrorResponse(t, await postMessage(url, sessionId, 1, { path: '/upward/other?event=a%2Fb' }), 404, 'FST_SSE_EVENT_UNKNOWN')
+  t.match(await postMessage(url, sessionId, '{"data":2}', { path: '/upward?event=a%2Fb', headers: { 'content-type': 'application/x-ndjson' } }), { body: [{ body: { event: 'a/b', data: 2 } }] })
+})
