@@ -20,20 +20,44 @@ export function andThen<T, U> (value: Awaitable<T>, next: (value: T) => Awaitabl
   return isPromise(value) ? Promise.resolve(value).then(next) : next(value)
 }
 
+/** A promise that detects whether anything waits for it: `await`, `then`, `catch` and `Promise.all` call its method `then`. */
+class ObservedPromise<T> extends Promise<T> {
+  #isObserved = false
+
+  // The promises that `then` returns do not have to be observed.
+  static override get [Symbol.species] (): PromiseConstructor {
+    return Promise
+  }
+
+  override then<A = T, B = never> (onFulfilled?: ((value: T) => A | PromiseLike<A>) | null, onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<A | B> {
+    this.#isObserved = true
+    return super.then(onFulfilled, onRejected)
+  }
+
+  /** Calls a function if the promise rejects and nothing waits for it. */
+  onUnhandled (report: (error: unknown) => void): void {
+    super.then(undefined, (error: unknown) => {
+      // Later than all microtasks, in which the caller may start to wait.
+      setImmediate(() => { if (!this.#isObserved) report(error) })
+    })
+  }
+}
+
 /**
  * Starts work synchronously and returns a promise of its result. The caller may ignore the promise: a rejection without a
- * handler does not terminate the process, for example if a session is closed just before an event is sent to it.
+ * handler does not terminate the process, for example if a session is closed just before an event is sent to it. It is passed
+ * to `report` instead.
  */
-export function toPromise<T> (work: () => Awaitable<T>): Promise<T> {
-  let promise: Promise<T>
+export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown) => void = noop): Promise<T> {
+  let promise: ObservedPromise<T>
   try {
     const result = work()
     if (result === undefined) return RESOLVED_PROMISE as Promise<T>
-    promise = Promise.resolve(result)
-    if (!isPromise(result)) return promise
+    if (!isPromise(result)) return Promise.resolve(result)
+    promise = new ObservedPromise(resolve => { resolve(result) })
   } catch (error) {
-    promise = Promise.reject(error)
+    promise = new ObservedPromise((_resolve, reject) => { reject(error) })
   }
-  promise.catch(noop)
+  promise.onUnhandled(report)
   return promise
 }

@@ -1,6 +1,7 @@
 import { toPromise } from '../awaitable.js'
 import type { Store } from '../store/store.js'
 import { frameEvent } from '../wire/frame.js'
+import type { SessionContext } from './session-stream.js'
 import type { Session } from './session.js'
 
 export interface SendOptions {
@@ -12,11 +13,13 @@ export interface SendOptions {
 export class Channel {
   readonly name: string
   readonly #store: Store
+  readonly #onUnhandled: SessionContext<unknown>['onUnhandled']
 
   /** @internal */
-  constructor (name: string, store: Store) {
+  constructor (name: string, store: Store, onUnhandled: SessionContext<unknown>['onUnhandled']) {
     this.name = name
     this.#store = store
+    this.#onUnhandled = onUnhandled
   }
 
   /** Resolves with the number of members. Rejects with FST_SSE_STORE_UNAVAILABLE. */
@@ -34,6 +37,6 @@ export class Channel {
    * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   emit (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: except?.id }))
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: except?.id }), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
   }
 }

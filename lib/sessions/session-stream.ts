@@ -22,6 +22,15 @@ export interface SessionContext<Session> {
   onDisconnect (session: Session): void
   onGap (session: Session, gap: Gap): void
   onLost (session: Session): void
+  /** A call of the app has failed, and nothing waits for its promise. */
+  onUnhandled (error: unknown, call: string, details: UnhandledDetails): void
+}
+
+/** What the log line of a call that failed contains. */
+export interface UnhandledDetails {
+  readonly session?: string
+  readonly event?: string
+  readonly channel?: string
 }
 
 /** A response that is ready to become the stream of a session. */

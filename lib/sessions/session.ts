@@ -75,7 +75,7 @@ export class Session {
    * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
    */
   emit (event: string, data: unknown): Promise<void> {
-    return toPromise(() => this.#stream.send(event, data))
+    return toPromise(() => this.#stream.send(event, data), this.#reporter('session.emit', event))
   }
 
   /**
@@ -88,12 +88,12 @@ export class Session {
     return toPromise(() => pump(items, this.signal, {
       write: item => this.#stream.send(event, item),
       waitForDrain: () => this.#stream.waitForDrain()
-    }))
+    }), this.#reporter('session.stream', event))
   }
 
   /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void> {
-    return toPromise(() => this.#stream.context.store.join(this.#stream.state, channel))
+    return toPromise(() => this.#stream.context.store.join(this.#stream.state, channel), this.#reporter('session.join'))
   }
 
   /**
@@ -101,12 +101,12 @@ export class Session {
    * applies to the 100 channels that the session left last, and to 1 MiB of their events. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
-    return toPromise(() => this.#stream.context.store.leave(this.#stream.state, channel))
+    return toPromise(() => this.#stream.context.store.leave(this.#stream.state, channel), this.#reporter('session.leave'))
   }
 
   /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
   update (change: SessionData): Promise<void> {
-    return toPromise(() => this.#stream.context.store.update(this.#stream.state, change))
+    return toPromise(() => this.#stream.context.store.update(this.#stream.state, change), this.#reporter('session.update'))
   }
 
   /**
@@ -115,6 +115,11 @@ export class Session {
    * nothing if the session is already closed. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
-    return toPromise(() => this.#stream.context.close(this, reason))
+    return toPromise(() => this.#stream.context.close(this, reason), this.#reporter('session.close'))
+  }
+
+  /** Returns a function that logs the error of a call for whose promise nothing waits. */
+  #reporter (call: string, event?: string): (error: unknown) => void {
+    return error => { this.#stream.context.onUnhandled(error, call, { session: this.shortId, ...event !== undefined && { event } }) }
   }
 }

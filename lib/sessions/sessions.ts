@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, Payload, UpEvent } from '../contract.js'
+import { SessionOver } from '../errors.js'
 import type { Settings } from '../options.js'
 import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
@@ -14,7 +15,7 @@ import type { ContractChannel, ContractHandler, ContractSession } from './contra
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
 import { kStream, Session } from './session.js'
-import { SessionStream, type SessionContext } from './session-stream.js'
+import { SessionStream, type SessionContext, type UnhandledDetails } from './session-stream.js'
 
 /** Numbers for monitoring. */
 export interface SessionStats {
@@ -64,7 +65,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       onStreamClose: stream => { this.#onStreamClose(stream) },
       onDisconnect: session => { this.hooks.notify('onDisconnect', session) },
       onGap: (session, gap) => { this.hooks.notify('onGap', session, gap) },
-      onLost: session => { this.hooks.notify('onClose', session, 'lost') }
+      onLost: session => { this.hooks.notify('onClose', session, 'lost') },
+      onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
     }
   }
 
@@ -84,7 +86,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Returns a channel by name. You do not create channels: a channel exists while it has members. */
   channel (name: string): Channel {
-    return new Channel(name, this.#store)
+    return new Channel(name, this.#store, (error, call, details) => { this.#onUnhandled(error, call, details) })
   }
 
   /**
@@ -92,7 +94,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
-    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: except?.id }))
+    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: except?.id }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */
@@ -189,6 +191,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       session[kStream].onEnd()
       return this.hooks.notify('onClose', session, reason)
     }))
+  }
+
+  #onUnhandled (error: unknown, call: string, details: UnhandledDetails): void {
+    // A session may be closed at any time, so this error is not a fault of the app.
+    if (error instanceof SessionOver) return
+    this.#logger.warn({ err: error, ...details }, `${call} has failed, and nothing handles its rejected promise`)
   }
 
   async #closeStore (reason: string): Promise<readonly SessionState[]> {

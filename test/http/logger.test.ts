@@ -153,3 +153,38 @@ t.test('JSON.stringify and inspect of a session do not contain its id', async t 
   t.equal(session.id, sessionId)
   t.notOk(`${JSON.stringify({ session })} ${inspect(session, { depth: 9, showHidden: true })}`.includes(sessionId))
 })
+
+t.test('logs a warning with event and session if nothing handles the rejected promise of a call', async t => {
+  const { url, sessions, raw } = await serveLogged(t, 'warn')
+  let session: Session | undefined
+  sessions.addHook('onOpen', opened => { session = opened })
+  const { sessionId } = await openStream(t, url)
+  async function * failing (): AsyncGenerator<string> {
+    yield 'a'
+    throw new Error('the model is overloaded')
+  }
+  session?.emit('welcome', 1)
+  session?.send({ big: 1n })
+  session?.emit('large', 'x'.repeat(2e6))
+  session?.stream('token', failing())
+  sessions.broadcast('a\nb', 1)
+  sessions.channel('room').emit('reset', 1)
+  const warnings = (): Array<LogLine & { event?: string, err: { message: string } }> => raw().split('\n').filter(line => line !== '').map(line => JSON.parse(line))
+  await waitUntil(() => warnings().length === 6, 'the warnings')
+  for (const { level, msg, session, event } of warnings()) {
+    t.equal(level, 40)
+    t.match(msg, /nothing handles/)
+    if (!msg.startsWith('broadcast') && !msg.startsWith('channel')) t.equal(session, sessionId.slice(0, 6))
+    t.type(event, 'string')
+  }
+  t.match(warnings().map(({ event }) => event).sort(), ['a\nb', 'large', 'message', 'reset', 'token', 'welcome'])
+  t.notMatch(raw(), sessionId)
+
+  await session?.emit('welcome', 1).catch(() => {})
+  await t.rejects(Promise.all([session?.emit('welcome', 1)]))
+  await session?.close()
+  session?.send(1)
+  await nextEventLoopTurn()
+  await nextEventLoopTurn()
+  t.equal(warnings().length, 6, 'a handled rejection, and one of a closed session, are not logged')
+})
