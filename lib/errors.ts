@@ -41,12 +41,6 @@ export const HandlerTimeout = createError<[string, number]>('FST_SSE_HANDLER_TIM
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 
-/** Returns the status of the response that Fastify sends for an error. */
-export function statusOf ({ statusCode, status }: Error & { statusCode?: unknown, status?: unknown }): number {
-  for (const value of [statusCode, status]) if (typeof value === 'number' && value >= 400 && value <= 599) return value
-  return 500
-}
-
 /** Returns a thrown value as an Error; wraps it if it is not one. */
 export function asError (thrown: unknown): Error {
   // Not with `String`, which throws for some objects.
