@@ -22,6 +22,9 @@ type Up<C extends Contract> = C extends { up: infer Messages } ? Messages : Reco
 /** The names of the events that the server sends. */
 export type DownEvent<C extends Contract> = keyof Down<C> & string
 
+/** The names of the events that the server can send without data. */
+export type EmptyDownEvent<C extends Contract> = { [Event in DownEvent<C>]: undefined extends DownData<C, Event> ? Event : never }[DownEvent<C>]
+
 /** The event names of the messages that clients send. */
 export type UpEvent<C extends Contract> = keyof Up<C> & string
 

@@ -1,4 +1,4 @@
-import type { FastifyPluginAsync } from 'fastify'
+import type { FastifyBaseLogger, FastifyPluginAsync, FastifyTypeProvider, FastifyTypeProviderDefault, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerBase, RawServerDefault } from 'fastify'
 import fp from 'fastify-plugin'
 import { OptionInvalid } from './errors.js'
 import { resolveOptions, type SseSessionsOptions } from './options.js'
@@ -7,9 +7,18 @@ import { createSessions, type Sessions } from './sessions/sessions.js'
 import { ServerConnections } from './stream/server-connections.js'
 
 declare module 'fastify' {
-  interface FastifyInstance {
+  // A declaration that uses the last type parameter must repeat them all.
+  /* eslint-disable @typescript-eslint/no-unused-vars */
+  interface FastifyInstance<
+    RawServer extends RawServerBase = RawServerDefault,
+    RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+    RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+    Logger extends FastifyBaseLogger = FastifyBaseLogger,
+    TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault
+  > {
+    /* eslint-enable @typescript-eslint/no-unused-vars */
     /** The registry of sessions. Option `decorator` changes this name. */
-    sseSessions: Sessions
+    sseSessions: Sessions<TypeProvider>
   }
 }
 
@@ -28,7 +37,8 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   app.addHook('preClose', () => connections.close())
 
   // Fastify ignores the prefix of a plugin that breaks encapsulation, so the routes get a scope of their own.
-  await app.register(routes, { sessions, app, prefix: settings.prefix, ...settings.logLevel !== undefined && { logLevel: settings.logLevel } })
+  const { prefix, logLevel, logSerializers } = settings
+  await app.register(routes, { sessions, app, prefix, ...logLevel !== undefined && { logLevel }, ...logSerializers !== undefined && { logSerializers } })
 }
 
 /**

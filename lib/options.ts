@@ -1,6 +1,6 @@
 import { getHeapStatistics } from 'node:v8'
 import type { FastifyCorsOptions } from '@fastify/cors'
-import type { FastifyRequest, LogLevel, RouteShorthandOptions } from 'fastify'
+import type { FastifyRequest, LogLevel, RegisterOptions, RouteShorthandOptions } from 'fastify'
 import { andThen, type Awaitable } from './awaitable.js'
 import { OptionInvalid } from './errors.js'
 import type { LogBounds } from './log/log.js'
@@ -14,6 +14,8 @@ export interface SseSessionsOptions {
   prefix?: string
   /** Log level of the routes. Default: that of the app. */
   logLevel?: LogLevel
+  /** Log serializers of the routes, by property, in addition to those of the app. Default: none. */
+  logSerializers?: NonNullable<RegisterOptions['logSerializers']>
   /** Name of the registry on the instance. A second registration needs another name. Default: `sseSessions`. */
   decorator?: string
   /** Paths of the routes under the prefix. Defaults: `/downward` and `/upward`. */
@@ -79,6 +81,7 @@ export interface SseSessionsOptions {
 export interface Settings extends StoreSettings {
   readonly prefix: string
   readonly logLevel: LogLevel | undefined
+  readonly logSerializers: RegisterOptions['logSerializers']
   readonly decorator: string
   readonly downwardPath: string
   readonly upwardPath: string
@@ -100,11 +103,26 @@ const MAX_DELAY = 2 ** 31 - 1
 const MIN_HEARTBEAT_INTERVAL = 5
 const MAX_COUNT = Infinity
 
+/**
+ * Options that have no effect here, but that @fastify/autoload and fastify-cli pass to every plugin: the options of the
+ * server (`fastify start --options`), and the metadata of a plugin.
+ */
+export const PASSED_ALONG = [
+  'ajv', 'allowErrorHandlerOverride', 'allowUnsafeRegex', 'bodyLimit', 'caseSensitive', 'childLoggerFactory', 'clientErrorHandler',
+  'connectionTimeout', 'constraints', 'disableRequestLogging', 'exposeHeadRoutes', 'forceCloseConnections', 'frameworkErrors', 'genReqId',
+  'handlerTimeout', 'http', 'http2', 'http2SessionTimeout', 'https', 'ignoreDuplicateSlashes', 'ignoreTrailingSlash', 'keepAliveTimeout',
+  'logController', 'logger', 'loggerInstance', 'maxParamLength', 'maxRequestsPerSocket', 'onConstructorPoisoning', 'onProtoPoisoning',
+  'pluginTimeout', 'querystringParser', 'requestIdHeader', 'requestIdLogLabel', 'requestTimeout', 'return503OnClosing', 'rewriteUrl',
+  'routerOptions', 'schemaController', 'schemaErrorFormatter', 'serializerOpts', 'serverFactory', 'trustProxy', 'useSemicolonDelimiter',
+  'decorators', 'dependencies', 'encapsulate', 'fastify', 'name', 'skipOverride'
+] as const
+
 /** Checks the options and adds the defaults. `pluginTimeout` is Fastify's, in milliseconds; 0 if there is none. */
 export function resolveOptions (options: SseSessionsOptions, pluginTimeout: number | undefined): Settings {
   const {
     prefix = '',
     logLevel,
+    logSerializers,
     decorator = 'sseSessions',
     paths = {},
     routes = {},
@@ -129,10 +147,11 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     handlerTimeout = 60_000,
     ...unknown
   } = options
-  const [unknownName] = Object.keys(unknown)
+  const unknownName = Object.keys(unknown).find(name => !(PASSED_ALONG as readonly string[]).includes(name))
   assertOption(unknownName === undefined, String(unknownName), 'removed: there is no such option')
   assertOption(typeof prefix === 'string', 'prefix', 'a string')
   assertOption(logLevel === undefined || typeof logLevel === 'string', 'logLevel', 'the name of a log level')
+  assertOption(logSerializers === undefined || isObject(logSerializers), 'logSerializers', 'an object of functions')
   assertKeys('paths', paths, ['downward', 'upward'])
   const { downward: downwardPath = '/downward', upward: upwardPath = '/upward' } = paths
   assertKeys('routes', routes, ['downward', 'upward', 'close'])
@@ -150,6 +169,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
   return {
     prefix,
     logLevel,
+    logSerializers,
     decorator,
     downwardPath,
     upwardPath,

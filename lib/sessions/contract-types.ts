@@ -1,22 +1,27 @@
 import type { Awaitable } from '../awaitable.js'
-import type { Contract, DownData, DownEvent, Payload, UpResponse, UpData } from '../contract.js'
+import type { Contract, DownData, DownEvent, EmptyDownEvent, UpResponse, UpData } from '../contract.js'
 import type { Channel, SendOptions } from './channel.js'
 import type { HandlerContext } from './handlers.js'
 import type { Session } from './session.js'
 
-/** A session whose events are typed by a contract. */
-export interface ContractSession<C extends Contract> extends Omit<Session, 'send' | 'emit' | 'stream'> {
-  send (...payload: Payload<DownData<C, 'message'>>): Promise<void>
-  emit<Event extends DownEvent<C>> (event: Event, ...payload: Payload<DownData<C, Event>>): Promise<void>
+// The overloads for events without data are not one signature with optional data: TypeScript could not compare that with
+// the signature of the base type, so a contract session could not be used as a `Session`.
+
+/** A session whose events are typed by a contract. It can be used as a `Session`. */
+export interface ContractSession<C extends Contract> extends Session {
+  send (data: DownData<C, 'message'>): Promise<void>
+  emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
+  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>): Promise<void>
   stream<Event extends DownEvent<C>> (event: Event, items: AsyncIterable<DownData<C, Event>> | Iterable<DownData<C, Event>>): Promise<void>
 }
 
-/** A channel whose events are typed by a contract. */
-export interface ContractChannel<C extends Contract> extends Omit<Channel, 'send' | 'emit'> {
-  send (...payload: Payload<DownData<C, 'message'>, [options?: SendOptions]>): Promise<void>
-  emit<Event extends DownEvent<C>> (event: Event, ...payload: Payload<DownData<C, Event>, [options?: SendOptions]>): Promise<void>
+/** A channel whose events are typed by a contract. It can be used as a `Channel`. */
+export interface ContractChannel<C extends Contract> extends Channel {
+  send (data: DownData<C, 'message'>, options?: SendOptions): Promise<void>
+  emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
+  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>
 }
 
-/** A handler whose data and response are typed by a contract. */
-export type ContractHandler<C extends Contract, Event> =
-  (session: ContractSession<C>, data: UpData<C, Event>, context: HandlerContext) => Awaitable<UpResponse<C, Event>>
+/** A handler whose data and response are typed by a contract. If the handler has a schema, and the app a type provider, then `Data` is the type of the schema. */
+export type ContractHandler<C extends Contract, Event, Data = unknown> =
+  (session: ContractSession<C>, data: unknown extends Data ? UpData<C, Event> : Data, context: HandlerContext) => Awaitable<UpResponse<C, Event>>

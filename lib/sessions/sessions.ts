@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
-import type { Contract, DownData, DownEvent, Payload, UpEvent } from '../contract.js'
+import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
 import { SessionOver } from '../errors.js'
 import type { Settings } from '../options.js'
 import type { SessionState } from '../store/session-state.js'
@@ -122,8 +122,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** Returns the same registry, typed by a contract that the app shares with its clients. */
-  withContract<C extends Contract> (): ContractSessions<C> {
-    return this as unknown as ContractSessions<C>
+  withContract<C extends Contract> (): ContractSessions<C, TypeProvider> {
+    return this as unknown as ContractSessions<C, TypeProvider>
   }
 
   /** @internal Creates a session and retains it: the caller must attach a stream to it or discard it. Resolves with `undefined` if there are too many sessions. */
@@ -243,14 +243,16 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 }
 
-/** The registry, typed by a contract. The data that clients send is checked at run time only if the handler has a `schema`. */
-export interface ContractSessions<C extends Contract> extends Omit<Sessions, 'addHook' | 'handle' | 'broadcast' | 'channel' | 'find'> {
+/** The registry, typed by a contract. It can be used as `Sessions`. The data that clients send is checked at run time only if the handler has a `schema`. */
+export interface ContractSessions<C extends Contract, TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> extends Sessions<TypeProvider> {
   addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>>[Name]): this
   handle<Event extends UpEvent<C>> (event: Event, handler: ContractHandler<C, Event>): this
-  handle<Event extends UpEvent<C>> (event: Event, options: HandlerOptions<unknown>, handler: ContractHandler<C, Event>): this
-  broadcast<Event extends DownEvent<C>> (event: Event, ...payload: Payload<DownData<C, Event>, [options?: SendOptions]>): Promise<void>
+  handle<Event extends UpEvent<C>, const Schema> (event: Event, options: HandlerOptions<Schema>, handler: ContractHandler<C, Event, Validated<TypeProvider, Schema>>): this
+  broadcast<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
+  broadcast<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>
   channel (name: string): ContractChannel<C>
   find (id: string): Promise<ContractSession<C> | undefined>
+  withTypeProvider<Provider extends FastifyTypeProvider> (): ContractSessions<C, Provider>
 }
 
 /** Creates the store and the registry. `onClose` hooks for expired sessions run after `ready`, because until then the app may still add hooks. */

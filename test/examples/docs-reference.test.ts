@@ -57,6 +57,7 @@ t.test('the table of plugin options lists every option, with its default', t => 
     prefix: () => { t.equal(settings.prefix, '') },
     routes: () => { t.strictSame(settings.routes, { downward: {}, upward: {}, close: {} }) },
     logLevel: () => { t.equal(settings.logLevel, undefined) },
+    logSerializers: () => { t.equal(settings.logSerializers, undefined) },
     heartbeatEvent: () => { t.equal(settings.heartbeatEvent, undefined) },
     principal: () => { t.equal(settings.principal?.({} as FastifyRequest), undefined) }
   }

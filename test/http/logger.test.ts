@@ -188,3 +188,9 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
   await nextEventLoopTurn()
   t.equal(warnings().length, 6, 'a handled rejection, and one of a closed session, are not logged')
 })
+
+t.test('option logSerializers applies to the routes of the plugin', async t => {
+  const { url, raw } = await serveLogged(t, 'info', { logSerializers: { req: ({ url }) => `serialized ${url}` } })
+  await openStream(t, url)
+  t.match(raw(), '"req":"serialized /downward"')
+})

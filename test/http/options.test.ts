@@ -10,6 +10,7 @@ const code = 'FST_SSE_OPTION_INVALID'
 const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<string, unknown[]> = {
   prefix: [7, null, {}],
   logLevel: [7, {}, null],
+  logSerializers: [7, 'req', null],
   decorator: [7, '', null],
   paths: [null, 7, '/downward', { downward: 'downward' }, { downward: '' }, { upward: 7 }, { upward: null }, { upward: '/' }, { upward: '/up/' }, { upwards: '/up' }],
   routes: [null, 7, 'routes', { downward: 7 }, { upward: null }, { upwards: {} }],

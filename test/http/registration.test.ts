@@ -1,7 +1,10 @@
-import Fastify from 'fastify'
+import Fastify, { type FastifyServerOptions } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
-import sseSessions, { type Sessions } from '../../lib/index.js'
+import autoload from '@fastify/autoload'
+import sseSessions, { type Sessions, type SseSessionsOptions } from '../../lib/index.js'
+import { PASSED_ALONG } from '../../lib/options.js'
+import { assertType, type IsSame } from '../support/types.js'
 import { listen, serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
@@ -63,4 +66,24 @@ t.test('a second registration with the same decorator fails the boot, and the er
   const app = Fastify()
   await app.register(sseSessions)
   await t.rejects(async () => { await app.register(sseSessions, { prefix: '/two' }) }, { code: 'FST_SSE_OPTION_INVALID', message: /option "decorator"/ })
+})
+
+t.test('options that Fastify, @fastify/autoload and fastify-cli pass to every plugin do not fail the boot', async t => {
+  assertType<IsSame<Exclude<keyof FastifyServerOptions, keyof SseSessionsOptions | typeof PASSED_ALONG[number]>, never>>()
+  for (const name of PASSED_ALONG) {
+    const app = Fastify()
+    await t.resolves(async () => { await app.register(sseSessions, { [name]: name }) }, name)
+    await app.close()
+  }
+  const dir = t.testdir({ 'sessions.js': `export { default } from '${new URL('../../lib/index.js', import.meta.url).href}'\nexport const autoConfig = { paths: { downward: '/events' } }` })
+  const app = Fastify()
+  await app.register(async api => { await api.register(autoload, { dir, forceESM: true, options: { prefix: '/chat', skipOverride: true, logger: true } }) }, { prefix: '/api' })
+  const url = await listen(t, app)
+  await openStream(t, url, { path: '/api/chat/events' })
+})
+
+t.test('options can be a function of the instance', async t => {
+  const app = Fastify()
+  await app.register(sseSessions, ({ initialConfig }) => ({ prefix: `/${initialConfig.pluginTimeout}` }))
+  await openStream(t, await listen(t, app), { path: '/10000/downward' })
 })

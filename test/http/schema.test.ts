@@ -5,6 +5,7 @@ import { request } from 'undici'
 import sseSessions from '../../lib/index.js'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
+import { assertType, type IsSame } from '../support/types.js'
 import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 
 const USER = { type: 'object', required: ['name'], properties: { name: { type: 'string' }, age: { type: 'integer', default: 7 } }, additionalProperties: false } as const
@@ -197,10 +198,6 @@ t.test('invalid handlers are rejected', async t => {
   sessions.handle('a', () => {})
   t.throws(() => sessions.handle('a', () => {}), { code, message: /already/ })
 })
-
-type IsSame<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false
-/** Fails to compile unless its type argument is `true`. */
-const assertType = <Condition extends true>(): Condition | undefined => undefined
 
 t.test('a type provider infers the type of the data of a handler', async t => {
   const { sessions, url } = await serve(t)

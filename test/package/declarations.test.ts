@@ -1,6 +1,17 @@
 import { join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
+import { block } from '../examples/docs.js'
+
+const STRICTEST: ts.CompilerOptions = {
+  noUncheckedIndexedAccess: true,
+  noImplicitOverride: true,
+  noImplicitReturns: true,
+  noUnusedLocals: true,
+  verbatimModuleSyntax: true,
+  isolatedModules: true,
+  erasableSyntaxOnly: true
+}
 
 // The code of an app, which uses each kind of type that the package exports.
 const USER = `
@@ -42,6 +53,67 @@ app.sseSessions.withTypeProvider<JsonSchemaToTsProvider>().handle('typing', { sc
   request.log.info(reply.sent)
 })
 for await (const { event, data } of await injectSession(app, { url: '/chat/downward' })) console.log(event, data)
+`
+
+// An app with a type provider and a contract. The functions at the top know neither.
+const TYPED = `
+import Fastify, { type FastifyInstance } from 'fastify'
+import sseSessions, { type Channel, type ContractChannel, type ContractSession, type ContractSessions, type Session, type Sessions } from 'fastify-sse-sessions'
+import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
+
+interface Chat {
+  down: { said: { text: string }, cleared: void }
+  up: { say: (data: { text: string }) => { members: number }, clear: () => void }
+}
+
+const greet = (session: Session) => session.emit('said', { text: 'hi' })
+const count = (channel: Channel) => channel.count()
+const countAll = async (sessions: Sessions) => sessions.size + await count(sessions.channel('all'))
+const close = (app: FastifyInstance) => app.sseSessions.broadcast('closing', null)
+
+const app = Fastify().withTypeProvider<JsonSchemaToTsProvider>()
+await app.register(sseSessions)
+const schema = { type: 'object', properties: { text: { type: 'string' }, bold: { type: 'boolean', default: false } }, required: ['text'], additionalProperties: false } as const
+app.sseSessions.handle('typed', { schema }, (_session, data): boolean => data.bold && data.text.length > 0)
+// @ts-expect-error: the schema has no such property
+app.sseSessions.handle('typed', { schema }, (_session, data) => data.size)
+
+const sessions = app.sseSessions.withContract<Chat>()
+const others: ContractSessions<Chat> = sessions
+for (const typed of [sessions, others.withTypeProvider<JsonSchemaToTsProvider>(), others.withTypeProvider<JsonSchemaToTsProvider>().withContract<Chat>()]) {
+  typed.handle('say', { schema }, async (session, data) => {
+    const bold: boolean = data.bold
+    await session.emit('said', { text: bold ? data.text.toUpperCase() : data.text })
+    return { members: 1 }
+  })
+}
+others.handle('say', { schema }, async (session, data) => {
+  // @ts-expect-error: without a type provider, the contract types the data
+  console.log(data.bold)
+  return { members: await countAll(others) }
+})
+// @ts-expect-error: the contract has another response
+sessions.handle('say', { schema }, () => 'hi')
+// @ts-expect-error: the contract has no such message
+sessions.handle('shout', () => {})
+sessions.handle('clear', async (session: ContractSession<Chat>) => {
+  await session.emit('cleared')
+  await greet(session)
+  const channel: ContractChannel<Chat> = sessions.channel('lobby')
+  await channel.emit('cleared', undefined, { except: session })
+  await sessions.broadcast('cleared')
+  await countAll(sessions)
+  await count(channel)
+  // @ts-expect-error: the data is missing
+  await session.emit('said')
+  // @ts-expect-error: the data has another type
+  await channel.emit('said', { text: 1 })
+  // @ts-expect-error: the contract has no such event
+  await sessions.broadcast('unsaid', { text: 'hi' })
+  // @ts-expect-error: the contract has no event 'message'
+  await session.send('hi')
+})
+await close(app)
 `
 
 // The code of a page, and of a client in Node.
@@ -90,9 +162,9 @@ function compile (files: string[], options: ts.CompilerOptions): string {
 }
 
 t.test('the declarations compile in projects with skipLibCheck: false', async t => {
-  const dir = t.testdir({ 'user.ts': USER, 'contract.ts': CONTRACT, 'page.ts': PAGE, 'program.ts': PROGRAM })
-  const [user, page, program] = ['user.ts', 'page.ts', 'program.ts'].map(name => join(dir, name)) as [string, string, string]
-  t.equal(compile([user, page, program], {}), '')
+  const dir = t.testdir({ 'user.ts': USER, 'typed.ts': TYPED, 'contract.ts': CONTRACT, 'page.ts': PAGE, 'program.ts': PROGRAM, 'server.mts': block('README.md', 'server') })
+  const [user, page, program, ...more] = ['user.ts', 'page.ts', 'program.ts', 'typed.ts', 'server.mts'].map(name => join(dir, name)) as [string, string, string, ...string[]]
+  t.equal(compile([user, page, program, ...more], STRICTEST), '')
   t.equal(compile([page], { types: [], module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }), '', 'for a bundler, without Node')
   t.equal(compile([user, program], { lib: ['lib.es2024.d.ts'] }), '', 'without the DOM')
 })
