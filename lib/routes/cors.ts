@@ -1,6 +1,8 @@
 import cors, { type FastifyCorsOptions } from '@fastify/cors'
-import type { FastifyInstance, RouteHandler, RouteShorthandOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandler, RouteShorthandOptions } from 'fastify'
 import { promisify } from 'node:util'
+import { ALLOW_ORIGIN } from '../wire/headers.js'
+import { getHeader } from './require-session.js'
 
 /**
  * Registers @fastify/cors in a scope, with preflight routes only for the given URLs. The preflight route of @fastify/cors is
@@ -12,4 +14,15 @@ export async function addCors (scope: FastifyInstance, options: FastifyCorsOptio
   }
   const scopeWithoutWildcard = Object.create(scope, { options: { value: addPreflightRoutes } }) as FastifyInstance
   await promisify(cors)(scopeWithoutWildcard, options)
+}
+
+/**
+ * Whether a request comes from a page of another site that CORS does not allow. The page could not read the response, but
+ * without this check it could open sessions with the cookies of the user, up to the limit for the user.
+ */
+export function isForbiddenSite (request: FastifyRequest, reply: FastifyReply): boolean {
+  if (getHeader(request, 'sec-fetch-site') !== 'cross-site') return false
+  // Whoever has set up CORS: the option of the plugin, a registration of @fastify/cors by the app, or a hook of the app.
+  const allowed = reply.getHeader(ALLOW_ORIGIN)
+  return allowed === undefined || (allowed !== '*' && allowed !== getHeader(request, 'origin'))
 }

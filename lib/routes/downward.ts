@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
-import { asError, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { greet } from '../sessions/echo.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { StreamAttachment } from '../sessions/session-stream.js'
@@ -10,6 +10,8 @@ import { ResponseSink, StreamPayload, takeOverStream } from '../stream/response-
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
+import { acceptsEventStream } from './accept.js'
+import { isForbiddenSite } from './cors.js'
 import { getHeader } from './require-session.js'
 
 /** Milliseconds for which a session waits for its `onOpen` or `onResume` hooks after its client has disconnected. */
@@ -47,6 +49,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     return
   }
   if (!acceptsEventStream(getHeader(request, 'accept'))) throw new NotAcceptable()
+  if (isForbiddenSite(request, reply)) throw new CrossSite()
   // Otherwise one connection could open any number of sessions, of which it receives only the first stream.
   const canWait = !isPipelined(reply.raw) || await waitForConnection(reply.raw)
   if (sessions.closing || !canWait) {
@@ -159,11 +162,4 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
 /** Responds to a client that should reconnect soon. After a status other than 200, an EventSource would not reconnect. */
 function sendRetry (sessions: Sessions, reply: FastifyReply): void {
   reply.headers(STREAM_HEADERS).send(frameRetry(sessions.createRetryDelay()))
-}
-
-function acceptsEventStream (accept = '*/*'): boolean {
-  return accept === 'text/event-stream' || accept.split(',').some(range => {
-    const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
-    return ['text/event-stream', 'text/*', '*/*'].includes(type) && !parameters.some(parameter => /^q=0(\.0*)?$/.test(parameter))
-  })
 }

@@ -1,15 +1,13 @@
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify'
 import type { ErrorFormatter } from '../sessions/handlers.js'
 import type { Sessions } from '../sessions/sessions.js'
-import { EXPOSED_HEADERS } from '../wire/headers.js'
+import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS, EXPOSED_HEADERS, SESSION_ID } from '../wire/headers.js'
 import { addBatchParser } from './batch.js'
 import { closeRoute } from './close.js'
 import { addCors } from './cors.js'
 import { downwardRoute } from './downward.js'
 import { kSession } from './require-session.js'
 import { upwardRoutes } from './upward.js'
-
-const EXPOSE_HEADERS = 'access-control-expose-headers'
 
 /** Adds the routes of one registration of the plugin. `scope` must contain no other routes. */
 export async function routes (scope: FastifyInstance, { sessions, app }: { sessions: Sessions, app: FastifyInstance }): Promise<void> {
@@ -20,10 +18,14 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   }
   scope.addHook('onSend', (request, reply, payload, done) => {
     // Pages of other origins must be able to read the headers of the plugin, also if the app itself has set up CORS.
-    if (reply.hasHeader('access-control-allow-origin')) {
+    if (reply.hasHeader(ALLOW_ORIGIN)) {
       const exposed = reply.getHeader(EXPOSE_HEADERS)
       reply.header(EXPOSE_HEADERS, exposed === undefined ? EXPOSED_HEADERS : `${String(exposed)}, ${EXPOSED_HEADERS}`)
     }
+    // Shared caches would give one client the session of another: they must neither keep a response nor use it for another
+    // request that arrives meanwhile. A response with a session id is `no-store` even if a hook of the app has replaced the header.
+    const cacheControl = reply.getHeader(CACHE_CONTROL)
+    if (cacheControl === undefined || (reply.hasHeader(SESSION_ID) && !String(cacheControl).includes('no-store'))) reply.header(CACHE_CONTROL, 'no-store')
     if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
     // A connection that is kept alive would delay the close of the server.
     if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')

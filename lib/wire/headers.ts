@@ -5,14 +5,15 @@ export const LAST_EVENT_ID = 'last-event-id'
 export const RESUME = 'x-resume'
 export const IDEMPOTENCY_KEY = 'idempotency-key'
 export const IDEMPOTENT_REPLAYED = 'idempotent-replayed'
+export const ALLOW_ORIGIN = 'access-control-allow-origin'
+export const EXPOSE_HEADERS = 'access-control-expose-headers'
+export const CACHE_CONTROL = 'cache-control'
 
 /** Response headers that CORS must expose to pages of other origins. */
 export const EXPOSED_HEADERS = 'X-Session-ID, X-Session-Connected, Idempotent-Replayed, Retry-After'
 
 export const STREAM_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
-  // `no-store` keeps shared caches from giving one client the session of another: they must neither keep the response nor
-  // use it for another request that arrives meanwhile.
   // `no-transform` prevents proxies from compressing the stream, which would buffer it.
   'cache-control': 'no-store, no-transform',
   'x-accel-buffering': 'no'

@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { SseSessionsOptions } from '../../lib/index.js'
+import { assertErrorResponse } from '../support/error-response.js'
 import { serve, type ServeOptions } from '../support/server.js'
 import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 
@@ -103,6 +104,33 @@ for (const option of [undefined, true] as const) {
     t.equal(splitList(headers['access-control-expose-headers'])[0], 'X-App')
   })
 }
+
+t.test('a page of another site opens a session only if CORS allows its origin', async t => {
+  const crossSite = { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'cors' }
+  const open = async (url: string, headers: Record<string, string>): Promise<number> => (await openStream(t, url, { headers, skipWelcome: true })).status
+  const setups: Array<[ServeOptions['beforeRegister'], SseSessionsOptions, allowed: number, foreign: number]> = [
+    [undefined, {}, 403, 403],
+    [undefined, { cors: true }, 200, 200],
+    [undefined, { cors: { origin: [ORIGIN], credentials: true } }, 200, 403],
+    [undefined, { cors: { origin: ORIGIN } }, 200, 403],
+    [app => app.register(cors, { origin: [ORIGIN] }), {}, 200, 403],
+    [app => app.addHook('onRequest', async (_request, reply) => { reply.header('access-control-allow-origin', ORIGIN) }), {}, 200, 403]
+  ]
+  for (const [beforeRegister, options, allowed, foreign] of setups) {
+    const { sessions, url } = await serveCors(t, undefined, options, { ...beforeRegister && { beforeRegister } })
+    t.equal(await open(url, { ...crossSite, origin: ORIGIN }), allowed)
+    t.equal(await open(url, { ...crossSite, origin: 'https://foreign.example' }), foreign)
+    // An image, or a link on a page of another site.
+    t.equal(await open(url, { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'no-cors', accept: 'image/png,*/*' }), foreign)
+    const opened = [allowed, foreign, foreign].filter(status => status === 200).length
+    t.equal(sessions.size, opened)
+    for (const site of ['same-origin', 'same-site', 'none']) t.equal(await open(url, { 'sec-fetch-site': site }), 200)
+    t.equal(sessions.size, opened + 3)
+  }
+  const { url } = await serveCors(t, undefined)
+  const { statusCode: status, headers, body } = await request(`${url}/downward`, { headers: crossSite })
+  assertErrorResponse(t, { status, headers, body: await body.json() }, 403, 'FST_SSE_CROSS_SITE')
+})
 
 t.test('an app can register @fastify/cors for its other routes after the plugin', async t => {
   const { url } = await serveCors(t, { origin: ORIGIN }, {}, {

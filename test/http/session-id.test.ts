@@ -1,3 +1,4 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import { serve } from '../support/server.js'
@@ -57,4 +58,28 @@ t.test('session ids are random and unique, and are not accepted in a URL', async
     t.match((await openStream(t, url, { path })).events[0]?.data, { resumed: false })
   }
   t.equal((await request(`${url}/upward?sessionId=${id}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' })).statusCode, 400)
+})
+
+t.test('no response can be stored by a shared cache, even if a hook of the app sets Cache-Control', async t => {
+  const cacheable = 'public, max-age=60'
+  for (const hook of ['onRequest', 'onSend', undefined] as const) {
+    const { url, sessions } = await serve(t, {}, {
+      beforeRegister: app => { if (hook !== undefined) app.addHook(hook, async (request: FastifyRequest, reply: FastifyReply) => { if (request.method === 'GET') reply.header('cache-control', cacheable) }) }
+    })
+    sessions.handle('id', session => session.id)
+    const { headers, sessionId, events } = await openStream(t, url)
+    t.match(headers['cache-control'], /\bno-store\b/, 'a stream')
+    const get = async (headers: Record<string, string>): Promise<unknown> => {
+      const response = await request(`${url}/downward`, { headers })
+      await response.body.dump()
+      return response.headers['cache-control']
+    }
+    const others = hook === undefined ? 'no-store' : cacheable
+    t.equal(await get({ accept: 'text/html' }), others, '406')
+    t.equal(await get({ 'x-resume': 'required', 'last-event-id': 'unknown' }), others, '404')
+    t.equal(await get({ 'last-event-id': 'closed' }), others, '204')
+    t.equal((await postMessage(url, sessionId, {}, { event: 'id' })).headers['cache-control'], 'no-store')
+    await (await sessions.find(sessionId))?.close()
+    await openStream(t, url, { headers: { 'last-event-id': String(events[0]?.id) }, skipWelcome: true }).then(({ headers }) => { t.match(headers['cache-control'], /\bno-store\b/, 'a closed session') })
+  }
 })

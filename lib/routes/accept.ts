@@ -1,0 +1,19 @@
+// From the least to the most specific.
+const RANGES = ['*/*', 'text/*', 'text/event-stream']
+
+/** Whether an `Accept` header accepts an event stream. */
+export function acceptsEventStream (accept = '*/*'): boolean {
+  let specificity = -1
+  let weight = 0
+  // Quoted values may contain separators, and none of them matters here.
+  for (const range of accept.replaceAll(/"(?:[^"\\]|\\.)*"/g, '').split(',')) {
+    const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
+    const index = RANGES.indexOf(type)
+    // [RFC 9110, 12.5.1] The most specific range that matches decides.
+    if (index === -1 || index < specificity) continue
+    specificity = index
+    weight = Number(parameters.find(parameter => parameter.startsWith('q='))?.slice(2) ?? 1)
+  }
+  // [RFC 9110, 12.4.2] A weight of 0 means "not acceptable".
+  return weight > 0
+}
