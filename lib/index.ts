@@ -1,9 +1,12 @@
 import type { FastifyBaseLogger, FastifyPluginAsync, FastifyTypeProvider, FastifyTypeProviderDefault, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerBase, RawServerDefault } from 'fastify'
 import fp from 'fastify-plugin'
-import { OptionInvalid } from './errors.js'
+import { OptionInvalid, StoreUnavailable } from './errors.js'
+import { assertFits, Log } from './log/log.js'
 import { resolveOptions, type SseSessionsOptions } from './options.js'
 import { routes } from './routes/index.js'
 import { createSessions, type Sessions } from './sessions/sessions.js'
+import { memoryStore } from './store/memory/memory-store.js'
+import { SessionState } from './store/session-state.js'
 import { ServerConnections } from './stream/server-connections.js'
 
 declare module 'fastify' {
@@ -45,11 +48,14 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
  * Adds two-way sessions over plain HTTP: the server sends events on one event stream (SSE), clients send messages with
  * POST. Adds the routes under `prefix`, and decorates the instance with the registry of sessions. For the options see
  * {@link SseSessionsOptions}. An invalid option fails the boot with FST_SSE_OPTION_INVALID.
+ *
+ * `require()` returns this function. It has the other exports as properties.
  */
-const sseSessions = fp(plugin, { fastify: '5.x', name: 'fastify-sse-sessions' })
+const sseSessions = Object.assign(fp(plugin, { fastify: '5.x', name: 'fastify-sse-sessions' }), { memoryStore, StoreUnavailable, assertFits, Log, SessionState })
+Object.assign(sseSessions, { default: sseSessions, sseSessions })
 
 export default sseSessions
-export { sseSessions, sseSessions as 'module.exports' }
+export { memoryStore, sseSessions, sseSessions as 'module.exports' }
 export type { Awaitable } from './awaitable.js'
 export type { Contract } from './contract.js'
 export type { SseSessionsOptions } from './options.js'
@@ -62,13 +68,10 @@ export type { ContractSessions, Sessions, SessionStats } from './sessions/sessio
 export type { UpwardReply } from './sessions/upward-reply.js'
 export type { SessionData } from './store/session-state.js'
 export type { Gap } from './wire/frame.js'
-export { memoryStore } from './store/memory/memory-store.js'
 // For authors of stores.
 export type { EntryInput, LogBounds, LogListener, TrimReason } from './log/log.js'
 export type { LogRange } from './log/log-range.js'
 export type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from './store/message-queue.js'
 export type { SessionListener } from './store/session-state.js'
 export type { Store, StoreCallbacks, StoreFactory, StoreSettings, StoreStats } from './store/store.js'
-export { StoreUnavailable } from './errors.js'
-export { assertFits, Log } from './log/log.js'
-export { SessionState } from './store/session-state.js'
+export { assertFits, Log, SessionState, StoreUnavailable }

@@ -1,5 +1,5 @@
-import { Agent, fetch, type Dispatcher, type RequestInit as UndiciRequestInit } from 'undici'
 import type { Contract } from '../contract.js'
+import { createFetch, type Dispatcher } from './node-fetch.js'
 import type { ConnectOptions, Resolvable } from './options.js'
 import { openSession, type ClientSession } from './session.js'
 
@@ -7,7 +7,10 @@ export * from './index.js'
 
 /** Options of {@link connect} in Node. */
 export interface NodeConnectOptions extends ConnectOptions {
-  /** The undici dispatcher that sends the requests, for example a proxy or a pool. Default: an `Agent` that uses HTTP/2 if the server offers it and has no `bodyTimeout`. */
+  /**
+   * The undici dispatcher that sends the requests, for example a proxy or a pool. Default: an `Agent` that uses HTTP/2 if
+   * the server offers it and has no `bodyTimeout`; if undici is not installed, the dispatcher of the global `fetch`.
+   */
   dispatcher?: Dispatcher | undefined
 }
 
@@ -24,13 +27,10 @@ function isUnsent (error: unknown): boolean {
   return syscall === 'connect' || /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|UND_ERR_CONNECT_TIMEOUT)$/.test(code)
 }
 
-// The `bodyTimeout` of undici would end a stream that is idle for five minutes; the client has an idle timeout of its own.
-const agent = new Agent({ allowH2: true, bodyTimeout: 0 })
-
 /** Opens a session, like `connect` in a browser. The URL must be absolute. */
-export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher = agent, ...options }: NodeConnectOptions = {}): ClientSession<C> {
+export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher, ...options }: NodeConnectOptions = {}): ClientSession<C> {
   return openSession(url, options, {
-    fetch: async (url, init) => await fetch(url, { ...init as UndiciRequestInit, dispatcher }) as unknown as Response,
+    fetch: createFetch(dispatcher),
     isInvalid,
     isUnsent
   }) as ClientSession<C>

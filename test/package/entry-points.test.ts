@@ -7,6 +7,24 @@ t.test('require() and import return the plugin', async t => {
   t.equal(run('--input-type=module', '-e', "import plugin, { sseSessions, memoryStore } from 'fastify-sse-sessions'; console.log(plugin === sseSessions, typeof memoryStore)"), 'true function')
 })
 
+// Without the flag, Node requires the ES modules. With it, as in Jest, the CommonJS modules.
+for (const flags of [[], ['--no-experimental-require-module']]) {
+  t.test(`require() returns all exports, with the flags [${flags.join()}]`, t => {
+    const script = `
+      const plugin = require('fastify-sse-sessions')
+      const entries = ['redis', 'testing', 'client', 'react'].map(name => require('fastify-sse-sessions/' + name))
+      import('fastify-sse-sessions').then(async namespace => {
+        const missing = [plugin, ...entries].map((loaded, index) => [loaded, index === 0 ? '' : '/' + ['redis', 'testing', 'client', 'react'][index - 1]])
+          .map(async ([loaded, name]) => Object.keys(await import('fastify-sse-sessions' + name)).filter(key => key !== 'module.exports' && loaded[key] === undefined))
+        console.log(JSON.stringify((await Promise.all(missing)).flat()), typeof plugin, plugin === plugin.default && plugin === plugin.sseSessions, namespace.default === plugin)
+      })
+    `
+    const output = execFileSync(process.execPath, ['--no-warnings', ...flags, '-e', script], { encoding: 'utf8', env: { PATH: process.env.PATH } }).trim()
+    t.equal(output, `[] function true ${flags.length === 0}`)
+    t.end()
+  })
+}
+
 t.test('on a server, useSession renders a session that is connecting', async t => {
   const script = `
     import { createElement } from 'react'

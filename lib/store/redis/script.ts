@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import type { LogBounds } from '../../log/log.js'
 import type { StoreSettings } from '../store.js'
+import { readLua } from './lua.js'
 
 const COMMANDS = [
   'ack_expiry', 'acquire', 'append', 'backlog', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'get', 'heartbeat',
@@ -46,18 +46,14 @@ export function createScript (settings: StoreSettings, lease: number): Script {
   }
   const text = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
-    ...['common', 'log', 'retention'].map(name => read(`lib/${name}`)),
+    ...['common', 'log', 'retention'].map(name => readLua(`lua/lib/${name}`)),
     // Creates only the functions of the commands that are executed.
     'local function get_command (name)\n',
-    ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${read(`commands/${name}`)}end end\n`),
+    ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),
     'end\n',
-    read('lib/dispatch')
+    readLua('lua/lib/dispatch')
   ].join('')
   return { text, sha: createHash('sha1').update(text).digest('hex') }
-}
-
-function read (name: string): string {
-  return readFileSync(new URL(`lua/${name}.lua`, import.meta.url), 'utf8')
 }
 
 const toLua = (value: number): string => value === Infinity ? 'math.huge' : String(value)
