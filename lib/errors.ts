@@ -15,7 +15,8 @@ export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '
 
 // Rejections of calls that the app makes.
 export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, open, error, resume, disconnect and reset', 500, TypeError)
-export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event must be serializable as JSON: %s', 500, TypeError)
+export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event is invalid: %s', 500, TypeError)
+export const ChannelInvalid = createError<[string]>('FST_SSE_CHANNEL_INVALID', 'Channel name %s is invalid: it must be a non-empty, well-formed string', 500, TypeError)
 export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions) or "channelLog" (channels and broadcasts)', 500, RangeError)
 export const TooManyChannels = createError<[number]>('FST_SSE_TOO_MANY_CHANNELS', 'The session is already in %d channels; leave some, or raise option "maxChannelsPerSession"', 409)
 export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is closed, so nothing can be sent to it; stop producing when session.signal aborts', 410)
@@ -25,7 +26,7 @@ export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resourc
 export const CrossSite = createError('FST_SSE_CROSS_SITE', 'Pages of this site cannot open a session here; allow their origin with option "cors"', 403)
 export const SessionIdMissing = createError('FST_SSE_SESSION_ID_MISSING', 'Send the X-Session-ID header with the sessionId of the welcome event', 400)
 export const SessionUnknown = createError('FST_SSE_SESSION_UNKNOWN', 'There is no such session; open a stream to get a new one', 404)
-export const EventUnknown = createError<[string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s', 404)
+export const EventUnknown = createError<[string, string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s%s', 404)
 export const TextMissing = createError('FST_SSE_TEXT_MISSING', 'The echo needs a JSON body with a non-empty string "text"', 400)
 export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFORMED', 'Line %d of the batch is not a message: %s; no message of the batch was handled', 400)
 export const BatchTooLarge = createError<[number]>('FST_SSE_BATCH_TOO_LARGE', 'The batch has more than the %d messages that a session may have waiting; send smaller batches', 413)
@@ -41,6 +42,11 @@ export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for mes
 export const HandlerTimeout = createError<[string, number]>('FST_SSE_HANDLER_TIMEOUT', 'The handler of event %s has not settled within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
+
+/** Formats a name for an error message. */
+export function quote (name: unknown): string {
+  return typeof name === 'string' ? JSON.stringify(name) : `of the type ${Array.isArray(name) ? 'array' : typeof name}`
+}
 
 /** Returns a thrown value as an Error; wraps it if it is not one. */
 export function asError (thrown: unknown): Error {

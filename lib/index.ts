@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger, FastifyPluginAsync, FastifyTypeProvider, FastifyTypeProviderDefault, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerBase, RawServerDefault } from 'fastify'
 import fp from 'fastify-plugin'
+import cluster from 'node:cluster'
 import { OptionInvalid, StoreUnavailable } from './errors.js'
 import { assertFits, Log } from './log/log.js'
 import { resolveOptions, type SseSessionsOptions } from './options.js'
@@ -33,6 +34,10 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const ready = new Promise<void>(resolve => { app.addHook('onReady', async () => { resolve() }) })
   const sessions = await createSessions(settings, app.log, ready)
   app.decorate(settings.decorator, sessions)
+  // PM2 uses the module, too.
+  if (cluster.isWorker && settings.store === memoryStore) {
+    app.log.warn('this process is one of several workers, but sessions are in its memory, so requests that reach another worker fail; use redisStore, or one worker')
+  }
 
   const connections = ServerConnections.of(app.server)
   connections.add(() => sessions.close(), settings.closeTimeout)

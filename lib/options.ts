@@ -229,7 +229,7 @@ function isObject (value: unknown): value is object {
 /** Checks the result of option `principal`. Only strings are allowed, because a store may change other values when it serializes them. */
 function assertPrincipal (value: unknown): string | undefined {
   if (value === undefined || value === null) return undefined
-  assertOption(typeof value === 'string', 'principal', 'a function that returns a string', typeof value)
+  assertOption(typeof value === 'string', 'principal', 'a function that returns a string, undefined or null', `one that returned a value of the type ${typeof value}`)
   return value as string
 }
 

@@ -28,10 +28,12 @@ const namespacesInUse = new WeakMap<RedisClient, Set<string>>()
  * Returns a store factory for option `store`. The store keeps sessions, logs and messages in Redis 7 or later, so that any
  * number of processes can serve the same sessions. Throws FST_SSE_OPTION_INVALID.
  */
-export function redisStore ({ client, namespace = 'sse', lease = 5000, handlerTimeout = 5000 }: RedisStoreOptions): StoreFactory {
+export function redisStore ({ client, namespace = 'sse', lease = 5000, handlerTimeout = 5000, ...unknown }: RedisStoreOptions = {} as RedisStoreOptions): StoreFactory {
   const properties = client as unknown as Record<string, unknown> | undefined
   const hasMethod = (name: string): boolean => typeof properties?.[name] === 'function'
-  if (!hasMethod('duplicate') || !(hasMethod('call') || hasMethod('sendCommand'))) throw new OptionInvalid('Option "client" of redisStore must be a client of ioredis or of node-redis')
+  if (!hasMethod('duplicate') || !(hasMethod('call') || hasMethod('sendCommand'))) throw new OptionInvalid('Option "client" of redisStore must be a client of ioredis or of node-redis: redisStore({ client })')
+  const [unknownName] = Object.keys(unknown)
+  if (unknownName !== undefined) throw new OptionInvalid(`Option "${unknownName}" of redisStore must be removed: there is no such option`)
   // All keys are in one slot, so a cluster would not distribute them.
   if (properties?.isCluster === true || properties?.masters !== undefined) throw new OptionInvalid('Option "client" of redisStore must not be a client of a cluster; use a client of a single Redis')
   if (typeof namespace !== 'string' || !/^[^{}\s]+$/.test(namespace)) throw new OptionInvalid('Option "namespace" of redisStore must be a string without braces and spaces')

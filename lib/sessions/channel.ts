@@ -1,12 +1,25 @@
 import { toPromise } from '../awaitable.js'
+import { ChannelInvalid, OptionInvalid, quote } from '../errors.js'
 import type { Store } from '../store/store.js'
 import { frameEvent } from '../wire/frame.js'
 import type { SessionContext } from './session-stream.js'
-import type { Session } from './session.js'
 
 export interface SendOptions {
   /** The one session that does not receive the event, usually that of the sender. Default: none. */
-  readonly except?: Pick<Session, 'id'> | undefined
+  readonly except?: { readonly id: string } | undefined
+}
+
+/** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options are not an object with `except`. */
+export function exceptOf (options: SendOptions = {}): string | undefined {
+  const { except } = options
+  const isValid = except === undefined ? !('id' in options) : typeof except?.id === 'string'
+  if (!isValid) throw new OptionInvalid('Option "except" must be one session, or an object with its id: { except: session }')
+  return except?.id
+}
+
+/** Throws FST_SSE_CHANNEL_INVALID if a value cannot be the name of a channel. */
+export function assertChannel (name: unknown): void {
+  if (typeof name !== 'string' || name === '' || !name.isWellFormed()) throw new ChannelInvalid(quote(name))
 }
 
 /** A named group of sessions, its members. An event that is sent to a channel is appended once, to the log of the channel. The streams of all members read that log. */
@@ -17,6 +30,7 @@ export class Channel {
 
   /** @internal */
   constructor (name: string, store: Store, onUnhandled: SessionContext<unknown>['onUnhandled']) {
+    assertChannel(name)
     this.name = name
     this.#store = store
     this.#onUnhandled = onUnhandled
@@ -34,9 +48,9 @@ export class Channel {
 
   /**
    * Sends a named event to every member. Resolves when the event is in the channel's log, even if no client is connected.
-   * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
+   * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
-  emit (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: except?.id }), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
+  emit (event: string, data: unknown, options?: SendOptions): Promise<void> {
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: exceptOf(options) }), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
   }
 }

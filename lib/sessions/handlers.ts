@@ -1,7 +1,7 @@
 import { createError } from '@fastify/error'
 import type { FastifyRequest } from 'fastify'
 import { andThen, type Awaitable } from '../awaitable.js'
-import { EventUnknown, HandlerInvalid } from '../errors.js'
+import { asError, EventUnknown, HandlerInvalid, quote } from '../errors.js'
 import { isEventName, isUserEvent } from '../wire/frame.js'
 import { echo } from './echo.js'
 import type { HookRunner, Message } from './hooks.js'
@@ -92,7 +92,13 @@ export class HandlerRegistry {
   }
 
   #compileSchema (event: string, handler: Handler): void {
-    if (handler.schema !== undefined) handler.validator = this.#compile?.(handler.schema, event)
+    if (handler.schema === undefined) return
+    if (isRouteSchema(handler.schema)) throw new HandlerInvalid(`The schema of event "${event}" must be that of the data: pass the value of "body" instead of the object that contains it`)
+    try {
+      handler.validator = this.#compile?.(handler.schema, event)
+    } catch (error) {
+      throw Object.assign(new HandlerInvalid(`The schema of event "${event}" is invalid: ${asError(error).message}`), { cause: error })
+    }
   }
 
   /**
@@ -107,13 +113,18 @@ export class HandlerRegistry {
     }
     // A hook may send the data to other clients in an event of the same name, which fails for a reserved name. The response
     // would be a 500, although the error is the client's.
-    if (!isUserEvent(message.event)) throw new EventUnknown(JSON.stringify(message.event))
+    if (!isUserEvent(message.event)) throw new EventUnknown(quote(message.event), ', and onMessage hooks do not run for it, because the name is reserved')
     if (this.#hooks.has('onMessage')) {
       return reply => this.#hooks.runMessageHooks(session, message, request, reply)
     }
     if (message.event === 'message') return reply => echo(session, message.data, reply)
-    throw new EventUnknown(JSON.stringify(message.event))
+    throw new EventUnknown(quote(message.event), '')
   }
+}
+
+/** Whether a schema has the form of a schema of a route of Fastify, which contains one schema for each part of the request. */
+function isRouteSchema (schema: unknown): boolean {
+  return typeof schema === 'object' && schema !== null && 'body' in schema && typeof schema.body === 'object' && !('type' in schema || 'parse' in schema)
 }
 
 /** Validates data as Fastify validates a body. Returns the data to use, which the validator may have changed. */

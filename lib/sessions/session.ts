@@ -1,6 +1,8 @@
 import { toPromise } from '../awaitable.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
+import { assertUserEvent } from '../wire/frame.js'
+import { assertChannel } from './channel.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
 /** @internal Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
@@ -85,23 +87,32 @@ export class Session {
    * FST_SSE_SESSION_OVER.
    */
   stream (event: string, items: AsyncIterable<unknown> | Iterable<unknown>): Promise<void> {
-    return toPromise(() => pump(items, this.signal, {
-      write: item => this.#stream.send(event, item),
-      waitForDrain: () => this.#stream.waitForDrain()
-    }), this.#reporter('session.stream', event))
+    return toPromise(() => {
+      assertUserEvent(event)
+      return pump(items, this.signal, {
+        write: item => this.#stream.send(event, item),
+        waitForDrain: () => this.#stream.waitForDrain()
+      })
+    }, this.#reporter('session.stream', event))
   }
 
-  /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
+  /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void> {
-    return toPromise(() => this.#stream.context.store.join(this.#stream.state, channel), this.#reporter('session.join'))
+    return toPromise(() => {
+      assertChannel(channel)
+      return this.#stream.context.store.join(this.#stream.state, channel)
+    }, this.#reporter('session.join'))
   }
 
   /**
    * Leaves a channel. The session still receives what was sent to the channel before. While no client is connected, this
-   * applies to the 100 channels that the session left last, and to 1 MiB of their events. Rejects with FST_SSE_STORE_UNAVAILABLE.
+   * applies to the 100 channels that the session left last, and to 1 MiB of their events. Rejects with FST_SSE_CHANNEL_INVALID or FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
-    return toPromise(() => this.#stream.context.store.leave(this.#stream.state, channel), this.#reporter('session.leave'))
+    return toPromise(() => {
+      assertChannel(channel)
+      return this.#stream.context.store.leave(this.#stream.state, channel)
+    }, this.#reporter('session.leave'))
   }
 
   /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */

@@ -10,7 +10,7 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { SessionIdGenerator } from '../wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from '../wire/frame.js'
-import { Channel, type SendOptions } from './channel.js'
+import { Channel, exceptOf, type SendOptions } from './channel.js'
 import type { ContractChannel, ContractHandler, ContractSession } from './contract-types.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
@@ -84,17 +84,17 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
   }
 
-  /** Returns a channel by name. You do not create channels: a channel exists while it has members. */
+  /** Returns a channel by name. You do not create channels: a channel exists while it has members. Throws FST_SSE_CHANNEL_INVALID. */
   channel (name: string): Channel {
     return new Channel(name, this.#store, (error, call, details) => { this.#onUnhandled(error, call, details) })
   }
 
   /**
    * Sends a named event to all sessions. Resolves when the event is in the log of broadcasts. Rejects with
-   * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
+   * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
-  broadcast (event: string, data: unknown, { except }: SendOptions = {}): Promise<void> {
-    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: except?.id }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
+  broadcast (event: string, data: unknown, options?: SendOptions): Promise<void> {
+    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: exceptOf(options) }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */

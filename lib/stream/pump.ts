@@ -1,4 +1,5 @@
 import { isPromise, toPromise, type Awaitable } from '../awaitable.js'
+import { DataInvalid } from '../errors.js'
 
 /** Where {@link pump} writes the items. */
 export interface PumpTarget {
@@ -13,8 +14,9 @@ export interface PumpTarget {
  * `return` is called.
  */
 export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal: AbortSignal, target: PumpTarget): Promise<void> {
-  // `in` throws for a string, which is iterable but not an object.
-  const iterator = typeof items !== 'string' && Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : (items as Iterable<unknown>)[Symbol.iterator]()
+  const { [Symbol.asyncIterator]: createAsync, [Symbol.iterator]: create } = Object(items) as Partial<AsyncIterable<unknown>> & Partial<Iterable<unknown>>
+  const iterator: AsyncIterator<unknown> | Iterator<unknown> | undefined = createAsync === undefined ? create?.call(items) : createAsync.call(items)
+  if (iterator === undefined) throw new DataInvalid('the items of a stream must be an iterable or an async iterable; call a generator function, and await a promise of one')
   return new Promise((resolve, reject) => {
     let isDone = false
     const finish = (): void => {

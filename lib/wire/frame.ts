@@ -1,5 +1,5 @@
 import { encode } from 'eventsource-encoder'
-import { DataInvalid, EventInvalid } from '../errors.js'
+import { DataInvalid, EventInvalid, quote } from '../errors.js'
 import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
 // The names of the events of the plugin, of EventSource, and of the session of the package's client.
@@ -16,9 +16,14 @@ export function isUserEvent (name: unknown): boolean {
   return isEventName(name) && !RESERVED.has(name)
 }
 
+/** Throws FST_SSE_EVENT_INVALID if the app may not send an event with this name. */
+export function assertUserEvent (name: unknown): void {
+  if (!isUserEvent(name)) throw new EventInvalid(quote(name))
+}
+
 /** Formats an event of the app as SSE, without its id. The id is different in each session; everything else is formatted once for all sessions. Throws FST_SSE_EVENT_INVALID or FST_SSE_DATA_INVALID. */
 export function frameEvent (event: string, data: unknown): string {
-  if (!isUserEvent(event)) throw new EventInvalid(typeof event === 'string' ? JSON.stringify(event) : typeof event)
+  assertUserEvent(event)
   const json = serialize(data)
   // Without `encode`, which would spend most of its time on the search for line breaks. JSON contains none.
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
@@ -30,9 +35,9 @@ export function serialize (data: unknown = null): string {
   try {
     json = JSON.stringify(data)
   } catch (error) {
-    throw new DataInvalid(error instanceof Error ? error.message : String(error))
+    throw new DataInvalid(`it cannot be serialized as JSON: ${error instanceof Error ? error.message : String(error)}`)
   }
-  if (json === undefined) throw new DataInvalid(`it is a ${typeof data}`)
+  if (json === undefined) throw new DataInvalid(`it cannot be serialized as JSON: it is a ${typeof data}`)
   return json
 }
 
