@@ -98,6 +98,7 @@ t.test('online and visibilitychange end the delay before the next attempt to con
 
 for (const [title, fallback] of [
   ['the offline page of a service worker', 'new Response("<h1>offline</h1>", { headers: { "content-type": "text/html" } })'],
+  // eslint-disable-next-line no-template-curly-in-string -- a template of the worker
   ['an old stream that a service worker has stored', 'new Response(`event: welcome\\nid: ${id}.0\\ndata: {"sessionId":"${id}","resumed":false}\\n\\ndata: "old"\\n\\n`, { headers: { "content-type": "text/event-stream" } })']
 ] as const) {
   t.test(`resumes after ${title}`, needsChromium, async t => {
