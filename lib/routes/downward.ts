@@ -1,12 +1,13 @@
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { logSafely } from '../safe-log.js'
 import { greet } from '../sessions/echo.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { StreamAttachment } from '../sessions/session-stream.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
-import { ResponseSink, StreamPayload, takeOverStream } from '../stream/response-sink.js'
+import { ResponseSink, StreamPayload } from '../stream/response-sink.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
@@ -28,8 +29,6 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     method: 'GET',
     url: downwardPath,
     exposeHeadRoute: false,
-    // The last hook, so that all others have run when it takes the response over.
-    onSend: [downward.onSend ?? [], takeOverStream].flat(),
     // Not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
       const sink = new ResponseSink(reply.raw)
@@ -72,7 +71,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
   const session = await sessions.open(principal)
   if (session === undefined) {
-    request.log.warn('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal')
+    logSafely(request.log, 'warn', {}, 'a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal')
     sendRetry(sessions, reply)
     return
   }
@@ -126,6 +125,7 @@ function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessi
 /** Acquires the right to stream a session from the store and sends the response that becomes the stream. */
 async function attach (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<void> {
   const { sink, cursor, resumed } = request
+  const { log: logger } = reply.request
   // Runs if the client disconnects before its stream begins, or if a timeout or a hook that throws sends another response.
   // In both cases, no client has received the id of a new session.
   const onAbort = (): void => {
@@ -138,14 +138,14 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   } finally {
     // Not before the store's `attach` has settled, because the session must not be released while it is pending.
     if (sink.closed) onAbort()
-    else sink.listener = { onDrain: noop, onClose: onAbort }
+    else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
   }
   if (sink.closed) return
   if (head === undefined) {
     sendRetry(sessions, reply)
     return
   }
-  const attachment: StreamAttachment = { ...request, head, logger: reply.request.log }
+  const attachment: StreamAttachment = { ...request, head, logger }
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
       session[kStream].attach(attachment)
@@ -156,7 +156,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
     if (!resumed) session.close('shutdown')
   })
   reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  reply.send(payload)
+  payload.send(reply)
 }
 
 /** Responds to a client that should reconnect soon. After a status other than 200, an EventSource would not reconnect. */

@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify'
 import type { ErrorFormatter } from '../sessions/handlers.js'
 import type { Sessions } from '../sessions/sessions.js'
+import { startStream } from '../stream/response-sink.js'
 import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS, EXPOSED_HEADERS, SESSION_ID } from '../wire/headers.js'
 import { addBatchParser } from './batch.js'
 import { closeRoute } from './close.js'
@@ -36,6 +37,10 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   scope.decorateRequest(kSession, null)
+  // This hook runs after those of the app, which may add `onSend` hooks to routes. `startStream` must be the last one.
+  scope.addHook('onRoute', route => {
+    if (route.method === 'GET') route.onSend = [route.onSend ?? [], startStream].flat()
+  })
   for (const route of routeOptions) scope.route(route)
   scope.addHook('onReady', async () => {
     // That of the app, because it may have been set after the registration of the plugin. If the app has set none, Fastify has

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
 import { HookInvalid } from '../errors.js'
+import { logSafely } from '../safe-log.js'
 import type { Gap } from '../wire/frame.js'
 import type { Session } from './session.js'
 import type { UpwardReply } from './upward-reply.js'
@@ -83,7 +84,7 @@ export class HookRunner {
       try {
         await (hook as (...args: Parameters<Hooks[Name]>) => Awaitable<void>)(...args)
       } catch (error) {
-        this.#logger.error({ err: error, session: args[0].shortId }, `the ${name} hook failed`)
+        logSafely(this.#logger, 'error', { err: error, session: args[0].shortId }, `the ${name} hook failed`)
       }
     }
   }

@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
 import { SessionOver } from '../errors.js'
+import { logSafely } from '../safe-log.js'
 import type { MessageQueue } from '../store/message-queue.js'
 import type { SessionListener, SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
@@ -12,6 +13,7 @@ import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Ga
 /** What a session needs from the registry. `Session` is a type parameter, because this module must not import the class that apps use. */
 export interface SessionContext<Session> {
   readonly store: Store
+  readonly logger: FastifyBaseLogger
   /** Sessions whose `signal` is in use. The set keeps them in memory until they are closed, so that the signal can abort. */
   readonly pinned: Set<object>
   /** Milliseconds that a client should wait before it reconnects. */
@@ -154,7 +156,13 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
 
   /** Undoes one `retain` or `retainForResume`. */
   release (): void {
-    if (--this.#refCount === 0) this.context.store.detach(this.state)
+    if (--this.#refCount > 0) return
+    // Usually called by a listener of a connection, where an error of a store of the app would terminate the process.
+    try {
+      this.context.store.detach(this.state)
+    } catch (error) {
+      logSafely(this.context.logger, 'error', { err: error, session: this.state.shortId }, 'the store could not detach a session')
+    }
   }
 
   /** Releases the session for a request whose client disconnected after the `onResume` hooks had run and before the stream began. */
@@ -177,7 +185,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
-    logger.info({ session: this.state.shortId, resumed }, 'event stream opened')
+    logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')
     let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome)
     if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
     stream.start(preamble)
@@ -237,7 +245,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
 
   onStreamClose (stream: StreamWriter): void {
     const duration = Math.round(performance.now() - stream.openedAt)
-    stream.logger.info({ session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
+    logSafely(stream.logger, 'info', { session: this.state.shortId, reason: stream.reason, duration }, 'event stream ended')
     this.context.onStreamClose(stream)
     if (stream !== this.#stream) return
     this.#detach(stream)

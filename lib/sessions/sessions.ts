@@ -3,6 +3,7 @@ import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
 import { SessionOver } from '../errors.js'
 import type { Settings } from '../options.js'
+import { logSafely } from '../safe-log.js'
 import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import { flushScheduler } from '../stream/flush-scheduler.js'
@@ -58,6 +59,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
     this.#context = {
       store,
+      logger,
       pinned: new Set(),
       createRetryDelay: () => this.createRetryDelay(),
       close: (session, reason) => this.#closeSession(session, reason),
@@ -140,7 +142,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     try {
       await this.#closeSession(session, reason, false)
     } catch (error) {
-      this.#logger.warn({ err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
+      logSafely(this.#logger, 'warn', { err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
     }
     session[kStream].release()
   }
@@ -203,7 +205,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     try {
       return await this.#store.close(reason)
     } catch (error) {
-      this.#logger.error({ err: error }, 'the store could not be closed')
+      logSafely(this.#logger, 'error', { err: error }, 'the store could not be closed')
       return []
     }
   }

@@ -1,5 +1,5 @@
 import { ServerResponse, type OutgoingHttpHeaders } from 'node:http'
-import type { Socket } from 'node:net'
+import { Readable } from 'node:stream'
 import type { FastifyReply, onSendHookHandler } from 'fastify'
 import { noop } from '../awaitable.js'
 
@@ -8,9 +8,11 @@ export interface SinkListener {
   onDrain (): void
   /** The response has ended or its connection is lost. */
   onClose (): void
+  /** A function of the response failed, such as a wrapper of `write`. The connection is being closed. */
+  onError (error: unknown): void
 }
 
-/** Where a stream writes: a response, or a substitute in tests. */
+/** Where a stream writes: a response, or a substitute in tests. Its methods do not throw. */
 export interface Sink {
   listener: SinkListener | undefined
   readonly closed: boolean
@@ -20,21 +22,23 @@ export interface Sink {
   destroy (): void
 }
 
+/** Node's `write`; `undefined` if other code had replaced it when this module was loaded. Only its source distinguishes it from a wrapper. */
+const nodeWrite = [ServerResponse.prototype.write].find(write => Function.prototype.toString.call(write).includes('write_(this, '))
+
 /**
- * The response to one request, taken over from Fastify. It is created when the handler starts, so that it detects a client
- * that disconnects early. It can write after `takeOver`, which the last `onSend` hook calls when all other hooks have set
- * their headers. It keeps neither Fastify's request nor its reply in memory.
+ * The response to one request, as the target of a stream. It is created when the handler starts, so that it detects a
+ * client that disconnects early. It can write after `start`, which the last `onSend` hook calls.
  */
 export class ResponseSink implements Sink {
   listener: SinkListener | undefined
   closed: boolean
   readonly #response: ServerResponse
-  /** The response at first; its socket as soon as the response would write chunks to the socket unchanged. */
-  #target: ServerResponse | Socket
+  #isHeadSent = false
+  /** The payload, if the data goes through it; see {@link StreamPayload}. */
+  #payload: StreamPayload | undefined
 
   constructor (response: ServerResponse) {
     this.#response = response
-    this.#target = response
     const { socket } = response.req
     // If the client disconnected while earlier hooks ran, no `close` event follows.
     this.closed = socket.destroyed
@@ -49,76 +53,166 @@ export class ResponseSink implements Sink {
     response.on('error', noop)
   }
 
-  /** Takes the response over from Fastify and sends the status and the headers that Fastify and the hooks have set. */
+  /** Takes the response over from Fastify and sends the status and the headers that Fastify and the hooks have set. Neither Fastify's request nor its reply is kept in memory. */
   takeOver (reply: FastifyReply): void {
-    if (reply.request.raw.httpVersionMajor === 1) {
-      // [WHATWG HTML 9.2.7] An event stream may be sent without chunked encoding. A chunk would cost four writes (size, CRLF, data, CRLF).
-      this.#response.removeHeader('transfer-encoding')
-      reply.header('connection', 'close')
-    }
     this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
     // After `writeHead`, so that Fastify can still send another response if a header of the app is invalid.
     reply.hijack()
   }
 
+  /** Writes to a payload that Fastify pipes to the response. */
+  usePayload (payload: StreamPayload): void {
+    this.#payload = payload
+  }
+
   write (chunk: string): boolean {
-    const target = this.#target
-    // The client has closed the connection, or other code has ended the response. A `close` event follows.
-    if (!target.writable || this.#response.writableEnded) return false
-    const acceptsMore = target.write(chunk)
-    // The listener is added only when it is needed, because most streams never block.
-    if (!acceptsMore) target.once('drain', () => { this.listener?.onDrain() })
-    if (target === this.#response) this.#target = rawWritable(this.#response)
-    return acceptsMore
+    try {
+      return this.#payload === undefined ? this.#write(chunk) : this.#payload.push(chunk)
+    } catch (error) {
+      this.#abort(error)
+      return false
+    }
   }
 
   end (chunk: string): void {
-    this.#response.end(chunk)
+    try {
+      if (this.#payload === undefined) {
+        this.#response.end(chunk)
+      } else {
+        this.#payload.push(chunk)
+        this.#payload.push(null)
+      }
+    } catch (error) {
+      this.#abort(error)
+    }
   }
 
   destroy (): void {
-    this.#response.destroy()
+    try {
+      this.#response.destroy()
+    } catch (error) {
+      this.listener?.onError(error)
+    }
+  }
+
+  #write (chunk: string): boolean {
+    const response = this.#response
+    const { socket } = response
+    // HTTP/2, `inject` and wrapped responses have their own `write`. A pipelined response has no socket yet.
+    const target = this.#isHeadSent && response.write === nodeWrite && socket !== null ? socket : response
+    // The client has closed the connection, or other code has ended the response. A `close` event follows.
+    if (!target.writable || response.writableEnded) return false
+    // The result of a wrapper may be `undefined`.
+    const acceptsMore = (target === socket ? this.#writeToSocket(chunk, socket) : response.write(chunk)) !== false
+    this.#isHeadSent = true
+    // The listener is added only when it is needed, because most streams never block.
+    if (!acceptsMore) target.once('drain', () => { this.listener?.onDrain() })
+    return acceptsMore
+  }
+
+  /** Writes a chunk with one write. The response would need four: size, CRLF, data, CRLF. */
+  #writeToSocket (chunk: string, socket: NonNullable<ServerResponse['socket']>): boolean {
+    const size = Buffer.byteLength(chunk)
+    // [RFC 9112 7.1]
+    const data = this.#response.chunkedEncoding ? `${size.toString(16)}\r\n${chunk}\r\n` : chunk
+    // ASCII, which most chunks are, is written faster as latin1.
+    return socket.write(data, size === chunk.length ? 'latin1' : 'utf8')
+  }
+
+  /** Closes the connection, because it is unknown how much was written. */
+  #abort (error: unknown): void {
+    this.listener?.onError(error)
+    this.destroy()
   }
 
   readonly #onClose = (): void => {
     if (this.closed) return
     this.closed = true
+    this.#payload?.destroy()
+    if (this.#response.headersSent && !this.#response.writableFinished) this.#runOnResponse()
     this.listener?.onClose()
+  }
+
+  /**
+   * Runs Fastify's `onResponse` hooks after the client has disconnected, which is how most streams end. Fastify runs them when
+   * the response emits `finish`, which Node does in this case only over HTTP/2. The event cannot be emitted here, because
+   * Node itself listens to it.
+   */
+  #runOnResponse (): void {
+    for (const listener of this.#response.listeners('finish')) {
+      if (listener.name === 'onResFinished') listener.call(this.#response)
+    }
   }
 }
 
-/** Returns the socket of a response that would write all further chunks to the socket unchanged, otherwise the response. */
-function rawWritable (response: ServerResponse): ServerResponse | Socket {
-  const { socket, write } = response
-  // HTTP/2, `inject` and wrapped responses have their own `write`. A pipelined response has no socket yet.
-  return write === ServerResponse.prototype.write && socket !== null && !response.chunkedEncoding ? socket : response
+const kPayload = Symbol('fastify-sse-sessions payload')
+
+interface ReplyWithPayload {
+  [kPayload]?: StreamPayload
 }
 
 /**
- * Is passed to `reply.send` instead of a body. It goes through all `onSend` hooks. The last of them, `takeOverStream`,
- * recognizes it and starts the stream.
+ * The payload of a stream, which goes through all `onSend` hooks. If no hook uses it, the stream is written to the response
+ * directly, which needs half the memory. Otherwise the data goes through it.
  */
-export class StreamPayload {
-  /** Because of `pipe`, Fastify treats the payload as a stream, which it neither serializes nor measures. */
-  readonly pipe = noop
+export class StreamPayload extends Readable {
   readonly #sink: ResponseSink
   readonly #onStart: () => void
 
-  /** `onStart` is called when the headers are sent and the sink can write. */
+  /** `onStart` is called when all `onSend` hooks have run and the sink can write. */
   constructor (sink: ResponseSink, onStart: () => void) {
+    super()
     this.#sink = sink
     this.#onStart = onStart
   }
 
-  start (reply: FastifyReply): void {
-    if (this.#sink.closed || reply.sent) return
-    this.#sink.takeOver(reply)
+  override _read (): void {
+    this.#sink.listener?.onDrain()
+  }
+
+  /** Passes the payload to the `onSend` hooks of the route, of which {@link startStream} must be the last one. */
+  send (reply: FastifyReply & ReplyWithPayload): void {
+    reply[kPayload] = this
+    reply.send(this)
+  }
+
+  /** Starts the stream. `payload` is the result of the hooks: this object, or a stream that reads it. */
+  start (reply: FastifyReply, payload: unknown, done: (error: null, payload: unknown) => void): void {
+    if (this.#sink.closed || reply.sent) {
+      this.destroy()
+      return
+    }
+    // The connection would be kept open after the stream, and would delay the close of the server.
+    if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
+    if (payload === this && !this.#isUsed) {
+      this.#sink.takeOver(reply)
+    } else {
+      done(null, payload)
+      // Fastify responds with an error.
+      if (this.destroyed) return
+      this.#sink.usePayload(this)
+      // Turns off Fastify's handler timeout.
+      reply.hijack()
+    }
     this.#onStart()
+  }
+
+  /** Whether a hook has called a method such as `pipe`, `on` or `destroy`, or functions such as `finished` that call one. */
+  get #isUsed (): boolean {
+    return this.readableFlowing !== null || this.destroyed || this.eventNames().length > 0
   }
 }
 
 /** The `onSend` hook that starts streams. It must be the last one of its route. */
-export const takeOverStream: onSendHookHandler<unknown> = (_request, reply, payload, done) => {
-  if (payload instanceof StreamPayload) payload.start(reply)
+export const startStream: onSendHookHandler<unknown> = (_request, reply: FastifyReply & ReplyWithPayload, payload, done) => {
+  const stream = reply[kPayload]
+  // A hook may have replaced the stream with text, and a handler timeout or a hook that failed sends an error.
+  if (stream !== undefined && isStream(payload)) stream.start(reply, payload, done)
   else done(null, payload)
+}
+
+/** Whether Fastify sends a payload as a stream. */
+function isStream (payload: unknown): boolean {
+  const { pipe, getReader } = Object(payload) as { pipe?: unknown, getReader?: unknown }
+  return typeof pipe === 'function' || typeof getReader === 'function'
 }

@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { now, type TrimReason } from '../log/log.js'
 import { nextPositionIn, type LogRange } from '../log/log-range.js'
+import { logSafely } from '../safe-log.js'
 import { frameGap, framePrefix, type Gap } from '../wire/frame.js'
 import { flushScheduler, type Flushable } from './flush-scheduler.js'
 import type { Sink, SinkListener } from './response-sink.js'
@@ -111,6 +112,10 @@ export class StreamWriter implements SinkListener, Flushable {
   onClose (): void {
     this.#state = 'closed'
     this.#owner.onStreamClose(this)
+  }
+
+  onError (error: unknown): void {
+    logSafely(this.logger, 'error', { err: error }, 'an event stream ends because of an error of its response')
   }
 
   /** Writes a heartbeat, unless something else is about to be written. */

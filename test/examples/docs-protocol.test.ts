@@ -4,6 +4,7 @@ import { resolveOptions } from '../../lib/options.js'
 import * as headerNames from '../../lib/wire/headers.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
+import { removeFraming } from '../support/raw-client.js'
 import { waitUntil } from '../support/wait.js'
 import { block, nameOf, read, table } from './docs.js'
 
@@ -51,7 +52,7 @@ class Ids {
 
 interface Exchange {
   readonly socket: Socket
-  /** Everything received, without carriage returns. */
+  /** Everything received, without chunked framing and carriage returns. */
   readonly received: () => string
 }
 
@@ -65,7 +66,7 @@ function send (t: Test, port: number, text: string, ids: Ids): Exchange {
   let received = ''
   socket.setEncoding('utf8').on('error', () => {}).on('data', (chunk: string) => { received += chunk })
   socket.write(`${[start, ...headers].join('\r\n')}\r\n\r\n${body}`)
-  return { socket, received: () => received.replaceAll('\r\n', '\n') }
+  return { socket, received: () => removeFraming(received).replaceAll('\r\n', '\n') }
 }
 
 t.test('a server responds to the example requests as the page shows', async t => {

@@ -1,35 +1,73 @@
+import { get } from 'node:http'
 import type { Socket } from 'node:net'
 import t from 'tap'
 import { serve } from '../support/server.js'
-import { openStream } from '../support/http-client.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
-import { formatGet, openRawClient } from '../support/raw-client.js'
-import { nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { formatGet, openRawClient, recordOpenedSessions } from '../support/raw-client.js'
+import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
 
-t.test('a stream over HTTP/1.1 is not chunked, and its end closes the connection', async t => {
+t.test('over HTTP/1.1, each write is one chunk and one write to the socket, and the end of a stream closes the connection', async t => {
   const { sessions, port } = await serve(t)
-  sessions.addHook('onOpen', session => { session.close('done') })
+  const opened = recordOpenedSessions(sessions)
   const client = openRawClient(t, port)
+  await client.waitFor('event: welcome')
+  const [{ session, socket }] = opened as [typeof opened[0]]
+  const writes: unknown[] = []
+  const { write } = socket
+  socket.write = ((...args: unknown[]) => {
+    writes.push(args[0])
+    return Reflect.apply(write, socket, args)
+  }) as typeof write
+  for (const text of ['first', 'naïve 😀']) {
+    await session.send(text)
+    await client.waitFor(text)
+  }
+  t.equal(writes.length, 2)
+  await session.close('done')
   await withTimeout(client.closed, 'the end of the connection')
-  const [head = '', body = ''] = client.text().split('\r\n\r\n')
+
+  const [head = '', ...rest] = client.rawText().split('\r\n\r\n')
   t.match(head, /^connection: close$/im)
-  t.notMatch(head, /^(transfer-encoding|content-length):/im)
-  t.match(body, /^retry: \d+\nevent: welcome\n[^]+\nevent: close\nid: closed\ndata: {"reason":"done"}\n\n$/)
+  t.match(head, /^transfer-encoding: chunked$/im)
+  const chunks = Array.from(rest.join('\r\n\r\n').matchAll(/([\da-f]+)\r\n([^\r]*)\r\n/g), ([, size = '', data = '']) => {
+    t.equal(Number.parseInt(size, 16), Buffer.byteLength(data), 'the size is the number of bytes')
+    return data
+  })
+  t.match(chunks, [
+    /^retry: \d+\nevent: welcome\n[^]+\n\n$/,
+    /\ndata: "first"\n\n$/,
+    /\ndata: "naïve 😀"\n\n$/,
+    /^event: close\nid: closed\ndata: {"reason":"done"}\n\n$/,
+    /^$/
+  ])
 })
 
-t.test('an onSend hook of the app can make the stream chunked', async t => {
-  const { sessions, url } = await serve(t, {}, {
-    beforeRegister: app => app.addHook('onSend', (_request, reply, payload, calls) => {
-      reply.header('transfer-encoding', 'chunked')
-      calls(null, payload)
+t.test('over HTTP/1.0, a stream has no chunks', async t => {
+  const { sessions, port } = await serve(t)
+  const client = openRawClient(t, port, { request: 'GET /downward HTTP/1.0\r\n\r\n' })
+  await client.waitFor('event: welcome')
+  await sessions.broadcast('news', 'naïve')
+  await client.waitFor('naïve')
+  await (await sessions.find(/"sessionId":"([^"]+)/.exec(client.rawText())?.[1] ?? ''))?.close('done')
+  await withTimeout(client.closed, 'the end of the connection')
+  const [head = '', body = ''] = client.rawText().split('\r\n\r\n')
+  t.notMatch(head, /^(transfer-encoding|content-length):/im)
+  t.match(body, /^retry: \d+\nevent: welcome\n[^]+\n\nid: [^]+data: "naïve"\n\nevent: close\nid: closed\ndata: {"reason":"done"}\n\n$/)
+})
+
+t.test('a stream that ends is a complete response, and one whose connection is lost is an aborted one', async t => {
+  const { sessions, port } = await serve(t)
+  for (const isComplete of [true, false]) {
+    const opened = recordOpenedSessions(sessions)
+    const done = deferred<boolean>()
+    get({ port, path: '/downward', agent: false }, response => {
+      response.resume().on('error', () => {}).on('close', () => { done.resolve(response.complete) })
     })
-  })
-  const { waitFor, events } = await openStream(t, url)
-  for (const n of [1, 2, 3]) {
-    sessions.broadcast('n', n)
-    await waitFor(({ data }) => data === n)
+    await waitUntil(() => opened.length === 1 && opened[0]?.session.connected === true, 'the stream')
+    if (isComplete) await opened[0]?.session.close('done')
+    else opened[0]?.socket.destroy()
+    t.equal(await withTimeout(done.promise, 'the end of the response'), isComplete)
   }
-  t.strictSame(events.map(({ event }) => event), ['welcome', 'n', 'n', 'n'])
 })
 
 t.test('pipelined requests that get no stream leave no listeners on their socket', async t => {

@@ -5,10 +5,12 @@ import type { Session, Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { deferred, waitUntil, withTimeout } from './wait.js'
 
-/** A client that is only a socket. Its text is everything received, with the head and the chunked framing of the response. */
+/** A client that is only a socket. Its text is everything received, with the head of the response and without its chunked framing. */
 export interface RawClient {
   readonly socket: Socket
   readonly text: () => string
+  /** Everything received, with the chunked framing. */
+  readonly rawText: () => string
   readonly numbers: () => number[]
   waitFor: (text: string) => Promise<void>
   /** Starts to read, if the client was stalled. */
@@ -33,16 +35,17 @@ export function openRawClient (t: Test, port: number, { headers = {}, stalled = 
   const chunks: string[] = []
   const checks = new Set<(text: string) => void>()
   const closed = deferred()
-  const text = (): string => {
+  const rawText = (): string => {
     chunks.splice(0, Infinity, chunks.join(''))
     return chunks[0] ?? ''
   }
+  const text = (): string => removeFraming(rawText())
   socket.setEncoding('utf8').on('error', () => {}).on('close', () => { closed.resolve() })
   const read = (): void => {
     let previous = ''
     socket.on('data', (chunk: string) => {
       if (!discards || chunks.length < 2) chunks.push(chunk)
-      for (const check of checks) check(previous + chunk)
+      for (const check of checks) check(removeFraming(previous + chunk))
       previous = chunk.slice(-1000)
     })
   }
@@ -51,6 +54,7 @@ export function openRawClient (t: Test, port: number, { headers = {}, stalled = 
   return {
     socket,
     text,
+    rawText,
     numbers: () => parseNumbers(text()),
     waitFor: async wanted => {
       const found = deferred()
@@ -63,6 +67,11 @@ export function openRawClient (t: Test, port: number, { headers = {}, stalled = 
     read,
     closed: closed.promise
   }
+}
+
+/** Removes the chunked framing from the text of responses. A stream contains no CR, and each of its chunks ends with a blank line. */
+export function removeFraming (text: string): string {
+  return text.replace(/(?<=\r\n\r\n)[\da-f]+\r\n/g, '').replace(/(?<=\n\n)\r\n(?:0\r\n\r\n|[\da-f]+\r\n)?/g, '')
 }
 
 /** Parses the numbers in the data `{ n, … }` of messages in the text of a stream. */
