@@ -61,3 +61,12 @@ export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown)
   promise.onUnhandled(report)
   return promise
 }
+
+/** Waits for a promise that does not reject, but only for a time in milliseconds. Resolves with whether it has settled. */
+export async function settlesWithin (promise: Promise<unknown>, time: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<boolean>(resolve => { timer = setTimeout(resolve, time, false) })
+  const hasSettled = await Promise.race([promise.then(() => true), timeout])
+  clearTimeout(timer)
+  return hasSettled
+}

@@ -1,9 +1,9 @@
-import type { FastifyBaseLogger, FastifyPluginAsync, FastifyTypeProvider, FastifyTypeProviderDefault, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerBase, RawServerDefault } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, FastifyPluginAsync, FastifyTypeProvider, FastifyTypeProviderDefault, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerBase, RawServerDefault } from 'fastify'
 import fp from 'fastify-plugin'
 import cluster from 'node:cluster'
 import { OptionInvalid, StoreUnavailable } from './errors.js'
 import { assertFits, Log } from './log/log.js'
-import { resolveOptions, type SseSessionsOptions } from './options.js'
+import { resolveOptions, type Settings, type SseSessionsOptions } from './options.js'
 import { routes } from './routes/index.js'
 import { createSessions, type Sessions } from './sessions/sessions.js'
 import { memoryStore } from './store/memory/memory-store.js'
@@ -26,6 +26,15 @@ declare module 'fastify' {
   }
 }
 
+/** Logs a warning if Node closes connections before they get a heartbeat. */
+function warnAboutTimeout ({ server, log }: FastifyInstance, { heartbeatInterval }: Settings): void {
+  // Fastify sets this property to its option `connectionTimeout`; the app can also set it itself. 0 turns the timeout off.
+  const { timeout } = server
+  if (!(timeout > 0) || (heartbeatInterval !== false && heartbeatInterval < timeout)) return
+  const advice = heartbeatInterval === false ? 'turn heartbeats on, or the timeout off' : `set "heartbeatInterval" (${heartbeatInterval} ms) to less, or the timeout to more`
+  log.warn(`the connectionTimeout of the server (${timeout} ms) ends idle event streams; ${advice}`)
+}
+
 const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const settings = resolveOptions(options, app.initialConfig.pluginTimeout)
   if (app.hasDecorator(settings.decorator)) {
@@ -39,8 +48,12 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
     app.log.warn('this process is one of several workers, but sessions are in its memory, so requests that reach another worker fail; use redisStore, or one worker')
   }
 
-  const connections = ServerConnections.of(app.server)
+  const connections = ServerConnections.of(app)
   connections.add(() => sessions.close(), settings.closeTimeout)
+  app.addHook('onListen', async () => {
+    connections.addServersOf(app)
+    warnAboutTimeout(app, settings)
+  })
   // Not in `onClose`: Fastify runs it after all responses have ended, and streams do not end by themselves.
   app.addHook('preClose', () => connections.close())
 

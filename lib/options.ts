@@ -40,7 +40,7 @@ export interface SseSessionsOptions {
   resumeTimeout?: number
   /** Milliseconds that a client waits before it reconnects: a number, or a range from which each client gets a random value. Default: `[1000, 5000]`. */
   retry?: number | [min: number, max: number]
-  /** Maximum number of milliseconds that `app.close()` waits for streams to write the rest of their events. Must be less than Fastify's `pluginTimeout`. Default: 3000. */
+  /** Maximum number of milliseconds that `app.close()` waits for streams to write the rest of their events, for handlers, and for requests to other routes. Then it closes all connections of the server. Must be less than Fastify's `pluginTimeout`. Default: 3000. */
   closeTimeout?: number
   /**
    * Bounds of the log of each session: `entries`, `bytes`, and `age` in milliseconds. A log keeps the newest events for

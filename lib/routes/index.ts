@@ -17,7 +17,18 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
     await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, routeOptions.map(({ url }) => url))
   }
+  // Not earlier: a request whose body never arrives has nothing that could finish.
+  scope.addHook('preHandler', (request, reply, done) => {
+    if (request.method !== 'GET') sessions.onRequest(reply)
+    done()
+  })
+  // If an `onSend` hook of the app fails, the one below does not run.
+  scope.addHook('onError', (_request, reply, _error, done) => {
+    sessions.onResponse(reply)
+    done()
+  })
   scope.addHook('onSend', (request, reply, payload, done) => {
+    sessions.onResponse(reply)
     // Pages of other origins must be able to read the headers of the plugin, also if the app itself has set up CORS.
     if (reply.hasHeader(ALLOW_ORIGIN)) {
       const exposed = reply.getHeader(EXPOSE_HEADERS)

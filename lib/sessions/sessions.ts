@@ -1,7 +1,8 @@
-import type { FastifyBaseLogger, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
-import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
+import type { FastifyBaseLogger, FastifyReply, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
-import { SessionOver } from '../errors.js'
+import { Closing, SessionOver } from '../errors.js'
+import { now } from '../log/log.js'
 import type { Settings } from '../options.js'
 import { logSafely } from '../safe-log.js'
 import type { SessionState } from '../store/session-state.js'
@@ -17,6 +18,9 @@ import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './han
 import { HookRunner, type Hooks } from './hooks.js'
 import { kStream, Session } from './session.js'
 import { SessionStream, type SessionContext, type UnhandledDetails } from './session-stream.js'
+
+// Milliseconds that `close` waits for the store and the `onClose` hooks also if streams or handlers have taken all of `closeTimeout`.
+const MIN_STORE_TIMEOUT = 100
 
 /** Numbers for monitoring. */
 export interface SessionStats {
@@ -44,7 +48,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #heartbeat: Heartbeat
   readonly #streams: Set<StreamWriter>
   readonly #ids = new SessionIdGenerator()
-  #onLastStreamClose: (() => void) | undefined
+  /** The replies to POST and DELETE requests whose handlers run. */
+  readonly #replies = new Set<FastifyReply>()
+  /** Resolves the promise for which `close` waits. */
+  #onIdle: (() => void) | undefined
 
   /** @internal Use {@link createSessions}. */
   constructor (settings: Settings, logger: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
@@ -176,7 +183,18 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal Ends all streams within `closeTimeout`, then closes the sessions that no other process can continue. */
+  /** @internal The handler of a request has started. */
+  onRequest (reply: FastifyReply): void {
+    this.#replies.add(reply)
+  }
+
+  /** @internal A response is being sent. */
+  onResponse (reply: FastifyReply): void {
+    this.#replies.delete(reply)
+    this.#resolveIfIdle()
+  }
+
+  /** @internal Ends all streams, and waits for them and for handlers, at most `closeTimeout`. Then closes the sessions that no other process can continue. */
   async close (): Promise<void> {
     this.closing = true
     const reason = 'shutdown'
@@ -184,46 +202,44 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     for (const stream of this.#streams) stream.end({ finalFrame: frameRetry(this.createRetryDelay()), reason, drain: stream.canWrite })
     // Not in a later tick, because `closeTimeout` may be 0.
     flushScheduler.flushAll()
-    await this.#waitForStreams(this.settings.closeTimeout)
+    const startedAt = now()
+    const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
+    this.#resolveIfIdle()
+    await settlesWithin(idle, this.settings.closeTimeout)
+    for (const reply of this.#replies) reply.send(new Closing())
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
-    const closed = await this.#closeStore(reason)
-    await Promise.all(closed.map(state => {
-      const session = this.#sessionOf(state)
-      session[kStream].onEnd()
-      return this.hooks.notify('onClose', session, reason)
-    }))
+    const isClosed = await settlesWithin(this.#closeStore(reason), Math.max(MIN_STORE_TIMEOUT, this.settings.closeTimeout - (now() - startedAt)))
+    if (!isClosed) logSafely(this.#logger, 'warn', {}, 'close() did not wait for the store and the onClose hooks, because closeTimeout is over')
   }
 
   #onUnhandled (error: unknown, call: string, details: UnhandledDetails): void {
     // A session may be closed at any time, so this error is not a fault of the app.
     if (error instanceof SessionOver) return
-    this.#logger.warn({ err: error, ...details }, `${call} has failed, and nothing handles its rejected promise`)
+    logSafely(this.#logger, 'warn', { err: error, ...details }, `${call} has failed, and nothing handles its rejected promise`)
   }
 
-  async #closeStore (reason: string): Promise<readonly SessionState[]> {
+  /** Closes the store, and the sessions that no other process can continue. */
+  async #closeStore (reason: string): Promise<void> {
     try {
-      return await this.#store.close(reason)
+      const closed = await this.#store.close(reason)
+      await Promise.all(closed.map(state => {
+        const session = this.#sessionOf(state)
+        session[kStream].onEnd()
+        return this.hooks.notify('onClose', session, reason)
+      }))
     } catch (error) {
       logSafely(this.#logger, 'error', { err: error }, 'the store could not be closed')
-      return []
     }
   }
 
-  #waitForStreams (timeout: number): Promise<void> {
-    if (this.#streams.size === 0) return Promise.resolve()
-    return new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, timeout)
-      this.#onLastStreamClose = () => {
-        clearTimeout(timer)
-        resolve()
-      }
-    })
+  #resolveIfIdle (): void {
+    if (this.#streams.size === 0 && this.#replies.size === 0) this.#onIdle?.()
   }
 
   #onStreamClose (stream: StreamWriter): void {
     this.#streams.delete(stream)
-    if (this.#streams.size === 0) this.#onLastStreamClose?.()
+    this.#resolveIfIdle()
   }
 
   /** Closes a session. Unless `keep` is true, no client can resume it. */

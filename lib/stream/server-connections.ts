@@ -1,65 +1,88 @@
 import type { FastifyInstance } from 'fastify'
+import type { IncomingMessage } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import { now } from '../log/log.js'
 
 type Server = FastifyInstance['server']
 
-interface Http2Connection {
-  /** `undefined` after the session has closed. Node never frees a session that it has closed because of a flood while a listener of the session still refers to the socket. */
-  socket: Socket | undefined
-  streamCount: number
-}
-
 const kConnections = Symbol('fastify-sse-sessions connections')
+
+/** Milliseconds between two searches for idle connections. */
+const SWEEP_INTERVAL = 50
+/** Milliseconds that a connection has to send the last response before it is destroyed. */
+const FLUSH_TIMEOUT = 100
 
 /**
  * Closes the connections of a server, so that `server.close()` finishes. Node itself waits for these connections:
  * - connections without a request, which browsers open in advance: more than a minute;
+ * - connections that become idle after the call of `close`: as long as they are kept alive;
  * - idle HTTP/2 connections, before Node 24;
- * - HTTP/2 connections that were in the TLS handshake when `close` was called, or whose peer is unreachable: forever.
+ * - connections whose request is incomplete, whose handler does not settle, or whose peer is unreachable: forever.
  */
 export class ServerConnections {
+  readonly #servers = new Set<Server>()
   readonly #sockets = new Set<Socket>()
-  readonly #http2 = new Map<ServerHttp2Session, Http2Connection>()
+  readonly #http2 = new Set<ServerHttp2Session>()
+  /** The connections without a request, with the number of bytes that they have received in the TLS handshake. */
+  readonly #unused = new Map<Socket, number>()
   readonly #closers: Array<() => Promise<void>> = []
   #timeout = 0
   #isClosing = false
   #closePromise: Promise<void> | undefined
 
-  /** Returns the connections of a server. All registrations of the plugin share one object, so that Node does not warn about too many listeners. */
-  static of (server: Server & { [kConnections]?: ServerConnections }): ServerConnections {
+  /** Returns the connections of an app. All registrations of the plugin share one object, so that Node does not warn about too many listeners. */
+  static of ({ server }: { server: Server & { [kConnections]?: ServerConnections } }): ServerConnections {
     server[kConnections] ??= new ServerConnections(server)
     return server[kConnections]
   }
 
   private constructor (server: Server) {
+    this.addServer(server)
+  }
+
+  /** Adds the other servers of an app that is listening. For `localhost`, Fastify creates one for each further address. */
+  addServersOf (app: FastifyInstance): void {
+    for (let object: unknown = app; object !== null; object = Object.getPrototypeOf(object)) {
+      // There is no public API for these servers.
+      const symbol = Object.getOwnPropertySymbols(object).find(({ description }) => description === 'fastify.serverBindings')
+      if (symbol !== undefined) for (const server of (object as Record<symbol, Server[]>)[symbol] ?? []) this.addServer(server)
+    }
+  }
+
+  addServer (server: Server): void {
+    if (this.#servers.has(server)) return
+    this.#servers.add(server)
     const sockets = this.#sockets
+    const unused = this.#unused
     // One function for all sockets, to save memory.
-    const onSocketClose = function (this: Socket): void { sockets.delete(this) }
+    const onSocketClose = function (this: Socket): void {
+      sockets.delete(this)
+      unused.delete(this)
+    }
     server.on('connection', (socket: Socket) => {
       sockets.add(socket)
+      unused.set(socket, 0)
+      socket.on('close', onSocketClose)
+      if (this.#isClosing) setTimeout(() => { socket.destroy() }, this.#timeout).unref()
+    })
+    server.on('secureConnection', (socket: Socket) => {
+      unused.set(socket, socket.bytesRead)
       socket.on('close', onSocketClose)
     })
+    // A request can have arrived together with the end of the TLS handshake, so the number of bytes does not show it.
+    server.on('request', ({ httpVersionMajor, socket }: IncomingMessage) => { if (httpVersionMajor === 1) unused.delete(socket) })
     let newestSocket: Socket | undefined
     // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events, which runs later.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })
+    const http2 = this.#http2
+    const onHttp2Close = function (this: ServerHttp2Session): void { http2.delete(this) }
     server.on('session', (http2Session: ServerHttp2Session) => {
-      const connection: Http2Connection = { socket: newestSocket, streamCount: 0 }
+      unused.delete(newestSocket as Socket)
       newestSocket = undefined
-      this.#http2.set(http2Session, connection)
-      http2Session.once('close', () => {
-        this.#http2.delete(http2Session)
-        connection.socket = undefined
-      })
-      http2Session.on('stream', stream => {
-        connection.streamCount++
-        stream.once('close', () => {
-          connection.streamCount--
-          if (this.#isClosing) destroyWhenIdle(connection, this.#timeout)
-        })
-      })
-      if (this.#isClosing) closeHttp2Session(http2Session, connection, this.#timeout)
+      http2.add(http2Session)
+      http2Session.once('close', onHttp2Close)
+      if (this.#isClosing) http2Session.close()
     })
   }
 
@@ -69,7 +92,10 @@ export class ServerConnections {
     this.#timeout = Math.max(this.#timeout, timeout)
   }
 
-  /** Ends the streams of all registrations in parallel, then closes connections that Node would wait for, including those that open later. HTTP/2 peers have the rest of the longest timeout to close their connections. */
+  /**
+   * Ends the streams of all registrations in parallel. Then closes connections without a request, and others when they become
+   * idle. When the longest timeout is over, destroys the rest. A connection that opens later has the same time from then on.
+   */
   close (): Promise<void> {
     this.#closePromise ??= this.#close()
     return this.#closePromise
@@ -79,18 +105,16 @@ export class ServerConnections {
     const startedAt = now()
     await Promise.all(this.#closers.map(closer => closer()))
     this.#isClosing = true
-    // Connections without a request.
-    for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
-    const remaining = Math.max(0, this.#timeout - (now() - startedAt))
-    for (const [http2Session, connection] of this.#http2) closeHttp2Session(http2Session, connection, remaining)
+    for (const [socket, bytesRead] of this.#unused) if (socket.bytesRead === bytesRead) socket.destroy()
+    for (const http2Session of this.#http2) http2Session.close()
+    const sweep = setInterval(() => { this.#closeIdle() }, SWEEP_INTERVAL).unref()
+    setTimeout(() => {
+      clearInterval(sweep)
+      for (const socket of this.#sockets) socket.destroy()
+    }, Math.max(FLUSH_TIMEOUT, this.#timeout - (now() - startedAt))).unref()
   }
-}
 
-function closeHttp2Session (http2Session: ServerHttp2Session, connection: Http2Connection, timeout: number): void {
-  http2Session.close()
-  destroyWhenIdle(connection, timeout)
-}
-
-function destroyWhenIdle (connection: Http2Connection, timeout: number): void {
-  setTimeout(() => { if (connection.streamCount === 0) connection.socket?.destroy() }, timeout).unref()
+  #closeIdle (): void {
+    for (const server of this.#servers) if ('closeIdleConnections' in server) server.closeIdleConnections()
+  }
 }

@@ -1,0 +1,197 @@
+import dns from 'node:dns'
+import { once } from 'node:events'
+import { connect as connectTcp, type Socket } from 'node:net'
+import { connect as connectTls } from 'node:tls'
+import Fastify, { type FastifyServerOptions } from 'fastify'
+import t, { type Test } from 'tap'
+import { request } from 'undici'
+import sseSessions from '../../lib/index.js'
+import { openStream, postMessage } from '../support/http-client.js'
+import { connectHttp2, http2Options } from '../support/http2.js'
+import { serve, type ServeOptions, type TestServer } from '../support/server.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+
+const CLOSE_TIMEOUT = 300
+
+const { https } = http2Options as { https: object }
+const SERVERS: Record<string, { fastify: FastifyServerOptions, isTls: boolean, isHttp2: boolean }> = {
+  'HTTP/1.1': { fastify: {}, isTls: false, isHttp2: false },
+  'HTTP/1.1 over TLS': { fastify: { https } as FastifyServerOptions, isTls: true, isHttp2: false },
+  'HTTP/2': { fastify: { http2: true } as FastifyServerOptions, isTls: false, isHttp2: true },
+  'HTTP/2 with allowHTTP1': { fastify: { http2: true, https: { ...https, allowHTTP1: true } } as FastifyServerOptions, isTls: true, isHttp2: true }
+}
+
+const HEAD = 'POST /upward HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n'
+// What a client has sent over HTTP/1.1 when the server closes.
+const SENT: Record<string, string> = {
+  nothing: '',
+  'one byte': 'P',
+  'half a head': HEAD,
+  'half a body': `${HEAD}\r\n{"text"`,
+  'a request to a handler that never settles': 'GET /hung HTTP/1.1\r\nHost: localhost\r\n\r\n',
+  'a complete request': 'GET /fast HTTP/1.1\r\nHost: localhost\r\n\r\n'
+}
+
+/** Connects a client that sends a text. Resolves when the server has received it. */
+async function connectClient (t: Test, { app, port }: TestServer, isTls: boolean, text: string): Promise<Socket> {
+  const received = new Promise<Socket>(resolve => { app.server.once(isTls ? 'secureConnection' : 'connection', resolve) })
+  const options = { port, host: '127.0.0.1' }
+  const client = isTls ? connectTls({ ...options, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] }) : connectTcp(options)
+  client.on('error', () => {}).resume()
+  t.teardown(() => { client.destroy() })
+  const socket = await withTimeout(received, 'the connection')
+  const { bytesRead } = socket
+  client.write(text)
+  if (text !== '') await waitUntil(() => socket.bytesRead > bytesRead, 'the server to read')
+  return client
+}
+
+const withRoutes: ServeOptions['beforeRegister'] = app => app.get('/hung', () => new Promise(() => {})).get('/fast', () => 'ok')
+
+for (const [name, { fastify, isTls, isHttp2 }] of Object.entries(SERVERS)) {
+  t.test(`close() finishes within closeTimeout with idle and unfinished connections of ${name}`, async t => {
+    const server = await serve(t, { closeTimeout: CLOSE_TIMEOUT }, { fastify, ...withRoutes !== undefined && { beforeRegister: withRoutes } })
+    const clients: Socket[] = []
+    if (isTls || !isHttp2) for (const text of Object.values(SENT)) clients.push(await connectClient(t, server, isTls, text))
+    // Connections without, and with half of, a TLS handshake or HTTP/2 preface.
+    for (const text of ['', isTls ? '\x16\x03\x01' : 'PRI * H']) clients.push(await connectClient(t, server, false, text))
+    const ended = Promise.all(clients.map(async client => { if (!client.closed) await once(client, 'close') }))
+    await withTimeout(server.app.close(), 'close()', 5000)
+    await withTimeout(ended, 'the end of every connection')
+  })
+}
+
+t.test('close() finishes within closeTimeout with half of a body, and a hung handler, over HTTP/2', async t => {
+  const server = await serve(t, { closeTimeout: CLOSE_TIMEOUT }, { fastify: http2Options, ...withRoutes !== undefined && { beforeRegister: withRoutes } })
+  const client = connectHttp2(t, server)
+  let count = 0
+  server.app.server.on('stream', () => { count++ })
+  const streams = [
+    client.request({ ':path': '/upward', ':method': 'POST', 'content-type': 'application/json', 'content-length': 100 }),
+    client.request({ ':path': '/hung' })
+  ]
+  for (const stream of streams) stream.on('error', () => {})
+  streams[0]?.write('{"text"')
+  await waitUntil(() => count === 2, 'the requests')
+  await withTimeout(server.app.close(), 'close()', 5000)
+  await waitUntil(() => client.destroyed, 'the end of the connection')
+})
+
+t.test('a connection that is kept alive is closed when its last response has ended', async t => {
+  const started = deferred()
+  const release = deferred<string>()
+  const { app, url } = await serve(t, { closeTimeout: 9000 }, {
+    beforeRegister: app => app.get('/slow', () => {
+      started.resolve()
+      return release.promise
+    })
+  })
+  const response = request(`${url}/slow`)
+  await started.promise
+  const closing = app.close()
+  release.resolve('completed')
+  t.equal(await (await response).body.text(), 'completed')
+  await withTimeout(closing, 'close()', 5000)
+})
+
+t.test('the handler of a message may finish within closeTimeout', async t => {
+  const started = deferred()
+  const release = deferred()
+  const { app, sessions, url } = await serve(t, { closeTimeout: 9000 })
+  sessions.handle('slow', async session => {
+    started.resolve()
+    await release.promise
+    await session.send('last')
+    return { ok: true }
+  })
+  const { sessionId, ended } = await openStream(t, url)
+  const posted = postMessage(url, sessionId, {}, { event: 'slow' })
+  await started.promise
+  const closing = app.close()
+  await withTimeout(ended, 'the end of the stream')
+  release.resolve()
+  t.match(await posted, { status: 200, body: { ok: true } })
+  await withTimeout(closing, 'close()')
+})
+
+t.test('messages whose handlers have not finished within closeTimeout get 503', async t => {
+  const { app, sessions, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT })
+  let started = 0
+  sessions.handle('hung', async () => {
+    started++
+    await new Promise(() => {})
+  })
+  const { sessionId } = await openStream(t, url)
+  const other = await openStream(t, url)
+  const posts = [
+    postMessage(url, sessionId, {}, { event: 'hung' }),
+    postMessage(url, other.sessionId, '{"event":"hung"}\n', { headers: { 'content-type': 'application/x-ndjson' } })
+  ]
+  await waitUntil(() => started === 2, 'the handlers')
+  const closing = app.close()
+  for (const post of posts) t.match(await withTimeout(post, 'the response', 5000), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+  await withTimeout(closing, 'close()', 5000)
+})
+
+for (const hook of ['onOpen', 'onResume', 'onDisconnect', 'onClose'] as const) {
+  t.test(`close() finishes within closeTimeout with an ${hook} hook that never settles`, async t => {
+    const { app, sessions, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT })
+    let isHung = false
+    const first = await openStream(t, url)
+    sessions.addHook(hook, () => {
+      isHung = true
+      return new Promise<never>(() => {})
+    })
+    if (hook === 'onOpen') openStream(t, url).catch(() => {})
+    if (hook === 'onResume') openStream(t, url, { headers: { 'x-session-id': first.sessionId } }).catch(() => {})
+    if (hook === 'onDisconnect') first.destroy()
+    if (hook !== 'onClose') await waitUntil(() => isHung, 'the hook')
+    await withTimeout(app.close(), 'close()', 5000)
+    t.equal(isHung, true)
+  })
+}
+
+t.test('close() also closes connections of the second server for localhost', async t => {
+  const { lookup } = dns
+  t.teardown(() => { dns.lookup = lookup })
+  const addresses = [{ address: '127.0.0.1', family: 4 }, { address: '::1', family: 6 }]
+  dns.lookup = ((host: string, ...rest: [options: { all?: boolean }, done: (...args: unknown[]) => void]) => {
+    const done = rest.at(-1) as typeof rest[1]
+    if (host !== 'localhost') Reflect.apply(lookup, dns, [host, ...rest])
+    else if (rest[0].all === true) done(null, addresses)
+    else done(null, '127.0.0.1', 4)
+  }) as unknown as typeof lookup
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(sseSessions, { closeTimeout: CLOSE_TIMEOUT })
+  // Registered below another plugin, and a second time.
+  await app.register(async app => { await app.register(sseSessions, { prefix: '/b', decorator: 'b', closeTimeout: CLOSE_TIMEOUT }) })
+  const { port } = new URL(await app.listen({ port: 0 }))
+  const clients: Socket[] = []
+  for (const host of ['127.0.0.1', '::1']) {
+    for (const text of ['', HEAD]) {
+      const client = connectTcp({ port: Number(port), host }).on('error', () => {}).resume()
+      clients.push(client)
+      await withTimeout(once(client, 'connect'), `the connection to ${host}`)
+      client.write(text)
+    }
+    t.equal((await request(`http://${host === '::1' ? '[::1]' : host}:${port}/upward`)).statusCode, 404, 'the server has accepted the connections')
+  }
+  const ended = Promise.all(clients.map(async client => { if (!client.closed) await once(client, 'close') }))
+  await withTimeout(app.close(), 'close()', 5000)
+  await withTimeout(ended, 'the end of every connection')
+})
+
+for (const [options, text] of [
+  [{ heartbeatInterval: 1000 }, /connectionTimeout of the server \(1000 ms\) ends idle event streams; set "heartbeatInterval" \(1000 ms\) to less/],
+  [{ heartbeatInterval: false }, /connectionTimeout of the server \(1000 ms\) ends idle event streams; turn heartbeats on/],
+  [{ heartbeatInterval: 999 }, undefined]
+] as const) {
+  t.test(`logs ${text === undefined ? 'no' : 'a'} warning for connectionTimeout 1000 and heartbeatInterval ${options.heartbeatInterval}`, async t => {
+    const warnings: string[] = []
+    const stream = { write: (line: string) => { warnings.push((JSON.parse(line) as { msg: string }).msg) } }
+    await serve(t, options, { fastify: { connectionTimeout: 1000, logger: { level: 'warn', stream } } })
+    t.equal(warnings.length, text === undefined ? 0 : 1)
+    if (text !== undefined) t.match(warnings[0], text)
+  })
+}
