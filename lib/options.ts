@@ -36,6 +36,8 @@ export interface SseSessionsOptions {
   heartbeatInterval?: number | false
   /** Name of an event to send as the heartbeat, for pages that need to detect it. Default: none; the heartbeat is a comment, which EventSource does not report. */
   heartbeatEvent?: string
+  /** Whether each stream gets a comment of 4 KiB after the `welcome` event, for proxies and virus scanners that forward a response only from 4 KiB on. Default: `false`. */
+  padding?: boolean
   /** Milliseconds for which a session without a stream stays open. Default: 120 000. */
   resumeTimeout?: number
   /** Milliseconds that a client waits before it reconnects: a number, or a range from which each client gets a random value. Default: `[1000, 5000]`. */
@@ -91,6 +93,7 @@ export interface Settings extends StoreSettings {
   readonly cors: FastifyCorsOptions | undefined
   readonly heartbeatInterval: number | false
   readonly heartbeatEvent: string | undefined
+  readonly padding: boolean
   readonly retry: readonly [min: number, max: number]
   readonly closeTimeout: number
   /** 0 if there is no limit. */
@@ -131,6 +134,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     cors = false,
     heartbeatInterval = 15_000,
     heartbeatEvent,
+    padding = false,
     resumeTimeout = 120_000,
     retry = [1000, 5000],
     closeTimeout = 3000,
@@ -163,6 +167,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
   assertOption(principal === undefined || typeof principal === 'function', 'principal', 'a function')
   assertOption(typeof cors === 'boolean' || isObject(cors), 'cors', 'true, false or the options of @fastify/cors')
   assertOption(heartbeatEvent === undefined || isUserEvent(heartbeatEvent), 'heartbeatEvent', 'an event name that is not reserved')
+  assertOption(typeof padding === 'boolean', 'padding', 'true or false')
   const [min, max] = typeof retry === 'number' ? [retry, retry] : parseRange('retry', retry)
   assertInteger('closeTimeout', closeTimeout, 0, MAX_DELAY)
   assertOption(!pluginTimeout || closeTimeout < pluginTimeout, 'closeTimeout', `less than the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
@@ -179,6 +184,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     cors: cors === false ? undefined : cors === true ? {} : cors,
     heartbeatInterval: heartbeatInterval === false ? false : assertInteger('heartbeatInterval', heartbeatInterval, MIN_HEARTBEAT_INTERVAL, MAX_DELAY),
     heartbeatEvent,
+    padding,
     resumeTimeout: assertInteger('resumeTimeout', resumeTimeout, 0, MAX_DELAY),
     retry: [assertInteger('retry', min, 0, MAX_DELAY), assertInteger('retry', max, min, MAX_DELAY)],
     closeTimeout,

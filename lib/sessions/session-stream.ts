@@ -14,6 +14,8 @@ import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Ga
 export interface SessionContext<Session> {
   readonly store: Store
   readonly logger: FastifyBaseLogger
+  /** What each stream gets after the `welcome` event. */
+  readonly padding: string
   /** Sessions whose `signal` is in use. The set keeps them in memory until they are closed, so that the signal can abort. */
   readonly pinned: Set<object>
   /** Milliseconds that a client should wait before it reconnects. */
@@ -186,7 +188,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     this.#stream = stream
     this.context.onStreamOpen(stream)
     logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')
-    let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome)
+    let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome) + this.context.padding
     if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
     stream.start(preamble)
     // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.

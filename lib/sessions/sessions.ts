@@ -11,7 +11,7 @@ import { flushScheduler } from '../stream/flush-scheduler.js'
 import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { SessionIdGenerator } from '../wire/event-id.js'
-import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME } from '../wire/frame.js'
+import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
 import { Channel, exceptOf, type SendOptions } from './channel.js'
 import type { ContractChannel, ContractHandler, ContractSession } from './contract-types.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
@@ -67,6 +67,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#context = {
       store,
       logger,
+      padding: settings.padding ? PADDING_FRAME : '',
       pinned: new Set(),
       createRetryDelay: () => this.createRetryDelay(),
       close: (session, reason) => this.#closeSession(session, reason),

@@ -87,6 +87,9 @@ export function frameRetry (retry: number): string {
 /** A comment and a blank line, because simple readers wait for a blank line and would never finish a block without one. */
 export const HEARTBEAT_FRAME = ': heartbeat\n\n'
 
+/** A comment of 4 KiB. A proxy that collects this much before it forwards anything then forwards what precedes the comment. */
+export const PADDING_FRAME = `: ${' '.repeat(4092)}\n\n`
+
 export function frameHeartbeatEvent (event: string): string {
   return encode({ event, data: '{}' })
 }

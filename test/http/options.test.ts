@@ -18,6 +18,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   principal: [null, 'me', {}],
   cors: [null, 'all', 7],
   heartbeatInterval: [null, true, 0, 4, -1, 5.5, NaN, Infinity, 2 ** 31, '15000'],
+  padding: [null, 0, 4096, 'true'],
   heartbeatEvent: [null, 7, '', 'a\nb', 'a\rb', 'a\0b', '\ud800', 'welcome', 'close', 'gap', 'replaced', 'open', 'error'],
   resumeTimeout: [null, false, -1, 0.5, NaN, Infinity, 2 ** 31, '1'],
   retry: [null, false, -1, 0.5, NaN, Infinity, 2 ** 31, '1', {}, [], [1], [1, 2, 3], [2, 1], [-1, 1], [0, Infinity], [0, '1'], [0.5, 1]],

@@ -84,3 +84,12 @@ t.test('pipelined requests that get no stream leave no listeners on their socket
   t.equal(socket?.listenerCount('close'), before)
   t.strictSame(warned, [])
 })
+
+t.test('with padding, a proxy that forwards blocks of 4 KiB forwards the welcome', async t => {
+  const { port } = await serve(t, { padding: true })
+  const client = openRawClient(t, port)
+  await client.waitFor('\n\n: ')
+  const [head = '', ...rest] = client.rawText().split('\r\n\r\n')
+  t.ok(Buffer.byteLength(`${head}\r\n\r\n${rest.join('\r\n\r\n')}`) > 4096)
+  t.match(client.text(), /\r\n\r\nretry: \d+\nevent: welcome\nid: .*\ndata: .*\n\n: {4093}\n\n$/, 'the comment has 4 KiB, and the welcome precedes it')
+})
