@@ -9,7 +9,7 @@ export interface SinkListener {
   /** The response has ended or its connection is lost. */
   onClose (): void
   /** A function of the response failed, such as a wrapper of `write`. The connection is being closed. */
-  onError (error: unknown): void
+  onError? (error: unknown): void
 }
 
 /** Where a stream writes: a response, or a substitute in tests. Its methods do not throw. */
@@ -91,7 +91,7 @@ export class ResponseSink implements Sink {
     try {
       this.#response.destroy()
     } catch (error) {
-      this.listener?.onError(error)
+      this.listener?.onError?.(error)
     }
   }
 
@@ -121,7 +121,7 @@ export class ResponseSink implements Sink {
 
   /** Closes the connection, because it is unknown how much was written. */
   #abort (error: unknown): void {
-    this.listener?.onError(error)
+    this.listener?.onError?.(error)
     this.destroy()
   }
 
