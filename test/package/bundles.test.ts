@@ -1,12 +1,12 @@
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { build } from 'rolldown'
 import t from 'tap'
 
-// Prints the response to a message, and whether the Redis store sends its script.
+// Prints the response to a message, and the code of the error with which the Redis store refuses a client that has no connection.
 const APP = `
   import Fastify from 'fastify'
   import sseSessions from 'fastify-sse-sessions'
@@ -14,12 +14,8 @@ const APP = `
   import { redisStore } from 'fastify-sse-sessions/redis'
   import { EventEmitter } from 'node:events'
 
-  let hasScript = false
-  const call = async (...args) => {
-    hasScript ||= args.some(arg => arg.includes('redis.call'))
-    throw new Error('NOSCRIPT No matching script')
-  }
-  const createClient = () => Object.assign(new EventEmitter(), { call, duplicate: createClient, subscribe: async () => {}, unsubscribe: async () => {}, disconnect: () => {} })
+  const fail = async () => { throw new Error('there is no connection') }
+  const createClient = () => Object.assign(new EventEmitter(), { call: fail, duplicate: createClient, subscribe: fail, unsubscribe: fail, disconnect: () => {} })
   async function main () {
     const app = Fastify({ return503OnClosing: false })
     await app.register(sseSessions)
@@ -30,7 +26,7 @@ const APP = `
     await app.close()
     await Fastify().register(sseSessions, { store: redisStore({ client: createClient() }) })
   }
-  main().catch(error => { console.log(hasScript ? 'script sent' : error) }).finally(() => process.exit())
+  main().catch(error => { console.log(error.code) }).finally(() => process.exit())
 `
 
 for (const format of ['esm', 'cjs'] as const) {
@@ -53,6 +49,7 @@ for (const format of ['esm', 'cjs'] as const) {
     t.strictSame(warnings, [])
     // Not in the folder of the project, so that the bundle cannot load a file or a package of it.
     const { stdout } = await promisify(execFile)(process.execPath, [file], { cwd: dir, env: { PATH: process.env.PATH }, timeout: 60_000 })
-    t.equal(stdout, 'response 42\nscript sent\n')
+    t.equal(stdout, 'response 42\nFST_SSE_STORE_UNAVAILABLE\n')
+    t.match(await readFile(file, 'utf8'), 'redis.call(', 'the bundle contains the Lua scripts')
   })
 }
