@@ -4,7 +4,7 @@ import { ClientError } from './errors.js'
 export type Resolvable<T> = T | (() => T | Promise<T>)
 
 /** Request headers, as for `fetch`. A header with the value `undefined` is not sent. */
-export type RequestHeaders = HeadersInit | Record<string, string | undefined>
+export type RequestHeaders = NonNullable<RequestInit['headers']> | Record<string, string | undefined>
 
 /** Sends a request, like the global `fetch`. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
