@@ -55,9 +55,9 @@ export class MessageRequest extends IncomingMessage {
     this.id = batch.id
     this.log = batch.log
     this.#handle = handle
-    this.httpVersion = '1.1'
-    this.httpVersionMajor = 1
-    this.httpVersionMinor = 1
+    this.httpVersion = batch.raw.httpVersion
+    this.httpVersionMajor = batch.raw.httpVersionMajor
+    this.httpVersionMinor = batch.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
     this.url = messageUrl(batch)

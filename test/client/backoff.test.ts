@@ -1,5 +1,5 @@
 import t from 'tap'
-import { testEachClient, waitForEvent } from '../support/clients.js'
+import { recordEvents, testEachClient, waitForEvent } from '../support/clients.js'
 import { deferred, withTimeout } from '../support/wait.js'
 import { echo, endedStream, isPost, openStream, respond, scriptedServer, startStream, welcome, writeChunks } from './support/scripted-server.js'
 import { fakeNetwork, streamResponse } from './support/fake-network.js'
@@ -102,5 +102,24 @@ testEachClient(t, 'a new stream ends the delay before a POST is repeated, unless
     const [first, second] = server.requests.filter(isPost).map(({ receivedAt }) => receivedAt) as [number, number]
     t.ok(second - first >= minimum, `${second - first} ms`)
     await session.close()
+  }
+})
+
+testEachClient(t, 'Retry-After is at most five minutes, and a date in it is compared with the Date header', async (t, connect) => {
+  for (const [headers, expected] of [
+    [{ 'retry-after': '99999999999' }, 300_000],
+    [{ 'retry-after': new Date(3_600_010_000).toUTCString(), date: new Date(3_600_000_000).toUTCString() }, 10_000]
+  ] as Array<[Record<string, string>, number]>) {
+    await t.test(`${expected}`, async t => {
+      const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => attempt === 1 ? new Response('', { status: 503, headers }) : streamResponse(welcome()))
+      const session = connect('', { fetch })
+      const events = recordEvents(session)
+      await advance(0)
+      await advance(expected - 1)
+      t.equal(requestCount('GET'), 1)
+      await advance(1)
+      t.equal(requestCount('GET'), 2)
+      t.match(events, [['error'], ['open']])
+    })
   }
 })

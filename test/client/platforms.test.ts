@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { connect } from '../../lib/client/index.js'
-import { testEachClient, FORCE_CLOSE, range, recordEvents, waitForEvent } from '../support/clients.js'
+import { testEachClient, FORCE_CLOSE, range, waitForEvent } from '../support/clients.js'
 import { runSource } from '../support/run-source.js'
 import { serve } from '../support/server.js'
 import { withTimeout } from '../support/wait.js'
-import { fakeNetwork, streamResponse } from './support/fake-network.js'
+import { streamResponse } from './support/fake-network.js'
 import { openStream, scriptedServer, welcome } from './support/scripted-server.js'
 
 testEachClient(t, 'a session works inside a proxy, and its methods work without it', async (t, connect) => {
@@ -76,25 +76,6 @@ testEachClient(t, 'many requests with one signal add one listener to it', async 
   }
   await new Promise(resolve => { setImmediate(resolve) })
   t.strictSame(warnings, [])
-})
-
-testEachClient(t, 'Retry-After is at most five minutes, and a date in it is compared with the Date header', async (t, connect) => {
-  for (const [headers, expected] of [
-    [{ 'retry-after': '99999999999' }, 300_000],
-    [{ 'retry-after': new Date(3_600_010_000).toUTCString(), date: new Date(3_600_000_000).toUTCString() }, 10_000]
-  ] as Array<[Record<string, string>, number]>) {
-    await t.test(`${expected}`, async t => {
-      const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => attempt === 1 ? new Response('', { status: 503, headers }) : streamResponse(welcome()))
-      const session = connect('', { fetch })
-      const events = recordEvents(session)
-      await advance(0)
-      await advance(expected - 1)
-      t.equal(requestCount('GET'), 1)
-      await advance(1)
-      t.equal(requestCount('GET'), 2)
-      t.match(events, [['error'], ['open']])
-    })
-  }
 })
 
 t.test('an iterator that is not read stops with BUFFER_FULL, and keeps no events', async t => {

@@ -56,7 +56,7 @@ testEachClient(t, 'resumes after the last complete event when the stream is rese
       await received.promise
       response.socket?.resetAndDestroy()
     },
-    endedStream(welcome(true), 'id: s.2\ndata: 2\n\n', CLOSE_EVENT)
+    endedStream(welcome(true, 's', {}, 1), 'id: s.2\ndata: 2\n\n', CLOSE_EVENT)
   ])
   const session = connect(server.url)
   const data: unknown[] = []
@@ -71,7 +71,7 @@ testEachClient(t, 'resumes after the last complete event when the stream is rese
 testEachClient(t, 'does not resume after an id with NUL or the id of an incomplete event', async (t, connect) => {
   const server = await scriptedServer(t, [
     endedStream(welcome(), 'id: s.1\ndata: 1\n\n', 'id: s.\0\ndata: 2\n\n', 'id: s.3\ndata: 3\n'),
-    endedStream(welcome(true), 'id: s.3\ndata: 3\n\n')
+    endedStream(welcome(true, 's', {}, 1), 'id: s.3\ndata: 3\n\n')
   ])
   const session = connect(server.url)
   const data: unknown[] = []

@@ -2,7 +2,7 @@ import t from 'tap'
 import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
 import { skewClock } from '../support/clock.js'
 import { deferred, withTimeout } from '../support/wait.js'
-import { endedStream, openStream, respond, scriptedServer, startStream, welcome } from './support/scripted-server.js'
+import { openStream, respond, scriptedServer, startStream, welcome } from './support/scripted-server.js'
 
 const stale = respond(200, { 'x-session-connected': 'false' }, [{ status: 200, body: 1 }])
 
@@ -37,21 +37,29 @@ testEachClient(t, 'a stream that is stale right after it opened is replaced afte
 })
 
 testEachClient(t, 'ignores X-Session-Connected: false while it reconnects, and X-Session-Connected: true', async (t, connect) => {
+  const posted = deferred()
   const requested = deferred()
   const released = deferred()
   const server = await scriptedServer(t, [
-    endedStream(welcome()),
+    async response => {
+      await startStream(response, welcome())
+      await posted.promise
+      response.end()
+    },
     async response => {
       requested.resolve()
       await released.promise
       await startStream(response, welcome(true))
     }
-  ], [stale, respond(200, { 'x-session-connected': 'true' }, [{ status: 200, body: 2 }])])
+  ], [async (response, body) => {
+    posted.resolve()
+    await requested.promise
+    await stale(response, body)
+  }, respond(200, { 'x-session-connected': 'true' }, [{ status: 200, body: 2 }])])
   const session = connect(server.url)
   const events = recordEvents(session)
   const resumed = waitForEvent(session, 'resume')
-  await withTimeout(requested.promise, 'the next attempt')
-  t.equal(await session.request('a', 1), 1)
+  t.equal(await withTimeout(session.request('a', 1), 'the response'), 1)
   released.resolve()
   await resumed
   t.equal(await session.request('a', 2), 2)

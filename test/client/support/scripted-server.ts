@@ -72,8 +72,8 @@ export function openStream (...chunks: Array<string | Buffer>): Responder {
 }
 
 /** The text of a `welcome` event. `extra` is added to its data. */
-export const welcome = (resumed = false, sessionId = 's', extra: object = {}): string =>
-  `event: welcome\nid: ${sessionId}.0\ndata: ${JSON.stringify({ sessionId, resumed, ...extra })}\n\n`
+export const welcome = (resumed = false, sessionId = 's', extra: object = {}, position = 0): string =>
+  `event: welcome\nid: ${sessionId}.${position}\ndata: ${JSON.stringify({ sessionId, resumed, ...extra })}\n\n`
 
 /** The text of a `close` event. */
 export const CLOSE_EVENT = 'event: close\ndata: {"reason":"the end"}\n\n'
