@@ -17,8 +17,6 @@ export interface RedisStoreOptions {
    * after which its Redis client reconnects. Default: 5000.
    */
   readonly lease?: number
-  /** Milliseconds for which a node that closes waits for running handlers. Default: 5000. */
-  readonly handlerTimeout?: number
 }
 
 /** The namespaces of each client that are in use. */
@@ -28,7 +26,7 @@ const namespacesInUse = new WeakMap<RedisClient, Set<string>>()
  * Returns a store factory for option `store`. The store keeps sessions, logs and messages in Redis 7 or later, so that any
  * number of processes can serve the same sessions. Throws FST_SSE_OPTION_INVALID.
  */
-export function redisStore ({ client, namespace = 'sse', lease = 5000, handlerTimeout = 5000, ...unknown }: RedisStoreOptions = {} as RedisStoreOptions): StoreFactory {
+export function redisStore ({ client, namespace = 'sse', lease = 5000, ...unknown }: RedisStoreOptions = {} as RedisStoreOptions): StoreFactory {
   const properties = client as unknown as Record<string, unknown> | undefined
   const hasMethod = (name: string): boolean => typeof properties?.[name] === 'function'
   if (!hasMethod('duplicate') || !(hasMethod('call') || hasMethod('sendCommand'))) throw new OptionInvalid('Option "client" of redisStore must be a client of ioredis or of node-redis: redisStore({ client })')
@@ -38,14 +36,13 @@ export function redisStore ({ client, namespace = 'sse', lease = 5000, handlerTi
   if (properties?.isCluster === true || properties?.masters !== undefined) throw new OptionInvalid('Option "client" of redisStore must not be a client of a cluster; use a client of a single Redis')
   if (typeof namespace !== 'string' || !/^[^{}\s]+$/.test(namespace)) throw new OptionInvalid('Option "namespace" of redisStore must be a string without braces and spaces')
   if (!Number.isInteger(lease) || lease < 100) throw new OptionInvalid(`Option "lease" of redisStore must be a whole number of milliseconds, at least 100; it is ${lease}`)
-  if (!Number.isInteger(handlerTimeout) || handlerTimeout < 0) throw new OptionInvalid(`Option "handlerTimeout" of redisStore must be a whole number of milliseconds; it is ${handlerTimeout}`)
   return async (settings, callbacks) => {
     const inUse = namespacesInUse.get(client) ?? new Set()
     namespacesInUse.set(client, inUse)
     // Two registrations would share their sessions, and run each other's handlers and hooks.
     if (inUse.has(namespace)) throw new OptionInvalid(`The client already has a store with the namespace "${namespace}"; give each registration its own "namespace"`)
     inUse.add(namespace)
-    const node = new Node(settings, callbacks, { client, namespace, lease, handlerTimeout, onStop: () => { inUse.delete(namespace) } })
+    const node = new Node(settings, callbacks, { client, namespace, lease, onStop: () => { inUse.delete(namespace) } })
     await node.start()
     return new RedisStore(settings, node)
   }

@@ -46,6 +46,6 @@ t.test('shards do not share sessions', needsRedis, async t => {
 t.test('every option in the table exists', async t => {
   const client = new Redis({ lazyConnect: true })
   const options = table('docs/scaling.md', 'Options of `redisStore`', 'option').map(nameOf)
-  t.strictSame(options, ['client', 'namespace', 'lease', 'handlerTimeout'])
+  t.strictSame(options, ['client', 'namespace', 'lease'])
   for (const option of options) t.throws(() => redisStore({ client, [option]: NaN }), { code: 'FST_SSE_OPTION_INVALID', message: new RegExp(`"${option}"`) })
 })

@@ -81,7 +81,7 @@ export interface ProxiedNode {
 }
 
 /** Opens a node that reaches Redis with ioredis over a proxy. */
-export async function openProxiedNode (t: Test, redis: RedisServer, options: SseSessionsOptions = {}, { lease = 5000, handlerTimeout = 5000, ...connectionOptions }: Partial<RedisStoreOptions> & RedisOptions = {}): Promise<ProxiedNode> {
+export async function openProxiedNode (t: Test, redis: RedisServer, options: SseSessionsOptions = {}, { lease = 5000, ...connectionOptions }: Partial<RedisStoreOptions> & RedisOptions = {}): Promise<ProxiedNode> {
   const proxy = await startFaultProxy(t, redis.port)
   const client = new Redis({ port: proxy.port, host: '127.0.0.1', ...connectionOptions })
   client.on('error', () => {})
@@ -94,7 +94,7 @@ export async function openProxiedNode (t: Test, redis: RedisServer, options: Sse
     if (isPaused) server?.pause()
     else server?.resume()
   }
-  const sessions = await open(t, redisStore({ client, lease, handlerTimeout }), options)
+  const sessions = await open(t, redisStore({ client, lease }), options)
   return { sessions, client, proxy, pauseReplies: createPause(0), pausePublications: createPause(1), publicationCount: () => publicationCount, waitForReplies: () => client.ping() }
 }
 

@@ -19,7 +19,6 @@ export interface NodeOptions {
   readonly client: RedisClient
   readonly namespace: string
   readonly lease: number
-  readonly handlerTimeout: number
   /** Is called when the node does not use the client any more. */
   onStop (): void
 }
@@ -44,7 +43,6 @@ export class Node {
   readonly #callbacks: StoreCallbacks
   readonly #prefix: string
   readonly #lease: number
-  readonly #handlerTimeout: number
   readonly #onStop: () => void
   readonly #interval: number
   readonly #connection: Connection
@@ -65,12 +63,11 @@ export class Node {
   #sweptAt = now()
   #isClosing = false
 
-  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, handlerTimeout, onStop }: NodeOptions) {
+  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, onStop }: NodeOptions) {
     this.#settings = settings
     this.#callbacks = callbacks
     this.#prefix = `{${namespace}}`
     this.#lease = lease
-    this.#handlerTimeout = handlerTimeout
     this.#onStop = onStop
     // Often enough for the lease, for the expiry of sessions, and for the statistics.
     this.#interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
@@ -145,10 +142,10 @@ export class Node {
     this.#loader.start()
   }
 
-  /** Lets running handlers finish, and deregisters. */
+  /** Deregisters. The plugin has waited for the handlers of its requests; those whose clients have left get a little longer. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await Promise.all([bounded(this.messageQueues.close(), this.#handlerTimeout), bounded(Promise.all(this.#expiring.values()))].map(closed => closed.catch(noop)))
+    await bounded(Promise.allSettled([this.messageQueues.close(), ...this.#expiring.values()])).catch(noop)
     // After everything that is still to be done.
     await this.queue.execute('deregister').catch(noop)
     this.#stop()
