@@ -95,7 +95,6 @@ export interface Settings extends StoreSettings {
   readonly heartbeatEvent: string | undefined
   readonly padding: boolean
   readonly retry: readonly [min: number, max: number]
-  readonly closeTimeout: number
   /** 0 if there is no limit. */
   readonly handlerTimeout: number
 }

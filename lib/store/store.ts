@@ -27,6 +27,8 @@ export interface StoreSettings {
   readonly maxResponseBytes: number
   /** Maximum size of all logs, stored responses and waiting messages in the memory of this process, in bytes. */
   readonly maxBytes: number
+  /** Milliseconds that `close` should wait for running handlers. */
+  readonly closeTimeout: number
 }
 
 /** What a store calls in the process that uses it. It may do so before the factory has returned. */

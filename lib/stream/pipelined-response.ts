@@ -15,6 +15,7 @@ export function isPipelined (response: ServerResponse): boolean {
 /** Resolves with true when a pipelined response can be sent, or when its connection is lost. Resolves with false, at once, if too many requests already wait on the connection. */
 export async function waitForConnection (response: ServerResponse): Promise<boolean> {
   const { socket } = response.req
+  if (socket.destroyed) return true
   const count = waitingByConnection.get(socket) ?? 0
   if (count >= MAX_WAITING) return false
   waitingByConnection.set(socket, count + 1)

@@ -24,7 +24,8 @@ function sendMalformed (port: number, { bytes, then, kind }: MalformedRequest): 
     socket.setEncoding('latin1')
       .on('data', (chunk: string) => {
         response += chunk
-        if (response.includes('event: welcome') && response.endsWith('\n\n')) socket.destroy()
+        // The stream is in chunks, each of which ends with CR LF.
+        if (response.includes('event: welcome') && response.endsWith('\n\n\r\n')) socket.destroy()
       })
       // The server may close the connection while the client is still writing.
       .on('error', () => {})

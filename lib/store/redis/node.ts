@@ -142,10 +142,10 @@ export class Node {
     this.#loader.start()
   }
 
-  /** Deregisters. The plugin has waited for the handlers of its requests; those whose clients have left get a little longer. */
+  /** Waits for running handlers, and deregisters. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await bounded(Promise.allSettled([this.messageQueues.close(), ...this.#expiring.values()])).catch(noop)
+    await bounded(Promise.allSettled([this.messageQueues.close(), ...this.#expiring.values()]), this.#settings.closeTimeout).catch(noop)
     // After everything that is still to be done.
     await this.queue.execute('deregister').catch(noop)
     this.#stop()

@@ -112,7 +112,7 @@ export function createPlan (seed: number): Plan {
     options: {
       lease,
       libraries: Array.from({ length: NODES }, () => choose(['ioredis', 'redis'])),
-      plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 300, log: { entries }, channelLog: { entries } }
+      plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } }
     },
     latency: choose([{ usual: 0.5, slow: 1, slowShare: 0 }, { usual: 1, slow: 40, slowShare: 0.1 }, { usual: 5, slow: 300, slowShare: 0.05 }]),
     clients,

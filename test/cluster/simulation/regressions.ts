@@ -6,7 +6,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'joins a channel while publications arrive late',
     plan: {
       seed: 46,
-      options: { lease: 1500, libraries: ['ioredis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 4 }, channelLog: { entries: 4 } } },
+      options: { lease: 1500, libraries: ['ioredis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 4 }, channelLog: { entries: 4 } } },
       latency: { usual: 1, slow: 40, slowShare: 0.1 },
       clients: 3,
       isEarly: false,
@@ -23,7 +23,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'the subscription breaks while a GET subscribes to a channel',
     plan: {
       seed: 54,
-      options: { lease: 1500, libraries: ['redis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 1500, libraries: ['redis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 1, slow: 40, slowShare: 0.1 },
       clients: 1,
       isEarly: false,
@@ -42,7 +42,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'a node closes while a GET subscribes to a channel',
     plan: {
       seed: 344,
-      options: { lease: 3000, libraries: ['redis', 'redis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 7 }, channelLog: { entries: 7 } } },
+      options: { lease: 3000, libraries: ['redis', 'redis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 7 }, channelLog: { entries: 7 } } },
       latency: { usual: 5, slow: 300, slowShare: 0.05 },
       clients: 2,
       isEarly: false,
@@ -66,7 +66,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'a node closes while it handles a message',
     plan: {
       seed: 87,
-      options: { lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 1, slow: 40, slowShare: 0.1 },
       clients: 2,
       isEarly: false,
@@ -84,7 +84,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'a node closes while it handles a batch',
     plan: {
       seed: 734,
-      options: { lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 0.5, slow: 1, slowShare: 0 },
       clients: 3,
       isEarly: false,
@@ -100,7 +100,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'an old GET attaches after a newer one on another node',
     plan: {
       seed: 237,
-      options: { lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 0.5, slow: 1, slowShare: 0 },
       clients: 2,
       isEarly: false,
@@ -120,7 +120,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'the commands of a node are delayed for longer than its lease',
     plan: {
       seed: 1544,
-      options: { lease: 1500, libraries: ['redis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 1500, libraries: ['redis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 1, slow: 40, slowShare: 0.1 },
       clients: 2,
       isEarly: false,
@@ -138,7 +138,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'Redis is away for longer than the lease of a node that handles a batch',
     plan: {
       seed: 2127,
-      options: { lease: 1500, libraries: ['redis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 1500, libraries: ['redis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 0.5, slow: 1, slowShare: 0 },
       clients: 2,
       isEarly: false,
@@ -153,7 +153,7 @@ export const regressions: ReadonlyArray<{ readonly title: string, readonly plan:
     title: 'resumes on a node whose subscription is half open',
     plan: {
       seed: 350,
-      options: { lease: 1500, libraries: ['redis', 'ioredis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 300, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
+      options: { lease: 1500, libraries: ['redis', 'ioredis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
       latency: { usual: 5, slow: 300, slowShare: 0.05 },
       clients: 3,
       isEarly: false,

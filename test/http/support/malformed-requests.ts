@@ -19,7 +19,7 @@ const HEADERS = ['X-A: \0', 'X-A\0: 1', 'no colon', ': no name', 'X-A : 1', ' fo
 const CONTENT_TYPES = ['text/plain', 'application/jsonx', 'application/x-ndjsonx', 'multipart/form-data', '/', 'application', '\xff', 'application/x-www-form-urlencoded', 'text/event-stream', ' ', 'application/json, application/x-ndjson']
 const INVALID_JSON = ['', '{', '}', '[', '{"text"', '{"text":}', '{"text":"hi"', '{\'text\':1}', '{"text":"\n"}', '{"text":"\\x"}', 'undefined', 'NaN', '{"text":1e}', '{"__proto__":1}', '{"constructor":{"prototype":1}}', '{"text":"hi"}{', '[1,]', '{"text":"\\ud800\\u"}', '\0', '\xff\xfe{}', 'nul']
 const INVALID_MESSAGES = ['{}', 'null', '0', '[]', '"text"', '{"text":""}', '{"text":null}', '{"text":{"text":"hi"}}', '{"text":1e999}', '{"toString":1}', '\ufeff{}']
-const INVALID_LINES = ['null', '1', '"x"', '[]', '[{}]', '{"event":1}', '{"event":null}', '{"id":1,"data":1}', '{"id":""}', '{"id":"\\n"}', '{"id":"ü"}', '{"data":{"__proto__":1}}', '{', '{"event":{"a":1}}', `{"id":"${'k'.repeat(256)}"}`]
+const INVALID_LINES = ['null', '1', '"x"', '[]', '[{}]', '{"event":1}', '{"event":null}', '{"id":1,"data":1}', '{"id":""}', '{"id":"\\n"}', '{"id":"ü"}', '{', '{"event":{"a":1}}', `{"id":"${'k'.repeat(256)}"}`]
 const CHUNKS = ['zz\r\nabc\r\n', '-1\r\n', '5\r\nab\r\n', 'ffffffffffffffffff\r\n', '3\nabc\n', '1;x=\0\r\na\r\n0\r\n\r\n', '\r\n']
 
 /** Returns a generator of malformed requests. `victim` is the id of an open session, for requests that could affect it. */
