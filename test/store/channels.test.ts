@@ -94,7 +94,7 @@ testEachStore(t, 'does not interpret names of channels, excluded ids and names o
   const node = await store.addNode()
   const session = await openSession(node)
   const stream = await attachStream(node, session)
-  for (const [n, name] of ['x', 'x:log', 'x:', '', ' ', 'a b\nc', '{}'].entries()) {
+  for (const [n, name] of ['x', 'x:log', 'x:', ':', ' ', 'a b\nc', '{}'].entries()) {
     await session.join(name)
     await node.channel(name).send(n)
     t.equal(await node.channel(name).count(), 1)

@@ -25,6 +25,8 @@ testEachStore(t, 'delivers what the model predicts for any sequence of sends, tr
     const nodes = [await store.addNode(options), await store.addNode(options)]
     // A missing event fails only by timeout, so shrinking a failure would take minutes.
     await fc.assert(fc.asyncProperty(steps, steps => new StoreModel(nodes, entries, counts).run(steps)), { seed: chooseSeed(t), numRuns: runs, endOnFailure: true })
+    // The nodes of a namespace must have the same options.
+    for (const node of nodes) await node.close()
   }
   t.comment(JSON.stringify(counts))
   const { moves, ...rest } = counts

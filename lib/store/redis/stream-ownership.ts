@@ -72,18 +72,17 @@ export class StreamOwnership {
     }
   }
 
-  async #attach (state: SessionReplica, requestedCursor: number): Promise<number | undefined> {
-    // Not after the newest position of the store.
-    const cursor = Math.min(requestedCursor, this.#reducer.highestPosition)
-    const { value, position, isApplied } = await this.#inbox.execute<LogPart | null>('acquire', [state.id, cursor], part => {
+  async #attach (state: SessionReplica, cursor: number): Promise<number | undefined> {
+    // If the store has lost data, the cursor of a client can be after the newest position.
+    const { value, position, isApplied } = await this.#inbox.execute<LogPart | null>('acquire', [state.id, cursor], (part, position) => {
       if (part === null) this.#reducer.gone(state)
-      else this.#reducer.acquired(state, cursor, part)
+      else this.#reducer.acquired(state, Math.min(cursor, position), part)
     })
     if (value === null) {
       if (!isApplied) this.#reducer.gone(state)
       return undefined
     }
-    if (!isApplied) this.#reducer.acquiredBefore(state, cursor, value)
+    if (!isApplied) this.#reducer.acquiredBefore(state, Math.min(cursor, position), value)
     if (state.epoch !== 0 && !state.isComplete) await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
     return position
   }

@@ -16,7 +16,7 @@ export interface MarkedResult<Value> {
 }
 
 interface Pending {
-  readonly apply: (value: unknown) => void
+  readonly apply: (value: unknown, position: number) => void
   readonly resolve: (result: MarkedResult<unknown>) => void
   readonly reject: (error: unknown) => void
   reply: MarkedReply | undefined
@@ -87,7 +87,7 @@ export class Inbox {
   }
 
   /** Executes a command that returns state, which is applied at its place among the publications. Rejects with StoreUnavailable. */
-  execute<Value> (command: CommandName, args: ReadonlyArray<string | number>, apply: (value: Value) => void): Promise<MarkedResult<Value>> {
+  execute<Value> (command: CommandName, args: ReadonlyArray<string | number>, apply: (value: Value, position: number) => void): Promise<MarkedResult<Value>> {
     const token = ++this.#lastToken
     return new Promise<MarkedResult<Value>>((resolve, reject) => {
       this.#pending.set(token, { apply: apply as Pending['apply'], resolve: resolve as Pending['resolve'], reject, reply: undefined, repliedAt: 0, isLost: false })
@@ -175,7 +175,7 @@ export class Inbox {
     this.#reducer.advance(Number(position), Number(rollbackPosition))
     // The reply may have shown that the store has lost data. Then everything has to be read again.
     const isApplied = this.#number !== undefined
-    if (isApplied) pending.apply(value)
+    if (isApplied) pending.apply(value, Number(position))
     pending.resolve({ value, position: Number(position), isApplied })
   }
 

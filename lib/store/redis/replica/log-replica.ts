@@ -95,6 +95,8 @@ export class LogReplica<Reader extends LogReader> {
     if (this.isLive) {
       this.#older.push(...parsed)
       if (!isLastPart) return
+      // Not beyond `start`, because the log contains all entries after that.
+      log.markTrimmed(Math.min(Number(trimmed), this.start), trimReason)
       log.prepend(this.#older)
       this.#older = []
       this.start = 0

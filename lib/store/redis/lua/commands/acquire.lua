@@ -1,7 +1,7 @@
 -- ARGS: token, id, cursor. Makes this node the owner of a session's stream.
 -- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
 -- sixth value, or false if the session does not exist.
-local token, id, cursor = ARGS[1], ARGS[2], tonumber(ARGS[3])
+local token, id, cursor = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position)
 local key = session_key(id)
 local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users')
 if not record[4] then return { mark_reply(token), int(position), int(rollback_position), false } end
