@@ -14,7 +14,7 @@ t.setTimeout(TIMEOUT)
 /** Runs the simulation with arguments, in other processes. */
 async function simulate (t: Test, ...args: string[]): Promise<{ code: number | null, lines: string[] }> {
   // Without the environment of the test runner, which measures the coverage of each process.
-  const child = spawn(process.execPath, ['--import', 'tsx', program, ...args], { env: { PATH: process.env.PATH } })
+  const child = spawn(process.execPath, ['--import', './test/support/strip-types.js', program, ...args], { cwd: new URL('../..', import.meta.url), env: { PATH: process.env.PATH } })
   t.teardown(() => { child.kill() })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })

@@ -19,7 +19,7 @@ export async function bundleForBrowser (module: string | URL): Promise<string> {
   return code
 }
 
-/** Bundles a module, given by its absolute path or URL, and its relative imports into one file for Node, because the TypeScript loader of the tests takes a second per process. */
+/** Bundles a module, given by its absolute path or URL, and its relative imports into one file for Node, because loading many modules takes a second per process. */
 export async function bundleForNode (t: Test, module: string | URL): Promise<string> {
   // Inside the repository, so that imports of packages are resolved.
   const parent = fileURLToPath(new URL('../../.tap/', import.meta.url))
