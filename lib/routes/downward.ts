@@ -19,7 +19,7 @@ import { getHeader } from './require-session.js'
 const DISCONNECT_GRACE = 1000
 
 /** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
-type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink }
+type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink, readonly attachCount?: number }
 
 /** GET of the downward path: opens a session, or resumes one. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -63,9 +63,10 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The client may have disconnected while the store was called.
   if (sink.closed) return
   if (existing !== undefined) {
+    const { attachCount } = existing[kStream].state
     const generation = existing[kStream].retainForResume()
     const welcome = await runOnResume(sessions, existing, request, sink)
-    await attach(sessions, existing, { sink, welcome, resumed: true, generation, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
+    await attach(sessions, existing, { sink, welcome, resumed: true, generation, attachCount, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -134,7 +135,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   }
   let head: number | undefined
   try {
-    if (!sink.closed) head = await sessions.acquireStream(session, cursor)
+    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.attachCount)
   } finally {
     // Not before the store's `attach` has settled, because the session must not be released while it is pending.
     if (sink.closed) onAbort()

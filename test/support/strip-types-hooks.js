@@ -3,8 +3,8 @@ import { transformSync } from 'amaro'
 
 /** @type {import('node:module').ResolveHook} */
 export async function resolve (specifier, context, nextResolve) {
-  // TypeScript modules import each other by the names of the files that the compiler creates.
-  if (specifier.startsWith('.') && specifier.endsWith('.js') && /\.tsx?$/.test(context.parentURL ?? '')) {
+  // TypeScript modules, and the code of `runSource`, import others by the names of the files that the compiler creates.
+  if (specifier.startsWith('.') && specifier.endsWith('.js') && !/\.js$|\/node_modules\//.test(context.parentURL ?? '')) {
     try {
       return await nextResolve(`${specifier.slice(0, -2)}ts`, context)
     } catch {}

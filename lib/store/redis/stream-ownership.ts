@@ -1,4 +1,5 @@
 import { noop } from '../../awaitable.js'
+import { StoreUnavailable } from '../../errors.js'
 import { now } from '../../log/log.js'
 import type { SessionListener } from '../session-state.js'
 import type { CommandQueue } from './command-queue.js'
@@ -26,8 +27,8 @@ export class StreamOwnership {
     this.#renewInterval = resumeTimeout / 4
   }
 
-  attach (state: SessionReplica, cursor: number): Promise<number | undefined> {
-    return this.#afterAttach(state, () => this.#attach(state, cursor))
+  attach (state: SessionReplica, cursor: number, attachCount: number): Promise<number | undefined> {
+    return this.#afterAttach(state, () => this.#attach(state, cursor, attachCount))
   }
 
   detach (state: SessionReplica): void {
@@ -72,12 +73,14 @@ export class StreamOwnership {
     }
   }
 
-  async #attach (state: SessionReplica, cursor: number): Promise<number | undefined> {
+  async #attach (state: SessionReplica, cursor: number, attachCount: number): Promise<number | undefined> {
     // If the store has lost data, the cursor of a client can be after the newest position.
-    const { value, position, isApplied } = await this.#inbox.execute<LogPart | null>('acquire', [state.id, cursor], (part, position) => {
+    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, attachCount === Infinity ? '' : attachCount], (part, position) => {
+      if (part === 'replaced') return
       if (part === null) this.#reducer.gone(state)
       else this.#reducer.acquired(state, Math.min(cursor, position), part)
     })
+    if (value === 'replaced') throw new StoreUnavailable()
     if (value === null) {
       if (!isApplied) this.#reducer.gone(state)
       return undefined

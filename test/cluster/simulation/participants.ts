@@ -133,6 +133,7 @@ export class Node {
       if (sink.closed) return
       let session = existing
       let generation = 0
+      const attachCount = existing?.[kStream].state.attachCount
       if (session === undefined) {
         session = await sessions.open(undefined)
         if (session === undefined) {
@@ -147,7 +148,7 @@ export class Node {
       }
       let head: number | undefined
       try {
-        if (!sink.closed) head = await sessions.acquireStream(session, cursor)
+        if (!sink.closed) head = await sessions.acquireStream(session, cursor, attachCount)
       } finally {
         if (sink.closed) release()
         else sink.listener = { onDrain: ignore, onClose: release }

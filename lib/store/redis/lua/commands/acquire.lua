@@ -1,10 +1,13 @@
--- ARGS: token, id, cursor. Makes this node the owner of a session's stream.
+-- ARGS: token, id, cursor, and the epoch that the request has found, or ''. Makes this node the owner of a session's stream.
 -- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
--- sixth value, or false if the session does not exist.
-local token, id, cursor = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position)
+-- sixth value, or false if the session does not exist, or `replaced` if another node has acquired the stream since.
+local token, id, cursor, found_epoch = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4])
 local key = session_key(id)
-local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users')
+local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'epoch')
 if not record[4] then return { mark_reply(token), int(position), int(rollback_position), false } end
+if found_epoch and record[1] ~= '' and record[1] ~= NODE and num(record[6]) > found_epoch then
+  return { mark_reply(token), int(position), int(rollback_position), 'replaced' }
+end
 -- A retry must not take the stream from a node that has acquired it since.
 if not is_retry or record[1] == '' then
   local epoch = redis.call('HINCRBY', key, 'epoch', 1)
