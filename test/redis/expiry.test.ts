@@ -8,7 +8,7 @@ import { needsRedis, startRedis, type RedisServer } from '../support/redis-serve
 import { openProxiedNode, type ProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil } from '../support/wait.js'
 
-const open = (t: Test, redis: RedisServer, lease = 500): Promise<ProxiedNode> => openProxiedNode(t, redis, { resumeTimeout: 300 }, { lease })
+const open = (t: Test, redis: RedisServer, lease = 500): Promise<ProxiedNode> => openProxiedNode(t, redis, { resumeTimeout: 300, closeTimeout: 5000 }, { lease })
 
 /** Records the calls of the onClose hook of a node. */
 function recordCloses (sessions: Sessions): string[] {

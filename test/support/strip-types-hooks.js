@@ -3,13 +3,13 @@ import { transformSync } from 'amaro'
 
 /** @type {import('node:module').ResolveHook} */
 export async function resolve (specifier, context, nextResolve) {
-  // TypeScript modules, and the code of `runSource`, import others by the names of the files that the compiler creates.
-  if (specifier.startsWith('.') && specifier.endsWith('.js') && !/\.js$|\/node_modules\//.test(context.parentURL ?? '')) {
-    try {
-      return await nextResolve(`${specifier.slice(0, -2)}ts`, context)
-    } catch {}
+  try {
+    return await nextResolve(specifier, context)
+  } catch (error) {
+    // TypeScript modules are imported by the names of the files that the compiler creates.
+    if (!specifier.endsWith('.js')) throw error
+    return await nextResolve(`${specifier.slice(0, -2)}ts`, context)
   }
-  return await nextResolve(specifier, context)
 }
 
 /** @type {import('node:module').LoadHook} */

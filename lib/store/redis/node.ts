@@ -145,7 +145,7 @@ export class Node {
   /** Waits for running handlers, and deregisters. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await bounded(Promise.allSettled([this.messageQueues.close(), ...this.#expiring.values()]), this.#settings.closeTimeout).catch(noop)
+    await Promise.all([bounded(this.messageQueues.close(), this.#settings.closeTimeout), bounded(Promise.all(this.#expiring.values()))].map(closed => closed.catch(noop)))
     // After everything that is still to be done.
     await this.queue.execute('deregister').catch(noop)
     this.#stop()
