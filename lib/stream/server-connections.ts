@@ -107,14 +107,17 @@ export class ServerConnections {
     this.#isClosing = true
     for (const [socket, bytesRead] of this.#unused) if (socket.bytesRead === bytesRead) socket.destroy()
     for (const http2Session of this.#http2) http2Session.close()
-    const sweep = setInterval(() => { this.#closeIdle() }, SWEEP_INTERVAL).unref()
-    setTimeout(() => {
-      clearInterval(sweep)
-      for (const socket of this.#sockets) socket.destroy()
-    }, Math.max(FLUSH_TIMEOUT, this.#timeout - (now() - startedAt))).unref()
+    this.#sweep(now() + Math.max(FLUSH_TIMEOUT, this.#timeout - (now() - startedAt)))
   }
 
-  #closeIdle (): void {
+  /** Closes idle connections until there are none, or until a point in time, at which it destroys the rest. */
+  #sweep (deadline: number): void {
+    const rest = deadline - now()
+    if (rest <= 0) {
+      for (const socket of this.#sockets) socket.destroy()
+      return
+    }
     for (const server of this.#servers) if ('closeIdleConnections' in server) server.closeIdleConnections()
+    if (this.#sockets.size > 0) setTimeout(() => { this.#sweep(deadline) }, Math.min(SWEEP_INTERVAL, rest)).unref()
   }
 }

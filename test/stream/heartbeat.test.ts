@@ -57,10 +57,7 @@ t.test('ends every chunk with a blank line, also that of a heartbeat', async t =
   }
 })
 
-// The mocked interval does not always fire in the tests marked as todo, although it was set: the reason is not known yet.
-const TODO = { todo: 'the mocked interval does not always fire' }
-
-t.test('sends no heartbeat to a stream that waits for its client to read', TODO, async t => {
+t.test('sends no heartbeat to a stream that waits for its client to read', async t => {
   const { sessions, port, opened, tick } = await serveWithMockedInterval(t, { log: { bytes: 2 ** 26 } })
   const client = openRawClient(t, port, { stalled: true })
   await waitForStreams(sessions, 1)
@@ -74,11 +71,8 @@ t.test('sends no heartbeat to a stream that waits for its client to read', TODO,
   t.ok(session[kStream].cursor > cursor, 'the stream was waiting')
   t.equal(client.numbers().length, count)
   t.notMatch(client.text(), ': heartbeat')
-  // More than five ticks, because a tick is skipped while a slice of the one before is still to come.
-  await waitUntil(() => {
-    tick(1)
-    return client.text().includes(': heartbeat')
-  }, 'a heartbeat')
+  tick(5)
+  await client.waitFor(': heartbeat')
 })
 
 t.test('stops sending heartbeats to a client that stalls while it receives them', async t => {
@@ -94,6 +88,7 @@ t.test('stops sending heartbeats to a client that stalls while it receives them'
       unchanged = socket.bytesWritten === before ? unchanged + 1 : 0
     }
   })(), 'the client to stall')
+  t.ok(socket.bytesWritten > 100_000, 'heartbeats were written')
   t.ok(socket.writableLength < 200_000, 'no more than one heartbeat is queued')
 })
 
@@ -174,7 +169,7 @@ t.test('many heartbeats are written in slices of time, and other work runs betwe
 })
 
 for (const [name, open] of eventSources) {
-  t.test(`the EventSource of ${name} ignores a comment and receives a named heartbeat`, TODO, async t => {
+  t.test(`the EventSource of ${name} ignores a comment and receives a named heartbeat`, async t => {
     for (const heartbeatEvent of [undefined, 'ping']) {
       const { sessions, url, tick } = await serveWithMockedInterval(t, heartbeatEvent === undefined ? {} : { heartbeatEvent })
       const source = open(t, `${url}/downward`)
