@@ -10,9 +10,9 @@
  * ```
  */
 export interface Contract {
-  /** The events that the server sends: the type of the data of each, which is sent as JSON. An event without data has the type `void`; clients receive `null`. Default: any name, with unknown data. */
+  /** The events that the server sends: the type of the data of each, which is sent as JSON. An event without data has the type `void`; clients receive `null`. Default: all names, with unknown data. */
   down?: object
-  /** The messages that clients send: for each event name a function type, whose argument is the data and whose result is the response of the handler. Default: any name, with unknown data. */
+  /** The messages that clients send: for each event name a function type, whose argument is the data and whose result is the response of the handler. Default: all names, with unknown data. */
   up?: object
 }
 

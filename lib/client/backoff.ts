@@ -21,7 +21,7 @@ export interface Backoff {
   /** Resolves after the delay. `retryAfter` is the minimum that the server requires, in milliseconds. */
   wait (retryAfter: number): Promise<void>
   /** Ends the current delay, for example when the network is available again. Has no effect on a delay that the server requires. */
-  skip (): void
+  retryNow (): void
   /** Ends the current delay, even one that the server requires. */
   stop (): void
 }
@@ -48,7 +48,7 @@ export function createBackoff (retrySettings: RetrySettings): Backoff {
         timer = setTimer(resolve, Math.max(delay, retryAfter))
       })
     },
-    skip () { if (!isRequired) stop() },
+    retryNow () { if (!isRequired) stop() },
     stop
   }
 }

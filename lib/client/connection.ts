@@ -106,7 +106,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
   const reconnect = (): void => {
     skipsDelay = Date.now() - startedAt >= retrySettings.retryDelay
     abort(new ClientError('SILENT', 'The stream is dead; reconnecting'))
-    backoff.skip()
+    backoff.retryNow()
   }
 
   const resetBackoff = (): void => {
@@ -267,7 +267,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
       resetBackoff()
       const silence = Date.now() - lastDataAt
       if (silence > Math.min(idleTimeout, heartbeatInterval)) return reconnect()
-      backoff.skip()
+      backoff.retryNow()
       if (heartbeatInterval < Infinity) setIdleTimer(Math.min(idleTimeout, heartbeatInterval + PROBE_TIMEOUT) - silence)
     },
     async stop () {

@@ -214,7 +214,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
       isPaused = false
       // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
       controller.abort()
-      backoff.skip()
+      backoff.retryNow()
       flush()
     },
     pause (error) {

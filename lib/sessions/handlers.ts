@@ -20,7 +20,7 @@ export interface HandlerContext {
 export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
 
 export interface HandlerOptions<Schema> {
-  /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: any data is valid. */
+  /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: all data is valid. */
   readonly schema?: Schema
   /** Milliseconds as option `handlerTimeout` of the plugin, for this handler. Default: that option; 0 or `false` turns the limit off. */
   readonly handlerTimeout?: number | false
