@@ -117,7 +117,7 @@ export class Log {
   /** Adds entries before the oldest one. */
   prepend (entries: ReadonlyArray<{ readonly input: EntryInput, readonly position: number, readonly appendedAt: number }>): void {
     const older = new Log(this.bounds, this.listener)
-    for (const { input, position, appendedAt } of entries) if (position > this.trimmedPosition) older.#add(input, position, appendedAt)
+    for (const { input, position, appendedAt } of entries) older.#add(input, position, appendedAt)
     this.#positions = [...older.#positions, ...this.#positions.slice(this.#first)]
     this.#suffixes = [...older.#suffixes, ...this.#suffixes.slice(this.#first)]
     this.#sizes = [...older.#sizes, ...this.#sizes.slice(this.#first)]

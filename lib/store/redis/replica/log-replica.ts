@@ -58,7 +58,7 @@ export class LogReplica<Reader extends LogReader> {
 
   /** Whether the log contains what a reader needs that has read up to a position. */
   covers (position: number): boolean {
-    return this.start <= position || this.log.trimmedPosition >= this.start
+    return this.start <= position
   }
 
   /** Whether the log must be read. */
