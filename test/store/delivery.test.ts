@@ -112,3 +112,43 @@ testEachStore(t, 'a producer on any node is paced by the stream', async (t, stor
   t.strictSame(stream.messages(), Array.from({ length: 100 }, (_, n) => n + 1))
   t.notOk(stream.events.some(({ event }) => event === 'gap'))
 })
+
+testEachStore(t, 'a loss in a channel that was left hides nothing of what is still kept for the session', async (t, store) => {
+  const options = { channelLog: { entries: 2 } }
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
+  const [session, member] = [await openSession(nodeA), await openSession(nodeA)]
+  await Promise.all([session.join('room'), member.join('room')])
+  const first = await attachStream(nodeA, session)
+  await session.send('own')
+  await nodeA.channel('room').send('trimmed')
+  await session.leave('room')
+  for (const n of [1, 2]) await nodeA.channel('room').send(n)
+  await waitUntil(() => first.messages().length === 2, 'the messages')
+  const latest = first.events[1]?.position ?? 0
+  first.sink.destroy()
+  await waitUntil(() => !session.connected, 'the disconnect')
+  // The second request needs older entries than the first one.
+  for (const cursor of [latest, first.cursor]) {
+    const resumed = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+    if (cursor === latest) continue
+    await waitUntil(() => resumed.read().length === 2, 'the events')
+    t.match(resumed.events, [{ event: 'gap', data: { reason: 'count' } }, { event: 'message', data: 'own' }])
+  }
+})
+
+testEachStore(t, 'a closed session receives what was sent to its channels, and no gap for what was sent after it was closed', async (t, store) => {
+  const options = { channelLog: { entries: 2 } }
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
+  const [session, member] = [await openSession(nodeA), await openSession(nodeA)]
+  for (const name of ['quiet', 'busy']) await Promise.all([session.join(name), member.join(name)])
+  const first = await attachStream(nodeA, session)
+  first.sink.destroy()
+  await waitUntil(() => !session.connected, 'the disconnect')
+  await nodeA.channel('quiet').send('before')
+  await session.close('enough')
+  for (const n of [1, 2, 3]) await Promise.all([nodeA.broadcast('message', n), nodeA.channel('busy').send(n)])
+  const resumed = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  await waitUntil(() => resumed.sink.closed, 'the end of the stream')
+  t.match(resumed.read(), [{ event: 'message', data: 'before' }, { event: 'close', data: { reason: 'enough' } }])
+  t.equal(resumed.events.length, 2)
+})

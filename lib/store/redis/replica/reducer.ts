@@ -254,10 +254,15 @@ export class Reducer {
 
   #left (state: SessionReplica, version: number, name: string, to: number): void {
     const from = state.members.get(name) ?? to
-    state.members.delete(name)
-    if (to > Math.max(from, state.readFrom)) state.left.push({ channel: name, from, to })
+    this.#endMembership(state, name, from, to)
     this.#rebuild(state)
     this.applyChange(state, version, () => { state.channels?.delete(name) })
+  }
+
+  /** The session has left a channel, and still reads what it has not read up to a position. */
+  #endMembership (state: SessionReplica, channel: string, from: number, to: number): void {
+    state.members.delete(channel)
+    if (to > Math.max(from, state.readFrom)) state.left.push({ channel, from, to })
   }
 
   /** Applies a change of a session that leads to a version, if nothing else has changed since the known version. */
@@ -277,7 +282,10 @@ export class Reducer {
     if (state.epoch !== 0) {
       // Otherwise the session is read again, which shows the close.
       if (state.ownLog?.isLive !== true) return
-      state.endPosition = Number(position)
+      // Not beyond the last entry of each log, because what is trimmed after that is not lost for the session.
+      const endOf = ({ isLive, log }: Replica): number => isLive ? log.lastPosition : Number(position)
+      state.endPosition = endOf(this.broadcasts)
+      for (const [name, from] of state.members) this.#endMembership(state, name, from, endOf(this.channels.get(name) as Replica))
       this.#rebuild(state)
       runAll(state.onClosed)
     }
@@ -406,15 +414,15 @@ export class Reducer {
 
   /** Rebuilds the ranges of logs that the stream of a session reads. */
   #rebuild (state: SessionReplica): void {
-    const { ranges, startPosition: from, ownLog, endPosition: to, readFrom } = state
+    const { ranges, startPosition, ownLog, endPosition, readFrom } = state
     if (ownLog === undefined) return
     ranges.length = 0
-    ranges.push({ log: this.broadcasts.log, from, to }, { log: ownLog.log, from, to: Infinity })
+    ranges.push({ log: this.broadcasts.log, from: startPosition, to: endPosition }, { log: ownLog.log, from: startPosition, to: Infinity })
     const replicas = new Set<Replica>([ownLog])
     for (const [name, joinedAt] of state.members) {
       const replica = this.channels.get(name) as Replica
       replicas.add(replica)
-      ranges.push({ log: replica.log, from: joinedAt, to })
+      ranges.push({ log: replica.log, from: joinedAt, to: Infinity })
     }
     const time = now()
     state.left = state.left.filter(range => {
@@ -429,7 +437,7 @@ export class Reducer {
         return false
       }
       replicas.add(replica)
-      ranges.push({ log, from: range.from, to: Math.min(range.to, to) })
+      ranges.push({ log, from: range.from, to: range.to })
       return true
     })
     this.#keepOnly(state, replicas)

@@ -32,7 +32,7 @@ export class SessionReplica extends SessionState implements LogReader {
   streamVersion = 0
   /** The lowest position that the streams in this process start from. */
   readFrom = 0
-  /** The newest position that the session reads; `Infinity` while it is open. */
+  /** The newest broadcast that the session reads; `Infinity` while it is open. */
   endPosition = Infinity
   ownLog: LogReplica<SessionReplica> | undefined
   /** Joined channels, with the positions at which the session has joined. */

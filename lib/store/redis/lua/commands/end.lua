@@ -32,7 +32,7 @@ redis.call('ZREM', P .. ':deadlines', id)
 if record[3] then redis.call('ZREM', P .. ':p:' .. record[3], id) end
 for node in string.gmatch(record[4] or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(position) .. ' ' .. reason) end
 if keep then
-  redis.call('HSET', key, 'closeReason', reason, 'endPosition', position, 'closedBy', closed_by)
+  redis.call('HSET', key, 'closeReason', reason, 'endPosition', num(redis.call('HGET', P .. ':b', 'last')), 'closedBy', closed_by)
   redis.call('HINCRBY', key, 'version', 1)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
   return { 1 }
