@@ -13,8 +13,8 @@ t.test('a batch may contain repeats of its own messages and of a message that ru
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
-  const { gate, handled, handle, running } = startGatedMessage(session)
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the first message to run')
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
   const other = { ...createMessage('b', handle('other')), fingerprint: () => 'other' }
   const batch = await remote[kStream].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b')), createMessage('b', handle('duplicate')), other, createMessage(undefined, handle('c'))])
   for (const result of batch) result.catch(() => {})
@@ -56,8 +56,8 @@ t.test('a batch does not wait for a later message that has the key of one of its
   const { sessions: nodeC } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
-  const { gate, handled, handle, running } = startGatedMessage(session)
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
   const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
   const batch = await (await findSession(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
   // The node of the first message counts as dead, and a third node enqueues the key again before the batch retries.

@@ -69,8 +69,8 @@ t.test('a closing node does not wait forever for a running handler', needsRedis,
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const { gate, running } = startGatedMessage(session)
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the message to run')
+  const { gate, started, running } = startGatedMessage(session)
+  await withTimeout(started, 'the handler')
   await withTimeout(sessions.close(), 'the store to close')
   gate.resolve()
   await running

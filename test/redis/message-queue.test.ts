@@ -15,8 +15,8 @@ t.test('a response that is published while another request is pending goes to it
   const down = await attachStream(nodeB, await openSession(nodeB))
   const remote = await findSession(nodeB, session)
   const queue = `{sse}:s:${session.id}:queue`
-  const { gate, handled, handle, running } = startGatedMessage(session)
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
   const repeat = remote[kStream].messageQueue.enqueue(createMessage('a', handle('repeat')))
   await waitForReplies()
   pauseReplies(true)
@@ -47,7 +47,9 @@ t.test('a closing node rejects queued messages and waits for its running handler
     await gates[0].promise
     return createResponse('first')
   }))
+  const started = deferred()
   const handled = other[kStream].messageQueue.enqueue(createMessage('key', async () => {
+    started.resolve()
     await gates[1].promise
     await other.send('from the handler')
     return createResponse('second')
@@ -57,6 +59,7 @@ t.test('a closing node rejects queued messages and waits for its running handler
   const queued = (async () => await remote[kStream].messageQueue.enqueue(createMessage(undefined, () => createResponse('never'))))()
   queued.catch(() => {})
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
+  await withTimeout(started.promise, 'the handler')
   const closed = nodeB.close()
   await t.rejects(withTimeout(queued, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   gates[1].resolve()
@@ -74,8 +77,8 @@ t.test('a closing node rejects queued messages and messages that are being enque
   const { sessions: nodeB, waitForReplies } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
-  const { gate, handled, handle, running } = startGatedMessage(session)
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
   const { messageQueue } = (await findSession(nodeB, session))[kStream]
   const queued = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('queued'))))
   queued.catch(() => {})
@@ -111,8 +114,8 @@ t.test('a closing node rejects a repeat whose first message runs on another node
   const { sessions: nodeC } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
-  const { gate, handle, running } = startGatedMessage(session)
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  const { gate, started, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
   const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
   const [repeat, other] = await (await findSession(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
   const sent = deferred()
@@ -205,9 +208,9 @@ t.test('a message is handled when the node of the message before it fails', need
   const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
-  const { gate, handle, running } = startGatedMessage(session)
+  const { gate, started, handle, running } = startGatedMessage(session)
   const queue = `{sse}:s:${session.id}:queue`
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  await withTimeout(started, 'the first message')
   const next = Promise.resolve(remote[kStream].messageQueue.enqueue(createMessage(undefined, handle('next'))))
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
   proxy.setDown(true)

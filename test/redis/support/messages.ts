@@ -20,12 +20,14 @@ export function recordHandlers () {
   return { handled, handle }
 }
 
-/** Starts a message with key `a`, whose handler runs until the gate is opened. */
+/** Starts a message with key `a`, whose handler runs until the gate is opened. `started` resolves when the handler runs. */
 export function startGatedMessage (session: Session) {
   const gate = deferred()
+  const started = deferred()
   const running = session[kStream].messageQueue.enqueue(createMessage('a', async () => {
+    started.resolve()
     await gate.promise
     return createResponse('a')
   }))
-  return { gate, ...recordHandlers(), running }
+  return { gate, started: started.promise, ...recordHandlers(), running }
 }
