@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import chat from './chat/index.js'
 import clock from './clock/index.js'
 import echo from './echo/index.js'
-import { serveFile } from './serve-file.js'
+import { addAssets } from './site.js'
 import tokens from './tokens/index.js'
 
 const { PORT = '3000', HOST = '127.0.0.1' } = process.env
@@ -12,8 +12,7 @@ const { PORT = '3000', HOST = '127.0.0.1' } = process.env
 const app = Fastify({ return503OnClosing: false })
 
 for (const example of [echo, chat, clock, tokens]) await app.register(example)
-app.get('/style.css', serveFile(new URL('style.css', import.meta.url), 'text/css'))
-app.get('/client.js', serveFile(import.meta.resolve('fastify-sse-sessions/client/bundle'), 'text/javascript'))
+addAssets(app)
 
 console.log(`Examples: ${await app.listen({ port: Number(PORT), host: HOST })}`)
 

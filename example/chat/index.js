@@ -1,6 +1,6 @@
 // A chat with rooms. It shows who is in a room, who is typing, and the latest messages. Each room is a channel.
 import sseSessions from 'fastify-sse-sessions'
-import { serveFile } from '../serve-file.js'
+import { addPage } from '../site.js'
 import { createMemoryState } from './memory-state.js'
 
 /** @import { FastifyInstance } from 'fastify' */
@@ -20,7 +20,7 @@ const sendSchema = { type: 'object', required: ['text'], properties: { text: tex
  */
 export default async function chat (app, { state = createMemoryState(), ...options }) {
   await app.register(sseSessions, { prefix: '/chat', retry: 500, ...options })
-  app.get('/chat', serveFile(new URL('index.html', import.meta.url)))
+  addPage(app, '/chat', 'Chat', 'chat/index.html')
 
   /** @type {ContractSessions<Chat>} */
   const sessions = app.sseSessions.withContract()

@@ -3,14 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import sseSessions from 'fastify-sse-sessions'
 import { build } from 'rolldown'
-import { serveFile } from '../serve-file.js'
+import { addPage } from '../site.js'
 
 /** @import { FastifyInstance } from 'fastify' */
 
 /** @param {FastifyInstance} app */
 export default async function clock (app) {
   await app.register(sseSessions, { prefix: '/clock', retry: 500 })
-  app.get('/clock', serveFile(new URL('index.html', import.meta.url)))
+  addPage(app, '/clock', 'Clock', 'clock/index.html')
   const script = await bundle('page.jsx')
   app.get('/clock/page.js', (_request, reply) => reply.type('text/javascript; charset=utf-8').send(script))
 
@@ -35,7 +35,9 @@ async function bundle (module) {
     platform: 'browser',
     transform: { define: { 'process.env.NODE_ENV': '"production"' } },
     output: { minify: true },
-    write: false
+    write: false,
+    // The directive is for frameworks that also render on the server.
+    onLog: (level, log, handler) => { if (log.code !== 'MODULE_LEVEL_DIRECTIVE') handler(level, log) }
   })
   return code
 }

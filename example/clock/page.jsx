@@ -1,4 +1,4 @@
-import { StrictMode, useState } from 'react'
+import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { useSession } from 'fastify-sse-sessions/react'
 
@@ -7,10 +7,9 @@ import { useSession } from 'fastify-sse-sessions/react'
 
 const TICKS = 10
 
-/** @param {{ onRestart: () => void }} props */
-function Clock ({ onRestart }) {
+function Clock () {
   /** @type {SessionHandle<Clock>} */
-  const { state, sessionId, lastEvent } = useSession('/clock')
+  const { state, sessionId, lastEvent, reopen } = useSession('/clock')
   const { finished = false, tick = finished ? TICKS : 0, time = '…' } = lastEvent?.data ?? {}
   return (
     <main>
@@ -25,15 +24,10 @@ function Clock ({ onRestart }) {
         <p id='time'>{finished ? 'Finished' : time}</p>
         <progress aria-label='Ticks' max={TICKS} value={tick} />
         <small>{finished ? 'The server sent ten ticks and closed the session.' : `Tick ${tick} of ${TICKS}`}</small>
-        <button disabled={state !== 'closed'} onClick={onRestart}>Start again</button>
+        <button disabled={state !== 'closed'} onClick={reopen}>Start again</button>
       </section>
     </main>
   )
 }
 
-function Page () {
-  const [run, setRun] = useState(1)
-  return <Clock key={run} onRestart={() => setRun(run + 1)} />
-}
-
-createRoot(/** @type {HTMLElement} */ (document.getElementById('page'))).render(<StrictMode><Page /></StrictMode>)
+createRoot(/** @type {HTMLElement} */ (document.getElementById('page'))).render(<StrictMode><Clock /></StrictMode>)

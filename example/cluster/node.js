@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import { redisStore } from 'fastify-sse-sessions/redis'
 import { Redis } from 'ioredis'
 import chat from '../chat/index.js'
-import { serveFile } from '../serve-file.js'
+import { addAssets } from '../site.js'
 import { createRedisState } from './redis-state.js'
 
 const [,, name = 'node', redisUrl = ''] = process.argv
@@ -19,8 +19,7 @@ app.addHook('onSend', async ({ method, url }, reply) => {
 app.addHook('onResponse', async ({ method, url }) => { if (method === 'POST') console.log(`${name} handled POST ${url}`) })
 await app.register(chat, { store: redisStore({ client: redis, namespace: 'chat' }), state: createRedisState(redis) })
 app.get('/', (_request, reply) => reply.redirect('/chat'))
-app.get('/style.css', serveFile(new URL('../style.css', import.meta.url), 'text/css'))
-app.get('/client.js', serveFile(import.meta.resolve('fastify-sse-sessions/client/bundle'), 'text/javascript'))
+addAssets(app)
 
 await app.listen({ port: 0, host: '127.0.0.1' })
 process.send?.(app.server.address())

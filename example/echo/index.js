@@ -1,6 +1,6 @@
 // An echo server, with a page to try it. The plugin echoes messages if the app registers no handler.
 import sseSessions from 'fastify-sse-sessions'
-import { serveFile } from '../serve-file.js'
+import { addPage } from '../site.js'
 
 /** @import { FastifyInstance } from 'fastify' */
 
@@ -8,5 +8,5 @@ import { serveFile } from '../serve-file.js'
 export default async function echo (app) {
   // Pages of any origin may connect, so that you can try a page of your own.
   await app.register(sseSessions, { cors: true })
-  app.get('/', serveFile(new URL('index.html', import.meta.url)))
+  addPage(app, '/', 'Echo', 'echo/index.html')
 }

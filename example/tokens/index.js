@@ -1,6 +1,6 @@
 // Answers that are streamed token by token, like those of ChatGPT. A conversation stays on the server after its page is closed.
 import sseSessions from 'fastify-sse-sessions'
-import { serveFile } from '../serve-file.js'
+import { addPage } from '../site.js'
 import { answer } from './answer.js'
 import { Conversation } from './conversation.js'
 
@@ -31,7 +31,7 @@ const createError = (statusCode, message) => Object.assign(new Error(message), {
 /** @param {FastifyInstance} app */
 export default async function tokens (app) {
   await app.register(sseSessions, { prefix: '/tokens', retry: 500 })
-  app.get('/tokens', serveFile(new URL('index.html', import.meta.url)))
+  addPage(app, '/tokens', 'Tokens', 'tokens/index.html')
 
   /** @type {ContractSessions<Tokens>} */
   const sessions = app.sseSessions.withContract()

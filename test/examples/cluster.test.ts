@@ -2,6 +2,7 @@ import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import { needsChromium } from '../support/browser.js'
 import { joinChat, openContext, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
+import { findBrokenLinks } from './support/examples.js'
 import { runScript } from '../support/child-process.js'
 import { needsRedis } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -30,6 +31,7 @@ t.test('two pages receive each message once while the nodes of their streams are
   const { url, sessionIds, nodesOf, processesOf, nodesThatHandled, waitForExit } = await startCluster(t)
   const context = await openContext(t)
   const ann = await joinChat(t, context, url, 'Ann')
+  t.strictSame(await findBrokenLinks(ann), [])
   const bob = await joinChat(t, context, url, 'Bob')
   const sent: string[] = []
   while (nodesThatHandled().size < 3 && sent.length < 20) {

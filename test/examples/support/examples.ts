@@ -17,6 +17,13 @@ export async function startExamples (t: Test, port = 0): Promise<Examples> {
   return { server, url, port: Number(new URL(url).port) }
 }
 
+/** Returns the links of a page that do not respond with 200. */
+export async function findBrokenLinks (page: Page): Promise<string[]> {
+  const urls = await page.evaluate('Array.from(document.querySelectorAll("a[href]"), ({ href }) => href)') as string[]
+  const statuses = await Promise.all(urls.map(async url => (await fetch(url, { redirect: 'manual' })).status))
+  return urls.filter((_url, index) => statuses[index] !== 200)
+}
+
 /** In CI, saves two screenshots of a page: one as it is, one with a phone's viewport and the dark color scheme. */
 export async function saveScreenshots (page: Page, name: string): Promise<void> {
   if (process.env.CI !== 'true') return
