@@ -19,6 +19,8 @@ const NODE = 'node'
 const OTHER = 'other'
 const PREFIX = '{p}'
 const UNBOUNDED = { entries: Infinity, bytes: Infinity, age: Infinity }
+/** After the last fault, everything must have arrived after this many deliveries. A history needs some hundreds. */
+const MAX_DELIVERIES = 10_000
 
 interface StoredEntry { readonly position: number, readonly except: string }
 interface StoredLog { last: number, readonly entries: StoredEntry[] }
@@ -175,10 +177,14 @@ class History {
     }
     // Without further faults, everything arrives.
     if (!this.#subscriber.isReady) this.#reconnect()
+    let deliveries = 0
     for (let heartbeat = 0; heartbeat < 5; heartbeat++) {
       this.#loader.start()
       await settle()
-      while (this.#deliver()) await settle()
+      while (this.#deliver()) {
+        assert.ok(++deliveries < MAX_DELIVERIES, 'the same is read again and again')
+        await settle()
+      }
     }
     for (const state of this.#known.values()) this.#check(state, true)
   }
@@ -370,4 +376,21 @@ t.test('streams write exactly their entries, however publications and replies in
   const counts = { applied: 0, lost: 0, written: 0 }
   for (let n = 0; n < STEPS / STEPS_PER_HISTORY; n++) await new History(next, counts).run(STEPS_PER_HISTORY)
   t.ok(counts.applied > 1000 && counts.lost > 100 && counts.written > 10_000, JSON.stringify(counts))
+})
+
+t.test('the log of a stream that has moved to another node is not read again', t => {
+  const record = (epoch: number): string[] => ['startPosition', '0', 'cursor', '0', 'version', String(epoch), 'epoch', String(epoch), 'owner', NODE]
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED }, new Map([['a', state]]), {
+    onBroadcast: noop, onLoss: noop, onIncomplete: noop, onRollback: noop, onQueueChange: noop, onProgressRequest: noop, onStale: noop
+  })
+  reducer.node = NODE
+  reducer.acquiredBefore(state, 0, ['0', '0', 'count', [], 0, record(1)])
+  const replica = state.ownLog as NonNullable<typeof state.ownLog>
+  const read = { replica, after: 0, through: Infinity, epoch: 1, version: 0 }
+  reducer.acquired(state, 0, ['0', '0', 'count', [], 0, record(2)])
+  reducer.message('replaced', 'a 3')
+  reducer.applyRead([read], ['replaced'])
+  t.notOk(reducer.incomplete.has(replica))
+  t.end()
 })

@@ -130,8 +130,8 @@ export class Reducer {
     for (const [index, value] of values.entries()) {
       const item = items[index] as ReadItem
       if ('session' in item) this.#verify(item.session, value as string)
-      // The replica was invalidated after the command was sent.
-      else if (item.replica.isLive !== (item.through !== Infinity)) this.incomplete.add(item.replica)
+      // The replica was completed after the command was sent. Whether it has to be read again is known already.
+      else if (item.replica.isLive !== (item.through !== Infinity)) continue
       else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
       else {
         item.replica.add(value as LogPart, item.after, this.clockOffset)
