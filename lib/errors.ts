@@ -14,11 +14,14 @@ export const StoreUnreachable = createError<[string]>('FST_SSE_STORE_UNAVAILABLE
 export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '%s', 500, TypeError)
 
 // Rejections of calls that the app makes.
-export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, open, error, resume, disconnect and reset', 500, TypeError)
+export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, open, error, resume, disconnect, reset and, in a run, end', 500, TypeError)
 export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event is invalid: %s', 500, TypeError)
 export const ChannelInvalid = createError<[string]>('FST_SSE_CHANNEL_INVALID', 'Channel name %s is invalid: it must be a non-empty, well-formed string', 500, TypeError)
-export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions) or "channelLog" (channels and broadcasts)', 500, RangeError)
+export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions), "channelLog" (channels and broadcasts) or "runLog" (runs)', 500, RangeError)
 export const TooManyChannels = createError<[number]>('FST_SSE_TOO_MANY_CHANNELS', 'The session is already in %d channels; leave some, or raise option "maxChannelsPerSession"', 409)
+export const RunInvalid = createError<[string]>('FST_SSE_RUN_INVALID', '%s', 500, TypeError)
+export const RunsUnsupported = createError('FST_SSE_RUNS_UNSUPPORTED', 'The store of this server does not support runs; use memoryStore', 501)
+export const RunOver = createError('FST_SSE_RUN_OVER', 'The run has ended, so nothing can be added to it; stop producing when the signal aborts', 410)
 export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is closed, so nothing can be sent to it; stop producing when session.signal aborts', 410)
 
 // Error responses to requests.
@@ -26,6 +29,9 @@ export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resourc
 export const CrossSite = createError('FST_SSE_CROSS_SITE', 'Pages of this site cannot open a session here; allow their origin with option "cors"', 403)
 export const SessionIdMissing = createError('FST_SSE_SESSION_ID_MISSING', 'Send the X-Session-ID header with the sessionId of the welcome event', 400)
 export const SessionUnknown = createError('FST_SSE_SESSION_UNKNOWN', 'There is no such session; open a stream to get a new one', 404)
+export const RunUnknown = createError('FST_SSE_RUN_UNKNOWN', 'There is no such run, or it is not kept any more; start a new one', 404)
+export const RunExists = createError('FST_SSE_RUN_EXISTS', 'A run with this name has not ended yet; wait for its end, stop it, or follow it', 409)
+export const TooManyRuns = createError<[number]>('FST_SSE_TOO_MANY_RUNS', 'The server already has %d runs that have not ended; try again later', 503)
 export const EventUnknown = createError<[string, string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s%s', 404)
 export const TextMissing = createError('FST_SSE_TEXT_MISSING', 'The echo needs a JSON body with a non-empty string "text"', 400)
 export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFORMED', 'Line %d of the batch is not a message: %s; no message of the batch was handled', 400)

@@ -7,6 +7,7 @@ import { resolveOptions, type Settings, type SseSessionsOptions } from './option
 import { routes } from './routes/index.js'
 import { createSessions, type Sessions } from './sessions/sessions.js'
 import { memoryStore } from './store/memory/memory-store.js'
+import { RunState } from './store/run-state.js'
 import { SessionState } from './store/session-state.js'
 import { ServerConnections } from './stream/server-connections.js'
 
@@ -69,7 +70,7 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
  *
  * `require()` returns this function. It has the other exports as properties.
  */
-const sseSessions = Object.assign(fp(plugin, { fastify: '5.x', name: 'fastify-sse-sessions' }), { memoryStore, StoreUnavailable, assertFits, Log, SessionState })
+const sseSessions = Object.assign(fp(plugin, { fastify: '5.x', name: 'fastify-sse-sessions' }), { memoryStore, StoreUnavailable, assertFits, Log, RunState, SessionState })
 Object.assign(sseSessions, { default: sseSessions, sseSessions })
 
 export default sseSessions
@@ -77,6 +78,9 @@ export { memoryStore, sseSessions, sseSessions as 'module.exports' }
 export type { Awaitable } from './awaitable.js'
 export type { Contract } from './contract.js'
 export type { SseSessionsOptions } from './options.js'
+export type { Run, RunStatus } from './runs/run.js'
+export type { RunReplyOptions } from './runs/run-reader.js'
+export type { FindRunOptions, Producer, ProducerContext, Runs, StartRunOptions } from './runs/runs.js'
 export type { Channel, SendOptions } from './sessions/channel.js'
 export type { ContractChannel, ContractHandler, ContractSession } from './sessions/contract-types.js'
 export type { HandlerContext, HandlerOptions, MessageHandler } from './sessions/handlers.js'
@@ -90,6 +94,8 @@ export type { Gap } from './wire/frame.js'
 export type { EntryInput, LogBounds, LogListener, TrimReason } from './log/log.js'
 export type { LogRange } from './log/log-range.js'
 export type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from './store/message-queue.js'
+export type { RunInput, RunListener, RunOutcome } from './store/run-state.js'
+export type { Reuse, RunSource, RunStore } from './store/run-store.js'
 export type { SessionListener } from './store/session-state.js'
 export type { Store, StoreCallbacks, StoreFactory, StoreSettings, StoreStats } from './store/store.js'
-export { assertFits, Log, SessionState, StoreUnavailable }
+export { assertFits, Log, RunState, SessionState, StoreUnavailable }

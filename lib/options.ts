@@ -51,6 +51,10 @@ export interface SseSessionsOptions {
   log?: Partial<LogBounds>
   /** Bounds of the log of each channel, and of the log of broadcasts, as for `log`. Defaults: 1000, 1 MiB, 300 000. */
   channelLog?: Partial<LogBounds>
+  /** Bounds of the log of each run, as for `log`. A reader can start at the beginning of a run only while the log contains all of it. Defaults: 10 000, 1 MiB, 3 600 000. */
+  runLog?: Partial<LogBounds>
+  /** Maximum number of runs, running and kept. At the limit, the run that ended first is removed; if none has ended, no run can start. Default: 10 000; `Infinity` turns the limit off. */
+  maxRuns?: number
   /**
    * Maximum number of sessions. At the limit, the memory store makes room for a new one: it removes the session that was closed
    * first; otherwise, it closes the session that has been without a stream for the longest time, if it has never sent a message.
@@ -104,6 +108,8 @@ const MAX_DELAY = 2 ** 31 - 1
 // The heartbeat interval is divided into five ticks of at least one millisecond.
 const MIN_HEARTBEAT_INTERVAL = 5
 const MAX_COUNT = Infinity
+const DEFAULT_BOUNDS: LogBounds = { entries: 1000, bytes: 1024 * 1024, age: 300_000 }
+const DEFAULT_RUN_BOUNDS: LogBounds = { entries: 10_000, bytes: 1024 * 1024, age: 3_600_000 }
 
 /**
  * Options that have no effect here, but that @fastify/autoload and fastify-cli pass to every plugin: the options of the
@@ -139,6 +145,8 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     closeTimeout = 3000,
     log,
     channelLog,
+    runLog,
+    maxRuns = 10_000,
     maxSessions = 100_000,
     maxSessionsPerPrincipal = 100,
     maxChannelsPerSession = 1000,
@@ -189,6 +197,8 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     closeTimeout,
     log: resolveLogBounds('log', log),
     channelLog: resolveLogBounds('channelLog', channelLog),
+    runLog: resolveLogBounds('runLog', runLog, DEFAULT_RUN_BOUNDS),
+    maxRuns: assertInteger('maxRuns', maxRuns, 1, MAX_COUNT),
     maxSessions: assertInteger('maxSessions', maxSessions, 1, MAX_COUNT),
     maxSessionsPerPrincipal: assertInteger('maxSessionsPerPrincipal', maxSessionsPerPrincipal, 1, MAX_COUNT),
     maxChannelsPerSession: assertInteger('maxChannelsPerSession', maxChannelsPerSession, 1, MAX_COUNT),
@@ -201,9 +211,9 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
   }
 }
 
-function resolveLogBounds (name: string, bounds: Partial<LogBounds> = {}): LogBounds {
+function resolveLogBounds (name: string, bounds: Partial<LogBounds> = {}, defaults: LogBounds = DEFAULT_BOUNDS): LogBounds {
   assertKeys(name, bounds, ['entries', 'bytes', 'age'])
-  const { entries = 1000, bytes = 1024 * 1024, age = 300_000 } = bounds
+  const { entries = defaults.entries, bytes = defaults.bytes, age = defaults.age } = bounds
   return {
     entries: assertInteger(`${name}.entries`, entries, 1, MAX_COUNT),
     bytes: assertInteger(`${name}.bytes`, bytes, 1, MAX_COUNT),

@@ -48,6 +48,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('On the server', 'docs/server'),
           page('In the client', 'docs/client'),
           page('React', 'docs/react'),
+          page('Runs', 'docs/runs'),
           page('Migrating', 'docs/migrating')
         ]
       },

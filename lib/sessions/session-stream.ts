@@ -35,6 +35,7 @@ export interface UnhandledDetails {
   readonly session?: string
   readonly event?: string
   readonly channel?: string
+  readonly run?: string
 }
 
 /** A response that is ready to become the stream of a session. */
@@ -184,7 +185,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.
     const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
-    const stream = new StreamWriter({ sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, logger })
+    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
     logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')

@@ -4,6 +4,7 @@ import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../
 import { Closing, SessionOver } from '../errors.js'
 import { now } from '../log/log.js'
 import type { Settings } from '../options.js'
+import { Runs } from '../runs/runs.js'
 import { logSafely } from '../safe-log.js'
 import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
@@ -34,6 +35,8 @@ export interface SessionStats {
 
 /** The registry of sessions, which is a decorator of the Fastify instance. */
 export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
+  /** The registry of runs: responses that grow, with any number of readers. */
+  readonly runs: Runs
   /** @internal */
   readonly settings: Settings
   /** @internal */
@@ -64,6 +67,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
+    this.runs = new Runs(settings, logger, store.runs, {
+      createRetryDelay: () => this.createRetryDelay(),
+      onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
+    })
     this.#context = {
       store,
       logger,
@@ -195,7 +202,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#resolveIfIdle()
   }
 
-  /** @internal Ends all streams, and waits for them and for handlers, at most `closeTimeout`. Then closes the sessions that no other process can continue. */
+  /** @internal Ends all streams, and waits for them, for handlers and for runs, at most `closeTimeout`. Then closes the sessions that no other process can continue. */
   async close (): Promise<void> {
     this.closing = true
     const reason = 'shutdown'
@@ -204,12 +211,14 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     // Not in a later tick, because `closeTimeout` may be 0.
     flushScheduler.flushAll()
     const startedAt = now()
+    const runs = this.runs.close(this.settings.closeTimeout)
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
     await settlesWithin(idle, this.settings.closeTimeout)
     for (const reply of this.#replies) reply.send(new Closing())
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
+    await runs
     const isClosed = await settlesWithin(this.#closeStore(reason), Math.max(MIN_STORE_TIMEOUT, this.settings.closeTimeout - (now() - startedAt)))
     if (!isClosed) logSafely(this.#logger, 'warn', {}, 'close() did not wait for the store and the onClose hooks, because closeTimeout is over')
   }

@@ -1,6 +1,7 @@
 import type { Awaitable } from '../awaitable.js'
 import type { EntryInput, LogBounds } from '../log/log.js'
 import type { MessageQueue } from './message-queue.js'
+import type { RunStore } from './run-store.js'
 import type { SessionData, SessionState } from './session-state.js'
 
 /** The options of the plugin that a store has to apply. */
@@ -11,6 +12,10 @@ export interface StoreSettings {
   readonly log: LogBounds
   /** Bounds of the log of each channel, and of the log of broadcasts. */
   readonly channelLog: LogBounds
+  /** Bounds of the log of each run. */
+  readonly runLog: LogBounds
+  /** Maximum number of runs, running and kept. */
+  readonly maxRuns: number
   /** Maximum number of sessions, open and closed. */
   readonly maxSessions: number
   /** Maximum number of sessions of one principal, open and closed. */
@@ -75,6 +80,9 @@ export interface StoreStats {
  * MUST be notified through the listener of the state.
  */
 export interface Store {
+  /** Keeps the runs. Without it, the store does not support runs. */
+  readonly runs?: RunStore
+
   /** Creates a session. Resolves with `undefined` if there are too many, in total or of the principal. The session does not expire before the first `detach`. */
   open (id: string, principal: string | undefined): Awaitable<SessionState | undefined>
   /** Finds a session by id, open or closed. The result MUST contain all changes that were made before the call. */

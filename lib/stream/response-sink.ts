@@ -158,6 +158,8 @@ interface ReplyWithPayload {
 export class StreamPayload extends Readable {
   readonly #sink: ResponseSink
   readonly #onStart: () => void
+  /** The reply of a route without {@link startStream}, until the stream starts. */
+  #waitingReply: FastifyReply | undefined
 
   /** `onStart` is called when all `onSend` hooks have run and the sink can write. */
   constructor (sink: ResponseSink, onStart: () => void) {
@@ -167,12 +169,21 @@ export class StreamPayload extends Readable {
   }
 
   override _read (): void {
-    this.#sink.listener?.onDrain()
+    const reply = this.#waitingReply
+    this.#waitingReply = undefined
+    if (reply === undefined) this.#sink.listener?.onDrain()
+    else this.#startPiped(reply)
   }
 
   /** Passes the payload to the `onSend` hooks of the route, of which {@link startStream} must be the last one. */
   send (reply: FastifyReply & ReplyWithPayload): void {
     reply[kPayload] = this
+    reply.send(this)
+  }
+
+  /** Sends the payload in a route of the app, which does not have the hook {@link startStream}. The stream starts when Fastify or a hook reads the payload. */
+  sendPiped (reply: FastifyReply): void {
+    this.#waitingReply = reply
     reply.send(this)
   }
 
@@ -190,10 +201,16 @@ export class StreamPayload extends Readable {
       done(null, payload)
       // Fastify responds with an error.
       if (this.destroyed) return
-      this.#sink.usePayload(this)
-      // Turns off Fastify's handler timeout.
-      reply.hijack()
+      this.#startPiped(reply)
+      return
     }
+    this.#onStart()
+  }
+
+  #startPiped (reply: FastifyReply): void {
+    this.#sink.usePayload(this)
+    // Turns off Fastify's handler timeout.
+    reply.hijack()
     this.#onStart()
   }
 

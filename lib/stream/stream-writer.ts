@@ -6,7 +6,7 @@ import { frameGap, framePrefix, type Gap } from '../wire/frame.js'
 import { flushScheduler, type Flushable } from './flush-scheduler.js'
 import type { Sink, SinkListener } from './response-sink.js'
 
-/** The session that a stream belongs to. */
+/** What a stream belongs to: a session, or a reader of a run. */
 export interface StreamOwner {
   /** Whether entries may be written now. When this becomes true again, the owner calls `onAppend`. */
   readonly canWrite: boolean
@@ -19,8 +19,8 @@ export interface StreamOwner {
 }
 
 export interface StreamWriterOptions {
-  /** Is part of the id of each event. Entries that exclude this session are skipped. */
-  readonly sessionId: string
+  /** The first part of the id of each event. Entries that exclude the session with this id are skipped. */
+  readonly readerId: string
   /** What the stream reads. The array may grow while the stream is open. */
   readonly ranges: readonly LogRange[]
   /** The position after which the stream starts to read. */
@@ -29,6 +29,8 @@ export interface StreamWriterOptions {
   readonly owner: StreamOwner
   /** The logger of the request that opened the stream. */
   readonly logger: FastifyBaseLogger
+  /** Formats a `gap` event, whose id contains the cursor. */
+  readonly frameGap?: (readerId: string, cursor: number, gap: Gap) => string
 }
 
 export interface EndOptions {
@@ -57,19 +59,21 @@ export class StreamWriter implements SinkListener, Flushable {
   idleTicks = 0
   readonly openedAt = now()
   readonly logger: FastifyBaseLogger
-  readonly #sessionId: string
+  readonly #readerId: string
   readonly #prefix: string
   readonly #ranges: readonly LogRange[]
   readonly #owner: StreamOwner
   readonly #sink: Sink
+  readonly #frameGap: (readerId: string, cursor: number, gap: Gap) => string
   #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
   /** The last position of the newest gap that was reported. */
   #gapReportedThrough = 0
   #finalFrame: string | undefined
 
-  constructor ({ sessionId, ranges, cursor, sink, owner, logger }: StreamWriterOptions) {
-    this.#sessionId = sessionId
-    this.#prefix = framePrefix(sessionId)
+  constructor ({ readerId, ranges, cursor, sink, owner, logger, frameGap: gapFramer = frameGap }: StreamWriterOptions) {
+    this.#readerId = readerId
+    this.#prefix = framePrefix(readerId)
+    this.#frameGap = gapFramer
     this.#ranges = ranges
     this.cursor = cursor
     this.#sink = sink
@@ -199,7 +203,7 @@ export class StreamWriter implements SinkListener, Flushable {
     for (let index = log.indexAfter(Math.max(this.cursor, from)); index < log.end && chunk.length < CHUNK_CHARACTERS; index++) {
       const position = log.positionAt(index)
       if (position > through) break
-      if (log.excludedAt(position) !== this.#sessionId) chunk += this.#prefix + log.frameSuffixAt(index)
+      if (log.excludedAt(position) !== this.#readerId) chunk += this.#prefix + log.frameSuffixAt(index)
       this.cursor = position
     }
     return chunk
@@ -225,6 +229,6 @@ export class StreamWriter implements SinkListener, Flushable {
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
     // In a microtask, because an `onGap` hook may send events, which changes the logs while they are read.
     queueMicrotask(() => { this.#owner.onGap(gap) })
-    return frameGap(this.#sessionId, this.cursor, gap)
+    return this.#frameGap(this.#readerId, this.cursor, gap)
   }
 }

@@ -29,6 +29,50 @@ export function frameEvent (event: string, data: unknown): string {
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
 }
 
+/** The name of the last event of a run. */
+const END_EVENT = 'end'
+
+/** The function with which an app encodes the data of the events of a run, instead of as JSON. */
+export type EncodeData = (data: unknown) => string
+
+/**
+ * Formats an item of a run as SSE, without its id: `{ event, data }` is an event with a name, everything else is the data of
+ * the default event. Throws FST_SSE_EVENT_INVALID or FST_SSE_DATA_INVALID.
+ */
+export function frameRunItem (item: unknown, encodeData?: EncodeData): string {
+  const { event, data } = isNamedItem(item) ? item : { event: 'message', data: item }
+  if (event === END_EVENT) throw new EventInvalid(quote(event))
+  if (encodeData === undefined) return frameEvent(event, data)
+  assertUserEvent(event)
+  const text: unknown = encodeData(data)
+  if (typeof text !== 'string') throw new DataInvalid(`"encode" must return a string; it returned a value of the type ${typeof text}`)
+  return encode({ ...event !== 'message' && { event }, data: text })
+}
+
+function isNamedItem (item: unknown): item is { event: string, data?: unknown } {
+  return typeof item === 'object' && item !== null && 'event' in item && typeof item.event === 'string' && Object.keys(item).every(key => key === 'event' || key === 'data')
+}
+
+/** The event with which the response to a reader of a run ends by default. */
+export function frameRunEnd (outcome: object): string {
+  return encode({ event: END_EVENT, data: JSON.stringify(outcome) })
+}
+
+/** Formats a block with an id and no data. A client stores the id and reports no event. */
+export function frameId (id: string): string {
+  return `id: ${id}\n\n`
+}
+
+/** Adds an id to the last event of a text that the app has framed. Throws FST_SSE_DATA_INVALID if the text does not have the form of SSE. `source` names the function that returned it. */
+export function addId (frames: unknown, id: string, source: string): string {
+  if (frames === '') return frameId(id)
+  if (typeof frames !== 'string' || !frames.endsWith('\n\n')) throw new DataInvalid(`"${source}" must return events in the format of SSE, each followed by a blank line, or an empty string`)
+  // The last one, because a client that has received the id does not receive what precedes it again.
+  const start = frames.slice(0, -2).lastIndexOf('\n\n') + 1
+  const last = start === 0 ? 0 : start + 1
+  return `${frames.slice(0, last)}id: ${id}\n${frames.slice(last)}`
+}
+
 /** Serializes data as JSON; `undefined` becomes `null`. Throws FST_SSE_DATA_INVALID if the data cannot be serialized. */
 export function serialize (data: unknown = null): string {
   let json: string | undefined

@@ -51,6 +51,8 @@ t.test('the tables of the store contract list every method, callback and member'
   const documented = (title: string): string[] => table(PAGE, 'The store contract', title)
     .flatMap(([cell = '']) => [...cell.matchAll(/`(\w+)[^`]*`/g)].map(([, name = '']) => name))
   t.strictSame(documented('method of `Store`'), membersOf('store/store.ts', 'Store'))
+  t.strictSame(documented('method of `RunStore`'), membersOf('store/run-store.ts', 'RunStore'))
+  t.strictSame(documented('member of `RunState`').sort(), membersOf('store/run-state.ts', 'RunState').sort())
   t.strictSame(documented('member of `SessionListener`'), membersOf('store/session-state.ts', 'SessionListener'))
   t.strictSame(documented('member of `SessionState`').sort(), membersOf('store/session-state.ts', 'SessionState').sort())
   const ofLog = membersOf('log/log.ts', 'Log')

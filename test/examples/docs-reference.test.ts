@@ -176,6 +176,10 @@ t.test('every member of the types that apps use is documented', t => {
   for (const [entry, chapter, title, name] of [
     ['fastify-sse-sessions', 'Sessions', 'member', 'Sessions'],
     ['fastify-sse-sessions', 'Channels', 'member', 'Channel'],
+    ['fastify-sse-sessions', 'Runs', 'member of `Runs`', 'Runs'],
+    ['fastify-sse-sessions', 'Runs', 'option of `start`', 'StartRunOptions'],
+    ['fastify-sse-sessions', 'Runs', 'member of `Run`', 'Run'],
+    ['fastify-sse-sessions', 'Runs', 'option of `reply`', 'RunReplyOptions'],
     ['fastify-sse-sessions', 'Hooks', 'hook', 'Hooks'],
     ['fastify-sse-sessions', 'Handlers', 'member of `Message`', 'Message'],
     ['fastify-sse-sessions', 'Handlers', 'member of `UpwardReply`', 'UpwardReply'],

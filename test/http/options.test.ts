@@ -25,6 +25,8 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   closeTimeout: [null, false, -1, 0.5, NaN, Infinity, '1', 10_000],
   log: [null, 7, 'log', [1], { entry: 1 }, { entries: 0 }, { entries: 0.5 }, { entries: '1' }, { bytes: 0 }, { bytes: NaN }, { age: 0 }, { age: Infinity }, { age: 2 ** 31 }],
   channelLog: [null, 7, { entries: -1 }, { bytes: -1 }, { age: -1 }],
+  runLog: [null, 7, { entries: -1 }, { bytes: -1 }, { age: -1 }],
+  maxRuns: [null, 0, -1, 1.5, NaN, '1'],
   maxSessions: [null, 0, -1, 1.5, NaN, '1'],
   maxSessionsPerPrincipal: [null, 0, -1, 1.5, NaN, '1'],
   maxChannelsPerSession: [null, 0, -1, 1.5, NaN, '1'],
@@ -47,8 +49,8 @@ for (const [name, values] of Object.entries(INVALID)) {
 
 t.test('accepts the minimum and maximum of each option', async t => {
   for (const options of [
-    { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxSessions: 1, maxSessionsPerPrincipal: 1, maxChannelsPerSession: 1, maxWaitingMessages: 0, maxWaitingBytes: 0, maxIdempotencyKeys: 0, handlerTimeout: 0, maxResponseBytes: 0, maxBytes: 1, log: { entries: 1, bytes: 1, age: 1 } },
-    { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, handlerTimeout: false, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
+    { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxRuns: 1, maxSessions: 1, maxSessionsPerPrincipal: 1, maxChannelsPerSession: 1, maxWaitingMessages: 0, maxWaitingBytes: 0, maxIdempotencyKeys: 0, handlerTimeout: 0, maxResponseBytes: 0, maxBytes: 1, log: { entries: 1, bytes: 1, age: 1 } },
+    { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxRuns: Infinity, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, handlerTimeout: false, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
     { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore().createStore, heartbeatEvent: 'message', logLevel: 'silent' }
   ] as SseSessionsOptions[]) {
     const app = Fastify()

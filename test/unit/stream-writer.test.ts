@@ -20,7 +20,7 @@ function startStreamThatMayNotWrite (): { owner: { canWrite: boolean }, sink: Me
   const log = createLog()
   log.push({ frame: 'data: "entry"\n\n' }, 1, 0)
   const sink = new MemorySink(false)
-  const stream = new StreamWriter({ sessionId: 'reader', ranges: [{ log, from: 0, to: Infinity }], cursor: 0, sink, owner, logger })
+  const stream = new StreamWriter({ readerId: 'reader', ranges: [{ log, from: 0, to: Infinity }], cursor: 0, sink, owner, logger })
   stream.start(':preamble\n\n')
   return { owner, sink, stream }
 }
@@ -73,6 +73,6 @@ t.test('two logs with the same position do not block the process, although a sto
   const sink = new MemorySink(false)
   const owner = { canWrite: true, onProgress: () => {}, onGap: () => {}, onStreamClose: () => {} }
   const ranges = logs.map(log => ({ log, from: 0, to: Infinity }))
-  new StreamWriter({ sessionId: 'reader', ranges, cursor: 0, sink, owner, logger }).start('')
+  new StreamWriter({ readerId: 'reader', ranges, cursor: 0, sink, owner, logger }).start('')
   t.strictSame(readEvents(sink).map(({ data }) => data).slice(-2), ['one again', 'two again'])
 })

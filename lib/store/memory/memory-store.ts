@@ -8,6 +8,7 @@ import { ExpiryQueue } from './expiry-queue.js'
 import { MemoryLimit } from './memory-limit.js'
 import { MemoryLogs } from './memory-logs.js'
 import { MemoryQueue } from './memory-queue.js'
+import { MemoryRuns } from './memory-runs.js'
 import { MemoryChannel, MemoryRange, MemorySession, SessionGroup } from './memory-session.js'
 
 /** Maximum number of channels that a session has left and whose entries it can still read. */
@@ -21,6 +22,7 @@ const MAX_CLOSED_BYTES = 64 * 1024
 export const memoryStore = (settings: StoreSettings, callbacks: StoreCallbacks): MemoryStore => new MemoryStore(settings, callbacks)
 
 export class MemoryStore implements Store {
+  readonly runs: MemoryRuns
   readonly #logs: MemoryLogs
   readonly #settings: StoreSettings
   readonly #callbacks: StoreCallbacks
@@ -41,6 +43,7 @@ export class MemoryStore implements Store {
     this.#settings = settings
     this.#callbacks = callbacks
     this.#limit = new MemoryLimit(settings.maxBytes)
+    this.runs = new MemoryRuns(settings, logs, this.#limit)
     this.#broadcasts = this.#createLog(settings.channelLog, { onAppend: () => { callbacks.onBroadcast() } })
     this.#expiryQueue = new ExpiryQueue(settings.resumeTimeout, session => { this.#expire(session) })
   }
@@ -166,6 +169,7 @@ export class MemoryStore implements Store {
   close (reason: string): readonly SessionState[] {
     const closed = [...this.#sessions.values()].filter(session => this.end(session, reason, true))
     this.#expiryQueue.clear()
+    this.runs.close()
     this.#logs.close()
     return closed
   }

@@ -1,0 +1,213 @@
+import { setMaxListeners } from 'node:events'
+import type { FastifyBaseLogger } from 'fastify'
+import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
+import { Closing, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
+import type { LogBounds } from '../log/log.js'
+import { logSafely } from '../safe-log.js'
+import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
+import type { Reuse, RunStore } from '../store/run-store.js'
+import { Heartbeat } from '../stream/heartbeat.js'
+import { pump } from '../stream/pump.js'
+import type { StreamWriter } from '../stream/stream-writer.js'
+import { SessionIdGenerator } from '../wire/event-id.js'
+import { frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { Run, type RunContext } from './run.js'
+
+/** What a producer receives. */
+export interface ProducerContext {
+  /** Aborts when the run is stopped, or when the server closes. */
+  readonly signal: AbortSignal
+}
+
+/** Returns the events of a run: usually an async generator function. An item `{ event, data }` is an event with a name, every other item is the data of an event. */
+export type Producer = (context: ProducerContext) => AsyncIterable<unknown> | Iterable<unknown>
+
+export interface FindRunOptions {
+  /** The owner of the run, usually the user. A run of another principal is not found. Default: none. */
+  readonly principal?: string | undefined
+}
+
+export interface StartRunOptions extends FindRunOptions {
+  /** Milliseconds for which the run is kept after its end. Default: 300 000. */
+  readonly keep?: number
+  /**
+   * Which run with the same name and principal is returned instead of a new one: `running`, one that has not ended; `kept`, also one
+   * that has ended and is kept; `never`, none: if one has not ended, the call rejects with FST_SSE_RUN_EXISTS. Default: `running`.
+   */
+  readonly reuse?: Reuse
+  /** Encodes the data of each event. Default: as JSON. */
+  readonly encode?: EncodeData
+}
+
+/** The options of the plugin that runs need. */
+export interface RunSettings {
+  readonly heartbeatInterval: number | false
+  readonly runLog: LogBounds
+  readonly maxRuns: number
+}
+
+const DEFAULT_KEEP = 300_000
+const MAX_KEEP = 2 ** 31 - 1
+const REUSE: readonly unknown[] = ['running', 'kept', 'never']
+const FIND_OPTIONS = ['principal']
+const START_OPTIONS = ['principal', 'keep', 'reuse', 'encode']
+/** Number of items after which readers can write, even if the producer never waits for anything. */
+const ITEMS_PER_TICK = 64
+/** Milliseconds that `close` waits for the store. */
+const STORE_TIMEOUT = 100
+
+/** The registry of runs. */
+export class Runs {
+  readonly #settings: RunSettings
+  readonly #logger: FastifyBaseLogger
+  readonly #store: RunStore | undefined
+  readonly #context: RunContext
+  readonly #heartbeat: Heartbeat
+  readonly #ids = new SessionIdGenerator()
+  readonly #streams = new Set<StreamWriter>()
+  /** The runs whose producers are in this process. */
+  readonly #producing = new Set<RunState>()
+  #closing = false
+  /** Resolves the promise for which `close` waits. */
+  #onIdle: () => void = noop
+
+  /** @internal `store` is `undefined` if the store of the app does not support runs. */
+  constructor (settings: RunSettings, logger: FastifyBaseLogger, store: RunStore | undefined, { createRetryDelay, onUnhandled }: Pick<RunContext, 'createRetryDelay' | 'onUnhandled'>) {
+    this.#settings = settings
+    this.#logger = logger
+    this.#store = store
+    this.#heartbeat = new Heartbeat(settings.heartbeatInterval, HEARTBEAT_FRAME, this.#streams)
+    this.#context = {
+      getStore: () => this.#getStore(),
+      isClosing: () => this.#closing,
+      createRetryDelay,
+      onUnhandled,
+      onStreamOpen: stream => { this.#streams.add(stream) },
+      onStreamClose: stream => {
+        this.#streams.delete(stream)
+        this.#resolveIfIdle()
+      }
+    }
+  }
+
+  /**
+   * Starts a run: the items of the producer become its events. Resolves when the run exists, not when it has ended. Names belong
+   * to a principal: runs of different principals can have the same name. Rejects with FST_SSE_RUN_INVALID, FST_SSE_RUN_EXISTS,
+   * FST_SSE_TOO_MANY_RUNS, FST_SSE_RUNS_UNSUPPORTED, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
+   */
+  start (name: string, options: StartRunOptions, producer: Producer): Promise<Run> {
+    return toPromise(() => this.startWithFingerprint(name, options, undefined, producer))
+  }
+
+  /** Finds the newest run with a name, running or kept; `undefined` if there is none. Rejects with FST_SSE_RUN_INVALID, FST_SSE_RUNS_UNSUPPORTED or FST_SSE_STORE_UNAVAILABLE. */
+  find (name: string, options: FindRunOptions = {}): Promise<Run | undefined> {
+    return toPromise(() => {
+      assertName(name)
+      const { principal } = checkOptions(options, FIND_OPTIONS)
+      return andThen(this.#getStore().find(name, principal), state => state && new Run(state, this.#context))
+    })
+  }
+
+  /** @internal Starts a run. If there is one with another fingerprint, rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED. */
+  startWithFingerprint (name: string, options: StartRunOptions, fingerprint: string | undefined, producer: Producer): Awaitable<Run> {
+    assertName(name)
+    const { principal, keep = DEFAULT_KEEP, reuse = 'running', encode } = checkOptions(options, START_OPTIONS)
+    if (!(Number.isInteger(keep) && keep >= 0 && keep <= MAX_KEEP)) throw new RunInvalid(`Option "keep" of a run must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${String(keep)}`)
+    if (!REUSE.includes(reuse)) throw new RunInvalid(`Option "reuse" of a run must be "running", "kept" or "never"; it is ${quote(reuse)}`)
+    if (encode !== undefined && typeof encode !== 'function') throw new RunInvalid('Option "encode" of a run must be a function')
+    if (typeof producer !== 'function') throw new RunInvalid('The producer of a run must be a function that returns an iterable, usually an async generator function')
+    if (this.#closing) throw new Closing()
+    const id = this.#ids.next()
+    return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep }, reuse), state => {
+      if (state === undefined) throw new TooManyRuns(this.#settings.maxRuns)
+      if (state.id === id) this.#produce(state, producer, encode)
+      return new Run(state, this.#context)
+    })
+  }
+
+  /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
+  async close (timeout: number): Promise<void> {
+    this.#closing = true
+    const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
+    this.#resolveIfIdle()
+    await settlesWithin(idle, timeout)
+    this.#heartbeat.stop()
+    // Before the runs end: a response without its end is an error for its client, and the client continues on another process.
+    for (const stream of this.#streams) stream.abort()
+    const ends = [...this.#producing].map(state => this.#end(state, { state: 'lost', reason: 'shutdown' }))
+    await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
+  }
+
+  #getStore (): RunStore {
+    if (this.#store === undefined) throw new RunsUnsupported()
+    return this.#store
+  }
+
+  #resolveIfIdle (): void {
+    if (this.#streams.size === 0 && this.#producing.size === 0) this.#onIdle()
+  }
+
+  /** Adds the items of a producer to a run, and ends the run when there are no more. */
+  async #produce (state: RunState, producer: Producer, encode: EncodeData | undefined): Promise<void> {
+    const abortController = new AbortController()
+    // A producer may have any number of parts that use the signal.
+    setMaxListeners(0, abortController.signal)
+    const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) } }
+    state.listeners.add(listener)
+    this.#producing.add(state)
+    const outcome = await this.#appendItems(state, producer, encode, abortController.signal)
+    this.#getStore().unfollow(state, listener)
+    if (outcome !== undefined) await this.#end(state, outcome)
+    this.#producing.delete(state)
+    this.#resolveIfIdle()
+  }
+
+  /** Resolves when the producer has ended, with the outcome, or with `undefined` if the run has ended before. */
+  async #appendItems (state: RunState, producer: Producer, encode: EncodeData | undefined, signal: AbortSignal): Promise<RunOutcome | undefined> {
+    const store = this.#getStore()
+    let items = 0
+    let characters = 0
+    try {
+      await pump(producer({ signal }), signal, {
+        write: item => {
+          const frame = frameRunItem(item, encode)
+          items++
+          characters += frame.length
+          return store.append(state, { frame })
+        },
+        waitForDrain: () => {
+          if (items < ITEMS_PER_TICK && characters * 4 < this.#settings.runLog.bytes) return
+          items = characters = 0
+          return new Promise(resolve => { setImmediate(resolve) })
+        }
+      })
+      return { state: 'finished' }
+    } catch (error) {
+      if (state.outcome !== undefined || error instanceof RunOver) return undefined
+      logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'a run has failed')
+      return { state: 'failed' }
+    }
+  }
+
+  /** Ends a run whose producer is in this process. Does not reject. */
+  async #end (state: RunState, outcome: RunOutcome): Promise<void> {
+    try {
+      await this.#getStore().end(state, outcome)
+    } catch (error) {
+      logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'the end of a run could not be stored')
+    }
+  }
+}
+
+function assertName (name: unknown): void {
+  if (typeof name !== 'string' || name === '' || !name.isWellFormed()) throw new RunInvalid(`The name of a run must be a non-empty, well-formed string; it is ${quote(name)}`)
+}
+
+/** Checks the names of the options, and the principal. */
+function checkOptions<Options extends FindRunOptions> (options: Options, names: readonly string[]): Options {
+  const unknown = Object.keys(Object(options) as object).find(name => !names.includes(name))
+  if (typeof options !== 'object' || options === null) throw new RunInvalid('The options of a run must be an object')
+  if (unknown !== undefined) throw new RunInvalid(`Option "${unknown}" of a run must be removed: there is no such option`)
+  if (options.principal !== undefined && typeof options.principal !== 'string') throw new RunInvalid('Option "principal" of a run must be a string or undefined')
+  return options
+}

@@ -1,0 +1,70 @@
+import type { LogListener } from '../log/log.js'
+
+/** How a run has ended. */
+export interface RunOutcome {
+  /** `finished`: the producer has ended. `stopped`: `stop` was called. `failed`: the producer has thrown. `lost`: its process has closed or failed. */
+  readonly state: 'finished' | 'stopped' | 'failed' | 'lost'
+  /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed. */
+  readonly reason?: string
+}
+
+/** What a store needs to create a run. */
+export interface RunInput {
+  readonly id: string
+  readonly name: string
+  readonly principal: string | undefined
+  /** A hash of what the run was started with. A start that finds a run with another fingerprint is refused. */
+  readonly fingerprint: string | undefined
+  /** Milliseconds for which the run is kept after its end. */
+  readonly keep: number
+}
+
+/** What a store notifies of changes of a run: its producer, and its readers in this process. */
+export interface RunListener extends LogListener {
+  /** The run has ended; `RunState.outcome` tells how. Everything that was appended before is in the log. */
+  onEnd (): void
+}
+
+/** The state of a run in this process. Only the store changes it. */
+export class RunState implements LogListener {
+  readonly name: string
+  readonly principal: string | undefined
+  readonly fingerprint: string | undefined
+  readonly keep: number
+  /** The newest position of the store when the run was started. */
+  readonly startPosition: number
+  /** How the run has ended; `undefined` while it is running. */
+  outcome: RunOutcome | undefined
+  /** The position of the end: higher than that of every entry. `Infinity` while the run is running. */
+  endPosition = Infinity
+  readonly listeners = new Set<RunListener>()
+  readonly #id: string
+
+  constructor ({ id, name, principal, fingerprint, keep }: RunInput, startPosition: number) {
+    this.#id = id
+    this.name = name
+    this.principal = principal
+    this.fingerprint = fingerprint
+    this.keep = keep
+    this.startPosition = startPosition
+  }
+
+  // A getter, because loggers print properties, and without a principal whoever has the id can read and stop the run.
+  get id (): string {
+    return this.#id
+  }
+
+  /** The first characters of the id, for logs. */
+  get shortId (): string {
+    return this.#id.slice(0, 6)
+  }
+
+  /** Whether the readers of the run may write now. A shared store overrides this. */
+  get canWrite (): boolean {
+    return true
+  }
+
+  onAppend (): void {
+    for (const listener of this.listeners) listener.onAppend()
+  }
+}

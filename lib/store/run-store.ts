@@ -1,0 +1,43 @@
+import type { Awaitable } from '../awaitable.js'
+import type { EntryInput, Log } from '../log/log.js'
+import type { RunInput, RunListener, RunOutcome, RunState } from './run-state.js'
+
+/** Which existing run with the same name and principal a start returns instead of a new one: one that is running, also one that has ended and is kept, or none. */
+export type Reuse = 'running' | 'kept' | 'never'
+
+/** What a reader of a run reads. */
+export interface RunSource {
+  /** Complete after the cursor, and from now on, until `unfollow`. */
+  readonly log: Log
+  /** The given cursor, but at most the newest position of the log. */
+  readonly cursor: number
+}
+
+/**
+ * Keeps runs. A run is a log with one producer and any number of readers. Its log has the bounds `runLog`, and the rules for
+ * logs and calls of {@link Store} apply. A run MUST be kept until `keep` milliseconds after its end. At `maxRuns` runs, a
+ * store MUST remove the run that ended first to make room for a new one.
+ *
+ * All methods but `unfollow` return their result or a promise of it. In a process, there MUST be at most one RunState of a
+ * run while one is in use.
+ */
+export interface RunStore {
+  /**
+   * Creates a run, or returns the existing one with this name and principal, depending on `reuse`: the id tells which.
+   * Rejects with RunExists if there is one that is running and `reuse` is `never`, and with IdempotencyKeyReused if its
+   * fingerprint differs. Resolves with `undefined` if there are `maxRuns` runs, none of which has ended.
+   */
+  start (input: RunInput, reuse: Reuse): Awaitable<RunState | undefined>
+  /** Finds the newest run with this name and principal. The result MUST contain all changes that were made before the call. */
+  find (name: string, principal: string | undefined): Awaitable<RunState | undefined>
+  /** Finds a run by id, also one whose name is used by a newer run. */
+  findById (id: string): Awaitable<RunState | undefined>
+  /** Appends to the log of a run. Rejects with RunOver if the run has ended. */
+  append (run: RunState, entry: EntryInput): Awaitable<void>
+  /** Ends a run, in any process. Resolves with true for the one call that ended it. The listeners of all processes are notified. */
+  end (run: RunState, outcome: RunOutcome): Awaitable<boolean>
+  /** Adds a reader, which reads the entries after a cursor; `Infinity` for those that are appended from now on. Resolves with `undefined` if the run is not kept any more. */
+  follow (run: RunState, cursor: number, listener: RunListener): Awaitable<RunSource | undefined>
+  /** Removes a reader. */
+  unfollow (run: RunState, listener: RunListener): void
+}

@@ -1,0 +1,37 @@
+import { EventSource } from 'eventsource'
+import t from 'tap'
+import { waitUntil } from '../support/wait.js'
+import { follow } from '../runs/support/run-client.js'
+import { block } from './docs.js'
+import { createFolder, startApp } from './docs-run.js'
+
+t.test('the routes start, follow and stop a run, and the page reads it to its end', async t => {
+  const url = await startApp(t, createFolder(t)('routes.ts', block('docs/runs.md', 'routes')))
+  t.equal((await fetch(`${url}/counts/1`)).status, 404)
+  const post = await follow(t, `${url}/counts/1`, { method: 'POST', body: { last: 4 } })
+  const printed: unknown[] = []
+  const sources: EventSource[] = []
+  class PageEventSource extends EventSource {
+    constructor (path: string) {
+      super(url + path)
+      sources.push(this)
+    }
+  }
+  // The code is a block of this repository's documentation.
+  new Function('EventSource', 'console', block('docs/runs.md', 'page'))(PageEventSource, { log: (value: unknown) => { printed.push(value) } }) // eslint-disable-line no-new-func
+  await waitUntil(() => sources[0]?.readyState === 2, 'the end of the run')
+  t.strictSame(printed, [1, 2, 3, 4, 'finished'])
+  t.equal(await post.isComplete, true)
+  const long = await follow(t, `${url}/counts/2`, { method: 'POST', body: { last: 1e6 } })
+  await long.waitFor('{"n":1}')
+  t.equal((await fetch(`${url}/counts/2`, { method: 'DELETE' })).status, 204)
+  await long.waitFor('{"state":"stopped","reason":"user"}')
+})
+
+t.test('the response has the documented form', async t => {
+  const url = await startApp(t, createFolder(t)('routes.ts', block('docs/runs.md', 'routes')))
+  const response = await follow(t, `${url}/counts/1`, { method: 'POST', body: { last: 1 } })
+  await response.isComplete
+  const normalize = (text: string): string => text.replace(/^retry: \d+/, 'retry: 2000').replaceAll(/^id: [\w-]{24}/gm, 'id: RUN')
+  t.equal(normalize(response.text()), normalize(block('docs/runs.md', 'response')))
+})

@@ -1,0 +1,96 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import t from 'tap'
+import { trackProcess } from '../support/child-process.js'
+import { needsProgram } from '../support/needs-program.js'
+import { FlakyStore } from '../support/flaky-store.js'
+import { openRawClient } from '../support/raw-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
+import { createFeed } from './support/feed.js'
+import { dataOf, follow } from './support/run-client.js'
+import { serveRuns } from './support/serve-runs.js'
+
+const SERVER = `
+import Fastify from 'fastify'
+import sseSessions from './lib/index.js'
+const app = Fastify()
+await app.register(sseSessions)
+app.get('/run', async (request, reply) => (await app.sseSessions.runs.start('a', {}, async function * ({ signal }) {
+  yield 'one'
+  await new Promise(resolve => { signal.addEventListener('abort', resolve) })
+})).reply(request, reply))
+process.once('SIGTERM', () => app.close())
+console.log(await app.listen({ port: 0, host: '127.0.0.1' }) + '/run')
+`
+
+for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+  t.test(`if the server gets ${signal} during a run, the response is aborted for fetch and curl`, needsProgram('curl'), async t => {
+    const server = trackProcess(t, spawn(process.execPath, ['--import=./test/support/strip-types.js', '--input-type=module', '--eval', SERVER], {
+      cwd: new URL('../..', import.meta.url),
+      detached: true
+    }), 'the server')
+    const [url] = await server.waitForOutput(/http:\S+/)
+    const response = await follow(t, url)
+    await response.waitFor('"one"')
+    const curl = spawn('curl', ['--silent', '--no-buffer', '--max-time', '20', url])
+    const exit = once(curl, 'exit')
+    await withTimeout(once(curl.stdout, 'data'), 'the output of curl')
+    await server.kill(signal)
+    t.equal(await response.isComplete, false)
+    // 18: the response is incomplete; 56: the connection was reset.
+    t.ok([18, 56].includes((await withTimeout(exit, 'the exit of curl'))[0] as number))
+  })
+}
+
+t.test('close() gives runs closeTimeout to end, and their readers receive the rest', async t => {
+  const { app, runUrl, feed } = await serveRuns(t, { plugin: { closeTimeout: 9500 } })
+  const response = await follow(t, runUrl, { method: 'POST' })
+  feed.add(1)
+  await response.waitFor('1')
+  const closed = app.close()
+  feed.add(2)
+  await response.waitFor('2')
+  feed.end()
+  await withTimeout(closed, 'close()', 5000)
+  t.equal(await response.isComplete, true)
+  t.strictSame(response.events.map(({ data }) => data), ['1', '2', '{"state":"finished"}'])
+})
+
+t.test('after closeTimeout, close() stops the producers and aborts the responses', async t => {
+  const { app, runs, runUrl, feed } = await serveRuns(t, { plugin: { closeTimeout: 50 } })
+  const response = await follow(t, runUrl, { method: 'POST' })
+  const unread = createFeed()
+  await runs.start('unread', {}, unread.producer)
+  const run = await runs.find('a')
+  feed.add(1)
+  await response.waitFor('1')
+  await withTimeout(app.close(), 'close()')
+  t.equal(await response.isComplete, false)
+  t.strictSame(dataOf(response), ['1'])
+  await withTimeout(Promise.all([feed.closed, unread.closed]), 'the end of the producers')
+  t.equal(feed.signal()?.aborted, true)
+  t.match(run, { status: 'lost', reason: 'shutdown' })
+})
+
+t.test('while the server closes, no run starts and no response begins', async t => {
+  const { app, port, runs, runUrl, feed } = await serveRuns(t, { plugin: { closeTimeout: 9500 }, serve: { fastify: { return503OnClosing: false } } })
+  const response = await follow(t, runUrl, { method: 'POST' })
+  const waiting = openRawClient(t, port, { request: 'GET /run HTTP/1.1\r\n' })
+  const closed = app.close()
+  await waitUntil(() => runs.start('b', {}, () => [1]).then(() => false, () => true), 'the start of close()')
+  await t.rejects(runs.start('b', {}, () => [1]), { code: 'FST_SSE_CLOSING', statusCode: 503 })
+  waiting.socket.write('Host: localhost\r\n\r\n')
+  await waiting.waitFor('FST_SSE_CLOSING')
+  feed.end()
+  await closed
+  t.equal(await response.isComplete, true)
+})
+
+t.test('close() does not wait for a store that does not respond', async t => {
+  const store = new FlakyStore()
+  const { app, runUrl } = await serveRuns(t, { plugin: { closeTimeout: 50, store: store.createStore } })
+  const response = await follow(t, runUrl, { method: 'POST' })
+  store.delay = name => name === 'end' ? new Promise(() => {}) : undefined
+  await withTimeout(app.close(), 'close()')
+  t.equal(await response.isComplete, false)
+})
