@@ -52,18 +52,35 @@ t.test('an operation that fails does not affect other operations of the same com
   t.strictSame(commands, [['append', 'append', 'append'], ['append']])
 })
 
-t.test('without free memory in Redis, rejects sends, and retries the release of a stream until it succeeds', needsRedis, async t => {
+t.test('without free memory in Redis, rejects only what needs more', needsRedis, async t => {
   const redis = await startRedis(t)
-  const { sessions } = await openProxiedNode(t, redis)
-  const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const options = { resumeTimeout: 1000 }
+  const { sessions } = await openProxiedNode(t, redis, options, { lease: 500 })
+  const { sessions: otherSessions } = await openProxiedNode(t, redis, options, { lease: 500 })
+  const expired = deferred()
+  for (const node of [sessions, otherSessions]) node.addHook('onClose', ({ id }, reason) => { if (id === idle.id && reason === 'expired') expired.resolve() })
+  const [session, left, idle] = [await openSession(sessions), await openSession(sessions), await openSession(sessions)]
+  const [down, leftStream, idleStream] = [await attachStream(sessions, session), await attachStream(sessions, left), await attachStream(sessions, idle)]
+  await session.join('room')
+  await session.send(1)
   await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '1')
-  await t.rejects(Promise.resolve(session.send(1)), UNAVAILABLE)
-  down.sink.destroy()
   await t.rejects(Promise.resolve(session.send(2)), UNAVAILABLE)
-  t.equal(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', false)
+  await t.rejects(openSession(sessions), UNAVAILABLE)
+  // A command that is refused does not delay the others.
+  const refused = sessions.broadcast('message', 3)
+  await session.leave('room')
+  await t.rejects(Promise.resolve(refused), UNAVAILABLE)
+  leftStream.sink.destroy()
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner to be released')
+  // Later than the lease: the nodes renew it.
+  idleStream.sink.destroy()
+  await withTimeout(expired.promise, 'the expiry')
+  const resumed = await attachStream(otherSessions, await findSession(otherSessions, session), down.cursor)
+  await waitUntil(() => resumed.messages().length === 1, 'the message')
   await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '0')
-  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
+  await session.send(4)
+  await waitUntil(() => resumed.messages().length === 2, 'the next message')
+  t.strictSame(resumed.messages(), [1, 4])
 })
 
 t.test('does not execute an operation that timed out while Redis was paused, but executes its neighbors', needsRedis, async t => {

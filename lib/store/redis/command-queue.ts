@@ -1,7 +1,7 @@
 import { noop } from '../../awaitable.js'
 import { now } from '../../log/log.js'
 import { bounded, TIMEOUT, unavailable, type Connection } from './connection.js'
-import type { CommandName, Script } from './script.js'
+import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
 
 export type Argument = string | number
 
@@ -36,8 +36,6 @@ export interface CommandQueueListener {
 const CODE = /^[A-Z]{2,}\b/
 // The command is sent again after these.
 const RETRYABLE = new Set(['REORDERED', 'EXPIRED', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
-// A command without a deadline is sent again after these, too.
-const RETRYABLE_WITHOUT_DEADLINE = new Set(['OOM', 'MISCONF'])
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
 const MAX_BATCH_COMMANDS = 64
@@ -59,7 +57,7 @@ export class CommandQueue {
   /** The clock of Redis minus that of this process, in microseconds. */
   clockOffset = 0
   readonly #connection: Connection
-  readonly #script: Script
+  readonly #scripts: Scripts
   readonly #prefix: string
   readonly #listener: CommandQueueListener
   #first: Command | undefined
@@ -75,9 +73,9 @@ export class CommandQueue {
   #loading: Promise<unknown> | undefined
   #closed = false
 
-  constructor (connection: Connection, script: Script, prefix: string, listener: CommandQueueListener) {
+  constructor (connection: Connection, scripts: Scripts, prefix: string, listener: CommandQueueListener) {
     this.#connection = connection
-    this.#script = script
+    this.#scripts = scripts
     this.#prefix = prefix
     this.#listener = listener
   }
@@ -102,7 +100,7 @@ export class CommandQueue {
 
   /** Executes a command for a node outside of the sequence. Rejects with the error of Redis. */
   async executeUnsequenced (node: string, timeout: number, name: CommandName, ...args: Argument[]): Promise<unknown> {
-    const [failure, [reply]] = await bounded(this.#call(node, 0, node === this.#node ? this.#acked : 0, [name, 0, 0, args.length, ...args]), timeout)
+    const [failure, [reply]] = await bounded(this.#call(this.#scripts.executedWhenFull, node, 0, node === this.#node ? this.#acked : 0, [name, 0, 0, args.length, ...args]), timeout)
     if (failure !== '') throw new Error(failure)
     return reply
   }
@@ -130,15 +128,15 @@ export class CommandQueue {
     this.#send(this.#first)
   }
 
-  /** Loads the script, once for all callers at the same time. */
-  loadScript (): Promise<unknown> {
-    this.#loading ??= bounded(this.#connection.command(['SCRIPT', 'LOAD', this.#script.text])).finally(() => { this.#loading = undefined })
+  /** Loads the scripts, once for all callers at the same time. */
+  loadScripts (): Promise<unknown> {
+    this.#loading ??= bounded(Promise.all(Object.values(this.#scripts).map(({ text }: Script) => this.#connection.command(['SCRIPT', 'LOAD', text])))).finally(() => { this.#loading = undefined })
     return this.#loading
   }
 
   /** Returns the rights that the user of the client lacks, as rules of an ACL. */
   async readMissingRights (): Promise<string> {
-    return String(await bounded(this.#connection.command(['EVALSHA', this.#script.sha, '1', this.#prefix, 'rights'])))
+    return String(await bounded(this.#connection.command(['EVALSHA', this.#scripts.executedWhenFull.sha, '1', this.#prefix, 'rights'])))
   }
 
   close (): void {
@@ -226,7 +224,8 @@ export class CommandQueue {
       command.batch = batch
     }
     const isPending = (command: Command): boolean => node === this.#node && command.number !== 0
-    this.#call(node, commands[0]?.prev?.number ?? 0, this.#acked, parts).then(([failure, replies]) => {
+    const script = commands.some(({ name }) => isRefusedWhenFull(name)) ? this.#scripts.refusedWhenFull : this.#scripts.executedWhenFull
+    this.#call(script, node, commands[0]?.prev?.number ?? 0, this.#acked, parts).then(([failure, replies]) => {
       for (const [index, reply] of replies.entries()) {
         const command = commands[index] as Command
         if (!isPending(command)) continue
@@ -240,8 +239,8 @@ export class CommandQueue {
     })
   }
 
-  async #call (node: string, previous: number, acked: number, parts: readonly Argument[]): Promise<BatchReply> {
-    const header = ['EVALSHA', this.#script.sha, '1', this.#prefix, node, previous, acked, this.#listener.getHighestPosition()]
+  async #call (script: Script, node: string, previous: number, acked: number, parts: readonly Argument[]): Promise<BatchReply> {
+    const header = ['EVALSHA', script.sha, '1', this.#prefix, node, previous, acked, this.#listener.getHighestPosition()]
     try {
       const reply = await this.#connection.command([...header, ...parts].map(String))
       this.#listener.onReply()
@@ -257,9 +256,12 @@ export class CommandQueue {
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
     const code = codeOf(error)
     if (code === 'FENCED' || code === 'EXPIRED') this.#listener.onFenced()
-    else if (code === 'NOSCRIPT') this.loadScript().catch(noop)
-    else if (code !== undefined && !RETRYABLE.has(code)) {
-      for (const command of commands) if (command.deadline !== Infinity || !RETRYABLE_WITHOUT_DEADLINE.has(code)) this.#refuse(command, error)
+    else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
+    else if (code === 'OOM') {
+      for (const command of commands) if (isRefusedWhenFull(command.name)) this.#refuse(command, error)
+    } else if (code !== undefined && !RETRYABLE.has(code)) {
+      // A command without a deadline is sent again when Redis can write to its disk.
+      for (const command of commands) if (command.deadline !== Infinity || code !== 'MISCONF') this.#refuse(command, error)
     }
   }
 

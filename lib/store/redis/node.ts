@@ -10,7 +10,7 @@ import { Inbox } from './replica/inbox.js'
 import { Loader } from './replica/loader.js'
 import { Reducer } from './replica/reducer.js'
 import { parseRecord, type SessionRecord, type SessionReplica } from './replica/session-replica.js'
-import { createScript, sharedOptions } from './script.js'
+import { createScripts, sharedOptions } from './script.js'
 import { SessionCache } from './session-cache.js'
 import { StreamOwnership } from './stream-ownership.js'
 import { Subscriber } from './subscriber.js'
@@ -77,7 +77,7 @@ export class Node {
       this.queue.resend()
       this.#loader.start()
     })
-    this.queue = new CommandQueue(this.#connection, createScript(settings, lease), this.#prefix, {
+    this.queue = new CommandQueue(this.#connection, createScripts(settings, lease), this.#prefix, {
       onFenced: () => { this.beat() },
       onReply: () => { this.#silentTicks = 0 },
       getHighestPosition: () => this.reducer.highestPosition
@@ -130,7 +130,7 @@ export class Node {
     try {
       await this.#connection.open()
       await this.#subscriber.open([`${this.#prefix}:all`])
-      await this.queue.loadScript()
+      await this.queue.loadScripts()
       const missingRights = await this.queue.readMissingRights()
       if (missingRights !== '') throw new Error(`the user of the client lacks rights; add these rules to its ACL: ${missingRights}`)
       await this.#register()
@@ -216,7 +216,7 @@ export class Node {
       else await this.#renewLease(this.#node, false)
     } catch (error) {
       const code = codeOf(error)
-      if (code === 'NOSCRIPT') await this.queue.loadScript()
+      if (code === 'NOSCRIPT') await this.queue.loadScripts()
       else if (code === 'FENCED') {
         this.#isRegistrationLost ||= !this.isFenced
         this.queue.unregister()

@@ -11,10 +11,26 @@ const COMMANDS = [
 /** A command of the store. Each has a file in `lua/commands`, which starts with its arguments and its reply. */
 export type CommandName = typeof COMMANDS[number]
 
-/** The script that executes all commands. */
+/** A script that executes all commands. */
 export interface Script {
   readonly sha: string
   readonly text: string
+}
+
+/** The script with the two behaviors that it can have when Redis has no memory left. */
+export interface Scripts {
+  /** Is refused, so that no command is executed in part. */
+  readonly refusedWhenFull: Script
+  /** Is executed all the same: for commands that keep leases, and those that free memory. */
+  readonly executedWhenFull: Script
+}
+
+/** The commands that need more memory the more often they are executed. */
+const GROWING: ReadonlySet<CommandName> = new Set(['append', 'create', 'enqueue', 'join', 'update'])
+
+/** Whether Redis refuses a command when it has no memory left. */
+export function isRefusedWhenFull (name: CommandName): boolean {
+  return GROWING.has(name)
 }
 
 /** About how many bytes of logs one command reads, so that it does not block Redis for long. */
@@ -35,8 +51,8 @@ export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, ma
   }
 }
 
-/** Creates the script, which starts with the settings as constants. */
-export function createScript (settings: StoreSettings, lease: number): Script {
+/** Creates the scripts, which start with the settings as constants. */
+export function createScripts (settings: StoreSettings, lease: number): Scripts {
   const constants = {
     ...sharedOptions(settings),
     // Nodes close sessions at their deadline. The TTL is for sessions that no node is left to close.
@@ -44,7 +60,7 @@ export function createScript (settings: StoreSettings, lease: number): Script {
     lease: toLua(lease),
     readBytes: toLua(READ_BYTES)
   }
-  const text = [
+  const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
     ...['common', 'log', 'retention'].map(name => readLua(`lua/lib/${name}`)),
     // Creates only the functions of the commands that are executed.
@@ -53,7 +69,11 @@ export function createScript (settings: StoreSettings, lease: number): Script {
     'end\n',
     readLua('lua/lib/dispatch')
   ].join('')
-  return { text, sha: createHash('sha1').update(text).digest('hex') }
+  const create = (flags: string): Script => {
+    const text = `#!lua${flags}\n${body}`
+    return { text, sha: createHash('sha1').update(text).digest('hex') }
+  }
+  return { refusedWhenFull: create(''), executedWhenFull: create(' flags=allow-oom') }
 }
 
 const toLua = (value: number): string => value === Infinity ? 'math.huge' : String(value)

@@ -62,7 +62,8 @@ export interface Reply {
  * A script with the virtual time, which is its last key. It returns its publications instead of publishing them, so that it is
  * known which publications it caused, and in which order.
  */
-const wrapScript = (script: string): string => `
+// The first line of a script contains its flags.
+const wrapScript = (script: string): string => `${script.slice(0, script.indexOf('\n'))}
 local time = tonumber(KEYS[#KEYS])
 local published = {}
 local replaced = {
@@ -84,8 +85,7 @@ local function replace (name)
   end
 end
 local redis = setmetatable({ call = replace('call'), pcall = replace('pcall') }, { __index = server })
-local done, result = pcall(function ()
-${script}
+local done, result = pcall(function ()${script.slice(script.indexOf('\n'))}
 end)
 if not done then result = { err = type(result) == 'table' and result.err or 'ERR ' .. tostring(result) } end
 if result == nil then result = false end
