@@ -85,7 +85,6 @@ export interface SseSessionsOptions {
 
 /** The options after the checks, with defaults. */
 export interface Settings extends StoreSettings {
-  readonly prefix: string
   readonly logLevel: LogLevel | undefined
   readonly logSerializers: RegisterOptions['logSerializers']
   readonly decorator: string

@@ -6,6 +6,8 @@ import type { SessionData, SessionState } from './session-state.js'
 
 /** The options of the plugin that a store has to apply. */
 export interface StoreSettings {
+  /** Path prefix of the routes. Registrations with different prefixes should not share their sessions. */
+  readonly prefix: string
   /** Milliseconds for which a session without a stream stays open, and for which a closed session is kept. */
   readonly resumeTimeout: number
   /** Bounds of the log of each session. */

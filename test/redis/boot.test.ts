@@ -65,6 +65,8 @@ t.test('refuses a node whose options conflict with those of the running nodes', 
   const redis = await startRedis(t)
   const nodeA = await boot(t, createIoredis(t, redis.port), { resumeTimeout: 1000 })
   await t.rejects(boot(t, createIoredis(t, redis.port), { resumeTimeout: 2000, maxWaitingMessages: 3 }), { code: 'FST_SSE_OPTION_INVALID', message: /other values of resumeTimeout, maxWaitingMessages;/ })
+  // Two registrations that have the same namespace only because it is the default.
+  await t.rejects(boot(t, createIoredis(t, redis.port), { resumeTimeout: 1000, prefix: '/other' }), { code: 'FST_SSE_OPTION_INVALID', message: /other values of prefix;.*another namespace/ })
   await boot(t, createIoredis(t, redis.port), { resumeTimeout: 2000 }, { namespace: 'other' })
   await nodeA.close()
   await boot(t, createIoredis(t, redis.port), { resumeTimeout: 2000 })

@@ -37,7 +37,12 @@ export function isRefusedWhenFull (name: CommandName): boolean {
 const READ_BYTES = 262_144
 
 /** The options that all nodes of a namespace must share, by name. */
-export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
+export function sharedOptions (settings: StoreSettings): Record<string, string> {
+  return { prefix: JSON.stringify(settings.prefix), ...limits(settings) }
+}
+
+/** The options that the commands use, in Lua. */
+function limits ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
   const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
   return {
     resumeTimeout: toLua(resumeTimeout),
@@ -54,7 +59,7 @@ export function sharedOptions ({ resumeTimeout, log, channelLog, maxSessions, ma
 /** Creates the scripts, which start with the settings as constants. */
 export function createScripts (settings: StoreSettings, lease: number): Scripts {
   const constants = {
-    ...sharedOptions(settings),
+    ...limits(settings),
     // Nodes close sessions at their deadline. The TTL is for sessions that no node is left to close.
     ttl: toLua(settings.resumeTimeout * 2 + 3_600_000),
     lease: toLua(lease),
