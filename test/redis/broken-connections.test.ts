@@ -1,7 +1,8 @@
 import t from 'tap'
+import { needsRedis, startRedis } from '../support/redis-server.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createRandom, chooseSeed } from '../support/random.js'
-import { testEachRedisClient } from '../support/stores.js'
+import { openProxiedNode, testEachRedisClient } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
 // The logs are large enough to keep every event of the test.
@@ -39,4 +40,24 @@ testEachRedisClient(t, 'delivers each event once and in order while connections 
   t.strictSame(received, [...received].sort((a, b) => a - b), 'messages arrive in order')
   t.equal(new Set(received).size, received.length, 'no message arrives twice')
   t.notOk(down.read().some(({ event }) => event === 'gap'), 'no gap is reported')
+})
+
+t.test('a node that cannot reach Redis for three leases ends its streams, and the clients resume on another node', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const session = await openSession(nodeA)
+  const down = await attachStream(nodeA, session)
+  proxy.setDown(true)
+  const remote = await findSession(nodeB, session)
+  await remote.send(1)
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
+  t.strictSame(down.read(), [], 'without the event "replaced", so that the client reconnects')
+  const resumed = await attachStream(nodeB, remote, down.cursor)
+  await waitUntil(() => resumed.messages().length === 1, 'the message')
+  proxy.setDown(false)
+  await waitUntil(() => findSession(nodeA, session).then(({ connected }) => connected, () => false), 'the node to be back')
+  await remote.send(2)
+  await waitUntil(() => resumed.messages().length === 2, 'the next message')
+  t.equal(resumed.sink.closed, false)
 })

@@ -27,6 +27,8 @@ type HeartbeatReply = readonly [time: string, position: string, rollbackPosition
 
 // Milliseconds after which a connection of the store is opened again if the client library does not succeed.
 const RECONNECT_TIMEOUT = 10_000
+// After how many more leases the streams of a node are ended whose lease has expired, so that their clients reconnect to another node.
+const FENCED_LEASES = 2
 // How often unused sessions are released from memory, in leases.
 const SWEEP_INTERVAL = 2
 
@@ -60,6 +62,8 @@ export class Node {
   /** Heartbeat intervals since the last reply, and since the last message in the inbox. */
   #silentTicks = 0
   #deafTicks = 0
+  /** Heartbeat intervals since the lease has expired. */
+  #fencedTicks = 0
   #sweptAt = now()
   #isClosing = false
 
@@ -187,6 +191,7 @@ export class Node {
 
   #tick (): void {
     this.#supervise()
+    this.#endFencedStreams()
     this.beat()
     this.#inbox.tick()
     this.#subscriber.resubscribe().catch(noop)
@@ -208,6 +213,12 @@ export class Node {
       this.#deafTicks = 0
       this.#subscriber.replace()
     }
+  }
+
+  #endFencedStreams (): void {
+    this.#fencedTicks = this.isFenced ? this.#fencedTicks + 1 : 0
+    if (this.#fencedTicks !== Math.ceil(this.#lease * FENCED_LEASES / this.#interval)) return
+    for (const { listener } of [...this.reducer.attached.values()]) listener?.onRemove()
   }
 
   async #beat (): Promise<void> {
