@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { now } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import { greet } from '../sessions/echo.js'
 import { kStream, type Session } from '../sessions/session.js'
@@ -19,7 +20,7 @@ import { getHeader } from './require-session.js'
 const DISCONNECT_GRACE = 1000
 
 /** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
-type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink, readonly attachCount?: number }
+type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink, readonly requestedAt: number }
 
 /** GET of the downward path: opens a session, or resumes one. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -41,6 +42,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
 }
 
 async function handleStream (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
+  const requestedAt = now()
   const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] A 204 makes an EventSource stop reconnecting.
@@ -63,10 +65,9 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The client may have disconnected while the store was called.
   if (sink.closed) return
   if (existing !== undefined) {
-    const { attachCount } = existing[kStream].state
     const generation = existing[kStream].retainForResume()
     const welcome = await runOnResume(sessions, existing, request, sink)
-    await attach(sessions, existing, { sink, welcome, resumed: true, generation, attachCount, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
+    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -79,7 +80,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The cursor from before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kStream].cursor
   const welcome = await runOnOpen(sessions, session, isReconnect, request, sink)
-  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, cursor }, reply)
+  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor }, reply)
 }
 
 /** Runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
@@ -135,7 +136,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
   }
   let head: number | undefined
   try {
-    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.attachCount)
+    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.requestedAt)
   } finally {
     // Not before the store's `attach` has settled, because the session must not be released while it is pending.
     if (sink.closed) onAbort()

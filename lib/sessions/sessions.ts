@@ -169,8 +169,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** @internal Acquires for this process the right to stream a session, starting after a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
-  acquireStream (session: Session, cursor: number, attachCount?: number): Awaitable<number | undefined> {
-    return this.#store.attach(session[kStream].state, cursor, attachCount)
+  acquireStream (session: Session, cursor: number, requestedAt = now()): Awaitable<number | undefined> {
+    return this.#store.attach(session[kStream].state, cursor, requestedAt)
   }
 
   /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */

@@ -38,8 +38,6 @@ export class SessionState implements LogListener {
   closeReason: string | undefined
   /** The position up to which the last stream has written. The listener sets it when the stream ends. */
   cursor: number
-  /** How often streams had been attached when `Store.find` found the session. Only a shared store counts. */
-  attachCount = 0
   /** Whether another process has a stream of the session. */
   attachedRemotely = false
   /** The session's own log, if it is in this process. */

@@ -100,10 +100,10 @@ export interface Store {
    * the cursor from now on. Resolves with the newest position of the store, or with `undefined` if the session does not
    * exist any more.
    *
-   * `attachCount` is that of the state when the request found the session. If another process has attached a stream since, and
-   * still has it, this request is older, so the store MUST reject with StoreUnavailable.
+   * `requestedAt` is the time at which the request for the stream has arrived, in milliseconds of `performance.now()`. If
+   * another process has the stream for a request that arrived later, the store MUST reject with StoreUnavailable.
    */
-  attach (state: SessionState, cursor: number, attachCount?: number): Awaitable<number | undefined>
+  attach (state: SessionState, cursor: number, requestedAt: number): Awaitable<number | undefined>
   /**
    * This process has no stream of the session any more, and no request for one. The method is never called while `attach`
    * is pending. If no other process has a stream, an open session expires after `resumeTimeout`.

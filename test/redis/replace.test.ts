@@ -130,3 +130,18 @@ t.test('a stream ends if another node replaces it before its response starts, an
   const resumed = await attachStream(nodeA, session, cursor)
   await waitUntil(() => resumed.messages().length === 1, 'the message')
 })
+
+t.test('a request that arrived earlier does not take the stream from a node with a newer one', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions: nodeA } = await openProxiedNode(t, redis)
+  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const session = await openSession(nodeA)
+  const requestedAt = performance.now()
+  // Longer than the clocks of the nodes can differ.
+  await waitUntil(() => performance.now() - requestedAt > 1000, 'the next request')
+  const down = await attachStream(nodeB, await findSession(nodeB, session))
+  await t.rejects(Promise.resolve(nodeA.acquireStream(session, down.cursor, requestedAt)), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await session.send(1)
+  await waitUntil(() => down.messages().length === 1, 'the message')
+  t.equal(down.sink.closed, false)
+})

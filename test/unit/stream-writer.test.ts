@@ -49,8 +49,8 @@ t.test('a stream ends without an event if its session was streamed elsewhere and
     store: (settings, callbacks) => {
       const store: Store = memoryStore(settings, callbacks)
       const attach = store.attach.bind(store)
-      store.attach = (state, cursor) => {
-        const head = attach(state, cursor)
+      store.attach = (state, cursor, requestedAt) => {
+        const head = attach(state, cursor, requestedAt)
         state.ranges.length = 0
         return head
       }

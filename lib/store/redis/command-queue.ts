@@ -56,6 +56,8 @@ export function codeOf (error: unknown): string | undefined {
 export class CommandQueue {
   /** The clock of Redis minus that of this process, in microseconds. */
   clockOffset = 0
+  /** How far that can be wrong, in microseconds. */
+  clockError = 0
   readonly #connection: Connection
   readonly #scripts: Scripts
   readonly #prefix: string

@@ -257,7 +257,9 @@ export class Node {
     const wasFenced = this.isFenced
     const [time, position, rollbackPosition, sessions, assigned] = reply
     this.#leaseEnd = sentAt + this.#lease
-    this.queue.clockOffset = this.reducer.clockOffset = Number(time) - (sentAt + now()) * 500
+    const receivedAt = now()
+    this.queue.clockOffset = this.reducer.clockOffset = Number(time) - (sentAt + receivedAt) * 500
+    this.queue.clockError = (receivedAt - sentAt) * 500
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
     this.sessions = Number(sessions)
     this.reducer.rollback(Number(rollbackPosition))

@@ -39,7 +39,6 @@ export class RedisStore implements Store {
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
     if (state !== undefined) this.#node.learn(state, hash)
-    if (state !== undefined && record !== undefined) state.attachCount = record.epoch
     return record === undefined ? undefined : state
   }
 
@@ -51,8 +50,8 @@ export class RedisStore implements Store {
     this.#node.queue.execute('renew', 1, state.id, -1).catch(noop)
   }
 
-  attach (state: SessionState, cursor: number, attachCount = Infinity): Promise<number | undefined> {
-    return this.#node.ownership.attach(state as SessionReplica, cursor, attachCount)
+  attach (state: SessionState, cursor: number, requestedAt: number): Promise<number | undefined> {
+    return this.#node.ownership.attach(state as SessionReplica, cursor, requestedAt)
   }
 
   detach (state: SessionState): void {

@@ -27,8 +27,8 @@ export class StreamOwnership {
     this.#renewInterval = resumeTimeout / 4
   }
 
-  attach (state: SessionReplica, cursor: number, attachCount: number): Promise<number | undefined> {
-    return this.#afterAttach(state, () => this.#attach(state, cursor, attachCount))
+  attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
+    return this.#afterAttach(state, () => this.#attach(state, cursor, requestedAt))
   }
 
   detach (state: SessionReplica): void {
@@ -73,9 +73,11 @@ export class StreamOwnership {
     }
   }
 
-  async #attach (state: SessionReplica, cursor: number, attachCount: number): Promise<number | undefined> {
+  async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
+    const { clockOffset, clockError } = this.#queue
+    const arrivedAt = requestedAt * 1000 + clockOffset
     // If the store has lost data, the cursor of a client can be after the newest position.
-    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, attachCount === Infinity ? '' : attachCount], (part, position) => {
+    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(arrivedAt - clockError), Math.ceil(arrivedAt + clockError)], (part, position) => {
       if (part === 'replaced') return
       if (part === null) this.#reducer.gone(state)
       else this.#reducer.acquired(state, Math.min(cursor, position), part)

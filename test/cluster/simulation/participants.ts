@@ -123,6 +123,7 @@ export class Node {
   /** Responds to a GET, as the route does. */
   async openStream (sink: ResponseSink, sessionId: string | undefined, position: number | undefined): Promise<void> {
     const { sessions } = this
+    const requestedAt = performance.now()
     const retry = (): void => { sink.end('') }
     if (sessions === undefined || this.isClosing) {
       retry()
@@ -133,7 +134,6 @@ export class Node {
       if (sink.closed) return
       let session = existing
       let generation = 0
-      const attachCount = existing?.[kStream].state.attachCount
       if (session === undefined) {
         session = await sessions.open(undefined)
         if (session === undefined) {
@@ -148,7 +148,7 @@ export class Node {
       }
       let head: number | undefined
       try {
-        if (!sink.closed) head = await sessions.acquireStream(session, cursor, attachCount)
+        if (!sink.closed) head = await sessions.acquireStream(session, cursor, requestedAt)
       } finally {
         if (sink.closed) release()
         else sink.listener = { onDrain: ignore, onClose: release }

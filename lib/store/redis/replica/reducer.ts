@@ -238,8 +238,12 @@ export class Reducer {
       return
     }
     const [version, rest] = splitFirst(text)
-    const [position, name] = splitFirst(rest)
     state.streamVersion = Number(version)
+    if (kind === 'left_all') {
+      this.#leftAll(state, Number(version), JSON.parse(rest) as Array<[name: string, to: string]>)
+      return
+    }
+    const [position, name] = splitFirst(rest)
     if (kind === 'joined') this.#joined(state, Number(version), name, Number(position))
     else if (kind === 'left') this.#left(state, Number(version), name, Number(position))
     else if (Number(version) > state.version) this.#listener.onStale(state)
@@ -253,14 +257,21 @@ export class Reducer {
   }
 
   #left (state: SessionReplica, version: number, name: string, to: number): void {
-    const from = state.members.get(name) ?? to
-    this.#endMembership(state, name, from, to)
+    this.#endMembership(state, name, to)
     this.#rebuild(state)
     this.applyChange(state, version, () => { state.channels?.delete(name) })
   }
 
+  /** The session is about to be closed. */
+  #leftAll (state: SessionReplica, version: number, left: ReadonlyArray<readonly [name: string, to: string]>): void {
+    for (const [name, to] of left) this.#endMembership(state, name, Number(to))
+    this.#rebuild(state)
+    this.applyChange(state, version, () => { state.channels = undefined })
+  }
+
   /** The session has left a channel, and still reads what it has not read up to a position. */
-  #endMembership (state: SessionReplica, channel: string, from: number, to: number): void {
+  #endMembership (state: SessionReplica, channel: string, to: number): void {
+    const from = state.members.get(channel) ?? to
     state.members.delete(channel)
     if (to > Math.max(from, state.readFrom)) state.left.push({ channel, from, to })
   }
@@ -282,10 +293,7 @@ export class Reducer {
     if (state.epoch !== 0) {
       // Otherwise the session is read again, which shows the close.
       if (state.ownLog?.isLive !== true) return
-      // Not beyond the last entry of each log, because what is trimmed after that is not lost for the session.
-      const endOf = ({ isLive, log }: Replica): number => isLive ? log.lastPosition : Number(position)
-      state.endPosition = endOf(this.broadcasts)
-      for (const [name, from] of state.members) this.#endMembership(state, name, from, endOf(this.channels.get(name) as Replica))
+      state.endPosition = Number(position)
       this.#rebuild(state)
       runAll(state.onClosed)
     }

@@ -1,18 +1,18 @@
--- ARGS: token, id, cursor, and the epoch that the request has found, or ''. Makes this node the owner of a session's stream.
+-- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived. Makes this node the owner of a session's stream.
 -- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
--- sixth value, or false if the session does not exist, or `replaced` if another node has acquired the stream since.
-local token, id, cursor, found_epoch = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4])
+-- sixth value, or false if the session does not exist, or `replaced` if another node has the stream for a newer request.
+local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
-local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'epoch')
+local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt')
 if not record[4] then return { mark_reply(token), int(position), int(rollback_position), false } end
-if found_epoch and record[1] ~= '' and record[1] ~= NODE and num(record[6]) > found_epoch then
+if not is_retry and record[1] ~= '' and record[1] ~= NODE and num(record[6]) > latest then
   return { mark_reply(token), int(position), int(rollback_position), 'replaced' }
 end
 -- A retry must not take the stream from a node that has acquired it since.
 if not is_retry or record[1] == '' then
   local epoch = redis.call('HINCRBY', key, 'epoch', 1)
   redis.call('HINCRBY', key, 'version', 1)
-  redis.call('HSET', key, 'owner', NODE)
+  redis.call('HSET', key, 'owner', NODE, 'requestedAt', math.max(num(record[6]), earliest))
   add_user(key, record[5])
   if record[1] ~= '' and record[1] ~= NODE then notify(record[1], 'replaced ' .. id .. ' ' .. epoch) end
 end

@@ -11,7 +11,7 @@ if deadline ~= '' then
   -- The deadline was changed meanwhile.
   if redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end
 end
-local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy')
+local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy', 'owner')
 if not record[1] then
   redis.call('ZREM', P .. ':deadlines', id)
   -- A session that is not kept was removed by the first execution.
@@ -19,6 +19,7 @@ if not record[1] then
 end
 if record[2] then return { record[5] == closed_by and 1 or 0 } end
 -- It leaves its channels, but still reads what was appended before.
+local version, left = redis.call('HINCRBY', key, 'version', 1), {}
 for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'm:' then
     local name = string.sub(field, 3)
@@ -26,14 +27,17 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
     if to > tonumber(from) then redis.call('HSET', key, 'l:' .. int(to) .. ':' .. name, from) end
     redis.call('HDEL', key, field)
     remove_member(name)
+    left[#left + 1] = { name, int(to) }
   end
 end
+-- Exact positions, because the stream would report a later trim as a loss.
+local broadcast_position = num(redis.call('HGET', P .. ':b', 'last'))
+if record[6] ~= '' and #left > 0 then notify(record[6], 'left_all ' .. id .. ' ' .. version .. ' ' .. cjson.encode(left)) end
 redis.call('ZREM', P .. ':deadlines', id)
 if record[3] then redis.call('ZREM', P .. ':p:' .. record[3], id) end
-for node in string.gmatch(record[4] or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(position) .. ' ' .. reason) end
+for node in string.gmatch(record[4] or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(broadcast_position) .. ' ' .. reason) end
 if keep then
-  redis.call('HSET', key, 'closeReason', reason, 'endPosition', num(redis.call('HGET', P .. ':b', 'last')), 'closedBy', closed_by)
-  redis.call('HINCRBY', key, 'version', 1)
+  redis.call('HSET', key, 'closeReason', reason, 'endPosition', broadcast_position, 'closedBy', closed_by)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
   return { 1 }
 end
