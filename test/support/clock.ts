@@ -8,3 +8,12 @@ export function skewClock (t: Test, clock: { now: () => number } = performance):
   t.teardown(() => { clock.now = real })
   return ms => { ahead += ms }
 }
+
+/** Stops `performance` until the test ends, so that the test does not depend on how fast it runs. The returned function adds so many milliseconds. */
+export function freezeClock (t: Test): (ms: number) => void {
+  const { now } = performance
+  let time = performance.now()
+  performance.now = () => time
+  t.teardown(() => { performance.now = now })
+  return ms => { time += ms }
+}
