@@ -68,17 +68,6 @@ t.test('responds with 500 if a header of the app is invalid, and closes the sess
   t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
 })
 
-t.test("the app's handlerTimeout does not end streams", async t => {
-  const { url, sessions } = await serve(t, {}, {
-    fastify: { handlerTimeout: 50 },
-    afterRegister: app => app.get('/slow', async () => await new Promise(() => {}))
-  })
-  const stream = await openStream(t, url)
-  t.equal((await request(`${url}/slow`)).statusCode, 503, 'a handler of the app timed out')
-  await sessions.broadcast('news', 'after the timeout')
-  t.equal((await stream.waitFor(({ event }) => event === 'news')).data, 'after the timeout')
-})
-
 t.test('responds with 503 if an onOpen hook exceeds the handlerTimeout, and closes the session', async t => {
   const release = deferred()
   const closed = deferred<string>()

@@ -117,17 +117,19 @@ for (const handler of ['the plugin', 'a stream of an onSend hook']) {
   })
 }
 
-t.test('the handlerTimeout of the app does not end a stream that an onSend hook has replaced', async t => {
-  const { sessions, url } = await serve(t, {}, {
-    ...withHook(payload => payload.pipe(new PassThrough())),
-    fastify: { handlerTimeout: 50 },
-    afterRegister: app => app.get('/slow', async () => await new Promise(() => {}))
+for (const [title, hook] of [['a stream', undefined], ['a stream that an onSend hook has replaced', withHook(payload => payload.pipe(new PassThrough()))]] as const) {
+  t.test(`the handlerTimeout of the app does not end ${title}`, async t => {
+    const { sessions, url } = await serve(t, {}, {
+      ...hook,
+      fastify: { handlerTimeout: 50 },
+      afterRegister: app => app.get('/slow', async () => await new Promise(() => {}))
+    })
+    const stream = await openStream(t, url)
+    t.equal((await request(`${url}/slow`)).statusCode, 503, 'a handler of the app timed out')
+    await sessions.broadcast('news', 'after the timeout')
+    t.equal((await stream.waitFor(({ event }) => event === 'news')).data, 'after the timeout')
   })
-  const stream = await openStream(t, url)
-  t.equal((await request(`${url}/slow`)).statusCode, 503, 'a handler of the app timed out')
-  await sessions.broadcast('news', 'after the timeout')
-  t.equal((await stream.waitFor(({ event }) => event === 'news')).data, 'after the timeout')
-})
+}
 
 t.test('a wrapper of ServerResponse.prototype.write sees what streams write, and may return nothing', async t => {
   const { write } = ServerResponse.prototype

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -8,9 +9,7 @@ import { openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('a batch may contain repeats of its own messages and of a message that runs on another node', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { gate, started, handled, handle, running } = startGatedMessage(session)
@@ -106,9 +105,7 @@ t.test('a batch runs at most nine messages ahead of the responses that Redis has
 })
 
 t.test('if a node loses its lease during a batch, another node handles the remaining messages', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
-  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 500 })
   const session = await openSession(nodeA)
   const gate = deferred()
   const batchA = createBatch(30, gate.promise)

@@ -3,6 +3,7 @@ import t from 'tap'
 import { OwnConnection } from '../../lib/store/redis/connection.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, recordHandlers, startGatedMessage } from './support/messages.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
@@ -46,9 +47,7 @@ t.test('closes the connection that node-redis opens while the store closes', nee
 })
 
 t.test('a closing node starts no handler for a message whose enqueueing is in progress', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, pauseReplies } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA, pauseReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
   const { handled, handle } = recordHandlers()

@@ -8,6 +8,7 @@ import { kStream } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { findFreePort } from '../support/free-port.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
@@ -41,9 +42,7 @@ t.test('retries an operation that Redis considers expired by its own clock', nee
 })
 
 t.test('rejects a message and a stream that time out; both can be repeated', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pauseReplies } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, pauseReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const message = { key: 'key', fingerprint: () => 'payload', handle }

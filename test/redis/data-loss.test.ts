@@ -2,8 +2,9 @@ import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { openSession, attachStream } from '../support/memory-stream.js'
-import { needsRedis, startRedis } from '../support/redis-server.js'
-import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
+import { openTwoNodes } from './support/two-nodes.js'
+import { needsRedis } from '../support/redis-server.js'
+import { testEachRedisClient } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
 const handle = () => ({ status: 200, headers: {}, body: 'done' })
@@ -38,9 +39,7 @@ testEachRedisClient(t, 'sessions that were lost with the data of Redis are close
 })
 
 t.test('a session opened after a data loss gets no gap when another node detects the loss later', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA }, { sessions: nodeB, proxy }] = await openTwoNodes(t)
   for (const { client } of proxy.connections) client.pause()
   await redis.sendCommand('FLUSHALL')
   let session = await nodeA.open(undefined).catch(() => undefined)

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -8,9 +9,7 @@ import { openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('a response that is published while another request is pending goes to its own message', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pauseReplies, waitForReplies } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA }, { sessions: nodeB, pauseReplies, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeB, await openSession(nodeB))
   const remote = await findSession(nodeB, session)
@@ -37,9 +36,7 @@ t.test('a response that is published while another request is pending goes to it
 })
 
 t.test('a closing node rejects queued messages and waits for its running handlers', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
   const remote = await findSession(nodeB, session)
   const gates = [deferred(), deferred()] as const
@@ -72,9 +69,7 @@ t.test('a closing node rejects queued messages and waits for its running handler
 })
 
 t.test('a closing node rejects queued messages and messages that are being enqueued', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, waitForReplies } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA }, { sessions: nodeB, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, started, handled, handle, running } = startGatedMessage(session)
@@ -94,9 +89,7 @@ t.test('a closing node rejects queued messages and messages that are being enque
 })
 
 t.test('a message whose enqueueing timed out does not block later messages', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pauseReplies } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, pauseReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { handled, handle } = recordHandlers()
@@ -142,9 +135,7 @@ t.test('a closing node rejects a repeat whose first message runs on another node
 })
 
 t.test('checks the lease of a node once per heartbeat, however many messages wait for it', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { gate, handle, running } = startGatedMessage(session)
@@ -181,9 +172,7 @@ t.test('sends no commands while messages wait and nothing changes', needsRedis, 
 })
 
 t.test('starts no handler if the reply arrives after the lease has expired', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
-  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 500 })
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
   const { handled, handle } = recordHandlers()
@@ -203,9 +192,7 @@ t.test('starts no handler if the reply arrives after the lease has expired', nee
 })
 
 t.test('a message is handled when the node of the message before it fails', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
-  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 500 })
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { gate, started, handle, running } = startGatedMessage(session)
@@ -220,10 +207,8 @@ t.test('a message is handled when the node of the message before it fails', need
 })
 
 t.test('drops the oldest stored responses if they have too many bytes, but handles no message again', needsRedis, async t => {
-  const redis = await startRedis(t)
   const options = { maxResponseBytes: 3000, maxIdempotencyKeys: 4 }
-  const { sessions: nodeA } = await openProxiedNode(t, redis, options)
-  const { sessions: nodeB } = await openProxiedNode(t, redis, options)
+  const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t, options)
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { handled, handle } = recordHandlers()

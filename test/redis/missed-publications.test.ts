@@ -1,8 +1,9 @@
 import t from 'tap'
 import { openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
-import { needsRedis, startRedis } from '../support/redis-server.js'
-import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
+import { needsRedis } from '../support/redis-server.js'
+import { testEachRedisClient } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
 testEachRedisClient(t, 'reads a missed entry when the next publication reveals the loss', async (t, store, redis) => {
@@ -21,9 +22,7 @@ testEachRedisClient(t, 'reads a missed entry when the next publication reveals t
 })
 
 t.test('reads the logs again if too many publications arrive during a comparison', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, client, pauseReplies, publicationCount } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, client, pauseReplies, publicationCount }] = await openTwoNodes(t)
   // Without heartbeats, because their replies would reveal the missing entry.
   interceptStoreCommands(client, storeCommands => storeCommands.some(({ operation }) => operation === 'heartbeat') ? new Promise(() => {}) : undefined)
   const session = await openSession(nodeA)
@@ -46,9 +45,7 @@ t.test('reads the logs again if too many publications arrive during a comparison
 })
 
 t.test('delivers events of a channel whose subscription was confirmed late', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, pausePublications } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA, pausePublications }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   pausePublications(true)

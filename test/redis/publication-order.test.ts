@@ -1,6 +1,7 @@
 import t, { type Test } from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -10,9 +11,7 @@ import { waitUntil, withTimeout } from '../support/wait.js'
 
 /** Opens a channel member that has received one event. A second event is published but not received yet. */
 async function openWithDelayedPublication (t: Test) {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, pausePublications, waitForReplies } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA, pausePublications, waitForReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.join('room')
@@ -53,9 +52,7 @@ t.test('close() does not wait forever for publications: the stream ends, and the
 })
 
 t.test('delivers an event that was sent while a node registers again after losing its lease', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
-  const { sessions: nodeA, client, proxy, waitForReplies } = await openProxiedNode(t, redis, {}, { lease: 500 })
+  const [redis, { sessions: nodeB }, { sessions: nodeA, client, proxy, waitForReplies }] = await openTwoNodes(t, {}, { lease: 500 })
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)
@@ -103,9 +100,7 @@ t.test('reads a channel for a stream that is being attached while another sessio
 })
 
 t.test('a reply that is older than a later publication does not undo its change', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, pauseReplies } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA, pauseReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)
@@ -127,9 +122,7 @@ t.test('a reply that is older than a later publication does not undo its change'
 })
 
 t.test('delivers events in order that were sent while many logs are read', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, client } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const names = Array.from({ length: 600 }, (_, n) => `room ${n}`)
@@ -150,9 +143,7 @@ t.test('delivers events in order that were sent while many logs are read', needs
 })
 
 t.test('applies a join and a leave on another node that are received before the reply to an earlier acquire', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, pauseReplies, publicationCount } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeA, pauseReplies, publicationCount }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeB)
   await session.join('old')
   const local = await findSession(nodeA, session)
@@ -173,9 +164,7 @@ t.test('applies a join and a leave on another node that are received before the 
 })
 
 t.test('applies changes that are received while commands get no reply', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA, pauseReplies, publicationCount } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA, pauseReplies, publicationCount }, { sessions: nodeB }] = await openTwoNodes(t)
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
   const [down] = [await attachStream(nodeA, session), await attachStream(nodeA, other)]
   // The node has replicas of both channels.

@@ -2,6 +2,7 @@ import t from 'tap'
 import type { Redis } from 'ioredis'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { monitorCommands } from '../support/redis-monitor.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -24,9 +25,7 @@ function recordReplySizes (client: Redis): number[] {
 }
 
 t.test('a client that changes nodes and has missed nothing causes less than 1 kB of reads', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, client } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   await session.join('room')
@@ -45,9 +44,7 @@ t.test('a client that changes nodes and has missed nothing causes less than 1 kB
 })
 
 t.test('reads long logs in parts, and older entries when a client needs them', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, client } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
   const [early, late] = [await openSession(nodeA), await openSession(nodeA)]
   for (const session of [early, late]) await session.join('room')
   const start = early[kStream].cursor

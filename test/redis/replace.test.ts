@@ -2,9 +2,9 @@ import Fastify from 'fastify'
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
-import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
-import { openProxiedNode } from '../support/stores.js'
+import { needsRedis, type RedisServer } from '../support/redis-server.js'
 import { waitUntil } from '../support/wait.js'
 
 // The stream of a session moves between nodes, while publications about it are delayed or lost.
@@ -12,9 +12,7 @@ import { waitUntil } from '../support/wait.js'
 const epochOf = (redis: RedisServer, { id }: { id: string }): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${id}`, 'epoch')
 
 t.test('delivers events that a node missed while another node had the stream', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications, waitForReplies } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, pausePublications, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   pausePublications(true)
@@ -31,9 +29,7 @@ t.test('delivers events that a node missed while another node had the stream', n
 })
 
 t.test('a stream that was requested earlier does not replace a later stream of another node', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pauseReplies } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   await session.send(1)
@@ -52,9 +48,7 @@ t.test('a stream that was requested earlier does not replace a later stream of a
 })
 
 t.test('a stream that moves to another node and back delivers all events, even if the first move is received late', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pauseReplies, pausePublications } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   await session.send(1)
@@ -76,9 +70,7 @@ t.test('a stream that moves to another node and back delivers all events, even i
 })
 
 t.test('a stream that was replaced unnoticed ends after its node has reconnected', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications, proxy } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeB }, { sessions: nodeA, pausePublications, proxy }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   pausePublications(true)
@@ -91,9 +83,7 @@ t.test('a stream that was replaced unnoticed ends after its node has reconnected
 })
 
 t.test('a stream of a session that has closed meanwhile delivers the remaining events and the close event', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pausePublications, waitForReplies } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, pausePublications, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
   const { signal } = local
@@ -110,9 +100,7 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
 })
 
 t.test('a stream ends if another node replaces it before its response starts, and its client can resume', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const { cursor } = session[kStream]
   const generation = session[kStream].retainForResume()
@@ -132,9 +120,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
 })
 
 t.test('a request that arrived earlier does not take the stream from a node with a newer one', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const requestedAt = performance.now()
   // Longer than the clocks of the nodes can differ.

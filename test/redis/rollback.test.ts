@@ -1,5 +1,6 @@
 import t from 'tap'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -17,9 +18,7 @@ testEachRedisClient(t, 'reports a gap if the store has been rolled back', async 
 })
 
 t.test('a rollback reports missed publications as lost, and later events arrive', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, proxy, pausePublications } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, proxy, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   await session.send(1)

@@ -1,8 +1,9 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
-import { needsRedis, startRedis } from '../support/redis-server.js'
-import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
+import { openTwoNodes } from './support/two-nodes.js'
+import { needsRedis } from '../support/redis-server.js'
+import { testEachRedisClient } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
 testEachRedisClient(t, 'another node returns the stored response of a handler', async (t, store) => {
@@ -30,9 +31,7 @@ testEachRedisClient(t, 'data that another node changes is updated while a stream
 })
 
 t.test('send() detects a close that has not been received yet', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pausePublications } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const remote = await nodeB.findCached(session.id)
   if (remote === undefined) throw new Error('the session was not found')
@@ -45,9 +44,7 @@ t.test('send() detects a close that has not been received yet', needsRedis, asyn
 })
 
 t.test('close() detects an earlier close that has not been received yet; onClose runs once', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, pausePublications } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, pausePublications }] = await openTwoNodes(t)
   const closeReasons: string[] = []
   for (const sessions of [nodeA, nodeB]) sessions.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const session = await openSession(nodeA)

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -49,9 +50,7 @@ t.test('sends no more commands for a session that was discarded while its stream
 })
 
 t.test('a retried acquire does not take the stream back from another node', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeB } = await openProxiedNode(t, redis)
-  const { sessions: nodeA, pauseReplies, proxy } = await openProxiedNode(t, redis)
+  const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies, proxy }] = await openTwoNodes(t)
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
   pauseReplies(true)
@@ -69,9 +68,7 @@ t.test('a retried acquire does not take the stream back from another node', need
 })
 
 t.test('a node that missed the close of a session detects it after reconnecting', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
+  const [, { sessions: nodeA }, { sessions: nodeB, proxy }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const { signal } = await findSession(nodeB, session)
   proxy.setDown(true)

@@ -64,7 +64,7 @@ async function runHistories (): Promise<number> {
     console.log(JSON.stringify(smallest))
     console.log((await simulation.run(smallest, true)).trace.join('\n'))
   }
-  for (const { title, plan } of regressions) await run(plan, `regression "${title}"`)
+  for (const plan of regressions) await run(plan, `regression "${plan.title}"`)
   for (let seed = firstSeed; seed < firstSeed + histories; seed++) {
     const plan = createPlan(seed)
     await run({ ...plan, steps: plan.steps.filter(({ kind }) => !excluded.includes(kind)) }, `seed ${seed}`)

@@ -26,15 +26,22 @@ type Step = { readonly after: number } & (
 
 type Kind = Step['kind']
 
-export interface Plan {
+interface Setup {
   readonly seed: number
-  readonly options: ClusterOptions
-  readonly latency: Latency
+  readonly lease: number
+  readonly libraries: ClusterOptions['libraries']
+  /** How many entries a log keeps. */
+  readonly entries: number
+  readonly latency: keyof typeof LATENCIES
   readonly clients: number
   /** Whether the steps start before the nodes have started. */
   readonly isEarly: boolean
   /** Whether the first client disconnects for good at the end, so that its session expires. */
   readonly isAbandoned: boolean
+}
+
+export interface Plan {
+  readonly setup: Setup
   readonly steps: Step[]
 }
 
@@ -52,6 +59,11 @@ const PATIENCE = 15_000
 /** Longer than all faults of a history, so that no session expires. */
 const RESUME_TIMEOUT = 60_000
 const LARGE_LOG = 1000
+const LATENCIES = {
+  short: { usual: 0.5, slow: 1, slowShare: 0 },
+  medium: { usual: 1, slow: 40, slowShare: 0.1 },
+  long: { usual: 5, slow: 300, slowShare: 0.05 }
+} satisfies Record<string, Latency>
 
 const actions: Array<[kind: Kind, weight: number]> = [
   ['emit', 8], ['publish', 10], ['broadcast', 4], ['join', 8], ['leave', 5], ['update', 2], ['close', 1], ['message', 9], ['move', 8]
@@ -107,19 +119,17 @@ export function createPlan (seed: number): Plan {
       case 'kill-subscriptions': return { after, kind }
     }
   }
-  return {
+  const setup: Setup = {
     seed,
-    options: {
-      lease,
-      libraries: Array.from({ length: NODES }, () => choose(['ioredis', 'redis'])),
-      plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } }
-    },
-    latency: choose([{ usual: 0.5, slow: 1, slowShare: 0 }, { usual: 1, slow: 40, slowShare: 0.1 }, { usual: 5, slow: 300, slowShare: 0.05 }]),
+    lease,
+    libraries: Array.from({ length: NODES }, () => choose(['ioredis', 'redis'])),
+    entries,
+    latency: choose(['short', 'medium', 'long']),
     clients,
     isEarly: random() < 0.1,
-    isAbandoned: random() < 0.03,
-    steps: Array.from({ length: 10 + below(30) }, createStep)
+    isAbandoned: random() < 0.03
   }
+  return { setup, steps: Array.from({ length: 10 + below(30) }, createStep) }
 }
 
 /** Runs histories, one after the other. */
@@ -133,9 +143,9 @@ export class Simulation {
 
   async run (plan: Plan, isTraced = false): Promise<Result> {
     const scheduler = this.#scheduler
-    scheduler.reset(plan.seed)
+    scheduler.reset(plan.setup.seed)
     scheduler.trace = isTraced ? [] : undefined
-    await this.#network.reset(plan.seed, plan.latency)
+    await this.#network.reset(plan.setup.seed, LATENCIES[plan.setup.latency])
     const history = new History(plan, scheduler, this.#network)
     try {
       await history.run()
@@ -178,12 +188,14 @@ class History {
     this.#plan = plan
     this.#scheduler = scheduler
     this.#network = network
-    this.#random = createRandom(plan.seed + 1)
-    this.model = new Model(plan.options.plugin.log?.entries === LARGE_LOG)
-    const world: World = { scheduler, network, model: this.model, options: plan.options, nodes: [], random: this.#random }
+    const { seed, lease, libraries, entries, clients } = plan.setup
+    this.#random = createRandom(seed + 1)
+    this.model = new Model(entries === LARGE_LOG)
+    const options = { lease, libraries, plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
+    const world: World = { scheduler, network, model: this.model, options, nodes: [], random: this.#random }
     this.#nodes = world.nodes
     for (let index = 0; index < NODES; index++) world.nodes.push(new Node(world, index))
-    this.#clients = Array.from({ length: plan.clients }, (_, index) => {
+    this.#clients = Array.from({ length: clients }, (_, index) => {
       const model = this.model.addClient(index)
       return new Client(world, model)
     })
@@ -195,7 +207,7 @@ class History {
     const scheduler = this.#scheduler
     for (const node of this.#nodes) node.start()
     for (const client of this.#clients) scheduler.schedule(this.#random() * 20, scheduler.driver, () => { client.connect() })
-    if (!this.#plan.isEarly) await scheduler.runUntil(() => this.#nodes.every(({ isLive }) => isLive) && this.#clients.every(({ isConnected }) => isConnected), PATIENCE)
+    if (!this.#plan.setup.isEarly) await scheduler.runUntil(() => this.#nodes.every(({ isLive }) => isLive) && this.#clients.every(({ isConnected }) => isConnected), PATIENCE)
     let at = 0
     for (const step of this.#plan.steps) {
       at += step.after
@@ -243,7 +255,7 @@ class History {
       await confirm('an event', () => this.#broadcast(this.#liveNode(), undefined))
       await wait('a client had not received everything', () => clients.every(client => !client.isActive || model.hasReceivedAll(client.model)))
       await this.#checkStates(wait)
-      const [abandoned] = this.#plan.isAbandoned ? clients : []
+      const [abandoned] = this.#plan.setup.isAbandoned ? clients : []
       abandoned?.leave()
       end = scheduler.time + PATIENCE
       for (const client of clients) {

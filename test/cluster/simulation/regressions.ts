@@ -1,168 +1,105 @@
 import type { Plan } from './history.js'
 
 /** Histories that violated a guarantee once, reduced to the steps that are necessary. The command runs them first. */
-export const regressions: ReadonlyArray<{ readonly title: string, readonly plan: Plan }> = [
+export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
   {
     title: 'joins a channel while publications arrive late',
-    plan: {
-      seed: 46,
-      options: { lease: 1500, libraries: ['ioredis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 4 }, channelLog: { entries: 4 } } },
-      latency: { usual: 1, slow: 40, slowShare: 0.1 },
-      clients: 3,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 1.464515421539545, kind: 'block', node: 1, connection: 'subscription', direction: 'down', ms: 3692.4992335843854 },
-        { after: 3.091565376147628, kind: 'join', client: 2, node: 0, channel: 'b' },
-        { after: 3.2273922357708216, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
-        { after: 0.0017410069704055786, kind: 'broadcast', node: 1, except: undefined }
-      ]
-    }
+    setup: { seed: 46, lease: 1500, libraries: ['ioredis', 'redis', 'redis'], entries: 4, latency: 'medium', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1.464515421539545, kind: 'block', node: 1, connection: 'subscription', direction: 'down', ms: 3692.4992335843854 },
+      { after: 3.091565376147628, kind: 'join', client: 2, node: 0, channel: 'b' },
+      { after: 3.2273922357708216, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 0.0017410069704055786, kind: 'broadcast', node: 1, except: undefined }
+    ]
   },
   {
     title: 'the subscription breaks while a GET subscribes to a channel',
-    plan: {
-      seed: 54,
-      options: { lease: 1500, libraries: ['redis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 1, slow: 40, slowShare: 0.1 },
-      clients: 1,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 209.65256500057876, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
-        { after: 53.86760523542762, kind: 'join', client: 0, node: 0, channel: 'b' },
-        { after: 128.89026780612767, kind: 'publish', channel: 'b', node: 0, count: 1, except: 0 },
-        { after: 3.3577531473711133, kind: 'block', node: 1, connection: 'subscription', direction: 'down', ms: 282.238039765507 },
-        { after: 3.7803968116641045, kind: 'move', client: 0, node: 1, ms: 0.49014479317702353 },
-        { after: 2.840779047459364, kind: 'kill-subscriptions' }
-      ]
-    }
+    setup: { seed: 54, lease: 1500, libraries: ['redis', 'redis', 'redis'], entries: 1000, latency: 'medium', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 209.65256500057876, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 53.86760523542762, kind: 'join', client: 0, node: 0, channel: 'b' },
+      { after: 128.89026780612767, kind: 'publish', channel: 'b', node: 0, count: 1, except: 0 },
+      { after: 3.3577531473711133, kind: 'block', node: 1, connection: 'subscription', direction: 'down', ms: 282.238039765507 },
+      { after: 3.7803968116641045, kind: 'move', client: 0, node: 1, ms: 0.49014479317702353 },
+      { after: 2.840779047459364, kind: 'kill-subscriptions' }
+    ]
   },
   {
     title: 'a node closes while a GET subscribes to a channel',
-    plan: {
-      seed: 344,
-      options: { lease: 3000, libraries: ['redis', 'redis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 7 }, channelLog: { entries: 7 } } },
-      latency: { usual: 5, slow: 300, slowShare: 0.05 },
-      clients: 2,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 1.6984032159671187, kind: 'crash', node: 2, ms: 390.45338216237724 },
-        { after: 60.99193242844194, kind: 'message', client: 0, node: 1, count: 1, hasKey: false, duration: 2.445349524728954, repeats: 0 },
-        { after: 198.36428104899824, kind: 'message', client: 1, node: 0, count: 1, hasKey: true, duration: 14.358547748066485, repeats: 2 },
-        { after: 1.7787276385352015, kind: 'emit', client: 1, node: 1, count: 1 },
-        { after: 3.411617338657379, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 3.224206612445414, repeats: 0 },
-        { after: 1.5889410451054573, kind: 'message', client: 0, node: 1, count: 2, hasKey: true, duration: 7.210403549484909, repeats: 0 },
-        { after: 0.4504820564761758, kind: 'join', client: 0, node: 0, channel: 'a' },
-        { after: 68.4011401841417, kind: 'join', client: 0, node: 2, channel: 'a' },
-        { after: 3.665691053494811, kind: 'move', client: 0, node: 2, ms: 0.4008029093965888 },
-        { after: 2.0006013493984938, kind: 'publish', channel: 'a', node: 0, count: 1, except: 1 },
-        { after: 2.723668409511447, kind: 'shutdown', node: 1, ms: 116.00657436065376 }
-      ]
-    }
+    setup: { seed: 344, lease: 3000, libraries: ['redis', 'redis', 'ioredis'], entries: 7, latency: 'long', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1.6984032159671187, kind: 'crash', node: 2, ms: 390.45338216237724 },
+      { after: 60.99193242844194, kind: 'message', client: 0, node: 1, count: 1, hasKey: false, duration: 2.445349524728954, repeats: 0 },
+      { after: 198.36428104899824, kind: 'message', client: 1, node: 0, count: 1, hasKey: true, duration: 14.358547748066485, repeats: 2 },
+      { after: 1.7787276385352015, kind: 'emit', client: 1, node: 1, count: 1 },
+      { after: 3.411617338657379, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 3.224206612445414, repeats: 0 },
+      { after: 1.5889410451054573, kind: 'message', client: 0, node: 1, count: 2, hasKey: true, duration: 7.210403549484909, repeats: 0 },
+      { after: 0.4504820564761758, kind: 'join', client: 0, node: 0, channel: 'a' },
+      { after: 68.4011401841417, kind: 'join', client: 0, node: 2, channel: 'a' },
+      { after: 3.665691053494811, kind: 'move', client: 0, node: 2, ms: 0.4008029093965888 },
+      { after: 2.0006013493984938, kind: 'publish', channel: 'a', node: 0, count: 1, except: 1 },
+      { after: 2.723668409511447, kind: 'shutdown', node: 1, ms: 116.00657436065376 }
+    ]
   },
   {
     title: 'a node closes while it handles a message',
-    plan: {
-      seed: 87,
-      options: { lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 1, slow: 40, slowShare: 0.1 },
-      clients: 2,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 2.5346460044384003, kind: 'emit', client: 1, node: 2, count: 1 },
-        { after: 1.4267798969522119, kind: 'message', client: 0, node: 1, count: 1, hasKey: true, duration: 1.893237334676087, repeats: 0 },
-        { after: 2.253328191116452, kind: 'move', client: 1, node: 0, ms: 0.9357894086278975 },
-        { after: 3.1266682045534253, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 3.17424213886261, repeats: 0 },
-        { after: 1.1136173158884048, kind: 'shutdown', node: 0, ms: 222.25607733707875 }
-      ]
-    }
+    setup: { seed: 87, lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], entries: 1000, latency: 'medium', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.5346460044384003, kind: 'emit', client: 1, node: 2, count: 1 },
+      { after: 1.4267798969522119, kind: 'message', client: 0, node: 1, count: 1, hasKey: true, duration: 1.893237334676087, repeats: 0 },
+      { after: 2.253328191116452, kind: 'move', client: 1, node: 0, ms: 0.9357894086278975 },
+      { after: 3.1266682045534253, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 3.17424213886261, repeats: 0 },
+      { after: 1.1136173158884048, kind: 'shutdown', node: 0, ms: 222.25607733707875 }
+    ]
   },
   {
     title: 'a node closes while it handles a batch',
-    plan: {
-      seed: 734,
-      options: { lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 0.5, slow: 1, slowShare: 0 },
-      clients: 3,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 0.43385775946080685, kind: 'message', client: 1, node: 2, count: 4, hasKey: false, duration: 608.7325127795339, repeats: 0 },
-        { after: 3.255496700294316, kind: 'message', client: 1, node: 2, count: 5, hasKey: true, duration: 15.173528500832617, repeats: 2 },
-        { after: 3.525083347223699, kind: 'shutdown', node: 2, ms: 76.32548816036433 }
-      ]
-    }
+    setup: { seed: 734, lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], entries: 1000, latency: 'short', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 0.43385775946080685, kind: 'message', client: 1, node: 2, count: 4, hasKey: false, duration: 608.7325127795339, repeats: 0 },
+      { after: 3.255496700294316, kind: 'message', client: 1, node: 2, count: 5, hasKey: true, duration: 15.173528500832617, repeats: 2 },
+      { after: 3.525083347223699, kind: 'shutdown', node: 2, ms: 76.32548816036433 }
+    ]
   },
   {
     title: 'an old GET attaches after a newer one on another node',
-    plan: {
-      seed: 237,
-      options: { lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 0.5, slow: 1, slowShare: 0 },
-      clients: 2,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 211.868790211156, kind: 'join', client: 0, node: 2, channel: 'b' },
-        { after: 96.27843741327524, kind: 'block', node: 2, connection: 'commands', direction: 'down', ms: 541.7402362218127 },
-        { after: 3.432888329960406, kind: 'move', client: 1, node: 2, ms: 1.3020517257973552 },
-        { after: 2.618860854767263, kind: 'broadcast', node: 0, except: undefined },
-        { after: 214.83899380546063, kind: 'message', client: 1, node: 2, count: 2, hasKey: true, duration: 3.543374546803534, repeats: 2 },
-        { after: 30.26099579874426, kind: 'message', client: 1, node: 0, count: 1, hasKey: true, duration: 33.00230801105499, repeats: 0 },
-        { after: 3.438914860598743, kind: 'move', client: 1, node: 0, ms: 0.3926914252806455 }
-      ]
-    }
+    setup: { seed: 237, lease: 3000, libraries: ['ioredis', 'ioredis', 'ioredis'], entries: 1000, latency: 'short', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 211.868790211156, kind: 'join', client: 0, node: 2, channel: 'b' },
+      { after: 96.27843741327524, kind: 'block', node: 2, connection: 'commands', direction: 'down', ms: 541.7402362218127 },
+      { after: 3.432888329960406, kind: 'move', client: 1, node: 2, ms: 1.3020517257973552 },
+      { after: 2.618860854767263, kind: 'broadcast', node: 0, except: undefined },
+      { after: 214.83899380546063, kind: 'message', client: 1, node: 2, count: 2, hasKey: true, duration: 3.543374546803534, repeats: 2 },
+      { after: 30.26099579874426, kind: 'message', client: 1, node: 0, count: 1, hasKey: true, duration: 33.00230801105499, repeats: 0 },
+      { after: 3.438914860598743, kind: 'move', client: 1, node: 0, ms: 0.3926914252806455 }
+    ]
   },
   {
     title: 'the commands of a node are delayed for longer than its lease',
-    plan: {
-      seed: 1544,
-      options: { lease: 1500, libraries: ['redis', 'ioredis', 'ioredis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 1, slow: 40, slowShare: 0.1 },
-      clients: 2,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 291.3591092918068, kind: 'cut', node: 2, connection: 'commands', refusedFor: 0 },
-        { after: 2.1458148770034313, kind: 'message', client: 0, node: 1, count: 5, hasKey: true, duration: 716.754980571568, repeats: 2 },
-        { after: 282.37822058144957, kind: 'message', client: 0, node: 0, count: 3, hasKey: true, duration: 8.251682984642684, repeats: 1 },
-        { after: 231.57792706042528, kind: 'message', client: 0, node: 2, count: 1, hasKey: false, duration: 14.87229963671416, repeats: 0 },
-        { after: 2.587818023748696, kind: 'block', node: 1, connection: 'commands', direction: 'up', ms: 1779.0634735138156 }
-      ]
-    }
+    setup: { seed: 1544, lease: 1500, libraries: ['redis', 'ioredis', 'ioredis'], entries: 1000, latency: 'medium', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 291.3591092918068, kind: 'cut', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 2.1458148770034313, kind: 'message', client: 0, node: 1, count: 5, hasKey: true, duration: 716.754980571568, repeats: 2 },
+      { after: 282.37822058144957, kind: 'message', client: 0, node: 0, count: 3, hasKey: true, duration: 8.251682984642684, repeats: 1 },
+      { after: 231.57792706042528, kind: 'message', client: 0, node: 2, count: 1, hasKey: false, duration: 14.87229963671416, repeats: 0 },
+      { after: 2.587818023748696, kind: 'block', node: 1, connection: 'commands', direction: 'up', ms: 1779.0634735138156 }
+    ]
   },
   {
     title: 'Redis is away for longer than the lease of a node that handles a batch',
-    plan: {
-      seed: 2127,
-      options: { lease: 1500, libraries: ['redis', 'redis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 0.5, slow: 1, slowShare: 0 },
-      clients: 2,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 2.680353930220008, kind: 'message', client: 0, node: 2, count: 5, hasKey: true, duration: 382.4461817741394, repeats: 0 },
-        { after: 3.218127017840743, kind: 'restart-redis', ms: 2878.272703383118 }
-      ]
-    }
+    setup: { seed: 2127, lease: 1500, libraries: ['redis', 'redis', 'redis'], entries: 1000, latency: 'short', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.680353930220008, kind: 'message', client: 0, node: 2, count: 5, hasKey: true, duration: 382.4461817741394, repeats: 0 },
+      { after: 3.218127017840743, kind: 'restart-redis', ms: 2878.272703383118 }
+    ]
   },
   {
     title: 'resumes on a node whose subscription is half open',
-    plan: {
-      seed: 350,
-      options: { lease: 1500, libraries: ['redis', 'ioredis', 'redis'], plugin: { resumeTimeout: 60000, retry: 10, closeTimeout: 3000, log: { entries: 1000 }, channelLog: { entries: 1000 } } },
-      latency: { usual: 5, slow: 300, slowShare: 0.05 },
-      clients: 3,
-      isEarly: false,
-      isAbandoned: false,
-      steps: [
-        { after: 2.0743354875594378, kind: 'emit', client: 1, node: 1, count: 1 },
-        { after: 1.3287333706393838, kind: 'half-open', node: 0, connection: 'subscription', refusedFor: 0 },
-        { after: 3.3190697710961103, kind: 'move', client: 1, node: 0, ms: 1.4415007098577917 }
-      ]
-    }
+    setup: { seed: 350, lease: 1500, libraries: ['redis', 'ioredis', 'redis'], entries: 1000, latency: 'long', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.0743354875594378, kind: 'emit', client: 1, node: 1, count: 1 },
+      { after: 1.3287333706393838, kind: 'half-open', node: 0, connection: 'subscription', refusedFor: 0 },
+      { after: 3.3190697710961103, kind: 'move', client: 1, node: 0, ms: 1.4415007098577917 }
+    ]
   }
 ]

@@ -1,0 +1,11 @@
+import type { Test } from 'tap'
+import type { SseSessionsOptions } from '../../../lib/index.js'
+import { startRedis, type RedisServer } from '../../support/redis-server.js'
+import { openProxiedNode, type ProxiedNode } from '../../support/stores.js'
+
+/** Starts Redis and opens two nodes with the same options. Each has its own proxy. */
+export async function openTwoNodes (t: Test, options?: SseSessionsOptions, connectionOptions?: Parameters<typeof openProxiedNode>[3]): Promise<[redis: RedisServer, nodeA: ProxiedNode, nodeB: ProxiedNode]> {
+  const redis = await startRedis(t)
+  const [nodeA, nodeB] = await Promise.all([openProxiedNode(t, redis, options, connectionOptions), openProxiedNode(t, redis, options, connectionOptions)])
+  return [redis, nodeA, nodeB]
+}
