@@ -6,7 +6,7 @@ import { Heartbeat } from '../../lib/stream/heartbeat.js'
 import type { StreamWriter } from '../../lib/stream/stream-writer.js'
 import { HEARTBEAT_FRAME } from '../../lib/wire/frame.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { skewClock } from '../support/clock.js'
+import { freezeClock } from '../support/clock.js'
 import { eventSources } from '../support/event-sources.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
 import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient, type OpenedSession } from '../support/raw-client.js'
@@ -142,14 +142,14 @@ t.test('a stopped heartbeat does not check for idle streams any more', async t =
 t.test('many heartbeats are written in slices of time, and other work runs between them', async t => {
   mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => { mock.timers.reset() })
-  const skew = skewClock(t)
+  const advance = freezeClock(t)
   let written = 0
   const streams = Array.from({ length: 40 }, () => ({
     idleTicks: 4,
     writeHeartbeat () {
       this.idleTicks = 0
       written++
-      skew(1)
+      advance(1)
     }
   }))
   const heartbeat = new Heartbeat(INTERVAL, HEARTBEAT_FRAME, streams as unknown as StreamWriter[])
