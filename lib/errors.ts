@@ -29,6 +29,7 @@ export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resourc
 export const CrossSite = createError('FST_SSE_CROSS_SITE', 'Pages of this site cannot open a session here; allow their origin with option "cors"', 403)
 export const SessionIdMissing = createError('FST_SSE_SESSION_ID_MISSING', 'Send the X-Session-ID header with the sessionId of the welcome event', 400)
 export const SessionUnknown = createError('FST_SSE_SESSION_UNKNOWN', 'There is no such session; open a stream to get a new one', 404)
+export const RunIdMissing = createError('FST_SSE_RUN_ID_MISSING', 'Send Last-Event-ID, or use the URL in the Location header of the response that has started the run', 400)
 export const RunUnknown = createError('FST_SSE_RUN_UNKNOWN', 'There is no such run, or it is not kept any more; start a new one', 404)
 export const RunExists = createError('FST_SSE_RUN_EXISTS', 'A run with this name has not ended yet; wait for its end, stop it, or follow it', 409)
 export const TooManyRuns = createError<[number]>('FST_SSE_TOO_MANY_RUNS', 'The server already has %d runs that have not ended; try again later', 503)

@@ -4,6 +4,7 @@ import cluster from 'node:cluster'
 import { OptionInvalid, StoreUnavailable } from './errors.js'
 import { assertFits, Log } from './log/log.js'
 import { resolveOptions, type Settings, type SseSessionsOptions } from './options.js'
+import { addResumableRoutes } from './runs/resumable-route.js'
 import { routes } from './routes/index.js'
 import { createSessions, type Sessions } from './sessions/sessions.js'
 import { memoryStore } from './store/memory/memory-store.js'
@@ -44,6 +45,7 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const ready = new Promise<void>(resolve => { app.addHook('onReady', async () => { resolve() }) })
   const sessions = await createSessions(settings, app.log, ready)
   app.decorate(settings.decorator, sessions)
+  addResumableRoutes(app, sessions.runs, settings.principal)
   // PM2 uses the module, too.
   if (cluster.isWorker && settings.store === memoryStore) {
     app.log.warn('this process is one of several workers, but sessions are in its memory, so requests that reach another worker fail; use redisStore, or one worker')
@@ -78,6 +80,7 @@ export { memoryStore, sseSessions, sseSessions as 'module.exports' }
 export type { Awaitable } from './awaitable.js'
 export type { Contract } from './contract.js'
 export type { SseSessionsOptions } from './options.js'
+export type { ResumableOptions } from './runs/resumable-route.js'
 export type { Run, RunStatus } from './runs/run.js'
 export type { RunReplyOptions } from './runs/run-reader.js'
 export type { FindRunOptions, Producer, ProducerContext, Runs, StartRunOptions } from './runs/runs.js'

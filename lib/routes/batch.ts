@@ -4,9 +4,10 @@ import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
+import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { parseLine } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { fingerprint, handleMessage, isIdempotencyKey, waitForResult } from './message.js'
+import { handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */

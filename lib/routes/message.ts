@@ -1,11 +1,9 @@
-import { hash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
-import { serialize } from 'node:v8'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
 import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
-import { asError, Closing, DataTooDeep, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import type { Message } from '../sessions/hooks.js'
 import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
@@ -64,23 +62,6 @@ export function waitForResponse (request: IncomingMessage, response: ServerRespo
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })
   return promise
-}
-
-/** Returns a hash of event and data, which detects that a key is reused for another message. */
-export function fingerprint (event: string, json = 'null'): string {
-  return hash('sha256', `[${JSON.stringify(event)},${json}]`, 'base64')
-}
-
-/** Serializes parsed data for {@link fingerprint}. Throws FST_SSE_DATA_TOO_DEEP. */
-export function serializeData (data: unknown): string | undefined {
-  try {
-    return JSON.stringify(data)
-  } catch (error) {
-    // The parser of the app may create big integers, which have no JSON form.
-    if (error instanceof TypeError) return serialize(data).toString('base64')
-    // JSON.parse accepts deeper nesting than JSON.stringify.
-    throw new DataTooDeep()
-  }
 }
 
 /**
@@ -158,6 +139,3 @@ export function sendResponse (reply: FastifyReply, response: StoredResponse): St
   reply.code(response.status).headers(response.headers).send(response.body)
   return response
 }
-
-/** Whether a value is an idempotency key: 1 to 255 printable ASCII characters, of which the first is not a space. */
-export const isIdempotencyKey = (key: unknown): key is string => typeof key === 'string' && /^[\x21-\x7e][\x20-\x7e]{0,254}$/.test(key)

@@ -4,11 +4,12 @@ import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
+import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
 import { requireJson } from './content-type.js'
-import { captureResponse, fingerprint, handleMessage, isIdempotencyKey, sendResponse, serializeData, waitForResult } from './message.js'
+import { captureResponse, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.

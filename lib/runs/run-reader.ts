@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { noop } from '../awaitable.js'
-import { Closing, RunInvalid, RunUnknown } from '../errors.js'
+import { Closing, RunUnknown } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
 import type { RunSource, RunStore } from '../store/run-store.js'
@@ -10,6 +10,7 @@ import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { formatEventId, parseEventId } from '../wire/event-id.js'
 import { addId, frameGap, frameId, frameRetry, frameRunEnd, type Gap } from '../wire/frame.js'
 import { LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
+import { assertFunctions } from './run-options.js'
 
 export interface RunReplyOptions {
   /**
@@ -87,9 +88,7 @@ class RunReader implements StreamOwner, RunListener {
   #stream: StreamWriter | undefined
 
   constructor (run: RunState, context: ReaderContext, { finalFrame = frameRunEnd, gapFrame }: RunReplyOptions) {
-    for (const [name, option] of Object.entries({ finalFrame, gapFrame })) {
-      if (option !== undefined && typeof option !== 'function') throw new RunInvalid(`Option "${name}" must be a function`)
-    }
+    assertFunctions({ finalFrame, gapFrame })
     this.#run = run
     this.#context = context
     this.#finalFrame = finalFrame

@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
-import { Closing, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
+import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
 import type { LogBounds } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
@@ -11,6 +11,7 @@ import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { SessionIdGenerator } from '../wire/event-id.js'
 import { frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
 import { Run, type RunContext } from './run.js'
 
 /** What a producer receives. */
@@ -47,7 +48,6 @@ export interface RunSettings {
 }
 
 const DEFAULT_KEEP = 300_000
-const MAX_KEEP = 2 ** 31 - 1
 const REUSE: readonly unknown[] = ['running', 'kept', 'never']
 const FIND_OPTIONS = ['principal']
 const START_OPTIONS = ['principal', 'keep', 'reuse', 'encode']
@@ -108,13 +108,32 @@ export class Runs {
     })
   }
 
+  /** @internal Finds a run by id, also one whose name is used by a newer run. */
+  findById (id: string, principal: string | undefined): Awaitable<Run | undefined> {
+    return andThen(this.#getStore().findById(id), state => state?.principal === principal ? state && new Run(state, this.#context) : undefined)
+  }
+
+  /** @internal Finds the run that an earlier request has started. Throws or rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED if that was another request. */
+  findRepeated (name: string, principal: string | undefined, fingerprint: string): Awaitable<Run | undefined> {
+    return andThen(this.#getStore().find(name, principal), state => {
+      if (state === undefined) return undefined
+      if (state.fingerprint !== fingerprint) throw new IdempotencyKeyReused()
+      return new Run(state, this.#context)
+    })
+  }
+
+  /** @internal Throws FST_SSE_RUNS_UNSUPPORTED if the store does not support runs. */
+  assertSupported (): void {
+    this.#getStore()
+  }
+
   /** @internal Starts a run. If there is one with another fingerprint, rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED. */
   startWithFingerprint (name: string, options: StartRunOptions, fingerprint: string | undefined, producer: Producer): Awaitable<Run> {
     assertName(name)
     const { principal, keep = DEFAULT_KEEP, reuse = 'running', encode } = checkOptions(options, START_OPTIONS)
-    if (!(Number.isInteger(keep) && keep >= 0 && keep <= MAX_KEEP)) throw new RunInvalid(`Option "keep" of a run must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${String(keep)}`)
+    assertKeep(keep)
+    assertFunctions({ encode })
     if (!REUSE.includes(reuse)) throw new RunInvalid(`Option "reuse" of a run must be "running", "kept" or "never"; it is ${quote(reuse)}`)
-    if (encode !== undefined && typeof encode !== 'function') throw new RunInvalid('Option "encode" of a run must be a function')
     if (typeof producer !== 'function') throw new RunInvalid('The producer of a run must be a function that returns an iterable, usually an async generator function')
     if (this.#closing) throw new Closing()
     const id = this.#ids.next()
@@ -205,9 +224,7 @@ function assertName (name: unknown): void {
 
 /** Checks the names of the options, and the principal. */
 function checkOptions<Options extends FindRunOptions> (options: Options, names: readonly string[]): Options {
-  const unknown = Object.keys(Object(options) as object).find(name => !names.includes(name))
-  if (typeof options !== 'object' || options === null) throw new RunInvalid('The options of a run must be an object')
-  if (unknown !== undefined) throw new RunInvalid(`Option "${unknown}" of a run must be removed: there is no such option`)
-  if (options.principal !== undefined && typeof options.principal !== 'string') throw new RunInvalid('Option "principal" of a run must be a string or undefined')
+  assertOptions(options, names)
+  if (options.principal !== undefined && typeof options.principal !== 'string') throw new RunInvalid(`Option "principal" of a run must be a string or undefined; it is ${quote(options.principal)}`)
   return options
 }

@@ -180,6 +180,7 @@ t.test('every member of the types that apps use is documented', t => {
     ['fastify-sse-sessions', 'Runs', 'option of `start`', 'StartRunOptions'],
     ['fastify-sse-sessions', 'Runs', 'member of `Run`', 'Run'],
     ['fastify-sse-sessions', 'Runs', 'option of `reply`', 'RunReplyOptions'],
+    ['fastify-sse-sessions', 'Runs', 'option of `resumable`', 'ResumableOptions'],
     ['fastify-sse-sessions', 'Hooks', 'hook', 'Hooks'],
     ['fastify-sse-sessions', 'Handlers', 'member of `Message`', 'Message'],
     ['fastify-sse-sessions', 'Handlers', 'member of `UpwardReply`', 'UpwardReply'],

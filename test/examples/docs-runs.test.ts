@@ -1,7 +1,7 @@
 import { EventSource } from 'eventsource'
 import t from 'tap'
 import { waitUntil } from '../support/wait.js'
-import { follow } from '../runs/support/run-client.js'
+import { dataOf, follow } from '../runs/support/run-client.js'
 import { block } from './docs.js'
 import { createFolder, startApp } from './docs-run.js'
 
@@ -34,4 +34,19 @@ t.test('the response has the documented form', async t => {
   await response.isComplete
   const normalize = (text: string): string => text.replace(/^retry: \d+/, 'retry: 2000').replaceAll(/^id: [\w-]{24}/gm, 'id: RUN')
   t.equal(normalize(response.text()), normalize(block('docs/runs.md', 'response')))
+})
+
+t.test('the resumable route starts, repeats, follows and stops runs', async t => {
+  const url = await startApp(t, createFolder(t)('resumable.ts', block('docs/runs.md', 'resumable')))
+  const ask = { method: 'POST', headers: { 'idempotency-key': 'a' }, body: { question: 'why' } }
+  const post = await follow(t, `${url}/ask`, ask)
+  await post.isComplete
+  const words = ['You', 'have', 'asked:', 'why'].map(word => JSON.stringify({ word }))
+  t.strictSame(dataOf(post), words)
+  const location = `${url}${post.headers.get('location') ?? ''}`
+  for (const response of [await follow(t, location), await follow(t, `${url}/ask`, ask)]) {
+    await response.isComplete
+    t.strictSame(dataOf(response), words)
+  }
+  t.equal((await fetch(location, { method: 'DELETE' })).status, 204)
 })

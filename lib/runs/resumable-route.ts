@@ -1,0 +1,191 @@
+import { randomUUID } from 'node:crypto'
+import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
+import { andThen, isPromise, type Awaitable } from '../awaitable.js'
+import { asError, IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
+import { parseEventId } from '../wire/event-id.js'
+import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
+import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
+import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
+import type { RunReplyOptions } from './run-reader.js'
+import type { Run } from './run.js'
+import type { Producer, Runs, StartRunOptions } from './runs.js'
+
+/** The options of a route with `resumable`. */
+export interface ResumableOptions extends Pick<StartRunOptions, 'keep' | 'encode'>, Pick<RunReplyOptions, 'finalFrame' | 'gapFrame'> {}
+
+declare module 'fastify' {
+  interface RouteShorthandOptions {
+    /**
+     * Whether the response is a run, which the handler starts with `reply.events`. A GET of the URL with `Last-Event-ID`, or of the
+     * `Location` of the response, follows it, and a DELETE stops it. Default: no. An invalid value fails the boot with FST_SSE_RUN_INVALID.
+     */
+    resumable?: boolean | ResumableOptions
+  }
+  interface FastifyReply {
+    /**
+     * In a route with the option `resumable`: starts a run and responds with its events. Takes an iterable, usually the result of an async
+     * generator function, or a {@link Producer}, which gets a signal that aborts when the run is stopped. Returns the reply. Throws FST_SSE_RUN_INVALID.
+     */
+    events (items: AsyncIterable<unknown> | Iterable<unknown> | Producer): this
+  }
+}
+
+const OPTIONS = ['keep', 'encode', 'finalFrame', 'gapFrame']
+
+/** Key of the {@link ResumableRoute} in the config of a route. Also marks an instance whose routes can be resumable. */
+const kResumable = Symbol('fastify-sse-sessions resumable')
+
+type GetPrincipal = ((request: FastifyRequest) => Awaitable<string | undefined>) | undefined
+
+/** Adds the route option `resumable` and `reply.events` to an instance. A later registration of the plugin in the same scope changes nothing. */
+export function addResumableRoutes (app: FastifyInstance, runs: Runs, getPrincipal: GetPrincipal): void {
+  if (app.hasDecorator(kResumable)) return
+  app.decorate(kResumable, true)
+  app.decorateReply('events', function (this: FastifyReply, items: unknown) {
+    const { [kResumable]: route } = this.request.routeOptions.config as { [kResumable]?: ResumableRoute }
+    if (route === undefined) throw new RunInvalid('"reply.events" needs a route with the option "resumable" that was added after the plugin; await app.register(…) before you add the route')
+    route.start(this.request, this, toProducer(items))
+    return this
+  })
+  const onRoute: onRouteHookHandler = function (route) {
+    const { resumable = false } = route
+    if (resumable === false) return
+    runs.assertSupported()
+    // Fastify adds a HEAD route with the handler of each GET route. A HEAD request must not start a run.
+    if (route.method === 'HEAD') route.handler = (_request, reply) => reply.headers(STREAM_HEADERS).send()
+    else new ResumableRoute(runs, getPrincipal, resumable === true ? {} : resumable).addTo(this, route)
+  }
+  app.addHook('onRoute', onRoute)
+}
+
+function toProducer (items: unknown): Producer {
+  if (typeof items === 'function') return items as Producer
+  const iterable = Object(items) as object
+  if (!(Symbol.asyncIterator in iterable || Symbol.iterator in iterable)) throw new RunInvalid('"reply.events" needs an iterable, an async iterable or a function that returns one; call a generator function, and await a promise of an iterable')
+  return () => iterable as Iterable<unknown>
+}
+
+/** A route whose responses are runs. */
+class ResumableRoute {
+  readonly #runs: Runs
+  readonly #getPrincipal: GetPrincipal
+  readonly #start: Pick<StartRunOptions, 'keep' | 'encode'>
+  readonly #reply: RunReplyOptions
+
+  constructor (runs: Runs, getPrincipal: GetPrincipal, options: ResumableOptions) {
+    assertOptions(options, OPTIONS)
+    const { keep, encode, finalFrame, gapFrame } = options
+    if (keep !== undefined) assertKeep(keep)
+    assertFunctions({ encode, finalFrame, gapFrame })
+    this.#runs = runs
+    this.#getPrincipal = getPrincipal
+    this.#start = { ...keep !== undefined && { keep }, ...encode !== undefined && { encode } }
+    this.#reply = { ...finalFrame !== undefined && { finalFrame }, ...gapFrame !== undefined && { gapFrame } }
+  }
+
+  /** Changes the options of a route that is being added to an instance, and adds the routes that follow and stop its runs. */
+  addTo (instance: FastifyInstance, route: RouteOptions & { readonly routePath: string }): void {
+    this.#addRoute(instance, route, 'GET', async (request, reply) => this.#respond(await this.#requireRun(request), request, reply))
+    this.#addRoute(instance, route, 'DELETE', async (request, reply) => {
+      const run = await this.#requireRun(request)
+      await run.stop('deleted')
+      return reply.code(204).send()
+    })
+    const { handler } = route
+    const { respond, findExisting } = { respond: this.#respond.bind(this), findExisting: this.#findExisting.bind(this) }
+    // Not a hook, because plugins may add hooks for authentication after it.
+    route.handler = function (request, reply) {
+      const existing = findExisting(request, reply)
+      if (!isPromise(existing)) return existing === undefined ? handler.call(this, request, reply) : respond(existing, request, reply)
+      existing.then(run => run === undefined ? sendResult(handler.call(this, request, reply), reply) : respond(run, request, reply)).catch((error: unknown) => { reply.send(asError(error)) })
+      return reply
+    }
+    route.config = { ...route.config, [kResumable]: this } as NonNullable<RouteOptions['config']>
+  }
+
+  /** Starts a run for a request and responds with it. */
+  async start (request: FastifyRequest, reply: FastifyReply, producer: Producer): Promise<void> {
+    try {
+      const principal = await this.#getPrincipal?.(request)
+      const key = keyOf(request)
+      const run = await this.#runs.startWithFingerprint(nameOf(request, key ?? randomUUID()), { ...this.#start, principal, reuse: 'kept' }, key === undefined ? undefined : fingerprintOf(request), producer)
+      this.#respond(run, request, reply)
+    } catch (error) {
+      reply.send(asError(error))
+    }
+  }
+
+  /** Adds a route with the URL and the hooks of another one, unless the app has such a route. */
+  #addRoute (instance: FastifyInstance, route: RouteOptions & { readonly routePath: string }, method: 'GET' | 'DELETE', handler: RouteHandlerMethod): void {
+    const { url, constraints, routePath, schema: { params, headers, tags, security, hide } = {} } = route as typeof route & { schema?: Record<string, unknown> }
+    if ([route.method].flat().includes(method) || instance.hasRoute({ method, url, constraints: constraints ?? {} })) return
+    // Plugins add hooks to the arrays and properties to the config, so each route needs its own.
+    const copies = Object.fromEntries(Object.entries(route).map(([name, value]) => [name, Array.isArray(value) ? [...value] as unknown[] : value]))
+    instance.route({
+      ...copies,
+      method,
+      // The path without the prefix. An empty one stands for `/`, with and without the slash.
+      url: routePath === '' ? '/' : routePath,
+      config: { ...route.config },
+      // Not the schema of the query, which would not allow `run`.
+      schema: Object.fromEntries(Object.entries({ params, headers, tags, security, hide }).filter(([, value]) => value !== undefined)),
+      resumable: false,
+      exposeHeadRoute: false,
+      handler
+    })
+  }
+
+  /** Returns the run that a request continues, or repeats; `undefined` if the request is a new one. */
+  #findExisting (request: FastifyRequest, reply: FastifyReply): Awaitable<Run | undefined> {
+    if (runIdOf(request) !== undefined) return this.#requireRun(request)
+    const key = keyOf(request)
+    if (key === undefined) return undefined
+    return andThen(this.#getPrincipal?.(request), principal => andThen(this.#runs.findRepeated(nameOf(request, key), principal, fingerprintOf(request)), run => {
+      if (run !== undefined) reply.header(IDEMPOTENT_REPLAYED, 'true')
+      return run
+    }))
+  }
+
+  /** Finds the run of a request that follows or stops one. Rejects with FST_SSE_RUN_ID_MISSING or FST_SSE_RUN_UNKNOWN. */
+  async #requireRun (request: FastifyRequest): Promise<Run> {
+    const id = runIdOf(request)
+    if (id === undefined) throw new RunIdMissing()
+    const principal = await this.#getPrincipal?.(request)
+    const run = await this.#runs.findById(id, principal)
+    // A run of another route, or of another path of this route, may have other access rules.
+    if (run?.name.startsWith(nameOf(request, '')) !== true) throw new RunUnknown()
+    return run
+  }
+
+  #respond (run: Run, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+    reply.header('location', `${pathOf(request.originalUrl)}?run=${run.id}`)
+    return run.reply(request, reply, this.#reply)
+  }
+}
+
+/** Sends the result of a handler as Fastify does. */
+function sendResult (result: unknown, reply: FastifyReply): unknown {
+  if (!isPromise(result)) return result === undefined || result === reply ? undefined : reply.send(result)
+  return result.then(payload => { if (payload !== undefined || !(reply.sent || reply.raw.headersSent)) reply.send(payload) })
+}
+
+/** Returns the id of the run that a request names in the query or with `Last-Event-ID`; an empty string if that is not an id. */
+function runIdOf ({ query, headers: { [LAST_EVENT_ID]: lastEventId } }: FastifyRequest): string | undefined {
+  const { run } = Object(query) as { run?: unknown }
+  if (run !== undefined) return String(run)
+  return typeof lastEventId === 'string' && lastEventId !== '' ? parseEventId(lastEventId)?.sessionId ?? '' : undefined
+}
+
+/** Returns the idempotency key of a request. Throws FST_SSE_IDEMPOTENCY_KEY_INVALID. */
+function keyOf ({ headers: { [IDEMPOTENCY_KEY]: key } }: FastifyRequest): string | undefined {
+  if (key === undefined || key === '') return undefined
+  if (!isIdempotencyKey(key)) throw new IdempotencyKeyInvalid()
+  return key
+}
+
+const pathOf = (url: string): string => url.split('?', 1)[0] as string
+
+/** Returns the name of a run, which starts with the path of its route. */
+const nameOf = ({ url }: FastifyRequest, key: string): string => `${pathOf(url)} ${key}`
+
+const fingerprintOf = ({ method, url, body }: FastifyRequest): string => fingerprint(`${method} ${url}`, serializeData(body))

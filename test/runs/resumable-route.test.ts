@@ -1,0 +1,371 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import sseSessions, { memoryStore, type ResumableOptions, type SseSessionsOptions } from '../../lib/index.js'
+import { eventSources } from '../support/event-sources.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { FlakyStore } from '../support/flaky-store.js'
+import { openRawClient } from '../support/raw-client.js'
+import { listen, serve, type ServeOptions, type TestServer } from '../support/server.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { createFeed, type Feed } from './support/feed.js'
+import { dataOf, follow } from './support/run-client.js'
+
+interface ResumableServer extends TestServer {
+  /** URL of a POST route with `resumable`. */
+  readonly askUrl: string
+  readonly feed: Feed
+  /** Number of calls of the route's handler. */
+  readonly handled: () => number
+}
+
+async function serveResumable (t: Test, resumable: true | ResumableOptions = true, plugin: SseSessionsOptions = {}, options: ServeOptions = {}): Promise<ResumableServer> {
+  const feed = createFeed()
+  let handled = 0
+  const served = await serve(t, { principal: ({ headers }) => headers['x-user'] as string | undefined, ...plugin }, {
+    ...options,
+    afterRegister: async app => {
+      await options.afterRegister?.(app)
+      app.post('/ask', { resumable }, async (_request, reply) => {
+        handled++
+        return reply.events(feed.producer)
+      })
+    }
+  })
+  return { ...served, feed, askUrl: `${served.url}/ask`, handled: () => handled }
+}
+
+const locationOf = ({ headers }: { readonly headers: Headers }, { url }: TestServer): string => url + String(headers.get('location'))
+
+t.test('a POST starts a run, and a GET with Last-Event-ID or of the Location follows it', async t => {
+  const server = await serveResumable(t)
+  const { askUrl, feed } = server
+  const post = await follow(t, askUrl, { method: 'POST', body: { question: '?' } })
+  t.match(post.headers.get('location'), /^\/ask\?run=[\w-]{24}$/)
+  feed.add(1, 2)
+  await post.waitFor('2')
+  post.abort()
+  const resumed = await follow(t, askUrl, { headers: { 'last-event-id': post.events[0]?.id ?? '' } })
+  const located = await follow(t, locationOf(post, server))
+  const locatedAndResumed = await follow(t, locationOf(post, server), { headers: { 'last-event-id': post.events[1]?.id ?? '' } })
+  feed.add(3)
+  feed.end()
+  for (const [response, expected] of [[resumed, ['2', '3']], [located, ['1', '2', '3']], [locatedAndResumed, ['3']]] as const) {
+    t.equal(await response.isComplete, true)
+    t.strictSame(dataOf(response), expected)
+  }
+  t.equal((await fetch(askUrl, { headers: { 'last-event-id': resumed.lastEventId() } })).status, 204)
+})
+
+t.test('a DELETE of the Location stops the run, and one with Last-Event-ID, too', async t => {
+  const server = await serveResumable(t)
+  for (const useLocation of [true, false]) {
+    const post = await follow(t, server.askUrl, { method: 'POST' })
+    await waitUntil(() => post.lastEventId() !== '', 'the first id')
+    const response = useLocation
+      ? await fetch(locationOf(post, server), { method: 'DELETE' })
+      : await fetch(server.askUrl, { method: 'DELETE', headers: { 'last-event-id': post.lastEventId() } })
+    t.equal(response.status, 204)
+    await post.waitFor('{"state":"stopped","reason":"deleted"}')
+    t.equal(await post.isComplete, true)
+    t.equal((await fetch(locationOf(post, server), { method: 'DELETE' })).status, 204, 'a second time has no effect')
+  }
+  t.equal(server.feed.signal()?.aborted, true)
+})
+
+t.test('each POST starts a run of its own, but one that repeats an Idempotency-Key gets the same run, also after its end', async t => {
+  const { askUrl, feed, handled } = await serveResumable(t)
+  const headers = { 'idempotency-key': 'key 1' }
+  const first = await follow(t, askUrl, { method: 'POST', headers, body: { n: 1 } })
+  feed.add(1)
+  await first.waitFor('1')
+  const repeated = await follow(t, askUrl, { method: 'POST', headers, body: { n: 1 } })
+  t.strictSame([first.headers.get('idempotent-replayed'), repeated.headers.get('idempotent-replayed')], [null, 'true'])
+  t.equal(repeated.headers.get('location'), first.headers.get('location'))
+  feed.add(2)
+  feed.end()
+  for (const response of [first, repeated, await follow(t, askUrl, { method: 'POST', headers, body: { n: 1 } })]) {
+    t.equal(await response.isComplete, true)
+    t.strictSame(dataOf(response), ['1', '2'])
+  }
+  t.equal(handled(), 1)
+  const other = await fetch(askUrl, { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body: '{"n":2}' })
+  t.equal(other.status, 422)
+  t.match(await other.json(), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+  const withoutKey = await follow(t, askUrl, { method: 'POST', body: { n: 1 } })
+  t.not(withoutKey.headers.get('location'), first.headers.get('location'))
+  t.equal(handled(), 2)
+  t.equal((await fetch(askUrl, { method: 'POST', headers: { 'idempotency-key': ' ' } })).status, 200, 'an empty key is no key')
+  const invalid = await fetch(askUrl, { method: 'POST', headers: { 'idempotency-key': 'x'.repeat(256) } })
+  t.equal(invalid.status, 400)
+  t.match(await invalid.json(), { code: 'FST_SSE_IDEMPOTENCY_KEY_INVALID' })
+})
+
+t.test('two POSTs with one Idempotency-Key at the same time get one run', async t => {
+  const store = new FlakyStore()
+  const { askUrl, feed } = await serveResumable(t, true, { store: store.createStore })
+  const both = deferred()
+  let found = 0
+  store.delay = name => {
+    if (name !== 'find') return undefined
+    if (++found === 2) both.resolve()
+    return both.promise
+  }
+  const responses = await Promise.all([1, 2].map(() => follow(t, askUrl, { method: 'POST', headers: { 'idempotency-key': 'a' } })))
+  feed.end()
+  t.equal(new Set(responses.map(({ headers }) => headers.get('location'))).size, 1)
+  t.equal(feed.startCount(), 1)
+})
+
+t.test('a POST with Last-Event-ID continues the run and does not run the handler', async t => {
+  const { askUrl, feed, handled } = await serveResumable(t)
+  const first = await follow(t, askUrl, { method: 'POST', body: {} })
+  feed.add(1, 2)
+  await first.waitFor('2')
+  const resumed = await follow(t, askUrl, { method: 'POST', body: {}, headers: { 'last-event-id': first.events[0]?.id ?? '' } })
+  feed.end()
+  await resumed.isComplete
+  t.strictSame(dataOf(resumed), ['2'])
+  t.equal(handled(), 1)
+  for (const id of ['nonsense', `${'x'.repeat(24)}.1`]) {
+    const unknown = await fetch(askUrl, { method: 'POST', headers: { 'last-event-id': id } })
+    t.equal(unknown.status, 404)
+    t.match(await unknown.json(), { code: 'FST_SSE_RUN_UNKNOWN' })
+  }
+  t.equal(handled(), 1, 'no run is started instead of one that is not kept any more')
+  t.equal((await follow(t, askUrl, { method: 'POST', headers: { 'last-event-id': '' } })).status, 200)
+  t.equal(handled(), 2, 'an empty header is no header')
+})
+
+t.test('runs of other principals, routes and paths do not exist', async t => {
+  const server = await serveResumable(t, true, {}, {
+    afterRegister: app => {
+      app.post('/chats/:id/ask', { resumable: true }, (_request, reply) => reply.events([1]))
+    }
+  })
+  const { askUrl, url, app } = server
+  const ann = { 'x-user': 'ann' }
+  const post = await follow(t, askUrl, { method: 'POST', headers: { ...ann, 'idempotency-key': 'k' } })
+  await waitUntil(() => post.lastEventId() !== '', 'the first id')
+  const id = post.lastEventId()
+  for (const method of ['GET', 'DELETE']) {
+    for (const headers of [{}, { 'x-user': 'eve' }] as Array<Record<string, string>>) {
+      for (const response of [await fetch(locationOf(post, server), { method, headers }), await fetch(askUrl, { method, headers: { ...headers, 'last-event-id': id } })]) {
+        t.equal(response.status, 404)
+        t.match(await response.json(), { code: 'FST_SSE_RUN_UNKNOWN' })
+      }
+    }
+    t.equal((await fetch(`${url}/chats/1/ask`, { method, headers: { ...ann, 'last-event-id': id } })).status, 404)
+    const missing = await fetch(askUrl, { method })
+    t.equal(missing.status, 400)
+    t.match(await missing.json(), { code: 'FST_SSE_RUN_ID_MISSING' })
+    t.equal((await fetch(`${askUrl}?run=${id.split('.')[0] ?? ''}x`, { method, headers: ann })).status, 404)
+  }
+  const chat = await follow(t, `${url}/chats/1/ask`, { method: 'POST' })
+  await chat.isComplete
+  const location = String(chat.headers.get('location'))
+  t.equal((await fetch(url + location)).status, 200)
+  t.equal((await fetch(url + location.replace('/1/', '/2/'))).status, 404)
+  const own = await app.sseSessions.runs.start('own', {}, () => [1])
+  t.equal((await fetch(`${askUrl}?run=${own.id}`)).status, 404, 'a run that another route has started')
+  const foreign = await follow(t, askUrl, { method: 'POST', headers: { 'x-user': 'eve', 'idempotency-key': 'k' } })
+  t.not(foreign.headers.get('location'), post.headers.get('location'))
+})
+
+t.test('the hooks of the route protect all of its methods', async t => {
+  const { url } = await serve(t, {}, {
+    afterRegister: app => {
+      app.register(async scope => {
+        scope.addHook('onRequest', async ({ headers }, reply) => { if (headers['x-scope'] === undefined) return reply.code(401).send() })
+        scope.post('/', {
+          resumable: true,
+          schema: { params: { type: 'object' }, body: { type: 'object', required: ['q'] }, querystring: { type: 'object', additionalProperties: false, properties: {} } },
+          preHandler: async ({ headers }, reply) => { if (headers['x-route'] === undefined) return reply.code(403).send() }
+        }, async (_request, reply) => reply.events([1]))
+      }, { prefix: '/api' })
+    }
+  })
+  const headers = { 'x-scope': '1', 'x-route': '1' }
+  for (const path of ['/api', '/api/']) {
+    const post = await follow(t, url + path, { method: 'POST', headers, body: { q: 1 } })
+    await post.isComplete
+    t.equal((await fetch(url + path, { method: 'POST', headers })).status, 400)
+    const location = url + String(post.headers.get('location'))
+    t.equal(location.startsWith(`${url}${path}?run=`), true)
+    for (const method of ['GET', 'DELETE']) {
+      t.equal((await fetch(location, { method })).status, 401)
+      t.equal((await fetch(location, { method, headers: { 'x-scope': '1' } })).status, 403)
+      t.equal((await fetch(location, { method, headers })).status, method === 'GET' ? 200 : 204)
+    }
+  }
+})
+
+for (const [name, open] of eventSources) {
+  t.test(`a GET route with "resumable" works with an unmodified EventSource (${name}) over lost connections`, async t => {
+    const feed = createFeed()
+    const { port } = await serve(t, { retry: 1 }, { afterRegister: app => { app.get('/clock', { resumable: true }, (_request, reply) => reply.events(feed.producer)) } })
+    const proxy = await startFaultProxy(t, port, connection => connection < 3 ? { fault: 'reset', afterBytes: 600 } : undefined)
+    const source = open(t, `${proxy.url}/clock`)
+    const received: string[] = []
+    source.addEventListener('message', ({ data }) => { received.push(String(data)) })
+    for (let n = 0; n < 40; n++) {
+      feed.add(n)
+      await waitUntil(() => received.length > n, `the number ${n}`)
+    }
+    feed.end()
+    await waitUntil(() => source.readyState === 2, 'the EventSource to stop')
+    t.strictSame(received, Array.from({ length: 40 }, (_, n) => String(n)))
+    t.equal(feed.startCount(), 1)
+  })
+}
+
+t.test('a HEAD of a GET route with "resumable" starts nothing', async t => {
+  const feed = createFeed()
+  const { url } = await serve(t, {}, { afterRegister: app => { app.get('/clock', { resumable: true }, (_request, reply) => reply.events(feed.producer)) } })
+  const response = await fetch(`${url}/clock`, { method: 'HEAD' })
+  t.equal(response.status, 200)
+  t.equal(response.headers.get('content-type'), 'text/event-stream; charset=utf-8')
+  t.equal(feed.startCount(), 0)
+})
+
+t.test('the options of "resumable" apply to the run and to all responses', async t => {
+  const server = await serveResumable(t, {
+    keep: 60_000,
+    encode: String,
+    finalFrame: ({ state }) => `data: [${state}]\n\n`,
+    gapFrame: () => 'data: gap\n\n'
+  }, { runLog: { entries: 2 } })
+  const { askUrl, feed } = server
+  const post = await follow(t, askUrl, { method: 'POST' })
+  for (const word of ['a', 'b', 'c']) {
+    feed.add(word)
+    await post.waitFor(word)
+  }
+  feed.end()
+  await post.isComplete
+  t.strictSame(dataOf(post), ['a', 'b', 'c', '[finished]'])
+  const again = await follow(t, locationOf(post, server))
+  await again.isComplete
+  t.strictSame(dataOf(again), ['gap', 'b', 'c', '[finished]'])
+})
+
+t.test('reply.events takes a function, a generator or any iterable, in every kind of handler', async t => {
+  const { url } = await serve(t, {}, {
+    afterRegister: app => {
+      const options = { resumable: true }
+      app.post('/function', options, async (_request, reply) => reply.events(async function * ({ signal }) { yield signal.aborted }))
+      app.post('/generator', options, async (_request, reply) => reply.events((async function * () { yield false })()))
+      app.post('/array', options, (_request, reply) => reply.events([false]))
+      app.post('/callback', options, (_request, reply) => { setImmediate(() => { reply.events([false]) }) })
+      app.post('/await', options, async (_request, reply) => { await reply.events([false]) })
+    }
+  })
+  for (const path of ['function', 'generator', 'array', 'callback', 'await']) {
+    for (const headers of [{}, { 'idempotency-key': path }] as Array<Record<string, string>>) {
+      const response = await follow(t, `${url}/${path}`, { method: 'POST', headers })
+      t.equal(await response.isComplete, true, path)
+      t.strictSame(dataOf(response), ['false'], path)
+    }
+  }
+})
+
+t.test('a route with "resumable" can also respond with something else, or fail', async t => {
+  const { url } = await serve(t, {}, {
+    afterRegister: app => {
+      const options = { resumable: true }
+      app.post('/value', options, async () => ({ a: 1 }))
+      app.post('/sync', options, () => ({ a: 1 }))
+      app.post('/send', options, (_request, reply) => { reply.send({ a: 1 }) })
+      app.post('/nothing', options, async () => {})
+      app.post('/error', options, async () => { throw new Error('broken') })
+      app.post('/thrown', options, () => { throw new Error('broken') })
+      app.post('/promise', options, async (_request, reply) => reply.events(Promise.resolve([1]) as never))
+    }
+  })
+  for (const headers of [{}, { 'idempotency-key': 'a' }] as Array<Record<string, string>>) {
+    for (const path of ['value', 'sync', 'send']) t.strictSame(await (await fetch(`${url}/${path}`, { method: 'POST', headers })).json(), { a: 1 }, path)
+    t.equal(await (await fetch(`${url}/nothing`, { method: 'POST', headers })).text(), '')
+    for (const path of ['error', 'thrown']) t.match(await (await fetch(`${url}/${path}`, { method: 'POST', headers })).json(), { statusCode: 500, message: 'broken' })
+    t.match(await (await fetch(`${url}/promise`, { method: 'POST', headers })).json(), { statusCode: 500, code: 'FST_SSE_RUN_INVALID', message: /await a promise/ })
+  }
+})
+
+t.test('an error of the store or of the principal is the response', async t => {
+  const store = new FlakyStore()
+  const { askUrl } = await serveResumable(t, true, {
+    store: store.createStore,
+    principal: ({ headers }) => {
+      if (headers['x-user'] === 'broken') throw new Error('no user')
+      return undefined
+    }
+  })
+  store.isDown = true
+  for (const headers of [{}, { 'idempotency-key': 'a' }, { 'last-event-id': `${'x'.repeat(24)}.1` }] as Array<Record<string, string>>) {
+    t.equal((await fetch(askUrl, { method: 'POST', headers })).status, 503)
+    const broken = await fetch(askUrl, { method: 'POST', headers: { ...headers, 'x-user': 'broken' } })
+    t.equal(broken.status, 500)
+    t.match(await broken.json(), { message: 'no user' })
+  }
+})
+
+t.test('above maxRuns, a POST gets 503', async t => {
+  const { askUrl } = await serveResumable(t, true, { maxRuns: 1 })
+  await follow(t, askUrl, { method: 'POST' })
+  const response = await fetch(askUrl, { method: 'POST' })
+  t.equal(response.status, 503)
+  t.match(await response.json(), { code: 'FST_SSE_TOO_MANY_RUNS', message: /1 runs/ })
+})
+
+t.test('a route of the app for GET or DELETE that was added before is kept', async t => {
+  const { url, port } = await serve(t, {}, {
+    afterRegister: app => {
+      app.get('/ask', async () => 'mine')
+      app.post('/ask', { resumable: true }, (_request, reply) => reply.events([1]))
+      app.put('/ask', { resumable: true }, (_request, reply) => reply.events([2]))
+      app.post('/ask', { resumable: true, constraints: { host: 'b.example' } }, (_request, reply) => reply.events([3]))
+    }
+  })
+  t.equal(await (await fetch(`${url}/ask`)).text(), 'mine')
+  const put = await follow(t, `${url}/ask`, { method: 'PUT' })
+  await put.isComplete
+  t.strictSame(dataOf(put), ['2'])
+  t.equal((await fetch(url + String(put.headers.get('location')), { method: 'DELETE' })).status, 204)
+  // The routes of another host are others.
+  const client = openRawClient(t, port, { request: 'GET /ask HTTP/1.1\r\nHost: b.example\r\n\r\n' })
+  await client.waitFor('FST_SSE_RUN_ID_MISSING')
+})
+
+t.test('an invalid option fails the boot, and so does a store that does not support runs', async t => {
+  const code = 'FST_SSE_RUN_INVALID'
+  const boot = (resumable: unknown, options: SseSessionsOptions = {}): Promise<void> => withTimeout((async () => {
+    const app = Fastify()
+    await app.register(sseSessions, options)
+    app.post('/ask', { resumable: resumable as true }, (_request, reply) => reply.events([1]))
+  })(), 'the boot')
+  for (const [resumable, message] of [[7, /object/], [null, /object/], [{ kept: 1 }, /"kept"/], [{ keep: -1 }, /"keep"/], [{ encode: 'json' }, /"encode"/], [{ finalFrame: '' }, /"finalFrame"/], [{ gapFrame: 1 }, /"gapFrame"/]] as const) {
+    await t.rejects(boot(resumable), { code, message })
+  }
+  await t.rejects(boot(true, { store: (...args) => Object.assign(memoryStore(...args), { runs: undefined }) }), { code: 'FST_SSE_RUNS_UNSUPPORTED' })
+  await t.resolves(boot(false))
+})
+
+t.test('reply.events in a route without "resumable" fails with an error that says what to do', async t => {
+  const { url } = await serve(t, {}, {
+    beforeRegister: app => { app.post('/early', { resumable: true }, (_request, reply) => reply.events([1])) },
+    afterRegister: app => { app.post('/ask', (_request, reply) => reply.events([1])) }
+  })
+  for (const path of ['ask', 'early']) {
+    t.match(await (await fetch(`${url}/${path}`, { method: 'POST' })).json(), { statusCode: 500, code: 'FST_SSE_RUN_INVALID', message: /"resumable".*after the plugin/ })
+  }
+})
+
+t.test('with several registrations, "resumable" uses the first one', async t => {
+  const app: FastifyInstance = Fastify()
+  await app.register(sseSessions, { closeTimeout: 100 })
+  await app.register(sseSessions, { prefix: '/other', decorator: 'others', closeTimeout: 100 })
+  app.post('/ask', { resumable: true }, (_request, reply) => reply.events([1]))
+  const url = await listen(t, app)
+  const post = await follow(t, `${url}/ask`, { method: 'POST', headers: { 'idempotency-key': 'a' } })
+  await post.isComplete
+  t.strictSame(dataOf(post), ['1'])
+  t.equal((await app.sseSessions.runs.find('/ask a'))?.status, 'finished')
+})
