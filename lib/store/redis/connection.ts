@@ -143,7 +143,7 @@ export class OwnConnection {
 }
 
 /**
- * The connection for commands: that of the app's client, or, after it did not reply for too long, one of the store. A
+ * The connection for commands: that of the app's client, or, after that did not reply or reconnect for too long, one of the store. A
  * connection whose other side is gone (half open) can stay silent for many minutes before the operating system reports an error.
  */
 export class Connection {
@@ -158,11 +158,6 @@ export class Connection {
     this.#client = client
     this.#onReady = onReady
     this.#listen('on')
-  }
-
-  /** Whether the connection was opened by the store. */
-  get isReplaced (): boolean {
-    return this.#replacement !== undefined
   }
 
   /** Waits until the app's client is connected. Rejects with the reason if it is not. */

@@ -25,8 +25,10 @@ export interface NodeOptions {
 
 type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[]]
 
-// Milliseconds after which a connection of the store is opened again if the client library does not succeed.
+// Milliseconds after which another connection is opened if the client library does not succeed in reconnecting. It waits for ever for a server that accepts a connection and never replies.
 const RECONNECT_TIMEOUT = 10_000
+/** Milliseconds for which a comparison of the clocks is used if later ones are less exact. */
+const CLOCK_COMPARISON_AGE = 30_000
 // After how many more leases the streams of a node are ended whose lease has expired, so that their clients reconnect to another node.
 const FENCED_LEASES = 2
 // How often unused sessions are released from memory, in leases.
@@ -65,6 +67,7 @@ export class Node {
   /** Heartbeat intervals since the lease has expired. */
   #fencedTicks = 0
   #sweptAt = now()
+  #clocksComparedAt = -Infinity
   #isClosing = false
 
   constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, onStop }: NodeOptions) {
@@ -190,6 +193,7 @@ export class Node {
   }
 
   #tick (): void {
+    this.ownership.tick(this.#interval)
     this.#supervise()
     this.#endFencedStreams()
     this.beat()
@@ -203,13 +207,12 @@ export class Node {
   /** Replaces a connection over which nothing has arrived for a whole lease. Counts ticks, because time also passes while this process is paused. */
   #supervise (): void {
     const limitOf = (isUp: boolean): number => Math.max(this.#lease, isUp ? 0 : RECONNECT_TIMEOUT) / this.#interval
-    // The app's client reconnects by itself.
-    if ((this.#connection.isUp || this.#connection.isReplaced) && ++this.#silentTicks > limitOf(this.#connection.isUp)) {
+    if (++this.#silentTicks > limitOf(this.#connection.isUp)) {
       this.#silentTicks = 0
       this.#connection.replace()
     }
     // Redis replies to heartbeats, which also send messages to the inbox.
-    if (this.#silentTicks <= 1 && ++this.#deafTicks > limitOf(this.#subscriber.isReady)) {
+    if ((this.#silentTicks <= 1 || !this.#subscriber.isReady) && ++this.#deafTicks > limitOf(this.#subscriber.isReady)) {
       this.#deafTicks = 0
       this.#subscriber.replace()
     }
@@ -258,8 +261,7 @@ export class Node {
     const [time, position, rollbackPosition, sessions, assigned] = reply
     this.#leaseEnd = sentAt + this.#lease
     const receivedAt = now()
-    this.queue.clockOffset = this.reducer.clockOffset = Number(time) - (sentAt + receivedAt) * 500
-    this.queue.clockError = (receivedAt - sentAt) * 500
+    this.#compareClocks(Number(time), sentAt, receivedAt)
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
     this.sessions = Number(sessions)
     this.reducer.rollback(Number(rollbackPosition))
@@ -268,6 +270,19 @@ export class Node {
     this.#sweep()
     // A closing node runs no hooks for expired sessions: it could not run them in time.
     if (!this.#isClosing && assigned.length > 0) this.#expireAll(assigned).catch(noop)
+  }
+
+  /** Measures the difference between the clocks. The shorter the round trip, the more exact it is, so the best measurement is kept for a while. */
+  #compareClocks (time: number, sentAt: number, receivedAt: number): void {
+    const { queue } = this
+    const offset = time - (sentAt + receivedAt) * 500
+    const error = (receivedAt - sentAt) * 500
+    // Otherwise one of the clocks was set meanwhile.
+    const isConsistent = Math.abs(offset - queue.clockOffset) <= error + queue.clockError
+    if (isConsistent && error > queue.clockError && receivedAt - this.#clocksComparedAt < CLOCK_COMPARISON_AGE) return
+    this.#clocksComparedAt = receivedAt
+    queue.clockOffset = this.reducer.clockOffset = offset
+    queue.clockError = error
   }
 
   #sweep (): void {

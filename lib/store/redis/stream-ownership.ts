@@ -19,12 +19,21 @@ export class StreamOwnership {
   readonly #reducer: Reducer
   readonly #renewInterval: number
   #renewedAt = now()
+  #tickedAt = now()
+  #lastPause = { from: 0, to: 0 }
 
   constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
     this.#queue = queue
     this.#inbox = inbox
     this.#reducer = reducer
     this.#renewInterval = resumeTimeout / 4
+  }
+
+  /** Is called at regular intervals, so that pauses of this process are detected. */
+  tick (interval: number): void {
+    const time = now()
+    if (time - this.#tickedAt > interval * 1.2) this.#lastPause = { from: this.#tickedAt, to: time }
+    this.#tickedAt = time
   }
 
   attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
@@ -75,7 +84,9 @@ export class StreamOwnership {
 
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     const { clockOffset, clockError } = this.#queue
-    const arrivedAt = requestedAt * 1000 + clockOffset
+    const { from, to } = this.#lastPause
+    // A request that waited while this process was paused may be older than it seems.
+    const arrivedAt = (requestedAt > from && requestedAt <= to ? from : requestedAt) * 1000 + clockOffset
     // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(arrivedAt - clockError), Math.ceil(arrivedAt + clockError)], (part, position) => {
       if (part === 'replaced') return

@@ -101,5 +101,71 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 1.3287333706393838, kind: 'half-open', node: 0, connection: 'subscription', refusedFor: 0 },
       { after: 3.3190697710961103, kind: 'move', client: 1, node: 0, ms: 1.4415007098577917 }
     ]
+  },
+  {
+    title: 'a channel that was not read yet is left when its session closes',
+    setup: { seed: 1050, lease: 2500, libraries: ['ioredis', 'redis', 'redis'], entries: 1000, latency: 'long', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1.4074473846703768, kind: 'pause', node: 0, ms: 804.0557226538658 },
+      { after: 2.8892406448721886, kind: 'broadcast', node: 0, except: undefined },
+      { after: 1.7698131427168846, kind: 'close', client: 0, node: 0 },
+      { after: 0.0890000807121396, kind: 'join', client: 0, node: 2, channel: 'b' },
+      { after: 1.119575939141214, kind: 'message', client: 1, node: 0, count: 5, hasKey: true, duration: 6.536366500891745, repeats: 0 }
+    ]
+  },
+  {
+    title: 'an older request arrives at Redis after the newer one',
+    setup: { seed: 1180, lease: 2500, libraries: ['redis', 'redis', 'ioredis'], entries: 1000, latency: 'medium', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 78.4916169475764, kind: 'shutdown', node: 2, ms: 286.7721946677193 },
+      { after: 0.9192683780565858, kind: 'update', client: 1, node: 1 },
+      { after: 3.5589045705273747, kind: 'update', client: 0, node: 2 },
+      { after: 3.129304646514356, kind: 'message', client: 0, node: 2, count: 4, hasKey: true, duration: 490.14628045260906, repeats: 0 },
+      { after: 1.9972686041146517, kind: 'join', client: 0, node: 1, channel: 'b' },
+      { after: 2.1166834011673927, kind: 'leave', client: 0, node: 1, channel: 'a' },
+      { after: 3.441872388124466, kind: 'message', client: 0, node: 2, count: 1, hasKey: true, duration: 139.04720712453127, repeats: 1 },
+      { after: 1.4284060876816511, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 0.15949626918882132, kind: 'move', client: 0, node: 2, ms: 0.041608441388234496 },
+      { after: 0.7876573400571942, kind: 'publish', channel: 'a', node: 1, count: 1, except: undefined },
+      { after: 1.264902320690453, kind: 'move', client: 0, node: 2, ms: 1.2712600152008235 },
+      { after: 1.8046935852617025, kind: 'move', client: 1, node: 1, ms: 5.321533186361194 },
+      { after: 2.544511084444821, kind: 'publish', channel: 'a', node: 1, count: 2, except: undefined },
+      { after: 3.6207007011398673, kind: 'emit', client: 1, node: 2, count: 2 },
+      { after: 3.89899149723351, kind: 'emit', client: 0, node: 0, count: 2 },
+      { after: 1.929455105215311, kind: 'move', client: 1, node: 2, ms: 1.7591437606606632 }
+    ]
+  },
+  {
+    title: 'a request waits in a paused node while its client moves on',
+    setup: { seed: 2818, lease: 2500, libraries: ['redis', 'ioredis', 'ioredis'], entries: 1000, latency: 'short', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.057965599000454, kind: 'pause', node: 1, ms: 609.2864146828651 },
+      { after: 0.16171157360076904, kind: 'shutdown', node: 2, ms: 257.11395568214357 },
+      { after: 199.81468645855784, kind: 'move', client: 0, node: 0, ms: 1.3797789278905839 }
+    ]
+  },
+  {
+    title: 'both connections of a node stop while they are opened',
+    setup: { seed: 2270, lease: 1500, libraries: ['redis', 'ioredis', 'ioredis'], entries: 6, latency: 'long', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1.352472917176783, kind: 'cut', node: 0, connection: 'commands', refusedFor: 0 },
+      { after: 3.1555615914985538, kind: 'message', client: 1, node: 2, count: 1, hasKey: true, duration: 9.896486619487405, repeats: 1 },
+      { after: 0.5301786633208394, kind: 'block', node: 0, connection: 'subscription', direction: 'down', ms: 441.7643945850432 },
+      { after: 1.483363639563322, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 13.738888720050454, repeats: 1 },
+      { after: 0.6741782957687974, kind: 'move', client: 1, node: 0, ms: 1.6750451819971204 },
+      { after: 2.8896532943472266, kind: 'message', client: 1, node: 0, count: 1, hasKey: true, duration: 6.2159806387498975, repeats: 0 },
+      { after: 3.326414270326495, kind: 'move', client: 1, node: 0, ms: 2.4877017738763243 },
+      { after: 1.652626340277493, kind: 'cut', node: 0, connection: 'subscription', refusedFor: 0 },
+      { after: 2.1926425835117698, kind: 'join', client: 0, node: 2, channel: 'b' },
+      { after: 3.1886533880606294, kind: 'kill-subscriptions' },
+      { after: 1.9684014124795794, kind: 'move', client: 0, node: 0, ms: 0.886317772557959 },
+      { after: 0.6910927435383201, kind: 'emit', client: 1, node: 0, count: 1 },
+      { after: 3.718911522999406, kind: 'message', client: 1, node: 2, count: 1, hasKey: true, duration: 15.383399938233197, repeats: 0 },
+      { after: 3.364697279408574, kind: 'publish', channel: 'a', node: 0, count: 1, except: undefined },
+      { after: 2.6532984590157866, kind: 'cut', node: 0, connection: 'subscription', refusedFor: 570.7340944744647 },
+      { after: 3.90233835298568, kind: 'cut', node: 0, connection: 'commands', refusedFor: 0 },
+      { after: 3.360892929136753, kind: 'block', node: 0, connection: 'commands', direction: 'down', ms: 220.48740924336016 },
+      { after: 0.7630298770964146, kind: 'half-open', node: 0, connection: 'commands', refusedFor: 0 }
+    ]
   }
 ]
