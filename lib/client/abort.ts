@@ -2,7 +2,7 @@ const callbacksOf = new WeakMap<EventTarget, Set<() => void>>()
 
 // The only listener of each signal, because Node warns about more than ten.
 const runCallbacks = ({ target }: Event): void => {
-  for (const callback of callbacksOf.get(target as EventTarget) ?? []) callback()
+  for (const callback of callbacksOf.get(target as EventTarget) as Set<() => void>) callback()
 }
 
 /** Calls a function when the signal aborts. Returns a function that cancels this. */

@@ -169,10 +169,10 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     if (!/^text\/event-stream\b/i.test(type ?? '')) {
       return rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
     }
-    await readStream(reader, signal, requestedId)
+    return await readStream(reader, signal, requestedId)
   }
 
-  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, requestedId: string): Promise<void> => {
+  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, requestedId: string): Promise<never> => {
     const failTooLarge = (): void => {
       fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
     }

@@ -148,7 +148,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     const queue: BufferedEvent[] = []
     let bufferedSize = 0
     let isFull = false
-    let wake = (): void => {}
+    let wake: (() => void) | undefined
     const remove = on(ITERATOR_EVENT, (event?: BufferedEvent) => {
       if (event && !isFull) {
         queue.push(event)
@@ -157,7 +157,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
         isFull = bufferedSize > MAX_BUFFER_SIZE && queue.length > 1
         if (isFull) queue.length = 0
       }
-      wake()
+      wake?.()
     })
     try {
       for (;;) {

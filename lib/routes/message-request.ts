@@ -99,8 +99,7 @@ export class MessageRequest extends IncomingMessage {
     return { response: await captured, isHandled: await this.#isHandled, error: this.#error }
   }
 
-  // The body is complete. The methods of the superclass would read from the connection, and close it.
-  override _read (): void {}
+  // The method of the superclass would close the connection.
   override _destroy (error: Error | null, done: (error?: Error | null) => void): void { done(error) }
 }
 

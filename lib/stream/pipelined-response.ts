@@ -21,7 +21,7 @@ export async function waitForConnection (response: ServerResponse): Promise<bool
   waitingByConnection.set(socket, count + 1)
   await new Promise<void>(resolve => {
     response.once('socket', () => {
-      waitingByConnection.set(socket, (waitingByConnection.get(socket) ?? 1) - 1)
+      waitingByConnection.set(socket, (waitingByConnection.get(socket) as number) - 1)
       socket.off('close', resolve)
       resolve()
     })

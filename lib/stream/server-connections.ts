@@ -46,7 +46,7 @@ export class ServerConnections {
     for (let object: unknown = app; object !== null; object = Object.getPrototypeOf(object)) {
       // There is no public API for these servers.
       const symbol = Object.getOwnPropertySymbols(object).find(({ description }) => description === 'fastify.serverBindings')
-      if (symbol !== undefined) for (const server of (object as Record<symbol, Server[]>)[symbol] ?? []) this.addServer(server)
+      if (symbol !== undefined) for (const server of Reflect.get(object as object, symbol) as Server[]) this.addServer(server)
     }
   }
 

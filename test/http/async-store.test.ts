@@ -90,6 +90,20 @@ t.test('a session is closed if its client disconnects while the store attaches i
   t.equal(sessions.size, 0)
 })
 
+t.test('a session is closed if its client disconnects while the store opens it, even if an onOpen hook does not settle', async t => {
+  const store = new FlakyStore()
+  const { app, sessions, port } = await serve(t, { store: store.createStore })
+  const closed = deferred<string>()
+  sessions.addHook('onOpen', () => new Promise(() => {})).addHook('onClose', (_session, reason) => { closed.resolve(reason) })
+  const { reached, release } = delayCalls(store, 'open')
+  const { socket } = openRawClient(t, port)
+  await withTimeout(reached, 'the call of the store')
+  socket.destroy()
+  await waitForNoConnections(app)
+  release()
+  t.equal(await withTimeout(closed.promise, 'the end'), 'aborted')
+})
+
 t.test('a refused session is detached, and expires if the store fails to close it', async t => {
   const store = new FlakyStore()
   const { sessions, url } = await serve(t, { store: store.createStore, resumeTimeout: 50 })

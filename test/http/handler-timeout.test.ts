@@ -77,6 +77,23 @@ t.test('messages that wait behind a handler that does not settle get a response 
   t.match(await withTimeout(batch, 'the response to the batch'), { status: 200, body: [{ status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' } }] })
 })
 
+t.test('a message that waits behind a handler that does not settle gets a response when the server closes', async t => {
+  const { app, sessions, url } = await serve(t, { handlerTimeout: false, closeTimeout: 2000 })
+  const started = deferred()
+  sessions.handle('hang', async () => {
+    started.resolve()
+    return await hang()
+  }).handle('fine', () => 'fine')
+  const { sessionId } = await openStream(t, url)
+  request(`${url}/upward/hang`, { method: 'POST', headers: { 'x-session-id': sessionId } }).catch(() => {})
+  await withTimeout(started.promise, 'the handler')
+  const waiting = postMessage(url, sessionId, {}, { event: 'fine' })
+  await waitForWaitingMessages(sessions, sessionId, 1)
+  const closing = app.close()
+  assertErrorResponse(t, await withTimeout(waiting, 'the response'), 503, 'FST_SSE_CLOSING')
+  await withTimeout(closing, 'the close')
+})
+
 t.test('a session whose onOpen or onResume hook does not settle is released after its client has disconnected', async t => {
   const { sessions, url } = await serve(t, { resumeTimeout: 100 })
   const first = await openStream(t, url)

@@ -116,7 +116,7 @@ export class MemoryStore implements Store {
   leave (session: MemorySession, name: string): void {
     if (session.channels?.delete(name) !== true) return
     this.#removeMember(session, name)
-    for (const range of session.left ?? []) this.#dropIfUnreadable(session, range)
+    for (const range of session.left as Set<MemoryRange>) this.#dropIfUnreadable(session, range)
     this.#limitLeft(session)
   }
 
@@ -260,7 +260,7 @@ export class MemoryStore implements Store {
     // After this, a client misses entries only if its connection does not accept more.
     flushScheduler.flushAll()
     for (const range of left) {
-      if (!isOverLimit()) return
+      if (!isOverLimit()) break
       this.#dropRange(session, range, left.size > MAX_LEFT_CHANNELS ? 'count' : 'bytes')
     }
   }
