@@ -1,6 +1,7 @@
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
 import { createParser } from './event-stream-parser.js'
+import { isOffline } from './network.js'
 import type { Send } from './send.js'
 
 /** Receives what happens on a connection. */
@@ -94,11 +95,11 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
   }
 
   const close = (reason: string, error?: ClientError): void => {
-    const wasStopped = isStopped
-    isStopped = true
     abort()
+    if (isStopped) return
+    isStopped = true
     backoff.stop()
-    if (!wasStopped) listener.onClose(reason, error)
+    listener.onClose(reason, error)
   }
 
   const fail = (error: ClientError): void => { close(error.code, error) }
@@ -134,7 +135,8 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     const error = new ClientError('NOT_A_STREAM', `Expected an event stream, got ${received}; check the URL`)
     const now = Date.now()
     // Without a network, only a service worker can respond.
-    if (foreignSince === undefined || globalThis.navigator?.onLine === false) foreignSince = now
+    if (isOffline()) foreignSince = now
+    foreignSince ??= now
     if (now - foreignSince < FOREIGN_TIMEOUT) throw error
     fail(error)
   }

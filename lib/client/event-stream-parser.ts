@@ -19,11 +19,10 @@ export function createParser ({ onId, onEvent, onRetry }: EventStreamListener): 
   let id: string | undefined
 
   const endBlock = (): void => {
-    const [blockId, blockName, blockData] = [id, name, data]
+    if (id !== undefined) onId(id)
+    if (data !== '') onEvent(name || 'message', data.slice(0, -1))
     id = undefined
     name = data = ''
-    if (blockId !== undefined) onId(blockId)
-    if (blockData !== '') onEvent(blockName || 'message', blockData.slice(0, -1))
   }
 
   const parseLine = (line: string): void => {

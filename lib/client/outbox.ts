@@ -125,7 +125,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
     } catch (error) {
       lastError = error
       if (signal.aborted) return undefined
-      return isRequestError(error) ? rejectBatch(batch, error) : 0
+      return isRequestError(error) ? rejectAll(batch, error) : 0
     }
   }
 
@@ -149,7 +149,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
     if (isUnknown) isPaused = true
     // One message is invalid, or the batch is too large. The server handled none of them.
     else if (batch.length > 1 && (status === 400 || status === 413)) batchLimit = batch.length >> 1
-    else rejectBatch(batch, error)
+    else rejectAll(batch, error)
     return undefined
   }
 
@@ -159,7 +159,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
     batch.forEach((message, index) => {
       const { status, body, replayed } = responses[index] as MessageResponse
       const error = createResponseError(status, body)
-      if ((status === 429 || status === 503) && replayed !== true) {
+      if ((status === 429 || status === 503) && !replayed) {
         // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
         markUnhandled([message])
         lastError = error
@@ -223,7 +223,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
     },
     close (error) {
       closeError = error
-      for (const { reject } of queue) reject(error)
+      rejectAll(queue, error)
       controller.abort()
       backoff.stop()
     }
@@ -235,6 +235,6 @@ function markUnhandled (batch: readonly Message[]): void {
   for (const message of batch) message.attempts--
 }
 
-function rejectBatch (batch: readonly Message[], error: ClientError): undefined {
-  for (const { reject } of batch) reject(error)
+function rejectAll (messages: Iterable<Message>, error: ClientError): undefined {
+  for (const { reject } of messages) reject(error)
 }

@@ -1,4 +1,6 @@
+import { abortReason } from './abort.js'
 import { createRequestError } from './errors.js'
+import { isOffline } from './network.js'
 import type { ConnectOptions, Platform, RequestHeaders, Resolvable } from './options.js'
 
 /**
@@ -23,6 +25,7 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
   const request: Send = async (path, { body, onUnsent, ...init }) => {
     const base = await resolveValue(url)
     const userHeaders = await resolveValue(headers)
+    const wasOffline = isOffline()
     let target, merged
     try {
       target = appendPath(base, path)
@@ -31,6 +34,8 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
     } catch (error) {
       throw createRequestError(error as Error)
     }
+    // The signal may have aborted before the headers resolved.
+    if (init.signal.aborted) throw abortReason(init.signal)
     try {
       return await (fetch ?? platform.fetch)(target, {
         ...credentials !== undefined && { credentials },
@@ -40,14 +45,14 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
       })
     } catch (error) {
       if (platform.isInvalid?.(error)) throw createRequestError(error as Error)
-      if (platform.isUnsent?.(error)) onUnsent?.()
+      // A request that starts online can reach the server before the network is lost.
+      if (platform.isUnsent?.(error) || (wasOffline && isOffline())) onUnsent?.()
       throw error
     }
   }
   return (path, options) => new Promise((resolve, reject) => {
-    // The functions for the URL and the headers do not get the signal, and their promises may never settle. The caller knows
-    // why it has aborted the request, which the signals of older platforms do not contain.
-    options.signal.addEventListener('abort', () => { reject(new Error('The request was aborted')) })
+    // The functions for the URL and the headers do not get the signal, and their promises may never settle.
+    options.signal.addEventListener('abort', () => { reject(abortReason(options.signal)) })
     request(path, options).then(resolve, reject)
   })
 }

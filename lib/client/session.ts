@@ -255,5 +255,5 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
  * `error` and `close`, see {@link SessionEvents}. Throws a {@link ClientError} with code `OPTION_INVALID` if an option is invalid.
  */
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, options: ConnectOptions = {}): ClientSession<C> {
-  return openSession(url, options, { fetch: async (url, init) => await globalThis.fetch(url, init) }) as ClientSession<C>
+  return openSession(url, options, { fetch: (url, init) => globalThis.fetch(url, init) }) as ClientSession<C>
 }

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
+import type { SseSessionsOptions } from '../../lib/index.js'
 import { launchChromium, needsChromium } from '../support/browser.js'
 import { FORCE_CLOSE } from '../support/clients.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
@@ -28,9 +29,9 @@ interface OpenedPage extends TestServer {
 }
 
 /** Opens a page that loads only the bundle. */
-async function openPage (t: Test, retry = 1, addRoutes: (app: FastifyInstance) => void = () => {}): Promise<OpenedPage> {
+async function openPage (t: Test, options: SseSessionsOptions = {}, addRoutes: (app: FastifyInstance) => void = () => {}): Promise<OpenedPage> {
   const closeReasons: string[] = []
-  const served = await serve(t, { retry }, {
+  const served = await serve(t, { retry: 1, ...options }, {
     fastify: FORCE_CLOSE,
     beforeRegister: app => {
       addRoutes(app)
@@ -84,7 +85,7 @@ t.test('a page that is restored from the back/forward cache resumes its session'
 
 t.test('online and visibilitychange end the delay before the next attempt to connect', needsChromium, async t => {
   // Longer than `waitForFunction` waits.
-  const { page, sessions, disconnect } = await openPage(t, 100_000)
+  const { page, sessions, disconnect } = await openPage(t, { retry: 100_000 })
   for (const script of ['dispatchEvent(new Event("online"))', 'document.dispatchEvent(new Event("visibilitychange"))']) {
     await (await sessions.find(await page.evaluate('session.sessionId') as string))?.send(1)
     await page.evaluate('received.length = 0')
@@ -94,6 +95,25 @@ t.test('online and visibilitychange end the delay before the next attempt to con
     await page.waitForFunction('session.state === "open"')
   }
   t.equal(sessions.size, 1)
+})
+
+t.test('a message that the browser could not send, because it was offline, is sent to the next session', needsChromium, async t => {
+  const { sessions, page, disconnect } = await openPage(t, { resumeTimeout: 1 })
+  sessions.handle('id', ({ id }) => id)
+  const lostId = await page.evaluate('session.sessionId')
+  await page.context().setOffline(true)
+  const failed = page.waitForEvent('requestfailed', request => request.method() === 'POST')
+  await page.evaluate('void session.request("id").then(id => received.push(["id", id]), ({ code }) => received.push(["id", code]))')
+  // The stream that was open stays open in Chromium, as on a phone that has not noticed yet that its network is gone.
+  await failed
+  disconnect()
+  await page.waitForFunction('received.some(([name]) => name === "disconnect")')
+  await waitUntil(() => sessions.size === 0, 'the end of the session')
+  await page.context().setOffline(false)
+  await page.waitForFunction('received.some(([name]) => name === "id")')
+  const id = await page.evaluate('session.sessionId')
+  t.not(id, lostId)
+  t.match(await page.evaluate('received'), [['open'], ['disconnect'], ['reset'], ['id', id]])
 })
 
 for (const [title, fallback] of [
@@ -107,7 +127,7 @@ for (const [title, fallback] of [
       addEventListener('install', () => skipWaiting())
       addEventListener('activate', event => event.waitUntil(clients.claim()))
       addEventListener('fetch', event => event.respondWith(fetch(event.request).catch(() => ${fallback})))`
-    const { page, sessions, proxy } = await openPage(t, 100, app => { app.get('/worker.js', (_request, reply) => reply.type('text/javascript').send(worker)) })
+    const { page, sessions, proxy } = await openPage(t, { retry: 100 }, app => { app.get('/worker.js', (_request, reply) => reply.type('text/javascript').send(worker)) })
     const id = await page.evaluate(`(async () => {
       await navigator.serviceWorker.register('/worker.js')
       if (!navigator.serviceWorker.controller) await new Promise(resolve => navigator.serviceWorker.addEventListener('controllerchange', resolve))
@@ -129,7 +149,7 @@ for (const [title, fallback] of [
 }
 
 t.test('a Content-Security-Policy that blocks the requests closes the session at once', needsChromium, async t => {
-  const { page } = await openPage(t, 1, app => {
+  const { page } = await openPage(t, {}, app => {
     app.get('/strict', (_request, reply) => reply.type('text/html').header('content-security-policy', "connect-src 'none'").send(PAGE))
   })
   await page.goto(new URL('/strict', page.url()).href)

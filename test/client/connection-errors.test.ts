@@ -1,5 +1,5 @@
 import t from 'tap'
-import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
+import { fakeNavigator, testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
 import { connect as connectNode } from '../../lib/client/node.js'
 import { withTimeout } from '../support/wait.js'
 import { fakeNetwork } from './support/fake-network.js'
@@ -105,12 +105,7 @@ testEachClient(t, 'closes the session after a minute of responses that are not f
 })
 
 testEachClient(t, 'does not count the time in which the browser reports that it is offline', async (t, connect) => {
-  const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator')
-  Object.defineProperty(globalThis, 'navigator', { value: { onLine: false }, configurable: true })
-  t.teardown(() => {
-    if (navigator === undefined) Reflect.deleteProperty(globalThis, 'navigator')
-    else Object.defineProperty(globalThis, 'navigator', navigator)
-  })
+  fakeNavigator(t).onLine = false
   const { fetch, advance } = fakeNetwork(t, () => new Response('offline', { headers: { 'content-type': 'text/html' } }))
   const session = connect('', { fetch })
   for (let seconds = 0; seconds < 200; seconds++) await advance(1000)

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
+import { fakeNavigator, testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { deferred, withTimeout } from '../support/wait.js'
 import { echo, isPost, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
@@ -75,6 +75,38 @@ for (const [title, responder, outcome] of RESPONSES) {
       echo
     ])
     t.equal(await withTimeout(connect(server.url).request('a', 1).catch(({ code }) => code), 'the outcome'), outcome)
+  })
+}
+
+// Whether the browser is offline when the POST starts, and when it fails.
+for (const [wasOffline, isOffline, outcome] of [[true, true, 1], [false, true, 'RESET'], [true, false, 'RESET']] as const) {
+  testEachClient(t, `a message whose POST starts ${wasOffline ? 'offline' : 'online'} and fails ${isOffline ? 'offline' : 'online'} ends with ${outcome} after a reset`, async (t, connect) => {
+    const navigator = fakeNavigator(t)
+    const opened = deferred()
+    const failed = deferred()
+    const server = await scriptedServer(t, [
+      async response => {
+        const stream = await startStream(response, 'retry: 100000\n\n', welcome())
+        await failed.promise
+        await writeChunks(stream, 'retry: 1\n\n')
+        stream.end()
+      },
+      openStream(welcome(false, 'other'))
+    ], [echo])
+    let posts = 0
+    const session = connect(server.url, {
+      fetch: async (url, init) => {
+        if (init.method !== 'POST' || ++posts > 1) return await fetch(url, init)
+        navigator.onLine = !isOffline
+        setImmediate(() => { failed.resolve() })
+        throw new TypeError('Failed to fetch')
+      }
+    })
+    session.on('open', () => { opened.resolve() })
+    await withTimeout(opened.promise, 'the open event')
+    navigator.onLine = !wasOffline
+    const result = session.request('a', 1).catch(({ code }) => code)
+    t.equal(await withTimeout(result, 'the outcome'), outcome)
   })
 }
 

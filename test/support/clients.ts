@@ -38,6 +38,18 @@ export function waitForEvent (session: ClientSession, event: string): Promise<un
   return withTimeout(promise, `the event ${event}`)
 }
 
+/** Replaces `navigator` until the test ends. The test sets whether the browser reports that it has a network. */
+export function fakeNavigator (t: Test): { onLine: boolean } {
+  const original = Object.getOwnPropertyDescriptor(globalThis, 'navigator')
+  const navigator = { onLine: true }
+  Object.defineProperty(globalThis, 'navigator', { value: navigator, configurable: true })
+  t.teardown(() => {
+    if (original === undefined) Reflect.deleteProperty(globalThis, 'navigator')
+    else Object.defineProperty(globalThis, 'navigator', original)
+  })
+  return navigator
+}
+
 /** Fastify options for `serve`. After an aborted request undici opens a new connection, and without this option `close` would wait for it. */
 export const FORCE_CLOSE = { forceCloseConnections: true }
 
