@@ -10,14 +10,14 @@ import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { formatEventId, parseEventId } from '../wire/event-id.js'
 import { addId, frameGap, frameId, frameRetry, frameRunEnd, type Gap } from '../wire/frame.js'
 import { LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
-import { assertFunctions } from './run-options.js'
+import { assertFunctions, assertOptions } from './run-options.js'
 
 export interface RunReplyOptions {
   /**
    * Where a reader without the header `Last-Event-ID` starts: `start`, the beginning of the run; `now`, what is added from now
    * on; or after the event with an id. A reader with the header continues after the event with that id. Default: `start`.
    */
-  readonly from?: string
+  readonly from?: string | undefined
   /**
    * Returns the last events of the response, in the format of SSE, for example `data: [DONE]\n\n`. An empty string ends the response
    * without an event. Default: an event `end` with the outcome as its data.
@@ -40,8 +40,11 @@ export interface ReaderContext {
   onStreamClose (stream: StreamWriter): void
 }
 
+const OPTIONS = ['from', 'finalFrame', 'gapFrame']
+
 /** Responds to a request with the events of a run. */
 export async function sendRun (run: RunState, context: ReaderContext, request: FastifyRequest, reply: FastifyReply, options: RunReplyOptions): Promise<void> {
+  assertOptions(options, OPTIONS)
   const sink = new ResponseSink(reply.raw)
   const cursor = startOf(run, request.headers[LAST_EVENT_ID], options.from)
   // Otherwise one connection could have any number of readers, of which its client reads only the first.

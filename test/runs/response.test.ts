@@ -148,6 +148,14 @@ for (const [name, options] of [
   })
 }
 
+t.test('an unknown option of reply() gets an error that names it', async t => {
+  const { runUrl, runs } = await serveRuns(t, { reply: { finalframe: () => '' } as object })
+  await runs.start('a', {}, () => [1])
+  const response = await fetch(runUrl)
+  t.equal(response.status, 500)
+  t.match(await response.json(), { code: 'FST_SSE_RUN_INVALID', message: /"finalframe"/ })
+})
+
 t.test('options of reply() that are not functions get an error that names them', async t => {
   for (const name of ['finalFrame', 'gapFrame']) {
     const { runUrl, runs } = await serveRuns(t, { reply: { [name]: 'data: [DONE]\n\n' } })
