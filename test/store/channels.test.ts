@@ -7,6 +7,13 @@ import { waitUntil } from '../support/wait.js'
 
 // Requirements of the contract in lib/store/store.ts, on every store. If nodes can share the store, the tests use two nodes.
 
+testEachStore(t, 'a session joins at most maxChannelsPerSession channels', async (t, store) => {
+  const session = await openSession(await store.addNode({ maxChannelsPerSession: 1 }))
+  await session.join('a')
+  await t.rejects(async () => { await session.join('b') }, { code: 'FST_SSE_TOO_MANY_CHANNELS' })
+  t.strictSame(session.channels, ['a'])
+})
+
 testEachStore(t, 'joins and leaves channels on any node, delivers what was sent before a leave, and counts members', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)

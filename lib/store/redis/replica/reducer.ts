@@ -198,11 +198,6 @@ export class Reducer {
     }
   }
 
-  /** Another node has the stream. */
-  replaced (state: SessionReplica): void {
-    this.#handOver(state)
-  }
-
   /** Drops the replicas of channels that no stream reads. Returns their names. */
   prune (): string[] {
     const pruned: string[] = []
