@@ -29,6 +29,8 @@ await build({
   platform: 'node',
   logLevel: 'warn',
   external: /^[^./]/,
+  // Rolldown keeps the directive "use client" of the React hooks, but warns that it may not.
+  onLog: (level, log, handler) => { if (log.code !== 'MODULE_LEVEL_DIRECTIVE') handler(level, log) },
   output: {
     dir: 'dist/cjs',
     format: 'cjs',
