@@ -1,7 +1,6 @@
 import t from 'tap'
 import { Agent, type Dispatcher } from 'undici'
 import { connect } from '../../lib/client/node.js'
-import { runSource } from '../support/run-source.js'
 import { waitForEvent, recordEvents } from '../support/clients.js'
 import { http2Options } from '../support/http2.js'
 import { openStream, scriptedServer, welcome } from './support/scripted-server.js'
@@ -74,15 +73,4 @@ t.test('sends every request through a custom dispatcher', async t => {
   await session.close()
   t.strictSame(paths, ['GET /downward', 'POST /upward', 'DELETE /downward'])
   await dispatcher.destroy()
-})
-
-t.test('uses the global fetch if undici is not installed', async t => {
-  const { output } = await runSource(t, `
-    import { register } from 'node:module'
-    register('data:text/javascript,' + encodeURIComponent('export const resolve = (specifier, context, next) => next(specifier.replace(/^undici$/, "not-installed"), context)'))
-    const { createFetch } = await import('./lib/client/node-fetch.ts')
-    globalThis.fetch = async (url, init) => ({ url, init })
-    console.log(JSON.stringify(await createFetch(undefined)('http://a.example', { method: 'POST' })))
-  `)
-  t.equal(output, '{"url":"http://a.example","init":{"method":"POST"}}\n')
 })
