@@ -177,7 +177,13 @@ export class Node {
   beat (): void {
     // Not before the node is registered, because it would register twice. Not without a connection, because the commands would be queued in the client.
     if (this.#timer === undefined || !this.#connection.isUp) return
-    this.#heartbeat ??= this.#beat().catch(noop).finally(() => { this.#heartbeat = undefined })
+    if (this.#heartbeat !== undefined) return
+    const sentAt = now()
+    this.#heartbeat = this.#beat().catch(noop).finally(() => {
+      this.#heartbeat = undefined
+      // The next one is late already, and the lease may end before the next tick.
+      if (now() - sentAt > this.#interval) this.beat()
+    })
   }
 
   #channelName (channel: string): string {

@@ -167,5 +167,17 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 3.360892929136753, kind: 'block', node: 0, connection: 'commands', direction: 'down', ms: 220.48740924336016 },
       { after: 0.7630298770964146, kind: 'half-open', node: 0, connection: 'commands', refusedFor: 0 }
     ]
+  },
+  {
+    title: 'a reply to a heartbeat arrives just before the lease ends',
+    setup: { seed: 3138, lease: 1500, libraries: ['redis', 'redis', 'redis'], entries: 1000, latency: 'short', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.502211783081293, kind: 'emit', client: 0, node: 1, count: 1 },
+      { after: 74.01497852988541, kind: 'shutdown', node: 2, ms: 322.9445944307372 },
+      { after: 2.415023449808359, kind: 'crash', node: 1, ms: 462.1979770017788 },
+      { after: 1.834886932745576, kind: 'block', node: 0, connection: 'commands', direction: 'down', ms: 1484.661999042146 },
+      { after: 2.678548495285213, kind: 'move', client: 0, node: 1, ms: 388.4901494719088 },
+      { after: 88.07599456049502, kind: 'message', client: 0, node: 1, count: 4, hasKey: true, duration: 137.44635079056025, repeats: 2 }
+    ]
   }
 ]
