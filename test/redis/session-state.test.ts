@@ -58,3 +58,16 @@ t.test('close() detects an earlier close that has not been received yet; onClose
   t.strictSame(closeReasons, ['bye'])
   pausePublications(false)
 })
+
+testEachRedisClient(t, 'a join or leave that changes nothing does not hide what another node has changed', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
+  const session = await openSession(nodeA)
+  await session.join('room')
+  const remote = await findSession(nodeB, session)
+  await remote.update({ n: 1 })
+  await session.join('room')
+  t.strictSame(session.data, { n: 1 })
+  await remote.update({ n: 2 })
+  await session.leave('another')
+  t.strictSame(session.data, { n: 2 })
+})

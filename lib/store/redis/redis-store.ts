@@ -140,10 +140,12 @@ export class RedisStore implements Store {
   }
 
   /** Applies a change to the known state, if Redis has made it. */
-  async #change (state: SessionReplica, version: unknown, apply: () => void): Promise<void> {
-    if (Number(version) === 0) throw this.#closedError(state)
-    if (Number(version) > state.version + 1) await this.#node.refresh(state)
-    else this.#node.reducer.applyChange(state, Number(version), apply)
+  async #change (state: SessionReplica, reply: unknown, apply: () => void): Promise<void> {
+    const version = Number(reply)
+    if (version === 0) throw this.#closedError(state)
+    // A negative version means that there was nothing to change, but others may have changed something.
+    if (version > state.version + 1 || -version > state.version) await this.#node.refresh(state)
+    else this.#node.reducer.applyChange(state, version, apply)
   }
 
   async #append (kind: string, name: string, { frame, except = '' }: EntryInput): Promise<number> {

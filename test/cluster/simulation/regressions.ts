@@ -179,5 +179,15 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 2.678548495285213, kind: 'move', client: 0, node: 1, ms: 388.4901494719088 },
       { after: 88.07599456049502, kind: 'message', client: 0, node: 1, count: 4, hasKey: true, duration: 137.44635079056025, repeats: 2 }
     ]
+  },
+  {
+    title: 'a reply is applied to the stream after a newer version of the session is known',
+    setup: { seed: 3810, lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], entries: 1000, latency: 'medium', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 0.5804738197475672, kind: 'restart-redis', ms: 154.28594804368913 },
+      { after: 3.8460541367530823, kind: 'move', client: 0, node: 0, ms: 50.13502600463107 },
+      { after: 2.7536969808861613, kind: 'leave', client: 0, node: 0, channel: 'b' },
+      { after: 2.9947961065918207, kind: 'update', client: 0, node: 0 }
+    ]
   }
 ]

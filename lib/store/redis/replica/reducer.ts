@@ -303,6 +303,8 @@ export class Reducer {
       this.#handOver(state)
       return false
     }
+    // Also if a newer record is known: another node that has acquired the stream since publishes that after this.
+    state.attachedRemotely = false
     state.readFrom = state.epoch === 0 ? cursor : Math.min(state.readFrom, cursor)
     state.epoch = record.epoch
     state.ownLog ??= new LogReplica('s', id, this.#settings.log)

@@ -1,10 +1,10 @@
--- ARGS: id, channel. Returns the version of the session; 0 if it is closed.
+-- ARGS: id, channel. Returns the new version of the session; the negative version if there was nothing to change, and 0 if it is closed.
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name)
 if not record[1] or record[2] then return 0 end
 if is_retry then return UNKNOWN_VERSION end
-if record[5] then return tonumber(record[4]) end
+if record[5] then return -tonumber(record[4]) end
 redis.call('HSET', key, 'm:' .. name, position)
 -- Entries of an earlier channel with this name, about which nothing is known, are lost.
 if redis.call('HINCRBY', channel_key(name), 'members', 1) == 1 and redis.call('HEXISTS', channel_key(name), 'last') == 0 then

@@ -1,10 +1,10 @@
--- ARGS: id, channel. Returns the version of the session; 0 if it is closed.
+-- ARGS: id, channel. Returns the new version of the session; the negative version if there was nothing to change, and 0 if it is closed.
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name)
 if not record[1] or record[2] then return 0 end
 if is_retry then return UNKNOWN_VERSION end
-if not record[5] then return tonumber(record[4]) end
+if not record[5] then return -tonumber(record[4]) end
 redis.call('HDEL', key, 'm:' .. name)
 local to = num(redis.call('HGET', channel_key(name), 'last'))
 -- It still reads what was appended while it was a member.
