@@ -49,6 +49,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('In the client', 'docs/client'),
           page('React', 'docs/react'),
           page('Runs', 'docs/runs'),
+          page('AI SDK', 'docs/ai/ai-sdk'),
           page('Migrating', 'docs/migrating')
         ]
       },
