@@ -92,12 +92,11 @@ class ResumableRoute {
       return reply.code(204).send()
     })
     const { handler } = route
-    const { respond, findExisting } = { respond: this.#respond.bind(this), findExisting: this.#findExisting.bind(this) }
     // Not a hook, because plugins may add hooks for authentication after it.
-    route.handler = function (request, reply) {
-      const existing = findExisting(request, reply)
-      if (!isPromise(existing)) return existing === undefined ? handler.call(this, request, reply) : respond(existing, request, reply)
-      existing.then(run => run === undefined ? sendResult(handler.call(this, request, reply), reply) : respond(run, request, reply)).catch((error: unknown) => { reply.send(asError(error)) })
+    route.handler = (request, reply) => {
+      const existing = this.#findExisting(request, reply)
+      if (!isPromise(existing)) return existing === undefined ? handler.call(instance, request, reply) : this.#respond(existing, request, reply)
+      existing.then(run => run === undefined ? sendResult(handler.call(instance, request, reply), reply) : this.#respond(run, request, reply)).catch((error: unknown) => { reply.send(asError(error)) })
       return reply
     }
     route.config = { ...route.config, [kResumable]: this } as NonNullable<RouteOptions['config']>
