@@ -1,15 +1,17 @@
 import t from 'tap'
 import { Reducer, type ReducerListener } from '../../lib/store/redis/replica/reducer.js'
-import type { LogPart } from '../../lib/store/redis/replica/log-replica.js'
+import { LogReplica, type LogPart } from '../../lib/store/redis/replica/log-replica.js'
+import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { nextEventLoopTurn } from '../support/wait.js'
 
 const ignore = (): void => {}
 
 // These tests call the reducer directly, because a real Redis cannot be made to publish exactly between a read and its flush.
-function createReducer (listener: Partial<ReducerListener>): Reducer {
-  const bounds = { entries: 3, bytes: 1e6, age: Infinity }
-  return new Reducer({ log: bounds, channelLog: bounds }, { get: () => undefined }, {
+const bounds = { entries: 3, bytes: 1e6, age: Infinity }
+
+function createReducer (listener: Partial<ReducerListener>, known = new Map<string, SessionReplica>()): Reducer {
+  return new Reducer({ log: bounds, channelLog: bounds }, known, {
     onBroadcast: ignore, onLoss: ignore, onIncomplete: ignore, onRollback: ignore, onQueueChange: ignore, onProgressRequest: ignore, onStale: ignore, ...listener
   })
 }
@@ -41,4 +43,37 @@ t.test('flushes entries that were read before later publications trim them', asy
   for (const position of [5, 6, 7]) publish(position)
   await nextEventLoopTurn()
   t.strictSame(written, [1, 2, 3, 4, 5, 6, 7])
+})
+
+/** Creates a reducer with a session that has a stream, and the record of the session with more fields. */
+function attachSession () {
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
+  const reducer = createReducer({}, new Map([['a', state]]))
+  reducer.node = 'node'
+  const record = (version: number, ...fields: string[]): string[] => ['startPosition', '0', 'cursor', '0', 'version', `${version}`, 'epoch', '1', 'owner', 'node', ...fields]
+  reducer.acquired(state, 0, ['0', '0', 'count', [], 0, record(1)])
+  return { state, reducer, record }
+}
+
+t.test('a message about a channel that the session is not in changes nothing but the version', async t => {
+  const { state, reducer } = attachSession()
+  reducer.message('left', 'a 2 5 room')
+  t.match(state, { version: 2, left: { length: 0 }, ranges: { length: 2 } })
+})
+
+t.test('the close of a session whose log is read again shows in what is read', async t => {
+  const { state, reducer, record } = attachSession()
+  const replica = state.ownLog as NonNullable<typeof state.ownLog>
+  reducer.invalidate([])
+  reducer.message('closed', 'a 5 done')
+  t.equal(state.closeReason, undefined)
+  reducer.applyRead([{ replica, after: 0, through: Infinity, epoch: 1, version: 1 }], [['0', '0', 'count', [], 0, record(2, 'closeReason', 'done', 'endPosition', '5')]])
+  t.match(state, { closeReason: 'done', endPosition: 5 })
+})
+
+t.test('entries that were lost while they were read are not added', async t => {
+  const replica = new LogReplica('c', 'room', bounds)
+  replica.log.markTrimmed(5, 'store')
+  replica.add(['6', '0', 'count', [['3-0', ['f', 'data: 3']], ['6-0', ['f', 'data: 6']]], 0], 0, 0)
+  t.match(replica.log, { length: 1, lastPosition: 6 })
 })

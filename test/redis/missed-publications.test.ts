@@ -1,5 +1,6 @@
 import t from 'tap'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { kStream } from '../../lib/sessions/session.js'
+import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
@@ -67,4 +68,28 @@ testEachRedisClient(t, 'ignores a publication about a session that is not in mem
   await redis.sendCommand('PUBLISH', `{sse}:n:${node}`, `${String(number)} j nobody 2 1 room`)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
+})
+
+t.test('a GET opens no stream if its session has expired meanwhile and the reply lost its place among the publications', needsRedis, async t => {
+  const [redis, { sessions: nodeA, pausePublications, waitForReplies }, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeB)
+  const local = await findSession(nodeA, session)
+  pausePublications(true)
+  await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
+  const attached = attachStream(nodeA, local, local[kStream].cursor)
+  attached.catch(() => {})
+  await waitForReplies()
+  await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
+  pausePublications(false)
+  await t.rejects(attached, { message: 'the session does not exist any more' })
+  t.equal(local.closed, true)
+})
+
+t.test('a call that finds that a session was deleted ends its stream', needsRedis, async t => {
+  const [redis, { sessions: nodeA }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const down = await attachStream(nodeA, session)
+  await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
+  await t.rejects(Promise.resolve(session.send(1)), { code: 'FST_SSE_SESSION_OVER' })
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
 })

@@ -159,13 +159,11 @@ export class MessageQueues {
         reply = await this.#queue.execute('enqueue', state.id, number, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
       } while (reply[0] === 'again')
     } catch (error) {
-      ticket.isPending = false
-      ticket.node = sentBy === '' ? this.#queue.node : sentBy
+      this.#sent(ticket, sentBy)
       this.#giveUp(ticket, error)
       throw error
     }
-    ticket.isPending = false
-    ticket.node = sentBy === '' ? this.#queue.node : sentBy
+    this.#sent(ticket, sentBy)
     const [status, decisions, record] = reply
     if (record.length > 0 || status === 'unknown') this.#listener.onRecord(state, record)
     if (status === 'unknown' || status === 'many') {
@@ -178,6 +176,12 @@ export class MessageQueues {
     if (!this.#waiting.has(number)) return
     if (this.#isClosed) this.#giveUp(ticket, new StoreUnavailable())
     else if (ticket.hasChanged) this.#retry(ticket)
+  }
+
+  /** The command for a ticket was executed, or was given up. */
+  #sent (ticket: Ticket, sentBy: string): void {
+    ticket.isPending = false
+    ticket.node = sentBy === '' ? this.#queue.node : sentBy
   }
 
   /** Applies the decisions of Redis on the messages of a ticket. */

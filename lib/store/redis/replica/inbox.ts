@@ -143,8 +143,7 @@ export class Inbox {
   }
 
   #replied (token: number, reply: MarkedReply): void {
-    const pending = this.#pending.get(token)
-    if (pending === undefined) return
+    const pending = this.#pending.get(token) as Pending
     pending.reply = reply
     pending.repliedAt = now()
     const mark = this.#mark

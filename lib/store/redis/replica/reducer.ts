@@ -419,8 +419,8 @@ export class Reducer {
 
   /** Rebuilds the ranges of logs that the stream of a session reads. */
   #rebuild (state: SessionReplica): void {
-    const { ranges, startPosition, ownLog, endPosition, readFrom } = state
-    if (ownLog === undefined) return
+    const { ranges, startPosition, endPosition, readFrom } = state
+    const ownLog = state.ownLog as Replica
     ranges.length = 0
     ranges.push({ log: this.broadcasts.log, from: startPosition, to: endPosition }, { log: ownLog.log, from: startPosition, to: Infinity })
     const replicas = new Set<Replica>([ownLog])
