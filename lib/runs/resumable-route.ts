@@ -96,8 +96,12 @@ class ResumableRoute {
     route.handler = (request, reply) => {
       const existing = this.#findExisting(request, reply)
       if (!isPromise(existing)) return existing === undefined ? handler.call(instance, request, reply) : this.#respond(existing, request, reply)
-      existing.then(run => run === undefined ? sendResult(handler.call(instance, request, reply), reply) : this.#respond(run, request, reply)).catch((error: unknown) => { reply.send(asError(error)) })
-      return reply
+      return existing.then(run => {
+        if (run !== undefined) return this.#respond(run, request, reply)
+        const result: unknown = handler.call(instance, request, reply)
+        // A handler that returns nothing responds later. A promise of the reply resolves when the response has ended.
+        return result === undefined ? reply : result
+      })
     }
     route.config = { ...route.config, [kResumable]: this } as NonNullable<RouteOptions['config']>
   }
@@ -160,12 +164,6 @@ class ResumableRoute {
     reply.header('location', `${pathOf(request.originalUrl)}?run=${run.id}`)
     return run.reply(request, reply, this.#reply)
   }
-}
-
-/** Sends the result of a handler as Fastify does. */
-function sendResult (result: unknown, reply: FastifyReply): unknown {
-  if (!isPromise(result)) return result === undefined || result === reply ? undefined : reply.send(result)
-  return result.then(payload => { if (payload !== undefined || !(reply.sent || reply.raw.headersSent)) reply.send(payload) })
 }
 
 /** Returns the id of the run that a request names in the query or with `Last-Event-ID`; an empty string if that is not an id. */
