@@ -10,11 +10,11 @@ export interface RedisStoreOptions {
    * it. The store opens a second connection with `client.duplicate()`.
    */
   readonly client: RedisClient
-  /** Prefix of all keys, without the braces that the store puts around it. Registrations with the same namespace share their sessions. Default: `sse`. */
+  /** Prefix of all keys, without the braces in which the store writes it. Registrations with the same namespace share their sessions. Default: `sse`. */
   readonly namespace?: string
   /**
-   * Milliseconds after which a process that has sent no heartbeat counts as dead, at least 100. Must be more than the delay
-   * after which its Redis client reconnects. Default: 5000.
+   * Milliseconds without a heartbeat after which the other processes treat a process as failed, at least 100. Must be more
+   * than the delay after which its Redis client reconnects. Default: 5000.
    */
   readonly lease?: number
 }

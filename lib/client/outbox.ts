@@ -199,7 +199,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         queue.add(message)
         flush()
       })
-      // The app knows that it has aborted the message, and `close` reports the end of the session.
+      // The app has aborted the message itself, and the event `close` reports the end of the session.
       result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.onUnhandled(error) })
       return result
     },

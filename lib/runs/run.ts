@@ -42,7 +42,7 @@ export class Run {
     return this.#state.outcome?.state ?? 'running'
   }
 
-  /** The reason that was given to `stop`, if the run was stopped. */
+  /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed; otherwise `undefined`. */
   get reason (): string | undefined {
     return this.#state.outcome?.reason
   }

@@ -195,6 +195,7 @@ export class Runs {
           return store.append(state, { frame })
         },
         waitForDrain: () => {
+          // Readers also get a tick before the items have filled a quarter of the log.
           if (items < ITEMS_PER_TICK && characters * 4 < this.#settings.runLog.bytes) return
           items = characters = 0
           return new Promise(resolve => { setImmediate(resolve) })

@@ -115,7 +115,7 @@ export class Session {
     }, this.#reporter('session.leave'))
   }
 
-  /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE. */
+  /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE, and with FST_SSE_DATA_INVALID if a shared store cannot serialize them. */
   update (change: SessionData): Promise<void> {
     return toPromise(() => this.#stream.context.store.update(this.#stream.state, change), this.#reporter('session.update'))
   }

@@ -21,7 +21,7 @@ export interface RunInput {
 
 /** What a store notifies of changes of a run: its producer, and its readers in this process. */
 export interface RunListener extends LogListener {
-  /** The run has ended; `RunState.outcome` tells how. Everything that was appended before is in the log. */
+  /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log. */
   onEnd (): void
 }
 

@@ -23,7 +23,7 @@ export interface RunSource {
  */
 export interface RunStore {
   /**
-   * Creates a run, or returns the existing one with this name and principal, depending on `reuse`: the id tells which.
+   * Creates a run, or returns the existing one with this name and principal, depending on `reuse`. A new run has the id of `input`.
    * Rejects with RunExists if there is one that is running and `reuse` is `never`, and with IdempotencyKeyReused if its
    * fingerprint differs. Resolves with `undefined` if there are `maxRuns` runs, none of which has ended.
    */

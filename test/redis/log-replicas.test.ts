@@ -33,7 +33,7 @@ t.test('flushes entries that were read before later publications trim them', asy
   }
   const reducer = createReducer({ onBroadcast: () => { flushScheduler.schedule(writer) } })
   const { log } = reducer.broadcasts
-  const publish = (position: number): void => { reducer.publication(`entry ${position - 1} ${position}\ndata: ${position}\n\n`) }
+  const publish = (position: number): void => { reducer.applyPublication(`entry ${position - 1} ${position}\ndata: ${position}\n\n`) }
   readBroadcasts(reducer, [])
   publish(1)
   await nextEventLoopTurn()
@@ -51,13 +51,13 @@ function attachSession () {
   const reducer = createReducer({}, new Map([['a', state]]))
   reducer.node = 'node'
   const record = (version: number, ...fields: string[]): string[] => ['startPosition', '0', 'cursor', '0', 'version', `${version}`, 'epoch', '1', 'owner', 'node', ...fields]
-  reducer.acquired(state, 0, ['0', '0', 'count', [], 0, record(1)])
+  reducer.applyAcquire(state, 0, ['0', '0', 'count', [], 0, record(1)])
   return { state, reducer, record }
 }
 
 t.test('a message about a channel that the session is not in changes nothing but the version', async t => {
   const { state, reducer } = attachSession()
-  reducer.message('left', 'a 2 5 room')
+  reducer.applyMessage('left', 'a 2 5 room')
   t.match(state, { version: 2, left: { length: 0 }, ranges: { length: 2 } })
 })
 
@@ -65,7 +65,7 @@ t.test('the close of a session whose log is read again shows in what is read', a
   const { state, reducer, record } = attachSession()
   const replica = state.ownLog as NonNullable<typeof state.ownLog>
   reducer.invalidate([])
-  reducer.message('closed', 'a 5 done')
+  reducer.applyMessage('closed', 'a 5 done')
   t.equal(state.closeReason, undefined)
   reducer.applyRead([{ replica, after: 0, through: Infinity, epoch: 1, version: 1 }], [['0', '0', 'count', [], 0, record(2, 'closeReason', 'done', 'endPosition', '5')]])
   t.match(state, { closeReason: 'done', endPosition: 5 })

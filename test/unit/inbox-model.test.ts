@@ -134,7 +134,7 @@ class History {
     this.#counts = counts
     this.#reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED }, this.#known, {
       onBroadcast: () => { for (const state of this.#known.values()) this.#write(state) },
-      onLoss: () => { this.#inbox.lose() },
+      onLoss: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
       onRollback: noop,
       onQueueChange: noop,
@@ -275,13 +275,13 @@ class History {
     this.#store.publications = []
     this.#store.subscriptions = new Set()
     this.#subscriber.isReady = false
-    this.#inbox.lose()
+    this.#inbox.invalidate()
   }
 
   #reconnect (): void {
     this.#store.subscriptions = new Set([`${PREFIX}:all`, `${PREFIX}:n:${NODE}`, ...[...this.#reducer.channels.keys()].map(name => `${PREFIX}:c:${name}`)])
     this.#subscriber.isReady = true
-    this.#inbox.lose()
+    this.#inbox.invalidate()
   }
 
   #publish (session: StoredSession, channel: string): void {
@@ -344,12 +344,12 @@ class History {
     }
     this.#inbox.execute<LogPart>('acquire', [state.id, cursor], part => {
       acquired()
-      this.#reducer.acquired(state, cursor, part)
+      this.#reducer.applyAcquire(state, cursor, part)
     }).then(({ value, isApplied }: MarkedResult<LogPart>) => {
       this.#counts[isApplied ? 'applied' : 'lost']++
       if (!isApplied) {
         acquired()
-        this.#reducer.acquiredBefore(state, cursor, value)
+        this.#reducer.applyOutdatedAcquire(state, cursor, value)
       }
       this.#loader.start()
       this.#attaching.delete(state)
@@ -401,11 +401,11 @@ t.test('the log of a stream that has moved to another node is not read again', t
     onBroadcast: noop, onLoss: noop, onIncomplete: noop, onRollback: noop, onQueueChange: noop, onProgressRequest: noop, onStale: noop
   })
   reducer.node = NODE
-  reducer.acquiredBefore(state, 0, ['0', '0', 'count', [], 0, record(1)])
+  reducer.applyOutdatedAcquire(state, 0, ['0', '0', 'count', [], 0, record(1)])
   const replica = state.ownLog as NonNullable<typeof state.ownLog>
   const read = { replica, after: 0, through: Infinity, epoch: 1, version: 0 }
-  reducer.acquired(state, 0, ['0', '0', 'count', [], 0, record(2)])
-  reducer.message('replaced', 'a 3')
+  reducer.applyAcquire(state, 0, ['0', '0', 'count', [], 0, record(2)])
+  reducer.applyMessage('replaced', 'a 3')
   reducer.applyRead([read], ['replaced'])
   t.notOk(reducer.incomplete.has(replica))
   t.end()

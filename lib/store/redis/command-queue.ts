@@ -28,7 +28,7 @@ export interface CommandQueueListener {
   onFenced (): void
   /** Redis has replied. */
   onReply (): void
-  /** Returns the newest position that this process knows. If that of Redis is lower, Redis has lost data. */
+  /** Returns the newest position that this process has received. If that of Redis is lower, Redis has lost data. */
   getHighestPosition (): number
 }
 

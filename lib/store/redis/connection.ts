@@ -10,7 +10,7 @@ const OWN_CONNECTION = {
   lazyConnect: false,
   // It sends INFO, which a connection with subscriptions must not.
   enableReadyCheck: false,
-  // The store does it. If the connection closes meanwhile, ioredis causes an unhandled rejection.
+  // The store subscribes again itself: ioredis would cause an unhandled rejection if the connection closed meanwhile.
   autoResubscribe: false
 } as const
 
@@ -94,8 +94,8 @@ export class OwnConnection {
     const duplicate = 'call' in client ? client.duplicate(OWN_CONNECTION) : client.duplicate()
     this.#client = duplicate
     duplicate.on('error', (error: unknown) => { this.#lastError = error as Error })
-    for (const event of ['close', 'reconnecting', 'end']) duplicate.on(event, () => { this.#setUp(false) })
-    duplicate.on('ready', () => { this.#setUp(true) })
+    for (const event of ['close', 'reconnecting', 'end']) duplicate.on(event, () => { this.#onStatusChange(false) })
+    duplicate.on('ready', () => { this.#onStatusChange(true) })
     if ('destroy' in duplicate) duplicate.connect().catch(noop)
     else duplicate.on('message', (channel = '', text = '') => { this.#receive(text, channel) })
   }
@@ -130,7 +130,7 @@ export class OwnConnection {
     else for (const event of ['connect', 'error']) client.on(event, () => { if (client.isOpen) client.destroy() })
   }
 
-  #setUp (isUp: boolean): void {
+  #onStatusChange (isUp: boolean): void {
     if (this.#isClosed) return
     this.isUp = isUp
     if (isUp) this.#listener.onReady()

@@ -25,7 +25,7 @@ export interface NodeOptions {
 
 type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[]]
 
-// Milliseconds after which another connection is opened if the client library does not succeed in reconnecting. It waits for ever for a server that accepts a connection and never replies.
+// Milliseconds after which another connection is opened if the client library does not succeed in reconnecting. The library waits forever for a server that accepts a connection and never replies.
 const RECONNECT_TIMEOUT = 10_000
 /** Milliseconds for which a comparison of the clocks is used if later ones are less exact. */
 const CLOCK_COMPARISON_AGE = 30_000
@@ -57,13 +57,13 @@ export class Node {
   readonly #expiring = new Map<string, Promise<void>>()
   #node = ''
   #leaseEnd = 0
-  /** Redis does not know this node any more, although its lease has not ended, so Redis has lost data. */
+  /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
   #isRegistrationLost = false
   #timer: NodeJS.Timeout | undefined
   #heartbeat: Promise<void> | undefined
   /** Heartbeat intervals since the last reply, and since the last message in the inbox. */
-  #silentTicks = 0
-  #deafTicks = 0
+  #ticksSinceReply = 0
+  #ticksSinceMessage = 0
   /** Heartbeat intervals since the lease has expired. */
   #fencedTicks = 0
   #sweptAt = now()
@@ -79,14 +79,14 @@ export class Node {
     // Often enough for the lease, for the expiry of sessions, and for the statistics.
     this.#interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
     this.#connection = new Connection(client, () => {
-      this.#silentTicks = 0
-      this.beat()
+      this.#ticksSinceReply = 0
+      this.sendHeartbeat()
       this.queue.resend()
       this.#loader.start()
     })
     this.queue = new CommandQueue(this.#connection, createScripts(settings, lease), this.#prefix, {
-      onFenced: () => { this.beat() },
-      onReply: () => { this.#silentTicks = 0 },
+      onFenced: () => { this.sendHeartbeat() },
+      onReply: () => { this.#ticksSinceReply = 0 },
       getHighestPosition: () => this.reducer.highestPosition
     })
     const isFenced = (): boolean => this.isFenced
@@ -94,10 +94,10 @@ export class Node {
     this.cache = new SessionCache({ get isFenced () { return isFenced() }, get isBehind () { return isBehind() } })
     this.reducer = new Reducer(settings, this.cache, {
       onBroadcast: () => { callbacks.onBroadcast() },
-      onLoss: () => { this.#inbox.lose() },
+      onLoss: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
       onRollback: () => { for (const state of this.cache.open()) state.version = 0 },
-      onQueueChange: (kind, text) => { this.messageQueues.changed(kind, text) },
+      onQueueChange: (kind, text) => { this.messageQueues.onChange(kind, text) },
       onProgressRequest: state => { this.ownership.commitCursor(state) },
       onStale: state => { this.refresh(state).catch(noop) }
     })
@@ -110,20 +110,20 @@ export class Node {
     })
     this.#subscriber = new Subscriber(client, {
       onMessage: (channel, text) => {
-        if (channel.endsWith(this.#inbox.channel)) this.#deafTicks = 0
+        if (channel.endsWith(this.#inbox.channel)) this.#ticksSinceMessage = 0
         this.#inbox.receive(channel, text)
       },
-      onDown: () => { this.#inbox.lose() },
+      onDown: () => { this.#inbox.invalidate() },
       onReady: () => {
-        this.#deafTicks = 0
-        this.#inbox.lose()
+        this.#ticksSinceMessage = 0
+        this.#inbox.invalidate()
       }
     })
     this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#channelName(channel), () => { this.messageQueues.retryAll() })
     this.ownership = new StreamOwnership(this.queue, this.#inbox, this.reducer, settings.resumeTimeout)
     this.messageQueues = new MessageQueues(this.queue, {
       isFenced,
-      onRecord: (state, hash) => { this.learn(state, hash) }
+      onRecord: (state, hash) => { this.applyRecord(state, hash) }
     })
   }
 
@@ -159,30 +159,30 @@ export class Node {
   }
 
   /** Applies the record of a session that was not read in the order of the inbox. */
-  learn (state: SessionReplica, hash: readonly string[]): void {
+  applyRecord (state: SessionReplica, hash: readonly string[]): void {
     const record = parseRecord(hash)
     if (record !== undefined) {
       if (state.apply(record, this.#node)) state.listener?.onEnd()
-    } else if (state.epoch === 0) this.reducer.gone(state)
-    // Why its stream has not been closed yet is found out by reading everything.
-    else this.#inbox.lose()
+    } else if (state.epoch === 0) this.reducer.removeSession(state)
+    // The publication of the close is missing or late. The stream may end only after everything before it.
+    else this.#inbox.invalidate()
   }
 
   /** Loads the record of a session. Rejects with StoreUnavailable. */
   async refresh (state: SessionReplica): Promise<void> {
-    this.learn(state, await this.queue.execute('get', state.id) as string[])
+    this.applyRecord(state, await this.queue.execute('get', state.id) as string[])
   }
 
   /** Sends a heartbeat, unless one is in progress. */
-  beat (): void {
+  sendHeartbeat (): void {
     // Not before the node is registered, because it would register twice. Not without a connection, because the commands would be queued in the client.
     if (this.#timer === undefined || !this.#connection.isUp) return
     if (this.#heartbeat !== undefined) return
     const sentAt = now()
-    this.#heartbeat = this.#beat().catch(noop).finally(() => {
+    this.#heartbeat = this.#registerOrRenew().catch(noop).finally(() => {
       this.#heartbeat = undefined
       // The next one is late already, and the lease may end before the next tick.
-      if (now() - sentAt > this.#interval) this.beat()
+      if (now() - sentAt > this.#interval) this.sendHeartbeat()
     })
   }
 
@@ -202,7 +202,7 @@ export class Node {
     this.ownership.tick(this.#interval)
     this.#supervise()
     this.#endFencedStreams()
-    this.beat()
+    this.sendHeartbeat()
     this.#inbox.tick()
     this.#subscriber.resubscribe().catch(noop)
     this.#loader.start()
@@ -213,13 +213,13 @@ export class Node {
   /** Replaces a connection over which nothing has arrived for a whole lease. Counts ticks, because time also passes while this process is paused. */
   #supervise (): void {
     const limitOf = (isUp: boolean): number => Math.max(this.#lease, isUp ? 0 : RECONNECT_TIMEOUT) / this.#interval
-    if (++this.#silentTicks > limitOf(this.#connection.isUp)) {
-      this.#silentTicks = 0
+    if (++this.#ticksSinceReply > limitOf(this.#connection.isUp)) {
+      this.#ticksSinceReply = 0
       this.#connection.replace()
     }
     // Redis replies to heartbeats, which also send messages to the inbox.
-    if ((this.#silentTicks <= 1 || !this.#subscriber.isReady) && ++this.#deafTicks > limitOf(this.#subscriber.isReady)) {
-      this.#deafTicks = 0
+    if ((this.#ticksSinceReply <= 1 || !this.#subscriber.isReady) && ++this.#ticksSinceMessage > limitOf(this.#subscriber.isReady)) {
+      this.#ticksSinceMessage = 0
       this.#subscriber.replace()
     }
   }
@@ -230,7 +230,8 @@ export class Node {
     for (const { listener } of [...this.reducer.attached.values()]) listener?.onRemove()
   }
 
-  async #beat (): Promise<void> {
+  /** Renews the lease, or registers if Redis does not have the node any more. */
+  async #registerOrRenew (): Promise<void> {
     try {
       if (this.queue.node === '') await this.#register()
       else await this.#renewLease(this.#node, false)
@@ -301,7 +302,7 @@ export class Node {
   async #expireAll (assigned: readonly string[]): Promise<void> {
     await Promise.all(assigned.flatMap((id, index) => index % 2 === 0 ? [this.#expire(id, assigned[index + 1] as string)] : []))
     // There may be more.
-    this.beat()
+    this.sendHeartbeat()
   }
 
   async #expire (id: string, deadline: string): Promise<void> {

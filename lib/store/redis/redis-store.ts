@@ -38,7 +38,7 @@ export class RedisStore implements Store {
     const hash = await queue.execute('get', id) as string[]
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
-    if (state !== undefined) this.#node.learn(state, hash)
+    if (state !== undefined) this.#node.applyRecord(state, hash)
     return record === undefined ? undefined : state
   }
 

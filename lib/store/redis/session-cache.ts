@@ -33,7 +33,7 @@ export class SessionCache {
     return state
   }
 
-  /** The sessions in memory that are open, as far as is known. */
+  /** The sessions in memory that are not marked as closed. */
   open (): SessionReplica[] {
     return [...this.#known.values()].map(known => known.deref()).filter((state): state is SessionReplica => state !== undefined && state.closeReason === undefined)
   }

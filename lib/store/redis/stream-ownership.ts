@@ -52,7 +52,7 @@ export class StreamOwnership {
     else this.#afterAttach(state, async () => { detach() })
   }
 
-  /** Tells other nodes how far the stream of a session has written. */
+  /** Stores how far the stream of a session has written, for other nodes. */
   commitCursor (state: SessionReplica): void {
     this.#queue.executeReliably('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
   }
@@ -90,15 +90,15 @@ export class StreamOwnership {
     // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(arrivedAt - clockError), Math.ceil(arrivedAt + clockError)], (part, position) => {
       if (part === 'replaced') return
-      if (part === null) this.#reducer.gone(state)
-      else this.#reducer.acquired(state, Math.min(cursor, position), part)
+      if (part === null) this.#reducer.removeSession(state)
+      else this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
     })
     if (value === 'replaced') throw new StoreUnavailable()
     if (value === null) {
-      if (!isApplied) this.#reducer.gone(state)
+      if (!isApplied) this.#reducer.removeSession(state)
       return undefined
     }
-    if (!isApplied) this.#reducer.acquiredBefore(state, Math.min(cursor, position), value)
+    if (!isApplied) this.#reducer.applyOutdatedAcquire(state, Math.min(cursor, position), value)
     if (state.epoch !== 0 && !state.isComplete) await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
     return position
   }

@@ -80,7 +80,7 @@ export class MessageQueues {
   }
 
   /** Something has changed for messages that wait; see `ReducerListener.onQueueChange`. */
-  changed (kind: string, text: string): void {
+  onChange (kind: string, text: string): void {
     if (kind === 'expired') {
       this.retryAll()
       return

@@ -71,11 +71,11 @@ export class Inbox {
   /** The node has a new id, and an empty inbox. */
   reset (node: string): void {
     this.#node = node
-    this.lose()
+    this.invalidate()
   }
 
   /** Publications may be missing from now on. */
-  lose (): void {
+  invalidate (): void {
     this.#number = undefined
     this.#mark = undefined
     this.#backlog = []
@@ -98,7 +98,7 @@ export class Inbox {
   /** Receives a publication. */
   receive (channel: string, text: string): void {
     if (this.#mark === undefined) this.#take(channel, text)
-    else if (this.#backlog.push([channel, text]) > MAX_BACKLOG) this.lose()
+    else if (this.#backlog.push([channel, text]) > MAX_BACKLOG) this.invalidate()
   }
 
   /** Is called regularly. Rejects commands whose mark does not arrive. */
@@ -112,8 +112,8 @@ export class Inbox {
   #take (channel: string, text: string): void {
     // The app's client may add a prefix to names.
     const name = channel.slice(channel.indexOf(this.#prefix) + this.#prefix.length + 1)
-    if (name.startsWith('c:')) this.#reducer.channelPublication(name.slice(2), text)
-    else if (name === 'all') this.#reducer.publication(text)
+    if (name.startsWith('c:')) this.#reducer.applyChannelPublication(name.slice(2), text)
+    else if (name === 'all') this.#reducer.applyPublication(text)
     else if (name.slice(2) === this.#node) this.#takeMessage(text)
   }
 
@@ -124,14 +124,14 @@ export class Inbox {
     const kind = end === -1 ? text.slice(space + 1) : text.slice(space + 1, end)
     const rest = end === -1 ? '' : text.slice(end + 1)
     const isNext = this.#number !== undefined && number === this.#number + 1
-    if (!isNext && this.#number !== undefined) this.lose()
+    if (!isNext && this.#number !== undefined) this.invalidate()
     if (kind === 'reply') {
       this.#takeMark(Number(rest), number)
       return
     }
     if (isNext) this.#number = number
     // While messages may be missing, the others are covered by what will be read.
-    if (isNext || kind === 'turn' || kind === 'response') this.#reducer.message(kind, rest)
+    if (isNext || kind === 'turn' || kind === 'response') this.#reducer.applyMessage(kind, rest)
   }
 
   #takeMark (token: number, number: number): void {

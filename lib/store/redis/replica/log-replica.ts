@@ -69,7 +69,7 @@ export class LogReplica<Reader extends LogReader> {
   /** The range of positions to read next: after the first and up to the second. */
   get missingRange (): readonly [after: number, through: number] {
     if (!this.isLive) return [this.start === Infinity ? this.wanted : this.log.lastPosition, Infinity]
-    // Older entries are needed a second time, so all are read.
+    // All older entries are read at once, so that this happens only once.
     return [this.#older.at(-1)?.position ?? 0, this.start]
   }
 

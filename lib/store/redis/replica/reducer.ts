@@ -13,13 +13,13 @@ export interface ReducerListener {
   onLoss (): void
   /** A log has to be read. */
   onIncomplete (): void
-  /** The store was restored to an earlier state: what is known of sessions may be lost. */
+  /** The store was restored to an earlier state, so the newest changes of sessions may be lost. */
   onRollback (): void
   /** Something may have changed for messages that wait: `turn` with the number of a ticket, `response` with a session and a key, `expired` with a node, or `closed` with a session. */
   onQueueChange (kind: string, text: string): void
   /** Another node needs to know how far a stream has written. */
   onProgressRequest (state: SessionReplica): void
-  /** A session has changed; what has changed is not known. */
+  /** A session has changed, and its record has to be read to find out what has changed. */
   onStale (state: SessionReplica): void
 }
 
@@ -31,7 +31,7 @@ export interface KnownSessions {
 /** What is read of a log, or of a session that is in use without a stream in this process. */
 export type ReadItem = LogItem | { readonly session: SessionReplica }
 
-/** The range of a log, and for the log of a session what this process knows of it: the epoch of the stream and the version of the record. */
+/** The range of a log, and for the log of a session also the epoch of the stream and the version of the record. */
 export interface LogItem {
   readonly replica: Replica
   readonly after: number
@@ -57,7 +57,7 @@ export class Reducer {
   readonly unverified = new Set<SessionReplica>()
   /** The position up to which everything was applied. */
   position = 0
-  /** The newest position that this process knows. */
+  /** The newest position of the store that this process has received. */
   highestPosition = 0
   /** Entries up to this position may have been lost by the store. */
   rollbackPosition = 0
@@ -79,7 +79,7 @@ export class Reducer {
   }
 
   /** Applies a publication to all nodes. */
-  publication (text: string): void {
+  applyPublication (text: string): void {
     const [kind, rest] = splitFirst(text)
     if (kind === 'entry') this.#append(this.broadcasts, parseEntry(rest, 0))
     else if (kind === 'rollback') this.rollback(Number(rest))
@@ -87,55 +87,55 @@ export class Reducer {
   }
 
   /** Applies a publication to a channel. */
-  channelPublication (name: string, text: string): void {
+  applyChannelPublication (name: string, text: string): void {
     const replica = this.channels.get(name)
     if (replica !== undefined) this.#append(replica, parseEntry(text, text.indexOf(' ') + 1))
   }
 
   /** Applies a message of the node's inbox. */
-  message (kind: string, text: string): void {
+  applyMessage (kind: string, text: string): void {
     if (kind === 'turn' || kind === 'response') {
       this.#listener.onQueueChange(kind, text)
       return
     }
     const [id, rest] = splitFirst(text)
     const state = this.attached.get(id)
-    if (kind === 'closed') this.#closed(id, rest)
+    if (kind === 'closed') this.#applyClose(id, rest)
     if (kind === 'closed' || state === undefined) return
     if (kind === 'replaced') {
       if (Number(rest) > state.epoch) this.#handOver(state)
     } else if (kind === 'progress') this.#listener.onProgressRequest(state)
-    else if (state.ownLog?.isLive === true) this.#sessionMessage(state, state.ownLog, kind, rest)
+    else if (state.ownLog?.isLive === true) this.#applySessionMessage(state, state.ownLog, kind, rest)
   }
 
   /** The reply of `acquire`: the record of a session, and its log after a cursor. */
-  acquired (state: SessionReplica, cursor: number, part: LogPart): void {
+  applyAcquire (state: SessionReplica, cursor: number, part: LogPart): void {
     const record = parseRecord(part[5]) as SessionRecord
-    if (!this.#begin(state, cursor, record)) return
+    if (!this.#startStream(state, cursor, record)) return
     const ownLog = state.ownLog as Replica
-    // If it is live, it has everything but entries that are older than those it was read for.
+    // A log that was read before lacks only entries before its `start`, which `read` adds.
     if (ownLog.start === Infinity) ownLog.add(part, cursor, this.clockOffset)
     if (ownLog.isLive) this.#setStream(state, record)
-    this.#settle(ownLog)
+    this.#releaseReaders(ownLog)
   }
 
-  /** A session was acquired, but its state at that time is not known any more. It has to be read. */
-  acquiredBefore (state: SessionReplica, cursor: number, part: LogPart): void {
+  /** The reply of `acquire` if its place among the publications is lost: it may be out of date, so the session has to be read. */
+  applyOutdatedAcquire (state: SessionReplica, cursor: number, part: LogPart): void {
     const record = parseRecord(part[5]) as SessionRecord
-    if (this.#begin(state, cursor, record)) state.streamVersion = 0
+    if (this.#startStream(state, cursor, record)) state.streamVersion = 0
   }
 
-  /** The reply of `read`. There may be less values than items. */
+  /** The reply of `read`. There may be fewer values than items. */
   applyRead (items: readonly ReadItem[], values: readonly ReadValue[]): void {
     for (const [index, value] of values.entries()) {
       const item = items[index] as ReadItem
       if ('session' in item) this.#verify(item.session, value as string)
-      // The replica was completed after the command was sent. Whether it has to be read again is known already.
+      // The replica has become live or was invalidated since the command was sent, so another range is missing now.
       else if (item.replica.isLive !== (item.through !== Infinity)) continue
       else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
       else {
         item.replica.add(value as LogPart, item.after, this.clockOffset)
-        this.#settle(item.replica)
+        this.#releaseReaders(item.replica)
       }
     }
     this.#trimGuard.reset()
@@ -143,7 +143,7 @@ export class Reducer {
 
   /** The newest position of the store at the time of a reply. */
   advance (position: number, rollbackPosition: number): void {
-    this.#reached(position)
+    this.#advanceTo(position)
     this.rollback(rollbackPosition)
   }
 
@@ -151,7 +151,7 @@ export class Reducer {
   rollback (position: number): void {
     if (position <= this.rollbackPosition) return
     this.rollbackPosition = position
-    this.#reached(position)
+    this.#advanceTo(position)
     for (const { log } of this.#replicas()) log.markTrimmed(position, 'store')
     for (const state of this.attached.values()) state.streamVersion = 0
     this.#listener.onRollback()
@@ -184,7 +184,7 @@ export class Reducer {
   }
 
   /** The store does not have the session any more. */
-  gone (state: SessionReplica): void {
+  removeSession (state: SessionReplica): void {
     const { listener } = state
     this.#listener.onQueueChange('closed', state.id)
     this.detach(state)
@@ -219,15 +219,15 @@ export class Reducer {
   #append (replica: Replica, entry: PublishedEntry): void {
     if (replica.isLive) this.#trimGuard.beforeAppend(replica.log, entry, this.position)
     if (!replica.append(entry)) this.#listener.onLoss()
-    this.#reached(entry.position)
+    this.#advanceTo(entry.position)
   }
 
-  #reached (position: number): void {
+  #advanceTo (position: number): void {
     this.position = Math.max(this.position, position)
     this.highestPosition = Math.max(this.highestPosition, position)
   }
 
-  #sessionMessage (state: SessionReplica, ownLog: Replica, kind: string, text: string): void {
+  #applySessionMessage (state: SessionReplica, ownLog: Replica, kind: string, text: string): void {
     if (kind === 'entry') {
       this.#append(ownLog, parseEntry(text, 0))
       return
@@ -235,30 +235,30 @@ export class Reducer {
     const [version, rest] = splitFirst(text)
     state.streamVersion = Number(version)
     if (kind === 'left_all') {
-      this.#leftAll(state, Number(version), JSON.parse(rest) as Array<[name: string, to: string]>)
+      this.#applyLeaveAll(state, Number(version), JSON.parse(rest) as Array<[name: string, to: string]>)
       return
     }
     const [position, name] = splitFirst(rest)
-    if (kind === 'joined') this.#joined(state, Number(version), name, Number(position))
-    else if (kind === 'left') this.#left(state, Number(version), name, Number(position))
+    if (kind === 'joined') this.#applyJoin(state, Number(version), name, Number(position))
+    else if (kind === 'left') this.#applyLeave(state, Number(version), name, Number(position))
     else if (Number(version) > state.version) this.#listener.onStale(state)
   }
 
-  #joined (state: SessionReplica, version: number, name: string, from: number): void {
+  #applyJoin (state: SessionReplica, version: number, name: string, from: number): void {
     state.members.set(name, from)
     const replica = this.#read(state, name, from)
     state.ranges.push({ log: replica.log, from, to: Infinity })
     this.applyChange(state, version, () => { (state.channels ??= new Set()).add(name) })
   }
 
-  #left (state: SessionReplica, version: number, name: string, to: number): void {
+  #applyLeave (state: SessionReplica, version: number, name: string, to: number): void {
     this.#endMembership(state, name, to)
     this.#rebuild(state)
     this.applyChange(state, version, () => { state.channels?.delete(name) })
   }
 
   /** The session is about to be closed. */
-  #leftAll (state: SessionReplica, version: number, left: ReadonlyArray<readonly [name: string, to: string]>): void {
+  #applyLeaveAll (state: SessionReplica, version: number, left: ReadonlyArray<readonly [name: string, to: string]>): void {
     for (const [name, to] of left) this.#endMembership(state, name, Number(to))
     this.#rebuild(state)
     this.applyChange(state, version, () => { state.channels = undefined })
@@ -280,7 +280,7 @@ export class Reducer {
     } else this.#listener.onStale(state)
   }
 
-  #closed (id: string, text: string): void {
+  #applyClose (id: string, text: string): void {
     const state = this.#known.get(id)
     if (state === undefined) return
     this.#listener.onQueueChange('closed', id)
@@ -296,14 +296,14 @@ export class Reducer {
   }
 
   /** This process has acquired a stream, unless another node has acquired it since. */
-  #begin (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
+  #startStream (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
     const { id } = state
     state.apply(record, this.node)
     if (record.owner !== this.node) {
       this.#handOver(state)
       return false
     }
-    // Also if a newer record is known: another node that has acquired the stream since publishes that after this.
+    // Also if a newer record was applied: if another node has acquired the stream since, `replaced` follows in the inbox.
     state.attachedRemotely = false
     state.readFrom = state.epoch === 0 ? cursor : Math.min(state.readFrom, cursor)
     state.epoch = record.epoch
@@ -319,7 +319,7 @@ export class Reducer {
     const state = this.attached.get(replica.name)
     // The stream was acquired again meanwhile, and is read again.
     if (state === undefined || state.ownLog !== replica || state.epoch !== epoch) return
-    if (value === 'gone') this.gone(state)
+    if (value === 'gone') this.removeSession(state)
     else if (value === 'replaced') this.#handOver(state)
     else {
       const part = value as LogPart
@@ -327,15 +327,15 @@ export class Reducer {
       replica.add(part, after, this.clockOffset)
       const record = wasLive || !replica.isLive ? undefined : parseRecord(part[5])
       if (record !== undefined) this.#setStream(state, record)
-      // The stream may continue only now, when it is known what it reads.
-      this.#settle(replica)
+      // After `#setStream`, because only then the stream has the right ranges.
+      this.#releaseReaders(replica)
     }
   }
 
   #verify (state: SessionReplica, value: string): void {
     this.unverified.delete(state)
     if (state.epoch !== 0) return
-    if (value === 'gone') this.gone(state)
+    if (value === 'gone') this.removeSession(state)
     else if (Number(value) !== state.version) this.#listener.onStale(state)
   }
 
@@ -351,7 +351,7 @@ export class Reducer {
     for (const { channel, from } of state.left) replicas.add(this.#read(state, channel, from))
     this.#keepOnly(state, replicas)
     this.#rebuild(state)
-    this.#complete(state)
+    this.#continueIfComplete(state)
     if (record.closeReason === undefined) return
     runAll(state.onClosed)
     if (state.markClosed(record.closeReason)) state.listener?.onEnd()
@@ -387,25 +387,25 @@ export class Reducer {
   }
 
   /** Lets the readers of a replica continue for which it is complete. */
-  #settle (replica: Replica): void {
+  #releaseReaders (replica: Replica): void {
     if (!replica.isIncomplete) this.incomplete.delete(replica)
     if (!replica.isLive) return
     replica.log.markTrimmed(this.rollbackPosition, 'store')
     if (replica === this.broadcasts) {
-      for (const state of this.attached.values()) this.#complete(state)
+      for (const state of this.attached.values()) this.#continueIfComplete(state)
       this.#listener.onBroadcast()
       return
     }
     for (const [reader, position] of replica.waiting) {
       if (!replica.covers(position)) continue
       replica.release(reader)
-      this.#complete(reader)
+      this.#continueIfComplete(reader)
     }
   }
 
-  #complete (state: SessionReplica): void {
+  #continueIfComplete (state: SessionReplica): void {
     if (!state.isComplete) return
-    // What the session has left may be trimmed meanwhile.
+    // The entries of channels that the session has left may be trimmed meanwhile.
     if (state.left.length > 0) this.#rebuild(state)
     state.listener?.onAppend()
     runAll(state.onComplete)

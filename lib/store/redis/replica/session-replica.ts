@@ -16,9 +16,9 @@ export interface WriteGuard {
   readonly isBehind: boolean
 }
 
-/** A session as this process knows it, and, while its stream is in this process, what the stream reads. */
+/** The state of a session in this process, and, while its stream is in this process, what the stream reads. */
 export class SessionReplica extends SessionState implements LogReader {
-  /** The newest version that is known. */
+  /** The version of the newest record or change that was applied. */
   version = 0
   /** The ids that this node had when the handlers started that are running for the session. */
   readonly handlerNodes: string[] = []
@@ -62,7 +62,7 @@ export class SessionReplica extends SessionState implements LogReader {
     return this.missing === 0 && !this.#guard.isBehind
   }
 
-  /** Applies a record, unless it is older than what is known. Returns whether the session was closed by it. */
+  /** Applies a record, unless a newer one was applied. Returns whether the session was closed by it. */
   apply (record: SessionRecord, node: string): boolean {
     if (record.version < this.version) return false
     this.version = record.version

@@ -1,4 +1,4 @@
--- ARGS: id, number of the ticket, version of the session that the node knows, whether the ticket is in the queue, then key and
+-- ARGS: id, number of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
 -- fingerprint of each message, with an empty key if it has none.
 -- Returns a status (`unknown`, `many`, `again`: send it again with a new command, `run`, `wait`), the decision on each message, and the record if
 -- it is newer.
@@ -11,7 +11,7 @@ local queue, keys = key .. ':queue', key .. ':keys'
 local ticket = NODE .. ' ' .. ticket_number
 local new_record = not clear_dead_owner(key, record[3]) and record[1] == version and {} or redis.call('HGETALL', key)
 
--- Many keys are held by few nodes.
+-- Caches the result for each node: many keys are held by few nodes.
 local known = {}
 local function is_holder_alive (node)
   if known[node] == nil then known[node] = is_alive(node) end
@@ -45,7 +45,7 @@ for i = 5, #ARGS, 2 do
   end
 end
 if new_count > 0 and not is_queued then
-  -- The node may have given the ticket up meanwhile. Not an error, which would hold up later commands.
+  -- The node may have removed the ticket meanwhile. Not an error, because the commands after a failed one are not executed.
   if is_retry then return { 'again', {}, new_record } end
   local waiting = head and count_waiting(key, new_count) or 0
   if waiting > 0 and waiting - 1 + new_count > MAX_WAITING_MESSAGES then return { 'many', { tostring(waiting - 1) }, new_record } end

@@ -1,6 +1,6 @@
 -- ARGS: whether to register, whether the registration was lost, milliseconds between heartbeats, the options that all nodes
--- must share or ''. Renews the lease of this node, and advances the lease clock. The clock stands while Redis is unavailable,
--- so that neither leases nor sessions expire by that.
+-- must share or ''. Renews the lease of this node, and advances the lease clock. The clock stops while Redis is
+-- unavailable, so that neither leases nor sessions expire meanwhile.
 -- Returns the time, the newest position, the rollback position, the number of sessions, and the expired sessions for which
 -- this node has to run the onClose hooks, each with its deadline.
 
@@ -36,7 +36,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':deadlines', '-inf', clock
   if #assigned == MAX_ASSIGNED * 2 then break end
   local owner, principal = unpack(redis.call('HMGET', session_key(id), 'owner', 'principal'))
   if owner and owner ~= '' then
-    -- It has a stream, or the node of its stream has expired and it waits for its client from now on.
+    -- Either it has a stream, or the node of its stream has expired. Then it waits `resumeTimeout` for its client from now on.
     clear_dead_owner(session_key(id), owner)
     set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end

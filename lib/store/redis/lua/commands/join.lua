@@ -6,7 +6,7 @@ if not record[1] or record[2] then return 0 end
 if is_retry then return UNKNOWN_VERSION end
 if record[5] then return -tonumber(record[4]) end
 redis.call('HSET', key, 'm:' .. name, position)
--- Entries of an earlier channel with this name, about which nothing is known, are lost.
+-- If a channel with this name had entries before, Redis has removed them: all up to the current position count as lost.
 if redis.call('HINCRBY', channel_key(name), 'members', 1) == 1 and redis.call('HEXISTS', channel_key(name), 'last') == 0 then
   redis.call('HSET', channel_key(name), 'trimmed', position, 'trimReason', 'age')
 end

@@ -14,7 +14,7 @@ if ARGV[1] == 'rights' then
 end
 
 -- The sender: its node id, the number of the command before the first one, the highest number whose reply it has received,
--- and the newest position that it knows.
+-- and the newest position that it has received.
 local NODE = ARGV[1]
 local PREVIOUS, ACKED, HIGHEST_POSITION = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 

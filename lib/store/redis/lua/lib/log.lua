@@ -1,4 +1,4 @@
--- A log is a hash with its bounds' state, and a Redis stream with its entries.
+-- A log is a Redis stream with its entries, and a hash with their number and size, the newest position, and what was trimmed.
 
 local function next_position ()
   position = math.max(position + 1, NOW)
