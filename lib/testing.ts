@@ -35,7 +35,7 @@ export interface InjectedSession extends AsyncIterableIterator<ReceivedEvent> {
  */
 export async function injectSession (app: FastifyInstance, { url = '/downward', headers = {} }: InjectSessionOptions = {}): Promise<InjectedSession> {
   const response = await app.inject({ method: 'GET', url, headers: { accept: 'text/event-stream', ...headers }, payloadAsStream: true })
-  if (response.statusCode !== 200) throw new Error(`No session was opened: ${url} answered ${response.statusCode}`)
+  if (response.statusCode !== 200) throw new Error(`No session was opened: ${url} responded with ${response.statusCode}; check the options "url" and "headers"`)
   const events = parse(response.stream())
   const { value, done } = await events.next()
   if (done === true || value.event !== 'welcome') throw new Error(`No session was opened: the stream of ${url} did not begin with a welcome event`)

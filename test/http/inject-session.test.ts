@@ -70,8 +70,8 @@ t.test('hooks receive the headers of the request', async t => {
 t.test('rejects with the reason if the response is not the stream of a session', async t => {
   const app = await createApp(t, { maxSessions: 1 })
   app.get('/events', (_request, reply) => reply.type('text/event-stream').send('data: 1\n\n'))
-  await t.rejects(injectSession(app, { url: '/unknown' }), /\/unknown answered 404/)
-  await t.rejects(injectSession(app, { headers: { accept: 'text/html' } }), /\/downward answered 406/)
+  await t.rejects(injectSession(app, { url: '/unknown' }), /\/unknown responded with 404/)
+  await t.rejects(injectSession(app, { headers: { accept: 'text/html' } }), /\/downward responded with 406/)
   await t.rejects(injectSession(app, { url: '/events' }), /\/events did not begin with a welcome/)
   await injectSession(app)
   await t.rejects(injectSession(app), /\/downward did not begin with a welcome/)
