@@ -2,7 +2,7 @@ import type { Session, Sessions } from '../../../lib/index.js'
 import { createRandom } from '../../support/random.js'
 import { Model, type Call, type ClientModel, type SentEvent, type Violation } from './model.js'
 import { Network, type ConnectionKind, type Direction, type Latency } from './network.js'
-import { Client, Node, type ClusterOptions, type World } from './participants.js'
+import { Client, Node, type ClusterOptions, type ClusterContext } from './participants.js'
 import type { RedisEngine } from './redis-engine.js'
 import { Scheduler } from './scheduler.js'
 
@@ -193,12 +193,12 @@ class History {
     this.#random = createRandom(seed + 1)
     this.model = new Model(entries === LARGE_LOG)
     const options = { lease, libraries, plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
-    const world: World = { scheduler, network, model: this.model, options, nodes: [], random: this.#random }
-    this.#nodes = world.nodes
-    for (let index = 0; index < NODES; index++) world.nodes.push(new Node(world, index))
+    const context: ClusterContext = { scheduler, network, model: this.model, options, nodes: [], random: this.#random }
+    this.#nodes = context.nodes
+    for (let index = 0; index < NODES; index++) context.nodes.push(new Node(context, index))
     this.#clients = Array.from({ length: clients }, (_, index) => {
       const model = this.model.addClient(index)
-      return new Client(world, model)
+      return new Client(context, model)
     })
     scheduler.onUnhandled = error => { this.model.fail('unhandled', String((error as Error)?.stack ?? error)) }
     network.onReply = process => { this.#nodes.find(node => node.process === process)?.onReply() }

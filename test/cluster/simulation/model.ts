@@ -59,7 +59,7 @@ export class ClientModel {
   }
 }
 
-export interface Run {
+export interface HandlerRun {
   readonly name: string
   readonly message: MessageModel
   readonly process: string
@@ -75,7 +75,7 @@ export interface MessageModel {
   readonly batch: number
   /** Milliseconds that its handler runs. */
   readonly duration: number
-  readonly runs: Run[]
+  readonly runs: HandlerRun[]
   /** The runs that the responses name. */
   readonly responses: string[]
   firstSentAt: number
@@ -103,7 +103,7 @@ export class Model {
   readonly clients: ClientModel[] = []
   readonly events: SentEvent[] = []
   readonly messages: MessageModel[] = []
-  readonly runs: Run[] = []
+  readonly runs: HandlerRun[] = []
   readonly #closeHooks = new Map<string, Array<{ reason: string, process: string, at: number }>>()
   /** When a process was dead, or could be treated as dead. */
   readonly #failures: Failure[] = []
@@ -241,14 +241,14 @@ export class Model {
     return false
   }
 
-  onRunStart (message: MessageModel, process: string): Run {
-    const run: Run = { name: `${message.n}.${message.runs.length}`, message, process, startedAt: this.observe(), endedAt: Infinity }
+  onRunStart (message: MessageModel, process: string): HandlerRun {
+    const run: HandlerRun = { name: `${message.n}.${message.runs.length}`, message, process, startedAt: this.observe(), endedAt: Infinity }
     message.runs.push(run)
     this.runs.push(run)
     return run
   }
 
-  onRunEnd (run: Run): void {
+  onRunEnd (run: HandlerRun): void {
     run.endedAt = this.observe()
   }
 
@@ -330,7 +330,7 @@ export class Model {
   /** Handlers of one session run one at a time, and in the order of the messages. */
   #checkRuns (client: ClientModel): void {
     const runs = this.runs.filter(({ message }) => message.client === client)
-    let previous: Run | undefined
+    let previous: HandlerRun | undefined
     for (const run of runs) {
       if (previous !== undefined && previous.endedAt > run.startedAt && !this.#hasFailed(previous.process, previous.startedAt, run.startedAt)) {
         this.fail('handler-overlap', `${describeRun(run)} started while ${describeRun(previous)} ran`)
@@ -374,4 +374,4 @@ export class Model {
 const describeEvent = ({ n, kind, channel, client, except, outcome }: SentEvent): string =>
   `event ${n} (${outcome}, to ${kind === 'session' ? `client ${client?.index}` : kind === 'channel' ? `channel ${channel}` : 'all'}${except === undefined ? '' : `, not to client ${except.index}`})`
 
-const describeRun = ({ name, process }: Run): string => `run ${name} on ${process}`
+const describeRun = ({ name, process }: HandlerRun): string => `run ${name} on ${process}`

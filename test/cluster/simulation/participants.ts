@@ -23,7 +23,7 @@ export interface ClusterOptions {
   readonly plugin: SseSessionsOptions
 }
 
-export interface World {
+export interface ClusterContext {
   readonly scheduler: Scheduler
   readonly network: Network
   readonly model: Model
@@ -43,12 +43,12 @@ export class Node {
   #lastReplyAt = 0
   /** The number of the observation at that time. */
   #lastReply = 0
-  readonly #world: World
+  readonly #context: ClusterContext
   #disconnect = ignore
   #generation = 0
 
-  constructor (world: World, index: number) {
-    this.#world = world
+  constructor (context: ClusterContext, index: number) {
+    this.#context = context
     this.index = index
     this.process = new SimulatedProcess(`node-${index}`)
   }
@@ -60,7 +60,7 @@ export class Node {
 
   /** Starts a process. Always returns false. */
   start (): boolean {
-    const { scheduler, options, model } = this.#world
+    const { scheduler, options, model } = this.#context
     const process = this.process = new SimulatedProcess(`node-${this.index}${'\''.repeat(this.#generation++)}`)
     this.isClosing = false
     this.sessions = undefined
@@ -82,7 +82,7 @@ export class Node {
   }
 
   onReply (): void {
-    const { scheduler, model } = this.#world
+    const { scheduler, model } = this.#context
     this.checkSilence()
     this.#lastReplyAt = scheduler.time
     this.#lastReply = model.observe()
@@ -90,12 +90,12 @@ export class Node {
 
   /** Records a failure if Redis has been silent for so long that the other nodes can have treated this one as dead. */
   checkSilence (): void {
-    const { scheduler, model, options } = this.#world
+    const { scheduler, model, options } = this.#context
     if (scheduler.time - this.#lastReplyAt > options.lease / 2) model.onFailure(this.process.name, this.#lastReply, this.process.isAlive ? model.observe() : Infinity)
   }
 
   crash (): void {
-    const { scheduler, network, model } = this.#world
+    const { scheduler, network, model } = this.#context
     scheduler.log(`${this.process.name} crashes`)
     this.process.isAlive = false
     network.remove(this.process)
@@ -106,7 +106,7 @@ export class Node {
   close (): void {
     const { sessions, process } = this
     if (sessions === undefined || this.isClosing) return
-    const { scheduler, network, model } = this.#world
+    const { scheduler, network, model } = this.#context
     this.isClosing = true
     scheduler.schedule(0, process, () => {
       scheduler.log('closes')
@@ -166,7 +166,7 @@ export class Node {
       const welcome = JSON.stringify({ sessionId: session.id, resumed: existing !== undefined, isUnknown: sessionId !== undefined && existing === undefined })
       session[kStream].attach({ sink, cursor, head, welcome, resumed: existing !== undefined, generation, logger })
     } catch (error) {
-      this.#world.model.expectUnavailable(error, 'a GET')
+      this.#context.model.expectUnavailable(error, 'a GET')
       retry()
     }
   }
@@ -191,7 +191,7 @@ export class Node {
   }
 
   #toQueuedMessage (session: Session, message: MessageModel): QueuedMessage {
-    const { model, scheduler, options } = this.#world
+    const { model, scheduler, options } = this.#context
     return {
       key: message.key,
       fingerprint: () => String(message.n),
@@ -208,7 +208,7 @@ export class Node {
   }
 
   #connect (): RedisClient {
-    if (this.#world.options.libraries[this.index] === 'ioredis') {
+    if (this.#context.options.libraries[this.index] === 'ioredis') {
       const client = new Redis({ disableClientInfo: true })
       client.on('error', ignore)
       this.#disconnect = () => { client.disconnect() }
@@ -226,7 +226,7 @@ export class Node {
 export class ResponseSink implements Sink {
   listener: SinkListener | undefined
   closed = false
-  readonly #world: World
+  readonly #context: ClusterContext
   readonly #node: Node
   readonly #process: SimulatedProcess
   readonly #onText: (text: string) => void
@@ -235,8 +235,8 @@ export class ResponseSink implements Sink {
   #isConnected = true
   #arrivesAt = 0
 
-  constructor (world: World, node: Node, onText: (text: string) => void, onEnd: () => void) {
-    this.#world = world
+  constructor (context: ClusterContext, node: Node, onText: (text: string) => void, onEnd: () => void) {
+    this.#context = context
     this.#node = node
     this.#process = node.process
     this.#onText = onText
@@ -246,8 +246,8 @@ export class ResponseSink implements Sink {
   write (chunk: string): boolean {
     if (this.closed) return false
     this.#send(() => { this.#onText(chunk) })
-    if (this.#world.random() > 0.05) return true
-    this.#world.scheduler.schedule(this.#latency() * 3, this.#process, () => { if (!this.closed) this.listener?.onDrain() })
+    if (this.#context.random() > 0.05) return true
+    this.#context.scheduler.schedule(this.#latency() * 3, this.#process, () => { if (!this.closed) this.listener?.onDrain() })
     return false
   }
 
@@ -266,7 +266,7 @@ export class ResponseSink implements Sink {
   cut (): void {
     if (!this.#isConnected) return
     this.#lose()
-    const { scheduler, random } = this.#world
+    const { scheduler, random } = this.#context
     scheduler.schedule(random() < 0.8 ? this.#latency() : random() * 2000, this.#process, () => { this.#close() })
   }
 
@@ -292,13 +292,13 @@ export class ResponseSink implements Sink {
   }
 
   #send (receive: () => void): void {
-    const { scheduler } = this.#world
+    const { scheduler } = this.#context
     this.#arrivesAt = Math.max(this.#arrivesAt, scheduler.time + this.#latency())
     scheduler.schedule(this.#arrivesAt - scheduler.time, scheduler.driver, () => { if (this.#isConnected) receive() })
   }
 
   #latency (): number {
-    return 0.1 + this.#world.random() * 3
+    return 0.1 + this.#context.random() * 3
   }
 }
 
@@ -311,12 +311,12 @@ export class Client {
   /** Whether it keeps a stream. */
   isActive = true
   isConnected = false
-  readonly #world: World
+  readonly #context: ClusterContext
   #lastEventId: { sessionId: string, position: number } | undefined
   #sink: ResponseSink | undefined
 
-  constructor (world: World, model: ClientModel) {
-    this.#world = world
+  constructor (context: ClusterContext, model: ClientModel) {
+    this.#context = context
     this.model = model
   }
 
@@ -331,14 +331,14 @@ export class Client {
 
   /** Opens a stream on a node, or on any live node. */
   connect (node = this.chooseNode()): void {
-    const { scheduler, model } = this.#world
+    const { scheduler, model } = this.#context
     if (!this.isActive || this.#sink !== undefined) return
     if (node === undefined) {
       this.#reconnectLater()
       return
     }
     const parser = createParser({ onEvent: event => { if (this.#sink === sink) this.#onEvent(event) } })
-    const sink: ResponseSink = new ResponseSink(this.#world, node, text => { parser.feed(text) }, () => {
+    const sink: ResponseSink = new ResponseSink(this.#context, node, text => { parser.feed(text) }, () => {
       if (this.#sink === sink) this.#onDisconnect()
     })
     this.#sink = sink
@@ -370,13 +370,13 @@ export class Client {
   #nextDelay: number | undefined
 
   chooseNode (): Node | undefined {
-    const live = this.#world.nodes.filter(node => node.isLive)
-    return live[Math.floor(this.#world.random() * live.length)]
+    const live = this.#context.nodes.filter(node => node.isLive)
+    return live[Math.floor(this.#context.random() * live.length)]
   }
 
   /** Sends messages in one request, and repeats those without a response on other nodes. */
   send (messages: readonly MessageModel[], node = this.chooseNode()): void {
-    const { scheduler, model, random } = this.#world
+    const { scheduler, model, random } = this.#context
     const { sessionId } = this
     const retry = (pending: readonly MessageModel[]): void => {
       if (pending.length > 0) scheduler.schedule(50 + random() * 150, scheduler.driver, () => { this.send(pending) })
@@ -405,7 +405,7 @@ export class Client {
   }
 
   #watch (sink: ResponseSink): void {
-    const { scheduler, random } = this.#world
+    const { scheduler, random } = this.#context
     scheduler.schedule(20 + random() * 200, scheduler.driver, () => {
       if (this.#sink !== sink) return
       // A crash closes the connections of the process.
@@ -415,7 +415,7 @@ export class Client {
   }
 
   #onEvent ({ event = 'message', id = '', data }: { event?: string | undefined, id?: string | undefined, data: string }): void {
-    const { model, scheduler } = this.#world
+    const { model, scheduler } = this.#context
     const parsed = JSON.parse(data) as Record<string, unknown>
     const position = parseEventId(id)?.position
     scheduler.log(`client ${this.model.index} receives ${event} ${data} at ${String(position)}`)
@@ -436,7 +436,7 @@ export class Client {
 
   #reconnectLater (): void {
     if (!this.isActive) return
-    const { scheduler, random } = this.#world
+    const { scheduler, random } = this.#context
     const node = this.#nextNode
     const delay = this.#nextDelay ?? 10 + random() * 100
     this.#nextNode = this.#nextDelay = undefined
@@ -444,6 +444,6 @@ export class Client {
   }
 
   #latency (): number {
-    return 0.1 + this.#world.random() * 2
+    return 0.1 + this.#context.random() * 2
   }
 }
