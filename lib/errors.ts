@@ -46,7 +46,7 @@ export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a m
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their responses and try again', 429)
 export const ResponseDropped = createError('FST_SSE_RESPONSE_DROPPED', 'The message was handled, but its response is not stored any more, because the stored responses needed too much memory; do not send the message again', 410)
 export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for messages is used up; try again with the same Idempotency-Key', 503)
-export const HandlerTimeout = createError<[string, number]>('FST_SSE_HANDLER_TIMEOUT', 'The handler of event %s has not settled within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)
+export const HandlerTimeout = createError<[string, string, number]>('FST_SSE_HANDLER_TIMEOUT', '%s of event %s has not finished within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 

@@ -7,7 +7,7 @@ import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { parseLine } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { handleMessage, waitForResult } from './message.js'
+import { handleMessage, timeLimitOf, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
@@ -67,7 +67,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server)
+  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, timeLimitOf(sessions, message.event))
   let storeFailure: Refusal | undefined
   let started = 0
   const queued = messages.map((message, index): QueuedMessage => ({

@@ -2,12 +2,12 @@ import { IncomingMessage, ServerResponse, type IncomingHttpHeaders } from 'node:
 import type { Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { andThen, type Awaitable } from '../awaitable.js'
+import { andThen, noop, type Awaitable } from '../awaitable.js'
 import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { waitForResponse } from './message.js'
+import { limitCapture, sendResponse, startCapture } from './message.js'
 
 /** The path under the upward path of the internal route for the messages of batches. */
 export const BATCH_MESSAGE_PATH = '/batch/message'
@@ -47,6 +47,10 @@ export class MessageRequest extends IncomingMessage {
   /** Whether a handler has handled the message. */
   #isHandled: Awaitable<boolean> = false
   #error: unknown
+  #response: StoredResponse | undefined
+  /** Limits the time of the app's hooks, before the handler and after it. */
+  #startLimit: () => void = noop
+  #removeLimit: () => void = noop
 
   constructor (batch: FastifyRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
     super(batch.raw.socket)
@@ -76,27 +80,43 @@ export class MessageRequest extends IncomingMessage {
 
   /** Is called by the handler of the internal route. */
   handle (request: FastifyRequest, reply: FastifyReply): void {
+    // A hook has continued after the time limit. Other messages of the session may have been handled since.
+    if (this.#response !== undefined) {
+      sendResponse(reply, this.#response)
+      return
+    }
+    this.#removeLimit()
     const onError = (error: unknown): false => {
       this.#error = error
+      this.#startLimit()
       reply.send(asError(error))
       return false
     }
     try {
-      const isHandled = andThen(this.#handle(request, reply), () => true)
+      const isHandled = andThen(this.#handle(request, reply), () => {
+        this.#startLimit()
+        return true
+      })
       this.#isHandled = isHandled instanceof Promise ? isHandled.catch(onError) : isHandled
     } catch (error) {
       onError(error)
     }
   }
 
-  async dispatch (scope: FastifyInstance): Promise<DispatchResult> {
+  /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeLimit` milliseconds. */
+  async dispatch (scope: FastifyInstance, timeLimit: number): Promise<DispatchResult> {
     const response = new ServerResponse(this)
     response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
     // As a server does, so that the response emits `close`.
     response.on('finish', () => { response.destroy() })
-    const captured = waitForResponse(this, response, {})
+    const capture = startCapture(this, response, {})
+    this.#startLimit = () => { this.#removeLimit = limitCapture(capture, timeLimit, this.event, this.log) }
+    this.#startLimit()
     scope.routing(this, response)
-    return { response: await captured, isHandled: await this.#isHandled, error: this.#error }
+    this.#response = await capture.response
+    const isHandled = await this.#isHandled
+    this.#removeLimit()
+    return { response: this.#response, isHandled, error: this.#error }
   }
 
   // The method of the superclass would close the connection.

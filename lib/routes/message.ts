@@ -4,10 +4,11 @@ import { buffer } from 'node:stream/consumers'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
 import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
 import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
-import { UpwardReply } from '../sessions/upward-reply.js'
+import { JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 
 /** Milliseconds for which messages that wait still get the response of the queue after their session was closed. */
@@ -15,7 +16,9 @@ const CLOSE_GRACE = 1000
 
 type Headers = Readonly<Record<string, unknown>>
 
-interface Capture {
+/** The response to a request that other code sends. */
+export interface Capture {
+  /** The headers that are not part of the response. */
   readonly before: Headers
   readonly response: Promise<StoredResponse>
   readonly resolve: (response: StoredResponse) => void
@@ -23,7 +26,7 @@ interface Capture {
 
 const captures = new WeakMap<IncomingMessage, Capture>()
 
-/** The `onSend` hook that captures the response to a request for {@link waitForResponse}. It must be the last one of its route. */
+/** The `onSend` hook that captures the response to a request for {@link startCapture}. It must be the last one of its route. */
 export const captureResponse: onSendHookHandler<unknown> = (request, reply, payload, done) => {
   const capture = captures.get(request.raw)
   if (capture === undefined) {
@@ -52,16 +55,37 @@ function isBody (payload: unknown): payload is StoredResponse['body'] {
   return payload === undefined || typeof payload === 'string' || payload instanceof Uint8Array
 }
 
-/** Resolves with the response to a request, which other code sends: its status, its body, and the headers that are not in `before`. */
-export function waitForResponse (request: IncomingMessage, response: ServerResponse, before: Headers): Promise<StoredResponse> {
+/** Captures the response to a request: its status, its body, and the headers that are not in `before`. */
+export function startCapture (request: IncomingMessage, response: ServerResponse, before: Headers): Capture {
   const earlier = captures.get(request)
-  if (earlier !== undefined) return earlier.response
+  if (earlier !== undefined) return earlier
   let resolve: Capture['resolve'] = noop
   const promise = new Promise<StoredResponse>(_resolve => { resolve = _resolve })
-  captures.set(request, { before, response: promise, resolve })
+  const capture: Capture = { before, response: promise, resolve }
+  captures.set(request, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })
-  return promise
+  return capture
+}
+
+/**
+ * Limits the time of hooks, the JSON parser and the error handler of the app: if they have not sent the response after `ms`
+ * milliseconds, it is FST_SSE_HANDLER_TIMEOUT. Returns a function that removes the limit.
+ */
+export function limitCapture (capture: Capture, ms: number, event: string, log: FastifyBaseLogger): () => void {
+  if (ms === 0) return noop
+  const timer = setTimeout(() => {
+    const error = new HandlerTimeout('A hook or the error handler', JSON.stringify(event), ms)
+    logSafely(log, 'error', { err: error }, error.message)
+    const body = JSON.stringify({ statusCode: 504, code: error.code, error: 'Gateway Timeout', message: error.message })
+    capture.resolve({ status: 504, headers: { 'content-type': JSON_TYPE }, body })
+  }, ms).unref()
+  return () => { clearTimeout(timer) }
+}
+
+/** Returns the time limit for a message in milliseconds; 0 if there is none. */
+export function timeLimitOf (sessions: Sessions, event: string): number {
+  return sessions.handlers.timeoutOf(event) ?? sessions.settings.handlerTimeout
 }
 
 /**
@@ -71,21 +95,24 @@ export function waitForResponse (request: IncomingMessage, response: ServerRespo
 export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
   if (session.closed) throw closedError(sessions)
-  return andThen(sessions.handlers.prepare(session, message, reply.request), run => {
-    const upwardReply = new UpwardReply(reply)
+  const { event } = message
+  const timeout = timeLimitOf(sessions, event)
+  const upwardReply = new UpwardReply(reply)
+  const limit = <T>(what: string, result: Awaitable<T>): Awaitable<T> => limitTime(result, timeout, what, event, upwardReply, reply.log)
+  return andThen(limit('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
       const error = asError(thrown)
       // The client repeats the message after this error, so the response must not be kept.
       if (error instanceof StoreUnavailable) throw error
-      const captured = waitForResponse(reply.request.raw, reply.raw, reply.getHeaders())
+      const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
+      const removeLimit = limitCapture(capture, timeout, event, reply.log)
       reply.send(error)
-      const { status, headers, body } = await captured
+      const { status, headers, body } = await capture.response
+      removeLimit()
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
-      const timeout = sessions.handlers.timeoutOf(message.event) ?? sessions.settings.handlerTimeout
-      const result = limitTime(run(upwardReply), timeout, message.event, upwardReply, reply.log)
-      const response = andThen(result, returned => sendResponse(reply, upwardReply.toResponse(message.event, returned)))
+      const response = andThen(limit('The handler', run(upwardReply)), returned => sendResponse(reply, upwardReply.toResponse(event, returned)))
       return response instanceof Promise ? response.catch(onError) : response
     } catch (error) {
       return onError(error)
@@ -93,14 +120,14 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   })
 }
 
-/** Limits the time of a handler: rejects with FST_SSE_HANDLER_TIMEOUT if the handler has not settled after `ms` milliseconds. */
-function limitTime (result: unknown, ms: number, event: string, reply: UpwardReply, log: FastifyBaseLogger): unknown {
+/** Limits the time of a handler or a validator: rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `ms` milliseconds. */
+function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: string, reply: UpwardReply, log: FastifyBaseLogger): Awaitable<T> {
   if (!isPromise(result) || ms === 0) return result
   return new Promise((resolve, reject) => {
     let isLate = false
     const timer = setTimeout(() => {
       isLate = true
-      const error = new HandlerTimeout(JSON.stringify(event), ms)
+      const error = new HandlerTimeout(what, JSON.stringify(event), ms)
       reply.abort(error)
       reject(error)
     }, ms).unref()
@@ -109,7 +136,7 @@ function limitTime (result: unknown, ms: number, event: string, reply: UpwardRep
       resolve(value)
     }, (error: unknown) => {
       clearTimeout(timer)
-      if (isLate) log.warn({ err: error }, 'a handler failed after its time limit')
+      if (isLate) logSafely(log, 'warn', { err: error }, 'a handler failed after its time limit')
       else reject(error)
     })
   })

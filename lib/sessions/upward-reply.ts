@@ -2,7 +2,7 @@ import type { FastifyReply } from 'fastify'
 import { ResponseInvalid } from '../errors.js'
 import type { StoredResponse } from '../store/message-queue.js'
 
-const JSON_TYPE = 'application/json; charset=utf-8'
+export const JSON_TYPE = 'application/json; charset=utf-8'
 const ACCEPTED = '{"status":"accepted"}'
 
 /** The reply of a handler to one message. It is not Fastify's Reply, because the response is kept for repeats of the message. */

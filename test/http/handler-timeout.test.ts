@@ -1,9 +1,11 @@
 import { once } from 'node:events'
+import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, deleteSession } from '../support/http-client.js'
+import { collectProcessWarnings } from '../support/process-warnings.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -110,4 +112,109 @@ t.test('a session whose onOpen or onResume hook does not settle is released afte
   abortController.abort()
   await Promise.allSettled(requests)
   await waitUntil(() => sessions.size === 0, 'the end of both sessions')
+})
+
+const HOOKS = ['onRequest', 'preParsing', 'preValidation', 'preHandler', 'onSend'] as const
+
+for (const name of HOOKS) {
+  t.test(`a message of a batch whose ${name} hook never calls back gets a 504, and the queue continues`, async t => {
+    const lines: Array<{ level: number, err?: { code: string } }> = []
+    const blocked: Array<() => void> = []
+    let handled = 0
+    const { sessions, url } = await serve(t, { handlerTimeout: 200 }, {
+      fastify: { logger: { level: 'error', stream: { write: line => { lines.push(JSON.parse(line)) } } } },
+      beforeRegister: app => {
+        Reflect.apply(app.addHook, app, [name, (request: FastifyRequest, _reply: unknown, ...rest: Array<() => void>) => {
+          const done = rest.at(-1) as () => void
+          if (request.headers['idempotency-key'] === 'blocked' && blocked.length === 0) blocked.push(done)
+          else done()
+        }])
+      }
+    })
+    sessions.handle('count', () => ++handled)
+    const { sessionId } = await openStream(t, url)
+    const post = (): ReturnType<typeof postMessage> => postMessage(url, sessionId, '{"event":"count","id":"blocked"}\n{"event":"count"}', { headers: { 'content-type': 'application/x-ndjson' } })
+    const isHandled = name === 'onSend'
+    t.match((await withTimeout(post(), 'the response')).body, [
+      { status: 504, body: { statusCode: 504, code: 'FST_SSE_HANDLER_TIMEOUT', message: /hook/ } },
+      { status: 200, body: isHandled ? 2 : 1 }
+    ])
+    t.match(lines, [{ level: 50, err: { code: 'FST_SSE_HANDLER_TIMEOUT' } }])
+    // The hook calls back late.
+    blocked[0]?.()
+    // A message that the handler has not received can be repeated.
+    t.match((await post()).body, isHandled ? [{ status: 504, replayed: true }, { body: 3 }] : [{ status: 200, body: 2 }, { body: 3 }])
+    t.equal(handled, 3)
+    t.equal(lines.length, 1)
+  })
+}
+
+t.test('without a time limit, a message of a batch waits for a hook', async t => {
+  const blocked = deferred<() => void>()
+  const { url, sessions } = await serve(t, { handlerTimeout: false }, {
+    beforeRegister: app => {
+      app.addHook('preHandler', ({ headers }, _reply, done) => {
+        if (headers['idempotency-key'] === 'blocked') blocked.resolve(done)
+        else done()
+      })
+    }
+  })
+  sessions.handle('fine', () => 'fine')
+  const { sessionId } = await openStream(t, url)
+  const response = postMessage(url, sessionId, '{"event":"fine","id":"blocked"}', { headers: { 'content-type': 'application/x-ndjson' } })
+  const done = await withTimeout(blocked.promise, 'the hook')
+  done()
+  t.match((await response).body, [{ status: 200, body: 'fine' }])
+})
+
+t.test('the queue continues after an error for which the error handler sends no response', async t => {
+  const { sessions, url } = await serve(t, { handlerTimeout: 200 }, {
+    beforeRegister: app => {
+      app.setErrorHandler((error: Error, _request, reply) => {
+        if (error.message !== 'unanswered') reply.send(error)
+      })
+    }
+  })
+  const started = deferred()
+  sessions
+    .handle('fail', () => {
+      started.resolve()
+      throw new Error('unanswered')
+    })
+    .handle('fine', () => 'fine')
+  const { sessionId } = await openStream(t, url)
+  const aborted = new AbortController()
+  t.teardown(() => { aborted.abort() })
+  request(`${url}/upward/fail`, { method: 'POST', headers: { 'x-session-id': sessionId, 'idempotency-key': 'k' }, signal: aborted.signal }).catch(() => {})
+  await withTimeout(started.promise, 'the handler')
+  t.equal((await withTimeout(postMessage(url, sessionId, {}, { event: 'fine' }), 'the response')).body, 'fine')
+  assertErrorResponse(t, await withTimeout(postMessage(url, sessionId, undefined, { event: 'fail', key: 'k' }), 'the repeat'), 504, 'FST_SSE_HANDLER_TIMEOUT')
+  t.match((await withTimeout(postMessage(url, sessionId, '{"event":"fail"}\n{"event":"fine"}', { headers: { 'content-type': 'application/x-ndjson' } }), 'the batch')).body, [{ status: 504 }, { body: 'fine' }])
+})
+
+t.test('a message whose validator does not settle gets a 504, and the queue continues', async t => {
+  const { sessions, url } = await serve(t, { handlerTimeout: 200 }, { beforeRegister: app => { Reflect.apply(app.setValidatorCompiler, app, [() => hang]) } })
+  sessions.handle('validate', { schema: {} }, () => 'valid').handle('fine', () => 'fine')
+  const { sessionId } = await openStream(t, url)
+  const [validated, next] = await withTimeout(Promise.all([postMessage(url, sessionId, {}, { event: 'validate' }), postMessage(url, sessionId, {}, { event: 'fine' })]), 'both responses')
+  assertErrorResponse(t, validated, 504, 'FST_SSE_HANDLER_TIMEOUT')
+  t.equal(next.body, 'fine')
+})
+
+t.test('a logger that throws does not end the process when a handler fails after its time limit', async t => {
+  const isLogged = deferred()
+  const { sessions, url } = await serve(t, { handlerTimeout: 20 })
+  sessions.handle('late', async (_session, _data, { reply: { signal }, request: { log } }) => {
+    log.warn = () => {
+      isLogged.resolve()
+      throw new Error('from the logger')
+    }
+    await once(signal, 'abort')
+    throw new Error('late')
+  })
+  const { sessionId } = await openStream(t, url)
+  const warnings = collectProcessWarnings(t)
+  assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'late' }), 504, 'FST_SSE_HANDLER_TIMEOUT')
+  await withTimeout(isLogged.promise, 'the log line')
+  await waitUntil(() => warnings.length > 0, 'the warning')
 })
