@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { andThen, isPromise, type Awaitable } from '../awaitable.js'
-import { asError, IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
+import { IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { parseEventId } from '../wire/event-id.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
+import { sendError } from './send-error.js'
 import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
 import type { RunReplyOptions } from './run-reader.js'
 import type { Run } from './run.js'
@@ -114,7 +115,7 @@ class ResumableRoute {
       const run = await this.#runs.startWithFingerprint(nameOf(request, key ?? randomUUID()), { ...this.#start, principal, reuse: 'kept' }, key === undefined ? undefined : fingerprintOf(request), producer)
       this.#respond(run, request, reply)
     } catch (error) {
-      reply.send(asError(error))
+      sendError(reply, error)
     }
   }
 

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
-import { asError } from '../errors.js'
 import type { RunState } from '../store/run-state.js'
+import { sendError } from './send-error.js'
 import { sendRun, type ReaderContext, type RunReplyOptions } from './run-reader.js'
 
 /** How far a run is: running, or how it has ended. */
@@ -53,7 +53,7 @@ export class Run {
    * Responds with FST_SSE_RUN_UNKNOWN to the id of an event of another run, and with 204 to a client that has received everything.
    */
   reply (request: FastifyRequest, reply: FastifyReply, options: RunReplyOptions = {}): FastifyReply {
-    sendRun(this.#state, this.#context, request, reply, options).catch((error: unknown) => { reply.send(asError(error)) })
+    sendRun(this.#state, this.#context, request, reply, options).catch((error: unknown) => { sendError(reply, error) })
     return reply
   }
 

@@ -312,6 +312,7 @@ t.test('above maxRuns, a POST gets 503', async t => {
   await follow(t, askUrl, { method: 'POST' })
   const response = await fetch(askUrl, { method: 'POST' })
   t.equal(response.status, 503)
+  t.equal(response.headers.get('retry-after'), '1')
   t.match(await response.json(), { code: 'FST_SSE_TOO_MANY_RUNS', message: /1 runs/ })
 })
 
