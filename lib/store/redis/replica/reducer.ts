@@ -445,7 +445,10 @@ export class Reducer {
       ranges.push({ log, from: range.from, to: range.to })
       return true
     })
+    const wasWaiting = state.missing > 0
     this.#keepOnly(state, replicas)
+    // The stream may have waited only for a channel that the session has left.
+    if (wasWaiting) this.#continueIfComplete(state)
   }
 
   * #replicas (): Iterable<Replica> {
