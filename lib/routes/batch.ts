@@ -29,7 +29,7 @@ export class Batch {
       const lineFeed = text.indexOf('\n', match.index)
       const end = lineFeed < 0 ? text.length : lineFeed
       const message = toMessage(text.slice(match.index, end), defaultEvent)
-      if (typeof message === 'string') throw new BatchMalformed(text.slice(0, end).split('\n').length, message)
+      if (typeof message === 'string') throw new BatchMalformed(lineAt(text, match.index), message)
       messages.push(message)
       nonSpace.lastIndex = end
     }
@@ -50,6 +50,13 @@ function toMessage (line: string, defaultEvent: string): BatchMessage | string {
   if (typeof event !== 'string') return 'its "event" is not a string'
   if (id !== undefined && !isIdempotencyKey(id)) return 'its "id" is not 1 to 255 printable ASCII characters'
   return { event, json, id }
+}
+
+/** Returns the number of the line at an index. Without copies of the lines, of which there may be a million. */
+function lineAt (text: string, index: number): number {
+  let line = 1
+  for (let end = text.indexOf('\n'); end !== -1 && end < index; end = text.indexOf('\n', end + 1)) line++
+  return line
 }
 
 /** Is thrown to the queue for a message that is refused, with the response to it. */
