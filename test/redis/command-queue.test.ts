@@ -1,3 +1,5 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
@@ -81,6 +83,25 @@ t.test('without free memory in Redis, rejects only what needs more', needsRedis,
   await session.send(4)
   await waitUntil(() => resumed.messages().length === 2, 'the next message')
   t.strictSame(resumed.messages(), [1, 4])
+})
+
+t.test('while Redis cannot write to its disk, rejects sends, and retries the release of a stream until it succeeds', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const down = await attachStream(sessions, session)
+  // A snapshot cannot replace a folder.
+  const [, folder] = await redis.sendCommand('CONFIG', 'GET', 'dir') as [string, string]
+  mkdirSync(join(folder, 'dump.rdb', 'folder'), { recursive: true })
+  await redis.sendCommand('CONFIG', 'SET', 'save', '3600 1')
+  await redis.sendCommand('BGSAVE')
+  await waitUntil(async () => (await redis.info('persistence')).rdb_last_bgsave_status === 'err', 'the snapshot to fail')
+  await t.rejects(Promise.resolve(session.send(1)), UNAVAILABLE)
+  down.sink.destroy()
+  await t.rejects(Promise.resolve(session.send(2)), UNAVAILABLE)
+  t.equal(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', false)
+  await redis.sendCommand('CONFIG', 'SET', 'stop-writes-on-bgsave-error', 'no')
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
 })
 
 t.test('does not execute an operation that timed out while Redis was paused, but executes its neighbors', needsRedis, async t => {

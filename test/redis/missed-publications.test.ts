@@ -70,6 +70,14 @@ testEachRedisClient(t, 'ignores a publication about a session that is not in mem
   await waitUntil(() => down.messages().length === 1, 'the message')
 })
 
+t.test('a GET opens no stream if its session has expired meanwhile', needsRedis, async t => {
+  const [redis, { sessions }] = await openTwoNodes(t)
+  const session = await openSession(sessions)
+  await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
+  await t.rejects(attachStream(sessions, session), { message: 'the session does not exist any more' })
+  t.equal(session.closed, true)
+})
+
 t.test('a GET opens no stream if its session has expired meanwhile and the reply lost its place among the publications', needsRedis, async t => {
   const [redis, { sessions: nodeA, pausePublications, waitForReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeB)

@@ -370,3 +370,16 @@ t.test('with several registrations, "resumable" uses the first one', async t => 
   t.strictSame(dataOf(post), ['1'])
   t.equal((await app.sseSessions.runs.find('/ask a'))?.status, 'finished')
 })
+
+t.test('a handler that returns nothing responds with reply.events, also if the principal is found later', async t => {
+  const served = await serve(t, { principal: async () => await Promise.resolve('user') }, {
+    afterRegister: app => {
+      app.post('/ask', { resumable: true }, (_request, reply) => { reply.events([1]) })
+    }
+  })
+  for (const headers of [{}, { 'idempotency-key': 'a' }, { 'idempotency-key': 'a' }]) {
+    const response = await follow(t, `${served.url}/ask`, { method: 'POST', headers })
+    t.equal(await response.isComplete, true)
+    t.equal(dataOf(response)[0], '1')
+  }
+})

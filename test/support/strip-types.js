@@ -3,3 +3,6 @@ import { register } from 'node:module'
 // Loads TypeScript as Node itself does from version 22.18 on: types are replaced by spaces. So all positions stay the same,
 // and coverage needs no source maps.
 register('./strip-types-hooks.js', import.meta.url)
+
+// The coverage is that of lib/. The built files of programs that tests start would count their functions a second time.
+process.env._TAPJS_PROCESSINFO_EXCLUDE_ = String(/[\\/](node_modules|dist)[\\/]/)
