@@ -95,7 +95,8 @@ export class StreamOwnership {
     })
     if (value === 'replaced') throw new StoreUnavailable()
     if (value === null) {
-      if (!isApplied) this.#reducer.removeSession(state)
+      // Again, in case the reply was not applied in its place.
+      this.#reducer.removeSession(state)
       return undefined
     }
     if (!isApplied) this.#reducer.applyOutdatedAcquire(state, Math.min(cursor, position), value)
