@@ -89,13 +89,10 @@ export class StreamOwnership {
     const arrivedAt = (requestedAt > from && requestedAt <= to ? from : requestedAt) * 1000 + clockOffset
     // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(arrivedAt - clockError), Math.ceil(arrivedAt + clockError)], (part, position) => {
-      if (part === 'replaced') return
-      if (part === null) this.#reducer.removeSession(state)
-      else this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
+      if (part !== null && part !== 'replaced') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
     })
     if (value === 'replaced') throw new StoreUnavailable()
     if (value === null) {
-      // Again, in case the reply was not applied in its place.
       this.#reducer.removeSession(state)
       return undefined
     }
