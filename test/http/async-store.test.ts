@@ -2,8 +2,8 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { promisify } from 'node:util'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import t from 'tap'
-import { memoryStore, type SessionState } from '../../lib/index.js'
+import t, { type Test } from 'tap'
+import { memoryStore, type Hooks, type SessionState } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { assertErrorResponse } from '../support/error-response.js'
@@ -73,35 +73,33 @@ t.test('a session expires if its client disconnects while the store attaches the
   t.strictSame(calls, ['disconnect', 'resume', 'disconnect', 'expired'])
 })
 
-t.test('a session is closed if its client disconnects while the store attaches its first stream', async t => {
+/** Opens a session whose client disconnects during a call of the store. Resolves when the session is closed, with the reason. */
+async function disconnectDuring (t: Test, method: 'open' | 'attach', onOpen?: Hooks['onOpen']) {
   const store = new FlakyStore()
   const { app, sessions, port } = await serve(t, { store: store.createStore })
   const closed = deferred<string>()
   sessions.addHook('onClose', (_session, reason) => { closed.resolve(reason) })
-  const { reached, release } = delayCalls(store, 'attach')
+  if (onOpen !== undefined) sessions.addHook('onOpen', onOpen)
+  const { reached, release } = delayCalls(store, method)
   const { socket } = openRawClient(t, port)
   await withTimeout(reached, 'the call of the store')
   socket.destroy()
   await waitForNoConnections(app)
   release()
-  t.equal(await withTimeout(closed.promise, 'the end'), 'aborted')
+  return { store, sessions, reason: await withTimeout(closed.promise, 'the end') }
+}
+
+t.test('a session is closed if its client disconnects while the store attaches its first stream', async t => {
+  const { store, sessions, reason } = await disconnectDuring(t, 'attach')
+  t.equal(reason, 'aborted')
   await waitUntil(() => store.calls.at(-1) === 'detach', 'the detach')
   t.strictSame(store.calls, ['open', 'attach', 'end', 'detach'])
   t.equal(sessions.size, 0)
 })
 
 t.test('a session is closed if its client disconnects while the store opens it, even if an onOpen hook does not settle', async t => {
-  const store = new FlakyStore()
-  const { app, sessions, port } = await serve(t, { store: store.createStore })
-  const closed = deferred<string>()
-  sessions.addHook('onOpen', () => new Promise(() => {})).addHook('onClose', (_session, reason) => { closed.resolve(reason) })
-  const { reached, release } = delayCalls(store, 'open')
-  const { socket } = openRawClient(t, port)
-  await withTimeout(reached, 'the call of the store')
-  socket.destroy()
-  await waitForNoConnections(app)
-  release()
-  t.equal(await withTimeout(closed.promise, 'the end'), 'aborted')
+  const { reason } = await disconnectDuring(t, 'open', () => new Promise(() => {}))
+  t.equal(reason, 'aborted')
 })
 
 t.test('a refused session is detached, and expires if the store fails to close it', async t => {

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
+import type { Sessions } from '../../lib/index.js'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, deleteSession } from '../support/http-client.js'
@@ -10,6 +11,16 @@ import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const hang = async (): Promise<never> => await new Promise(() => {})
+
+/** Adds a handler that does not settle, and one that does. Resolves when the first one has started. */
+function addHandlers (sessions: Sessions): Promise<void> {
+  const started = deferred()
+  sessions.handle('hang', async () => {
+    started.resolve()
+    return await hang()
+  }).handle('fine', () => 'fine')
+  return started.promise
+}
 
 t.test('a handler that does not settle gets a 504, its signal aborts, and the queue continues', async t => {
   const { sessions, url } = await serve(t, { handlerTimeout: 50 })
@@ -61,16 +72,12 @@ t.test('an error of a handler after its time limit is logged', async t => {
 
 t.test('messages that wait behind a handler that does not settle get a response when the session is closed', async t => {
   const { sessions, url } = await serve(t, { handlerTimeout: false })
-  const started = deferred()
-  sessions.handle('hang', async () => {
-    started.resolve()
-    return await hang()
-  }).handle('fine', () => 'fine')
+  const started = addHandlers(sessions)
   const { sessionId } = await openStream(t, url)
   const hanging = new AbortController()
   request(`${url}/upward/hang`, { method: 'POST', headers: { 'x-session-id': sessionId }, signal: hanging.signal }).catch(() => {})
   t.teardown(() => { hanging.abort() })
-  await withTimeout(started.promise, 'the handler')
+  await withTimeout(started, 'the handler')
   const waiting = postMessage(url, sessionId, {}, { event: 'fine' })
   const batch = postMessage(url, sessionId, '{"event":"fine"}', { headers: { 'content-type': 'application/x-ndjson' } })
   await waitForWaitingMessages(sessions, sessionId, 2)
@@ -81,14 +88,10 @@ t.test('messages that wait behind a handler that does not settle get a response 
 
 t.test('a message that waits behind a handler that does not settle gets a response when the server closes', async t => {
   const { app, sessions, url } = await serve(t, { handlerTimeout: false, closeTimeout: 2000 })
-  const started = deferred()
-  sessions.handle('hang', async () => {
-    started.resolve()
-    return await hang()
-  }).handle('fine', () => 'fine')
+  const started = addHandlers(sessions)
   const { sessionId } = await openStream(t, url)
   request(`${url}/upward/hang`, { method: 'POST', headers: { 'x-session-id': sessionId } }).catch(() => {})
-  await withTimeout(started.promise, 'the handler')
+  await withTimeout(started, 'the handler')
   const waiting = postMessage(url, sessionId, {}, { event: 'fine' })
   await waitForWaitingMessages(sessions, sessionId, 1)
   const closing = app.close()
