@@ -56,7 +56,7 @@ export interface Outbox {
   push (event: string, data: unknown, options?: RequestOptions): Promise<unknown>
   /** Sends the queue to this session. The caller calls it for each new stream, of the same session or of another one. */
   resume (sessionId: string): void
-  /** Sends nothing until `resume`, because the stream is lost because of this error. The current request may still end. */
+  /** Stops sending until `resume`. `error` says why the stream was lost. The current request may still end. */
   pause (error: unknown): void
   /** Fails all messages, including those that are queued later. */
   close (error: ClientError): void
@@ -68,7 +68,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
   const queue = new Set<Message>()
   let controller = new AbortController()
   let closeError: ClientError | undefined
-  // The last error of a request since the last response.
+  // The error of the last request or stream; `undefined` after a batch was accepted. It is the cause of `TIMEOUT`.
   let lastError: unknown
   let currentSessionId = ''
   // The next idempotency key. Keys are unique within the session only.

@@ -59,7 +59,7 @@ function lineAt (text: string, index: number): number {
   return line
 }
 
-/** Is thrown to the queue for a message that is refused, with the response to it. */
+/** Rejects a message in the queue, with the response to report. */
 class Refusal extends Error {
   readonly response: StoredResponse
 

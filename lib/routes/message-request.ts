@@ -9,7 +9,7 @@ import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { limitCapture, sendResponse, startCapture } from './message.js'
 
-/** The path under the upward path of the internal route for the messages of batches. */
+/** Path of the internal route for one message of a batch, below the path for messages. */
 export const BATCH_MESSAGE_PATH = '/batch/message'
 
 /** A message of a batch. */
@@ -17,6 +17,7 @@ export interface BatchMessage {
   readonly event: string
   /** The data as JSON; `undefined` if there is none. */
   readonly json: string | undefined
+  /** The idempotency key. */
   readonly id: string | undefined
 }
 
@@ -30,7 +31,7 @@ export interface DispatchResult {
   readonly isHandled: boolean
 }
 
-// They describe the body or the connection of the batch, or the encoding of its response.
+// These headers describe the body or the connection of the batch, or the encoding of its response.
 const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**

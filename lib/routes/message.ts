@@ -11,7 +11,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import { JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 
-/** Milliseconds for which messages that wait still get the response of the queue after their session was closed. */
+/** Milliseconds after the close of a session after which the messages that still wait are rejected. */
 const CLOSE_GRACE = 1000
 
 type Headers = Readonly<Record<string, unknown>>
@@ -136,7 +136,7 @@ function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: st
       resolve(value)
     }, (error: unknown) => {
       clearTimeout(timer)
-      if (isLate) logSafely(log, 'warn', { err: error }, 'a handler failed after its time limit')
+      if (isLate) logSafely(log, 'warn', { err: error }, `${what} failed after its time limit`)
       else reject(error)
     })
   })

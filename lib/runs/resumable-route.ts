@@ -18,7 +18,8 @@ declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
      * Whether the response is a run, which the handler starts with `reply.events`. A GET of the URL with `Last-Event-ID`, or of the
-     * `Location` of the response, follows it, and a DELETE stops it. Default: no. An invalid value fails the boot with FST_SSE_RUN_INVALID.
+     * `Location` of the response, follows it, and a DELETE stops it. Default: no. An invalid value fails the boot with FST_SSE_RUN_INVALID,
+     * and a store that does not support runs with FST_SSE_RUNS_UNSUPPORTED.
      */
     resumable?: boolean | ResumableOptions
   }
@@ -93,14 +94,14 @@ class ResumableRoute {
       return reply.code(204).send()
     })
     const { handler } = route
-    // Not a hook, because plugins may add hooks for authentication after it.
+    // The handler is wrapped, because a hook would run before hooks for authentication that plugins add later.
     route.handler = (request, reply) => {
       const existing = this.#findExisting(request, reply)
       if (!isPromise(existing)) return existing === undefined ? handler.call(instance, request, reply) : this.#respond(existing, request, reply)
       return existing.then(run => {
         if (run !== undefined) return this.#respond(run, request, reply)
         const result: unknown = handler.call(instance, request, reply)
-        // A handler that returns nothing responds later. A promise of the reply resolves when the response has ended.
+        // If the handler returns nothing, it responds later. `reply` is a thenable that resolves when the response has ended.
         return result === undefined ? reply : result
       })
     }
@@ -128,7 +129,7 @@ class ResumableRoute {
     instance.route({
       ...copies,
       method,
-      // The path without the prefix. An empty one stands for `/`, with and without the slash.
+      // `routePath` has no prefix. If it is empty, `/` adds the route with and without the slash.
       url: routePath === '' ? '/' : routePath,
       config: { ...route.config },
       // Not the schema of the query, which would not allow `run`.
@@ -183,7 +184,7 @@ function keyOf ({ headers: { [IDEMPOTENCY_KEY]: key } }: FastifyRequest): string
 
 const pathOf = (url: string): string => url.split('?', 1)[0] as string
 
-/** Returns the name of a run, which starts with the path of its route. */
+/** Returns the name of a run: the path of the request, a space and a key. */
 const nameOf = ({ url }: FastifyRequest, key: string): string => `${pathOf(url)} ${key}`
 
 const fingerprintOf = ({ method, url, body }: FastifyRequest): string => fingerprint(`${method} ${url}`, serializeData(body))

@@ -47,7 +47,7 @@ export async function sendRun (run: RunState, context: ReaderContext, request: F
   assertOptions(options, OPTIONS)
   const sink = new ResponseSink(reply.raw)
   const cursor = startOf(run, request.headers[LAST_EVENT_ID], options.from)
-  // Otherwise one connection could have any number of readers, of which its client reads only the first.
+  // With HTTP pipelining, one connection could have any number of readers, of which its client receives only the first.
   if (isPipelined(reply.raw) && !await waitForConnection(reply.raw)) {
     request.raw.socket.destroy()
     return
@@ -66,7 +66,7 @@ export async function sendRun (run: RunState, context: ReaderContext, request: F
     unfollow()
     return
   }
-  // If the client disconnects before the response has started, or a hook has replaced the response.
+  // Removes the reader if the client disconnects before the response starts, or if a hook replaces the response.
   sink.listener = { onDrain: noop, onClose: unfollow }
   reply.headers(STREAM_HEADERS)
   new StreamPayload(sink, () => { reader.start(source, cursor, sink, request) }).sendPiped(reply)
@@ -102,13 +102,13 @@ class RunReader implements StreamOwner, RunListener {
     return this.#run.canWrite
   }
 
-  start ({ log, cursor }: RunSource, requested: number, sink: ResponseSink, { log: logger }: FastifyRequest): void {
+  start ({ log, cursor }: RunSource, requestedCursor: number, sink: ResponseSink, { log: logger }: FastifyRequest): void {
     const stream = new StreamWriter({ readerId: this.#run.id, ranges: [{ log, from: 0, to: Infinity }], cursor, sink, owner: this, logger, frameGap: this.#frameGap })
     this.#stream = stream
     this.#context.onStreamOpen(stream)
     logSafely(logger, 'info', { run: this.#run.shortId }, 'event stream of a run opened')
-    // The client has received positions that the store has lost and will assign again.
-    const rollback: Gap | undefined = requested > cursor && requested !== Infinity ? { after: requested, resumedAt: cursor, reason: 'store' } : undefined
+    // The requested cursor is after the newest position only if the store has lost positions that the client has received.
+    const rollback: Gap | undefined = requestedCursor > cursor && requestedCursor !== Infinity ? { after: requestedCursor, resumedAt: cursor, reason: 'store' } : undefined
     const id = formatEventId(this.#run.id, cursor)
     stream.start(frameRetry(this.#context.createRetryDelay()) + (rollback === undefined ? frameId(id) : this.#frameGap(this.#run.id, cursor, rollback)))
     if (this.#run.outcome !== undefined) this.onEnd()

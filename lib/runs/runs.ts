@@ -24,7 +24,7 @@ export interface ProducerContext {
 export type Producer = (context: ProducerContext) => AsyncIterable<unknown> | Iterable<unknown>
 
 export interface FindRunOptions {
-  /** The owner of the run, usually the user. A run of another principal is not found. Default: none. */
+  /** The principal to which the run belongs, usually the id of a user. A run of another principal is not found. Default: none. */
   readonly principal?: string | undefined
 }
 
@@ -40,7 +40,7 @@ export interface StartRunOptions extends FindRunOptions {
   readonly encode?: EncodeData
 }
 
-/** The options of the plugin that runs need. */
+/** The plugin options that runs use. */
 export interface RunSettings {
   readonly heartbeatInterval: number | false
   readonly runLog: LogBounds
@@ -51,7 +51,7 @@ const DEFAULT_KEEP = 300_000
 const REUSE: readonly unknown[] = ['running', 'kept', 'never']
 const FIND_OPTIONS = ['principal']
 const START_OPTIONS = ['principal', 'keep', 'reuse', 'encode']
-/** Number of items after which readers can write, even if the producer never waits for anything. */
+/** Number of items after which the producer waits one tick, so that readers can write. */
 const ITEMS_PER_TICK = 64
 /** Milliseconds that `close` waits for the store. */
 const STORE_TIMEOUT = 100
@@ -108,9 +108,9 @@ export class Runs {
     })
   }
 
-  /** @internal Finds a run by id, also one whose name is used by a newer run. */
+  /** @internal Finds a run by id, also one whose name is used by a newer run. A run of another principal is not found. */
   findById (id: string, principal: string | undefined): Awaitable<Run | undefined> {
-    return andThen(this.#getStore().findById(id), state => state?.principal === principal ? state && new Run(state, this.#context) : undefined)
+    return andThen(this.#getStore().findById(id), state => state === undefined || state.principal !== principal ? undefined : new Run(state, this.#context))
   }
 
   /** @internal Finds the run that an earlier request has started. Throws or rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED if that was another request. */
@@ -151,7 +151,7 @@ export class Runs {
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
     this.#heartbeat.stop()
-    // Before the runs end: a response without its end is an error for its client, and the client continues on another process.
+    // Before the runs end, so that clients get an error instead of a response that looks complete.
     for (const stream of this.#streams) stream.abort()
     const ends = [...this.#producing].map(state => this.#end(state, { state: 'lost', reason: 'shutdown' }))
     await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
@@ -195,7 +195,7 @@ export class Runs {
           return store.append(state, { frame })
         },
         waitForDrain: () => {
-          // Readers also get a tick before the items have filled a quarter of the log.
+          // Or after a quarter of the log's bytes, so that readers get the entries before they are trimmed.
           if (items < ITEMS_PER_TICK && characters * 4 < this.#settings.runLog.bytes) return
           items = characters = 0
           return new Promise(resolve => { setImmediate(resolve) })

@@ -19,13 +19,13 @@ export interface RunInput {
   readonly keep: number
 }
 
-/** What a store notifies of changes of a run: its producer, and its readers in this process. */
+/** The producer of a run, or a reader in this process. The store calls it when the run changes. */
 export interface RunListener extends LogListener {
   /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log. */
   onEnd (): void
 }
 
-/** The state of a run in this process. Only the store changes it. */
+/** The state of a run in this process. Only the store changes it, but the registry adds the producer to `listeners`. */
 export class RunState implements LogListener {
   readonly name: string
   readonly principal: string | undefined
@@ -49,7 +49,7 @@ export class RunState implements LogListener {
     this.startPosition = startPosition
   }
 
-  // A getter, because loggers print properties, and without a principal whoever has the id can read and stop the run.
+  // A getter, because loggers print properties. Without a principal, the id is enough to read and stop the run.
   get id (): string {
     return this.#id
   }

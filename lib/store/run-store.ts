@@ -2,12 +2,12 @@ import type { Awaitable } from '../awaitable.js'
 import type { EntryInput, Log } from '../log/log.js'
 import type { RunInput, RunListener, RunOutcome, RunState } from './run-state.js'
 
-/** Which existing run with the same name and principal a start returns instead of a new one: one that is running, also one that has ended and is kept, or none. */
+/** Which existing run with the same name and principal `start` returns: `running`, one that has not ended; `kept`, also one that has ended; `never`, none. */
 export type Reuse = 'running' | 'kept' | 'never'
 
 /** What a reader of a run reads. */
 export interface RunSource {
-  /** Complete after the cursor, and from now on, until `unfollow`. */
+  /** From `follow` to `unfollow`, it has all entries after the cursor that were not trimmed. */
   readonly log: Log
   /** The given cursor, but at most the newest position of the log. */
   readonly cursor: number
@@ -18,8 +18,8 @@ export interface RunSource {
  * logs and calls of {@link Store} apply. A run MUST be kept until `keep` milliseconds after its end. At `maxRuns` runs, a
  * store MUST remove the run that ended first to make room for a new one.
  *
- * All methods but `unfollow` return their result or a promise of it. In a process, there MUST be at most one RunState of a
- * run while one is in use.
+ * All methods but `unfollow` return their result or a promise of it. While a run is in use, a process
+ * MUST have only one RunState for it.
  */
 export interface RunStore {
   /**
@@ -38,6 +38,6 @@ export interface RunStore {
   end (run: RunState, outcome: RunOutcome): Awaitable<boolean>
   /** Adds a reader, which reads the entries after a cursor; `Infinity` for those that are appended from now on. Resolves with `undefined` if the run is not kept any more. */
   follow (run: RunState, cursor: number, listener: RunListener): Awaitable<RunSource | undefined>
-  /** Removes a reader. */
+  /** Removes a reader, or the producer. */
   unfollow (run: RunState, listener: RunListener): void
 }

@@ -9,7 +9,7 @@ import type { MemoryLogs } from './memory-logs.js'
 /** A run in the memory store. */
 class MemoryRun extends RunState {
   readonly log: Log
-  /** Removes the run, from its end on. */
+  /** Removes the run `keep` milliseconds after its end. */
   timer: NodeJS.Timeout | undefined
 
   constructor (input: RunInput, startPosition: number, createLog: (run: MemoryRun) => Log) {

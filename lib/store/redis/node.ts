@@ -29,7 +29,7 @@ type HeartbeatReply = readonly [time: string, position: string, rollbackPosition
 const RECONNECT_TIMEOUT = 10_000
 /** Milliseconds for which a comparison of the clocks is used if later ones are less exact. */
 const CLOCK_COMPARISON_AGE = 30_000
-// After how many more leases the streams of a node are ended whose lease has expired, so that their clients reconnect to another node.
+// Leases for which a node stays fenced before it ends its streams, so that their clients reconnect to another node.
 const FENCED_LEASES = 2
 // How often unused sessions are released from memory, in leases.
 const SWEEP_INTERVAL = 2
@@ -153,12 +153,12 @@ export class Node {
   async close (): Promise<void> {
     this.#isClosing = true
     await Promise.all([bounded(this.messageQueues.close(), this.#settings.closeTimeout), bounded(Promise.all(this.#expiring.values()))].map(closed => closed.catch(noop)))
-    // After everything that is still to be done.
+    // After all other commands.
     await this.queue.execute('deregister').catch(noop)
     this.#stop()
   }
 
-  /** Applies the record of a session that was not read in the order of the inbox. */
+  /** Applies a record that was read outside of the order of the inbox. */
   applyRecord (state: SessionReplica, hash: readonly string[]): void {
     const record = parseRecord(hash)
     if (record !== undefined) {
@@ -175,7 +175,7 @@ export class Node {
 
   /** Sends a heartbeat, unless one is in progress. */
   sendHeartbeat (): void {
-    // Not before the node is registered, because it would register twice. Not without a connection, because the commands would be queued in the client.
+    // A node that is not registered yet would register twice. Without a connection, the client would queue the commands.
     if (this.#timer === undefined || !this.#connection.isUp) return
     if (this.#heartbeat !== undefined) return
     const sentAt = now()
@@ -217,7 +217,7 @@ export class Node {
       this.#ticksSinceReply = 0
       this.#connection.replace()
     }
-    // Redis replies to heartbeats, which also send messages to the inbox.
+    // Each heartbeat causes a reply and a message in the inbox. If only replies arrive, the subscription is lost.
     if ((this.#ticksSinceReply <= 1 || !this.#subscriber.isReady) && ++this.#ticksSinceMessage > limitOf(this.#subscriber.isReady)) {
       this.#ticksSinceMessage = 0
       this.#subscriber.replace()

@@ -19,9 +19,9 @@ export interface Script {
 
 /** The script with the two behaviors that it can have when Redis has no memory left. */
 export interface Scripts {
-  /** Is refused, so that no command is executed in part. */
+  /** Redis refuses it, so that no command is executed in part. */
   readonly refusedWhenFull: Script
-  /** Is executed all the same: for commands that keep leases, and those that free memory. */
+  /** Redis executes it all the same: for commands that keep leases, and those that free memory. */
   readonly executedWhenFull: Script
 }
 
@@ -41,7 +41,7 @@ export function sharedOptions (settings: StoreSettings): Record<string, string> 
   return { prefix: JSON.stringify(settings.prefix), ...limits(settings) }
 }
 
-/** The options that the commands use, in Lua. */
+/** Formats the options that the commands use as Lua expressions. */
 function limits ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
   const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
   return {
@@ -60,7 +60,7 @@ function limits ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPr
 export function createScripts (settings: StoreSettings, lease: number): Scripts {
   const constants = {
     ...limits(settings),
-    // Nodes close sessions at their deadline. The TTL is for sessions that no node is left to close.
+    // Nodes close sessions at their deadline. The TTL removes them if no node is running.
     ttl: toLua(settings.resumeTimeout * 2 + 3_600_000),
     lease: toLua(lease),
     readBytes: toLua(READ_BYTES)
@@ -68,7 +68,7 @@ export function createScripts (settings: StoreSettings, lease: number): Scripts 
   const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
     ...['common', 'log', 'retention'].map(name => readLua(`lua/lib/${name}`)),
-    // Creates only the functions of the commands that are executed.
+    // Only the functions of executed commands are created.
     'local function get_command (name)\n',
     ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),
     'end\n',

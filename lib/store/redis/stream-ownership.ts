@@ -12,7 +12,7 @@ import type { SessionReplica } from './replica/session-replica.js'
 // Sessions or channels that are renewed by one command.
 const CHUNK = 200
 
-/** The right of this process to stream sessions. */
+/** Acquires, renews and releases the right of this process to stream sessions. */
 export class StreamOwnership {
   readonly #queue: CommandQueue
   readonly #inbox: Inbox
@@ -47,7 +47,7 @@ export class StreamOwnership {
       this.#reducer.detach(state)
       this.#queue.executeReliably('release', state.id, epoch === 0 ? '' : epoch, cursor)
     }
-    // The reply to a pending `acquire` must not be applied after it.
+    // The reply to a pending `acquire` must not be applied after the release.
     if (state.pendingAttach === undefined) detach()
     else this.#afterAttach(state, async () => { detach() })
   }
@@ -85,7 +85,7 @@ export class StreamOwnership {
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     const { clockOffset, clockError } = this.#queue
     const { from, to } = this.#lastPause
-    // A request that waited while this process was paused may be older than it seems.
+    // A request that arrived during a pause is read after it, so it counts as one from the start of the pause.
     const arrivedAt = (requestedAt > from && requestedAt <= to ? from : requestedAt) * 1000 + clockOffset
     // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(arrivedAt - clockError), Math.ceil(arrivedAt + clockError)], (part, position) => {

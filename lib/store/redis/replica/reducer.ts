@@ -141,7 +141,7 @@ export class Reducer {
     this.#trimGuard.reset()
   }
 
-  /** The newest position of the store at the time of a reply. */
+  /** Applies the positions of a reply. */
   advance (position: number, rollbackPosition: number): void {
     this.#advanceTo(position)
     this.rollback(rollbackPosition)
@@ -167,7 +167,7 @@ export class Reducer {
     for (const state of used) if (state.epoch === 0) this.unverified.add(state)
   }
 
-  /** The stream of a session is not in this process any more. */
+  /** Removes the stream of a session from this process. */
   detach (state: SessionReplica): void {
     state.epoch = state.streamVersion = 0
     state.endPosition = Infinity
@@ -183,7 +183,7 @@ export class Reducer {
     runAll(state.onClosed)
   }
 
-  /** The store does not have the session any more. */
+  /** Removes a session that the store does not have any more. */
   removeSession (state: SessionReplica): void {
     const { listener } = state
     this.#listener.onQueueChange('closed', state.id)
@@ -257,14 +257,14 @@ export class Reducer {
     this.applyChange(state, version, () => { state.channels?.delete(name) })
   }
 
-  /** The session is about to be closed. */
+  /** Applies the leaves of a session that is about to be closed. */
   #applyLeaveAll (state: SessionReplica, version: number, left: ReadonlyArray<readonly [name: string, to: string]>): void {
     for (const [name, to] of left) this.#endMembership(state, name, Number(to))
     this.#rebuild(state)
     this.applyChange(state, version, () => { state.channels = undefined })
   }
 
-  /** The session has left a channel, and still reads what it has not read up to a position. */
+  /** Ends the membership in a channel, of which the session still reads the rest up to a position. */
   #endMembership (state: SessionReplica, channel: string, to: number): void {
     const from = state.members.get(channel) ?? to
     state.members.delete(channel)
@@ -295,7 +295,7 @@ export class Reducer {
     if (state.markClosed(reason)) state.listener?.onEnd()
   }
 
-  /** This process has acquired a stream, unless another node has acquired it since. */
+  /** Starts the stream that was acquired. Returns false if another node has acquired it since. */
   #startStream (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
     const { id } = state
     state.apply(record, this.node)
@@ -386,7 +386,7 @@ export class Reducer {
     }
   }
 
-  /** Lets the readers of a replica continue for which it is complete. */
+  /** Lets the readers continue for which a replica is complete. */
   #releaseReaders (replica: Replica): void {
     if (!replica.isIncomplete) this.incomplete.delete(replica)
     if (!replica.isLive) return
@@ -436,7 +436,7 @@ export class Reducer {
       const start = Math.max(range.from, readFrom)
       log.expire(time)
       if (replica.isLive && replica.covers(start) && log.nextPosition(start) > range.to) {
-        // All entries are trimmed. The own log records that there were some.
+        // All entries are trimmed. The stream reports the gap because of the trimmed position of the own log.
         if (log.trimmedPosition > start) ownLog.log.markTrimmed(Math.min(log.trimmedPosition, range.to), log.trimReason)
         else ownLog.log.markTrimmed(range.to, 'age')
         return false

@@ -1,4 +1,5 @@
--- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived. Makes this node the owner of a session's stream.
+-- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived. Makes this node the owner
+-- of a session's stream.
 -- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
 -- sixth value, or false if the session does not exist, or `replaced` if another node has the stream for a newer request.
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])

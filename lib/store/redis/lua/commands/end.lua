@@ -14,11 +14,11 @@ end
 local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy', 'owner')
 if not record[1] then
   redis.call('ZREM', P .. ':deadlines', id)
-  -- A session that is not kept was removed by the first execution.
+  -- If the session is not to be kept, the first execution has removed it.
   return { is_retry and not keep and 1 or 0 }
 end
 if record[2] then return { record[5] == closed_by and 1 or 0 } end
--- It leaves its channels, but still reads what was appended before.
+-- The session leaves its channels, but still reads what was appended before.
 local version, left = redis.call('HINCRBY', key, 'version', 1), {}
 for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'm:' then
@@ -30,7 +30,7 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
     left[#left + 1] = { name, int(to) }
   end
 end
--- Exact positions, because the stream would report a later trim as a loss.
+-- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
 local broadcast_position = num(redis.call('HGET', P .. ':b', 'last'))
 if record[6] ~= '' and #left > 0 then notify(record[6], 'left_all ' .. id .. ' ' .. version .. ' ' .. cjson.encode(left)) end
 redis.call('ZREM', P .. ':deadlines', id)

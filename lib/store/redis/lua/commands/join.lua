@@ -1,4 +1,5 @@
--- ARGS: id, channel. Returns the new version of the session; the negative version if there was nothing to change, and 0 if it is closed.
+-- ARGS: id, channel. Returns the new version of the session; the negative version if there was
+-- nothing to change; UNKNOWN_VERSION for a retry; 0 if it is closed.
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name)
