@@ -232,3 +232,23 @@ t.test('drops the oldest stored responses if they have too many bytes, but handl
   t.strictSame(handled.slice(0, 6), ['a', 'b', 'c', 'd', 'e', 'a'])
   t.ok(Number(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'responseBytes')) <= 3000)
 })
+
+t.test('the client of a refused message gets the error when the key is free on all nodes', needsRedis, async t => {
+  const [redis, { sessions, pauseReplies }] = await openTwoNodes(t)
+  const session = await openSession(sessions)
+  const [started, gate] = [deferred(), deferred()]
+  let isSettled = false
+  const refused = Promise.resolve(session[kStream].messageQueue.enqueue(createMessage('a', async () => {
+    started.resolve()
+    await gate.promise
+    throw new Error('refused')
+  }))).finally(() => { isSettled = true })
+  refused.catch(() => {})
+  await withTimeout(started.promise, 'the message')
+  pauseReplies(true)
+  gate.resolve()
+  await waitUntil(async () => await redis.sendCommand('EXISTS', `{sse}:s:${session.id}:keys`) === 0, 'the removal of the key')
+  t.equal(isSettled, false)
+  pauseReplies(false)
+  await t.rejects(withTimeout(refused, 'the error'), { message: 'refused' })
+})

@@ -2,6 +2,7 @@ import { IdempotencyKeyReused, ResponseDropped, SessionUnknown, StoreUnavailable
 import { noop } from '../../../awaitable.js'
 import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../../message-queue.js'
 import type { CommandQueue } from '../command-queue.js'
+import { bounded } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
 
@@ -242,10 +243,12 @@ export class MessageQueues {
         failure = error
       }
       const isLast = index === messages.length - 1
-      // The client does not wait for this, because nothing overtakes it and it is not given up.
+      // A client does not wait for this after a response, because nothing overtakes it and it is not given up.
       completed.push(isLast || key !== '' ? this.#complete(state, ticket, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
-      if (response === undefined) reject(failure)
-      else resolve({ response, replayed: false })
+      if (response !== undefined) resolve({ response, replayed: false })
+      // Until then, another node would refuse a message that uses the key for other data.
+      else if (mayStart && key !== '') bounded(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)
+      else reject(failure)
       await completed[index - MAX_UNACKED]
     }
   }
