@@ -5,33 +5,32 @@ import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
-import { parseLine } from './json-line.js'
+import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { handleMessage, timeLimitOf, waitForResult } from './message.js'
+import { handleMessage, getTimeLimit, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
 export class Batch {
   // Private, so that no hook of the app takes it for data of a message.
-  readonly #text: string
+  readonly #bytes: Buffer
 
-  constructor (text: string) {
-    this.#text = text
+  constructor (bytes: Buffer) {
+    this.#bytes = bytes
   }
 
   /** Reads the messages, but does not parse their data. A line without an `event` gets the default one. Throws FST_SSE_BATCH_MALFORMED or FST_SSE_BATCH_TOO_LARGE. */
   readMessages (defaultEvent: string, max: number): BatchMessage[] {
-    const text = this.#text
+    const bytes = this.#bytes
     const messages: BatchMessage[] = []
-    const nonSpace = /[^ \t\r\n]/g
-    for (let match = nonSpace.exec(text); match !== null; match = nonSpace.exec(text)) {
+    let end = 0
+    for (let start = skipSpace(bytes, 0); start < bytes.length; start = skipSpace(bytes, end)) {
       if (messages.length === max) throw new BatchTooLarge(max)
-      const lineFeed = text.indexOf('\n', match.index)
-      const end = lineFeed < 0 ? text.length : lineFeed
-      const message = toMessage(text.slice(match.index, end), defaultEvent)
-      if (typeof message === 'string') throw new BatchMalformed(lineAt(text, match.index), message)
+      const lineFeed = bytes.indexOf('\n', start)
+      end = lineFeed < 0 ? bytes.length : lineFeed
+      const message = toMessage(bytes.subarray(start, end), defaultEvent)
+      if (typeof message === 'string') throw new BatchMalformed(lineAt(bytes, start), message)
       messages.push(message)
-      nonSpace.lastIndex = end
     }
     return messages
   }
@@ -39,11 +38,11 @@ export class Batch {
 
 /** Adds the parser for batches to a scope. */
 export function addBatchParser (scope: FastifyInstance): void {
-  scope.addContentTypeParser('application/x-ndjson', { parseAs: 'string' }, (_request, body, done) => { done(null, new Batch(String(body))) })
+  scope.addContentTypeParser('application/x-ndjson', { parseAs: 'buffer' }, (_request, body, done) => { done(null, new Batch(body as Buffer)) })
 }
 
 /** Returns the message of a line, or what is wrong with the line. */
-function toMessage (line: string, defaultEvent: string): BatchMessage | string {
+function toMessage (line: Buffer, defaultEvent: string): BatchMessage | string {
   const members = parseLine(line)
   if (members === undefined) return 'it is not a JSON object'
   const { event = defaultEvent, id, data: json } = members
@@ -53,9 +52,9 @@ function toMessage (line: string, defaultEvent: string): BatchMessage | string {
 }
 
 /** Returns the number of the line at an index. Without copies of the lines, of which there may be a million. */
-function lineAt (text: string, index: number): number {
+function lineAt (bytes: Buffer, index: number): number {
   let line = 1
-  for (let end = text.indexOf('\n'); end !== -1 && end < index; end = text.indexOf('\n', end + 1)) line++
+  for (let at = 0; at < index; at++) if (bytes[at] === LINE_FEED) line++
   return line
 }
 
@@ -74,12 +73,12 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, timeLimitOf(sessions, message.event))
+  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
   let storeFailure: Refusal | undefined
   let started = 0
   const queued = messages.map((message, index): QueuedMessage => ({
     key: message.id,
-    fingerprint: () => fingerprint(message.event, message.json),
+    fingerprint: () => fingerprint(message.event, message.json?.toString()),
     size: () => message.json?.length ?? 0,
     handle: async () => {
       started = index + 1

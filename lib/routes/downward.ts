@@ -59,7 +59,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   }
   const principal = await sessions.settings.principal?.(request)
   const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
-  const id = eventId?.sessionId ?? getHeader(request, SESSION_ID)
+  const id = eventId?.id ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
   const existing = id === undefined ? undefined : await sessions.findForResume(id, principal)
   // The client may have disconnected while the store was called.

@@ -16,7 +16,7 @@ export const BATCH_MESSAGE_PATH = '/batch/message'
 export interface BatchMessage {
   readonly event: string
   /** The data as JSON; `undefined` if there is none. */
-  readonly json: string | undefined
+  readonly json: Buffer | undefined
   /** The idempotency key. */
   readonly id: string | undefined
 }
@@ -70,10 +70,9 @@ export class MessageRequest extends IncomingMessage {
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
     if (json !== undefined) {
-      const body = Buffer.from(json)
       headers['content-type'] = 'application/json'
-      headers['content-length'] = String(body.length)
-      this.push(body)
+      headers['content-length'] = String(json.length)
+      this.push(json)
     }
     this.push(null)
     this.headers = headers

@@ -84,7 +84,7 @@ export function limitCapture (capture: Capture, ms: number, event: string, log: 
 }
 
 /** Returns the time limit for a message in milliseconds; 0 if there is none. */
-export function timeLimitOf (sessions: Sessions, event: string): number {
+export function getTimeLimit (sessions: Sessions, event: string): number {
   return sessions.handlers.timeoutOf(event) ?? sessions.settings.handlerTimeout
 }
 
@@ -96,7 +96,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   // The session may have been closed while the message waited.
   if (session.closed) throw closedError(sessions)
   const { event } = message
-  const timeout = timeLimitOf(sessions, event)
+  const timeout = getTimeLimit(sessions, event)
   const upwardReply = new UpwardReply(reply)
   const limit = <T>(what: string, result: Awaitable<T>): Awaitable<T> => limitTime(result, timeout, what, event, upwardReply, reply.log)
   return andThen(limit('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
