@@ -112,8 +112,8 @@ class ResumableRoute {
   async start (request: FastifyRequest, reply: FastifyReply, producer: Producer): Promise<void> {
     try {
       const principal = await this.#getPrincipal?.(request)
-      const key = keyOf(request)
-      const run = await this.#runs.startWithFingerprint(nameOf(request, key ?? randomUUID()), { ...this.#start, principal, reuse: 'kept' }, key === undefined ? undefined : fingerprintOf(request), producer)
+      const key = getIdempotencyKey(request)
+      const run = await this.#runs.startWithFingerprint(createRunName(request, key ?? randomUUID()), { ...this.#start, principal, reuse: 'kept' }, key === undefined ? undefined : createFingerprint(request), producer)
       this.#respond(run, request, reply)
     } catch (error) {
       sendError(reply, error)
@@ -142,10 +142,10 @@ class ResumableRoute {
 
   /** Returns the run that a request continues, or repeats; `undefined` if the request is a new one. */
   #findExisting (request: FastifyRequest, reply: FastifyReply): Awaitable<Run | undefined> {
-    if (runIdOf(request) !== undefined) return this.#requireRun(request)
-    const key = keyOf(request)
+    if (getRunId(request) !== undefined) return this.#requireRun(request)
+    const key = getIdempotencyKey(request)
     if (key === undefined) return undefined
-    return andThen(this.#getPrincipal?.(request), principal => andThen(this.#runs.findRepeated(nameOf(request, key), principal, fingerprintOf(request)), run => {
+    return andThen(this.#getPrincipal?.(request), principal => andThen(this.#runs.findRepeated(createRunName(request, key), principal, createFingerprint(request)), run => {
       if (run !== undefined) reply.header(IDEMPOTENT_REPLAYED, 'true')
       return run
     }))
@@ -153,38 +153,38 @@ class ResumableRoute {
 
   /** Finds the run of a request that follows or stops one. Rejects with FST_SSE_RUN_ID_MISSING or FST_SSE_RUN_UNKNOWN. */
   async #requireRun (request: FastifyRequest): Promise<Run> {
-    const id = runIdOf(request)
+    const id = getRunId(request)
     if (id === undefined) throw new RunIdMissing()
     const principal = await this.#getPrincipal?.(request)
     const run = await this.#runs.findById(id, principal)
     // A run of another route, or of another path of this route, may have other access rules.
-    if (run?.name.startsWith(nameOf(request, '')) !== true) throw new RunUnknown()
+    if (run?.name.startsWith(createRunName(request, '')) !== true) throw new RunUnknown()
     return run
   }
 
   #respond (run: Run, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-    reply.header('location', `${pathOf(request.originalUrl)}?run=${run.id}`)
+    reply.header('location', `${getPath(request.originalUrl)}?run=${run.id}`)
     return run.reply(request, reply, this.#reply)
   }
 }
 
 /** Returns the id of the run that a request names in the query or with `Last-Event-ID`; an empty string if that is not an id. */
-function runIdOf ({ query, headers: { [LAST_EVENT_ID]: lastEventId } }: FastifyRequest): string | undefined {
+function getRunId ({ query, headers: { [LAST_EVENT_ID]: lastEventId } }: FastifyRequest): string | undefined {
   const { run } = Object(query) as { run?: unknown }
   if (run !== undefined) return String(run)
-  return typeof lastEventId === 'string' && lastEventId !== '' ? parseEventId(lastEventId)?.sessionId ?? '' : undefined
+  return typeof lastEventId === 'string' && lastEventId !== '' ? parseEventId(lastEventId)?.id ?? '' : undefined
 }
 
 /** Returns the idempotency key of a request. Throws FST_SSE_IDEMPOTENCY_KEY_INVALID. */
-function keyOf ({ headers: { [IDEMPOTENCY_KEY]: key } }: FastifyRequest): string | undefined {
+function getIdempotencyKey ({ headers: { [IDEMPOTENCY_KEY]: key } }: FastifyRequest): string | undefined {
   if (key === undefined || key === '') return undefined
   if (!isIdempotencyKey(key)) throw new IdempotencyKeyInvalid()
   return key
 }
 
-const pathOf = (url: string): string => url.split('?', 1)[0] as string
+const getPath = (url: string): string => url.split('?', 1)[0] as string
 
 /** Returns the name of a run: the path of the request, a space and a key. */
-const nameOf = ({ url }: FastifyRequest, key: string): string => `${pathOf(url)} ${key}`
+const createRunName = ({ url }: FastifyRequest, key: string): string => `${getPath(url)} ${key}`
 
-const fingerprintOf = ({ method, url, body }: FastifyRequest): string => fingerprint(`${method} ${url}`, serializeData(body))
+const createFingerprint = ({ method, url, body }: FastifyRequest): string => fingerprint(`${method} ${url}`, serializeData(body))

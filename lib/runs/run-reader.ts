@@ -46,7 +46,7 @@ const OPTIONS = ['from', 'finalFrame', 'gapFrame']
 export async function sendRun (run: RunState, context: ReaderContext, request: FastifyRequest, reply: FastifyReply, options: RunReplyOptions): Promise<void> {
   assertOptions(options, OPTIONS)
   const sink = new ResponseSink(reply.raw)
-  const cursor = startOf(run, request.headers[LAST_EVENT_ID], options.from)
+  const cursor = parseStart(run, request.headers[LAST_EVENT_ID], options.from)
   // With HTTP pipelining, one connection could have any number of readers, of which its client receives only the first.
   if (isPipelined(reply.raw) && !await waitForConnection(reply.raw)) {
     request.raw.socket.destroy()
@@ -73,12 +73,12 @@ export async function sendRun (run: RunState, context: ReaderContext, request: F
 }
 
 /** Returns the position after which a reader starts; `Infinity` for the newest one. Throws FST_SSE_RUN_UNKNOWN for the id of an event of another run. */
-function startOf (run: RunState, lastEventId: string | string[] | undefined, from = 'start'): number {
+function parseStart (run: RunState, lastEventId: string | string[] | undefined, from = 'start'): number {
   const id = typeof lastEventId === 'string' && lastEventId !== '' ? lastEventId : from
   if (id === 'start') return run.startPosition
   if (id === 'now') return Infinity
   const eventId = parseEventId(id)
-  if (eventId?.sessionId !== run.id || eventId.position < run.startPosition) throw new RunUnknown()
+  if (eventId?.id !== run.id || eventId.position < run.startPosition) throw new RunUnknown()
   return eventId.position
 }
 
@@ -120,7 +120,7 @@ class RunReader implements StreamOwner, RunListener {
 
   onEnd (): void {
     const { id, endPosition, outcome } = this.#run
-    this.#stream?.end({ finalFrame: this.#format('finalFrame', () => this.#finalFrame(outcome as RunOutcome), formatEventId(id, endPosition)), reason: String(outcome?.state), drain: true })
+    this.#stream?.end({ finalFrame: this.#format('finalFrame', () => this.#finalFrame(outcome as RunOutcome), formatEventId(id, endPosition)), reason: String(outcome?.status), drain: true })
   }
 
   onProgress (): void {}

@@ -39,7 +39,7 @@ export class Run {
 
   /** `running`, or how the run has ended: `finished`, `stopped`, `failed`, or `lost` if the process of its producer has closed or failed. */
   get status (): RunStatus {
-    return this.#state.outcome?.state ?? 'running'
+    return this.#state.outcome?.status ?? 'running'
   }
 
   /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed; otherwise `undefined`. */
@@ -62,6 +62,6 @@ export class Run {
    * added any more. Does nothing if the run has ended. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   stop (reason?: string): Promise<void> {
-    return toPromise((): Awaitable<void> => andThen(this.#context.getStore().end(this.#state, { state: 'stopped', ...reason !== undefined && { reason } }), noop), error => { this.#context.onUnhandled(error, 'run.stop', { run: this.#state.shortId }) })
+    return toPromise((): Awaitable<void> => andThen(this.#context.getStore().end(this.#state, { status: 'stopped', ...reason !== undefined && { reason } }), noop), error => { this.#context.onUnhandled(error, 'run.stop', { run: this.#state.shortId }) })
   }
 }

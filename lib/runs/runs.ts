@@ -9,7 +9,7 @@ import type { Reuse, RunStore } from '../store/run-store.js'
 import { Heartbeat } from '../stream/heartbeat.js'
 import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
-import { SessionIdGenerator } from '../wire/event-id.js'
+import { IdGenerator } from '../wire/event-id.js'
 import { frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
 import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
 import { Run, type RunContext } from './run.js'
@@ -63,7 +63,7 @@ export class Runs {
   readonly #store: RunStore | undefined
   readonly #context: RunContext
   readonly #heartbeat: Heartbeat
-  readonly #ids = new SessionIdGenerator()
+  readonly #ids = new IdGenerator()
   readonly #streams = new Set<StreamWriter>()
   /** The runs whose producers are in this process. */
   readonly #producing = new Set<RunState>()
@@ -153,7 +153,7 @@ export class Runs {
     this.#heartbeat.stop()
     // Before the runs end, so that clients get an error instead of a response that looks complete.
     for (const stream of this.#streams) stream.abort()
-    const ends = [...this.#producing].map(state => this.#end(state, { state: 'lost', reason: 'shutdown' }))
+    const ends = [...this.#producing].map(state => this.#end(state, { status: 'lost', reason: 'shutdown' }))
     await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
   }
 
@@ -201,11 +201,11 @@ export class Runs {
           return new Promise(resolve => { setImmediate(resolve) })
         }
       })
-      return { state: 'finished' }
+      return { status: 'finished' }
     } catch (error) {
       if (state.outcome !== undefined || error instanceof RunOver) return undefined
       logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'a run has failed')
-      return { state: 'failed' }
+      return { status: 'failed' }
     }
   }
 

@@ -10,7 +10,7 @@ export interface SendOptions {
 }
 
 /** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options are not an object with `except`. */
-export function exceptOf (options: SendOptions = {}): string | undefined {
+export function getExcludedId (options: SendOptions = {}): string | undefined {
   const { except } = options
   const isValid = except === undefined ? !('id' in options) : typeof except?.id === 'string'
   if (!isValid) throw new OptionInvalid('Option "except" must be one session, or an object with its id: { except: session }')
@@ -51,6 +51,6 @@ export class Channel {
    * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   emit (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: exceptOf(options) }), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options) }), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
   }
 }

@@ -11,9 +11,9 @@ import type { Store } from '../store/store.js'
 import { flushScheduler } from '../stream/flush-scheduler.js'
 import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
-import { SessionIdGenerator } from '../wire/event-id.js'
+import { IdGenerator } from '../wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
-import { Channel, exceptOf, type SendOptions } from './channel.js'
+import { Channel, getExcludedId, type SendOptions } from './channel.js'
 import type { ContractChannel, ContractHandler, ContractSession } from './contract-types.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
@@ -50,7 +50,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #logger: FastifyBaseLogger
   readonly #heartbeat: Heartbeat
   readonly #streams: Set<StreamWriter>
-  readonly #ids = new SessionIdGenerator()
+  readonly #ids = new IdGenerator()
   /** The replies to POST and DELETE requests whose handlers run. */
   readonly #replies = new Set<FastifyReply>()
   /** Resolves the promise for which `close` waits. */
@@ -111,7 +111,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: exceptOf(options) }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
+    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: getExcludedId(options) }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */

@@ -3,7 +3,7 @@ import type { LogListener } from '../log/log.js'
 /** How a run has ended. */
 export interface RunOutcome {
   /** `finished`: the producer has ended. `stopped`: `stop` was called. `failed`: the producer has thrown. `lost`: its process has closed or failed. */
-  readonly state: 'finished' | 'stopped' | 'failed' | 'lost'
+  readonly status: 'finished' | 'stopped' | 'failed' | 'lost'
   /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed. */
   readonly reason?: string
 }

@@ -3,9 +3,9 @@ import { randomFillSync } from 'node:crypto'
 /** The id of the events `close` and `replaced`. If a client reconnects with it as `Last-Event-ID`, the response is 204, which stops an EventSource. */
 export const CLOSED_ID = 'closed'
 
-/** The parts of an event id: the session, and a position in its logs. */
+/** The parts of an event id: the id of the session or run, and a position in its logs. */
 export interface EventId {
-  readonly sessionId: string
+  readonly id: string
   readonly position: number
 }
 
@@ -17,8 +17,8 @@ const SESSION_ID_PATTERN = /^[\w-]{24}$/
 // A session id and a position, which has at most 11 digits in base 36.
 const EVENT_ID_PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
 
-/** Generates session ids: 18 random bytes as base64url. It requests the random bytes for many ids in one call, because a call costs much more than its bytes. */
-export class SessionIdGenerator {
+/** Generates the ids of sessions and runs: 18 random bytes as base64url. It requests the random bytes for many ids in one call, because a call costs much more than its bytes. */
+export class IdGenerator {
   readonly #buffer = Buffer.alloc(ID_BYTES * IDS_PER_FILL)
   #offset = this.#buffer.length
 
@@ -59,8 +59,8 @@ export function encodePosition (position: number): string {
 
 /** Parses an event id. Returns `undefined` if the text has another form. */
 export function parseEventId (text: string): EventId | undefined {
-  const [, sessionId, digits] = EVENT_ID_PATTERN.exec(text) ?? []
-  if (sessionId === undefined || digits === undefined) return undefined
+  const [, id, digits] = EVENT_ID_PATTERN.exec(text) ?? []
+  if (id === undefined || digits === undefined) return undefined
   const position = Number.parseInt(digits, 36)
-  return Number.isSafeInteger(position) ? { sessionId, position } : undefined
+  return Number.isSafeInteger(position) ? { id, position } : undefined
 }

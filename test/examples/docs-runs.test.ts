@@ -25,7 +25,7 @@ t.test('the routes start, follow and stop a run, and the page reads it to its en
   const long = await follow(t, `${url}/counts/2`, { method: 'POST', body: { last: 1e6 } })
   await long.waitFor('{"n":1}')
   t.equal((await fetch(`${url}/counts/2`, { method: 'DELETE' })).status, 204)
-  await long.waitFor('{"state":"stopped","reason":"user"}')
+  await long.waitFor('{"status":"stopped","reason":"user"}')
 })
 
 t.test('the response has the documented form', async t => {

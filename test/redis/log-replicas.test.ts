@@ -67,8 +67,8 @@ t.test('the close of a session whose log is read again shows in what is read', a
   reducer.invalidate([])
   reducer.applyMessage('closed', 'a 5 done')
   t.equal(state.closeReason, undefined)
-  reducer.applyRead([{ replica, after: 0, through: Infinity, epoch: 1, version: 1 }], [['0', '0', 'count', [], 0, record(2, 'closeReason', 'done', 'endPosition', '5')]])
-  t.match(state, { closeReason: 'done', endPosition: 5 })
+  reducer.applyRead([{ replica, after: 0, through: Infinity, epoch: 1, version: 1 }], [['0', '0', 'count', [], 0, record(2, 'closeReason', 'done', 'broadcastEndPosition', '5')]])
+  t.match(state, { closeReason: 'done', broadcastEndPosition: 5 })
 })
 
 t.test('entries that were lost while they were read are not added', async t => {

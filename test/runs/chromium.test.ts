@@ -41,7 +41,7 @@ t.test('Chromium\'s EventSource reads a run from the beginning and from a cursor
   const numbers = Array.from({ length: total }, (_, n) => n)
   const readers = await read()
   t.strictSame(readers.map(({ received }) => received), [numbers, numbers.slice(100)])
-  t.strictSame(readers.map(({ end }) => end), ['{"state":"finished"}', '{"state":"finished"}'])
+  t.strictSame(readers.map(({ end }) => end), ['{"status":"finished"}', '{"status":"finished"}'])
   t.ok(statuses.filter(status => status === 200).length > 4, 'connections were lost')
   t.equal(statuses.filter(status => status === 204).length, 2)
 })

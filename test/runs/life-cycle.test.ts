@@ -18,7 +18,7 @@ t.test('a run finishes when its producer ends, and the response ends with the ou
   feed.end()
   t.equal(await response.isComplete, true)
   t.strictSame(dataOf(response), ['"one"', '{"two":2}', '3', 'null'])
-  t.strictSame(finalData(response.events), { state: 'finished' })
+  t.strictSame(finalData(response.events), { status: 'finished' })
   const run = await runs.find('a')
   t.match(run, { name: 'a', principal: undefined, status: 'finished', reason: undefined })
   t.equal(response.events[0]?.id?.startsWith(`${run?.id}.`), true)
@@ -32,7 +32,7 @@ t.test('stop() aborts the signal of the producer, closes it, and all readers rec
   t.equal((await fetch(runUrl, { method: 'DELETE' })).status, 204)
   for (const reader of readers) {
     t.equal(await reader.isComplete, true)
-    t.strictSame(finalData(reader.events), { state: 'stopped', reason: 'user' })
+    t.strictSame(finalData(reader.events), { status: 'stopped', reason: 'user' })
   }
   t.match(feed.signal()?.reason, { code: 'FST_SSE_RUN_OVER' })
   await withTimeout(feed.closed, 'the end of the producer')
@@ -66,7 +66,7 @@ t.test('a run fails when its producer throws: readers do not receive the error, 
   feed.end(new Error('secret of the database'))
   t.equal(await response.isComplete, true)
   t.strictSame(dataOf(response), ['"one"'])
-  t.strictSame(finalData(response.events), { state: 'failed' })
+  t.strictSame(finalData(response.events), { status: 'failed' })
   t.notMatch(response.text(), 'secret')
   t.match(logged().filter(({ level }) => level > 30), [{ msg: 'a run has failed', err: { message: 'secret of the database' } }])
 })
@@ -84,7 +84,7 @@ for (const [title, producer, message] of [
     await runs.start('a', {}, producer)
     const response = await follow(t, runUrl)
     await response.isComplete
-    t.strictSame(finalData(response.events), { state: 'failed' })
+    t.strictSame(finalData(response.events), { status: 'failed' })
     t.match(logged().filter(({ level }) => level > 30), [{ msg: 'a run has failed', err: { message } }])
   })
 }

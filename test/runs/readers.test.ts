@@ -50,7 +50,7 @@ for (const [name, open] of eventSources) {
       await waitUntil(() => received.length > Number(n), `the number ${n}`)
     }
     feed.end()
-    t.equal(await withTimeout(ended.promise, 'the end'), '{"state":"finished"}')
+    t.equal(await withTimeout(ended.promise, 'the end'), '{"status":"finished"}')
     t.strictSame(received, numbers(100))
     // The response to the reconnect after the end is 204.
     await waitUntil(() => source.readyState === 2, 'the EventSource to stop')
@@ -72,7 +72,7 @@ t.test('curl reads a run from the beginning and from a cursor', needsProgram('cu
   const [all, rest] = [curl(), curl('--header', `Last-Event-ID: ${response.events[1]?.id ?? ''}`)]
   feed.add(3)
   feed.end()
-  const end = '{"state":"finished"}'
+  const end = '{"status":"finished"}'
   t.strictSame(await Promise.all([post, all, rest]), [[...numbers(4), end], [...numbers(4), end], [...numbers(4, 2), end]])
 })
 

@@ -27,20 +27,20 @@ t.test('the response is chunked and contains retry, an id, the events with their
   t.match(id, /^[\w-]{24}$/)
   t.equal(text.replaceAll(id, 'RUN'), [
     'retry: 1500', 'id: RUN.0', 'id: RUN.1\ndata: "one"', 'id: RUN.2\nevent: step\ndata: {"n":2}', 'id: RUN.3\ndata: 3', 'id: RUN.4\nevent: step\ndata: null',
-    'id: RUN.5\ndata: {"event":"step","data":5,"more":true}', 'id: RUN.6\nevent: end\ndata: {"state":"finished"}', ''
+    'id: RUN.5\ndata: {"event":"step","data":5,"more":true}', 'id: RUN.6\nevent: end\ndata: {"status":"finished"}', ''
   ].join('\n\n'))
 })
 
 t.test('"encode" formats the data, and "finalFrame" the end', async t => {
   const { feed, runUrl } = await serveRuns(t, {
     start: { encode: data => typeof data === 'string' ? data : JSON.stringify(data) },
-    reply: { finalFrame: ({ state }) => `event: state\ndata: ${state}\n\ndata: [DONE]\n\n` }
+    reply: { finalFrame: ({ status }) => `event: status\ndata: ${status}\n\ndata: [DONE]\n\n` }
   })
   const response = await follow(t, runUrl, { method: 'POST' })
   feed.add('<p>\nline 2\r\nline 3', { event: 'raw', data: 'x' }, { n: 1 })
   feed.end()
   await response.isComplete
-  t.strictSame(response.events.map(({ event, data }) => [event, data]), [['message', '<p>\nline 2\nline 3'], ['raw', 'x'], ['message', '{"n":1}'], ['state', 'finished'], ['message', '[DONE]']])
+  t.strictSame(response.events.map(({ event, data }) => [event, data]), [['message', '<p>\nline 2\nline 3'], ['raw', 'x'], ['message', '{"n":1}'], ['status', 'finished'], ['message', '[DONE]']])
   const [last, beforeLast] = [response.events.at(-1), response.events.at(-2)]
   t.equal(beforeLast?.id, undefined, 'a client that has lost [DONE] receives it again')
   t.equal(last?.id, response.lastEventId())
@@ -99,7 +99,7 @@ t.test('a reader whose cursor is behind the log gets a gap with the range, and t
   const [gap, ...rest] = response.events
   t.strictSame([gap?.event, JSON.parse(gap?.data ?? '')], ['gap', { after: 0, resumedAt: 2, reason: 'count' }])
   t.equal(gap?.id, `${run.id}.2`)
-  t.strictSame(rest.map(({ data }) => data), ['3', '4', '5', '{"state":"finished"}'])
+  t.strictSame(rest.map(({ data }) => data), ['3', '4', '5', '{"status":"finished"}'])
   t.strictSame(dataOf(await followed(follow(t, runUrl, { headers: { 'last-event-id': `${run.id}.2` } }))), ['3', '4', '5'])
 })
 
@@ -119,7 +119,7 @@ t.test('"gapFrame" replaces the gap event, for example by nothing', async t => {
   t.strictSame((await followed(follow(t, runUrl))).events.map(({ event, id }) => [event, id]), [['restart', `${run.id}.1`], ['message', `${run.id}.2`], ['end', `${run.id}.3`]])
   t.strictSame(gaps, [{ after: 0, resumedAt: 1, reason: 'count' }])
   frame = ''
-  t.strictSame((await followed(follow(t, runUrl))).events.map(({ data }) => data), ['2', '{"state":"finished"}'])
+  t.strictSame((await followed(follow(t, runUrl))).events.map(({ data }) => data), ['2', '{"status":"finished"}'])
 })
 
 t.test('a cursor that the run has not reached gets a gap, because the store has lost what followed', async t => {
@@ -169,9 +169,9 @@ t.test('options of reply() that are not functions get an error that names them',
 t.test('an "encode" that returns no string fails the run', async t => {
   const { runUrl, runs, logged } = await serveRuns(t)
   await runs.start('a', { encode: () => 7 as never }, () => [1])
-  t.match((await followed(follow(t, runUrl))).events, [{ data: '{"state":"failed"}' }])
+  t.match((await followed(follow(t, runUrl))).events, [{ data: '{"status":"failed"}' }])
   await runs.start('a', { encode: String }, () => [{ event: 'close', data: 1 }])
-  t.match((await followed(follow(t, runUrl))).events, [{ data: '{"state":"failed"}' }])
+  t.match((await followed(follow(t, runUrl))).events, [{ data: '{"status":"failed"}' }])
   t.strictSame(logged().filter(({ level }) => level > 30).map(({ err }) => err?.code), ['FST_SSE_DATA_INVALID', 'FST_SSE_EVENT_INVALID'])
 })
 
@@ -225,7 +225,7 @@ t.test('an onSend hook can transform the response', async t => {
   await response.waitFor('"one"')
   feed.end()
   t.equal(await response.isComplete, true)
-  t.strictSame(response.events.map(({ data }) => data), ['"one"', '{"state":"finished"}'])
+  t.strictSame(response.events.map(({ data }) => data), ['"one"', '{"status":"finished"}'])
 })
 
 t.test('an onSend hook can replace the response, and one that fails gets an error response', async t => {
@@ -263,7 +263,7 @@ t.test('over HTTP/2, the response is the same', async t => {
   const response = await requestHttp2(connectHttp2(t, { port }), { ':path': '/run' })
   feed.end()
   await waitUntil(() => response.text().includes('event: end'), 'the end')
-  t.match(response.text(), /^retry: \d+\n\nid: \S+\n\nid: \S+\ndata: 1\n\nid: \S+\nevent: end\ndata: {"state":"finished"}\n\n$/)
+  t.match(response.text(), /^retry: \d+\n\nid: \S+\n\nid: \S+\ndata: 1\n\nid: \S+\nevent: end\ndata: {"status":"finished"}\n\n$/)
 })
 
 t.test('a client that disconnects while the store is called leaves no reader', async t => {

@@ -65,7 +65,7 @@ t.test('a DELETE of the Location stops the run, and one with Last-Event-ID, too'
       ? await fetch(locationOf(post, server), { method: 'DELETE' })
       : await fetch(server.askUrl, { method: 'DELETE', headers: { 'last-event-id': post.lastEventId() } })
     t.equal(response.status, 204)
-    await post.waitFor('{"state":"stopped","reason":"deleted"}')
+    await post.waitFor('{"status":"stopped","reason":"deleted"}')
     t.equal(await post.isComplete, true)
     t.equal((await fetch(locationOf(post, server), { method: 'DELETE' })).status, 204, 'a second time has no effect')
   }
@@ -231,7 +231,7 @@ t.test('the options of "resumable" apply to the run and to all responses', async
   const server = await serveResumable(t, {
     keep: 60_000,
     encode: String,
-    finalFrame: ({ state }) => `data: [${state}]\n\n`,
+    finalFrame: ({ status }) => `data: [${status}]\n\n`,
     gapFrame: () => 'data: gap\n\n'
   }, { runLog: { entries: 2 } })
   const { askUrl, feed } = server

@@ -53,7 +53,7 @@ t.test('close() gives runs closeTimeout to end, and their readers receive the re
   feed.end()
   await withTimeout(closed, 'close()', 5000)
   t.equal(await response.isComplete, true)
-  t.strictSame(response.events.map(({ data }) => data), ['1', '2', '{"state":"finished"}'])
+  t.strictSame(response.events.map(({ data }) => data), ['1', '2', '{"status":"finished"}'])
 })
 
 t.test('after closeTimeout, close() stops the producers and aborts the responses', async t => {

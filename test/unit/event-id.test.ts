@@ -12,11 +12,11 @@ const sessionIds = fc.string({ unit: fc.constantFrom(...base64url), minLength: 2
 t.test('an event id contains the session id and the position, in less than 128 bytes of printable ASCII', async t => {
   fc.assert(fc.property(sessionIds, fc.maxSafeNat(), (sessionId, position) => {
     const text = formatEventId(sessionId, position)
-    assert.deepEqual(parseEventId(text), { sessionId, position })
+    assert.deepEqual(parseEventId(text), { id: sessionId, position })
     return /^[\x21-\x7e]{1,127}$/.test(text)
   }), { seed: chooseSeed(t) })
-  t.strictSame(parseEventId(formatEventId(SESSION_ID, Number.MAX_SAFE_INTEGER)), { sessionId: SESSION_ID, position: Number.MAX_SAFE_INTEGER })
-  t.strictSame(parseEventId(`${SESSION_ID}.0`), { sessionId: SESSION_ID, position: 0 })
+  t.strictSame(parseEventId(formatEventId(SESSION_ID, Number.MAX_SAFE_INTEGER)), { id: SESSION_ID, position: Number.MAX_SAFE_INTEGER })
+  t.strictSame(parseEventId(`${SESSION_ID}.0`), { id: SESSION_ID, position: 0 })
 })
 
 t.test('a text that is not an event id of this plugin is rejected', async t => {
@@ -37,7 +37,7 @@ t.test('a random text is either rejected, or parsed into a session id and a posi
   fc.assert(fc.property(fc.oneof(fc.string({ unit: codePoints }), almostEventIds), text => {
     const parsed = parseEventId(text)
     if (parsed === undefined) return
-    assert.ok(text.startsWith(`${parsed.sessionId}.`))
+    assert.ok(text.startsWith(`${parsed.id}.`))
     assert.equal(Number.parseInt(text.slice(25), 36), parsed.position)
     assert.ok(Number.isSafeInteger(parsed.position))
   }), { seed: chooseSeed(t), numRuns: 2000 })

@@ -105,7 +105,7 @@ t.test('welcome, gap and close are each one event, whatever text they contain', 
       ['gap', gap],
       ['close', JSON.parse(JSON.stringify({ reason: text }))]
     ])
-    assert.deepEqual(events.slice(0, 2).map(({ id = '' }) => parseEventId(id)), [{ sessionId, position }, { sessionId, position }])
+    assert.deepEqual(events.slice(0, 2).map(({ id = '' }) => parseEventId(id)), [{ id: sessionId, position }, { id: sessionId, position }])
     assert.equal(events[2]?.id, 'closed')
   }), { seed })
 })

@@ -32,7 +32,7 @@ interface StoredSession {
   version: number
   epoch: number
   owner: string
-  endPosition: number | undefined
+  broadcastEndPosition: number | undefined
 }
 
 /** What the scripts do in Redis, with the two connections to one node. */
@@ -72,12 +72,12 @@ class StoreModel {
     return log
   }
 
-  record ({ version, epoch, owner, members, left, endPosition }: StoredSession): string[] {
+  record ({ version, epoch, owner, members, left, broadcastEndPosition }: StoredSession): string[] {
     return [
       'startPosition', '0', 'cursor', '0', 'version', String(version), 'epoch', String(epoch), 'owner', owner,
       ...[...members].flatMap(([name, from]) => [`m:${name}`, String(from)]),
       ...left.flatMap(({ channel, from, to }) => [`l:${to}:${channel}`, String(from)]),
-      ...endPosition === undefined ? [] : ['closeReason', 'closed', 'endPosition', String(endPosition)]
+      ...broadcastEndPosition === undefined ? [] : ['closeReason', 'closed', 'broadcastEndPosition', String(broadcastEndPosition)]
     ]
   }
 
@@ -154,7 +154,7 @@ class History {
     const guard = { isFenced: false, get isBehind () { return !reducer.broadcasts.isLive } }
     const reducer = this.#reducer
     for (const id of ['a', 'b']) {
-      this.#store.sessions.set(id, { id, log: { last: 0, entries: [] }, members: new Map(), left: [], version: 1, epoch: 0, owner: '', endPosition: undefined })
+      this.#store.sessions.set(id, { id, log: { last: 0, entries: [] }, members: new Map(), left: [], version: 1, epoch: 0, owner: '', broadcastEndPosition: undefined })
       const state = new SessionReplica(id, undefined, 0, guard)
       state.listener = {
         cursor: 0,
@@ -288,7 +288,7 @@ class History {
     const store = this.#store
     const kind = this.#choose(['own', 'channel', 'all'])
     if (kind === 'own') {
-      if (session.endPosition !== undefined) return
+      if (session.broadcastEndPosition !== undefined) return
       const positions = store.append(session.log)
       store.notify(session.owner, `entry ${session.id} ${positions}\ndata: ${store.position}\n\n`)
     } else if (kind === 'channel') store.publish(`${PREFIX}:c:${channel}`, `entry ${store.append(store.channel(channel))} \ndata: ${store.position}\n\n`)
@@ -296,7 +296,7 @@ class History {
   }
 
   #join (session: StoredSession, channel: string): void {
-    if (session.endPosition !== undefined || session.members.has(channel)) return
+    if (session.broadcastEndPosition !== undefined || session.members.has(channel)) return
     const { position } = this.#store
     session.members.set(channel, position)
     this.#store.notify(session.owner, `joined ${session.id} ${++session.version} ${position} ${channel}`)
@@ -312,15 +312,15 @@ class History {
   }
 
   #close (session: StoredSession): void {
-    if (session.endPosition !== undefined) return
+    if (session.broadcastEndPosition !== undefined) return
     const store = this.#store
     const left = [...session.members].map(([channel, from]) => ({ channel, from, to: store.channel(channel).last }))
     session.left.push(...left.filter(({ from, to }) => to > from))
     session.members.clear()
-    session.endPosition = store.broadcasts.last
+    session.broadcastEndPosition = store.broadcasts.last
     session.version++
     if (left.length > 0) store.notify(session.owner, `left_all ${session.id} ${session.version} ${JSON.stringify(left.map(({ channel, to }) => [channel, String(to)]))}`)
-    store.notify(session.owner, `closed ${session.id} ${session.endPosition} closed`)
+    store.notify(session.owner, `closed ${session.id} ${session.broadcastEndPosition} closed`)
     this.#counts.closed++
   }
 
@@ -369,13 +369,13 @@ class History {
 
   /** Compares what was written with what is for the session. */
   #check (state: SessionReplica, isComplete: boolean): void {
-    const { log, members, left, endPosition = Infinity } = this.#store.sessions.get(state.id) as StoredSession
+    const { log, members, left, broadcastEndPosition = Infinity } = this.#store.sessions.get(state.id) as StoredSession
     const written = this.#written.get(state) as number[]
     const isIn = (channel: string, position: number): boolean => [...left.map(range => ({ ...range })), ...[...members].map(([name, from]) => ({ channel: name, from, to: Infinity }))]
       .some(range => range.channel === channel && position > range.from && position <= range.to)
     const expected = [
       ...log.entries,
-      ...this.#store.broadcasts.entries.filter(({ position }) => position <= endPosition),
+      ...this.#store.broadcasts.entries.filter(({ position }) => position <= broadcastEndPosition),
       ...[...this.#store.channels].flatMap(([name, { entries }]) => entries.filter(({ position }) => isIn(name, position)))
     ].map(({ position }) => position).sort((a, b) => a - b)
     if (isComplete && state.epoch !== 0) this.#counts.written += written.length

@@ -42,7 +42,7 @@ const MAX_BATCH_COMMANDS = 64
 const MAX_BATCH_ARGS = 10_000
 
 /** Returns the code of an error of Redis; `undefined` for other errors. */
-export function codeOf (error: unknown): string | undefined {
+export function getErrorCode (error: unknown): string | undefined {
   const { message, cause } = error as Error
   return CODE.exec(cause instanceof Error ? cause.message : message)?.[0]
 }
@@ -248,7 +248,7 @@ export class CommandQueue {
       this.#listener.onReply()
       return reply as BatchReply
     } catch (error) {
-      if (codeOf(error) !== undefined) this.#listener.onReply()
+      if (getErrorCode(error) !== undefined) this.#listener.onReply()
       throw error
     }
   }
@@ -256,7 +256,7 @@ export class CommandQueue {
   #failed (commands: readonly Command[], error: unknown): void {
     // The commands after these have to be sent again, whether or not these are.
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
-    const code = codeOf(error)
+    const code = getErrorCode(error)
     if (code === 'FENCED' || code === 'EXPIRED') this.#listener.onFenced()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {

@@ -3,7 +3,7 @@ import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../log/log.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
-import { codeOf, CommandQueue } from './command-queue.js'
+import { getErrorCode, CommandQueue } from './command-queue.js'
 import { bounded, Connection, TIMEOUT, type RedisClient } from './connection.js'
 import { MessageQueues } from './inbound/message-queue.js'
 import { Inbox } from './replica/inbox.js'
@@ -143,7 +143,7 @@ export class Node {
       await this.#register()
     } catch (error) {
       this.#stop()
-      throw this.#bootError(error)
+      throw this.#createBootError(error)
     }
     this.#timer = setInterval(() => { this.#tick() }, this.#interval).unref()
     this.#loader.start()
@@ -199,7 +199,7 @@ export class Node {
   }
 
   #tick (): void {
-    this.ownership.tick(this.#interval)
+    this.ownership.detectPause(this.#interval)
     this.#supervise()
     this.#endFencedStreams()
     this.sendHeartbeat()
@@ -212,13 +212,13 @@ export class Node {
 
   /** Replaces a connection over which nothing has arrived for a whole lease. Counts ticks, because time also passes while this process is paused. */
   #supervise (): void {
-    const limitOf = (isUp: boolean): number => Math.max(this.#lease, isUp ? 0 : RECONNECT_TIMEOUT) / this.#interval
-    if (++this.#ticksSinceReply > limitOf(this.#connection.isUp)) {
+    const getLimit = (isUp: boolean): number => Math.max(this.#lease, isUp ? 0 : RECONNECT_TIMEOUT) / this.#interval
+    if (++this.#ticksSinceReply > getLimit(this.#connection.isUp)) {
       this.#ticksSinceReply = 0
       this.#connection.replace()
     }
     // Each heartbeat causes a reply and a message in the inbox. If only replies arrive, the subscription is lost.
-    if ((this.#ticksSinceReply <= 1 || !this.#subscriber.isReady) && ++this.#ticksSinceMessage > limitOf(this.#subscriber.isReady)) {
+    if ((this.#ticksSinceReply <= 1 || !this.#subscriber.isReady) && ++this.#ticksSinceMessage > getLimit(this.#subscriber.isReady)) {
       this.#ticksSinceMessage = 0
       this.#subscriber.replace()
     }
@@ -236,7 +236,7 @@ export class Node {
       if (this.queue.node === '') await this.#register()
       else await this.#renewLease(this.#node, false)
     } catch (error) {
-      const code = codeOf(error)
+      const code = getErrorCode(error)
       if (code === 'NOSCRIPT') await this.queue.loadScripts()
       else if (code === 'FENCED') {
         this.#isRegistrationLost ||= !this.isFenced
@@ -325,9 +325,9 @@ export class Node {
   }
 
   /** Explains why the store cannot be used. */
-  #bootError (error: unknown): Error {
+  #createBootError (error: unknown): Error {
     const { message } = (error as Error).cause as Error | undefined ?? error as Error
-    if (codeOf(error) === 'OPTIONS') {
+    if (getErrorCode(error) === 'OPTIONS') {
       const current = JSON.parse(message.slice(message.indexOf(' '))) as Record<string, string>
       const conflicts = Object.entries(sharedOptions(this.#settings)).filter(([name, value]) => current[name] !== value).map(([name]) => name)
       return new OptionInvalid(`The nodes of the namespace ${this.#prefix} use other values of ${conflicts.join(', ')}; use the same options in all nodes, or another namespace`)

@@ -92,7 +92,7 @@ export class RedisStore implements Store {
     }
     state.markClosed(reason)
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
-    if (state.epoch !== 0 && state.endPosition === Infinity) {
+    if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
       await bounded(new Promise<void>(resolve => { state.onClosed.push(resolve) })).catch(() => { state.listener?.onRemove() })
     }
     return true

@@ -9,8 +9,8 @@ import type { LogPart } from './replica/log-replica.js'
 import type { Reducer } from './replica/reducer.js'
 import type { SessionReplica } from './replica/session-replica.js'
 
-// Sessions or channels that are renewed by one command.
-const CHUNK = 200
+// Maximum number of sessions, and of channels, that one command renews.
+const MAX_PER_COMMAND = 200
 
 /** Acquires, renews and releases the right of this process to stream sessions. */
 export class StreamOwnership {
@@ -19,7 +19,7 @@ export class StreamOwnership {
   readonly #reducer: Reducer
   readonly #renewInterval: number
   #renewedAt = now()
-  #tickedAt = now()
+  #checkedAt = now()
   #lastPause = { from: 0, to: 0 }
 
   constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
@@ -29,11 +29,11 @@ export class StreamOwnership {
     this.#renewInterval = resumeTimeout / 4
   }
 
-  /** Is called at regular intervals, so that pauses of this process are detected. */
-  tick (interval: number): void {
+  /** Records a pause of this process, if there was one. Called at regular intervals, whose length is given in milliseconds. */
+  detectPause (interval: number): void {
     const time = now()
-    if (time - this.#tickedAt > interval * 1.2) this.#lastPause = { from: this.#tickedAt, to: time }
-    this.#tickedAt = time
+    if (time - this.#checkedAt > interval * 1.2) this.#lastPause = { from: this.#checkedAt, to: time }
+    this.#checkedAt = time
   }
 
   attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
@@ -65,9 +65,9 @@ export class StreamOwnership {
   }
 
   async #renew (states: readonly SessionReplica[], channels: readonly string[]): Promise<void> {
-    for (let from = 0; from < Math.max(states.length, channels.length); from += CHUNK) {
-      const chunk = states.slice(from, from + CHUNK)
-      await this.#queue.execute('renew', chunk.length, ...chunk.flatMap(({ id, epoch }) => [id, epoch]), ...channels.slice(from, from + CHUNK))
+    for (let from = 0; from < Math.max(states.length, channels.length); from += MAX_PER_COMMAND) {
+      const chunk = states.slice(from, from + MAX_PER_COMMAND)
+      await this.#queue.execute('renew', chunk.length, ...chunk.flatMap(({ id, epoch }) => [id, epoch]), ...channels.slice(from, from + MAX_PER_COMMAND))
     }
   }
 

@@ -170,7 +170,7 @@ export class Reducer {
   /** Removes the stream of a session from this process. */
   detach (state: SessionReplica): void {
     state.epoch = state.streamVersion = 0
-    state.endPosition = Infinity
+    state.broadcastEndPosition = Infinity
     state.log = undefined
     state.ranges.length = 0
     state.members.clear()
@@ -288,7 +288,7 @@ export class Reducer {
     if (state.epoch !== 0) {
       // Otherwise the session is read again, which shows the close.
       if (state.ownLog?.isLive !== true) return
-      state.endPosition = Number(position)
+      state.broadcastEndPosition = Number(position)
       this.#rebuild(state)
       runAll(state.onClosed)
     }
@@ -345,7 +345,7 @@ export class Reducer {
     state.streamVersion = record.version
     state.members = record.members
     state.left = record.left.filter(({ to }) => to > state.readFrom)
-    state.endPosition = record.endPosition
+    state.broadcastEndPosition = record.broadcastEndPosition
     const replicas = new Set<Replica | undefined>([state.ownLog])
     for (const [name, from] of state.members) replicas.add(this.#read(state, name, from))
     for (const { channel, from } of state.left) replicas.add(this.#read(state, channel, from))
@@ -419,10 +419,10 @@ export class Reducer {
 
   /** Rebuilds the ranges of logs that the stream of a session reads. */
   #rebuild (state: SessionReplica): void {
-    const { ranges, startPosition, endPosition, readFrom } = state
+    const { ranges, startPosition, broadcastEndPosition, readFrom } = state
     const ownLog = state.ownLog as Replica
     ranges.length = 0
-    ranges.push({ log: this.broadcasts.log, from: startPosition, to: endPosition }, { log: ownLog.log, from: startPosition, to: Infinity })
+    ranges.push({ log: this.broadcasts.log, from: startPosition, to: broadcastEndPosition }, { log: ownLog.log, from: startPosition, to: Infinity })
     const replicas = new Set<Replica>([ownLog])
     for (const [name, joinedAt] of state.members) {
       const replica = this.channels.get(name) as Replica

@@ -33,7 +33,7 @@ export class SessionReplica extends SessionState implements LogReader {
   /** The lowest position that the streams in this process start from. */
   readFrom = 0
   /** The newest broadcast that the session reads; `Infinity` while it is open. */
-  endPosition = Infinity
+  broadcastEndPosition = Infinity
   ownLog: LogReplica<SessionReplica> | undefined
   /** Joined channels, with the positions at which the session has joined. */
   members = new Map<string, number>()
@@ -95,7 +95,7 @@ export interface SessionRecord {
   readonly owner: string
   readonly cursor: number
   readonly closeReason: string | undefined
-  readonly endPosition: number
+  readonly broadcastEndPosition: number
   readonly data: SessionData
   readonly members: Map<string, number>
   readonly left: LeftRange[]
@@ -127,7 +127,7 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     owner: fields.owner as string,
     cursor: Number(fields.cursor),
     closeReason: fields.closeReason,
-    endPosition: fields.endPosition === undefined ? Infinity : Number(fields.endPosition),
+    broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),
     data,
     members,
     left

@@ -4,21 +4,21 @@
 -- sixth value, or false if the session does not exist, or `replaced` if another node has the stream for a newer request.
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
-local record = redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt')
-if not record[4] then return { mark_reply(token), int(position), int(rollback_position), false } end
-if not is_retry and record[1] ~= '' and record[1] ~= NODE and num(record[6]) > latest then
+local owner, close_reason, principal, start_position, users, current_requested_at = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt'))
+if not start_position then return { mark_reply(token), int(position), int(rollback_position), false } end
+if not is_retry and owner ~= '' and owner ~= NODE and num(current_requested_at) > latest then
   return { mark_reply(token), int(position), int(rollback_position), 'replaced' }
 end
 -- A retry must not take the stream from a node that has acquired it since.
-if not is_retry or record[1] == '' then
+if not is_retry or owner == '' then
   local epoch = redis.call('HINCRBY', key, 'epoch', 1)
   redis.call('HINCRBY', key, 'version', 1)
-  redis.call('HSET', key, 'owner', NODE, 'requestedAt', math.max(num(record[6]), earliest))
-  add_user(key, record[5])
-  if record[1] ~= '' and record[1] ~= NODE then notify(record[1], 'replaced ' .. id .. ' ' .. epoch) end
+  redis.call('HSET', key, 'owner', NODE, 'requestedAt', math.max(num(current_requested_at), earliest))
+  add_user(key, users)
+  if owner ~= '' and owner ~= NODE then notify(owner, 'replaced ' .. id .. ' ' .. epoch) end
 end
-if not record[2] then
-  set_deadline(id, record[3], RESUME_TIMEOUT * 1.25)
+if not close_reason then
+  set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
   set_ttl(key, TTL)
 end
 local log = read_log(key, cursor, math.huge, READ_BYTES)

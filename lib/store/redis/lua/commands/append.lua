@@ -4,16 +4,18 @@ local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
 if kind == 's' then
   local key = session_key(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
-  if not meta[7] or meta[6] then return -1 end
-  if is_retry then return num(meta[1]) end
+  local last, owner, close_reason, start_position = num(meta[1]), meta[5], meta[6], meta[7]
+  if not start_position or close_reason then return -1 end
+  if is_retry then return last end
   local entry_position = append(key, LOG, meta, frame, except)
-  if meta[5] ~= '' then notify(meta[5], 'entry ' .. name .. ' ' .. int(num(meta[1])) .. ' ' .. int(entry_position) .. '\n' .. frame) end
+  if owner ~= '' then notify(owner, 'entry ' .. name .. ' ' .. int(last) .. ' ' .. int(entry_position) .. '\n' .. frame) end
   return entry_position
 end
 local key = kind == 'c' and channel_key(name) or P .. ':b'
 local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'members')
-if kind == 'c' and num(meta[5]) < 1 or is_retry then return 0 end
+local last, members = num(meta[1]), num(meta[5])
+if kind == 'c' and members < 1 or is_retry then return 0 end
 local entry_position = append(key, CHANNEL_LOG, meta, frame, except)
-local text = 'entry ' .. int(num(meta[1])) .. ' ' .. int(entry_position) .. ' ' .. except .. '\n' .. frame
+local text = 'entry ' .. int(last) .. ' ' .. int(entry_position) .. ' ' .. except .. '\n' .. frame
 if kind == 'c' then redis.call('PUBLISH', P .. ':c:' .. name, text) else publish_all(text) end
 return entry_position

@@ -2,9 +2,10 @@
 local id = ARGS[1]
 local key = session_key(id)
 local log = key .. ':log'
-local meta = redis.call('HMGET', key, 'cursor', 'closeReason', 'owner', 'last', 'trimmed', 'backlogCache')
-local cursor, last, trimmed = num(meta[1]), num(meta[4]), num(meta[5])
-if not meta[1] or meta[2] or last <= cursor or redis.call('EXISTS', log) == 0 then return 1 end
+local cursor, close_reason, owner, last, trimmed, cache = unpack(redis.call('HMGET', key, 'cursor', 'closeReason', 'owner', 'last', 'trimmed', 'backlogCache'))
+if not cursor or close_reason then return 1 end
+cursor, last, trimmed = num(cursor), num(last), num(trimmed)
+if last <= cursor or redis.call('EXISTS', log) == 0 then return 1 end
 
 local function measure (after, through)
   local count, bytes = 0, 0
@@ -18,7 +19,7 @@ end
 -- The last measured range is cached, so that each entry is read twice at most: when it is added to the range, and when it leaves it.
 local from, count, bytes = math.max(cursor, trimmed), nil, nil
 local before = {}
-for number in string.gmatch(meta[6] or '', '%d+') do before[#before + 1] = tonumber(number) end
+for number in string.gmatch(cache or '', '%d+') do before[#before + 1] = tonumber(number) end
 if before[1] and trimmed <= before[1] and from >= before[1] then
   local more, moreBytes = measure(before[2], last)
   local less, lessBytes = measure(before[1], from)
@@ -27,5 +28,5 @@ else count, bytes = measure(from, last) end
 redis.call('HSET', key, 'backlogCache', table.concat({ int(from), int(last), int(count), int(bytes) }, ' '))
 if count * 2 < LOG.entries and bytes * 2 < LOG.bytes then return 1 end
 -- The owner commits its cursor, for the next check.
-if meta[3] ~= '' then notify(meta[3], 'progress ' .. id) end
+if owner ~= '' then notify(owner, 'progress ' .. id) end
 return 0

@@ -11,13 +11,13 @@ if deadline ~= '' then
   -- The deadline was changed meanwhile.
   if redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end
 end
-local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy', 'owner')
-if not record[1] then
+local start_position, close_reason, principal, users, earlier_closed_by, owner = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy', 'owner'))
+if not start_position then
   redis.call('ZREM', P .. ':deadlines', id)
   -- If the session is not to be kept, the first execution has removed it.
   return { is_retry and not keep and 1 or 0 }
 end
-if record[2] then return { record[5] == closed_by and 1 or 0 } end
+if close_reason then return { earlier_closed_by == closed_by and 1 or 0 } end
 -- The session leaves its channels, but still reads what was appended before.
 local version, left = redis.call('HINCRBY', key, 'version', 1), {}
 for _, field in ipairs(redis.call('HKEYS', key)) do
@@ -32,12 +32,12 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
 end
 -- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
 local broadcast_position = num(redis.call('HGET', P .. ':b', 'last'))
-if record[6] ~= '' and #left > 0 then notify(record[6], 'left_all ' .. id .. ' ' .. version .. ' ' .. cjson.encode(left)) end
+if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. cjson.encode(left)) end
 redis.call('ZREM', P .. ':deadlines', id)
-if record[3] then redis.call('ZREM', P .. ':p:' .. record[3], id) end
-for node in string.gmatch(record[4] or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(broadcast_position) .. ' ' .. reason) end
+if principal then redis.call('ZREM', P .. ':p:' .. principal, id) end
+for node in string.gmatch(users or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(broadcast_position) .. ' ' .. reason) end
 if keep then
-  redis.call('HSET', key, 'closeReason', reason, 'endPosition', broadcast_position, 'closedBy', closed_by)
+  redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position, 'closedBy', closed_by)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
   return { 1 }
 end

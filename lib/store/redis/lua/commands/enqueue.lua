@@ -4,12 +4,12 @@
 -- it is newer.
 local id, ticket_number, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
-local record = redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'hasKeys', 'users', 'waiting')
-if not record[1] or record[2] then return { 'unknown', {}, redis.call('HGETALL', key) } end
-add_user(key, record[5])
+local current_version, close_reason, owner, has_keys, users = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'hasKeys', 'users'))
+if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
+add_user(key, users)
 local queue, keys = key .. ':queue', key .. ':keys'
 local ticket = NODE .. ' ' .. ticket_number
-local new_record = not clear_dead_owner(key, record[3]) and record[1] == version and {} or redis.call('HGETALL', key)
+local new_record = not clear_dead_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
 -- Caches the result for each node: many keys are held by few nodes.
 local known = {}
@@ -58,10 +58,10 @@ end
 for _, i in ipairs(unclaimed) do
   redis.call('HSET', keys, ARGS[i], 'r ' .. ARGS[i + 1] .. ' ' .. ticket .. ';')
   -- From here on, the keys have the TTL of the session.
-  if not record[4] then
+  if not has_keys then
     redis.call('HSET', key, 'hasKeys', 1)
     redis.call('PEXPIRE', keys, TTL)
-    record[4] = '1'
+    has_keys = '1'
   end
 end
 local is_head = head and string.sub(head, 1, #ticket + 1) == ticket .. ' '

@@ -1,7 +1,7 @@
 -- ARGS: id. Returns the record.
 local key = session_key(ARGS[1])
-local record = redis.call('HMGET', key, 'owner', 'users', 'startPosition')
-if not record[3] then return {} end
-clear_dead_owner(key, record[1])
-add_user(key, record[2])
+local owner, users, start_position = unpack(redis.call('HMGET', key, 'owner', 'users', 'startPosition'))
+if not start_position then return {} end
+clear_dead_owner(key, owner)
+add_user(key, users)
 return redis.call('HGETALL', key)

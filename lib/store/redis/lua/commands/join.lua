@@ -2,10 +2,10 @@
 -- nothing to change; UNKNOWN_VERSION for a retry; 0 if it is closed.
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
-local record = redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name)
-if not record[1] or record[2] then return 0 end
+local start_position, close_reason, owner, current_version, joined_at = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name))
+if not start_position or close_reason then return 0 end
 if is_retry then return UNKNOWN_VERSION end
-if record[5] then return -tonumber(record[4]) end
+if joined_at then return -tonumber(current_version) end
 redis.call('HSET', key, 'm:' .. name, position)
 -- If a channel with this name had entries before, Redis has removed them: all up to the current position count as lost.
 if redis.call('HINCRBY', channel_key(name), 'members', 1) == 1 and redis.call('HEXISTS', channel_key(name), 'last') == 0 then
@@ -13,5 +13,5 @@ if redis.call('HINCRBY', channel_key(name), 'members', 1) == 1 and redis.call('H
 end
 redis.call('PEXPIRE', channel_key(name), TTL)
 local version = redis.call('HINCRBY', key, 'version', 1)
-if record[3] ~= '' then notify(record[3], 'joined ' .. id .. ' ' .. version .. ' ' .. int(position) .. ' ' .. name) end
+if owner ~= '' then notify(owner, 'joined ' .. id .. ' ' .. version .. ' ' .. int(position) .. ' ' .. name) end
 return version

@@ -8,17 +8,17 @@ local token = ARGS[1]
 local values, lost, budget = {}, false, READ_BYTES
 
 local function read_session (id, key, epoch, version)
-  local record = redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'users')
-  if not record[1] then return 'gone' end
-  if record[1] ~= epoch or is_retry and record[3] ~= NODE then return 'replaced' end
-  if record[3] ~= NODE then redis.call('HSET', key, 'owner', NODE) end
-  add_user(key, record[6])
-  if record[4] then set_ttl(key, RESUME_TIMEOUT, true)
+  local current_epoch, current_version, owner, close_reason, principal, users = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'users'))
+  if not current_epoch then return 'gone' end
+  if current_epoch ~= epoch or is_retry and owner ~= NODE then return 'replaced' end
+  if owner ~= NODE then redis.call('HSET', key, 'owner', NODE) end
+  add_user(key, users)
+  if close_reason then set_ttl(key, RESUME_TIMEOUT, true)
   else
-    set_deadline(id, record[5], RESUME_TIMEOUT * 1.25)
+    set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
     set_ttl(key, TTL)
   end
-  return nil, record[2] ~= version and redis.call('HGETALL', key) or {}
+  return nil, current_version ~= version and redis.call('HGETALL', key) or {}
 end
 
 for i = 2, #ARGS, 7 do
@@ -26,9 +26,9 @@ for i = 2, #ARGS, 7 do
   local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
   local value
   if kind == 'u' then
-    local record = redis.call('HMGET', session_key(name), 'version', 'users')
-    if record[1] then add_user(session_key(name), record[2]) end
-    value = record[1] or 'gone'
+    local current_version, users = unpack(redis.call('HMGET', session_key(name), 'version', 'users'))
+    if current_version then add_user(session_key(name), users) end
+    value = current_version or 'gone'
   else
     local key = kind == 's' and session_key(name) or kind == 'c' and channel_key(name) or P .. ':b'
     local problem, record

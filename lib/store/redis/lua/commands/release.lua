@@ -2,13 +2,13 @@
 local id, epoch, cursor = ARGS[1], ARGS[2], tonumber(ARGS[3])
 if is_retry then return 1 end
 local key = session_key(id)
-local record = redis.call('HMGET', key, 'epoch', 'principal', 'closeReason', 'owner')
-if not record[1] then return 1 end
-local is_current = record[1] == epoch
-if not is_current and record[4] ~= '' and record[4] ~= NODE then return 1 end
+local current_epoch, principal, close_reason, owner = unpack(redis.call('HMGET', key, 'epoch', 'principal', 'closeReason', 'owner'))
+if not current_epoch then return 1 end
+local is_current = current_epoch == epoch
+if not is_current and owner ~= '' and owner ~= NODE then return 1 end
 redis.call('HSET', key, 'owner', '')
 redis.call('HINCRBY', key, 'version', 1)
-if not record[3] then set_deadline(id, record[2], RESUME_TIMEOUT) end
+if not close_reason then set_deadline(id, principal, RESUME_TIMEOUT) end
 if not is_current then return 1 end
 redis.call('HSET', key, 'cursor', cursor)
 -- The ranges of left channels are kept as long as their entries, because the client may resume at an earlier position.

@@ -4,13 +4,13 @@ local count = tonumber(ARGS[1])
 for i = 2, count * 2, 2 do
   local id, epoch = ARGS[i], ARGS[i + 1]
   local key = session_key(id)
-  local record = redis.call('HMGET', key, 'epoch', 'closeReason', 'principal', 'owner')
-  if record[1] and not is_retry and (epoch == '-1' or record[1] == epoch and record[4] == NODE) then
-    if record[2] then set_ttl(key, RESUME_TIMEOUT, true)
+  local current_epoch, close_reason, principal, owner = unpack(redis.call('HMGET', key, 'epoch', 'closeReason', 'principal', 'owner'))
+  if current_epoch and not is_retry and (epoch == '-1' or current_epoch == epoch and owner == NODE) then
+    if close_reason then set_ttl(key, RESUME_TIMEOUT, true)
     else
-      set_deadline(id, record[3], epoch == '-1' and RESUME_TIMEOUT or RESUME_TIMEOUT * 1.25)
+      set_deadline(id, principal, epoch == '-1' and RESUME_TIMEOUT or RESUME_TIMEOUT * 1.25)
       set_ttl(key, TTL)
-      if record[3] then redis.call('PEXPIRE', P .. ':p:' .. record[3], TTL) end
+      if principal then redis.call('PEXPIRE', P .. ':p:' .. principal, TTL) end
     end
   end
 end

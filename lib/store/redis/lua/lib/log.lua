@@ -50,8 +50,8 @@ end
 -- Reads the entries of a log after a position, up to another one, until about `limit` bytes are read. Returns the newest
 -- position of the log, up to which position it is trimmed and why, the entries, whether there are more, and the bytes read.
 local function read_log (key, after, through, limit)
-  local meta = redis.call('HMGET', key, 'last', 'trimmed', 'trimReason')
-  local last, trimmed, reason = num(meta[1]), num(meta[2]), meta[3] or 'count'
+  local last, trimmed, reason = unpack(redis.call('HMGET', key, 'last', 'trimmed', 'trimReason'))
+  last, trimmed, reason = num(last), num(trimmed), reason or 'count'
   local list, bytes, has_more = {}, 0, last > after and through > after
   local from, to = after, through < 9e15 and int(through) or '+'
   while has_more and bytes < limit do

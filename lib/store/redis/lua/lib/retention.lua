@@ -14,9 +14,9 @@ end
 -- Drops the range of a left channel. The own log of the session records that entries are lost.
 local function drop_range (key, range, reason)
   redis.call('HDEL', key, range.field)
-  local meta = redis.call('HMGET', key, 'last', 'trimmed')
-  if range.to > num(meta[2]) then redis.call('HSET', key, 'trimmed', range.to, 'trimReason', reason) end
-  if range.to > num(meta[1]) then redis.call('HSET', key, 'last', range.to) end
+  local last, trimmed = unpack(redis.call('HMGET', key, 'last', 'trimmed'))
+  if range.to > num(trimmed) then redis.call('HSET', key, 'trimmed', range.to, 'trimReason', reason) end
+  if range.to > num(last) then redis.call('HSET', key, 'last', range.to) end
 end
 
 local function remove_member (name)
@@ -82,9 +82,9 @@ end
 -- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
 -- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again.
 local function limit_responses (key, keys, order, count, added_bytes)
-  local meta = redis.call('HMGET', key, 'responseBytes', 'droppedResponses')
+  local response_bytes, dropped_responses = unpack(redis.call('HMGET', key, 'responseBytes', 'droppedResponses'))
   -- The oldest keys have no response any more.
-  local bytes, dropped = num(meta[1]) + added_bytes, num(meta[2])
+  local bytes, dropped = num(response_bytes) + added_bytes, num(dropped_responses)
   local function parse (name) return string.match(redis.call('HGET', keys, name) or '', '^%a (%S+) (.*)$') end
   if count > MAX_IDEMPOTENCY_KEYS then
     local name = redis.call('LPOP', order)
