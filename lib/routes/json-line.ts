@@ -16,37 +16,40 @@ export interface JsonLine {
   readonly event?: unknown
   readonly id?: unknown
   /** The JSON text of the member `data`, unchanged. */
-  readonly data?: Buffer | undefined
+  readonly data?: Buffer
 }
+
+const NAMES = ['event', 'id', 'data'] as const
 
 /**
  * Splits the JSON object of a line into its members. `data` is not parsed, because the parser of the app does that: it then
  * receives the same text as in a single POST. Other members are ignored. Returns `undefined` if the line is not an object.
  */
 export function parseLine (line: Buffer): JsonLine | undefined {
-  const members: { event?: Buffer, id?: Buffer, data?: Buffer } = {}
+  // The index before and after the value of each member. If a member is repeated, the last one counts.
+  const ranges: Partial<Record<keyof JsonLine, readonly [start: number, end: number]>> = {}
+  const parse = ([start, end]: readonly [number, number]): unknown => JSON.parse(line.toString('utf8', start, end))
   try {
     let at = skipSpace(line, 0)
     if (line[at] !== OPENING_BRACE) return undefined
     at = skipSpace(line, at + 1)
     while (line[at] !== CLOSING_BRACE) {
       const keyEnd = endOfString(line, at)
-      const key = parse(line.subarray(at, keyEnd))
+      const name = readName(line, at, keyEnd)
       at = skipSpace(line, keyEnd)
       if (line[at] !== COLON) return undefined
       const start = skipSpace(line, at + 1)
       at = endOfValue(line, start)
       if (at === start) return undefined
-      if (key === 'data' || key === 'event' || key === 'id') members[key] = line.subarray(start, at)
+      if (name !== undefined) ranges[name] = [start, at]
       if (line[at] === COMMA) {
         at = skipSpace(line, at + 1)
         if (line[at] !== QUOTE) return undefined
       }
     }
     if (skipSpace(line, at + 1) < line.length) return undefined
-    const { event, id, data } = members
-    // If a member is repeated, the last one counts, so only that is parsed.
-    return { ...event && { event: parse(event) }, ...id && { id: parse(id) }, data }
+    const { event, id, data } = ranges
+    return { ...event && { event: parse(event) }, ...id && { id: parse(id) }, ...data && { data: line.subarray(...data) } }
   } catch {
     return undefined
   }
@@ -61,7 +64,21 @@ export function skipSpace (bytes: Buffer, start: number): number {
 
 const isSpace = (byte: number | undefined): boolean => byte === SPACE || byte === LINE_FEED || byte === CARRIAGE_RETURN || byte === TAB
 
-const parse = (json: Buffer): unknown => JSON.parse(json.toString())
+/** Returns the name that a string contains, if it is one of the members. Does not parse the string if possible, because a line may have very many. */
+function readName (line: Buffer, start: number, end: number): keyof JsonLine | undefined {
+  for (const name of NAMES) if (equals(line, start + 1, end - 1, name)) return name
+  for (let at = start; at < end; at++) {
+    if (line[at] === BACKSLASH) return NAMES.find(name => name === JSON.parse(line.toString('utf8', start, end)))
+  }
+  return undefined
+}
+
+/** Whether some bytes are an ASCII text. */
+function equals (bytes: Buffer, start: number, end: number, text: string): boolean {
+  if (end - start !== text.length) return false
+  for (let n = 0; n < text.length; n++) if (bytes[start + n] !== text.charCodeAt(n)) return false
+  return true
+}
 
 /** Returns the index after the string that starts at an index. */
 function endOfString (line: Buffer, start: number): number {

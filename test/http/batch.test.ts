@@ -146,7 +146,7 @@ t.test('splits lines with spaces, escapes, nested data and unknown members', asy
   sessions.handle('ret"urn\\', (_session, data) => [data])
   const data = { '}': ['{"', '\\', '\\"', { deep: ['],', {}] }], x: 'é\u2028' }
   const event = JSON.stringify('ret"urn\\')
-  const { body } = await postBatch(url, sessionId, ` { "other" : {"data":[1]} , "d\\u0061ta" : ${JSON.stringify(data)} ,"event":${event}, "x":null } \r\n{"event":${event}}\n{"data":"é", "event":${event},"data":7}`)
+  const { body } = await postBatch(url, sessionId, ` { "other" : {"data":[1]} , "\\u0061":0, "date":2 , "d\\u0061ta" : ${JSON.stringify(data)} ,"event":${event}, "x":null } \r\n{"event":${event}}\n{"data":"é", "event":${event},"data":7}`)
   t.strictSame(body, [{ status: 200, body: [data] }, { status: 200, body: [null] }, { status: 200, body: [7] }])
 })
 
