@@ -20,7 +20,7 @@ export const ChannelInvalid = createError<[string]>('FST_SSE_CHANNEL_INVALID', '
 export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions), "channelLog" (channels and broadcasts) or "runLog" (runs)', 500, RangeError)
 export const TooManyChannels = createError<[number]>('FST_SSE_TOO_MANY_CHANNELS', 'The session is already in %d channels; leave some, or raise option "maxChannelsPerSession"', 409)
 export const RunInvalid = createError<[string]>('FST_SSE_RUN_INVALID', '%s', 500, TypeError)
-export const RunsUnsupported = createError('FST_SSE_RUNS_UNSUPPORTED', 'The store of this server does not support runs; use memoryStore', 501)
+export const RunsUnsupported = createError('FST_SSE_RUNS_UNSUPPORTED', 'The store of this server does not support runs; use memoryStore or redisStore', 501)
 export const RunOver = createError('FST_SSE_RUN_OVER', 'The run has ended, so nothing can be added to it; stop producing when the signal aborts', 410)
 export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is closed, so nothing can be sent to it; stop producing when session.signal aborts', 410)
 

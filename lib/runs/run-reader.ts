@@ -123,6 +123,10 @@ class RunReader implements StreamOwner, RunListener {
     this.#stream?.end({ finalFrame: this.#format('finalFrame', () => this.#finalFrame(outcome as RunOutcome), formatEventId(id, endPosition)), reason: String(outcome?.status), drain: true })
   }
 
+  onUnavailable (): void {
+    this.#stream?.abort()
+  }
+
   onProgress (): void {}
 
   onGap (): void {}

@@ -139,7 +139,8 @@ export class Runs {
     const id = this.#ids.next()
     return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep }, reuse), state => {
       if (state === undefined) throw new TooManyRuns(this.#settings.maxRuns)
-      if (state.id === id) this.#produce(state, producer, encode)
+      // Another process may have stopped the run already.
+      if (state.id === id && state.outcome === undefined) this.#produce(state, producer, encode)
       return new Run(state, this.#context)
     })
   }
@@ -171,7 +172,7 @@ export class Runs {
     const abortController = new AbortController()
     // A producer may have any number of parts that use the signal.
     setMaxListeners(0, abortController.signal)
-    const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) } }
+    const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) }, onUnavailable: noop }
     state.listeners.add(listener)
     this.#producing.add(state)
     const outcome = await this.#appendItems(state, producer, encode, abortController.signal)

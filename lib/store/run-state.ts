@@ -21,8 +21,10 @@ export interface RunInput {
 
 /** The producer of a run, or a reader in this process. The store calls it when the run changes. */
 export interface RunListener extends LogListener {
-  /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log. */
+  /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log when `canWrite` is true. */
   onEnd (): void
+  /** This process has not reached the store for so long that clients should continue in another process: the response of a reader is aborted. */
+  onUnavailable (): void
 }
 
 /** The state of a run in this process. Only the store changes it, but the registry adds the producer to `listeners`. */

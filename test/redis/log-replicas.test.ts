@@ -11,7 +11,7 @@ const ignore = (): void => {}
 const bounds = { entries: 3, bytes: 1e6, age: Infinity }
 
 function createReducer (listener: Partial<ReducerListener>, known = new Map<string, SessionReplica>()): Reducer {
-  return new Reducer({ log: bounds, channelLog: bounds }, known, {
+  return new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, known, new Map(), {
     onBroadcast: ignore, onLoss: ignore, onIncomplete: ignore, onRollback: ignore, onQueueChange: ignore, onProgressRequest: ignore, onStale: ignore, ...listener
   })
 }
@@ -38,7 +38,7 @@ t.test('flushes entries that were read before later publications trim them', asy
   publish(1)
   await nextEventLoopTurn()
   t.strictSame(written, [1])
-  reducer.invalidate([])
+  reducer.invalidate([], [])
   readBroadcasts(reducer, [2, 3, 4])
   for (const position of [5, 6, 7]) publish(position)
   await nextEventLoopTurn()
@@ -64,7 +64,7 @@ t.test('a message about a channel that the session is not in changes nothing but
 t.test('the close of a session whose log is read again shows in what is read', async t => {
   const { state, reducer, record } = attachSession()
   const replica = state.ownLog as NonNullable<typeof state.ownLog>
-  reducer.invalidate([])
+  reducer.invalidate([], [])
   reducer.applyMessage('closed', 'a 5 done')
   t.equal(state.closeReason, undefined)
   reducer.applyRead([{ replica, after: 0, through: Infinity, epoch: 1, version: 1 }], [['0', '0', 'count', [], 0, record(2, 'closeReason', 'done', 'broadcastEndPosition', '5')]])

@@ -1,11 +1,13 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
-import { SessionCache } from '../../lib/store/redis/session-cache.js'
+import { StateCache } from '../../lib/store/redis/state-cache.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { collectGarbage, waitUntilCollected } from '../support/gc.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
+
+const createCache = (): StateCache<{ readonly id: string }, undefined> => new StateCache(id => ({ id }), () => true)
 
 t.test('releases an unused session from memory, and loads it again', needsRedis, async t => {
   const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { lease: 100 })
@@ -30,8 +32,8 @@ t.test('the signal of a session aborts even if the session is no longer referenc
 })
 
 t.test('returns the same state while a session is in use', t => {
-  const cache = new SessionCache({ isFenced: false, isBehind: false })
-  const state = cache.getOrCreate('id', { principal: undefined, startPosition: 0 })
+  const cache = createCache()
+  const state = cache.getOrCreate('id', undefined)
   for (let n = 0; n < 5; n++) cache.sweep()
   t.equal(cache.get('id'), state)
   t.strictSame(cache.open(), [state])
@@ -39,9 +41,9 @@ t.test('returns the same state while a session is in use', t => {
 })
 
 t.test('keeps no memory for 100,000 released sessions', async t => {
-  const cache = new SessionCache({ isFenced: false, isBehind: false })
+  const cache = createCache()
   const round = async (from: number): Promise<number> => {
-    for (let n = 0; n < 10_000; n++) cache.getOrCreate(`session ${from + n}`, { principal: undefined, startPosition: 0 })
+    for (let n = 0; n < 10_000; n++) cache.getOrCreate(`session ${from + n}`, undefined)
     for (let n = 0; n < 3; n++) {
       cache.sweep()
       // A dereferenced WeakRef keeps its target alive until the end of the event loop turn.

@@ -1,74 +1,149 @@
-import t from 'tap'
-import { memoryStore, type RunInput, type RunListener, type RunStore, type SseSessionsOptions } from '../../lib/index.js'
+import t, { type Test } from 'tap'
+import { memoryStore, type RunInput, type RunListener, type RunState, type RunStore, type SseSessionsOptions, type StoreFactory } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
+import { IdGenerator } from '../../lib/wire/event-id.js'
+import { testEachStoreFactory } from '../support/stores.js'
+import { waitUntil } from '../support/wait.js'
 
 // Requirements of the contract in lib/store/run-store.ts. The tests of `test/runs` cover the rest through HTTP.
 
-const createStore = (options: SseSessionsOptions = {}): RunStore => memoryStore(resolveOptions(options, 0), { onBroadcast: () => {}, onExpire: async () => {} }).runs
+const ids = new IdGenerator()
 
-const createInput = (input: Partial<RunInput> = {}): RunInput => ({ id: `run ${Math.random()}`, name: 'a', principal: undefined, fingerprint: undefined, keep: 60_000, ...input })
+async function createStore (t: Test, factory: StoreFactory, options: SseSessionsOptions = {}): Promise<RunStore> {
+  const store = await factory(resolveOptions({ closeTimeout: 100, ...options }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+  t.teardown(() => store.close('shutdown'))
+  if (store.runs === undefined) throw new Error('no runs')
+  return store.runs
+}
+
+const createInput = (input: Partial<RunInput> = {}): RunInput => ({ id: ids.next(), name: 'a', principal: undefined, fingerprint: undefined, keep: 60_000, ...input })
+
+async function startRun (store: RunStore, input: Partial<RunInput> = {}): Promise<RunState> {
+  const run = await store.start(createInput(input), 'running')
+  if (run === undefined) throw new Error('no run')
+  return run
+}
 
 /** A listener that records what it was notified of. */
 function recordListener (): RunListener & { readonly calls: string[] } {
   const calls: string[] = []
-  return { calls, onAppend: () => { calls.push('append') }, onEnd: () => { calls.push('end') } }
+  return { calls, onAppend: () => { calls.push('append') }, onEnd: () => { calls.push('end') }, onUnavailable: () => { calls.push('unavailable') } }
 }
 
-t.test('nothing can be appended to a run that has ended, and only the first end counts', async t => {
-  const store = createStore()
-  const run = await store.start(createInput(), 'running')
-  if (run === undefined) throw new Error('no run')
+testEachStoreFactory(t, 'nothing can be appended to a run that has ended, and only the first end counts', async (t, connect) => {
+  const store = await createStore(t, await connect())
+  const run = await startRun(store)
   const listener = recordListener()
   const source = await store.follow(run, run.startPosition, listener)
   await store.append(run, { frame: 'data: 1\n\n' })
   t.equal(await store.end(run, { status: 'stopped', reason: 'user' }), true)
   t.equal(await store.end(run, { status: 'finished' }), false)
   t.strictSame(run.outcome, { status: 'stopped', reason: 'user' })
-  t.throws(() => store.append(run, { frame: 'data: 2\n\n' }), { code: 'FST_SSE_RUN_OVER' })
+  await t.rejects(async () => { await store.append(run, { frame: 'data: 2\n\n' }) }, { code: 'FST_SSE_RUN_OVER' })
   t.equal(source?.log.length, 1)
   t.ok(run.endPosition > (source?.log.lastPosition ?? Infinity))
-  t.strictSame(listener.calls, ['append', 'end'])
+  t.strictSame([...new Set(listener.calls)], ['append', 'end'])
   t.equal(run.canWrite, true)
 })
 
-t.test('a reader that was removed is not notified any more', async t => {
-  const store = createStore()
-  const run = await store.start(createInput(), 'running')
-  if (run === undefined) throw new Error('no run')
+testEachStoreFactory(t, 'a reader that was removed is not notified any more', async (t, connect) => {
+  const store = await createStore(t, await connect())
+  const run = await startRun(store)
   const listener = recordListener()
   await store.follow(run, Infinity, listener)
   store.unfollow(run, listener)
+  listener.calls.length = 0
   await store.append(run, { frame: 'data: 1\n\n' })
   await store.end(run, { status: 'finished' })
   t.strictSame(listener.calls, [])
 })
 
-t.test('a start with another fingerprint is refused', async t => {
-  const store = createStore()
-  const run = await store.start(createInput({ fingerprint: 'x' }), 'kept')
-  t.equal(await store.start(createInput({ fingerprint: 'x' }), 'kept'), run)
-  t.throws(() => store.start(createInput({ fingerprint: 'y' }), 'kept'), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+testEachStoreFactory(t, 'a start returns the running run, or with "kept" also one that has ended, or rejects with "never"', async (t, connect) => {
+  const store = await createStore(t, await connect())
+  const run = await startRun(store, { principal: 'ann' })
+  t.equal(await store.start(createInput({ principal: 'ann' }), 'running'), run)
+  t.equal(await store.start(createInput({ principal: 'ann' }), 'kept'), run)
+  await t.rejects(async () => { await store.start(createInput({ principal: 'ann' }), 'never') }, { code: 'FST_SSE_RUN_EXISTS' })
+  t.not(await store.start(createInput({ principal: '' }), 'never'), run, 'another principal')
+  await store.end(run, { status: 'finished' })
+  t.equal(await store.start(createInput({ principal: 'ann' }), 'kept'), run)
+  const next = await store.start(createInput({ principal: 'ann' }), 'never')
+  t.not(next, run)
+  t.match(next, { name: 'a', principal: 'ann', fingerprint: undefined, keep: 60_000, outcome: undefined, endPosition: Infinity })
 })
 
-t.test('a run is found by id while it is kept, also if a newer one has its name', async t => {
-  const store = createStore({ maxRuns: 2 })
-  const first = await store.start(createInput({ id: 'first' }), 'running')
-  if (first === undefined) throw new Error('no run')
+testEachStoreFactory(t, 'a start with another fingerprint is refused', async (t, connect) => {
+  const store = await createStore(t, await connect())
+  const run = await store.start(createInput({ fingerprint: 'x' }), 'kept')
+  t.equal(await store.start(createInput({ fingerprint: 'x' }), 'kept'), run)
+  await t.rejects(async () => { await store.start(createInput({ fingerprint: 'y' }), 'kept') }, { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+})
+
+testEachStoreFactory(t, 'a run is found by id while it is kept, also if a newer one has its name', async (t, connect) => {
+  const store = await createStore(t, await connect(), { maxRuns: 2 })
+  const first = await startRun(store)
   await store.end(first, { status: 'finished' })
-  const second = await store.start(createInput({ id: 'second' }), 'running')
-  t.equal(await store.findById('first'), first)
+  const second = await startRun(store)
+  t.equal(await store.findById(first.id), first)
   t.equal(await store.find('a', undefined), second)
   t.equal(await store.find('a', 'ann'), undefined)
-  await store.start(createInput({ name: 'b' }), 'running')
-  t.equal(await store.findById('first'), undefined)
+  t.equal(await store.findById('not an id'), undefined)
+  await startRun(store, { name: 'b' })
+  t.equal(await store.findById(first.id), undefined)
+  t.equal(await store.end(first, { status: 'finished' }), false)
+  t.equal(await store.findById(ids.next()), undefined)
   t.equal(await store.follow(first, 0, recordListener()), undefined)
   t.equal(await store.find('a', undefined), second)
+  t.equal(await store.start(createInput({ name: 'c' }), 'running'), undefined, 'no run has ended')
+})
+
+testEachStoreFactory(t, 'a run is removed when it was kept for long enough, and its name can be used again', async (t, connect) => {
+  const store = await createStore(t, await connect())
+  const run = await startRun(store, { keep: 20 })
+  await store.end(run, { status: 'finished' })
+  const endedAt = performance.now()
+  await waitUntil(async () => await store.findById(run.id) === undefined, 'the removal')
+  t.ok(performance.now() - endedAt >= 19)
+  t.equal(await store.find('a', undefined), undefined)
+  t.not(await store.start(createInput(), 'kept'), run)
+})
+
+testEachStoreFactory(t, 'a reader starts at the beginning, after a position, or with what is appended from now on', async (t, connect) => {
+  const store = await createStore(t, await connect())
+  const run = await startRun(store)
+  const append = async (n: number): Promise<void> => { await store.append(run, { frame: `data: ${n}\n\n` }) }
+  await append(1)
+  const fromStart = await store.follow(run, run.startPosition, recordListener())
+  await append(2)
+  const [start, first] = [run.startPosition, fromStart?.log.nextPosition(run.startPosition) ?? 0]
+  const fromNow = await store.follow(run, Infinity, recordListener())
+  const afterFirst = await store.follow(run, first, recordListener())
+  await append(3)
+  const read = (source: typeof fromStart): string[] => {
+    const texts: string[] = []
+    for (let index = source?.log.indexAfter(source.cursor) ?? 0; index < (source?.log.end ?? 0); index++) texts.push(/data: (\d)/.exec(source?.log.frameSuffixAt(index) ?? '')?.[1] ?? '')
+    return texts
+  }
+  await waitUntil(() => read(fromStart).length === 3, 'the last entry')
+  t.strictSame([fromStart, fromNow, afterFirst].map(read), [['1', '2', '3'], ['3'], ['2', '3']])
+  t.equal(fromStart?.cursor, start)
+  const beyond = await store.follow(run, Number.MAX_SAFE_INTEGER, recordListener())
+  t.equal(beyond?.cursor, fromStart?.log.lastPosition, 'a cursor is at most the newest position')
+})
+
+testEachStoreFactory(t, 'the log of a run has the bounds of runLog', async (t, connect) => {
+  const store = await createStore(t, await connect(), { runLog: { entries: 2, bytes: 100 } })
+  const run = await startRun(store)
+  const source = await store.follow(run, run.startPosition, recordListener())
+  for (const n of [1, 2, 3]) await store.append(run, { frame: `data: ${n}\n\n` })
+  await waitUntil(() => source?.log.trimmedPosition !== 0, 'the trim')
+  t.equal(source?.log.length, 2)
+  await t.rejects(async () => { await store.append(run, { frame: 'x'.repeat(101) }) }, { code: 'FST_SSE_ENTRY_TOO_LARGE' })
 })
 
 t.test('the log of a run that is removed stays until its last reader has left, and then its memory is free', async t => {
-  const store = createStore({ maxRuns: 1 })
-  const run = await store.start(createInput(), 'running')
-  if (run === undefined) throw new Error('no run')
+  const store = await createStore(t, memoryStore, { maxRuns: 1 })
+  const run = await startRun(store)
   const [one, two] = [recordListener(), recordListener()]
   const source = await store.follow(run, 0, one)
   await store.follow(run, 0, two)

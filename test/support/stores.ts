@@ -98,6 +98,17 @@ export async function openProxiedNode (t: Test, redis: RedisServer, options: Sse
   return { sessions, client, proxy, pauseReplies: createPause(0), pausePublications: createPause(1), publicationCount: () => publicationCount, waitForReplies: () => client.ping() }
 }
 
+/** Defines a test for the factory of every store. Each call of `connect` returns the factory of one more node; those of the memory store share nothing. */
+export function testEachStoreFactory (t: Test, title: string, run: (t: Test, connect: () => Promise<StoreFactory>) => Promise<void>): void {
+  t.test(`${title}: memory store`, async t => await run(t, async () => memoryStore))
+  for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
+    t.test(`${title}: Redis with ${library}`, needsRedis, async t => {
+      const { port } = await startRedis(t)
+      await run(t, () => connect(t, port))
+    })
+  }
+}
+
 /** Defines a test for every store. */
 export function testEachStore (t: Test, title: string, run: (t: Test, store: StoreUnderTest) => Promise<void>): void {
   t.test(`${title}: memory store`, async t => await run(t, createMemoryStoreUnderTest(t)))

@@ -132,7 +132,7 @@ class History {
   constructor (next: () => number, counts: Counts) {
     this.#next = next
     this.#counts = counts
-    this.#reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED }, this.#known, {
+    this.#reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, this.#known, new Map(), {
       onBroadcast: () => { for (const state of this.#known.values()) this.#write(state) },
       onLoss: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
@@ -144,7 +144,7 @@ class History {
     this.#inbox = new Inbox(PREFIX, Infinity, this.#reducer, {
       send: (name, token, ...args) => this.#send(name, token, args),
       onLoss: () => {
-        this.#reducer.invalidate([])
+        this.#reducer.invalidate([], [])
         this.#loader.start()
       }
     })
@@ -397,7 +397,7 @@ t.test('streams write exactly their entries, however publications and replies in
 t.test('the log of a stream that has moved to another node is not read again', t => {
   const record = (epoch: number): string[] => ['startPosition', '0', 'cursor', '0', 'version', String(epoch), 'epoch', String(epoch), 'owner', NODE]
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
-  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED }, new Map([['a', state]]), {
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
     onBroadcast: noop, onLoss: noop, onIncomplete: noop, onRollback: noop, onQueueChange: noop, onProgressRequest: noop, onStale: noop
   })
   reducer.node = NODE

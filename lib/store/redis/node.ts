@@ -9,9 +9,11 @@ import { MessageQueues } from './inbound/message-queue.js'
 import { Inbox } from './replica/inbox.js'
 import { Loader } from './replica/loader.js'
 import { Reducer } from './replica/reducer.js'
-import { parseRecord, type SessionRecord, type SessionReplica } from './replica/session-replica.js'
+import { RunReplica, type RunRecord } from './replica/run-replica.js'
+import { parseRecord, SessionReplica, type SessionRecord } from './replica/session-replica.js'
+import { RedisRuns } from './runs.js'
 import { createScripts, sharedOptions } from './script.js'
-import { SessionCache } from './session-cache.js'
+import { StateCache } from './state-cache.js'
 import { StreamOwnership } from './stream-ownership.js'
 import { Subscriber } from './subscriber.js'
 
@@ -38,7 +40,8 @@ const SWEEP_INTERVAL = 2
 export class Node {
   readonly queue: CommandQueue
   readonly messageQueues: MessageQueues
-  readonly cache: SessionCache
+  readonly cache: StateCache<SessionReplica, Pick<SessionRecord, 'principal' | 'startPosition'>>
+  readonly runs: RedisRuns
   readonly reducer: Reducer
   readonly ownership: StreamOwnership
   /** The number of open sessions at the last heartbeat. */
@@ -91,12 +94,17 @@ export class Node {
     })
     const isFenced = (): boolean => this.isFenced
     const isBehind = (): boolean => !this.reducer.broadcasts.isLive
-    this.cache = new SessionCache({ get isFenced () { return isFenced() }, get isBehind () { return isBehind() } })
-    this.reducer = new Reducer(settings, this.cache, {
+    const guard = { get isFenced () { return isFenced() }, get isBehind () { return isBehind() } }
+    this.cache = new StateCache((id, { principal, startPosition }) => new SessionReplica(id, principal, startPosition, guard), ({ closeReason }) => closeReason === undefined)
+    const runCache = new StateCache((_id, record: RunRecord) => new RunReplica(record, guard), ({ outcome }) => outcome === undefined)
+    this.reducer = new Reducer(settings, this.cache, runCache, {
       onBroadcast: () => { callbacks.onBroadcast() },
       onLoss: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
-      onRollback: () => { for (const state of this.cache.open()) state.version = 0 },
+      onRollback: () => {
+        for (const state of this.cache.open()) state.version = 0
+        this.runs.reconcile()
+      },
       onQueueChange: (kind, text) => { this.messageQueues.onChange(kind, text) },
       onProgressRequest: state => { this.ownership.commitCursor(state) },
       onStale: state => { this.refresh(state).catch(noop) }
@@ -104,7 +112,7 @@ export class Node {
     this.#inbox = new Inbox(this.#prefix, TIMEOUT, this.reducer, {
       send: (command, ...args) => this.queue.execute(command, ...args),
       onLoss: () => {
-        this.reducer.invalidate(this.cache.open())
+        this.reducer.invalidate(this.cache.open(), runCache.open())
         this.#loader.start()
       }
     })
@@ -121,6 +129,7 @@ export class Node {
     })
     this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#channelName(channel), () => { this.messageQueues.retryAll() })
     this.ownership = new StreamOwnership(this.queue, this.#inbox, this.reducer, settings.resumeTimeout)
+    this.runs = new RedisRuns(settings, this.queue, this.#inbox, this.reducer, runCache)
     this.messageQueues = new MessageQueues(this.queue, {
       isFenced,
       onRecord: (state, hash) => { this.applyRecord(state, hash) }
@@ -207,6 +216,7 @@ export class Node {
     this.#subscriber.resubscribe().catch(noop)
     this.#loader.start()
     this.#subscriber.remove(this.reducer.prune().map(channel => this.#channelName(channel)))
+    this.runs.prune()
     this.reducer.expireEntries()
   }
 
@@ -228,6 +238,7 @@ export class Node {
     this.#fencedTicks = this.isFenced ? this.#fencedTicks + 1 : 0
     if (this.#fencedTicks !== Math.ceil(this.#lease * FENCED_LEASES / this.#interval)) return
     for (const { listener } of [...this.reducer.attached.values()]) listener?.onRemove()
+    for (const { readers } of this.reducer.followed.values()) for (const reader of [...readers]) reader.onUnavailable()
   }
 
   /** Renews the lease, or registers if Redis does not have the node any more. */
@@ -272,7 +283,7 @@ export class Node {
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
     this.sessions = Number(sessions)
     this.reducer.rollback(Number(rollbackPosition))
-    if (wasFenced) for (const state of this.reducer.attached.values()) state.onAppend()
+    if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()
     // A closing node runs no hooks for expired sessions: it could not run them in time.
@@ -296,6 +307,7 @@ export class Node {
     if (now() - this.#sweptAt < this.#lease * SWEEP_INTERVAL) return
     this.#sweptAt = now()
     this.cache.sweep()
+    this.runs.cache.sweep()
   }
 
   /** Closes expired sessions. `assigned`: ids and deadlines. */

@@ -4,6 +4,7 @@ import { assertFits, type EntryInput } from '../../log/log.js'
 import { isSessionId } from '../../wire/event-id.js'
 import { serialize } from '../../wire/frame.js'
 import type { MessageQueue } from '../message-queue.js'
+import type { RunStore } from '../run-store.js'
 import type { SessionData, SessionState } from '../session-state.js'
 import type { Store, StoreSettings, StoreStats } from '../store.js'
 import { bounded } from './connection.js'
@@ -13,14 +14,16 @@ import { parseRecord, type SessionReplica } from './replica/session-replica.js'
 /** Milliseconds between checks of a log that another node streams. */
 const BACKLOG_INTERVAL = 200
 
-/** Keeps sessions in Redis, for any number of processes. */
+/** Keeps sessions and runs in Redis, for any number of processes. */
 export class RedisStore implements Store {
+  readonly runs: RunStore
   readonly #settings: StoreSettings
   readonly #node: Node
 
   constructor (settings: StoreSettings, node: Node) {
     this.#settings = settings
     this.#node = node
+    this.runs = node.runs
   }
 
   async open (id: string, principal: string | undefined): Promise<SessionState | undefined> {

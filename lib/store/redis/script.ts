@@ -5,7 +5,7 @@ import { readLua } from './lua.js'
 
 const COMMANDS = [
   'ack_expiry', 'acquire', 'append', 'backlog', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'get', 'heartbeat',
-  'join', 'leave', 'read', 'release', 'renew', 'update'
+  'join', 'leave', 'read', 'release', 'renew', 'run_end', 'run_find', 'run_reconcile', 'run_start', 'run_unfollow', 'update'
 ] as const
 
 /** A command of the store. Each has a file in `lua/commands`, which starts with its arguments and its reply. */
@@ -26,7 +26,7 @@ export interface Scripts {
 }
 
 /** The commands that need more memory the more often they are executed. */
-const GROWING: ReadonlySet<CommandName> = new Set(['append', 'create', 'enqueue', 'join', 'update'])
+const GROWING: ReadonlySet<CommandName> = new Set(['append', 'create', 'enqueue', 'join', 'run_start', 'update'])
 
 /** Whether Redis refuses a command when it has no memory left. */
 export function isRefusedWhenFull (name: CommandName): boolean {
@@ -42,12 +42,14 @@ export function sharedOptions (settings: StoreSettings): Record<string, string> 
 }
 
 /** Formats the options that the commands use as Lua expressions. */
-function limits ({ resumeTimeout, log, channelLog, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
+function limits ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
   const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
   return {
     resumeTimeout: toLua(resumeTimeout),
     log: formatBounds(log),
     channelLog: formatBounds(channelLog),
+    runLog: formatBounds(runLog),
+    maxRuns: toLua(maxRuns),
     maxSessions: toLua(maxSessions),
     maxSessionsPerPrincipal: toLua(maxSessionsPerPrincipal),
     maxWaitingMessages: toLua(maxWaitingMessages),
@@ -67,7 +69,7 @@ export function createScripts (settings: StoreSettings, lease: number): Scripts 
   }
   const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
-    ...['common', 'log', 'retention'].map(name => readLua(`lua/lib/${name}`)),
+    ...['common', 'log', 'retention', 'runs'].map(name => readLua(`lua/lib/${name}`)),
     // Only the functions of executed commands are created.
     'local function get_command (name)\n',
     ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { createClient } from 'redis'
 import sseSessions, { type Session, type SseSessionsOptions } from '../../../lib/index.js'
 import { redisStore } from '../../../lib/redis.js'
+import { createFeed } from '../../runs/support/feed.js'
 import { deferred } from '../../support/wait.js'
 
 export interface NodeOptions {
@@ -48,6 +49,16 @@ const app = Fastify({ return503OnClosing: false })
 await app.register(sseSessions, { closeTimeout: 500, ...plugin, store: redisStore({ client, lease }) })
 const sessions = app.sseSessions
 const gate = deferred()
+const feed = createFeed()
+feed.closed.then(() => { report({ type: 'hook', hook: 'producerEnd', session: '', detail: feed.signal()?.aborted }) })
+// One run, and a route whose responses are runs.
+app.post('/run', async (request, reply) => (await sessions.runs.start('a', {}, feed.producer)).reply(request, reply))
+app.get('/run', async (request, reply) => (await sessions.runs.find('a'))?.reply(request, reply) ?? reply.code(404).send())
+app.delete('/run', async (_request, reply) => {
+  await (await sessions.runs.find('a'))?.stop('user')
+  return reply.code(204).send()
+})
+app.post('/ask', { resumable: true }, (_request, reply) => reply.events(feed.producer))
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect'] as const) {
   sessions.addHook(hook, (session: Session) => { report({ type: 'hook', hook, session: session.id, detail: undefined }) })
@@ -131,6 +142,9 @@ const commands = {
   },
   hasSession: async (id: string) => await sessions.find(id) !== undefined,
   stats: async () => sessions.stats(),
+  /** Adds items to the run that this node produces. */
+  feed: async (...items: unknown[]) => { feed.add(...items) },
+  endFeed: async () => { feed.end() },
   /** Lets all handlers that wait for the gate continue. */
   openGate: async () => { gate.resolve() }
 }

@@ -1,6 +1,7 @@
 import type { Subscriber } from '../subscriber.js'
 import type { Inbox } from './inbox.js'
 import type { LogItem, ReadItem, ReadValue, Reducer } from './reducer.js'
+import { RunReplica } from './run-replica.js'
 
 /** How many logs or sessions one command reads. */
 const MAX_ITEMS = 200
@@ -48,7 +49,7 @@ export class Loader {
       const replicas = take(incomplete, MAX_ITEMS)
       const items = [
         ...replicas.map(replica => this.#itemOf(replica)),
-        ...take(unverified, MAX_ITEMS - replicas.length).map((session): ReadItem => ({ session }))
+        ...take(unverified, MAX_ITEMS - replicas.length).map((state): ReadItem => ({ unverified: state }))
       ]
       // What is published after the read must arrive.
       await this.#subscriber.add(replicas.filter(({ kind }) => kind === 'c').map(({ name }) => this.#channelName(name)))
@@ -67,7 +68,7 @@ export class Loader {
 }
 
 function toArguments (item: ReadItem): Array<string | number> {
-  if ('session' in item) return ['u', item.session.id, 0, 0, 0, 0, 0]
+  if ('unverified' in item) return [item.unverified instanceof RunReplica ? 'v' : 'u', item.unverified.id, 0, 0, 0, 0, 0]
   const { replica: { kind, name, newest }, after, through, epoch, version } = item
   return [kind, name, after, through === Infinity ? 9e15 : through, newest, epoch, version]
 }

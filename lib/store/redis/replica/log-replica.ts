@@ -1,7 +1,7 @@
 import { Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../../log/log.js'
 
-/** The log of a session, of a channel, or of broadcasts. */
-export type LogKind = 's' | 'c' | 'b'
+/** The log of a session, of a channel, of broadcasts, or of a run. */
+export type LogKind = 's' | 'c' | 'b' | 'r'
 
 /** An entry as it is published. */
 export interface PublishedEntry {
@@ -12,10 +12,10 @@ export interface PublishedEntry {
   readonly frame: string
 }
 
-/** Part of a log, as Redis returns it: the newest position of the log, up to which position it is trimmed and why, entries, whether there are more, and the record of a session if it has changed. */
+/** Part of a log, as Redis returns it: the newest position of the log, up to which position it is trimmed and why, entries, whether there are more, and the record of a run, or that of a session if it has changed. */
 export type LogPart = readonly [last: string, trimmed: string, trimReason: TrimReason, entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>, hasMore: number | string, record?: readonly string[]]
 
-/** A session that reads logs. */
+/** A session or a run that reads logs. */
 export interface LogReader {
   /** How many of the logs that it reads are not complete. */
   missing: number
@@ -32,15 +32,15 @@ interface TimedEntry {
  * The copy of a log in Redis, for the streams of this process. It is *live* while every entry that is appended arrives as a
  * publication; before that it has to be read.
  */
-export class LogReplica<Reader extends LogReader> {
+export class LogReplica {
   readonly kind: LogKind
-  /** The name of the channel, or the id of the session. */
+  /** The name of the channel, or the id of the session or run. */
   readonly name: string
   readonly log: Log
-  /** The sessions with a stream in this process that read the log. */
-  readonly readers = new Set<Reader>()
+  /** The sessions with a stream in this process that read the log; for the log of a run, the run. */
+  readonly readers = new Set<LogReader>()
   /** The readers whose streams must wait until the log is live, each with the position after which it needs the entries. */
-  readonly waiting = new Map<Reader, number>()
+  readonly waiting = new Map<LogReader, number>()
   isLive = false
   /** The log contains every entry after this position that was not trimmed. `Infinity` before the first read. */
   start = Infinity
@@ -124,22 +124,22 @@ export class LogReplica<Reader extends LogReader> {
   }
 
   /** Adds a reader. Its stream waits until the log is complete after a position. */
-  addReader (reader: Reader, position: number): void {
+  addReader (reader: LogReader, position: number): void {
     this.readers.add(reader)
     if (!this.isLive || !this.covers(position)) this.#makeWait(reader, position)
   }
 
-  removeReader (reader: Reader): void {
+  removeReader (reader: LogReader): void {
     this.release(reader)
     this.readers.delete(reader)
   }
 
   /** The reader does not have to wait any more. */
-  release (reader: Reader): void {
+  release (reader: LogReader): void {
     if (this.waiting.delete(reader)) reader.missing--
   }
 
-  #makeWait (reader: Reader, position: number): void {
+  #makeWait (reader: LogReader, position: number): void {
     if (!this.waiting.has(reader)) reader.missing++
     this.waiting.set(reader, Math.min(position, this.waiting.get(reader) ?? Infinity))
     this.wanted = Math.min(this.wanted, position)

@@ -1,10 +1,10 @@
 import { now } from '../../../log/log.js'
+import type { RunOutcome } from '../../run-state.js'
 import type { StoreSettings } from '../../store.js'
 import { TrimGuard } from '../../trim-guard.js'
-import { LogReplica, parseEntry, type LogPart, type PublishedEntry } from './log-replica.js'
+import { LogReplica, parseEntry, type LogPart, type LogReader, type PublishedEntry } from './log-replica.js'
+import { parseRunRecord, RunReplica } from './run-replica.js'
 import { parseRecord, type SessionRecord, type SessionReplica } from './session-replica.js'
-
-type Replica = LogReplica<SessionReplica>
 
 /** What the reducer causes outside of its state. */
 export interface ReducerListener {
@@ -23,17 +23,17 @@ export interface ReducerListener {
   onStale (state: SessionReplica): void
 }
 
-/** The sessions that are in use in this process. */
-export interface KnownSessions {
-  get (id: string): SessionReplica | undefined
+/** The sessions, or the runs, that are in use in this process. */
+export interface KnownStates<State> {
+  get (id: string): State | undefined
 }
 
-/** What is read of a log, or of a session that is in use without a stream in this process. */
-export type ReadItem = LogItem | { readonly session: SessionReplica }
+/** What is read of a log, or of a session or a run that is in use without a stream or a reader in this process. */
+export type ReadItem = LogItem | { readonly unverified: SessionReplica | RunReplica }
 
 /** The range of a log, and for the log of a session also the epoch of the stream and the version of the record. */
 export interface LogItem {
-  readonly replica: Replica
+  readonly replica: LogReplica
   readonly after: number
   readonly through: number
   readonly epoch: number
@@ -42,19 +42,23 @@ export interface LogItem {
 
 export type ReadValue = LogPart | string
 
+type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog'>
+
 /**
  * Applies everything that happens to sessions and logs, in one order: publications, and the replies of commands at the
  * place that Redis has marked among the publications. It does nothing but change this state and call its listener.
  */
 export class Reducer {
-  readonly broadcasts: Replica
-  readonly channels = new Map<string, Replica>()
+  readonly broadcasts: LogReplica
+  readonly channels = new Map<string, LogReplica>()
   /** The sessions with a stream in this process. */
   readonly attached = new Map<string, SessionReplica>()
+  /** The runs that have readers in this process. */
+  readonly followed = new Map<string, RunReplica>()
   /** The replicas that have to be read. */
-  readonly incomplete = new Set<Replica>()
-  /** Sessions that are in use without a stream here, and may have changed unnoticed. */
-  readonly unverified = new Set<SessionReplica>()
+  readonly incomplete = new Set<LogReplica>()
+  /** Sessions and runs that are in use without a stream or a reader here, and may have changed unnoticed. */
+  readonly unverified = new Set<SessionReplica | RunReplica>()
   /** The position up to which everything was applied. */
   position = 0
   /** The newest position of the store that this process has received. */
@@ -64,14 +68,16 @@ export class Reducer {
   /** The clock of Redis minus the clock of this process, in microseconds. */
   clockOffset = 0
   node = ''
-  readonly #settings: Pick<StoreSettings, 'log' | 'channelLog'>
-  readonly #known: KnownSessions
+  readonly #settings: Settings
+  readonly #known: KnownStates<SessionReplica>
+  readonly #knownRuns: KnownStates<RunReplica>
   readonly #listener: ReducerListener
   readonly #trimGuard = new TrimGuard()
 
-  constructor (settings: Pick<StoreSettings, 'log' | 'channelLog'>, known: KnownSessions, listener: ReducerListener) {
+  constructor (settings: Settings, known: KnownStates<SessionReplica>, knownRuns: KnownStates<RunReplica>, listener: ReducerListener) {
     this.#settings = settings
     this.#known = known
+    this.#knownRuns = knownRuns
     this.#listener = listener
     this.broadcasts = new LogReplica('b', '', settings.channelLog, { onAppend: () => { listener.onBroadcast() } })
     this.broadcasts.wanted = 0
@@ -99,6 +105,10 @@ export class Reducer {
       return
     }
     const [id, rest] = splitFirst(text)
+    if (kind.startsWith('run_')) {
+      this.#applyRunMessage(id, kind, rest)
+      return
+    }
     const state = this.attached.get(id)
     if (kind === 'closed') this.#applyClose(id, rest)
     if (kind === 'closed' || state === undefined) return
@@ -112,7 +122,7 @@ export class Reducer {
   applyAcquire (state: SessionReplica, cursor: number, part: LogPart): void {
     const record = parseRecord(part[5]) as SessionRecord
     if (!this.#startStream(state, cursor, record)) return
-    const ownLog = state.ownLog as Replica
+    const ownLog = state.ownLog as LogReplica
     // A log that was read before lacks only entries before its `start`, which `read` adds.
     if (ownLog.start === Infinity) ownLog.add(part, cursor, this.clockOffset)
     if (ownLog.isLive) this.#setStream(state, record)
@@ -129,10 +139,11 @@ export class Reducer {
   applyRead (items: readonly ReadItem[], values: readonly ReadValue[]): void {
     for (const [index, value] of values.entries()) {
       const item = items[index] as ReadItem
-      if ('session' in item) this.#verify(item.session, value as string)
+      if ('unverified' in item) this.#verify(item.unverified, value)
       // The replica has become live or was invalidated since the command was sent, so another range is missing now.
       else if (item.replica.isLive !== (item.through !== Infinity)) continue
       else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
+      else if (item.replica.kind === 'r') this.#readRun(item, value as LogPart)
       else {
         item.replica.add(value as LogPart, item.after, this.clockOffset)
         this.#releaseReaders(item.replica)
@@ -159,12 +170,13 @@ export class Reducer {
   }
 
   /** Publications may be missing: nothing is known to be complete until it has been read. */
-  invalidate (used: Iterable<SessionReplica>): void {
+  invalidate (sessions: Iterable<SessionReplica>, runs: Iterable<RunReplica>): void {
     for (const replica of this.#replicas()) {
       replica.invalidate()
       this.incomplete.add(replica)
     }
-    for (const state of used) if (state.epoch === 0) this.unverified.add(state)
+    for (const state of sessions) if (state.epoch === 0) this.unverified.add(state)
+    for (const run of runs) if (run.replica === undefined) this.unverified.add(run)
   }
 
   /** Removes the stream of a session from this process. */
@@ -198,6 +210,39 @@ export class Reducer {
     }
   }
 
+  /** Lets the readers of a run read its log after a position. */
+  follow (run: RunReplica, position: number): void {
+    if (run.replica === undefined) {
+      run.replica = new LogReplica('r', run.id, this.#settings.runLog)
+      run.replica.log.markTrimmed(this.rollbackPosition, 'store')
+      this.followed.set(run.id, run)
+    }
+    this.#addReader(run.replica, run, position)
+  }
+
+  /** What is known of a run may be out of date: it has to be read again before its readers continue. */
+  verifyRun (run: RunReplica): void {
+    if (run.replica === undefined) this.unverified.add(run)
+    else {
+      run.replica.invalidate()
+      this.incomplete.add(run.replica)
+    }
+    this.#listener.onIncomplete()
+  }
+
+  /** Drops the replicas of runs that have no readers. Returns their ids. */
+  pruneRuns (): string[] {
+    const pruned = [...this.followed.values()].filter(({ readers }) => readers.size === 0)
+    for (const run of pruned) {
+      const replica = run.replica as LogReplica
+      replica.removeReader(run)
+      run.replica = undefined
+      this.followed.delete(run.id)
+      this.incomplete.delete(replica)
+    }
+    return pruned.map(({ id }) => id)
+  }
+
   /** Drops the replicas of channels that no stream reads. Returns their names. */
   prune (): string[] {
     const pruned: string[] = []
@@ -216,7 +261,7 @@ export class Reducer {
     for (const { log } of this.#replicas()) log.expire(time)
   }
 
-  #append (replica: Replica, entry: PublishedEntry): void {
+  #append (replica: LogReplica, entry: PublishedEntry): void {
     if (replica.isLive) this.#trimGuard.beforeAppend(replica.log, entry, this.position)
     if (!replica.append(entry)) this.#listener.onLoss()
     this.#advanceTo(entry.position)
@@ -227,7 +272,7 @@ export class Reducer {
     this.highestPosition = Math.max(this.highestPosition, position)
   }
 
-  #applySessionMessage (state: SessionReplica, ownLog: Replica, kind: string, text: string): void {
+  #applySessionMessage (state: SessionReplica, ownLog: LogReplica, kind: string, text: string): void {
     if (kind === 'entry') {
       this.#append(ownLog, parseEntry(text, 0))
       return
@@ -295,6 +340,45 @@ export class Reducer {
     if (state.markClosed(reason)) state.listener?.onEnd()
   }
 
+  #applyRunMessage (id: string, kind: string, text: string): void {
+    const run = this.#knownRuns.get(id)
+    if (run === undefined) return
+    const { replica } = run
+    if (kind === 'run_entry') {
+      if (replica !== undefined) this.#append(replica, parseEntry(text, 0))
+      return
+    }
+    const [last, rest] = splitFirst(text)
+    const [endPosition, outcome] = splitFirst(rest)
+    this.#advanceTo(Number(endPosition))
+    // While the log is not complete, it has to be read, which shows the end.
+    if (replica?.isLive === false) return
+    if (replica !== undefined && Number(last) > replica.log.lastPosition) this.#listener.onLoss()
+    else run.markEnded(JSON.parse(outcome) as RunOutcome, Number(endPosition))
+  }
+
+  #readRun ({ replica, after }: LogItem, part: LogPart): void {
+    const run = this.followed.get(replica.name)
+    if (run?.replica !== replica) return
+    const record = parseRunRecord(part[5])
+    if (record === undefined) this.#removeRun(run)
+    else {
+      replica.add(part, after, this.clockOffset)
+      if (replica.isLive) run.apply(record)
+    }
+    this.#releaseReaders(replica)
+  }
+
+  /** Ends a run that the store does not have any more. What its readers have not received is lost. */
+  #removeRun (run: RunReplica): void {
+    const { replica, outcome } = run
+    run.isRemoved = true
+    // Before the end, if it is known.
+    const position = Math.min(Math.max(this.highestPosition, replica?.log.lastPosition ?? 0), run.endPosition - 1)
+    replica?.add([String(position), String(position), outcome === undefined ? 'store' : 'age', [], 0], replica.missingRange[0], this.clockOffset)
+    run.markEnded({ status: 'lost' }, position + 1)
+  }
+
   /** Starts the stream that was acquired. Returns false if another node has acquired it since. */
   #startStream (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
     const { id } = state
@@ -311,6 +395,7 @@ export class Reducer {
     state.log = state.ownLog.log
     state.log.markTrimmed(this.rollbackPosition, 'store')
     this.attached.set(id, state)
+    state.reads.add(state.ownLog)
     this.#addReader(state.ownLog, state, state.readFrom)
     return true
   }
@@ -332,8 +417,15 @@ export class Reducer {
     }
   }
 
-  #verify (state: SessionReplica, value: string): void {
+  #verify (state: SessionReplica | RunReplica, value: ReadValue): void {
     this.unverified.delete(state)
+    if (state instanceof RunReplica) {
+      const record = parseRunRecord(value)
+      if (state.replica !== undefined) return
+      if (record === undefined) this.#removeRun(state)
+      else state.apply(record)
+      return
+    }
     if (state.epoch !== 0) return
     if (value === 'gone') this.removeSession(state)
     else if (Number(value) !== state.version) this.#listener.onStale(state)
@@ -346,7 +438,7 @@ export class Reducer {
     state.members = record.members
     state.left = record.left.filter(({ to }) => to > state.readFrom)
     state.broadcastEndPosition = record.broadcastEndPosition
-    const replicas = new Set<Replica | undefined>([state.ownLog])
+    const replicas = new Set<LogReplica | undefined>([state.ownLog])
     for (const [name, from] of state.members) replicas.add(this.#read(state, name, from))
     for (const { channel, from } of state.left) replicas.add(this.#read(state, channel, from))
     this.#keepOnly(state, replicas)
@@ -358,27 +450,27 @@ export class Reducer {
   }
 
   /** Lets a session read a channel after a position. */
-  #read (state: SessionReplica, name: string, from: number): Replica {
+  #read (state: SessionReplica, name: string, from: number): LogReplica {
     let replica = this.channels.get(name)
     if (replica === undefined) {
       replica = new LogReplica('c', name, this.#settings.channelLog)
       replica.log.markTrimmed(this.rollbackPosition, 'store')
       this.channels.set(name, replica)
     }
+    state.reads.add(replica)
     this.#addReader(replica, state, Math.max(from, state.readFrom))
     return replica
   }
 
-  #addReader (replica: Replica, state: SessionReplica, position: number): void {
-    state.reads.add(replica)
-    replica.addReader(state, position)
+  #addReader (replica: LogReplica, reader: LogReader, position: number): void {
+    replica.addReader(reader, position)
     if (!replica.isIncomplete) return
     this.incomplete.add(replica)
     this.#listener.onIncomplete()
   }
 
   /** Removes a session from the readers of other replicas. */
-  #keepOnly (state: SessionReplica, replicas: ReadonlySet<Replica | undefined>): void {
+  #keepOnly (state: SessionReplica, replicas: ReadonlySet<LogReplica | undefined>): void {
     for (const replica of state.reads) {
       if (replicas.has(replica)) continue
       replica.removeReader(state)
@@ -387,7 +479,7 @@ export class Reducer {
   }
 
   /** Lets the readers continue for which a replica is complete. */
-  #releaseReaders (replica: Replica): void {
+  #releaseReaders (replica: LogReplica): void {
     if (!replica.isIncomplete) this.incomplete.delete(replica)
     if (!replica.isLive) return
     replica.log.markTrimmed(this.rollbackPosition, 'store')
@@ -399,15 +491,15 @@ export class Reducer {
     for (const [reader, position] of replica.waiting) {
       if (!replica.covers(position)) continue
       replica.release(reader)
-      this.#continueIfComplete(reader)
+      this.#continueIfComplete(reader as SessionReplica | RunReplica)
     }
   }
 
-  #continueIfComplete (state: SessionReplica): void {
+  #continueIfComplete (state: SessionReplica | RunReplica): void {
     if (!state.isComplete) return
     // The entries of channels that the session has left may be trimmed meanwhile.
-    if (state.left.length > 0) this.#rebuild(state)
-    state.listener?.onAppend()
+    if (!(state instanceof RunReplica) && state.left.length > 0) this.#rebuild(state)
+    state.onAppend()
     runAll(state.onComplete)
   }
 
@@ -420,18 +512,18 @@ export class Reducer {
   /** Rebuilds the ranges of logs that the stream of a session reads. */
   #rebuild (state: SessionReplica): void {
     const { ranges, startPosition, broadcastEndPosition, readFrom } = state
-    const ownLog = state.ownLog as Replica
+    const ownLog = state.ownLog as LogReplica
     ranges.length = 0
     ranges.push({ log: this.broadcasts.log, from: startPosition, to: broadcastEndPosition }, { log: ownLog.log, from: startPosition, to: Infinity })
-    const replicas = new Set<Replica>([ownLog])
+    const replicas = new Set<LogReplica>([ownLog])
     for (const [name, joinedAt] of state.members) {
-      const replica = this.channels.get(name) as Replica
+      const replica = this.channels.get(name) as LogReplica
       replicas.add(replica)
       ranges.push({ log: replica.log, from: joinedAt, to: Infinity })
     }
     const time = now()
     state.left = state.left.filter(range => {
-      const replica = this.channels.get(range.channel) as Replica
+      const replica = this.channels.get(range.channel) as LogReplica
       const { log } = replica
       const start = Math.max(range.from, readFrom)
       log.expire(time)
@@ -451,10 +543,11 @@ export class Reducer {
     if (wasWaiting) this.#continueIfComplete(state)
   }
 
-  * #replicas (): Iterable<Replica> {
+  * #replicas (): Iterable<LogReplica> {
     yield this.broadcasts
     yield * this.channels.values()
     for (const { ownLog } of this.attached.values()) if (ownLog !== undefined) yield ownLog
+    for (const { replica } of this.followed.values()) yield replica as LogReplica
   }
 }
 

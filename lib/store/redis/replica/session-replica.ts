@@ -34,12 +34,12 @@ export class SessionReplica extends SessionState implements LogReader {
   readFrom = 0
   /** The newest broadcast that the session reads; `Infinity` while it is open. */
   broadcastEndPosition = Infinity
-  ownLog: LogReplica<SessionReplica> | undefined
+  ownLog: LogReplica | undefined
   /** Joined channels, with the positions at which the session has joined. */
   members = new Map<string, number>()
   left: LeftRange[] = []
   /** The replicas that have this session as a reader. */
-  readonly reads = new Set<LogReplica<SessionReplica>>()
+  readonly reads = new Set<LogReplica>()
   /** How many of these are not complete. */
   missing = 0
   /** Are called when nothing is missing any more, or the stream is not in this process any more. */

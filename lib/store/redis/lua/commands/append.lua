@@ -1,5 +1,6 @@
--- ARGS: kind of the log (s: session, c: channel, b: broadcasts), name, frame, id of the excluded session or ''.
--- Returns the position; 0 if the channel has no members, -1 if the session is closed.
+-- ARGS: kind of the log (s: session, c: channel, b: broadcasts, r: run), name, frame, id of the excluded session or ''.
+-- Returns the position; 0 if the channel has no members, -1 if the session is closed, or if
+-- the run has ended or belongs to another node.
 local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
 if kind == 's' then
   local key = session_key(name)
@@ -9,6 +10,18 @@ if kind == 's' then
   if is_retry then return last end
   local entry_position = append(key, LOG, meta, frame, except)
   if owner ~= '' then notify(owner, 'entry ' .. name .. ' ' .. int(last) .. ' ' .. int(entry_position) .. '\n' .. frame) end
+  return entry_position
+end
+if kind == 'r' then
+  local key = runs.key(name)
+  local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'outcome', 'followers')
+  local last, owner, outcome, followers = num(meta[1]), meta[5], meta[6], meta[7]
+  if owner ~= NODE or outcome then return -1 end
+  if is_retry then return last end
+  local entry_position = append(key, RUN_LOG, meta, frame, except)
+  for node in string.gmatch(followers or '', '[^,]+') do
+    notify(node, 'run_entry ' .. name .. ' ' .. int(last) .. ' ' .. int(entry_position) .. '\n' .. frame)
+  end
   return entry_position
 end
 local key = kind == 'c' and channel_key(name) or P .. ':b'

@@ -48,6 +48,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':expired', '-inf', clock, 
   elseif node == NODE or not is_alive(node) then assign(':expired', id)
   else redis.call('ZADD', P .. ':expired', clock + LEASE, id) end
 end
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
+  if not is_alive(node) and not runs.lose(node) then redis.call('ZREM', runs.producers, node) end
+end
+runs.remove_expired()
 -- Shows the node whether its inbox works.
 notify(NODE, 'heartbeat')
 return { int(NOW), int(position), int(rollback_position), redis.call('ZCARD', P .. ':deadlines'), assigned }

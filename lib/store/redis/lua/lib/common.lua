@@ -83,8 +83,8 @@ local function clear_dead_owner (key, owner)
   return true
 end
 
--- Records that this node uses a session, so that it is notified when the session is closed.
-local function add_user (key, users)
+-- Records that this node uses a session, so that it is notified when the session is closed. Runs have two such fields.
+local function add_user (key, users, field)
   users = users or ''
   if string.find(users, NODE, 1, true) then return end
   if #users > 200 then
@@ -92,7 +92,7 @@ local function add_user (key, users)
     for node in string.gmatch(users, '[^,]+') do if is_alive(node) then alive[#alive + 1] = node .. ',' end end
     users = table.concat(alive)
   end
-  redis.call('HSET', key, 'users', users .. NODE .. ',')
+  redis.call('HSET', key, field or 'users', users .. NODE .. ',')
 end
 
 -- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries as lost that

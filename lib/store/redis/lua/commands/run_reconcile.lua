@@ -1,0 +1,5 @@
+-- ARGS: ids of the runs that this node produces. The others that Redis has for it are lost: Redis has lost their ends. Returns 1.
+local producing = {}
+for _, id in ipairs(ARGS) do producing[id] = true end
+runs.lose(NODE, producing)
+return 1

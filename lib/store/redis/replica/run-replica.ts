@@ -1,0 +1,65 @@
+import { RunState, type RunInput, type RunListener, type RunOutcome } from '../../run-state.js'
+import type { LogReader, LogReplica } from './log-replica.js'
+import type { WriteGuard } from './session-replica.js'
+
+/** The state of a run in this process, and, while it has readers in this process, what they read. */
+export class RunReplica extends RunState implements LogReader {
+  /** The readers in this process. `listeners` also has the producer. */
+  readonly readers = new Set<RunListener>()
+  /** The copy of the log, while there are readers. */
+  replica: LogReplica | undefined
+  /** 1 while the replica is not complete. */
+  missing = 0
+  /** Whether Redis does not have the run any more. */
+  isRemoved = false
+  /** Are called when the replica is complete. */
+  readonly onComplete: Array<() => void> = []
+  readonly #guard: Pick<WriteGuard, 'isFenced'>
+
+  constructor ({ input, startPosition }: RunRecord, guard: Pick<WriteGuard, 'isFenced'>) {
+    super(input, startPosition)
+    this.#guard = guard
+  }
+
+  override get canWrite (): boolean {
+    return this.isComplete && !this.#guard.isFenced
+  }
+
+  /** Whether the log in this process contains everything that the readers read. */
+  get isComplete (): boolean {
+    return this.missing === 0
+  }
+
+  /** Marks the run as ended, unless it is. The readers end when the replica is complete. */
+  markEnded (outcome: RunOutcome, endPosition: number): void {
+    if (this.outcome !== undefined) return
+    this.outcome = outcome
+    this.endPosition = endPosition
+    for (const listener of [...this.listeners]) listener.onEnd()
+  }
+
+  /** Marks the run as ended, if it is according to its record. */
+  apply ({ outcome, endPosition }: RunRecord): void {
+    if (outcome !== undefined) this.markEnded(outcome, endPosition)
+  }
+}
+
+/** What Redis has of a run. */
+export interface RunRecord {
+  readonly input: RunInput
+  readonly startPosition: number
+  readonly outcome: RunOutcome | undefined
+  readonly endPosition: number
+}
+
+/** Parses the fields of a run that commands return; `undefined` if the run does not exist. */
+export function parseRunRecord (fields: unknown): RunRecord | undefined {
+  const [input, startPosition, outcome, endPosition] = fields as ReadonlyArray<string | null>
+  if (typeof input !== 'string') return undefined
+  return {
+    input: JSON.parse(input) as RunInput,
+    startPosition: Number(startPosition),
+    outcome: typeof outcome === 'string' ? JSON.parse(outcome) as RunOutcome : undefined,
+    endPosition: Number(endPosition)
+  }
+}

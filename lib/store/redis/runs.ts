@@ -1,0 +1,166 @@
+import { IdempotencyKeyReused, RunExists, RunOver } from '../../errors.js'
+import { assertFits, type EntryInput } from '../../log/log.js'
+import { isSessionId } from '../../wire/event-id.js'
+import type { RunInput, RunListener, RunOutcome, RunState } from '../run-state.js'
+import type { Reuse, RunSource, RunStore } from '../run-store.js'
+import type { StoreSettings } from '../store.js'
+import type { Argument, CommandQueue } from './command-queue.js'
+import { bounded } from './connection.js'
+import type { Inbox } from './replica/inbox.js'
+import type { LogReplica } from './replica/log-replica.js'
+import type { Reducer } from './replica/reducer.js'
+import { parseRunRecord, type RunRecord, type RunReplica } from './replica/run-replica.js'
+import type { CommandName } from './script.js'
+import type { StateCache } from './state-cache.js'
+
+interface Result {
+  readonly run: RunReplica | undefined
+  readonly value: unknown
+}
+
+/**
+ * The runs in Redis. A run belongs to the node of its producer: only this node can append, and if its lease ends, another
+ * node ends the run. The nodes that use the run are notified of its end, and those with readers of its entries, in their inboxes.
+ */
+export class RedisRuns implements RunStore {
+  readonly cache: StateCache<RunReplica, RunRecord>
+  readonly #settings: StoreSettings
+  readonly #queue: CommandQueue
+  readonly #inbox: Inbox
+  readonly #reducer: Reducer
+  /** The ids of the runs whose producers are in this process, also of those that are being started. */
+  readonly #producing = new Set<string>()
+
+  constructor (settings: StoreSettings, queue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>) {
+    this.#settings = settings
+    this.#queue = queue
+    this.#inbox = inbox
+    this.#reducer = reducer
+    this.cache = cache
+  }
+
+  async start (input: RunInput, reuse: Reuse): Promise<RunState | undefined> {
+    const { id, fingerprint = '', keep } = input
+    this.#producing.add(id)
+    const { run, value } = await this.#execute('run_start', id, nameKey(input), JSON.stringify(input), fingerprint, keep, reuse).catch((error: unknown) => {
+      this.#producing.delete(id)
+      // It may have been started.
+      this.#endReliably(id, { status: 'lost' })
+      throw error
+    })
+    if (run?.id !== id) this.#producing.delete(id)
+    if (value === 'exists') throw new RunExists()
+    if (value === 'reused') throw new IdempotencyKeyReused()
+    return run
+  }
+
+  async find (name: string, principal: string | undefined): Promise<RunState | undefined> {
+    return (await this.#execute('run_find', 'name', nameKey({ name, principal }))).run
+  }
+
+  async findById (id: string): Promise<RunState | undefined> {
+    // The id is part of a key.
+    if (!isSessionId(id)) return undefined
+    const { run } = await this.#execute('run_find', 'id', id)
+    if (run === undefined) this.#verifyKnown(id)
+    return run
+  }
+
+  async append (given: RunState, entry: EntryInput): Promise<void> {
+    if (given.outcome !== undefined) throw new RunOver()
+    assertFits(entry, this.#settings.runLog)
+    const position = Number(await this.#queue.execute('append', 'r', given.id, entry.frame, ''))
+    if (position === -1) {
+      // To find out how the run has ended.
+      await this.findById(given.id)
+      throw new RunOver()
+    }
+    this.#reducer.highestPosition = Math.max(this.#reducer.highestPosition, position)
+  }
+
+  async end ({ id }: RunState, outcome: RunOutcome): Promise<boolean> {
+    try {
+      const { run, value } = await this.#execute('run_end', id, JSON.stringify(outcome))
+      if (run === undefined) this.#verifyKnown(id)
+      return Number((value as readonly unknown[])[4]) === 1
+    } catch (error) {
+      if (outcome.status !== 'stopped') this.#endReliably(id, outcome)
+      throw error
+    }
+  }
+
+  async follow (given: RunState, cursor: number, listener: RunListener): Promise<RunSource | undefined> {
+    const run = given as RunReplica
+    // After the reply, the log in this process contains everything that was appended before.
+    if (await this.findById(run.id) === undefined) return undefined
+    run.readers.add(listener)
+    run.listeners.add(listener)
+    this.#reducer.follow(run, Math.min(cursor, this.#reducer.highestPosition))
+    try {
+      if (!run.isComplete) await bounded(new Promise<void>(resolve => { run.onComplete.push(resolve) }))
+    } catch (error) {
+      this.unfollow(run, listener)
+      throw error
+    }
+    if (run.isRemoved) {
+      this.unfollow(run, listener)
+      return undefined
+    }
+    const { log } = run.replica as LogReplica
+    return { log, cursor: Math.min(cursor, Math.max(log.lastPosition, run.startPosition)) }
+  }
+
+  unfollow (given: RunState, listener: RunListener): void {
+    const run = given as RunReplica
+    run.readers.delete(listener)
+    run.listeners.delete(listener)
+  }
+
+  /** Drops the logs of runs that have no readers in this process any more. */
+  prune (): void {
+    const ids = this.#reducer.pruneRuns()
+    if (ids.length > 0) this.#queue.executeReliably('run_unfollow', ...ids)
+    for (const id of this.#producing) if (this.cache.get(id)?.outcome !== undefined) this.#producing.delete(id)
+  }
+
+  /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more. */
+  reconcile (): void {
+    this.prune()
+    this.#queue.executeReliably('run_reconcile', ...this.#producing)
+  }
+
+  /** Ends a run that has no producer any more, however late. */
+  #endReliably (id: string, outcome: RunOutcome): void {
+    // The token 0 belongs to no command that waits for the reply.
+    this.#queue.executeReliably('run_end', 0, id, JSON.stringify(outcome))
+  }
+
+  /** Executes a command that returns the record of a run. */
+  async #execute (command: CommandName, ...args: Argument[]): Promise<Result> {
+    let run: RunReplica | undefined
+    const apply = (value: unknown): void => {
+      const record = typeof value === 'string' ? undefined : parseRunRecord(value)
+      if (record === undefined) return
+      run = this.cache.getOrCreate(record.input.id, record)
+      run.apply(record)
+    }
+    const { value, isApplied } = await this.#inbox.execute<unknown>(command, args, apply)
+    if (!isApplied) {
+      apply(value)
+      // Its end, or entries before it, may have been missed.
+      if (run !== undefined) this.#reducer.verifyRun(run)
+    }
+    return { run, value }
+  }
+
+  /** Redis does not have a run. If it is in use in this process, its readers and its producer are notified. */
+  #verifyKnown (id: string): void {
+    const run = this.cache.get(id)
+    if (run !== undefined) this.#reducer.verifyRun(run)
+  }
+}
+
+/** A principal and a name as one text. */
+function nameKey ({ name, principal }: Pick<RunInput, 'name' | 'principal'>): string {
+  return JSON.stringify([principal, name])
+}

@@ -1,0 +1,103 @@
+import t from 'tap'
+import { dataOf, follow, type RunResponse } from '../runs/support/run-client.js'
+import { needsRedis } from '../support/redis-server.js'
+import { waitUntil } from '../support/wait.js'
+import { startCluster } from './support/cluster.js'
+
+const LEASE = 1000
+
+const finalData = ({ events }: RunResponse): unknown => JSON.parse(events.find(({ event }) => event === 'end')?.data ?? 'null')
+
+t.test('when the node of the producer is killed, readers on all other nodes receive the outcome lost', needsRedis, async t => {
+  const { nodes: [producing, ...others] } = await startCluster(t, { lease: LEASE })
+  const local = await follow(t, `${producing.url}/run`, { method: 'POST' })
+  await producing.call('feed', 1, 2)
+  await local.waitFor('2')
+  const readers = await Promise.all(others.map(node => follow(t, `${node.url}/run`)))
+  for (const reader of readers) await reader.waitFor('2')
+  await producing.kill()
+  t.equal(await local.isComplete, false, 'its own response is aborted')
+  for (const reader of readers) t.equal(await reader.isComplete, true)
+  for (const reader of readers) {
+    t.strictSame(dataOf(reader), ['1', '2'])
+    t.strictSame(finalData(reader), { status: 'lost' })
+  }
+  const resumed = await follow(t, `${others[0].url}/run`, { headers: { 'last-event-id': local.lastEventId() } })
+  t.equal(await resumed.isComplete, true)
+  t.strictSame(finalData(resumed), { status: 'lost' })
+  // The name is free again.
+  const next = await follow(t, `${others[0].url}/run`, { method: 'POST' })
+  await others[0].call('feed', 3)
+  await others[0].call('endFeed')
+  t.equal(await next.isComplete, true)
+  t.strictSame(dataOf(next), ['3'])
+})
+
+t.test('when the node of a reader is killed, its client continues on another node with Last-Event-ID', needsRedis, async t => {
+  const { nodes: [producing, killed, other] } = await startCluster(t, { lease: LEASE })
+  const whole = await follow(t, `${producing.url}/run`, { method: 'POST' })
+  const first = await follow(t, `${killed.url}/run`)
+  await producing.call('feed', 1, 2)
+  await first.waitFor('2')
+  await killed.kill()
+  t.equal(await first.isComplete, false)
+  await producing.call('feed', 3)
+  const second = await follow(t, `${other.url}/run`, { headers: { 'last-event-id': first.lastEventId() } })
+  await producing.call('feed', 4)
+  await producing.call('endFeed')
+  t.equal(await second.isComplete, true)
+  t.strictSame(dataOf(second), ['3', '4'])
+  t.strictSame(finalData(second), { status: 'finished' })
+  await whole.isComplete
+  t.strictSame(dataOf(whole), ['1', '2', '3', '4'])
+})
+
+t.test('when the node of the producer closes, readers on the other nodes receive the outcome lost with the reason shutdown', needsRedis, async t => {
+  const { nodes: [closing, other] } = await startCluster(t, { lease: 5000 })
+  const local = await follow(t, `${closing.url}/run`, { method: 'POST' })
+  await closing.call('feed', 1)
+  await local.waitFor('1')
+  const remote = await follow(t, `${other.url}/run`)
+  t.equal(await closing.close(), 0)
+  t.equal(await local.isComplete, false)
+  t.equal(await remote.isComplete, true)
+  t.strictSame(finalData(remote), { status: 'lost', reason: 'shutdown' })
+})
+
+t.test('a node that was paused for longer than its lease adds nothing to its run, whose producer stops', needsRedis, async t => {
+  const { nodes: [paused, other], hookCalls } = await startCluster(t, { lease: LEASE })
+  const local = await follow(t, `${paused.url}/run`, { method: 'POST' })
+  await paused.call('feed', 1)
+  await local.waitFor('1')
+  const remote = await follow(t, `${other.url}/run`)
+  paused.pause()
+  t.equal(await remote.isComplete, true)
+  t.strictSame(finalData(remote), { status: 'lost' })
+  paused.resume()
+  await paused.call('feed', 2)
+  await waitUntil(() => hookCalls.some(({ hook }) => hook === 'producerEnd'), 'the end of the producer')
+  t.equal(await local.isComplete, true)
+  t.strictSame(dataOf(local), ['1'])
+  t.strictSame(finalData(local), { status: 'lost' })
+})
+
+t.test('a run of a resumable route is followed and stopped on another node by its Location', needsRedis, async t => {
+  const { nodes: [producing, other], hookCalls } = await startCluster(t)
+  const headers = { 'idempotency-key': 'key' }
+  const local = await follow(t, `${producing.url}/ask`, { method: 'POST', headers })
+  await producing.call('feed', 1)
+  await local.waitFor('1')
+  const location = `${other.url}${local.headers.get('location')}`
+  const remote = await follow(t, location)
+  await remote.waitFor('1')
+  const repeated = await follow(t, `${other.url}/ask`, { method: 'POST', headers })
+  await repeated.waitFor('1')
+  t.equal(repeated.headers.get('idempotent-replayed'), 'true')
+  t.equal((await follow(t, `${other.url}/ask`, { method: 'POST', headers, body: { other: true } })).status, 422)
+  t.equal((await fetch(location, { method: 'DELETE' })).status, 204)
+  for (const reader of [local, remote, repeated]) {
+    t.equal(await reader.isComplete, true)
+    t.strictSame(finalData(reader), { status: 'stopped', reason: 'deleted' })
+  }
+  await waitUntil(() => hookCalls.some(({ hook, detail }) => hook === 'producerEnd' && detail === true), 'the end of the producer')
+})
