@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
 import type { SseSessionsOptions } from '../../lib/index.js'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { FORCE_CLOSE } from '../support/clients.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
 import { serve, type TestServer } from '../support/server.js'
@@ -42,7 +42,7 @@ async function openPage (t: Test, options: SseSessionsOptions = {}, addRoutes: (
   })
   served.sessions.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
   const proxy = await startFaultProxy(t, served.port)
-  const page = await (await launchChromium(t)).newPage()
+  const page = await (await openContext(t)).newPage()
   await page.goto(proxy.url)
   await page.waitForFunction('window.session?.state === "open"')
   return { ...served, page, closeReasons, proxy, disconnect: () => { for (const { client } of proxy.connections) client.destroy() } }

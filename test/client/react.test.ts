@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
 import sseSessions, { type Session, type Sessions } from '../../lib/index.js'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { bundleForBrowser } from '../support/bundle.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import type { ReactPage } from './support/react-page.js'
@@ -24,7 +24,7 @@ function servePage (requests: string[] = []): (app: FastifyInstance) => void {
 
 /** Opens the page and records its errors, which include the warnings of React. */
 async function openPage (t: Test, url: string): Promise<{ page: Page, problems: string[] }> {
-  const page = await (await launchChromium(t)).newPage()
+  const page = await (await openContext(t)).newPage()
   const problems: string[] = []
   page.on('pageerror', error => { problems.push(String(error)) })
   page.on('console', message => {

@@ -1,7 +1,7 @@
 import t from 'tap'
 import type { Page } from 'playwright-core'
-import { needsChromium } from '../support/browser.js'
-import { joinChat, openContext, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
+import { needsChromium, openContext } from '../support/browser.js'
+import { joinChat, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 

@@ -1,12 +1,12 @@
 import t from 'tap'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 
 t.test('the clock shows its ticks across a network failure, then that it has finished, and can restart', needsChromium, async t => {
   const { port } = await startExamples(t)
   const proxy = await startFaultProxy(t, port)
-  const page = await (await launchChromium(t)).newPage()
+  const page = await (await openContext(t)).newPage()
   const pageErrors: unknown[] = []
   page.on('pageerror', error => { pageErrors.push(error) })
   // Records every text that the page shows.

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { runScript } from '../support/child-process.js'
 import { needsProgram } from '../support/needs-program.js'
 import { block } from './docs.js'
@@ -38,8 +38,8 @@ t.test('the poll counts votes, and its page starts again when the server has res
   save('poll.html', block('docs/getting-started.md', 'page'))
   const server = runScript(t, save('poll.ts', block('docs/getting-started.md', 'poll')), { PORT: '0' })
   const [url] = await server.waitForOutput(/http:\/\/\S+/, 30_000)
-  const browser = await launchChromium(t)
-  const pages = [await browser.newPage(), await browser.newPage()] as const
+  const context = await openContext(t)
+  const pages = [await context.newPage(), await context.newPage()] as const
   for (const page of pages) {
     await page.goto(url)
     await page.getByText('0 yes, 0 no').waitFor()

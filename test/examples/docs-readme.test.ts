@@ -1,5 +1,5 @@
 import t from 'tap'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { block } from './docs.js'
 import { createFolder, runCommand, startApp } from './docs-run.js'
@@ -14,8 +14,8 @@ t.test('the quick start serves its page, which sends and receives in two tabs', 
   const save = createFolder(t)
   save('index.html', block('README.md', 'page'))
   const url = await startApp(t, save('server.ts', block('README.md', 'server')))
-  const browser = await launchChromium(t)
-  const [page, other] = [await browser.newPage(), await browser.newPage()]
+  const context = await openContext(t)
+  const [page, other] = [await context.newPage(), await context.newPage()]
   for (const tab of [page, other]) {
     await tab.goto(url)
     await tab.getByText('Welcome!').waitFor()

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import type { Page } from 'playwright-core'
 import type { Test } from 'tap'
 import ts from 'typescript'
-import { launchChromium } from '../support/browser.js'
+import { openContext } from '../support/browser.js'
 import { runScript, trackProcess, type TrackedProcess } from '../support/child-process.js'
 import { withTimeout } from '../support/wait.js'
 import { root } from './docs.js'
@@ -55,7 +55,7 @@ export async function runFragment (code: string, names: Record<string, unknown>)
 
 /** Opens Chromium with a page in the origin of an app, which serves all other paths. `script` is served as `/page.js`. */
 export async function createPage (t: Test, url: string, html: string, script = ''): Promise<Page> {
-  const page = await (await launchChromium(t)).newPage()
+  const page = await (await openContext(t)).newPage()
   await page.route(`${url}/`, route => route.fulfill({ contentType: 'text/html', body: html }))
   await page.route(`${url}/page.js`, route => route.fulfill({ contentType: 'text/javascript', body: script }))
   return page

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { runScript } from '../support/child-process.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
 import { openStream, postMessage } from '../support/http-client.js'
@@ -46,8 +46,7 @@ t.test('the terminal client sends typed lines and prints received events', async
 
 t.test('the page shows session, state and messages, and opens a new session after a server restart', needsChromium, async t => {
   const { server, url, port } = await startExamples(t)
-  const browser = await launchChromium(t)
-  const page = await browser.newPage()
+  const page = await (await openContext(t)).newPage()
   const pageErrors: unknown[] = []
   page.on('pageerror', error => { pageErrors.push(error) })
   await page.goto(url)

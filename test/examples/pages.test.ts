@@ -1,9 +1,9 @@
 import t, { type Test } from 'tap'
 import type { Page } from 'playwright-core'
 import { connect } from '../../lib/client/node.js'
-import { needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { range } from '../support/clients.js'
-import { joinChat, openContext, sendAndWait } from './support/chat-page.js'
+import { joinChat, sendAndWait } from './support/chat-page.js'
 import { findBrokenLinks, saveScreenshots, startExamples } from './support/examples.js'
 
 const PAGES = ['/', '/chat', '/clock', '/tokens']

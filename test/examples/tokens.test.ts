@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { Page } from 'playwright-core'
 import { answer } from '../../example/tokens/answer.js'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 
@@ -9,7 +9,7 @@ import { startFaultProxy } from '../support/fault-proxy.js'
 const QUESTION = Array<string>(100).fill('Who?').join(' ')
 
 async function openPage (t: Test, url: string): Promise<Page> {
-  const page = await (await launchChromium(t)).newPage()
+  const page = await (await openContext(t)).newPage()
   page.on('pageerror', error => { t.fail(String(error)) })
   await page.goto(`${url}/tokens`)
   return page
@@ -100,9 +100,11 @@ t.test('a page starts a new conversation if the server no longer has its convers
   await ask(page, 'after')
   await waitForAnswer(page, 10)
   t.strictSame(await page.locator('.up').allTextContents(), ['before', 'after'])
+  // The page is not open while the server restarts, so it cannot reconnect before it is loaded again.
+  await page.goto('about:blank')
   await second.server.kill()
   await startExamples(t, port)
-  await page.reload()
+  await page.goto(`${url}/tokens`)
   await note.waitFor()
   t.equal(await page.locator('.up').count(), 0)
   await page.getByRole('button', { name: 'What is this?' }).click()

@@ -1,6 +1,6 @@
 import { createParser } from 'eventsource-parser'
 import t, { type Test } from 'tap'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { requestHttp2, connectHttp2, http2Options, type Http2Response } from '../support/http2.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -73,8 +73,7 @@ t.test('twelve EventSources of a page share one HTTP/2 connection', needsChromiu
     beforeRegister: app => app.get('/', async (_request, reply) => reply.type('text/html').send('<!doctype html><title>twelve</title>'))
   })
   const { sessions, url } = served
-  const browser = await launchChromium(t)
-  const page = await (await browser.newContext({ ignoreHTTPSErrors: true })).newPage()
+  const page = await (await openContext(t, { ignoreHTTPSErrors: true })).newPage()
   await page.goto(url)
   await page.evaluate(`
     window.got = []
@@ -84,17 +83,17 @@ t.test('twelve EventSources of a page share one HTTP/2 connection', needsChromiu
       for (const name of ['welcome', 'news', 'message']) source.addEventListener(name, event => { got[index].push(name === 'welcome' ? JSON.parse(event.data).sessionId : name + ' ' + event.data) })
       return source
     })`)
-  await page.waitForFunction('got.every(list => list.length === 1)', undefined, { timeout: 10_000 })
+  await page.waitForFunction('got.every(list => list.length === 1)')
   t.equal(sessions.stats().streams, 12)
   const ids = await page.evaluate('got.map(([id]) => id)') as string[]
   t.equal(new Set(ids).size, 12)
   await sessions.broadcast('news', 1)
-  await page.waitForFunction("got.every(list => list[1] === 'news 1')", undefined, { timeout: 10_000 })
+  await page.waitForFunction("got.every(list => list[1] === 'news 1')")
   const statuses = await page.evaluate(`Promise.all(got.map(([id], index) => fetch('/upward', {
     method: 'POST', headers: { 'content-type': 'application/json', 'x-session-id': id }, body: JSON.stringify({ text: 'from ' + index })
   }).then(({ status }) => status)))`)
   t.strictSame(statuses, Array(12).fill(201), 'messages are posted over the same connection')
-  await page.waitForFunction("got.every((list, index) => list[2]?.includes('Data received: from ' + index))", undefined, { timeout: 10_000 })
+  await page.waitForFunction("got.every((list, index) => list[2]?.includes('Data received: from ' + index))")
   t.equal(await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol"), 'h2')
   t.equal(served.connections(), 1)
 })

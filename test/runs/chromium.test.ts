@@ -1,5 +1,5 @@
 import t from 'tap'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { startFaultProxy, type Fault } from '../support/fault-proxy.js'
 import { waitUntil } from '../support/wait.js'
 import { serveRuns } from './support/serve-runs.js'
@@ -21,7 +21,7 @@ t.test('Chromium\'s EventSource reads a run from the beginning and from a cursor
   // The first connections load the page.
   let isArmed = false
   const proxy = await startFaultProxy(t, port, connection => isArmed && connection < 12 ? { fault: faults[connection % 2] ?? 'cut', afterBytes: 3000 + 700 * connection } : undefined)
-  const page = await (await launchChromium(t)).newPage()
+  const page = await (await openContext(t)).newPage()
   await page.goto(proxy.url)
   isArmed = true
   feed.add(...Array.from({ length: total / 2 }, (_, n) => n))

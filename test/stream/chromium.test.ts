@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
-import { launchChromium, needsChromium } from '../support/browser.js'
+import { needsChromium, openContext } from '../support/browser.js'
 import { startFaultProxy, type Fault } from '../support/fault-proxy.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
@@ -15,8 +15,7 @@ const servePage = (app: FastifyInstance): void => {
 }
 
 async function openPage (t: Test, url: string): Promise<Page> {
-  const browser = await launchChromium(t)
-  const page = await browser.newPage()
+  const page = await (await openContext(t)).newPage()
   await page.goto(url)
   return page
 }

@@ -1,6 +1,6 @@
 import { accessSync, constants } from 'node:fs'
-import { chromium, type Browser } from 'playwright-core'
-import type { Test } from 'tap'
+import { chromium, type Browser, type BrowserContext, type BrowserContextOptions } from 'playwright-core'
+import root, { type Test } from 'tap'
 
 const CANDIDATES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
 
@@ -19,15 +19,26 @@ export const needsChromium: { skip?: string } = chromiumPath === undefined && pr
   ? { skip: 'Chromium is not installed; set CHROMIUM to its path' }
   : {}
 
-/** Starts Chromium, also as root. It is closed when the test ends. */
-export async function launchChromium (t: Test): Promise<Browser> {
+// One browser for all tests of a file, because its start takes seconds of CPU time.
+let browser: Promise<Browser> | undefined
+
+/** Starts Chromium, also as root. */
+function launch (): Promise<Browser> {
   if (chromiumPath === undefined) throw new Error('Chromium is not installed, which is an error in CI; set CHROMIUM to its path')
-  const browser = await chromium.launch({
+  const launched = chromium.launch({
     executablePath: chromiumPath,
     // Users have the back/forward cache, so the tests keep it.
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
   })
-  t.teardown(() => browser.close())
-  return browser
+  root.teardown(async () => { await (await launched).close() })
+  return launched
+}
+
+/** Opens a context of Chromium, which shares no cookies, cache or connections with others. It is closed when the test ends. */
+export async function openContext (t: Test, options: BrowserContextOptions = {}): Promise<BrowserContext> {
+  browser ??= launch()
+  const context = await (await browser).newContext(options)
+  t.teardown(() => context.close())
+  return context
 }

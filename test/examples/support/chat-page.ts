@@ -1,11 +1,5 @@
 import type { BrowserContext, Page } from 'playwright-core'
 import type { Test } from 'tap'
-import { launchChromium } from '../../support/browser.js'
-
-/** Opens a context in a new browser. */
-export async function openContext (t: Test): Promise<BrowserContext> {
-  return await (await launchChromium(t)).newContext()
-}
 
 /** Opens the chat in a new tab and joins it under a name. */
 export async function joinChat (t: Test, context: BrowserContext, url: string, name: string): Promise<Page> {
