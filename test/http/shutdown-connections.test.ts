@@ -56,7 +56,7 @@ for (const [name, { fastify, isTls, isHttp2 }] of Object.entries(SERVERS)) {
     // Connections without, and with half of, a TLS handshake or HTTP/2 preface.
     for (const text of ['', isTls ? '\x16\x03\x01' : 'PRI * H']) clients.push(await connectClient(t, server, false, text))
     const ended = Promise.all(clients.map(async client => { if (!client.closed) await once(client, 'close') }))
-    await withTimeout(server.app.close(), 'close()', 5000)
+    await withTimeout(server.app.close(), 'close()')
     await withTimeout(ended, 'the end of every connection')
   })
 }
@@ -73,7 +73,7 @@ t.test('close() finishes within closeTimeout with half of a body, and a hung han
   for (const stream of streams) stream.on('error', () => {})
   streams[0]?.write('{"text"')
   await waitUntil(() => count === 2, 'the requests')
-  await withTimeout(server.app.close(), 'close()', 5000)
+  await withTimeout(server.app.close(), 'close()')
   await waitUntil(() => client.destroyed, 'the end of the connection')
 })
 
@@ -91,7 +91,7 @@ t.test('a connection that is kept alive is closed when its last response has end
   const closing = app.close()
   release.resolve('completed')
   t.equal(await (await response).body.text(), 'completed')
-  await withTimeout(closing, 'close()', 5000)
+  await withTimeout(closing, 'close()', 8500)
 })
 
 t.test('the handler of a message may finish within closeTimeout', async t => {
@@ -129,8 +129,8 @@ t.test('messages whose handlers have not finished within closeTimeout get 503', 
   ]
   await waitUntil(() => started === 2, 'the handlers')
   const closing = app.close()
-  for (const post of posts) t.match(await withTimeout(post, 'the response', 5000), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
-  await withTimeout(closing, 'close()', 5000)
+  for (const post of posts) t.match(await withTimeout(post, 'the response'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+  await withTimeout(closing, 'close()')
 })
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect', 'onClose'] as const) {
@@ -146,7 +146,7 @@ for (const hook of ['onOpen', 'onResume', 'onDisconnect', 'onClose'] as const) {
     if (hook === 'onResume') openStream(t, url, { headers: { 'x-session-id': first.sessionId } }).catch(() => {})
     if (hook === 'onDisconnect') first.destroy()
     if (hook !== 'onClose') await waitUntil(() => isHung, 'the hook')
-    await withTimeout(app.close(), 'close()', 5000)
+    await withTimeout(app.close(), 'close()')
     t.equal(isHung, true)
   })
 }
@@ -178,7 +178,7 @@ t.test('close() also closes connections of the second server for localhost', asy
     t.equal((await request(`http://${host === '::1' ? '[::1]' : host}:${port}/upward`)).statusCode, 404, 'the server has accepted the connections')
   }
   const ended = Promise.all(clients.map(async client => { if (!client.closed) await once(client, 'close') }))
-  await withTimeout(app.close(), 'close()', 5000)
+  await withTimeout(app.close(), 'close()')
   await withTimeout(ended, 'the end of every connection')
 })
 

@@ -51,7 +51,7 @@ t.test('close() gives runs closeTimeout to end, and their readers receive the re
   feed.add(2)
   await response.waitFor('2')
   feed.end()
-  await withTimeout(closed, 'close()', 5000)
+  await withTimeout(closed, 'close()', 9000)
   t.equal(await response.isComplete, true)
   t.strictSame(response.events.map(({ data }) => data), ['1', '2', '{"status":"finished"}'])
 })

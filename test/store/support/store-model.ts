@@ -195,7 +195,7 @@ export class StoreModel {
       if (missing.some(sent => !isLost(sent))) return false
       return missing.length === 0 || events.some(({ event }) => event === 'gap')
     }
-    await waitUntil(isComplete, `all that was sent to the client: ${JSON.stringify({ since, addressed: addressed.map(({ n }) => n), events: stream.read() })}`, 5000)
+    await waitUntil(isComplete, `all that was sent to the client: ${JSON.stringify({ since, addressed: addressed.map(({ n }) => n), events: stream.read() })}`)
     if (client.closed) await waitUntil(() => stream.sink.closed, 'the end')
     let last = since
     let gap: Gap | undefined
