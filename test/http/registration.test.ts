@@ -8,6 +8,7 @@ import { assertType, type IsSame } from '../support/types.js'
 import { listen, serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
+import { createTestFolder } from '../support/test-folder.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -75,7 +76,7 @@ t.test('options that Fastify, @fastify/autoload and fastify-cli pass to every pl
     await t.resolves(async () => { await app.register(sseSessions, { [name]: name }) }, name)
     await app.close()
   }
-  const dir = t.testdir({ 'sessions.js': `export { default } from '${new URL('../../lib/index.js', import.meta.url).href}'\nexport const autoConfig = { paths: { downward: '/events' } }` })
+  const dir = createTestFolder(t, { 'sessions.js': `export { default } from '${new URL('../../lib/index.js', import.meta.url).href}'\nexport const autoConfig = { paths: { downward: '/events' } }` })
   const app = Fastify()
   await app.register(async api => { await api.register(autoload, { dir, forceESM: true, options: { prefix: '/chat', skipOverride: true, logger: true } }) }, { prefix: '/api' })
   const url = await listen(t, app)

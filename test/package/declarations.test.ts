@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 import { block } from '../examples/docs.js'
+import { createTestFolder } from '../support/test-folder.js'
 
 const STRICTEST: ts.CompilerOptions = {
   noUncheckedIndexedAccess: true,
@@ -162,7 +163,7 @@ function compile (files: string[], options: ts.CompilerOptions): string {
 }
 
 t.test('the declarations compile in projects with skipLibCheck: false', async t => {
-  const dir = t.testdir({ 'user.ts': USER, 'typed.ts': TYPED, 'contract.ts': CONTRACT, 'page.ts': PAGE, 'program.ts': PROGRAM, 'server.mts': block('README.md', 'server') })
+  const dir = createTestFolder(t, { 'user.ts': USER, 'typed.ts': TYPED, 'contract.ts': CONTRACT, 'page.ts': PAGE, 'program.ts': PROGRAM, 'server.mts': block('README.md', 'server') })
   const [user, page, program, ...more] = ['user.ts', 'page.ts', 'program.ts', 'typed.ts', 'server.mts'].map(name => join(dir, name)) as [string, string, string, ...string[]]
   t.equal(compile([user, page, program, ...more], STRICTEST), '')
   t.equal(compile([page], { types: [], module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }), '', 'for a bundler, without Node')

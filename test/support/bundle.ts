@@ -1,8 +1,8 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build } from 'rolldown'
 import type { Test } from 'tap'
+import { createTestFolder } from './test-folder.js'
 
 const resolve = { extensionAlias: { '.js': ['.ts', '.js'] } }
 
@@ -21,12 +21,7 @@ export async function bundleForBrowser (module: string | URL): Promise<string> {
 
 /** Bundles a module, given by its absolute path or URL, and its relative imports into one file for Node, because loading many modules takes a second per process. */
 export async function bundleForNode (t: Test, module: string | URL): Promise<string> {
-  // Inside the repository, so that imports of packages are resolved.
-  const parent = fileURLToPath(new URL('../../.tap/', import.meta.url))
-  mkdirSync(parent, { recursive: true })
-  const folder = mkdtempSync(join(parent, 'program-'))
-  t.teardown(() => { rmSync(folder, { recursive: true }) })
-  const file = join(folder, 'program.js')
+  const file = join(createTestFolder(t), 'program.js')
   await build({
     input: fileURLToPath(new URL(module, import.meta.url)),
     platform: 'node',
