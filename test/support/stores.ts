@@ -99,12 +99,12 @@ export async function openProxiedNode (t: Test, redis: RedisServer, options: Sse
 }
 
 /** Defines a test for the factory of every store. Each call of `connect` returns the factory of one more node; those of the memory store share nothing. */
-export function testEachStoreFactory (t: Test, title: string, run: (t: Test, connect: () => Promise<StoreFactory>) => Promise<void>): void {
-  t.test(`${title}: memory store`, async t => await run(t, async () => memoryStore))
+export function testEachStoreFactory (t: Test, title: string, run: (t: Test, connect: () => Promise<StoreFactory>, redis: RedisServer | undefined) => Promise<void>): void {
+  t.test(`${title}: memory store`, async t => await run(t, async () => memoryStore, undefined))
   for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
     t.test(`${title}: Redis with ${library}`, needsRedis, async t => {
-      const { port } = await startRedis(t)
-      await run(t, () => connect(t, port))
+      const redis = await startRedis(t)
+      await run(t, () => connect(t, redis.port), redis)
     })
   }
 }

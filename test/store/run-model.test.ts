@@ -1,0 +1,41 @@
+import fc from 'fast-check'
+import t from 'tap'
+import type { RunStore } from '../../lib/index.js'
+import { resolveOptions } from '../../lib/options.js'
+import { chooseSeed } from '../support/random.js'
+import { testEachStoreFactory } from '../support/stores.js'
+import { RunModel, type RunCounts, type RunStep } from './support/run-model.js'
+
+const MAX_RUNS = 2
+
+const kinds: Array<[weight: number, kind: RunStep['kind']]> = [[5, 'start'], [2, 'find'], [16, 'append'], [2, 'end'], [7, 'follow'], [4, 'unfollow'], [1, 'disconnect']]
+
+const steps = fc.array(fc.record<RunStep>({
+  kind: fc.oneof(...kinds.map(([weight, kind]) => ({ weight, arbitrary: fc.constant(kind) }))),
+  name: fc.nat(1),
+  node: fc.nat(1),
+  reader: fc.nat(3),
+  reuse: fc.constantFrom('running', 'kept', 'never'),
+  from: fc.oneof(fc.constant('now' as const), fc.constant(0), fc.nat(6))
+}), { minLength: 20, maxLength: 60, size: 'max' })
+
+testEachStoreFactory(t, 'readers of runs receive what the model predicts for any sequence of steps on any node', async (t, connect, redis) => {
+  const counts: RunCounts = { entries: 0, gaps: 0, ends: 0, removals: 0 }
+  const histories = redis === undefined ? 150 : 30
+  for (const entries of [2, 1000]) {
+    const open = async () => await (await connect())(resolveOptions({ runLog: { entries }, maxRuns: MAX_RUNS, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+    await fc.assert(fc.asyncProperty(steps, async steps => {
+      // Runs are kept, so each history needs an empty store.
+      await redis?.sendCommand('FLUSHALL')
+      const stores = redis === undefined ? [await open()] : [await open(), await open()]
+      try {
+        const runs = stores.map(store => store.runs as RunStore)
+        await new RunModel(runs, entries, MAX_RUNS, counts, async () => await redis?.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')).run(steps)
+      } finally {
+        for (const store of stores) await store.close('shutdown')
+      }
+    }), { seed: chooseSeed(t), numRuns: histories, endOnFailure: true })
+  }
+  t.comment(JSON.stringify(counts))
+  for (const [what, count] of Object.entries(counts)) t.ok(count > histories / 5, `${what}: more than ${histories / 5} occurred`)
+})
