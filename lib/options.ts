@@ -65,7 +65,7 @@ export interface SseSessionsOptions {
   maxSessionsPerPrincipal?: number
   /** Maximum number of channels of one session. Default: 1000; `Infinity` turns the limit off. */
   maxChannelsPerSession?: number
-  /** Maximum number of messages of one session that wait while another is handled; also the maximum length of a batch. Default: 256. */
+  /** Maximum number of messages of one session that wait, or run concurrently, while another is handled; also the maximum length of a batch. Default: 256. */
   maxWaitingMessages?: number
   /** Maximum size of these messages together, in bytes of memory. If none waits, one message or batch of any size may wait. Default: 1 MiB; `Infinity` turns the limit off. */
   maxWaitingBytes?: number

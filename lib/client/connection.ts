@@ -24,6 +24,8 @@ export interface Welcome {
   readonly resumed: boolean
   /** Time between two heartbeats, in milliseconds; absent if the server sends none. */
   readonly heartbeatInterval?: number
+  /** The event names of the messages that the server handles without waiting for others; absent if there are none. */
+  readonly concurrent?: readonly string[]
 }
 
 export interface ConnectionOptions {
@@ -106,7 +108,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
 
   const reconnect = (): void => {
     skipsDelay = Date.now() - startedAt >= retrySettings.retryDelay
-    abort(new ClientError('SILENT', 'The stream is dead; reconnecting'))
+    abort(new ClientError('SILENT', 'The stream is dead'))
     backoff.retryNow()
   }
 
@@ -166,7 +168,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
       throw error
     }
     const type = headers.get('content-type')
-    if (!body) return fail(new ClientError('NOT_A_STREAM', `Expected an event stream, got ${status} ${type} without a readable body`))
+    if (!body) return fail(new ClientError('NOT_A_STREAM', `Got ${status} ${type} without a readable body`))
     const reader = body.getReader()
     if (!/^text\/event-stream\b/i.test(type ?? '')) {
       return rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
@@ -178,22 +180,22 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     const failTooLarge = (): void => {
       fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
     }
-    const parse = createParser({
+    const parse = createParser(
       // In all functions: a listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
-      onId: id => { if (!signal.aborted && SENDABLE_ID.test(id)) lastEventId = id },
-      onEvent: (event, data) => {
+      id => { if (!signal.aborted && SENDABLE_ID.test(id)) lastEventId = id },
+      (event, data) => {
         if (signal.aborted || (isStopped && event !== 'welcome')) return
         if (data.length > maxEventSize) return failTooLarge()
         handleEvent(event, data, requestedId)
       },
-      onRetry: retry => { retrySettings.retryDelay = retry }
-    })
+      retry => { retrySettings.retryDelay = retry }
+    )
     const decoder = new TextDecoder()
     while (!signal.aborted) {
       const { done, value } = await reader.read()
       // The body of a custom `fetch` may ignore the signal.
       if (signal.aborted) break
-      if (done) throw new ClientError('ENDED', 'The stream ended; reconnecting')
+      if (done) throw new ClientError('ENDED', 'The stream ended')
       restartIdleTimer()
       if (parse(decoder.decode(value, { stream: true })) > maxEventSize + OVERHEAD) failTooLarge()
     }
@@ -220,7 +222,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     // with a copy of an earlier stream.
     if (sessionId === currentSessionId && !(resumed && lastEventId === requestedId)) {
       lastEventId = requestedId
-      return rejectForeign('a copy of an earlier stream, as from a cache')
+      return rejectForeign('a cached stream')
     }
     resetBackoff()
     currentSessionId = sessionId

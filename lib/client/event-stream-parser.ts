@@ -11,7 +11,7 @@ export interface EventStreamListener {
  * [WHATWG HTML 9.2.6] Creates a parser for one event stream without a byte order mark. It is a function that parses the next
  * part of the stream, and returns the number of characters of the incomplete event at its end.
  */
-export function createParser ({ onId, onEvent, onRetry }: EventStreamListener): (text: string) => number {
+export function createParser (onId: EventStreamListener['onId'], onEvent: EventStreamListener['onEvent'], onRetry: EventStreamListener['onRetry']): (text: string) => number {
   let pendingLine = ''
   let isAfterCr = false
   let name = ''

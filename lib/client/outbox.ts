@@ -1,6 +1,7 @@
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
 import { abortReason, onAbort } from './abort.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
+import type { Welcome } from './connection.js'
 import { ResultPromise } from './result-promise.js'
 import type { Send } from './send.js'
 
@@ -27,6 +28,7 @@ export interface OutboxListener {
 }
 
 interface Message {
+  readonly event: string
   /** The message as one line of a batch, in JSON. */
   readonly line: string
   /** Number of attempts in which the server may have handled the message. */
@@ -50,12 +52,15 @@ const MAX_BATCH_CHARACTERS = 256 * 1024
 // Milliseconds after which the connection of a request counts as dead. If only the handler is slow, the repeated request waits for it.
 const REQUEST_TIMEOUT = 15_000
 
-/** Sends messages in order, with at most one request at a time. Messages that are queued during a request form the next batch. */
+/**
+ * Sends messages in order, with at most one request at a time. Messages that are queued during a request form the next batch.
+ * A message that the server handles concurrently has a request of its own, so that no other message waits for its response.
+ */
 export interface Outbox {
   /** Queues a message. Resolves with the result of its handler. */
   push (event: string, data: unknown, options?: RequestOptions): Promise<unknown>
-  /** Sends the queue to this session. The caller calls it for each new stream, of the same session or of another one. */
-  resume (sessionId: string): void
+  /** Sends the queue to the session of the welcome event. The caller calls it for each new stream, of the same session or of another one. */
+  resume (welcome: Welcome): void
   /** Stops sending until `resume`. `error` says why the stream was lost. The current request may still end. */
   pause (error: unknown): void
   /** Fails all messages, including those that are queued later. */
@@ -64,9 +69,12 @@ export interface Outbox {
 
 export function createOutbox (send: Send, options: OutboxOptions, retrySettings: RetrySettings, listener: OutboxListener): Outbox {
   const { path, maxQueued } = options
-  const backoff = createBackoff(retrySettings)
   const queue = new Set<Message>()
-  let controller = new AbortController()
+  // Interrupts the current request, or the delay before the next one, of each loop that is sending: the one for messages that are
+  // handled in order, with the key `undefined`, and one for each concurrent message.
+  const interrupts = new Map<Message | undefined, (method: 'retryNow' | 'stop') => void>()
+  // The event names of the messages that the server handles concurrently; `undefined` while the outbox is paused.
+  let concurrent: readonly string[] | undefined
   let closeError: ClientError | undefined
   // The error of the last request or stream; `undefined` after a batch was accepted. It is the cause of `TIMEOUT`.
   let lastError: unknown
@@ -74,28 +82,33 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
   // The next idempotency key. Keys are unique within the session only.
   let nextKey = 0
   let batchLimit = MAX_BATCH_MESSAGES
-  let isFlushing = false
-  let isPaused = true
 
-  const flush = async (): Promise<void> => {
-    if (isFlushing) return
-    isFlushing = true
-    // eslint-disable-next-line no-unmodified-loop-condition -- other functions modify it
-    while (!isPaused && queue.size > 0) {
-      const current = controller = new AbortController()
-      const timer = setTimer(() => { current.abort() }, REQUEST_TIMEOUT)
-      const retryAfter = await post(nextBatch(), current.signal)
+  /** Sends all messages that are handled in order, or one concurrent message, until there are none. */
+  const flush = async (only?: Message): Promise<void> => {
+    if (interrupts.has(only)) return
+    const backoff = createBackoff(retrySettings)
+    let controller: AbortController
+    interrupts.set(only, method => {
+      controller.abort()
+      backoff[method]()
+    })
+    for (let batch = nextBatch(only); batch.length > 0; batch = nextBatch(only)) {
+      controller = new AbortController()
+      const timer = setTimer(() => { controller.abort() }, REQUEST_TIMEOUT)
+      const retryAfter = await post(batch, controller.signal)
       clearTimeout(timer)
       if (retryAfter === undefined) backoff.reset()
       else await backoff.wait(retryAfter)
     }
-    isFlushing = false
+    interrupts.delete(only)
   }
 
-  const nextBatch = (): Message[] => {
+  /** The next messages to send in order, or a concurrent message. Empty if there are none. */
+  const nextBatch = (only: Message | undefined): Message[] => {
     const batch: Message[] = []
     let characters = 0
-    for (const message of queue) {
+    for (const message of only ? [only] : queue) {
+      if (!queue.has(message) || concurrent?.includes(message.event) !== !!only) continue
       characters += message.line.length
       if (batch.length > 0 && (batch.length >= batchLimit || characters > MAX_BATCH_CHARACTERS)) break
       batch.push(message)
@@ -113,8 +126,10 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         method: 'POST',
         headers: { 'x-session-id': currentSessionId, 'content-type': 'application/x-ndjson' },
         body: () => {
-          for (const message of batch) message.attempts++
-          return batch.map(({ line }) => line).join('\n')
+          return batch.map(message => {
+            message.attempts++
+            return message.line
+          }).join('\n')
         },
         onUnsent: () => { markUnhandled(batch) },
         signal
@@ -146,7 +161,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
     if (status < 500 || status === 503) markUnhandled(batch)
     if (isTransient(status)) return parseRetryAfter(response)
     // The next stream shows whether the session continues.
-    if (isUnknown) isPaused = true
+    if (isUnknown) concurrent = undefined
     // One message is invalid, or the batch is too large. The server handled none of them.
     else if (batch.length > 1 && (status === 400 || status === 413)) batchLimit = batch.length >> 1
     else rejectAll(batch, error)
@@ -161,7 +176,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
       const error = createResponseError(status, body)
       if ((status === 429 || status === 503) && !replayed) {
         // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
-        markUnhandled([message])
+        message.attempts--
         lastError = error
         retryAfter = 0
       } else if (status >= 400) {
@@ -187,7 +202,8 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
           settle(value)
         }
         const message: Message = {
-          line: JSON.stringify({ event, data, id: `${nextKey++}` }),
+          event,
+          line: JSON.stringify({ event, data, id: String(nextKey++) }),
           attempts: 0,
           resolve: withCleanup(resolve),
           reject: withCleanup(reject)
@@ -198,12 +214,13 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         const removeAbort = signal && onAbort(signal, () => { message.reject(abortReason(signal)) })
         queue.add(message)
         flush()
+        flush(message)
       })
       // The app has aborted the message itself, and the event `close` reports the end of the session.
       result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.onUnhandled(error) })
       return result
     },
-    resume (sessionId) {
+    resume ({ sessionId, concurrent: names = [] }) {
       if (sessionId !== currentSessionId) {
         // An idempotency key is unique within one session. Another session would handle a message again that the first has handled.
         for (const { attempts, reject } of queue) {
@@ -211,21 +228,20 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         }
       }
       currentSessionId = sessionId
-      isPaused = false
+      concurrent = names
       // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
-      controller.abort()
-      backoff.retryNow()
+      for (const interrupt of interrupts.values()) interrupt('retryNow')
       flush()
+      for (const message of queue) flush(message)
     },
     pause (error) {
-      isPaused = true
+      concurrent = undefined
       lastError = error
     },
     close (error) {
       closeError = error
+      for (const interrupt of interrupts.values()) interrupt('stop')
       rejectAll(queue, error)
-      controller.abort()
-      backoff.stop()
     }
   }
 }

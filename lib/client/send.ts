@@ -67,7 +67,7 @@ function appendPath (url: string | URL, path: string): string {
 function checkUrl (url: string): string {
   // Throws if the URL cannot be parsed, if it is relative and there is no page, or if it contains a password.
   const absolute = new Request(url).url
-  if (!/^https?:/.test(absolute)) throw new TypeError(`The scheme of ${url} is not http or https`)
+  if (!/^https?:/.test(absolute)) throw new TypeError(`The scheme of ${url} is not HTTP`)
   return absolute
 }
 

@@ -166,7 +166,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
           bufferedSize -= event[1]
           yield event[0]
         } else if (isFull) {
-          throw new ClientError('BUFFER_FULL', 'The loop is slower than the events, so some are lost')
+          throw new ClientError('BUFFER_FULL', 'The loop is too slow')
         } else if (state === 'closed') {
           break
         } else {
@@ -213,7 +213,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       const event = welcome.resumed ? 'resume' : sessionId ? 'reset' : 'open'
       state = 'open'
       sessionId = welcome.sessionId
-      outbox.resume(welcome.sessionId)
+      outbox.resume(welcome)
       notify(event, welcome)
     },
     onEvent: (event, data, size) => {
@@ -241,7 +241,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     on,
     send: (data?: unknown) => outbox.push('message', data) as Promise<void>,
     emit: (event: string, data?: unknown) => outbox.push(event, data) as Promise<void>,
-    request: (event: string, data?: unknown, options?: RequestOptions) => outbox.push(event, data, options) as Promise<never>,
+    request: outbox.push as ClientSession['request'],
     close,
     [Symbol.asyncIterator]: iterate
   }

@@ -68,32 +68,36 @@ class Refusal extends Error {
   }
 }
 
-/** Handles the messages of a batch in order. Resolves with the response body: one report per message. */
+/** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one report per message. */
 export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
   let storeFailure: Refusal | undefined
-  let started = 0
-  const queued = messages.map((message, index): QueuedMessage => ({
-    key: message.id,
-    fingerprint: () => fingerprint(message.event, message.json?.toString()),
-    size: () => message.json?.length ?? 0,
-    handle: async () => {
-      started = index + 1
-      // The client repeats the message that failed because of the store. Those after it must not be handled before it.
-      if (storeFailure !== undefined) throw storeFailure
-      const { event, id } = message
-      const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply))
-      if (isHandled) return response
-      const refusal = new Refusal(response)
-      if (error instanceof StoreUnavailable) storeFailure = refusal
-      throw refusal
+  const started = new Set<BatchMessage>()
+  const queued = messages.map((message): QueuedMessage => {
+    const { event, id } = message
+    const isConcurrent = sessions.handlers.isConcurrent(event)
+    return {
+      key: id,
+      isConcurrent,
+      fingerprint: () => fingerprint(event, message.json?.toString()),
+      size: () => message.json?.length ?? 0,
+      handle: async () => {
+        started.add(message)
+        // The client repeats the message that failed because of the store. Those after it must not be handled before it.
+        if (storeFailure !== undefined && !isConcurrent) throw storeFailure
+        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply))
+        if (isHandled) return response
+        const refusal = new Refusal(response)
+        if (error instanceof StoreUnavailable && !isConcurrent) storeFailure = refusal
+        throw refusal
+      }
     }
-  }))
+  })
   const results = await session[kStream].messageQueue.enqueueAll(queued)
-  const reports = await Promise.all(messages.map((message, index) => waitForResult(sessions, session, results[index] as typeof results[number], () => started > index).then(toReport, async (error: unknown) => {
+  const reports = await Promise.all(messages.map((message, index) => waitForResult(sessions, session, results[index] as typeof results[number], () => started.has(message)).then(toReport, async (error: unknown) => {
     if (error instanceof Refusal) return toReport(error)
     // The queue has refused the message. Fastify makes the response from the error.
     return toReport(await dispatch(message, () => { throw error }))

@@ -118,8 +118,8 @@ function whileConnected (sink: ResponseSink, hookData: Promise<object>): Promise
 }
 
 /** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */
-function welcomeData ({ settings: { heartbeatInterval } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
-  const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval } }
+function welcomeData ({ settings: { heartbeatInterval }, handlers: { concurrentEvents } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
+  const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval }, ...concurrentEvents.length > 0 && { concurrent: concurrentEvents } }
   // `properties` is there twice: the first one decides the order in the JSON, the second one the values.
   return serialize({ ...properties, ...hookData, ...properties })
 }

@@ -104,6 +104,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   let isStarted = false
   const queued = session[kStream].messageQueue.enqueue({
     key: id,
+    isConcurrent: sessions.handlers.isConcurrent(event),
     fingerprint: () => fingerprint(event, serializeData(data)),
     size: () => estimateMemory(data),
     handle: () => {

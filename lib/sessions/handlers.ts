@@ -24,6 +24,8 @@ export interface HandlerOptions<Schema> {
   readonly schema?: Schema
   /** Milliseconds as option `handlerTimeout` of the plugin, for this handler. Default: that option; 0 or `false` turns the limit off. */
   readonly handlerTimeout?: number | false
+  /** Whether the handler runs at once, also while the session's other messages are handled or wait. They do not wait for it either. Default: `false`, the messages of a session are handled one at a time, in order. */
+  readonly concurrent?: boolean
 }
 
 /** A validation function. It reports its result in any of the ways that Fastify supports. */
@@ -39,6 +41,7 @@ interface Handler {
   readonly schema: unknown
   /** 0 if there is no limit, `undefined` if that of the plugin applies. */
   readonly timeout: number | undefined
+  readonly isConcurrent: boolean
   readonly run: MessageHandler<unknown>
   validator: Validator | undefined
 }
@@ -66,7 +69,7 @@ export class HandlerRegistry {
     if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
     if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function, as the last argument of "handle"`)
     if (typeof options !== 'object' || options === null) throw new HandlerInvalid(`The options of the handler of event "${event}" must be an object, as the second argument of "handle"`)
-    const { schema, handlerTimeout, ...unknown } = options
+    const { schema, handlerTimeout, concurrent = false, ...unknown } = options
     const [unknownName] = Object.keys(unknown)
     if (unknownName !== undefined) throw new HandlerInvalid(`Option "${unknownName}" of the handler of event "${event}" must be removed: there is no such option`)
     if (this.#handlers.has(event)) throw new HandlerInvalid(`Event "${event}" already has a handler`)
@@ -74,7 +77,8 @@ export class HandlerRegistry {
     if (timeout !== undefined && !(Number.isInteger(timeout) && timeout >= 0 && timeout < 2 ** 31)) {
       throw new HandlerInvalid(`Option "handlerTimeout" of the handler of event "${event}" must be false or a whole number of milliseconds from 0 to ${2 ** 31 - 1}; it is ${String(timeout)}`)
     }
-    const handler = { schema, timeout, run, validator: undefined }
+    if (typeof concurrent !== 'boolean') throw new HandlerInvalid(`Option "concurrent" of the handler of event "${event}" must be true or false; it is ${String(concurrent)}`)
+    const handler = { schema, timeout, isConcurrent: concurrent, run, validator: undefined }
     this.#compileSchema(event, handler)
     this.#handlers.set(event, handler)
   }
@@ -82,6 +86,16 @@ export class HandlerRegistry {
   /** Returns the time limit of the handler of an event in milliseconds; `undefined` if it has none of its own. */
   timeoutOf (event: string): number | undefined {
     return this.#handlers.get(event)?.timeout
+  }
+
+  /** Returns whether the messages with an event name are handled concurrently. */
+  isConcurrent (event: string): boolean {
+    return this.#handlers.get(event)?.isConcurrent === true
+  }
+
+  /** The event names whose messages are handled concurrently. */
+  get concurrentEvents (): string[] {
+    return [...this.#handlers.keys()].filter(event => this.isConcurrent(event))
   }
 
   /** Compiles the schemas of all handlers, so that an invalid schema fails the boot. The schema of a handler that is set later is compiled in `set`. */

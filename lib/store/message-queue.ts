@@ -20,6 +20,8 @@ export interface QueuedMessage {
   readonly fingerprint: () => string
   /** Returns about how many bytes of memory the message takes while it waits. Without it, the message counts as 0 bytes. */
   readonly size?: () => number
+  /** Whether the message is handled at once, without waiting for others; others do not wait for it either. */
+  readonly isConcurrent?: boolean
   /** Runs the handler. Throws or rejects if the message is refused. A repeat of a refused message is handled as a new message. */
   readonly handle: () => Awaitable<StoredResponse>
 }
@@ -32,14 +34,14 @@ export interface QueueResult {
 
 /**
  * The queue of the messages that the client of one session sends. Messages MUST be handled one at a time across all
- * processes, in order of arrival, and once per key: a repeat receives the response to the first message, and waits for it
- * while the first message is being handled. A refused message leaves no response. A store that has dropped a response because
+ * processes, in order of arrival, except concurrent ones, which MUST be handled at once. All MUST be handled once per key: a
+ * repeat receives the response to the first message, and waits for it while the first message is being handled. A refused message leaves no response. A store that has dropped a response because
  * of a limit MUST reject repeats with ResponseDropped while it keeps the key. If the store has lost the log and the
  * responses of a session, it MUST refuse the messages with SessionUnknown.
  */
 export interface MessageQueue {
   /** Adds a message. Resolves with the response to it, or to an earlier message with its key. Throws or rejects if the message is refused. */
   enqueue (message: QueuedMessage): Awaitable<QueueResult>
-  /** Adds several messages, with no message of another request between them. Throws or rejects with TooManyWaiting if the queue has no room for all of them. Otherwise, each message has a promise of its own, as from `enqueue`. */
+  /** Adds several messages, with no message of another request between them. Throws or rejects with TooManyWaiting if the queue has no room for all of them. Otherwise, each message has a promise of its own, as from `enqueue`. A store MAY instead refuse single concurrent messages with TooManyWaiting. */
   enqueueAll (messages: readonly QueuedMessage[]): Awaitable<Array<Promise<QueueResult>>>
 }

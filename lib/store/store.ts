@@ -24,7 +24,7 @@ export interface StoreSettings {
   readonly maxSessionsPerPrincipal: number
   /** Maximum number of channels of one session. */
   readonly maxChannelsPerSession: number
-  /** Maximum number of messages of one session that wait while another is handled. */
+  /** Maximum number of messages of one session that wait, or run concurrently, while another is handled. */
   readonly maxWaitingMessages: number
   /** Maximum size of these messages together, in bytes. */
   readonly maxWaitingBytes: number

@@ -144,7 +144,7 @@ class History {
     const isReset = this.#clientRestarts !== this.#restarts
     this.#clientRestarts = this.#restarts
     const open = this.messages.filter(({ outcome }) => outcome === undefined)
-    this.#outbox.resume(this.#sessionId)
+    this.#outbox.resume({ sessionId: this.#sessionId, resumed: !isReset })
     await drain()
     if (!isReset) return
     for (const { number, uncertain, outcome } of open) {

@@ -110,6 +110,16 @@ t.test('a message stops a stream that an earlier message started', async t => {
   t.strictSame((await stream.waitFor(({ event }) => event === 'end')).data, { stopped: true })
 })
 
+t.test('a concurrent handler waits for another message of its client', async t => {
+  const served = await serve(t)
+  await runFragment(block('docs/server.md', 'concurrent'), { app: served.app })
+  const { stream, session } = await open(t, served)
+  const ordered = postMessage(served.url, session.id, { item: 'tea' }, { event: 'order' })
+  t.strictSame((await stream.waitFor(({ event }) => event === 'question')).data, { text: 'Do you really want tea?' })
+  t.equal((await postMessage(served.url, session.id, { yes: true }, { event: 'answer' })).status, 202)
+  t.strictSame((await ordered).body, { ordered: true })
+})
+
 t.test('server and client share a contract', async t => {
   const { sessions, url } = await serve(t)
   const { addHandlers, say } = await import(createFolder(t)('contract.ts', block('docs/server.md', 'contract'))) as {

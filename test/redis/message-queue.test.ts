@@ -252,3 +252,30 @@ t.test('the client of a refused message gets the error when the key is free on a
   pauseReplies(false)
   await t.rejects(withTimeout(refused, 'the error'), { message: 'refused' })
 })
+
+t.test('when the node of a concurrent message fails, its repeat is handled, and the message does not count any more', needsRedis, async t => {
+  const [, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t, { maxWaitingMessages: 1 }, { lease: 500 })
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const [gate, started] = [deferred(), deferred()]
+  const { handled, handle } = recordHandlers()
+  const lost = Promise.resolve(session[kStream].messageQueue.enqueue({
+    ...createMessage('a', async () => {
+      started.resolve()
+      await gate.promise
+      return createResponse('lost')
+    }),
+    isConcurrent: true
+  }))
+  lost.catch(() => {})
+  await withTimeout(started.promise, 'the concurrent message')
+  const repeat = Promise.resolve(remote[kStream].messageQueue.enqueue({ ...createMessage('a', handle('repeat')), isConcurrent: true }))
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('b', handle('b'))), { response: { body: 'b' } })
+  proxy.setDown(true)
+  t.match(await withTimeout(repeat, 'the repeat'), { replayed: false, response: { body: 'repeat' } })
+  const results = await remote[kStream].messageQueue.enqueueAll([createMessage('c', handle('c')), createMessage('d', handle('d'))])
+  await withTimeout(Promise.all(results), 'a full batch')
+  t.strictSame(handled, ['b', 'repeat', 'c', 'd'])
+  gate.resolve()
+  await lost.catch(() => {})
+})

@@ -9,6 +9,18 @@ import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const createResponse = (body = 'null'): StoredResponse => ({ status: 200, headers: { 'x-test': 'yes' }, body })
 
+/** Creates a message that is handled concurrently, and waits for the gate. */
+function createConcurrentMessage (key: string | undefined, gate: Promise<void>, onStart: () => void = () => {}): QueuedMessage {
+  return {
+    ...createMessage(key, async () => {
+      onStart()
+      await gate
+      return createResponse(key)
+    }),
+    isConcurrent: true
+  }
+}
+
 function createMessage (key: string | undefined, handle: QueuedMessage['handle'], payload = 'payload'): QueuedMessage {
   return { key, fingerprint: () => payload, handle }
 }
@@ -117,4 +129,51 @@ testEachStore(t, 'keys that a store keeps next to a session are not found as ses
   await session.send(1)
   for (const key of ['startPosition', 'owner', 'd:admin']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse('done')))
   for (const part of ['log', 'keys', 'order', 'queue']) t.equal(await node.find(`${session.id}:${part}`), undefined)
+})
+
+testEachStore(t, 'handles concurrent messages at once, once per key, and no other message waits for them', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const gates = [deferred(), deferred()] as const
+  const started: string[] = []
+  const enqueue = async ({ [kStream]: { messageQueue } }: typeof session, message: QueuedMessage): Promise<QueueResult> => await messageQueue.enqueue(message)
+  const ordered = enqueue(session, createMessage('ordered', async () => {
+    started.push('ordered')
+    await gates[0].promise
+    return createResponse('ordered')
+  }))
+  await waitUntil(() => started.length === 1, 'the ordered message')
+  const concurrent = enqueue(remote, createConcurrentMessage('concurrent', gates[1].promise, () => { started.push('concurrent') }))
+  const repeat = enqueue(session, createConcurrentMessage('concurrent', gates[1].promise, () => { started.push('repeat') }))
+  const [next, inBatch] = await remote[kStream].messageQueue.enqueueAll([createMessage('next', () => createResponse('next')), createConcurrentMessage('in batch', Promise.resolve(), () => { started.push('in batch') })])
+  t.match(await withTimeout(inBatch as Promise<QueueResult>, 'the concurrent message of the batch'), { replayed: false, response: { body: 'in batch' } })
+  await waitUntil(() => started.includes('concurrent'), 'the concurrent message')
+  gates[0].resolve()
+  t.match(await withTimeout(Promise.all([ordered, next]), 'the messages in order'), [{ response: { body: 'ordered' } }, { response: { body: 'next' } }])
+  gates[1].resolve()
+  t.match(await withTimeout(Promise.all([concurrent, repeat]), 'the concurrent message and its repeat'), [{ replayed: false }, { replayed: true, response: { body: 'concurrent' } }])
+  t.strictSame(started.sort(), ['concurrent', 'in batch', 'ordered'])
+  await t.rejects(enqueue(remote, { ...createConcurrentMessage('concurrent', Promise.resolve()), fingerprint: () => 'other' }), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+  t.match(await enqueue(remote, createConcurrentMessage('concurrent', Promise.resolve())), { replayed: true })
+})
+
+testEachStore(t, 'concurrent messages that are being handled count for maxWaitingMessages', async (t, store) => {
+  const options = { maxWaitingMessages: 2 }
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const gate = deferred()
+  const full = { code: 'FST_SSE_TOO_MANY_WAITING', statusCode: 429 }
+  const started: string[] = []
+  const run = async (handle: typeof session, key: string): Promise<QueueResult> => await handle[kStream].messageQueue.enqueue(createConcurrentMessage(key, gate.promise, () => { started.push(key) }))
+  const results = [run(session, 'a'), run(remote, 'b'), run(session, 'c')]
+  await waitUntil(() => started.length === 3, 'one message, and two more')
+  await t.rejects(run(remote, 'd'), full)
+  await t.rejects(async () => await remote[kStream].messageQueue.enqueue(createMessage('e', () => createResponse('e'))), full)
+  await t.rejects(async () => await session[kStream].messageQueue.enqueueAll([createMessage('f', () => createResponse('f'))]), full)
+  await t.rejects(async () => await Promise.all(await session[kStream].messageQueue.enqueueAll([createConcurrentMessage('g', gate.promise)])), full)
+  gate.resolve()
+  await withTimeout(Promise.all(results), 'all results')
+  t.match(await remote[kStream].messageQueue.enqueue(createMessage('e', () => createResponse('e'))), { replayed: false, response: { body: 'e' } })
 })

@@ -93,3 +93,19 @@ t.test('a closed queue frees its memory, also if a handler finishes later', asyn
   t.equal(queue.weight, 0)
   t.equal(limit.hasRoom(10_000), true)
 })
+
+t.test('counts the bytes of concurrent messages that are being handled, and frees them when they are handled', async t => {
+  const limit = new MemoryLimit(1000)
+  const queue = createQueue({ maxWaitingBytes: 100 }, limit)
+  const gate = deferred<StoredResponse>()
+  const enqueueConcurrent = async (size: number, handle: QueuedMessage['handle'] = () => gate.promise): Promise<unknown> => await queue.enqueue({ ...createMessage(undefined, handle, size), isConcurrent: true })
+  const first = enqueueConcurrent(500)
+  await t.rejects(enqueueConcurrent(1), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  t.equal(limit.hasRoom(501), false)
+  gate.resolve(createResponse(0))
+  await first
+  await t.rejects(enqueueConcurrent(0, () => { throw new Error('failed') }), { message: 'failed' })
+  await enqueueConcurrent(500, () => createResponse(0))
+  await t.rejects(enqueueConcurrent(1001), { code: 'FST_SSE_MEMORY_FULL' })
+  t.equal(limit.hasRoom(1000), true)
+})

@@ -28,6 +28,7 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   #last: Promise<void> | undefined
   /** Whether a handler is running synchronously, in the current call stack. */
   #isInHandler = false
+  /** Number and size of the messages that wait, and of the concurrent ones that are being handled. */
   #waiting = 0
   #waitingBytes = 0
 
@@ -47,16 +48,17 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   enqueueAll (messages: readonly QueuedMessage[]): Array<Promise<QueueResult>> {
     const sizes = messages.map(message => message.size?.() ?? 0)
     const bytes = sizes.reduce((sum, size) => sum + size, 0)
-    if (this.#last !== undefined) this.assertCapacity(messages.length, bytes)
+    if (this.#last !== undefined || this.#waiting > 0) this.assertCapacity(messages.length, bytes)
     if (!this.#limit.hasRoom(bytes + messages.length * RECORD_OVERHEAD)) throw new MemoryFull()
     // All messages are added synchronously, so that they keep their order and no other message comes between them.
     return messages.map(async (message, index) => await this.#enqueue(message, () => sizes[index] as number))
   }
 
-  /** Throws TooManyWaiting if the queue has no room for so many more messages. The first message or batch that waits may have any size. */
+  /** Throws TooManyWaiting if the queue has no room for so many more messages. One message may always be handled, and the first message or batch that waits may have any size. */
   assertCapacity (count: number, bytes = 0): void {
     const { maxWaitingMessages, maxWaitingBytes } = this.#settings
-    const hasRoom = this.#waiting + count <= maxWaitingMessages && (this.#waiting === 0 || this.#waitingBytes + bytes <= maxWaitingBytes)
+    const maxCount = this.#last === undefined ? maxWaitingMessages + 1 : maxWaitingMessages
+    const hasRoom = this.#waiting + count <= maxCount && (this.#waiting === 0 || this.#waitingBytes + bytes <= maxWaitingBytes)
     if (!hasRoom) throw new TooManyWaiting(this.#waiting)
   }
 
@@ -79,14 +81,14 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
     // A handler has sent this message synchronously, for example with `inject`. The message of that handler enters the queue only
     // when the handler has returned, and this message must come after it.
     if (this.#isInHandler) return Promise.resolve().then(() => this.#enqueue(message, admit))
-    const { key, handle } = message
-    if (key === undefined) return andThen(this.#run(handle, admit), toResult)
+    const { key } = message
+    if (key === undefined) return andThen(this.#run(message, admit), toResult)
     const fingerprint = message.fingerprint()
     const earlier = this.#records.get(key)
     if (earlier !== undefined) return this.#repeat(earlier, fingerprint, admit)
     if (!this.#limit.reserve(recordBytes(key))) throw new MemoryFull()
     try {
-      const response = this.#run(handle, admit)
+      const response = this.#run(message, admit)
       this.#addRecord(key, { fingerprint, response, bytes: 0 })
       return andThen(response, toResult)
     } catch (error) {
@@ -99,8 +101,8 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
     if (earlier.fingerprint !== fingerprint) throw new IdempotencyKeyReused()
     const { response } = earlier
     if (response === undefined) throw new ResponseDropped()
-    const waited = isPromise(response) ? this.#wait(response, admit) : response
-    return andThen(waited, response => ({ response, replayed: true }))
+    if (isPromise(response)) releaseAfter(response, this.#reserve(admit))
+    return andThen(response, response => ({ response, replayed: true }))
   }
 
   #addRecord (key: string, record: IdempotencyRecord): void {
@@ -143,43 +145,64 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
     record.bytes = 0
   }
 
-  /** Counts a message as waiting until a promise settles. */
-  #wait<T> (promise: Promise<T>, admit: () => number): Promise<T> {
+  /** Counts a message as waiting. Returns a function that ends this. */
+  #reserve (admit: () => number): () => void {
     const bytes = admit()
     if (!this.#limit.reserve(bytes)) throw new MemoryFull()
     this.#waiting++
     this.#waitingBytes += bytes
-    const onSettled = (): void => {
+    return () => {
       this.#waiting--
       this.#waitingBytes -= bytes
       this.#limit.release(bytes)
     }
-    promise.then(onSettled, onSettled)
-    return promise
   }
 
-  /** Runs a handler when all earlier messages are handled; synchronously if there are none. */
-  #run (handle: () => Awaitable<StoredResponse>, admit: () => number): Awaitable<StoredResponse> {
+  /** Runs a handler: that of a concurrent message now, another one when all earlier messages are handled. Runs it synchronously if it does not have to wait. */
+  #run ({ handle, isConcurrent = false }: QueuedMessage, admit: () => number): Awaitable<StoredResponse> {
+    if (isConcurrent) return this.#runConcurrently(handle, admit)
     let response: Promise<StoredResponse>
     if (this.#last === undefined) {
-      let result: Awaitable<StoredResponse>
-      this.#isInHandler = true
-      try {
-        result = handle()
-      } finally {
-        this.#isInHandler = false
-      }
+      // Only concurrent messages are being handled. The message is not counted, but together they must not be too many.
+      if (this.#waiting > 0) admit()
+      const result = this.#call(handle)
       // The handler finished synchronously, so no other message waits for it.
       if (!(result instanceof Promise)) return result
       response = result
     } else {
-      response = this.#wait(this.#last, admit).then(handle)
+      releaseAfter(this.#last, this.#reserve(admit))
+      response = this.#last.then(handle)
     }
     const onSettled = (): void => { if (this.#last === last) this.#last = undefined }
     const last = response.then(onSettled, onSettled)
     this.#last = last
     return response
   }
+
+  #runConcurrently (handle: QueuedMessage['handle'], admit: () => number): Awaitable<StoredResponse> {
+    const release = this.#reserve(admit)
+    let response: Awaitable<StoredResponse> | undefined
+    try {
+      response = this.#call(handle)
+      return response
+    } finally {
+      if (isPromise(response)) releaseAfter(response, release)
+      else release()
+    }
+  }
+
+  #call (handle: QueuedMessage['handle']): Awaitable<StoredResponse> {
+    this.#isInHandler = true
+    try {
+      return handle()
+    } finally {
+      this.#isInHandler = false
+    }
+  }
+}
+
+function releaseAfter (promise: Promise<unknown>, release: () => void): void {
+  promise.then(release, release)
 }
 
 const toResult = (response: StoredResponse): QueueResult => ({ response, replayed: false })

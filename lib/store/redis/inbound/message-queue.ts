@@ -30,10 +30,11 @@ class PendingMessage {
   }
 }
 
-/** The messages of one request, which are handled one after the other. */
+/** Messages of one request that are handled one after the other, or one concurrent message. */
 interface Ticket {
   readonly state: SessionReplica
-  readonly number: number
+  /** A number; with the prefix `c` for a concurrent message. */
+  readonly name: string
   messages: PendingMessage[]
   /** The node id with which it is in the queue in Redis; empty if it is not. */
   node: string
@@ -60,7 +61,7 @@ export interface MessageQueuesListener {
 export class MessageQueues {
   readonly #queue: CommandQueue
   readonly #listener: MessageQueuesListener
-  readonly #waiting = new Map<number, Ticket>()
+  readonly #waiting = new Map<string, Ticket>()
   readonly #handling = new Set<Promise<void>>()
   #isClosed = false
   #lastNumber = 0
@@ -87,7 +88,7 @@ export class MessageQueues {
       return
     }
     const space = text.indexOf(' ')
-    for (const ticket of kind === 'turn' ? [this.#waiting.get(Number(text))] : this.#waiting.values()) {
+    for (const ticket of kind === 'turn' ? [this.#waiting.get(text)] : this.#waiting.values()) {
       if (ticket === undefined) continue
       const { state: { id }, messages } = ticket
       if (kind === 'turn' || (kind === 'closed' ? id === text : id === text.slice(0, space) && messages.some(({ key }) => key === text.slice(space + 1)))) this.#retry(ticket)
@@ -117,9 +118,9 @@ export class MessageQueues {
   }
 
   /** Rejects the messages of a ticket, and removes them from the queue in Redis. */
-  #giveUp ({ state, number, node, messages }: Ticket, error: unknown): void {
-    this.#waiting.delete(number)
-    this.#complete(state, `${node} ${number}`, true, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+  #giveUp ({ state, name, node, messages }: Ticket, error: unknown): void {
+    this.#waiting.delete(name)
+    this.#complete(state, `${node} ${name}`, true, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
     for (const message of messages) message.reject(error)
   }
 
@@ -135,19 +136,25 @@ export class MessageQueues {
       else message.reject(new IdempotencyKeyReused())
       results.push(message.result)
     }
-    await this.#request(this.#createTicket(state, messages))
+    const isConcurrent = ({ message }: PendingMessage): boolean => message.isConcurrent === true
+    const concurrent = messages.filter(isConcurrent)
+    const tickets = concurrent.map(message => [message])
+    if (concurrent.length === 0 || concurrent.length < messages.length) tickets.unshift(messages.filter(message => !isConcurrent(message)))
+    const requests = tickets.map(messages => this.#request(this.#createTicket(state, messages)))
+    await Promise.any(requests).catch(({ errors: [error] }: AggregateError) => { throw error })
     return results
   }
 
   #createTicket (state: SessionReplica, messages: PendingMessage[]): Ticket {
-    const ticket: Ticket = { state, number: ++this.#lastNumber, messages, node: '', isQueued: false, isPending: false, hasChanged: false }
-    this.#waiting.set(ticket.number, ticket)
+    const name = `${messages[0]?.message.isConcurrent === true ? 'c' : ''}${++this.#lastNumber}`
+    const ticket: Ticket = { state, name, messages, node: '', isQueued: false, isPending: false, hasChanged: false }
+    this.#waiting.set(name, ticket)
     return ticket
   }
 
   /** Sends a ticket to Redis, and does what Redis has decided. Rejects if none of its messages is accepted. */
   async #request (ticket: Ticket): Promise<void> {
-    const { state, number, messages } = ticket
+    const { state, name, messages } = ticket
     ticket.isPending = true
     ticket.hasChanged = false
     let reply: EnqueueReply
@@ -157,7 +164,7 @@ export class MessageQueues {
       do {
         sentBy = this.#queue.node
         const isQueued = ticket.isQueued && ticket.node === sentBy
-        reply = await this.#queue.execute('enqueue', state.id, number, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
+        reply = await this.#queue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
       } while (reply[0] === 'again')
     } catch (error) {
       this.#sent(ticket, sentBy)
@@ -169,12 +176,12 @@ export class MessageQueues {
     if (record.length > 0 || status === 'unknown') this.#listener.onRecord(state, record)
     if (status === 'unknown' || status === 'many') {
       const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
-      this.#waiting.delete(number)
+      this.#waiting.delete(name)
       for (const message of messages) message.reject(error)
       throw error
     }
     this.#decide(ticket, messages, status, decisions)
-    if (!this.#waiting.has(number)) return
+    if (!this.#waiting.has(name)) return
     if (this.#isClosed) this.#giveUp(ticket, new StoreUnavailable())
     else if (ticket.hasChanged) this.#retry(ticket)
   }
@@ -187,7 +194,7 @@ export class MessageQueues {
 
   /** Applies the decisions of Redis on the messages of a ticket. */
   #decide (ticket: Ticket, messages: readonly PendingMessage[], status: 'run' | 'wait', decisions: readonly string[]): void {
-    const { state, number, node } = ticket
+    const { state, name, node } = ticket
     const added: PendingMessage[] = []
     const repeats: PendingMessage[] = []
     const open: PendingMessage[] = []
@@ -209,19 +216,19 @@ export class MessageQueues {
       this.#giveUp(ticket, new StoreUnavailable())
       return
     }
-    this.#waiting.delete(number)
+    this.#waiting.delete(name)
     // The messages that these wait for are after this ticket in the queue.
-    for (const message of repeats) this.#retryLater(this.#createTicket(state, [message]))
+    for (const message of repeats) this.#requestLater(this.#createTicket(state, [message]))
     if (added.length === 0) return
     state.handlerNodes.push(node)
-    const handling = this.#handle(state, `${node} ${number}`, node, added).finally(() => {
+    const handling = this.#handle(state, `${node} ${name}`, node, added).finally(() => {
       this.#handling.delete(handling)
       state.handlerNodes.splice(state.handlerNodes.indexOf(node), 1)
     })
     this.#handling.add(handling)
   }
 
-  #retryLater (ticket: Ticket): void {
+  #requestLater (ticket: Ticket): void {
     this.#request(ticket).catch(noop)
   }
 

@@ -15,7 +15,7 @@ export interface ReducerListener {
   onIncomplete (): void
   /** The store was restored to an earlier state, so the newest changes of sessions may be lost. */
   onRollback (): void
-  /** Something may have changed for messages that wait: `turn` with the number of a ticket, `response` with a session and a key, `expired` with a node, or `closed` with a session. */
+  /** Something may have changed for messages that wait: `turn` with the name of a ticket, `response` with a session and a key, `expired` with a node, or `closed` with a session. */
   onQueueChange (kind: string, text: string): void
   /** Another node needs to know how far a stream has written. */
   onProgressRequest (state: SessionReplica): void

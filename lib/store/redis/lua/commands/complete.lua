@@ -5,7 +5,7 @@ local key = session_key(id)
 local queue, keys, order = key .. ':queue', key .. ':keys', key .. ':order'
 for i = 4, #ARGS, 3 do
   local name, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
-  local holder, waiters = string.match(redis.call('HGET', keys, name) or '', '^r %S+ (%S+ %d+);(.*)$')
+  local holder, waiters = string.match(redis.call('HGET', keys, name) or '', '^r %S+ (%S+ c?%d+);(.*)$')
   -- Not if another ticket has taken the key over, or the session was removed.
   if holder == ticket then
     if response == '' then redis.call('HDEL', keys, name)
@@ -21,6 +21,7 @@ for i = 4, #ARGS, 3 do
 end
 if not is_last then return 1 end
 remove_ticket(key, ticket)
+if is_concurrent_ticket(ticket) then return 1 end
 local node, next_number = string.match(live_head(key) or '', '^(%S+) (%d+)')
 if node then notify(node, 'turn ' .. next_number) end
 return 1

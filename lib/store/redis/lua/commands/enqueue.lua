@@ -1,14 +1,15 @@
--- ARGS: id, number of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
+-- ARGS: id, name of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
 -- fingerprint of each message, with an empty key if it has none.
 -- Returns a status (`unknown`, `many`, `again`: send it again with a new command, `run`, `wait`), the decision on each message, and the record if
 -- it is newer.
-local id, ticket_number, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
+local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
 local current_version, close_reason, owner, has_keys, users = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'hasKeys', 'users'))
 if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
 add_user(key, users)
 local queue, keys = key .. ':queue', key .. ':keys'
-local ticket = NODE .. ' ' .. ticket_number
+local ticket = NODE .. ' ' .. ticket_name
+local is_concurrent = is_concurrent_ticket(ticket)
 local new_record = not clear_dead_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
 -- Caches the result for each node: many keys are held by few nodes.
@@ -28,7 +29,7 @@ for i = 5, #ARGS, 2 do
   if entry then
     -- Running: r, fingerprint, ticket, nodes with repeats that wait. Completed: s, fingerprint, response. Dropped: d, fingerprint.
     local state, known_fingerprint, rest = string.match(entry, '^(%a) (%S+) (.*)$')
-    local holder, waiters = string.match(rest, '^(%S+ %d+);(.*)$')
+    local holder, waiters = string.match(rest, '^(%S+ c?%d+);(.*)$')
     if known_fingerprint ~= fingerprint then decision = 'reused'
     elseif state == 's' then decision = 's' .. rest
     elseif state == 'd' then decision = 'dropped'
@@ -47,12 +48,12 @@ end
 if new_count > 0 and not is_queued then
   -- The node may have removed the ticket meanwhile. Not an error, because the commands after a failed one are not executed.
   if is_retry then return { 'again', {}, new_record } end
-  local waiting = head and count_waiting(key, new_count) or 0
+  local waiting = count_waiting(key, new_count)
   if waiting > 0 and waiting - 1 + new_count > MAX_WAITING_MESSAGES then return { 'many', { tostring(waiting - 1) }, new_record } end
   local queued = ticket .. ' ' .. new_count
   redis.call('RPUSH', queue, queued)
   redis.call('HINCRBY', key, 'waiting', new_count)
-  head = head or queued
+  if not is_concurrent then head = head or queued end
   is_queued = true
 end
 for _, i in ipairs(unclaimed) do
@@ -65,4 +66,4 @@ for _, i in ipairs(unclaimed) do
   end
 end
 local is_head = head and string.sub(head, 1, #ticket + 1) == ticket .. ' '
-return { (not is_queued or is_head) and 'run' or 'wait', decisions, new_record }
+return { (is_concurrent or not is_queued or is_head) and 'run' or 'wait', decisions, new_record }

@@ -37,8 +37,9 @@ local function set_ttl (key, milliseconds, with_log)
   for _, suffix in ipairs({ '', ':keys', ':order', ':queue', with_log and ':log' or nil }) do redis.call('PEXPIRE', key .. suffix, milliseconds) end
 end
 
--- The queue of a session's messages is a list of tickets: node id, number, and how many messages it has. The field `waiting`
--- of the session is the sum of these.
+-- The queue of a session's messages is a list of tickets: node id, name, and how many messages it has. The field `waiting`
+-- of the session is the sum of these. The name is a number; that of a concurrent message, whose handler runs wherever its
+-- ticket is in the list, starts with `c`.
 
 local function drop_ticket (key, ticket)
   if redis.call('LREM', key .. ':queue', 1, ticket) > 0 then
@@ -46,12 +47,17 @@ local function drop_ticket (key, ticket)
   end
 end
 
--- Returns the first ticket of a node that has not expired. Those before it are removed.
+local function is_concurrent_ticket (ticket) return string.find(ticket, ' c', 1, true) ~= nil end
+
+-- Returns the first ticket of a node that has not expired, without concurrent ones. Those of expired nodes before it are removed.
 local function live_head (key)
+  local index = 0
   while true do
-    local head = redis.call('LINDEX', key .. ':queue', 0)
-    if not head or is_alive(string.match(head, '^%S+')) then return head end
-    drop_ticket(key, head)
+    local head = redis.call('LINDEX', key .. ':queue', index)
+    if not head then return head end
+    if not is_alive(string.match(head, '^%S+')) then drop_ticket(key, head)
+    elseif is_concurrent_ticket(head) then index = index + 1
+    else return head end
   end
 end
 
