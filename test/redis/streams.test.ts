@@ -182,3 +182,15 @@ t.test('compares all logs with Redis once, even if that takes longer than a hear
   await waitUntil(() => down.messages().length === 1, 'the message')
   await waitUntil(() => heartbeats === 10, 'ten heartbeats without a comparison')
 })
+
+t.test('a stream begins when all logs were read, however long that takes', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t, { maxChannelsPerSession: 1000 })
+  const session = await openSession(nodeA)
+  const { cursor } = session[kStream]
+  await Promise.all(Array.from({ length: 700 }, (_, n) => session.join(`channel ${n}`)))
+  // One command reads 200 logs. The delay is that of a slow network.
+  interceptStoreCommands(client, async commands => { if (commands.some(({ operation }) => operation === 'read')) await new Promise(resolve => { setTimeout(resolve, 800) }) })
+  const stream = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+  await nodeA.channel('channel 699').send('last')
+  await waitUntil(() => stream.messages().includes('last'), 'the event')
+})

@@ -97,7 +97,19 @@ export class StreamOwnership {
       return undefined
     }
     if (!isApplied) this.#reducer.applyOutdatedAcquire(state, Math.min(cursor, position), value)
-    if (state.epoch !== 0 && !state.isComplete) await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
+    await this.#waitUntilComplete(state)
     return position
+  }
+
+  /** Waits until the logs that a stream reads are complete. Rejects if none of them becomes complete within the time limit of a command, because there may be thousands. */
+  async #waitUntilComplete (state: SessionReplica): Promise<void> {
+    while (state.epoch !== 0 && !state.isComplete) {
+      const { missing } = state
+      try {
+        await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
+      } catch (error) {
+        if (state.missing >= missing) throw error
+      }
+    }
   }
 }
