@@ -151,6 +151,19 @@ t.test('after a loss of publications, readers receive what they have missed, and
   t.strictSame(await readAll([reader]), [['1', '2', { status: 'finished' }]])
 })
 
+t.test('a producer that adds to a run before the message of its stop has arrived ends without an error', needsRedis, async t => {
+  const [, nodeA, nodeB] = await openRunNodes(t)
+  const run = await nodeA.runs.start('a', {}, nodeA.feed.producer)
+  const [, publications] = nodeA.proxy.connections
+  publications?.server.pause()
+  await (await nodeB.runs.find('a'))?.stop('user')
+  nodeA.feed.add(1)
+  await withTimeout(nodeA.feed.closed, 'the end of the producer')
+  publications?.server.resume()
+  await waitUntil(() => run.status === 'stopped', 'the end')
+  t.strictSame(nodeA.logged().filter(({ level }) => level > 30), [])
+})
+
 t.test('a run whose end was lost by Redis ends as lost', needsRedis, async t => {
   const [redis, nodeA, nodeB] = await openRunNodes(t)
   const feed = createFeed()
@@ -178,6 +191,23 @@ t.test('a node that cannot reach Redis ends its responses, so that clients conti
   t.strictSame(await readAll([other]), [[{ status: 'lost' }]])
   nodeA.proxy.setDown(false)
   await withTimeout(nodeA.feed.closed, 'the end of the producer')
+})
+
+t.test('all runs of a failed node end, and all that have expired are removed, also if there are many', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t, { lease: 1000 })
+  const count = 1200
+  const feeds = await Promise.all(Array.from({ length: count }, async (_, n) => {
+    const feed = createFeed()
+    await nodeA.runs.start(String(n), { keep: 0 }, feed.producer)
+    return feed
+  }))
+  const found = await Promise.all(feeds.map((_, n) => nodeB.runs.find(String(n))))
+  nodeA.proxy.setDown(true)
+  await waitUntil(() => found.every(run => run?.status === 'lost'), 'the ends')
+  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:runs') === 0, 'the removal')
+  t.strictSame(await redis.sendCommand('KEYS', '{sse}:r*'), [], 'nothing is left of them')
+  nodeA.proxy.setDown(false)
+  for (const feed of feeds) feed.end()
 })
 
 t.test('nodes keep their leases if Redis has evicted a run of a failed node', needsRedis, async t => {
@@ -218,7 +248,7 @@ t.test('a reader whose log cannot be read gets 503, and a later one gets everyth
   const [, nodeA, nodeB] = await openRunNodes(t)
   const run = await nodeA.runs.start('a', {}, nodeA.feed.producer)
   let isBlocked = true
-  interceptStoreCommands(nodeB.client, commands => isBlocked && commands.some(({ operation }) => operation === 'read') ? new Promise(() => {}) : undefined)
+  interceptStoreCommands(nodeB.client, commands => isBlocked && commands.some(({ operation, args }) => operation === 'read' && args[1] === 'r') ? new Promise(() => {}) : undefined)
   nodeA.feed.add(1)
   nodeA.feed.end()
   await waitUntil(() => run.status === 'finished', 'the end')
@@ -234,7 +264,7 @@ t.test('a run that is removed before a reader has read its log is unknown', need
   const run = await nodeA.runs.start('a', {}, () => [1])
   await waitUntil(() => run.status === 'finished', 'the end')
   interceptStoreCommands(nodeB.client, async commands => {
-    if (commands.some(({ operation }) => operation === 'read')) await nodeA.runs.start('b', {}, createFeed().producer)
+    if (commands.some(({ operation, args }) => operation === 'read' && args[1] === 'r')) await nodeA.runs.start('b', {}, createFeed().producer)
   })
   t.match(await (await fetch(nodeB.runUrl)).json(), { code: 'FST_SSE_RUN_UNKNOWN' })
 })

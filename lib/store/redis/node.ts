@@ -25,7 +25,7 @@ export interface NodeOptions {
   onStop (): void
 }
 
-type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[]]
+type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[], hasMoreRuns: number | string]
 
 // Milliseconds after which another connection is opened if the client library does not succeed in reconnecting. The library waits forever for a server that accepts a connection and never replies.
 const RECONNECT_TIMEOUT = 10_000
@@ -276,7 +276,7 @@ export class Node {
     const isFirst = isRegistration && this.#timer === undefined
     const reply = await this.queue.executeUnsequenced(node, Math.min(this.#lease, TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(sharedOptions(this.#settings)) : '') as HeartbeatReply
     const wasFenced = this.isFenced
-    const [time, position, rollbackPosition, sessions, assigned] = reply
+    const [time, position, rollbackPosition, sessions, assigned, hasMoreRuns] = reply
     this.#leaseEnd = sentAt + this.#lease
     const receivedAt = now()
     this.#compareClocks(Number(time), sentAt, receivedAt)
@@ -286,6 +286,8 @@ export class Node {
     if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()
+    // After this heartbeat.
+    if (Number(hasMoreRuns) === 1) setImmediate(() => { this.sendHeartbeat() })
     // A closing node runs no hooks for expired sessions: it could not run them in time.
     if (!this.#isClosing && assigned.length > 0) this.#expireAll(assigned).catch(noop)
   }

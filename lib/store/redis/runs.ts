@@ -1,3 +1,4 @@
+import { noop } from '../../awaitable.js'
 import { IdempotencyKeyReused, RunExists, RunOver } from '../../errors.js'
 import { assertFits, type EntryInput } from '../../log/log.js'
 import { isSessionId } from '../../wire/event-id.js'
@@ -72,7 +73,7 @@ export class RedisRuns implements RunStore {
     const position = Number(await this.#queue.execute('append', 'r', given.id, entry.frame, ''))
     if (position === -1) {
       // To find out how the run has ended.
-      await this.findById(given.id)
+      this.findById(given.id).catch(noop)
       throw new RunOver()
     }
     this.#reducer.highestPosition = Math.max(this.#reducer.highestPosition, position)

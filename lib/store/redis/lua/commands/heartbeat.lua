@@ -2,7 +2,7 @@
 -- must share or ''. Renews the lease of this node, and advances the lease clock. The clock stops while Redis is
 -- unavailable, so that neither leases nor sessions expire meanwhile.
 -- Returns the time, the newest position, the rollback position, the number of sessions, and the expired sessions for which
--- this node has to run the onClose hooks, each with its deadline.
+-- this node has to run the onClose hooks, each with its deadline, and 1 if there are more runs to end or to remove.
 
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64
@@ -48,10 +48,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. ':expired', '-inf', clock, 
   elseif node == NODE or not is_alive(node) then assign(':expired', id)
   else redis.call('ZADD', P .. ':expired', clock + LEASE, id) end
 end
+local has_more = runs.remove_expired()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
-  if not is_alive(node) and not runs.lose(node) then redis.call('ZREM', runs.producers, node) end
+  if not is_alive(node) then
+    if runs.lose(node) then has_more = true else redis.call('ZREM', runs.producers, node) end
+  end
 end
-runs.remove_expired()
 -- Shows the node whether its inbox works.
 notify(NODE, 'heartbeat')
-return { int(NOW), int(position), int(rollback_position), redis.call('ZCARD', P .. ':deadlines'), assigned }
+return { int(NOW), int(position), int(rollback_position), redis.call('ZCARD', P .. ':deadlines'), assigned, has_more and 1 or 0 }

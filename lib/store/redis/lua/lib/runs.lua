@@ -4,7 +4,7 @@
 -- `producers` the nodes that may have such a key. One table has all functions, because a function of Lua can use only 60 outer
 -- variables.
 local runs = { names = P .. ':run_names', all = P .. ':runs', kept = P .. ':runs_kept', producers = P .. ':producers', RUNNING = 9e15 }
--- The number of runs that one command ends, or removes. The next heartbeat continues.
+-- The number of runs that one command ends, or removes. Another one continues, so that Redis is not blocked.
 local MAX_CHANGED_RUNS = 512
 
 function runs.key (id) return P .. ':r:' .. id end
@@ -52,6 +52,9 @@ function runs.lose (node, producing)
   return #ids == MAX_CHANGED_RUNS
 end
 
+-- Removes runs that were kept for long enough. Returns whether there may be more.
 function runs.remove_expired ()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', runs.kept, '-inf', clock, 'LIMIT', 0, MAX_CHANGED_RUNS)) do runs.remove(id) end
+  local ids = redis.call('ZRANGEBYSCORE', runs.kept, '-inf', clock, 'LIMIT', 0, MAX_CHANGED_RUNS)
+  for _, id in ipairs(ids) do runs.remove(id) end
+  return #ids == MAX_CHANGED_RUNS
 end
