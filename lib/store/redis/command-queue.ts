@@ -39,7 +39,7 @@ const RETRYABLE = new Set(['REORDERED', 'EXPIRED', 'NOSCRIPT', 'FENCED', 'LOADIN
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
 const MAX_BATCH_COMMANDS = 64
-const MAX_BATCH_ARGS = 10_000
+const MAX_BATCH_ARGS = 5000
 
 /** Returns the code of an error of Redis; `undefined` for other errors. */
 export function getErrorCode (error: unknown): string | undefined {
