@@ -33,6 +33,9 @@ const OPTIONS: ts.CompilerOptions = {
   types: ['node']
 }
 
+// The parsed files of all programs, except blocks.
+const declarations = new Map<string, ts.SourceFile | undefined>()
+
 /**
  * Type-checks blocks in one program, each as a module of its own. A fragment may use the names of the prelude (see SERVER
  * and CLIENT above) without declaring them. Returns the errors, each with its page and line. Needs `npm run build`.
@@ -43,9 +46,14 @@ export function typeCheck (blocks: readonly Block[]): string[] {
     const name = `${root}.docs/${block.page.replaceAll(/\W/g, '-')}-${block.line}.${EXTENSIONS[block.language] ?? ''}`
     return [name, { block, text: block.code + preludeOf(block, name) }]
   }))
-  const { fileExists, readFile } = host
+  const { fileExists, getSourceFile, readFile } = host
   host.fileExists = name => files.has(name) || fileExists(name)
   host.readFile = name => files.get(name)?.text ?? readFile(name)
+  host.getSourceFile = (name, ...rest) => {
+    if (files.has(name)) return getSourceFile(name, ...rest)
+    if (!declarations.has(name)) declarations.set(name, getSourceFile(name, ...rest))
+    return declarations.get(name)
+  }
   const program = ts.createProgram([...files.keys()], OPTIONS, host)
   return ts.getPreEmitDiagnostics(program).map(({ file, start = 0, messageText }) => {
     const message = ts.flattenDiagnosticMessageText(messageText, '\n')
