@@ -4,5 +4,8 @@ import { register } from 'node:module'
 // and coverage needs no source maps.
 register('./strip-types-hooks.js', import.meta.url)
 
+// tap reads the source maps of all modules that are loaded. Only its own and those of other packages have one.
+process.setSourceMapsEnabled(false)
+
 // The coverage is that of lib/. The built files of programs that tests start would count their functions a second time.
 process.env._TAPJS_PROCESSINFO_EXCLUDE_ = String(/[\\/](node_modules|dist)[\\/]/)
