@@ -24,7 +24,7 @@ const namespacesInUse = new WeakMap<RedisClient, Set<string>>()
 
 /**
  * Returns a store factory for option `store`. The store keeps sessions, logs and messages in Redis 7 or later, so that any
- * number of processes can serve the same sessions. Throws FST_SSE_OPTION_INVALID.
+ * number of processes can serve the same sessions and runs. Throws FST_SSE_OPTION_INVALID.
  */
 export function redisStore ({ client, namespace = 'sse', lease = 5000, ...unknown }: RedisStoreOptions = {} as RedisStoreOptions): StoreFactory {
   const properties = client as unknown as Record<string, unknown> | undefined

@@ -16,7 +16,8 @@ export interface RunSource {
 /**
  * Keeps runs. A run is a log with one producer and any number of readers. Its log has the bounds `runLog`, and the rules for
  * logs and calls of {@link Store} apply. A run MUST be kept until `keep` milliseconds after its end. At `maxRuns` runs, a
- * store MUST remove the run that ended first to make room for a new one.
+ * store MUST remove the run that ended first to make room for a new one. If the process of a producer fails, a shared store
+ * MUST end its runs as `lost`, and MUST reject what this process appends later.
  *
  * All methods but `unfollow` return their result or a promise of it. While a run is in use, a process
  * MUST have only one RunState for it.
@@ -34,7 +35,7 @@ export interface RunStore {
   findById (id: string): Awaitable<RunState | undefined>
   /** Appends to the log of a run. Rejects with RunOver if the run has ended. */
   append (run: RunState, entry: EntryInput): Awaitable<void>
-  /** Ends a run, in any process. Resolves with true for the one call that ended it. The listeners of all processes are notified. */
+  /** Ends a run, in any process. Resolves with true for the one call that ended it. The listeners of all processes are notified. If the call rejects for an outcome other than `stopped`, a shared store MUST end the run as soon as that is possible. */
   end (run: RunState, outcome: RunOutcome): Awaitable<boolean>
   /** Adds a reader, which reads the entries after a cursor; `Infinity` for those that are appended from now on. Resolves with `undefined` if the run is not kept any more. */
   follow (run: RunState, cursor: number, listener: RunListener): Awaitable<RunSource | undefined>

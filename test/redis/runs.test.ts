@@ -2,9 +2,9 @@ import t from 'tap'
 import { dataOf, follow, type RunResponse } from '../runs/support/run-client.js'
 import { createFeed } from '../runs/support/feed.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
-import { needsRedis } from '../support/redis-server.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
-import { openRunNodes } from './support/run-nodes.js'
+import { openRunNode, openRunNodes } from './support/run-nodes.js'
 
 const finalData = ({ events }: RunResponse): unknown => JSON.parse(events.find(({ event }) => event === 'end')?.data ?? 'null')
 
@@ -191,6 +191,15 @@ t.test('a node that cannot reach Redis ends its responses, so that clients conti
   t.strictSame(await readAll([other]), [[{ status: 'lost' }]])
   nodeA.proxy.setDown(false)
   await withTimeout(nodeA.feed.closed, 'the end of the producer')
+})
+
+t.test('a run that was running when all nodes failed ends when another node starts', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const nodeA = await openRunNode(t, redis, { lease: 200 })
+  await nodeA.runs.start('a', {}, nodeA.feed.producer)
+  nodeA.proxy.setDown(true)
+  const nodeB = await openRunNode(t, redis, { lease: 200 })
+  t.strictSame(await readAll([await follow(t, nodeB.runUrl)]), [[{ status: 'lost' }]])
 })
 
 t.test('all runs of a failed node end, and all that have expired are removed, also if there are many', needsRedis, async t => {

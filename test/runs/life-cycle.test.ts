@@ -1,5 +1,5 @@
 import t from 'tap'
-import { memoryStore, type StartRunOptions, type StoreFactory } from '../../lib/index.js'
+import { memoryStore, type RunStore, type StartRunOptions, type StoreFactory } from '../../lib/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { serve } from '../support/server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -88,6 +88,23 @@ for (const [title, producer, message] of [
     t.match(logged().filter(({ level }) => level > 30), [{ msg: 'a run has failed', err: { message } }])
   })
 }
+
+t.test('the producer of a run that was stopped by another process before it could start is not called', async t => {
+  const store: StoreFactory = (settings, callbacks) => {
+    const memory = memoryStore(settings, callbacks)
+    const runs: RunStore = memory.runs
+    const start: RunStore['start'] = async (input, reuse) => {
+      const run = await runs.start(input, reuse)
+      if (run !== undefined) await runs.end(run, { status: 'stopped' })
+      return run
+    }
+    return Object.assign(memory, { runs: new Proxy(runs, { get: (target, name) => name === 'start' ? start : Reflect.get(target, name).bind(target) }) })
+  }
+  const { runs } = (await serve(t, { store })).sessions
+  const feed = createFeed()
+  t.equal((await runs.start('a', {}, feed.producer)).status, 'stopped')
+  t.equal(feed.startCount(), 0)
+})
 
 t.test('a run continues without readers', async t => {
   const { feed, runUrl } = await serveRuns(t)
