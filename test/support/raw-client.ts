@@ -100,7 +100,7 @@ export function recordOpenedSessions (sessions: Sessions): OpenedSession[] {
 
 /** Waits until exactly so many streams are open. */
 export function waitForStreams (sessions: Sessions, count: number): Promise<void> {
-  return waitUntil(() => sessions.stats().streams === count, `${count} open streams`, 20_000)
+  return waitUntil(() => sessions.stats().streams === count, `${count} open streams`)
 }
 
 /** Calls `send` until the streams of clients that do not read have stopped writing. Returns the number of calls. */

@@ -93,7 +93,7 @@ export class ClusterNode {
     // Send errors are ignored: if the node exits, the exit listener settles the command.
     this.#process.send(command, () => {})
     try {
-      const result = await withTimeout(done.promise, `the result of ${name}`, 20_000)
+      const result = await withTimeout(done.promise, `the result of ${name}`)
       if ('code' in result) throw new NodeError(result.code)
       return result.value as Awaited<ReturnType<Commands[Name]>>
     } finally {

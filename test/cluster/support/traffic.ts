@@ -67,7 +67,7 @@ export class Traffic {
   }
 
   /** Waits until every client has received so many more events, and so many more of its requests have succeeded. */
-  async waitForProgress (count = 50, ms = 20_000): Promise<void> {
+  async waitForProgress (count = 50, ms = 60_000): Promise<void> {
     const before = this.clients.map(({ received, succeeded }) => ({ received: received.length, succeeded }))
     await waitUntil(() => this.clients.every(({ received, succeeded }, index) => {
       const start = before[index] ?? { received: 0, succeeded: 0 }
