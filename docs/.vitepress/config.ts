@@ -50,6 +50,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('React', 'docs/react'),
           page('Runs', 'docs/runs'),
           page('AI SDK', 'docs/ai/ai-sdk'),
+          page('OpenAI client', 'docs/ai/openai'),
           page('Migrating', 'docs/migrating')
         ]
       },

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
+import { bundleForBrowser } from '../support/bundle.js'
 
 t.test('the bundle has at most 5120 bytes compressed, imports nothing and uses no API of Node', t => {
   const bundle = readFileSync(new URL('../../dist/client/bundle.js', import.meta.url))
@@ -8,4 +9,11 @@ t.test('the bundle has at most 5120 bytes compressed, imports nothing and uses n
   t.ok(size <= 5120, `${size} bytes`)
   t.notMatch(bundle.toString(), /\bimport\b|\brequire\b|\bnode:|\bprocess\b|\bBuffer\b/)
   t.end()
+})
+
+t.test('resumableFetch has at most 2048 bytes compressed, imports nothing and uses no API of Node', async t => {
+  const code = await bundleForBrowser(new URL('../../lib/client/resumable-fetch.ts', import.meta.url), { minify: true })
+  const size = gzipSync(code, { level: 9 }).length
+  t.ok(size <= 2048, `${size} bytes`)
+  t.notMatch(code, /\bimport\b|\brequire\b|\bnode:|\bprocess\b|\bBuffer\b/)
 })

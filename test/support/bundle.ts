@@ -7,14 +7,15 @@ import { createTestFolder } from './test-folder.js'
 const resolve = { extensionAlias: { '.js': ['.ts', '.js'] } }
 
 /** Bundles a module, given by its absolute path or URL, and its imports for a browser. */
-export async function bundleForBrowser (module: string | URL): Promise<string> {
+export async function bundleForBrowser (module: string | URL, output: { minify?: boolean } = {}): Promise<string> {
   const { output: [{ code }] } = await build({
     input: fileURLToPath(new URL(module, import.meta.url)),
     platform: 'browser',
     // The development build of React mounts components twice under StrictMode.
     transform: { define: { 'process.env.NODE_ENV': '"development"' } },
     resolve,
-    write: false
+    write: false,
+    output
   })
   return code
 }
