@@ -2,8 +2,9 @@ import { createError } from '@fastify/error'
 import { inspect } from 'node:util'
 
 /**
- * All errors of this plugin. The `code` of each is stable, and its message says what to do. Errors with a status below 500
- * are caused by the client, the others by the app or its environment.
+ * All errors of this plugin. The `code` of each is stable, and its message says what to do. The status is that of the
+ * response if the error is not caught. Below 500, the cause is the request or the state of the session or run, otherwise the
+ * app or its environment.
  */
 
 // Errors at boot.
@@ -33,7 +34,7 @@ export const RunIdMissing = createError('FST_SSE_RUN_ID_MISSING', 'Send Last-Eve
 export const RunUnknown = createError('FST_SSE_RUN_UNKNOWN', 'There is no such run, or it is not kept any more; start a new one', 404)
 export const RunExists = createError('FST_SSE_RUN_EXISTS', 'A run with this name has not ended yet; wait for its end, stop it, or follow it', 409)
 export const TooManyRuns = createError<[number]>('FST_SSE_TOO_MANY_RUNS', 'The server already has %d runs that have not ended; try again later', 503)
-export const EventUnknown = createError<[string, string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s%s', 404)
+export const EventUnknown = createError<[event: string, details: string]>('FST_SSE_EVENT_UNKNOWN', 'No handler is registered for event %s%s', 404)
 export const TextMissing = createError('FST_SSE_TEXT_MISSING', 'The echo needs a JSON body with a non-empty string "text"', 400)
 export const BatchMalformed = createError<[number, string]>('FST_SSE_BATCH_MALFORMED', 'Line %d of the batch is not a message: %s; no message of the batch was handled', 400)
 export const BatchTooLarge = createError<[number]>('FST_SSE_BATCH_TOO_LARGE', 'The batch has more than the %d messages that a session may have waiting; send smaller batches', 413)
@@ -50,7 +51,7 @@ export const HandlerTimeout = createError<[string, string, number]>('FST_SSE_HAN
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 
-/** Formats a name for an error message. */
+/** Formats a name, or any value in its place, for an error message: a string in quotes, otherwise the type. */
 export function quote (name: unknown): string {
   return typeof name === 'string' ? JSON.stringify(name) : `of the type ${Array.isArray(name) ? 'array' : typeof name}`
 }

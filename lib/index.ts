@@ -4,8 +4,8 @@ import cluster from 'node:cluster'
 import { OptionInvalid, StoreUnavailable } from './errors.js'
 import { assertFits, Log } from './log/log.js'
 import { resolveOptions, type Settings, type SseSessionsOptions } from './options.js'
-import { addResumableRoutes } from './runs/resumable-route.js'
 import { routes } from './routes/index.js'
+import { addResumableRoutes } from './runs/resumable-route.js'
 import { createSessions, type Sessions } from './sessions/sessions.js'
 import { memoryStore } from './store/memory/memory-store.js'
 import { RunState } from './store/run-state.js'
@@ -46,7 +46,7 @@ const plugin: FastifyPluginAsync<SseSessionsOptions> = async (app, options) => {
   const sessions = await createSessions(settings, app.log, ready)
   app.decorate(settings.decorator, sessions)
   addResumableRoutes(app, sessions.runs, settings.principal)
-  // PM2 uses the module, too.
+  // Also under PM2, which uses `node:cluster`.
   if (cluster.isWorker && settings.store === memoryStore) {
     app.log.warn('this process is one of several workers, but sessions are in its memory, so requests that reach another worker fail; use redisStore, or one worker')
   }

@@ -65,13 +65,13 @@ export interface SseSessionsOptions {
   maxSessionsPerPrincipal?: number
   /** Maximum number of channels of one session. Default: 1000; `Infinity` turns the limit off. */
   maxChannelsPerSession?: number
-  /** Maximum number of messages of one session that wait, or run concurrently, while another is handled; also the maximum length of a batch. Default: 256. */
+  /** Maximum number of messages of one session that wait, or run concurrently, while another is handled; also the maximum length of a batch. Default: 256; `Infinity` turns the limit off. */
   maxWaitingMessages?: number
-  /** Maximum size of these messages together, in bytes of memory. If none waits, one message or batch of any size may wait. Default: 1 MiB; `Infinity` turns the limit off. */
+  /** Maximum size of the messages of one session that wait, in bytes of memory. If none waits, one message or batch of any size may wait. Applies to the memory store. Default: 1 MiB; `Infinity` turns the limit off. */
   maxWaitingBytes?: number
-  /** Maximum number of idempotency keys that are kept per session. A repeated message receives the response that is kept for its key. Default: 256. */
+  /** Maximum number of idempotency keys that are kept per session. A repeated message receives the response that is kept for its key. Default: 256; `Infinity` turns the limit off. */
   maxIdempotencyKeys?: number
-  /** Maximum size of the responses that are kept for these keys, in bytes. The oldest are dropped first; a repeat then fails with FST_SSE_RESPONSE_DROPPED. Default: 1 MiB; `Infinity` turns the limit off. */
+  /** Maximum size of the responses of one session that are kept for idempotency keys, in bytes. The oldest are dropped first; a repeat then fails with FST_SSE_RESPONSE_DROPPED. Default: 1 MiB; `Infinity` turns the limit off. */
   maxResponseBytes?: number
   /**
    * Maximum size of all logs, stored responses and waiting messages in the memory of this process, in bytes. Above it, the largest
@@ -114,7 +114,7 @@ const DEFAULT_RUN_BOUNDS: LogBounds = { entries: 10_000, bytes: 1024 * 1024, age
  * Options that have no effect here, but that @fastify/autoload and fastify-cli pass to every plugin: the options of the
  * server (`fastify start --options`), and the metadata of a plugin.
  */
-export const PASSED_ALONG = [
+export const IGNORED_OPTIONS = [
   'ajv', 'allowErrorHandlerOverride', 'allowUnsafeRegex', 'bodyLimit', 'caseSensitive', 'childLoggerFactory', 'clientErrorHandler',
   'connectionTimeout', 'constraints', 'disableRequestLogging', 'exposeHeadRoutes', 'forceCloseConnections', 'frameworkErrors', 'genReqId',
   'http', 'http2', 'http2SessionTimeout', 'https', 'ignoreDuplicateSlashes', 'ignoreTrailingSlash', 'keepAliveTimeout',
@@ -157,7 +157,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     handlerTimeout = 60_000,
     ...unknown
   } = options
-  const unknownName = Object.keys(unknown).find(name => !(PASSED_ALONG as readonly string[]).includes(name))
+  const unknownName = Object.keys(unknown).find(name => !(IGNORED_OPTIONS as readonly string[]).includes(name))
   assertOption(unknownName === undefined, String(unknownName), 'removed: there is no such option')
   assertOption(typeof prefix === 'string', 'prefix', 'a string')
   assertOption(logLevel === undefined || typeof logLevel === 'string', 'logLevel', 'the name of a log level')

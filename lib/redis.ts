@@ -4,6 +4,7 @@ import { Node } from './store/redis/node.js'
 import { RedisStore } from './store/redis/redis-store.js'
 import type { StoreFactory } from './store/store.js'
 
+/** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
   /**
    * A client of ioredis, or of node-redis 6.2 or later, for a single Redis server (not a cluster). You connect it and close

@@ -12,6 +12,7 @@ export interface ReceivedEvent {
   readonly id: string | undefined
 }
 
+/** Options of {@link injectSession}. */
 export interface InjectSessionOptions {
   /** Path of the stream. Default: `/downward`. */
   url?: string
@@ -21,6 +22,7 @@ export interface InjectSessionOptions {
 
 /** A session that was opened without a socket. Iterate over it to receive its events. */
 export interface InjectedSession extends AsyncIterableIterator<ReceivedEvent> {
+  /** The session id. */
   readonly id: string
   /** The data of the welcome event. */
   readonly welcome: Record<string, unknown>

@@ -1,6 +1,6 @@
 import type { Log } from './log.js'
 
-/** The part of a log that one session reads: the entries after position `from`, up to and including position `to`. */
+/** The part of a log that a stream reads: the entries after position `from`, up to and including position `to`. */
 export interface LogRange {
   readonly log: Log
   readonly from: number

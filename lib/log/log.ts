@@ -23,6 +23,7 @@ export interface EntryInput {
   readonly except?: string | undefined
 }
 
+/** The listener of a log. The store calls it. */
 export interface LogListener {
   /** Is called after each append to a log. */
   onAppend (): void
@@ -54,6 +55,7 @@ export class Log {
   lastPosition = 0
   /** Position of the newest entry that was trimmed; 0 if none was. */
   trimmedPosition = 0
+  /** Why that entry was trimmed. */
   trimReason: TrimReason = 'count'
   /** Size of all entries that were ever appended, in bytes. */
   appendedBytes = 0
@@ -78,15 +80,17 @@ export class Log {
     this.#onResize = onResize
   }
 
+  /** Number of entries. */
   get length (): number {
     return this.end - this.#first
   }
 
+  /** Size of all entries, in bytes. */
   get bytes (): number {
     return this.#bytes
   }
 
-  /** About the memory that the entries take, in bytes. */
+  /** About how much memory the entries take, in bytes. */
   get weight (): number {
     return this.#bytes + this.length * ENTRY_OVERHEAD
   }
@@ -96,7 +100,7 @@ export class Log {
     return this.#positions.length
   }
 
-  /** Returns the position of the newest entry that the append of an entry may trim; 0 if none. Overestimates the size of the frame, because measuring it costs more. */
+  /** Returns the position of the newest entry that may be trimmed when an entry is appended; 0 if none. Overestimates the size of the frame, because measuring it costs more. */
   evictionPosition ({ frame }: EntryInput): number {
     let excess = this.#bytes + frame.length * MAX_BYTES_PER_CHARACTER - this.bounds.bytes
     let index = this.#first + (this.length < this.bounds.entries ? 0 : 1)

@@ -103,14 +103,14 @@ class RunReader implements StreamOwner, RunListener {
   }
 
   start ({ log, cursor }: RunSource, requestedCursor: number, sink: ResponseSink, { log: logger }: FastifyRequest): void {
-    const stream = new StreamWriter({ readerId: this.#run.id, ranges: [{ log, from: 0, to: Infinity }], cursor, sink, owner: this, logger, frameGap: this.#frameGap })
+    const stream = new StreamWriter({ readerId: this.#run.id, ranges: [{ log, from: 0, to: Infinity }], cursor, sink, owner: this, logger, formatGap: this.#formatGap })
     this.#stream = stream
     this.#context.onStreamOpen(stream)
     logSafely(logger, 'info', { run: this.#run.shortId }, 'event stream of a run opened')
     // The requested cursor is after the newest position only if the store has lost positions that the client has received.
     const rollback: Gap | undefined = requestedCursor > cursor && requestedCursor !== Infinity ? { after: requestedCursor, resumedAt: cursor, reason: 'store' } : undefined
     const id = formatEventId(this.#run.id, cursor)
-    stream.start(frameRetry(this.#context.createRetryDelay()) + (rollback === undefined ? frameId(id) : this.#frameGap(this.#run.id, cursor, rollback)))
+    stream.start(frameRetry(this.#context.createRetryDelay()) + (rollback === undefined ? frameId(id) : this.#formatGap(this.#run.id, cursor, rollback)))
     if (this.#run.outcome !== undefined) this.onEnd()
   }
 
@@ -138,7 +138,7 @@ class RunReader implements StreamOwner, RunListener {
     this.#context.onStreamClose(stream)
   }
 
-  readonly #frameGap = (runId: string, cursor: number, gap: Gap): string => {
+  readonly #formatGap = (runId: string, cursor: number, gap: Gap): string => {
     const gapFrame = this.#gapFrame
     if (gapFrame === undefined) return frameGap(runId, cursor, gap)
     return this.#format('gapFrame', () => gapFrame(gap), formatEventId(runId, cursor))

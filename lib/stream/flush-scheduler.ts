@@ -5,8 +5,8 @@ export interface Flushable {
   flush (): void
 }
 
-// A tick flushes MIN_PER_TICK streams, or a quarter of the batch if that is more.
-const MIN_PER_TICK = 128
+// A tick flushes at most this many streams, or a quarter of the batch if that is more.
+const STREAMS_PER_TICK = 128
 const TICKS_PER_BATCH = 4
 
 /**
@@ -45,21 +45,22 @@ export class FlushScheduler {
   readonly #tick = (): void => {
     this.#isTickScheduled = false
     try {
-      this.#flush(MIN_PER_TICK)
+      this.#flush(STREAMS_PER_TICK)
     } finally {
       // Also after an error, so that one stream that fails does not stop the others.
       if (this.#batch.length > 0 || this.#waiting.length > 0) this.#scheduleTick()
     }
   }
 
-  #flush (minimum: number): void {
+  /** Flushes at most so many of the next streams, or a quarter of the batch if that is more, until a slice of time is over; with `Infinity`, the whole batch. */
+  #flush (count: number): void {
     if (this.#batch.length === 0) {
       this.#batch = this.#waiting
       this.#waiting = []
     }
     const batch = this.#batch
-    const end = Math.min(batch.length, this.#next + Math.max(minimum, Math.ceil(batch.length / TICKS_PER_BATCH)))
-    const slice = minimum === Infinity ? undefined : new TimeSlice()
+    const end = Math.min(batch.length, this.#next + Math.max(count, Math.ceil(batch.length / TICKS_PER_BATCH)))
+    const slice = count === Infinity ? undefined : new TimeSlice()
     while (this.#next < end) {
       (batch[this.#next++] as Flushable).flush()
       // A stream may have called `flushAll` while it was flushed.

@@ -197,14 +197,12 @@ export class StreamPayload extends Readable {
     if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     if (payload === this && !this.#isUsed) {
       this.#sink.takeOver(reply)
-    } else {
-      done(null, payload)
-      // Fastify responds with an error.
-      if (this.destroyed) return
-      this.#startPiped(reply)
+      this.#onStart()
       return
     }
-    this.#onStart()
+    done(null, payload)
+    // If a hook has destroyed the payload, Fastify responds with an error.
+    if (!this.destroyed) this.#startPiped(reply)
   }
 
   #startPiped (reply: FastifyReply): void {

@@ -29,8 +29,8 @@ export interface StreamWriterOptions {
   readonly owner: StreamOwner
   /** The logger of the request that opened the stream. */
   readonly logger: FastifyBaseLogger
-  /** Formats a `gap` event, whose id contains the cursor. */
-  readonly frameGap?: (readerId: string, cursor: number, gap: Gap) => string
+  /** Formats a `gap` event, whose id contains the cursor. Default: {@link frameGap}. */
+  readonly formatGap?: (readerId: string, cursor: number, gap: Gap) => string
 }
 
 export interface EndOptions {
@@ -64,16 +64,16 @@ export class StreamWriter implements SinkListener, Flushable {
   readonly #ranges: readonly LogRange[]
   readonly #owner: StreamOwner
   readonly #sink: Sink
-  readonly #frameGap: (readerId: string, cursor: number, gap: Gap) => string
+  readonly #formatGap: (readerId: string, cursor: number, gap: Gap) => string
   #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
   /** The last position of the newest gap that was reported. */
   #gapReportedThrough = 0
   #finalFrame: string | undefined
 
-  constructor ({ readerId, ranges, cursor, sink, owner, logger, frameGap: gapFramer = frameGap }: StreamWriterOptions) {
+  constructor ({ readerId, ranges, cursor, sink, owner, logger, formatGap = frameGap }: StreamWriterOptions) {
     this.#readerId = readerId
     this.#prefix = framePrefix(readerId)
-    this.#frameGap = gapFramer
+    this.#formatGap = formatGap
     this.#ranges = ranges
     this.cursor = cursor
     this.#sink = sink
@@ -99,7 +99,7 @@ export class StreamWriter implements SinkListener, Flushable {
     flushScheduler.schedule(this)
   }
 
-  /** Writes everything that the logs contain after the cursor as one chunk. */
+  /** Writes what the logs contain after the cursor, while the sink accepts more. */
   flush (): void {
     if (this.#state !== 'scheduled') return
     this.#state = 'idle'
@@ -229,6 +229,6 @@ export class StreamWriter implements SinkListener, Flushable {
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
     // In a microtask, because an `onGap` hook may send events, which changes the logs while they are read.
     queueMicrotask(() => { this.#owner.onGap(gap) })
-    return this.#frameGap(this.#readerId, this.cursor, gap)
+    return this.#formatGap(this.#readerId, this.cursor, gap)
   }
 }

@@ -12,9 +12,9 @@ export interface EventId {
 const ID_BYTES = 18
 const IDS_PER_FILL = 128
 
-// A session id: 18 bytes as base64url.
-const SESSION_ID_PATTERN = /^[\w-]{24}$/
-// A session id and a position, which has at most 11 digits in base 36.
+// The id of a session or run: 18 bytes as base64url.
+const ID_PATTERN = /^[\w-]{24}$/
+// The id of a session or run and a position, which has at most 11 digits in base 36.
 const EVENT_ID_PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
 
 /** Generates the ids of sessions and runs: 18 random bytes as base64url. It requests the random bytes for many ids in one call, because a call costs much more than its bytes. */
@@ -37,22 +37,22 @@ export class IdGenerator {
   }
 }
 
-/** Whether a text has the form of a session id. */
+/** Whether a text has the form of the id of a session or run. */
 export function isSessionId (text: string): boolean {
-  return SESSION_ID_PATTERN.test(text)
+  return ID_PATTERN.test(text)
 }
 
-/** Formats an event id as `<session id>.<position in base 36>`: printable ASCII of less than 128 bytes, so that every browser returns it unchanged. */
-export function formatEventId (sessionId: string, position: number): string {
-  return idPrefix(sessionId) + encodePosition(position)
+/** Formats an event id as `<id of the session or run>.<position in base 36>`: printable ASCII of less than 128 bytes, so that every browser returns it unchanged. */
+export function formatEventId (id: string, position: number): string {
+  return idPrefix(id) + encodePosition(position)
 }
 
-/** Returns the part of an event id that is the same for all events of a session. */
-export function idPrefix (sessionId: string): string {
-  return `${sessionId}.`
+/** Returns the part of an event id that is the same for all events of a session or run. */
+export function idPrefix (id: string): string {
+  return `${id}.`
 }
 
-/** Returns the part of an event id that does not depend on the session. */
+/** Returns the part of an event id that does not depend on the session or run. */
 export function encodePosition (position: number): string {
   return position.toString(36)
 }

@@ -4,6 +4,8 @@ import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.j
 
 // The names of the events of the plugin, of EventSource, and of the session of the package's client.
 const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
+// The name of the last event of a run.
+const END_EVENT = 'end'
 const FORBIDDEN_CHARACTERS = /[\r\n\0]/
 
 /** Whether a value can be the name of an event: a non-empty string that clients receive unchanged. */
@@ -21,16 +23,13 @@ export function assertUserEvent (name: unknown): void {
   if (!isUserEvent(name)) throw new EventInvalid(quote(name))
 }
 
-/** Formats an event of the app as SSE, without its id. The id is different in each session; everything else is formatted once for all sessions. Throws FST_SSE_EVENT_INVALID or FST_SSE_DATA_INVALID. */
+/** Formats an event of the app as SSE, without its id. The id is different for each session; everything else is formatted once for all of them. Throws FST_SSE_EVENT_INVALID or FST_SSE_DATA_INVALID. */
 export function frameEvent (event: string, data: unknown): string {
   assertUserEvent(event)
   const json = serialize(data)
   // Without `encode`, which would spend most of its time on the search for line breaks. JSON contains none.
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
 }
-
-/** The name of the last event of a run. */
-const END_EVENT = 'end'
 
 /** The function with which an app encodes the data of the events of a run, instead of as JSON. */
 export type EncodeData = (data: unknown) => string
@@ -68,8 +67,8 @@ export function addId (frames: unknown, id: string, source: string): string {
   if (frames === '') return frameId(id)
   if (typeof frames !== 'string' || !frames.endsWith('\n\n')) throw new DataInvalid(`"${source}" must return events in the format of SSE, each followed by a blank line, or an empty string`)
   // The last one, because a client that has received the id does not receive what precedes it again.
-  const start = frames.slice(0, -2).lastIndexOf('\n\n') + 1
-  const last = start === 0 ? 0 : start + 1
+  const previousEnd = frames.slice(0, -2).lastIndexOf('\n\n')
+  const last = previousEnd === -1 ? 0 : previousEnd + 2
   return `${frames.slice(0, last)}id: ${id}\n${frames.slice(last)}`
 }
 
@@ -85,12 +84,12 @@ export function serialize (data: unknown = null): string {
   return json
 }
 
-/** Returns the first characters of every event of a session. */
-export function framePrefix (sessionId: string): string {
-  return `id: ${idPrefix(sessionId)}`
+/** Returns the first characters of every event of a session or run. */
+export function framePrefix (id: string): string {
+  return `id: ${idPrefix(id)}`
 }
 
-/** Returns the rest of an event after `framePrefix`. It is the same in every session. */
+/** Returns the rest of an event after {@link framePrefix}. It is the same for every session. */
 export function frameSuffix (position: number, frame: string): string {
   return `${encodePosition(position)}\n${frame}`
 }
@@ -109,8 +108,8 @@ export interface Gap {
   readonly reason: 'count' | 'bytes' | 'age' | 'store'
 }
 
-export function frameGap (sessionId: string, position: number, gap: Gap): string {
-  return encode({ event: 'gap', id: formatEventId(sessionId, position), data: JSON.stringify(gap) })
+export function frameGap (id: string, position: number, gap: Gap): string {
+  return encode({ event: 'gap', id: formatEventId(id, position), data: JSON.stringify(gap) })
 }
 
 export function frameClose (reason: string): string {

@@ -16,5 +16,6 @@ export const STREAM_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
   // `no-transform` prevents proxies from compressing the stream, which would buffer it.
   'cache-control': 'no-store, no-transform',
+  // Turns off the buffer of nginx.
   'x-accel-buffering': 'no'
 }

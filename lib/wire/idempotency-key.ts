@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import { serialize } from 'node:v8'
+import { serialize as serializeBinary } from 'node:v8'
 import { DataTooDeep } from '../errors.js'
 
 /** Whether a value is an idempotency key: 1 to 255 printable ASCII characters, of which the first is not a space. */
@@ -10,13 +10,13 @@ export function fingerprint (name: string, json = 'null'): string {
   return hash('sha256', `[${JSON.stringify(name)},${json}]`, 'base64')
 }
 
-/** Serializes parsed data for {@link fingerprint}. Throws FST_SSE_DATA_TOO_DEEP. */
+/** Serializes parsed data for {@link fingerprint}; as JSON, if possible. Throws FST_SSE_DATA_TOO_DEEP. */
 export function serializeData (data: unknown): string | undefined {
   try {
     return JSON.stringify(data)
   } catch (error) {
     // The parser of the app may create big integers, which have no JSON form.
-    if (error instanceof TypeError) return serialize(data).toString('base64')
+    if (error instanceof TypeError) return serializeBinary(data).toString('base64')
     // JSON.parse accepts deeper nesting than JSON.stringify.
     throw new DataTooDeep()
   }

@@ -3,7 +3,7 @@ import t from 'tap'
 import { request } from 'undici'
 import autoload from '@fastify/autoload'
 import sseSessions, { type Sessions, type SseSessionsOptions } from '../../lib/index.js'
-import { PASSED_ALONG } from '../../lib/options.js'
+import { IGNORED_OPTIONS } from '../../lib/options.js'
 import { assertType, type IsSame } from '../support/types.js'
 import { listen, serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
@@ -70,8 +70,8 @@ t.test('a second registration with the same decorator fails the boot, and the er
 })
 
 t.test('options that Fastify, @fastify/autoload and fastify-cli pass to every plugin do not fail the boot', async t => {
-  assertType<IsSame<Exclude<keyof FastifyServerOptions, keyof SseSessionsOptions | typeof PASSED_ALONG[number]>, never>>()
-  for (const name of PASSED_ALONG) {
+  assertType<IsSame<Exclude<keyof FastifyServerOptions, keyof SseSessionsOptions | typeof IGNORED_OPTIONS[number]>, never>>()
+  for (const name of IGNORED_OPTIONS) {
     const app = Fastify()
     await t.resolves(async () => { await app.register(sseSessions, { [name]: name }) }, name)
     await app.close()
