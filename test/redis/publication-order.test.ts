@@ -52,7 +52,7 @@ t.test('close() does not wait forever for publications: the stream ends, and the
 })
 
 t.test('delivers an event that was sent while a node registers again after losing its lease', needsRedis, async t => {
-  const [redis, { sessions: nodeB }, { sessions: nodeA, client, proxy, waitForReplies }] = await openTwoNodes(t, {}, { lease: 500 })
+  const [redis, { sessions: nodeB }, { sessions: nodeA, client, proxy, waitForReplies }] = await openTwoNodes(t, {}, { lease: 1500 })
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)
