@@ -137,6 +137,7 @@ t.test('returns other responses unchanged', async t => {
     [new Response('busy', { status: 503, headers: HEADERS }), 'POST'],
     [new Response(null, { status: 204, headers: HEADERS }), 'GET'],
     [new Response('x'), 'GET'],
+    [stream(['x'], 'end', { location: '/run' }), 'POST'],
     [stream(['data: 1\n\n'], 'end', { 'content-type': 'text/event-stream' }), 'POST'],
     [stream(['data: 1\n\n'], 'end', { ...HEADERS, location: 'http://other/run' }), 'POST']
   ] as const) t.equal(await resumableFetch({ fetch: scriptFetch(response).fetch })(url, { method }), response)
@@ -169,11 +170,11 @@ t.test('the body fails if the run is unknown, if the time is over, or if there i
 })
 
 t.test('waits for Retry-After after a temporary error, and tries again after a response that is no stream', async t => {
-  const { fetch, requests } = scriptFetch(stream(['retry: 1\n\nid: r.0\n\n'], LOST), new Response('busy', { status: 503, headers: { 'retry-after': '1' } }), new Response('<h1>Log in</h1>', { headers: { 'content-type': 'text/html' } }), stream(['id: r.0\n\n', 'data: 1\n\n', 'rest']))
+  const { fetch, requests } = scriptFetch(stream(['retry: 1\n\nid: r.0\n\n'], LOST), new Response('busy', { status: 503, headers: { 'retry-after': '1' } }), new Response('<h1>Log in</h1>', { headers: { 'content-type': 'text/html' } }), stream(['x'], 'end', {}), stream(['id: r.0\n\n', 'data: 1\n\n', 'rest']))
   const startedAt = performance.now()
   t.equal(await (await post(fetch)).text(), 'retry: 1\n\nid: r.0\n\ndata: 1\n\nrest')
   t.ok(performance.now() - startedAt >= 999)
-  t.equal(requests.length, 4)
+  t.equal(requests.length, 5)
 })
 
 t.test('the body fails with the reason of the signal: while it is read, while it is not, and during a delay', async t => {
