@@ -84,6 +84,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
   let onOpening: ((sessionId?: string) => void) | undefined
   // When the first of the latest responses arrived that were not from the server.
   let foreignSince: number | undefined
+  // The idle timeout of the next request, until its welcome event.
   let attemptTimeout = IDLE_TIMEOUT
   let idleTimeout: number
   let heartbeatInterval = Infinity
@@ -181,7 +182,8 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
       fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
     }
     const parse = createParser(
-      // In all functions: a listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
+      // These functions check the signal, because a listener may have closed or replaced the stream. If it was replaced, the server
+      // sends the rest of the chunk again.
       id => { if (!signal.aborted && SENDABLE_ID.test(id)) lastEventId = id },
       (event, data) => {
         if (signal.aborted || (isStopped && event !== 'welcome')) return

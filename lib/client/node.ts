@@ -16,8 +16,8 @@ export interface NodeConnectOptions extends ConnectOptions {
 
 type RequestError = Error & { cause?: { code?: string, syscall?: string } }
 
-/** Undici accepts some URLs and headers, such as a header with a control character, until it sends the request. */
 function isInvalid (error: unknown): boolean {
+  // Undici detects some invalid URLs and headers, such as a header with a control character, only when it sends the request.
   const { code = '' } = (error as RequestError).cause ?? {}
   return /^(ERR_INVALID_URL|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED)$/.test(code)
 }

@@ -81,6 +81,7 @@ function mergeHeaders (userHeaders: RequestHeaders = {}, ownHeaders: Record<stri
   return Object.fromEntries(headers)
 }
 
+/** Returns the value, or the result of the function that returns it. */
 export function resolveValue<T> (value: Resolvable<T>): T | Promise<T> {
   return typeof value === 'function' ? (value as () => T | Promise<T>)() : value
 }

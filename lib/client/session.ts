@@ -14,7 +14,7 @@ const CLOSE_TIMEOUT = 5000
 const ITERATOR_EVENT = ''
 // Maximum number of characters in the unread events of an iterator.
 const MAX_BUFFER_SIZE = 2 ** 22
-// Characters that an event counts in addition to its data, for the memory that it needs itself.
+// Added to the number of characters of each event's data, because the event itself needs memory, too.
 const EVENT_OVERHEAD = 100
 
 /** `connecting` before the first stream, `open` with a stream, `disconnected` between two streams, `closed` at the end. */

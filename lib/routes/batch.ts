@@ -7,7 +7,7 @@ import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { handleMessage, getTimeLimit, waitForResult } from './message.js'
+import { getTimeLimit, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
@@ -58,7 +58,7 @@ function lineAt (bytes: Buffer, index: number): number {
   return line
 }
 
-/** Rejects a message in the queue, with the response to report. */
+/** The error of a message that was refused, for the queue. Contains the response to report. */
 class Refusal extends Error {
   readonly response: StoredResponse
 

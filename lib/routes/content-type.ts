@@ -13,12 +13,12 @@ export function requireJson (acceptsBatches: boolean): preParsingHookHandler {
     const type = request.headers['content-type']
     if (type === undefined ? !hasNoBody(request.raw) : !supported.test(type.trim())) done(new MediaTypeUnsupported())
     else if (type?.toLowerCase().includes('ndjson') === true) done(null, payload)
-    else ignoreTypeOfNoBody.call(request.server, request, reply, payload, done)
+    else removeTypeWithoutBody.call(request.server, request, reply, payload, done)
   }
 }
 
 /** A hook that removes the content type of a request without a body, because many HTTP clients always send one. Fastify would parse the empty body as JSON. */
-export const ignoreTypeOfNoBody: preParsingHookHandler = (request, _reply, payload, done) => {
+export const removeTypeWithoutBody: preParsingHookHandler = (request, _reply, payload, done) => {
   if (hasNoBody(request.raw)) delete request.headers['content-type']
   done(null, payload)
 }

@@ -51,9 +51,9 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   }
   if (!acceptsEventStream(getHeader(request, 'accept'))) throw new NotAcceptable()
   if (isForbiddenSite(request, reply)) throw new CrossSite()
-  // Otherwise one connection could open any number of sessions, of which it receives only the first stream.
-  const canWait = !isPipelined(reply.raw) || await waitForConnection(reply.raw)
-  if (sessions.closing || !canWait) {
+  // With HTTP pipelining, one connection could otherwise open any number of sessions, and receive only the first stream.
+  const canRespond = !isPipelined(reply.raw) || await waitForConnection(reply.raw)
+  if (sessions.closing || !canRespond) {
     sendRetry(sessions, reply)
     return
   }
@@ -90,7 +90,7 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
     const hookData = sessions.hooks.has('onOpen')
       ? await whileConnected(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
       : sessions.handlers.usesEcho ? greet() : {}
-    return welcomeData(sessions, session, false, { ...previous, ...hookData })
+    return serializeWelcome(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
     await sessions.discard(session, 'refused')
     throw error
@@ -100,7 +100,7 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
 /** Runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
-    return welcomeData(sessions, session, true, session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request)))
+    return serializeWelcome(sessions, session, true, session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request)))
   } catch (error) {
     session[kStream].release()
     throw error
@@ -118,7 +118,7 @@ function whileConnected (sink: ResponseSink, hookData: Promise<object>): Promise
 }
 
 /** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */
-function welcomeData ({ settings: { heartbeatInterval }, handlers: { concurrentEvents } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
+function serializeWelcome ({ settings: { heartbeatInterval }, handlers: { concurrentEvents } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
   const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval }, ...concurrentEvents.length > 0 && { concurrent: concurrentEvents } }
   // `properties` is there twice: the first one decides the order in the JSON, the second one the values.
   return serialize({ ...properties, ...hookData, ...properties })
@@ -153,7 +153,7 @@ async function attach (sessions: Sessions, session: Session, request: StreamRequ
       session[kStream].attach(attachment)
       return
     }
-    // The server began to close while the `onSend` hooks ran. It waits for this response, but must not get a new stream.
+    // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
     sink.end(frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
   })

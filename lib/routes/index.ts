@@ -17,7 +17,7 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
     await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, routeOptions.map(({ url }) => url))
   }
-  // Not earlier: a request whose body never arrives has nothing that could finish.
+  // Not in an earlier hook: `close` would also wait for requests whose body never arrives.
   scope.addHook('preHandler', (request, reply, done) => {
     if (request.method !== 'GET') sessions.onRequest(reply)
     done()

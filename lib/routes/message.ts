@@ -11,15 +11,15 @@ import type { Sessions } from '../sessions/sessions.js'
 import { JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 
-/** Milliseconds after the close of a session after which the messages that still wait are rejected. */
+/** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
 
 type Headers = Readonly<Record<string, unknown>>
 
 /** The response to a request that other code sends. */
 export interface Capture {
-  /** The headers that are not part of the response. */
-  readonly before: Headers
+  /** The headers that were set before the capture started. They are not part of the response. */
+  readonly earlierHeaders: Headers
   readonly response: Promise<StoredResponse>
   readonly resolve: (response: StoredResponse) => void
 }
@@ -34,7 +34,7 @@ export const captureResponse: onSendHookHandler<unknown> = (request, reply, payl
     return
   }
   const finish = (body: StoredResponse['body']): void => {
-    capture.resolve({ status: reply.statusCode, headers: addedHeaders(reply, capture.before), body })
+    capture.resolve({ status: reply.statusCode, headers: addedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
   if (isBody(payload)) finish(payload)
@@ -43,10 +43,10 @@ export const captureResponse: onSendHookHandler<unknown> = (request, reply, payl
 }
 
 /** Returns the headers that a repeat gets as well. Cookies are of one request only. */
-function addedHeaders (reply: FastifyReply, before: Headers): Record<string, string> {
+function addedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== before[name] && name !== 'set-cookie' && name !== 'content-length') headers[name] = String(value)
+    if (value !== earlier[name] && name !== 'set-cookie' && name !== 'content-length') headers[name] = String(value)
   }
   return headers
 }
@@ -55,13 +55,13 @@ function isBody (payload: unknown): payload is StoredResponse['body'] {
   return payload === undefined || typeof payload === 'string' || payload instanceof Uint8Array
 }
 
-/** Captures the response to a request: its status, its body, and the headers that are not in `before`. */
-export function startCapture (request: IncomingMessage, response: ServerResponse, before: Headers): Capture {
-  const earlier = captures.get(request)
-  if (earlier !== undefined) return earlier
+/** Captures the response to a request: its status, its body, and the headers that are not in `earlierHeaders`. */
+export function startCapture (request: IncomingMessage, response: ServerResponse, earlierHeaders: Headers): Capture {
+  const current = captures.get(request)
+  if (current !== undefined) return current
   let resolve: Capture['resolve'] = noop
   const promise = new Promise<StoredResponse>(_resolve => { resolve = _resolve })
-  const capture: Capture = { before, response: promise, resolve }
+  const capture: Capture = { earlierHeaders, response: promise, resolve }
   captures.set(request, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })

@@ -36,7 +36,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }
   // Not an async function: Fastify would send a second response while the hooks for an error run.
   const handler: RouteHandlerMethod = (request, reply) => {
-    const done = handleRequest(sessions, request, reply)
+    const done = handlePost(sessions, request, reply)
     if (done instanceof Promise) done.catch((error: unknown) => { reply.send(asError(error)) })
   }
   const internalHandler: RouteHandlerMethod = (request, reply) => {
@@ -89,7 +89,7 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
 }
 
 /** Handles a message or a batch, and sends the response. */
-function handleRequest (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
+function handlePost (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
     if (request.body instanceof Batch) return handleBatch(sessions, session, request.body, event, request, reply).then(report => { reply.send(report) })

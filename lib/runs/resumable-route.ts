@@ -71,8 +71,8 @@ function toProducer (items: unknown): Producer {
 class ResumableRoute {
   readonly #runs: Runs
   readonly #getPrincipal: GetPrincipal
-  readonly #start: Pick<StartRunOptions, 'keep' | 'encode'>
-  readonly #reply: RunReplyOptions
+  readonly #startOptions: Pick<StartRunOptions, 'keep' | 'encode'>
+  readonly #replyOptions: RunReplyOptions
 
   constructor (runs: Runs, getPrincipal: GetPrincipal, options: ResumableOptions) {
     assertOptions(options, OPTIONS)
@@ -81,8 +81,8 @@ class ResumableRoute {
     assertFunctions({ encode, finalFrame, gapFrame })
     this.#runs = runs
     this.#getPrincipal = getPrincipal
-    this.#start = { ...keep !== undefined && { keep }, ...encode !== undefined && { encode } }
-    this.#reply = { ...finalFrame !== undefined && { finalFrame }, ...gapFrame !== undefined && { gapFrame } }
+    this.#startOptions = { ...keep !== undefined && { keep }, ...encode !== undefined && { encode } }
+    this.#replyOptions = { ...finalFrame !== undefined && { finalFrame }, ...gapFrame !== undefined && { gapFrame } }
   }
 
   /** Changes the options of a route that is being added to an instance, and adds the routes that follow and stop its runs. */
@@ -113,7 +113,7 @@ class ResumableRoute {
     try {
       const principal = await this.#getPrincipal?.(request)
       const key = getIdempotencyKey(request)
-      const run = await this.#runs.startWithFingerprint(createRunName(request, key ?? randomUUID()), { ...this.#start, principal, reuse: 'kept' }, key === undefined ? undefined : createFingerprint(request), producer)
+      const run = await this.#runs.startWithFingerprint(createRunName(request, key ?? randomUUID()), { ...this.#startOptions, principal, reuse: 'kept' }, key === undefined ? undefined : createFingerprint(request), producer)
       this.#respond(run, request, reply)
     } catch (error) {
       sendError(reply, error)
@@ -164,7 +164,7 @@ class ResumableRoute {
 
   #respond (run: Run, request: FastifyRequest, reply: FastifyReply): FastifyReply {
     reply.header('location', `${getPath(request.originalUrl)}?run=${run.id}`)
-    return run.reply(request, reply, this.#reply)
+    return run.reply(request, reply, this.#replyOptions)
   }
 }
 

@@ -12,6 +12,7 @@ import { addId, frameGap, frameId, frameRetry, frameRunEnd, type Gap } from '../
 import { LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { assertFunctions, assertOptions } from './run-options.js'
 
+/** Options of `run.reply`. */
 export interface RunReplyOptions {
   /**
    * Where a reader without the header `Last-Event-ID` starts: `start`, the beginning of the run; `now`, what is added from now

@@ -4,7 +4,7 @@ import type { RunState } from '../store/run-state.js'
 import { sendError } from './send-error.js'
 import { sendRun, type ReaderContext, type RunReplyOptions } from './run-reader.js'
 
-/** How far a run is: running, or how it has ended. */
+/** The status of a run: running, or how it has ended. */
 export type RunStatus = 'running' | 'finished' | 'stopped' | 'failed' | 'lost'
 
 /** What a run needs from the registry. */
@@ -29,10 +29,12 @@ export class Run {
     return this.#state.id
   }
 
+  /** The name that was given to `start`. */
   get name (): string {
     return this.#state.name
   }
 
+  /** The principal to which the run belongs; `undefined` if there is none. */
   get principal (): string | undefined {
     return this.#state.principal
   }

@@ -23,11 +23,13 @@ export interface ProducerContext {
 /** Returns the events of a run: usually an async generator function. An item `{ event, data }` is an event with a name, every other item is the data of an event. */
 export type Producer = (context: ProducerContext) => AsyncIterable<unknown> | Iterable<unknown>
 
+/** Options of {@link Runs.find}. */
 export interface FindRunOptions {
   /** The principal to which the run belongs, usually the id of a user. A run of another principal is not found. Default: none. */
   readonly principal?: string | undefined
 }
 
+/** Options of {@link Runs.start}. */
 export interface StartRunOptions extends FindRunOptions {
   /** Milliseconds for which the run is kept after its end. Default: 300 000. */
   readonly keep?: number
@@ -196,7 +198,7 @@ export class Runs {
           return store.append(state, { frame })
         },
         waitForDrain: () => {
-          // Or after a quarter of the log's bytes, so that readers get the entries before they are trimmed.
+          // Waits also after a quarter of the log's bytes, so that readers get the entries before they are trimmed.
           if (items < ITEMS_PER_TICK && characters * 4 < this.#settings.runLog.bytes) return
           items = characters = 0
           return new Promise(resolve => { setImmediate(resolve) })

@@ -4,6 +4,7 @@ import type { Store } from '../store/store.js'
 import { frameEvent } from '../wire/frame.js'
 import type { SessionContext } from './session-stream.js'
 
+/** Options of the methods that send an event to several sessions. */
 export interface SendOptions {
   /** The one session that does not receive the event, usually that of the sender. Default: none. */
   readonly except?: { readonly id: string } | undefined
@@ -12,6 +13,7 @@ export interface SendOptions {
 /** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options are not an object with `except`. */
 export function getExcludedId (options: SendOptions = {}): string | undefined {
   const { except } = options
+  // `id` shows that a session was passed in place of the options. It would have no effect.
   const isValid = except === undefined ? !('id' in options) : typeof except?.id === 'string'
   if (!isValid) throw new OptionInvalid('Option "except" must be one session, or an object with its id: { except: session }')
   return except?.id
@@ -24,6 +26,7 @@ export function assertChannel (name: unknown): void {
 
 /** A named group of sessions, its members. An event that is sent to a channel is appended once, to the log of the channel. The streams of all members read that log. */
 export class Channel {
+  /** The name of the channel. */
   readonly name: string
   readonly #store: Store
   readonly #onUnhandled: SessionContext<unknown>['onUnhandled']

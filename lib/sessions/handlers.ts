@@ -12,17 +12,20 @@ import type { UpwardReply } from './upward-reply.js'
 export interface HandlerContext {
   /** The request in which the message arrived. */
   readonly request: FastifyRequest
+  /** Sets the status, the headers and the body of the response. */
   readonly reply: UpwardReply
+  /** The message, with its event name and its idempotency key. */
   readonly message: Message
 }
 
 /** Handles the messages with one event name. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. */
 export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
 
+/** Options of a handler. */
 export interface HandlerOptions<Schema> {
   /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: all data is valid. */
   readonly schema?: Schema
-  /** Milliseconds as option `handlerTimeout` of the plugin, for this handler. Default: that option; 0 or `false` turns the limit off. */
+  /** Option `handlerTimeout` of the plugin for this handler, in milliseconds. Default: that of the plugin; 0 or `false` turns the limit off. */
   readonly handlerTimeout?: number | false
   /** Whether the handler runs at once, also while the session's other messages are handled or wait. They do not wait for it either. Default: `false`, the messages of a session are handled one at a time, in order. */
   readonly concurrent?: boolean
@@ -31,7 +34,7 @@ export interface HandlerOptions<Schema> {
 /** A validation function. It reports its result in any of the ways that Fastify supports. */
 type Validator = ((data: unknown, context?: { parentData: object, parentDataProperty: string }) => unknown) & { errors?: unknown, schemaEnv?: unknown }
 
-/** Creates an error from the errors of a validator, as a function of Fastify's `setSchemaErrorFormatter`. */
+/** Creates an error from the errors of a validator, like the argument of Fastify's `setSchemaErrorFormatter`. */
 export type ErrorFormatter = (errors: unknown, dataVar: string) => Error
 
 /** Compiles the schema of an event; throws if the schema is invalid. */

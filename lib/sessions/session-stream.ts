@@ -25,6 +25,7 @@ export interface SessionContext<Session> {
   onStreamClose (stream: StreamWriter): void
   onDisconnect (session: Session): void
   onGap (session: Session, gap: Gap): void
+  /** The stream of a session has ended, because the store has lost the session. */
   onLost (session: Session): void
   /** A call of the app has failed, and nothing waits for its promise. */
   onUnhandled (error: unknown, call: string, details: UnhandledDetails): void

@@ -92,6 +92,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this.#store.stats().sessions
   }
 
+  /** Returns numbers for monitoring. */
   stats (): SessionStats {
     return { ...this.#store.stats(), streams: this.#streams.size }
   }

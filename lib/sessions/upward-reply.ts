@@ -7,6 +7,7 @@ const ACCEPTED = '{"status":"accepted"}'
 
 /** The reply of a handler to one message. It is not Fastify's Reply, because the response is kept for repeats of the message. */
 export class UpwardReply {
+  /** The status code that {@link code} has set. */
   statusCode: number | undefined
   /** Whether `send` was called. */
   sent = false
@@ -77,7 +78,7 @@ export class UpwardReply {
   }
 }
 
-/** Whether Fastify would send a value as a stream, or JSON.stringify would make an empty object of a stream. */
+/** Whether a value is a stream. Fastify would send some kinds as a stream, and JSON.stringify would turn the others into an empty object. */
 function isStream (value: unknown): value is object {
   return typeof value === 'object' && value !== null &&
     ('pipe' in value || 'getReader' in value || Symbol.asyncIterator in value || value instanceof Response || value instanceof Blob)
