@@ -184,15 +184,14 @@ t.test('the pseudo code handles every reserved event, and uses every header of a
 t.test('the limits are the defaults of the server', t => {
   const { maxWaitingMessages, maxIdempotencyKeys, maxSessions, maxSessionsPerPrincipal, resumeTimeout, log } = resolveOptions({}, 0)
   const seconds = (ms: number): string => `${ms / 1000} s`
-  const grouped = maxSessions.toLocaleString('en').replaceAll(',', ' ')
   const documented = new Map(table(PAGE, 'Limits', 'limit').map(([limit = '', value = '']) => [limit, value]))
   for (const [limit, value] of [
     ['Lines of a batch', String(maxWaitingMessages)],
     ['Messages of a session that wait while one is handled', String(maxWaitingMessages)],
     ['Idempotency keys of a session', String(maxIdempotencyKeys)],
     ['Time a session exists without a stream', seconds(resumeTimeout)],
-    ['Events, bytes and age of each log', `${log.entries}, ${log.bytes / 2 ** 20} MiB, ${seconds(log.age)}`],
-    ['Sessions', `${grouped} in total, ${maxSessionsPerPrincipal} for each principal`]
+    ['Events, bytes and age of each log', `${log.entries.toLocaleString('en')}, ${log.bytes / 2 ** 20} MiB, ${seconds(log.age)}`],
+    ['Sessions', `${maxSessions.toLocaleString('en')} in total, ${maxSessionsPerPrincipal} for each principal`]
   ] as const) t.equal(documented.get(limit), value, limit)
   t.end()
 })

@@ -94,6 +94,8 @@ async function startProxy (t: Test, { program, config, args, shortenTimeouts }: 
     url,
     kill: () => child.kill(),
     restart: async () => {
+      // The children of a killed proxy can listen for a moment longer than their parent.
+      await waitUntil(() => fetch(`${url}/health`).then(() => false, () => true), `${program} to stop`)
       rmSync(join(folder, 'pid'), { force: true })
       child = trackProcess(t, spawn(program, args(file, context), { detached: true }), program)
       await waitForListening()
