@@ -59,7 +59,7 @@ t.test('works in Chromium', needsChromium, async t => {
   const proxy = await startFaultProxy(t, port, connection => isArmed && connection < 10 ? { fault: FAULTS[connection % 2] as Fault, afterBytes: 900 + 700 * connection } : undefined)
   const page = await (await openContext(t)).newPage()
   await page.goto(proxy.url)
-  await page.addScriptTag({ content: (await bundleForBrowser(new URL('../../lib/client/resumable-fetch.ts', import.meta.url))).replace(/export \{[^}]*\};?\s*$/, 'window.resumableFetch = resumableFetch'), type: 'module' })
+  await page.addScriptTag({ content: (await bundleForBrowser(new URL('../../dist/client/resumable-fetch.js', import.meta.url))).replace(/export \{[^}]*\};?\s*$/, 'window.resumableFetch = resumableFetch'), type: 'module' })
   isArmed = true
   const [text, expected] = await page.evaluate(`(async () => {
     const response = await resumableFetch()('/count', { method: 'POST', headers: { authorization: 'secret' } })
