@@ -51,6 +51,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('Runs', 'docs/runs'),
           page('AI SDK', 'docs/ai/ai-sdk'),
           page('OpenAI client', 'docs/ai/openai'),
+          page('NestJS', 'docs/nestjs'),
           page('Migrating', 'docs/migrating')
         ]
       },

@@ -1,7 +1,9 @@
 import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
 import Fastify, { type FastifyInstance } from 'fastify'
+import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod'
 import t from 'tap'
 import { request } from 'undici'
+import { z } from 'zod'
 import sseSessions from '../../lib/index.js'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
@@ -93,6 +95,21 @@ t.test('uses a validator compiler that is set after the plugin', async t => {
   const { sessionId } = await openStream(t, url)
   t.match(await postMessage(url, sessionId, '"x"', { event: 'same' }), { status: 200, body: 'x' })
   assertErrorResponse(t, await postMessage(url, sessionId, '"y"', { event: 'same' }), 400, 'FST_ERR_VALIDATION')
+})
+
+t.test('Zod schemas work with the compilers and the type provider of fastify-type-provider-zod', async t => {
+  const app = Fastify().withTypeProvider<ZodTypeProvider>()
+  await app.register(sseSessions)
+  app.setValidatorCompiler(validatorCompiler).setSerializerCompiler(serializerCompiler)
+  app.sseSessions.withTypeProvider<ZodTypeProvider>().handle('rename', { schema: z.object({ name: z.string().trim() }) }, (_session, data) => {
+    assertType<IsSame<typeof data, { name: string }>>()
+    return data
+  })
+  t.teardown(() => app.close())
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  const { sessionId } = await openStream(t, url)
+  t.strictSame((await postMessage(url, sessionId, { name: ' ann ' }, { event: 'rename' })).body, { name: 'ann' })
+  assertErrorResponse(t, await postMessage(url, sessionId, { name: 1 }, { event: 'rename' }), 400, 'FST_ERR_VALIDATION')
 })
 
 t.test('an invalid schema fails the boot', async t => {
