@@ -61,6 +61,9 @@ export type RedisClient = IoRedisClient | NodeRedisClient
 /** Milliseconds within which Redis must execute a command. */
 export const TIMEOUT = 2000
 
+/** Milliseconds within which each of the two connections of a node must be ready at boot: together less than the 10 s that Fastify gives a plugin. */
+export const CONNECT_TIMEOUT = 4000
+
 /** Returns the error for the caller of a store. It contains the message of the cause, because the errors of the client libraries contain all arguments of the command. */
 export function unavailable (cause?: unknown): Error {
   if (cause instanceof StoreUnavailable) return cause
@@ -175,11 +178,11 @@ export class Connection {
         if (client.status === undefined || client.status === 'ready') return
       } else if (!client.isOpen) throw new Error('the node-redis client is not connected; call "await client.connect()" before you register the plugin')
       else if (client.isReady) return
-      await bounded(ready)
+      await bounded(ready, CONNECT_TIMEOUT)
     } catch (error) {
       // For a host name with several addresses, the message is empty.
       const { message, code } = lastError ?? {}
-      throw error instanceof StoreUnavailable ? new Error(`the client is not connected after ${TIMEOUT} ms: ${message || code || 'no reply'}`) : error
+      throw error instanceof StoreUnavailable ? new Error(`the client is not connected after ${CONNECT_TIMEOUT} ms: ${message || code || 'no reply'}`) : error
     } finally {
       client.off('error', onError)
       client.off('ready', onReady)

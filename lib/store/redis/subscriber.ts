@@ -1,5 +1,5 @@
 import { noop } from '../../awaitable.js'
-import { bounded, OwnConnection, unavailable, type RedisClient } from './connection.js'
+import { bounded, CONNECT_TIMEOUT, OwnConnection, unavailable, type RedisClient } from './connection.js'
 
 export interface SubscriberListener {
   onMessage (channel: string, text: string): void
@@ -36,7 +36,7 @@ export class Subscriber {
       this.#connect(() => { this.resubscribe().then(resolve, reject) })
     })
     try {
-      await bounded(ready)
+      await bounded(ready, CONNECT_TIMEOUT)
     } catch (error) {
       throw unavailable(this.#connection?.lastError ?? error)
     }
