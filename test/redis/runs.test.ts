@@ -204,13 +204,18 @@ t.test('a run that was running when all nodes failed ends when another node star
 
 t.test('all runs of a failed node end, and all that have expired are removed, also if there are many', needsRedis, async t => {
   const [redis, nodeA, nodeB] = await openRunNodes(t, { lease: 1000 })
-  const count = 1200
-  const feeds = await Promise.all(Array.from({ length: count }, async (_, n) => {
-    const feed = createFeed()
-    await nodeA.runs.start(String(n), { keep: 0 }, feed.producer)
-    return feed
-  }))
-  const found = await Promise.all(feeds.map((_, n) => nodeB.runs.find(String(n))))
+  const feeds: Array<ReturnType<typeof createFeed>> = []
+  const found: Array<Awaited<ReturnType<typeof nodeB.runs.find>>> = []
+  // In portions, so that a slow machine executes each within the time of a command.
+  while (feeds.length < 1200) {
+    const portion = Array.from({ length: 100 }, createFeed)
+    found.push(...await Promise.all(portion.map(async ({ producer }, n) => {
+      const name = String(feeds.length + n)
+      await nodeA.runs.start(name, { keep: 0 }, producer)
+      return await nodeB.runs.find(name)
+    })))
+    feeds.push(...portion)
+  }
   nodeA.proxy.setDown(true)
   await waitUntil(() => found.every(run => run?.status === 'lost'), 'the ends')
   await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:runs') === 0, 'the removal')

@@ -30,6 +30,6 @@ testEachStore(t, 'delivers what the model predicts for any sequence of sends, tr
   }
   t.comment(JSON.stringify(counts))
   const { moves, ...rest } = counts
-  for (const [what, count] of Object.entries(rest)) t.ok(count > runs / 5, `${what}: more than ${runs / 5} occurred`)
+  for (const [what, count] of Object.entries(rest)) t.ok(count > 0, `${what} occurred`)
   if (store.isShared) t.ok(moves > runs, 'sessions moved between nodes')
 })
