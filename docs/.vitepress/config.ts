@@ -51,6 +51,10 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('Runs', 'docs/runs'),
           page('AI SDK', 'docs/ai/ai-sdk'),
           page('OpenAI client', 'docs/ai/openai'),
+          page('AG-UI client', 'docs/ai/ag-ui'),
+          page('TanStack AI client', 'docs/ai/tanstack'),
+          page('LangGraph client', 'docs/ai/langgraph'),
+          page('A2A client and server', 'docs/ai/a2a'),
           page('NestJS', 'docs/nestjs'),
           page('Migrating', 'docs/migrating')
         ]

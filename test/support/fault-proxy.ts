@@ -32,9 +32,11 @@ export interface FaultProxy {
 
 /**
  * Starts a TCP proxy that breaks connections at exact byte offsets. `plan` is called with the number of each new connection,
- * from 0, and returns the fault of that connection, or `undefined` for none.
+ * from 0, and returns the fault of that connection, or `undefined` for none. With several target ports, the connections alternate
+ * between them.
  */
-export async function startFaultProxy (t: Test, targetPort: number, plan: (connection: number) => FaultPlan | undefined = () => undefined): Promise<FaultProxy> {
+export async function startFaultProxy (t: Test, targetPort: number | readonly number[], plan: (connection: number) => FaultPlan | undefined = () => undefined): Promise<FaultProxy> {
+  const targets = [targetPort].flat()
   const connections: FaultProxy['connections'] = []
   const apply = (connection: FaultProxy['connections'][number], fault: Fault): void => {
     connection.faulted = true
@@ -60,7 +62,7 @@ export async function startFaultProxy (t: Test, targetPort: number, plan: (conne
       return
     }
     const planned = plan(connections.length)
-    const server = connect({ port: targetPort, host: '127.0.0.1', noDelay: true })
+    const server = connect({ port: targets[connections.length % targets.length] as number, host: '127.0.0.1', noDelay: true })
     const connection = { client, server, bytes: 0, faulted: false }
     connections.push(connection)
     client.on('error', () => {})
