@@ -76,6 +76,8 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
   #abortController: AbortController | undefined
   /** Whether the store has lost the session. Its `closeReason` does not show that, because an app may close a session with the reason `lost`. */
   #isLost = false
+  /** Whether the stream of another process is known to belong to a newer request than those of this process. */
+  #isOutdated = false
   #drainWaiters: Set<() => void> | undefined
 
   constructor (session: Session, state: SessionState, context: SessionContext<Session>) {
@@ -203,9 +205,9 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     const { closeReason, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
     else if (closeReason !== undefined) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
-    else if (attachedRemotely) this.onReplaced()
+    else if (attachedRemotely) this.onReplaced(this.#isOutdated)
     // Another process has attached a stream and detached it again. The client should reconnect.
-    else if (ranges.length === 0) this.#endStream('', 'replaced')
+    else if (ranges.length === 0) this.onReplaced(false)
   }
 
   onAppend (): void {
@@ -223,8 +225,9 @@ export class SessionStream<Session> implements SessionListener, StreamOwner {
     this.context.onGap(this.#session, gap)
   }
 
-  onReplaced (): void {
-    this.#endStream(REPLACED_FRAME, 'replaced')
+  onReplaced (isNewer: boolean): void {
+    this.#isOutdated = isNewer
+    this.#endStream(isNewer ? REPLACED_FRAME : '', 'replaced')
   }
 
   onEnd (): void {

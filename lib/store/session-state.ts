@@ -12,8 +12,8 @@ export interface SessionListener extends LogListener {
   readonly cursor: number
   /** There is more to write: a log has grown, the session reads an additional log, or its stream may write again. */
   onAppend (): void
-  /** Another process has attached a stream to the session. */
-  onReplaced (): void
+  /** Another process has attached a stream to the session. If it is not known whether that belongs to a newer request, the client has to reconnect. */
+  onReplaced (isNewer: boolean): void
   /** The session is closed. `SessionState.closeReason` contains the reason. */
   onEnd (): void
   /** The session is closed because the store has lost it; its `closeReason` is `lost`. Its client should reconnect to get a new session. */

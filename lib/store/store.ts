@@ -101,7 +101,8 @@ export interface Store {
    * exist any more.
    *
    * `requestedAt` is the time at which the request for the stream has arrived, in milliseconds of `performance.now()`. If
-   * another process has the stream for a request that arrived later, the store MUST reject with StoreUnavailable.
+   * another process has the stream for a request that arrived later, the store MUST reject with StoreUnavailable. If the store
+   * cannot tell which request is the newer one, `onReplaced` gets `false`, and the client of the replaced stream reconnects.
    */
   attach (state: SessionState, cursor: number, requestedAt: number): Awaitable<number | undefined>
   /**

@@ -23,7 +23,10 @@ t.test('streams and closing on several nodes', needsRedis, async t => {
     for (const node of cluster.nodes) await node.call('emit', sessionId, 'down', 3)
     await waitUntil(() => receivedNumbers(stream).length === 4, 'all events')
     t.strictSame(receivedNumbers(stream), [2, 3, 3, 3])
-    t.strictSame(eventNames(old), ['welcome', 'down', 'down', 'replaced'])
+    t.strictSame(eventNames(old).slice(0, 3), ['welcome', 'down', 'down'])
+    // Without `replaced` if the clocks of the nodes cannot tell which request is newer.
+    t.ok([3, 4].includes(old.events.length))
+    t.ok(['down', 'replaced'].includes(eventNames(old).at(-1) ?? ''))
     t.match(await postMessage(third.url, sessionId, 1, { event: 'up' }), { status: 200, headers: { 'x-session-connected': 'true' } })
   })
 

@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
 import { needsRedis, type RedisServer } from '../support/redis-server.js'
@@ -37,7 +37,7 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   pauseReplies(true)
   const attached = attachStream(nodeA, session, first.cursor)
   await waitUntil(async () => await epochOf(redis, session) === '2', 'Redis to execute the command')
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor, false, later())
   pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
@@ -74,7 +74,7 @@ t.test('a stream that was replaced unnoticed ends after its node has reconnected
   const session = await openSession(nodeA)
   const first = await attachStream(nodeA, session)
   pausePublications(true)
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor, false, later())
   proxy.connections[1]?.client.resetAndDestroy()
   await waitUntil(() => first.sink.closed, 'the end of the stream')
   t.match(first.read(), [{ event: 'replaced' }])
@@ -130,4 +130,17 @@ t.test('a request that arrived earlier does not take the stream from a node with
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   t.equal(down.sink.closed, false)
+})
+
+t.test('if it is unknown which of two requests is newer, the stream that is replaced ends without an event, so that its client reconnects', needsRedis, async t => {
+  const [, { sessions: nodeB }, { sessions: nodeA }] = await openTwoNodes(t)
+  for (const [delay, events] of [[0, []], [60_000, [{ event: 'replaced' }]]] as const) {
+    const session = await openSession(nodeA)
+    const requestedAt = performance.now()
+    const down = await attachStream(nodeA, session, undefined, false, requestedAt)
+    await nodeB.acquireStream(await findSession(nodeB, session), down.cursor, requestedAt + delay)
+    await waitUntil(() => down.sink.closed, 'the end of the stream')
+    t.match(down.read(), events)
+    t.equal(down.read().length, events.length)
+  }
 })

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -56,7 +56,7 @@ t.test('a retried acquire does not take the stream back from another node', need
   pauseReplies(true)
   const attached = attachStream(nodeA, local, local[kStream].cursor)
   await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
-  const down = await attachStream(nodeB, session)
+  const down = await attachStream(nodeB, session, undefined, false, later())
   // The reply is lost.
   proxy.connections[0]?.client.resetAndDestroy()
   const firstStream = await attached

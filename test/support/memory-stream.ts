@@ -30,13 +30,16 @@ export class MemoryStream {
   }
 }
 
-/** Attaches a stream to a session as the route does. With a cursor it resumes the session. If `stalls` is true, the client blocks after every write. */
-export async function attachStream (sessions: Sessions, session: Session, cursor?: number, stalls = false): Promise<MemoryStream> {
+/** The time of a request that is certainly newer than those until now, whatever the clocks of the nodes are. */
+export const later = (): number => performance.now() + 60_000
+
+/** Attaches a stream to a session as the route does. With a cursor it resumes the session. If `stalls` is true, the client blocks after every write. `requestedAt` is the time of the request. */
+export async function attachStream (sessions: Sessions, session: Session, cursor?: number, stalls = false, requestedAt = performance.now()): Promise<MemoryStream> {
   const resumed = cursor !== undefined
   const generation = resumed ? session[kStream].retainForResume() : 0
   const sink = new MemorySink(stalls)
   const from = cursor ?? session[kStream].cursor
-  const head = await sessions.acquireStream(session, from)
+  const head = await sessions.acquireStream(session, from, requestedAt)
   if (head === undefined) throw new Error('the session does not exist any more')
   session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, logger })
   return new MemoryStream(sink, from)

@@ -329,7 +329,7 @@ class History {
     session.version++
     const { owner } = session
     session.owner = OTHER
-    this.#store.notify(owner, `replaced ${session.id} ${session.epoch}`)
+    this.#store.notify(owner, `replaced ${session.id} ${session.epoch} 1`)
   }
 
   /** A client resumes at one of the last positions that it has received. */
@@ -405,7 +405,7 @@ t.test('the log of a stream that has moved to another node is not read again', t
   const replica = state.ownLog as NonNullable<typeof state.ownLog>
   const read = { replica, after: 0, through: Infinity, epoch: 1, version: 0 }
   reducer.applyAcquire(state, 0, ['0', '0', 'count', [], 0, record(2)])
-  reducer.applyMessage('replaced', 'a 3')
+  reducer.applyMessage('replaced', 'a 3 1')
   reducer.applyRead([read], ['replaced'])
   t.notOk(reducer.incomplete.has(replica))
   t.end()

@@ -85,10 +85,10 @@ export class StreamOwnership {
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     const { clockOffset, clockError } = this.#queue
     const { from, to } = this.#lastPause
-    // A request that arrived during a pause is read after it, so it counts as one from the start of the pause.
-    const arrivedAt = (requestedAt > from && requestedAt <= to ? from : requestedAt) * 1000 + clockOffset
+    // A request that arrived during a pause is read after it.
+    const earliest = requestedAt > from && requestedAt <= to ? from : requestedAt
     // If the store has lost data, the cursor of a client can be after the newest position.
-    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(arrivedAt - clockError), Math.ceil(arrivedAt + clockError)], (part, position) => {
+    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
       if (part !== null && part !== 'replaced') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
     })
     if (value === 'replaced') throw new StoreUnavailable()

@@ -109,7 +109,7 @@ export function createPlan (seed: number): Plan {
       case 'close': return { after, kind, client, node }
       case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2) }
       // Later than the clocks of the nodes can differ, by which they order the requests.
-      case 'move': return { after, kind, client, node, ms: 50 + (random() < 0.7 ? random() * 3 : random() * 500) }
+      case 'move': return { after, kind, client, node, ms: random() < 0.7 ? random() * 3 : random() * 500 }
       case 'cut': return { after, kind, node, connection: chooseConnection(), refusedFor: random() < 0.7 ? 0 : faultDuration() }
       case 'half-open': return { after, kind, node, connection: chooseConnection(), refusedFor: 0 }
       case 'block': return { after, kind, node, connection: chooseConnection(), direction: random() < 0.7 ? 'down' : 'up', ms: faultDuration() }

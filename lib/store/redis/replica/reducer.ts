@@ -113,7 +113,8 @@ export class Reducer {
     if (kind === 'closed') this.#applyClose(id, rest)
     if (kind === 'closed' || state === undefined) return
     if (kind === 'replaced') {
-      if (Number(rest) > state.epoch) this.#handOver(state)
+      const [epoch, isNewer] = splitFirst(rest)
+      if (Number(epoch) > state.epoch) this.#handOver(state, isNewer === '1')
     } else if (kind === 'progress') this.#listener.onProgressRequest(state)
     else if (state.ownLog?.isLive === true) this.#applySessionMessage(state, state.ownLog, kind, rest)
   }
@@ -384,7 +385,7 @@ export class Reducer {
     const { id } = state
     state.apply(record, this.node)
     if (record.owner !== this.node) {
-      this.#handOver(state)
+      this.#handOver(state, record.isNewer)
       return false
     }
     // Also if a newer record was applied: if another node has acquired the stream since, `replaced` follows in the inbox.
@@ -405,7 +406,7 @@ export class Reducer {
     // The stream was acquired again meanwhile, and is read again.
     if (state === undefined || state.ownLog !== replica || state.epoch !== epoch) return
     if (value === 'gone') this.removeSession(state)
-    else if (value === 'replaced') this.#handOver(state)
+    else if (value === 'replaced' || value === 'taken') this.#handOver(state, value === 'replaced')
     else {
       const part = value as LogPart
       const wasLive = replica.isLive
@@ -503,9 +504,10 @@ export class Reducer {
     runAll(state.onComplete)
   }
 
-  #handOver (state: SessionReplica): void {
+  /** Another node has the stream of a session. `isNewer` tells whether its request is known to be newer. */
+  #handOver (state: SessionReplica, isNewer: boolean): void {
     state.attachedRemotely = true
-    state.listener?.onReplaced()
+    state.listener?.onReplaced(isNewer)
     this.detach(state)
   }
 

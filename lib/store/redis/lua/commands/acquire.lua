@@ -4,18 +4,20 @@
 -- sixth value, or false if the session does not exist, or `replaced` if another node has the stream for a newer request.
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
-local owner, close_reason, principal, start_position, users, current_requested_at = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt'))
+local owner, close_reason, principal, start_position, users, requested_at, requested_until = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt', 'requestedUntil'))
 if not start_position then return { mark_reply(token), int(position), int(rollback_position), false } end
-if not is_retry and owner ~= '' and owner ~= NODE and num(current_requested_at) > latest then
+if not is_retry and owner ~= '' and owner ~= NODE and num(requested_at) > latest then
   return { mark_reply(token), int(position), int(rollback_position), 'replaced' }
 end
 -- A retry must not take the stream from a node that has acquired it since.
 if not is_retry or owner == '' then
   local epoch = redis.call('HINCRBY', key, 'epoch', 1)
+  -- The clocks cannot tell which request is newer if the times overlap.
+  local is_newer = num(requested_until) < earliest and '1' or '0'
   redis.call('HINCRBY', key, 'version', 1)
-  redis.call('HSET', key, 'owner', NODE, 'requestedAt', math.max(num(current_requested_at), earliest))
+  redis.call('HSET', key, 'owner', NODE, 'requestedAt', math.max(num(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
   add_user(key, users)
-  if owner ~= '' and owner ~= NODE then notify(owner, 'replaced ' .. id .. ' ' .. epoch) end
+  if owner ~= '' and owner ~= NODE then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
 if not close_reason then
   set_deadline(id, principal, RESUME_TIMEOUT * 1.25)

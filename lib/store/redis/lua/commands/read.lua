@@ -4,14 +4,15 @@
 -- node has.
 -- Returns the inbox number, the newest position, the rollback position, and a value for each item, up to the last one that
 -- the byte limit allows: for a log the result of read_log, with the record of a session as its sixth value if it is newer, or
--- that of a run; for `u` the version; for `v` the record; `gone` or `replaced`.
+-- that of a run; for `u` the version; for `v` the record; `gone`, `replaced`, or `taken` if
+-- the request of the new owner may be older.
 local token = ARGS[1]
 local values, lost, budget = {}, false, READ_BYTES
 
 local function read_session (id, key, epoch, version)
-  local current_epoch, current_version, owner, close_reason, principal, users = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'users'))
+  local current_epoch, current_version, owner, close_reason, principal, users, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'users', 'isNewer'))
   if not current_epoch then return 'gone' end
-  if current_epoch ~= epoch or is_retry and owner ~= NODE then return 'replaced' end
+  if current_epoch ~= epoch or is_retry and owner ~= NODE then return is_newer == '0' and 'taken' or 'replaced' end
   if owner ~= NODE then redis.call('HSET', key, 'owner', NODE) end
   add_user(key, users)
   if close_reason then set_ttl(key, RESUME_TIMEOUT, true)
