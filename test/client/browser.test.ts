@@ -1,4 +1,7 @@
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
@@ -114,6 +117,38 @@ t.test('a message that the browser could not send, because it was offline, is se
   const id = await page.evaluate('session.sessionId')
   t.not(id, lostId)
   t.match(await page.evaluate('received'), [['open'], ['disconnect'], ['reset'], ['id', id]])
+})
+
+// The client can only treat a message as not sent if the browser says so. When this test fails, Chromium has begun to.
+t.test('Chromium reports a request that was refused in the same way as one that the server received before it ended', needsChromium, async t => {
+  const outcomes: unknown[] = []
+  for (const isReceived of [false, true]) {
+    const server = createServer((request, response) => {
+      if (request.method === 'GET') response.setHeader('content-type', 'text/html').end('<!doctype html><link rel="icon" href="data:,">')
+      else request.resume().on('end', end)
+    })
+    const end = (): void => {
+      server.close()
+      server.closeAllConnections()
+    }
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    t.teardown(end)
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
+    const page = await (await openContext(t)).newPage()
+    await page.goto(url)
+    if (!isReceived) end()
+    outcomes.push(await page.evaluate(`(async () => {
+      performance.clearResourceTimings()
+      const error = await fetch('/message', { method: 'POST', body: '{}' }).catch(error => error)
+      const { name, navigationId, ...entry } = performance.getEntriesByType('resource')[0]?.toJSON() ?? {}
+      // Of a time or a size, only whether there is one.
+      for (const [key, value] of Object.entries(entry)) if (typeof value === 'number') entry[key] = value > 0
+      return { name: error.name, message: error.message, cause: error.cause, entry }
+    })()`))
+  }
+  const [refused, received] = outcomes
+  t.match(refused, { name: 'TypeError', message: 'Failed to fetch' })
+  t.strictSame(refused, received)
 })
 
 for (const [title, fallback] of [
