@@ -19,7 +19,7 @@ const FILES = {
     import { MockLanguageModelV3 } from 'ai/test'
     const words = Array.from({ length: ${WORDS} }, (_, n) => n + ' ')
     export async function * answer (messages, signal) {
-      signal?.addEventListener('abort', () => { console.log('the answer was stopped') })
+      signal?.addEventListener('abort', () => { console.log('stopped:', JSON.stringify(messages)) })
       for (const word of words) {
         if (signal?.aborted) return
         yield word
@@ -28,8 +28,8 @@ const FILES = {
     }
     const end = { type: 'finish', finishReason: { unified: 'stop' }, usage: { inputTokens: { total: 1 }, outputTokens: { total: 1 } } }
     export const model = new MockLanguageModelV3({
-      doStream: async ({ abortSignal }) => {
-        abortSignal.addEventListener('abort', () => { console.log('the model was stopped') })
+      doStream: async ({ prompt, abortSignal }) => {
+        abortSignal.addEventListener('abort', () => { console.log('stopped:', JSON.stringify(prompt)) })
         const chunks = [{ type: 'text-start', id: 't' }, ...words.map(delta => ({ type: 'text-delta', id: 't', delta })), { type: 'text-end', id: 't' }, end]
         return { stream: simulateReadableStream({ chunkDelayInMs: 20, chunks }) }
       }
@@ -106,7 +106,10 @@ type Check = (t: Test, context: Context) => Promise<void>
 /** The node from which a second client reads, another one if there are several. */
 const otherUrl = ({ nodes }: Context, page: Page): string => (nodes[1] ?? nodes[0]).urls[page]
 
-const isStopped = ({ nodes }: Context, what: string): Promise<unknown> => Promise.race(nodes.map(({ process }) => process.waitForOutput(new RegExp(`the ${what} was stopped`))))
+/** Waits until the producer of the answer to a question was stopped. */
+const waitForStop = ({ nodes }: Context, question: string): Promise<void> => {
+  return waitUntil(() => nodes.some(({ process }) => process.output().split('\n').some(line => line.startsWith('stopped:') && line.includes(question))), `the stop of ${question}`)
+}
 
 const checkOpenAi: Check = async (t, context) => {
   type Ask = (baseURL: string, question: string, onText: (text: string) => void, signal?: AbortSignal) => Promise<void>
@@ -136,9 +139,9 @@ const checkAgUi: Check = async (t, context) => {
     abortRun (): void
   }
   const { createAgent } = await context.importClient<{ createAgent: (url: string) => { agent: Agent, stop: () => Promise<Response> } }>('ag-ui', block('docs/ai/ag-ui.md', 'client'))
-  const open = (url: string): ReturnType<typeof createAgent> => {
+  const open = (url: string, content = QUESTION): ReturnType<typeof createAgent> => {
     const opened = createAgent(`${url}/agent`)
-    opened.agent.addMessage({ id: 'q', role: 'user', content: QUESTION })
+    opened.agent.addMessage({ id: 'q', role: 'user', content })
     return opened
   }
   const lastText = ({ messages }: Agent): string => messages.at(-1)?.content ?? ''
@@ -152,14 +155,14 @@ const checkAgUi: Check = async (t, context) => {
   await withTimeout(aborted.runAgent({}, { onTextMessageContentEvent: () => { aborted.abortRun() } }), 'the end of the aborted answer')
   t.not(lastText(aborted), ANSWER)
 
-  const stopped = open(context.nodes[0].urls['ag-ui'])
+  const stopped = open(context.nodes[0].urls['ag-ui'], 'Stop AG-UI!')
   let code: unknown
   await withTimeout(stopped.agent.runAgent({}, {
     onTextMessageContentEvent: () => stopped.stop(),
     onRunErrorEvent: ({ event }: { event: { code: string } }) => { code = event.code }
   }).catch(() => {}), 'the end of the stopped answer')
   t.equal(code, 'stopped')
-  await isStopped(context, 'answer')
+  await waitForStop(context, 'Stop AG-UI!')
 }
 
 const checkTanStack: Check = async (t, context) => {
@@ -199,12 +202,12 @@ const checkTanStack: Check = async (t, context) => {
   t.equal(second.chat.getMessages().length, 2)
 
   const third = openChat('other', `${context.nodes[0].urls.tanstack}/chat`, createStorage())
-  const asked = third.chat.sendMessage(QUESTION)
+  const asked = third.chat.sendMessage('Stop TanStack!')
   await waitUntil(() => lastText(third).includes('5 '), 'the start of the answer')
   t.equal((await third.stop()).status, 204)
   await withTimeout(asked, 'the end of the stopped answer')
   t.not(lastText(third), ANSWER)
-  await isStopped(context, 'answer')
+  await waitForStop(context, 'Stop TanStack!')
 }
 
 const checkLangGraph: Check = async (t, context) => {
@@ -243,13 +246,13 @@ const checkLangGraph: Check = async (t, context) => {
   t.strictSame(await withTimeout(read(other.join(id, parts.at(-1)?.id)), 'the end of an answer that was received'), [])
 
   let created = ''
-  const stopped = await withTimeout(read(openThread(context.nodes[0].urls.langgraph, 'thread').ask(QUESTION, ({ run_id: id }) => { created = id }), ({ event }) => {
+  const stopped = await withTimeout(read(openThread(context.nodes[0].urls.langgraph, 'thread').ask('Stop LangGraph!', ({ run_id: id }) => { created = id }), ({ event }) => {
     if (event === 'messages') other.stop(created).catch(error => t.fail(String(error)))
   }), 'the end of the stopped answer')
   t.equal(stopped.at(-1)?.event, 'end')
   t.not(textOf(stopped), ANSWER)
   t.match(await other.status(created), { status: 'interrupted' })
-  await isStopped(context, 'answer')
+  await waitForStop(context, 'Stop LangGraph!')
 }
 
 const checkA2a: Check = async (t, context) => {
@@ -288,6 +291,8 @@ interface Chat {
   stop (): Promise<Response>
 }
 
+const createQuestion = (text: string): object => ({ id: 'q', role: 'user', parts: [{ type: 'text', text }] })
+
 /** Reads an answer to its end. `text` returns what has arrived so far; `ended` resolves with the error, or `undefined`. */
 function read (stream: ReadableStream<UIMessageChunk> | null): { text: () => string, ended: Promise<unknown> } {
   if (stream === null) throw new Error('there is no answer')
@@ -303,13 +308,12 @@ function read (stream: ReadableStream<UIMessageChunk> | null): { text: () => str
 
 const checkAiSdk: Check = async (t, context) => {
   const { openChat } = await context.importClient<{ openChat: (chatId: string, api: string) => Chat }>('ai-sdk', block('docs/ai/ai-sdk.md', 'client'))
-  const question = { id: 'q', role: 'user', parts: [{ type: 'text', text: QUESTION }] }
   const open = (id: string, url: string): Chat => openChat(id, `${url}/api/chat`)
   const url = context.nodes[0].urls['ai-sdk']
   const proxy = await startFaultProxy(t, context.nodes.map(({ urls }) => portOf(urls['ai-sdk'])))
   const chat = open('1', proxy.url)
   t.equal(await chat.resume(), null)
-  const first = read(await chat.ask(question))
+  const first = read(await chat.ask(createQuestion(QUESTION)))
   await waitUntil(() => first.text().includes('5 '), 'the start of the answer')
   proxy.breakConnection('reset')
   t.type(await first.ended, Error)
@@ -322,14 +326,27 @@ const checkAiSdk: Check = async (t, context) => {
 
   // Another tab, on another node if there is one, stops the answer.
   const other = open('2', otherUrl(context, 'ai-sdk'))
-  const asked = read(await open('2', url).ask(question))
+  const asked = read(await open('2', url).ask(createQuestion('Stop the AI SDK!')))
   const resumed = read(await other.resume())
   await waitUntil(() => resumed.text().includes('5 '), 'the start of the answer')
   t.equal((await other.stop()).status, 204)
   t.strictSame(await Promise.all([asked.ended, resumed.ended]), [undefined, undefined], 'a stopped answer is not an error')
-  await isStopped(context, 'model')
+  await waitForStop(context, 'Stop the AI SDK!')
   t.equal(asked.text(), resumed.text())
   t.not(asked.text(), ANSWER)
+  t.equal(await other.resume(), null)
+}
+
+const checkLostAnswer: Check = async (t, context) => {
+  const { openChat } = await context.importClient<{ openChat: (chatId: string, api: string) => Chat }>('ai-sdk', block('docs/ai/ai-sdk.md', 'client'))
+  const asked = read(await openChat('3', `${context.nodes[0].urls['ai-sdk']}/api/chat`).ask(createQuestion(QUESTION)))
+  const other = openChat('3', `${otherUrl(context, 'ai-sdk')}/api/chat`)
+  const resumed = read(await other.resume())
+  await waitUntil(() => resumed.text().includes('5 '), 'the start of the answer')
+  await context.nodes[0].process.kill()
+  t.type(await asked.ended, Error)
+  t.match(await resumed.ended, { message: 'The answer has failed' })
+  t.not(resumed.text(), ANSWER)
   t.equal(await other.resume(), null)
 }
 
@@ -348,7 +365,8 @@ async function runChecks (t: Test, redisUrl?: string): Promise<void> {
   const context: Context = { nodes, importClient: async <T>(page: Page, code: string) => await import(save(`${page}-client.js`, code)) as T }
   // Most of the time, the clients wait before they reconnect.
   t.jobs = Object.keys(CHECKS).length
-  for (const [title, check] of Object.entries(CHECKS)) t.test(title, { buffered: true }, t => check(t, context))
+  await Promise.all(Object.entries(CHECKS).map(([title, check]) => t.test(title, { buffered: true }, t => check(t, context))))
+  if (redisUrl !== undefined) await t.test('with the AI SDK, an answer whose process is killed ends with an error on the other node', t => checkLostAnswer(t, context))
 }
 
 t.test('on one node', t => runChecks(t))
