@@ -78,13 +78,13 @@ Object.assign(sseSessions, { default: sseSessions, sseSessions })
 export default sseSessions
 export { memoryStore, sseSessions, sseSessions as 'module.exports' }
 export type { Awaitable } from './awaitable.js'
-export type { Contract } from './contract.js'
+export type { Contract, Received } from './contract.js'
 export type { SseSessionsOptions } from './options.js'
 export type { ResumableOptions } from './runs/resumable-route.js'
 export type { Run, RunStatus } from './runs/run.js'
 export type { RunReplyOptions } from './runs/run-reader.js'
 export type { FindRunOptions, Producer, ProducerContext, Runs, StartRunOptions } from './runs/runs.js'
-export type { Channel, SendOptions } from './sessions/channel.js'
+export type { Channel, ChannelOptions, JoinOptions, SendOptions } from './sessions/channel.js'
 export type { ContractChannel, ContractHandler, ContractSession } from './sessions/contract-types.js'
 export type { HandlerContext, HandlerOptions, MessageHandler } from './sessions/handlers.js'
 export type { Hooks, Message } from './sessions/hooks.js'

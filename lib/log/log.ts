@@ -59,7 +59,8 @@ export class Log {
   trimReason: TrimReason = 'count'
   /** Size of all entries that were ever appended, in bytes. */
   appendedBytes = 0
-  readonly bounds: LogBounds
+  /** A store may replace them. They apply from the next append or {@link expire} on. */
+  bounds: LogBounds
   readonly listener: LogListener
   readonly #onResize: (log: Log) => void
   // Parallel arrays, because one object per entry would add work for the garbage collector.
@@ -193,6 +194,16 @@ export class Log {
   /** Returns the part of a framed entry after `id: <session id>.`. It is the same for every session, so it is framed once. */
   frameSuffixAt (index: number): string {
     return this.#suffixes[index] as string
+  }
+
+  /** Returns the frames of the newest entries up to a position, the oldest first: at most `count`, without those that a session does not receive. */
+  framesUpTo (position: number, count: number, sessionId: string): string[] {
+    const frames: string[] = []
+    for (let index = this.indexAfter(position) - 1; index >= this.#first && frames.length < count; index--) {
+      const suffix = this.frameSuffixAt(index)
+      if (this.excludedAt(this.positionAt(index)) !== sessionId) frames.push(suffix.slice(suffix.indexOf('\n') + 1))
+    }
+    return frames.reverse()
   }
 
   /** Returns the id of the session that does not receive the entry at a position, if there is one. */

@@ -10,6 +10,45 @@ export interface SendOptions {
   readonly except?: { readonly id: string } | undefined
 }
 
+/** Options of `channel`. */
+export interface ChannelOptions {
+  /**
+   * Milliseconds for which the channel keeps each event that is sent to it, also while it has no members, so that sessions that
+   * join later can read it as history. The events are still limited by the option `channelLog`, except that `age` applies only if it is longer.
+   * It takes effect with the next event, for all nodes, and applies to all events of the channel. Default: 0, which keeps nothing without members.
+   */
+  readonly keep?: number
+}
+
+/** Options of `session.join`. */
+export interface JoinOptions {
+  /** Maximum number of events to return that were sent to the channel before. `Infinity` returns all that its log contains. */
+  readonly history: number
+}
+
+const MAX_KEEP = 2 ** 31 - 1
+
+/** Returns the number of milliseconds for which a channel is kept. Throws FST_SSE_OPTION_INVALID. */
+function getKeep (options: ChannelOptions): number {
+  assertKeys(options, 'channel', 'keep')
+  const { keep = 0 } = options
+  if (!Number.isInteger(keep) || keep < 0 || keep > MAX_KEEP) throw new OptionInvalid(`Option "keep" of a channel must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${quote(keep)}`)
+  return keep
+}
+
+/** Returns the maximum number of events that `join` returns. Throws FST_SSE_OPTION_INVALID. */
+export function getHistory (options: JoinOptions): number {
+  assertKeys(options, 'join', 'history')
+  const { history } = options
+  if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${quote(history)}`)
+  return history
+}
+
+function assertKeys (options: object, call: string, name: string): void {
+  const isValid = typeof options === 'object' && options !== null && Object.keys(options).every(key => key === name)
+  if (!isValid) throw new OptionInvalid(`The options of ${call} must be an object with the property "${name}"; they are ${quote(options)}`)
+}
+
 /** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options are not an object with `except`. */
 export function getExcludedId (options: SendOptions = {}): string | undefined {
   const { except } = options
@@ -28,13 +67,15 @@ export function assertChannel (name: unknown): void {
 export class Channel {
   /** The name of the channel. */
   readonly name: string
+  readonly #keep: number
   readonly #store: Store
   readonly #onUnhandled: SessionContext<unknown>['onUnhandled']
 
   /** @internal */
-  constructor (name: string, store: Store, onUnhandled: SessionContext<unknown>['onUnhandled']) {
+  constructor (name: string, options: ChannelOptions, store: Store, onUnhandled: SessionContext<unknown>['onUnhandled']) {
     assertChannel(name)
     this.name = name
+    this.#keep = getKeep(options)
     this.#store = store
     this.#onUnhandled = onUnhandled
   }
@@ -54,6 +95,6 @@ export class Channel {
    * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   emit (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options) }), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options) }, this.#keep), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
   }
 }

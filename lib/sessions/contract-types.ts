@@ -1,6 +1,6 @@
 import type { Awaitable } from '../awaitable.js'
-import type { Contract, DownData, DownEvent, EmptyDownEvent, UpResponse, UpData } from '../contract.js'
-import type { Channel, SendOptions } from './channel.js'
+import type { Contract, DownData, DownEvent, EmptyDownEvent, Received, UpResponse, UpData } from '../contract.js'
+import type { Channel, JoinOptions, SendOptions } from './channel.js'
 import type { HandlerContext } from './handlers.js'
 import type { Session } from './session.js'
 
@@ -13,6 +13,8 @@ export interface ContractSession<C extends Contract> extends Session {
   emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
   emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>): Promise<void>
   stream<Event extends DownEvent<C>> (event: Event, items: AsyncIterable<DownData<C, Event>> | Iterable<DownData<C, Event>>): Promise<void>
+  join (channel: string): Promise<void>
+  join (channel: string, options: JoinOptions): Promise<Array<Received<C>>>
 }
 
 /** A channel whose events are typed by a contract. It can be used as a `Channel`. */

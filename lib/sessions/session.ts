@@ -1,8 +1,9 @@
-import { toPromise } from '../awaitable.js'
+import { andThen, toPromise } from '../awaitable.js'
+import type { Received } from '../contract.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
-import { assertUserEvent } from '../wire/frame.js'
-import { assertChannel } from './channel.js'
+import { assertUserEvent, parseFrame } from '../wire/frame.js'
+import { assertChannel, getHistory, type JoinOptions } from './channel.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
 /** @internal Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
@@ -96,11 +97,20 @@ export class Session {
     }, this.#reporter('session.stream', event))
   }
 
-  /** Joins a channel: the session receives what is sent to the channel from now on. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
-  join (channel: string): Promise<void> {
+  /** Joins a channel: the session receives what is sent to the channel from now on. Does nothing if the session is a member. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
+  join (channel: string): Promise<void>
+  /**
+   * Joins a channel, and resolves with the newest events that were sent to it before and are still in its log, the oldest first.
+   * The client receives every later event, and none of these. If the session is already a member, they are those before it has
+   * joined. Rejects also with FST_SSE_OPTION_INVALID.
+   */
+  join (channel: string, options: JoinOptions): Promise<Received[]>
+  join (channel: string, options?: JoinOptions): Promise<unknown> {
     return toPromise(() => {
       assertChannel(channel)
-      return this.#stream.context.store.join(this.#stream.state, channel)
+      const history = options === undefined ? 0 : getHistory(options)
+      const frames = this.#stream.context.store.join(this.#stream.state, channel, history)
+      return andThen(frames, frames => options === undefined ? undefined : frames.map(parseFrame))
     }, this.#reporter('session.join'))
   }
 

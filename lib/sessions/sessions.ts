@@ -13,7 +13,7 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
-import { Channel, getExcludedId, type SendOptions } from './channel.js'
+import { Channel, getExcludedId, type ChannelOptions, type SendOptions } from './channel.js'
 import type { ContractChannel, ContractHandler, ContractSession } from './contract-types.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
@@ -29,7 +29,7 @@ export interface SessionStats {
   readonly sessions: number
   /** Open streams of this process. */
   readonly streams: number
-  /** Channels that have members. With a shared store, those that have a member whose stream is in this process. */
+  /** Channels that have members, or events that are kept. With a shared store, those that have a member whose stream is in this process. */
   readonly channels: number
 }
 
@@ -102,9 +102,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
   }
 
-  /** Returns a channel by name. You do not create channels: a channel exists while it has members. Throws FST_SSE_CHANNEL_INVALID. */
-  channel (name: string): Channel {
-    return new Channel(name, this.#store, (error, call, details) => { this.#onUnhandled(error, call, details) })
+  /** Returns a channel by name. You do not create channels: a channel exists while it has members, or events that it keeps. Throws FST_SSE_CHANNEL_INVALID or FST_SSE_OPTION_INVALID. */
+  channel (name: string, options: ChannelOptions = {}): Channel {
+    return new Channel(name, options, this.#store, (error, call, details) => { this.#onUnhandled(error, call, details) })
   }
 
   /**
@@ -279,7 +279,7 @@ export interface ContractSessions<C extends Contract, TypeProvider extends Fasti
   handle<Event extends UpEvent<C>, const Schema> (event: Event, options: HandlerOptions<Schema>, handler: ContractHandler<C, Event, Validated<TypeProvider, Schema>>): this
   broadcast<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
   broadcast<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>
-  channel (name: string): ContractChannel<C>
+  channel (name: string, options?: ChannelOptions): ContractChannel<C>
   find (id: string): Promise<ContractSession<C> | undefined>
   withTypeProvider<Provider extends FastifyTypeProvider> (): ContractSessions<C, Provider>
 }

@@ -50,7 +50,7 @@ export interface StoreCallbacks {
 export interface StoreStats {
   /** Open sessions. */
   readonly sessions: number
-  /** Channels that have members. A store may omit those that only other processes use. */
+  /** Channels that have members or are kept. A store may omit those that this process does not use. */
   readonly channels: number
 }
 
@@ -61,7 +61,7 @@ export interface StoreStats {
  * StoreUnavailable within a bounded time; the operation has then been executed completely or not at all. The store MUST
  * recover by itself when it can be reached again. It MUST NOT keep the process running.
  *
- * **Logs.** There is one log per session, one per channel that has members, and one for broadcasts. A store MUST take all
+ * **Logs.** There is one log per session, one per channel that has members or is kept, and one for broadcasts. A store MUST take all
  * positions from ONE counter: positions are integers from 1, and a later append to any log gets a higher position. The
  * entry MUST be in the log when the call resolves. Two appends that a caller starts one after the other MUST keep their
  * order. A store MUST keep what the bounds of a log allow, MUST record in the log what it trims, and MUST reject with
@@ -113,8 +113,13 @@ export interface Store {
 
   /** Sets properties of `data`; the others stay. Rejects with SessionOver if the session is closed. */
   update (state: SessionState, change: SessionData): Awaitable<void>
-  /** Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Rejects with SessionOver if the session is closed, and with TooManyChannels if it is in `maxChannelsPerSession` channels. */
-  join (state: SessionState, channel: string): Awaitable<void>
+  /**
+   * Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Resolves
+   * with the frames of the newest entries that the log of the channel keeps up to exactly this point, the oldest first: at most
+   * `history`, without those that exclude the session. For a member, the point is where it has joined. Rejects with SessionOver
+   * if the session is closed, and with TooManyChannels if it is in `maxChannelsPerSession` channels.
+   */
+  join (state: SessionState, channel: string, history: number): Awaitable<readonly string[]>
   /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. */
   leave (state: SessionState, channel: string): Awaitable<void>
   /** Closes a session: it receives nothing that is appended from now on. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. */
@@ -122,8 +127,13 @@ export interface Store {
 
   /** Appends to the log of a session. Rejects with SessionOver if the session is closed. */
   send (state: SessionState, entry: EntryInput): Awaitable<void>
-  /** Appends to the log of a channel. Does nothing if the channel has no members. */
-  publish (channel: string, entry: EntryInput): Awaitable<void>
+  /**
+   * Appends to the log of a channel. If `keep` is not 0, the channel is kept from now on: also without members, its entries
+   * MUST stay in its log until they are older than `keep` milliseconds and than the bound `age`, or exceed another bound of the
+   * log. The newest `keep` of a channel applies to all its entries. Does nothing if the channel has no members and no
+   * entries that are kept, and `keep` is 0.
+   */
+  publish (channel: string, entry: EntryInput, keep: number): Awaitable<void>
   /** Appends to the log of broadcasts, which every session reads from its start position on. */
   broadcast (entry: EntryInput): Awaitable<void>
   /** Resolves when less than half of what the session's log may keep is unsent. It is called only if the log is not in this process. */

@@ -31,6 +31,15 @@ export function frameEvent (event: string, data: unknown): string {
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
 }
 
+/** Parses an event that {@link frameEvent} has formatted. */
+export function parseFrame (frame: string): { event: string, data: unknown } {
+  const dataLine = frame.startsWith('event: ') ? frame.indexOf('\n') + 1 : 0
+  return {
+    event: dataLine === 0 ? 'message' : frame.slice('event: '.length, dataLine - 1),
+    data: JSON.parse(frame.slice(dataLine + 'data: '.length))
+  }
+}
+
 /** The function with which an app encodes the data of the events of a run, instead of as JSON. */
 export type EncodeData = (data: unknown) => string
 

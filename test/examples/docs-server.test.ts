@@ -100,6 +100,17 @@ t.test('the example calls for sessions, channels, broadcasts and streams send th
   t.strictSame(received(other.stream).slice(0, 2), [['typing', { who: 'ann' }], ['typing', { who: 'bob' }]])
 })
 
+t.test('the example of a channel history returns the event that was sent before the join', async t => {
+  const served = await serve(t)
+  const { stream, session } = await open(t, served)
+  const code = block('docs/server.md', 'history')
+  await runFragment(`${code}\nawait session.emit('history', history)`, { app: served.app, session })
+  const expected = [{ event: 'said', data: { text: 'Is anybody here?' } }]
+  await stream.waitFor(({ event }) => event === 'history')
+  t.strictSame(received(stream), [['history', expected]])
+  t.ok(code.includes("// [{ event: 'said', data: { text: 'Is anybody here?' } }]"))
+})
+
 t.test('a message stops a stream that an earlier message started', async t => {
   const served = await serve(t)
   await runFragment(block('docs/server.md', 'stop'), { app: served.app })

@@ -56,6 +56,17 @@ t.test('a retried join does not undo a later leave', needsRedis, async t => {
   t.strictSame(session.channels, [])
 })
 
+t.test('a retried join returns the history up to its first execution', needsRedis, async t => {
+  const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'join')
+  const session = await openSession(sessions)
+  await sessions.channel('room', { keep: 60_000 }).send('before')
+  const join = session.join('room', { history: 5 })
+  await waitForCommand()
+  await sessions.channel('room').send('after')
+  await loseReply()
+  t.strictSame(await join, [{ event: 'message', data: 'before' }])
+})
+
 t.test('a retried leave does not undo a later join', needsRedis, async t => {
   const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'leave')
   const session = await openSession(sessions)

@@ -48,14 +48,41 @@ t.test('a session that was removed to make room cannot be attached any more', as
   store.close('done')
 })
 
+t.test('channels that are kept count in maxBytes, and are removed when they are empty', async t => {
+  const store = memoryStore(resolveOptions({ maxBytes: 100_000 }, 0), callbacks)
+  const frame = 'x'.repeat(10_000)
+  for (let n = 0; n < 50; n++) store.publish(`room ${n}`, { frame }, 60_000)
+  const { channels } = store.stats()
+  t.ok(channels > 5 && channels < 10, `${channels} channels`)
+  t.throws(() => { store.publish('large', { frame: 'x'.repeat(2_000_000) }, 60_000) }, { code: 'FST_SSE_ENTRY_TOO_LARGE' })
+  t.equal(store.stats().channels, channels)
+  store.close('done')
+})
+
+t.test('a new channel is independent of one with the same name whose former member can still read it', async t => {
+  const store = memoryStore(resolveOptions({}, 0), callbacks)
+  const [first, second] = [openSession(store, 'one'), openSession(store, 'two')]
+  store.join(first, 'room', 0)
+  store.publish('room', { frame: 'a' }, 0)
+  store.leave(first, 'room')
+  t.strictSame(store.join(second, 'room', 5), [])
+  store.publish('room', { frame: 'b' }, 60_000)
+  store.end(first, 'done', false)
+  t.equal(store.count('room'), 1)
+  store.leave(second, 'room')
+  store.end(second, 'done', false)
+  t.strictSame(store.join(openSession(store, 'three'), 'room', 5), ['b'])
+  store.close('done')
+})
+
 t.test('a closed session keeps all that a stream has not written, and then the last 64 KiB', async t => {
   const store = memoryStore(resolveOptions({}, 0), callbacks)
   const session = openSession(store, 'one')
   const frame = 'x'.repeat(30_000)
-  store.join(session, 'room')
+  store.join(session, 'room', 0)
   for (let n = 0; n < 4; n++) {
     store.send(session, { frame })
-    store.publish('room', { frame })
+    store.publish('room', { frame }, 0)
   }
   store.end(session, 'done', true)
   store.detach(session)

@@ -1,4 +1,4 @@
-import type { Log, LogListener } from '../../log/log.js'
+import type { Log, LogBounds, LogListener } from '../../log/log.js'
 import type { LogRange } from '../../log/log-range.js'
 import { SessionState } from '../session-state.js'
 import type { MemoryQueue } from './memory-queue.js'
@@ -15,14 +15,28 @@ export class SessionGroup {
 
 /** A channel. After an append to its log, the streams of all members are notified. */
 export class MemoryChannel implements LogListener {
+  readonly name: string
   /** The members, and the ranges in which they read the log. */
   readonly members = new Map<MemorySession, MemoryRange>()
   readonly log: Log
   /** Number of ranges of the log: those of the members, and those of former members. */
   rangeCount = 0
+  #isKept = false
 
-  constructor (createLog: (listener: LogListener) => Log) {
+  constructor (name: string, createLog: (channel: MemoryChannel) => Log) {
+    this.name = name
     this.log = createLog(this)
+  }
+
+  /** Whether the channel exists: it has members, or entries that are kept. */
+  get isInUse (): boolean {
+    return this.members.size > 0 || (this.#isKept && this.log.length > 0)
+  }
+
+  /** Keeps the entries for a time in milliseconds, also without members. */
+  keep (time: number, bounds: LogBounds): void {
+    this.#isKept = true
+    this.log.bounds = { ...bounds, age: Math.max(bounds.age, time) }
   }
 
   onAppend (): void {

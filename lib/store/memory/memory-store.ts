@@ -1,5 +1,5 @@
 import { SessionOver, TooManyChannels } from '../../errors.js'
-import { Log, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../log/log.js'
+import { assertFits, Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../log/log.js'
 import { flushScheduler } from '../../stream/flush-scheduler.js'
 import type { MessageQueue } from '../message-queue.js'
 import type { SessionData, SessionState } from '../session-state.js'
@@ -35,7 +35,7 @@ export class MemoryStore implements Store {
   readonly #onlyAll: readonly SessionGroup[] = [this.#all]
   readonly #groupByPrincipal = new Map<string, SessionGroup>()
   readonly #expiryQueue: ExpiryQueue<MemorySession>
-  /** The channels that have members. */
+  /** The channels that have members, or entries that are kept. */
   readonly #channels = new Map<string, MemoryChannel>()
 
   constructor (settings: StoreSettings, callbacks: StoreCallbacks, logs = new MemoryLogs()) {
@@ -95,22 +95,16 @@ export class MemoryStore implements Store {
     session.data = { ...session.data, ...change }
   }
 
-  join (session: MemorySession, name: string): void {
+  join (session: MemorySession, name: string, history: number): string[] {
     assertOpen(session)
+    const { maxChannelsPerSession } = this.#settings
     session.channels ??= new Set()
-    if (session.channels.has(name)) return
-    const { channelLog, maxChannelsPerSession } = this.#settings
-    if (session.channels.size >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
-    let channel = this.#channels.get(name)
-    if (channel === undefined) {
-      channel = new MemoryChannel(listener => this.#createLog(channelLog, listener))
-      this.#channels.set(name, channel)
-    }
-    const range = new MemoryRange(channel.log, channel.log.lastPosition, channel)
-    channel.members.set(session, range)
-    channel.rangeCount++
+    if (!session.channels.has(name) && session.channels.size >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
     session.channels.add(name)
-    session.addRange(range)
+    const channel = this.#findChannel(name) ?? this.#createChannel(name)
+    const { log, from } = channel.members.get(session) ?? this.#addMember(session, channel)
+    if (history > 0) log.expire(now())
+    return log.framesUpTo(from, history, session.id)
   }
 
   leave (session: MemorySession, name: string): void {
@@ -139,9 +133,13 @@ export class MemoryStore implements Store {
     this.#append(this.#ownLog(session), entry)
   }
 
-  publish (name: string, entry: EntryInput): void {
-    const channel = this.#channels.get(name)
-    if (channel !== undefined) this.#append(channel.log, entry)
+  publish (name: string, entry: EntryInput, keep: number): void {
+    const { channelLog } = this.#settings
+    assertFits(entry, channelLog)
+    const channel = this.#findChannel(name) ?? (keep > 0 ? this.#createChannel(name) : undefined)
+    if (channel === undefined) return
+    if (keep > 0) channel.keep(keep, channelLog)
+    this.#append(channel.log, entry)
   }
 
   broadcast (entry: EntryInput): void {
@@ -172,6 +170,27 @@ export class MemoryStore implements Store {
     this.runs.close()
     this.#logs.close()
     return closed
+  }
+
+  #findChannel (name: string): MemoryChannel | undefined {
+    const channel = this.#channels.get(name)
+    if (channel === undefined || channel.members.size > 0) return channel
+    // The channel is removed if its last entries are too old.
+    channel.log.expire(now())
+    return this.#channels.get(name)
+  }
+
+  #createChannel (name: string): MemoryChannel {
+    const channel = new MemoryChannel(name, channel => new Log(this.#settings.channelLog, channel, log => {
+      this.#limit.update(log)
+      this.#removeIfUnused(channel)
+    }))
+    this.#channels.set(name, channel)
+    return channel
+  }
+
+  #removeIfUnused (channel: MemoryChannel): void {
+    if (!channel.isInUse && this.#channels.get(channel.name) === channel) this.#channels.delete(channel.name)
   }
 
   #createLog (bounds: LogBounds, listener: LogListener): Log {
@@ -241,11 +260,19 @@ export class MemoryStore implements Store {
     return session.log
   }
 
+  #addMember (session: MemorySession, channel: MemoryChannel): MemoryRange {
+    const range = new MemoryRange(channel.log, channel.log.lastPosition, channel)
+    channel.members.set(session, range)
+    channel.rangeCount++
+    session.addRange(range)
+    return range
+  }
+
   #removeMember (session: MemorySession, name: string): void {
     const channel = this.#channels.get(name) as MemoryChannel
     const range = channel.members.get(session) as MemoryRange
     channel.members.delete(session)
-    if (channel.members.size === 0) this.#channels.delete(name)
+    this.#removeIfUnused(channel)
     range.end()
     session.addLeft(range)
     this.#dropIfUnreadable(session, range)
@@ -288,9 +315,9 @@ export class MemoryStore implements Store {
     this.#releaseRange(range)
   }
 
-  /** A channel without members keeps its log only while a former member may still read it. */
+  /** A channel that is not in use keeps its log only while a former member may still read it. */
   #releaseRange ({ channel }: MemoryRange): void {
-    if (channel !== undefined && --channel.rangeCount === 0) this.#logs.release(channel.log)
+    if (channel !== undefined && --channel.rangeCount === 0 && !channel.isInUse) this.#logs.release(channel.log)
   }
 }
 

@@ -14,6 +14,9 @@ import { parseRecord, type SessionReplica } from './replica/session-replica.js'
 /** Milliseconds between checks of a log that another node streams. */
 const BACKLOG_INTERVAL = 200
 
+/** A part of the history of a channel: the position up to which to continue, or 0, and frames, the newest first. */
+type HistoryPart = [through: number, frames: readonly string[]]
+
 /** Keeps sessions and runs in Redis, for any number of processes. */
 export class RedisStore implements Store {
   readonly runs: RunStore
@@ -71,11 +74,21 @@ export class RedisStore implements Store {
     })
   }
 
-  async join (given: SessionState, channel: string): Promise<void> {
+  async join (given: SessionState, channel: string, history: number): Promise<string[]> {
     const state = given as SessionReplica
+    const { queue } = this.#node
     const { maxChannelsPerSession } = this.#settings
     if (state.channels?.has(channel) !== true && (state.channels?.size ?? 0) >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
-    await this.#change(state, await this.#node.queue.execute('join', state.id, channel), () => { (state.channels ??= new Set()).add(channel) })
+    const count = Math.min(history, Number.MAX_SAFE_INTEGER)
+    const [version, ...newest] = await queue.execute('join', state.id, channel, count) as [version: unknown, ...HistoryPart]
+    await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
+    let [through, frames] = newest
+    const all = [...frames]
+    while (through > 0) {
+      [through, frames] = await queue.execute('history', state.id, channel, count - all.length, through) as HistoryPart
+      all.push(...frames)
+    }
+    return all.reverse()
   }
 
   async leave (given: SessionState, channel: string): Promise<void> {
@@ -109,9 +122,9 @@ export class RedisStore implements Store {
     if (await this.#append('s', state.id, entry) === -1) throw this.#closedError(state)
   }
 
-  async publish (channel: string, entry: EntryInput): Promise<void> {
+  async publish (channel: string, entry: EntryInput, keep: number): Promise<void> {
     assertFits(entry, this.#settings.channelLog)
-    await this.#append('c', channel, entry)
+    await this.#append('c', channel, entry, keep)
   }
 
   async broadcast (entry: EntryInput): Promise<void> {
@@ -151,10 +164,10 @@ export class RedisStore implements Store {
     else this.#node.reducer.applyChange(state, version, apply)
   }
 
-  async #append (kind: string, name: string, { frame, except = '' }: EntryInput): Promise<number> {
+  async #append (kind: string, name: string, { frame, except = '' }: EntryInput, keep = 0): Promise<number> {
     const { queue, reducer } = this.#node
     // A session id contains no whitespace, which would separate it from the frame.
-    const position = Number(await queue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except))
+    const position = Number(await queue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except, keep))
     reducer.highestPosition = Math.max(reducer.highestPosition, position)
     return position
   }

@@ -16,10 +16,12 @@ export interface StoreStep {
   readonly node: number
   /** Selects one of the positions that the client has received to resume after; 1 is the latest. */
   readonly cursor: number
+  /** The number of events that a join returns at most. */
+  readonly history: number
 }
 
 /** Counts what happened in all runs, so that a test can assert that each case occurred. */
-export interface Counts { messages: number, gaps: number, replays: number, moves: number }
+export interface Counts { messages: number, gaps: number, replays: number, moves: number, history: number }
 
 interface Sent {
   readonly n: number
@@ -33,7 +35,8 @@ interface ModelEntry { readonly position: number, readonly bytes: number, readon
 interface Client {
   readonly session: Session
   readonly log: ReferenceLog<ModelEntry>
-  readonly channels: Set<number>
+  /** The channels that it has joined, each with the newest message that was sent before. */
+  readonly channels: Map<number, number>
   /** Positions that the client has received, each with the newest message that was sent before it. */
   readonly received: Array<{ position: number, n: number }>
   readonly data: Record<string, unknown>
@@ -47,6 +50,10 @@ interface Client {
 }
 
 let modelCount = 0
+
+/** This channel is kept without members, so the model predicts its history. */
+const KEPT_CHANNEL = 1
+const KEEP = 600_000
 
 /**
  * Runs steps on real sessions of several nodes and on a model of them. After every step, each stream must have received
@@ -102,9 +109,10 @@ export class StoreModel {
       return this.#record(n, this.#broadcasts, this.#openClients().filter(({ closed }) => !closed), except)
     }
     if (step.kind === 'publish') {
-      await node.channel(name).send(n, options)
+      const isKept = step.channel === KEPT_CHANNEL
+      await node.channel(name, isKept ? { keep: KEEP } : {}).send(n, options)
       const members = this.#openClients().filter(({ channels }) => channels.has(step.channel))
-      if (members.length > 0) this.#record(n, this.#channelLog(step.channel), members, except)
+      if (members.length > 0 || isKept) this.#record(n, this.#channelLog(step.channel), members, except)
       return
     }
     if (client === undefined || client.closed) return
@@ -120,8 +128,9 @@ export class StoreModel {
       await handle.send(n)
       this.#record(n, client.log, [client], undefined)
     } else if (step.kind === 'join') {
-      await handle.join(name)
-      client.channels.add(step.channel)
+      const history = await handle.join(name, { history: step.history })
+      if (!client.channels.has(step.channel)) client.channels.set(step.channel, n - 1)
+      if (step.channel === KEPT_CHANNEL) this.#checkHistory(client, history.map(({ data }) => data), step.history)
     } else if (step.kind === 'leave') {
       await handle.leave(name)
       client.channels.delete(step.channel)
@@ -137,6 +146,14 @@ export class StoreModel {
     }
     const members = this.#openClients().filter(({ channels }) => channels.has(step.channel))
     assert.equal(await node.channel(name).count(), members.length)
+  }
+
+  #checkHistory (client: Client, history: unknown[], count: number): void {
+    const joinedAt = client.channels.get(KEPT_CHANNEL) ?? 0
+    const kept = new Set(this.#channelLog(KEPT_CHANNEL).kept.map(({ position }) => position))
+    const expected = this.#sent.filter(({ n, except }) => n <= joinedAt && kept.has(n) && except !== client).map(({ n }) => n)
+    assert.deepEqual(history, expected.slice(Math.max(0, expected.length - count)))
+    this.#counts.history += history.length
   }
 
   #channelLog (channel: number): ReferenceLog<ModelEntry> {
@@ -158,7 +175,7 @@ export class StoreModel {
       const created: Client = {
         session,
         log: new ReferenceLog(this.#bounds),
-        channels: new Set(),
+        channels: new Map(),
         data: {},
         closed: false,
         since: n,

@@ -1,2 +1,2 @@
 -- ARGS: channel. Returns the number of its members.
-return num(redis.call('HGET', channel_key(ARGS[1]), 'members'))
+return channels.count(unpack(redis.call('HMGET', channel_key(ARGS[1]), 'members', 'membersExpireAt')))

@@ -15,6 +15,11 @@ for i = 2, count * 2, 2 do
   end
 end
 for i = count * 2 + 2, #ARGS do
-  if num(redis.call('HGET', channel_key(ARGS[i]), 'members')) > 0 then redis.call('PEXPIRE', channel_key(ARGS[i]), TTL) end
+  local key = channel_key(ARGS[i])
+  local members, keep, expire_at = unpack(redis.call('HMGET', key, 'members', 'keep', 'membersExpireAt'))
+  if channels.count(members, expire_at) > 0 then
+    if keep then redis.call('HSET', key, 'membersExpireAt', NOW + TTL * 1000) end
+    channels.set_ttl(key, keep)
+  end
 end
 return 1

@@ -11,7 +11,7 @@ if ARGV[1] == 'rights' then
     return is_allowed(command, select(2, ...))
   end
   local missing = {}
-  for command in string.gmatch('TIME PUBLISH DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LPOP LRANGE LREM RPUSH XADD XLEN XRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
+  for command in string.gmatch('TIME PUBLISH DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LPOP LRANGE LREM RPUSH XADD XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
     -- For some commands, all arguments are keys.
     local key = P .. ':x'
     if redis.acl_check_cmd and not is_allowed(command, key, key, key, key) then missing[#missing + 1] = '+' .. string.lower(command) end
