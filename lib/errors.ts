@@ -15,7 +15,7 @@ export const StoreUnreachable = createError<[string]>('FST_SSE_STORE_UNAVAILABLE
 export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '%s', 500, TypeError)
 
 // Rejections of calls that the app makes.
-export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, open, error, resume, disconnect and reset; in a run, also not end', 500, TypeError)
+export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, part, open, error, resume, disconnect and reset; in a run, also not end', 500, TypeError)
 export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event is invalid: %s', 500, TypeError)
 export const ChannelInvalid = createError<[string]>('FST_SSE_CHANNEL_INVALID', 'Channel name %s is invalid: it must be a non-empty, well-formed string', 500, TypeError)
 export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions), "channelLog" (channels and broadcasts) or "runLog" (runs)', 500, RangeError)

@@ -20,6 +20,22 @@ const EVENT_OVERHEAD = 100
 /** `connecting` before the first stream, `open` with a stream, `disconnected` between two streams, `closed` at the end. */
 export type State = 'connecting' | 'open' | 'disconnected' | 'closed'
 
+/** A part of a run that the server delivers in the stream of a session. */
+export interface Part {
+  /** The name of the run. */
+  readonly run: string
+  /** The position in the run. To continue after this part, the server follows the run from here. Absent at the end. */
+  readonly position?: number
+  /** The name of the event, if it has one. */
+  readonly event?: string
+  /** The data of the event. */
+  readonly data?: unknown
+  /** Events of the run are missing: those from position `after` (exclusive) to position `resumedAt` (inclusive). */
+  readonly gap?: SessionEvents['gap']
+  /** This is the last part, and the run has ended like this, or the process that delivers it has closed or failed (`lost`). */
+  readonly end?: { readonly status: 'finished' | 'stopped' | 'failed' | 'lost', readonly reason?: string }
+}
+
 /** The client's own events, with their data. */
 export interface SessionEvents {
   /** The session is open. The data is that of the `welcome` event. */
@@ -32,6 +48,8 @@ export interface SessionEvents {
   disconnect: { readonly error: unknown }
   /** The server no longer has the events from position `after` (exclusive) to position `resumedAt` (inclusive). The reason is `count`, `bytes`, `age` or `store`. */
   gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
+  /** A part of a run that the server delivers in this session: an event, a gap, or the end. */
+  part: Part
   /**
    * A request for a stream failed and the client tries again; or the data of an event is not JSON; or a message failed, and
    * nobody handles the promise. Also emitted before `close` if the session failed. Without a listener for it, the client

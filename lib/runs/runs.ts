@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
-import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
+import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns, TooManyWaiting } from '../errors.js'
 import type { LogBounds } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
@@ -10,9 +10,10 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
-import { frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { framePartPrefix, frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { readRun, resolveStart, type FollowOptions } from './run-follower.js'
 import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
-import { Run, type RunContext } from './run.js'
+import { Run, type DeliveryTarget, type RunContext } from './run.js'
 
 /** What a producer receives. */
 export interface ProducerContext {
@@ -47,6 +48,22 @@ export interface RunSettings {
   readonly heartbeatInterval: number | false
   readonly runLog: LogBounds
   readonly maxRuns: number
+  readonly maxWaitingMessages: number
+}
+
+/** What is delivered in the stream of a session. */
+export interface DeliveryInput {
+  readonly name: string
+  /** The start of the frame of each part. */
+  readonly partPrefix: string
+  /** Returns the items: the properties of each part as JSON, without the braces. */
+  readonly read: (signal: AbortSignal) => AsyncIterable<string> | Iterable<string>
+  /** Returns how the delivery ends if all items were delivered. */
+  readonly getOutcome: () => RunOutcome
+  /** Returns how the delivery ends after an error, which can be the reason of a signal. */
+  readonly onError: (error: unknown) => Awaitable<RunOutcome>
+  /** Ends the delivery when it aborts. */
+  readonly signal?: AbortSignal
 }
 
 const DEFAULT_KEEP = 300_000
@@ -69,6 +86,10 @@ export class Runs {
   readonly #streams = new Set<StreamWriter>()
   /** The runs whose producers are in this process. */
   readonly #producing = new Set<RunState>()
+  /** Number of deliveries of this process to each session. */
+  readonly #deliveryCounts = new WeakMap<DeliveryTarget, number>()
+  /** Aborts when the server closes: another process can follow the runs. */
+  readonly #closeController = new AbortController()
   #closing = false
   /** Resolves the promise for which `close` waits. */
   #onIdle: () => void = noop
@@ -78,12 +99,14 @@ export class Runs {
     this.#settings = settings
     this.#logger = logger
     this.#store = store
+    setMaxListeners(0, this.#closeController.signal)
     this.#heartbeat = new Heartbeat(settings.heartbeatInterval, HEARTBEAT_FRAME, this.#streams)
     this.#context = {
       getStore: () => this.#getStore(),
       isClosing: () => this.#closing,
       createRetryDelay,
       onUnhandled,
+      follow: (run, target, options) => this.#follow(run, target, options),
       onStreamOpen: stream => { this.#streams.add(stream) },
       onStreamClose: stream => {
         this.#streams.delete(stream)
@@ -139,17 +162,36 @@ export class Runs {
     if (typeof producer !== 'function') throw new RunInvalid('The producer of a run must be a function that returns an iterable, usually an async generator function')
     if (this.#closing) throw new Closing()
     const id = this.#ids.next()
-    return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep }, reuse), state => {
+    return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true } }, reuse), state => {
       if (state === undefined) throw new TooManyRuns(this.#settings.maxRuns)
       // Another process may have stopped the run already.
-      if (state.id === id && state.outcome === undefined) this.#produce(state, producer, encode)
+      if (state.id === id && state.outcome === undefined) this.#produce(state, signal => this.#appendItems(state, producer, encode, signal))
       return new Run(state, this.#context)
+    })
+  }
+
+  /**
+   * @internal Delivers items in the stream of a session, as `part` events. The delivery is a run, so that it can be stopped in every process, and
+   * that another process ends it if this one fails. Resolves when it has started, with a promise of its outcome. Rejects with
+   * FST_SSE_TOO_MANY_WAITING, FST_SSE_RUN_EXISTS, FST_SSE_RUNS_UNSUPPORTED, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
+   */
+  deliver (target: DeliveryTarget, input: DeliveryInput): Awaitable<{ ended: Promise<RunOutcome> }> {
+    if (this.#closing) throw new Closing()
+    const count = this.#deliveryCounts.get(target) ?? 0
+    if (count > this.#settings.maxWaitingMessages) throw new TooManyWaiting(count)
+    const { name, partPrefix } = input
+    const id = this.#ids.next()
+    return andThen(this.#getStore().start({ id, name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, partPrefix } }, 'never'), state => {
+      this.#addDelivery(target, 1)
+      const ended = this.#produce(state as RunState, signal => this.#sendParts(state as RunState, target, input, signal))
+      return { ended: ended.finally(() => { this.#addDelivery(target, -1) }) }
     })
   }
 
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
   async close (timeout: number): Promise<void> {
     this.#closing = true
+    this.#closeController.abort(new Closing())
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
@@ -169,19 +211,69 @@ export class Runs {
     if (this.#streams.size === 0 && this.#producing.size === 0) this.#onIdle()
   }
 
-  /** Adds the items of a producer to a run, and ends the run when there are no more. */
-  async #produce (state: RunState, producer: Producer, encode: EncodeData | undefined): Promise<void> {
+  #addDelivery (target: DeliveryTarget, change: number): void {
+    this.#deliveryCounts.set(target, (this.#deliveryCounts.get(target) ?? 0) + change)
+  }
+
+  /** Delivers the events of a run in the stream of a session. Resolves with the outcome of the run. */
+  async #follow (run: RunState, target: DeliveryTarget, options: FollowOptions): Promise<RunOutcome> {
+    const start = resolveStart(run, options)
+    const store = this.#getStore()
+    let failure: unknown
+    const { ended } = await this.deliver(target, {
+      name: `follow ${this.#ids.next()}`,
+      partPrefix: framePartPrefix('run', run.name),
+      read: signal => readRun(run, store, start, signal),
+      getOutcome: () => run.outcome as RunOutcome,
+      onError: error => {
+        if (error === this.#closeController.signal.reason) return { status: 'lost', reason: 'shutdown' }
+        failure = error
+        return { status: 'lost' }
+      },
+      signal: this.#closeController.signal
+    })
+    const outcome = await ended
+    if (failure !== undefined) throw failure
+    return outcome
+  }
+
+  /** Sends items to a session. Resolves with the outcome of the delivery, or with `undefined` if its run has ended before. */
+  async #sendParts (state: RunState, target: DeliveryTarget, { partPrefix, read, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
+    // Not with `AbortSignal.any`, which leaks memory in some versions of Node if one of the signals lives long.
+    const controller = new AbortController()
+    const { signal } = controller
+    setMaxListeners(0, signal)
+    const sources = [runSignal, target.signal, ...ownSignal === undefined ? [] : [ownSignal]]
+    const onAbort = (): void => { controller.abort(sources.find(({ aborted }) => aborted)?.reason) }
+    for (const source of sources) source.addEventListener('abort', onAbort)
+    if (target.signal.aborted) onAbort()
+    try {
+      await pump(read(signal), signal, {
+        write: part => target.sendFrame(`${partPrefix}${part as string}}\n\n`),
+        waitForDrain: () => target.waitForDrain()
+      })
+      return getOutcome()
+    } catch (error) {
+      return state.outcome === undefined ? await onError(error) : undefined
+    } finally {
+      for (const source of sources) source.removeEventListener('abort', onAbort)
+    }
+  }
+
+  /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */
+  async #produce (state: RunState, produce: (signal: AbortSignal) => Promise<RunOutcome | undefined>): Promise<RunOutcome> {
     const abortController = new AbortController()
     // A producer may have any number of parts that use the signal.
     setMaxListeners(0, abortController.signal)
     const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) }, onUnavailable: noop }
     state.listeners.add(listener)
     this.#producing.add(state)
-    const outcome = await this.#appendItems(state, producer, encode, abortController.signal)
+    const outcome = await produce(abortController.signal)
     this.#getStore().unfollow(state, listener)
     if (outcome !== undefined) await this.#end(state, outcome)
     this.#producing.delete(state)
     this.#resolveIfIdle()
+    return (outcome ?? state.outcome) as RunOutcome
   }
 
   /** Resolves when the producer has ended, with the outcome, or with `undefined` if the run has ended before. */

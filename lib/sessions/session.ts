@@ -1,5 +1,8 @@
 import { andThen, toPromise } from '../awaitable.js'
 import type { Received } from '../contract.js'
+import type { Run } from '../runs/run.js'
+import type { FollowOptions } from '../runs/run-follower.js'
+import type { RunOutcome } from '../store/run-state.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
 import { assertUserEvent, parseFrame } from '../wire/frame.js'
@@ -95,6 +98,16 @@ export class Session {
         waitForDrain: () => this.#stream.waitForDrain()
       })
     }, this.#reporter('session.stream', event))
+  }
+
+  /**
+   * Sends the events of a run as `part` events, at the speed of the client, from the beginning or from a position. Resolves with the outcome
+   * when the run has ended and the client was sent all of it: its `status` and its `reason`. The client is sent the outcome, too, also
+   * if the process that follows the run fails: then the status is `lost`. Rejects with FST_SSE_SESSION_OVER if the session is closed, and with
+   * FST_SSE_RUN_INVALID, FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_WAITING, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
+   */
+  follow (run: Run, options: FollowOptions = {}): Promise<RunOutcome> {
+    return toPromise(() => run.deliver(this.#stream, options), this.#reporter('session.follow'))
   }
 
   /** Joins a channel: the session receives what is sent to the channel from now on. Does nothing if the session is a member. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */

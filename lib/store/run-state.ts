@@ -6,6 +6,15 @@ export interface RunOutcome {
   readonly status: 'finished' | 'stopped' | 'failed' | 'lost'
   /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed. */
   readonly reason?: string
+  /** The response to the error, if the items of a handler have failed. */
+  readonly response?: object
+}
+
+/** A session that receives the items of an iterable, and the start of the frame of each. */
+export interface Delivery {
+  readonly sessionId: string
+  /** Without the properties of the item: `event: part\ndata: {"run":"a",`. */
+  readonly partPrefix: string
 }
 
 /** What a store needs to create a run. */
@@ -17,6 +26,13 @@ export interface RunInput {
   readonly fingerprint: string | undefined
   /** Milliseconds for which the run is kept after its end. */
   readonly keep: number
+  /** Whether the data of the events is text; otherwise, it is JSON. */
+  readonly isText?: boolean
+  /**
+   * Makes this the run of a delivery: it has no entries and no readers, it does not count for `maxRuns`, and is not kept. At its end, the
+   * store MUST append an entry to the log of the session, unless that is closed: the prefix, `"end":`, the outcome as JSON, and `}\n\n`.
+   */
+  readonly delivery?: Delivery
 }
 
 /** The producer of a run, or a reader in this process. The store calls it when the run changes. */
@@ -33,6 +49,7 @@ export class RunState implements LogListener {
   readonly principal: string | undefined
   readonly fingerprint: string | undefined
   readonly keep: number
+  readonly isText: boolean
   /** The newest position of the store when the run was started. */
   readonly startPosition: number
   /** How the run has ended; `undefined` while it is running. */
@@ -42,12 +59,13 @@ export class RunState implements LogListener {
   readonly listeners = new Set<RunListener>()
   readonly #id: string
 
-  constructor ({ id, name, principal, fingerprint, keep }: RunInput, startPosition: number) {
+  constructor ({ id, name, principal, fingerprint, keep, isText = false }: RunInput, startPosition: number) {
     this.#id = id
     this.name = name
     this.principal = principal
     this.fingerprint = fingerprint
     this.keep = keep
+    this.isText = isText
     this.startPosition = startPosition
   }
 

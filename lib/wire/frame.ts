@@ -3,7 +3,7 @@ import { DataInvalid, EventInvalid, quote } from '../errors.js'
 import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
 // The names of the events of the plugin, of EventSource, and of the session of the package's client.
-const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'open', 'error', 'resume', 'disconnect', 'reset'])
+const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'part', 'open', 'error', 'resume', 'disconnect', 'reset'])
 // The name of the last event of a run.
 const END_EVENT = 'end'
 const FORBIDDEN_CHARACTERS = /[\r\n\0]/
@@ -33,10 +33,16 @@ export function frameEvent (event: string, data: unknown): string {
 
 /** Parses an event that {@link frameEvent} has formatted. */
 export function parseFrame (frame: string): { event: string, data: unknown } {
+  const { event = 'message', data } = splitFrame(frame)
+  return { event, data: JSON.parse(data) }
+}
+
+/** Returns the name, if it has one, and the data of an event that was formatted without an id. */
+export function splitFrame (frame: string): { event: string | undefined, data: string } {
   const dataLine = frame.startsWith('event: ') ? frame.indexOf('\n') + 1 : 0
   return {
-    event: dataLine === 0 ? 'message' : frame.slice('event: '.length, dataLine - 1),
-    data: JSON.parse(frame.slice(dataLine + 'data: '.length))
+    event: dataLine === 0 ? undefined : frame.slice('event: '.length, dataLine - 1),
+    data: frame.slice(dataLine + 'data: '.length, -2).replaceAll('\ndata: ', '\n')
   }
 }
 
@@ -55,6 +61,11 @@ export function frameRunItem (item: unknown, encodeData?: EncodeData): string {
   const text: unknown = encodeData(data)
   if (typeof text !== 'string') throw new DataInvalid(`"encode" must return a string; it returned a value of the type ${typeof text}`)
   return encode({ ...event !== 'message' && { event }, data: text })
+}
+
+/** Returns the start of each `part` event of a message or a run: everything before the properties of the part. */
+export function framePartPrefix (kind: 'message' | 'run', name: string): string {
+  return `event: part\ndata: {"${kind}":${JSON.stringify(name)},`
 }
 
 function isNamedItem (item: unknown): item is { event: string, data?: unknown } {

@@ -159,10 +159,20 @@ t.test('the reserved events are those that the server refuses to send', async t 
   const named = table(PAGE, 'Reserved events', 'event').map(nameOf)
   const [, others = ''] = /An app also cannot send events named (.*?)\. `EventSource`/.exec(read(PAGE)) ?? []
   const documented = [...named, ...[...others.matchAll(/`(\w+)`/g)].map(([, name = '']) => name)]
-  t.strictSame(named, ['welcome', 'gap', 'replaced', 'close'])
+  t.strictSame(named, ['welcome', 'gap', 'part', 'replaced', 'close'])
   for (const name of documented) await t.rejects(sessions.broadcast(name, null), { code: 'FST_SSE_EVENT_INVALID' }, name)
   const [, list = ''] = /reserved names (.*?);/.exec(await sessions.broadcast('gap', null).catch(String) as string) ?? []
   t.strictSame(list.split(/, | and /).sort(), documented.sort(), 'the error lists the same names')
+})
+
+t.test('parts have the documented form', async t => {
+  const { url, sessions } = await serve(t)
+  const run = await sessions.runs.start('chat:42', {}, function * () { yield 'All is' })
+  const stream = await openStream(t, url)
+  await (await sessions.find(stream.sessionId))?.follow(run)
+  await stream.waitFor(({ data }) => 'end' in (data as object))
+  const received = stream.text().slice(stream.text().indexOf('\n\n') + 2)
+  t.equal(received.replaceAll(stream.sessionId, 'TVhgP4pd-CAB7INk2uSwNXzm'), block('docs/protocol.md', 'parts'))
 })
 
 t.test('the headers are those that the server reads and sends', t => {

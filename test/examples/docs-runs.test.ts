@@ -28,6 +28,27 @@ t.test('the routes start, follow and stop a run, and the page reads it to its en
   await long.waitFor('{"status":"stopped","reason":"user"}')
 })
 
+t.test('a page receives the parts of a run that its session follows', async t => {
+  const url = await startApp(t, createFolder(t)('follow.ts', block('docs/runs.md', 'follow')))
+  const printed: unknown[][] = []
+  const sources: EventSource[] = []
+  class PageEventSource extends EventSource {
+    constructor (path: string) {
+      super(url + path)
+      sources.push(this)
+      this.addEventListener('welcome', ({ data }) => {
+        const { sessionId } = JSON.parse(String(data)) as { sessionId: string }
+        fetch(`${url}/upward/follow`, { method: 'POST', headers: { 'content-type': 'application/json', 'x-session-id': sessionId }, body: '{"name":"count"}' })
+      })
+    }
+  }
+  // The code is a block of this repository's documentation.
+  new Function('EventSource', 'console', block('docs/runs.md', 'follow-page'))(PageEventSource, { log: (...values: unknown[]) => { printed.push(values) } }) // eslint-disable-line no-new-func
+  await waitUntil(() => printed.length === 4, 'the end of the run')
+  sources[0]?.close()
+  t.strictSame(printed.map(values => values.filter((_, index) => index !== 1)), [['count', 1], ['count', 2], ['count', 3], ['count has ended: finished']])
+})
+
 t.test('the response has the documented form', async t => {
   const url = await startApp(t, createFolder(t)('routes.ts', block('docs/runs.md', 'routes')))
   const response = await follow(t, `${url}/counts/1`, { method: 'POST', body: { last: 1 } })

@@ -1,6 +1,6 @@
 import { IdempotencyKeyReused, RunExists, RunOver } from '../../errors.js'
 import { Log, type EntryInput } from '../../log/log.js'
-import { RunState, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
+import { RunState, type Delivery, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import type { StoreSettings } from '../store.js'
 import type { MemoryLimit } from './memory-limit.js'
@@ -11,9 +11,11 @@ class MemoryRun extends RunState {
   readonly log: Log
   /** Removes the run `keep` milliseconds after its end. */
   timer: NodeJS.Timeout | undefined
+  readonly delivery: Delivery | undefined
 
   constructor (input: RunInput, startPosition: number, createLog: (run: MemoryRun) => Log) {
     super(input, startPosition)
+    this.delivery = input.delivery
     this.log = createLog(this)
   }
 }
@@ -23,16 +25,21 @@ export class MemoryRuns implements RunStore {
   readonly #settings: StoreSettings
   readonly #logs: MemoryLogs
   readonly #limit: MemoryLimit
+  /** Appends to the log of a session, if it is open. */
+  readonly #sendTo: (sessionId: string, frame: string) => void
   readonly #byId = new Map<string, MemoryRun>()
   /** The newest run with each name and principal. */
   readonly #byName = new Map<string, MemoryRun>()
   /** The runs that have ended, in the order of their ends. */
   readonly #ended = new Set<MemoryRun>()
+  /** Number of runs in `#byId` that belong to deliveries. */
+  #deliveryCount = 0
 
-  constructor (settings: StoreSettings, logs: MemoryLogs, limit: MemoryLimit) {
+  constructor (settings: StoreSettings, logs: MemoryLogs, limit: MemoryLimit, sendTo: (sessionId: string, frame: string) => void) {
     this.#settings = settings
     this.#logs = logs
     this.#limit = limit
+    this.#sendTo = sendTo
   }
 
   start (input: RunInput, reuse: Reuse): RunState | undefined {
@@ -43,7 +50,8 @@ export class MemoryRuns implements RunStore {
       if (existing.fingerprint !== input.fingerprint) throw new IdempotencyKeyReused()
       return existing
     }
-    if (!this.#makeRoom()) return undefined
+    if (input.delivery !== undefined) this.#deliveryCount++
+    else if (!this.#makeRoom()) return undefined
     const run = new MemoryRun(input, this.#logs.head, run => new Log(this.#settings.runLog, run, log => { this.#limit.update(log) }))
     this.#byId.set(run.id, run)
     this.#byName.set(key, run)
@@ -68,8 +76,14 @@ export class MemoryRuns implements RunStore {
     if (run.outcome !== undefined) return false
     run.outcome = outcome
     run.endPosition = ++this.#logs.head
-    this.#ended.add(run)
-    run.timer = setTimeout(() => { this.#remove(run) }, run.keep).unref()
+    if (run.delivery === undefined) {
+      this.#ended.add(run)
+      run.timer = setTimeout(() => { this.#remove(run) }, run.keep).unref()
+    } else {
+      this.#deliveryCount--
+      this.#remove(run)
+      this.#sendTo(run.delivery.sessionId, `${run.delivery.partPrefix}"end":${JSON.stringify(outcome)}}\n\n`)
+    }
     for (const listener of [...run.listeners]) listener.onEnd()
     return true
   }
@@ -91,7 +105,7 @@ export class MemoryRuns implements RunStore {
 
   /** Makes room for one more run, if necessary and possible. */
   #makeRoom (): boolean {
-    if (this.#byId.size < this.#settings.maxRuns) return true
+    if (this.#byId.size - this.#deliveryCount < this.#settings.maxRuns) return true
     const [oldest] = this.#ended
     if (oldest !== undefined) this.#remove(oldest)
     return oldest !== undefined

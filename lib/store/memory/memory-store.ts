@@ -43,7 +43,10 @@ export class MemoryStore implements Store {
     this.#settings = settings
     this.#callbacks = callbacks
     this.#limit = new MemoryLimit(settings.maxBytes)
-    this.runs = new MemoryRuns(settings, logs, this.#limit)
+    this.runs = new MemoryRuns(settings, logs, this.#limit, (sessionId, frame) => {
+      const session = this.#sessions.get(sessionId)
+      if (session !== undefined && session.closeReason === undefined) this.send(session, { frame })
+    })
     this.#broadcasts = this.#createLog(settings.channelLog, { onAppend: () => { callbacks.onBroadcast() } })
     this.#expiryQueue = new ExpiryQueue(settings.resumeTimeout, session => { this.#expire(session) })
   }

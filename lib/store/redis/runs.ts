@@ -41,9 +41,9 @@ export class RedisRuns implements RunStore {
   }
 
   async start (input: RunInput, reuse: Reuse): Promise<RunState | undefined> {
-    const { id, fingerprint = '', keep } = input
+    const { id, fingerprint = '', keep, delivery } = input
     this.#producing.add(id)
-    const { run, value } = await this.#execute('run_start', id, nameKey(input), JSON.stringify(input), fingerprint, keep, reuse).catch((error: unknown) => {
+    const { run, value } = await this.#execute('run_start', id, nameKey(input), JSON.stringify(input), fingerprint, keep, reuse, ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
       this.#producing.delete(id)
       // It may have been started.
       this.#endReliably(id, { status: 'lost' })

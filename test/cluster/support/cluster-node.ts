@@ -145,6 +145,13 @@ const commands = {
   /** Adds items to the run that this node produces. */
   feed: async (...items: unknown[]) => { feed.add(...items) },
   endFeed: async () => { feed.end() },
+  followRun: async (sessionId: string, from?: number) => {
+    const session = await sessions.find(sessionId)
+    const run = await sessions.runs.find('a')
+    if (session === undefined || run === undefined) return false
+    session.follow(run, { from })
+    return true
+  },
   /** Lets all handlers that wait for the gate continue. */
   openGate: async () => { gate.resolve() }
 }

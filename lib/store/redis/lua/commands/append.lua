@@ -3,16 +3,7 @@
 -- Returns the position; 0 if the channel has no members and is not kept, -1 if the session is closed, or if
 -- the run has ended or belongs to another node.
 local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
-if kind == 's' then
-  local key = session_key(name)
-  local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
-  local last, owner, close_reason, start_position = num(meta[1]), meta[5], meta[6], meta[7]
-  if not start_position or close_reason then return -1 end
-  if is_retry then return last end
-  local entry_position = append(key, LOG, meta, frame, except)
-  if owner ~= '' then notify(owner, 'entry ' .. name .. ' ' .. int(last) .. ' ' .. int(entry_position) .. '\n' .. frame) end
-  return entry_position
-end
+if kind == 's' then return append_to_session(name, frame, except) end
 if kind == 'r' then
   local key = runs.key(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'outcome', 'followers')

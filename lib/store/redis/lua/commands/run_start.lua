@@ -1,8 +1,8 @@
 -- ARGS: token, id, name with the principal, JSON of the input, fingerprint or '', milliseconds to keep the run, which existing
--- run to return (`running`, `kept`, `never`).
+-- run to return (`running`, `kept`, `never`), and for the run of a delivery the session and the start of the frame of its end.
 -- Returns the inbox number, the newest position, the rollback position, and the record of the run, or why there is none: `exists`,
 -- `reused` (the fingerprint differs), `many`.
-local token, id, name, input, fingerprint, keep, reuse = unpack(ARGS)
+local token, id, name, input, fingerprint, keep, reuse, session, part_prefix = unpack(ARGS)
 
 local function reply (value) return { mark_reply(token), int(position), int(rollback_position), value } end
 
@@ -17,15 +17,19 @@ if existing then
     return reply(runs.record(existing))
   end
 end
-runs.remove_expired()
-if redis.call('ZCARD', runs.all) >= MAX_RUNS then
-  local oldest = redis.call('ZRANGEBYSCORE', runs.all, '-inf', '(' .. int(runs.RUNNING), 'LIMIT', 0, 1)[1]
-  if not oldest then return reply('many') end
-  runs.remove(oldest)
+if session then
+  redis.call('HSET', runs.key(id), 'session', session, 'partPrefix', part_prefix)
+else
+  runs.remove_expired()
+  if redis.call('ZCARD', runs.all) >= MAX_RUNS then
+    local oldest = redis.call('ZRANGEBYSCORE', runs.all, '-inf', '(' .. int(runs.RUNNING), 'LIMIT', 0, 1)[1]
+    if not oldest then return reply('many') end
+    runs.remove(oldest)
+  end
+  redis.call('ZADD', runs.all, runs.RUNNING, id)
 end
 redis.call('HSET', runs.key(id), 'input', input, 'name', name, 'fingerprint', fingerprint, 'keep', keep, 'startPosition', position, 'owner', NODE, 'users', NODE .. ',')
 redis.call('HSET', runs.names, name, id)
-redis.call('ZADD', runs.all, runs.RUNNING, id)
 redis.call('ZADD', runs.producer_key(NODE), position, id)
 redis.call('ZADD', runs.producers, 0, NODE)
 return reply(runs.record(id))

@@ -47,6 +47,18 @@ local function append (key, bounds, meta, frame, except)
   return entry_position
 end
 
+-- Appends an entry to the log of a session. Returns its position; -1 if the session is closed.
+local function append_to_session (id, frame, except)
+  local key = session_key(id)
+  local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
+  local last, owner, close_reason, start_position = num(meta[1]), meta[5], meta[6], meta[7]
+  if not start_position or close_reason then return -1 end
+  if is_retry then return last end
+  local entry_position = append(key, LOG, meta, frame, except)
+  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. int(last) .. ' ' .. int(entry_position) .. '\n' .. frame) end
+  return entry_position
+end
+
 -- Reads the entries of a log after a position, up to another one, until about `limit` bytes are read. Returns the newest
 -- position of the log, up to which position it is trimmed and why, the entries, whether there are more, and the bytes read.
 local function read_log (key, after, through, limit)

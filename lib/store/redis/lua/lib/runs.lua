@@ -2,7 +2,7 @@
 -- others with `runs.RUNNING`.
 -- `runs_kept` has those that have ended with the time of their removal. `runs:<node>` has those that the node produces, and
 -- `producers` the nodes that may have such a key. One table has all functions, because a function of Lua can use only 60 outer
--- variables.
+-- variables. The run of a delivery has a session, whose log gets an entry at its end. It is in `runs:<node>` only.
 local runs = { names = P .. ':run_names', all = P .. ':runs', kept = P .. ':runs_kept', producers = P .. ':producers', RUNNING = 9e15 }
 -- The number of runs that one command ends, or removes. Another one continues, so that Redis is not blocked.
 local MAX_CHANGED_RUNS = 512
@@ -28,16 +28,22 @@ end
 -- Ends a run that a node produces. The message of the end has the position of the last entry, so that a node can detect missing entries.
 function runs.finish (id, owner, outcome, ended_by)
   local key = runs.key(id)
-  local users, keep, last = unpack(redis.call('HMGET', key, 'users', 'keep', 'last'))
+  local users, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'users', 'keep', 'last', 'session', 'partPrefix'))
   redis.call('ZREM', runs.producer_key(owner), id)
   -- Redis has evicted it.
   if not users then return runs.remove(id) end
   local end_position = next_position()
   redis.call('HSET', key, 'outcome', outcome, 'endPosition', end_position, 'endedBy', ended_by)
-  redis.call('ZADD', runs.all, end_position, id)
-  redis.call('ZADD', runs.kept, clock + keep, id)
-  -- Nodes remove the run. The TTL removes it if no node is running.
-  redis.call('PEXPIRE', key, keep + 3600000)
+  if session then
+    append_to_session(session, part_prefix .. '"end":' .. outcome .. '}\n\n', '')
+    redis.call('HDEL', runs.names, redis.call('HGET', key, 'name'))
+    redis.call('PEXPIRE', key, 60000)
+  else
+    redis.call('ZADD', runs.all, end_position, id)
+    redis.call('ZADD', runs.kept, clock + keep, id)
+    -- Nodes remove the run. The TTL removes it if no node is running.
+    redis.call('PEXPIRE', key, keep + 3600000)
+  end
   for node in string.gmatch(users, '[^,]+') do
     notify(node, 'run_ended ' .. id .. ' ' .. int(num(last)) .. ' ' .. int(end_position) .. ' ' .. outcome)
   end
