@@ -1,6 +1,7 @@
 // What the pages of all examples share: the links between them, their style, the client, and their source files.
 import { readdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
 
 /** @import { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify' */
 
@@ -22,6 +23,37 @@ export function addPage (app, path, title, file) {
     const html = await readFile(new URL(file, FOLDER), 'utf8')
     return reply.type('text/html; charset=utf-8').send(html.replace('<nav></nav>', `<nav>${links.join(' ')}</nav>`))
   })
+}
+
+/**
+ * Serves a module and its imports as one file for browsers, which is created for the first request.
+ * @param {FastifyInstance} app
+ * @param {string} path
+ * @param {string} file relative to this folder
+ */
+export function addBundle (app, path, file) {
+  /** @type {Promise<string> | undefined} */
+  let bundle
+  app.get(path, async (_request, reply) => {
+    bundle ??= createBundle(fileURLToPath(new URL(file, FOLDER)))
+    return reply.type('text/javascript; charset=utf-8').send(await bundle)
+  })
+}
+
+/** @param {string} input */
+async function createBundle (input) {
+  // Loaded when it is needed, because it slows down the start.
+  const { build } = await import('rolldown')
+  const { output: [{ code }] } = await build({
+    input,
+    platform: 'browser',
+    transform: { define: { 'process.env.NODE_ENV': '"production"' } },
+    output: { minify: true },
+    write: false,
+    // The directive is for frameworks that also render on the server.
+    onLog: (level, log, handler) => { if (log.code !== 'MODULE_LEVEL_DIRECTIVE') handler(level, log) }
+  })
+  return code
 }
 
 /**

@@ -6,7 +6,7 @@ import { range } from '../support/clients.js'
 import { joinChat, sendAndWait } from './support/chat-page.js'
 import { findBrokenLinks, saveScreenshots, startExamples } from './support/examples.js'
 
-const PAGES = ['/', '/chat', '/clock', '/tokens']
+const PAGES = ['/', '/chat', '/clock', '/tokens', '/ai']
 const VIEWPORTS = [[320, 568], [390, 844], [568, 320], [844, 390], [1280, 800]] as const
 // The longest name that a person can have.
 const LONG_NAME = 'W'.repeat(24)
@@ -39,7 +39,7 @@ t.test('each page fits into phones and desktops, says what to try, and its links
   page.on('pageerror', error => { t.fail(String(error)) })
   for (const path of PAGES) {
     await page.goto(url + path)
-    await page.locator('#state').getByText('open', { exact: true }).waitFor()
+    await page.locator('#state[data-state=open]').waitFor()
     await checkLayout(t, page, path)
     const advice = await page.locator('footer').innerText()
     for (const topic of ['second tab', 'offline', 'server']) t.ok(advice.includes(topic), `${path} says what to try: ${topic}`)
