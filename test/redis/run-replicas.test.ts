@@ -26,7 +26,7 @@ function createRun () {
   const follow = (): LogReplica => {
     run.readers.add(reader)
     run.listeners.add(reader)
-    reducer.follow(run, 0)
+    reducer.runs.follow(run, 0)
     return run.replica as LogReplica
   }
   const read = (replica: LogReplica, last: number, record: string[], positions: readonly number[] = []): void => {
@@ -63,7 +63,7 @@ t.test('what was read for readers that have left is not applied', async t => {
   const { run, reducer, reader, follow, read } = createRun()
   const replica = follow()
   run.readers.delete(reader)
-  t.strictSame(reducer.pruneRuns(), ['run'])
+  t.strictSame(reducer.runs.prune(), ['run'])
   read(replica, 5, finished, [5])
   t.equal(run.outcome, undefined)
   const next = follow()
@@ -78,7 +78,7 @@ t.test('a run that Redis has lost ends after everything that its readers have re
   const { run, reducer, follow, read, ends } = createRun()
   const replica = follow()
   read(replica, 5, running, [5])
-  reducer.verifyRun(run)
+  reducer.runs.invalidate(run)
   t.equal(run.canWrite, false)
   read(replica, 0, [null, null, null, null] as unknown as string[])
   t.match(run, { outcome: { status: 'lost' }, endPosition: 6, isRemoved: true, canWrite: true })
@@ -91,7 +91,7 @@ t.test('what readers have not received of a run that is not kept any more is rep
   const replica = follow()
   read(replica, 5, finished, [5])
   reducer.highestPosition = 20
-  reducer.verifyRun(run)
+  reducer.runs.invalidate(run)
   read(replica, 0, [null, null, null, null] as unknown as string[])
   t.match(run, { outcome: { status: 'finished' }, endPosition: 9, isRemoved: true })
   t.match(replica.log, { trimmedPosition: 8, trimReason: 'age' })

@@ -238,7 +238,7 @@ export class Node {
     this.#fencedTicks = this.isFenced ? this.#fencedTicks + 1 : 0
     if (this.#fencedTicks !== Math.ceil(this.#lease * FENCED_LEASES / this.#interval)) return
     for (const { listener } of [...this.reducer.attached.values()]) listener?.onRemove()
-    for (const { readers } of this.reducer.followed.values()) for (const reader of [...readers]) reader.onUnavailable()
+    for (const { readers } of this.reducer.runs.followed.values()) for (const reader of [...readers]) reader.onUnavailable()
   }
 
   /** Renews the lease, or registers if Redis does not have the node any more. */
@@ -283,7 +283,7 @@ export class Node {
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
     this.sessions = Number(sessions)
     this.reducer.rollback(Number(rollbackPosition))
-    if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.followed.values()]) state.onAppend()
+    if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.runs.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()
     // After this heartbeat.

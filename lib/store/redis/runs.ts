@@ -96,7 +96,7 @@ export class RedisRuns implements RunStore {
     if (await this.findById(run.id) === undefined) return undefined
     run.readers.add(listener)
     run.listeners.add(listener)
-    this.#reducer.follow(run, Math.min(cursor, this.#reducer.highestPosition))
+    this.#reducer.runs.follow(run, Math.min(cursor, this.#reducer.highestPosition))
     try {
       if (!run.isComplete) await bounded(new Promise<void>(resolve => { run.onComplete.push(resolve) }))
     } catch (error) {
@@ -119,7 +119,7 @@ export class RedisRuns implements RunStore {
 
   /** Drops the logs of runs that have no readers in this process any more. */
   prune (): void {
-    const ids = this.#reducer.pruneRuns()
+    const ids = this.#reducer.runs.prune()
     if (ids.length > 0) this.#queue.executeReliably('run_unfollow', ...ids)
     for (const id of this.#producing) if (this.cache.get(id)?.outcome !== undefined) this.#producing.delete(id)
   }
@@ -149,7 +149,7 @@ export class RedisRuns implements RunStore {
     if (!isApplied) {
       apply(value)
       // Its end, or entries before it, may have been missed.
-      if (run !== undefined) this.#reducer.verifyRun(run)
+      if (run !== undefined) this.#reducer.runs.invalidate(run)
     }
     return { run, value }
   }
@@ -157,7 +157,7 @@ export class RedisRuns implements RunStore {
   /** Redis does not have a run. If it is in use in this process, its readers and its producer are notified. */
   #verifyKnown (id: string): void {
     const run = this.cache.get(id)
-    if (run !== undefined) this.#reducer.verifyRun(run)
+    if (run !== undefined) this.#reducer.runs.invalidate(run)
   }
 }
 

@@ -1,18 +1,14 @@
 import { now } from '../../../log/log.js'
-import type { RunOutcome } from '../../run-state.js'
 import type { StoreSettings } from '../../store.js'
-import { TrimGuard } from '../../trim-guard.js'
-import { LogReplica, parseEntry, type LogPart, type LogReader, type PublishedEntry } from './log-replica.js'
-import { parseRunRecord, RunReplica } from './run-replica.js'
-import { parseRecord, type SessionRecord, type SessionReplica } from './session-replica.js'
+import { LogReducer, runAll, splitFirst, type LogReducerListener } from './log-reducer.js'
+import { LogReplica, parseEntry, type LogPart } from './log-replica.js'
+import { RunReducer, type KnownRuns } from './run-reducer.js'
+import { RunReplica } from './run-replica.js'
+import { parseRecord, SessionReplica, type SessionRecord } from './session-replica.js'
 
 /** What the reducer causes outside of its state. */
-export interface ReducerListener {
+export interface ReducerListener extends LogReducerListener {
   onBroadcast (): void
-  /** A publication was missed. */
-  onLoss (): void
-  /** A log has to be read. */
-  onIncomplete (): void
   /** The store was restored to an earlier state, so the newest changes of sessions may be lost. */
   onRollback (): void
   /** Something may have changed for messages that wait: `turn` with the name of a ticket, `response` with a session and a key, `expired` with a node, or `closed` with a session. */
@@ -23,9 +19,9 @@ export interface ReducerListener {
   onStale (state: SessionReplica): void
 }
 
-/** The sessions, or the runs, that are in use in this process. */
-export interface KnownStates<State> {
-  get (id: string): State | undefined
+/** The sessions that are in use in this process. */
+export interface KnownSessions {
+  get (id: string): SessionReplica | undefined
 }
 
 /** What is read of a log, or of a session or a run that is in use without a stream or a reader in this process. */
@@ -48,37 +44,23 @@ type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog'>
  * Applies everything that happens to sessions and logs, in one order: publications, and the replies of commands at the
  * place that Redis has marked among the publications. It does nothing but change this state and call its listener.
  */
-export class Reducer {
+export class Reducer extends LogReducer {
   readonly broadcasts: LogReplica
   readonly channels = new Map<string, LogReplica>()
   /** The sessions with a stream in this process. */
   readonly attached = new Map<string, SessionReplica>()
-  /** The runs that have readers in this process. */
-  readonly followed = new Map<string, RunReplica>()
-  /** The replicas that have to be read. */
-  readonly incomplete = new Set<LogReplica>()
-  /** Sessions and runs that are in use without a stream or a reader here, and may have changed unnoticed. */
-  readonly unverified = new Set<SessionReplica | RunReplica>()
-  /** The position up to which everything was applied. */
-  position = 0
-  /** The newest position of the store that this process has received. */
-  highestPosition = 0
-  /** Entries up to this position may have been lost by the store. */
-  rollbackPosition = 0
-  /** The clock of Redis minus the clock of this process, in microseconds. */
-  clockOffset = 0
+  readonly runs: RunReducer
   node = ''
   readonly #settings: Settings
-  readonly #known: KnownStates<SessionReplica>
-  readonly #knownRuns: KnownStates<RunReplica>
+  readonly #known: KnownSessions
   readonly #listener: ReducerListener
-  readonly #trimGuard = new TrimGuard()
 
-  constructor (settings: Settings, known: KnownStates<SessionReplica>, knownRuns: KnownStates<RunReplica>, listener: ReducerListener) {
+  constructor (settings: Settings, known: KnownSessions, knownRuns: KnownRuns, listener: ReducerListener) {
+    super(listener)
     this.#settings = settings
     this.#known = known
-    this.#knownRuns = knownRuns
     this.#listener = listener
+    this.runs = new RunReducer(this, knownRuns, settings.runLog, listener)
     this.broadcasts = new LogReplica('b', '', settings.channelLog, { onAppend: () => { listener.onBroadcast() } })
     this.broadcasts.wanted = 0
     this.incomplete.add(this.broadcasts)
@@ -87,7 +69,7 @@ export class Reducer {
   /** Applies a publication to all nodes. */
   applyPublication (text: string): void {
     const [kind, rest] = splitFirst(text)
-    if (kind === 'entry') this.#append(this.broadcasts, parseEntry(rest, 0))
+    if (kind === 'entry') this.append(this.broadcasts, parseEntry(rest, 0))
     else if (kind === 'rollback') this.rollback(Number(rest))
     else this.#listener.onQueueChange(kind, rest)
   }
@@ -95,7 +77,7 @@ export class Reducer {
   /** Applies a publication to a channel. */
   applyChannelPublication (name: string, text: string): void {
     const replica = this.channels.get(name)
-    if (replica !== undefined) this.#append(replica, parseEntry(text, text.indexOf(' ') + 1))
+    if (replica !== undefined) this.append(replica, parseEntry(text, text.indexOf(' ') + 1))
   }
 
   /** Applies a message of the node's inbox. */
@@ -106,7 +88,7 @@ export class Reducer {
     }
     const [id, rest] = splitFirst(text)
     if (kind.startsWith('run_')) {
-      this.#applyRunMessage(id, kind, rest)
+      this.runs.applyMessage(id, kind, rest)
       return
     }
     const state = this.attached.get(id)
@@ -127,7 +109,7 @@ export class Reducer {
     // A log that was read before lacks only entries before its `start`, which `read` adds.
     if (ownLog.start === Infinity) ownLog.add(part, cursor, this.clockOffset)
     if (ownLog.isLive) this.#setStream(state, record)
-    this.#releaseReaders(ownLog)
+    this.releaseReaders(ownLog)
   }
 
   /** The reply of `acquire` if its place among the publications is lost: it may be out of date, so the session has to be read. */
@@ -144,18 +126,19 @@ export class Reducer {
       // The replica has become live or was invalidated since the command was sent, so another range is missing now.
       else if (item.replica.isLive !== (item.through !== Infinity)) continue
       else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
-      else if (item.replica.kind === 'r') this.#readRun(item, value as LogPart)
+      else if (item.replica.kind === 'r') this.runs.applyRead(item.replica, item.after, value as LogPart)
       else {
         item.replica.add(value as LogPart, item.after, this.clockOffset)
-        this.#releaseReaders(item.replica)
+        this.releaseReaders(item.replica)
+        if (item.replica === this.broadcasts) this.#continueAll()
       }
     }
-    this.#trimGuard.reset()
+    this.trimGuard.reset()
   }
 
   /** Applies the positions of a reply. */
   advance (position: number, rollbackPosition: number): void {
-    this.#advanceTo(position)
+    this.advanceTo(position)
     this.rollback(rollbackPosition)
   }
 
@@ -163,7 +146,7 @@ export class Reducer {
   rollback (position: number): void {
     if (position <= this.rollbackPosition) return
     this.rollbackPosition = position
-    this.#advanceTo(position)
+    this.advanceTo(position)
     for (const { log } of this.#replicas()) log.markTrimmed(position, 'store')
     for (const state of this.attached.values()) state.streamVersion = 0
     this.#listener.onRollback()
@@ -211,39 +194,6 @@ export class Reducer {
     }
   }
 
-  /** Lets the readers of a run read its log after a position. */
-  follow (run: RunReplica, position: number): void {
-    if (run.replica === undefined) {
-      run.replica = new LogReplica('r', run.id, this.#settings.runLog)
-      run.replica.log.markTrimmed(this.rollbackPosition, 'store')
-      this.followed.set(run.id, run)
-    }
-    this.#addReader(run.replica, run, position)
-  }
-
-  /** What is known of a run may be out of date: it has to be read again before its readers continue. */
-  verifyRun (run: RunReplica): void {
-    if (run.replica === undefined) this.unverified.add(run)
-    else {
-      run.replica.invalidate()
-      this.incomplete.add(run.replica)
-    }
-    this.#listener.onIncomplete()
-  }
-
-  /** Drops the replicas of runs that have no readers. Returns their ids. */
-  pruneRuns (): string[] {
-    const pruned = [...this.followed.values()].filter(({ readers }) => readers.size === 0)
-    for (const run of pruned) {
-      const replica = run.replica as LogReplica
-      replica.removeReader(run)
-      run.replica = undefined
-      this.followed.delete(run.id)
-      this.incomplete.delete(replica)
-    }
-    return pruned.map(({ id }) => id)
-  }
-
   /** Drops the replicas of channels that no stream reads. Returns their names. */
   prune (): string[] {
     const pruned: string[] = []
@@ -262,20 +212,9 @@ export class Reducer {
     for (const { log } of this.#replicas()) log.expire(time)
   }
 
-  #append (replica: LogReplica, entry: PublishedEntry): void {
-    if (replica.isLive) this.#trimGuard.beforeAppend(replica.log, entry, this.position)
-    if (!replica.append(entry)) this.#listener.onLoss()
-    this.#advanceTo(entry.position)
-  }
-
-  #advanceTo (position: number): void {
-    this.position = Math.max(this.position, position)
-    this.highestPosition = Math.max(this.highestPosition, position)
-  }
-
   #applySessionMessage (state: SessionReplica, ownLog: LogReplica, kind: string, text: string): void {
     if (kind === 'entry') {
-      this.#append(ownLog, parseEntry(text, 0))
+      this.append(ownLog, parseEntry(text, 0))
       return
     }
     const [version, rest] = splitFirst(text)
@@ -341,45 +280,6 @@ export class Reducer {
     if (state.markClosed(reason)) state.listener?.onEnd()
   }
 
-  #applyRunMessage (id: string, kind: string, text: string): void {
-    const run = this.#knownRuns.get(id)
-    if (run === undefined) return
-    const { replica } = run
-    if (kind === 'run_entry') {
-      if (replica !== undefined) this.#append(replica, parseEntry(text, 0))
-      return
-    }
-    const [last, rest] = splitFirst(text)
-    const [endPosition, outcome] = splitFirst(rest)
-    this.#advanceTo(Number(endPosition))
-    // While the log is not complete, it has to be read, which shows the end.
-    if (replica?.isLive === false) return
-    if (replica !== undefined && Number(last) > replica.log.lastPosition) this.#listener.onLoss()
-    else run.markEnded(JSON.parse(outcome) as RunOutcome, Number(endPosition))
-  }
-
-  #readRun ({ replica, after }: LogItem, part: LogPart): void {
-    const run = this.followed.get(replica.name)
-    if (run?.replica !== replica) return
-    const record = parseRunRecord(part[5])
-    if (record === undefined) this.#removeRun(run)
-    else {
-      replica.add(part, after, this.clockOffset)
-      if (replica.isLive) run.apply(record)
-    }
-    this.#releaseReaders(replica)
-  }
-
-  /** Ends a run that the store does not have any more. What its readers have not received is lost. */
-  #removeRun (run: RunReplica): void {
-    const { replica, outcome } = run
-    run.isRemoved = true
-    // Before the end, if it is known.
-    const position = Math.min(Math.max(this.highestPosition, replica?.log.lastPosition ?? 0), run.endPosition - 1)
-    replica?.add([String(position), String(position), outcome === undefined ? 'store' : 'age', [], 0], replica.missingRange[0], this.clockOffset)
-    run.markEnded({ status: 'lost' }, position + 1)
-  }
-
   /** Starts the stream that was acquired. Returns false if another node has acquired it since. */
   #startStream (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
     const { id } = state
@@ -397,7 +297,7 @@ export class Reducer {
     state.log.markTrimmed(this.rollbackPosition, 'store')
     this.attached.set(id, state)
     state.reads.add(state.ownLog)
-    this.#addReader(state.ownLog, state, state.readFrom)
+    this.addReader(state.ownLog, state, state.readFrom)
     return true
   }
 
@@ -414,17 +314,14 @@ export class Reducer {
       const record = wasLive || !replica.isLive ? undefined : parseRecord(part[5])
       if (record !== undefined) this.#setStream(state, record)
       // After `#setStream`, because only then the stream has the right ranges.
-      this.#releaseReaders(replica)
+      this.releaseReaders(replica)
     }
   }
 
   #verify (state: SessionReplica | RunReplica, value: ReadValue): void {
     this.unverified.delete(state)
     if (state instanceof RunReplica) {
-      const record = parseRunRecord(value)
-      if (state.replica !== undefined) return
-      if (record === undefined) this.#removeRun(state)
-      else state.apply(record)
+      this.runs.applyRecord(state, value)
       return
     }
     if (state.epoch !== 0) return
@@ -444,7 +341,7 @@ export class Reducer {
     for (const { channel, from } of state.left) replicas.add(this.#read(state, channel, from))
     this.#keepOnly(state, replicas)
     this.#rebuild(state)
-    this.#continueIfComplete(state)
+    this.continueIfComplete(state)
     if (record.closeReason === undefined) return
     runAll(state.onClosed)
     if (state.markClosed(record.closeReason)) state.listener?.onEnd()
@@ -459,15 +356,8 @@ export class Reducer {
       this.channels.set(name, replica)
     }
     state.reads.add(replica)
-    this.#addReader(replica, state, Math.max(from, state.readFrom))
+    this.addReader(replica, state, Math.max(from, state.readFrom))
     return replica
-  }
-
-  #addReader (replica: LogReplica, reader: LogReader, position: number): void {
-    replica.addReader(reader, position)
-    if (!replica.isIncomplete) return
-    this.incomplete.add(replica)
-    this.#listener.onIncomplete()
   }
 
   /** Removes a session from the readers of other replicas. */
@@ -479,29 +369,17 @@ export class Reducer {
     }
   }
 
-  /** Lets the readers continue for which a replica is complete. */
-  #releaseReaders (replica: LogReplica): void {
-    if (!replica.isIncomplete) this.incomplete.delete(replica)
-    if (!replica.isLive) return
-    replica.log.markTrimmed(this.rollbackPosition, 'store')
-    if (replica === this.broadcasts) {
-      for (const state of this.attached.values()) this.#continueIfComplete(state)
-      this.#listener.onBroadcast()
-      return
-    }
-    for (const [reader, position] of replica.waiting) {
-      if (!replica.covers(position)) continue
-      replica.release(reader)
-      this.#continueIfComplete(reader as SessionReplica | RunReplica)
-    }
+  /** The streams that waited only for broadcasts continue. */
+  #continueAll (): void {
+    if (!this.broadcasts.isLive) return
+    for (const state of this.attached.values()) this.continueIfComplete(state)
+    this.#listener.onBroadcast()
   }
 
-  #continueIfComplete (state: SessionReplica | RunReplica): void {
-    if (!state.isComplete) return
+  protected override continueIfComplete (reader: SessionReplica | RunReplica): void {
     // The entries of channels that the session has left may be trimmed meanwhile.
-    if (!(state instanceof RunReplica) && state.left.length > 0) this.#rebuild(state)
-    state.onAppend()
-    runAll(state.onComplete)
+    if (reader instanceof SessionReplica && reader.isComplete && reader.left.length > 0) this.#rebuild(reader)
+    super.continueIfComplete(reader)
   }
 
   /** Another node has the stream of a session. `isNewer` tells whether its request is known to be newer. */
@@ -542,22 +420,13 @@ export class Reducer {
     const wasWaiting = state.missing > 0
     this.#keepOnly(state, replicas)
     // The stream may have waited only for a channel that the session has left.
-    if (wasWaiting) this.#continueIfComplete(state)
+    if (wasWaiting) this.continueIfComplete(state)
   }
 
   * #replicas (): Iterable<LogReplica> {
     yield this.broadcasts
     yield * this.channels.values()
     for (const { ownLog } of this.attached.values()) if (ownLog !== undefined) yield ownLog
-    for (const { replica } of this.followed.values()) yield replica as LogReplica
+    for (const { replica } of this.runs.followed.values()) yield replica as LogReplica
   }
-}
-
-function splitFirst (text: string): [first: string, rest: string] {
-  const space = text.indexOf(' ')
-  return space === -1 ? [text, ''] : [text.slice(0, space), text.slice(space + 1)]
-}
-
-function runAll (callbacks: Array<() => void>): void {
-  for (const callback of callbacks.splice(0)) callback()
 }
