@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import type { Page } from 'playwright-core'
 import type { Test } from 'tap'
-import ts from 'typescript'
 import { openContext } from '../support/browser.js'
 import { runScript, trackProcess, type TrackedProcess } from '../support/child-process.js'
 import { withTimeout } from '../support/wait.js'
 import { root } from './docs.js'
 
-/** Writes code to a file in a new folder, TypeScript compiled to JavaScript. Returns the path of the file. */
+/** Writes code to a file in a new folder, TypeScript without its types. Returns the path of the file. */
 export type Save = (name: string, code: string) => string
 
 /** Creates a folder for the code of a test, removed when the test ends. It is in the repository, so that the package resolves its own name; needs `npm run build`. */
@@ -24,8 +24,11 @@ export function createFolder (t: Test): Save {
   }
 }
 
+/** Strips types, as Node itself does from version 22.18 on. */
 function toJavaScript (code: string): string {
-  return ts.transpileModule(code, { compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2023, verbatimModuleSyntax: true } }).outputText
+  // Loaded only here, because it takes longer than most tests.
+  const { transformSync } = createRequire(import.meta.url)('amaro') as typeof import('amaro')
+  return transformSync(code, { mode: 'strip-only' }).code
 }
 
 /** Starts a file that listens on the port of the variable PORT and prints its URL; resolves with the URL. It is killed when the test ends. */
@@ -50,7 +53,10 @@ export function runCommand (t: Test, command: string, env: Record<string, string
 /** Runs a fragment, in JavaScript without imports or in TypeScript, as the body of an async function with the given names. */
 export async function runFragment (code: string, names: Record<string, unknown>): Promise<unknown> {
   const AsyncFunction = (async () => {}).constructor as new (...args: string[]) => (...values: unknown[]) => Promise<unknown>
-  return await new AsyncFunction(...Object.keys(names), toJavaScript(code).replace(/^export \{\};$/m, ''))(...Object.values(names))
+  // Only the body of a function may contain `return` and `await`.
+  const [start, end] = ['async () => {', '\n}']
+  const body = toJavaScript(start + code + end).slice(start.length, -end.length)
+  return await new AsyncFunction(...Object.keys(names), body)(...Object.values(names))
 }
 
 /** Opens Chromium with a page in the origin of an app, which serves all other paths. `script` is served as `/page.js`. */

@@ -1,5 +1,5 @@
 import { accessSync, constants } from 'node:fs'
-import { chromium, type Browser, type BrowserContext, type BrowserContextOptions } from 'playwright-core'
+import type { Browser, BrowserContext, BrowserContextOptions } from 'playwright-core'
 import root, { type Test } from 'tap'
 
 const CANDIDATES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
@@ -23,16 +23,18 @@ export const needsChromium: { skip?: string } = chromiumPath === undefined && pr
 let browser: Promise<Browser> | undefined
 
 /** Starts Chromium, also as root. */
-function launch (): Promise<Browser> {
+async function launch (): Promise<Browser> {
   if (chromiumPath === undefined) throw new Error('Chromium is not installed, which is an error in CI; set CHROMIUM to its path')
-  const launched = chromium.launch({
+  // Loaded only here, because it takes a second of CPU time, and many files that import this one use no browser.
+  const { chromium } = await import('playwright-core')
+  const browser = await chromium.launch({
     executablePath: chromiumPath,
     // Users have the back/forward cache, so the tests keep it.
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
   })
-  root.teardown(async () => { await (await launched).close() })
-  return launched
+  root.teardown(() => browser.close())
+  return browser
 }
 
 /** Opens a context of Chromium, which shares no cookies, cache or connections with others. It is closed when the test ends. */
