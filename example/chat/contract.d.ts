@@ -49,7 +49,4 @@ export interface ChatState {
   setPerson: (person: Person) => Awaitable<unknown>
   removePerson: (person: Person) => Awaitable<unknown>
   listPeople: () => Awaitable<PeopleList>
-  addMessage: (message: ChatMessage) => Awaitable<unknown>
-  /** Returns the latest messages of a room, oldest first. */
-  listMessages: (room: string) => Awaitable<ChatMessage[]>
 }

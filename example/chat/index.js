@@ -1,4 +1,4 @@
-// A chat with rooms. It shows who is in a room, who is typing, and the latest messages. Each room is a channel.
+// A chat with rooms. It shows who is in a room, who is typing, and the latest messages. Each room is a channel, which keeps its messages.
 import sseSessions from 'fastify-sse-sessions'
 import { addPage } from '../site.js'
 import { createMemoryState } from './memory-state.js'
@@ -8,6 +8,8 @@ import { createMemoryState } from './memory-state.js'
 /** @import { Chat, ChatState, Person } from './contract.js' */
 
 const ROOMS = ['Lobby', 'Kitchen', 'Garden']
+const MAX_MESSAGES = 50
+const DAY = 86_400_000
 
 const textSchema = (/** @type {number} */ maxLength) => ({ type: 'string', minLength: 1, maxLength })
 const enterSchema = { type: 'object', required: ['room', 'name'], properties: { room: { enum: ROOMS }, name: textSchema(24) } }
@@ -25,6 +27,10 @@ export default async function chat (app, { state = createMemoryState(), ...optio
   /** @type {ContractSessions<Chat>} */
   const sessions = app.sseSessions.withContract()
 
+  const messagesOf = (/** @type {string} */ room) => sessions.channel(room, { keep: DAY })
+  // A channel of its own, so that the history of the room contains only messages.
+  const typingIn = (/** @type {string} */ room) => sessions.channel(`typing in ${room}`)
+
   const broadcastPeople = async () => sessions.broadcast('people', await state.listPeople())
 
   /** @type {(session: Pick<Session, 'data'>) => Person | undefined} */
@@ -39,26 +45,25 @@ export default async function chat (app, { state = createMemoryState(), ...optio
 
   sessions.handle('enter', { schema: enterSchema }, async (session, { room, name }) => {
     const before = personOf(session)
-    if (before !== undefined) await session.leave(before.room)
+    if (before !== undefined) await Promise.all([session.leave(before.room), session.leave(typingIn(before.room).name)])
     const person = { id: before?.id ?? await state.nextPersonId(), name, room, away: false }
     await session.update({ person })
     await state.setPerson(person)
-    // The session joins before the messages are read, so that none is missed in between. The page removes duplicates.
-    await session.join(room)
-    await session.emit('room', { room, you: person.id, messages: await state.listMessages(room) })
+    await session.join(typingIn(room).name)
+    // All later messages follow as events.
+    const history = await session.join(room, { history: MAX_MESSAGES })
+    await session.emit('room', { room, you: person.id, messages: history.flatMap(({ event, data }) => event === 'message' ? data : []) })
     await broadcastPeople()
   })
 
   sessions.handle('send', { schema: sendSchema }, async (session, { text }, { message: { id = crypto.randomUUID() } }) => {
     const { id: from, name, room } = requirePerson(session)
-    const message = { id: `${from}.${id}`, room, from, name, text, at: Date.now() }
-    await state.addMessage(message)
-    await sessions.channel(room).emit('message', message)
+    await messagesOf(room).emit('message', { id: `${from}.${id}`, room, from, name, text, at: Date.now() })
   })
 
   sessions.handle('typing', async session => {
     const person = requirePerson(session)
-    await sessions.channel(person.room).emit('typing', person, { except: session })
+    await typingIn(person.room).emit('typing', person, { except: session })
   })
 
   /** @type {(session: Pick<Session, 'data'>, away: boolean) => Promise<void>} */
