@@ -11,8 +11,10 @@ export function acceptsEventStream (accept = '*/*'): boolean {
     const index = RANGES.indexOf(type)
     // [RFC 9110, 12.5.1] The most specific range that matches decides.
     if (index === -1 || index < specificity) continue
+    const quality = Number(parameters.find(parameter => parameter.startsWith('q='))?.slice(2) ?? 1)
+    // The same range with other parameters, such as those of another version, is for other content.
+    weight = index === specificity ? Math.max(weight, quality) : quality
     specificity = index
-    weight = Number(parameters.find(parameter => parameter.startsWith('q='))?.slice(2) ?? 1)
   }
   // [RFC 9110, 12.4.2] A weight of 0 means "not acceptable".
   return weight > 0

@@ -21,7 +21,9 @@ const ACCEPTED = [
   'text/event-stream, */*;q=0',
   'text/html;title="a, b; c", text/event-stream',
   'text/event-stream;note=";q=0"',
-  ', text/event-stream ,'
+  ', text/event-stream ,',
+  'text/event-stream, text/event-stream;version=2;q=0',
+  'text/event-stream;version=2;q=0, text/event-stream'
 ]
 
 const REFUSED = [

@@ -1,10 +1,15 @@
-import { connect } from 'node:http2'
 import { once } from 'node:events'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
+import { connect } from 'node:http2'
+import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { request } from 'undici'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
+import { connectHttp2, http2Options, requestHttp2 } from '../support/http2.js'
+import { openRawClient } from '../support/raw-client.js'
+import { waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('responds with 415 to content types other than JSON and NDJSON, also if the app has parsers for them', async t => {
   const { url, sessions } = await serve(t, {}, {
@@ -53,6 +58,64 @@ t.test('a body over HTTP/2 needs no Content-Length', async t => {
     await once(post, 'end')
     t.equal(text, expected)
   }
+})
+
+// Such a body is recognized only when it ends.
+const POSTS: Array<[type: string | undefined, body: string | undefined, status: number, text: string]> = [
+  ['application/json', undefined, 200, '"undefined"'],
+  [undefined, undefined, 200, '"undefined"'],
+  ['application/json', '{"a":1}', 200, '"object"'],
+  [undefined, '{"a":1}', 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE'],
+  ['application/x-ndjson', undefined, 200, '[]']
+]
+
+t.test('an empty body may be chunked', async t => {
+  const { url, port, sessions } = await serve(t)
+  sessions.handle('ping', (_session, data) => JSON.stringify(typeof data))
+  const { sessionId } = await openStream(t, url)
+  const send = async (method: string, path: string, type: string | undefined, body: string | undefined): Promise<[status: number | undefined, text: string]> => {
+    const post = httpRequest({ port, method, path, headers: { 'transfer-encoding': 'chunked', 'x-session-id': sessionId, ...type !== undefined && { 'content-type': type } } })
+    post.flushHeaders()
+    post.end(body)
+    const [response] = await withTimeout(once(post, 'response'), 'the response') as [IncomingMessage]
+    return [response.statusCode, await text(response)]
+  }
+  for (const [type, body, status, expected] of POSTS) t.match(await send('POST', '/upward/ping', type, body), [status, expected], `${type}, ${body}`)
+  t.match(await send('DELETE', '/downward', 'application/json', undefined), [204, ''])
+})
+
+t.test('an empty body over HTTP/2 may end after the headers', async t => {
+  const server = await serve(t, {}, { fastify: http2Options })
+  server.sessions.handle('ping', (_session, data) => JSON.stringify(typeof data))
+  const client = connectHttp2(t, server)
+  const { headers: { 'x-session-id': sessionId } } = await requestHttp2(client, { ':path': '/downward' })
+  const send = async (method: string, path: string, type: string | undefined, body: string | undefined): Promise<[status: number, text: string]> => {
+    const { headers, text, ended } = await requestHttp2(client, { ':method': method, ':path': path, 'x-session-id': String(sessionId), ...type !== undefined && { 'content-type': type } }, body === undefined ? {} : { body })
+    await ended
+    return [Number(headers[':status']), text()]
+  }
+  for (const [type, body, status, expected] of POSTS) t.match(await send('POST', '/upward/ping', type, body), [status, expected], `${type}, ${body}`)
+  t.match(await send('DELETE', '/downward', 'application/json', undefined), [204, ''])
+})
+
+t.test('a body of unknown length may arrive in parts, or never', async t => {
+  const errors: string[] = []
+  let started = 0
+  const { port, url, sessions } = await serve(t, {}, {
+    beforeRegister: app => app
+      .addHook('preParsing', async ({ method }) => { if (method === 'POST') started++ })
+      .addHook('onError', async (_request, _reply, { message }) => { errors.push(message) })
+  })
+  sessions.handle('return', (_session, data) => data)
+  const { sessionId } = await openStream(t, url)
+  const request = `POST /upward/return HTTP/1.1\r\nHost: localhost\r\nX-Session-ID: ${sessionId}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n`
+  const [first, second] = [openRawClient(t, port, { request }), openRawClient(t, port, { request })]
+  await waitUntil(() => started === 2, 'the requests')
+  first.socket.write('3\r\n{"a\r\n')
+  first.socket.write('4\r\n":1}\r\n0\r\n\r\n')
+  await first.waitFor('{"a":1}')
+  second.socket.destroy()
+  await waitUntil(() => errors.length === 1, 'the error')
 })
 
 t.test('the event name can be in the query, so that it may contain a slash', async t => {
