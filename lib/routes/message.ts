@@ -10,6 +10,7 @@ import type { Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
+import { isResponse } from '../stream/response-sink.js'
 
 /** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
@@ -37,9 +38,17 @@ export const captureResponse: onSendHookHandler<unknown> = (request, reply, payl
     capture.resolve({ status: reply.statusCode, headers: addedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
-  if (isBody(payload)) finish(payload)
-  // An error handler or a hook of the app has made a stream.
-  else buffer(payload as AsyncIterable<unknown>).then(finish, done)
+  // An error handler or a hook of the app may have made a stream or a Response.
+  const body = isResponse(payload) ? readResponse(payload, reply) : payload
+  if (isBody(body)) finish(body)
+  else buffer(body as AsyncIterable<unknown>).then(finish, done)
+}
+
+/** Sets the status and the headers of a Response, as Fastify does after all hooks, and returns its body. */
+function readResponse (response: Response, reply: FastifyReply): unknown {
+  reply.code(response.status)
+  response.headers.forEach((value, name) => { reply.header(name, value) })
+  return response.body ?? undefined
 }
 
 /** Returns the headers that a repeat gets as well. Cookies are of one request only. */

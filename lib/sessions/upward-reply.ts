@@ -1,6 +1,7 @@
 import type { FastifyReply } from 'fastify'
 import { ResponseInvalid } from '../errors.js'
 import type { StoredResponse } from '../store/message-queue.js'
+import { isStream } from '../stream/response-sink.js'
 
 export const JSON_TYPE = 'application/json; charset=utf-8'
 const ACCEPTED = '{"status":"accepted"}'
@@ -72,14 +73,12 @@ export class UpwardReply {
     if (value === undefined || typeof value === 'string') return value
     // A copy, because the handler may reuse its buffer.
     if (ArrayBuffer.isView(value)) return Buffer.from(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
-    if (isStream(value)) throw new ResponseInvalid(JSON.stringify(event), `a ${value.constructor.name}`)
+    if (isStream(value) || isAsyncIterable(value) || value instanceof Blob) throw new ResponseInvalid(JSON.stringify(event))
     // The types say `string`, but the serializer may return a buffer, or nothing for a value without a JSON form.
     return this.#reply.serialize(value) as StoredResponse['body']
   }
 }
 
-/** Whether a value is a stream. Fastify would send some kinds as a stream, and JSON.stringify would turn the others into an empty object. */
-function isStream (value: unknown): value is object {
-  return typeof value === 'object' && value !== null &&
-    ('pipe' in value || 'getReader' in value || Symbol.asyncIterator in value || value instanceof Response || value instanceof Blob)
+function isAsyncIterable (value: unknown): boolean {
+  return typeof value === 'object' && value !== null && Symbol.asyncIterator in value
 }

@@ -197,6 +197,8 @@ export class StreamPayload extends Readable {
     if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     if (payload === this && !this.#isUsed) {
       this.#sink.takeOver(reply)
+      // A hook may keep the payload and destroy it later.
+      this.on('error', error => { this.#sink.listener?.onError?.(error) }).on('close', () => { this.#sink.destroy() })
       this.#onStart()
       return
     }
@@ -227,7 +229,12 @@ export const startStream: onSendHookHandler<unknown> = (_request, reply: Fastify
 }
 
 /** Whether Fastify sends a payload as a stream. */
-function isStream (payload: unknown): boolean {
+export function isStream (payload: unknown): boolean {
   const { pipe, getReader } = Object(payload) as { pipe?: unknown, getReader?: unknown }
-  return typeof pipe === 'function' || typeof getReader === 'function'
+  return typeof pipe === 'function' || typeof getReader === 'function' || isResponse(payload)
+}
+
+/** Whether a payload is a `Response`, of any implementation. */
+export function isResponse (payload: unknown): payload is Response {
+  return Object.prototype.toString.call(payload) === '[object Response]'
 }

@@ -253,6 +253,28 @@ t.test('responds with 500 to a handler that returns a stream or a Response', asy
   }
 })
 
+t.test('data with members that streams also have is not a stream', async t => {
+  const { sessions, url, sessionId } = await serveSession(t)
+  const data = { pipe: 'steel', getReader: null, body: 'text' }
+  sessions.handle('pipe', () => data)
+  t.match(await postMessage(url, sessionId, {}, { event: 'pipe' }), { status: 200, body: data })
+})
+
+t.test('an error handler may send a Response, in a message and in a batch', async t => {
+  const { sessions, url, sessionId, postBatch } = await serveSession(t, {}, {
+    beforeRegister: app => {
+      app.setErrorHandler((error: Error, _request, reply) => {
+        return reply.send(new Response(error.message === 'empty' ? null : '{"hidden":true}', { status: 418, headers: { 'content-type': 'application/json', 'x-incident': '1' } }))
+      })
+    }
+  })
+  sessions.handle('text', () => { throw new Error('text') }).handle('empty', () => { throw new Error('empty') })
+  for (const replayed of [undefined, 'true']) {
+    t.match(await postMessage(url, sessionId, {}, { event: 'text', key: 'k' }), { status: 418, headers: { 'x-incident': '1', 'idempotent-replayed': replayed }, body: { hidden: true } })
+  }
+  t.strictSame((await postBatch({ event: 'text' }, { event: 'empty' })).body, [{ status: 418, body: { hidden: true } }, { status: 418 }])
+})
+
 t.test('@fastify/rate-limit counts a batch as one request', async t => {
   const { sessions, postBatch } = await serveSession(t, {}, { beforeRegister: (app: FastifyInstance) => app.register(rateLimit, { max: 3 }) })
   sessions.handle('a', () => 'handled')

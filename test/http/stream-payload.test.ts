@@ -32,6 +32,10 @@ const USES: Record<string, (payload: Readable, seen: (text: string) => void, end
   'replaces it with a web stream': (payload, _seen, end) => {
     payload.on('close', end)
     return Readable.toWeb(payload)
+  },
+  'replaces it with a Response': (payload, _seen, end) => {
+    payload.on('close', end)
+    return new Response(Readable.toWeb(payload) as ReadableStream)
   }
 }
 
@@ -83,6 +87,26 @@ for (const [title, hook, status] of [
     t.equal(stream.status, status)
     await withTimeout(stream.ended, 'the end of the response')
     t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
+  })
+}
+
+for (const error of [undefined, new Error('destroyed by a hook')]) {
+  t.test(`an onSend hook ends the stream if it destroys the payload later, ${error === undefined ? 'without' : 'with'} an error`, async t => {
+    const errors: unknown[] = []
+    let payload: Readable | undefined
+    const { sessions, url } = await serve(t, {}, {
+      ...withHook(stream => {
+        payload = stream
+        return stream
+      }),
+      fastify: { logger: { level: 'error', stream: { write: line => { errors.push((JSON.parse(line) as { err: Error }).err.message) } } } }
+    })
+    const stream = await openStream(t, url)
+    payload?.destroy(error)
+    await withTimeout(stream.ended, 'the end of the stream')
+    await waitForStreams(sessions, 0)
+    t.equal((await sessions.find(stream.sessionId))?.closed, false, 'the client can resume')
+    t.strictSame(errors, error === undefined ? [] : ['destroyed by a hook'])
   })
 }
 
