@@ -17,7 +17,7 @@ import { Run, type DeliveryTarget, type RunContext } from './run.js'
 
 /** What a producer receives. */
 export interface ProducerContext {
-  /** Aborts when the run is stopped, or when the server closes. */
+  /** Aborts when the run is stopped, fails or is lost, and when the server closes. */
   readonly signal: AbortSignal
 }
 
@@ -270,6 +270,8 @@ export class Runs {
     this.#producing.add(state)
     const outcome = await produce(abortController.signal)
     this.#getStore().unfollow(state, listener)
+    // The store may have rejected an item before this process has received the end of the run.
+    if (outcome?.status !== 'finished') abortController.abort(new RunOver())
     if (outcome !== undefined) await this.#end(state, outcome)
     this.#producing.delete(state)
     this.#resolveIfIdle()

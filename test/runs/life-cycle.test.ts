@@ -1,4 +1,5 @@
 import t from 'tap'
+import { RunOver } from '../../lib/errors.js'
 import { memoryStore, type RunStore, type StartRunOptions, type StoreFactory } from '../../lib/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { serve } from '../support/server.js'
@@ -104,6 +105,26 @@ t.test('the producer of a run that was stopped by another process before it coul
   const feed = createFeed()
   t.equal((await runs.start('a', {}, feed.producer)).status, 'stopped')
   t.equal(feed.startCount(), 0)
+})
+
+t.test('the signal of a producer also aborts if an append rejects before this process has received the end, and if the run fails', async t => {
+  const store: StoreFactory = (settings, callbacks) => {
+    const memory = memoryStore(settings, callbacks)
+    const runs: RunStore = memory.runs
+    const append: RunStore['append'] = async (run, entry) => {
+      if (run.name === 'stopped') throw new RunOver()
+      await runs.append(run, entry)
+    }
+    return Object.assign(memory, { runs: new Proxy(runs, { get: (target, name) => name === 'append' ? append : Reflect.get(target, name).bind(target) }) })
+  }
+  const { runs } = (await serve(t, { store })).sessions
+  for (const [name, item] of [['stopped', 1], ['failed', { event: 'end', data: 1 }]] as const) {
+    const feed = createFeed()
+    await runs.start(name, {}, feed.producer)
+    feed.add(item)
+    await withTimeout(feed.closed, 'the end of the producer')
+    t.match(feed.signal()?.reason, { code: 'FST_SSE_RUN_OVER' }, name)
+  }
 })
 
 t.test('a run continues without readers', async t => {
