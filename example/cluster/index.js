@@ -1,4 +1,4 @@
-// The chat on three nodes with one Redis, behind a proxy without sticky sessions. Kill any node: the chat continues.
+// The chat and the streamed answers on three nodes with one Redis, behind a proxy without sticky sessions. Kill any node: they continue.
 // Environment: PORT, HOST, REDIS_URL. Without REDIS_URL, the example starts a redis-server.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -34,6 +34,7 @@ const proxy = createRoundRobinProxy(() => [...ports.values()]).listen(Number(POR
 await once(proxy, 'listening')
 const { port } = /** @type {AddressInfo} */ (proxy.address())
 console.log(`Chat: http://${HOST}:${port}/chat
+Tokens: http://${HOST}:${port}/tokens
 Kill any node, as often as you like: kill -9 <process>`)
 
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit())

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { needsChromium, openContext } from '../support/browser.js'
 import { joinChat, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
 import { findBrokenLinks } from './support/examples.js'
+import { ask, generateAnswer, openTokens, QUESTION, waitForAnswer } from './support/tokens-page.js'
 import { runScript } from '../support/child-process.js'
 import { needsRedis } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -22,6 +23,10 @@ async function startCluster (t: Test) {
     nodesOf: (sessionId = '') => findAll(new RegExp(`^(node \\d) serves the stream of session ${sessionId}$`, 'gm')),
     /** The process ids of a node, in order of its starts. */
     processesOf: (node = '') => findAll(new RegExp(`^${node} started: process (\\d+)$`, 'gm')),
+    /** The nodes that have served an answer, in order. */
+    nodesThatServedAnswers: () => findAll(/^(node \d) serves an answer$/gm),
+    /** The nodes that have started an answer, in order. */
+    nodesThatStartedAnswers: () => findAll(/^(node \d) handled POST \/tokens\/answers$/gm),
     nodesThatHandled: () => new Set(findAll(/^(node \d) handled POST /gm)),
     waitForExit: (node = '') => cluster.waitForOutput(new RegExp(`^${node} exited \\(SIGKILL\\)`, 'm'))
   }
@@ -65,6 +70,42 @@ t.test('two pages receive each message once while the nodes of their streams are
   await ann.reload()
   await ann.getByText('Ann (you)').waitFor()
   t.strictSame((await shownMessages(ann)).sort(), sent, 'Redis has each message once')
+})
+
+t.test('an answer continues while nodes that serve it are killed, stops from a second tab, and ends if its own node is killed', { ...needsChromium, ...needsRedis }, async t => {
+  const { url, processesOf, waitForExit, nodesThatServedAnswers, nodesThatStartedAnswers } = await startCluster(t)
+  const kill = async (node: string | undefined): Promise<void> => {
+    process.kill(Number(processesOf(node).at(-1)), 'SIGKILL')
+    await waitForExit(node)
+  }
+  const context = await openContext(t)
+  const page = await openTokens(t, context, url)
+  await ask(page, QUESTION)
+  await waitForAnswer(page, 40)
+  await waitUntil(() => nodesThatStartedAnswers().length === 1, 'the node of the producer')
+  const [producer] = nodesThatStartedAnswers()
+  while (nodesThatServedAnswers().at(-1) === producer) {
+    const { length } = nodesThatServedAnswers()
+    await page.reload()
+    await waitUntil(() => nodesThatServedAnswers().length > length, 'a node to serve the answer')
+  }
+  const secondTab = await openTokens(t, context, url)
+  await kill(nodesThatServedAnswers().find(node => node !== producer))
+  for (const tab of [page, secondTab]) {
+    await tab.locator('.finished').waitFor()
+    t.equal(await tab.locator('.answer').textContent(), await generateAnswer(QUESTION), 'no token is missing or repeated')
+  }
+
+  await ask(page, QUESTION)
+  await waitForAnswer(secondTab, 10)
+  await secondTab.getByRole('button', { name: 'Stop' }).click()
+  for (const tab of [page, secondTab]) await tab.locator('.stopped').waitFor()
+
+  await ask(page, QUESTION)
+  await waitForAnswer(page, 10)
+  await waitUntil(() => nodesThatStartedAnswers().length === 3, 'the node of the producer')
+  await kill(nodesThatStartedAnswers().at(-1))
+  for (const tab of [page, secondTab]) await tab.locator('.lost').waitFor()
 })
 
 t.test('prints what to install if redis-server is missing', async t => {
