@@ -14,7 +14,7 @@ const MAX_IDLE_KEYS = 8
 
 t.test('Redis uses no more memory after 10,000 sessions than before them', needsRedis, async t => {
   // The resume timeout exceeds the time that a slow machine needs between opening a session and its stream.
-  const cluster = await startCluster(t, { lease: LONG_LEASE, plugin: { resumeTimeout: 5000, log: { age: 200 }, channelLog: { age: 200 } } })
+  const cluster = await startCluster(t, { lease: LONG_LEASE, plugin: { resumeTimeout: 10_000, log: { age: 200 }, channelLog: { age: 200 } } })
   const { nodes, redis } = cluster
   const program = await bundleForNode(t, new URL('./support/load-clients.ts', import.meta.url))
   const runClients = async (count: number, event: string): Promise<void> => {

@@ -79,7 +79,7 @@ export class ClusterNode {
       for (const [id, resolve] of this.#pending) resolve({ type: 'result', id, code: 'DIED' })
     })
     const died = once(child, 'exit').then(() => { throw new Error('A node has exited') })
-    await withTimeout(Promise.race([ready.promise, died]), 'a node to start', 30_000)
+    await withTimeout(Promise.race([ready.promise, died]), 'a node to start', 120_000)
     died.catch(() => {})
     this.isLive = true
   }
