@@ -51,6 +51,7 @@ function assertKeys (options: object, call: string, name: string): void {
 
 /** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options are not an object with `except`. */
 export function getExcludedId (options: SendOptions = {}): string | undefined {
+  assertKeys(options, 'emit', 'except')
   const { except } = options
   // `id` shows that a session was passed in place of the options. It would have no effect.
   const isValid = except === undefined ? !('id' in options) : typeof except?.id === 'string'
