@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 
 t.test('require() and import return the plugin', async t => {
@@ -36,4 +37,9 @@ t.test('on a server, useSession renders a session that is connecting', async t =
     })))
   `
   t.equal(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', env: { PATH: process.env.PATH }, stdio: ['ignore', 'pipe', 'inherit'] }), 'connecting,,\n')
+})
+
+t.test('the React hooks are a client module for frameworks with server components', t => {
+  for (const folder of ['dist', 'dist/cjs']) t.match(readFileSync(`${folder}/client/react.js`, 'utf8'), /^(?:"use strict";\s*)?['"]use client['"]/, folder)
+  t.end()
 })
