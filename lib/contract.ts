@@ -46,5 +46,10 @@ export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
+/** The values that the handler of the messages with this event name returns one after the other, as an async iterable; `never` if it returns no iterable. */
+export type UpValue<C extends Contract, Event> = C extends { up: object }
+  ? UpResponse<C, Event> extends AsyncIterable<infer Value> ? Value : never
+  : unknown
+
 /** The arguments that follow the name of an event or message: its data, which is optional if it may be `undefined`, then `Others`. */
 export type Payload<Data, Others extends unknown[] = []> = undefined extends Data ? [data?: Data, ...Others] : [data: Data, ...Others]

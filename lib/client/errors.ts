@@ -11,6 +11,8 @@ export class ClientError extends Error {
    * - `SILENT`: the client gave up a stream or a request because it received nothing.
    * - `EVENT_TOO_LARGE`: an event is larger than `maxEventSize`.
    * - `BUFFER_FULL`: a `for await` loop did not read its events in time.
+   * - `INCOMPLETE`: values of a subscription may be missing, because the server no longer had some events, or the session.
+   * - `HANDLER_LOST`: the process of the handler of a subscription has closed or failed, or the handler was stopped.
    * - `NOT_A_STREAM`: the response to the GET is not an event stream of this session.
    * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.
    * - `OPTION_INVALID`: an option does not exist, or its value is invalid.

@@ -1,5 +1,5 @@
 export type { Contract, Received } from '../contract.js'
 export type { ConnectOptions } from './options.js'
 export type { RequestOptions } from './outbox.js'
-export { connect, type ClientSession, type EventData, type Part, type SessionEvents, type State } from './session.js'
+export { connect, type ClientSession, type EventData, type Part, type SessionEvents, type State, type SubscribeOptions } from './session.js'
 export { ClientError } from './errors.js'

@@ -57,8 +57,8 @@ const REQUEST_TIMEOUT = 15_000
  * A message that the server handles concurrently has a request of its own, so that no other message waits for its response.
  */
 export interface Outbox {
-  /** Queues a message. Resolves with the result of its handler. */
-  push (event: string, data: unknown, options?: RequestOptions): Promise<unknown>
+  /** Queues a message. Resolves with the result of its handler. `id` is the idempotency key, by default a number. */
+  push (event: string, data: unknown, options?: RequestOptions, id?: string): Promise<unknown>
   /** Sends the queue to the session of the welcome event. The caller calls it for each new stream, of the same session or of another one. */
   resume (welcome: Welcome): void
   /** Stops sending until `resume`. `error` says why the stream was lost. The current request may still end. */
@@ -190,7 +190,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
   }
 
   return {
-    push (event, data, { timeout = options.timeout, signal } = {}) {
+    push (event, data, { timeout = options.timeout, signal } = {}, id = String(nextKey++)) {
       const result = new ResultPromise((resolve, reject) => {
         if (signal?.aborted) throw abortReason(signal)
         if (closeError) throw closeError
@@ -203,7 +203,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         }
         const message: Message = {
           event,
-          line: JSON.stringify({ event, data, id: String(nextKey++) }),
+          line: JSON.stringify({ event, data, id }),
           attempts: 0,
           resolve: withCleanup(resolve),
           reject: withCleanup(reject)
@@ -228,7 +228,8 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         }
       }
       currentSessionId = sessionId
-      concurrent = names
+      // The server handles this message, which stops an iteration, at once.
+      concurrent = [...names, 'part']
       // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
       for (const interrupt of interrupts.values()) interrupt('retryNow')
       flush()

@@ -16,7 +16,7 @@ interface SessionView<C extends Contract> {
   readonly generation?: number
 }
 
-interface SessionMethods<C extends Contract> extends Pick<ClientSession<C>, 'on' | 'send' | 'emit' | 'request' | 'close'> {
+interface SessionMethods<C extends Contract> extends Pick<ClientSession<C>, 'on' | 'send' | 'emit' | 'request' | 'subscribe' | 'close'> {
   /** Closes the session, unless it is closed already, and opens a new one. The listeners stay. Does nothing without a URL. */
   reopen: () => void
 }
@@ -100,6 +100,7 @@ class SessionManager<C extends Contract> {
     send: (...payload) => this.#session?.send(...payload) ?? rejectClosed(),
     emit: (...args) => this.#session?.emit(...args) ?? rejectClosed(),
     request: (...args) => this.#session?.request(...args) ?? rejectClosed(),
+    subscribe: (...args) => this.#session?.subscribe(...args) ?? throwClosed(),
     close: async () => { await this.#session?.close() },
     reopen: () => { this.#replace(this.#url) }
   }
@@ -157,6 +158,10 @@ class SessionManager<C extends Contract> {
   #addTo (session: ClientSession<C> | undefined, entry: Listener): void {
     entry.remove = session?.on(entry.event as never, entry.listener as never) ?? (() => {})
   }
+}
+
+async function * throwClosed (): AsyncGenerator<never, void, undefined> {
+  await rejectClosed()
 }
 
 function rejectClosed<T> (): Promise<T> {

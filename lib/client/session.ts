@@ -1,7 +1,8 @@
-import type { Contract, DownData, DownEvent, Payload, Received, UpResponse, UpData, UpEvent } from '../contract.js'
+import type { Contract, DownData, DownEvent, Payload, Received, UpResponse, UpData, UpEvent, UpValue } from '../contract.js'
 import { setTimer } from './backoff.js'
 import { createConnection, type Welcome } from './connection.js'
-import { ClientError } from './errors.js'
+import { abortReason, onAbort } from './abort.js'
+import { ClientError, createResponseError } from './errors.js'
 import { assertOptions, type ConnectOptions, type Platform, type Resolvable } from './options.js'
 import { createOutbox, type RequestOptions } from './outbox.js'
 import { addPageListeners } from './page.js'
@@ -20,10 +21,12 @@ const EVENT_OVERHEAD = 100
 /** `connecting` before the first stream, `open` with a stream, `disconnected` between two streams, `closed` at the end. */
 export type State = 'connecting' | 'open' | 'disconnected' | 'closed'
 
-/** A part of a run that the server delivers in the stream of a session. */
+/** A part of a run that the server delivers in the stream of a session, or a value of {@link ClientSession.subscribe}. */
 export interface Part {
   /** The name of the run. */
-  readonly run: string
+  readonly run?: string
+  /** The idempotency key of the message whose handler has returned the value. */
+  readonly message?: string
   /** The position in the run. To continue after this part, the server follows the run from here. Absent at the end. */
   readonly position?: number
   /** The name of the event, if it has one. */
@@ -33,7 +36,7 @@ export interface Part {
   /** Events of the run are missing: those from position `after` (exclusive) to position `resumedAt` (inclusive). */
   readonly gap?: SessionEvents['gap']
   /** This is the last part, and the run has ended like this, or the process that delivers it has closed or failed (`lost`). */
-  readonly end?: { readonly status: 'finished' | 'stopped' | 'failed' | 'lost', readonly reason?: string }
+  readonly end?: { readonly status: 'finished' | 'stopped' | 'failed' | 'lost', readonly reason?: string, readonly response?: { readonly status: number, readonly body: unknown } }
 }
 
 /** The client's own events, with their data. */
@@ -99,6 +102,15 @@ export interface ClientSession<C extends Contract = Contract> extends AsyncItera
   request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpResponse<C, Event>>
 
   /**
+   * Sends a message with this event name, and iterates over the values that its handler, an async generator, yields. Each value arrives once and in
+   * order, also if the stream is lost meanwhile. When the loop ends, or the signal aborts, the handler is stopped.
+   *
+   * Throws as {@link ClientSession.request}, with the code of the error that the handler has thrown, with the reason of the signal, and a {@link ClientError}
+   * with code `HANDLER_LOST` if the process of the handler has closed or failed, `INCOMPLETE` if values may be missing, or `BUFFER_FULL` if the loop is too slow.
+   */
+  subscribe<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: SubscribeOptions]>): AsyncGenerator<UpValue<C, Event>, void, undefined>
+
+  /**
    * Iterates over the events of the server from now on, until the session is closed. Throws the error that closed it, if there is one.
    * Throws a {@link ClientError} with code `BUFFER_FULL` if the events that the loop has not read contain more than 4 Mi characters.
    */
@@ -109,6 +121,12 @@ export interface ClientSession<C extends Contract = Contract> extends AsyncItera
    * Resolves when the server has responded, or after 5 seconds. Never rejects.
    */
   close (): Promise<void>
+}
+
+/** Options of {@link ClientSession.subscribe}. */
+export interface SubscribeOptions {
+  /** Ends the iteration, and stops the handler. Default: none. Error: the reason of the signal. */
+  signal?: AbortSignal | undefined
 }
 
 /** An event of the server, and the memory that it needs in a buffer, in characters. */
@@ -124,6 +142,8 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   let state: State = 'connecting'
   let sessionId: string | undefined
   let closeError: ClientError | undefined
+  // Number of the next subscription.
+  let nextId = 0
 
   const notify = (event: string, data?: unknown): void => {
     // The copy excludes listeners that are added during the loop. Otherwise one that replaces itself would be called forever.
@@ -155,6 +175,8 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     notify(ITERATOR_EVENT)
   }
 
+  const notifyIterators = (event: string, data?: unknown, size = 0): void => { notify(ITERATOR_EVENT, [{ event, data }, size + EVENT_OVERHEAD]) }
+
   const on = (event: string, listener: (data: never) => void): () => void => {
     // A new entry for each call, so that a function that is added twice can be removed once.
     const entry = [event, listener] as const
@@ -162,13 +184,13 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     return () => { listeners.delete(entry) }
   }
 
-  async function * iterate (): AsyncGenerator<Received, void, undefined> {
+  async function * iterate (accepts: (received: Received) => boolean, isOver = () => state === 'closed'): AsyncGenerator<Received, void, undefined> {
     const queue: BufferedEvent[] = []
     let bufferedSize = 0
     let isFull = false
     let wake: (() => void) | undefined
     const remove = on(ITERATOR_EVENT, (event?: BufferedEvent) => {
-      if (event && !isFull) {
+      if (event && !isFull && accepts(event[0])) {
         queue.push(event)
         bufferedSize += event[1]
         // The first event may have any size.
@@ -185,7 +207,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
           yield event[0]
         } else if (isFull) {
           throw new ClientError('BUFFER_FULL', 'The loop is too slow')
-        } else if (state === 'closed') {
+        } else if (isOver()) {
           break
         } else {
           await new Promise<void>(resolve => { wake = resolve })
@@ -195,6 +217,34 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       remove()
     }
     if (closeError) throw closeError
+  }
+
+  async function * subscribe (name: string, data?: unknown, { signal }: SubscribeOptions = {}): AsyncGenerator<unknown, void, undefined> {
+    const message = `s${nextId++}`
+    let end: Part['end'] | undefined
+    let failure: [error: unknown] | undefined
+    const fail = (error: unknown): void => {
+      failure = [error]
+      notify(ITERATOR_EVENT)
+    }
+    if (signal?.aborted) throw abortReason(signal)
+    const removeAbort = signal && onAbort(signal, () => { fail(abortReason(signal)) })
+    const started = outbox.push(name, data, {}, message).catch(fail)
+    try {
+      for await (const { event, data } of iterate(({ event, data }) => event === 'gap' || (event === 'part' && (data as Part).message === message), () => !!failure || state === 'closed')) {
+        if (event === 'gap') throw new ClientError('INCOMPLETE', 'Values may be missing')
+        end = (data as Part).end
+        if (!end) yield (data as Part).data
+        else if (end.status === 'finished') return
+        else if (end.response) throw createResponseError(end.response.status, end.response.body)
+        else throw new ClientError('HANDLER_LOST', `The handler was ${end.status}`)
+      }
+      throw failure ? failure[0] : new ClientError('CLOSED', 'The session is closed')
+    } finally {
+      removeAbort?.()
+      // After the response, because the server may handle this message first.
+      if (!end) started.then(() => outbox.push('part', { message }).catch(() => {}))
+    }
   }
 
   const close = async (): Promise<void> => {
@@ -233,10 +283,11 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       sessionId = welcome.sessionId
       outbox.resume(welcome)
       notify(event, welcome)
+      if (event === 'reset') notifyIterators('gap')
     },
     onEvent: (event, data, size) => {
       notify(event, data)
-      if (event !== 'gap') notify(ITERATOR_EVENT, [{ event, data }, size + EVENT_OVERHEAD])
+      notifyIterators(event, data, size)
     },
     onError: error => {
       outbox.pause(error)
@@ -260,8 +311,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     send: (data?: unknown) => outbox.push('message', data) as Promise<void>,
     emit: (event: string, data?: unknown) => outbox.push(event, data) as Promise<void>,
     request: outbox.push as ClientSession['request'],
+    subscribe: subscribe as ClientSession['subscribe'],
     close,
-    [Symbol.asyncIterator]: iterate
+    [Symbol.asyncIterator]: () => iterate(({ event }) => event !== 'gap' && event !== 'part')
   }
   // Not enumerable, because a secret must not be part of a copy or a log.
   return Object.defineProperty(session, 'sessionId', { get: () => sessionId }) as ClientSession

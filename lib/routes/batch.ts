@@ -7,7 +7,7 @@ import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { getTimeLimit, handleMessage, waitForResult } from './message.js'
+import { getTimeLimit, handleMessage, waitForResult, type ReportError } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
@@ -88,7 +88,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
         started.add(message)
         // The client repeats the message that failed because of the store. Those after it must not be handled before it.
         if (storeFailure !== undefined && !isConcurrent) throw storeFailure
-        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply))
+        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(sessions, session, message, request, reply)))
         if (isHandled) return response
         const refusal = new Refusal(response)
         if (error instanceof StoreUnavailable && !isConcurrent) storeFailure = refusal
@@ -104,6 +104,14 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   })))
   reply.type('application/json; charset=utf-8')
   return `[${reports.join()}]`
+}
+
+/** Returns a function that lets the error handling of Fastify create the result from an error of a message whose response was sent. */
+export function createErrorReporter (sessions: Sessions, session: Session, message: BatchMessage, request: FastifyRequest, { server }: FastifyReply): ReportError {
+  return async error => {
+    const { response } = await new MessageRequest(request, session, message, () => { throw error }).dispatch(server, getTimeLimit(sessions, message.event))
+    return JSON.parse(toReport({ response })) as object
+  }
 }
 
 /** Returns the JSON of the result of one message. */

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
@@ -6,11 +7,12 @@ import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
-import type { Session } from '../sessions/session.js'
-import type { Sessions } from '../sessions/sessions.js'
-import { JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
+import { kStream, type Session } from '../sessions/session.js'
+import { deliveryName, type Sessions } from '../sessions/sessions.js'
+import { isItems, JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 import { isResponse } from '../stream/response-sink.js'
+import { framePartPrefix, serialize } from '../wire/frame.js'
 
 /** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
@@ -24,6 +26,9 @@ export interface Capture {
   readonly response: Promise<StoredResponse>
   readonly resolve: (response: StoredResponse) => void
 }
+
+/** Creates the result for the client from an error that was thrown after the response: `{ status, body }`, as in the response to a batch. */
+export type ReportError = (error: Error) => Promise<object>
 
 const captures = new WeakMap<IncomingMessage, Capture>()
 
@@ -101,7 +106,7 @@ export function getTimeLimit (sessions: Sessions, event: string): number {
  * Handles a message and sends the response, as Fastify does for a route. Returns the response to keep for repeats. Throws or
  * rejects without a response if the message is refused.
  */
-export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply): Awaitable<StoredResponse> {
+export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, reportError: ReportError): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
   if (session.closed) throw closedError(sessions)
   const { event } = message
@@ -109,10 +114,11 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   const upwardReply = new UpwardReply(reply)
   const limit = <T>(what: string, result: Awaitable<T>): Awaitable<T> => limitTime(result, timeout, what, event, upwardReply, reply.log)
   return andThen(limit('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
+    let isRefused = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
       const error = asError(thrown)
       // The client repeats the message after this error, so the response must not be kept.
-      if (error instanceof StoreUnavailable) throw error
+      if (isRefused || error instanceof StoreUnavailable) throw error
       const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
       const removeLimit = limitCapture(capture, timeout, event, reply.log)
       reply.send(error)
@@ -121,10 +127,38 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
-      const response = andThen(limit('The handler', run(upwardReply)), returned => sendResponse(reply, upwardReply.toResponse(event, returned)))
+      const response = andThen(limit('The handler', run(upwardReply)), returned => {
+        if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
+        const id = message.id ?? randomUUID()
+        isRefused = true
+        return andThen(deliverItems(sessions, session, id, returned, upwardReply, reply.log, reportError), () => {
+          isRefused = false
+          return sendResponse(reply, upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
+        })
+      })
       return response instanceof Promise ? response.catch(onError) : response
     } catch (error) {
       return onError(error)
+    }
+  })
+}
+
+/** Sends the values of a handler as parts. Resolves when that has started. */
+function deliverItems (sessions: Sessions, session: Session, id: string, items: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, reportError: ReportError): Awaitable<unknown> {
+  return sessions.runs.deliver(session[kStream], {
+    name: deliveryName(session, id),
+    partPrefix: framePartPrefix('message', id),
+    read: signal => {
+      signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
+      return items
+    },
+    format: value => `"data":${serialize(value)}`,
+    getOutcome: () => ({ status: 'finished' }),
+    onError: async thrown => {
+      if (session.closed) return { status: 'stopped' }
+      const error = asError(thrown)
+      logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
+      return { status: 'failed', response: await reportError(error) }
     }
   })
 }

@@ -5,7 +5,7 @@ import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
-import { Batch, handleBatch } from './batch.js'
+import { Batch, createErrorReporter, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
 import { requireJson } from './content-type.js'
@@ -109,7 +109,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     size: () => estimateMemory(data),
     handle: () => {
       isStarted = true
-      return handleMessage(sessions, session, { event, data, id }, reply)
+      return handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(sessions, session, { event, json: undefined, id }, request, reply))
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)

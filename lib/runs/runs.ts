@@ -56,8 +56,9 @@ export interface DeliveryInput {
   readonly name: string
   /** The start of the frame of each part. */
   readonly partPrefix: string
-  /** Returns the items: the properties of each part as JSON, without the braces. */
-  readonly read: (signal: AbortSignal) => AsyncIterable<string> | Iterable<string>
+  readonly read: (signal: AbortSignal) => AsyncIterable<unknown>
+  /** Formats the properties of the part with an item as JSON, without the braces. */
+  readonly format: (item: unknown) => string
   /** Returns how the delivery ends if all items were delivered. */
   readonly getOutcome: () => RunOutcome
   /** Returns how the delivery ends after an error, which can be the reason of a signal. */
@@ -188,6 +189,12 @@ export class Runs {
     })
   }
 
+  /** @internal Stops a delivery, in any process. */
+  stopDelivery (name: string): Awaitable<void> {
+    const store = this.#getStore()
+    return andThen(store.find(name, undefined), state => state === undefined ? undefined : andThen(store.end(state, { status: 'stopped' }), noop))
+  }
+
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
   async close (timeout: number): Promise<void> {
     this.#closing = true
@@ -224,6 +231,7 @@ export class Runs {
       name: `follow ${this.#ids.next()}`,
       partPrefix: framePartPrefix('run', run.name),
       read: signal => readRun(run, store, start, signal),
+      format: part => part as string,
       getOutcome: () => run.outcome as RunOutcome,
       onError: error => {
         if (error === this.#closeController.signal.reason) return { status: 'lost', reason: 'shutdown' }
@@ -238,7 +246,7 @@ export class Runs {
   }
 
   /** Sends items to a session. Resolves with the outcome of the delivery, or with `undefined` if its run has ended before. */
-  async #sendParts (state: RunState, target: DeliveryTarget, { partPrefix, read, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
+  async #sendParts (state: RunState, target: DeliveryTarget, { partPrefix, read, format, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
     // Not with `AbortSignal.any`, which leaks memory in some versions of Node if one of the signals lives long.
     const controller = new AbortController()
     const { signal } = controller
@@ -249,7 +257,7 @@ export class Runs {
     if (target.signal.aborted) onAbort()
     try {
       await pump(read(signal), signal, {
-        write: part => target.sendFrame(`${partPrefix}${part as string}}\n\n`),
+        write: item => target.sendFrame(`${partPrefix}${format(item)}}\n\n`),
         waitForDrain: () => target.waitForDrain()
       })
       return getOutcome()

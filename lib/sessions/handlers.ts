@@ -1,8 +1,8 @@
 import { createError } from '@fastify/error'
 import type { FastifyRequest } from 'fastify'
 import { andThen, type Awaitable } from '../awaitable.js'
-import { asError, EventUnknown, HandlerInvalid, quote } from '../errors.js'
-import { isEventName, isUserEvent } from '../wire/frame.js'
+import { asError, EventUnknown, HandlerInvalid, PartInvalid, quote } from '../errors.js'
+import { isEventName, isUserEvent, PART_EVENT } from '../wire/frame.js'
 import { echo } from './echo.js'
 import type { HookRunner, Message } from './hooks.js'
 import type { Session } from './session.js'
@@ -16,9 +16,14 @@ export interface HandlerContext {
   readonly reply: UpwardReply
   /** The message, with its event name and its idempotency key. */
   readonly message: Message
+  /**
+   * Aborts when the client stops reading the values of an async generator, and when the session is closed; for another handler, when it
+   * has not settled within `handlerTimeout`.
+   */
+  readonly signal: AbortSignal
 }
 
-/** Handles the messages with one event name. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. */
+/** Handles the messages with one event name. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. The values of an async generator, or of another async iterable, are sent as `part` events, without blocking later messages. */
 export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
 
 /** Options of a handler. */
@@ -56,11 +61,14 @@ const ValidationError = createError<[string]>('FST_ERR_VALIDATION', '%s', 400)
 export class HandlerRegistry {
   readonly #handlers = new Map<string, Handler>()
   readonly #hooks: HookRunner
+  readonly #stopParts: (session: Session, key: string) => Awaitable<void>
   #compile: CompileSchema | undefined
   #formatErrors: ErrorFormatter = defaultErrorFormatter
 
-  constructor (hooks: HookRunner) {
+  /** `stopParts` stops the values of the handler of an earlier message. */
+  constructor (hooks: HookRunner, stopParts: (session: Session, key: string) => Awaitable<void>) {
     this.#hooks = hooks
+    this.#stopParts = stopParts
   }
 
   /** Whether messages with the event name `message` are handled by the echo. */
@@ -70,6 +78,7 @@ export class HandlerRegistry {
 
   set (event: string, options: HandlerOptions<unknown>, run: MessageHandler<unknown>): void {
     if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
+    if (event === PART_EVENT) throw new HandlerInvalid(`Event "${event}" cannot have a handler, because the plugin handles it; choose another name`)
     if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function, as the last argument of "handle"`)
     if (typeof options !== 'object' || options === null) throw new HandlerInvalid(`The options of the handler of event "${event}" must be an object, as the second argument of "handle"`)
     const { schema, handlerTimeout, concurrent = false, ...unknown } = options
@@ -93,7 +102,7 @@ export class HandlerRegistry {
 
   /** Returns whether the messages with an event name are handled concurrently. */
   isConcurrent (event: string): boolean {
-    return this.#handlers.get(event)?.isConcurrent === true
+    return event === PART_EVENT || this.#handlers.get(event)?.isConcurrent === true
   }
 
   /** The event names whose messages are handled concurrently. */
@@ -126,7 +135,12 @@ export class HandlerRegistry {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
       const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data, this.#formatErrors)
-      return andThen(data, data => reply => handler.run(session, data, { request, reply, message }))
+      return andThen(data, data => reply => handler.run(session, data, { request, reply, message, get signal () { return reply.signal } }))
+    }
+    if (message.event === PART_EVENT) {
+      const { message: key } = Object(message.data) as { message?: unknown }
+      if (typeof key !== 'string') throw new PartInvalid()
+      return () => this.#stopParts(session, key)
     }
     // A hook may send the data to other clients in an event of the same name, which fails for a reserved name. The response
     // would be a 500, although the error is the client's.

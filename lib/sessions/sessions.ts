@@ -61,7 +61,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
     this.hooks = new HookRunner(logger)
-    this.handlers = new HandlerRegistry(this.hooks)
+    this.handlers = new HandlerRegistry(this.hooks, (session, key) => this.runs.stopDelivery(deliveryName(session, key)))
     this.#store = store
     this.#logger = logger
     this.#streams = streams
@@ -270,6 +270,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   #sessionOf (state: SessionState): Session {
     return state.listener instanceof SessionStream ? state.listener.session as Session : new Session(state, this.#context)
   }
+}
+
+/** Returns the name of the run that delivers the values of the handler of a message. */
+export function deliveryName ({ id }: Session, key: string): string {
+  return `message ${id} ${key}`
 }
 
 /** The registry, typed by a contract. It can be used as `Sessions`. The data that clients send is checked at run time only if the handler has a `schema`. */

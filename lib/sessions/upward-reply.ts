@@ -79,6 +79,11 @@ export class UpwardReply {
   }
 }
 
+/** Whether a value has items that are sent as parts: the result of an async generator function, or another async iterable that is not a stream of bytes. */
+export function isItems (value: unknown): value is AsyncIterable<unknown> {
+  return isAsyncIterable(value) && !isStream(value)
+}
+
 function isAsyncIterable (value: unknown): boolean {
   return typeof value === 'object' && value !== null && Symbol.asyncIterator in value
 }

@@ -2,8 +2,10 @@ import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid, quote } from '../errors.js'
 import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
+/** The event with a part of something that grows. A message with this name stops it. */
+export const PART_EVENT = 'part'
 // The names of the events of the plugin, of EventSource, and of the session of the package's client.
-const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', 'part', 'open', 'error', 'resume', 'disconnect', 'reset'])
+const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', PART_EVENT, 'open', 'error', 'resume', 'disconnect', 'reset'])
 // The name of the last event of a run.
 const END_EVENT = 'end'
 const FORBIDDEN_CHARACTERS = /[\r\n\0]/
@@ -65,7 +67,7 @@ export function frameRunItem (item: unknown, encodeData?: EncodeData): string {
 
 /** Returns the start of each `part` event of a message or a run: everything before the properties of the part. */
 export function framePartPrefix (kind: 'message' | 'run', name: string): string {
-  return `event: part\ndata: {"${kind}":${JSON.stringify(name)},`
+  return `event: ${PART_EVENT}\ndata: {"${kind}":${JSON.stringify(name)},`
 }
 
 function isNamedItem (item: unknown): item is { event: string, data?: unknown } {

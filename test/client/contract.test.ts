@@ -7,7 +7,7 @@ import { deferred, withTimeout } from '../support/wait.js'
 
 interface Chat {
   down: { said: { who: string, text: string }, count: number, bell: void, blank: undefined }
-  up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void }
+  up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void, ask: (data: { n: number }) => AsyncIterable<string> }
 }
 
 interface Greetings {
@@ -24,6 +24,7 @@ t.test('one contract types the messages between the server and its clients', asy
       await sessions.channel('room').emit('said', { who: session.shortId, text: text.toUpperCase() })
       return { delivered: await sessions.channel('room').count() }
     })
+    .handle('ask', async function * (_session, { n }) { yield `n ${n}` })
     .handle('leave', { schema: { type: 'string' } }, async (session, reason) => await session.close(reason.trim()))
 
   const session = connect<Chat>(url)
@@ -38,6 +39,7 @@ t.test('one contract types the messages between the server and its clients', asy
   }
   const { delivered } = await result
   t.equal(delivered, 1)
+  for await (const token of session.subscribe('ask', { n: 1 })) t.equal(token.toUpperCase(), 'N 1')
   t.strictSame(counts, [1])
 
   const closed = deferred<string>()

@@ -1,3 +1,4 @@
+import { EventSource } from 'eventsource'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { Session } from '../../lib/index.js'
@@ -129,6 +130,25 @@ t.test('a concurrent handler waits for another message of its client', async t =
   t.strictSame((await stream.waitFor(({ event }) => event === 'question')).data, { text: 'Do you really want tea?' })
   t.equal((await postMessage(served.url, session.id, { yes: true }, { event: 'answer' })).status, 202)
   t.strictSame((await ordered).body, { ordered: true })
+})
+
+t.test('a page reads the values of a handler that streams, with EventSource and fetch', async t => {
+  const url = await startApp(t, createFolder(t)('streaming.ts', block('docs/server.md', 'streaming')))
+  const printed: unknown[][] = []
+  const sources: EventSource[] = []
+  class PageEventSource extends EventSource {
+    constructor (path: string) {
+      super(url + path)
+      sources.push(this)
+    }
+  }
+  const pageFetch = (path: string, init: RequestInit): Promise<Response> => fetch(url + path, init)
+  // The code is a block of this repository's documentation.
+  const stop = new Function('EventSource', 'fetch', 'console', `${block('docs/server.md', 'streaming-page')}\nreturn stop`)(PageEventSource, pageFetch, { log: (...values: unknown[]) => { printed.push(values) } }) as () => Promise<Response> // eslint-disable-line no-new-func
+  await waitUntil(() => printed.length === 5, 'the end')
+  t.strictSame(printed.map(([, value]) => value), ['You', 'have', 'asked:', 'why', 'finished'])
+  t.equal((await stop()).status, 202)
+  sources[0]?.close()
 })
 
 t.test('server and client share a contract', async t => {

@@ -1,0 +1,183 @@
+import t, { type Test } from 'tap'
+import type { Sessions, SseSessionsOptions } from '../../lib/index.js'
+import { openStream, postMessage, type ClientStream, type HttpResponse, type StreamEvent } from '../support/http-client.js'
+import { serve, type ServeOptions, type TestServer } from '../support/server.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+
+interface Served extends TestServer {
+  readonly stream: ClientStream
+  readonly logged: () => Array<{ readonly level: number, readonly msg: string, readonly err?: { readonly message: string } }>
+  post (event: string, data?: unknown, key?: string): Promise<HttpResponse>
+}
+
+async function serveSession (t: Test, options: SseSessionsOptions = {}, { fastify, ...serveOptions }: ServeOptions = {}): Promise<Served> {
+  let log = ''
+  const served = await serve(t, options, { ...serveOptions, fastify: { logger: { level: 'info', stream: { write: (line: string) => { log += line } } }, ...fastify } })
+  const stream = await openStream(t, served.url)
+  return {
+    ...served,
+    stream,
+    logged: () => log.split('\n').filter(line => line !== '').map(line => JSON.parse(line)),
+    post: (event, data = {}, key) => withTimeout(postMessage(served.url, stream.sessionId, JSON.stringify(data), { event, ...key !== undefined && { key } }), `the response to ${event}`)
+  }
+}
+
+const partsOf = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'part').map(({ data }) => data)
+const isEnd = ({ data }: StreamEvent): boolean => 'end' in (data as object)
+
+/** Adds a handler whose generator yields 1, then waits for the abort of its signal. */
+function addEndless (sessions: Sessions): { readonly closed: Promise<unknown>, readonly count: () => number } {
+  const closed = deferred<unknown>()
+  let count = 0
+  sessions.handle('endless', async function * (_session, _data, { signal }) {
+    count++
+    try {
+      yield 1
+      await new Promise(resolve => { signal.addEventListener('abort', resolve) })
+    } finally {
+      closed.resolve(signal.reason)
+    }
+  })
+  return { closed: closed.promise, count: () => count }
+}
+
+t.test('the values of an async generator arrive as parts, and later messages do not wait for them', async t => {
+  const { sessions, stream, post } = await serveSession(t)
+  const gate = deferred()
+  sessions.handle('ask', async function * (_session, data) {
+    yield { got: data }
+    await gate.promise
+    yield undefined
+  })
+  sessions.handle('stop', () => { gate.resolve() })
+  t.match(await post('ask', 'why', 'm1'), { status: 202, body: { status: 'streaming', message: 'm1' } })
+  await post('stop')
+  await stream.waitFor(isEnd)
+  t.strictSame(partsOf(stream), [
+    { message: 'm1', data: { got: 'why' } },
+    { message: 'm1', data: null },
+    { message: 'm1', end: { status: 'finished' } }
+  ])
+  // A repeat does not run the handler again.
+  t.match(await post('ask', 'why', 'm1'), { status: 202, headers: { 'idempotent-replayed': 'true' } })
+})
+
+t.test('a message without a key gets an id, and every async iterable is streamed', async t => {
+  const { sessions, stream, post } = await serveSession(t)
+  sessions.handle('ask', async () => ({ async * [Symbol.asyncIterator] () { yield 'a' } }))
+  const { body } = await post('ask') as { body: { message: string } }
+  t.match(body.message, /^[\w-]{36}$/)
+  await stream.waitFor(isEnd)
+  t.match(partsOf(stream), [{ message: body.message, data: 'a' }, { message: body.message, end: { status: 'finished' } }])
+})
+
+t.test('a message "part" stops the generator at once, while another message is being handled', async t => {
+  const { sessions, stream, post } = await serveSession(t)
+  const { closed } = addEndless(sessions)
+  const gate = deferred()
+  sessions.handle('slow', () => gate.promise)
+  await post('endless', {}, 'm1')
+  await stream.waitFor(({ event }) => event === 'part')
+  const slow = post('slow')
+  t.match(await post('part', { message: 'm1' }), { status: 202 })
+  t.match(await withTimeout(closed, 'the finally block'), { code: 'FST_SSE_RUN_OVER' })
+  await stream.waitFor(isEnd)
+  t.strictSame(partsOf(stream), [{ message: 'm1', data: 1 }, { message: 'm1', end: { status: 'stopped' } }])
+  gate.resolve()
+  await slow
+  t.match(await post('part', { message: 'unknown' }), { status: 202 }, 'an unknown message is ignored')
+  for (const data of [{}, null, 'm1', { message: 1 }]) t.match(await post('part', data), { status: 400, body: { code: 'FST_SSE_PART_INVALID' } })
+  t.throws(() => sessions.handle('part', () => {}), { code: 'FST_SSE_HANDLER_INVALID' })
+})
+
+t.test('the close of the session aborts the signal and closes the generator', async t => {
+  const { sessions, stream, post, logged } = await serveSession(t)
+  const { closed } = addEndless(sessions)
+  await post('endless')
+  await stream.waitFor(({ event }) => event === 'part')
+  await (await sessions.find(stream.sessionId))?.close()
+  t.match(await withTimeout(closed, 'the finally block'), { code: 'FST_SSE_SESSION_OVER' })
+  t.strictSame(logged().filter(({ level }) => level > 30), [])
+})
+
+t.test('an error of the generator arrives as the error handler of the app puts it, and is logged', async t => {
+  const { sessions, stream, post, logged } = await serveSession(t, {}, {
+    beforeRegister: app => {
+      app.setErrorHandler((error: Error, _request, reply) => { reply.code(418).send({ code: 'APP', message: `hidden ${error.message.length}` }) })
+    }
+  })
+  sessions.handle('fail', async function * () {
+    yield 1
+    throw new Error('secret')
+  })
+  // A value that is not JSON is an error, too.
+  sessions.handle('invalid', async function * () { yield 1n })
+  await post('fail', {}, 'm1')
+  await stream.waitFor(isEnd)
+  await post('invalid', {}, 'm2')
+  await stream.waitFor(({ data }) => (data as { message?: string }).message === 'm2')
+  t.match(partsOf(stream), [
+    { message: 'm1', data: 1 },
+    { message: 'm1', end: { status: 'failed', response: { status: 418, body: { code: 'APP', message: 'hidden 6' } } } },
+    { message: 'm2', end: { status: 'failed', response: { status: 418 } } }
+  ])
+  t.notMatch(stream.text(), /secret/)
+  t.match(logged().filter(({ level }) => level === 50).map(({ err }) => err?.message), ['secret', /BigInt/])
+})
+
+t.test('a message of a batch streams, too, and its error has the code of the error', async t => {
+  const { sessions, stream, url } = await serveSession(t)
+  sessions.handle('fail', async function * () { throw Object.assign(new Error('no'), { statusCode: 409, code: 'NO' }) })
+  const { body } = await postMessage(url, stream.sessionId, '{"event":"fail","data":{"a":1},"id":"m1"}', { headers: { 'content-type': 'application/x-ndjson' } })
+  t.strictSame(body, [{ status: 202, body: { status: 'streaming', message: 'm1' } }])
+  await stream.waitFor(isEnd)
+  t.match(partsOf(stream), [{ message: 'm1', end: { status: 'failed', response: { status: 409, body: { code: 'NO', message: 'no' } } } }])
+})
+
+t.test('a session has a limited number of running generators; a message beyond it is refused and can be repeated', async t => {
+  const { sessions, stream, post } = await serveSession(t, { maxWaitingMessages: 1, maxRuns: 1 })
+  const { count } = addEndless(sessions)
+  await post('endless', {}, 'm1')
+  await post('endless', {}, 'm2')
+  t.match(await post('endless', {}, 'm3'), { status: 429, body: { code: 'FST_SSE_TOO_MANY_WAITING' } })
+  await post('part', { message: 'm1' })
+  await stream.waitFor(isEnd)
+  await waitUntil(async () => (await post('endless', {}, 'm3')).status === 202, 'room')
+  await waitUntil(() => count() === 3, 'the third generator')
+})
+
+t.test('the time limit of a handler does not apply to its values', async t => {
+  const { sessions, stream, post } = await serveSession(t, { handlerTimeout: 50 })
+  sessions.handle('slow', async function * () {
+    await new Promise(resolve => { setTimeout(resolve, 150) })
+    yield 'late'
+  })
+  await post('slow')
+  await stream.waitFor(isEnd)
+  t.match(partsOf(stream), [{ data: 'late' }, { end: { status: 'finished' } }])
+})
+
+t.test('a client that is disconnected meanwhile receives each value once, at its speed', async t => {
+  const { sessions, stream, post, url } = await serveSession(t, { log: { entries: 20 } })
+  let produced = 0
+  sessions.handle('count', async function * () { while (produced < 100) yield ++produced })
+  stream.destroy()
+  const session = await sessions.find(stream.sessionId)
+  await waitUntil(() => session?.connected === false, 'the disconnect')
+  const { id = '' } = stream.events[0] ?? {}
+  await post('count')
+  await waitUntil(() => produced >= 10, 'half of the log')
+  t.ok(produced < 15, 'it waits for the client')
+  const second = await openStream(t, url, { headers: { 'last-event-id': id } })
+  await second.waitFor(isEnd)
+  t.strictSame(partsOf(second).slice(0, -1).map(part => (part as { data: unknown }).data), Array.from({ length: 100 }, (_, index) => index + 1))
+})
+
+t.test('when the server closes, generators may finish within closeTimeout, and are aborted then', async t => {
+  const { app, sessions, stream, post } = await serveSession(t, { closeTimeout: 100 })
+  const { closed } = addEndless(sessions)
+  await post('endless')
+  await stream.waitFor(({ event }) => event === 'part')
+  await withTimeout(app.close(), 'the close')
+  t.match(await withTimeout(closed, 'the finally block'), { code: 'FST_SSE_RUN_OVER' })
+})
