@@ -84,6 +84,18 @@ t.test('an empty body may be chunked', async t => {
   t.match(await send('DELETE', '/downward', 'application/json', undefined), [204, ''])
 })
 
+t.test('an empty body may end before the hooks of the app', async t => {
+  const { port, url, sessions } = await serve(t, {}, {
+    beforeRegister: app => app.addHook('preParsing', async ({ raw }) => {
+      if (raw.method === 'POST') await waitUntil(() => raw.complete, 'the end of the body')
+    })
+  })
+  sessions.handle('ping', (_session, data) => typeof data)
+  const { sessionId } = await openStream(t, url)
+  const request = `POST /upward/ping HTTP/1.1\r\nHost: localhost\r\nX-Session-ID: ${sessionId}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`
+  await openRawClient(t, port, { request }).waitFor('undefined')
+})
+
 t.test('an empty body over HTTP/2 may end after the headers', async t => {
   const server = await serve(t, {}, { fastify: http2Options })
   server.sessions.handle('ping', (_session, data) => JSON.stringify(typeof data))
