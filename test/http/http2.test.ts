@@ -61,11 +61,11 @@ t.test('an HTTP/2 client that stops reading receives all events when it reads ag
   const session = await served.sessions.find(String(stream.headers['x-session-id']))
   // More than the HTTP/2 flow-control windows and the socket buffers take, and less than the log keeps.
   const long = 'x'.repeat(9_000)
-  for (let i = 0; i < 100; i++) await session?.emit('part', { i, long })
+  for (let i = 0; i < 100; i++) await session?.emit('portion', { i, long })
   stream.read()
   await session?.emit('last', null)
   await waitUntil(() => stream.text().includes('event: last'), 'the last event')
-  t.equal(parseNames(stream.text()).filter(name => name === 'part').length, 100)
+  t.equal(parseNames(stream.text()).filter(name => name === 'portion').length, 100)
 })
 
 t.test('twelve EventSources of a page share one HTTP/2 connection', needsChromium, async t => {
