@@ -59,6 +59,7 @@ t.test('under StrictMode a component opens one session, uses it, and closes it w
   await page.evaluate('unmount()')
   t.equal(await withTimeout(closed.promise, 'the close of the session'), 'deleted')
   t.equal(await page.evaluate('session.send("late").catch(({ code }) => code)'), 'CLOSED')
+  t.equal(await page.evaluate('session.subscribe("late").next().catch(({ code }) => code)'), 'CLOSED')
   t.strictSame(requests, ['GET /downward', 'DELETE /downward'])
   t.strictSame(problems, [])
 })
