@@ -1,9 +1,12 @@
 import t from 'tap'
+import type { QueueResult } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
-import { waitUntil } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 testEachRedisClient(t, 'reports a gap if the store has been rolled back', async (t, store, redis) => {
   const nodeA = await store.addNode()
@@ -51,6 +54,52 @@ t.test('after a rollback, a session has its earlier state, and later changes app
   await waitUntil(() => down.messages().includes(3), 'the last message')
   t.strictSame(down.messages(), [1, 2, 3])
   await waitUntil(() => session.data.nick === 'ann', 'the data')
+})
+
+t.test('after a rollback, messages do not wait for one that was completed, and a repeat of that is handled again', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const gate = deferred()
+  const handled: string[] = []
+  const enqueue = async (key: string, release?: Promise<void>): Promise<QueueResult> => await session[kStream].messageQueue.enqueue(createMessage(key, async () => {
+    handled.push(key)
+    await release
+    return createResponse(key)
+  }))
+  const first = enqueue('first', gate.promise)
+  await waitUntil(() => handled.length === 1, 'the first message')
+  const rollBack = await redis.snapshot()
+  gate.resolve()
+  await first
+  // After the command that stores the response.
+  await session.update({})
+  await rollBack()
+  t.match(await withTimeout(enqueue('second'), 'the second message'), { replayed: false })
+  t.match(await withTimeout(enqueue('first'), 'the repeat of the first'), { replayed: false })
+  t.strictSame(handled, ['first', 'second', 'first'])
+})
+
+t.test('a message that waits is handled although a rollback has removed it from the queue', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const gate = deferred()
+  const handled: string[] = []
+  const enqueue = async (name: string, release?: Promise<void>): Promise<QueueResult> => await session[kStream].messageQueue.enqueue(createMessage(undefined, async () => {
+    handled.push(name)
+    await release
+    return createResponse(name)
+  }))
+  const first = enqueue('first', gate.promise)
+  await waitUntil(() => handled.length === 1, 'the first message')
+  const rollBack = await redis.snapshot()
+  const second = enqueue('second')
+  await session.update({})
+  await rollBack()
+  gate.resolve()
+  await withTimeout(Promise.all([first, second]), 'both messages')
+  t.strictSame(handled, ['first', 'second'])
 })
 
 testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence number', async (_t, store, redis) => {

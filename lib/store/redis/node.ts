@@ -104,6 +104,7 @@ export class Node {
       onRollback: () => {
         for (const state of this.cache.open()) state.version = 0
         this.runs.reconcile()
+        this.messageQueues.reconcile(this.cache.open())
       },
       onQueueChange: (kind, text) => { this.messageQueues.onChange(kind, text) },
       onProgressRequest: state => { this.ownership.commitCursor(state) },

@@ -5,7 +5,7 @@ import { readLua } from './lua.js'
 
 const COMMANDS = [
   'ack_expiry', 'acquire', 'append', 'backlog', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'get', 'heartbeat', 'history',
-  'join', 'leave', 'read', 'release', 'renew', 'run_end', 'run_find', 'run_reconcile', 'run_start', 'run_unfollow', 'update'
+  'join', 'leave', 'read', 'reconcile_queue', 'release', 'renew', 'run_end', 'run_find', 'run_reconcile', 'run_start', 'run_unfollow', 'update'
 ] as const
 
 /** A command of the store. Each has a file in `lua/commands`, which starts with its arguments and its reply. */

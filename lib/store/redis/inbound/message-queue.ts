@@ -62,7 +62,7 @@ export class MessageQueues {
   readonly #queue: CommandQueue
   readonly #listener: MessageQueuesListener
   readonly #waiting = new Map<string, Ticket>()
-  readonly #handling = new Set<Promise<void>>()
+  readonly #handling = new Map<Ticket, Promise<void>>()
   #isClosed = false
   #lastNumber = 0
 
@@ -100,6 +100,13 @@ export class MessageQueues {
     for (const ticket of this.#waiting.values()) this.#retry(ticket)
   }
 
+  /** Redis has lost data: removes the tickets that it still has of this node, but that are completed. */
+  reconcile (sessions: readonly SessionReplica[]): void {
+    const names = new Map<SessionReplica, string[]>(sessions.map(state => [state, []]))
+    for (const { state, name } of [...this.#waiting.values(), ...this.#handling.keys()]) names.get(state)?.push(name)
+    for (const [{ id }, tickets] of names) this.#queue.executeReliably('reconcile_queue', id, ...tickets)
+  }
+
   /** Whether a handler is running for the session that another node may run, too, because this process was treated as failed. */
   hasFencedHandler (state: SessionReplica): boolean {
     return state.handlerNodes.some(node => node !== this.#queue.node)
@@ -109,7 +116,7 @@ export class MessageQueues {
   async close (): Promise<void> {
     this.#isClosed = true
     for (const ticket of this.#waiting.values()) if (!ticket.isPending) this.#giveUp(ticket, new StoreUnavailable())
-    await Promise.all(this.#handling)
+    await Promise.all(this.#handling.values())
   }
 
   #retry (ticket: Ticket): void {
@@ -222,10 +229,10 @@ export class MessageQueues {
     if (added.length === 0) return
     state.handlerNodes.push(node)
     const handling = this.#handle(state, `${node} ${name}`, node, added).finally(() => {
-      this.#handling.delete(handling)
+      this.#handling.delete(ticket)
       state.handlerNodes.splice(state.handlerNodes.indexOf(node), 1)
     })
-    this.#handling.add(handling)
+    this.#handling.set(ticket, handling)
   }
 
   #requestLater (ticket: Ticket): void {

@@ -22,6 +22,5 @@ end
 if not is_last then return 1 end
 remove_ticket(key, ticket)
 if is_concurrent_ticket(ticket) then return 1 end
-local node, next_number = string.match(live_head(key) or '', '^(%S+) (%d+)')
-if node then notify(node, 'turn ' .. next_number) end
+notify_next(key)
 return 1

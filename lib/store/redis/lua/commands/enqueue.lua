@@ -20,7 +20,8 @@ local function is_holder_alive (node)
 end
 
 local head = live_head(key)
-if is_retry then is_queued = has_ticket(key, ticket) end
+-- Redis may have lost the ticket since, or, for a retry, have it already.
+if is_queued or is_retry then is_queued = has_ticket(key, ticket) end
 local decisions, new_count, unclaimed = {}, 0, {}
 for i = 5, #ARGS, 2 do
   local name, fingerprint = ARGS[i], ARGS[i + 1]

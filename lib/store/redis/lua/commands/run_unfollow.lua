@@ -1,4 +1,6 @@
 -- ARGS: ids of runs that have no readers on this node any more. Returns 1.
+-- They may have readers again since.
+if is_retry then return 1 end
 for _, id in ipairs(ARGS) do
   local followers = redis.call('HGET', runs.key(id), 'followers')
   if followers then

@@ -130,6 +130,12 @@ local function remove_ticket (key, ticket)
   if found then drop_ticket(key, found) end
 end
 
+-- Tells the node of the first ticket that its messages are next.
+local function notify_next (key)
+  local node, name = string.match(live_head(key) or '', '^(%S+) (%d+)')
+  if node then notify(node, 'turn ' .. name) end
+end
+
 -- Returns the number of messages in the queue. If there seem to be too many, those of expired nodes are removed first.
 local function count_waiting (key, new_count)
   local waiting = num(redis.call('HGET', key, 'waiting'))
