@@ -3,7 +3,10 @@ import { StoreUnavailable, type SseSessionsOptions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
-import { parseStoreCommands } from '../support/redis-commands.js'
+import { loseFirstReply } from '../support/redis-commands.js'
+import { follow } from '../runs/support/run-client.js'
+import { createFeed } from '../runs/support/feed.js'
+import { openRunNodes } from './support/run-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil } from '../support/wait.js'
@@ -14,32 +17,10 @@ import { deferred, waitUntil } from '../support/wait.js'
 async function openWithLostReply (t: Test, lostOperation: string, options: SseSessionsOptions = {}) {
   const redis = await startRedis(t)
   const { sessions, client } = await openProxiedNode(t, redis, options)
-  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
-  const gate = deferred()
-  let attempts = 0
-  let replies = 0
-  const callAndLoseReply = async (...command: string[]): Promise<unknown> => {
-    const isLostOperation = parseStoreCommands(command).some(({ operation, args }) => operation === lostOperation && (lostOperation !== 'read' || args.includes('s')))
-    const number = isLostOperation ? ++attempts : 0
-    const reply = await call(...command)
-    if (number === 1) {
-      await gate.promise
-      throw new Error('Command timed out')
-    }
-    if (isLostOperation) replies++
-    return reply
-  }
-  Object.assign(client, { call: callAndLoseReply })
   return {
     redis,
     sessions,
-    waitForCommand: () => waitUntil(() => attempts > 0, 'the command'),
-    /** Loses the reply, and waits for the reply to the retry. */
-    loseReply: async () => {
-      const before = replies
-      gate.resolve()
-      await waitUntil(() => replies > before, 'the retry')
-    },
+    ...loseFirstReply(client, ({ operation, args }) => operation === lostOperation && (lostOperation !== 'read' || args.includes('s'))),
     field: async ({ id }: { id: string }, name: string) => await redis.sendCommand('HGET', `{sse}:s:${id}`, name)
   }
 }
@@ -167,4 +148,35 @@ t.test('a retried end runs the onClose hook of a discarded session', needsRedis,
   await loseReply()
   await discard
   t.strictSame(closeReasons, ['aborted'])
+})
+
+t.test('a retried removal of a node from the readers of a run does not remove a later reader', needsRedis, async t => {
+  const [, nodeA, nodeB] = await openRunNodes(t)
+  await nodeA.runs.start('a', {}, nodeA.feed.producer)
+  const { waitForCommand, loseReply } = loseFirstReply(nodeB.client, ({ operation }) => operation === 'run_unfollow')
+  const first = await follow(t, nodeB.runUrl)
+  first.abort()
+  await waitForCommand()
+  const later = await follow(t, nodeB.runUrl)
+  await loseReply()
+  nodeA.feed.add(1)
+  await later.waitFor('1')
+})
+
+t.test('a retried comparison of runs after a rollback does not end a later run', needsRedis, async t => {
+  const [redis, node] = await openRunNodes(t)
+  await node.runs.start('a', {}, node.feed.producer)
+  const reader = await follow(t, node.runUrl)
+  node.feed.add(1)
+  await reader.waitFor('1')
+  const { waitForCommand, loseReply } = loseFirstReply(node.client, ({ operation }) => operation === 'run_reconcile')
+  await redis.sendCommand('HSET', '{sse}', 'position', '1')
+  await node.runs.find('a')
+  await waitForCommand()
+  const feed = createFeed()
+  const run = await node.runs.start('b', {}, feed.producer)
+  await loseReply()
+  feed.end()
+  await waitUntil(() => run.status !== 'running', 'the end')
+  t.equal(run.status, 'finished')
 })

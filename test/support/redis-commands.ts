@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis'
+import { deferred, waitUntil } from './wait.js'
 
 export interface StoreCommand {
   readonly operation: string
@@ -30,4 +31,33 @@ export function interceptStoreCommands (client: Redis, callback: (storeCommands:
     return await call(...command)
   }
   Object.assign(client, { call: callWithCallback })
+}
+
+/** Lets a client lose the reply to the first store command that matches, at a time that the test chooses. The store sends it again. */
+export function loseFirstReply (client: Redis, matches: (command: StoreCommand) => boolean) {
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  const gate = deferred()
+  let attempts = 0
+  let replies = 0
+  const callAndLoseReply = async (...command: string[]): Promise<unknown> => {
+    const isMatch = parseStoreCommands(command).some(matches)
+    const number = isMatch ? ++attempts : 0
+    const reply = await call(...command)
+    if (number === 1) {
+      await gate.promise
+      throw new Error('Command timed out')
+    }
+    if (isMatch) replies++
+    return reply
+  }
+  Object.assign(client, { call: callAndLoseReply })
+  return {
+    waitForCommand: () => waitUntil(() => attempts > 0, 'the command'),
+    /** Loses the reply, and waits for the reply to the retry. */
+    loseReply: async (): Promise<void> => {
+      const before = replies
+      gate.resolve()
+      await waitUntil(() => replies > before, 'the retry')
+    }
+  }
 }
