@@ -279,3 +279,16 @@ t.test('when the node of a concurrent message fails, its repeat is handled, and 
   gate.resolve()
   await lost.catch(() => {})
 })
+
+t.test('what Redis keeps for messages has a TTL, also if it was empty in between', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const { messageQueue } = session[kStream]
+  await t.rejects(async () => await messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
+  const { gate, started, running } = startGatedMessage(session)
+  await started
+  for (const part of ['queue', 'keys']) t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:${part}`)) > 0, part)
+  gate.resolve()
+  await running
+})

@@ -14,6 +14,13 @@ testEachStore(t, 'a session joins at most maxChannelsPerSession channels', async
   t.strictSame(session.channels, ['a'])
 })
 
+testEachStore(t, 'joins that run at the same time do not exceed maxChannelsPerSession', async (t, store) => {
+  const session = await openSession(await store.addNode({ maxChannelsPerSession: 2 }))
+  const joins = await Promise.allSettled(['a', 'b', 'a', 'c', 'd'].map(async name => { await session.join(name) }))
+  t.strictSame(joins.map(({ status }) => status), ['fulfilled', 'fulfilled', 'fulfilled', 'rejected', 'rejected'])
+  t.strictSame(session.channels.toSorted(), ['a', 'b'])
+})
+
 testEachStore(t, 'joins and leaves channels on any node, delivers what was sent before a leave, and counts members', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)

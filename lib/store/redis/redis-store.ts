@@ -78,9 +78,13 @@ export class RedisStore implements Store {
     const state = given as SessionReplica
     const { queue } = this.#node
     const { maxChannelsPerSession } = this.#settings
-    if (state.channels?.has(channel) !== true && (state.channels?.size ?? 0) >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
+    const joining = state.joining ??= new Set()
+    if (state.channels?.has(channel) !== true) {
+      if ((state.channels?.size ?? 0) + joining.size >= maxChannelsPerSession && !joining.has(channel)) throw new TooManyChannels(maxChannelsPerSession)
+      joining.add(channel)
+    }
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
-    const [version, ...newest] = await queue.execute('join', state.id, channel, count) as [version: unknown, ...HistoryPart]
+    const [version, ...newest] = await queue.execute('join', state.id, channel, count).finally(() => { joining.delete(channel) }) as [version: unknown, ...HistoryPart]
     await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
     let [through, frames] = newest
     const all = [...frames]

@@ -22,6 +22,8 @@ export class SessionReplica extends SessionState implements LogReader {
   version = 0
   /** The ids that this node had when the handlers started that are running for the session. */
   readonly handlerNodes: string[] = []
+  /** The channels that this process is joining. */
+  joining: Set<string> | undefined
   /** Calls of `attach` are executed one after the other. `undefined` if there is none. */
   pendingAttach: Promise<void> | undefined
 

@@ -4,7 +4,7 @@
 -- it is newer.
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
-local current_version, close_reason, owner, has_keys, users = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'hasKeys', 'users'))
+local current_version, close_reason, owner, users = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'users'))
 if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
 add_user(key, users)
 local queue, keys = key .. ':queue', key .. ':keys'
@@ -52,19 +52,15 @@ if new_count > 0 and not is_queued then
   local waiting = count_waiting(key, new_count)
   if waiting > 0 and waiting - 1 + new_count > MAX_WAITING_MESSAGES then return { 'many', { tostring(waiting - 1) }, new_record } end
   local queued = ticket .. ' ' .. new_count
-  redis.call('RPUSH', queue, queued)
+  if redis.call('RPUSH', queue, queued) == 1 then redis.call('PEXPIRE', queue, TTL) end
   redis.call('HINCRBY', key, 'waiting', new_count)
   if not is_concurrent then head = head or queued end
   is_queued = true
 end
 for _, i in ipairs(unclaimed) do
   redis.call('HSET', keys, ARGS[i], 'r ' .. ARGS[i + 1] .. ' ' .. ticket .. ';')
-  -- From here on, the keys have the TTL of the session.
-  if not has_keys then
-    redis.call('HSET', key, 'hasKeys', 1)
-    redis.call('PEXPIRE', keys, TTL)
-    has_keys = '1'
-  end
+  -- Without it, the keys would stay in Redis if no node renews it.
+  if redis.call('PTTL', keys) < 0 then redis.call('PEXPIRE', keys, TTL) end
 end
 local is_head = head and string.sub(head, 1, #ticket + 1) == ticket .. ' '
 return { (is_concurrent or not is_queued or is_head) and 'run' or 'wait', decisions, new_record }
