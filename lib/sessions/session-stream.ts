@@ -211,9 +211,9 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
 
   /** Ends a stream that was replaced, or whose session was closed, while the `onSend` hooks ran, after the store's `attach`. */
   #endIfStale (stream: StreamWriter): void {
-    const { closeReason, attachedRemotely, ranges } = this.state
+    const { closeReason, hasEnded, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
-    else if (closeReason !== undefined) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
+    else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced(this.#isOutdated)
     // Another process has attached a stream and detached it again. The client should reconnect.
     else if (ranges.length === 0) this.onReplaced(false)

@@ -71,6 +71,11 @@ export class SessionState implements LogListener {
     return true
   }
 
+  /** Whether the session is closed, and `ranges` contain everything that was sent before. A shared store overrides this: entries can arrive after the close. */
+  get hasEnded (): boolean {
+    return this.closeReason !== undefined
+  }
+
   onAppend (): void {
     this.listener?.onAppend()
   }

@@ -345,7 +345,9 @@ export class Client {
     if (this.#lastEventId === undefined) model.onOpening(this.model)
     const { sessionId, position } = this.#lastEventId ?? {}
     scheduler.log(`client ${this.model.index} connects to ${node.process.name} after ${String(position)}`)
-    scheduler.schedule(this.#latency(), node.process, () => { node.openStream(sink, sessionId, position) })
+    // In order: nodes take the request that arrives last as the newest, so a network that reorders them would be against the rules.
+    this.#arrival = Math.max(this.#arrival, scheduler.time + this.#latency())
+    scheduler.schedule(this.#arrival - scheduler.time, node.process, () => { node.openStream(sink, sessionId, position) })
     scheduler.schedule(REQUEST_TIMEOUT, scheduler.driver, () => { if (this.#sink === sink && !this.isConnected) sink.cut() })
     this.#watch(sink)
   }
@@ -366,6 +368,8 @@ export class Client {
     sink.cut()
   }
 
+  /** When the last request for a stream arrives. */
+  #arrival = 0
   #nextNode: Node | undefined
   #nextDelay: number | undefined
 

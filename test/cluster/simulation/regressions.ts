@@ -189,5 +189,15 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 2.7536969808861613, kind: 'leave', client: 0, node: 0, channel: 'b' },
       { after: 2.9947961065918207, kind: 'update', client: 0, node: 0 }
     ]
+  },
+  {
+    title: 'a session is closed by the node to which its stream is moving',
+    setup: { seed: 1608, lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], entries: 1000, latency: 'medium', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 182.34334606677294, kind: 'move', client: 0, node: 1, ms: 1.0020386630203575 },
+      { after: 1.3474016021937132, kind: 'emit', client: 0, node: 0, count: 1 },
+      { after: 1.3859969777986407, kind: 'half-open', node: 0, connection: 'subscription', refusedFor: 0 },
+      { after: 1.243210518732667, kind: 'close', client: 0, node: 1 }
+    ]
   }
 ]

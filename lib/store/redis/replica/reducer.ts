@@ -277,7 +277,8 @@ export class Reducer extends LogReducer {
       this.#rebuild(state)
       runAll(state.onClosed)
     }
-    if (state.markClosed(reason)) state.listener?.onEnd()
+    // Also if the session was closed by this process: its stream may have been attached since.
+    if (state.markClosed(reason) || state.epoch !== 0) state.listener?.onEnd()
   }
 
   /** Starts the stream that was acquired. Returns false if another node has acquired it since. */
@@ -344,7 +345,8 @@ export class Reducer extends LogReducer {
     this.continueIfComplete(state)
     if (record.closeReason === undefined) return
     runAll(state.onClosed)
-    if (state.markClosed(record.closeReason)) state.listener?.onEnd()
+    state.markClosed(record.closeReason)
+    state.listener?.onEnd()
   }
 
   /** Lets a session read a channel after a position. */

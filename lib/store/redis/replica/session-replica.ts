@@ -59,6 +59,10 @@ export class SessionReplica extends SessionState implements LogReader {
     return this.isComplete && !this.#guard.isFenced
   }
 
+  override get hasEnded (): boolean {
+    return super.hasEnded && (this.epoch === 0 || this.broadcastEndPosition !== Infinity)
+  }
+
   /** Whether the logs in this process contain everything that the stream reads. */
   get isComplete (): boolean {
     return this.missing === 0 && !this.#guard.isBehind
