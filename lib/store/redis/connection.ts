@@ -64,7 +64,7 @@ export const TIMEOUT = 2000
 /** Milliseconds within which each of the two connections of a node must be ready at boot: together less than the 10 s that Fastify gives a plugin. */
 export const CONNECT_TIMEOUT = 4000
 
-/** Returns the error for the caller of a store. It contains the message of the cause, because the errors of the client libraries contain all arguments of the command. */
+/** Returns the error for the caller of a store. It has only the message of the cause, because the errors of the client libraries contain the arguments of the command, such as the data of events. */
 export function unavailable (cause?: unknown): Error {
   if (cause instanceof StoreUnavailable) return cause
   return Object.assign(new StoreUnavailable(), cause instanceof Error && { cause: new Error(cause.message) })
@@ -146,8 +146,9 @@ export class OwnConnection {
 }
 
 /**
- * The connection for commands: that of the app's client, or, after that did not reply or reconnect for too long, one of the store. A
- * connection whose other side is gone (half open) can stay silent for many minutes before the operating system reports an error.
+ * The connection for commands. It is that of the app's client; if that does not reply or reconnect for too long, `replace` opens one
+ * of the store. A connection whose other side is gone (half open) can stay silent for many minutes before the operating system
+ * reports an error.
  */
 export class Connection {
   /** Whether commands can be sent. */

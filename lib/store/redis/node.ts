@@ -163,7 +163,7 @@ export class Node {
   async close (): Promise<void> {
     this.#isClosing = true
     await Promise.all([bounded(this.messageQueues.close(), this.#settings.closeTimeout), bounded(Promise.all(this.#expiring.values()))].map(closed => closed.catch(noop)))
-    // After all other commands.
+    // The last command, because Redis refuses the commands of a node that is not registered.
     await this.queue.execute('deregister').catch(noop)
     this.#stop()
   }
@@ -174,7 +174,7 @@ export class Node {
     if (record !== undefined) {
       if (state.apply(record, this.#node)) state.listener?.onEnd()
     } else if (state.epoch === 0) this.reducer.removeSession(state)
-    // The publication of the close is missing or late. The stream may end only after everything before it.
+    // The stream may end only at the place of the close in the inbox. It has not arrived yet, so everything is read again.
     else this.#inbox.invalidate()
   }
 
@@ -287,7 +287,7 @@ export class Node {
     if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.runs.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()
-    // After this heartbeat.
+    // Later, because only one heartbeat can be in progress.
     if (Number(hasMoreRuns) === 1) setImmediate(() => { this.sendHeartbeat() })
     // A closing node runs no hooks for expired sessions: it could not run them in time.
     if (!this.#isClosing && assigned.length > 0) this.#expireAll(assigned).catch(noop)
@@ -298,7 +298,7 @@ export class Node {
     const { queue } = this
     const offset = time - (sentAt + receivedAt) * 500
     const error = (receivedAt - sentAt) * 500
-    // Otherwise one of the clocks was set meanwhile.
+    // If the two measurements contradict each other, one of the clocks was set, and the older measurement is wrong.
     const isConsistent = Math.abs(offset - queue.clockOffset) <= error + queue.clockError
     if (isConsistent && error > queue.clockError && receivedAt - this.#clocksComparedAt < CLOCK_COMPARISON_AGE) return
     this.#clocksComparedAt = receivedAt
@@ -316,7 +316,7 @@ export class Node {
   /** Closes expired sessions. `assigned`: ids and deadlines. */
   async #expireAll (assigned: readonly string[]): Promise<void> {
     await Promise.all(assigned.flatMap((id, index) => index % 2 === 0 ? [this.#expire(id, assigned[index + 1] as string)] : []))
-    // There may be more.
+    // Redis assigns only some of them at a time.
     this.sendHeartbeat()
   }
 

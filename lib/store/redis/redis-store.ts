@@ -106,7 +106,7 @@ export class RedisStore implements Store {
     const [reply] = await this.#node.queue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string]
     const isEnded = Number(reply) === 1
     if (!isEnded) {
-      // Another process was faster.
+      // Another process has closed it.
       if (state.closeReason === undefined) await this.find(state.id)
       return false
     }
@@ -170,7 +170,7 @@ export class RedisStore implements Store {
 
   async #append (kind: string, name: string, { frame, except = '' }: EntryInput, keep = 0): Promise<number> {
     const { queue, reducer } = this.#node
-    // A session id contains no whitespace, which would separate it from the frame.
+    // What contains whitespace is no session id, and would break the format of the publication.
     const position = Number(await queue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except, keep))
     reducer.highestPosition = Math.max(reducer.highestPosition, position)
     return position

@@ -3,7 +3,7 @@ export class StateCache<State extends object, Source> {
   readonly #create: (id: string, source: Source) => State
   readonly #isOpen: (state: State) => boolean
   readonly #known = new Map<string, WeakRef<State>>()
-  /** States that were used since the last sweep, and since the one before. */
+  /** The states that were used since the last sweep, and those between the last two sweeps. */
   #used: readonly [Set<State>, Set<State>] = [new Set(), new Set()]
 
   constructor (create: (id: string, source: Source) => State, isOpen: (state: State) => boolean) {
@@ -38,7 +38,7 @@ export class StateCache<State extends object, Source> {
     return [...this.#known.values()].map(known => known.deref()).filter((state): state is State => state !== undefined && this.#isOpen(state))
   }
 
-  /** Releases the states that were not used since the sweep before the last one. */
+  /** Releases the states that were not used since the previous sweep. */
   sweep (): void {
     this.#used = [new Set(), this.#used[0]]
     for (const [id, known] of this.#known) if (known.deref() === undefined) this.#known.delete(id)

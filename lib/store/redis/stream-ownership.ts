@@ -85,7 +85,7 @@ export class StreamOwnership {
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     const { clockOffset, clockError } = this.#queue
     const { from, to } = this.#lastPause
-    // A request that arrived during a pause is read after it.
+    // While the process was paused, it read nothing: such a request may have arrived at any time since the start of the pause.
     const earliest = requestedAt > from && requestedAt <= to ? from : requestedAt
     // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
@@ -101,7 +101,7 @@ export class StreamOwnership {
     return position
   }
 
-  /** Waits until the logs that a stream reads are complete. Rejects if none of them becomes complete within the time limit of a command, because there may be thousands. */
+  /** Waits until the logs that a stream reads are complete. There may be thousands, so it rejects only if none becomes complete within the time limit of a command. */
   async #waitUntilComplete (state: SessionReplica): Promise<void> {
     while (state.epoch !== 0 && !state.isComplete) {
       const { missing } = state

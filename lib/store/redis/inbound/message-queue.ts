@@ -6,7 +6,7 @@ import { bounded } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
 
-/** How many messages of a batch are handled before Redis has confirmed the response to the first of them. If this process fails, these are handled again. */
+/** How many handled messages of a batch may wait for the confirmation of Redis. If this process fails, these are handled again. */
 const MAX_UNACKED = 8
 
 /** A message without a result. */
@@ -224,7 +224,7 @@ export class MessageQueues {
       return
     }
     this.#waiting.delete(name)
-    // The messages that these wait for are after this ticket in the queue.
+    // Otherwise they would wait for tickets that are after this one in the queue.
     for (const message of repeats) this.#requestLater(this.#createTicket(state, [message]))
     if (added.length === 0) return
     state.handlerNodes.push(node)
@@ -248,7 +248,7 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      // Otherwise other nodes may handle it, or this one is closing.
+      // Another node may handle the messages of a fenced node.
       const mayStart = node === this.#queue.node && !this.#listener.isFenced() && !this.#isClosed
       try {
         if (!mayStart) throw new StoreUnavailable()
@@ -257,7 +257,7 @@ export class MessageQueues {
         failure = error
       }
       const isLast = index === messages.length - 1
-      // A client does not wait for this after a response, because nothing overtakes it and it is not given up.
+      // A client gets its response before Redis confirms this command: it is sent until it is executed, and before all later commands.
       completed.push(isLast || key !== '' ? this.#complete(state, ticket, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
       // Until then, another node would refuse a message that uses the key for other data.

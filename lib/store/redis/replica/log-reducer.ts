@@ -14,7 +14,7 @@ export interface LogReducerListener {
 export class LogReducer {
   /** The replicas that have to be read. */
   readonly incomplete = new Set<LogReplica>()
-  /** Sessions and runs that are in use without a stream or a reader here, and may have changed unnoticed. */
+  /** Sessions and runs that this process uses without reading them, and that may have changed unnoticed. */
   readonly unverified = new Set<SessionReplica | RunReplica>()
   /** The position up to which everything was applied. */
   position = 0

@@ -24,7 +24,7 @@ export interface KnownSessions {
   get (id: string): SessionReplica | undefined
 }
 
-/** What is read of a log, or of a session or a run that is in use without a stream or a reader in this process. */
+/** What is read of a log, or of a session or a run that this process uses without reading its log. */
 export type ReadItem = LogItem | { readonly unverified: SessionReplica | RunReplica }
 
 /** The range of a log, and for the log of a session also the epoch of the stream and the version of the record. */
@@ -123,7 +123,7 @@ export class Reducer extends LogReducer {
     for (const [index, value] of values.entries()) {
       const item = items[index] as ReadItem
       if ('unverified' in item) this.#verify(item.unverified, value)
-      // The replica has become live or was invalidated since the command was sent, so another range is missing now.
+      // The replica has become live or was invalidated while the command was in progress, so this range is outdated.
       else if (item.replica.isLive !== (item.through !== Infinity)) continue
       else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
       else if (item.replica.kind === 'r') this.runs.applyRead(item.replica, item.after, value as LogPart)

@@ -101,7 +101,7 @@ export class RunReducer {
   #remove (run: RunReplica): void {
     const { replica, outcome } = run
     run.isRemoved = true
-    // Before the end, if it is known.
+    // At most the position before the end, if that is known.
     const position = Math.min(Math.max(this.#logs.highestPosition, replica?.log.lastPosition ?? 0), run.endPosition - 1)
     replica?.add([String(position), String(position), outcome === undefined ? 'store' : 'age', [], 0], replica.missingRange[0], this.#logs.clockOffset)
     run.markEnded({ status: 'lost' }, position + 1)

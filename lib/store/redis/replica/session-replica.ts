@@ -20,11 +20,11 @@ export interface WriteGuard {
 export class SessionReplica extends SessionState implements LogReader {
   /** The version of the newest record or change that was applied. */
   version = 0
-  /** The ids that this node had when the handlers started that are running for the session. */
+  /** For each running handler of the session, the id that this node had when the handler started. */
   readonly handlerNodes: string[] = []
   /** The channels that this process is joining. */
   joining: Set<string> | undefined
-  /** Calls of `attach` are executed one after the other. `undefined` if there is none. */
+  /** Settles when the last call of `attach` has finished, because these run one after the other. `undefined` if there is none. */
   pendingAttach: Promise<void> | undefined
 
   // The following describe the stream, and change only in the order of the inbox.

@@ -1,6 +1,6 @@
 -- ARGS: kind of the log (s: session, c: channel, b: broadcasts, r: run), name, frame, id of the excluded session or '',
 -- milliseconds for which to keep a channel or 0.
--- Returns the position; 0 if the channel has no members and is not kept, -1 if the session is closed, or if
+-- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed, or if
 -- the run has ended or belongs to another node.
 local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
 if kind == 's' then return append_to_session(name, frame, except) end

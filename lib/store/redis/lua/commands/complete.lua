@@ -6,7 +6,7 @@ local queue, keys, order = key .. ':queue', key .. ':keys', key .. ':order'
 for i = 4, #ARGS, 3 do
   local name, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
   local holder, waiters = string.match(redis.call('HGET', keys, name) or '', '^r %S+ (%S+ c?%d+);(.*)$')
-  -- Not if another ticket has taken the key over, or the session was removed.
+  -- Another ticket may have the key now, or the session was removed.
   if holder == ticket then
     if response == '' then redis.call('HDEL', keys, name)
     else

@@ -50,6 +50,7 @@ if new_count > 0 and not is_queued then
   -- The node may have removed the ticket meanwhile. Not an error, because the commands after a failed one are not executed.
   if is_retry then return { 'again', {}, new_record } end
   local waiting = count_waiting(key, new_count)
+  -- The first message is being handled, so it does not wait.
   if waiting > 0 and waiting - 1 + new_count > MAX_WAITING_MESSAGES then return { 'many', { tostring(waiting - 1) }, new_record } end
   local queued = ticket .. ' ' .. new_count
   if redis.call('RPUSH', queue, queued) == 1 then redis.call('PEXPIRE', queue, TTL) end

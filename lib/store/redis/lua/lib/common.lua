@@ -1,5 +1,5 @@
--- Shared by all commands. script.ts joins the parts of the script: the settings, this file, log.lua, retention.lua, the
--- commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
+-- Shared by all commands. script.ts joins the parts of the script: the settings, this file, log.lua, retention.lua, runs.lua,
+-- the commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local P = KEYS[1]
 
 -- With the argument `rights`, the script returns the rights that the user of this connection lacks, as rules of an ACL.
@@ -32,12 +32,13 @@ local NOW = TIME[1] * 1000000 + TIME[2]
 local position, rollback_position, clock
 -- Of the sender: the number of the newest command that was applied, and of the newest message in its inbox.
 local applied, inbox
--- The number of the current command, and whether an earlier execution was interrupted before its reply arrived.
+-- The number of the current command, and whether it was executed before: its reply may have been lost. A retry must not change
+-- what later commands have changed.
 local number, is_retry = 0, false
 -- Fields of the store's hash that are written when all commands have been executed.
 local changes = {}
 
--- The version of a session for a sender that must load the session to find out what has changed.
+-- Returned instead of a version if the sender must load the session to find out what has changed. Higher than every version.
 local UNKNOWN_VERSION = 9e15
 
 local function int (n) return string.format('%.0f', n) end
@@ -58,7 +59,8 @@ local function notify (node, text)
   return count + 1
 end
 
--- Marks the place of a reply in the inbox of the sender, which applies the reply there. Returns the number of the message.
+-- Adds a mark to the inbox of the sender, which applies the reply when it reaches the mark. So replies and publications keep
+-- their order. Returns the number of the mark in the inbox.
 local function mark_reply (token)
   return int(notify(NODE, 'reply ' .. token))
 end
@@ -81,7 +83,7 @@ local function is_alive (node)
   return false
 end
 
--- Releases a session whose owner has expired. Returns whether it did.
+-- Clears the owner of a session if its lease has ended. Returns true if it was cleared.
 local function clear_dead_owner (key, owner)
   if not owner or owner == '' or is_alive(owner) then return false end
   redis.call('HSET', key, 'owner', '')
@@ -104,7 +106,7 @@ end
 -- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries as lost that
 -- were appended before now.
 local function rollback ()
-  -- It was already reported after this node had received its newest position.
+  -- The loss was reported before: the rollback position is not below the newest position of the sender.
   if rollback_position > 0 and rollback_position >= HIGHEST_POSITION then return end
   position = math.max(position, HIGHEST_POSITION, NOW) + 1
   rollback_position = position

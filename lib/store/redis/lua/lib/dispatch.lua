@@ -38,7 +38,7 @@ while ARGV[i] do
   i = i + count
   local ok, reply = pcall(execute, name, command_number, deadline, args)
   if not ok then
-    -- An error of Redis is a table or a string, depending on its version.
+    -- Redis throws a table, Lua a string.
     failure = type(reply) == 'table' and reply.err or tostring(reply)
     if not string.find(failure, '^%u%u') then failure = 'ERR ' .. failure end
     break

@@ -11,7 +11,7 @@ local function trim (key, bounds, bytes, last)
   local log = key .. ':log'
   local length = redis.call('XLEN', log)
   if length == 1 and last > 0 then
-    -- The earlier entries have expired with their stream.
+    -- The Redis stream had expired by its TTL, so this entry is the only one.
     redis.call('HSET', key, 'trimmed', last, 'trimReason', 'age')
     bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]
   end
@@ -31,6 +31,8 @@ local function trim (key, bounds, bytes, last)
     if trimmed then redis.call('XTRIM', log, 'MINID', int(trimmed + 1)) end
   end
   if trimmed then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', trim_reason) end
+  -- Again after an eighth of `age`, which is in milliseconds; NOW is in microseconds. The TTL is longer, so that a log in use is
+  -- trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
   redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 5000)
 end

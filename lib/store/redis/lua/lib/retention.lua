@@ -1,4 +1,5 @@
--- What a session still has to read in channels that it has left, and how long sessions are kept.
+-- Channels and what sessions read of them after leaving, how long sessions are kept, the queues of messages, and the responses
+-- that are stored for repeats.
 
 -- The ranges of left channels that a session has not read completely, the oldest first.
 local function unread_ranges (key)
@@ -11,7 +12,7 @@ local function unread_ranges (key)
   return ranges
 end
 
--- Drops the range of a left channel. The own log of the session records that entries are lost.
+-- Drops the range of a left channel. The loss is recorded in the session's own log, because the range cannot report it any more.
 local function drop_range (key, range, reason)
   redis.call('HDEL', key, range.field)
   local last, trimmed = unpack(redis.call('HMGET', key, 'last', 'trimmed'))
@@ -43,7 +44,7 @@ function channels.exists (members, keep, last)
   return members > 0 or num(keep) > 0 and NOW - num(last) <= channels.bounds(keep).age * 1000
 end
 
--- Lets a channel that does not exist begin at the current position.
+-- Creates a channel, whose history starts after the current position.
 function channels.start (key, last)
   redis.call('HSET', key, 'historyStart', position)
   -- If a channel with this name had entries before, Redis has removed them: all up to the current position count as lost.
@@ -92,9 +93,9 @@ local function set_ttl (key, milliseconds, with_log)
   for _, suffix in ipairs({ '', ':keys', ':order', ':queue', with_log and ':log' or nil }) do redis.call('PEXPIRE', key .. suffix, milliseconds) end
 end
 
--- The queue of a session's messages is a list of tickets: node id, name, and how many messages it has. The field `waiting`
--- of the session is the sum of these. The name is a number; that of a concurrent message, whose handler runs wherever its
--- ticket is in the list, starts with `c`.
+-- The queue of a session's messages is a list of tickets: `<node id> <name> <number of messages>`. The field `waiting` of the
+-- session is the sum of these numbers. A name is a number; with the prefix `c` it belongs to a concurrent message, whose handler
+-- does not wait for the first ticket.
 
 local function drop_ticket (key, ticket)
   if redis.call('LREM', key .. ':queue', 1, ticket) > 0 then
