@@ -149,3 +149,19 @@ testEachStore(t, 'refuses invalid options of join and channel', async (t, store)
   await session.close()
   await t.rejects(session.join('room', { history: 1 }), { code: 'FST_SSE_SESSION_OVER' })
 })
+
+testEachStore(t, 'a client that resumes later than the age of other logs receives the events that a channel keeps', async (t, store) => {
+  const options = { channelLog: { age: 200 } }
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
+  const session = await openSession(nodeA)
+  await session.join('room')
+  const room = nodeB.channel('room', { keep: KEEP })
+  const lost = await attachStream(nodeA, session)
+  lost.sink.destroy()
+  await room.send(1)
+  const sentAt = performance.now()
+  await waitUntil(() => performance.now() - sentAt > 400, 'the age')
+  const stream = await attachStream(nodeB, await findSession(nodeB, session), lost.cursor)
+  await waitUntil(() => stream.read().length === 1, 'the event')
+  t.match(stream.read(), [{ event: 'message', data: 1 }])
+})

@@ -77,7 +77,10 @@ export class Reducer extends LogReducer {
   /** Applies a publication to a channel. */
   applyChannelPublication (name: string, text: string): void {
     const replica = this.channels.get(name)
-    if (replica !== undefined) this.append(replica, parseEntry(text, text.indexOf(' ') + 1))
+    if (replica === undefined) return
+    const [keep] = splitFirst(text)
+    this.#setKeep(replica, keep)
+    this.append(replica, parseEntry(text, keep.length + 1))
   }
 
   /** Applies a message of the node's inbox. */
@@ -128,7 +131,9 @@ export class Reducer extends LogReducer {
       else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
       else if (item.replica.kind === 'r') this.runs.applyRead(item.replica, item.after, value as LogPart)
       else {
-        item.replica.add(value as LogPart, item.after, this.clockOffset)
+        const part = value as LogPart
+        if (item.replica.kind === 'c') this.#setKeep(item.replica, part[5]?.[0])
+        item.replica.add(part, item.after, this.clockOffset)
         this.releaseReaders(item.replica)
         if (item.replica === this.broadcasts) this.#continueAll()
       }
@@ -369,6 +374,13 @@ export class Reducer extends LogReducer {
       replica.removeReader(state)
       state.reads.delete(replica)
     }
+  }
+
+  /** Sets how long the entries of a channel are kept, in milliseconds, if that is longer than other logs. */
+  #setKeep ({ log }: LogReplica, keep: string | null | undefined): void {
+    const { channelLog } = this.#settings
+    const age = Math.max(channelLog.age, Number(keep ?? 0))
+    if (age !== log.bounds.age) log.bounds = { ...channelLog, age }
   }
 
   /** The streams that waited only for broadcasts continue. */

@@ -36,6 +36,6 @@ if kind == 'c' then
 end
 local entry_position = append(key, bounds, meta, frame, except)
 if keep > 0 then channels.set_ttl(key, true) end
-local text = 'entry ' .. int(last) .. ' ' .. int(entry_position) .. ' ' .. except .. '\n' .. frame
-if kind == 'c' then redis.call('PUBLISH', P .. ':c:' .. name, text) else publish_all(text) end
+local text = int(last) .. ' ' .. int(entry_position) .. ' ' .. except .. '\n' .. frame
+if kind == 'c' then redis.call('PUBLISH', P .. ':c:' .. name, int(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
 return entry_position

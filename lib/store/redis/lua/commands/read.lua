@@ -3,8 +3,8 @@
 -- to which to read, position of the newest entry that the node has or 0, epoch of the stream, version of the record that the
 -- node has.
 -- Returns the inbox number, the newest position, the rollback position, and a value for each item, up to the last one that
--- the byte limit allows: for a log the result of read_log, with the record of a session as its sixth value if it is newer, or
--- that of a run; for `u` the version; for `v` the record; `gone`, `replaced`, or `taken` if
+-- the byte limit allows: for a log the result of read_log, with the record of a session as its sixth value if it is newer, that
+-- of a run, or how long the entries of a channel are kept; for `u` the version; for `v` the record; `gone`, `replaced`, or `taken` if
 -- the request of the new owner may be older.
 local token = ARGS[1]
 local values, lost, budget = {}, false, READ_BYTES
@@ -43,7 +43,8 @@ for i = 2, #ARGS, 7 do
     local key = kind == 's' and session_key(name) or kind == 'c' and channel_key(name) or kind == 'r' and runs.key(name) or P .. ':b'
     local problem, record
     if kind == 's' then problem, record = read_session(name, key, ARGS[i + 5], ARGS[i + 6])
-    elseif kind == 'r' then record = read_run(name, true) end
+    elseif kind == 'r' then record = read_run(name, true)
+    elseif kind == 'c' then record = { redis.call('HGET', key, 'keep') } end
     if problem then value = problem
     else
       local bytes
