@@ -1,5 +1,4 @@
 import t from 'tap'
-import { createParser } from '../../lib/client/event-stream-parser.js'
 import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
 import { withTimeout } from '../support/wait.js'
 import { CLOSE_EVENT, endedStream, openStream, scriptedServer, welcome, writeChunks } from './support/scripted-server.js'
@@ -73,23 +72,4 @@ testEachClient(t, 'skips a byte order mark that is split over chunks', async (t,
   const session = connect(server.url)
   await withTimeout(waitForEvent(session, 'close'), 'the close event')
   t.equal(session.sessionId, 's')
-})
-
-t.test('the time to parse a large event in small chunks grows with its size only', t => {
-  const measure = (chunks: number): number => {
-    let length = 0
-    const parse = createParser(() => {}, (_name, data) => { length = data.length }, () => {})
-    const before = process.cpuUsage()
-    parse('data: ')
-    for (let n = 0; n < chunks; n++) parse('x'.repeat(256))
-    parse('\n\n')
-    t.equal(length, chunks * 256)
-    const { user, system } = process.cpuUsage(before)
-    return (user + system) / chunks
-  }
-  measure(1000)
-  const few = Math.min(measure(1000), measure(1000), measure(1000))
-  const many = measure(60_000)
-  t.ok(many < 10 * few, `${many} and ${few} microseconds for each chunk`)
-  t.end()
 })

@@ -48,6 +48,7 @@ t.test('the stop button of any tab ends the answer, even if it is pressed while 
   const first = await waitForAnswer(page, 40)
 
   await ask(page, QUESTION)
+  await page.locator('.up').nth(1).waitFor()
   await waitForAnswer(page, 10)
   network.setDown(true)
   await page.locator('#state').getByText('disconnected').waitFor()

@@ -48,31 +48,6 @@ t.test('a session that was removed to make room cannot be attached any more', as
   store.close('done')
 })
 
-t.test('the time to join, to leave and to close does not depend on the number of channels', async t => {
-  const settings = resolveOptions({ maxChannelsPerSession: 100_000 }, 0)
-  const store = memoryStore(settings, callbacks)
-  /** Returns microseconds of CPU time per channel. Half of the channels are left, the others are left by the end of the session. */
-  const measure = (id: string, count: number): number => {
-    const session = openSession(store, id)
-    store.attach(session)
-    const before = process.cpuUsage()
-    for (let n = 0; n < count; n++) store.join(session, `${id} ${n}`, 0)
-    for (let n = 0; n < count; n += 2) {
-      store.publish(`${id} ${n}`, { frame: 'x' }, 0)
-      store.leave(session, `${id} ${n}`)
-    }
-    store.end(session, 'done', true)
-    const { user, system } = process.cpuUsage(before)
-    return (user + system) / count
-  }
-  // The first call is slower.
-  measure('warm', 2000)
-  const few = Math.min(measure('a', 1000), measure('b', 1000), measure('c', 1000))
-  const many = measure('many', 40_000)
-  t.ok(many < 3 * few, `${many} and ${few} microseconds`)
-  store.close('done')
-})
-
 t.test('channels that are kept count in maxBytes, and are removed when they are empty', async t => {
   const store = memoryStore(resolveOptions({ maxBytes: 100_000 }, 0), callbacks)
   const frame = 'x'.repeat(10_000)
