@@ -50,6 +50,7 @@ testEachClient(t, 'lost connections lose and repeat no value', async (t, connect
 testEachClient(t, 'the end of the loop, the signal and the close of the session abort the signal of the handler', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
   let closed = deferred()
+  sessions.handle('message', () => {})
   sessions.handle('endless', async function * (_session, _data, { signal }) {
     try {
       yield 1
@@ -70,7 +71,12 @@ testEachClient(t, 'the end of the loop, the signal and the close of the session 
   await t.rejects(session.subscribe('endless', null, { signal: controller.signal }).next(), { message: 'enough' })
   closed = deferred()
   await t.rejects(async () => {
-    for await (const value of session.subscribe('endless')) if (value === 1) session.close()
+    for await (const value of session.subscribe('endless')) {
+      if (value !== 1) continue
+      // Its response arrives after the one to the message that has started the handler.
+      await session.send('')
+      session.close()
+    }
   }, { code: 'CLOSED' })
   await withTimeout(closed.promise, 'the finally block after the close')
   await t.rejects(session.subscribe('endless').next(), { code: 'CLOSED' })

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { openStream, postMessage, type ClientStream, type HttpResponse, type StreamEvent } from '../support/http-client.js'
@@ -69,6 +70,20 @@ t.test('a message without a key gets an id, and every async iterable is streamed
   t.match(body.message, /^[\w-]{36}$/)
   await stream.waitFor(isEnd)
   t.match(partsOf(stream), [{ message: body.message, data: 'a' }, { message: body.message, end: { status: 'finished' } }])
+})
+
+t.test('a generator that fails because it was stopped is not an error', async t => {
+  const { sessions, stream, post, logged } = await serveSession(t)
+  sessions.handle('ask', async function * (_session, _data, { signal }) {
+    yield 1
+    await delay(60_000, undefined, { signal })
+  })
+  await post('ask', null, 'm1')
+  await stream.waitFor(({ event }) => event === 'part')
+  await post('part', { message: 'm1' })
+  await stream.waitFor(isEnd)
+  t.strictSame(partsOf(stream), [{ message: 'm1', data: 1 }, { message: 'm1', end: { status: 'stopped' } }])
+  t.strictSame(logged().filter(({ level }) => level > 30), [])
 })
 
 t.test('a message "part" stops the generator at once, while another message is being handled', async t => {
