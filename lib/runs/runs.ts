@@ -255,17 +255,19 @@ export class Runs {
     const onAbort = (): void => { controller.abort(sources.find(({ aborted }) => aborted)?.reason) }
     for (const source of sources) source.addEventListener('abort', onAbort)
     if (target.signal.aborted) onAbort()
+    let outcome: RunOutcome | undefined
     try {
       await pump(read(signal), signal, {
         write: item => target.sendFrame(`${partPrefix}${format(item)}}\n\n`),
         waitForDrain: () => target.waitForDrain()
       })
-      return getOutcome()
+      outcome = getOutcome()
     } catch (error) {
-      return state.outcome === undefined ? await onError(error) : undefined
+      if (state.outcome === undefined) outcome = await onError(error)
     } finally {
       for (const source of sources) source.removeEventListener('abort', onAbort)
     }
+    return outcome
   }
 
   /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */

@@ -1,26 +1,19 @@
-import { EventSource } from 'eventsource'
+import type { EventSource } from 'eventsource'
 import t from 'tap'
 import { waitUntil } from '../support/wait.js'
 import { dataOf, follow } from '../runs/support/run-client.js'
 import { block } from './docs.js'
 import { createFolder, startApp } from './docs-run.js'
+import { runPageScript } from './support/page-script.js'
 
 t.test('the routes start, follow and stop a run, and the page reads it to its end', async t => {
   const url = await startApp(t, createFolder(t)('routes.ts', block('docs/runs.md', 'routes')))
   t.equal((await fetch(`${url}/counts/1`)).status, 404)
   const post = await follow(t, `${url}/counts/1`, { method: 'POST', body: { last: 4 } })
-  const printed: unknown[] = []
   const sources: EventSource[] = []
-  class PageEventSource extends EventSource {
-    constructor (path: string) {
-      super(url + path)
-      sources.push(this)
-    }
-  }
-  // The code is a block of this repository's documentation.
-  new Function('EventSource', 'console', block('docs/runs.md', 'page'))(PageEventSource, { log: (value: unknown) => { printed.push(value) } }) // eslint-disable-line no-new-func
+  const { printed } = runPageScript(t, url, block('docs/runs.md', 'page'), source => { sources.push(source) })
   await waitUntil(() => sources[0]?.readyState === 2, 'the end of the run')
-  t.strictSame(printed, [1, 2, 3, 4, 'finished'])
+  t.strictSame(printed, [[1], [2], [3], [4], ['finished']])
   t.equal(await post.isComplete, true)
   const long = await follow(t, `${url}/counts/2`, { method: 'POST', body: { last: 1e6 } })
   await long.waitFor('{"n":1}')
@@ -30,22 +23,13 @@ t.test('the routes start, follow and stop a run, and the page reads it to its en
 
 t.test('a page receives the parts of a run that its session follows', async t => {
   const url = await startApp(t, createFolder(t)('follow.ts', block('docs/runs.md', 'follow')))
-  const printed: unknown[][] = []
-  const sources: EventSource[] = []
-  class PageEventSource extends EventSource {
-    constructor (path: string) {
-      super(url + path)
-      sources.push(this)
-      this.addEventListener('welcome', ({ data }) => {
-        const { sessionId } = JSON.parse(String(data)) as { sessionId: string }
-        fetch(`${url}/upward/follow`, { method: 'POST', headers: { 'content-type': 'application/json', 'x-session-id': sessionId }, body: '{"name":"count"}' })
-      })
-    }
-  }
-  // The code is a block of this repository's documentation.
-  new Function('EventSource', 'console', block('docs/runs.md', 'follow-page'))(PageEventSource, { log: (...values: unknown[]) => { printed.push(values) } }) // eslint-disable-line no-new-func
+  const { printed } = runPageScript(t, url, block('docs/runs.md', 'follow-page'), source => {
+    source.addEventListener('welcome', ({ data }) => {
+      const { sessionId } = JSON.parse(String(data)) as { sessionId: string }
+      fetch(`${url}/upward/follow`, { method: 'POST', headers: { 'content-type': 'application/json', 'x-session-id': sessionId }, body: '{"name":"count"}' })
+    })
+  })
   await waitUntil(() => printed.length === 4, 'the end of the run')
-  sources[0]?.close()
   t.strictSame(printed.map(values => values.filter((_, index) => index !== 1)), [['count', 1], ['count', 2], ['count', 3], ['count has ended: finished']])
 })
 

@@ -1,4 +1,3 @@
-import { EventSource } from 'eventsource'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { Session } from '../../lib/index.js'
@@ -7,6 +6,7 @@ import { openStream, postMessage, type ClientStream } from '../support/http-clie
 import { waitUntil } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runFragment, startApp } from './docs-run.js'
+import { runPageScript } from './support/page-script.js'
 
 async function open (t: Test, { sessions, url }: TestServer): Promise<{ stream: ClientStream, session: Session }> {
   const stream = await openStream(t, url)
@@ -134,21 +134,10 @@ t.test('a concurrent handler waits for another message of its client', async t =
 
 t.test('a page reads the values of a handler that streams, with EventSource and fetch', async t => {
   const url = await startApp(t, createFolder(t)('streaming.ts', block('docs/server.md', 'streaming')))
-  const printed: unknown[][] = []
-  const sources: EventSource[] = []
-  class PageEventSource extends EventSource {
-    constructor (path: string) {
-      super(url + path)
-      sources.push(this)
-    }
-  }
-  const pageFetch = (path: string, init: RequestInit): Promise<Response> => fetch(url + path, init)
-  // The code is a block of this repository's documentation.
-  const stop = new Function('EventSource', 'fetch', 'console', `${block('docs/server.md', 'streaming-page')}\nreturn stop`)(PageEventSource, pageFetch, { log: (...values: unknown[]) => { printed.push(values) } }) as () => Promise<Response> // eslint-disable-line no-new-func
+  const { printed, value: stop } = runPageScript(t, url, `${block('docs/server.md', 'streaming-page')}\nreturn stop`)
   await waitUntil(() => printed.length === 5, 'the end')
   t.strictSame(printed.map(([, value]) => value), ['You', 'have', 'asked:', 'why', 'finished'])
-  t.equal((await stop()).status, 202)
-  sources[0]?.close()
+  t.equal((await (stop as () => Promise<Response>)()).status, 202)
 })
 
 t.test('server and client share a contract', async t => {

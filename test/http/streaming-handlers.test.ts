@@ -1,8 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import type { Sessions, SseSessionsOptions } from '../../lib/index.js'
-import { openStream, postMessage, type ClientStream, type HttpResponse, type StreamEvent } from '../support/http-client.js'
+import type { SseSessionsOptions } from '../../lib/index.js'
+import { openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
+import { addEndless, isEnd, partsOf } from '../support/streaming-handlers.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 interface Served extends TestServer {
@@ -21,25 +22,6 @@ async function serveSession (t: Test, options: SseSessionsOptions = {}, { fastif
     logged: () => log.split('\n').filter(line => line !== '').map(line => JSON.parse(line)),
     post: (event, data = {}, key) => withTimeout(postMessage(served.url, stream.sessionId, JSON.stringify(data), { event, ...key !== undefined && { key } }), `the response to ${event}`)
   }
-}
-
-const partsOf = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'part').map(({ data }) => data)
-const isEnd = ({ data }: StreamEvent): boolean => 'end' in (data as object)
-
-/** Adds a handler whose generator yields 1, then waits for the abort of its signal. */
-function addEndless (sessions: Sessions): { readonly closed: Promise<unknown>, readonly count: () => number } {
-  const closed = deferred<unknown>()
-  let count = 0
-  sessions.handle('endless', async function * (_session, _data, { signal }) {
-    count++
-    try {
-      yield 1
-      await new Promise(resolve => { signal.addEventListener('abort', resolve) })
-    } finally {
-      closed.resolve(signal.reason)
-    }
-  })
-  return { closed: closed.promise, count: () => count }
 }
 
 t.test('the values of an async generator arrive as parts, and later messages do not wait for them', async t => {

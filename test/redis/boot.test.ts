@@ -1,4 +1,6 @@
 import Fastify from 'fastify'
+import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
 import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import t, { type Test } from 'tap'
@@ -36,6 +38,20 @@ t.test('the boot error names the reason if Redis cannot be reached', needsRedis,
   client.connect().catch(() => {})
   t.teardown(() => { client.destroy() })
   await t.rejects(boot(t, client), { code: 'FST_SSE_STORE_UNAVAILABLE', message: /ECONNREFUSED/ })
+})
+
+t.test('the boot error has the code of an error without a message, or says that there was no reply', needsRedis, async t => {
+  // ioredis reports such an error for a host name with several addresses; which names have several depends on the machine.
+  const withoutMessage = createIoredis(t, await findFreePort())
+  const emit = withoutMessage.emit.bind(withoutMessage)
+  withoutMessage.emit = (event, ...args) => event === 'error' ? emit('error', Object.assign(new Error(''), { code: 'ECONNREFUSED' })) : emit(event, ...args)
+  const silent = createServer(() => {}).listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  t.teardown(() => { silent.close() })
+  await Promise.all([
+    t.rejects(boot(t, withoutMessage), { message: /not connected after 4000 ms: ECONNREFUSED/ }),
+    t.rejects(boot(t, createIoredis(t, (silent.address() as AddressInfo).port)), { message: /not connected after 4000 ms: no reply/ })
+  ])
 })
 
 t.test('the boot error says so if Redis accepts the connection but does not reply', needsRedis, async t => {

@@ -1,9 +1,12 @@
+import { EventEmitter } from 'node:events'
 import t from 'tap'
+import type { RedisClient } from '../../lib/redis.js'
+import { Subscriber } from '../../lib/store/redis/subscriber.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { openProxiedNode, testEachRedisClient } from '../support/stores.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 // The logs are large enough to keep every event of the test.
 const limits = { entries: 1_000_000, bytes: 1_000_000_000 }
@@ -60,4 +63,17 @@ t.test('a node that cannot reach Redis for three leases ends its streams, and th
   await remote.send(2)
   await waitUntil(() => resumed.messages().length === 2, 'the next message')
   t.equal(resumed.sink.closed, false)
+})
+
+t.test('a subscription does not count if its connection was lost before it was confirmed', async t => {
+  // A client without a server, because the confirmation of a real one cannot be held back until its connection is closed.
+  const confirmed = deferred()
+  const connection = Object.assign(new EventEmitter(), { subscribe: () => confirmed.promise, disconnect: () => {} })
+  const subscriber = new Subscriber({ call: () => {}, duplicate: () => connection } as unknown as RedisClient, { onMessage: () => {}, onDown: () => {}, onReady: () => { t.fail('it is ready') } })
+  const opened = subscriber.open(['channel'])
+  connection.emit('ready')
+  connection.emit('close')
+  confirmed.resolve()
+  await t.rejects(opened, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.equal(subscriber.isReady, false)
 })

@@ -77,3 +77,17 @@ t.test('entries that were lost while they were read are not added', async t => {
   replica.add(['6', '0', 'count', [['3-0', ['f', 'data: 3']], ['6-0', ['f', 'data: 6']]], 0], 0, 0)
   t.match(replica.log, { length: 1, lastPosition: 6 })
 })
+
+t.test('what arrives for a channel or a session that is not in use any more is ignored', t => {
+  const { state, reducer } = attachSession()
+  reducer.applyChannelPublication('left', '0 1 2 \ndata: 2\n\n')
+  reducer.applyMessage('closed', 'other 5 done')
+  t.equal(reducer.channels.size, 0)
+  t.equal(reducer.position, 0)
+  // The session has got a stream here while its version was read.
+  reducer.unverified.add(state)
+  reducer.applyRead([{ unverified: state }], ['gone'])
+  t.equal(state.closeReason, undefined)
+  t.equal(reducer.unverified.size, 0)
+  t.end()
+})

@@ -1,5 +1,10 @@
 import Fastify from 'fastify'
 import t from 'tap'
+import type { CommandQueue } from '../../lib/store/redis/command-queue.js'
+import type { Inbox } from '../../lib/store/redis/replica/inbox.js'
+import type { Reducer } from '../../lib/store/redis/replica/reducer.js'
+import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
+import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
@@ -143,4 +148,24 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
     t.match(down.read(), events)
     t.equal(down.read().length, events.length)
   }
+})
+
+t.test('a request that arrived during a pause of its process has the range from the start of the pause', async t => {
+  // Called directly, because a process that is paused cannot run a test.
+  let times: readonly unknown[] = []
+  const execute = async (_command: string, args: readonly unknown[]): Promise<unknown> => {
+    times = args.slice(2)
+    return { value: 'replaced' }
+  }
+  const createdAt = performance.now()
+  const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000)
+  const requestedAt = performance.now()
+  ownership.detectPause(0)
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
+  await t.rejects(ownership.attach(state, 0, requestedAt), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  const [earliest, latest] = times as [number, number]
+  t.ok(earliest >= Math.floor(createdAt * 1000) && earliest < requestedAt * 1000)
+  t.equal(latest, Math.ceil(requestedAt * 1000))
+  await t.rejects(ownership.attach(state, 0, requestedAt + 60_000), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.equal(times[0], Math.floor((requestedAt + 60_000) * 1000), 'after the pause there is no doubt')
 })

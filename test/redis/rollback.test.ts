@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { QueueResult } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
@@ -56,20 +56,25 @@ t.test('after a rollback, a session has its earlier state, and later changes app
   await waitUntil(() => session.data.nick === 'ann', 'the data')
 })
 
-t.test('after a rollback, messages do not wait for one that was completed, and a repeat of that is handled again', needsRedis, async t => {
+/** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data that Redis has then. */
+async function openWithRunningMessage (t: Test, keyOf: (name: string) => string | undefined = () => undefined) {
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
   const gate = deferred()
   const handled: string[] = []
-  const enqueue = async (key: string, release?: Promise<void>): Promise<QueueResult> => await session[kStream].messageQueue.enqueue(createMessage(key, async () => {
-    handled.push(key)
+  const enqueue = async (name: string, release?: Promise<void>): Promise<QueueResult> => await session[kStream].messageQueue.enqueue(createMessage(keyOf(name), async () => {
+    handled.push(name)
     await release
-    return createResponse(key)
+    return createResponse(name)
   }))
   const first = enqueue('first', gate.promise)
   await waitUntil(() => handled.length === 1, 'the first message')
-  const rollBack = await redis.snapshot()
+  return { session, enqueue, handled, gate, first, rollBack: await redis.snapshot() }
+}
+
+t.test('after a rollback, messages do not wait for one that was completed, and a repeat of that is handled again', needsRedis, async t => {
+  const { session, enqueue, handled, gate, first, rollBack } = await openWithRunningMessage(t, name => name)
   gate.resolve()
   await first
   // After the command that stores the response.
@@ -81,19 +86,7 @@ t.test('after a rollback, messages do not wait for one that was completed, and a
 })
 
 t.test('a message that waits is handled although a rollback has removed it from the queue', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions } = await openProxiedNode(t, redis)
-  const session = await openSession(sessions)
-  const gate = deferred()
-  const handled: string[] = []
-  const enqueue = async (name: string, release?: Promise<void>): Promise<QueueResult> => await session[kStream].messageQueue.enqueue(createMessage(undefined, async () => {
-    handled.push(name)
-    await release
-    return createResponse(name)
-  }))
-  const first = enqueue('first', gate.promise)
-  await waitUntil(() => handled.length === 1, 'the first message')
-  const rollBack = await redis.snapshot()
+  const { session, enqueue, handled, gate, first, rollBack } = await openWithRunningMessage(t)
   const second = enqueue('second')
   await session.update({})
   await rollBack()

@@ -194,3 +194,29 @@ t.test('a stream begins when all logs were read, however long that takes', needs
   await nodeA.channel('channel 699').send('last')
   await waitUntil(() => stream.messages().includes('last'), 'the event')
 })
+
+t.test('a stream begins although the mark of the reply was lost with the subscription', needsRedis, async t => {
+  const [redis, { sessions: nodeB }, { sessions: nodeA, proxy, pausePublications, waitForReplies }] = await openTwoNodes(t)
+  const session = await openSession(nodeB)
+  const local = await findSession(nodeA, session)
+  pausePublications(true)
+  const attached = attachStream(nodeA, local)
+  await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+  await waitForReplies()
+  proxy.connections[1]?.client.resetAndDestroy()
+  const stream = await attached
+  await session.send(1)
+  await waitUntil(() => stream.messages().length === 1, 'the message')
+})
+
+t.test('the request for a stream is refused if the mark of the reply does not arrive, or a log cannot be read', needsRedis, async t => {
+  const [, { sessions: nodeB }, { sessions: nodeA, client, pausePublications }] = await openTwoNodes(t)
+  const [session, member] = [await openSession(nodeB), await openSession(nodeB)]
+  const unavailable = { code: 'FST_SSE_STORE_UNAVAILABLE' }
+  await member.join('room')
+  interceptStoreCommands(client, commands => commands.some(({ operation, args }) => operation === 'read' && args.includes('c')) ? new Promise(() => {}) : undefined)
+  await t.rejects(attachStream(nodeA, await findSession(nodeA, member)), unavailable)
+  pausePublications(true)
+  await t.rejects(attachStream(nodeA, await findSession(nodeA, session)), unavailable)
+  pausePublications(false)
+})
