@@ -20,6 +20,20 @@ export function andThen<T, U> (value: Awaitable<T>, next: (value: T) => Awaitabl
   return isPromise(value) ? Promise.resolve(value).then(next) : next(value)
 }
 
+/** Does work. Calls `cleanUp` if it throws or rejects. */
+export function cleanUpAfterError<T> (work: () => Awaitable<T>, cleanUp: (error: unknown) => void): Awaitable<T> {
+  const fail = (error: unknown): never => {
+    cleanUp(error)
+    throw error
+  }
+  try {
+    const result = work()
+    return isPromise(result) ? result.catch(fail) : result
+  } catch (error) {
+    return fail(error)
+  }
+}
+
 /** A promise that detects whether anything waits for it: `await`, `then`, `catch` and `Promise.all` call its method `then`. */
 class ObservedPromise<T> extends Promise<T> {
   #isObserved = false

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
 const cwd = fileURLToPath(new URL('..', import.meta.url))
-// To check the package, attw packs it. It has just been built.
+// attw packs the package. Without this, `prepack` would build it again.
 const env = { ...process.env, npm_config_ignore_scripts: 'true' }
 
 /** @param {string[]} scripts */

@@ -228,7 +228,7 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         }
       }
       currentSessionId = sessionId
-      // The server handles this message, which stops an iteration, at once.
+      // The server handles the message `part`, which stops a handler, concurrently.
       concurrent = [...names, 'part']
       // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
       for (const interrupt of interrupts.values()) interrupt('retryNow')

@@ -12,7 +12,7 @@ export function acceptsEventStream (accept = '*/*'): boolean {
     // [RFC 9110, 12.5.1] The most specific range that matches decides.
     if (index === -1 || index < specificity) continue
     const quality = Number(parameters.find(parameter => parameter.startsWith('q='))?.slice(2) ?? 1)
-    // The same range with other parameters, such as those of another version, is for other content.
+    // The same range with parameters, such as `;v=2`, does not lower the weight of the range without them.
     weight = index === specificity ? Math.max(weight, quality) : quality
     specificity = index
   }

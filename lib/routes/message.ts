@@ -3,8 +3,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
-import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
-import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { andThen, cleanUpAfterError, isPromise, noop, type Awaitable } from '../awaitable.js'
+import { asError, Closing, HandlerTimeout, SessionOver, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
 import { kStream, type Session } from '../sessions/session.js'
@@ -145,7 +145,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
 
 /** Sends the values of a handler as parts. Resolves when that has started. */
 function deliverItems (sessions: Sessions, session: Session, id: string, items: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, reportError: ReportError): Awaitable<unknown> {
-  return sessions.runs.deliver(session[kStream], {
+  return cleanUpAfterError(() => sessions.runs.deliver(session[kStream], {
     name: deliveryName(session, id),
     partPrefix: framePartPrefix('message', id),
     read: signal => {
@@ -155,11 +155,16 @@ function deliverItems (sessions: Sessions, session: Session, id: string, items: 
     format: value => `"data":${serialize(value)}`,
     getOutcome: () => ({ status: 'finished' }),
     onError: async thrown => {
-      if (session.closed) return { status: 'stopped' }
+      // In another process, the session may be closed before this one knows it.
+      if (session.closed || thrown instanceof SessionOver) return { status: 'stopped' }
       const error = asError(thrown)
       logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
       return { status: 'failed', response: await reportError(error) }
     }
+  }), error => {
+    reply.abort(error as Error)
+    // Nobody reads the items, which may have opened something.
+    Promise.resolve(items[Symbol.asyncIterator]().return?.()).catch(noop)
   })
 }
 

@@ -3,6 +3,7 @@ import type { TrimReason } from '../log/log.js'
 import type { RunListener, RunState } from '../store/run-state.js'
 import type { RunStore } from '../store/run-store.js'
 import { splitFrame, type Gap } from '../wire/frame.js'
+import { assertOptions } from './run-options.js'
 
 /** Options of `session.follow`. */
 export interface FollowOptions {
@@ -11,7 +12,9 @@ export interface FollowOptions {
 }
 
 /** Returns the position after which a follower starts; `Infinity` for the newest one. Throws FST_SSE_RUN_INVALID. */
-export function resolveStart (run: RunState, { from = 'start' }: FollowOptions): number {
+export function resolveStart (run: RunState, options: FollowOptions): number {
+  assertOptions(options, ['from'])
+  const { from = 'start' } = options
   if (from === 'now') return Infinity
   if (from === 'start') return run.startPosition
   if (!Number.isSafeInteger(from) || from < 0) throw new RunInvalid(`Option "from" must be "start", "now" or the position of a part; it is ${String(from)}`)

@@ -1,8 +1,8 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
-import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns, TooManyWaiting } from '../errors.js'
-import type { LogBounds } from '../log/log.js'
+import { andThen, cleanUpAfterError, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
+import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, StoreUnavailable, TooManyRuns, TooManyWaiting } from '../errors.js'
+import { assertFits, type LogBounds } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
 import type { Reuse, RunStore } from '../store/run-store.js'
@@ -10,7 +10,7 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
-import { framePartPrefix, frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { framePartEnd, framePartPrefix, frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
 import { readRun, resolveStart, type FollowOptions } from './run-follower.js'
 import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
 import { Run, type DeliveryTarget, type RunContext } from './run.js'
@@ -46,6 +46,7 @@ export interface StartRunOptions extends FindRunOptions {
 /** The plugin options that runs use. */
 export interface RunSettings {
   readonly heartbeatInterval: number | false
+  readonly log: LogBounds
   readonly runLog: LogBounds
   readonly maxRuns: number
   readonly maxWaitingMessages: number
@@ -178,15 +179,18 @@ export class Runs {
    */
   deliver (target: DeliveryTarget, input: DeliveryInput): Awaitable<{ ended: Promise<RunOutcome> }> {
     if (this.#closing) throw new Closing()
+    const store = this.#getStore()
     const count = this.#deliveryCounts.get(target) ?? 0
     if (count > this.#settings.maxWaitingMessages) throw new TooManyWaiting(count)
     const { name, partPrefix } = input
-    const id = this.#ids.next()
-    return andThen(this.#getStore().start({ id, name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, partPrefix } }, 'never'), state => {
-      this.#addDelivery(target, 1)
+    const start = { id: this.#ids.next(), name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, partPrefix } }
+    // Now, so that calls in the same tick count, too.
+    this.#addDelivery(target, 1)
+    const remove = (): void => { this.#addDelivery(target, -1) }
+    return cleanUpAfterError(() => andThen(store.start(start, 'never'), state => {
       const ended = this.#produce(state as RunState, signal => this.#sendParts(state as RunState, target, input, signal))
-      return { ended: ended.finally(() => { this.#addDelivery(target, -1) }) }
-    })
+      return { ended: ended.finally(remove) }
+    }), remove)
   }
 
   /** @internal Stops a delivery, in any process. */
@@ -236,13 +240,24 @@ export class Runs {
       onError: error => {
         if (error === this.#closeController.signal.reason) return { status: 'lost', reason: 'shutdown' }
         failure = error
-        return { status: 'lost' }
+        // The client may follow again after `lost`.
+        return { status: error instanceof StoreUnavailable ? 'lost' : 'failed' }
       },
       signal: this.#closeController.signal
     })
     const outcome = await ended
     if (failure !== undefined) throw failure
     return outcome
+  }
+
+  /** Returns the outcome of a delivery without its response if that is too large for the log of the session. */
+  #limitOutcome (outcome: RunOutcome, partPrefix: string): RunOutcome {
+    try {
+      assertFits({ frame: framePartEnd(partPrefix, outcome) }, this.#settings.log)
+      return outcome
+    } catch {
+      return { status: outcome.status }
+    }
   }
 
   /** Sends items to a session. Resolves with the outcome of the delivery, or with `undefined` if its run has ended before. */
@@ -254,7 +269,7 @@ export class Runs {
     const sources = [runSignal, target.signal, ...ownSignal === undefined ? [] : [ownSignal]]
     const onAbort = (): void => { controller.abort(sources.find(({ aborted }) => aborted)?.reason) }
     for (const source of sources) source.addEventListener('abort', onAbort)
-    if (target.signal.aborted) onAbort()
+    if (sources.some(({ aborted }) => aborted)) onAbort()
     let outcome: RunOutcome | undefined
     try {
       await pump(read(signal), signal, {
@@ -263,7 +278,8 @@ export class Runs {
       })
       outcome = getOutcome()
     } catch (error) {
-      if (state.outcome === undefined) outcome = await onError(error)
+      controller.abort(error)
+      if (state.outcome === undefined) outcome = this.#limitOutcome(await onError(error), partPrefix)
     } finally {
       for (const source of sources) source.removeEventListener('abort', onAbort)
     }
@@ -277,6 +293,8 @@ export class Runs {
     setMaxListeners(0, abortController.signal)
     const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) }, onUnavailable: noop }
     state.listeners.add(listener)
+    // Another process may have ended it already.
+    if (state.outcome !== undefined) listener.onEnd()
     this.#producing.add(state)
     const outcome = await produce(abortController.signal)
     this.#getStore().unfollow(state, listener)

@@ -14,8 +14,8 @@ export interface SendOptions {
 export interface ChannelOptions {
   /**
    * Milliseconds for which the channel keeps each event that is sent to it, also while it has no members, so that sessions that
-   * join later can read it as history. The events are still limited by the option `channelLog`, except that `age` applies only if it is longer.
-   * It takes effect with the next event, for all nodes, and applies to all events of the channel. Default: 0, which keeps nothing without members.
+   * join later can read it as history. The bounds of the option `channelLog` apply, too; of its `age` and of `keep`, the longer one.
+   * It takes effect with the next event, for all nodes, and applies to all events of the channel. Default: 0, which changes nothing: a channel that is kept stays so.
    */
   readonly keep?: number
 }
@@ -32,7 +32,7 @@ const MAX_KEEP = 2 ** 31 - 1
 function getKeep (options: ChannelOptions): number {
   assertKeys(options, 'channel', 'keep')
   const { keep = 0 } = options
-  if (!Number.isInteger(keep) || keep < 0 || keep > MAX_KEEP) throw new OptionInvalid(`Option "keep" of a channel must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${quote(keep)}`)
+  if (!Number.isInteger(keep) || keep < 0 || keep > MAX_KEEP) throw new OptionInvalid(`Option "keep" of a channel must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${String(keep)}`)
   return keep
 }
 
@@ -40,7 +40,7 @@ function getKeep (options: ChannelOptions): number {
 export function getHistory (options: JoinOptions): number {
   assertKeys(options, 'join', 'history')
   const { history } = options
-  if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${quote(history)}`)
+  if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${String(history)}`)
   return history
 }
 

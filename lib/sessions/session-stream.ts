@@ -78,7 +78,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   /** Whether the store has lost the session. Its `closeReason` does not show that, because an app may close a session with the reason `lost`. */
   #isLost = false
   /** Whether the stream of another process is known to belong to a newer request than those of this process. */
-  #isOutdated = false
+  #isReplacedByNewer = false
   #drainWaiters: Set<() => void> | undefined
 
   constructor (session: Session, state: SessionState, context: SessionContext<Session>) {
@@ -213,8 +213,9 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, hasEnded, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
+    // If it has not ended, `onEnd` follows when the ranges are complete.
     else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
-    else if (attachedRemotely) this.onReplaced(this.#isOutdated)
+    else if (attachedRemotely) this.onReplaced(this.#isReplacedByNewer)
     // Another process has attached a stream and detached it again. The client should reconnect.
     else if (ranges.length === 0) this.onReplaced(false)
   }
@@ -235,7 +236,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   }
 
   onReplaced (isNewer: boolean): void {
-    this.#isOutdated = isNewer
+    this.#isReplacedByNewer = isNewer
     this.#endStream(isNewer ? REPLACED_FRAME : '', 'replaced')
   }
 

@@ -23,7 +23,7 @@ export class UpwardReply {
     this.#reply = reply
   }
 
-  /** Aborts when the handler has not settled within `handlerTimeout`. Its reason has the code FST_SSE_HANDLER_TIMEOUT. */
+  /** The same as the `signal` of the context of the handler. */
   get signal (): AbortSignal {
     this.#abortController ??= new AbortController()
     return this.#abortController.signal

@@ -70,6 +70,11 @@ export function framePartPrefix (kind: 'message' | 'run', name: string): string 
   return `event: ${PART_EVENT}\ndata: {"${kind}":${JSON.stringify(name)},`
 }
 
+/** Frames the last part of a message or a run, which tells how it has ended. */
+export function framePartEnd (partPrefix: string, outcome: object): string {
+  return `${partPrefix}"end":${JSON.stringify(outcome)}}\n\n`
+}
+
 function isNamedItem (item: unknown): item is { event: string, data?: unknown } {
   return typeof item === 'object' && item !== null && 'event' in item && typeof item.event === 'string' && Object.keys(item).every(key => key === 'event' || key === 'data')
 }

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import type { SseSessionsOptions } from '../../lib/index.js'
+import { memoryStore, type SseSessionsOptions } from '../../lib/index.js'
+import { FlakyStore } from '../support/flaky-store.js'
 import { openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
 import { addEndless, isEnd, partsOf } from '../support/streaming-handlers.js'
@@ -177,4 +178,59 @@ t.test('when the server closes, generators may finish within closeTimeout, and a
   await stream.waitFor(({ event }) => event === 'part')
   await withTimeout(app.close(), 'the close')
   t.match(await withTimeout(closed, 'the finally block'), { code: 'FST_SSE_RUN_OVER' })
+})
+
+t.test('the end of a handler arrives although the response to its error is too large for the log of the session', async t => {
+  const { sessions, stream, post } = await serveSession(t, { log: { bytes: 1000 } }, {
+    beforeRegister: app => { app.setErrorHandler((_error, _request, reply) => reply.code(500).send({ text: 'x'.repeat(2000) })) }
+  })
+  let reason: unknown
+  sessions.handle('ask', async function * (_session, _data, { signal }) {
+    signal.addEventListener('abort', () => { reason = signal.reason })
+    throw new Error('expected')
+  })
+  await post('ask', null, 'm1')
+  await stream.waitFor(isEnd)
+  t.strictSame(partsOf(stream), [{ message: 'm1', end: { status: 'failed' } }])
+  t.match(reason, { message: 'expected' }, 'what else uses the signal ends, too')
+})
+
+t.test('calls at the same time count for the limit, and an iterable that is refused is closed', async t => {
+  const store = new FlakyStore()
+  const { sessions, post } = await serveSession(t, { store: store.createStore, maxWaitingMessages: 1 })
+  const closed: unknown[] = []
+  sessions.handle('ask', { concurrent: true }, (_session, data, { signal }) => ({
+    [Symbol.asyncIterator]: () => ({
+      next: () => new Promise<IteratorResult<unknown>>(() => {}),
+      return: async () => {
+        closed.push(data, signal.aborted)
+        return { done: true, value: undefined }
+      }
+    })
+  }))
+  const responses = await Promise.all([1, 2, 3].map(async n => await post('ask', n, `m${n}`)))
+  t.strictSame(responses.map(({ status }) => status).sort(), [202, 202, 429])
+  t.strictSame(closed, [responses.findIndex(({ status }) => status === 429) + 1, true])
+})
+
+t.test('a handler whose run has ended before it was known to have started is aborted', async t => {
+  const { sessions, stream, post } = await serveSession(t, {
+    store: (settings, callbacks) => {
+      const store = memoryStore(settings, callbacks)
+      const { runs } = store
+      const start = runs.start.bind(runs)
+      // As when another process ends the run while the reply is on its way.
+      const startAndEnd = (...args: Parameters<typeof start>): ReturnType<typeof start> => {
+        const run = start(...args)
+        if (run !== undefined) runs.end(run as Parameters<typeof runs.end>[0], { status: 'stopped' })
+        return run
+      }
+      return Object.assign(store, { runs: Object.assign(runs, { start: startAndEnd }) })
+    }
+  })
+  const endless = addEndless(sessions)
+  await post('endless', null, 'm1')
+  await stream.waitFor(isEnd)
+  t.strictSame(partsOf(stream), [{ message: 'm1', end: { status: 'stopped' } }])
+  t.equal(endless.count(), 0)
 })

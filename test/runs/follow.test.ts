@@ -147,7 +147,7 @@ t.test('invalid calls reject with a code', async t => {
   t.strictSame(await withTimeout(Promise.all(followed), 'the ends'), [{ status: 'finished' }, { status: 'finished' }], 'they do not count for maxRuns')
   await runs.start('b', {}, createFeed().producer)
   await t.rejects(session.follow(run), { code: 'FST_SSE_RUN_UNKNOWN' }, 'the run is not kept any more')
-  await stream.waitFor(({ data }) => isPart('end')({ event: 'part', data, id: '' }) && ((data as Part).end as { status: string }).status === 'lost')
+  await stream.waitFor(({ data }) => isPart('end')({ event: 'part', data, id: '' }) && ((data as Part).end as { status: string }).status === 'failed')
 })
 
 t.test('an event that does not fit into the log of the session ends the follower', async t => {
@@ -155,7 +155,7 @@ t.test('an event that does not fit into the log of the session ends the follower
   const run = await runs.start('a', {}, function * () { yield 'x'.repeat(2000) })
   await t.rejects(session.follow(run), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
   await stream.waitFor(isPart('end'))
-  t.strictSame(partsOf(stream), [{ run: 'a', end: { status: 'lost' } }])
+  t.strictSame(partsOf(stream), [{ run: 'a', end: { status: 'failed' } }])
 })
 
 t.test('when the server closes, followers end at once, with the reason shutdown', async t => {
@@ -185,4 +185,10 @@ t.test('if the store fails, the follower rejects, and a promise that nothing han
   store.delay = name => { if (name === 'send') throw new StoreUnavailable() }
   feed.add(2)
   await t.rejects(withTimeout(followed, 'the failure'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+})
+
+t.test('unknown options are rejected', async t => {
+  const { runs, feed, session } = await serveFollowed(t)
+  const run = await runs.start('a', {}, feed.producer)
+  await t.rejects(session.follow(run, { form: 5 } as FollowOptions), { code: 'FST_SSE_RUN_INVALID', message: /form/ })
 })

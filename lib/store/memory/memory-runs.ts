@@ -3,6 +3,7 @@ import { Log, type EntryInput } from '../../log/log.js'
 import { RunState, type Delivery, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import type { StoreSettings } from '../store.js'
+import { framePartEnd } from '../../wire/frame.js'
 import type { MemoryLimit } from './memory-limit.js'
 import type { MemoryLogs } from './memory-logs.js'
 
@@ -82,9 +83,9 @@ export class MemoryRuns implements RunStore {
     } else {
       this.#deliveryCount--
       this.#remove(run)
-      this.#sendTo(run.delivery.sessionId, `${run.delivery.partPrefix}"end":${JSON.stringify(outcome)}}\n\n`)
     }
     for (const listener of [...run.listeners]) listener.onEnd()
+    if (run.delivery !== undefined) this.#sendTo(run.delivery.sessionId, framePartEnd(run.delivery.partPrefix, outcome))
     return true
   }
 
