@@ -41,7 +41,7 @@ export const BatchTooLarge = createError<[number]>('FST_SSE_BATCH_TOO_LARGE', 'T
 export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALID', 'An Idempotency-Key has 1 to 255 printable ASCII characters and belongs to one message; in a batch, each line has its own "id"', 400)
 export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key was used with another message before; use a new key for a new message', 422)
 // Fastify does not export its own error with this code, whose message does not say what to send.
-export const MediaTypeUnsupported = createError('FST_ERR_CTP_INVALID_MEDIA_TYPE', 'Send "Content-Type: application/json" for one message, or "application/x-ndjson" for a batch', 415)
+export const MediaTypeUnsupported = createError<[advice: string]>('FST_ERR_CTP_INVALID_MEDIA_TYPE', 'The content type is not supported; send %s', 415)
 export const ResponseInvalid = createError<[string]>('FST_SSE_RESPONSE_INVALID', 'The handler of event %s returned a stream, a Response or a Blob, which cannot be kept for repeats of the message; return a value or an async generator, or send the items of a stream with session.stream', 500, TypeError)
 export const PartInvalid = createError('FST_SSE_PART_INVALID', 'A message "part" stops the values of an earlier message; send {"message": "<the Idempotency-Key of that message>"}', 400)
 export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deeply; flatten it', 400)

@@ -1,6 +1,6 @@
 import type { RouteOptions } from 'fastify'
 import type { Sessions } from '../sessions/sessions.js'
-import { removeTypeWithoutBody } from './content-type.js'
+import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { requireSession } from './require-session.js'
 
 /** DELETE of the downward path: closes the session. */
@@ -10,7 +10,7 @@ export function closeRoute (sessions: Sessions): RouteOptions {
     ...close,
     method: 'DELETE',
     url: downwardPath,
-    preParsing: [removeTypeWithoutBody, close.preParsing ?? []].flat(),
+    preParsing: [requireNoBodyOrJson, close.preParsing ?? []].flat(),
     handler: async (request, reply) => {
       const session = await requireSession(sessions, request)
       await session.close('deleted')

@@ -3,12 +3,12 @@ import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
+import { requireJson } from '../wire/content-type.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { Batch, createErrorReporter, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
-import { requireJson } from './content-type.js'
 import { captureResponse, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
@@ -43,6 +43,8 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     if (request.raw instanceof MessageRequest) request.raw.handle(request, reply)
     else reply.callNotFound()
   }
+  const acceptsBatches = upward.schema?.body === undefined
+  const advice = acceptsBatches ? '"Content-Type: application/json" for one message, or "application/x-ndjson" for a batch' : '"Content-Type: application/json"'
   const schema = { ...usesJsonSchema && JSON_SCHEMA, ...upward.schema }
   return [
     { url: upwardPath, schema, handler },
@@ -53,7 +55,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     ...route,
     method: 'POST',
     // New arrays for each route, because plugins add hooks to them.
-    preParsing: [requireJson(upward.schema?.body === undefined), upward.preParsing ?? []].flat(),
+    preParsing: [requireJson(advice, acceptsBatches), upward.preParsing ?? []].flat(),
     onRequest: [setEvent, upward.onRequest ?? []].flat(),
     onSend: [upward.onSend ?? [], onSend, captureResponse].flat()
   }))

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { andThen, isPromise, type Awaitable } from '../awaitable.js'
 import { IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
+import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { parseEventId } from '../wire/event-id.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
@@ -129,6 +130,8 @@ class ResumableRoute {
     instance.route({
       ...copies,
       method,
+      // Fastify does not read the body of a GET.
+      preParsing: [method === 'DELETE' ? requireNoBodyOrJson : [], route.preParsing ?? []].flat(),
       // `routePath` has no prefix. If it is empty, `/` adds the route with and without the slash.
       url: routePath === '' ? '/' : routePath,
       config: { ...route.config },

@@ -29,7 +29,58 @@ t.test('responds with 415 to content types other than JSON and NDJSON, also if t
     }
   }
   t.equal((await request(`${url}/upward`, { method: 'POST', headers: { 'x-session-id': sessionId }, body: Buffer.from('{}') })).statusCode, 415, 'a body without a content type')
+  t.match((await postMessage(url, sessionId, '', { headers: { 'content-type': 'text/plain' } })).body, { message: /application\/x-ndjson/ })
   for (const type of ['application/json', 'Application/JSON ; charset=utf-8']) t.equal((await postMessage(url, sessionId, {}, { headers: { 'content-type': type } })).status, 200, type)
+})
+
+t.test('a POST that accepts no batches says to send JSON', async t => {
+  const { url } = await serve(t, { routes: { upward: { schema: { body: { type: 'object' } } } } })
+  const { sessionId } = await openStream(t, url)
+  const response = await postMessage(url, sessionId, '{}', { headers: { 'content-type': 'application/x-ndjson' } })
+  assertErrorResponse(t, response, 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+  t.match(response.body, { message: /send "Content-Type: application\/json"$/ })
+})
+
+t.test('DELETE accepts JSON and no body, and responds with 415 to other content types, for sessions and runs', async t => {
+  for (const hasParsers of [false, true]) {
+    const { url } = await serve(t, {}, {
+      beforeRegister: app => { if (hasParsers) app.addContentTypeParser('*', (_request, _payload, done) => { done(null) }) },
+      afterRegister: app => {
+        app.post('/ask', { resumable: true }, (_request, reply) => reply.events(async function * ({ signal }) {
+          yield 1
+          await once(signal, 'abort')
+        }))
+      }
+    })
+    const { sessionId } = await openStream(t, url)
+    const post = await request(`${url}/ask`, { method: 'POST' })
+    post.body.on('error', () => {}).resume()
+    for (const [target, headers] of [[`${url}/downward`, { 'x-session-id': sessionId }], [url + String(post.headers['location']), {}]] as const) {
+      const send = async (type: string | undefined, body?: string): Promise<{ status: number, body: unknown }> => {
+        const { statusCode: status, body: response } = await request(target, { method: 'DELETE', headers: { ...headers, ...type !== undefined && { 'content-type': type } }, body: body === undefined ? null : Buffer.from(body) })
+        const json = await response.text()
+        return { status, body: json === '' ? undefined : JSON.parse(json) as unknown }
+      }
+      for (const [type, body] of [['text/plain', 'hi'], ['text/plain', undefined], ['application/x-www-form-urlencoded', 'a=b'], ['application/x-ndjson', '{}'], ['multipart/form-data; boundary=x', ''], [undefined, 'hi']] as const) {
+        const response = await send(type, body)
+        assertErrorResponse(t, { ...response, headers: {} } as Parameters<typeof assertErrorResponse>[1], 415, 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+        t.match(response.body, { message: /send no body, or "Content-Type: application\/json"/ }, `${target}, ${type}, ${body}`)
+      }
+      t.equal((await send('application/json', hasParsers ? undefined : '{"a":1}')).status, 204)
+    }
+  }
+})
+
+t.test('the content type of a GET does not matter, and neither does its body', async t => {
+  const { port, url } = await serve(t, {}, {
+    afterRegister: app => { app.get('/ask', { resumable: true }, (_request, reply) => reply.events([1])) }
+  })
+  for (const path of ['/downward', '/ask']) {
+    const client = openRawClient(t, port, { request: `GET ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi` })
+    await client.waitFor('200 OK')
+    await client.waitFor('id: ')
+  }
+  t.equal((await fetch(`${url}/ask`)).status, 200)
 })
 
 t.test('application/json with an empty body is a message without data, and works for DELETE', async t => {

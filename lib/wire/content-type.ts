@@ -6,31 +6,32 @@ import { MediaTypeUnsupported } from '../errors.js'
 
 /**
  * Returns a hook that refuses all content types but JSON and, if batches are accepted, NDJSON. The parsers of the app for
- * other types, which the routes of the plugin inherit, are then not called.
+ * other types, which the routes of the plugin inherit, are then not called. `advice` says what to send instead.
  */
-export function requireJson (acceptsBatches: boolean): preParsingHookHandler {
+export function requireJson (advice: string, acceptsBatches = false): preParsingHookHandler {
   const supported = acceptsBatches ? /^application\/(?:json|x-ndjson)\s*(?:;|$)/i : /^application\/json\s*(?:;|$)/i
   return (request, _reply, payload, done) => {
     const type = request.headers['content-type']
-    if (type !== undefined && !supported.test(type.trim())) done(new MediaTypeUnsupported())
+    if (type !== undefined && !supported.test(type.trim())) done(new MediaTypeUnsupported(advice))
     else if (type?.toLowerCase().includes('ndjson') === true) done(null, payload)
     else {
       checkBody(request, payload, (error, isEmpty) => {
-        if (error === null && type === undefined && !isEmpty) done(new MediaTypeUnsupported())
+        if (error === null && type === undefined && !isEmpty) done(new MediaTypeUnsupported(advice))
         else done(error, payload)
       })
     }
   }
 }
 
-/** A hook that removes the content type of a request without a body, because many HTTP clients always send one. Fastify would parse the empty body as JSON. */
-export const removeTypeWithoutBody: preParsingHookHandler = (request, _reply, payload, done) => {
-  checkBody(request, payload, error => { done(error, payload) })
-}
+/** The hook for a DELETE, whose body has no meaning. */
+export const requireNoBodyOrJson = requireJson('no body, or "Content-Type: application/json"')
 
 type Raw = IncomingMessage & Partial<Pick<Http2ServerRequest, 'stream'>>
 
-/** Calls `done` with whether the body of a request is empty. If it is, removes the headers that describe it. */
+/**
+ * Calls `done` with whether the body of a request is empty. If it is, removes its type and its encoding: many HTTP clients
+ * always send a type, and Fastify would parse the empty body as JSON.
+ */
 function checkBody ({ raw }: FastifyRequest, payload: Readable, done: (error: Error | null, isEmpty: boolean) => void): void {
   const { headers, stream } = raw as Raw
   const { 'content-length': length, 'transfer-encoding': encoding } = headers
