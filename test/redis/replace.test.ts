@@ -155,7 +155,7 @@ t.test('a request that arrived during a pause of its process has the range from 
   let times: readonly unknown[] = []
   const execute = async (_command: string, args: readonly unknown[]): Promise<unknown> => {
     times = args.slice(2)
-    return { value: 'replaced' }
+    return { value: 'outdated' }
   }
   const createdAt = performance.now()
   const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000)

@@ -49,22 +49,31 @@ t.test('sends no more commands for a session that was discarded while its stream
   t.notOk(commandArgs.includes(session.id))
 })
 
-t.test('a retried acquire does not take the stream back from another node', needsRedis, async t => {
-  const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies, proxy }] = await openTwoNodes(t)
-  const session = await openSession(nodeB)
-  const local = await findSession(nodeA, session)
-  pauseReplies(true)
-  const attached = attachStream(nodeA, local, local[kStream].cursor)
-  await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
-  const down = await attachStream(nodeB, session, undefined, false, later())
-  // The reply is lost.
-  proxy.connections[0]?.client.resetAndDestroy()
-  const firstStream = await attached
-  await waitUntil(() => firstStream.sink.closed, 'the end of the stream that was requested first')
-  t.match(firstStream.read(), [{ event: 'replaced' }])
-  await session.send(1)
-  await waitUntil(() => down.messages().length === 1, 'the message')
-  t.notOk(down.sink.closed)
+t.test('a retried acquire does not take the stream back from another node, which may have released it since', needsRedis, async t => {
+  for (const isReleased of [false, true]) {
+    const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies, proxy }] = await openTwoNodes(t)
+    const session = await openSession(nodeB)
+    const local = await findSession(nodeA, session)
+    pauseReplies(true)
+    const attached = attachStream(nodeA, local, local[kStream].cursor)
+    await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+    const down = await attachStream(nodeB, session, undefined, false, later())
+    if (isReleased) {
+      down.sink.destroy()
+      await waitUntil(async () => await field(redis, session, 'owner') === '', 'Redis to release the stream')
+    }
+    // The reply is lost.
+    proxy.connections[0]?.client.resetAndDestroy()
+    await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' }, 'the client tries again')
+    t.equal(await field(redis, session, 'epoch'), '2')
+    if (isReleased) {
+      t.equal(await field(redis, session, 'owner'), '')
+      continue
+    }
+    await session.send(1)
+    await waitUntil(() => down.messages().length === 1, 'the message')
+    t.notOk(down.sink.closed)
+  }
 })
 
 t.test('a node that missed the close of a session detects it after reconnecting', needsRedis, async t => {

@@ -90,7 +90,7 @@ class StoreModel {
         session.version++
         session.owner = NODE
       }
-      value = [...this.#read(session.log, Number(args[1]), Infinity, budget), this.record(session)]
+      value = session.owner === NODE ? [...this.#read(session.log, Number(args[1]), Infinity, budget), this.record(session)] : 'outdated'
     } else {
       const values: unknown[] = []
       for (let i = 0; i < args.length && i < 7 * budget; i += 7) {
@@ -342,12 +342,13 @@ class History {
       this.#written.set(state, (this.#written.get(state) as number[]).filter(position => position <= cursor))
       this.#since.set(state, cursor)
     }
-    this.#inbox.execute<LogPart>('acquire', [state.id, cursor], part => {
+    this.#inbox.execute<LogPart | 'outdated'>('acquire', [state.id, cursor], part => {
+      if (part === 'outdated') return
       acquired()
       this.#reducer.applyAcquire(state, cursor, part)
-    }).then(({ value, isApplied }: MarkedResult<LogPart>) => {
+    }).then(({ value, isApplied }: MarkedResult<LogPart | 'outdated'>) => {
       this.#counts[isApplied ? 'applied' : 'lost']++
-      if (!isApplied) {
+      if (!isApplied && value !== 'outdated') {
         acquired()
         this.#reducer.applyOutdatedAcquire(state, cursor, value)
       }

@@ -88,10 +88,10 @@ export class StreamOwnership {
     // While the process was paused, it read nothing: such a request may have arrived at any time since the start of the pause.
     const earliest = requestedAt > from && requestedAt <= to ? from : requestedAt
     // If the store has lost data, the cursor of a client can be after the newest position.
-    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'replaced' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
-      if (part !== null && part !== 'replaced') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
+    const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'outdated' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
+      if (part !== null && part !== 'outdated') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
     })
-    if (value === 'replaced') throw new StoreUnavailable()
+    if (value === 'outdated') throw new StoreUnavailable()
     if (value === null) {
       this.#reducer.removeSession(state)
       return undefined

@@ -199,5 +199,19 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 1.3859969777986407, kind: 'half-open', node: 0, connection: 'subscription', refusedFor: 0 },
       { after: 1.243210518732667, kind: 'close', client: 0, node: 1 }
     ]
+  },
+  {
+    title: 'a node registers again before the reply that gives it a stream is applied',
+    setup: { seed: 2000163, lease: 1500, libraries: ['ioredis', 'ioredis', 'redis'], entries: 6, latency: 'long', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1.9341610902920365, kind: 'publish', channel: 'b', node: 0, count: 1, except: undefined },
+      { after: 3.8916062265634537, kind: 'cut', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 75.37852711975574, kind: 'publish', channel: 'a', node: 1, count: 2, except: undefined },
+      { after: 58.08007470332086, kind: 'block', node: 2, connection: 'subscription', direction: 'down', ms: 387.06255976110697 },
+      { after: 2.734881662763655, kind: 'half-open', node: 2, connection: 'subscription', refusedFor: 0 },
+      { after: 110.09537461213768, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 118.64892039448023, repeats: 0 },
+      { after: 3.856670096516609, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 2.793602315708995, kind: 'move', client: 2, node: 2, ms: 1.5873764113057405 }
+    ]
   }
 ]

@@ -107,7 +107,7 @@ export class Reducer extends LogReducer {
   /** The reply of `acquire`: the record of a session, and its log after a cursor. */
   applyAcquire (state: SessionReplica, cursor: number, part: LogPart): void {
     const record = parseRecord(part[5]) as SessionRecord
-    if (!this.#startStream(state, cursor, record)) return
+    this.#startStream(state, cursor, record)
     const ownLog = state.ownLog as LogReplica
     // A log that was read before lacks only entries before its `start`, which `read` adds.
     if (ownLog.start === Infinity) ownLog.add(part, cursor, this.clockOffset)
@@ -118,7 +118,8 @@ export class Reducer extends LogReducer {
   /** The reply of `acquire` if its place among the publications is lost: it may be out of date, so the session has to be read. */
   applyOutdatedAcquire (state: SessionReplica, cursor: number, part: LogPart): void {
     const record = parseRecord(part[5]) as SessionRecord
-    if (this.#startStream(state, cursor, record)) state.streamVersion = 0
+    this.#startStream(state, cursor, record)
+    state.streamVersion = 0
   }
 
   /** The reply of `read`. There may be fewer values than items. */
@@ -286,15 +287,12 @@ export class Reducer extends LogReducer {
     if (state.markClosed(reason) || state.epoch !== 0) state.listener?.onEnd()
   }
 
-  /** Starts the stream that was acquired. Returns false if another node has acquired it since. */
-  #startStream (state: SessionReplica, cursor: number, record: SessionRecord): boolean {
+  /** Starts the stream that was acquired. */
+  #startStream (state: SessionReplica, cursor: number, record: SessionRecord): void {
     const { id } = state
     state.apply(record, this.node)
-    if (record.owner !== this.node) {
-      this.#handOver(state, record.isNewer)
-      return false
-    }
-    // Also if a newer record was applied: if another node has acquired the stream since, `replaced` follows in the inbox.
+    // Also if a newer record was applied, or if this process has registered with another id since. If another node has acquired
+    // the stream since, the inbox or the next `read` tells.
     state.attachedRemotely = false
     state.readFrom = state.epoch === 0 ? cursor : Math.min(state.readFrom, cursor)
     state.epoch = record.epoch
@@ -304,7 +302,6 @@ export class Reducer extends LogReducer {
     this.attached.set(id, state)
     state.reads.add(state.ownLog)
     this.addReader(state.ownLog, state, state.readFrom)
-    return true
   }
 
   #readSession ({ replica, after, epoch }: LogItem, value: LogPart | string): void {

@@ -99,8 +99,6 @@ export interface SessionRecord {
   readonly epoch: number
   /** The node with the stream; empty if there is none. */
   readonly owner: string
-  /** Whether the request of the owner is known to be newer than that of the previous owner. */
-  readonly isNewer: boolean
   readonly cursor: number
   readonly closeReason: string | undefined
   readonly broadcastEndPosition: number
@@ -133,7 +131,6 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     version: Number(fields.version),
     epoch: Number(fields.epoch),
     owner: fields.owner as string,
-    isNewer: fields.isNewer === '1',
     cursor: Number(fields.cursor),
     closeReason: fields.closeReason,
     broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),

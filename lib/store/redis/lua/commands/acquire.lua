@@ -1,16 +1,16 @@
 -- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived. Makes this node the owner
 -- of a session's stream.
 -- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
--- sixth value, or false if the session does not exist, or `replaced` if another node has the stream for a newer request.
+-- sixth value, or false if the session does not exist, or `outdated` if another node has the stream for a newer request, or
+-- has had it since this command was executed first.
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
 local owner, close_reason, principal, start_position, users, requested_at, requested_until = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt', 'requestedUntil'))
 if not start_position then return { mark_reply(token), int(position), int(rollback_position), false } end
-if not is_retry and owner ~= '' and owner ~= NODE and num(requested_at) > latest then
-  return { mark_reply(token), int(position), int(rollback_position), 'replaced' }
+if is_retry and owner ~= NODE or owner ~= '' and owner ~= NODE and num(requested_at) > latest then
+  return { mark_reply(token), int(position), int(rollback_position), 'outdated' }
 end
--- A retry must not take the stream from a node that has acquired it since.
-if not is_retry or owner == '' then
+if not is_retry then
   local epoch = redis.call('HINCRBY', key, 'epoch', 1)
   -- The clocks cannot tell which request is newer if the times overlap.
   local is_newer = num(requested_until) < earliest and '1' or '0'
