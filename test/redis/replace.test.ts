@@ -150,22 +150,31 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
   }
 })
 
-t.test('a request that arrived during a pause of its process has the range from the start of the pause', async t => {
+t.test('a request that is read during a pause of its process, or soon after it, has the range from the start of the pause', async t => {
   // Called directly, because a process that is paused cannot run a test.
   let times: readonly unknown[] = []
   const execute = async (_command: string, args: readonly unknown[]): Promise<unknown> => {
     times = args.slice(2)
     return { value: 'outdated' }
   }
-  const createdAt = performance.now()
-  const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000)
-  const requestedAt = performance.now()
-  ownership.detectPause(0)
+  const attachAt = async (requestedAt: number): Promise<readonly [earliest: number, latest: number]> => {
+    await t.rejects(ownership.attach(state, 0, requestedAt), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+    return times as [number, number]
+  }
+  const interval = 10
+  const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000, interval)
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
-  await t.rejects(ownership.attach(state, 0, requestedAt), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  const [earliest, latest] = times as [number, number]
-  t.ok(earliest >= Math.floor(createdAt * 1000) && earliest < requestedAt * 1000)
+  const notPausedAt = performance.now()
+  t.equal((await attachAt(notPausedAt))[0], Math.floor(notPausedAt * 1000), 'before the first check')
+  const startedAt = performance.now()
+  ownership.detectPause()
+  // The process does nothing else, so it is paused.
+  const end = startedAt + 5 * interval
+  while (performance.now() < end);
+  const requestedAt = performance.now()
+  const [earliest, latest] = await attachAt(requestedAt)
+  t.ok(earliest >= Math.floor(startedAt * 1000) && earliest < end * 1000 - 4000 * interval)
   t.equal(latest, Math.ceil(requestedAt * 1000))
-  await t.rejects(ownership.attach(state, 0, requestedAt + 60_000), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  t.equal(times[0], Math.floor((requestedAt + 60_000) * 1000), 'after the pause there is no doubt')
+  t.equal((await attachAt(requestedAt + interval / 2))[0], earliest, 'soon after it')
+  t.equal((await attachAt(requestedAt + 60_000))[0], Math.floor((requestedAt + 60_000) * 1000), 'later, there is no doubt')
 })

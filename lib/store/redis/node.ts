@@ -129,7 +129,7 @@ export class Node {
       }
     })
     this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#channelName(channel), () => { this.messageQueues.retryAll() })
-    this.ownership = new StreamOwnership(this.queue, this.#inbox, this.reducer, settings.resumeTimeout)
+    this.ownership = new StreamOwnership(this.queue, this.#inbox, this.reducer, settings.resumeTimeout, this.#interval)
     this.runs = new RedisRuns(settings, this.queue, this.#inbox, this.reducer, runCache)
     this.messageQueues = new MessageQueues(this.queue, {
       isFenced,
@@ -155,6 +155,7 @@ export class Node {
       this.#stop()
       throw this.#createBootError(error)
     }
+    this.ownership.detectPause()
     this.#timer = setInterval(() => { this.#tick() }, this.#interval).unref()
     this.#loader.start()
   }
@@ -209,7 +210,7 @@ export class Node {
   }
 
   #tick (): void {
-    this.ownership.detectPause(this.#interval)
+    this.ownership.detectPause()
     this.#supervise()
     this.#endFencedStreams()
     this.sendHeartbeat()

@@ -18,21 +18,23 @@ export class StreamOwnership {
   readonly #inbox: Inbox
   readonly #reducer: Reducer
   readonly #renewInterval: number
+  readonly #pauseCheckInterval: number
   #renewedAt = now()
-  #checkedAt = now()
+  #checkedAt = Infinity
   #lastPause = { from: 0, to: 0 }
 
-  constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
+  constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number, pauseCheckInterval: number) {
     this.#queue = queue
     this.#inbox = inbox
     this.#reducer = reducer
     this.#renewInterval = resumeTimeout / 4
+    this.#pauseCheckInterval = pauseCheckInterval
   }
 
-  /** Records a pause of this process, if there was one. Called at regular intervals, whose length is given in milliseconds. */
-  detectPause (interval: number): void {
+  /** Records a pause of this process, if there was one since the last call. Called at regular intervals. */
+  detectPause (): void {
     const time = now()
-    if (time - this.#checkedAt > interval * 1.2) this.#lastPause = { from: this.#checkedAt, to: time }
+    if (time - this.#checkedAt > this.#pauseCheckInterval * 1.2) this.#lastPause = { from: this.#checkedAt, to: time }
     this.#checkedAt = time
   }
 
@@ -84,9 +86,12 @@ export class StreamOwnership {
 
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     const { clockOffset, clockError } = this.#queue
+    // After a pause, the process may read requests before its timers run.
+    this.detectPause()
     const { from, to } = this.#lastPause
-    // While the process was paused, it read nothing: such a request may have arrived at any time since the start of the pause.
-    const earliest = requestedAt > from && requestedAt <= to ? from : requestedAt
+    // While the process was paused, it read nothing: a request that it has read in the pause, or soon after it, may have arrived
+    // at any time since the start of the pause.
+    const earliest = requestedAt > from && requestedAt <= to + this.#pauseCheckInterval ? from : requestedAt
     // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'outdated' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
       if (part !== null && part !== 'outdated') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)

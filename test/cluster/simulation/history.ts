@@ -364,7 +364,7 @@ class History {
         break
       case 'pause':
         scheduler.log(`${node.process.name} is paused`)
-        node.process.pausedUntil = scheduler.time + step.ms
+        node.process.pausedUntil = Math.max(node.process.pausedUntil, scheduler.time + step.ms)
         for (const other of this.#clients) if (other.node === node && this.#random() < 0.6) other.cut(undefined, this.#random() * step.ms)
         this.#onFault(step.ms)
         break
