@@ -46,6 +46,11 @@ export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   ? Up<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
   : never
 
+/** What a request with this event name resolves with: the response or, if the handler returns an async iterable, the start of its delivery. */
+export type UpResult<C extends Contract, Event> = UpResponse<C, Event> extends AsyncIterable<unknown>
+  ? { readonly status: 'streaming', readonly message: string }
+  : UpResponse<C, Event>
+
 /** The values that the handler of the messages with this event name returns one after the other, as an async iterable; `never` if it returns no iterable. */
 export type UpValue<C extends Contract, Event> = C extends { up: object }
   ? UpResponse<C, Event> extends AsyncIterable<infer Value> ? Value : never

@@ -12,6 +12,7 @@ export class ClientError extends Error {
    * - `EVENT_TOO_LARGE`: an event is larger than `maxEventSize`.
    * - `BUFFER_FULL`: a `for await` loop did not read its events in time.
    * - `INCOMPLETE`: values of a subscription may be missing, because the server no longer had some events, or the session.
+   * - `NOT_STREAMING`: the handler of a subscription returned no async iterable.
    * - `HANDLER_LOST`: the process of the handler of a subscription has closed or failed, or the handler was stopped.
    * - `NOT_A_STREAM`: the response to the GET is not an event stream of this session.
    * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.

@@ -27,11 +27,21 @@ export interface OutboxListener {
   onUnhandled (error: unknown): void
 }
 
-interface Message {
+/** A message that was passed to an outbox. */
+export interface QueuedMessage {
+  /** Resolves with the result of the handler. */
+  readonly result: Promise<unknown>
+  /** Number of attempts in which the server may have handled the message. */
+  readonly attempts: number
+  /** Removes the message, unless it has a result. */
+  readonly reject: (error: unknown) => void
+}
+
+interface Message extends QueuedMessage {
   readonly event: string
   /** The message as one line of a batch, in JSON. */
-  readonly line: string
-  /** Number of attempts in which the server may have handled the message. */
+  line: string
+  result: ResultPromise<unknown>
   attempts: number
   resolve: (result: unknown) => void
   reject: (error: unknown) => void
@@ -57,8 +67,8 @@ const REQUEST_TIMEOUT = 15_000
  * A message that the server handles concurrently has a request of its own, so that no other message waits for its response.
  */
 export interface Outbox {
-  /** Queues a message. Resolves with the result of its handler. `id` is the idempotency key, by default a number. */
-  push (event: string, data: unknown, options?: RequestOptions, id?: string): Promise<unknown>
+  /** Queues a message. `id` is the idempotency key, by default a number. */
+  push (event: string, data: unknown, options?: RequestOptions, id?: string): QueuedMessage
   /** Sends the queue to the session of the welcome event. The caller calls it for each new stream, of the same session or of another one. */
   resume (welcome: Welcome): void
   /** Stops sending until `resume`. `error` says why the stream was lost. The current request may still end. */
@@ -120,12 +130,14 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
    * Posts a batch and settles the messages that have a final response. Resolves with the minimum delay before the next
    * batch, in milliseconds, if the server did not accept all; with `undefined` if no delay is needed. Never rejects.
    */
-  const post = async (batch: readonly Message[], signal: AbortSignal): Promise<number | undefined> => {
+  const post = async (batch: Message[], signal: AbortSignal): Promise<number | undefined> => {
     try {
       const response = await send(path, {
         method: 'POST',
         headers: { 'x-session-id': currentSessionId, 'content-type': 'application/x-ndjson' },
         body: () => {
+          // While the URL and the headers were resolved, messages may have been removed.
+          batch = batch.filter(message => queue.has(message))
           return batch.map(message => {
             message.attempts++
             return message.line
@@ -191,7 +203,8 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
 
   return {
     push (event, data, { timeout = options.timeout, signal } = {}, id = String(nextKey++)) {
-      const result = new ResultPromise((resolve, reject) => {
+      const message = { event, attempts: 0, reject: () => {} } as unknown as Message
+      message.result = new ResultPromise((resolve, reject) => {
         if (signal?.aborted) throw abortReason(signal)
         if (closeError) throw closeError
         if (queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `The queue exceeds maxQueued (${maxQueued}); raise it`)
@@ -201,13 +214,9 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
           removeAbort?.()
           settle(value)
         }
-        const message: Message = {
-          event,
-          line: JSON.stringify({ event, data, id }),
-          attempts: 0,
-          resolve: withCleanup(resolve),
-          reject: withCleanup(reject)
-        }
+        message.line = JSON.stringify({ event, data, id })
+        message.resolve = withCleanup(resolve)
+        message.reject = withCleanup(reject)
         const timer = setTimer(() => {
           message.reject(new ClientError('TIMEOUT', `No response within ${timeout} ms; the message may have been handled`, { cause: lastError }))
         }, timeout)
@@ -217,8 +226,8 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
         flush(message)
       })
       // The app has aborted the message itself, and the event `close` reports the end of the session.
-      result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.onUnhandled(error) })
-      return result
+      message.result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.onUnhandled(error) })
+      return message
     },
     resume ({ sessionId, concurrent: names = [] }) {
       if (sessionId !== currentSessionId) {

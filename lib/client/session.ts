@@ -1,4 +1,4 @@
-import type { Contract, DownData, DownEvent, Payload, Received, UpResponse, UpData, UpEvent, UpValue } from '../contract.js'
+import type { Contract, DownData, DownEvent, Payload, Received, UpResult, UpData, UpEvent, UpValue } from '../contract.js'
 import { setTimer } from './backoff.js'
 import { createConnection, type Welcome } from './connection.js'
 import { abortReason, onAbort } from './abort.js'
@@ -99,14 +99,14 @@ export interface ClientSession<C extends Contract = Contract> extends AsyncItera
    * closed the session, or that of the response. Rejects with the reason of `signal` if that aborts, and with a `TypeError` if the data
    * cannot be converted to JSON. If nobody handles the rejection, it becomes an `error` event.
    */
-  request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpResponse<C, Event>>
+  request<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: RequestOptions]>): Promise<UpResult<C, Event>>
 
   /**
-   * Sends a message with this event name, and iterates over the values that its handler, an async generator, yields. Each value arrives once and in
+   * Sends a message with this event name when the loop starts, and iterates over the values that its handler, an async generator, yields. Each value arrives once and in
    * order, also if the stream is lost meanwhile. When the loop ends, or the signal aborts, the handler is stopped.
    *
    * Throws as {@link ClientSession.request}, with the code of the error that the handler has thrown, with the reason of the signal, and a {@link ClientError}
-   * with code `HANDLER_LOST` if the process of the handler has closed or failed, `INCOMPLETE` if values may be missing, or `BUFFER_FULL` if the loop is too slow.
+   * with code `NOT_STREAMING` if the handler returned no async iterable, `HANDLER_LOST` if the process of the handler has closed or failed, `INCOMPLETE` if values may be missing, or `BUFFER_FULL` if the loop is too slow.
    */
   subscribe<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: SubscribeOptions]>): AsyncGenerator<UpValue<C, Event>, void, undefined>
 
@@ -220,7 +220,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   }
 
   async function * subscribe (name: string, data?: unknown, { signal }: SubscribeOptions = {}): AsyncGenerator<unknown, void, undefined> {
-    const message = `s${nextId++}`
+    const id = `s${nextId++}`
     let end: Part['end'] | undefined
     let failure: [error: unknown] | undefined
     const fail = (error: unknown): void => {
@@ -228,10 +228,20 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       notify(ITERATOR_EVENT)
     }
     if (signal?.aborted) throw abortReason(signal)
-    const removeAbort = signal && onAbort(signal, () => { fail(abortReason(signal)) })
-    const started = outbox.push(name, data, {}, message).catch(fail)
+    const message = outbox.push(name, data, {}, id)
+    const removeAbort = signal && onAbort(signal, () => {
+      const reason = abortReason(signal)
+      fail(reason)
+      // If the server may have received it, the message stays in the queue, because the handler is stopped after the response.
+      if (message.attempts === 0) message.reject(reason)
+    })
+    const started = message.result.then(response => {
+      if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING', `The handler of ${name} returned no iterable; use request`)
+    }).catch(fail)
+    // Before the message was sent, a gap contains no values.
+    const accepts = ({ event, data }: Received): boolean => event === 'gap' ? message.attempts > 0 : event === 'part' && (data as Part).message === id
     try {
-      for await (const { event, data } of iterate(({ event, data }) => event === 'gap' || (event === 'part' && (data as Part).message === message), () => !!failure || state === 'closed')) {
+      for await (const { event, data } of iterate(accepts, () => !!failure || state === 'closed')) {
         if (event === 'gap') throw new ClientError('INCOMPLETE', 'Values may be missing')
         end = (data as Part).end
         if (!end) yield (data as Part).data
@@ -243,7 +253,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     } finally {
       removeAbort?.()
       // After the response, because the server may handle this message first.
-      if (!end) started.then(() => outbox.push('part', { message }).catch(() => {}))
+      if (!end) started.then(() => message.attempts > 0 && outbox.push('part', { message: id }).result.catch(() => {}))
     }
   }
 
@@ -308,9 +318,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     get state () { return state },
     get signal () { return abortController.signal },
     on,
-    send: (data?: unknown) => outbox.push('message', data) as Promise<void>,
-    emit: (event: string, data?: unknown) => outbox.push(event, data) as Promise<void>,
-    request: outbox.push as ClientSession['request'],
+    send: (data?: unknown) => outbox.push('message', data).result as Promise<void>,
+    emit: (event: string, data?: unknown) => outbox.push(event, data).result as Promise<void>,
+    request: ((event: string, data: unknown, options?: RequestOptions) => outbox.push(event, data, options).result) as ClientSession['request'],
     subscribe: subscribe as ClientSession['subscribe'],
     close,
     [Symbol.asyncIterator]: () => iterate(({ event }) => event !== 'gap' && event !== 'part')

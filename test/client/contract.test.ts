@@ -40,6 +40,7 @@ t.test('one contract types the messages between the server and its clients', asy
   const { delivered } = await result
   t.equal(delivered, 1)
   for await (const token of session.subscribe('ask', { n: 1 })) t.equal(token.toUpperCase(), 'N 1')
+  t.equal((await session.request('ask', { n: 1 })).status satisfies 'streaming', 'streaming')
   t.strictSame(counts, [1])
 
   const closed = deferred<string>()

@@ -134,7 +134,7 @@ class History {
       assert.equal(message.outcome, undefined, 'settles once')
       message.outcome = outcome
     }
-    this.#outbox.push('event', message.number, { signal: message.controller.signal }).then(result => {
+    this.#outbox.push('event', message.number, { signal: message.controller.signal }).result.then(result => {
       assert.equal(result, message.number)
       settle('ok')
     }, (error: unknown) => { settle(error instanceof ClientError ? error.code : 'aborted') })

@@ -3,7 +3,12 @@ import { testEachClient, FORCE_CLOSE, waitForEvent, range } from '../support/cli
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { serve } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
-import { openStream, respond, scriptedServer, welcome } from './support/scripted-server.js'
+import { endedStream, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
+
+/** The response to a message whose handler streams. */
+const streaming = respond(200, {}, [{ status: 202, body: { status: 'streaming', message: 's0' } }])
+
+const part = (properties: object): string => `event: part\ndata: ${JSON.stringify({ message: 's0', ...properties })}\n\n`
 
 testEachClient(t, 'the loop receives every value, and sends messages meanwhile', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
@@ -99,13 +104,151 @@ testEachClient(t, 'a gap, a new session and a lost handler end the loop with an 
   for (const [frames, code] of [
     ['event: gap\ndata: {"after":1,"resumedAt":2,"reason":"count"}\n\n', 'INCOMPLETE'],
     [welcome(false, 't'), 'INCOMPLETE'],
-    ['event: part\ndata: {"message":"s0","end":{"status":"lost"}}\n\n', 'HANDLER_LOST']
+    [part({ end: { status: 'lost' } }), 'HANDLER_LOST']
   ] as const) {
-    const server = await scriptedServer(t, [openStream(welcome() + 'data: 1\n\nevent: part\ndata: {"run":"s0","data":0}\n\nevent: part\ndata: {"message":"s0","data":1}\n\n' + frames)], [respond(200, {}, [{ status: 202, body: {} }])])
+    const posted = deferred()
+    const server = await scriptedServer(t, [async response => {
+      await startStream(response, welcome())
+      await posted.promise
+      await writeChunks(response, `data: 1\n\nevent: part\ndata: {"run":"s0","data":0}\n\n${part({ data: 1 })}${frames}`)
+    }], [(response, body) => {
+      streaming(response, body)
+      posted.resolve()
+    }])
     const values = connect(server.url).subscribe('ask')
     t.strictSame(await withTimeout(values.next(), 'the value'), { value: 1, done: false })
     await t.rejects(withTimeout(values.next(), 'the end'), { code })
   }
+})
+
+testEachClient(t, 'a handler that returns a plain value is an error', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  const session = connect(url)
+  for (const value of [undefined, null, 5, { status: 'streaming' }]) {
+    sessions.handle(String(value), () => value)
+    await t.rejects(withTimeout(session.subscribe(String(value)).next(), 'the error'), { code: 'NOT_STREAMING' })
+  }
+})
+
+testEachClient(t, 'a gap or a new session before the message was sent is no error', async (t, connect) => {
+  for (const [frames, sessionId] of [
+    [welcome(false, 't'), 't'],
+    [welcome(true) + 'event: gap\ndata: {"after":1,"resumedAt":2,"reason":"count"}\n\n', 's']
+  ] as const) {
+    const subscribed = deferred()
+    const posted = deferred()
+    const server = await scriptedServer(t, [endedStream(welcome()), async response => {
+      await subscribed.promise
+      const stream = await startStream(response, frames)
+      await posted.promise
+      await writeChunks(stream, part({ data: 1 }), part({ end: { status: 'finished' } }))
+    }], [(response, body) => {
+      streaming(response, body)
+      posted.resolve()
+    }])
+    const session = connect(server.url)
+    await waitForEvent(session, 'disconnect')
+    const values = session.subscribe('ask')
+    const first = values.next()
+    subscribed.resolve()
+    t.strictSame(await withTimeout(first, 'the value'), { value: 1, done: false })
+    t.strictSame(await withTimeout(values.next(), 'the end'), { value: undefined, done: true })
+    t.equal(server.requests.find(isPost)?.headers['x-session-id'], sessionId)
+  }
+})
+
+/** The event names of the messages in a body, which may be empty. */
+const eventsOf = (body: string): string[] => body === '' ? [] : messagesOf({ body }).map(({ event }) => event)
+
+const acceptAll: Responder = (response, body) => {
+  response.end(JSON.stringify(eventsOf(body).map(() => ({ status: 200, body: null }))))
+}
+
+testEachClient(t, 'a subscription that is aborted before it was sent, without a stream, is never sent', async (t, connect) => {
+  const aborted = deferred()
+  const server = await scriptedServer(t, [endedStream(welcome()), async response => {
+    await aborted.promise
+    await startStream(response, welcome(true))
+  }], [acceptAll])
+  const session = connect(server.url)
+  await waitForEvent(session, 'disconnect')
+  const controller = new AbortController()
+  const values = session.subscribe('ask', null, { signal: controller.signal })
+  const first = values.next()
+  controller.abort(new Error('enough'))
+  await t.rejects(first, { message: 'enough' })
+  const next = session.emit('next')
+  aborted.resolve()
+  await withTimeout(next, 'the response')
+  t.strictSame(server.requests.filter(isPost).flatMap(({ body }) => eventsOf(body)), ['next'])
+})
+
+testEachClient(t, 'a message that is aborted while the headers of its request are resolved is not sent', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())], [acceptAll, acceptAll])
+  const requested = deferred()
+  const resolved = deferred()
+  let isOpen = false
+  const session = connect(server.url, {
+    headers: async () => {
+      if (isOpen) {
+        requested.resolve()
+        await resolved.promise
+      }
+      return {}
+    }
+  })
+  await waitForEvent(session, 'open')
+  isOpen = true
+  const controller = new AbortController()
+  const first = session.subscribe('ask', null, { signal: controller.signal }).next()
+  const request = session.request('request', null, { signal: controller.signal })
+  const others = [session.emit('next')]
+  await withTimeout(requested.promise, 'the call of the function')
+  others.push(session.emit('last'))
+  controller.abort(new Error('enough'))
+  await t.rejects(first, { message: 'enough' })
+  await t.rejects(request, { message: 'enough' })
+  resolved.resolve()
+  await withTimeout(Promise.all(others), 'the responses')
+  t.strictSame(server.requests.filter(isPost).flatMap(({ body }) => eventsOf(body)), ['next', 'last'])
+})
+
+testEachClient(t, 'a subscription that is aborted before its response arrives stops the handler afterwards', async (t, connect) => {
+  const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  const started = deferred()
+  const proceed = deferred()
+  const stopped = deferred()
+  sessions.handle('ask', async (_session, _data) => {
+    started.resolve()
+    await proceed.promise
+    return (async function * () {
+      try {
+        for (;;) {
+          yield 1
+          await new Promise(resolve => { setImmediate(resolve) })
+        }
+      } finally {
+        stopped.resolve()
+      }
+    })()
+  })
+  const session = connect(url)
+  const controller = new AbortController()
+  const first = session.subscribe('ask', null, { signal: controller.signal }).next()
+  await withTimeout(started.promise, 'the handler')
+  controller.abort(new Error('enough'))
+  await t.rejects(first, { message: 'enough' })
+  proceed.resolve()
+  await withTimeout(stopped.promise, 'the end of the generator')
+})
+
+testEachClient(t, 'a subscription that is aborted after it was refused ends with the first error', async (t, connect) => {
+  const { url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  const session = connect(url, { maxQueued: 0 })
+  const controller = new AbortController()
+  const first = session.subscribe('ask', null, { signal: controller.signal }).next()
+  controller.abort()
+  await t.rejects(first, { code: 'QUEUE_FULL' })
 })
 
 testEachClient(t, 'parts are no events of an iterator, and those of runs reach listeners', async (t, connect) => {
