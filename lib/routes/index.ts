@@ -7,6 +7,7 @@ import { addBatchParser } from './batch.js'
 import { closeRoute } from './close.js'
 import { addCors } from './cors.js'
 import { downwardRoute } from './downward.js'
+import { createErrorHandler } from './error-handler.js'
 import { kSession } from './require-session.js'
 import { upwardRoutes } from './upward.js'
 
@@ -52,7 +53,8 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   scope.addHook('onRoute', route => {
     if (route.method === 'GET') route.onSend = [route.onSend ?? [], startStream].flat()
   })
-  for (const route of routeOptions) scope.route(route)
+  const errorHandler = createErrorHandler(app)
+  for (const route of routeOptions) scope.route({ errorHandler, ...route })
   scope.addHook('onReady', async () => {
     // That of the app, because it may have been set after the registration of the plugin. If the app has set none, Fastify has
     // created one for this scope, because the routes of the plugin have schemas.

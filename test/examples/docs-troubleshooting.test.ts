@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import t from 'tap'
 import * as errors from '../../lib/errors.js'
 import { serve } from '../support/server.js'
@@ -41,11 +42,11 @@ t.test('a handler that does not await its stream can be stopped by a later messa
   t.equal(sessions.size, 1)
 })
 
-t.test('an error handler hides the text of internal errors from the client, and logs them', async t => {
+t.test('an error handler decides what clients receive of unexpected errors, and logs them', async t => {
   const lines: string[] = []
   const { sessions, url } = await serve(t, {}, {
     fastify: { logger: { level: 'error', stream: { write: (line: string) => { lines.push(line) } } } },
-    beforeRegister: app => runFragment(block('docs/troubleshooting.md', 'masked'), { app })
+    beforeRegister: app => runFragment(block('docs/troubleshooting.md', 'errors'), { app })
   })
   sessions.handle('save', () => { throw new Error('secret') })
   const { sessionId } = await openStream(t, url)
@@ -53,4 +54,11 @@ t.test('an error handler hides the text of internal errors from the client, and 
   t.match(batch.body, [{ status: 500, body: { message: 'Something went wrong' } }, { status: 404, body: { code: 'FST_SSE_EVENT_UNKNOWN' } }])
   t.match(lines, [/secret/])
   t.equal(lines.length, 1)
+})
+
+t.test('the code that aborts a signal cannot catch the error of a listener', async t => {
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', block(page, 'signal')], { env: { PATH: process.env.PATH }, encoding: 'utf8' })
+  t.equal(status, 1)
+  t.equal(stdout, '')
+  t.match(stderr, /Error: the listener failed/)
 })
