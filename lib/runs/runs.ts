@@ -193,10 +193,10 @@ export class Runs {
     }), remove)
   }
 
-  /** @internal Stops a delivery, in any process. */
-  stopDelivery (name: string): Awaitable<void> {
+  /** @internal Stops a delivery to a session, in any process. */
+  stopDelivery (name: string, sessionId: string): Awaitable<void> {
     const store = this.#getStore()
-    return andThen(store.find(name, undefined), state => state === undefined ? undefined : andThen(store.end(state, { status: 'stopped' }), noop))
+    return andThen(store.find(name, undefined, sessionId), state => state === undefined ? undefined : andThen(store.end(state, { status: 'stopped' }), noop))
   }
 
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */

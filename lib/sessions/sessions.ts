@@ -61,7 +61,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
     this.hooks = new HookRunner(logger)
-    this.handlers = new HandlerRegistry(this.hooks, (session, key) => this.runs.stopDelivery(deliveryName(session, key)))
+    this.handlers = new HandlerRegistry(this.hooks, (session, key) => this.runs.stopDelivery(deliveryName(session, key), session.id))
     this.#store = store
     this.#logger = logger
     this.#streams = streams

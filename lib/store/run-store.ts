@@ -29,8 +29,8 @@ export interface RunStore {
    * fingerprint differs. Resolves with `undefined` if there are `maxRuns` runs, none of which has ended.
    */
   start (input: RunInput, reuse: Reuse): Awaitable<RunState | undefined>
-  /** Finds the newest run with this name and principal. The result MUST contain all changes that were made before the call. */
-  find (name: string, principal: string | undefined): Awaitable<RunState | undefined>
+  /** Finds the newest run with this name and principal. The result MUST contain all changes that were made before the call. `sessionId` is the session of a delivery. */
+  find (name: string, principal: string | undefined, sessionId?: string): Awaitable<RunState | undefined>
   /** Finds a run by id, also one whose name is used by a newer run. */
   findById (id: string): Awaitable<RunState | undefined>
   /** Appends to the log of a run. Rejects with RunOver if the run has ended. */

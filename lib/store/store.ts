@@ -85,7 +85,7 @@ export interface Store {
   /** Keeps the runs. Without it, the store does not support runs. */
   readonly runs?: RunStore
 
-  /** Creates a session. Resolves with `undefined` if there are too many, in total or of the principal. The session does not expire before the first `detach`. */
+  /** Creates a session, with this id or another random one. Resolves with `undefined` if there are too many, in total or of the principal. The session does not expire before the first `detach`. */
   open (id: string, principal: string | undefined): Awaitable<SessionState | undefined>
   /** Finds a session by id, open or closed. The result MUST contain all changes that were made before the call. */
   find (id: string): Awaitable<SessionState | undefined>

@@ -32,6 +32,19 @@ t.test('two nodes share their sessions, one with each client of Redis, and conti
   t.equal(nodes[1].process.exitCode, 0, nodes[1].output())
 })
 
+t.test('an app divides its sessions among two servers', needsRedis, async t => {
+  const servers = [await startRedis(t), await startRedis(t)] as const
+  const env = { REDIS_A: `redis://127.0.0.1:${servers[0].port}`, REDIS_B: `redis://127.0.0.1:${servers[1].port}` }
+  const divided = app.replace(/^const redis[^]*?\n\n/m, () => `${block('docs/scaling.md', 'servers')}\n`).replace('redisStore({ client: redis })', 'store')
+  const url = await startApp(t, createFolder(t)('servers.js', divided.replace('store: store', 'store').replace('redis.disconnect()', '')), env)
+  for (let count = 0; count < 20; count++) {
+    const stream = await openStream(t, url, { path: '/chat/downward' })
+    t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
+    await stream.waitFor(({ event }) => event === 'message')
+  }
+  for (const server of servers) t.ok(await server.sendCommand('EXISTS', '{sse}:deadlines'))
+})
+
 t.test('shards do not share sessions', needsRedis, async t => {
   const [red, blue] = await Promise.all([startRedis(t), startRedis(t)])
   const env = { REDIS_RED: `redis://127.0.0.1:${red.port}`, REDIS_BLUE: `redis://127.0.0.1:${blue.port}` }

@@ -19,23 +19,26 @@ const steps = fc.array(fc.record<RunStep>({
   from: fc.oneof(fc.constant('now' as const), fc.constant(0), fc.nat(6))
 }), { minLength: 20, maxLength: 60, size: 'max' })
 
-testEachStoreFactory(t, 'readers of runs receive what the model predicts for any sequence of steps on any node', async (t, connect, redis) => {
+testEachStoreFactory(t, 'readers of runs receive what the model predicts for any sequence of steps on any node', async (t, connect, servers) => {
   const counts: RunCounts = { entries: 0, gaps: 0, ends: 0, removals: 0 }
-  const histories = redis === undefined ? 150 : 30
+  const histories = servers.length === 0 ? 150 : 30
+  // The limit applies to each server, so with several the model does not reach it.
+  const maxRuns = servers.length > 1 ? 1000 : MAX_RUNS
+  const sendToAll = async (...command: [string, ...string[]]): Promise<unknown> => await Promise.all(servers.map(server => server.sendCommand(...command)))
   for (const entries of [2, 1000]) {
-    const open = async () => await (await connect())(resolveOptions({ runLog: { entries }, maxRuns: MAX_RUNS, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+    const open = async () => await (await connect())(resolveOptions({ runLog: { entries }, maxRuns, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
     await fc.assert(fc.asyncProperty(steps, async steps => {
       // Runs are kept, so each history needs an empty store.
-      await redis?.sendCommand('FLUSHALL')
-      const stores = redis === undefined ? [await open()] : [await open(), await open()]
+      await sendToAll('FLUSHALL')
+      const stores = servers.length === 0 ? [await open()] : [await open(), await open()]
       try {
         const runs = stores.map(store => store.runs as RunStore)
-        await new RunModel(runs, entries, MAX_RUNS, counts, async () => await redis?.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')).run(steps)
+        await new RunModel(runs, entries, maxRuns, counts, async () => await sendToAll('CLIENT', 'KILL', 'TYPE', 'pubsub')).run(steps)
       } finally {
         for (const store of stores) await store.close('shutdown')
       }
     }), { seed: chooseSeed(t), numRuns: histories, endOnFailure: true })
   }
   t.comment(JSON.stringify(counts))
-  for (const [what, count] of Object.entries(counts)) t.ok(count > 0, `${what} occurred`)
+  for (const [what, count] of Object.entries(counts)) if (what !== 'removals' || maxRuns === MAX_RUNS) t.ok(count > 0, `${what} occurred`)
 })

@@ -63,7 +63,8 @@ testEachStore(t, 'limits sessions in total and per principal, and accepts new on
   await openSession(nodeB, 'ann')
   t.equal(await nodeA.open('ann'), undefined)
   await openSession(nodeA, 'bob')
-  t.equal(await nodeB.open(undefined), undefined)
+  // If the store is partitioned, each partition has a share of the limit.
+  if (!store.isPartitioned) t.equal(await nodeB.open(undefined), undefined)
   await ann.close()
   await openSession(nodeB, 'ann')
   t.equal(await nodeA.open('ann'), undefined)

@@ -4,7 +4,7 @@ import { createClient } from 'redis'
 import type { Test } from 'tap'
 import { memoryStore, type StoreFactory, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
-import { redisStore, type RedisStoreOptions } from '../../lib/redis.js'
+import { redisStore, type NodeRedisClient, type RedisStoreOptions } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { startFaultProxy, type FaultProxy } from './fault-proxy.js'
 import { needsRedis, startRedis, type RedisServer } from './redis-server.js'
@@ -16,25 +16,31 @@ const logger = Fastify({ logger: false }).log
 export interface StoreUnderTest {
   /** Whether several nodes can share the store. */
   readonly isShared: boolean
+  /** Whether the sessions and runs are divided among several servers, so that limits apply to each part. */
+  readonly isPartitioned: boolean
   /** Opens the registry of one more node. If nodes cannot share the store, the same options return the same registry. It is closed when the test ends. */
   addNode (options?: SseSessionsOptions): Promise<Sessions>
 }
 
 type Connect = (t: Test, port: number) => Promise<StoreFactory>
 
-const connectIoredis: Connect = async (t, port) => {
+function createIoredis (t: Test, port: number): Redis {
   const client = new Redis({ port, host: '127.0.0.1' })
   t.teardown(() => { client.disconnect() })
-  return redisStore({ client })
+  return client
 }
 
-const connectNodeRedis: Connect = async (t, port) => {
+async function createNodeRedis (t: Test, port: number): Promise<NodeRedisClient> {
   const client = createClient({ socket: { port, host: '127.0.0.1' } })
   client.on('error', () => {})
   await client.connect()
   t.teardown(() => { client.destroy() })
-  return redisStore({ client })
+  return client
 }
+
+const connectIoredis: Connect = async (t, port) => redisStore({ client: createIoredis(t, port) })
+
+const connectNodeRedis: Connect = async (t, port) => redisStore({ client: await createNodeRedis(t, port) })
 
 async function open (t: Test, store: StoreFactory, options: SseSessionsOptions): Promise<Sessions> {
   const sessions = await createSessions(resolveOptions({ store, heartbeatInterval: false, closeTimeout: 100, ...options }, 0), logger)
@@ -46,6 +52,7 @@ function createMemoryStoreUnderTest (t: Test): StoreUnderTest {
   const opened = new Map<string, Promise<Sessions>>()
   return {
     isShared: false,
+    isPartitioned: false,
     addNode: (options = {}) => {
       const optionsKey = JSON.stringify(options)
       const sessions = opened.get(optionsKey) ?? open(t, memoryStore, options)
@@ -60,7 +67,7 @@ export function testEachRedisClient (t: Test, title: string, run: (t: Test, stor
   for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
     t.test(`${title}: Redis with ${library}`, needsRedis, async t => {
       const redis = await startRedis(t)
-      await run(t, { isShared: true, addNode: async (options = {}) => await open(t, await connect(t, redis.port), options) }, redis)
+      await run(t, { isShared: true, isPartitioned: false, addNode: async (options = {}) => await open(t, await connect(t, redis.port), options) }, redis)
     })
   }
 }
@@ -98,19 +105,36 @@ export async function openProxiedNode (t: Test, redis: RedisServer, options: Sse
   return { sessions, client, proxy, pauseReplies: createPause(0), pausePublications: createPause(1), publicationCount: () => publicationCount, waitForReplies: () => client.ping() }
 }
 
-/** Defines a test for the factory of every store. Each call of `connect` returns the factory of one more node; those of the memory store share nothing. */
-export function testEachStoreFactory (t: Test, title: string, run: (t: Test, connect: () => Promise<StoreFactory>, redis: RedisServer | undefined) => Promise<void>): void {
-  t.test(`${title}: memory store`, async t => await run(t, async () => memoryStore, undefined))
+/** Defines a test for the factory of every store. Each call of `connect` returns the factory of one more node; those of the memory store share nothing. `servers` are the Redis servers of the store. */
+export function testEachStoreFactory (t: Test, title: string, run: (t: Test, connect: () => Promise<StoreFactory>, servers: readonly RedisServer[]) => Promise<void>): void {
+  t.test(`${title}: memory store`, async t => await run(t, async () => memoryStore, []))
   for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
     t.test(`${title}: Redis with ${library}`, needsRedis, async t => {
       const redis = await startRedis(t)
-      await run(t, () => connect(t, redis.port), redis)
+      await run(t, () => connect(t, redis.port), [redis])
     })
   }
+  t.test(`${title}: two Redis servers`, needsRedis, async t => {
+    const servers = await startServers(t)
+    await run(t, () => connectServers(t, servers), servers)
+  })
 }
 
 /** Defines a test for every store. */
 export function testEachStore (t: Test, title: string, run: (t: Test, store: StoreUnderTest) => Promise<void>): void {
   t.test(`${title}: memory store`, async t => await run(t, createMemoryStoreUnderTest(t)))
   testEachRedisClient(t, title, run)
+  t.test(`${title}: two Redis servers`, needsRedis, async t => {
+    const servers = await startServers(t)
+    await run(t, { isShared: true, isPartitioned: true, addNode: async (options = {}) => await open(t, await connectServers(t, servers), options) })
+  })
+}
+
+async function startServers (t: Test): Promise<[RedisServer, RedisServer]> {
+  return [await startRedis(t), await startRedis(t)]
+}
+
+/** Connects to one server with each library. */
+async function connectServers (t: Test, [first, second]: [RedisServer, RedisServer]): Promise<StoreFactory> {
+  return redisStore({ client: [createIoredis(t, first.port), await createNodeRedis(t, second.port)] })
 }

@@ -21,6 +21,8 @@ export interface NodeOptions {
   readonly client: RedisClient
   readonly namespace: string
   readonly lease: number
+  /** Which partition this is, and of how many. All nodes must have the same partitions. */
+  readonly partition: string
   /** Is called when the node does not use the client any more. */
   onStop (): void
 }
@@ -50,6 +52,7 @@ export class Node {
   readonly #callbacks: StoreCallbacks
   readonly #prefix: string
   readonly #lease: number
+  readonly #sharedOptions: Record<string, string>
   readonly #onStop: () => void
   readonly #interval: number
   readonly #connection: Connection
@@ -73,11 +76,12 @@ export class Node {
   #clocksComparedAt = -Infinity
   #isClosing = false
 
-  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, onStop }: NodeOptions) {
+  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, partition, onStop }: NodeOptions) {
     this.#settings = settings
     this.#callbacks = callbacks
     this.#prefix = `{${namespace}}`
     this.#lease = lease
+    this.#sharedOptions = sharedOptions(settings, partition)
     this.#onStop = onStop
     // Often enough for the lease, for the expiry of sessions, and for the statistics.
     this.#interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
@@ -98,7 +102,8 @@ export class Node {
     this.cache = new StateCache((id, { principal, startPosition }) => new SessionReplica(id, principal, startPosition, guard), ({ closeReason }) => closeReason === undefined)
     const runCache = new StateCache((_id, record: RunRecord) => new RunReplica(record, guard), ({ outcome }) => outcome === undefined)
     this.reducer = new Reducer(settings, this.cache, runCache, {
-      onBroadcast: () => { callbacks.onBroadcast() },
+      // Not all streams of the process: those of other partitions do not read this broadcast.
+      onBroadcast: () => { for (const state of this.reducer.attached.values()) state.onAppend() },
       onLoss: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
       onRollback: () => {
@@ -276,7 +281,7 @@ export class Node {
   async #renewLease (node: string, isRegistration: boolean): Promise<void> {
     const sentAt = now()
     const isFirst = isRegistration && this.#timer === undefined
-    const reply = await this.queue.executeUnsequenced(node, Math.min(this.#lease, TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(sharedOptions(this.#settings)) : '') as HeartbeatReply
+    const reply = await this.queue.executeUnsequenced(node, Math.min(this.#lease, TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(this.#sharedOptions) : '') as HeartbeatReply
     const wasFenced = this.isFenced
     const [time, position, rollbackPosition, sessions, assigned, hasMoreRuns] = reply
     this.#leaseEnd = sentAt + this.#lease
@@ -345,7 +350,7 @@ export class Node {
     const { message } = (error as Error).cause as Error | undefined ?? error as Error
     if (getErrorCode(error) === 'OPTIONS') {
       const current = JSON.parse(message.slice(message.indexOf(' '))) as Record<string, string>
-      const conflicts = Object.entries(sharedOptions(this.#settings)).filter(([name, value]) => current[name] !== value).map(([name]) => name)
+      const conflicts = Object.entries(this.#sharedOptions).filter(([name, value]) => current[name] !== value).map(([name]) => name)
       return new OptionInvalid(`The nodes of the namespace ${this.#prefix} use other values of ${conflicts.join(', ')}; use the same options in all nodes, or another namespace`)
     }
     return new StoreUnreachable(message)

@@ -150,6 +150,11 @@ export class RedisStore implements Store {
     return Number(await this.#node.queue.execute('count', channel))
   }
 
+  /** The names of the channels that this process reads. */
+  get channels (): string[] {
+    return [...this.#node.reducer.channels.keys()]
+  }
+
   stats (): StoreStats {
     return { sessions: this.#node.sessions, channels: this.#node.reducer.channels.size }
   }

@@ -37,8 +37,8 @@ export function isRefusedWhenFull (name: CommandName): boolean {
 const READ_BYTES = 262_144
 
 /** The options that all nodes of a namespace must share, by name. */
-export function sharedOptions (settings: StoreSettings): Record<string, string> {
-  return { prefix: JSON.stringify(settings.prefix), ...limits(settings) }
+export function sharedOptions (settings: StoreSettings, partition: string): Record<string, string> {
+  return { prefix: JSON.stringify(settings.prefix), partitions: partition, ...limits(settings) }
 }
 
 /** Formats the options that the commands use as Lua expressions. */
