@@ -78,6 +78,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('API', 'docs/reference/api'),
           page('Errors', 'docs/reference/errors'),
           page('Protocol', 'docs/protocol'),
+          page('Conformance', 'docs/conformance'),
           page('Architecture', 'docs/architecture')
         ]
       },

@@ -9,6 +9,8 @@ export type Fault =
   | 'reset'
   /** Closes the side of the client. The side of the server stays open, so the server does not detect it. */
   | 'half-open'
+  /** Forwards nothing more. Both sides stay open, so neither the client nor the server detects it. */
+  | 'stall'
 
 export interface FaultPlan {
   readonly fault: Fault
@@ -22,9 +24,18 @@ export interface FaultProxy {
   readonly url: string
   readonly port: number
   /** All connections in order of arrival. `bytes` counts the bytes from the server to the client. */
-  readonly connections: Array<{ readonly client: Socket, readonly server: Socket, bytes: number, faulted: boolean }>
-  /** Breaks the newest connection now. */
-  breakConnection: (fault: Fault) => void
+  readonly connections: Array<{
+    readonly client: Socket
+    readonly server: Socket
+    bytes: number
+    faulted: boolean
+    /** When it was broken, as of `performance.now()`. */
+    faultedAt?: number
+  }>
+  /** The number of connections that were refused, because the proxy was down. */
+  readonly refused: () => number
+  /** Breaks a connection now, by default the newest one. */
+  breakConnection: (fault: Fault, connection?: FaultProxy['connections'][number]) => void
   /** With true, resets every connection and refuses new ones; with false, accepts connections again. */
   setDown: (down: boolean) => void
   close: () => void
@@ -40,9 +51,10 @@ export async function startFaultProxy (t: Test, targetPort: number | readonly nu
   const connections: FaultProxy['connections'] = []
   const apply = (connection: FaultProxy['connections'][number], fault: Fault): void => {
     connection.faulted = true
+    connection.faultedAt = performance.now()
     const { client, server } = connection
-    if (fault === 'half-open') {
-      client.destroy()
+    if (fault === 'half-open' || fault === 'stall') {
+      if (fault === 'half-open') client.destroy()
       server.removeAllListeners('data')
       server.resume()
     } else if (fault === 'reset') {
@@ -56,14 +68,16 @@ export async function startFaultProxy (t: Test, targetPort: number | readonly nu
     }
   }
   let isDown = false
+  let refused = 0
   const proxy: Server = createServer({ noDelay: true }, client => {
     if (isDown) {
+      refused++
       client.resetAndDestroy()
       return
     }
     const planned = plan(connections.length)
     const server = connect({ port: targets[connections.length % targets.length] as number, host: '127.0.0.1', noDelay: true })
-    const connection = { client, server, bytes: 0, faulted: false }
+    const connection: FaultProxy['connections'][number] = { client, server, bytes: 0, faulted: false }
     connections.push(connection)
     client.on('error', () => {})
     server.on('error', () => {})
@@ -106,9 +120,9 @@ export async function startFaultProxy (t: Test, targetPort: number | readonly nu
     url: `http://127.0.0.1:${port}`,
     port,
     connections,
-    breakConnection: fault => {
-      const newest = connections.at(-1)
-      if (newest !== undefined && !newest.faulted) apply(newest, fault)
+    refused: () => refused,
+    breakConnection: (fault, connection = connections.at(-1)) => {
+      if (connection !== undefined && !connection.faulted) apply(connection, fault)
     },
     setDown: down => {
       isDown = down

@@ -1,0 +1,120 @@
+"""A client with the standard library. Run `python3 client.py <URL>`, or import `Session`."""
+import http.client, io, json, random, socket, sys, threading, time
+from urllib.parse import urlsplit
+
+def is_final(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
+
+class Session:
+    def __init__(self, url, on_event):
+        """Calls `on_event(name, data)` for events, and also with `lost` (a new session) and `refused` (a message)."""
+        self.url, self.on_event, self.id, self.cursor, self.keys = urlsplit(url), on_event, None, None, 0
+        self.retry, self.silence, self.failures, self.batch = 1, 37.5, 0, 100
+        # `unsure` is the number of messages at the start of the outbox that were sent, but have no response.
+        self.outbox, self.unsure, self.connected, self.is_closed, self.changed = [], 0, False, False, threading.Condition()
+        threading.Thread(target=self._deliver, daemon=True).start()
+
+    def send(self, event, data=None):
+        with self.changed:
+            self.keys += 1
+            self.outbox.append(json.dumps({'event': event, 'data': data, 'id': str(self.keys)}))
+            self.changed.notify()
+
+    def run(self):
+        """Receives events until the session is closed. Returns the reason."""
+        while True:
+            response, headers = None, {'Accept': 'text/event-stream'}
+            if self.cursor: headers['Last-Event-ID'] = self.cursor
+            try:
+                response = self._request('GET', '/downward', headers, timeout=self.silence)
+                if is_final(response.status): return f'status {response.status}'
+                if response.headers.get_content_type() == 'text/event-stream':
+                    reason = self._read(response)
+                    if reason: return reason
+            except (OSError, http.client.HTTPException): pass  # the connection is lost, or was silent for too long
+            self.connected = False
+            self._wait(self.failures, response)
+            self.failures += 1
+
+    def close(self):
+        self._request('DELETE', '/downward', {'X-Session-ID': self.id})
+
+    def _request(self, method, path, headers, body=None, timeout=15):
+        connection = http.client.HTTPConnection(self.url.netloc, timeout=timeout)
+        connection.request(method, self.url.path + path, body, {**headers, 'Connection': 'close'})
+        if method == 'GET': self.stream, self.opened = connection.sock, time.monotonic()
+        return connection.getresponse()
+
+    def _wait(self, failures, response):
+        delay = self.retry + random.uniform(0, min(30, self.retry * 2 ** failures))
+        time.sleep(max(delay, int(response.headers.get('Retry-After', 0)) if response else 0))
+
+    def _read(self, response):
+        name, data, id = 'message', '', None
+        for line in io.TextIOWrapper(response, 'utf-8'):  # ends lines at LF, CR and CRLF
+            field, _, value = line.rstrip('\n').partition(':')
+            value = value.removeprefix(' ')
+            if field == 'retry': self.retry = int(value) / 1000
+            elif field == 'event': name = value
+            elif field == 'data': data += value
+            elif field == 'id': id = value
+            elif line == '\n':
+                if name in ('close', 'replaced'):
+                    self.is_closed = name == 'close'
+                    return json.loads(data).get('reason', name)
+                if data and name == 'welcome': self._welcome(json.loads(data))
+                elif data: self.on_event(name, json.loads(data))
+                self.cursor, name, data, id = id or self.cursor, 'message', '', None
+
+    def _welcome(self, data):
+        is_lost = self.id not in (None, data['sessionId'])
+        self.silence = data['heartbeatInterval'] / 400 if 'heartbeatInterval' in data else None
+        self.stream.settimeout(self.silence)
+        with self.changed:
+            if is_lost: del self.outbox[:self.unsure]  # a repeat in the new session could be handled twice
+            if is_lost: self.unsure = 0
+            self.id, self.connected, self.failures = data['sessionId'], True, 0
+            self.changed.notify()
+        if is_lost: self.on_event('lost', None)
+
+    def _deliver(self):
+        failures = 0
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.connected and self.outbox)
+                id, lines, unsure = self.id, self.outbox[:self.batch], self.unsure
+                self.unsure = max(unsure, len(lines))
+            response, results, done = None, [], 0
+            try:
+                response = self._request('POST', '/upward', {'X-Session-ID': id, 'Content-Type': 'application/x-ndjson'}, '\n'.join(lines))
+                text, is_json = response.read(), response.headers.get_content_type() == 'application/json'
+                if response.status == 200 and is_json: results = json.loads(text)
+                elif is_final(response.status): results = [{'status': response.status, 'body': is_json and json.loads(text)}] * len(lines)
+            except (OSError, http.client.HTTPException, ValueError): pass  # no complete response
+            if results and len(lines) > 1 and response.status in (400, 413):
+                self.batch, self.unsure = len(lines) // 2, unsure
+                continue
+            codes = [isinstance(result.get('body'), dict) and result['body'].get('code') for result in results]
+            is_unknown = 'FST_SSE_SESSION_UNKNOWN' in codes
+            while done < len(results) and results[done]['status'] not in (429, 503) and codes[done] != 'FST_SSE_SESSION_UNKNOWN': done += 1
+            with self.changed:
+                if id != self.id: continue
+                del self.outbox[:done]
+                was_refused = results or response and response.status in (429, 503)
+                self.unsure = max(0, (unsure if was_refused else self.unsure) - done)
+                if is_unknown: self.connected = False
+            for result in results[:done]:
+                if result['status'] >= 400: self.on_event('refused', {'status': result['status']})
+            is_stale = response and response.headers.get('X-Session-Connected') == 'false' and time.monotonic() - self.opened > self.retry
+            if is_unknown or is_stale: self.stream.shutdown(socket.SHUT_RDWR)
+            failures = 0 if done else failures + 1
+            if done: self.batch = 100
+            else: self._wait(failures, response)
+
+if __name__ == '__main__':
+    def on_event(name, data):
+        if name in ('echo', 'lost', 'refused'): session.send(name, data)
+        if name == 'gap': session.send('missed', data)
+        if name == 'leave': session.close()
+    session = Session(sys.argv[1], on_event)
+    reason = session.run()
+    sys.exit(0 if session.is_closed else f'The stream has ended: {reason}')
