@@ -1,7 +1,7 @@
 import { OptionInvalid } from './errors.js'
 import type { RedisClient } from './store/redis/connection.js'
-import { Node } from './store/redis/node.js'
 import { PartitionedStore } from './store/redis/partitioned-store.js'
+import { RedisNode } from './store/redis/redis-node.js'
 import { RedisStore } from './store/redis/redis-store.js'
 import type { Store, StoreCallbacks, StoreFactory, StoreSettings } from './store/store.js'
 
@@ -65,7 +65,7 @@ async function openPartition (client: RedisClient, namespace: string, lease: num
   if (inUse.has(namespace)) throw new OptionInvalid(`The client already has a store with the namespace "${namespace}"; give each registration its own "namespace"`)
   inUse.add(namespace)
   const share = { ...settings, maxSessions: Math.ceil(settings.maxSessions / count), maxRuns: Math.ceil(settings.maxRuns / count) }
-  const node = new Node(share, callbacks, { client, namespace, lease, partition: `${index + 1} of ${count}`, onStop: () => { inUse.delete(namespace) } })
+  const node = new RedisNode(share, callbacks, { client, namespace, lease, partition: `${index + 1} of ${count}`, onStop: () => { inUse.delete(namespace) } })
   await node.start()
   return new RedisStore(share, node)
 }

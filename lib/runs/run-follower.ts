@@ -32,7 +32,7 @@ export async function * readRun (run: RunState, store: RunStore, start: number, 
   const listener: RunListener = {
     onAppend: onChange,
     onEnd: onChange,
-    onUnavailable: () => {
+    onAbort: () => {
       isUnavailable = true
       onChange()
     }

@@ -124,7 +124,7 @@ class RunReader implements StreamOwner, RunListener {
     this.#stream?.end({ finalFrame: this.#format('finalFrame', () => this.#finalFrame(outcome as RunOutcome), formatEventId(id, endPosition)), reason: String(outcome?.status), drain: true })
   }
 
-  onUnavailable (): void {
+  onAbort (): void {
     this.#stream?.abort()
   }
 

@@ -291,7 +291,7 @@ export class Runs {
     const abortController = new AbortController()
     // A producer may have any number of parts that use the signal.
     setMaxListeners(0, abortController.signal)
-    const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) }, onUnavailable: noop }
+    const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) }, onAbort: noop }
     state.listeners.add(listener)
     // Another process may have ended it already.
     if (state.outcome !== undefined) listener.onEnd()

@@ -256,7 +256,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     if (hadStream) this.context.onLost(this.#session)
   }
 
-  onRemove (): void {
+  onAbort (): void {
     this.#stream?.abort()
   }
 

@@ -33,15 +33,19 @@ export interface QueueResult {
 }
 
 /**
- * The queue of the messages that the client of one session sends. Messages MUST be handled one at a time across all
- * processes, in order of arrival, except concurrent ones, which MUST be handled at once. All MUST be handled once per key: a
- * repeat receives the response to the first message, and waits for it while the first message is being handled. A refused message leaves no response. A store that has dropped a response because
- * of a limit MUST reject repeats with ResponseDropped while it keeps the key. If the store has lost the log and the
- * responses of a session, it MUST refuse the messages with SessionUnknown.
+ * The queue of the messages that the client of one session sends. Messages MUST be handled one at a time across all processes, in
+ * order of arrival, except concurrent ones, which MUST be handled at once. Of the messages with one key, only the first MUST be
+ * handled. A repeat receives its response, and waits for it while the first is being handled. A refused message leaves no
+ * response. A store that has dropped a response because of a limit MUST reject repeats with ResponseDropped while it keeps the
+ * key. If the store has lost the log and the responses of a session, it MUST refuse the messages with SessionUnknown.
  */
 export interface MessageQueue {
   /** Adds a message. Resolves with the response to it, or to an earlier message with its key. Throws or rejects if the message is refused. */
   enqueue (message: QueuedMessage): Awaitable<QueueResult>
-  /** Adds several messages, with no message of another request between them. Throws or rejects with TooManyWaiting if the queue has no room for all of them. Otherwise, each message has a promise of its own, as from `enqueue`. A store MAY instead refuse single concurrent messages with TooManyWaiting. */
+  /**
+   * Adds several messages, with no message of another request between them. Throws or rejects with TooManyWaiting if the queue has
+   * no room for all of them. Otherwise, each message has a promise of its own, as from `enqueue`. A store MAY instead refuse
+   * single messages of a batch that contains concurrent ones.
+   */
   enqueueAll (messages: readonly QueuedMessage[]): Awaitable<Array<Promise<QueueResult>>>
 }

@@ -6,12 +6,12 @@ export interface RunOutcome {
   readonly status: 'finished' | 'stopped' | 'failed' | 'lost'
   /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed. */
   readonly reason?: string
-  /** The response to the error, if the items of a handler have failed. */
+  /** The error response, if the iterable that a handler returned has thrown. */
   readonly response?: object
 }
 
-/** A session that receives the items of an iterable, and the start of the frame of each. */
-export interface Delivery {
+/** The session that receives the items of an iterable, and the start of the frame of each. */
+export interface DeliveryTarget {
   readonly sessionId: string
   /** Without the properties of the item: `event: part\ndata: {"run":"a",`. */
   readonly partPrefix: string
@@ -32,7 +32,7 @@ export interface RunInput {
    * Makes this the run of a delivery: it has no entries and no readers, it does not count for `maxRuns`, and is not kept. At its end, the
    * store MUST append an entry to the log of the session, unless that is closed: the prefix, `"end":`, the outcome as JSON, and `}\n\n`.
    */
-  readonly delivery?: Delivery
+  readonly delivery?: DeliveryTarget
 }
 
 /** The producer of a run, or a reader in this process. The store calls it when the run changes. */
@@ -40,7 +40,7 @@ export interface RunListener extends LogListener {
   /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log when `canWrite` is true. */
   onEnd (): void
   /** This process has not reached the store for so long that clients should continue in another process: the response of a reader is aborted. */
-  onUnavailable (): void
+  onAbort (): void
 }
 
 /** The state of a run in this process. Only the store changes it, but the registry adds the producer to `listeners`. */

@@ -18,25 +18,25 @@ export interface SessionListener extends LogListener {
   onEnd (): void
   /** The session is closed because the store has lost it; its `closeReason` is `lost`. Its client should reconnect to get a new session. */
   onLost (): void
-  /** The session was removed from the store, so no client can resume it. A stream that is still draining is aborted. */
-  onRemove (): void
+  /** The stream must be aborted: the session was removed from the store, or this process cannot complete the stream. */
+  onAbort (): void
 }
 
 const EMPTY_DATA = Object.freeze({})
 
-/** The state of a session in this process. Only the store changes it, except for `cursor` and `listener`. */
+/** The state of a session in this process. The store changes it. The session sets `listener`, and `cursor` when a stream ends. */
 export class SessionState implements LogListener {
   /** The result of option `principal` for the request that opened the session. */
   readonly principal: string | undefined
   /** The newest position of the store when the session was opened. The session receives only entries after it. */
   readonly startPosition: number
-  /** Is set by the session. The store notifies it. */
+  /** The store notifies it. */
   listener: SessionListener | undefined
   /** Data of the app. Every change replaces the object. */
   data: Readonly<SessionData> = EMPTY_DATA
   /** Why the session was closed; `undefined` while it is open. */
   closeReason: string | undefined
-  /** The position up to which the last stream has written. The listener sets it when the stream ends. */
+  /** The position up to which the last stream has written. */
   cursor: number
   /** Whether another process has a stream of the session. */
   attachedRemotely = false

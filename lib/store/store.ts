@@ -4,7 +4,7 @@ import type { MessageQueue } from './message-queue.js'
 import type { RunStore } from './run-store.js'
 import type { SessionData, SessionState } from './session-state.js'
 
-/** The options of the plugin that a store has to apply. */
+/** The options of the plugin that concern stores. */
 export interface StoreSettings {
   /** Path prefix of the routes. Registrations with different prefixes should not share their sessions. */
   readonly prefix: string
@@ -18,21 +18,21 @@ export interface StoreSettings {
   readonly runLog: LogBounds
   /** Maximum number of runs, running and kept. */
   readonly maxRuns: number
-  /** Maximum number of sessions, open and closed. */
+  /** Maximum number of sessions, open and closed. A store MAY leave out closed ones. */
   readonly maxSessions: number
-  /** Maximum number of sessions of one principal, open and closed. */
+  /** Maximum number of sessions of one principal, open and closed. A store MAY leave out closed ones. */
   readonly maxSessionsPerPrincipal: number
   /** Maximum number of channels of one session. */
   readonly maxChannelsPerSession: number
   /** Maximum number of messages of one session that wait, or run concurrently, while another is handled. */
   readonly maxWaitingMessages: number
-  /** Maximum size of these messages together, in bytes. */
+  /** Maximum size of these messages together, in bytes, for a store that keeps them in the memory of this process. */
   readonly maxWaitingBytes: number
   /** Maximum number of idempotency keys that are kept per session. */
   readonly maxIdempotencyKeys: number
   /** Maximum size of the responses that are kept for these keys, in bytes. */
   readonly maxResponseBytes: number
-  /** Maximum size of all logs, stored responses and waiting messages in the memory of this process, in bytes. */
+  /** Maximum size of all logs, stored responses and waiting messages, in bytes, for a store that keeps them in the memory of this process. */
   readonly maxBytes: number
   /** Milliseconds that `close` should wait for running handlers. */
   readonly closeTimeout: number

@@ -9,11 +9,11 @@ export class TrimGuard {
   /** All entries up to this position were written by all streams that could write. */
   #flushedThrough = 0
 
-  /** Flushes the streams if the append may trim an entry that was not flushed yet. `head` is the newest position in the logs. */
-  beforeAppend (log: Log, entry: EntryInput, head: number): void {
+  /** Flushes the streams if the append may trim an entry that was not flushed yet. `newestPosition`: that of all logs. */
+  beforeAppend (log: Log, entry: EntryInput, newestPosition: number): void {
     if (log.evictionPosition(entry) <= this.#flushedThrough) return
     flushScheduler.flushAll()
-    this.#flushedThrough = head
+    this.#flushedThrough = newestPosition
   }
 
   /** Marks all positions as not flushed. It is called after entries were added at positions that were marked as flushed. */

@@ -69,7 +69,7 @@ t.test('a subscription does not count if its connection was lost before it was c
   // A client without a server, because the confirmation of a real one cannot be held back until its connection is closed.
   const confirmed = deferred()
   const connection = Object.assign(new EventEmitter(), { subscribe: () => confirmed.promise, disconnect: () => {} })
-  const subscriber = new Subscriber({ call: () => {}, duplicate: () => connection } as unknown as RedisClient, { onMessage: () => {}, onDown: () => {}, onReady: () => { t.fail('it is ready') } })
+  const subscriber = new Subscriber({ call: () => {}, duplicate: () => connection } as unknown as RedisClient, { onPublication: () => {}, onDisconnect: () => {}, onReady: () => { t.fail('it is ready') } })
   const opened = subscriber.open(['channel'])
   connection.emit('ready')
   connection.emit('close')

@@ -1,6 +1,6 @@
 import { createClient } from 'redis'
 import t from 'tap'
-import { OwnConnection } from '../../lib/store/redis/connection.js'
+import { StoreConnection } from '../../lib/store/redis/connection.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
@@ -35,7 +35,7 @@ t.test('closes the connection that node-redis opens while the store closes', nee
   await client.connect()
   t.teardown(() => { client.destroy() })
   const ready = deferred()
-  const connection = new OwnConnection(client, { onMessage: () => {}, onDown: () => { process.nextTick(() => { connection.close() }) }, onReady: ready.resolve })
+  const connection = new StoreConnection(client, { onPublication: () => {}, onDisconnect: () => { process.nextTick(() => { connection.close() }) }, onConnect: ready.resolve })
   await withTimeout(ready.promise, 'the connection')
   await connection.subscribe(['all'])
   const countConnections = async (): Promise<number> => Number((await redis.info('stats')).total_connections_received)

@@ -20,7 +20,7 @@ async function openWithLostReply (t: Test, lostOperation: string, options: SseSe
   return {
     redis,
     sessions,
-    ...loseFirstReply(client, ({ operation, args }) => operation === lostOperation && (lostOperation !== 'read' || args.includes('s'))),
+    ...loseFirstReply(client, ({ operation, args }) => operation === lostOperation && (lostOperation !== 'read' || args.includes('session'))),
     field: async ({ id }: { id: string }, name: string) => await redis.sendCommand('HGET', `{sse}:s:${id}`, name)
   }
 }
@@ -125,7 +125,7 @@ t.test('handles a retried repeat itself if the first message was rejected meanwh
     await gate.promise
     throw new StoreUnavailable()
   })))
-  const readEntry = async (): Promise<string> => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:keys`, 'key'))
+  const readEntry = async (): Promise<string> => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:records`, 'key'))
   await waitUntil(async () => (await readEntry()).startsWith('r'), 'the first message')
   const result = Promise.resolve(handle[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('done'))))
   await waitForCommand()

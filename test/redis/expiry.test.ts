@@ -31,7 +31,7 @@ function loseEndReply (client: Redis, onLost: () => void = () => {}): void {
   Object.assign(client, { call: callAndLoseReply })
 }
 
-const countUnreported = async (redis: RedisServer): Promise<unknown> => await redis.sendCommand('ZCARD', '{sse}:expired')
+const countUnreported = async (redis: RedisServer): Promise<unknown> => await redis.sendCommand('ZCARD', '{sse}:closing')
 
 t.test('runs the onClose hook once if the reply to the end of an expired session never arrives', needsRedis, async t => {
   const redis = await startRedis(t)
@@ -63,7 +63,7 @@ t.test('another node runs the onClose hook if the node that closed an expired se
   loseEndReply(nodeA.client, () => { nodeA.proxy.setDown(true) })
   const { id } = await openSession(nodeA.sessions)
   await waitUntil(async () => await countUnreported(redis) === 1, 'the session to expire')
-  for (const key of ['{sse}:expired', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
+  for (const key of ['{sse}:closing', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)
   t.equal(await nodeB.sessions.findForResume(id, undefined), undefined, 'the session cannot be resumed')
@@ -115,7 +115,7 @@ async function openWhileHookRuns (t: Test) {
 t.test('a slow onClose hook runs once, and not on another node', needsRedis, async t => {
   const { redis, closes, gate, id } = await openWhileHookRuns(t)
   const scores = new Set<unknown>()
-  await waitUntil(async () => scores.add(await redis.sendCommand('ZSCORE', '{sse}:expired', id)).size === 8, 'eight checks of the expired session')
+  await waitUntil(async () => scores.add(await redis.sendCommand('ZSCORE', '{sse}:closing', id)).size === 8, 'eight checks of the expired session')
   gate.resolve()
   await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [[`${id} expired`], []])

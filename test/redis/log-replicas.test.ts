@@ -12,7 +12,7 @@ const bounds = { entries: 3, bytes: 1e6, age: Infinity }
 
 function createReducer (listener: Partial<ReducerListener>, known = new Map<string, SessionReplica>()): Reducer {
   return new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, known, new Map(), {
-    onBroadcast: ignore, onLoss: ignore, onIncomplete: ignore, onRollback: ignore, onQueueChange: ignore, onProgressRequest: ignore, onStale: ignore, ...listener
+    onBroadcast: ignore, onMissedPublication: ignore, onIncomplete: ignore, onRollback: ignore, onTurn: ignore, onResponse: ignore, onNodeExpired: ignore, onSessionClosed: ignore, onCursorRequest: ignore, onStale: ignore, ...listener
   })
 }
 
@@ -47,9 +47,9 @@ t.test('flushes entries that were read before later publications trim them', asy
 
 /** Creates a reducer with a session that has a stream, and the record of the session with more fields. */
 function attachSession () {
-  const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
   const reducer = createReducer({}, new Map([['a', state]]))
-  reducer.node = 'node'
+  reducer.nodeId = 'node'
   const record = (version: number, ...fields: string[]): string[] => ['startPosition', '0', 'cursor', '0', 'version', `${version}`, 'epoch', '1', 'owner', 'node', ...fields]
   reducer.applyAcquire(state, 0, ['0', '0', 'count', [], 0, record(1)])
   return { state, reducer, record }
@@ -57,22 +57,22 @@ function attachSession () {
 
 t.test('a message about a channel that the session is not in changes nothing but the version', async t => {
   const { state, reducer } = attachSession()
-  reducer.applyMessage('left', 'a 2 5 room')
-  t.match(state, { version: 2, left: { length: 0 }, ranges: { length: 2 } })
+  reducer.applyNotification('left', 'a 2 5 room')
+  t.match(state, { version: 2, leftRanges: { length: 0 }, ranges: { length: 2 } })
 })
 
 t.test('the close of a session whose log is read again shows in what is read', async t => {
   const { state, reducer, record } = attachSession()
   const replica = state.ownLog as NonNullable<typeof state.ownLog>
   reducer.invalidate([], [])
-  reducer.applyMessage('closed', 'a 5 done')
+  reducer.applyNotification('closed', 'a 5 done')
   t.equal(state.closeReason, undefined)
   reducer.applyRead([{ replica, after: 0, through: Infinity, epoch: 1, version: 1 }], [['0', '0', 'count', [], 0, record(2, 'closeReason', 'done', 'broadcastEndPosition', '5')]])
   t.match(state, { closeReason: 'done', broadcastEndPosition: 5 })
 })
 
 t.test('entries that were lost while they were read are not added', async t => {
-  const replica = new LogReplica('c', 'room', bounds)
+  const replica = new LogReplica('channel', 'room', bounds)
   replica.log.markTrimmed(5, 'store')
   replica.add(['6', '0', 'count', [['3-0', ['f', 'data: 3']], ['6-0', ['f', 'data: 6']]], 0], 0, 0)
   t.match(replica.log, { length: 1, lastPosition: 6 })
@@ -81,7 +81,7 @@ t.test('entries that were lost while they were read are not added', async t => {
 t.test('what arrives for a channel or a session that is not in use any more is ignored', t => {
   const { state, reducer } = attachSession()
   reducer.applyChannelPublication('left', '0 1 2 \ndata: 2\n\n')
-  reducer.applyMessage('closed', 'other 5 done')
+  reducer.applyNotification('closed', 'other 5 done')
   t.equal(reducer.channels.size, 0)
   t.equal(reducer.position, 0)
   // The session has got a stream here while its version was read.

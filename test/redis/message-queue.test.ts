@@ -249,7 +249,7 @@ t.test('the client of a refused message gets the error when the key is free on a
   await withTimeout(started.promise, 'the message')
   pauseReplies(true)
   gate.resolve()
-  await waitUntil(async () => await redis.sendCommand('EXISTS', `{sse}:s:${session.id}:keys`) === 0, 'the removal of the key')
+  await waitUntil(async () => await redis.sendCommand('EXISTS', `{sse}:s:${session.id}:records`) === 0, 'the removal of the key')
   t.equal(isSettled, false)
   pauseReplies(false)
   await t.rejects(withTimeout(refused, 'the error'), { message: 'refused' })
@@ -290,7 +290,7 @@ t.test('what Redis keeps for messages has a TTL, also if it was empty in between
   await t.rejects(async () => await messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
   const { gate, started, running } = startGatedMessage(session)
   await started
-  for (const part of ['queue', 'keys']) t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:${part}`)) > 0, part)
+  for (const part of ['queue', 'records']) t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:${part}`)) > 0, part)
   gate.resolve()
   await running
 })

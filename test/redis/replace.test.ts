@@ -163,7 +163,7 @@ t.test('a request that is read during a pause of its process, or soon after it, 
   }
   const interval = 10
   const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000, interval)
-  const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
   const notPausedAt = performance.now()
   t.equal((await attachAt(notPausedAt))[0], Math.floor(notPausedAt * 1000), 'before the first check')
   const startedAt = performance.now()

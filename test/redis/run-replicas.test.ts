@@ -19,10 +19,10 @@ function createRun () {
   const run = new RunReplica(record, { isFenced: false })
   let losses = 0
   const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, new Map(), new Map([['run', run]]), {
-    onBroadcast: noop, onLoss: () => { losses++ }, onIncomplete: noop, onRollback: noop, onQueueChange: noop, onProgressRequest: noop, onStale: noop
+    onBroadcast: noop, onMissedPublication: () => { losses++ }, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onNodeExpired: noop, onSessionClosed: noop, onCursorRequest: noop, onStale: noop
   })
   let ends = 0
-  const reader: RunListener = { onAppend: noop, onEnd: () => { ends++ }, onUnavailable: noop }
+  const reader: RunListener = { onAppend: noop, onEnd: () => { ends++ }, onAbort: noop }
   const follow = (): LogReplica => {
     run.readers.add(reader)
     run.listeners.add(reader)
@@ -40,11 +40,11 @@ t.test('the end of a run whose last entry is missing is a loss, and shows in wha
   const { run, reducer, follow, read, losses, ends } = createRun()
   const replica = follow()
   read(replica, 0, running)
-  reducer.applyMessage('run_entry', 'run 0 5\ndata: 5\n\n')
-  reducer.applyMessage('run_ended', 'run 7 9 {"status":"finished"}')
+  reducer.applyNotification('run_entry', 'run 0 5\ndata: 5\n\n')
+  reducer.applyNotification('run_ended', 'run 7 9 {"status":"finished"}')
   t.match({ losses: losses(), ends: ends(), outcome: run.outcome }, { losses: 1, ends: 0, outcome: undefined })
   reducer.invalidate([], [run])
-  reducer.applyMessage('run_ended', 'run 7 9 {"status":"finished"}')
+  reducer.applyNotification('run_ended', 'run 7 9 {"status":"finished"}')
   t.match({ losses: losses(), ends: ends(), canWrite: run.canWrite }, { losses: 1, ends: 0, canWrite: false })
   read(replica, 7, finished, [7])
   t.match({ ends: ends(), canWrite: run.canWrite, outcome: { status: 'finished' }, end: run.endPosition, length: replica.log.length }, { ends: 1, canWrite: true, end: 9, length: 2 })
@@ -52,8 +52,8 @@ t.test('the end of a run whose last entry is missing is a loss, and shows in wha
 
 t.test('messages about runs that are not in use, and entries of a run without readers, change nothing', async t => {
   const { run, reducer, follow, read } = createRun()
-  reducer.applyMessage('run_ended', 'other 0 9 {"status":"finished"}')
-  reducer.applyMessage('run_entry', 'run 0 5\ndata: 5\n\n')
+  reducer.applyNotification('run_ended', 'other 0 9 {"status":"finished"}')
+  reducer.applyNotification('run_entry', 'run 0 5\ndata: 5\n\n')
   const replica = follow()
   read(replica, 5, running, [5])
   t.match({ outcome: run.outcome, length: replica.log.length }, { outcome: undefined, length: 1 })
@@ -71,7 +71,7 @@ t.test('what was read for readers that have left is not applied', async t => {
   reducer.applyRead([{ unverified: run }], [finished as unknown as LogPart])
   t.equal(run.outcome, undefined, 'the reader gets the end with the log')
   read(next, 5, finished, [5])
-  t.match(run, { outcome: { status: 'finished' }, isComplete: true, missing: 0 })
+  t.match(run, { outcome: { status: 'finished' }, isComplete: true, incompleteLogCount: 0 })
 })
 
 t.test('a run that Redis has lost ends after everything that its readers have received', async t => {

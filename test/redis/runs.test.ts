@@ -53,15 +53,15 @@ t.test('a run that is found on another node shows how it has ended, also without
 t.test('a node whose last reader has left does not receive the entries any more, and a later reader gets all of them', needsRedis, async t => {
   const [redis, nodeA, nodeB] = await openRunNodes(t)
   const run = await nodeA.runs.start('a', {}, nodeA.feed.producer)
-  const followers = async (): Promise<number> => String(await redis.sendCommand('HGET', `{sse}:r:${run.id}`, 'followers') ?? '').split(',').length - 1
+  const countReaderNodes = async (): Promise<number> => String(await redis.sendCommand('HGET', `{sse}:r:${run.id}`, 'readerNodes') ?? '').split(',').length - 1
   const readers = [await follow(t, nodeA.runUrl), await follow(t, nodeB.runUrl)]
   nodeA.feed.add(1)
   for (const reader of readers) await reader.waitFor('1')
-  t.equal(await followers(), 2)
+  t.equal(await countReaderNodes(), 2)
   readers[1]?.abort()
-  await waitUntil(async () => await followers() === 1, 'the removal of one node')
+  await waitUntil(async () => await countReaderNodes() === 1, 'the removal of one node')
   readers[0]?.abort()
-  await waitUntil(async () => await followers() === 0, 'the removal of the other node')
+  await waitUntil(async () => await countReaderNodes() === 0, 'the removal of the other node')
   nodeA.feed.add(2)
   const later = await follow(t, nodeB.runUrl)
   await later.waitFor('2')
@@ -262,7 +262,7 @@ t.test('a reader whose log cannot be read gets 503, and a later one gets everyth
   const [, nodeA, nodeB] = await openRunNodes(t)
   const run = await nodeA.runs.start('a', {}, nodeA.feed.producer)
   let isBlocked = true
-  interceptStoreCommands(nodeB.client, commands => isBlocked && commands.some(({ operation, args }) => operation === 'read' && args[1] === 'r') ? new Promise(() => {}) : undefined)
+  interceptStoreCommands(nodeB.client, commands => isBlocked && commands.some(({ operation, args }) => operation === 'read' && args[1] === 'run') ? new Promise(() => {}) : undefined)
   nodeA.feed.add(1)
   nodeA.feed.end()
   await waitUntil(() => run.status === 'finished', 'the end')
@@ -278,7 +278,7 @@ t.test('a run that is removed before a reader has read its log is unknown', need
   const run = await nodeA.runs.start('a', {}, () => [1])
   await waitUntil(() => run.status === 'finished', 'the end')
   interceptStoreCommands(nodeB.client, async commands => {
-    if (commands.some(({ operation, args }) => operation === 'read' && args[1] === 'r')) await nodeA.runs.start('b', {}, createFeed().producer)
+    if (commands.some(({ operation, args }) => operation === 'read' && args[1] === 'run')) await nodeA.runs.start('b', {}, createFeed().producer)
   })
   t.match(await (await fetch(nodeB.runUrl)).json(), { code: 'FST_SSE_RUN_UNKNOWN' })
 })

@@ -36,7 +36,7 @@ t.test('returns the same state while a session is in use', t => {
   const state = cache.getOrCreate('id', undefined)
   for (let n = 0; n < 5; n++) cache.sweep()
   t.equal(cache.get('id'), state)
-  t.strictSame(cache.open(), [state])
+  t.strictSame(cache.listOpen(), [state])
   t.end()
 })
 
@@ -55,6 +55,6 @@ t.test('keeps no memory for 100,000 released sessions', async t => {
   const before = await round(0)
   let after = before
   for (let from = 10_000; from <= 100_000; from += 10_000) after = await round(from)
-  t.strictSame(cache.open(), [])
+  t.strictSame(cache.listOpen(), [])
   t.ok(after - before < 5_000_000, `${after - before} bytes more`)
 })

@@ -223,7 +223,7 @@ t.test('the request for a stream is refused if the mark of the reply does not ar
   const [session, member] = [await openSession(nodeB), await openSession(nodeB)]
   const unavailable = { code: 'FST_SSE_STORE_UNAVAILABLE' }
   await member.join('room')
-  interceptStoreCommands(client, commands => commands.some(({ operation, args }) => operation === 'read' && args.includes('c')) ? new Promise(() => {}) : undefined)
+  interceptStoreCommands(client, commands => commands.some(({ operation, args }) => operation === 'read' && args.includes('channel')) ? new Promise(() => {}) : undefined)
   await t.rejects(attachStream(nodeA, await findSession(nodeA, member)), unavailable)
   pausePublications(true)
   await t.rejects(attachStream(nodeA, await findSession(nodeA, session)), unavailable)

@@ -27,7 +27,7 @@ async function startRun (store: RunStore, input: Partial<RunInput> = {}): Promis
 /** A listener that records what it was notified of. */
 function recordListener (): RunListener & { readonly calls: string[] } {
   const calls: string[] = []
-  return { calls, onAppend: () => { calls.push('append') }, onEnd: () => { calls.push('end') }, onUnavailable: () => { calls.push('unavailable') } }
+  return { calls, onAppend: () => { calls.push('append') }, onEnd: () => { calls.push('end') }, onAbort: () => { calls.push('unavailable') } }
 }
 
 testEachStoreFactory(t, 'nothing can be appended to a run that has ended, and only the first end counts', async (t, connect) => {

@@ -96,8 +96,8 @@ class StoreModel {
       for (let i = 0; i < args.length && i < 7 * budget; i += 7) {
         const [kind, id = '', after, through, , epoch, version] = args.slice(i, i + 7) as Array<string | number>
         const session = this.sessions.get(String(id))
-        const log = kind === 'b' ? this.broadcasts : kind === 'c' ? this.channel(String(id)) : (session as StoredSession).log
-        if (kind === 's' && session?.epoch !== Number(epoch)) values.push('replaced')
+        const log = kind === 'broadcasts' ? this.broadcasts : kind === 'channel' ? this.channel(String(id)) : (session as StoredSession).log
+        if (kind === 'session' && session?.epoch !== Number(epoch)) values.push('replaced 1')
         else values.push([...this.#read(log, Number(after), Number(through), budget), session !== undefined && session.version !== Number(version) ? this.record(session) : []])
       }
       value = values
@@ -134,24 +134,27 @@ class History {
     this.#counts = counts
     this.#reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, this.#known, new Map(), {
       onBroadcast: () => { for (const state of this.#known.values()) this.#write(state) },
-      onLoss: () => { this.#inbox.invalidate() },
+      onMissedPublication: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
       onRollback: noop,
-      onQueueChange: noop,
-      onProgressRequest: noop,
+      onTurn: noop,
+      onResponse: noop,
+      onNodeExpired: noop,
+      onSessionClosed: noop,
+      onCursorRequest: noop,
       onStale: noop
     })
     this.#inbox = new Inbox(PREFIX, Infinity, this.#reducer, {
       send: (name, token, ...args) => this.#send(name, token, args),
-      onLoss: () => {
+      onInvalidate: () => {
         this.#reducer.invalidate([], [])
         this.#loader.start()
       }
     })
     this.#loader = new Loader(this.#reducer, this.#inbox, this.#subscriber, name => `${PREFIX}:c:${name}`, noop)
-    this.#reducer.node = NODE
+    this.#reducer.nodeId = NODE
     this.#inbox.reset(NODE)
-    const guard = { isFenced: false, get isBehind () { return !reducer.broadcasts.isLive } }
+    const guard = { isFenced: false, get mayMissBroadcasts () { return !reducer.broadcasts.isLive } }
     const reducer = this.#reducer
     for (const id of ['a', 'b']) {
       this.#store.sessions.set(id, { id, log: { last: 0, entries: [] }, members: new Map(), left: [], version: 1, epoch: 0, owner: '', broadcastEndPosition: undefined })
@@ -162,7 +165,7 @@ class History {
         onReplaced: noop,
         onEnd: noop,
         onLost: noop,
-        onRemove: noop
+        onAbort: noop
       }
       this.#known.set(id, state)
       this.#written.set(state, [])
@@ -397,17 +400,17 @@ t.test('streams write exactly their entries, however publications and replies in
 
 t.test('the log of a stream that has moved to another node is not read again', t => {
   const record = (epoch: number): string[] => ['startPosition', '0', 'cursor', '0', 'version', String(epoch), 'epoch', String(epoch), 'owner', NODE]
-  const state = new SessionReplica('a', undefined, 0, { isFenced: false, isBehind: false })
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
   const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
-    onBroadcast: noop, onLoss: noop, onIncomplete: noop, onRollback: noop, onQueueChange: noop, onProgressRequest: noop, onStale: noop
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onNodeExpired: noop, onSessionClosed: noop, onCursorRequest: noop, onStale: noop
   })
-  reducer.node = NODE
+  reducer.nodeId = NODE
   reducer.applyOutdatedAcquire(state, 0, ['0', '0', 'count', [], 0, record(1)])
   const replica = state.ownLog as NonNullable<typeof state.ownLog>
   const read = { replica, after: 0, through: Infinity, epoch: 1, version: 0 }
   reducer.applyAcquire(state, 0, ['0', '0', 'count', [], 0, record(2)])
-  reducer.applyMessage('replaced', 'a 3 1')
-  reducer.applyRead([read], ['replaced'])
+  reducer.applyNotification('replaced', 'a 3 1')
+  reducer.applyRead([read], ['replaced 1'])
   t.notOk(reducer.incomplete.has(replica))
   t.end()
 })

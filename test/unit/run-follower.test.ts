@@ -54,7 +54,7 @@ t.test('a follower of a process without its store fails', async t => {
   const { run, store, listeners } = createRun(0)
   const next = readRun(run, store, 0, new AbortController().signal).next()
   await new Promise(resolve => { setImmediate(resolve) })
-  for (const listener of listeners) listener.onUnavailable()
+  for (const listener of listeners) listener.onAbort()
   await t.rejects(withTimeout(next, 'the failure'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.equal(listeners.size, 0)
 })

@@ -4,7 +4,7 @@ import { TrimGuard } from '../trim-guard.js'
 /** Appends to the logs of a memory store, with one counter of positions for all of them, and trims entries that are too old. */
 export class MemoryLogs {
   /** The newest position of all logs. */
-  head = 0
+  newestPosition = 0
   /** The logs that have entries. */
   readonly #logs = new Set<Log>()
   readonly #trimGuard = new TrimGuard()
@@ -14,10 +14,10 @@ export class MemoryLogs {
   /** Appends an entry to a log. Throws EntryTooLarge. */
   append (log: Log, entry: EntryInput): void {
     assertFits(entry, log.bounds)
-    this.#trimGuard.beforeAppend(log, entry, this.head)
+    this.#trimGuard.beforeAppend(log, entry, this.newestPosition)
     const time = now()
     this.#logs.add(log)
-    log.push(entry, ++this.head, time)
+    log.push(entry, ++this.newestPosition, time)
     this.#scheduleSweep(log, time)
     log.listener.onAppend()
   }

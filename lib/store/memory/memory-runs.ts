@@ -1,6 +1,6 @@
 import { IdempotencyKeyReused, RunExists, RunOver } from '../../errors.js'
 import { Log, type EntryInput } from '../../log/log.js'
-import { RunState, type Delivery, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
+import { RunState, type DeliveryTarget, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import type { StoreSettings } from '../store.js'
 import { framePartEnd } from '../../wire/frame.js'
@@ -12,7 +12,7 @@ class MemoryRun extends RunState {
   readonly log: Log
   /** Removes the run `keep` milliseconds after its end. */
   timer: NodeJS.Timeout | undefined
-  readonly delivery: Delivery | undefined
+  readonly delivery: DeliveryTarget | undefined
 
   constructor (input: RunInput, startPosition: number, createLog: (run: MemoryRun) => Log) {
     super(input, startPosition)
@@ -44,7 +44,7 @@ export class MemoryRuns implements RunStore {
   }
 
   start (input: RunInput, reuse: Reuse): RunState | undefined {
-    const key = nameKey(input)
+    const key = formatNameKey(input)
     const existing = this.#byName.get(key)
     if (existing !== undefined && (existing.outcome === undefined || reuse === 'kept')) {
       if (reuse === 'never') throw new RunExists()
@@ -53,14 +53,14 @@ export class MemoryRuns implements RunStore {
     }
     if (input.delivery !== undefined) this.#deliveryCount++
     else if (!this.#makeRoom()) return undefined
-    const run = new MemoryRun(input, this.#logs.head, run => new Log(this.#settings.runLog, run, log => { this.#limit.update(log) }))
+    const run = new MemoryRun(input, this.#logs.newestPosition, run => new Log(this.#settings.runLog, run, log => { this.#limit.update(log) }))
     this.#byId.set(run.id, run)
     this.#byName.set(key, run)
     return run
   }
 
   find (name: string, principal: string | undefined): RunState | undefined {
-    return this.#byName.get(nameKey({ name, principal }))
+    return this.#byName.get(formatNameKey({ name, principal }))
   }
 
   findById (id: string): RunState | undefined {
@@ -76,7 +76,7 @@ export class MemoryRuns implements RunStore {
   end (run: MemoryRun, outcome: RunOutcome): boolean {
     if (run.outcome !== undefined) return false
     run.outcome = outcome
-    run.endPosition = ++this.#logs.head
+    run.endPosition = ++this.#logs.newestPosition
     if (run.delivery === undefined) {
       this.#ended.add(run)
       run.timer = setTimeout(() => { this.#remove(run) }, run.keep).unref()
@@ -114,7 +114,7 @@ export class MemoryRuns implements RunStore {
 
   #remove (run: MemoryRun): void {
     clearTimeout(run.timer)
-    const key = nameKey(run)
+    const key = formatNameKey(run)
     this.#byId.delete(run.id)
     if (this.#byName.get(key) === run) this.#byName.delete(key)
     this.#ended.delete(run)
@@ -127,7 +127,7 @@ export class MemoryRuns implements RunStore {
   }
 }
 
-/** A principal and a name as one text. */
-function nameKey ({ name, principal }: Pick<RunInput, 'name' | 'principal'>): string {
+/** Formats a principal and a name as one text. */
+function formatNameKey ({ name, principal }: Pick<RunInput, 'name' | 'principal'>): string {
   return JSON.stringify([principal, name])
 }

@@ -59,7 +59,7 @@ export class MemoryStore implements Store {
     if (!this.#makeRoom(this.#all, maxSessions)) return undefined
     if (ownGroup !== undefined) this.#groupByPrincipal.set(String(principal), ownGroup)
     for (const group of groups) group.size++
-    const session = new MemorySession(id, principal, this.#logs.head, this.#broadcasts, groups)
+    const session = new MemorySession(id, principal, this.#logs.newestPosition, this.#broadcasts, groups)
     this.#sessions.set(id, session)
     return session
   }
@@ -81,7 +81,7 @@ export class MemoryStore implements Store {
   attach (session: MemorySession): number | undefined {
     if (!this.#sessions.has(session.id)) return undefined
     this.#dropUnreadable(session)
-    return this.#logs.head
+    return this.#logs.newestPosition
   }
 
   detach (session: MemorySession): void {
@@ -252,7 +252,7 @@ export class MemoryStore implements Store {
     if (groups.at(-1)?.size === 0) this.#groupByPrincipal.delete(String(principal))
     for (const range of ranges.splice(0)) this.#releaseRange(range)
     if (log !== undefined) this.#logs.release(log)
-    session.listener?.onRemove()
+    session.listener?.onAbort()
   }
 
   #ownLog (session: MemorySession): Log {

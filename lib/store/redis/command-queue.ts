@@ -1,6 +1,6 @@
 import { noop } from '../../awaitable.js'
 import { now } from '../../log/log.js'
-import { bounded, TIMEOUT, unavailable, type Connection } from './connection.js'
+import { withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
 import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
 
 export type Argument = string | number
@@ -20,12 +20,12 @@ interface Command {
   batch: number
 }
 
-/** The error of the command of a batch that has failed, or '', and the replies of those before it. */
+/** The reply of `dispatch.lua`: the error of the first command that failed, or '', and the replies of the commands before it. */
 type BatchReply = readonly [failure: string, replies: readonly unknown[]]
 
 export interface CommandQueueListener {
-  /** The node may have lost its lease, or its clock differs from that of Redis. */
-  onFenced (): void
+  /** Redis has refused a command because of the lease or the clock of this node. A heartbeat renews the lease and compares the clocks. */
+  onHeartbeatNeeded (): void
   /** Redis has replied. */
   onReply (): void
   /** Returns the newest position that this process has received. If that of Redis is lower, Redis has lost data. */
@@ -35,7 +35,7 @@ export interface CommandQueueListener {
 // Errors of Redis start with a code in capital letters. Other errors are those of the connection.
 const CODE = /^[A-Z]{2,}\b/
 // The command is sent again after these.
-const RETRYABLE = new Set(['REORDERED', 'EXPIRED', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
+const RETRYABLE = new Set(['REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
 const MAX_BATCH_COMMANDS = 64
@@ -48,23 +48,23 @@ export function getErrorCode (error: unknown): string | undefined {
 }
 
 /**
- * Sends the commands of a node to Redis, which executes each exactly once and in order, even if connections break and
- * replies are lost. The commands of one tick are one batch. Commands are numbered, and a batch contains the number before
- * its first command: Redis refuses a batch that arrives out of order, and does not execute a command again. So after a
- * failure, everything without a reply is sent again.
+ * Sends the commands of a node to Redis, which executes them in order, even if connections break and replies are lost. The
+ * commands of one tick are one batch. Commands are numbered, and a batch contains the number before its first command: Redis
+ * refuses a batch that arrives out of order, and a command that is sent again changes nothing a second time. So after a failure,
+ * everything without a reply is sent again.
  */
 export class CommandQueue {
   /** The clock of Redis minus that of this process, in microseconds. */
   clockOffset = 0
-  /** How far that can be wrong, in microseconds. */
+  /** Maximum error of `clockOffset`, in microseconds. */
   clockError = 0
-  readonly #connection: Connection
+  readonly #connection: CommandConnection
   readonly #scripts: Scripts
-  readonly #prefix: string
+  readonly #keyPrefix: string
   readonly #listener: CommandQueueListener
   #first: Command | undefined
   #last: Command | undefined
-  #node = ''
+  #nodeId = ''
   /** The highest number whose reply has arrived. */
   #acked = 0
   #count = 0
@@ -75,21 +75,21 @@ export class CommandQueue {
   #loading: Promise<unknown> | undefined
   #closed = false
 
-  constructor (connection: Connection, scripts: Scripts, prefix: string, listener: CommandQueueListener) {
+  constructor (connection: CommandConnection, scripts: Scripts, prefix: string, listener: CommandQueueListener) {
     this.#connection = connection
     this.#scripts = scripts
-    this.#prefix = prefix
+    this.#keyPrefix = prefix
     this.#listener = listener
   }
 
   /** The id of this node; empty while it is not registered. */
-  get node (): string {
-    return this.#node
+  get nodeId (): string {
+    return this.#nodeId
   }
 
   /** Executes a command. Rejects with StoreUnavailable if that takes too long; then it is not executed later. */
   execute (name: CommandName, ...args: Argument[]): Promise<unknown> {
-    return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + TIMEOUT, resolve, reject) })
+    return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
   }
 
   /** Executes a command as soon as that is possible, however late. */
@@ -100,26 +100,26 @@ export class CommandQueue {
     })
   }
 
-  /** Executes a command for a node outside of the sequence. Rejects with the error of Redis. */
-  async executeUnsequenced (node: string, timeout: number, name: CommandName, ...args: Argument[]): Promise<unknown> {
-    const [failure, [reply]] = await bounded(this.#call(this.#scripts.executedWhenFull, node, 0, node === this.#node ? this.#acked : 0, [name, 0, 0, args.length, ...args]), timeout)
+  /** Sends a command without a sequence number: it may be executed before or after others, and is not sent again. Rejects with the error of Redis. */
+  async executeUnsequenced (nodeId: string, timeout: number, name: CommandName, ...args: Argument[]): Promise<unknown> {
+    const [failure, [reply]] = await withTimeout(this.#call(this.#scripts.executedWhenFull, nodeId, 0, nodeId === this.#nodeId ? this.#acked : 0, [name, 0, 0, args.length, ...args]), timeout)
     if (failure !== '') throw new Error(failure)
     return reply
   }
 
   /** Continues with another node id. */
-  register (node: string): void {
+  register (nodeId: string): void {
     const kept = [...this.#pending()]
     this.#first = this.#last = undefined
     this.#count = this.#acked = 0
-    this.#node = node
+    this.#nodeId = nodeId
     for (const command of kept) this.#enqueue(command)
     this.resend()
   }
 
   /** The node has lost its registration. Rejects the commands with a deadline. */
   unregister (): void {
-    this.#node = ''
+    this.#nodeId = ''
     for (const command of this.#pending()) if (command.deadline !== Infinity) this.#refuse(command)
   }
 
@@ -132,13 +132,13 @@ export class CommandQueue {
 
   /** Loads the scripts, once for all callers at the same time. */
   loadScripts (): Promise<unknown> {
-    this.#loading ??= bounded(Promise.all(Object.values(this.#scripts).map(({ text }: Script) => this.#connection.command(['SCRIPT', 'LOAD', text])))).finally(() => { this.#loading = undefined })
+    this.#loading ??= withTimeout(Promise.all(Object.values(this.#scripts).map(({ text }: Script) => this.#connection.command(['SCRIPT', 'LOAD', text])))).finally(() => { this.#loading = undefined })
     return this.#loading
   }
 
   /** Returns the rights that the user of the client lacks, as rules of an ACL. */
   async readMissingRights (): Promise<string> {
-    return String(await bounded(this.#connection.command(['EVALSHA', this.#scripts.executedWhenFull.sha, '1', this.#prefix, 'rights'])))
+    return String(await withTimeout(this.#connection.command(['EVALSHA', this.#scripts.executedWhenFull.sha, '1', this.#keyPrefix, 'rights'])))
   }
 
   close (): void {
@@ -151,12 +151,12 @@ export class CommandQueue {
 
   #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): void {
     if (this.#closed) {
-      reject(unavailable())
+      reject(createUnavailableError())
       return
     }
     const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0 }
     this.#enqueue(command)
-    if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#expire, TIMEOUT).unref()
+    if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#expire, COMMAND_TIMEOUT).unref()
     this.#flush ??= setImmediate(() => { this.#sendNew() })
   }
 
@@ -180,7 +180,7 @@ export class CommandQueue {
 
   #refuse (command: Command, cause?: unknown): void {
     this.#remove(command)
-    command.reject(unavailable(cause))
+    command.reject(createUnavailableError(cause))
   }
 
   * #pending (first = this.#first): Iterable<Command> {
@@ -201,7 +201,7 @@ export class CommandQueue {
   /** Sends a command and all commands after it. */
   #send (first: Command | undefined): void {
     // Everything is sent after the retry delay, or when the node is registered and connected.
-    if (this.#retry !== undefined || this.#node === '' || !this.#connection.isUp) return
+    if (this.#retry !== undefined || this.#nodeId === '' || !this.#connection.isConnected) return
     let batch: Command[] = []
     let argCount = 0
     for (const command of this.#pending(first)) {
@@ -216,7 +216,7 @@ export class CommandQueue {
   }
 
   #sendBatch (commands: readonly Command[]): void {
-    const node = this.#node
+    const nodeId = this.#nodeId
     const batch = ++this.#batch
     const parts: Argument[] = []
     for (const command of commands) {
@@ -225,9 +225,9 @@ export class CommandQueue {
       for (const arg of args) parts.push(arg)
       command.batch = batch
     }
-    const isPending = (command: Command): boolean => node === this.#node && command.number !== 0
+    const isPending = (command: Command): boolean => nodeId === this.#nodeId && command.number !== 0
     const script = commands.some(({ name }) => isRefusedWhenFull(name)) ? this.#scripts.refusedWhenFull : this.#scripts.executedWhenFull
-    this.#call(script, node, commands[0]?.prev?.number ?? 0, this.#acked, parts).then(([failure, replies]) => {
+    this.#call(script, nodeId, commands[0]?.prev?.number ?? 0, this.#acked, parts).then(([failure, replies]) => {
       for (const [index, reply] of replies.entries()) {
         const command = commands[index] as Command
         if (!isPending(command)) continue
@@ -241,8 +241,8 @@ export class CommandQueue {
     })
   }
 
-  async #call (script: Script, node: string, previous: number, acked: number, parts: readonly Argument[]): Promise<BatchReply> {
-    const header = ['EVALSHA', script.sha, '1', this.#prefix, node, previous, acked, this.#listener.getHighestPosition()]
+  async #call (script: Script, nodeId: string, previous: number, acked: number, parts: readonly Argument[]): Promise<BatchReply> {
+    const header = ['EVALSHA', script.sha, '1', this.#keyPrefix, nodeId, previous, acked, this.#listener.getHighestPosition()]
     try {
       const reply = await this.#connection.command([...header, ...parts].map(String))
       this.#listener.onReply()
@@ -257,7 +257,7 @@ export class CommandQueue {
     // The commands after these have to be sent again, whether or not these are.
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
     const code = getErrorCode(error)
-    if (code === 'FENCED' || code === 'EXPIRED') this.#listener.onFenced()
+    if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
       for (const command of commands) if (isRefusedWhenFull(command.name)) this.#refuse(command, error)

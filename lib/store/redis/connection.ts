@@ -4,7 +4,7 @@ import { noop } from '../../awaitable.js'
 type Listener = (...args: string[]) => void
 
 /** Options of ioredis for the connections that the store opens. */
-const OWN_CONNECTION = {
+const STORE_CONNECTION_OPTIONS = {
   maxRetriesPerRequest: null,
   enableOfflineQueue: true,
   lazyConnect: false,
@@ -21,7 +21,7 @@ export interface IoRedisClient {
   connect? (): Promise<unknown>
   on (event: string, listener: Listener): unknown
   off (event: string, listener: Listener): unknown
-  duplicate (options?: typeof OWN_CONNECTION): IoRedisDuplicate
+  duplicate (options?: typeof STORE_CONNECTION_OPTIONS): IoRedisDuplicate
 }
 
 /** What the store uses of a duplicate of a client of ioredis. */
@@ -59,42 +59,45 @@ export interface NodeRedisDuplicate {
 export type RedisClient = IoRedisClient | NodeRedisClient
 
 /** Milliseconds within which Redis must execute a command. */
-export const TIMEOUT = 2000
+export const COMMAND_TIMEOUT = 2000
 
 /** Milliseconds within which each of the two connections of a node must be ready at boot: together less than the 10 s that Fastify gives a plugin. */
 export const CONNECT_TIMEOUT = 4000
 
-/** Returns the error for the caller of a store. It has only the message of the cause, because the errors of the client libraries contain the arguments of the command, such as the data of events. */
-export function unavailable (cause?: unknown): Error {
+/** For `withTimeout`: the replicas of logs are not complete. */
+export const LOGS_NOT_READ = 'The logs were not read from Redis'
+
+/** Returns the error for the caller of a store. It keeps only the message of the cause, because errors of the client libraries contain the arguments of the command, such as the data of events. */
+export function createUnavailableError (cause?: unknown): Error {
   if (cause instanceof StoreUnavailable) return cause
   return Object.assign(new StoreUnavailable(), cause instanceof Error && { cause: new Error(cause.message) })
 }
 
-/** Settles as the promise does, but rejects with StoreUnavailable instead of its error, or if it takes too long. */
-export function bounded<T> (promise: Promise<T>, timeout = TIMEOUT): Promise<T> {
+/** Settles as the promise does, but rejects with StoreUnavailable instead of its error, or after `timeout` milliseconds. `reason`: what has not happened by then. */
+export function withTimeout<T> (promise: Promise<T>, timeout = COMMAND_TIMEOUT, reason = 'Redis has not replied'): Promise<T> {
   return new Promise<T>((resolve, reject) => {
-    const timer = setTimeout(() => { reject(unavailable(new Error(`Redis has not replied within ${timeout} ms`))) }, timeout).unref()
-    promise.then(resolve, (error: unknown) => { reject(unavailable(error)) }).finally(() => { clearTimeout(timer) })
+    const timer = setTimeout(() => { reject(createUnavailableError(new Error(`${reason} within ${timeout} ms`))) }, timeout).unref()
+    promise.then(resolve, (error: unknown) => { reject(createUnavailableError(error)) }).finally(() => { clearTimeout(timer) })
   })
 }
 
-export interface OwnConnectionListener {
-  onReady (): void
-  onDown (): void
-  onMessage (channel: string, text: string): void
+export interface StoreConnectionListener {
+  onConnect (): void
+  onDisconnect (): void
+  onPublication (channel: string, text: string): void
 }
 
 /** A connection that the store opens itself, with the settings of the app's client. */
-export class OwnConnection {
-  isUp = false
+export class StoreConnection {
+  isConnected = false
   readonly #client: IoRedisDuplicate | NodeRedisDuplicate
-  readonly #listener: OwnConnectionListener
+  readonly #listener: StoreConnectionListener
   #isClosed = false
   #lastError: Error | undefined
 
-  constructor (client: RedisClient, listener: OwnConnectionListener) {
+  constructor (client: RedisClient, listener: StoreConnectionListener) {
     this.#listener = listener
-    const duplicate = 'call' in client ? client.duplicate(OWN_CONNECTION) : client.duplicate()
+    const duplicate = 'call' in client ? client.duplicate(STORE_CONNECTION_OPTIONS) : client.duplicate()
     this.#client = duplicate
     duplicate.on('error', (error: unknown) => { this.#lastError = error as Error })
     for (const event of ['close', 'reconnecting', 'end']) duplicate.on(event, () => { this.#onStatusChange(false) })
@@ -125,7 +128,7 @@ export class OwnConnection {
 
   close (): void {
     this.#isClosed = true
-    this.isUp = false
+    this.isConnected = false
     const client = this.#client
     if (!('destroy' in client)) client.disconnect()
     else if (client.isReady) client.destroy()
@@ -133,34 +136,34 @@ export class OwnConnection {
     else for (const event of ['connect', 'error']) client.on(event, () => { if (client.isOpen) client.destroy() })
   }
 
-  #onStatusChange (isUp: boolean): void {
+  #onStatusChange (isConnected: boolean): void {
     if (this.#isClosed) return
-    this.isUp = isUp
-    if (isUp) this.#listener.onReady()
-    else this.#listener.onDown()
+    this.isConnected = isConnected
+    if (isConnected) this.#listener.onConnect()
+    else this.#listener.onDisconnect()
   }
 
   readonly #receive = (text: string, channel: string): void => {
-    if (!this.#isClosed) this.#listener.onMessage(channel, text)
+    if (!this.#isClosed) this.#listener.onPublication(channel, text)
   }
 }
 
 /**
- * The connection for commands. It is that of the app's client; if that does not reply or reconnect for too long, `replace` opens one
- * of the store. A connection whose other side is gone (half open) can stay silent for many minutes before the operating system
- * reports an error.
+ * The connection for commands. It uses the app's client. If this does not reply or reconnect for too long, `replace` opens a
+ * connection of the store. A connection whose other side is gone (half open) can stay silent for many minutes before the operating
+ * system reports an error.
  */
-export class Connection {
+export class CommandConnection {
   /** Whether commands can be sent. */
-  isUp = true
+  isConnected = true
   readonly #client: RedisClient
-  readonly #onReady: () => void
-  #replacement: OwnConnection | undefined
+  readonly #onConnect: () => void
+  #replacement: StoreConnection | undefined
 
   /** `onReady` is called when commands can be sent again. */
   constructor (client: RedisClient, onReady: () => void) {
     this.#client = client
-    this.#onReady = onReady
+    this.#onConnect = onReady
     this.#listen('on')
   }
 
@@ -179,11 +182,11 @@ export class Connection {
         if (client.status === undefined || client.status === 'ready') return
       } else if (!client.isOpen) throw new Error('the node-redis client is not connected; call "await client.connect()" before you register the plugin')
       else if (client.isReady) return
-      await bounded(ready, CONNECT_TIMEOUT)
+      await withTimeout(ready, CONNECT_TIMEOUT)
     } catch (error) {
       // For a host name with several addresses, the message is empty.
       const { message, code } = lastError ?? {}
-      throw error instanceof StoreUnavailable ? new Error(`the client is not connected after ${CONNECT_TIMEOUT} ms: ${message || code || 'no reply'}`) : error
+      throw error instanceof StoreUnavailable ? new Error(`the client is not connected after ${CONNECT_TIMEOUT} ms: ${message || code || 'no reply'}; check its host and port, and that Redis is running`) : error
     } finally {
       client.off('error', onError)
       client.off('ready', onReady)
@@ -200,7 +203,7 @@ export class Connection {
   /** Opens another connection, because the current one does not reply. */
   replace (): void {
     this.#stop()
-    this.#replacement = new OwnConnection(this.#client, { onReady: this.#up, onDown: this.#down, onMessage: noop })
+    this.#replacement = new StoreConnection(this.#client, { onConnect: this.#markConnected, onDisconnect: this.#markDisconnected, onPublication: noop })
   }
 
   close (): void {
@@ -208,20 +211,20 @@ export class Connection {
   }
 
   #stop (): void {
-    this.isUp = false
+    this.isConnected = false
     this.#listen('off')
     this.#replacement?.close()
   }
 
   #listen (method: 'on' | 'off'): void {
-    for (const event of ['close', 'reconnecting', 'end']) this.#client[method](event, this.#down)
-    this.#client[method]('ready', this.#up)
+    for (const event of ['close', 'reconnecting', 'end']) this.#client[method](event, this.#markDisconnected)
+    this.#client[method]('ready', this.#markConnected)
   }
 
-  readonly #down = (): void => { this.isUp = false }
+  readonly #markDisconnected = (): void => { this.isConnected = false }
 
-  readonly #up = (): void => {
-    this.isUp = true
-    this.#onReady()
+  readonly #markConnected = (): void => {
+    this.isConnected = true
+    this.#onConnect()
   }
 }

@@ -7,8 +7,8 @@ import type { MessageQueue } from '../message-queue.js'
 import type { RunStore } from '../run-store.js'
 import type { SessionData, SessionState } from '../session-state.js'
 import type { Store, StoreSettings, StoreStats } from '../store.js'
-import { bounded } from './connection.js'
-import type { Node } from './node.js'
+import { withTimeout } from './connection.js'
+import type { RedisNode } from './redis-node.js'
 import { parseRecord, type SessionReplica } from './replica/session-replica.js'
 
 /** Milliseconds between checks of a log that another node streams. */
@@ -21,16 +21,16 @@ type HistoryPart = [through: number, frames: readonly string[]]
 export class RedisStore implements Store {
   readonly runs: RunStore
   readonly #settings: StoreSettings
-  readonly #node: Node
+  readonly #node: RedisNode
 
-  constructor (settings: StoreSettings, node: Node) {
+  constructor (settings: StoreSettings, node: RedisNode) {
     this.#settings = settings
     this.#node = node
     this.runs = node.runs
   }
 
   async open (id: string, principal: string | undefined): Promise<SessionState | undefined> {
-    const startPosition = Number(await this.#node.queue.execute('create', id, principal === undefined ? 0 : 1, principal ?? ''))
+    const startPosition = Number(await this.#node.commandQueue.execute('create', id, principal === undefined ? 0 : 1, principal ?? ''))
     if (startPosition === -1) return undefined
     const state = this.#node.cache.getOrCreate(id, { principal, startPosition })
     state.version = 1
@@ -38,10 +38,10 @@ export class RedisStore implements Store {
   }
 
   async find (id: string): Promise<SessionState | undefined> {
-    // The id is part of a key, and other keys start with that of the session.
+    // An id with a colon would be the key of another part of a session.
     if (!isSessionId(id)) return undefined
-    const { queue, cache } = this.#node
-    const hash = await queue.execute('get', id) as string[]
+    const { commandQueue, cache } = this.#node
+    const hash = await commandQueue.execute('get', id) as string[]
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
     if (state !== undefined) this.#node.applyRecord(state, hash)
@@ -53,7 +53,7 @@ export class RedisStore implements Store {
   }
 
   cancelExpiry (state: SessionState): void {
-    this.#node.queue.execute('renew', 1, state.id, -1).catch(noop)
+    this.#node.commandQueue.execute('renew', 1, state.id, -1).catch(noop)
   }
 
   attach (state: SessionState, cursor: number, requestedAt: number): Promise<number | undefined> {
@@ -67,7 +67,7 @@ export class RedisStore implements Store {
   async update (given: SessionState, change: SessionData): Promise<void> {
     const state = given as SessionReplica
     const properties = Object.entries(change).map(([name, value]) => [name, value === undefined ? '' : serialize(value)] as const)
-    await this.#change(state, await this.#node.queue.execute('update', state.id, ...properties.flat()), () => {
+    await this.#change(state, await this.#node.commandQueue.execute('update', state.id, ...properties.flat()), () => {
       const data: SessionData = { ...state.data, ...Object.fromEntries(properties.map(([name, json]) => [name, json === '' ? undefined : JSON.parse(json)])) }
       for (const [name, json] of properties) if (json === '') delete data[name]
       state.data = data
@@ -76,7 +76,7 @@ export class RedisStore implements Store {
 
   async join (given: SessionState, channel: string, history: number): Promise<string[]> {
     const state = given as SessionReplica
-    const { queue } = this.#node
+    const { commandQueue } = this.#node
     const { maxChannelsPerSession } = this.#settings
     const joining = state.joining ??= new Set()
     if (state.channels?.has(channel) !== true) {
@@ -84,12 +84,12 @@ export class RedisStore implements Store {
       joining.add(channel)
     }
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
-    const [version, ...newest] = await queue.execute('join', state.id, channel, count).finally(() => { joining.delete(channel) }) as [version: unknown, ...HistoryPart]
+    const [version, ...newest] = await commandQueue.execute('join', state.id, channel, count).finally(() => { joining.delete(channel) }) as [version: unknown, ...HistoryPart]
     await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
     let [through, frames] = newest
     const all = [...frames]
     while (through > 0) {
-      [through, frames] = await queue.execute('history', state.id, channel, count - all.length, through) as HistoryPart
+      [through, frames] = await commandQueue.execute('history', state.id, channel, count - all.length, through) as HistoryPart
       all.push(...frames)
     }
     return all.reverse()
@@ -97,13 +97,13 @@ export class RedisStore implements Store {
 
   async leave (given: SessionState, channel: string): Promise<void> {
     const state = given as SessionReplica
-    const version = await this.#node.queue.execute('leave', state.id, channel)
+    const version = await this.#node.commandQueue.execute('leave', state.id, channel)
     if (Number(version) !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
   }
 
   async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
     const state = given as SessionReplica
-    const [reply] = await this.#node.queue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string]
+    const [reply] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string]
     const isEnded = Number(reply) === 1
     if (!isEnded) {
       // Another process has closed it.
@@ -113,7 +113,7 @@ export class RedisStore implements Store {
     state.markClosed(reason)
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
     if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
-      await bounded(new Promise<void>(resolve => { state.onClosed.push(resolve) })).catch(() => { state.listener?.onRemove() })
+      await withTimeout(new Promise<void>(resolve => { state.closeWaiters.push(resolve) })).catch(() => { state.listener?.onAbort() })
     }
     return true
   }
@@ -123,31 +123,31 @@ export class RedisStore implements Store {
     if (state.closeReason !== undefined) throw new SessionOver()
     if (this.#node.messageQueues.hasFencedHandler(state)) throw new StoreUnavailable()
     assertFits(entry, this.#settings.log)
-    if (await this.#append('s', state.id, entry) === -1) throw this.#closedError(state)
+    if (await this.#append('session', state.id, entry) === -1) throw this.#closedError(state)
   }
 
   async publish (channel: string, entry: EntryInput, keep: number): Promise<void> {
     assertFits(entry, this.#settings.channelLog)
-    await this.#append('c', channel, entry, keep)
+    await this.#append('channel', channel, entry, keep)
   }
 
   async broadcast (entry: EntryInput): Promise<void> {
     assertFits(entry, this.#settings.channelLog)
-    await this.#append('b', '', entry)
+    await this.#append('broadcasts', '', entry)
   }
 
   async waitForDrain (state: SessionState): Promise<void> {
-    while (state.closeReason === undefined && Number(await this.#node.queue.execute('backlog', state.id)) !== 1) {
+    while (state.closeReason === undefined && Number(await this.#node.commandQueue.execute('backlog', state.id)) !== 1) {
       await new Promise(resolve => { setTimeout(resolve, BACKLOG_INTERVAL).unref() })
     }
   }
 
   messageQueue (state: SessionState): MessageQueue {
-    return this.#node.messageQueues.queueOf(state as SessionReplica)
+    return this.#node.messageQueues.getQueue(state as SessionReplica)
   }
 
   async count (channel: string): Promise<number> {
-    return Number(await this.#node.queue.execute('count', channel))
+    return Number(await this.#node.commandQueue.execute('count', channel))
   }
 
   /** The names of the channels that this process reads. */
@@ -174,9 +174,9 @@ export class RedisStore implements Store {
   }
 
   async #append (kind: string, name: string, { frame, except = '' }: EntryInput, keep = 0): Promise<number> {
-    const { queue, reducer } = this.#node
+    const { commandQueue, reducer } = this.#node
     // What contains whitespace is no session id, and would break the format of the publication.
-    const position = Number(await queue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except, keep))
+    const position = Number(await commandQueue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except, keep))
     reducer.highestPosition = Math.max(reducer.highestPosition, position)
     return position
   }

@@ -6,7 +6,7 @@ import type { RunInput, RunListener, RunOutcome, RunState } from '../run-state.j
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import type { StoreSettings } from '../store.js'
 import type { Argument, CommandQueue } from './command-queue.js'
-import { bounded } from './connection.js'
+import { COMMAND_TIMEOUT, LOGS_NOT_READ, withTimeout } from './connection.js'
 import type { Inbox } from './replica/inbox.js'
 import type { LogReplica } from './replica/log-replica.js'
 import type { Reducer } from './replica/reducer.js'
@@ -26,7 +26,7 @@ interface Result {
 export class RedisRuns implements RunStore {
   readonly cache: StateCache<RunReplica, RunRecord>
   readonly #settings: StoreSettings
-  readonly #queue: CommandQueue
+  readonly #commandQueue: CommandQueue
   readonly #inbox: Inbox
   readonly #reducer: Reducer
   /** The ids of the runs whose producers are in this process, also of those that are being started. */
@@ -34,7 +34,7 @@ export class RedisRuns implements RunStore {
 
   constructor (settings: StoreSettings, queue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>) {
     this.#settings = settings
-    this.#queue = queue
+    this.#commandQueue = queue
     this.#inbox = inbox
     this.#reducer = reducer
     this.cache = cache
@@ -43,7 +43,7 @@ export class RedisRuns implements RunStore {
   async start (input: RunInput, reuse: Reuse): Promise<RunState | undefined> {
     const { id, fingerprint = '', keep, delivery } = input
     this.#producing.add(id)
-    const { run, value } = await this.#execute('run_start', id, nameKey(input), JSON.stringify(input), fingerprint, keep, reuse, ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
+    const { run, value } = await this.#execute('run_start', id, formatNameKey(input), JSON.stringify(input), fingerprint, keep, reuse, ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
       this.#producing.delete(id)
       // It may have been started.
       this.#endReliably(id, { status: 'lost' })
@@ -56,7 +56,7 @@ export class RedisRuns implements RunStore {
   }
 
   async find (name: string, principal: string | undefined): Promise<RunState | undefined> {
-    return (await this.#execute('run_find', 'name', nameKey({ name, principal }))).run
+    return (await this.#execute('run_find', 'name', formatNameKey({ name, principal }))).run
   }
 
   async findById (id: string): Promise<RunState | undefined> {
@@ -70,7 +70,7 @@ export class RedisRuns implements RunStore {
   async append (given: RunState, entry: EntryInput): Promise<void> {
     if (given.outcome !== undefined) throw new RunOver()
     assertFits(entry, this.#settings.runLog)
-    const position = Number(await this.#queue.execute('append', 'r', given.id, entry.frame, ''))
+    const position = Number(await this.#commandQueue.execute('append', 'run', given.id, entry.frame, ''))
     if (position === -1) {
       // To find out how the run has ended.
       this.findById(given.id).catch(noop)
@@ -92,13 +92,13 @@ export class RedisRuns implements RunStore {
 
   async follow (given: RunState, cursor: number, listener: RunListener): Promise<RunSource | undefined> {
     const run = given as RunReplica
-    // After the reply, the log in this process contains everything that was appended before.
+    // After this reply, `highestPosition` is not before anything that was appended before the call.
     if (await this.findById(run.id) === undefined) return undefined
     run.readers.add(listener)
     run.listeners.add(listener)
     this.#reducer.runs.follow(run, Math.min(cursor, this.#reducer.highestPosition))
     try {
-      if (!run.isComplete) await bounded(new Promise<void>(resolve => { run.onComplete.push(resolve) }))
+      if (!run.isComplete) await withTimeout(new Promise<void>(resolve => { run.completeWaiters.push(resolve) }), COMMAND_TIMEOUT, LOGS_NOT_READ)
     } catch (error) {
       this.unfollow(run, listener)
       throw error
@@ -120,20 +120,20 @@ export class RedisRuns implements RunStore {
   /** Drops the logs of runs that have no readers in this process any more. */
   prune (): void {
     const ids = this.#reducer.runs.prune()
-    if (ids.length > 0) this.#queue.executeReliably('run_unfollow', ...ids)
+    if (ids.length > 0) this.#commandQueue.executeReliably('run_unfollow', ...ids)
     for (const id of this.#producing) if (this.cache.get(id)?.outcome !== undefined) this.#producing.delete(id)
   }
 
   /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more. */
   reconcile (): void {
     this.prune()
-    this.#queue.executeReliably('run_reconcile', ...this.#producing)
+    this.#commandQueue.executeReliably('run_reconcile', ...this.#producing)
   }
 
   /** Ends a run that has no producer any more, however late. */
   #endReliably (id: string, outcome: RunOutcome): void {
     // The token 0 belongs to no command that waits for the reply.
-    this.#queue.executeReliably('run_end', 0, id, JSON.stringify(outcome))
+    this.#commandQueue.executeReliably('run_end', 0, id, JSON.stringify(outcome))
   }
 
   /** Executes a command that returns the record of a run. */
@@ -154,14 +154,14 @@ export class RedisRuns implements RunStore {
     return { run, value }
   }
 
-  /** Redis does not have a run. If it is in use in this process, its readers and its producer are notified. */
+  /** Redis does not have a run. Reads it again, so that its readers and its producer end if it is in use in this process. */
   #verifyKnown (id: string): void {
     const run = this.cache.get(id)
     if (run !== undefined) this.#reducer.runs.invalidate(run)
   }
 }
 
-/** A principal and a name as one text. */
-function nameKey ({ name, principal }: Pick<RunInput, 'name' | 'principal'>): string {
+/** Formats a principal and a name as one text. */
+function formatNameKey ({ name, principal }: Pick<RunInput, 'name' | 'principal'>): string {
   return JSON.stringify([principal, name])
 }

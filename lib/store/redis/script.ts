@@ -8,7 +8,7 @@ const COMMANDS = [
   'join', 'leave', 'read', 'reconcile_queue', 'release', 'renew', 'run_end', 'run_find', 'run_reconcile', 'run_start', 'run_unfollow', 'update'
 ] as const
 
-/** A command of the store. Each has a file in `lua/commands`, which starts with its arguments and its reply. */
+/** A command of the store. Each has a file in `lua/commands`, whose first comment describes the arguments (ARGS) and the reply. */
 export type CommandName = typeof COMMANDS[number]
 
 /** A script that executes all commands. */
@@ -25,24 +25,24 @@ export interface Scripts {
   readonly executedWhenFull: Script
 }
 
-/** The commands that need more memory the more often they are executed. */
-const GROWING: ReadonlySet<CommandName> = new Set(['append', 'create', 'enqueue', 'join', 'run_start', 'update'])
+/** The commands that add data. Others that write a little, such as `complete`, must succeed to free memory. */
+const GROWING_COMMANDS: ReadonlySet<CommandName> = new Set(['append', 'create', 'enqueue', 'join', 'run_start', 'update'])
 
 /** Whether Redis refuses a command when it has no memory left. */
 export function isRefusedWhenFull (name: CommandName): boolean {
-  return GROWING.has(name)
+  return GROWING_COMMANDS.has(name)
 }
 
 /** About how many bytes of logs one command reads, so that it does not block Redis for long. */
 const READ_BYTES = 262_144
 
-/** The options that all nodes of a namespace must share, by name. */
-export function sharedOptions (settings: StoreSettings, partition: string): Record<string, string> {
-  return { prefix: JSON.stringify(settings.prefix), partitions: partition, ...limits(settings) }
+/** Returns the options that all nodes of a namespace must share, by name. */
+export function getSharedOptions (settings: StoreSettings, partition: string): Record<string, string> {
+  return { prefix: JSON.stringify(settings.prefix), partitions: partition, ...formatOptions(settings) }
 }
 
-/** Formats the options that the commands use as Lua expressions. */
-function limits ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
+/** Formats the options that the commands use, as Lua expressions. */
+function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
   const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
   return {
     resumeTimeout: toLua(resumeTimeout),
@@ -61,7 +61,7 @@ function limits ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSessions,
 /** Creates the scripts, which start with the settings as constants. */
 export function createScripts (settings: StoreSettings, lease: number): Scripts {
   const constants = {
-    ...limits(settings),
+    ...formatOptions(settings),
     // Nodes close sessions at their deadline. The TTL removes them if no node is running.
     ttl: toLua(settings.resumeTimeout * 2 + 3_600_000),
     lease: toLua(lease),
@@ -69,7 +69,7 @@ export function createScripts (settings: StoreSettings, lease: number): Scripts 
   }
   const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
-    ...['common', 'log', 'retention', 'runs'].map(name => readLua(`lua/lib/${name}`)),
+    ...['common', 'log', 'channels', 'retention', 'message_queue', 'runs'].map(name => readLua(`lua/lib/${name}`)),
     // Only the functions of executed commands are created.
     'local function get_command (name)\n',
     ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),

@@ -3,7 +3,7 @@ export class StateCache<State extends object, Source> {
   readonly #create: (id: string, source: Source) => State
   readonly #isOpen: (state: State) => boolean
   readonly #known = new Map<string, WeakRef<State>>()
-  /** The states that were used since the last sweep, and those between the last two sweeps. */
+  /** The states that were used since the last sweep, and those that were used between the last two sweeps. */
   #used: readonly [Set<State>, Set<State>] = [new Set(), new Set()]
 
   constructor (create: (id: string, source: Source) => State, isOpen: (state: State) => boolean) {
@@ -33,8 +33,8 @@ export class StateCache<State extends object, Source> {
     return state
   }
 
-  /** The sessions in memory that are not marked as closed, or the runs that have not ended. */
-  open (): State[] {
+  /** Lists the sessions in memory that are not marked as closed, or the runs that have not ended. */
+  listOpen (): State[] {
     return [...this.#known.values()].map(known => known.deref()).filter((state): state is State => state !== undefined && this.#isOpen(state))
   }
 

@@ -3,7 +3,7 @@ import { StoreUnavailable } from '../../errors.js'
 import { now } from '../../log/log.js'
 import type { SessionListener } from '../session-state.js'
 import type { CommandQueue } from './command-queue.js'
-import { bounded } from './connection.js'
+import { COMMAND_TIMEOUT, LOGS_NOT_READ, withTimeout } from './connection.js'
 import type { Inbox } from './replica/inbox.js'
 import type { LogPart } from './replica/log-replica.js'
 import type { Reducer } from './replica/reducer.js'
@@ -14,17 +14,18 @@ const MAX_PER_COMMAND = 200
 
 /** Acquires, renews and releases the right of this process to stream sessions. */
 export class StreamOwnership {
-  readonly #queue: CommandQueue
+  readonly #commandQueue: CommandQueue
   readonly #inbox: Inbox
   readonly #reducer: Reducer
   readonly #renewInterval: number
   readonly #pauseCheckInterval: number
   #renewedAt = now()
   #checkedAt = Infinity
+  /** The last time in which nothing was read: the event loop was blocked, or the process was suspended. */
   #lastPause = { from: 0, to: 0 }
 
   constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number, pauseCheckInterval: number) {
-    this.#queue = queue
+    this.#commandQueue = queue
     this.#inbox = inbox
     this.#reducer = reducer
     this.#renewInterval = resumeTimeout / 4
@@ -47,7 +48,7 @@ export class StreamOwnership {
     const detach = (): void => {
       const { epoch } = state
       this.#reducer.detach(state)
-      this.#queue.executeReliably('release', state.id, epoch === 0 ? '' : epoch, cursor)
+      this.#commandQueue.executeReliably('release', state.id, epoch === 0 ? '' : epoch, cursor)
     }
     // The reply to a pending `acquire` must not be applied after the release.
     if (state.pendingAttach === undefined) detach()
@@ -56,7 +57,7 @@ export class StreamOwnership {
 
   /** Stores how far the stream of a session has written, for other nodes. */
   commitCursor (state: SessionReplica): void {
-    this.#queue.executeReliably('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
+    this.#commandQueue.executeReliably('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
   }
 
   /** Prevents sessions with a stream in this process from expiring, if it is time to. */
@@ -69,7 +70,7 @@ export class StreamOwnership {
   async #renew (states: readonly SessionReplica[], channels: readonly string[]): Promise<void> {
     for (let from = 0; from < Math.max(states.length, channels.length); from += MAX_PER_COMMAND) {
       const chunk = states.slice(from, from + MAX_PER_COMMAND)
-      await this.#queue.execute('renew', chunk.length, ...chunk.flatMap(({ id, epoch }) => [id, epoch]), ...channels.slice(from, from + MAX_PER_COMMAND))
+      await this.#commandQueue.execute('renew', chunk.length, ...chunk.flatMap(({ id, epoch }) => [id, epoch]), ...channels.slice(from, from + MAX_PER_COMMAND))
     }
   }
 
@@ -85,15 +86,15 @@ export class StreamOwnership {
   }
 
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
-    const { clockOffset, clockError } = this.#queue
+    const { clockOffset, clockError } = this.#commandQueue
     // After a pause, the process may read requests before its timers run.
     this.detectPause()
     const { from, to } = this.#lastPause
-    // While the process was paused, it read nothing: a request that it has read in the pause, or soon after it, may have arrived
-    // at any time since the start of the pause.
+    // During a pause, nothing was read: a request that was read in the pause, or soon after it, may have arrived at any time since
+    // its start.
     const earliest = requestedAt > from && requestedAt <= to + this.#pauseCheckInterval ? from : requestedAt
-    // If the store has lost data, the cursor of a client can be after the newest position.
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'outdated' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
+      // If Redis has lost data, the cursor of a client can be after the newest position.
       if (part !== null && part !== 'outdated') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
     })
     if (value === 'outdated') throw new StoreUnavailable()
@@ -106,14 +107,14 @@ export class StreamOwnership {
     return position
   }
 
-  /** Waits until the logs that a stream reads are complete. There may be thousands, so it rejects only if none becomes complete within the time limit of a command. */
+  /** Waits until the logs that a stream reads are complete. Rejects if none of them becomes complete within COMMAND_TIMEOUT; all together may take longer. */
   async #waitUntilComplete (state: SessionReplica): Promise<void> {
     while (state.epoch !== 0 && !state.isComplete) {
-      const { missing } = state
+      const { incompleteLogCount } = state
       try {
-        await bounded(new Promise<void>(resolve => { state.onComplete.push(resolve) }))
+        await withTimeout(new Promise<void>(resolve => { state.completeWaiters.push(resolve) }), COMMAND_TIMEOUT, LOGS_NOT_READ)
       } catch (error) {
-        if (state.missing >= missing) throw error
+        if (state.incompleteLogCount >= incompleteLogCount) throw error
       }
     }
   }

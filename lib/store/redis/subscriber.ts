@@ -1,16 +1,16 @@
 import { noop } from '../../awaitable.js'
-import { bounded, CONNECT_TIMEOUT, OwnConnection, unavailable, type RedisClient } from './connection.js'
+import { withTimeout, CONNECT_TIMEOUT, StoreConnection, createUnavailableError, type RedisClient } from './connection.js'
 
 export interface SubscriberListener {
-  onMessage (channel: string, text: string): void
+  onPublication (channel: string, text: string): void
   /** Publications are missed from now on. */
-  onDown (): void
+  onDisconnect (): void
   /** All subscriptions are confirmed: publications arrive from now on. */
   onReady (): void
 }
 
-/** How many channels one command subscribes to. */
-const MAX_CHANNELS = 1000
+// Redis executes nothing else during a command.
+const MAX_CHANNELS_PER_COMMAND = 1000
 
 /** The connection for publications. It subscribes again after it was lost. */
 export class Subscriber {
@@ -18,10 +18,10 @@ export class Subscriber {
   isReady = false
   readonly #client: RedisClient
   readonly #listener: SubscriberListener
-  /** The channels, each with an object that identifies its subscription. */
-  readonly #channels = new Map<string, object>()
+  /** The channels. The object of one that was removed and added again differs, so that an old confirmation does not count. */
+  readonly #pubSubChannels = new Map<string, object>()
   #confirmed = new Set<string>()
-  #connection: OwnConnection | undefined
+  #connection: StoreConnection | undefined
   #subscribing: Promise<void> | undefined
 
   constructor (client: RedisClient, listener: SubscriberListener) {
@@ -31,26 +31,26 @@ export class Subscriber {
 
   /** Opens the connection. Rejects with StoreUnavailable. */
   async open (channels: readonly string[]): Promise<void> {
-    for (const channel of channels) this.#channels.set(channel, {})
+    for (const channel of channels) this.#pubSubChannels.set(channel, {})
     const ready = new Promise<void>((resolve, reject) => {
       this.#connect(() => { this.resubscribe().then(resolve, reject) })
     })
     try {
-      await bounded(ready, CONNECT_TIMEOUT)
+      await withTimeout(ready, CONNECT_TIMEOUT)
     } catch (error) {
-      throw unavailable(this.#connection?.lastError ?? error)
+      throw createUnavailableError(this.#connection?.lastError ?? error)
     }
   }
 
   /** Subscribes to channels. Rejects with StoreUnavailable. */
   async add (channels: readonly string[]): Promise<void> {
-    for (const channel of channels) if (!this.#channels.has(channel)) this.#channels.set(channel, {})
+    for (const channel of channels) if (!this.#pubSubChannels.has(channel)) this.#pubSubChannels.set(channel, {})
     await this.#subscribe(channels.filter(channel => !this.#confirmed.has(channel)))
   }
 
   remove (channels: readonly string[]): void {
     for (const channel of channels) {
-      this.#channels.delete(channel)
+      this.#pubSubChannels.delete(channel)
       this.#confirmed.delete(channel)
     }
     if (channels.length > 0) this.#connection?.unsubscribe([...channels]).catch(noop)
@@ -59,14 +59,14 @@ export class Subscriber {
   /** Opens another connection, because nothing arrives over the current one. */
   replace (): void {
     this.#connection?.close()
-    this.#down()
+    this.#markDisconnected()
     this.#connect(() => { this.resubscribe().catch(noop) })
   }
 
   /** Subscribes to all channels, if the connection is up and not all subscriptions are confirmed. */
   resubscribe (): Promise<void> {
-    if (this.isReady || this.#connection?.isUp !== true) return Promise.resolve()
-    this.#subscribing ??= this.#subscribe([...this.#channels.keys()]).then(() => {
+    if (this.isReady || this.#connection?.isConnected !== true) return Promise.resolve()
+    this.#subscribing ??= this.#subscribe([...this.#pubSubChannels.keys()]).then(() => {
       this.isReady = true
       this.#listener.onReady()
     }).finally(() => { this.#subscribing = undefined })
@@ -75,34 +75,34 @@ export class Subscriber {
 
   close (): void {
     this.#connection?.close()
-    this.#down()
+    this.#markDisconnected()
   }
 
-  #connect (onReady: () => void): void {
-    this.#connection = new OwnConnection(this.#client, {
-      onMessage: (channel, text) => { this.#listener.onMessage(channel, text) },
-      onDown: () => { this.#down() },
-      onReady
+  #connect (onConnect: () => void): void {
+    this.#connection = new StoreConnection(this.#client, {
+      onPublication: (channel, text) => { this.#listener.onPublication(channel, text) },
+      onDisconnect: () => { this.#markDisconnected() },
+      onConnect
     })
   }
 
   async #subscribe (channels: readonly string[]): Promise<void> {
-    const connection = this.#connection as OwnConnection
-    // Replaced when the connection is lost.
+    const connection = this.#connection as StoreConnection
+    // `#markDisconnected` replaces the set, which shows below that the connection was lost.
     const confirmed = this.#confirmed
-    for (let from = 0; from < channels.length; from += MAX_CHANNELS) {
-      const chunk = channels.slice(from, from + MAX_CHANNELS)
-      const subscriptions = chunk.map(channel => this.#channels.get(channel))
-      await bounded(connection.subscribe(chunk))
-      if (confirmed !== this.#confirmed) throw unavailable(new Error('The connection was lost'))
+    for (let from = 0; from < channels.length; from += MAX_CHANNELS_PER_COMMAND) {
+      const chunk = channels.slice(from, from + MAX_CHANNELS_PER_COMMAND)
+      const subscriptions = chunk.map(channel => this.#pubSubChannels.get(channel))
+      await withTimeout(connection.subscribe(chunk))
+      if (confirmed !== this.#confirmed) throw createUnavailableError(new Error('The pub/sub connection to Redis was lost while it subscribed'))
       // Not if the channel was removed meanwhile.
-      for (const [index, channel] of chunk.entries()) if (this.#channels.get(channel) === subscriptions[index]) confirmed.add(channel)
+      for (const [index, channel] of chunk.entries()) if (this.#pubSubChannels.get(channel) === subscriptions[index]) confirmed.add(channel)
     }
   }
 
-  #down (): void {
+  #markDisconnected (): void {
     this.isReady = false
     this.#confirmed = new Set()
-    this.#listener.onDown()
+    this.#listener.onDisconnect()
   }
 }

@@ -140,7 +140,7 @@ export class RunModel {
     if (run.outcome !== undefined) return await assert.rejects(appended, { code: 'FST_SSE_RUN_OVER' })
     await appended
     // Another reader shows the position.
-    const listener: RunListener = { onAppend: () => {}, onEnd: () => {}, onUnavailable: () => {} }
+    const listener: RunListener = { onAppend: () => {}, onEnd: () => {}, onAbort: () => {} }
     const source = await store.follow(state, Infinity, listener)
     run.entries.push(source?.cursor ?? 0)
     store.unfollow(state, listener)
@@ -181,7 +181,7 @@ export class RunModel {
       this.#counts.ends++
     }
     // Streams write later than the listener is called.
-    const listener: RunListener = { onAppend: () => { setImmediate(write) }, onEnd: () => { setImmediate(write) }, onUnavailable: () => {} }
+    const listener: RunListener = { onAppend: () => { setImmediate(write) }, onEnd: () => { setImmediate(write) }, onAbort: () => {} }
     const reader: Reader = { run, node, state, listener, from, received: [], gaps: 0, ends: 0 }
     const source = await this.#store(node).follow(state, cursor, listener)
     assert.equal(source?.cursor, run.entries[from - 1] ?? state.startPosition)

@@ -168,16 +168,16 @@ export class SessionModel {
   }
 
   #append (log: ReferenceLog<Sent> | undefined, to: Client[], except: Client | undefined, isLarge: boolean, send: (data: string) => Promise<void>): void {
-    const head = this.#logs.head
+    const head = this.#logs.newestPosition
     const data = `${this.#sent.length}${isLarge ? '.'.repeat(LARGE_DATA_LENGTH) : ''}`
     send(data)
     const bytes = frameEvent('message', data).length
     if (log === undefined || bytes > this.#bounds.bytes) {
-      assert.equal(this.#logs.head, head)
+      assert.equal(this.#logs.newestPosition, head)
       return
     }
     const position = head + 1
-    assert.equal(this.#logs.head, position)
+    assert.equal(this.#logs.newestPosition, position)
     // The append may have flushed streams before it added the entry.
     for (const client of this.#openClients()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
     const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log }
@@ -211,7 +211,7 @@ export class SessionModel {
   }
 
   async #connect ({ client: index, cursor: choice, stalls }: Step): Promise<void> {
-    const head = this.#logs.head
+    const head = this.#logs.newestPosition
     let client = this.#clients[index]
     const resumed = client !== undefined
     // The store drops most of what a client could read again after `close`, if it is more than this.

@@ -22,86 +22,86 @@ interface Pending {
   reply: MarkedReply | undefined
   /** When the reply arrived. */
   repliedAt: number
-  /** Whether its mark may be missing. */
-  isLost: boolean
+  /** Whether publications were missed since it was sent, among which its marker may be. */
+  mayMissMarker: boolean
 }
 
 export interface InboxListener {
   send (command: CommandName, token: number, ...args: ReadonlyArray<string | number>): Promise<unknown>
-  /** Publications are missing. */
-  onLoss (): void
+  /** Publications may be missing. */
+  onInvalidate (): void
 }
 
 /** Publications that may wait for a reply. If there are more, the logs are read again. */
 const MAX_BACKLOG = 10_000
 
 /**
- * The one order of what a node applies. Publications arrive over one connection, replies over another. A script that
- * returns state also adds a message to the node's inbox, which marks the place of the reply among the publications. The
- * reply is applied there: publications after the mark wait until the reply has arrived.
+ * Brings publications and replies, which arrive over two connections, into the order in which Redis executed them. The inbox is a
+ * pub/sub channel with the numbered notifications of the node. A command that returns state also adds a marker to the inbox. The
+ * reply is applied at its marker: publications after the marker wait until the reply has arrived.
  */
 export class Inbox {
-  readonly #prefix: string
+  readonly #keyPrefix: string
   readonly #timeout: number
   readonly #reducer: Reducer
   readonly #listener: InboxListener
   readonly #pending = new Map<number, Pending>()
-  #node = ''
+  #nodeId = ''
   #lastToken = 0
-  /** The number of the newest message; `undefined` while messages may be missing. */
+  /** The number of the newest notification; `undefined` while notifications may be missing. */
   #number: number | undefined
-  /** The mark whose reply has not arrived. */
-  #mark: { readonly token: number, readonly number: number } | undefined
-  /** Publications after the mark. */
+  /** The marker whose reply has not arrived. */
+  #marker: { readonly token: number, readonly number: number } | undefined
+  /** Publications after the marker. */
   #backlog: Array<readonly [channel: string, text: string]> = []
 
-  /** `timeout`: milliseconds that a reply waits for its mark. */
+  /** `timeout`: milliseconds that a reply waits for its marker. */
   constructor (prefix: string, timeout: number, reducer: Reducer, listener: InboxListener) {
-    this.#prefix = prefix
+    this.#keyPrefix = prefix
     this.#timeout = timeout
     this.#reducer = reducer
     this.#listener = listener
   }
 
   /** The pub/sub channel of this node. */
-  get channel (): string {
-    return `${this.#prefix}:n:${this.#node}`
+  get pubSubChannel (): string {
+    return `${this.#keyPrefix}:n:${this.#nodeId}`
   }
 
   /** The node has a new id, and an empty inbox. */
-  reset (node: string): void {
-    this.#node = node
+  reset (nodeId: string): void {
+    this.#nodeId = nodeId
     this.invalidate()
   }
 
   /** Publications may be missing from now on. */
   invalidate (): void {
     this.#number = undefined
-    this.#mark = undefined
+    this.#marker = undefined
     this.#backlog = []
     for (const [token, pending] of this.#pending) {
-      pending.isLost = true
+      pending.mayMissMarker = true
       this.#resolveLost(token, pending)
     }
-    this.#listener.onLoss()
+    this.#listener.onInvalidate()
   }
 
   /** Executes a command that returns state, which is applied at its place among the publications. Rejects with StoreUnavailable. */
   execute<Value> (command: CommandName, args: ReadonlyArray<string | number>, apply: (value: Value, position: number) => void): Promise<MarkedResult<Value>> {
     const token = ++this.#lastToken
     return new Promise<MarkedResult<Value>>((resolve, reject) => {
-      this.#pending.set(token, { apply: apply as Pending['apply'], resolve: resolve as Pending['resolve'], reject, reply: undefined, repliedAt: 0, isLost: false })
+      this.#pending.set(token, { apply: apply as Pending['apply'], resolve: resolve as Pending['resolve'], reject, reply: undefined, repliedAt: 0, mayMissMarker: false })
       this.#listener.send(command, token, ...args).then(reply => { this.#replied(token, reply as MarkedReply) }, (error: unknown) => { this.#fail(token, error) })
     })
   }
 
   /** Receives a publication. */
   receive (channel: string, text: string): void {
-    if (this.#mark === undefined) this.#take(channel, text)
+    if (this.#marker === undefined) this.#take(channel, text)
     else if (this.#backlog.push([channel, text]) > MAX_BACKLOG) this.invalidate()
   }
 
-  /** Is called regularly. Rejects commands whose mark does not arrive. */
+  /** Is called regularly. Rejects commands whose marker does not arrive. */
   tick (): void {
     for (const [token, pending] of this.#pending) {
       // The command queue rejects commands without a reply.
@@ -111,13 +111,13 @@ export class Inbox {
 
   #take (channel: string, text: string): void {
     // The app's client may add a prefix to names.
-    const name = channel.slice(channel.indexOf(this.#prefix) + this.#prefix.length + 1)
+    const name = channel.slice(channel.indexOf(this.#keyPrefix) + this.#keyPrefix.length + 1)
     if (name.startsWith('c:')) this.#reducer.applyChannelPublication(name.slice(2), text)
     else if (name === 'all') this.#reducer.applyPublication(text)
-    else if (name.slice(2) === this.#node) this.#takeMessage(text)
+    else if (name.slice(2) === this.#nodeId) this.#takeNotification(text)
   }
 
-  #takeMessage (text: string): void {
+  #takeNotification (text: string): void {
     const space = text.indexOf(' ')
     const end = text.indexOf(' ', space + 1)
     const number = Number(text.slice(0, space))
@@ -126,17 +126,17 @@ export class Inbox {
     const isNext = this.#number !== undefined && number === this.#number + 1
     if (!isNext && this.#number !== undefined) this.invalidate()
     if (kind === 'reply') {
-      this.#takeMark(Number(rest), number)
+      this.#takeMarker(Number(rest), number)
       return
     }
     if (isNext) this.#number = number
-    // While messages may be missing, the others are covered by what will be read.
-    if (isNext || kind === 'turn' || kind === 'response') this.#reducer.applyMessage(kind, rest)
+    // While notifications may be missing, others are ignored: their effect is in what will be read.
+    if (isNext || kind === 'turn' || kind === 'response') this.#reducer.applyNotification(kind, rest)
   }
 
-  #takeMark (token: number, number: number): void {
+  #takeMarker (token: number, number: number): void {
     const pending = this.#pending.get(token)
-    if (pending?.isLost === false && pending.reply === undefined) this.#mark = { token, number }
+    if (pending?.mayMissMarker === false && pending.reply === undefined) this.#marker = { token, number }
     else if (pending?.reply !== undefined && Number(pending.reply[0]) === number) this.#apply(token, pending, number)
     // The command has failed, or was executed again.
     else if (this.#number !== undefined) this.#number = number
@@ -146,24 +146,24 @@ export class Inbox {
     const pending = this.#pending.get(token) as Pending
     pending.reply = reply
     pending.repliedAt = now()
-    const mark = this.#mark
-    if (mark?.token === token) this.#continue(() => { this.#takeMark(token, mark.number) })
+    const marker = this.#marker
+    if (marker?.token === token) this.#continue(() => { this.#takeMarker(token, marker.number) })
     this.#resolveLost(token, pending)
   }
 
   #fail (token: number, error: unknown): void {
     this.#pending.get(token)?.reject(error)
     this.#pending.delete(token)
-    const mark = this.#mark
-    if (mark?.token === token) this.#continue(() => { this.#takeMark(token, mark.number) })
+    const marker = this.#marker
+    if (marker?.token === token) this.#continue(() => { this.#takeMarker(token, marker.number) })
   }
 
-  /** Takes the mark and the publications after it, up to the next mark without a reply. */
-  #continue (takeMark: () => void): void {
+  /** Takes the marker and the publications after it, up to the next marker without a reply. */
+  #continue (takeMarker: () => void): void {
     const backlog = this.#backlog
-    this.#mark = undefined
+    this.#marker = undefined
     this.#backlog = []
-    takeMark()
+    takeMarker()
     for (const [channel, text] of backlog) this.receive(channel, text)
   }
 
@@ -178,9 +178,9 @@ export class Inbox {
     pending.resolve({ value, position: Number(position), isApplied })
   }
 
-  /** Resolves a command whose mark may be missing, if it has a reply. */
-  #resolveLost (token: number, { isLost, reply, resolve }: Pending): void {
-    if (!isLost || reply === undefined) return
+  /** Resolves a command whose marker may be missing, if it has a reply. */
+  #resolveLost (token: number, { mayMissMarker, reply, resolve }: Pending): void {
+    if (!mayMissMarker || reply === undefined) return
     this.#pending.delete(token)
     resolve({ value: reply[3], position: Number(reply[1]), isApplied: false })
   }

@@ -3,15 +3,15 @@ import type { Inbox } from './inbox.js'
 import type { LogItem, ReadItem, ReadValue, Reducer } from './reducer.js'
 import { RunReplica } from './run-replica.js'
 
-/** How many logs or sessions one command reads. */
-const MAX_ITEMS = 200
+/** Logs and sessions. */
+const MAX_ITEMS_PER_READ = 200
 
 /** Reads whatever is missing in the replicas of this process: after a loss of publications, and for new readers. */
 export class Loader {
   readonly #reducer: Reducer
   readonly #inbox: Inbox
   readonly #subscriber: Pick<Subscriber, 'isReady' | 'add'>
-  readonly #channelName: (channel: string) => string
+  readonly #toPubSubChannel: (channel: string) => string
   readonly #onIdle: () => void
   #isRunning = false
 
@@ -20,7 +20,7 @@ export class Loader {
     this.#reducer = reducer
     this.#inbox = inbox
     this.#subscriber = subscriber
-    this.#channelName = channelName
+    this.#toPubSubChannel = channelName
     this.#onIdle = onIdle
   }
 
@@ -37,7 +37,7 @@ export class Loader {
     try {
       await this.#readAll()
     } catch {
-      // Redis is unavailable. The next heartbeat starts again.
+      // Redis is unavailable. The next tick starts the loader again.
     } finally {
       this.#isRunning = false
     }
@@ -46,17 +46,17 @@ export class Loader {
   async #readAll (): Promise<void> {
     const { incomplete, unverified } = this.#reducer
     while (incomplete.size + unverified.size > 0 && this.#subscriber.isReady) {
-      const replicas = take(incomplete, MAX_ITEMS)
+      const replicas = take(incomplete, MAX_ITEMS_PER_READ)
       const items = [
         ...replicas.map(replica => this.#itemOf(replica)),
-        ...take(unverified, MAX_ITEMS - replicas.length).map((state): ReadItem => ({ unverified: state }))
+        ...take(unverified, MAX_ITEMS_PER_READ - replicas.length).map((state): ReadItem => ({ unverified: state }))
       ]
       // What is published after the read must arrive.
-      await this.#subscriber.add(replicas.filter(({ kind }) => kind === 'c').map(({ name }) => this.#channelName(name)))
+      await this.#subscriber.add(replicas.filter(({ kind }) => kind === 'channel').map(({ name }) => this.#toPubSubChannel(name)))
       await this.#inbox.execute<readonly ReadValue[]>('read', items.flatMap(toArguments), values => { this.#reducer.applyRead(items, values) })
       if (incomplete.size + unverified.size === 0) this.#onIdle()
     }
-    // In the same tick as the last check.
+    // Before the promise settles, because a `start` until then would be ignored.
     this.#isRunning = false
   }
 
@@ -68,9 +68,9 @@ export class Loader {
 }
 
 function toArguments (item: ReadItem): Array<string | number> {
-  if ('unverified' in item) return [item.unverified instanceof RunReplica ? 'v' : 'u', item.unverified.id, 0, 0, 0, 0, 0]
-  const { replica: { kind, name, newest }, after, through, epoch, version } = item
-  return [kind, name, after, through === Infinity ? 9e15 : through, newest, epoch, version]
+  if ('unverified' in item) return [item.unverified instanceof RunReplica ? 'known_run' : 'known_session', item.unverified.id, 0, 0, 0, 0, 0]
+  const { replica: { kind, name, newestEntryPosition }, after, through, epoch, version } = item
+  return [kind, name, after, through === Infinity ? 9e15 : through, newestEntryPosition, epoch, version]
 }
 
 function take<T> (items: Iterable<T>, count: number): T[] {

@@ -5,7 +5,7 @@ import type { SessionReplica } from './session-replica.js'
 
 export interface LogReducerListener {
   /** A publication was missed. */
-  onLoss (): void
+  onMissedPublication (): void
   /** A log has to be read. */
   onIncomplete (): void
 }
@@ -33,7 +33,7 @@ export class LogReducer {
 
   append (replica: LogReplica, entry: PublishedEntry): void {
     if (replica.isLive) this.trimGuard.beforeAppend(replica.log, entry, this.position)
-    if (!replica.append(entry)) this.#listener.onLoss()
+    if (!replica.append(entry)) this.#listener.onMissedPublication()
     this.advanceTo(entry.position)
   }
 
@@ -54,7 +54,7 @@ export class LogReducer {
     if (!replica.isIncomplete) this.incomplete.delete(replica)
     if (!replica.isLive) return
     replica.log.markTrimmed(this.rollbackPosition, 'store')
-    for (const [reader, position] of replica.waiting) {
+    for (const [reader, position] of replica.waitingReaders) {
       if (!replica.covers(position)) continue
       replica.release(reader)
       this.continueIfComplete(reader as SessionReplica | RunReplica)
@@ -64,11 +64,11 @@ export class LogReducer {
   protected continueIfComplete (reader: SessionReplica | RunReplica): void {
     if (!reader.isComplete) return
     reader.onAppend()
-    runAll(reader.onComplete)
+    runAll(reader.completeWaiters)
   }
 }
 
-/** Splits a message at its first space. */
+/** Splits a text at its first space. */
 export function splitFirst (text: string): [first: string, rest: string] {
   const space = text.indexOf(' ')
   return space === -1 ? [text, ''] : [text.slice(0, space), text.slice(space + 1)]

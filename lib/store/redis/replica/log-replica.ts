@@ -1,7 +1,7 @@
 import { Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../../log/log.js'
 
 /** The log of a session, of a channel, of broadcasts, or of a run. */
-export type LogKind = 's' | 'c' | 'b' | 'r'
+export type LogKind = 'session' | 'channel' | 'broadcasts' | 'run'
 
 /** An entry as it is published. */
 export interface PublishedEntry {
@@ -12,13 +12,20 @@ export interface PublishedEntry {
   readonly frame: string
 }
 
-/** Part of a log, as Redis returns it: the newest position of the log, up to which position it is trimmed and why, entries, whether there are more, and the record of a run, or that of a session if it has changed. */
-export type LogPart = readonly [last: string, trimmed: string, trimReason: TrimReason, entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>, hasMore: number | string, record?: readonly string[]]
+/** Part of a log, as Redis returns it. `last`: the newest position. `trimmed`: the position up to which the log is trimmed. `record`: that of a run, or of a session if it has changed. */
+export type LogPart = readonly [
+  last: string,
+  trimmed: string,
+  trimReason: TrimReason,
+  entries: ReadonlyArray<readonly [id: string, fields: readonly string[]]>,
+  hasMore: number | string,
+  record?: readonly string[]
+]
 
 /** A session or a run that reads logs. */
 export interface LogReader {
   /** How many of the logs that it reads are not complete. */
-  missing: number
+  incompleteLogCount: number
   onAppend (): void
 }
 
@@ -29,8 +36,8 @@ interface TimedEntry {
 }
 
 /**
- * The copy of a log in Redis, for the streams of this process. It is *live* while every entry that is appended arrives as a
- * publication; before that it has to be read.
+ * The copy of a log in Redis, for the streams of this process. A replica is *live* if everything after its newest entry arrives as
+ * publications. Otherwise, the loader has to read the rest.
  */
 export class LogReplica {
   readonly kind: LogKind
@@ -39,15 +46,15 @@ export class LogReplica {
   readonly log: Log
   /** The sessions with a stream in this process that read the log; for the log of a run, the run. */
   readonly readers = new Set<LogReader>()
-  /** The readers whose streams must wait until the log is live, each with the position after which it needs the entries. */
-  readonly waiting = new Map<LogReader, number>()
+  /** The readers that wait until the log contains every entry after their position. */
+  readonly waitingReaders = new Map<LogReader, number>()
   isLive = false
   /** The log contains every entry after this position that was not trimmed. `Infinity` before the first read. */
-  start = Infinity
+  completeFrom = Infinity
   /** The lowest position after which a reader needs the entries. */
-  wanted = Infinity
-  /** The position of the newest entry that was received; 0 if there is none. */
-  newest = 0
+  neededFrom = Infinity
+  /** The position of the newest entry that was received; 0 if there is none. `log.lastPosition` can be higher: it includes trimmed entries. */
+  newestEntryPosition = 0
   #older: TimedEntry[] = []
 
   constructor (kind: LogKind, name: string, bounds: LogBounds, listener?: LogListener) {
@@ -58,19 +65,19 @@ export class LogReplica {
 
   /** Whether the log contains what a reader needs that has read up to a position. */
   covers (position: number): boolean {
-    return this.start <= position
+    return this.completeFrom <= position
   }
 
   /** Whether the log must be read. */
   get isIncomplete (): boolean {
-    return !this.isLive || !this.covers(this.wanted)
+    return !this.isLive || !this.covers(this.neededFrom)
   }
 
   /** The range of positions to read next: after the first and up to the second. */
   get missingRange (): readonly [after: number, through: number] {
-    if (!this.isLive) return [this.start === Infinity ? this.wanted : this.log.lastPosition, Infinity]
+    if (!this.isLive) return [this.completeFrom === Infinity ? this.neededFrom : this.log.lastPosition, Infinity]
     // All older entries are read at once, so that this happens only once.
-    return [this.#older.at(-1)?.position ?? 0, this.start]
+    return [this.#older.at(-1)?.position ?? 0, this.completeFrom]
   }
 
   /** Appends a published entry. Returns false if an entry before it is missing. */
@@ -79,7 +86,7 @@ export class LogReplica {
     if (!this.isLive || entry.position <= log.lastPosition) return true
     if (entry.previous > log.lastPosition) return false
     log.push(entry, entry.position, now())
-    this.newest = entry.position
+    this.newestEntryPosition = entry.position
     log.listener.onAppend()
     return true
   }
@@ -95,19 +102,19 @@ export class LogReplica {
     if (this.isLive) {
       this.#older.push(...parsed)
       if (!isLastPart) return
-      // Not beyond `start`, because the log contains all entries after that.
-      log.markTrimmed(Math.min(Number(trimmed), this.start), trimReason)
+      // At most `completeFrom`: later entries are in the log.
+      log.markTrimmed(Math.min(Number(trimmed), this.completeFrom), trimReason)
       log.prepend(this.#older)
       this.#older = []
-      this.start = 0
+      this.completeFrom = 0
       return
     }
-    if (this.start === Infinity) this.start = after
+    if (this.completeFrom === Infinity) this.completeFrom = after
     for (const { input, position, appendedAt } of parsed) {
       // The log was marked as trimmed meanwhile.
       if (position <= log.lastPosition) continue
       log.push(input, position, appendedAt)
-      this.newest = position
+      this.newestEntryPosition = position
     }
     if (!isLastPart) return
     // After the entries, because a loss can be recorded after entries that were not trimmed.
@@ -136,13 +143,13 @@ export class LogReplica {
 
   /** The reader does not have to wait any more. */
   release (reader: LogReader): void {
-    if (this.waiting.delete(reader)) reader.missing--
+    if (this.waitingReaders.delete(reader)) reader.incompleteLogCount--
   }
 
   #makeWait (reader: LogReader, position: number): void {
-    if (!this.waiting.has(reader)) reader.missing++
-    this.waiting.set(reader, Math.min(position, this.waiting.get(reader) ?? Infinity))
-    this.wanted = Math.min(this.wanted, position)
+    if (!this.waitingReaders.has(reader)) reader.incompleteLogCount++
+    this.waitingReaders.set(reader, Math.min(position, this.waitingReaders.get(reader) ?? Infinity))
+    this.neededFrom = Math.min(this.neededFrom, position)
   }
 }
 

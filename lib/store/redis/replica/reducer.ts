@@ -11,10 +11,15 @@ export interface ReducerListener extends LogReducerListener {
   onBroadcast (): void
   /** The store was restored to an earlier state, so the newest changes of sessions may be lost. */
   onRollback (): void
-  /** Something may have changed for messages that wait: `turn` with the name of a ticket, `response` with a session and a key, `expired` with a node, or `closed` with a session. */
-  onQueueChange (kind: string, text: string): void
+  /** The messages of a ticket are next. */
+  onTurn (ticketName: string): void
+  /** A message with an idempotency key was handled or refused. */
+  onResponse (sessionId: string, key: string): void
+  /** Messages that wait for one of another node may be next. */
+  onNodeExpired (): void
+  onSessionClosed (sessionId: string): void
   /** Another node needs to know how far a stream has written. */
-  onProgressRequest (state: SessionReplica): void
+  onCursorRequest (state: SessionReplica): void
   /** A session has changed, and its record has to be read to find out what has changed. */
   onStale (state: SessionReplica): void
 }
@@ -24,7 +29,7 @@ export interface KnownSessions {
   get (id: string): SessionReplica | undefined
 }
 
-/** What is read of a log, or of a session or a run that this process uses without reading its log. */
+/** What is read: a log, or a session or a run that this process uses without reading its log. */
 export type ReadItem = LogItem | { readonly unverified: SessionReplica | RunReplica }
 
 /** The range of a log, and for the log of a session also the epoch of the stream and the version of the record. */
@@ -41,8 +46,8 @@ export type ReadValue = LogPart | string
 type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog'>
 
 /**
- * Applies everything that happens to sessions and logs, in one order: publications, and the replies of commands at the
- * place that Redis has marked among the publications. It does nothing but change this state and call its listener.
+ * Applies everything that happens to sessions and logs, in one order: publications, and the replies of commands at their markers
+ * in the inbox. It does nothing but change this state and call its listener.
  */
 export class Reducer extends LogReducer {
   readonly broadcasts: LogReplica
@@ -50,7 +55,7 @@ export class Reducer extends LogReducer {
   /** The sessions with a stream in this process. */
   readonly attached = new Map<string, SessionReplica>()
   readonly runs: RunReducer
-  node = ''
+  nodeId = ''
   readonly #settings: Settings
   readonly #known: KnownSessions
   readonly #listener: ReducerListener
@@ -61,8 +66,8 @@ export class Reducer extends LogReducer {
     this.#known = known
     this.#listener = listener
     this.runs = new RunReducer(this, knownRuns, settings.runLog, listener)
-    this.broadcasts = new LogReplica('b', '', settings.channelLog, { onAppend: () => { listener.onBroadcast() } })
-    this.broadcasts.wanted = 0
+    this.broadcasts = new LogReplica('broadcasts', '', settings.channelLog, { onAppend: () => { listener.onBroadcast() } })
+    this.broadcasts.neededFrom = 0
     this.incomplete.add(this.broadcasts)
   }
 
@@ -71,7 +76,7 @@ export class Reducer extends LogReducer {
     const [kind, rest] = splitFirst(text)
     if (kind === 'entry') this.append(this.broadcasts, parseEntry(rest, 0))
     else if (kind === 'rollback') this.rollback(Number(rest))
-    else this.#listener.onQueueChange(kind, rest)
+    else this.#listener.onNodeExpired()
   }
 
   /** Applies a publication to a channel. */
@@ -83,25 +88,17 @@ export class Reducer extends LogReducer {
     this.append(replica, parseEntry(text, keep.length + 1))
   }
 
-  /** Applies a message of the node's inbox. */
-  applyMessage (kind: string, text: string): void {
-    if (kind === 'turn' || kind === 'response') {
-      this.#listener.onQueueChange(kind, text)
-      return
-    }
+  /** Applies a notification of the inbox. */
+  applyNotification (kind: string, text: string): void {
     const [id, rest] = splitFirst(text)
-    if (kind.startsWith('run_')) {
-      this.runs.applyMessage(id, kind, rest)
-      return
+    if (kind === 'turn') this.#listener.onTurn(text)
+    else if (kind === 'response') this.#listener.onResponse(id, rest)
+    else if (kind === 'closed') this.#applyClose(id, rest)
+    else if (kind.startsWith('run_')) this.runs.applyNotification(id, kind, rest)
+    else {
+      const state = this.attached.get(id)
+      if (state !== undefined) this.#applyStreamNotification(state, kind, rest)
     }
-    const state = this.attached.get(id)
-    if (kind === 'closed') this.#applyClose(id, rest)
-    if (kind === 'closed' || state === undefined) return
-    if (kind === 'replaced') {
-      const [epoch, isNewer] = splitFirst(rest)
-      if (Number(epoch) > state.epoch) this.#handOver(state, isNewer === '1')
-    } else if (kind === 'progress') this.#listener.onProgressRequest(state)
-    else if (state.ownLog?.isLive === true) this.#applySessionMessage(state, state.ownLog, kind, rest)
   }
 
   /** The reply of `acquire`: the record of a session, and its log after a cursor. */
@@ -109,8 +106,8 @@ export class Reducer extends LogReducer {
     const record = parseRecord(part[5]) as SessionRecord
     this.#startStream(state, cursor, record)
     const ownLog = state.ownLog as LogReplica
-    // A log that was read before lacks only entries before its `start`, which `read` adds.
-    if (ownLog.start === Infinity) ownLog.add(part, cursor, this.clockOffset)
+    // If the replica exists already, the loader reads what it lacks before `completeFrom`.
+    if (ownLog.completeFrom === Infinity) ownLog.add(part, cursor, this.clockOffset)
     if (ownLog.isLive) this.#setStream(state, record)
     this.releaseReaders(ownLog)
   }
@@ -127,13 +124,13 @@ export class Reducer extends LogReducer {
     for (const [index, value] of values.entries()) {
       const item = items[index] as ReadItem
       if ('unverified' in item) this.#verify(item.unverified, value)
-      // The replica has become live or was invalidated while the command was in progress, so this range is outdated.
+      // While the command was in progress, the replica became live or was invalidated, so this range is outdated.
       else if (item.replica.isLive !== (item.through !== Infinity)) continue
-      else if (item.replica.kind === 's') this.#readSession(item, value as LogPart | string)
-      else if (item.replica.kind === 'r') this.runs.applyRead(item.replica, item.after, value as LogPart)
+      else if (item.replica.kind === 'session') this.#readSession(item, value as LogPart | string)
+      else if (item.replica.kind === 'run') this.runs.applyRead(item.replica, item.after, value as LogPart)
       else {
         const part = value as LogPart
-        if (item.replica.kind === 'c') this.#setKeep(item.replica, part[5]?.[0])
+        if (item.replica.kind === 'channel') this.#setKeep(item.replica, part[5]?.[0])
         item.replica.add(part, item.after, this.clockOffset)
         this.releaseReaders(item.replica)
         if (item.replica === this.broadcasts) this.#continueAll()
@@ -156,7 +153,7 @@ export class Reducer extends LogReducer {
     for (const { log } of this.#replicas()) log.markTrimmed(position, 'store')
     for (const state of this.attached.values()) state.streamVersion = 0
     this.#listener.onRollback()
-    this.#listener.onLoss()
+    this.#listener.onMissedPublication()
   }
 
   /** Publications may be missing: nothing is known to be complete until it has been read. */
@@ -175,26 +172,26 @@ export class Reducer extends LogReducer {
     state.broadcastEndPosition = Infinity
     state.log = undefined
     state.ranges.length = 0
-    state.members.clear()
-    for (const replica of state.reads) replica.removeReader(state)
-    state.reads.clear()
+    state.joinPositions.clear()
+    for (const replica of state.replicas) replica.removeReader(state)
+    state.replicas.clear()
     if (state.ownLog !== undefined) this.incomplete.delete(state.ownLog)
     state.ownLog = undefined
     this.attached.delete(state.id)
-    runAll(state.onComplete)
-    runAll(state.onClosed)
+    runAll(state.completeWaiters)
+    runAll(state.closeWaiters)
   }
 
   /** Removes a session that the store does not have any more. */
   removeSession (state: SessionReplica): void {
     const { listener } = state
-    this.#listener.onQueueChange('closed', state.id)
+    this.#listener.onSessionClosed(state.id)
     this.detach(state)
     const isLost = this.rollbackPosition > state.startPosition
     const isNew = state.markClosed(isLost ? 'lost' : 'expired')
     if (isNew && isLost) listener?.onLost()
     else {
-      listener?.onRemove()
+      listener?.onAbort()
       // Later, because the aborted stream must not write a `close` event: its client may reconnect to another session.
       if (isNew) setImmediate(() => { listener?.onEnd() })
     }
@@ -218,11 +215,20 @@ export class Reducer extends LogReducer {
     for (const { log } of this.#replicas()) log.expire(time)
   }
 
-  #applySessionMessage (state: SessionReplica, ownLog: LogReplica, kind: string, text: string): void {
-    if (kind === 'entry') {
-      this.append(ownLog, parseEntry(text, 0))
-      return
+  #applyStreamNotification (state: SessionReplica, kind: string, text: string): void {
+    const { ownLog } = state
+    if (kind === 'replaced') {
+      const [epoch, isNewer] = splitFirst(text)
+      if (Number(epoch) > state.epoch) this.#detachReplaced(state, isNewer === '1')
+    } else if (kind === 'cursor_request') this.#listener.onCursorRequest(state)
+    // Otherwise, the log and the record will be read.
+    else if (ownLog?.isLive === true) {
+      if (kind === 'entry') this.append(ownLog, parseEntry(text, 0))
+      else this.#applyRecordChange(state, kind, text)
     }
+  }
+
+  #applyRecordChange (state: SessionReplica, kind: string, text: string): void {
     const [version, rest] = splitFirst(text)
     state.streamVersion = Number(version)
     if (kind === 'left_all') {
@@ -236,7 +242,7 @@ export class Reducer extends LogReducer {
   }
 
   #applyJoin (state: SessionReplica, version: number, name: string, from: number): void {
-    state.members.set(name, from)
+    state.joinPositions.set(name, from)
     const replica = this.#read(state, name, from)
     state.ranges.push({ log: replica.log, from, to: Infinity })
     this.applyChange(state, version, () => { (state.channels ??= new Set()).add(name) })
@@ -257,9 +263,9 @@ export class Reducer extends LogReducer {
 
   /** Ends the membership in a channel, of which the session still reads the rest up to a position. */
   #endMembership (state: SessionReplica, channel: string, to: number): void {
-    const from = state.members.get(channel) ?? to
-    state.members.delete(channel)
-    if (to > Math.max(from, state.readFrom)) state.left.push({ channel, from, to })
+    const from = state.joinPositions.get(channel) ?? to
+    state.joinPositions.delete(channel)
+    if (to > Math.max(from, state.readFrom)) state.leftRanges.push({ channel, from, to })
   }
 
   /** Applies a change of a session that leads to a version, if nothing else has changed since the known version. */
@@ -274,14 +280,14 @@ export class Reducer extends LogReducer {
   #applyClose (id: string, text: string): void {
     const state = this.#known.get(id)
     if (state === undefined) return
-    this.#listener.onQueueChange('closed', id)
+    this.#listener.onSessionClosed(id)
     const [position, reason] = splitFirst(text)
     if (state.epoch !== 0) {
       // Otherwise the session is read again, which shows the close.
       if (state.ownLog?.isLive !== true) return
       state.broadcastEndPosition = Number(position)
       this.#rebuild(state)
-      runAll(state.onClosed)
+      runAll(state.closeWaiters)
     }
     // Also if the session was closed by this process: its stream may have been attached since.
     if (state.markClosed(reason) || state.epoch !== 0) state.listener?.onEnd()
@@ -290,17 +296,17 @@ export class Reducer extends LogReducer {
   /** Starts the stream that was acquired. */
   #startStream (state: SessionReplica, cursor: number, record: SessionRecord): void {
     const { id } = state
-    state.apply(record, this.node)
-    // Also if a newer record was applied, or if this process has registered with another id since. If another node has acquired
-    // the stream since, the inbox or the next `read` tells.
+    state.apply(record, this.nodeId)
+    // Also if a newer record was applied, or if this process has registered with another id since. If another node has acquired the
+    // stream since, a notification or the next `read` shows it.
     state.attachedRemotely = false
     state.readFrom = state.epoch === 0 ? cursor : Math.min(state.readFrom, cursor)
     state.epoch = record.epoch
-    state.ownLog ??= new LogReplica('s', id, this.#settings.log)
+    state.ownLog ??= new LogReplica('session', id, this.#settings.log)
     state.log = state.ownLog.log
     state.log.markTrimmed(this.rollbackPosition, 'store')
     this.attached.set(id, state)
-    state.reads.add(state.ownLog)
+    state.replicas.add(state.ownLog)
     this.addReader(state.ownLog, state, state.readFrom)
   }
 
@@ -309,12 +315,11 @@ export class Reducer extends LogReducer {
     // The stream was acquired again meanwhile, and is read again.
     if (state === undefined || state.ownLog !== replica || state.epoch !== epoch) return
     if (value === 'gone') this.removeSession(state)
-    else if (value === 'replaced' || value === 'taken') this.#handOver(state, value === 'replaced')
+    else if (typeof value === 'string') this.#detachReplaced(state, value === 'replaced 1')
     else {
-      const part = value as LogPart
       const wasLive = replica.isLive
-      replica.add(part, after, this.clockOffset)
-      const record = wasLive || !replica.isLive ? undefined : parseRecord(part[5])
+      replica.add(value, after, this.clockOffset)
+      const record = wasLive || !replica.isLive ? undefined : parseRecord(value[5])
       if (record !== undefined) this.#setStream(state, record)
       // After `#setStream`, because only then the stream has the right ranges.
       this.releaseReaders(replica)
@@ -334,19 +339,19 @@ export class Reducer extends LogReducer {
 
   /** Sets what the stream of a session reads. */
   #setStream (state: SessionReplica, record: SessionRecord): void {
-    state.apply(record, this.node)
+    state.apply(record, this.nodeId)
     state.streamVersion = record.version
-    state.members = record.members
-    state.left = record.left.filter(({ to }) => to > state.readFrom)
+    state.joinPositions = record.joinPositions
+    state.leftRanges = record.leftRanges.filter(({ to }) => to > state.readFrom)
     state.broadcastEndPosition = record.broadcastEndPosition
     const replicas = new Set<LogReplica | undefined>([state.ownLog])
-    for (const [name, from] of state.members) replicas.add(this.#read(state, name, from))
-    for (const { channel, from } of state.left) replicas.add(this.#read(state, channel, from))
+    for (const [name, from] of state.joinPositions) replicas.add(this.#read(state, name, from))
+    for (const { channel, from } of state.leftRanges) replicas.add(this.#read(state, channel, from))
     this.#keepOnly(state, replicas)
     this.#rebuild(state)
     this.continueIfComplete(state)
     if (record.closeReason === undefined) return
-    runAll(state.onClosed)
+    runAll(state.closeWaiters)
     state.markClosed(record.closeReason)
     state.listener?.onEnd()
   }
@@ -355,21 +360,21 @@ export class Reducer extends LogReducer {
   #read (state: SessionReplica, name: string, from: number): LogReplica {
     let replica = this.channels.get(name)
     if (replica === undefined) {
-      replica = new LogReplica('c', name, this.#settings.channelLog)
+      replica = new LogReplica('channel', name, this.#settings.channelLog)
       replica.log.markTrimmed(this.rollbackPosition, 'store')
       this.channels.set(name, replica)
     }
-    state.reads.add(replica)
+    state.replicas.add(replica)
     this.addReader(replica, state, Math.max(from, state.readFrom))
     return replica
   }
 
   /** Removes a session from the readers of other replicas. */
   #keepOnly (state: SessionReplica, replicas: ReadonlySet<LogReplica | undefined>): void {
-    for (const replica of state.reads) {
+    for (const replica of state.replicas) {
       if (replicas.has(replica)) continue
       replica.removeReader(state)
-      state.reads.delete(replica)
+      state.replicas.delete(replica)
     }
   }
 
@@ -389,12 +394,12 @@ export class Reducer extends LogReducer {
 
   protected override continueIfComplete (reader: SessionReplica | RunReplica): void {
     // The entries of channels that the session has left may be trimmed meanwhile.
-    if (reader instanceof SessionReplica && reader.isComplete && reader.left.length > 0) this.#rebuild(reader)
+    if (reader instanceof SessionReplica && reader.isComplete && reader.leftRanges.length > 0) this.#rebuild(reader)
     super.continueIfComplete(reader)
   }
 
-  /** Another node has the stream of a session. `isNewer` tells whether its request is known to be newer. */
-  #handOver (state: SessionReplica, isNewer: boolean): void {
+  /** Another node has the stream of a session. `isNewer`: whether its request is known to be newer. */
+  #detachReplaced (state: SessionReplica, isNewer: boolean): void {
     state.attachedRemotely = true
     state.listener?.onReplaced(isNewer)
     this.detach(state)
@@ -407,13 +412,13 @@ export class Reducer extends LogReducer {
     ranges.length = 0
     ranges.push({ log: this.broadcasts.log, from: startPosition, to: broadcastEndPosition }, { log: ownLog.log, from: startPosition, to: Infinity })
     const replicas = new Set<LogReplica>([ownLog])
-    for (const [name, joinedAt] of state.members) {
+    for (const [name, joinedAt] of state.joinPositions) {
       const replica = this.channels.get(name) as LogReplica
       replicas.add(replica)
       ranges.push({ log: replica.log, from: joinedAt, to: Infinity })
     }
     const time = now()
-    state.left = state.left.filter(range => {
+    state.leftRanges = state.leftRanges.filter(range => {
       const replica = this.channels.get(range.channel) as LogReplica
       const { log } = replica
       const start = Math.max(range.from, readFrom)
@@ -428,7 +433,7 @@ export class Reducer extends LogReducer {
       ranges.push({ log, from: range.from, to: range.to })
       return true
     })
-    const wasWaiting = state.missing > 0
+    const wasWaiting = state.incompleteLogCount > 0
     this.#keepOnly(state, replicas)
     // The stream may have waited only for a channel that the session has left.
     if (wasWaiting) this.continueIfComplete(state)

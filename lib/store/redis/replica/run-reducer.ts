@@ -28,7 +28,7 @@ export class RunReducer {
   /** Lets the readers of a run read its log after a position. */
   follow (run: RunReplica, position: number): void {
     if (run.replica === undefined) {
-      run.replica = new LogReplica('r', run.id, this.#bounds)
+      run.replica = new LogReplica('run', run.id, this.#bounds)
       run.replica.log.markTrimmed(this.#logs.rollbackPosition, 'store')
       this.followed.set(run.id, run)
     }
@@ -58,8 +58,8 @@ export class RunReducer {
     return pruned.map(({ id }) => id)
   }
 
-  /** Applies a message of the node's inbox. */
-  applyMessage (id: string, kind: string, text: string): void {
+  /** Applies a notification of the inbox. */
+  applyNotification (id: string, kind: string, text: string): void {
     const run = this.#known.get(id)
     if (run === undefined) return
     const { replica } = run
@@ -72,7 +72,7 @@ export class RunReducer {
     this.#logs.advanceTo(Number(endPosition))
     // While the log is not complete, it has to be read, which shows the end.
     if (replica?.isLive === false) return
-    if (replica !== undefined && Number(last) > replica.log.lastPosition) this.#listener.onLoss()
+    if (replica !== undefined && Number(last) > replica.log.lastPosition) this.#listener.onMissedPublication()
     else run.markEnded(JSON.parse(outcome) as RunOutcome, Number(endPosition))
   }
 

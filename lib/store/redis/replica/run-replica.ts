@@ -8,12 +8,12 @@ export class RunReplica extends RunState implements LogReader {
   readonly readers = new Set<RunListener>()
   /** The copy of the log, while there are readers. */
   replica: LogReplica | undefined
-  /** 1 while the replica is not complete. */
-  missing = 0
+  /** At most 1, because a run has one log. */
+  incompleteLogCount = 0
   /** Whether Redis does not have the run any more. */
   isRemoved = false
   /** Are called when the replica is complete. */
-  readonly onComplete: Array<() => void> = []
+  readonly completeWaiters: Array<() => void> = []
   readonly #guard: Pick<WriteGuard, 'isFenced'>
 
   constructor ({ input, startPosition }: RunRecord, guard: Pick<WriteGuard, 'isFenced'>) {
@@ -27,7 +27,7 @@ export class RunReplica extends RunState implements LogReader {
 
   /** Whether the log in this process contains everything that the readers read. */
   get isComplete (): boolean {
-    return this.missing === 0
+    return this.incompleteLogCount === 0
   }
 
   /** Marks the run as ended, unless it is. The readers end when the replica is complete. */

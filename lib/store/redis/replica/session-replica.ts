@@ -12,19 +12,19 @@ export interface LeftRange {
 export interface WriteGuard {
   /** Whether other nodes may treat this one as failed. */
   readonly isFenced: boolean
-  /** Whether publications may be missing that every session reads. */
-  readonly isBehind: boolean
+  /** Whether broadcasts may be missing, which every session reads. */
+  readonly mayMissBroadcasts: boolean
 }
 
 /** The state of a session in this process, and, while its stream is in this process, what the stream reads. */
 export class SessionReplica extends SessionState implements LogReader {
   /** The version of the newest record or change that was applied. */
   version = 0
-  /** For each running handler of the session, the id that this node had when the handler started. */
-  readonly handlerNodes: string[] = []
+  /** For each running handler of the session: the id of this node when the handler started. */
+  readonly handlerNodeIds: string[] = []
   /** The channels that this process is joining. */
   joining: Set<string> | undefined
-  /** Settles when the last call of `attach` has finished, because these run one after the other. `undefined` if there is none. */
+  /** Settles when the last call of `attach` has finished, because the calls run one after the other. */
   pendingAttach: Promise<void> | undefined
 
   // The following describe the stream, and change only in the order of the inbox.
@@ -37,17 +37,17 @@ export class SessionReplica extends SessionState implements LogReader {
   /** The newest broadcast that the session reads; `Infinity` while it is open. */
   broadcastEndPosition = Infinity
   ownLog: LogReplica | undefined
-  /** Joined channels, with the positions at which the session has joined. */
-  members = new Map<string, number>()
-  left: LeftRange[] = []
+  /** The joined channels, each with the position of the join. */
+  joinPositions = new Map<string, number>()
+  leftRanges: LeftRange[] = []
   /** The replicas that have this session as a reader. */
-  readonly reads = new Set<LogReplica>()
+  readonly replicas = new Set<LogReplica>()
   /** How many of these are not complete. */
-  missing = 0
+  incompleteLogCount = 0
   /** Are called when nothing is missing any more, or the stream is not in this process any more. */
-  readonly onComplete: Array<() => void> = []
+  readonly completeWaiters: Array<() => void> = []
   /** Are called when the session is closed for the stream, or the stream is not in this process any more. */
-  readonly onClosed: Array<() => void> = []
+  readonly closeWaiters: Array<() => void> = []
   readonly #guard: WriteGuard
 
   constructor (id: string, principal: string | undefined, startPosition: number, guard: WriteGuard) {
@@ -65,16 +65,16 @@ export class SessionReplica extends SessionState implements LogReader {
 
   /** Whether the logs in this process contain everything that the stream reads. */
   get isComplete (): boolean {
-    return this.missing === 0 && !this.#guard.isBehind
+    return this.incompleteLogCount === 0 && !this.#guard.mayMissBroadcasts
   }
 
   /** Applies a record, unless a newer one was applied. Returns whether the session was closed by it. */
-  apply (record: SessionRecord, node: string): boolean {
+  apply (record: SessionRecord, nodeId: string): boolean {
     if (record.version < this.version) return false
     this.version = record.version
     this.data = record.data
-    this.channels = record.closeReason === undefined ? new Set(record.members.keys()) : undefined
-    this.attachedRemotely = record.owner !== '' && record.owner !== node
+    this.channels = record.closeReason === undefined ? new Set(record.joinPositions.keys()) : undefined
+    this.attachedRemotely = record.owner !== '' && record.owner !== nodeId
     if (this.epoch !== 0) return false
     this.cursor = record.cursor
     return record.closeReason !== undefined && this.markClosed(record.closeReason)
@@ -103,25 +103,25 @@ export interface SessionRecord {
   readonly closeReason: string | undefined
   readonly broadcastEndPosition: number
   readonly data: SessionData
-  readonly members: Map<string, number>
-  readonly left: LeftRange[]
+  readonly joinPositions: Map<string, number>
+  readonly leftRanges: LeftRange[]
 }
 
 /** Parses the hash of a session; `undefined` if it does not exist. */
 export function parseRecord (hash: readonly string[] = []): SessionRecord | undefined {
   const fields: Record<string, string> = {}
   const data: SessionData = {}
-  const members = new Map<string, number>()
-  const left: LeftRange[] = []
+  const joinPositions = new Map<string, number>()
+  const leftRanges: LeftRange[] = []
   for (let i = 0; i + 1 < hash.length; i += 2) {
     const field = hash[i] as string
     const value = hash[i + 1] as string
     const name = field.slice(2)
     if (field.startsWith('d:')) Object.defineProperty(data, name, { value: JSON.parse(value), writable: true, enumerable: true, configurable: true })
-    else if (field.startsWith('m:')) members.set(name, Number(value))
+    else if (field.startsWith('m:')) joinPositions.set(name, Number(value))
     else if (field.startsWith('l:')) {
       const colon = name.indexOf(':')
-      left.push({ channel: name.slice(colon + 1), from: Number(value), to: Number(name.slice(0, colon)) })
+      leftRanges.push({ channel: name.slice(colon + 1), from: Number(value), to: Number(name.slice(0, colon)) })
     } else fields[field] = value
   }
   if (fields.startPosition === undefined) return undefined
@@ -135,7 +135,7 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     closeReason: fields.closeReason,
     broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),
     data,
-    members,
-    left
+    joinPositions,
+    leftRanges
   }
 }

@@ -1,23 +1,20 @@
--- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived. Makes this node the owner
--- of a session's stream.
--- Returns the inbox number, the newest position, the rollback position, and the log after the cursor with the record as its
--- sixth value, or false if the session does not exist, or `outdated` if another node has the stream for a newer request, or
--- has had it since this command was executed first.
+-- Makes this node the owner of a session's stream.
+-- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived.
+-- Returns a marked reply with the log after the cursor, whose sixth value is the record; with false if the session does not exist;
+-- or with `outdated` if another node has the stream for a newer request, or has had it since this command was executed first.
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
-local owner, close_reason, principal, start_position, users, requested_at, requested_until = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'users', 'requestedAt', 'requestedUntil'))
-if not start_position then return { mark_reply(token), int(position), int(rollback_position), false } end
-if is_retry and owner ~= NODE or owner ~= '' and owner ~= NODE and num(requested_at) > latest then
-  return { mark_reply(token), int(position), int(rollback_position), 'outdated' }
-end
+local owner, close_reason, principal, start_position, nodes, requested_at, requested_until = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil'))
+if not start_position then return marked_reply(token, false) end
+if is_retry and owner ~= NODE_ID or owner ~= '' and owner ~= NODE_ID and to_number(requested_at) > latest then return marked_reply(token, 'outdated') end
 if not is_retry then
   local epoch = redis.call('HINCRBY', key, 'epoch', 1)
   -- The clocks cannot tell which request is newer if the times overlap.
-  local is_newer = num(requested_until) < earliest and '1' or '0'
+  local is_newer = to_number(requested_until) < earliest and '1' or '0'
   redis.call('HINCRBY', key, 'version', 1)
-  redis.call('HSET', key, 'owner', NODE, 'requestedAt', math.max(num(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
-  add_user(key, users)
-  if owner ~= '' and owner ~= NODE then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
+  redis.call('HSET', key, 'owner', NODE_ID, 'requestedAt', math.max(to_number(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
+  add_node(key, nodes)
+  if owner ~= '' and owner ~= NODE_ID then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
 if not close_reason then
   set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
@@ -25,4 +22,4 @@ if not close_reason then
 end
 local log = read_log(key, cursor, math.huge, READ_BYTES)
 log[6] = redis.call('HGETALL', key)
-return { mark_reply(token), int(position), int(rollback_position), log }
+return marked_reply(token, log)

@@ -4,29 +4,30 @@ local key = session_key(id)
 local log = key .. ':log'
 local cursor, close_reason, owner, last, trimmed, cache = unpack(redis.call('HMGET', key, 'cursor', 'closeReason', 'owner', 'last', 'trimmed', 'backlogCache'))
 if not cursor or close_reason then return 1 end
-cursor, last, trimmed = num(cursor), num(last), num(trimmed)
+cursor, last, trimmed = to_number(cursor), to_number(last), to_number(trimmed)
 if last <= cursor or redis.call('EXISTS', log) == 0 then return 1 end
 
 local function measure (after, through)
   local count, bytes = 0, 0
-  for _, entry in ipairs(redis.call('XRANGE', log, int(after + 1), int(through))) do
+  for _, entry in ipairs(redis.call('XRANGE', log, format_integer(after + 1), format_integer(through))) do
     count = count + 1
     bytes = bytes + #entry[2][2]
   end
   return count, bytes
 end
 
--- The last measured range is cached, so that each entry is read twice at most: when it is added to the range, and when it leaves it.
-local from, count, bytes = math.max(cursor, trimmed), nil, nil
-local before = {}
-for number in string.gmatch(cache or '', '%d+') do before[#before + 1] = tonumber(number) end
-if before[1] and trimmed <= before[1] and from >= before[1] then
-  local more, moreBytes = measure(before[2], last)
-  local less, lessBytes = measure(before[1], from)
-  count, bytes = before[3] + more - less, before[4] + moreBytes - lessBytes
+-- `backlogCache` has the last measured range, so that each entry is read at most twice: when the range is extended, and when it
+-- becomes shorter.
+local from = math.max(cursor, trimmed)
+local count, bytes
+local cached_from, cached_to, cached_count, cached_bytes = string.match(cache or '', '^(%d+) (%d+) (%d+) (%d+)$')
+if cached_from and trimmed <= tonumber(cached_from) and from >= tonumber(cached_from) then
+  local added_count, added_bytes = measure(tonumber(cached_to), last)
+  local removed_count, removed_bytes = measure(tonumber(cached_from), from)
+  count, bytes = cached_count + added_count - removed_count, cached_bytes + added_bytes - removed_bytes
 else count, bytes = measure(from, last) end
-redis.call('HSET', key, 'backlogCache', table.concat({ int(from), int(last), int(count), int(bytes) }, ' '))
+redis.call('HSET', key, 'backlogCache', table.concat({ format_integer(from), format_integer(last), format_integer(count), format_integer(bytes) }, ' '))
 if count * 2 < LOG.entries and bytes * 2 < LOG.bytes then return 1 end
 -- The owner commits its cursor, for the next check.
-if owner ~= '' then notify(owner, 'progress ' .. id) end
+if owner ~= '' then notify(owner, 'cursor_request ' .. id) end
 return 0

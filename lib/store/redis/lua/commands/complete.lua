@@ -2,25 +2,24 @@
 -- response ''. Returns 1.
 local id, ticket, is_last = ARGS[1], ARGS[2], ARGS[3] == '1'
 local key = session_key(id)
-local queue, keys, order = key .. ':queue', key .. ':keys', key .. ':order'
+local records, record_order = key .. ':records', key .. ':record_order'
 for i = 4, #ARGS, 3 do
-  local name, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
-  local holder, waiters = string.match(redis.call('HGET', keys, name) or '', '^r %S+ (%S+ c?%d+);(.*)$')
-  -- Another ticket may have the key now, or the session was removed.
+  local idempotency_key, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
+  local holder, waiters = string.match(redis.call('HGET', records, idempotency_key) or '', '^r %S+ (%S+ c?%d+);(.*)$')
+  -- Skips a key that another ticket has now, or whose session was removed.
   if holder == ticket then
-    if response == '' then redis.call('HDEL', keys, name)
+    if response == '' then redis.call('HDEL', records, idempotency_key)
     else
       if #response > MAX_RESPONSE_BYTES then response = '' end
-      redis.call('HSET', keys, name, (response == '' and 'd ' or 's ') .. fingerprint .. ' ' .. response)
-      local count = redis.call('RPUSH', order, name)
-      if count == 1 then redis.call('PEXPIRE', order, math.max(redis.call('PTTL', keys), 1)) end
-      limit_responses(key, keys, order, count, #response)
+      redis.call('HSET', records, idempotency_key, (response == '' and 'd ' or 's ') .. fingerprint .. ' ' .. response)
+      local count = redis.call('RPUSH', record_order, idempotency_key)
+      if count == 1 then redis.call('PEXPIRE', record_order, math.max(redis.call('PTTL', records), 1)) end
+      limit_responses(key, count, #response)
     end
-    for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. name) end
+    for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
   end
 end
 if not is_last then return 1 end
 remove_ticket(key, ticket)
-if is_concurrent_ticket(ticket) then return 1 end
-notify_next(key)
+if not is_concurrent_ticket(ticket) then notify_next(key) end
 return 1

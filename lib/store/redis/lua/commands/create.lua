@@ -3,16 +3,16 @@ local id, principal = ARGS[1], ARGS[2] == '1' and ARGS[3]
 local key = session_key(id)
 local start_position = redis.call('HGET', key, 'startPosition')
 if start_position then return start_position end
-if redis.call('ZCARD', P .. ':deadlines') >= MAX_SESSIONS then return -1 end
+if redis.call('ZCARD', KEY_PREFIX .. ':deadlines') >= MAX_SESSIONS then return -1 end
 if principal then
-  local others = P .. ':p:' .. principal
-  -- Sessions that ended without being closed, for example because Redis has evicted them.
-  redis.call('ZREMRANGEBYSCORE', others, '-inf', clock - RESUME_TIMEOUT - 60000)
+  local others = KEY_PREFIX .. ':p:' .. principal
+  -- Removes sessions that were never closed, for example because Redis has evicted them.
+  redis.call('ZREMRANGEBYSCORE', others, '-inf', lease_clock - RESUME_TIMEOUT - 60000)
   if redis.call('ZCARD', others) >= MAX_SESSIONS_PER_PRINCIPAL then return -1 end
   redis.call('HSET', key, 'principal', principal)
 end
-redis.call('HSET', key, 'startPosition', position, 'cursor', position, 'version', 1, 'epoch', 0, 'owner', '', 'users', NODE .. ',')
+redis.call('HSET', key, 'startPosition', position, 'cursor', position, 'version', 1, 'epoch', 0, 'owner', '', 'nodes', NODE_ID .. ',')
 redis.call('PEXPIRE', key, TTL)
 set_deadline(id, principal, RESUME_TIMEOUT)
-if principal then redis.call('PEXPIRE', P .. ':p:' .. principal, TTL) end
-return int(position)
+if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, TTL) end
+return format_integer(position)

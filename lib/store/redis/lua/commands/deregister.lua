@@ -1,3 +1,3 @@
 -- Ends the registration of this node. Returns 1.
-expire_node(NODE)
+expire_node(NODE_ID)
 return 1

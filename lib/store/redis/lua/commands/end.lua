@@ -2,18 +2,19 @@
 -- Returns 1 to the one command that has closed the session, otherwise 0; and the record of an expired session.
 local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session_key(id)
-local closed_by = NODE .. ':' .. number
--- An expired session is set aside until the onClose hooks have run, on this node or, if it fails, on another one.
-local expired, aside = P .. ':expired', P .. ':e:' .. id
+local closed_by = NODE_ID .. ':' .. command_number
+-- The record of an expired session is moved to this key until the onClose hooks have run, on this node or, if that fails, on
+-- another one.
+local closing, expired_key = KEY_PREFIX .. ':closing', KEY_PREFIX .. ':e:' .. id
 if deadline ~= '' then
-  if redis.call('ZSCORE', expired, id) == deadline then redis.call('HSET', aside, 'closedBy', closed_by) end
-  if redis.call('HGET', aside, 'closedBy') == closed_by then return { 1, redis.call('HGETALL', aside) } end
+  if redis.call('ZSCORE', closing, id) == deadline then redis.call('HSET', expired_key, 'closedBy', closed_by) end
+  if redis.call('HGET', expired_key, 'closedBy') == closed_by then return { 1, redis.call('HGETALL', expired_key) } end
   -- The deadline was changed meanwhile.
-  if redis.call('ZSCORE', P .. ':deadlines', id) ~= deadline then return { 0 } end
+  if redis.call('ZSCORE', KEY_PREFIX .. ':deadlines', id) ~= deadline then return { 0 } end
 end
-local start_position, close_reason, principal, users, earlier_closed_by, owner = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'users', 'closedBy', 'owner'))
+local start_position, close_reason, principal, nodes, earlier_closed_by, owner = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'nodes', 'closedBy', 'owner'))
 if not start_position then
-  redis.call('ZREM', P .. ':deadlines', id)
+  redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
   -- If the session is not to be kept, the first execution has removed it.
   return { is_retry and not keep and 1 or 0 }
 end
@@ -23,19 +24,19 @@ local version, left = redis.call('HINCRBY', key, 'version', 1), {}
 for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'm:' then
     local name = string.sub(field, 3)
-    local from, to = redis.call('HGET', key, field), num(redis.call('HGET', channel_key(name), 'last'))
-    if to > tonumber(from) then redis.call('HSET', key, 'l:' .. int(to) .. ':' .. name, from) end
+    local from, to = redis.call('HGET', key, field), to_number(redis.call('HGET', channel_key(name), 'last'))
+    if to > tonumber(from) then redis.call('HSET', key, 'l:' .. format_integer(to) .. ':' .. name, from) end
     redis.call('HDEL', key, field)
     remove_member(name)
-    left[#left + 1] = { name, int(to) }
+    left[#left + 1] = { name, format_integer(to) }
   end
 end
 -- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
-local broadcast_position = num(redis.call('HGET', P .. ':b', 'last'))
+local broadcast_position = to_number(redis.call('HGET', log_key('broadcasts'), 'last'))
 if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. cjson.encode(left)) end
-redis.call('ZREM', P .. ':deadlines', id)
-if principal then redis.call('ZREM', P .. ':p:' .. principal, id) end
-for node in string.gmatch(users or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. int(broadcast_position) .. ' ' .. reason) end
+redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
+if principal then redis.call('ZREM', KEY_PREFIX .. ':p:' .. principal, id) end
+for node in string.gmatch(nodes or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. format_integer(broadcast_position) .. ' ' .. reason) end
 if keep then
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position, 'closedBy', closed_by)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
@@ -43,9 +44,9 @@ if keep then
 end
 if deadline ~= '' then
   redis.call('HSET', key, 'closedBy', closed_by)
-  redis.call('RENAME', key, aside)
-  redis.call('ZADD', expired, clock + LEASE, id)
-  redis.call('PEXPIRE', expired, TTL)
+  redis.call('RENAME', key, expired_key)
+  redis.call('ZADD', closing, lease_clock + LEASE, id)
+  redis.call('PEXPIRE', closing, TTL)
 end
-redis.call('UNLINK', key, key .. ':log', key .. ':keys', key .. ':order', key .. ':queue')
-return { 1, redis.call('HGETALL', aside) }
+redis.call('UNLINK', key, key .. ':log', key .. ':records', key .. ':record_order', key .. ':queue')
+return { 1, redis.call('HGETALL', expired_key) }

@@ -1,67 +1,65 @@
 -- ARGS: id, name of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
 -- fingerprint of each message, with an empty key if it has none.
--- Returns a status (`unknown`, `many`, `again`: send it again with a new command, `run`, `wait`), the decision on each message, and the record if
--- it is newer.
+-- Returns a status, the decision on each message, and the record of the session if it is newer. The status is `unknown` (there
+-- is no such open session), `full`, `resend` (as a new command), `run` or `wait`.
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
-local current_version, close_reason, owner, users = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'users'))
+local current_version, close_reason, owner, nodes = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes'))
 if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
-add_user(key, users)
-local queue, keys = key .. ':queue', key .. ':keys'
-local ticket = NODE .. ' ' .. ticket_name
+add_node(key, nodes)
+local queue, records = key .. ':queue', key .. ':records'
+local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = is_concurrent_ticket(ticket)
-local new_record = not clear_dead_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
+local new_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
--- Caches the result for each node: many keys are held by few nodes.
-local known = {}
-local function is_holder_alive (node)
-  if known[node] == nil then known[node] = is_alive(node) end
-  return known[node]
+-- Caches the result for each node: many keys belong to few nodes.
+local lease_by_node = {}
+local function has_lease (node)
+  if lease_by_node[node] == nil then lease_by_node[node] = check_lease(node) end
+  return lease_by_node[node]
 end
 
-local head = live_head(key)
+local first = first_valid_queue_item(key)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
-if is_queued or is_retry then is_queued = has_ticket(key, ticket) end
-local decisions, new_count, unclaimed = {}, 0, {}
+if is_queued or is_retry then is_queued = find_queue_item(key, ticket) ~= nil end
+local decisions, new_count, new_records = {}, 0, {}
 for i = 5, #ARGS, 2 do
-  local name, fingerprint = ARGS[i], ARGS[i + 1]
-  local decision, is_claimed = 'new', name == ''
-  local entry = not is_claimed and redis.call('HGET', keys, name)
-  if entry then
-    -- Running: r, fingerprint, ticket, nodes with repeats that wait. Completed: s, fingerprint, response. Dropped: d, fingerprint.
-    local state, known_fingerprint, rest = string.match(entry, '^(%a) (%S+) (.*)$')
+  local idempotency_key, fingerprint = ARGS[i], ARGS[i + 1]
+  local decision, needs_record = 'new', idempotency_key ~= ''
+  local record = needs_record and redis.call('HGET', records, idempotency_key)
+  if record then
+    local state, known_fingerprint, rest = string.match(record, '^(%a) (%S+) (.*)$')
     local holder, waiters = string.match(rest, '^(%S+ c?%d+);(.*)$')
     if known_fingerprint ~= fingerprint then decision = 'reused'
     elseif state == 's' then decision = 's' .. rest
     elseif state == 'd' then decision = 'dropped'
-    elseif holder == ticket then is_claimed = true
-    elseif is_holder_alive(string.match(holder, '^%S+')) then
+    elseif holder == ticket then needs_record = false
+    elseif has_lease(string.match(holder, '^%S+')) then
       decision = 'wait'
-      if not string.find(waiters, NODE, 1, true) then redis.call('HSET', keys, name, entry .. NODE .. ',') end
+      if not string.find(waiters, NODE_ID, 1, true) then redis.call('HSET', records, idempotency_key, record .. NODE_ID .. ',') end
     end
   end
   decisions[#decisions + 1] = decision
   if decision == 'new' then
     new_count = new_count + 1
-    if not is_claimed then unclaimed[#unclaimed + 1] = i end
+    if needs_record then new_records[idempotency_key] = 'r ' .. fingerprint .. ' ' .. ticket .. ';' end
   end
 end
 if new_count > 0 and not is_queued then
-  -- The node may have removed the ticket meanwhile. Not an error, because the commands after a failed one are not executed.
-  if is_retry then return { 'again', {}, new_record } end
-  local waiting = count_waiting(key, new_count)
-  -- The first message is being handled, so it does not wait.
-  if waiting > 0 and waiting - 1 + new_count > MAX_WAITING_MESSAGES then return { 'many', { tostring(waiting - 1) }, new_record } end
-  local queued = ticket .. ' ' .. new_count
-  if redis.call('RPUSH', queue, queued) == 1 then redis.call('PEXPIRE', queue, TTL) end
-  redis.call('HINCRBY', key, 'waiting', new_count)
-  if not is_concurrent then head = head or queued end
+  -- The node may have removed the ticket since. Not an error, because the commands after a failed one are not executed.
+  if is_retry then return { 'resend', {}, new_record } end
+  local queued = count_queued(key, new_count)
+  if queued > 0 and queued - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(queued - 1) }, new_record } end
+  local item = ticket .. ' ' .. new_count
+  if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, TTL) end
+  redis.call('HINCRBY', key, 'queued', new_count)
+  if not is_concurrent then first = first or item end
   is_queued = true
 end
-for _, i in ipairs(unclaimed) do
-  redis.call('HSET', keys, ARGS[i], 'r ' .. ARGS[i + 1] .. ' ' .. ticket .. ';')
-  -- Without it, the keys would stay in Redis if no node renews it.
-  if redis.call('PTTL', keys) < 0 then redis.call('PEXPIRE', keys, TTL) end
+for idempotency_key, record in pairs(new_records) do
+  redis.call('HSET', records, idempotency_key, record)
+  -- If no node renews the session, Redis removes the records.
+  if redis.call('PTTL', records) < 0 then redis.call('PEXPIRE', records, TTL) end
 end
-local is_head = head and string.sub(head, 1, #ticket + 1) == ticket .. ' '
-return { (is_concurrent or not is_queued or is_head) and 'run' or 'wait', decisions, new_record }
+local is_first = first and has_ticket(first, ticket)
+return { (is_concurrent or not is_queued or is_first) and 'run' or 'wait', decisions, new_record }

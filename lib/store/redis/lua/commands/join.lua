@@ -9,15 +9,15 @@ local function reply (version, through) return { version, channels.read_history(
 
 if not start_position or close_reason then return { 0, 0, {} } end
 -- If the session has left the channel since, there is no history before its membership.
-if is_retry then return reply(UNKNOWN_VERSION, num(joined_at)) end
+if is_retry then return reply(UNKNOWN_VERSION, to_number(joined_at)) end
 if joined_at then return reply(-tonumber(current_version), tonumber(joined_at)) end
 redis.call('HSET', key, 'm:' .. name, position)
 local members, expire_at, keep, last = unpack(redis.call('HMGET', channel, 'members', 'membersExpireAt', 'keep', 'last'))
 members = channels.count(members, expire_at)
-if not channels.exists(members, keep, last) then channels.start(channel, last) end
+if not channels.exists(members, keep, last) then channels.create(channel, last) end
 redis.call('HSET', channel, 'members', members + 1)
 if keep then redis.call('HSET', channel, 'membersExpireAt', NOW + TTL * 1000) end
 channels.set_ttl(channel, keep)
 local version = redis.call('HINCRBY', key, 'version', 1)
-if owner ~= '' then notify(owner, 'joined ' .. id .. ' ' .. version .. ' ' .. int(position) .. ' ' .. name) end
+if owner ~= '' then notify(owner, 'joined ' .. id .. ' ' .. version .. ' ' .. format_integer(position) .. ' ' .. name) end
 return reply(version, position)

@@ -7,14 +7,14 @@ if not start_position or close_reason then return 0 end
 if is_retry then return UNKNOWN_VERSION end
 if not joined_at then return -tonumber(current_version) end
 redis.call('HDEL', key, 'm:' .. name)
-local to = num(redis.call('HGET', channel_key(name), 'last'))
+local to = to_number(redis.call('HGET', channel_key(name), 'last'))
 -- It still reads what was appended while it was a member.
 if to > tonumber(joined_at) then
-  redis.call('HSET', key, 'l:' .. int(to) .. ':' .. name, joined_at)
+  redis.call('HSET', key, 'l:' .. format_integer(to) .. ':' .. name, joined_at)
   local ranges = unread_ranges(key)
   if #ranges > 100 then drop_range(key, ranges[1], 'count') end
 end
 remove_member(name)
 local version = redis.call('HINCRBY', key, 'version', 1)
-if owner ~= '' then notify(owner, 'left ' .. id .. ' ' .. version .. ' ' .. int(to) .. ' ' .. name) end
+if owner ~= '' then notify(owner, 'left ' .. id .. ' ' .. version .. ' ' .. format_integer(to) .. ' ' .. name) end
 return version

@@ -1,20 +1,27 @@
--- ARGS: token, then for each item: kind (s: session with a stream on this node, c: channel, b: broadcasts, r: run with
--- readers on this node, u: session that this node uses, v: run that it uses), name, position after which to read, position up
--- to which to read, position of the newest entry that the node has or 0, epoch of the stream, version of the record that the
--- node has.
--- Returns the inbox number, the newest position, the rollback position, and a value for each item, up to the last one that
--- the byte limit allows: for a log the result of read_log, with the record of a session as its sixth value if it is newer, that
--- of a run, or how long the entries of a channel are kept; for `u` the version; for `v` the record; `gone`, `replaced`, or `taken` if
--- the request of the new owner may be older.
+-- Reads logs, and what has changed of sessions and runs, for the replicas of this node.
+-- ARGS: token, then seven for each item:
+--   kind: `session` (with a stream on this node), `channel`, `broadcasts`, `run` (with readers on this node), or `known_session`,
+--     `known_run` (which the node uses without reading the log)
+--   name, or id
+--   position after which to read
+--   position up to which to read
+--   position of the newest entry that the node has, or 0
+--   for a session: epoch of the stream
+--   for a session: version of the record that the node has
+-- Returns a marked reply with a value for each item, up to the last one that the byte limit allows. The value is for a log: the
+-- result of `read_log`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
+-- its entries are kept; for `known_session`: the version; for `known_run`: the record; for sessions also `gone`, or
+-- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
 local token = ARGS[1]
-local values, lost, budget = {}, false, READ_BYTES
+local values, is_rolled_back, bytes_left = {}, false, READ_BYTES
 
+-- Returns why the log of a session is not read, or nil and the record if it is newer.
 local function read_session (id, key, epoch, version)
-  local current_epoch, current_version, owner, close_reason, principal, users, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'users', 'isNewer'))
+  local current_epoch, current_version, owner, close_reason, principal, nodes, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'nodes', 'isNewer'))
   if not current_epoch then return 'gone' end
-  if current_epoch ~= epoch or is_retry and owner ~= NODE then return is_newer == '0' and 'taken' or 'replaced' end
-  if owner ~= NODE then redis.call('HSET', key, 'owner', NODE) end
-  add_user(key, users)
+  if current_epoch ~= epoch or is_retry and owner ~= NODE_ID then return 'replaced ' .. (is_newer or '1') end
+  if owner ~= NODE_ID then redis.call('HSET', key, 'owner', NODE_ID) end
+  add_node(key, nodes)
   if close_reason then set_ttl(key, RESUME_TIMEOUT, true)
   else
     set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
@@ -25,39 +32,39 @@ end
 
 local function read_run (id, has_readers)
   local record = runs.record(id)
-  if record[1] then runs.add_user(id, 'users') end
-  if record[1] and has_readers then runs.add_user(id, 'followers') end
+  if record[1] then runs.add_node(id, 'nodes') end
+  if record[1] and has_readers then runs.add_node(id, 'readerNodes') end
   return record
 end
 
 for i = 2, #ARGS, 7 do
-  if budget <= 0 then break end
+  if bytes_left <= 0 then break end
   local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
   local value
-  if kind == 'u' then
-    local current_version, users = unpack(redis.call('HMGET', session_key(name), 'version', 'users'))
-    if current_version then add_user(session_key(name), users) end
+  if kind == 'known_session' then
+    local current_version, nodes = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
+    if current_version then add_node(session_key(name), nodes) end
     value = current_version or 'gone'
-  elseif kind == 'v' then value = read_run(name)
+  elseif kind == 'known_run' then value = read_run(name)
   else
-    local key = kind == 's' and session_key(name) or kind == 'c' and channel_key(name) or kind == 'r' and runs.key(name) or P .. ':b'
+    local key = log_key(kind, name)
     local problem, record
-    if kind == 's' then problem, record = read_session(name, key, ARGS[i + 5], ARGS[i + 6])
-    elseif kind == 'r' then record = read_run(name, true)
-    elseif kind == 'c' then record = { redis.call('HGET', key, 'keep') } end
+    if kind == 'session' then problem, record = read_session(name, key, ARGS[i + 5], ARGS[i + 6])
+    elseif kind == 'run' then record = read_run(name, true)
+    elseif kind == 'channel' then record = { redis.call('HGET', key, 'keep') } end
     if problem then value = problem
     else
       local bytes
-      value, bytes = read_log(key, after, through, budget)
+      value, bytes = read_log(key, after, through, bytes_left)
       value[6] = record
-      budget = budget - bytes
+      bytes_left = bytes_left - bytes
       -- The node has an entry that does not exist any more. A channel or a run may have been removed with all its entries.
-      if newest > rollback_position and newest > tonumber(value[2]) and (kind ~= 'c' and kind ~= 'r' or redis.call('EXISTS', key) == 1) then
-        lost = lost or #redis.call('XRANGE', key .. ':log', int(newest), int(newest)) == 0
+      if newest > rollback_position and newest > tonumber(value[2]) and (kind ~= 'channel' and kind ~= 'run' or redis.call('EXISTS', key) == 1) then
+        is_rolled_back = is_rolled_back or #redis.call('XRANGE', key .. ':log', format_integer(newest), format_integer(newest)) == 0
       end
     end
   end
   values[#values + 1] = value
 end
-if lost then rollback() end
-return { mark_reply(token), int(position), int(rollback_position), values }
+if is_rolled_back then rollback() end
+return marked_reply(token, values)

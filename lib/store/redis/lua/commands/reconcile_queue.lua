@@ -1,24 +1,25 @@
--- ARGS: id, names of the tickets of this node. The others that Redis has of it are completed, which Redis has lost: they are
--- removed, and a repeat of their messages is handled again. Returns 1.
+-- ARGS: id, names of the tickets of this node. Redis may have lost that others were completed: these are removed, and a repeat
+-- of their messages is handled again. Returns 1.
 if is_retry then return 1 end
 local id = ARGS[1]
 local key = session_key(id)
 local is_known, removed = {}, {}
-for i = 2, #ARGS do is_known[NODE .. ' ' .. ARGS[i]] = true end
-for _, queued in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-  local ticket, node = string.match(queued, '^((%S+) c?%d+) ')
-  if node == NODE and not is_known[ticket] then
-    drop_ticket(key, queued)
+for i = 2, #ARGS do is_known[NODE_ID .. ' ' .. ARGS[i]] = true end
+for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+  local ticket, node = string.match(item, '^((%S+) c?%d+) ')
+  if node == NODE_ID and not is_known[ticket] then
+    remove_queue_item(key, item)
     removed[ticket] = true
   end
 end
 if not next(removed) then return 1 end
-local keys = redis.call('HGETALL', key .. ':keys')
-for i = 1, #keys, 2 do
-  local holder, waiters = string.match(keys[i + 1], '^r %S+ (%S+ c?%d+);(.*)$')
+local records = redis.call('HGETALL', key .. ':records')
+for i = 1, #records, 2 do
+  local idempotency_key = records[i]
+  local holder, waiters = string.match(records[i + 1], '^r %S+ (%S+ c?%d+);(.*)$')
   if removed[holder or ''] then
-    redis.call('HDEL', key .. ':keys', keys[i])
-    for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. keys[i]) end
+    redis.call('HDEL', key .. ':records', idempotency_key)
+    for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
   end
 end
 notify_next(key)

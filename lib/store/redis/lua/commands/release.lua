@@ -5,7 +5,7 @@ local key = session_key(id)
 local current_epoch, principal, close_reason, owner = unpack(redis.call('HMGET', key, 'epoch', 'principal', 'closeReason', 'owner'))
 if not current_epoch then return 1 end
 local is_current = current_epoch == epoch
-if not is_current and owner ~= '' and owner ~= NODE then return 1 end
+if not is_current and owner ~= '' and owner ~= NODE_ID then return 1 end
 redis.call('HSET', key, 'owner', '')
 redis.call('HINCRBY', key, 'version', 1)
 if not close_reason then set_deadline(id, principal, RESUME_TIMEOUT) end
@@ -15,6 +15,6 @@ redis.call('HSET', key, 'cursor', cursor)
 for _, range in ipairs(unread_ranges(key)) do
   local name = channel_key(range.name)
   if redis.call('EXISTS', name .. ':log') == 0 then drop_range(key, range, 'age')
-  elseif num(redis.call('HGET', name, 'trimmed')) >= range.to then drop_range(key, range, redis.call('HGET', name, 'trimReason')) end
+  elseif to_number(redis.call('HGET', name, 'trimmed')) >= range.to then drop_range(key, range, redis.call('HGET', name, 'trimReason')) end
 end
 return 1

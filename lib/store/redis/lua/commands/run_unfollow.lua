@@ -2,11 +2,11 @@
 -- They may have readers again since.
 if is_retry then return 1 end
 for _, id in ipairs(ARGS) do
-  local followers = redis.call('HGET', runs.key(id), 'followers')
-  if followers then
+  local reader_nodes = redis.call('HGET', run_key(id), 'readerNodes')
+  if reader_nodes then
     local others = {}
-    for node in string.gmatch(followers, '[^,]+') do if node ~= NODE then others[#others + 1] = node .. ',' end end
-    redis.call('HSET', runs.key(id), 'followers', table.concat(others))
+    for node in string.gmatch(reader_nodes, '[^,]+') do if node ~= NODE_ID then others[#others + 1] = node .. ',' end end
+    redis.call('HSET', run_key(id), 'readerNodes', table.concat(others))
   end
 end
 return 1

@@ -8,5 +8,5 @@ for i = 2, #ARGS, 2 do
   if ARGS[i + 1] == '' then redis.call('HDEL', key, 'd:' .. ARGS[i]) else redis.call('HSET', key, 'd:' .. ARGS[i], ARGS[i + 1]) end
 end
 local version = redis.call('HINCRBY', key, 'version', 1)
-if owner ~= '' and owner ~= NODE then notify(owner, 'updated ' .. id .. ' ' .. version) end
+if owner ~= '' and owner ~= NODE_ID then notify(owner, 'updated ' .. id .. ' ' .. version) end
 return version

@@ -3,40 +3,40 @@
 
 -- Refuses a command that arrives out of order, whose sender has no lease, or whose sender has given it up.
 local function check_sequence (deadline)
-  if not applied then fail('FENCED') end
-  if PREVIOUS > applied then fail('REORDERED') end
-  if NOW > deadline then fail('EXPIRED') end
+  if not applied_number then raise('FENCED') end
+  if PREVIOUS_NUMBER > applied_number then raise('REORDERED') end
+  if NOW > deadline then raise('TIMEDOUT') end
 end
 
-local function execute (name, command_number, deadline, args)
-  number = command_number
+local function execute (name, number, deadline, args)
+  command_number = number
   -- A command without a number is executed for any sender, each time that it is sent.
   if number > 0 then
     check_sequence(deadline)
-    is_retry = number <= applied
+    is_retry = number <= applied_number
   end
   local reply = get_command(name)(args)
-  if number > 0 and applied and not is_retry then
-    applied = number
-    changes['applied:' .. NODE] = number
+  if number > 0 and applied_number and not is_retry then
+    applied_number = number
+    store_changes['applied:' .. NODE_ID] = number
   end
   return reply
 end
 
-local store = redis.call('HMGET', P, 'position', 'rollbackPosition', 'leaseClock', 'applied:' .. NODE, 'inbox:' .. NODE)
-position, rollback_position, clock = num(store[1]), num(store[2]), num(store[3])
-applied, inbox = tonumber(store[4] or nil), tonumber(store[5] or nil)
-if applied and (position < HIGHEST_POSITION or applied < ACKED) then rollback() end
+local store = redis.call('HMGET', KEY_PREFIX, 'position', 'rollbackPosition', 'leaseClock', 'applied:' .. NODE_ID, 'inbox:' .. NODE_ID)
+position, rollback_position, lease_clock = to_number(store[1]), to_number(store[2]), to_number(store[3])
+applied_number, inbox_number = tonumber(store[4] or nil), tonumber(store[5] or nil)
+if applied_number and (position < HIGHEST_POSITION or applied_number < ACKED_NUMBER) then rollback() end
 local failure = ''
 local replies = {}
 local i = 5
 while ARGV[i] do
-  local name, command_number, deadline, count = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local name, number, deadline, count = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   i = i + 4
   local args = {}
   for j = 1, count do args[j] = ARGV[i + j - 1] end
   i = i + count
-  local ok, reply = pcall(execute, name, command_number, deadline, args)
+  local ok, reply = pcall(execute, name, number, deadline, args)
   if not ok then
     -- Redis throws a table, Lua a string.
     failure = type(reply) == 'table' and reply.err or tostring(reply)
@@ -47,9 +47,9 @@ while ARGV[i] do
 end
 
 local fields = {}
-for field, value in pairs(changes) do
+for field, value in pairs(store_changes) do
   fields[#fields + 1] = field
   fields[#fields + 1] = value
 end
-if #fields > 0 then redis.call('HSET', P, unpack(fields)) end
+if #fields > 0 then redis.call('HSET', KEY_PREFIX, unpack(fields)) end
 return { failure, replies }

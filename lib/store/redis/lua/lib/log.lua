@@ -1,18 +1,26 @@
 -- A log is a Redis stream with its entries, and a hash with their number and size, the newest position, and what was trimmed.
+-- The hash also has the other fields of a session, a channel or a run.
+
+local function log_key (kind, name)
+  if kind == 'session' then return session_key(name) end
+  if kind == 'channel' then return channel_key(name) end
+  if kind == 'run' then return run_key(name) end
+  return KEY_PREFIX .. ':b'
+end
 
 local function next_position ()
   position = math.max(position + 1, NOW)
-  changes.position = position
+  store_changes.position = position
   return position
 end
 
 -- Trims a log to its bounds. Not called for every entry, because the replicas of the nodes enforce the exact bounds.
-local function trim (key, bounds, bytes, last)
+local function trim (key, bounds, bytes, previous_last)
   local log = key .. ':log'
   local length = redis.call('XLEN', log)
-  if length == 1 and last > 0 then
+  if length == 1 and previous_last > 0 then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
-    redis.call('HSET', key, 'trimmed', last, 'trimReason', 'age')
+    redis.call('HSET', key, 'trimmed', previous_last, 'trimReason', 'age')
     bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]
   end
   local oldest = NOW - bounds.age * 1000
@@ -28,11 +36,11 @@ local function trim (key, bounds, bytes, last)
       length = length - 1
       trimmed, trim_reason = entry_position, reason
     end
-    if trimmed then redis.call('XTRIM', log, 'MINID', int(trimmed + 1)) end
+    if trimmed then redis.call('XTRIM', log, 'MINID', format_integer(trimmed + 1)) end
   end
   if trimmed then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', trim_reason) end
-  -- Again after an eighth of `age`, which is in milliseconds; NOW is in microseconds. The TTL is longer, so that a log in use is
-  -- trimmed and not removed.
+  -- Trims again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age` and an
+  -- eighth, so that a log in use is trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
   redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 5000)
 end
@@ -40,12 +48,12 @@ end
 -- Appends an entry to a log and returns its position. `meta`: last, bytes, count, nextTrimAt.
 local function append (key, bounds, meta, frame, except)
   local log = key .. ':log'
-  local last, bytes, count = num(meta[1]), num(meta[2]) + #frame, num(meta[3]) + 1
+  local last, bytes, count = to_number(meta[1]), to_number(meta[2]) + #frame, to_number(meta[3]) + 1
   local entry_position = next_position()
-  if except == '' then redis.call('XADD', log, int(entry_position) .. '-0', 'f', frame)
-  else redis.call('XADD', log, int(entry_position) .. '-0', 'f', frame, 'x', except) end
+  if except == '' then redis.call('XADD', log, format_integer(entry_position) .. '-0', 'f', frame)
+  else redis.call('XADD', log, format_integer(entry_position) .. '-0', 'f', frame, 'x', except) end
   redis.call('HSET', key, 'last', entry_position, 'bytes', bytes, 'count', count)
-  if NOW > num(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, last) end
+  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, last) end
   return entry_position
 end
 
@@ -53,11 +61,11 @@ end
 local function append_to_session (id, frame, except)
   local key = session_key(id)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
-  local last, owner, close_reason, start_position = num(meta[1]), meta[5], meta[6], meta[7]
+  local last, owner, close_reason, start_position = to_number(meta[1]), meta[5], meta[6], meta[7]
   if not start_position or close_reason then return -1 end
   if is_retry then return last end
   local entry_position = append(key, LOG, meta, frame, except)
-  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. int(last) .. ' ' .. int(entry_position) .. '\n' .. frame) end
+  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. format_integer(last) .. ' ' .. format_integer(entry_position) .. '\n' .. frame) end
   return entry_position
 end
 
@@ -65,11 +73,11 @@ end
 -- position of the log, up to which position it is trimmed and why, the entries, whether there are more, and the bytes read.
 local function read_log (key, after, through, limit)
   local last, trimmed, reason = unpack(redis.call('HMGET', key, 'last', 'trimmed', 'trimReason'))
-  last, trimmed, reason = num(last), num(trimmed), reason or 'count'
+  last, trimmed, reason = to_number(last), to_number(trimmed), reason or 'count'
   local list, bytes, has_more = {}, 0, last > after and through > after
-  local from, to = after, through < 9e15 and int(through) or '+'
+  local from, to = after, through < 9e15 and format_integer(through) or '+'
   while has_more and bytes < limit do
-    local chunk = redis.call('XRANGE', key .. ':log', int(from + 1), to, 'COUNT', 32)
+    local chunk = redis.call('XRANGE', key .. ':log', format_integer(from + 1), to, 'COUNT', 32)
     for _, entry in ipairs(chunk) do
       list[#list + 1] = entry
       bytes = bytes + #entry[2][2] + 60
@@ -78,5 +86,5 @@ local function read_log (key, after, through, limit)
     has_more = #chunk == 32
   end
   if last > trimmed and redis.call('EXISTS', key .. ':log') == 0 then trimmed, reason = last, 'age' end
-  return { int(last), int(trimmed), reason, list, has_more and 1 or 0 }, bytes
+  return { format_integer(last), format_integer(trimmed), reason, list, has_more and 1 or 0 }, bytes
 end

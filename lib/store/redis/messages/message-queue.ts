@@ -2,11 +2,11 @@ import { IdempotencyKeyReused, ResponseDropped, SessionUnknown, StoreUnavailable
 import { noop } from '../../../awaitable.js'
 import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../../message-queue.js'
 import type { CommandQueue } from '../command-queue.js'
-import { bounded } from '../connection.js'
+import { withTimeout } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
 
-/** How many handled messages of a batch may wait for the confirmation of Redis. If this process fails, these are handled again. */
+/** Maximum number of handled messages of a batch whose `complete` is not confirmed. If this process fails, these are handled again. */
 const MAX_UNACKED = 8
 
 /** A message without a result. */
@@ -37,7 +37,7 @@ interface Ticket {
   readonly name: string
   messages: PendingMessage[]
   /** The node id with which it is in the queue in Redis; empty if it is not. */
-  node: string
+  nodeId: string
   isQueued: boolean
   /** Whether a command for it is in progress. */
   isPending: boolean
@@ -45,7 +45,7 @@ interface Ticket {
   hasChanged: boolean
 }
 
-type EnqueueReply = readonly [status: 'unknown' | 'many' | 'again' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
+type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
 
 export interface MessageQueuesListener {
   /** Whether other nodes may handle the messages of this one. */
@@ -59,7 +59,7 @@ export interface MessageQueuesListener {
  * a message is next, or when the response that it waits for is stored.
  */
 export class MessageQueues {
-  readonly #queue: CommandQueue
+  readonly #commandQueue: CommandQueue
   readonly #listener: MessageQueuesListener
   readonly #waiting = new Map<string, Ticket>()
   readonly #handling = new Map<Ticket, Promise<void>>()
@@ -67,11 +67,11 @@ export class MessageQueues {
   #lastNumber = 0
 
   constructor (queue: CommandQueue, listener: MessageQueuesListener) {
-    this.#queue = queue
+    this.#commandQueue = queue
     this.#listener = listener
   }
 
-  queueOf (state: SessionReplica): MessageQueue {
+  getQueue (state: SessionReplica): MessageQueue {
     return {
       enqueue: async message => {
         const [result] = await this.#enqueue(state, [message])
@@ -81,35 +81,37 @@ export class MessageQueues {
     }
   }
 
-  /** Something has changed for messages that wait; see `ReducerListener.onQueueChange`. */
-  onChange (kind: string, text: string): void {
-    if (kind === 'expired') {
-      this.retryAll()
-      return
-    }
-    const space = text.indexOf(' ')
-    for (const ticket of kind === 'turn' ? [this.#waiting.get(text)] : this.#waiting.values()) {
-      if (ticket === undefined) continue
-      const { state: { id }, messages } = ticket
-      if (kind === 'turn' || (kind === 'closed' ? id === text : id === text.slice(0, space) && messages.some(({ key }) => key === text.slice(space + 1)))) this.#retry(ticket)
-    }
+  /** Sends a ticket again whose messages are next. */
+  retryTicket (name: string): void {
+    const ticket = this.#waiting.get(name)
+    if (ticket !== undefined) this.#retry(ticket)
   }
 
-  /** Notifications may have been missed. */
+  /** Sends the tickets again that wait for the response to a message with a key. */
+  retryRepeats (sessionId: string, key: string): void {
+    this.#retryIf(({ state, messages }) => state.id === sessionId && messages.some(message => message.key === key))
+  }
+
+  /** Sends the tickets of a session again. */
+  retrySession (sessionId: string): void {
+    this.#retryIf(({ state }) => state.id === sessionId)
+  }
+
+  /** Sends all tickets again. */
   retryAll (): void {
-    for (const ticket of this.#waiting.values()) this.#retry(ticket)
+    this.#retryIf(() => true)
   }
 
   /** Redis has lost data: removes the tickets that it still has of this node, but that are completed. */
   reconcile (sessions: readonly SessionReplica[]): void {
     const names = new Map<SessionReplica, string[]>(sessions.map(state => [state, []]))
     for (const { state, name } of [...this.#waiting.values(), ...this.#handling.keys()]) names.get(state)?.push(name)
-    for (const [{ id }, tickets] of names) this.#queue.executeReliably('reconcile_queue', id, ...tickets)
+    for (const [{ id }, tickets] of names) this.#commandQueue.executeReliably('reconcile_queue', id, ...tickets)
   }
 
   /** Whether a handler is running for the session that another node may run, too, because this process was treated as failed. */
   hasFencedHandler (state: SessionReplica): boolean {
-    return state.handlerNodes.some(node => node !== this.#queue.node)
+    return state.handlerNodeIds.some(nodeId => nodeId !== this.#commandQueue.nodeId)
   }
 
   /** Rejects the messages that wait. Resolves when the running handlers have finished. */
@@ -119,15 +121,19 @@ export class MessageQueues {
     await Promise.all(this.#handling.values())
   }
 
+  #retryIf (matches: (ticket: Ticket) => boolean): void {
+    for (const ticket of this.#waiting.values()) if (matches(ticket)) this.#retry(ticket)
+  }
+
   #retry (ticket: Ticket): void {
     if (ticket.isPending) ticket.hasChanged = true
     else this.#request(ticket).catch(noop)
   }
 
   /** Rejects the messages of a ticket, and removes them from the queue in Redis. */
-  #giveUp ({ state, name, node, messages }: Ticket, error: unknown): void {
+  #giveUp ({ state, name, nodeId, messages }: Ticket, error: unknown): void {
     this.#waiting.delete(name)
-    this.#complete(state, `${node} ${name}`, true, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+    this.#complete(state, `${nodeId} ${name}`, true, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
     for (const message of messages) message.reject(error)
   }
 
@@ -154,7 +160,7 @@ export class MessageQueues {
 
   #createTicket (state: SessionReplica, messages: PendingMessage[]): Ticket {
     const name = `${messages[0]?.message.isConcurrent === true ? 'c' : ''}${++this.#lastNumber}`
-    const ticket: Ticket = { state, name, messages, node: '', isQueued: false, isPending: false, hasChanged: false }
+    const ticket: Ticket = { state, name, messages, nodeId: '', isQueued: false, isPending: false, hasChanged: false }
     this.#waiting.set(name, ticket)
     return ticket
   }
@@ -169,10 +175,10 @@ export class MessageQueues {
     let sentBy = ''
     try {
       do {
-        sentBy = this.#queue.node
-        const isQueued = ticket.isQueued && ticket.node === sentBy
-        reply = await this.#queue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
-      } while (reply[0] === 'again')
+        sentBy = this.#commandQueue.nodeId
+        const isQueued = ticket.isQueued && ticket.nodeId === sentBy
+        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
+      } while (reply[0] === 'resend')
     } catch (error) {
       this.#sent(ticket, sentBy)
       this.#giveUp(ticket, error)
@@ -181,7 +187,7 @@ export class MessageQueues {
     this.#sent(ticket, sentBy)
     const [status, decisions, record] = reply
     if (record.length > 0 || status === 'unknown') this.#listener.onRecord(state, record)
-    if (status === 'unknown' || status === 'many') {
+    if (status === 'unknown' || status === 'full') {
       const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
       this.#waiting.delete(name)
       for (const message of messages) message.reject(error)
@@ -196,12 +202,12 @@ export class MessageQueues {
   /** The command for a ticket was executed, or was given up. */
   #sent (ticket: Ticket, sentBy: string): void {
     ticket.isPending = false
-    ticket.node = sentBy === '' ? this.#queue.node : sentBy
+    ticket.nodeId = sentBy === '' ? this.#commandQueue.nodeId : sentBy
   }
 
   /** Applies the decisions of Redis on the messages of a ticket. */
   #decide (ticket: Ticket, messages: readonly PendingMessage[], status: 'run' | 'wait', decisions: readonly string[]): void {
-    const { state, name, node } = ticket
+    const { state, name, nodeId } = ticket
     const added: PendingMessage[] = []
     const repeats: PendingMessage[] = []
     const open: PendingMessage[] = []
@@ -217,20 +223,21 @@ export class MessageQueues {
     }
     ticket.messages = open
     ticket.isQueued ||= added.length > 0
-    // Repeats keep their place: if the node of the first message fails, they are handled before the messages after them.
+    // A ticket with repeats stays in the queue until its first new message is next: if the node of a first message fails, its repeat
+    // is handled here, before later messages.
     if (open.length > 0 && (added.length === 0 || status === 'wait')) return
-    if (added.length > 0 && (this.#isClosed || this.#listener.isFenced() || node !== this.#queue.node)) {
+    if (added.length > 0 && (this.#isClosed || this.#listener.isFenced() || nodeId !== this.#commandQueue.nodeId)) {
       this.#giveUp(ticket, new StoreUnavailable())
       return
     }
     this.#waiting.delete(name)
-    // Otherwise they would wait for tickets that are after this one in the queue.
+    // Otherwise they would wait for tickets behind this one.
     for (const message of repeats) this.#requestLater(this.#createTicket(state, [message]))
     if (added.length === 0) return
-    state.handlerNodes.push(node)
-    const handling = this.#handle(state, `${node} ${name}`, node, added).finally(() => {
+    state.handlerNodeIds.push(nodeId)
+    const handling = this.#handle(state, `${nodeId} ${name}`, nodeId, added).finally(() => {
       this.#handling.delete(ticket)
-      state.handlerNodes.splice(state.handlerNodes.indexOf(node), 1)
+      state.handlerNodeIds.splice(state.handlerNodeIds.indexOf(nodeId), 1)
     })
     this.#handling.set(ticket, handling)
   }
@@ -240,7 +247,7 @@ export class MessageQueues {
   }
 
   #complete (state: SessionReplica, ticket: string, isLast: boolean, responses: string[]): Promise<void> {
-    return this.#queue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
+    return this.#commandQueue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
   }
 
   async #handle (state: SessionReplica, ticket: string, node: string, messages: readonly PendingMessage[]): Promise<void> {
@@ -248,8 +255,8 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      // Another node may handle the messages of a fenced node.
-      const mayStart = node === this.#queue.node && !this.#listener.isFenced() && !this.#isClosed
+      // A fenced node must not start a handler, because another node may run it.
+      const mayStart = node === this.#commandQueue.nodeId && !this.#listener.isFenced() && !this.#isClosed
       try {
         if (!mayStart) throw new StoreUnavailable()
         response = await message.handle()
@@ -257,11 +264,12 @@ export class MessageQueues {
         failure = error
       }
       const isLast = index === messages.length - 1
-      // A client gets its response before Redis confirms this command: it is sent until it is executed, and before all later commands.
+      // The client gets its response before Redis confirms `complete`: the command is sent until it is executed, and later commands
+      // stay behind it.
       completed.push(isLast || key !== '' ? this.#complete(state, ticket, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
-      // Until then, another node would refuse a message that uses the key for other data.
-      else if (mayStart && key !== '') bounded(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)
+      // Rejects only when Redis has removed the key, so that the client can use it again on every node.
+      else if (mayStart && key !== '') withTimeout(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)
       else reject(failure)
       await completed[index - MAX_UNACKED]
     }

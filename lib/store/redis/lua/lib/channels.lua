@@ -1,0 +1,82 @@
+-- Channels, and what sessions read of them after leaving.
+
+-- Returns the ranges of left channels that a session has not read completely, the oldest first.
+local function unread_ranges (key)
+  local ranges = {}
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    local to, name = string.match(field, '^l:(%d+):(.*)$')
+    if to then ranges[#ranges + 1] = { field = field, to = tonumber(to), name = name } end
+  end
+  table.sort(ranges, function (a, b) return a.to < b.to end)
+  return ranges
+end
+
+-- Drops the range of a left channel. The loss is recorded in the session's own log, because the dropped range cannot report it.
+local function drop_range (key, range, reason)
+  redis.call('HDEL', key, range.field)
+  local last, trimmed = unpack(redis.call('HMGET', key, 'last', 'trimmed'))
+  if range.to > to_number(trimmed) then redis.call('HSET', key, 'trimmed', range.to, 'trimReason', reason) end
+  if range.to > to_number(last) then redis.call('HSET', key, 'last', range.to) end
+end
+
+-- A channel is a hash, with a log. It exists while it has members, or entries that are kept. After that, former members may
+-- still read its log. If its entries are kept, it has the fields `keep`, in milliseconds, and `membersExpireAt`: the time after
+-- which `members` is not valid. While no node runs, Redis removes sessions by their TTL, and nothing decrements `members`.
+local channels = {}
+
+-- Returns the number of members, from the fields `members` and `membersExpireAt`.
+function channels.count (members, expire_at)
+  return expire_at and NOW > tonumber(expire_at) and 0 or to_number(members)
+end
+
+function channels.bounds (keep)
+  if to_number(keep) == 0 then return CHANNEL_LOG end
+  return { entries = CHANNEL_LOG.entries, bytes = CHANNEL_LOG.bytes, age = math.max(CHANNEL_LOG.age, tonumber(keep)) }
+end
+
+-- Sets the TTL of a channel. That of one that is kept is at least as long as that of its log.
+function channels.set_ttl (key, is_kept)
+  redis.call('PEXPIRE', key, is_kept and math.max(TTL, redis.call('PTTL', key .. ':log') + 5000) or TTL)
+end
+
+function channels.exists (members, keep, last)
+  return members > 0 or to_number(keep) > 0 and NOW - to_number(last) <= channels.bounds(keep).age * 1000
+end
+
+-- Creates a channel, whose history starts after the current position.
+function channels.create (key, last)
+  redis.call('HSET', key, 'historyStart', position)
+  -- If a channel with this name had entries before, Redis has removed them: all up to the current position count as lost.
+  if not last then
+    redis.call('HSET', key, 'trimmed', position, 'trimReason', 'age')
+    redis.call('UNLINK', key .. ':log')
+  end
+end
+
+-- Reads the newest entries up to a position, at most `count`, without those that exclude a session, until about READ_BYTES
+-- are read. Returns the position up to which to continue, 0 if there are no more, and the frames, the newest first.
+function channels.read_history (key, id, count, through)
+  if count == 0 then return 0, {} end
+  local start, keep = unpack(redis.call('HMGET', key, 'historyStart', 'keep'))
+  local oldest = math.max(to_number(start) + 1, NOW - channels.bounds(keep).age * 1000)
+  local frames, bytes = {}, 0
+  while through >= oldest and bytes < READ_BYTES do
+    local chunk = redis.call('XREVRANGE', key .. ':log', format_integer(through), format_integer(oldest), 'COUNT', 8)
+    for _, entry in ipairs(chunk) do
+      local frame, except = entry[2][2], entry[2][4]
+      bytes = bytes + #frame + 60
+      through = tonumber(string.match(entry[1], '^%d+')) - 1
+      if except ~= id then frames[#frames + 1] = frame end
+      if #frames == count then return 0, frames end
+    end
+    if #chunk < 8 then return 0, frames end
+  end
+  return through < oldest and 0 or through, frames
+end
+
+local function remove_member (name)
+  local key = channel_key(name)
+  if redis.call('HINCRBY', key, 'members', -1) > 0 then return end
+  if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
+  else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
+end

@@ -1,0 +1,84 @@
+-- The queues of messages, and the responses that are stored for repeats.
+
+-- The queue of a session is a list. An item is `<ticket> <number of messages>`, and a ticket is `<node id> <name>`. The field
+-- `queued` of the session is the sum of the numbers. A name is a number; `c` before it means concurrent: the message does not
+-- wait for the first ticket. The hash `:records` has what is known of each idempotency key:
+--   r <fingerprint> <ticket>;<ids of the nodes with repeats that wait>   while the message waits or is being handled (running)
+--   s <fingerprint> <response>                                           when its response is stored
+--   d <fingerprint>                                                      when its response was dropped
+-- The list `:record_order` has the keys with a stored or dropped response, the oldest first.
+
+local function remove_queue_item (key, item)
+  if redis.call('LREM', key .. ':queue', 1, item) > 0 then
+    redis.call('HINCRBY', key, 'queued', -tonumber(string.match(item, '%d+$')))
+  end
+end
+
+local function is_concurrent_ticket (ticket) return string.find(ticket, ' c', 1, true) ~= nil end
+
+local function has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
+
+-- Returns the item of the first ticket that is not concurrent. Items of expired nodes before it are removed.
+local function first_valid_queue_item (key)
+  local index = 0
+  while true do
+    local item = redis.call('LINDEX', key .. ':queue', index)
+    if not item then return nil end
+    if not check_lease(string.match(item, '^%S+')) then remove_queue_item(key, item)
+    elseif is_concurrent_ticket(item) then index = index + 1
+    else return item end
+  end
+end
+
+local function find_queue_item (key, ticket)
+  for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+    if has_ticket(item, ticket) then return item end
+  end
+end
+
+local function remove_ticket (key, ticket)
+  local first = redis.call('LINDEX', key .. ':queue', 0)
+  local item = first and has_ticket(first, ticket) and first or find_queue_item(key, ticket)
+  if item then remove_queue_item(key, item) end
+end
+
+-- Notifies the node of the first ticket that its messages are next.
+local function notify_next (key)
+  local node, name = string.match(first_valid_queue_item(key) or '', '^(%S+) (%d+)')
+  if node then notify(node, 'turn ' .. name) end
+end
+
+-- Returns the number of messages in the queue. If there is no room for new ones, those of expired nodes are removed first.
+local function count_queued (key, new_count)
+  local queued = to_number(redis.call('HGET', key, 'queued'))
+  -- The first message is being handled, so it does not wait.
+  if queued - 1 + new_count <= MAX_WAITING_MESSAGES then return queued end
+  for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+    if not check_lease(string.match(item, '^%S+')) then remove_queue_item(key, item) end
+  end
+  return to_number(redis.call('HGET', key, 'queued'))
+end
+
+-- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
+-- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again.
+-- `droppedResponses`: how many keys, from the oldest on, have no response any more.
+local function limit_responses (key, count, added_bytes)
+  local records, record_order = key .. ':records', key .. ':record_order'
+  local response_bytes, dropped_responses = unpack(redis.call('HMGET', key, 'responseBytes', 'droppedResponses'))
+  local bytes, dropped = to_number(response_bytes) + added_bytes, to_number(dropped_responses)
+  local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) (.*)$') end
+  if count > MAX_IDEMPOTENCY_KEYS then
+    local oldest = redis.call('LPOP', record_order)
+    local _, response = parse(oldest)
+    if dropped > 0 then dropped = dropped - 1 else bytes = bytes - #(response or '') end
+    redis.call('HDEL', records, oldest)
+  end
+  while bytes > MAX_RESPONSE_BYTES do
+    local oldest = redis.call('LINDEX', record_order, dropped)
+    if not oldest then break end
+    local fingerprint, response = parse(oldest)
+    if fingerprint then redis.call('HSET', records, oldest, 'd ' .. fingerprint .. ' ') end
+    bytes, dropped = bytes - #(response or ''), dropped + 1
+  end
+  redis.call('HSET', key, 'responseBytes', math.max(bytes, 0), 'droppedResponses', dropped)
+end
