@@ -44,7 +44,7 @@ const FOREIGN_TIMEOUT = 60_000
 // Maximum number of characters of an event that are not data: its id, its name and the field names.
 const OVERHEAD = 1024
 // A header cannot contain other characters, and a long one would be refused.
-const SENDABLE_ID = /^[^\0-\x08\x0a-\x1f\x7f]{0,1024}$/ // eslint-disable-line no-control-regex
+const SENDABLE_ID = /^[\t -~\x80-\uffff]{0,1024}$/
 
 /** Keeps one event stream open. Resumes it after the last received event. Has at most one request at a time. */
 export interface Connection {
@@ -133,9 +133,11 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     opening = undefined
   }
 
+  const createForeignError = (received: string): ClientError => new ClientError('NOT_A_STREAM', `Expected an event stream, got ${received}; check the URL`)
+
   /** Throws the error for a response that is not from the server. Closes the session if all responses are of this kind for too long. */
   const rejectForeign = (received: string): void => {
-    const error = new ClientError('NOT_A_STREAM', `Expected an event stream, got ${received}; check the URL`)
+    const error = createForeignError(received)
     const now = Date.now()
     // Without a network, only a service worker can respond.
     if (isOffline()) foreignSince = now
@@ -149,7 +151,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     const requestedId = lastEventId
     const response = await send(path, {
       // [WHATWG HTML 9.2.3] The id is sent in UTF-8. `fetch` takes a string with one character for each byte.
-      headers: { accept: 'text/event-stream', ...requestedId !== '' && { 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) } },
+      headers: { accept: 'text/event-stream', 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) },
       cache: 'no-store',
       signal,
       body: () => {
@@ -169,26 +171,24 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
       throw error
     }
     const type = headers.get('content-type')
-    if (!body) return fail(new ClientError('NOT_A_STREAM', `Got ${status} ${type} without a readable body`))
+    // Every response to `fetch` with such a status has one, unless the platform cannot read streams.
+    if (!body) return fail(createForeignError('no readable body'))
     const reader = body.getReader()
-    if (!/^text\/event-stream\b/i.test(type ?? '')) {
-      return rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
-    }
-    return await readStream(reader, signal, requestedId)
+    if (/^text\/event-stream\b/i.test(type ?? '')) await readStream(reader, signal, requestedId)
+    else rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
   }
 
-  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, requestedId: string): Promise<never> => {
-    const failTooLarge = (): void => {
-      fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
+  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, requestedId: string): Promise<void> => {
+    const limitSize = (size: number): void => {
+      if (size > maxEventSize) fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
     }
     const parse = createParser(
       // These functions check the signal, because a listener may have closed or replaced the stream. If it was replaced, the server
       // sends the rest of the chunk again.
       id => { if (!signal.aborted && SENDABLE_ID.test(id)) lastEventId = id },
       (event, data) => {
-        if (signal.aborted || (isStopped && event !== 'welcome')) return
-        if (data.length > maxEventSize) return failTooLarge()
-        handleEvent(event, data, requestedId)
+        limitSize(data.length)
+        if (!signal.aborted && (!isStopped || event === 'welcome')) handleEvent(event, data, requestedId)
       },
       retry => { retrySettings.retryDelay = retry }
     )
@@ -199,7 +199,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
       if (signal.aborted) break
       if (done) throw new ClientError('ENDED', 'The stream ended')
       restartIdleTimer()
-      if (parse(decoder.decode(value, { stream: true })) > maxEventSize + OVERHEAD) failTooLarge()
+      limitSize(parse(decoder.decode(value, { stream: true })) - OVERHEAD)
     }
     throw abortError
   }

@@ -3,7 +3,7 @@ export class ClientError extends Error {
   /**
    * The code of the server's error response, `HTTP_<status>` if that response has no code, or one of these:
    *
-   * - `CLOSED`: the session is closed, or the React component is not mounted.
+   * - `CLOSED`: the session is closed, or the component of a framework is not mounted or has no URL.
    * - `TIMEOUT`: a message got no response in time. It may have been handled. The `cause` is the last error of a request, if there is one.
    * - `QUEUE_FULL`: `maxQueued` messages have no response yet.
    * - `RESET`: the session was lost before a message got its response. The message may have been handled.
@@ -18,9 +18,9 @@ export class ClientError extends Error {
    * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.
    * - `OPTION_INVALID`: an option does not exist, or its value is invalid.
    */
-  readonly code: string
+  declare readonly code: string
   /** The HTTP status of the response; `undefined` if the error does not come from a response. */
-  readonly status: number | undefined
+  declare readonly status: number | undefined
 
   constructor (code: string, message: string, { status, cause }: { status?: number, cause?: unknown } = {}) {
     super(message, cause === undefined ? {} : { cause })

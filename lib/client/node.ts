@@ -1,4 +1,5 @@
 import type { Contract } from '../contract.js'
+import { onAbort } from './node-abort.js'
 import { createFetch, type Dispatcher } from './node-fetch.js'
 import type { ConnectOptions, Resolvable } from './options.js'
 import { openSession, type ClientSession } from './session.js'
@@ -31,6 +32,7 @@ function isUnsent (error: unknown): boolean {
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher, ...options }: NodeConnectOptions = {}): ClientSession<C> {
   return openSession(url, options, {
     fetch: createFetch(dispatcher),
+    onAbort,
     isInvalid,
     isUnsent
   }) as ClientSession<C>

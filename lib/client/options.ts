@@ -1,3 +1,4 @@
+import type { OnAbort } from './abort.js'
 import { ClientError } from './errors.js'
 
 /** A value, or a function that returns the value or a promise for it. */
@@ -9,9 +10,11 @@ export type RequestHeaders = NonNullable<RequestInit['headers']> | Record<string
 /** Sends a request, like the global `fetch`. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
-/** What a platform has in place of the global `fetch`. */
+/** What differs between platforms. */
 export interface Platform {
   readonly fetch: Fetch
+  /** Adds a listener to a signal of the app. Default: as in browsers. */
+  readonly onAbort?: OnAbort
   /** Whether an error shows that the request can never be sent. */
   readonly isInvalid?: (error: unknown) => boolean
   /** Whether an error shows that the request has not reached a server. Browsers do not report that. */

@@ -13,7 +13,7 @@ type NetworkInformation = EventTarget & { readonly effectiveType: string }
 export function addPageListeners (connection: Connection, urls: ReadonlyMap<string, string>, close: () => void, signal: AbortSignal): void {
   const { document, navigator } = globalThis
   const network = (navigator as { connection?: NetworkInformation } | undefined)?.connection
-  const scope = document === undefined ? globalThis : document.defaultView
+  const scope = document?.defaultView ?? globalThis
   // The global objects of Node and React Native are not event targets.
   const add = (target: Partial<EventTarget> | null | undefined, event: string, run: (event: PageEvent) => void): void => {
     target?.addEventListener?.(event, run as (event: Event) => void, { signal })
@@ -26,7 +26,7 @@ export function addPageListeners (connection: Connection, urls: ReadonlyMap<stri
   add(document, 'visibilitychange', () => { if (!document.hidden) connection.probe() })
   add(document ?? scope, 'securitypolicyviolation', ({ blockedURI, disposition }) => {
     if (disposition === 'enforce' && [...urls.values()].includes(blockedURI as string)) {
-      connection.fail(createRequestError(new Error('add the URL to connect-src of the Content-Security-Policy')))
+      connection.fail(createRequestError(new Error('allow it in connect-src of the Content-Security-Policy')))
     }
   })
   add(network, 'change', () => {

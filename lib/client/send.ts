@@ -14,7 +14,7 @@ interface SendOptions extends Omit<RequestInit, 'body'> {
   readonly onUnsent?: () => void
 }
 
-/** Sends a request to a path under the URL of the session. */
+/** Sends a request to a path under the URL of the session. Empty headers are not sent. */
 export type Send = (path: string, options: SendOptions) => Promise<Response>
 
 /**
@@ -38,7 +38,8 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
     if (init.signal.aborted) throw abortReason(init.signal)
     try {
       return await (fetch ?? platform.fetch)(target, {
-        ...credentials !== undefined && { credentials },
+        // Not every `fetch` accepts the value `undefined`.
+        ...credentials && { credentials },
         ...init,
         headers: merged,
         body: body?.() ?? null
@@ -77,7 +78,7 @@ function mergeHeaders (userHeaders: RequestHeaders = {}, ownHeaders: Record<stri
   for (const [name, value] of entries) if (value !== undefined && value !== null) headers.append(name, value)
   // The client's own content type follows, if the request has a body.
   headers.delete('content-type')
-  for (const [name, value] of Object.entries(ownHeaders)) headers.set(name, value)
+  for (const [name, value] of Object.entries(ownHeaders)) if (value !== '') headers.set(name, value)
   return Object.fromEntries(headers)
 }
 

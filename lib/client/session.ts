@@ -1,7 +1,7 @@
 import type { Contract, DownData, DownEvent, Payload, Received, UpResult, UpData, UpEvent, UpValue } from '../contract.js'
 import { setTimer } from './backoff.js'
 import { createConnection, type Welcome } from './connection.js'
-import { abortReason, onAbort } from './abort.js'
+import { abortReason, onAbort as addAbortListener } from './abort.js'
 import { ClientError, createResponseError } from './errors.js'
 import { assertOptions, type ConnectOptions, type Platform, type Resolvable } from './options.js'
 import { createOutbox, type RequestOptions } from './outbox.js'
@@ -132,10 +132,11 @@ export interface SubscribeOptions {
 /** An event of the server, and the memory that it needs in a buffer, in characters. */
 type BufferedEvent = readonly [received: Received, size: number]
 
-/** Opens a session with the `fetch` of a platform. A closure instead of a class, so that no method needs `this`. */
+/** Opens a session on a platform. A closure instead of a class, so that no method needs `this`. */
 export function openSession (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform): ClientSession {
   assertOptions(options)
   const { paths: { downward = '/downward', upward = '/upward' } = {}, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24 } = options
+  const { onAbort = addAbortListener } = platform
   const retrySettings = { retryDelay: 1000 }
   const listeners = new Set<readonly [event: string, listener: (data: never) => void]>()
   const abortController = new AbortController()
@@ -158,9 +159,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     }
   }
 
-  // Emits an error, or prints it if there is no listener for any of the events.
-  const reportError = (error: unknown, ...events: string[]): void => {
-    if ([...listeners].some(([event]) => events.includes(event))) notify('error', error)
+  // Emits an error, or prints it if there is no listener for it, nor for the other event.
+  const reportError = (error: unknown, otherEvent?: string): void => {
+    if ([...listeners].some(([event]) => event === 'error' || event === otherEvent)) notify('error', error)
     else console.error(error)
   }
 
@@ -170,7 +171,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     outbox.close(error ?? new ClientError('CLOSED', `The session is closed (${reason}); connect again`))
     abortController.abort()
     // An iterator throws the error.
-    if (error) reportError(error, 'error', ITERATOR_EVENT)
+    if (error) reportError(error, ITERATOR_EVENT)
     notify('close', { reason })
     notify(ITERATOR_EVENT)
   }
@@ -184,18 +185,20 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     return () => { listeners.delete(entry) }
   }
 
+  const request = (event: string, data: unknown, options?: RequestOptions): Promise<unknown> => outbox.push(event, data, options).result
+
   async function * iterate (accepts: (received: Received) => boolean, isOver = () => state === 'closed'): AsyncGenerator<Received, void, undefined> {
     const queue: BufferedEvent[] = []
     let bufferedSize = 0
-    let isFull = false
     let wake: (() => void) | undefined
     const remove = on(ITERATOR_EVENT, (event?: BufferedEvent) => {
-      if (event && !isFull && accepts(event[0])) {
-        queue.push(event)
+      if (event && bufferedSize < Infinity && accepts(event[0])) {
         bufferedSize += event[1]
         // The first event may have any size.
-        isFull = bufferedSize > MAX_BUFFER_SIZE && queue.length > 1
-        if (isFull) queue.length = 0
+        if (queue.push(event) > 1 && bufferedSize > MAX_BUFFER_SIZE) {
+          bufferedSize = Infinity
+          queue.length = 0
+        }
       }
       wake?.()
     })
@@ -205,7 +208,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
         if (event) {
           bufferedSize -= event[1]
           yield event[0]
-        } else if (isFull) {
+        } else if (bufferedSize > 0) {
           throw new ClientError('BUFFER_FULL', 'The loop is too slow')
         } else if (isOver()) {
           break
@@ -222,9 +225,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   async function * subscribe (name: string, data?: unknown, { signal }: SubscribeOptions = {}): AsyncGenerator<unknown, void, undefined> {
     const id = `s${nextId++}`
     let end: Part['end'] | undefined
-    let failure: [error: unknown] | undefined
+    let failure: unknown
     const fail = (error: unknown): void => {
-      failure = [error]
+      failure = error
       notify(ITERATOR_EVENT)
     }
     if (signal?.aborted) throw abortReason(signal)
@@ -236,12 +239,12 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       if (message.attempts === 0) message.reject(reason)
     })
     const started = message.result.then(response => {
-      if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING', `The handler of ${name} returned no iterable; use request`)
+      if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING', 'The handler streams nothing; use request')
     }).catch(fail)
     // Before the message was sent, a gap contains no values.
     const accepts = ({ event, data }: Received): boolean => event === 'gap' ? message.attempts > 0 : event === 'part' && (data as Part).message === id
     try {
-      for await (const { event, data } of iterate(accepts, () => !!failure || state === 'closed')) {
+      for await (const { event, data } of iterate(accepts, () => failure !== undefined || state === 'closed')) {
         if (event === 'gap') throw new ClientError('INCOMPLETE', 'Values may be missing')
         end = (data as Part).end
         if (!end) yield (data as Part).data
@@ -249,11 +252,11 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
         else if (end.response) throw createResponseError(end.response.status, end.response.body)
         else throw new ClientError('HANDLER_LOST', `The handler was ${end.status}`)
       }
-      throw failure ? failure[0] : new ClientError('CLOSED', 'The session is closed')
+      throw failure ?? new ClientError('CLOSED', 'The session is closed')
     } finally {
       removeAbort?.()
       // After the response, because the server may handle this message first.
-      if (!end) started.then(() => message.attempts > 0 && outbox.push('part', { message: id }).result.catch(() => {}))
+      if (!end) started.then(() => message.attempts > 0 && request('part', { message: id }).catch(() => {}))
     }
   }
 
@@ -282,9 +285,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const urls = new Map<string, string>()
   const send = createSend(url, options, platform, urls)
-  const outbox = createOutbox(send, { path: upward, timeout, maxQueued }, retrySettings, {
+  const outbox = createOutbox(send, { path: upward, timeout, maxQueued, onAbort }, retrySettings, {
     onStale: () => { if (state === 'open') connection.reconnect() },
-    onUnhandled: error => { reportError(error, 'error') }
+    onUnhandled: reportError
   })
   const connection = createConnection(send, { path: downward, maxEventSize }, retrySettings, {
     onWelcome: welcome => {
@@ -308,7 +311,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
         notify('error', error)
       }
     },
-    onParseError: error => { reportError(error, 'error') },
+    onParseError: reportError,
     onClose: finish
   })
   addPageListeners(connection, urls, close, abortController.signal)
@@ -316,11 +319,11 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const session: Omit<ClientSession, 'sessionId'> = {
     get state () { return state },
-    get signal () { return abortController.signal },
+    signal: abortController.signal,
     on,
-    send: (data?: unknown) => outbox.push('message', data).result as Promise<void>,
-    emit: (event: string, data?: unknown) => outbox.push(event, data).result as Promise<void>,
-    request: ((event: string, data: unknown, options?: RequestOptions) => outbox.push(event, data, options).result) as ClientSession['request'],
+    send: (data?: unknown) => request('message', data) as Promise<void>,
+    emit: request as ClientSession['emit'],
+    request: request as ClientSession['request'],
     subscribe: subscribe as ClientSession['subscribe'],
     close,
     [Symbol.asyncIterator]: () => iterate(({ event }) => event !== 'gap' && event !== 'part')
