@@ -7,10 +7,10 @@ import type { FastifyInstance } from 'fastify'
 import type { Page } from 'playwright-core'
 import type { SseSessionsOptions } from '../../lib/index.js'
 import { needsChromium, openContext } from '../support/browser.js'
-import { FORCE_CLOSE } from '../support/clients.js'
+import { FORCE_CLOSE, range } from '../support/clients.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
 import { serve, type TestServer } from '../support/server.js'
-import { waitUntil } from '../support/wait.js'
+import { deferred, waitUntil } from '../support/wait.js'
 
 const PAGE = `<!doctype html><link rel="icon" href="data:,">
 <script type="module">
@@ -60,6 +60,49 @@ t.test('the bundle sends and receives messages in Chromium, and resumes after a 
   await page.waitForFunction('received.length === 4')
   t.match(await page.evaluate('received'), [['open'], ['disconnect'], ['resume', { resumed: true }], ['message', 'in between']])
   t.equal(await page.evaluate('session.request("add", [3, 4])'), 7)
+})
+
+t.test('a page reads the values of a handler over a lost connection, and stops handlers with break and with a signal', needsChromium, async t => {
+  const { sessions, page, disconnect } = await openPage(t)
+  const resumed = deferred()
+  const stopped: unknown[] = []
+  sessions
+    .handle('count', async function * () {
+      for (const n of range(50)) {
+        if (n === 25) await resumed.promise
+        yield n
+      }
+    })
+    .handle('endless', async function * (_session, name, { signal }) {
+      try {
+        yield 1
+        await once(signal, 'abort')
+      } finally {
+        stopped.push(name)
+      }
+    })
+  await page.evaluate(`
+    window.values = []
+    window.reading = (async () => { for await (const value of session.subscribe('count')) values.push(value) })()
+    undefined
+  `)
+  await page.waitForFunction('values.length === 25')
+  disconnect()
+  await page.waitForFunction('received.some(([name]) => name === "resume")')
+  resumed.resolve()
+  t.strictSame(await page.evaluate('reading.then(() => values)'), range(50))
+
+  await page.evaluate('(async () => { for await (const value of session.subscribe("endless", "break")) break })()')
+  t.equal(await page.evaluate(`(async () => {
+    const controller = new AbortController()
+    try {
+      for await (const value of session.subscribe('endless', 'signal', { signal: controller.signal })) controller.abort()
+    } catch (error) {
+      return error.name
+    }
+  })()`), 'AbortError')
+  await waitUntil(() => stopped.length === 2, 'the end of both handlers')
+  t.strictSame(stopped, ['break', 'signal'])
 })
 
 t.test('closing the page closes the session on the server', needsChromium, async t => {
