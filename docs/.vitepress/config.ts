@@ -48,6 +48,8 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('On the server', 'docs/server'),
           page('In the client', 'docs/client'),
           page('React', 'docs/react'),
+          page('Vue', 'docs/vue'),
+          page('Svelte', 'docs/svelte'),
           page('Runs', 'docs/runs'),
           page('AI SDK', 'docs/ai/ai-sdk'),
           page('OpenAI client', 'docs/ai/openai'),

@@ -128,6 +128,8 @@ const PAGE = `
 import { ClientError, connect, type ClientSession, type ConnectOptions, type Received, type State } from 'fastify-sse-sessions/client'
 import { connect as connectOfBundle } from 'fastify-sse-sessions/client/bundle'
 import { useSession, useSessionEvent, type SessionHandle } from 'fastify-sse-sessions/react'
+import * as svelte from 'fastify-sse-sessions/svelte'
+import * as vue from 'fastify-sse-sessions/vue'
 import type { Chat } from './contract.js'
 
 const options: ConnectOptions = { headers: async () => ({ authorization: 'Bearer …' }), credentials: 'include' }
@@ -142,6 +144,14 @@ await session.close().catch(error => { if (error instanceof ClientError) removeL
 export function useText (): string {
   const session: SessionHandle<Chat> = useSession<Chat>('/chat', options)
   return [useSessionEvent(session, 'said')?.text, session.sessionId, state, delivered.toFixed()].join()
+}
+export function useVue (): string {
+  const session: vue.SessionHandle<Chat> = vue.useSession<Chat>(() => '/chat', () => options)
+  return [vue.useSessionEvent(session, 'said').value?.text.trim(), session.lastEvent.value?.data.who.trim(), session.state.value].join()
+}
+export function useSvelte (): string {
+  const session: svelte.SessionHandle<Chat> = svelte.useSession<Chat>(() => null, () => options)
+  return [svelte.useSessionEvent(session, 'said').current?.text.trim(), session.lastEvent?.data.who.trim(), session.state].join()
 }
 `
 const PROGRAM = `
