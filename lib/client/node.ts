@@ -1,5 +1,4 @@
 import type { Contract } from '../contract.js'
-import { onAbort } from './node-abort.js'
 import { createFetch, type Dispatcher } from './node-fetch.js'
 import type { ConnectOptions, Resolvable } from './options.js'
 import { openSession, type ClientSession } from './session.js'
@@ -32,7 +31,6 @@ function isUnsent (error: unknown): boolean {
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher, ...options }: NodeConnectOptions = {}): ClientSession<C> {
   return openSession(url, options, {
     fetch: createFetch(dispatcher),
-    onAbort,
     isInvalid,
     isUnsent
   }) as ClientSession<C>

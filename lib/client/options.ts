@@ -1,4 +1,3 @@
-import type { OnAbort } from './abort.js'
 import { ClientError } from './errors.js'
 
 /** A value, or a function that returns the value or a promise for it. */
@@ -10,11 +9,9 @@ export type RequestHeaders = NonNullable<RequestInit['headers']> | Record<string
 /** Sends a request, like the global `fetch`. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
-/** What differs between platforms. */
+/** What a platform has in place of the global `fetch`. */
 export interface Platform {
   readonly fetch: Fetch
-  /** Adds a listener to a signal of the app. Default: as in browsers. */
-  readonly onAbort?: OnAbort
   /** Whether an error shows that the request can never be sent. */
   readonly isInvalid?: (error: unknown) => boolean
   /** Whether an error shows that the request has not reached a server. Browsers do not report that. */

@@ -1,5 +1,5 @@
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
-import { abortReason, type OnAbort } from './abort.js'
+import { abortReason, onAbort } from './abort.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
 import type { Welcome } from './connection.js'
 import { ResultPromise } from './result-promise.js'
@@ -17,7 +17,6 @@ export interface OutboxOptions {
   readonly path: string
   readonly timeout: number
   readonly maxQueued: number
-  readonly onAbort: OnAbort
 }
 
 /** Receives what happens in an outbox. */
@@ -79,7 +78,7 @@ export interface Outbox {
 }
 
 export function createOutbox (send: Send, options: OutboxOptions, retrySettings: RetrySettings, listener: OutboxListener): Outbox {
-  const { path, maxQueued, onAbort } = options
+  const { path, maxQueued } = options
   const queue = new Set<Message>()
   // Interrupts the current request, or the delay before the next one, of each loop that is sending: the one for messages that are
   // handled in order, with the key `undefined`, and one for each concurrent message.

@@ -1,7 +1,7 @@
 import type { Contract, DownData, DownEvent, Payload, Received, UpResult, UpData, UpEvent, UpValue } from '../contract.js'
 import { setTimer } from './backoff.js'
 import { createConnection, type Welcome } from './connection.js'
-import { abortReason, onAbort as addAbortListener } from './abort.js'
+import { abortReason, onAbort } from './abort.js'
 import { ClientError, createResponseError } from './errors.js'
 import { assertOptions, type ConnectOptions, type Platform, type Resolvable } from './options.js'
 import { createOutbox, type RequestOptions } from './outbox.js'
@@ -132,11 +132,10 @@ export interface SubscribeOptions {
 /** An event of the server, and the memory that it needs in a buffer, in characters. */
 type BufferedEvent = readonly [received: Received, size: number]
 
-/** Opens a session on a platform. A closure instead of a class, so that no method needs `this`. */
+/** Opens a session with the `fetch` of a platform. A closure instead of a class, so that no method needs `this`. */
 export function openSession (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform): ClientSession {
   assertOptions(options)
   const { paths: { downward = '/downward', upward = '/upward' } = {}, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24 } = options
-  const { onAbort = addAbortListener } = platform
   const retrySettings = { retryDelay: 1000 }
   const listeners = new Set<readonly [event: string, listener: (data: never) => void]>()
   const abortController = new AbortController()
@@ -285,7 +284,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const urls = new Map<string, string>()
   const send = createSend(url, options, platform, urls)
-  const outbox = createOutbox(send, { path: upward, timeout, maxQueued, onAbort }, retrySettings, {
+  const outbox = createOutbox(send, { path: upward, timeout, maxQueued }, retrySettings, {
     onStale: () => { if (state === 'open') connection.reconnect() },
     onUnhandled: reportError
   })

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { mock } from 'node:test'
 import t from 'tap'
-import { onAbort } from '../../lib/client/abort.js'
 import { ClientError } from '../../lib/client/errors.js'
 import { createOutbox, type Outbox } from '../../lib/client/outbox.js'
 import { createSend } from '../../lib/client/send.js'
@@ -69,7 +68,7 @@ class History {
       headers: () => new Promise((resolve, reject) => { this.#unresolved.add({ resolve, reject }) }),
       fetch: (_url, init) => this.#fetch(init)
     }, { fetch, isUnsent: error => error instanceof NotSentError }, new Map())
-    this.#outbox = createOutbox(send, { path: '/upward', timeout: Infinity, maxQueued: Infinity, onAbort }, { retryDelay: 1 }, {
+    this.#outbox = createOutbox(send, { path: '/upward', timeout: Infinity, maxQueued: Infinity }, { retryDelay: 1 }, {
       onStale: () => {},
       onUnhandled: error => { assert.fail(String(error)) }
     })
