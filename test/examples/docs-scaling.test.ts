@@ -2,6 +2,7 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import { redisStore } from '../../lib/redis.js'
 import { runScript } from '../support/child-process.js'
+import { startRedisCluster } from '../support/redis-cluster.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { block, nameOf, table } from './docs.js'
@@ -35,14 +36,26 @@ t.test('two nodes share their sessions, one with each client of Redis, and conti
 t.test('an app divides its sessions among two servers', needsRedis, async t => {
   const servers = [await startRedis(t), await startRedis(t)] as const
   const env = { REDIS_A: `redis://127.0.0.1:${servers[0].port}`, REDIS_B: `redis://127.0.0.1:${servers[1].port}` }
-  const divided = app.replace(/^const redis[^]*?\n\n/m, () => `${block('docs/scaling.md', 'servers')}\n`).replace('redisStore({ client: redis })', 'store')
-  const url = await startApp(t, createFolder(t)('servers.js', divided.replace('store: store', 'store').replace('redis.disconnect()', '')), env)
+  const divided = app.replace(/^const redis[^]*?\n\n/m, () => `${block('docs/scaling.md', 'servers')}\n`).replace('store: redisStore({ client: redis })', 'store').replace('redis.disconnect()', '')
+  const url = await startApp(t, createFolder(t)('servers.js', divided), env)
   for (let count = 0; count < 20; count++) {
     const stream = await openStream(t, url, { path: '/chat/downward' })
     t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
     await stream.waitFor(({ event }) => event === 'message')
   }
   for (const server of servers) t.ok(await server.sendCommand('EXISTS', '{sse}:deadlines'))
+})
+
+t.test('an app divides its sessions among the masters of a cluster', needsRedis, async t => {
+  const { addresses, servers } = await startRedisCluster(t)
+  const divided = app.replace(/^import { Redis }[^]*?\n\n/m, '').replace(/^const redis[^]*?\n\n/m, () => `${block('docs/scaling.md', 'cluster')}\n`).replace('store: redisStore({ client: redis })', 'store')
+  const url = await startApp(t, createFolder(t)('cluster.js', divided), { REDIS_NODES: addresses.map(({ host, port }) => `${host}:${port}`).join() })
+  for (let count = 0; count < 30; count++) {
+    const stream = await openStream(t, url, { path: '/chat/downward' })
+    t.equal((await postMessage(url, stream.sessionId, { text: 'hi' }, { path: '/chat/upward' })).status, 201)
+    await stream.waitFor(({ event }) => event === 'message')
+  }
+  for (const server of servers) t.ok(Number(await server.sendCommand('DBSIZE')) > 5)
 })
 
 t.test('shards do not share sessions', needsRedis, async t => {
@@ -59,6 +72,6 @@ t.test('shards do not share sessions', needsRedis, async t => {
 t.test('every option in the table exists', async t => {
   const client = new Redis({ lazyConnect: true })
   const options = table('docs/scaling.md', 'Options of `redisStore`', 'option').map(nameOf)
-  t.strictSame(options, ['client', 'namespace', 'lease'])
+  t.strictSame(options, ['client', 'namespace', 'lease', 'partitions'])
   for (const option of options) t.throws(() => redisStore({ client, [option]: NaN }), { code: 'FST_SSE_OPTION_INVALID', message: new RegExp(`"${option}"`) })
 })

@@ -51,6 +51,7 @@ t.test('the sessions of a principal are in one partition, which has its share of
   t.equal(await nodeA.open('ann'), undefined)
   const other = await openSession(nodeB, 'bob')
   for (const session of sessions) t.equal(partitionOf(session.id, 2), 0)
+  t.equal((await nodeA.findCached(sessions[0]?.id ?? ''))?.id, sessions[0]?.id)
   t.equal(partitionOf(other.id, 2), 1)
   for (const [index, server] of servers.entries()) t.equal(await server.sendCommand('ZCARD', '{sse}:deadlines'), 2 - index)
   await waitUntil(() => nodeA.size === 3, 'the number of sessions')

@@ -16,6 +16,8 @@ export interface RedisServerOptions {
   readonly durable?: boolean
   /** The port of the primary, if the server is a replica. */
   readonly replicaOf?: number
+  /** Whether the server is to be a node of a Redis Cluster. */
+  readonly isClusterNode?: boolean
 }
 
 /** A Redis server for one test. It is killed when the test ends. */
@@ -36,7 +38,7 @@ export class RedisServer {
 
   /** Starts or restarts the server. A durable server keeps its data, unless `empty` is true. */
   async start ({ empty = false } = {}): Promise<void> {
-    const { durable = false, replicaOf } = this.#options
+    const { durable = false, replicaOf, isClusterNode = false } = this.#options
     if (empty || this.#folder === '') this.#folder = this.#makeFolder()
     const settings = {
       port: this.port,
@@ -45,6 +47,7 @@ export class RedisServer {
       save: '',
       ...durable && { appendonly: 'yes', appendfsync: 'always' },
       ...replicaOf !== undefined && { replicaof: `127.0.0.1 ${replicaOf}` },
+      ...isClusterNode && { 'cluster-enabled': 'yes', 'cluster-node-timeout': 1000, 'cluster-require-full-coverage': 'no' },
       // A replica receives its first snapshot without delay.
       'repl-diskless-sync-delay': 0
     }

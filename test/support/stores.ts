@@ -1,12 +1,13 @@
 import Fastify from 'fastify'
-import { Redis, type RedisOptions } from 'ioredis'
-import { createClient } from 'redis'
+import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { createClient, createCluster } from 'redis'
 import type { Test } from 'tap'
 import { memoryStore, type StoreFactory, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
-import { redisStore, type NodeRedisClient, type RedisStoreOptions } from '../../lib/redis.js'
+import { redisStore, type NodeRedisClient, type NodeRedisCluster, type RedisStoreOptions } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { startFaultProxy, type FaultProxy } from './fault-proxy.js'
+import { startRedisCluster, type RedisCluster } from './redis-cluster.js'
 import { needsRedis, startRedis, type RedisServer } from './redis-server.js'
 import { withTimeout } from './wait.js'
 
@@ -118,6 +119,11 @@ export function testEachStoreFactory (t: Test, title: string, run: (t: Test, con
     const servers = await startServers(t)
     await run(t, () => connectServers(t, servers), servers)
   })
+  const getCluster = shareCluster(t)
+  t.test(`${title}: Redis Cluster`, needsRedis, async t => {
+    const cluster = await getCluster()
+    await run(t, createClusterConnect(t, cluster), cluster.servers)
+  })
 }
 
 /** Defines a test for every store. */
@@ -128,6 +134,47 @@ export function testEachStore (t: Test, title: string, run: (t: Test, store: Sto
     const servers = await startServers(t)
     await run(t, { isShared: true, isPartitioned: true, addNode: async (options = {}) => await open(t, await connectServers(t, servers), options) })
   })
+  const getCluster = shareCluster(t)
+  t.test(`${title}: Redis Cluster`, needsRedis, async t => {
+    const connect = createClusterConnect(t, await getCluster())
+    await run(t, { isShared: true, isPartitioned: true, addNode: async (options = {}) => await open(t, await connect(), options) })
+  })
+}
+
+/** The cluster of each file of tests, because it takes seconds to start one. */
+const sharedClusters = new WeakMap<Test, Promise<RedisCluster>>()
+
+/** Returns a function that starts the cluster of a file of tests, or empties it if it was started. */
+function shareCluster (t: Test): () => Promise<RedisCluster> {
+  return async () => {
+    const cluster = sharedClusters.get(t) ?? startRedisCluster(t)
+    sharedClusters.set(t, cluster)
+    await (await cluster).sendToAll('FLUSHALL')
+    return await cluster
+  }
+}
+
+/** Returns a function that connects one more node to a cluster, alternately with each library. */
+function createClusterConnect (t: Test, cluster: RedisCluster): () => Promise<StoreFactory> {
+  let count = 0
+  return async () => redisStore({ client: count++ % 2 === 0 ? connectCluster(t, cluster) : await connectNodeRedisCluster(t, cluster) })
+}
+
+/** Connects to a cluster with ioredis. */
+export function connectCluster (t: Test, { addresses }: RedisCluster): Cluster {
+  const client = new Cluster(addresses)
+  client.on('error', () => {})
+  t.teardown(() => { client.disconnect() })
+  return client
+}
+
+/** Connects to a cluster with node-redis. */
+export async function connectNodeRedisCluster (t: Test, { addresses }: RedisCluster): Promise<NodeRedisCluster> {
+  const client = createCluster({ rootNodes: addresses.map(socket => ({ socket })) })
+  client.on('error', () => {})
+  await client.connect()
+  t.teardown(() => { client.destroy() })
+  return client
 }
 
 async function startServers (t: Test): Promise<[RedisServer, RedisServer]> {

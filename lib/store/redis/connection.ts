@@ -52,6 +52,8 @@ export interface NodeRedisDuplicate {
   connect (): Promise<unknown>
   subscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
   unsubscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
+  sSubscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
+  sUnsubscribe (channels: string[], listener: (message: string, channel: string) => void): Promise<unknown>
   destroy (): unknown
 }
 
@@ -92,18 +94,21 @@ export class StoreConnection {
   isConnected = false
   readonly #client: IoRedisDuplicate | NodeRedisDuplicate
   readonly #listener: StoreConnectionListener
+  readonly #isSharded: boolean
   #isClosed = false
   #lastError: Error | undefined
 
-  constructor (client: RedisClient, listener: StoreConnectionListener) {
+  /** If `isSharded` is true, the channels are those of a slot of a cluster. */
+  constructor (client: RedisClient, listener: StoreConnectionListener, isSharded = false) {
     this.#listener = listener
+    this.#isSharded = isSharded
     const duplicate = 'call' in client ? client.duplicate(STORE_CONNECTION_OPTIONS) : client.duplicate()
     this.#client = duplicate
     duplicate.on('error', (error: unknown) => { this.#lastError = error as Error })
     for (const event of ['close', 'reconnecting', 'end']) duplicate.on(event, () => { this.#onStatusChange(false) })
     duplicate.on('ready', () => { this.#onStatusChange(true) })
     if ('destroy' in duplicate) duplicate.connect().catch(noop)
-    else duplicate.on('message', (channel = '', text = '') => { this.#receive(text, channel) })
+    else duplicate.on(isSharded ? 'smessage' : 'message', (channel = '', text = '') => { this.#receive(text, channel) })
   }
 
   get lastError (): Error | undefined {
@@ -118,12 +123,14 @@ export class StoreConnection {
 
   async subscribe (channels: string[]): Promise<void> {
     const client = this.#client
-    await ('destroy' in client ? client.subscribe(channels, this.#receive) : client.subscribe(...channels))
+    if (this.#isSharded) await ('destroy' in client ? client.sSubscribe(channels, this.#receive) : client.call('ssubscribe', ...channels))
+    else await ('destroy' in client ? client.subscribe(channels, this.#receive) : client.subscribe(...channels))
   }
 
   async unsubscribe (channels: string[]): Promise<void> {
     const client = this.#client
-    await ('destroy' in client ? client.unsubscribe(channels, this.#receive) : client.unsubscribe(...channels))
+    if (this.#isSharded) await ('destroy' in client ? client.sUnsubscribe(channels, this.#receive) : client.call('sunsubscribe', ...channels))
+    else await ('destroy' in client ? client.unsubscribe(channels, this.#receive) : client.unsubscribe(...channels))
   }
 
   close (): void {

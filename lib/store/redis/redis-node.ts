@@ -3,6 +3,7 @@ import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../log/log.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
+import { SlotClient } from './cluster-client.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
 import { MessageQueues } from './messages/message-queue.js'
@@ -94,7 +95,7 @@ export class RedisNode {
       this.commandQueue.resend()
       this.#loader.start()
     })
-    this.commandQueue = new CommandQueue(this.#connection, createScripts(settings, lease), this.#keyPrefix, {
+    this.commandQueue = new CommandQueue(this.#connection, createScripts(settings, lease, client instanceof SlotClient), this.#keyPrefix, {
       onHeartbeatNeeded: () => { this.sendHeartbeat() },
       onReply: () => { this.#ticksSinceReply = 0 },
       getHighestPosition: () => this.reducer.highestPosition
@@ -105,6 +106,7 @@ export class RedisNode {
     this.cache = new StateCache((id, { principal, startPosition }) => new SessionReplica(id, principal, startPosition, guard), ({ closeReason }) => closeReason === undefined)
     const runCache = new StateCache((_id, record: RunRecord) => new RunReplica(record, guard), ({ outcome }) => outcome === undefined)
     this.reducer = new Reducer(settings, this.cache, runCache, {
+      // Not all streams of the process: those of other partitions do not read this broadcast.
       // Not all streams of the process: those of other partitions do not read this broadcast.
       onBroadcast: () => { for (const state of this.reducer.attached.values()) state.onAppend() },
       onMissedPublication: () => { this.#inbox.invalidate() },

@@ -59,13 +59,14 @@ function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSe
 }
 
 /** Creates the scripts, which start with the settings as constants. */
-export function createScripts (settings: StoreSettings, lease: number): Scripts {
+export function createScripts (settings: StoreSettings, lease: number, isCluster: boolean): Scripts {
   const constants = {
     ...formatOptions(settings),
     // Nodes close sessions at their deadline. The TTL removes them if no node is running.
     ttl: toLua(settings.resumeTimeout * 2 + 3_600_000),
     lease: toLua(lease),
-    readBytes: toLua(READ_BYTES)
+    readBytes: toLua(READ_BYTES),
+    isCluster: String(isCluster)
   }
   const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),

@@ -37,5 +37,5 @@ end
 local entry_position = append(key, bounds, meta, frame, except)
 if keep > 0 then channels.set_ttl(key, true) end
 local text = format_integer(last) .. ' ' .. format_integer(entry_position) .. ' ' .. except .. '\n' .. frame
-if kind == 'channel' then redis.call('PUBLISH', KEY_PREFIX .. ':c:' .. name, format_integer(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
+if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, format_integer(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
 return entry_position

@@ -1,6 +1,8 @@
 -- Shared by all commands. script.ts joins the parts of the script in this order: the settings, this file, the other files of
 -- this folder, the commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local KEY_PREFIX = KEYS[1]
+-- In a cluster, a publication is sent only to the servers of its slot.
+local PUBLISH = IS_CLUSTER and 'SPUBLISH' or 'PUBLISH'
 
 -- With the argument `rights`, the script returns the rights that the user of this connection lacks, as rules of an ACL.
 if ARGV[1] == 'rights' then
@@ -11,13 +13,17 @@ if ARGV[1] == 'rights' then
     return is_allowed(command, select(2, ...))
   end
   local missing = {}
-  for command in string.gmatch('TIME PUBLISH DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LPOP LRANGE LREM RPUSH XADD XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
+  for command in string.gmatch(PUBLISH .. ' TIME DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LPOP LRANGE LREM RPUSH XADD XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
     -- For some commands, all arguments are keys.
     local key = KEY_PREFIX .. ':x'
     if redis.acl_check_cmd and not is_allowed(command, key, key, key, key) then missing[#missing + 1] = '+' .. string.lower(command) end
   end
   return table.concat(missing, ' ')
 end
+
+-- [spec] While a slot is moved to another server, Redis raises an error for keys that do not exist. This raises it before
+-- anything was changed, so that no command is executed in part.
+if IS_CLUSTER then redis.call('EXISTS', KEY_PREFIX .. ':none') end
 
 -- The sender: its node id, the number of the command before the first one, the highest number whose reply it has received,
 -- and the newest position that it has received.
@@ -48,7 +54,7 @@ local function session_key (id) return KEY_PREFIX .. ':s:' .. id end
 -- The final colon distinguishes the channel `a:log` from the log of the channel `a`.
 local function channel_key (name) return KEY_PREFIX .. ':c:' .. name .. ':' end
 local function run_key (id) return KEY_PREFIX .. ':r:' .. id end
-local function publish_all (text) redis.call('PUBLISH', KEY_PREFIX .. ':all', text) end
+local function publish_all (text) redis.call(PUBLISH, KEY_PREFIX .. ':all', text) end
 
 -- Adds a notification to the inbox of a node. The numbers show the node whether it has missed one. Returns the number.
 local function notify (node, text)
@@ -56,7 +62,7 @@ local function notify (node, text)
   local count = store_changes[field] or node == NODE_ID and inbox_number or tonumber(redis.call('HGET', KEY_PREFIX, field) or nil)
   if not count then return 0 end
   store_changes[field] = count + 1
-  redis.call('PUBLISH', KEY_PREFIX .. ':n:' .. node, format_integer(count + 1) .. ' ' .. text)
+  redis.call(PUBLISH, KEY_PREFIX .. ':n:' .. node, format_integer(count + 1) .. ' ' .. text)
   return count + 1
 end
 
