@@ -57,7 +57,7 @@ t.test('an error handler decides what clients receive of unexpected errors, and 
 })
 
 t.test('the code that aborts a signal cannot catch the error of a listener', async t => {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', block(page, 'signal')], { env: { PATH: process.env.PATH }, encoding: 'utf8' })
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['-e', block('docs/troubleshooting.md', 'signal')], { env: { PATH: process.env.PATH }, encoding: 'utf8' })
   t.equal(status, 1)
   t.equal(stdout, '')
   t.match(stderr, /Error: the listener failed/)
