@@ -10,9 +10,9 @@ process.setSourceMapsEnabled(false)
 // The coverage is that of lib/. The built files of programs that tests start would count their functions a second time.
 process.env._TAPJS_PROCESSINFO_EXCLUDE_ = String(/[\\/](node_modules|dist)[\\/]/)
 
-// The undici of Node 22 (6.28) can throw in a timer, where nothing catches it, if the parser of a connection was garbage-collected
+// The undici of Node 20 and 22 (6) can throw in a timer, where nothing catches it, if the parser of a connection was garbage-collected
 // before its timeout. The later undici of the development dependencies checks that. `fetch` uses its connections then.
-if (process.version.startsWith('v22.')) {
+if (/^v2[02]\./.test(process.version)) {
   const { Agent, setGlobalDispatcher } = await import('undici')
   setGlobalDispatcher(new Agent())
 }
