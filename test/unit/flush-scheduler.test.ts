@@ -16,11 +16,10 @@ function createStreams (count: number, flushed: number[], onFlush?: (index: numb
   })
 }
 
-const advance = freezeClock(t)
-
 const range = (count: number): number[] => Array.from({ length: count }, (_, n) => n)
 
 t.test('a small batch is flushed in the next tick, and not before', async t => {
+  freezeClock(t)
   const flushed: number[] = []
   for (const stream of createStreams(128, flushed)) flushScheduler.schedule(stream)
   t.strictSame(flushed, [])
@@ -29,6 +28,7 @@ t.test('a small batch is flushed in the next tick, and not before', async t => {
 })
 
 t.test('a large batch is flushed in parts, in order, one part in each tick of the event loop', async t => {
+  freezeClock(t)
   for (const [count, flushedAfterTicks] of [[300, [128, 256, 300]], [2000, [500, 1000, 1500, 2000]]] as const) {
     const flushed: number[] = []
     for (const stream of createStreams(count, flushed)) flushScheduler.schedule(stream)
@@ -41,6 +41,7 @@ t.test('a large batch is flushed in parts, in order, one part in each tick of th
 })
 
 t.test('a tick flushes no more streams when its slice of time is over', async t => {
+  const advance = freezeClock(t)
   const flushed: number[] = []
   for (const stream of createStreams(100, flushed, () => { advance(1) })) flushScheduler.schedule(stream)
   for (const length of [16, 32, 48]) {
@@ -52,6 +53,7 @@ t.test('a tick flushes no more streams when its slice of time is over', async t 
 })
 
 t.test('a stream that is scheduled during a batch is flushed after that batch', async t => {
+  freezeClock(t)
   const flushed: number[] = []
   const streams = createStreams(300, flushed, (index, stream) => { if (index === 0 && flushed.length === 1) flushScheduler.schedule(stream) })
   for (const stream of streams) flushScheduler.schedule(stream)
@@ -62,6 +64,7 @@ t.test('a stream that is scheduled during a batch is flushed after that batch', 
 })
 
 t.test('flushAll flushes the rest of the batch and the streams that were scheduled since', async t => {
+  freezeClock(t)
   const flushed: number[] = []
   const later = createStreams(1, flushed)[0] as Flushable
   for (const stream of createStreams(300, flushed)) flushScheduler.schedule(stream)
@@ -78,6 +81,7 @@ t.test('flushAll flushes the rest of the batch and the streams that were schedul
 })
 
 t.test('a stream may call flushAll while it is flushed, even if it is scheduled again itself', async t => {
+  freezeClock(t)
   const flushed: number[] = []
   const [later] = createStreams(1, flushed)
   const streams = createStreams(300, flushed, index => {
@@ -94,6 +98,7 @@ t.test('a stream may call flushAll while it is flushed, even if it is scheduled 
 })
 
 t.test('flushAll leaves no extra tick behind', async t => {
+  freezeClock(t)
   const flushed: number[] = []
   const streams = createStreams(300, flushed)
   for (let i = 0; i < 2; i++) {
@@ -108,6 +113,7 @@ t.test('flushAll leaves no extra tick behind', async t => {
 })
 
 t.test('a stream that throws does not stop the others', async t => {
+  freezeClock(t)
   const flushed: number[] = []
   const failures: unknown[] = []
   const onFailure = (error: unknown): void => { failures.push(error) }
