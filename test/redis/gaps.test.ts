@@ -78,3 +78,17 @@ testEachRedisClient(t, 'reports a gap for unread entries of a left channel that 
   await waitUntil(() => down.messages().includes(2), 'the broadcast')
   t.match(down.read(), [{ event: 'gap', data: { reason: 'age' } }, { data: 2 }])
 })
+
+testEachRedisClient(t, 'the reason of a gap stays the same after the next event', async (t, store) => {
+  const nodeA = await store.addNode()
+  const session = await openSession(nodeA)
+  for (let index = 0; index < 101; index++) {
+    await session.join(`room ${index}`)
+    await nodeA.channel(`room ${index}`).send(index)
+    await session.leave(`room ${index}`)
+  }
+  await session.send('next')
+  const down = await attachStream(nodeA, session)
+  await waitUntil(() => down.messages().includes('next'), 'the message')
+  t.match(gapsOf(down), [{ data: { reason: 'count' } }])
+})

@@ -56,6 +56,19 @@ t.test('after a rollback, a session has its earlier state, and later changes app
   await waitUntil(() => session.data.nick === 'ann', 'the data')
 })
 
+t.test('after a rollback that has removed the owner of a stream, its client reconnects', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const rollBack = await redis.snapshot()
+  const down = await attachStream(sessions, session)
+  await session.send(1)
+  await waitUntil(() => down.messages().length === 1, 'the message')
+  await rollBack()
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
+  t.notOk(down.read().some(({ event }) => event === 'replaced'))
+})
+
 /** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data that Redis has then. */
 async function openWithRunningMessage (t: Test, keyOf: (name: string) => string | undefined = () => undefined) {
   const redis = await startRedis(t)

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis } from '../support/redis-server.js'
 import { testEachRedisClient } from '../support/stores.js'
@@ -70,4 +71,20 @@ testEachRedisClient(t, 'a join or leave that changes nothing does not hide what 
   await remote.update({ n: 2 })
   await session.leave('another')
   t.strictSame(session.data, { n: 2 })
+})
+
+t.test('a node learns that the stream of a node whose lease had ended continues', needsRedis, async t => {
+  const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const down = await attachStream(nodeA, session)
+  // The same as what another node does when the lease has ended.
+  await redis.sendCommand('HSET', `{sse}:s:${session.id}`, 'owner', '')
+  await redis.sendCommand('HINCRBY', `{sse}:s:${session.id}`, 'version', '1')
+  const remote = await findSession(nodeB, session)
+  t.equal(remote.connected, false)
+  proxy.connections[1]?.client.resetAndDestroy()
+  await waitUntil(async () => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner')) !== '', 'the owner')
+  await remote[kStream].messageQueue.enqueue(createMessage(undefined, () => createResponse('done')))
+  t.equal(remote.connected, true)
+  t.notOk(down.sink.closed)
 })

@@ -14,12 +14,12 @@ for i = 4, #ARGS, 3 do
       redis.call('HSET', records, idempotency_key, (response == '' and 'd ' or 's ') .. fingerprint .. ' ' .. response)
       local count = redis.call('RPUSH', record_order, idempotency_key)
       if count == 1 then redis.call('PEXPIRE', record_order, math.max(redis.call('PTTL', records), 1)) end
-      limit_responses(key, count, #response)
+      message_queue.limit_responses(key, count, #response)
     end
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
   end
 end
 if not is_last then return 1 end
-remove_ticket(key, ticket)
-if not is_concurrent_ticket(ticket) then notify_next(key) end
+message_queue.remove_ticket(key, ticket)
+if not message_queue.is_concurrent(ticket) then message_queue.notify_next(key) end
 return 1

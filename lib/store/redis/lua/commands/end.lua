@@ -15,7 +15,8 @@ end
 local start_position, close_reason, principal, nodes, earlier_closed_by, owner = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'nodes', 'closedBy', 'owner'))
 if not start_position then
   redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
-  -- If the session is not to be kept, the first execution has removed it.
+  -- The first execution has removed a session that is not kept. Only the node that opens a session closes it without a deadline and
+  -- does not keep it, so no other command can have done it.
   return { is_retry and not keep and 1 or 0 }
 end
 if close_reason then return { earlier_closed_by == closed_by and 1 or 0 } end

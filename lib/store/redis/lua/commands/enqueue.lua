@@ -9,7 +9,7 @@ if not current_version or close_reason then return { 'unknown', {}, redis.call('
 add_node(key, nodes)
 local queue, records = key .. ':queue', key .. ':records'
 local ticket = NODE_ID .. ' ' .. ticket_name
-local is_concurrent = is_concurrent_ticket(ticket)
+local is_concurrent = message_queue.is_concurrent(ticket)
 local new_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
 -- Caches the result for each node: many keys belong to few nodes.
@@ -19,9 +19,9 @@ local function has_lease (node)
   return lease_by_node[node]
 end
 
-local first = first_valid_queue_item(key)
+local first = message_queue.first_valid_item(key)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
-if is_queued or is_retry then is_queued = find_queue_item(key, ticket) ~= nil end
+if is_queued or is_retry then is_queued = message_queue.find_item(key, ticket) ~= nil end
 local decisions, new_count, new_records = {}, 0, {}
 for i = 5, #ARGS, 2 do
   local idempotency_key, fingerprint = ARGS[i], ARGS[i + 1]
@@ -48,7 +48,7 @@ end
 if new_count > 0 and not is_queued then
   -- The node may have removed the ticket since. Not an error, because the commands after a failed one are not executed.
   if is_retry then return { 'resend', {}, new_record } end
-  local queued = count_queued(key, new_count)
+  local queued = message_queue.count(key, new_count)
   if queued > 0 and queued - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(queued - 1) }, new_record } end
   local item = ticket .. ' ' .. new_count
   if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, TTL) end
@@ -61,5 +61,5 @@ for idempotency_key, record in pairs(new_records) do
   -- If no node renews the session, Redis removes the records.
   if redis.call('PTTL', records) < 0 then redis.call('PEXPIRE', records, TTL) end
 end
-local is_first = first and has_ticket(first, ticket)
+local is_first = first and message_queue.has_ticket(first, ticket)
 return { (is_concurrent or not is_queued or is_first) and 'run' or 'wait', decisions, new_record }

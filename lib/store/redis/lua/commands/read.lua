@@ -19,8 +19,13 @@ local values, is_rolled_back, bytes_left = {}, false, READ_BYTES
 local function read_session (id, key, epoch, version)
   local current_epoch, current_version, owner, close_reason, principal, nodes, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'nodes', 'isNewer'))
   if not current_epoch then return 'gone' end
-  if current_epoch ~= epoch or is_retry and owner ~= NODE_ID then return 'replaced ' .. (is_newer or '1') end
-  if owner ~= NODE_ID then redis.call('HSET', key, 'owner', NODE_ID) end
+  -- Redis has lost the epoch of the stream, so no other stream has replaced it.
+  if tonumber(current_epoch) < tonumber(epoch) then return 'replaced 0' end
+  if current_epoch ~= epoch or is_retry and owner ~= NODE_ID then return 'replaced ' .. (is_newer or '0') end
+  if owner ~= NODE_ID then
+    redis.call('HSET', key, 'owner', NODE_ID)
+    current_version = redis.call('HINCRBY', key, 'version', 1)
+  end
   add_node(key, nodes)
   if close_reason then set_ttl(key, RESUME_TIMEOUT, true)
   else

@@ -8,7 +8,7 @@ for i = 2, #ARGS do is_known[NODE_ID .. ' ' .. ARGS[i]] = true end
 for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
   local ticket, node = string.match(item, '^((%S+) c?%d+) ')
   if node == NODE_ID and not is_known[ticket] then
-    remove_queue_item(key, item)
+    message_queue.remove_item(key, item)
     removed[ticket] = true
   end
 end
@@ -22,5 +22,5 @@ for i = 1, #records, 2 do
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
   end
 end
-notify_next(key)
+message_queue.notify_next(key)
 return 1

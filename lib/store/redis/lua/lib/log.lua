@@ -18,7 +18,7 @@ end
 local function trim (key, bounds, bytes, previous_last)
   local log = key .. ':log'
   local length = redis.call('XLEN', log)
-  if length == 1 and previous_last > 0 then
+  if length == 1 and previous_last > to_number(redis.call('HGET', key, 'trimmed')) then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
     redis.call('HSET', key, 'trimmed', previous_last, 'trimReason', 'age')
     bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]

@@ -7,54 +7,56 @@
 --   s <fingerprint> <response>                                           when its response is stored
 --   d <fingerprint>                                                      when its response was dropped
 -- The list `:record_order` has the keys with a stored or dropped response, the oldest first.
+-- A table has all functions, as for runs.
+local message_queue = {}
 
-local function remove_queue_item (key, item)
+function message_queue.remove_item (key, item)
   if redis.call('LREM', key .. ':queue', 1, item) > 0 then
     redis.call('HINCRBY', key, 'queued', -tonumber(string.match(item, '%d+$')))
   end
 end
 
-local function is_concurrent_ticket (ticket) return string.find(ticket, ' c', 1, true) ~= nil end
+function message_queue.is_concurrent (ticket) return string.find(ticket, ' c', 1, true) ~= nil end
 
-local function has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
+function message_queue.has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
 
 -- Returns the item of the first ticket that is not concurrent. Items of expired nodes before it are removed.
-local function first_valid_queue_item (key)
+function message_queue.first_valid_item (key)
   local index = 0
   while true do
     local item = redis.call('LINDEX', key .. ':queue', index)
     if not item then return nil end
-    if not check_lease(string.match(item, '^%S+')) then remove_queue_item(key, item)
-    elseif is_concurrent_ticket(item) then index = index + 1
+    if not check_lease(string.match(item, '^%S+')) then message_queue.remove_item(key, item)
+    elseif message_queue.is_concurrent(item) then index = index + 1
     else return item end
   end
 end
 
-local function find_queue_item (key, ticket)
+function message_queue.find_item (key, ticket)
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-    if has_ticket(item, ticket) then return item end
+    if message_queue.has_ticket(item, ticket) then return item end
   end
 end
 
-local function remove_ticket (key, ticket)
+function message_queue.remove_ticket (key, ticket)
   local first = redis.call('LINDEX', key .. ':queue', 0)
-  local item = first and has_ticket(first, ticket) and first or find_queue_item(key, ticket)
-  if item then remove_queue_item(key, item) end
+  local item = first and message_queue.has_ticket(first, ticket) and first or message_queue.find_item(key, ticket)
+  if item then message_queue.remove_item(key, item) end
 end
 
 -- Notifies the node of the first ticket that its messages are next.
-local function notify_next (key)
-  local node, name = string.match(first_valid_queue_item(key) or '', '^(%S+) (%d+)')
+function message_queue.notify_next (key)
+  local node, name = string.match(message_queue.first_valid_item(key) or '', '^(%S+) (%d+)')
   if node then notify(node, 'turn ' .. name) end
 end
 
 -- Returns the number of messages in the queue. If there is no room for new ones, those of expired nodes are removed first.
-local function count_queued (key, new_count)
+function message_queue.count (key, new_count)
   local queued = to_number(redis.call('HGET', key, 'queued'))
   -- The first message is being handled, so it does not wait.
   if queued - 1 + new_count <= MAX_WAITING_MESSAGES then return queued end
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-    if not check_lease(string.match(item, '^%S+')) then remove_queue_item(key, item) end
+    if not check_lease(string.match(item, '^%S+')) then message_queue.remove_item(key, item) end
   end
   return to_number(redis.call('HGET', key, 'queued'))
 end
@@ -62,7 +64,7 @@ end
 -- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
 -- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again.
 -- `droppedResponses`: how many keys, from the oldest on, have no response any more.
-local function limit_responses (key, count, added_bytes)
+function message_queue.limit_responses (key, count, added_bytes)
   local records, record_order = key .. ':records', key .. ':record_order'
   local response_bytes, dropped_responses = unpack(redis.call('HMGET', key, 'responseBytes', 'droppedResponses'))
   local bytes, dropped = to_number(response_bytes) + added_bytes, to_number(dropped_responses)
