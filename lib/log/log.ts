@@ -196,12 +196,17 @@ export class Log {
     return this.#suffixes[index] as string
   }
 
+  /** Returns the frame of an entry, without an id. */
+  frameAt (index: number): string {
+    const suffix = this.frameSuffixAt(index)
+    return suffix.slice(suffix.indexOf('\n') + 1)
+  }
+
   /** Returns the frames of the newest entries up to a position, the oldest first: at most `count`, without those that a session does not receive. */
   framesUpTo (position: number, count: number, sessionId: string): string[] {
     const frames: string[] = []
     for (let index = this.indexAfter(position) - 1; index >= this.#first && frames.length < count; index--) {
-      const suffix = this.frameSuffixAt(index)
-      if (this.excludedAt(this.positionAt(index)) !== sessionId) frames.push(suffix.slice(suffix.indexOf('\n') + 1))
+      if (this.excludedAt(this.positionAt(index)) !== sessionId) frames.push(this.frameAt(index))
     }
     return frames.reverse()
   }

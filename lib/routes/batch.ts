@@ -6,8 +6,8 @@ import type { QueuedMessage, StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
-import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { getTimeLimit, handleMessage, waitForResult, type ReportError } from './message.js'
+import { createErrorReporter, MessageRequest, toReport, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
+import { getTimeLimit, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
@@ -104,29 +104,4 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   })))
   reply.type('application/json; charset=utf-8')
   return `[${reports.join()}]`
-}
-
-/** Returns a function that lets the error handling of Fastify create the result from an error of a message whose response was sent. */
-export function createErrorReporter (sessions: Sessions, session: Session, message: BatchMessage, request: FastifyRequest, { server }: FastifyReply): ReportError {
-  return async error => {
-    const { response } = await new MessageRequest(request, session, message, () => { throw error }).dispatch(server, getTimeLimit(sessions, message.event))
-    return JSON.parse(toReport({ response })) as object
-  }
-}
-
-/** Returns the JSON of the result of one message. */
-function toReport ({ response: { status, headers, body }, replayed = false }: { response: StoredResponse, replayed?: boolean }): string {
-  const json = body === undefined ? '' : `,"body":${toJson(typeof body === 'string' ? body : Buffer.from(body).toString(), headers['content-type'])}`
-  return `{"status":${status}${json}${replayed ? ',"replayed":true' : ''}}`
-}
-
-/** Returns a body as JSON. A body that is not JSON becomes a string. */
-function toJson (text: string, contentType = ''): string {
-  if (/^application\/(.+\+)?json\b/.test(contentType)) {
-    try {
-      JSON.parse(text)
-      return text
-    } catch {}
-  }
-  return JSON.stringify(text)
 }

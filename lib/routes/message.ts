@@ -8,11 +8,11 @@ import { asError, Closing, HandlerTimeout, SessionOver, SessionUnknown, StoreUna
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
 import { kStream, type Session } from '../sessions/session.js'
-import { deliveryName, type Sessions } from '../sessions/sessions.js'
+import type { Sessions } from '../sessions/sessions.js'
 import { isItems, JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
+import type { RunOutcome } from '../store/run-state.js'
 import { isResponse } from '../stream/response-sink.js'
-import { framePartPrefix, serialize } from '../wire/frame.js'
 
 /** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
@@ -114,11 +114,12 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   const upwardReply = new UpwardReply(reply)
   const limit = <T>(what: string, result: Awaitable<T>): Awaitable<T> => limitTime(result, timeout, what, event, upwardReply, reply.log)
   return andThen(limit('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
-    let isRefused = false
+    // Until the delivery has started, an error refuses the message.
+    let isStartingDelivery = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
       const error = asError(thrown)
       // The client repeats the message after this error, so the response must not be kept.
-      if (isRefused || error instanceof StoreUnavailable) throw error
+      if (isStartingDelivery || error instanceof StoreUnavailable) throw error
       const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
       const removeLimit = limitCapture(capture, timeout, event, reply.log)
       reply.send(error)
@@ -130,9 +131,9 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       const response = andThen(limit('The handler', run(upwardReply)), returned => {
         if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
-        isRefused = true
-        return andThen(deliverItems(sessions, session, id, returned, upwardReply, reply.log, reportError), () => {
-          isRefused = false
+        isStartingDelivery = true
+        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, reportError), () => {
+          isStartingDelivery = false
           return sendResponse(reply, upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
         })
       })
@@ -144,27 +145,22 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
 }
 
 /** Sends the values of a handler as parts. Resolves when that has started. */
-function deliverItems (sessions: Sessions, session: Session, id: string, items: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, reportError: ReportError): Awaitable<unknown> {
-  return cleanUpAfterError(() => sessions.runs.deliver(session[kStream], {
-    name: deliveryName(session, id),
-    partPrefix: framePartPrefix('message', id),
-    read: signal => {
-      signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
-      return items
-    },
-    format: value => `"data":${serialize(value)}`,
-    getOutcome: () => ({ status: 'finished' }),
-    onError: async thrown => {
-      // In another process, the session may be closed before this one knows it.
-      if (session.closed || thrown instanceof SessionOver) return { status: 'stopped' }
-      const error = asError(thrown)
-      logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
-      return { status: 'failed', response: await reportError(error) }
-    }
-  }), error => {
+function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, reportError: ReportError): Awaitable<unknown> {
+  const read = (signal: AbortSignal): AsyncIterable<unknown> => {
+    signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
+    return values
+  }
+  const onError = async (thrown: unknown): Promise<RunOutcome> => {
+    // In another process, the session may be closed before this one knows it.
+    if (session.closed || thrown instanceof SessionOver) return { status: 'stopped' }
+    const error = asError(thrown)
+    logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
+    return { status: 'failed', response: await reportError(error) }
+  }
+  return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kStream], id, read, onError), error => {
     reply.abort(error as Error)
-    // Nobody reads the items, which may have opened something.
-    Promise.resolve(items[Symbol.asyncIterator]().return?.()).catch(noop)
+    // Nobody reads the values, which may have opened something.
+    Promise.resolve(values[Symbol.asyncIterator]().return?.()).catch(noop)
   })
 }
 

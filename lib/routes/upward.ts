@@ -6,9 +6,9 @@ import type { Sessions } from '../sessions/sessions.js'
 import { requireJson } from '../wire/content-type.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
-import { Batch, createErrorReporter, handleBatch } from './batch.js'
+import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
-import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
+import { BATCH_MESSAGE_PATH, createErrorReporter, MessageRequest } from './message-request.js'
 import { captureResponse, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
@@ -111,7 +111,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     size: () => estimateMemory(data),
     handle: () => {
       isStarted = true
-      return handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(sessions, session, { event, json: undefined, id }, request, reply))
+      return handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(sessions, session, { event, id }, request, reply))
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)

@@ -58,7 +58,7 @@ export async function * readRun (run: RunState, store: RunStore, start: number, 
         const index = log.indexAfter(cursor)
         if (index < log.end) {
           cursor = log.positionAt(index)
-          yield formatEvent(cursor, log.frameSuffixAt(index), run.isText)
+          yield formatEvent(cursor, log.frameAt(index), run.isText)
           continue
         }
         if (run.outcome !== undefined) return
@@ -75,8 +75,8 @@ function formatGap (gap: Gap): string {
   return `"position":${gap.resumedAt},"gap":${JSON.stringify(gap)}`
 }
 
-function formatEvent (position: number, suffix: string, isText: boolean): string {
-  const { event, data } = splitFrame(suffix.slice(suffix.indexOf('\n') + 1))
+function formatEvent (position: number, frame: string, isText: boolean): string {
+  const { event, data } = splitFrame(frame)
   const name = event === undefined ? '' : `"event":${JSON.stringify(event)},`
   return `"position":${position},${name}"data":${isText ? JSON.stringify(data) : data}`
 }

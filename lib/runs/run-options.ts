@@ -2,11 +2,13 @@ import { quote, RunInvalid } from '../errors.js'
 
 const MAX_KEEP = 2 ** 31 - 1
 
-/** Throws FST_SSE_RUN_INVALID if a value is not an object that has only the given properties. */
-export function assertOptions (options: unknown, names: readonly string[]): void {
-  if (typeof options !== 'object' || options === null) throw new RunInvalid(`The options of a run must be an object with the properties ${names.join(', ')}`)
+type OptionError = new (message: string) => Error
+
+/** Throws an error if a value is not an object that has only the given properties. `owner` says whose options they are. */
+export function assertOptions (options: unknown, names: readonly string[], owner = 'a run', Invalid: OptionError = RunInvalid): void {
+  if (typeof options !== 'object' || options === null) throw new Invalid(`The options of ${owner} must be an object with no other properties than ${names.join(', ')}; they are ${quote(options)}`)
   const unknown = Object.keys(options).find(name => !names.includes(name))
-  if (unknown !== undefined) throw new RunInvalid(`Option "${unknown}" of a run must be removed: there is no such option`)
+  if (unknown !== undefined) throw new Invalid(`Option "${unknown}" of ${owner} must be removed: there is no such option; the options are ${names.join(', ')}`)
 }
 
 /** Throws FST_SSE_RUN_INVALID if one of the options is set, but is not a function. */
@@ -16,7 +18,7 @@ export function assertFunctions (options: Readonly<Record<string, unknown>>): vo
   }
 }
 
-/** Throws FST_SSE_RUN_INVALID if a value is not valid for the option `keep`. */
-export function assertKeep (keep: unknown): void {
-  if (!(Number.isInteger(keep) && Number(keep) >= 0 && Number(keep) <= MAX_KEEP)) throw new RunInvalid(`Option "keep" of a run must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${String(keep)}`)
+/** Throws an error if a value is not valid for the option `keep`. */
+export function assertKeep (keep: unknown, owner = 'a run', Invalid: OptionError = RunInvalid): void {
+  if (!(Number.isInteger(keep) && Number(keep) >= 0 && Number(keep) <= MAX_KEEP)) throw new Invalid(`Option "keep" of ${owner} must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${String(keep)}`)
 }

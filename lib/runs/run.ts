@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
 import type { RunOutcome, RunState } from '../store/run-state.js'
+import type { DeliverySession } from './deliveries.js'
 import type { FollowOptions } from './run-follower.js'
 import { sendError } from './send-error.js'
 import { sendRun, type ReaderContext, type RunReplyOptions } from './run-reader.js'
@@ -8,20 +9,9 @@ import { sendRun, type ReaderContext, type RunReplyOptions } from './run-reader.
 /** The status of a run: running, or how it has ended. */
 export type RunStatus = 'running' | 'finished' | 'stopped' | 'failed' | 'lost'
 
-/** The session in whose stream a run is delivered. */
-export interface DeliveryTarget {
-  readonly sessionId: string
-  /** Aborts when the session is closed. */
-  readonly signal: AbortSignal
-  /** Appends an event to the log of the session. */
-  sendFrame (frame: string): Awaitable<void>
-  /** Settles when less than half of what the session's log may keep is unsent. */
-  waitForDrain (): Awaitable<void>
-}
-
 /** What a run needs from the registry. */
 export interface RunContext extends ReaderContext {
-  follow (run: RunState, target: DeliveryTarget, options: FollowOptions): Promise<RunOutcome>
+  follow (run: RunState, target: DeliverySession, options: FollowOptions): Promise<RunOutcome>
   /** A call of the app has failed, and nothing waits for its promise. */
   onUnhandled (error: unknown, call: string, details: { readonly run: string }): void
 }
@@ -73,7 +63,7 @@ export class Run {
   }
 
   /** @internal Delivers the events of the run in the stream of a session. Resolves with the outcome of the run. */
-  deliver (target: DeliveryTarget, options: FollowOptions): Promise<RunOutcome> {
+  follow (target: DeliverySession, options: FollowOptions): Promise<RunOutcome> {
     return this.#context.follow(this.#state, target, options)
   }
 

@@ -1,8 +1,8 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { andThen, cleanUpAfterError, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
-import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, StoreUnavailable, TooManyRuns, TooManyWaiting } from '../errors.js'
-import { assertFits, type LogBounds } from '../log/log.js'
+import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
+import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
+import type { LogBounds } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
 import type { Reuse, RunStore } from '../store/run-store.js'
@@ -10,10 +10,10 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
-import { framePartEnd, framePartPrefix, frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
-import { readRun, resolveStart, type FollowOptions } from './run-follower.js'
+import { frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { Deliveries, type ProduceOutcome } from './deliveries.js'
 import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
-import { Run, type DeliveryTarget, type RunContext } from './run.js'
+import { Run, type RunContext } from './run.js'
 
 /** What a producer receives. */
 export interface ProducerContext {
@@ -52,22 +52,6 @@ export interface RunSettings {
   readonly maxWaitingMessages: number
 }
 
-/** What is delivered in the stream of a session. */
-export interface DeliveryInput {
-  readonly name: string
-  /** The start of the frame of each part. */
-  readonly partPrefix: string
-  readonly read: (signal: AbortSignal) => AsyncIterable<unknown>
-  /** Formats the properties of the part with an item as JSON, without the braces. */
-  readonly format: (item: unknown) => string
-  /** Returns how the delivery ends if all items were delivered. */
-  readonly getOutcome: () => RunOutcome
-  /** Returns how the delivery ends after an error, which can be the reason of a signal. */
-  readonly onError: (error: unknown) => Awaitable<RunOutcome>
-  /** Ends the delivery when it aborts. */
-  readonly signal?: AbortSignal
-}
-
 const DEFAULT_KEEP = 300_000
 const REUSE: readonly unknown[] = ['running', 'kept', 'never']
 const FIND_OPTIONS = ['principal']
@@ -79,6 +63,8 @@ const STORE_TIMEOUT = 100
 
 /** The registry of runs. */
 export class Runs {
+  /** @internal */
+  readonly deliveries: Deliveries
   readonly #settings: RunSettings
   readonly #logger: FastifyBaseLogger
   readonly #store: RunStore | undefined
@@ -88,11 +74,8 @@ export class Runs {
   readonly #streams = new Set<StreamWriter>()
   /** The runs whose producers are in this process. */
   readonly #producing = new Set<RunState>()
-  /** Number of deliveries of this process to each session. */
-  readonly #deliveryCounts = new WeakMap<DeliveryTarget, number>()
   /** Aborts when the server closes: another process can follow the runs. */
   readonly #closeController = new AbortController()
-  #closing = false
   /** Resolves the promise for which `close` waits. */
   #onIdle: () => void = noop
 
@@ -103,12 +86,21 @@ export class Runs {
     this.#store = store
     setMaxListeners(0, this.#closeController.signal)
     this.#heartbeat = new Heartbeat(settings.heartbeatInterval, HEARTBEAT_FRAME, this.#streams)
+    this.deliveries = new Deliveries({
+      log: settings.log,
+      // As many as messages whose handlers run or wait.
+      maxDeliveries: settings.maxWaitingMessages + 1,
+      ids: this.#ids,
+      closeSignal: this.#closeController.signal,
+      getStore: () => this.#getStore(),
+      produce: (state, produce) => this.#produce(state, produce)
+    })
     this.#context = {
       getStore: () => this.#getStore(),
       isClosing: () => this.#closing,
       createRetryDelay,
       onUnhandled,
-      follow: (run, target, options) => this.#follow(run, target, options),
+      follow: (run, target, options) => this.deliveries.follow(run, target, options),
       onStreamOpen: stream => { this.#streams.add(stream) },
       onStreamClose: stream => {
         this.#streams.delete(stream)
@@ -172,36 +164,8 @@ export class Runs {
     })
   }
 
-  /**
-   * @internal Delivers items in the stream of a session, as `part` events. The delivery is a run, so that it can be stopped in every process, and
-   * that another process ends it if this one fails. Resolves when it has started, with a promise of its outcome. Rejects with
-   * FST_SSE_TOO_MANY_WAITING, FST_SSE_RUN_EXISTS, FST_SSE_RUNS_UNSUPPORTED, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
-   */
-  deliver (target: DeliveryTarget, input: DeliveryInput): Awaitable<{ ended: Promise<RunOutcome> }> {
-    if (this.#closing) throw new Closing()
-    const store = this.#getStore()
-    const count = this.#deliveryCounts.get(target) ?? 0
-    if (count > this.#settings.maxWaitingMessages) throw new TooManyWaiting(count)
-    const { name, partPrefix } = input
-    const start = { id: this.#ids.next(), name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, partPrefix } }
-    // Now, so that calls in the same tick count, too.
-    this.#addDelivery(target, 1)
-    const remove = (): void => { this.#addDelivery(target, -1) }
-    return cleanUpAfterError(() => andThen(store.start(start, 'never'), state => {
-      const ended = this.#produce(state as RunState, signal => this.#sendParts(state as RunState, target, input, signal))
-      return { ended: ended.finally(remove) }
-    }), remove)
-  }
-
-  /** @internal Stops a delivery to a session, in any process. */
-  stopDelivery (name: string, sessionId: string): Awaitable<void> {
-    const store = this.#getStore()
-    return andThen(store.find(name, undefined, sessionId), state => state === undefined ? undefined : andThen(store.end(state, { status: 'stopped' }), noop))
-  }
-
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
   async close (timeout: number): Promise<void> {
-    this.#closing = true
     this.#closeController.abort(new Closing())
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
@@ -213,6 +177,10 @@ export class Runs {
     await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
   }
 
+  get #closing (): boolean {
+    return this.#closeController.signal.aborted
+  }
+
   #getStore (): RunStore {
     if (this.#store === undefined) throw new RunsUnsupported()
     return this.#store
@@ -222,88 +190,31 @@ export class Runs {
     if (this.#streams.size === 0 && this.#producing.size === 0) this.#onIdle()
   }
 
-  #addDelivery (target: DeliveryTarget, change: number): void {
-    this.#deliveryCounts.set(target, (this.#deliveryCounts.get(target) ?? 0) + change)
-  }
-
-  /** Delivers the events of a run in the stream of a session. Resolves with the outcome of the run. */
-  async #follow (run: RunState, target: DeliveryTarget, options: FollowOptions): Promise<RunOutcome> {
-    const start = resolveStart(run, options)
-    const store = this.#getStore()
-    let failure: unknown
-    const { ended } = await this.deliver(target, {
-      name: `follow ${this.#ids.next()}`,
-      partPrefix: framePartPrefix('run', run.name),
-      read: signal => readRun(run, store, start, signal),
-      format: part => part as string,
-      getOutcome: () => run.outcome as RunOutcome,
-      onError: error => {
-        if (error === this.#closeController.signal.reason) return { status: 'lost', reason: 'shutdown' }
-        failure = error
-        // The client may follow again after `lost`.
-        return { status: error instanceof StoreUnavailable ? 'lost' : 'failed' }
-      },
-      signal: this.#closeController.signal
-    })
-    const outcome = await ended
-    if (failure !== undefined) throw failure
-    return outcome
-  }
-
-  /** Returns the outcome of a delivery without its response if that is too large for the log of the session. */
-  #limitOutcome (outcome: RunOutcome, partPrefix: string): RunOutcome {
-    try {
-      assertFits({ frame: framePartEnd(partPrefix, outcome) }, this.#settings.log)
-      return outcome
-    } catch {
-      return { status: outcome.status }
-    }
-  }
-
-  /** Sends items to a session. Resolves with the outcome of the delivery, or with `undefined` if its run has ended before. */
-  async #sendParts (state: RunState, target: DeliveryTarget, { partPrefix, read, format, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
-    // Not with `AbortSignal.any`, which leaks memory in some versions of Node if one of the signals lives long.
-    const controller = new AbortController()
-    const { signal } = controller
-    setMaxListeners(0, signal)
-    const sources = [runSignal, target.signal, ...ownSignal === undefined ? [] : [ownSignal]]
-    const onAbort = (): void => { controller.abort(sources.find(({ aborted }) => aborted)?.reason) }
-    for (const source of sources) source.addEventListener('abort', onAbort)
-    if (sources.some(({ aborted }) => aborted)) onAbort()
-    let outcome: RunOutcome | undefined
-    try {
-      await pump(read(signal), signal, {
-        write: item => target.sendFrame(`${partPrefix}${format(item)}}\n\n`),
-        waitForDrain: () => target.waitForDrain()
-      })
-      outcome = getOutcome()
-    } catch (error) {
-      controller.abort(error)
-      if (state.outcome === undefined) outcome = this.#limitOutcome(await onError(error), partPrefix)
-    } finally {
-      for (const source of sources) source.removeEventListener('abort', onAbort)
-    }
-    return outcome
-  }
-
   /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */
-  async #produce (state: RunState, produce: (signal: AbortSignal) => Promise<RunOutcome | undefined>): Promise<RunOutcome> {
+  async #produce (state: RunState, produce: ProduceOutcome): Promise<RunOutcome> {
     const abortController = new AbortController()
     // A producer may have any number of parts that use the signal.
     setMaxListeners(0, abortController.signal)
-    const listener: RunListener = { onAppend: noop, onEnd: () => { abortController.abort(new RunOver()) }, onAbort: noop }
+    let onEnd: () => void = noop
+    const ended = new Promise<void>(resolve => {
+      onEnd = () => {
+        resolve()
+        abortController.abort(new RunOver())
+      }
+    })
+    const listener: RunListener = { onAppend: noop, onEnd, onAbort: noop }
     state.listeners.add(listener)
     // Another process may have ended it already.
-    if (state.outcome !== undefined) listener.onEnd()
+    if (state.outcome !== undefined) onEnd()
     this.#producing.add(state)
     const outcome = await produce(abortController.signal)
-    this.#getStore().unfollow(state, listener)
-    // The store may have rejected an item before this process has received the end of the run.
     if (outcome?.status !== 'finished') abortController.abort(new RunOver())
-    if (outcome !== undefined) await this.#end(state, outcome)
+    // The store may reject an item before this process has received the end of the run.
+    await (outcome === undefined ? ended : this.#end(state, outcome))
+    this.#getStore().unfollow(state, listener)
     this.#producing.delete(state)
     this.#resolveIfIdle()
-    return (outcome ?? state.outcome) as RunOutcome
+    return outcome ?? state.outcome as RunOutcome
   }
 
   /** Resolves when the producer has ended, with the outcome, or with `undefined` if the run has ended before. */

@@ -1,5 +1,6 @@
 import { toPromise } from '../awaitable.js'
 import { ChannelInvalid, OptionInvalid, quote } from '../errors.js'
+import { assertKeep, assertOptions } from '../runs/run-options.js'
 import type { Store } from '../store/store.js'
 import { frameEvent } from '../wire/frame.js'
 import type { SessionContext } from './session-stream.js'
@@ -26,32 +27,26 @@ export interface JoinOptions {
   readonly history: number
 }
 
-const MAX_KEEP = 2 ** 31 - 1
-
 /** Returns the number of milliseconds for which a channel is kept. Throws FST_SSE_OPTION_INVALID. */
 function getKeep (options: ChannelOptions): number {
-  assertKeys(options, 'channel', 'keep')
+  assertOptions(options, ['keep'], 'a channel', OptionInvalid)
   const { keep = 0 } = options
-  if (!Number.isInteger(keep) || keep < 0 || keep > MAX_KEEP) throw new OptionInvalid(`Option "keep" of a channel must be a whole number of milliseconds from 0 to ${MAX_KEEP}; it is ${String(keep)}`)
+  assertKeep(keep, 'a channel', OptionInvalid)
   return keep
 }
 
 /** Returns the maximum number of events that `join` returns. Throws FST_SSE_OPTION_INVALID. */
 export function getHistory (options: JoinOptions): number {
-  assertKeys(options, 'join', 'history')
+  assertOptions(options, ['history'], 'join', OptionInvalid)
   const { history } = options
   if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${String(history)}`)
   return history
 }
 
-function assertKeys (options: object, call: string, name: string): void {
-  const isValid = typeof options === 'object' && options !== null && Object.keys(options).every(key => key === name)
-  if (!isValid) throw new OptionInvalid(`The options of ${call} must be an object with the property "${name}"; they are ${quote(options)}`)
-}
-
-/** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options are not an object with `except`. */
-export function getExcludedId (options: SendOptions = {}): string | undefined {
-  assertKeys(options, 'emit', 'except')
+/** Returns the id of the session that does not receive an event. Throws FST_SSE_OPTION_INVALID if the options of `call` are not an object with `except`. */
+export function getExcludedId (options: SendOptions | undefined, call: string): string | undefined {
+  if (options === undefined) return undefined
+  assertOptions(options, ['except'], call, OptionInvalid)
   const { except } = options
   // `id` shows that a session was passed in place of the options. It would have no effect.
   const isValid = except === undefined ? !('id' in options) : typeof except?.id === 'string'
@@ -96,6 +91,6 @@ export class Channel {
    * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   emit (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options) }, this.#keep), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options, 'emit') }, this.#keep), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
   }
 }

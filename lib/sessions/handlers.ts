@@ -17,8 +17,8 @@ export interface HandlerContext {
   /** The message, with its event name and its idempotency key. */
   readonly message: Message
   /**
-   * Aborts when the client stops reading the values of an async generator, and when the session is closed; for another handler, when it
-   * has not settled within `handlerTimeout`.
+   * Aborts when nobody needs the values of an async generator any more: when the client stops it, when the session is closed, and
+   * when the process loses the store or closes. For another handler: when it has not settled within `handlerTimeout`.
    */
   readonly signal: AbortSignal
 }

@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
 import { SessionOver } from '../errors.js'
-import type { DeliveryTarget } from '../runs/run.js'
+import type { DeliverySession } from '../runs/deliveries.js'
 import { logSafely } from '../safe-log.js'
 import type { MessageQueue } from '../store/message-queue.js'
 import type { SessionListener, SessionState } from '../store/session-state.js'
@@ -61,7 +61,7 @@ export interface StreamAttachment {
  * replaced or released, and what happens when the session is closed. A session has at most one stream, that of the newest
  * request.
  */
-export class SessionStream<Session> implements SessionListener, StreamOwner, DeliveryTarget {
+export class SessionStream<Session> implements SessionListener, StreamOwner, DeliverySession {
   // Private, because a logger that is given a SessionState also prints its listener.
   readonly #state: SessionState
   readonly #context: SessionContext<Session>
@@ -139,11 +139,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   }
 
   send (event: string, data: unknown): Awaitable<void> {
-    return this.sendFrame(frameEvent(event, data))
-  }
-
-  sendFrame (frame: string): Awaitable<void> {
-    return this.context.store.send(this.state, { frame })
+    return this.context.store.send(this.state, { frame: frameEvent(event, data) })
   }
 
   /** Settles when less than half of what the session's log may keep is unsent, or when the session is closed. */

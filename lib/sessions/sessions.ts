@@ -61,7 +61,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
     this.hooks = new HookRunner(logger)
-    this.handlers = new HandlerRegistry(this.hooks, (session, key) => this.runs.stopDelivery(deliveryName(session, key), session.id))
+    this.handlers = new HandlerRegistry(this.hooks, (session, key) => this.runs.deliveries.stopValues(session.id, key))
     this.#store = store
     this.#logger = logger
     this.#streams = streams
@@ -112,7 +112,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: getExcludedId(options) }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
+    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: getExcludedId(options, 'broadcast') }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */
@@ -270,11 +270,6 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   #sessionOf (state: SessionState): Session {
     return state.listener instanceof SessionStream ? state.listener.session as Session : new Session(state, this.#context)
   }
-}
-
-/** Returns the name of the run that delivers the values of the handler of a message. */
-export function deliveryName ({ id }: Session, key: string): string {
-  return `message ${id} ${key}`
 }
 
 /** The registry, typed by a contract. It can be used as `Sessions`. The data that clients send is checked at run time only if the handler has a `schema`. */

@@ -29,8 +29,9 @@ export interface RunInput {
   /** Whether the data of the events is text; otherwise, it is JSON. */
   readonly isText?: boolean
   /**
-   * Makes this the run of a delivery: it has no entries and no readers, it does not count for `maxRuns`, and is not kept. At its end, the
-   * store MUST append an entry to the log of the session, unless that is closed: the prefix, `"end":`, the outcome as JSON, and `}\n\n`.
+   * Makes this the run of a delivery: its entries are appended to the log of the session. It has no readers, does not count for
+   * `maxRuns`, and is not kept. At its end, the store MUST append an entry, unless the session is closed: the prefix, `"end":`, the
+   * outcome as JSON, and `}\n\n`.
    */
   readonly delivery?: DeliveryTarget
 }
@@ -50,6 +51,7 @@ export class RunState implements LogListener {
   readonly fingerprint: string | undefined
   readonly keep: number
   readonly isText: boolean
+  readonly delivery: DeliveryTarget | undefined
   /** The newest position of the store when the run was started. */
   readonly startPosition: number
   /** How the run has ended; `undefined` while it is running. */
@@ -59,13 +61,14 @@ export class RunState implements LogListener {
   readonly listeners = new Set<RunListener>()
   readonly #id: string
 
-  constructor ({ id, name, principal, fingerprint, keep, isText = false }: RunInput, startPosition: number) {
+  constructor ({ id, name, principal, fingerprint, keep, isText = false, delivery }: RunInput, startPosition: number) {
     this.#id = id
     this.name = name
     this.principal = principal
     this.fingerprint = fingerprint
     this.keep = keep
     this.isText = isText
+    this.delivery = delivery
     this.startPosition = startPosition
   }
 

@@ -33,7 +33,10 @@ export interface RunStore {
   find (name: string, principal: string | undefined, sessionId?: string): Awaitable<RunState | undefined>
   /** Finds a run by id, also one whose name is used by a newer run. */
   findById (id: string): Awaitable<RunState | undefined>
-  /** Appends to the log of a run. Rejects with RunOver if the run has ended. */
+  /**
+   * Appends to the log of a run, or, for the run of a delivery, to that of its session. Rejects with RunOver if the run has ended, and with
+   * SessionOver if the session is closed. While the store cannot be reached, the call MAY wait as long as the run can still continue.
+   */
   append (run: RunState, entry: EntryInput): Awaitable<void>
   /** Ends a run, in any process. Resolves with true for the one call that ended it. The listeners of all processes are notified. If the call rejects for an outcome other than `stopped`, a shared store MUST end the run as soon as that is possible. */
   end (run: RunState, outcome: RunOutcome): Awaitable<boolean>

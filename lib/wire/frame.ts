@@ -70,9 +70,14 @@ export function framePartPrefix (kind: 'message' | 'run', name: string): string 
   return `event: ${PART_EVENT}\ndata: {"${kind}":${JSON.stringify(name)},`
 }
 
-/** Frames the last part of a message or a run, which tells how it has ended. */
+/** Frames a part from its prefix and its other properties, which are JSON without the braces. */
+export function framePart (partPrefix: string, properties: string): string {
+  return `${partPrefix}${properties}}\n\n`
+}
+
+/** Frames the last part of a message or a run, which contains its outcome. */
 export function framePartEnd (partPrefix: string, outcome: object): string {
-  return `${partPrefix}"end":${JSON.stringify(outcome)}}\n\n`
+  return framePart(partPrefix, `"end":${JSON.stringify(outcome)}`)
 }
 
 function isNamedItem (item: unknown): item is { event: string, data?: unknown } {

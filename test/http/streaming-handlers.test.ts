@@ -137,7 +137,7 @@ t.test('a session has a limited number of running generators; a message beyond i
   const { count } = addEndless(sessions)
   await post('endless', {}, 'm1')
   await post('endless', {}, 'm2')
-  t.match(await post('endless', {}, 'm3'), { status: 429, body: { code: 'FST_SSE_TOO_MANY_WAITING' } })
+  t.match(await post('endless', {}, 'm3'), { status: 429, body: { code: 'FST_SSE_TOO_MANY_DELIVERIES' } })
   await post('part', { message: 'm1' })
   await stream.waitFor(isEnd)
   await waitUntil(async () => (await post('endless', {}, 'm3')).status === 202, 'room')

@@ -1,8 +1,10 @@
 import t from 'tap'
 import { dataOf, follow, type RunResponse } from '../runs/support/run-client.js'
 import { createFeed } from '../runs/support/feed.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
+import { isEnd, partsOf } from '../support/streaming-handlers.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 import { openRunNode, openRunNodes } from './support/run-nodes.js'
 
@@ -281,4 +283,54 @@ t.test('a run that is removed before a reader has read its log is unknown', need
     if (commands.some(({ operation, args }) => operation === 'read' && args[1] === 'run')) await nodeA.runs.start('b', {}, createFeed().producer)
   })
   t.match(await (await fetch(nodeB.runUrl)).json(), { code: 'FST_SSE_RUN_UNKNOWN' })
+})
+
+t.test('while Redis does not respond, producers, followers and streaming handlers wait, and then continue without a loss', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t, { lease: 30_000 })
+  const stream = await openStream(t, nodeB.url)
+  const values = createFeed()
+  nodeA.sessions.handle('values', (_session, _data, { signal }) => values.producer({ signal }))
+  const run = await nodeA.runs.start('a', {}, nodeA.feed.producer)
+  const readers = [await follow(t, nodeA.runUrl), await follow(t, nodeB.runUrl)]
+  const session = await nodeA.sessions.find(stream.sessionId)
+  const followed = session?.follow(run)
+  t.equal((await postMessage(nodeA.url, stream.sessionId, {}, { event: 'values', key: 'm' })).status, 202)
+  for (const feed of [nodeA.feed, values]) feed.add(1)
+  for (const reader of readers) await reader.waitFor('1')
+  const pausedAt = performance.now()
+  redis.pause()
+  for (const feed of [nodeA.feed, values]) feed.add(2, 3)
+  await waitUntil(() => performance.now() - pausedAt > 3000, 'three seconds, longer than a call may take')
+  redis.resume()
+  for (const feed of [nodeA.feed, values]) feed.add(4)
+  await waitUntil(() => partsOf(stream).filter(part => (part as { data?: unknown }).data === 4).length === 2, 'the last parts')
+  for (const feed of [nodeA.feed, values]) feed.end()
+  t.strictSame(await readAll(readers), readers.map(() => ['1', '2', '3', '4', { status: 'finished' }]))
+  t.strictSame(await followed, { status: 'finished' })
+  await waitUntil(() => stream.events.filter(isEnd).length === 2, 'both ends')
+  const parts = partsOf(stream) as Array<{ run?: string, message?: string, data?: unknown, end?: unknown }>
+  for (const name of ['run', 'message'] as const) {
+    t.strictSame(parts.filter(part => name in part).map(({ data, end }) => data ?? end), [1, 2, 3, 4, { status: 'finished' }], name)
+  }
+})
+
+t.test('nothing is sent after the end of a handler, or of its session, that another node has stored', needsRedis, async t => {
+  const [, nodeA, nodeB] = await openRunNodes(t)
+  for (const close of [false, true]) {
+    const stream = await openStream(t, nodeB.url)
+    const values = createFeed()
+    nodeA.sessions.handle(`values ${close}`, (_session, _data, { signal }) => values.producer({ signal }))
+    await postMessage(nodeA.url, stream.sessionId, {}, { event: `values ${close}`, key: 'm' })
+    values.add(1)
+    await stream.waitFor(({ event }) => event === 'part')
+    const publications = nodeA.proxy.connections[1]?.server
+    publications?.pause()
+    if (close) await (await nodeB.sessions.find(stream.sessionId))?.close()
+    else await postMessage(nodeB.url, stream.sessionId, { message: 'm' }, { event: 'part' })
+    values.add(2)
+    await withTimeout(values.closed, 'the end of the generator')
+    publications?.resume()
+    await waitUntil(() => stream.events.some(event => close ? event.event === 'close' : isEnd(event)), 'the end')
+    t.strictSame(partsOf(stream), close ? [{ message: 'm', data: 1 }] : [{ message: 'm', data: 1 }, { message: 'm', end: { status: 'stopped' } }])
+  }
 })

@@ -142,7 +142,7 @@ t.test('invalid calls reject with a code', async t => {
   const run = await runs.start('a', {}, feed.producer)
   for (const from of [-1, 1.5, 'end', NaN]) await t.rejects(session.follow(run, { from: from as number }), { code: 'FST_SSE_RUN_INVALID', message: /"from" must be/ })
   const followed = [session.follow(run), session.follow(run)]
-  await t.rejects(session.follow(run), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(session.follow(run), { code: 'FST_SSE_TOO_MANY_DELIVERIES', statusCode: 429 })
   feed.end()
   t.strictSame(await withTimeout(Promise.all(followed), 'the ends'), [{ status: 'finished' }, { status: 'finished' }], 'they do not count for maxRuns')
   await runs.start('b', {}, createFeed().producer)
@@ -181,8 +181,9 @@ t.test('if the store fails, the follower rejects, and a promise that nothing han
   store.isDown = false
   const followed = session.follow(run)
   feed.add(1)
-  await waitUntil(() => store.calls.includes('send'), 'the first part')
-  store.delay = name => { if (name === 'send') throw new StoreUnavailable() }
+  await waitUntil(() => store.calls.filter(name => name === 'append').length === 2, 'the first event and its part')
+  let appends = 0
+  store.delay = name => { if (name === 'append' && ++appends === 2) throw new StoreUnavailable() }
   feed.add(2)
   await t.rejects(withTimeout(followed, 'the failure'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
 })

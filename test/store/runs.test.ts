@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { memoryStore, type RunInput, type RunListener, type RunState, type RunStore, type SseSessionsOptions, type StoreFactory } from '../../lib/index.js'
+import { memoryStore, type RunInput, type RunListener, type RunState, type RunStore, type SseSessionsOptions, type Store, type StoreFactory } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { IdGenerator } from '../../lib/wire/event-id.js'
 import { testEachStoreFactory } from '../support/stores.js'
@@ -10,10 +10,14 @@ import { waitUntil } from '../support/wait.js'
 const ids = new IdGenerator()
 
 async function createStore (t: Test, factory: StoreFactory, options: SseSessionsOptions = {}): Promise<RunStore> {
+  return (await createStores(t, factory, options)).runs
+}
+
+async function createStores (t: Test, factory: StoreFactory, options: SseSessionsOptions = {}): Promise<{ store: Store, runs: RunStore }> {
   const store = await factory(resolveOptions({ closeTimeout: 100, ...options }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
   t.teardown(() => store.close('shutdown'))
   if (store.runs === undefined) throw new Error('no runs')
-  return store.runs
+  return { store, runs: store.runs }
 }
 
 const createInput = (input: Partial<RunInput> = {}): RunInput => ({ id: ids.next(), name: 'a', principal: undefined, fingerprint: undefined, keep: 60_000, ...input })
@@ -155,4 +159,26 @@ t.test('the log of a run that is removed stays until its last reader has left, a
   t.equal(source?.log.length, 1)
   store.unfollow(run, two)
   t.equal(source?.log.length, 0)
+})
+
+testEachStoreFactory(t, 'the entries of a delivery are appended to the log of its session, until the delivery or the session ends', async (t, connect) => {
+  const { store, runs } = await createStores(t, await connect(), { log: { bytes: 1000 } })
+  const session = await store.open(ids.next(), undefined)
+  if (session === undefined) throw new Error('no session')
+  const partPrefix = 'event: part\ndata: {"message":"a",'
+  const startDelivery = (name: string): Promise<RunState> => startRun(runs, { name, delivery: { sessionId: session.id, partPrefix } })
+  const first = await startDelivery('first')
+  const second = await startDelivery('second')
+  await runs.append(first, { frame: `${partPrefix}"data":1}\n\n` })
+  await runs.append(second, { frame: `${partPrefix}"data":2}\n\n` })
+  await t.rejects(async () => { await runs.append(first, { frame: 'x'.repeat(2000) }) }, { code: 'FST_SSE_ENTRY_TOO_LARGE' })
+  await runs.end(first, { status: 'stopped' })
+  await t.rejects(async () => { await runs.append(first, { frame: 'data: 3\n\n' }) }, { code: 'FST_SSE_RUN_OVER' })
+  await store.attach(session, session.startPosition, 0)
+  const frames = (): string[] => session.log?.framesUpTo(Infinity, 10, '') ?? []
+  await waitUntil(() => frames().length === 3, 'the entries')
+  t.strictSame(frames(), [`${partPrefix}"data":1}\n\n`, `${partPrefix}"data":2}\n\n`, `${partPrefix}"end":{"status":"stopped"}}\n\n`])
+  await store.end(session, 'over', true)
+  await t.rejects(async () => { await runs.append(second, { frame: 'data: 4\n\n' }) }, { code: 'FST_SSE_SESSION_OVER' })
+  t.equal(await runs.end(second, { status: 'stopped' }), true)
 })

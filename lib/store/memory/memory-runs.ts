@@ -1,6 +1,6 @@
-import { IdempotencyKeyReused, RunExists, RunOver } from '../../errors.js'
+import { IdempotencyKeyReused, RunExists, RunOver, SessionOver } from '../../errors.js'
 import { Log, type EntryInput } from '../../log/log.js'
-import { RunState, type DeliveryTarget, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
+import { RunState, type RunInput, type RunListener, type RunOutcome } from '../run-state.js'
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import type { StoreSettings } from '../store.js'
 import { framePartEnd } from '../../wire/frame.js'
@@ -12,11 +12,9 @@ class MemoryRun extends RunState {
   readonly log: Log
   /** Removes the run `keep` milliseconds after its end. */
   timer: NodeJS.Timeout | undefined
-  readonly delivery: DeliveryTarget | undefined
 
   constructor (input: RunInput, startPosition: number, createLog: (run: MemoryRun) => Log) {
     super(input, startPosition)
-    this.delivery = input.delivery
     this.log = createLog(this)
   }
 }
@@ -26,8 +24,8 @@ export class MemoryRuns implements RunStore {
   readonly #settings: StoreSettings
   readonly #logs: MemoryLogs
   readonly #limit: MemoryLimit
-  /** Appends to the log of a session, if it is open. */
-  readonly #sendTo: (sessionId: string, frame: string) => void
+  /** Appends to the log of a session if it is open. Returns whether it is. */
+  readonly #sendTo: (sessionId: string, entry: EntryInput) => boolean
   readonly #byId = new Map<string, MemoryRun>()
   /** The newest run with each name and principal. */
   readonly #byName = new Map<string, MemoryRun>()
@@ -36,7 +34,7 @@ export class MemoryRuns implements RunStore {
   /** Number of runs in `#byId` that belong to deliveries. */
   #deliveryCount = 0
 
-  constructor (settings: StoreSettings, logs: MemoryLogs, limit: MemoryLimit, sendTo: (sessionId: string, frame: string) => void) {
+  constructor (settings: StoreSettings, logs: MemoryLogs, limit: MemoryLimit, sendTo: (sessionId: string, entry: EntryInput) => boolean) {
     this.#settings = settings
     this.#logs = logs
     this.#limit = limit
@@ -69,6 +67,10 @@ export class MemoryRuns implements RunStore {
 
   append (run: MemoryRun, entry: EntryInput): void {
     if (run.outcome !== undefined) throw new RunOver()
+    if (run.delivery !== undefined) {
+      if (!this.#sendTo(run.delivery.sessionId, entry)) throw new SessionOver()
+      return
+    }
     this.#logs.append(run.log, entry)
     this.#limit.enforce()
   }
@@ -85,7 +87,7 @@ export class MemoryRuns implements RunStore {
       this.#remove(run)
     }
     for (const listener of [...run.listeners]) listener.onEnd()
-    if (run.delivery !== undefined) this.#sendTo(run.delivery.sessionId, framePartEnd(run.delivery.partPrefix, outcome))
+    if (run.delivery !== undefined) this.#sendTo(run.delivery.sessionId, { frame: framePartEnd(run.delivery.partPrefix, outcome) })
     return true
   }
 

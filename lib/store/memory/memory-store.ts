@@ -43,9 +43,11 @@ export class MemoryStore implements Store {
     this.#settings = settings
     this.#callbacks = callbacks
     this.#limit = new MemoryLimit(settings.maxBytes)
-    this.runs = new MemoryRuns(settings, logs, this.#limit, (sessionId, frame) => {
+    this.runs = new MemoryRuns(settings, logs, this.#limit, (sessionId, entry) => {
       const session = this.#sessions.get(sessionId)
-      if (session !== undefined && session.closeReason === undefined) this.send(session, { frame })
+      if (session === undefined || session.closeReason !== undefined) return false
+      this.send(session, entry)
+      return true
     })
     this.#broadcasts = this.#createLog(settings.channelLog, { onAppend: () => { callbacks.onBroadcast() } })
     this.#expiryQueue = new ExpiryQueue(settings.resumeTimeout, session => { this.#expire(session) })

@@ -92,12 +92,14 @@ export class CommandQueue {
     return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
   }
 
-  /** Executes a command as soon as that is possible, however late. */
+  /** Executes a command as soon as that is possible, however late. Rejects with StoreUnavailable if Redis refuses it, and if the queue is closed. */
+  executeWithoutDeadline (name: CommandName, ...args: Argument[]): Promise<unknown> {
+    return new Promise<unknown>((resolve, reject) => { this.#add(name, args, Infinity, resolve, reject) })
+  }
+
+  /** Executes a command as soon as that is possible, however late. Does not reject. */
   executeReliably (name: CommandName, ...args: Argument[]): Promise<void> {
-    return new Promise<void>(resolve => {
-      const done = (): void => { resolve() }
-      this.#add(name, args, Infinity, done, done)
-    })
+    return this.executeWithoutDeadline(name, ...args).then(noop, noop)
   }
 
   /** Sends a command without a sequence number: it may be executed before or after others, and is not sent again. Rejects with the error of Redis. */

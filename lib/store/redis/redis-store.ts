@@ -137,7 +137,7 @@ export class RedisStore implements Store {
   }
 
   async waitForDrain (state: SessionState): Promise<void> {
-    while (state.closeReason === undefined && Number(await this.#node.commandQueue.execute('backlog', state.id)) !== 1) {
+    while (state.closeReason === undefined && Number(await this.#node.commandQueue.executeWithoutDeadline('backlog', state.id)) !== 1) {
       await new Promise(resolve => { setTimeout(resolve, BACKLOG_INTERVAL).unref() })
     }
   }

@@ -1,5 +1,5 @@
 import { noop } from '../../awaitable.js'
-import { IdempotencyKeyReused, RunExists, RunOver } from '../../errors.js'
+import { IdempotencyKeyReused, RunExists, RunOver, SessionOver } from '../../errors.js'
 import { assertFits, type EntryInput } from '../../log/log.js'
 import { isSessionId } from '../../wire/event-id.js'
 import type { RunInput, RunListener, RunOutcome, RunState } from '../run-state.js'
@@ -68,12 +68,15 @@ export class RedisRuns implements RunStore {
   }
 
   async append (given: RunState, entry: EntryInput): Promise<void> {
-    if (given.outcome !== undefined) throw new RunOver()
-    assertFits(entry, this.#settings.runLog)
-    const position = Number(await this.#commandQueue.execute('append', 'run', given.id, entry.frame, ''))
+    const { id, outcome, delivery } = given
+    if (outcome !== undefined) throw new RunOver()
+    assertFits(entry, delivery === undefined ? this.#settings.runLog : this.#settings.log)
+    // Without a deadline: the producer waits while Redis cannot be reached. If that lasts too long, another node ends the run.
+    const position = Number(await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, ''))
+    if (position === -2) throw new SessionOver()
     if (position === -1) {
       // To find out how the run has ended.
-      this.findById(given.id).catch(noop)
+      this.findById(id).catch(noop)
       throw new RunOver()
     }
     this.#reducer.highestPosition = Math.max(this.#reducer.highestPosition, position)

@@ -1,0 +1,172 @@
+import { setMaxListeners } from 'node:events'
+import { andThen, cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
+import { Closing, RunOver, StoreUnavailable, TooManyDeliveries } from '../errors.js'
+import { assertFits, type LogBounds } from '../log/log.js'
+import type { RunOutcome, RunState } from '../store/run-state.js'
+import type { RunStore } from '../store/run-store.js'
+import { pump } from '../stream/pump.js'
+import type { IdGenerator } from '../wire/event-id.js'
+import { framePart, framePartEnd, framePartPrefix, serialize } from '../wire/frame.js'
+import { readRun, resolveStart, type FollowOptions } from './run-follower.js'
+
+/** The session in whose stream items are delivered. */
+export interface DeliverySession {
+  readonly sessionId: string
+  /** Aborts when the session is closed. */
+  readonly signal: AbortSignal
+  /** Settles when less than half of what the session's log may keep is unsent. */
+  waitForDrain (): Awaitable<void>
+}
+
+/** Produces the outcome of a run until its signal aborts; `undefined` if the run has ended before. */
+export type ProduceOutcome = (signal: AbortSignal) => Promise<RunOutcome | undefined>
+
+/** What deliveries need from the registry of runs. */
+export interface DeliveryContext {
+  readonly log: LogBounds
+  readonly maxDeliveries: number
+  readonly ids: IdGenerator
+  /** Aborts when the server closes. */
+  readonly closeSignal: AbortSignal
+  getStore (): RunStore
+  /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */
+  produce (state: RunState, produce: ProduceOutcome): Promise<RunOutcome>
+}
+
+/** What is delivered. */
+interface DeliveryInput {
+  readonly name: string
+  /** The start of the frame of each part. */
+  readonly partPrefix: string
+  readonly read: (signal: AbortSignal) => AsyncIterable<unknown>
+  /** Formats the properties of the part with an item as JSON, without the braces. */
+  readonly format: (item: unknown) => string
+  /** Returns how the delivery ends if all items were delivered. */
+  readonly getOutcome: () => RunOutcome
+  /** Returns how the delivery ends after an error, which can be the reason of a signal. */
+  readonly onError: (error: unknown) => Awaitable<RunOutcome>
+  /** Ends the delivery when it aborts. */
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Delivers items in the streams of sessions, as `part` events. A delivery is a run, so that it can be stopped in every process,
+ * and that another process ends it if this one fails.
+ */
+export class Deliveries {
+  readonly #context: DeliveryContext
+  /** Number of deliveries of this process to each session. */
+  readonly #counts = new WeakMap<DeliverySession, number>()
+
+  constructor (context: DeliveryContext) {
+    this.#context = context
+  }
+
+  /**
+   * Delivers the values of the handler of a message. `onError` returns how the delivery ends after an error. Resolves when it has
+   * started. Rejects with FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_RUN_EXISTS, FST_SSE_RUNS_UNSUPPORTED, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
+   */
+  deliverValues (target: DeliverySession, key: string, read: DeliveryInput['read'], onError: DeliveryInput['onError']): Awaitable<unknown> {
+    return this.#start(target, {
+      name: nameOfValues(target.sessionId, key),
+      partPrefix: framePartPrefix('message', key),
+      read,
+      format: value => `"data":${serialize(value)}`,
+      getOutcome: () => ({ status: 'finished' }),
+      onError
+    })
+  }
+
+  /** Stops the delivery of the values of the handler of a message, in any process. */
+  stopValues (sessionId: string, key: string): Awaitable<void> {
+    const store = this.#context.getStore()
+    return andThen(store.find(nameOfValues(sessionId, key), undefined, sessionId), state => state === undefined ? undefined : andThen(store.end(state, { status: 'stopped' }), noop))
+  }
+
+  /** Delivers the events of a run. Resolves with the outcome of the run. */
+  async follow (run: RunState, target: DeliverySession, options: FollowOptions): Promise<RunOutcome> {
+    const start = resolveStart(run, options)
+    const { getStore, closeSignal, ids } = this.#context
+    const store = getStore()
+    let failure: unknown
+    const { ended } = await this.#start(target, {
+      name: `follow ${ids.next()}`,
+      partPrefix: framePartPrefix('run', run.name),
+      read: signal => readRun(run, store, start, signal),
+      format: part => part as string,
+      getOutcome: () => run.outcome as RunOutcome,
+      onError: error => {
+        if (error === closeSignal.reason) return { status: 'lost', reason: 'shutdown' }
+        failure = error
+        // The client may follow again after `lost`.
+        return { status: error instanceof StoreUnavailable ? 'lost' : 'failed' }
+      },
+      signal: closeSignal
+    })
+    const outcome = await ended
+    if (failure !== undefined) throw failure
+    return outcome
+  }
+
+  /** Starts a delivery. Resolves with a promise of its outcome. */
+  #start (target: DeliverySession, input: DeliveryInput): Awaitable<{ ended: Promise<RunOutcome> }> {
+    const { closeSignal, ids, maxDeliveries, getStore, produce } = this.#context
+    if (closeSignal.aborted) throw new Closing()
+    const store = getStore()
+    if ((this.#counts.get(target) ?? 0) >= maxDeliveries) throw new TooManyDeliveries(maxDeliveries)
+    const { name, partPrefix } = input
+    const run = { id: ids.next(), name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, partPrefix } }
+    // Now, so that calls in the same tick count, too.
+    this.#addCount(target, 1)
+    const remove = (): void => { this.#addCount(target, -1) }
+    return cleanUpAfterError(() => andThen(store.start(run, 'never'), state => {
+      const ended = produce(state as RunState, signal => this.#sendParts(state as RunState, target, input, signal))
+      return { ended: ended.finally(remove) }
+    }), remove)
+  }
+
+  #addCount (target: DeliverySession, change: number): void {
+    this.#counts.set(target, (this.#counts.get(target) ?? 0) + change)
+  }
+
+  async #sendParts (state: RunState, target: DeliverySession, { partPrefix, read, format, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
+    // Not with `AbortSignal.any`, which leaks memory in some versions of Node if one of the signals lives long.
+    const controller = new AbortController()
+    const { signal } = controller
+    setMaxListeners(0, signal)
+    const sources = [runSignal, target.signal, ...ownSignal === undefined ? [] : [ownSignal]]
+    const onAbort = (): void => { controller.abort(sources.find(({ aborted }) => aborted)?.reason) }
+    for (const source of sources) source.addEventListener('abort', onAbort)
+    if (sources.some(({ aborted }) => aborted)) onAbort()
+    const store = this.#context.getStore()
+    try {
+      await pump(read(signal), signal, {
+        write: item => store.append(state, { frame: framePart(partPrefix, format(item)) }),
+        waitForDrain: () => target.waitForDrain()
+      })
+      return getOutcome()
+    } catch (error) {
+      controller.abort(error)
+      // The store may reject a part before this process has received the end of the run.
+      if (state.outcome !== undefined || error instanceof RunOver) return undefined
+      return this.#limitOutcome(await onError(error), partPrefix)
+    } finally {
+      for (const source of sources) source.removeEventListener('abort', onAbort)
+    }
+  }
+
+  /** Returns an outcome without its response if that is too large for the log of the session. */
+  #limitOutcome (outcome: RunOutcome, partPrefix: string): RunOutcome {
+    try {
+      assertFits({ frame: framePartEnd(partPrefix, outcome) }, this.#context.log)
+      return outcome
+    } catch {
+      return { status: outcome.status }
+    }
+  }
+}
+
+/** Returns the name of the run that delivers the values of the handler of a message. */
+function nameOfValues (sessionId: string, key: string): string {
+  return `message ${sessionId} ${key}`
+}
