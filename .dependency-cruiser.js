@@ -12,14 +12,14 @@ const importsDownwards = (folder, ...above) => ({
 export default {
   forbidden: [
     { name: 'no-cycles', comment: 'Modules in a cycle can only be understood together.', severity: 'error', from: {}, to: { circular: true } },
-    importsDownwards('wire', 'log', 'stream', 'store', 'runs', 'sessions', 'routes', 'client'),
-    importsDownwards('log', 'stream', 'store', 'runs', 'sessions', 'routes', 'client'),
-    importsDownwards('stream', 'store', 'runs', 'sessions', 'routes', 'client'),
-    importsDownwards('store', 'runs', 'sessions', 'routes', 'client'),
-    importsDownwards('runs', 'sessions', 'routes', 'client'),
-    importsDownwards('sessions', 'routes', 'client'),
-    importsDownwards('routes', 'client'),
-    importsDownwards('client', 'wire', 'log', 'stream', 'store', 'runs', 'sessions', 'routes')
+    importsDownwards('wire', 'log', 'stream', 'store', 'runs', 'sessions', 'routes', 'mcp', 'client'),
+    importsDownwards('log', 'stream', 'store', 'runs', 'sessions', 'routes', 'mcp', 'client'),
+    importsDownwards('stream', 'store', 'runs', 'sessions', 'routes', 'mcp', 'client'),
+    importsDownwards('store', 'runs', 'sessions', 'routes', 'mcp', 'client'),
+    importsDownwards('runs', 'sessions', 'routes', 'mcp', 'client'),
+    importsDownwards('sessions', 'routes', 'mcp', 'client'),
+    importsDownwards('routes', 'mcp', 'client'),
+    importsDownwards('client', 'wire', 'log', 'stream', 'store', 'runs', 'sessions', 'routes', 'mcp')
   ],
   options: { tsPreCompilationDeps: true, tsConfig: { fileName: 'tsconfig.json' }, doNotFollow: { path: 'node_modules' } }
 }

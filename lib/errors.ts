@@ -53,6 +53,18 @@ export const HandlerTimeout = createError<[string, string, number]>('FST_SSE_HAN
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 
+// Error responses to requests of MCP clients.
+export const McpMessageInvalid = createError<[string]>('FST_SSE_MCP_MESSAGE_INVALID', 'The body is not a valid message of MCP: %s', 400)
+export const McpSessionIdMissing = createError('FST_SSE_MCP_SESSION_ID_MISSING', 'Send the Mcp-Session-Id header of the response to "initialize"', 400)
+export const McpVersionUnsupported = createError<[version: string, supported: string]>('FST_SSE_MCP_VERSION_UNSUPPORTED', 'The MCP-Protocol-Version %s is not supported; send one of %s', 400)
+export const McpSessionUnknown = createError('FST_SSE_MCP_SESSION_UNKNOWN', 'There is no such session; send "initialize" to start a new one', 404)
+export const McpStreamUnknown = createError('FST_SSE_MCP_STREAM_UNKNOWN', 'The session has no stream with this Last-Event-ID; open a stream without it', 404)
+export const McpHostForbidden = createError<[string]>('FST_SSE_MCP_HOST_FORBIDDEN', 'The host %s is not allowed; add it to option "allowedHosts"', 403)
+export const McpOriginForbidden = createError<[string]>('FST_SSE_MCP_ORIGIN_FORBIDDEN', 'Pages of the origin %s are not allowed; add it to option "allowedOrigins"', 403)
+export const McpMethodNotAllowed = createError('FST_SSE_MCP_METHOD_NOT_ALLOWED', 'Use POST to send messages, GET to open a stream, and DELETE to end the session', 405)
+export const McpNotAcceptable = createError<[string]>('FST_SSE_MCP_NOT_ACCEPTABLE', 'Send an Accept header with %s', 406)
+export const McpTooMany = createError<[string]>('FST_SSE_MCP_TOO_MANY', 'There are too many open %s; try again later', 503)
+
 /** Formats a name, or any value in its place, for an error message: a string in quotes, otherwise the type. */
 export function quote (name: unknown): string {
   return typeof name === 'string' ? JSON.stringify(name) : `of the type ${Array.isArray(name) ? 'array' : typeof name}`

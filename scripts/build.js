@@ -23,7 +23,7 @@ await build({
 })
 
 // For tools that cannot require ES modules, such as Jest.
-const entries = ['index', 'redis', 'testing', 'client/index', 'client/node', 'client/react', 'client/resumable-fetch', 'client/vue']
+const entries = ['index', 'redis', 'testing', 'client/index', 'client/node', 'client/react', 'client/resumable-fetch', 'client/vue', 'mcp/index']
 await build({
   input: Object.fromEntries(entries.map(entry => [entry, `dist/${entry}.js`])),
   platform: 'node',

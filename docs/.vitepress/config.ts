@@ -57,6 +57,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('TanStack AI client', 'docs/ai/tanstack'),
           page('LangGraph client', 'docs/ai/langgraph'),
           page('A2A client and server', 'docs/ai/a2a'),
+          page('MCP servers', 'docs/mcp'),
           page('NestJS', 'docs/nestjs'),
           page('Migrating', 'docs/migrating')
         ]

@@ -5,22 +5,19 @@ import { now } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import { greet } from '../sessions/echo.js'
 import { kStream, type Session } from '../sessions/session.js'
-import type { StreamAttachment } from '../sessions/session-stream.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
-import { ResponseSink, StreamPayload } from '../stream/response-sink.js'
+import { ResponseSink } from '../stream/response-sink.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
-import { acceptsEventStream } from './accept.js'
+import { acceptsEventStream } from '../wire/accept.js'
+import { attachStream, type StreamRequest } from './attach-stream.js'
 import { isForbiddenSite } from './cors.js'
 import { getHeader } from './require-session.js'
 
 /** Milliseconds for which a session waits for its `onOpen` or `onResume` hooks after its client has disconnected. */
 const DISCONNECT_GRACE = 1000
-
-/** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
-type StreamRequest = Omit<StreamAttachment, 'head' | 'logger'> & { readonly sink: ResponseSink, readonly requestedAt: number }
 
 /** GET of the downward path: opens a session, or resumes one. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -67,7 +64,8 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   if (existing !== undefined) {
     const generation = existing[kStream].retainForResume()
     const welcome = await runOnResume(sessions, existing, request, sink)
-    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor: eventId?.position ?? existing[kStream].cursor }, reply)
+    const cursor = eventId?.position ?? existing[kStream].cursor
+    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kStream].releaseAborted() } }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -80,7 +78,13 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The cursor from before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kStream].cursor
   const welcome = await runOnOpen(sessions, session, isReconnect, request, sink)
-  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor }, reply)
+  // No client has received the id of the session.
+  const onAbort = (): void => { sessions.discard(session, 'aborted') }
+  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
+}
+
+async function attach (sessions: Sessions, session: Session, request: Omit<StreamRequest, 'headers'>, reply: FastifyReply): Promise<void> {
+  if (!await attachStream(sessions, session, { ...request, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
 }
 
 /** Runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
@@ -122,43 +126,6 @@ function serializeWelcome ({ settings: { heartbeatInterval }, handlers: { concur
   const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval }, ...concurrentEvents.length > 0 && { concurrent: concurrentEvents } }
   // `properties` is there twice: the first one decides the order in the JSON, the second one the values.
   return serialize({ ...properties, ...hookData, ...properties })
-}
-
-/** Acquires the right to stream a session from the store and sends the response that becomes the stream. */
-async function attach (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<void> {
-  const { sink, cursor, resumed } = request
-  const { log: logger } = reply.request
-  // Runs if the client disconnects before its stream begins, or if a timeout or a hook that throws sends another response.
-  // In both cases, no client has received the id of a new session.
-  const onAbort = (): void => {
-    if (resumed) session[kStream].releaseAborted()
-    else sessions.discard(session, 'aborted')
-  }
-  let head: number | undefined
-  try {
-    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.requestedAt)
-  } finally {
-    // Not before the store's `attach` has settled, because the session must not be released while it is pending.
-    if (sink.closed) onAbort()
-    else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
-  }
-  if (sink.closed) return
-  if (head === undefined) {
-    sendRetry(sessions, reply)
-    return
-  }
-  const attachment: StreamAttachment = { ...request, head, logger }
-  const payload = new StreamPayload(sink, () => {
-    if (!sessions.closing) {
-      session[kStream].attach(attachment)
-      return
-    }
-    // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
-    sink.end(frameRetry(sessions.createRetryDelay()))
-    if (!resumed) session.close('shutdown')
-  })
-  reply.headers(STREAM_HEADERS).header(SESSION_ID, session.id)
-  payload.send(reply)
 }
 
 /** Responds to a client that should reconnect soon. After a status other than 200, an EventSource would not reconnect. */

@@ -11,10 +11,24 @@ import type { Sink } from '../stream/response-sink.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
+/** The events that a stream adds to those of the app. */
+export interface StreamFrames {
+  /** Starts every stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is that of the {@link StreamAttachment}. */
+  welcome (sessionId: string, cursor: number, retry: number, data: string): string
+  /** Ends the stream of a session that is closed. */
+  close (reason: string): string
+  /** Ends a stream that was replaced by another one. */
+  readonly replaced: string
+}
+
+/** The events of sessions. */
+export const SESSION_FRAMES: StreamFrames = { welcome: frameWelcome, close: frameClose, replaced: REPLACED_FRAME }
+
 /** What a session needs from the registry. `Session` is a type parameter, because this module must not import the class that apps use. */
 export interface SessionContext<Session> {
   readonly store: Store
   readonly logger: FastifyBaseLogger
+  readonly frames: StreamFrames
   /** What each stream gets after the `welcome` event. */
   readonly padding: string
   /** Sessions whose `signal` is in use. The set keeps them in memory until they are closed, so that the signal can abort. */
@@ -47,7 +61,7 @@ export interface StreamAttachment {
   readonly cursor: number
   /** The newest position of the store, the result of its `attach`. */
   readonly head: number
-  /** The data of the welcome event, as JSON. */
+  /** The data of the welcome event; for sessions, as JSON. */
   readonly welcome: string
   /** Whether the request resumes the session. */
   readonly resumed: boolean
@@ -185,11 +199,11 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   /** Makes a response the stream of the session. It replaces the current stream, unless that belongs to a newer request. */
   attach ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): void {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
-      sink.end(REPLACED_FRAME)
+      sink.end(this.context.frames.replaced)
       return
     }
     this.#attachedGeneration = generation
-    this.#endStream(REPLACED_FRAME, 'replaced')
+    this.#endStream(this.context.frames.replaced, 'replaced')
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.
     const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
@@ -197,7 +211,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     this.#stream = stream
     this.context.onStreamOpen(stream)
     logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')
-    let preamble = frameWelcome(sessionId, cursor, this.context.createRetryDelay(), welcome) + this.context.padding
+    let preamble = this.context.frames.welcome(sessionId, cursor, this.context.createRetryDelay(), welcome) + this.context.padding
     if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
     stream.start(preamble)
     // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
@@ -210,10 +224,15 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     const { closeReason, hasEnded, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
     // If it has not ended, `onEnd` follows when the ranges are complete.
-    else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
+    else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced(this.#isReplacedByNewer)
     // Another process has attached a stream and detached it again. The client should reconnect.
     else if (ranges.length === 0) this.onReplaced(false)
+  }
+
+  /** Ends the stream, but not the session: the client reconnects. */
+  disconnect (): void {
+    if (this.#endStream('', 'disconnected')) this.#notifyDisconnect()
   }
 
   onAppend (): void {
@@ -233,12 +252,12 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
 
   onReplaced (isNewer: boolean): void {
     this.#isReplacedByNewer = isNewer
-    this.#endStream(isNewer ? REPLACED_FRAME : '', 'replaced')
+    this.#endStream(isNewer ? this.context.frames.replaced : '', 'replaced')
   }
 
   onEnd (): void {
     const { closeReason = 'closed' } = this.state
-    this.#stream?.end({ finalFrame: frameClose(closeReason), reason: closeReason, drain: true })
+    this.#stream?.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     this.#abortSignal()
     this.onProgress()
     this.#messageQueue = undefined

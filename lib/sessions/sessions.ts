@@ -18,7 +18,7 @@ import type { ContractChannel, ContractHandler, ContractSession } from './contra
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
 import { kStream, Session } from './session.js'
-import { SessionStream, type SessionContext, type UnhandledDetails } from './session-stream.js'
+import { SESSION_FRAMES, SessionStream, type SessionContext, type StreamFrames, type UnhandledDetails } from './session-stream.js'
 
 // Milliseconds that `close` waits for the store and the `onClose` hooks also if streams or handlers have taken all of `closeTimeout`.
 const MIN_STORE_TIMEOUT = 100
@@ -57,7 +57,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   #onIdle: (() => void) | undefined
 
   /** @internal Use {@link createSessions}. */
-  constructor (settings: Settings, logger: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>) {
+  constructor (settings: Settings, logger: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>, frames: StreamFrames) {
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
     this.hooks = new HookRunner(logger)
@@ -74,6 +74,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#context = {
       store,
       logger,
+      frames,
       padding: settings.padding ? PADDING_FRAME : '',
       pinned: new Set(),
       createRetryDelay: () => this.createRetryDelay(),
@@ -203,8 +204,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#resolveIfIdle()
   }
 
-  /** @internal Ends all streams, and waits for them, for handlers and for runs, at most `closeTimeout`. Then closes the sessions that no other process can continue. */
-  async close (): Promise<void> {
+  /** @internal Ends all streams, and waits for them, for handlers and for runs, at most for a time in milliseconds. Then closes the sessions that no other process can continue. */
+  async close (timeout = this.settings.closeTimeout): Promise<void> {
     this.closing = true
     const reason = 'shutdown'
     // A stream that may not write now does not drain: its client receives the rest from another process.
@@ -212,15 +213,15 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     // Not in a later tick, because `closeTimeout` may be 0.
     flushScheduler.flushAll()
     const startedAt = now()
-    const runs = this.runs.close(this.settings.closeTimeout)
+    const runs = this.runs.close(timeout)
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
-    await settlesWithin(idle, this.settings.closeTimeout)
+    await settlesWithin(idle, timeout)
     for (const reply of this.#replies) reply.send(new Closing())
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
     await runs
-    const isClosed = await settlesWithin(this.#closeStore(reason), Math.max(MIN_STORE_TIMEOUT, this.settings.closeTimeout - (now() - startedAt)))
+    const isClosed = await settlesWithin(this.#closeStore(reason), Math.max(MIN_STORE_TIMEOUT, timeout - (now() - startedAt)))
     if (!isClosed) logSafely(this.#logger, 'warn', {}, 'close() did not wait for the store and the onClose hooks, because closeTimeout is over')
   }
 
@@ -285,12 +286,12 @@ export interface ContractSessions<C extends Contract, TypeProvider extends Fasti
 }
 
 /** Creates the store and the registry. `onClose` hooks for expired sessions run after `ready`, because until then the app may still add hooks. */
-export function createSessions (settings: Settings, logger: FastifyBaseLogger, ready?: Promise<void>): Promise<Sessions> {
+export function createSessions (settings: Settings, logger: FastifyBaseLogger, ready?: Promise<void>, frames: StreamFrames = SESSION_FRAMES): Promise<Sessions> {
   const streams = new Set<StreamWriter>()
   const sessions: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
     onBroadcast: () => { for (const stream of streams) stream.onAppend() },
     onExpire: state => Promise.all([sessions, ready]).then(([sessions]) => sessions.onExpire(state), noop)
-  })).then(store => new Sessions(settings, logger, store, streams))
+  })).then(store => new Sessions(settings, logger, store, streams, frames))
   return sessions
 }
 

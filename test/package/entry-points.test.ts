@@ -13,9 +13,9 @@ for (const flags of [[], ['--no-experimental-require-module']]) {
   t.test(`require() returns all exports, with the flags [${flags.join()}]`, t => {
     const script = `
       const plugin = require('fastify-sse-sessions')
-      const entries = ['redis', 'testing', 'client', 'fetch', 'react', 'vue'].map(name => require('fastify-sse-sessions/' + name))
+      const entries = ['redis', 'testing', 'client', 'fetch', 'react', 'vue', 'mcp'].map(name => require('fastify-sse-sessions/' + name))
       import('fastify-sse-sessions').then(async namespace => {
-        const missing = [plugin, ...entries].map((loaded, index) => [loaded, index === 0 ? '' : '/' + ['redis', 'testing', 'client', 'fetch', 'react', 'vue'][index - 1]])
+        const missing = [plugin, ...entries].map((loaded, index) => [loaded, index === 0 ? '' : '/' + ['redis', 'testing', 'client', 'fetch', 'react', 'vue', 'mcp'][index - 1]])
           .map(async ([loaded, name]) => Object.keys(await import('fastify-sse-sessions' + name)).filter(key => key !== 'module.exports' && loaded[key] === undefined))
         console.log(JSON.stringify((await Promise.all(missing)).flat()), typeof plugin, plugin === plugin.default && plugin === plugin.sseSessions, namespace.default === plugin)
       })

@@ -47,7 +47,7 @@ export async function openStream (t: Test, url: string, { headers = {}, path = '
   const ended = deferred()
   let text = ''
   const parser = createParser({
-    onEvent: ({ event = 'message', data, id }) => { events.push({ event, data: JSON.parse(data), id }) }
+    onEvent: ({ event = 'message', data, id }) => { events.push({ event, data: data === '' ? undefined : JSON.parse(data), id }) }
   })
   const decoder = new TextDecoder()
   body.on('data', (chunk: Buffer) => {

@@ -1,14 +1,13 @@
-// From the least to the most specific.
-const RANGES = ['*/*', 'text/*', 'text/event-stream']
-
-/** Whether an `Accept` header accepts an event stream. */
-export function acceptsEventStream (accept = '*/*'): boolean {
+/** Whether an `Accept` header accepts a media type, given in lower case. */
+export function acceptsType (accept = '*/*', type: string): boolean {
+  // From the least to the most specific.
+  const ranges = ['*/*', `${type.split('/', 1)[0] as string}/*`, type]
   let specificity = -1
   let weight = 0
   // Quoted values may contain separators, and none of them matters here.
   for (const range of accept.replaceAll(/"(?:[^"\\]|\\.)*"/g, '').split(',')) {
-    const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
-    const index = RANGES.indexOf(type)
+    const [name = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
+    const index = ranges.indexOf(name)
     // [RFC 9110, 12.5.1] The most specific range that matches decides.
     if (index === -1 || index < specificity) continue
     const quality = Number(parameters.find(parameter => parameter.startsWith('q='))?.slice(2) ?? 1)
@@ -19,3 +18,6 @@ export function acceptsEventStream (accept = '*/*'): boolean {
   // [RFC 9110, 12.4.2] A weight of 0 means "not acceptable".
   return weight > 0
 }
+
+/** Whether an `Accept` header accepts an event stream. */
+export const acceptsEventStream = (accept?: string): boolean => acceptsType(accept, 'text/event-stream')

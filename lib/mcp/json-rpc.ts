@@ -1,0 +1,68 @@
+import { McpMessageInvalid } from '../errors.js'
+
+export type RequestId = string | number
+
+export interface JsonRpcError {
+  readonly code: number
+  readonly message: string
+  readonly data?: unknown
+}
+
+/** A request has a `method` and an `id`, a notification only a `method`, a response only an `id`. */
+export interface JsonRpcMessage {
+  readonly jsonrpc: '2.0'
+  readonly id?: RequestId
+  readonly method?: string
+  readonly params?: Readonly<Record<string, unknown>>
+  readonly result?: unknown
+  readonly error?: JsonRpcError
+}
+
+export interface JsonRpcRequest extends JsonRpcMessage {
+  readonly id: RequestId
+  readonly method: string
+}
+
+/** The error codes of JSON-RPC and of the MCP SDKs. */
+export const PARSE_ERROR = -32700
+export const INVALID_REQUEST = -32600
+export const INTERNAL_ERROR = -32603
+export const SERVER_ERROR = -32000
+export const SESSION_NOT_FOUND = -32001
+
+export const isRequest = (message: JsonRpcMessage): message is JsonRpcRequest => message.method !== undefined && message.id !== undefined
+
+export const isResponse = (message: JsonRpcMessage): boolean => message.method === undefined
+
+/** Creates the response to a request that has failed outside of the server of the SDK. */
+export function createInternalError (id: RequestId, message: string): JsonRpcMessage {
+  return { jsonrpc: '2.0', id, error: { code: INTERNAL_ERROR, message } }
+}
+
+/** Returns the messages of a body. Throws FST_SSE_MCP_MESSAGE_INVALID. */
+export function parseMessages (body: unknown): JsonRpcMessage[] {
+  const messages: unknown[] = Array.isArray(body) ? body : [body]
+  if (messages.length === 0) throw new McpMessageInvalid('the batch is empty')
+  for (const message of messages) assertMessage(message)
+  return messages as JsonRpcMessage[]
+}
+
+function assertMessage (value: unknown): void {
+  const { jsonrpc, id, method, params, result, error } = Object(value) as Record<string, unknown>
+  assertThat(jsonrpc === '2.0', '"jsonrpc" must be "2.0"')
+  assertThat(id === undefined || typeof id === 'string' || Number.isInteger(id) || (id === null && error !== undefined), '"id" must be a string or an integer')
+  if (method === undefined) {
+    assertThat(isObject(result) ? id !== undefined && error === undefined : isObject(error) && result === undefined, 'it has neither "method" nor, with "id", either "result" or "error"')
+  } else {
+    assertThat(typeof method === 'string', '"method" must be a string')
+    assertThat(params === undefined || isObject(params), '"params" must be an object')
+  }
+}
+
+function isObject (value: unknown): boolean {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function assertThat (isValid: boolean, problem: string): void {
+  if (!isValid) throw new McpMessageInvalid(problem)
+}

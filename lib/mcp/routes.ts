@@ -1,0 +1,164 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
+import { now } from '../log/log.js'
+import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
+import { getHeader } from '../routes/require-session.js'
+import { kStream, Session } from '../sessions/session.js'
+import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
+import { ResponseSink, startStream } from '../stream/response-sink.js'
+import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
+import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
+import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS, LAST_EVENT_ID } from '../wire/headers.js'
+import { checkAccept, checkOrigin, checkVersion } from './check-request.js'
+import { INVALID_REQUEST, isRequest, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND } from './json-rpc.js'
+import type { McpSession } from './mcp-session.js'
+import type { McpSettings } from './options.js'
+import { PRIMING, type McpRegistry } from './registry.js'
+import { MessageExtra } from './transport.js'
+
+const MCP_SESSION_ID = 'mcp-session-id'
+const ALLOW = 'GET, POST, DELETE'
+/** The first revision without batches. */
+const NO_BATCHES_REVISION = '2025-06-18'
+
+const JSON_TYPE = 'application/json'
+const STREAM_TYPE = 'text/event-stream'
+
+/** Adds the routes of the endpoint. `scope` must contain no other routes. */
+export async function mcpRoutes (scope: FastifyInstance, { registry, settings }: { registry: McpRegistry, settings: McpSettings }): Promise<void> {
+  const { sessions } = registry
+  scope.setErrorHandler(async (error: Error & { code?: string, statusCode?: number }, _request, reply) => {
+    const { code = '', statusCode = 500 } = error
+    // Errors of the app have the format that the app has chosen.
+    if (!code.startsWith('FST_') || statusCode === 500) throw error
+    reply.code(statusCode).type(JSON_TYPE)
+    return JSON.stringify({ jsonrpc: '2.0', id: null, error: { code: getErrorCode(code), message: error.message, data: { code } } })
+  })
+  scope.addHook('onRequest', async request => { checkOrigin(request, settings) })
+  scope.addHook('preHandler', (request, reply, done) => {
+    if (request.method !== 'GET') sessions.onRequest(reply)
+    done()
+  })
+  scope.addHook('onError', (_request, reply, _error, done) => {
+    sessions.onResponse(reply)
+    done()
+  })
+  scope.addHook('onSend', (_request, reply, payload, done) => {
+    sessions.onResponse(reply)
+    if (reply.hasHeader(ALLOW_ORIGIN)) {
+      const exposed = reply.getHeader(EXPOSE_HEADERS)
+      reply.header(EXPOSE_HEADERS, `${exposed === undefined ? '' : `${String(exposed)}, `}Mcp-Session-Id`)
+    }
+    // A stream has more directives.
+    if (!String(reply.getHeader(CACHE_CONTROL)).includes('no-store')) reply.header(CACHE_CONTROL, 'no-store')
+    if (reply.statusCode === 503) reply.header('retry-after', '1')
+    done(null, payload)
+  })
+  scope.addHook('onRoute', route => { route.onSend = [route.onSend ?? [], startStream].flat() })
+
+  const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
+    handle(registry, request, reply).catch((error: unknown) => { reply.send(error) })
+  }
+  const { path: url } = settings
+  scope.route({ method: 'POST', url, preParsing: requireJson('"Content-Type: application/json"'), handler: respond(handlePost) })
+  scope.route({ method: 'GET', url, exposeHeadRoute: false, handler: respond(handleGet) })
+  scope.route({ method: 'DELETE', url, preParsing: requireNoBodyOrJson, handler: respond(handleDelete) })
+  scope.route({ method: ['HEAD', 'PATCH', 'PUT'], url, handler: (_request, reply) => { reply.header('allow', ALLOW).send(new McpMethodNotAllowed()) } })
+}
+
+/** Returns the code of JSON-RPC for an error of Fastify or of the plugin. */
+function getErrorCode (code: string): number {
+  if (code === new McpSessionUnknown().code) return SESSION_NOT_FOUND
+  if (code === new McpMessageInvalid('').code) return INVALID_REQUEST
+  return code === 'FST_ERR_CTP_INVALID_JSON_BODY' || code === 'FST_ERR_CTP_EMPTY_JSON_BODY' ? PARSE_ERROR : SERVER_ERROR
+}
+
+async function handlePost (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const requestedAt = now()
+  const sink = new ResponseSink(reply.raw)
+  checkAccept(request, JSON_TYPE, STREAM_TYPE)
+  const { body } = request
+  if (body === undefined) throw new MediaTypeUnsupported('"Content-Type: application/json"')
+  const messages = parseMessages(body)
+  const principal = await registry.sessions.settings.principal?.(request)
+  const extra = new MessageExtra({ url: `${request.protocol}://${request.host}${request.originalUrl}`, headers: request.headers, authInfo: (request as { auth?: unknown }).auth })
+  if (messages.some(({ method }) => method === 'initialize')) {
+    const [message] = messages
+    if (messages.length > 1 || message === undefined || !isRequest(message)) throw new McpMessageInvalid('"initialize" must be a request, and the only one')
+    if (request.headers[MCP_SESSION_ID] !== undefined) throw new McpMessageInvalid('the session was initialized before; send "initialize" without the Mcp-Session-Id header to start a new one')
+    const { response, session } = await registry.start(message, principal, extra)
+    if (!session.closed) reply.header(MCP_SESSION_ID, session.id)
+    reply.type(JSON_TYPE).send(JSON.stringify(response))
+    return
+  }
+  const mcp = await findSession(registry, request, principal)
+  if (Array.isArray(body) && mcp.version >= NO_BATCHES_REVISION) throw new McpMessageInvalid(`revision ${mcp.version} has no batches; send each message in a request of its own`)
+  if (!messages.some(isRequest)) {
+    mcp.deliver(messages, extra)
+    reply.code(202).send()
+    return
+  }
+  if (registry.closing) throw new Closing()
+  const call = mcp.call(messages, extra)
+  const response = await call.response
+  if (response instanceof Session) {
+    const cursor = response[kStream].cursor
+    const sent = sendStream(registry, mcp, response, { sink, cursor, requestedAt, onAttach: () => { call.onAttach(response) } }, reply)
+    // Until now, it could not expire. If the client does not come back, it does, which cancels the call.
+    response[kStream].release()
+    await sent
+    return
+  }
+  reply.type(JSON_TYPE).send(JSON.stringify(Array.isArray(body) ? response : response[0]))
+}
+
+async function handleGet (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const requestedAt = now()
+  const sink = new ResponseSink(reply.raw)
+  checkAccept(request, STREAM_TYPE)
+  const mcp = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
+  const lastEventId = request.headers[LAST_EVENT_ID]
+  if (lastEventId === CLOSED_ID) {
+    // [WHATWG HTML 9.2.1] The stream has ended. The clients of the SDKs stop, too.
+    reply.code(204).send()
+    return
+  }
+  if (isPipelined(reply.raw) && !await waitForConnection(reply.raw)) {
+    request.raw.socket.destroy()
+    return
+  }
+  if (registry.closing) throw new Closing()
+  const isResume = typeof lastEventId === 'string' && lastEventId !== ''
+  const eventId = isResume ? parseEventId(lastEventId) : undefined
+  const stream = isResume ? eventId && await registry.sessions.findForResume(eventId.id, mcp.session.id) : await mcp.openStandalone()
+  if (stream === undefined) throw new McpStreamUnknown()
+  await sendStream(registry, mcp, stream, { sink, cursor: eventId?.position ?? stream[kStream].cursor, requestedAt }, reply)
+}
+
+async function handleDelete (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const mcp = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
+  await mcp.session.close('deleted')
+  reply.code(204).send()
+}
+
+/** Finds the session of a request. Rejects with FST_SSE_MCP_SESSION_ID_MISSING, FST_SSE_MCP_VERSION_UNSUPPORTED or FST_SSE_MCP_SESSION_UNKNOWN. */
+async function findSession (registry: McpRegistry, request: FastifyRequest, principal: string | undefined): Promise<McpSession> {
+  const id = getHeader(request, MCP_SESSION_ID)
+  if (id === undefined) throw new McpSessionIdMissing()
+  checkVersion(request)
+  return await registry.find(id, principal)
+}
+
+/** Sends the stream of a session of the store as the response. It replaces an earlier response. */
+async function sendStream (registry: McpRegistry, mcp: McpSession, stream: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
+  const generation = stream[kStream].retainForResume()
+  const exists = await attachStream(registry.sessions, stream, {
+    ...request,
+    welcome: mcp.primes ? PRIMING : '',
+    resumed: true,
+    generation,
+    headers: { [MCP_SESSION_ID]: mcp.session.id },
+    onAbort: () => { stream[kStream].releaseAborted() }
+  }, reply)
+  if (!exists) throw new McpStreamUnknown()
+}

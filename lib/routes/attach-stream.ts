@@ -1,0 +1,55 @@
+import type { FastifyReply } from 'fastify'
+import { noop } from '../awaitable.js'
+import { logSafely } from '../safe-log.js'
+import { kStream, type Session } from '../sessions/session.js'
+import type { StreamAttachment } from '../sessions/session-stream.js'
+import type { Sessions } from '../sessions/sessions.js'
+import { StreamPayload, type ResponseSink } from '../stream/response-sink.js'
+import { frameRetry } from '../wire/frame.js'
+import { STREAM_HEADERS } from '../wire/headers.js'
+
+/** A request for a stream: the part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
+export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger'> {
+  readonly sink: ResponseSink
+  readonly requestedAt: number
+  /** Response headers, in addition to those of every stream. */
+  readonly headers: Readonly<Record<string, string>>
+  /** The client has disconnected before its stream began, or a timeout or a hook that throws has sent another response. Releases the session. */
+  onAbort (): void
+  /** The response has become the stream of the session. */
+  onAttach? (): void
+}
+
+/**
+ * Acquires the right to stream a session from the store, and sends the response that becomes the stream. Resolves with whether the
+ * session still exists; if not, the caller responds. The route must have the hook `startStream`.
+ */
+export async function attachStream (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<boolean> {
+  const { sink, cursor, resumed } = request
+  const { log: logger } = reply.request
+  const onAbort = (): void => { request.onAbort() }
+  let head: number | undefined
+  try {
+    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.requestedAt)
+  } finally {
+    // Not before the store's `attach` has settled, because the session must not be released while it is pending.
+    if (sink.closed) onAbort()
+    else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
+  }
+  if (sink.closed) return true
+  if (head === undefined) return false
+  const attachment: StreamAttachment = { ...request, head, logger }
+  const payload = new StreamPayload(sink, () => {
+    if (!sessions.closing) {
+      session[kStream].attach(attachment)
+      request.onAttach?.()
+      return
+    }
+    // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
+    sink.end(frameRetry(sessions.createRetryDelay()))
+    if (!resumed) session.close('shutdown')
+  })
+  reply.headers(STREAM_HEADERS).headers(request.headers)
+  payload.send(reply)
+  return true
+}
