@@ -3,6 +3,7 @@ import type { Contract, DownData, DownEvent, EmptyDownEvent, Received, UpRespons
 import type { Channel, JoinOptions, SendOptions } from './channel.js'
 import type { HandlerContext } from './handlers.js'
 import type { Session } from './session.js'
+import type { UserSessions } from './user-sessions.js'
 
 // The overloads for events without data are not one signature with optional data: TypeScript could not compare that with
 // the signature of the base type, so a contract session could not be used as a `Session`.
@@ -22,6 +23,14 @@ export interface ContractChannel<C extends Contract> extends Channel {
   send (data: DownData<C, 'message'>, options?: SendOptions): Promise<void>
   emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
   emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>
+}
+
+/** The sessions of a principal, whose events are typed by a contract. It can be used as a `UserSessions`. */
+export interface ContractUserSessions<C extends Contract> extends UserSessions {
+  sessions (): Promise<Array<ContractSession<C>>>
+  send (data: DownData<C, 'message'>): Promise<void>
+  emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
+  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>): Promise<void>
 }
 
 /** A handler whose data and response are typed by a contract. If the handler has a schema, and the app a type provider, then `Data` is the type of the schema. */

@@ -45,6 +45,9 @@ export type ErrorFormatter = (errors: unknown, dataVar: string) => Error
 /** Compiles the schema of an event; throws if the schema is invalid. */
 export type CompileSchema = (schema: unknown, event: string) => Validator
 
+/** Handles a message. The result, if it is not undefined, is the body of the response. */
+type RunMessage = (reply: UpwardReply) => unknown
+
 interface Handler {
   readonly schema: unknown
   /** 0 if there is no limit, `undefined` if that of the plugin applies. */
@@ -131,7 +134,16 @@ export class HandlerRegistry {
    * Validates a message and returns the function that handles it. Throws or rejects if nothing handles the event or if the
    * data is invalid. Such a message is refused: no response is kept for its key.
    */
-  prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<(reply: UpwardReply) => unknown> {
+  prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<RunMessage> {
+    const prepared = this.#prepare(session, message, request)
+    if (message.event === PART_EVENT || !this.#hooks.has('preHandle')) return prepared
+    return andThen(prepared, run => async reply => {
+      await this.#hooks.runPreHandle(session, message, request, reply)
+      return reply.sent ? undefined : run(reply)
+    })
+  }
+
+  #prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<RunMessage> {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
       const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data, this.#formatErrors)

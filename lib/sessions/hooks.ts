@@ -25,6 +25,12 @@ export interface Hooks<S = Session> {
   onOpen: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
   /** A client has resumed its session, or opens a second stream that replaces the first. The result is used as that of `onOpen`. An error becomes the response to the request; the session stays open. */
   onResume: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
+  /**
+   * A message is about to be handled, by its handler or by the `onMessage` hooks. Its data was validated. If a hook throws, the
+   * error becomes the response, as that of a handler. If a hook calls `reply.send`, the message is not handled any further.
+   * Does not run for the messages `part` of the package's client.
+   */
+  preHandle: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => Awaitable<void>
   /** A client has sent a message whose event has no handler. The hooks run until one of them returns a value or calls `reply.send`. */
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
   /** The stream was lost, or the client disconnected after `onResume` and before the stream began. The session stays open. */
@@ -43,7 +49,7 @@ type HookLists = { [Name in keyof Hooks]: Array<Hooks[Name]> }
 
 /** Keeps the hooks of the app and runs them. */
 export class HookRunner {
-  readonly #hooks: HookLists = { onOpen: [], onResume: [], onMessage: [], onDisconnect: [], onGap: [], onClose: [] }
+  readonly #hooks: HookLists = { onOpen: [], onResume: [], preHandle: [], onMessage: [], onDisconnect: [], onGap: [], onClose: [] }
   readonly #logger: FastifyBaseLogger
 
   constructor (logger: FastifyBaseLogger) {
@@ -67,6 +73,14 @@ export class HookRunner {
     let data = {}
     for (const hook of this.#hooks[name]) data = { ...data, ...await hook(session, request) }
     return data
+  }
+
+  /** Runs the `preHandle` hooks until one of them calls `reply.send`. */
+  async runPreHandle (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<void> {
+    for (const hook of this.#hooks.preHandle) {
+      if (reply.sent) return
+      await hook(session, message, request, reply)
+    }
   }
 
   /** Runs the hooks for a message until one of them returns a value or calls `reply.send`. */

@@ -91,6 +91,8 @@ export interface Store {
   find (id: string): Awaitable<SessionState | undefined>
   /** As `find`, but the result MAY be out of date, which the next call for the session detects. */
   findCached (id: string): Awaitable<SessionState | undefined>
+  /** Finds the open sessions of a principal, in any order. As for `find`, the result MUST contain all changes that were made before the call. */
+  findByPrincipal (principal: string): Awaitable<readonly SessionState[]>
 
   /** A client is resuming the session: it MUST NOT expire before `detach` is called, or at least not before another `resumeTimeout` has passed. */
   cancelExpiry (state: SessionState): void

@@ -42,11 +42,11 @@ async function endOf (stream: ClientStream): Promise<unknown> {
 }
 
 t.test('with cookies, a session belongs to its user, and a logout closes the sessions of one user', async t => {
-  const code = extend(extend(cookies, block('docs/authentication.md', 'logout')), block('docs/authentication.md', 'reject'))
+  const code = [block('docs/authentication.md', 'logout'), block('docs/authentication.md', 'reject'), block('docs/authentication.md', 'authorize')].reduce(extend, cookies)
   const url = await startApp(t, createFolder(t)('cookies.js', code), { COOKIE_SECRET: 'a secret of the test' })
   const anonymous = await openStream(t, url, { path: paths.downward, skipWelcome: true })
   t.equal(anonymous.status, 401)
-  const [ann, bob, mallory] = [await logIn(url, 'ann'), await logIn(url, 'bob'), await logIn(url, 'mallory')]
+  const [ann, bob, mallory, guest] = await Promise.all([logIn(url, 'ann'), logIn(url, 'bob'), logIn(url, 'mallory'), logIn(url, 'guest')])
 
   const stream = await openStream(t, url, { path: paths.downward, headers: ann })
   const second = await openStream(t, url, { path: paths.downward, headers: ann })
@@ -60,6 +60,9 @@ t.test('with cookies, a session belongs to its user, and a logout closes the ses
   await withTimeout(blocked.ended, 'the end of the response')
   t.equal(blocked.status, 403)
   t.match(JSON.parse(blocked.text()), { code: 'BLOCKED', message: 'This account is blocked' })
+
+  const { sessionId } = await openStream(t, url, { path: paths.downward, headers: guest })
+  assertErrorResponse(t, await postMessage(url, sessionId, null, { path: paths.upward, event: 'whoami', headers: guest }), 403, 'GUEST')
 
   const { statusCode } = await request(`${url}/logout`, { method: 'POST', headers: ann })
   t.equal(statusCode, 200)

@@ -292,3 +292,30 @@ t.test('invalid hooks are rejected', async t => {
     t.throws(() => Reflect.apply(sessions.addHook, sessions, ['onOpen', hook]), { code })
   }
 })
+
+t.test('preHandle hooks run before each handler, and an error of one is the response', async t => {
+  const { sessions, url } = await serve(t)
+  const order: string[] = []
+  sessions
+    .addHook('preHandle', (_session, { event, data }, request) => {
+      order.push(`first ${event} ${JSON.stringify(data)} ${String(request.headers['x-role'])}`)
+      if (event === 'delete' && request.headers['x-role'] !== 'admin') throw Object.assign(new Error('admins only'), { statusCode: 403, code: 'FORBIDDEN' })
+    })
+    .addHook('preHandle', async (_session, { event }, _request, reply) => {
+      await new Promise(setImmediate)
+      if (event === 'cached') reply.code(203).send('from the hook')
+    })
+    .addHook('preHandle', (_session, { event }) => { order.push(`last ${event}`) })
+    .addHook('onMessage', (_session, { event }) => ({ unhandled: event }))
+    .handle('delete', () => ({ deleted: true }))
+    .handle('checked', { schema: { type: 'object', required: ['n'] } }, () => 'checked')
+    .handle('cached', () => t.fail('the hook has sent the response'))
+  const { sessionId } = await openStream(t, url)
+  const post = (event: string, data: unknown, headers = {}): Promise<HttpResponse> => postMessage(url, sessionId, data, { event, headers })
+  assertErrorResponse(t, await post('delete', 1), 403, 'FORBIDDEN')
+  t.match(await post('delete', 2, { 'x-role': 'admin' }), { status: 200, body: { deleted: true } })
+  t.match(await post('other', 3), { status: 200, body: { unhandled: 'other' } })
+  t.match(await post('cached', 4), { status: 203 })
+  assertErrorResponse(t, await post('checked', {}), 400, 'FST_ERR_VALIDATION')
+  t.strictSame(order, ['first delete 1 undefined', 'first delete 2 admin', 'last delete', 'first other 3 undefined', 'last other', 'first cached 4 undefined'])
+})

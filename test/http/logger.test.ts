@@ -169,15 +169,16 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
   session?.stream('token', failing())
   sessions.broadcast('a\nb', 1)
   sessions.channel('room').emit('reset', 1)
+  sessions.of('ann').emit('gap', 1)
   const warnings = (): Array<LogLine & { event?: string, err: { message: string } }> => raw().split('\n').filter(line => line !== '').map(line => JSON.parse(line))
-  await waitUntil(() => warnings().length === 6, 'the warnings')
+  await waitUntil(() => warnings().length === 7, 'the warnings')
   for (const { level, msg, session, event } of warnings()) {
     t.equal(level, 40)
     t.match(msg, /nothing handles/)
-    if (!msg.startsWith('broadcast') && !msg.startsWith('channel')) t.equal(session, sessionId.slice(0, 6))
+    if (msg.startsWith('session')) t.equal(session, sessionId.slice(0, 6))
     t.type(event, 'string')
   }
-  t.match(warnings().map(({ event }) => event).sort(), ['a\nb', 'large', 'message', 'reset', 'token', 'welcome'])
+  t.match(warnings().map(({ event }) => event).sort(), ['a\nb', 'gap', 'large', 'message', 'reset', 'token', 'welcome'])
   t.notMatch(raw(), sessionId)
 
   await session?.emit('welcome', 1).catch(() => {})
@@ -186,7 +187,7 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
   session?.send(1)
   await nextEventLoopTurn()
   await nextEventLoopTurn()
-  t.equal(warnings().length, 6, 'a handled rejection, and one of a closed session, are not logged')
+  t.equal(warnings().length, 7, 'a handled rejection, and one of a closed session, are not logged')
 })
 
 t.test('option logSerializers applies to the routes of the plugin', async t => {

@@ -69,3 +69,42 @@ testEachStore(t, 'limits sessions in total and per principal, and accepts new on
   await openSession(nodeB, 'ann')
   t.equal(await nodeA.open('ann'), undefined)
 })
+
+testEachStore(t, 'the sessions of a principal are found, sent events and closed on all nodes', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
+  const closed: string[] = []
+  for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', ({ principal }, reason) => { closed.push(`${principal} ${reason}`) })
+  const [tab, phone] = [await openSession(nodeA, 'ann'), await openSession(nodeB, 'ann')]
+  const [other, anonymous] = [await openSession(nodeA, 'bob'), await openSession(nodeA)]
+  const ann = nodeB.of('ann')
+  t.equal(ann.principal, 'ann')
+  t.strictSame((await ann.sessions()).map(({ id }) => id).sort(), [tab.id, phone.id].sort())
+  t.equal(await nodeA.of('ann').count(), 2)
+  t.equal(await nodeA.of('nobody').count(), 0)
+  const streams = await Promise.all([attachStream(nodeA, tab), attachStream(nodeB, phone), attachStream(nodeA, other), attachStream(nodeA, anonymous)])
+  await ann.emit('news', { n: 1 })
+  await ann.send('hi')
+  await nodeA.of('nobody').send('hi')
+  await ann.close('logout')
+  const [first, second] = streams
+  await waitUntil(() => first.sink.closed && second.sink.closed, 'the end of the streams')
+  for (const stream of [first, second]) t.match(stream.read(), [{ event: 'news', data: { n: 1 } }, { event: 'message', data: 'hi' }, { event: 'close', data: { reason: 'logout' } }])
+  t.strictSame(closed, ['ann logout', 'ann logout'])
+  t.strictSame(await ann.sessions(), [])
+  await other.send('last')
+  await waitUntil(() => streams[2].messages().length === 1, 'the event')
+  t.strictSame(streams[2].messages(), ['last'])
+})
+
+testEachStore(t, 'a principal cannot be something else than a string, and its events are checked without sessions, too', async (t, store) => {
+  const node = await store.addNode()
+  for (const invalid of [undefined, null, 1, {}]) t.throws(() => node.of(invalid as string), { code: 'FST_SSE_OPTION_INVALID', message: /principal, which is a string/ })
+  await t.rejects(node.of('nobody').emit('welcome', 1), { code: 'FST_SSE_EVENT_INVALID' })
+  const session = await openSession(node, 'ann')
+  // It may be closed between the search and the call, which is no error.
+  const ann = node.of('ann')
+  await Promise.all([ann.send(1), session.close()])
+  const log = await openSession(node, 'bob')
+  await t.rejects(node.of('bob').send('x'.repeat(2 * 1024 * 1024)), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
+  t.equal(log.closed, false)
+})

@@ -5,12 +5,16 @@ import type { MemoryQueue } from './memory-queue.js'
 
 /** Sessions whose number is limited: all of a store, or those of one principal. */
 export class SessionGroup {
-  /** Number of sessions, open and closed. */
-  size = 0
+  /** All sessions of the group, open and closed. */
+  readonly sessions = new Set<MemorySession>()
   /** The closed sessions, in the order in which they were closed. */
   readonly closed = new Set<MemorySession>()
   /** The open sessions without a stream that have never sent a message, in the order in which they lost their stream. */
   readonly idle = new Set<MemorySession>()
+
+  get size (): number {
+    return this.sessions.size
+  }
 }
 
 /** A channel. After an append to its log, the streams of all members are notified. */

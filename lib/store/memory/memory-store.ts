@@ -60,8 +60,8 @@ export class MemoryStore implements Store {
     if (ownGroup !== undefined && !this.#makeRoom(ownGroup, maxSessionsPerPrincipal)) return undefined
     if (!this.#makeRoom(this.#all, maxSessions)) return undefined
     if (ownGroup !== undefined) this.#groupByPrincipal.set(String(principal), ownGroup)
-    for (const group of groups) group.size++
     const session = new MemorySession(id, principal, this.#logs.newestPosition, this.#broadcasts, groups)
+    for (const group of groups) group.sessions.add(session)
     this.#sessions.set(id, session)
     return session
   }
@@ -72,6 +72,11 @@ export class MemoryStore implements Store {
 
   findCached (id: string): SessionState | undefined {
     return this.#sessions.get(id)
+  }
+
+  findByPrincipal (principal: string): SessionState[] {
+    const { sessions = [] } = this.#groupByPrincipal.get(principal) ?? {}
+    return [...sessions].filter(({ closeReason }) => closeReason === undefined)
   }
 
   cancelExpiry (session: MemorySession): void {
@@ -248,7 +253,7 @@ export class MemoryStore implements Store {
     this.#expiryQueue.delete(session)
     this.#sessions.delete(id)
     for (const group of groups) {
-      group.size--
+      group.sessions.delete(session)
       group.closed.delete(session)
     }
     if (groups.at(-1)?.size === 0) this.#groupByPrincipal.delete(String(principal))

@@ -39,6 +39,10 @@ export class PartitionedStore implements Store {
     return this.#partitionOf(id).findCached(id)
   }
 
+  findByPrincipal (principal: string): Promise<readonly SessionState[]> {
+    return this.#partitionOf(principal).findByPrincipal(principal)
+  }
+
   cancelExpiry (state: SessionState): void {
     this.#partitionOf(state.id).cancelExpiry(state)
   }

@@ -52,6 +52,12 @@ export class RedisStore implements Store {
     return this.#node.cache.use(id) ?? this.find(id)
   }
 
+  async findByPrincipal (principal: string): Promise<SessionState[]> {
+    const ids = await this.#node.commandQueue.execute('find_by_principal', principal) as string[]
+    const states = await Promise.all(ids.map(id => this.find(id)))
+    return states.filter(state => state !== undefined && state.closeReason === undefined) as SessionState[]
+  }
+
   cancelExpiry (state: SessionState): void {
     this.#node.commandQueue.execute('renew', 1, state.id, -1).catch(noop)
   }
