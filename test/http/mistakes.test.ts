@@ -22,7 +22,7 @@ const MISTAKES: Array<[title: string, make: (sessions: Sessions, session: Sessio
   ['a number as a string', () => register({ resumeTimeout: '60s' }), 'FST_SSE_OPTION_INVALID', /"resumeTimeout" must be a whole number from 0 .*; it is 60s/],
   ['a path without a slash', () => register({ paths: { downward: 'events' } }), 'FST_SSE_OPTION_INVALID', /"paths\.downward" must be a path that starts with \//],
   ['an instance of a store', () => register({ store: {} }), 'FST_SSE_OPTION_INVALID', /"store" must be a store factory, such as memoryStore or redisStore\(…\)/],
-  ['redisStore without options', () => call(redisStore, undefined), 'FST_SSE_OPTION_INVALID', /"client" of redisStore must be a client of ioredis or of node-redis: redisStore\(\{ client \}\)/],
+  ['redisStore without options', () => call(redisStore, undefined), 'FST_SSE_OPTION_INVALID', /"client" of redisStore must be a client of ioredis or of node-redis, or an array of them: redisStore\(\{ client \}\)/],
   ['redisStore that is not called', () => register({ store: redisStore }), 'FST_SSE_OPTION_INVALID', /redisStore\(\{ client \}\)/],
   ['a misspelled option of redisStore', () => call(redisStore, undefined, { client: { call: () => {}, duplicate: () => {} }, prefix: 'chat' }), 'FST_SSE_OPTION_INVALID', /"prefix" of redisStore must be removed/],
   ['an unknown hook', sessions => call(sessions.addHook, sessions, 'onopen', () => {}), 'FST_SSE_HOOK_INVALID', /no hook "onopen"; the hooks are onOpen, /],

@@ -134,7 +134,8 @@ testEachStore(t, 'a member with a stream receives each event either as history o
     await waitUntil(() => received().length >= sent.length, 'all events')
     t.strictSame(received().toSorted(), sent.toSorted())
   }
-  t.equal(new Set(members.map(({ history, stream }) => [...history, ...stream.messages()].join())).size, 1, 'all in the same order')
+  // Each partition has its own order of events from different nodes.
+  if (!store.isPartitioned) t.equal(new Set(members.map(({ history, stream }) => [...history, ...stream.messages()].join())).size, 1, 'all in the same order')
 })
 
 testEachStore(t, 'refuses invalid options of join and channel', async (t, store) => {

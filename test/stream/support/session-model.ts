@@ -41,8 +41,6 @@ class Client {
   readonly receivedPositions: number[]
   readonly channels = new Set<number>()
   closed = false
-  /** Whether a stream has written the `close` event. */
-  receivedClose = false
   sink: MemorySink | undefined
   /** The last position that it has received on its newest stream. */
   cursor: number
@@ -214,8 +212,8 @@ export class SessionModel {
     const head = this.#logs.newestPosition
     let client = this.#clients[index]
     const resumed = client !== undefined
-    // The store drops most of what a client could read again after `close`, if it is more than this.
-    if (client?.receivedClose === true && this.#bounds.bytes > MAX_CLOSED_BYTES) return
+    // When the stream of a closed session has written everything, the store drops most of it, if it is more than this.
+    if (client?.closed === true && this.#bounds.bytes > MAX_CLOSED_BYTES && this.#hasWrittenAll(client)) return
     if (client === undefined) {
       const session = await this.#sessions.open(undefined)
       assert.equal(session?.[kStream].cursor, head)
@@ -258,6 +256,11 @@ export class SessionModel {
     return this.#sent.filter(({ to }) => to.has(client))
   }
 
+  #hasWrittenAll (client: Client): boolean {
+    const { cursor } = client.session[kStream]
+    return this.#sentTo(client).every(({ position }) => position <= cursor)
+  }
+
   /** Compares what a client has received with what the model predicts. */
   #check (client: Client, events = readEvents(client.sink)): void {
     const { sink } = client
@@ -270,7 +273,6 @@ export class SessionModel {
       assert.ok(client.closed)
       assert.deepEqual(events.pop(), { event: 'close', position: undefined, data: { reason: 'closed' } })
       counts.closes++
-      client.receivedClose = true
     }
     for (const { event, position, data } of events) {
       if (event === 'gap') {
