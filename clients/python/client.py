@@ -1,22 +1,33 @@
 """A client with the standard library. Run `python3 client.py <URL>`, or import `Session`."""
-import http.client, io, json, random, socket, sys, threading, time
+import http.client, io, json, os, random, socket, sys, threading, time
 from urllib.parse import urlsplit
 
 def is_final(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
 
 class Session:
-    def __init__(self, url, on_event):
-        """Calls `on_event(name, data)` for events, and also with `lost` (a new session) and `refused` (a message)."""
+    def __init__(self, url, on_event, path=None):
+        """Calls `on_event(name, data)` for events, and also with `lost` (a new session) and `refused` (a message).
+        `path` is a file that keeps the session and its messages over a restart of the program."""
         self.url, self.on_event, self.id, self.cursor, self.keys = urlsplit(url), on_event, None, None, 0
         self.retry, self.silence, self.failures, self.batch = 1, 37.5, 0, 100
         # `unsure` is the number of messages at the start of the outbox that were sent, but have no response.
-        self.outbox, self.unsure, self.connected, self.is_closed, self.changed = [], 0, False, False, threading.Condition()
+        self.outbox, self.unsure, self.connected, self.is_closed, self.changed = [], 0, False, False, threading.Condition(threading.RLock())
+        self.path = path
+        if path and os.path.exists(path):
+            with open(path) as file: self.id, self.cursor, self.keys, self.outbox, self.unsure = json.load(file)
         threading.Thread(target=self._deliver, daemon=True).start()
+
+    def save(self):
+        if not self.path: return
+        with self.changed:
+            with open(self.path + '.new', 'w') as file: json.dump([self.id, self.cursor, self.keys, self.outbox, self.unsure], file)
+            os.replace(self.path + '.new', self.path)
 
     def send(self, event, data=None):
         with self.changed:
             self.keys += 1
             self.outbox.append(json.dumps({'event': event, 'data': data, 'id': str(self.keys)}))
+            self.save()
             self.changed.notify()
 
     def run(self):
@@ -64,6 +75,7 @@ class Session:
                 if data and name == 'welcome': self._welcome(json.loads(data))
                 elif data: self.on_event(name, json.loads(data))
                 self.cursor, name, data, id = id or self.cursor, 'message', '', None
+                self.save()
 
     def _welcome(self, data):
         is_lost = self.id not in (None, data['sessionId'])
@@ -83,6 +95,7 @@ class Session:
                 self.changed.wait_for(lambda: self.connected and self.outbox)
                 id, lines, unsure = self.id, self.outbox[:self.batch], self.unsure
                 self.unsure = max(unsure, len(lines))
+                self.save()
             response, results, done = None, [], 0
             try:
                 response = self._request('POST', '/upward', {'X-Session-ID': id, 'Content-Type': 'application/x-ndjson'}, '\n'.join(lines))
@@ -102,10 +115,13 @@ class Session:
                 was_refused = results or response and response.status in (429, 503)
                 self.unsure = max(0, (unsure if was_refused else self.unsure) - done)
                 if is_unknown: self.connected = False
+                self.save()
             for result in results[:done]:
                 if result['status'] >= 400: self.on_event('refused', {'status': result['status']})
             is_stale = response and response.headers.get('X-Session-Connected') == 'false' and time.monotonic() - self.opened > self.retry
-            if is_unknown or is_stale: self.stream.shutdown(socket.SHUT_RDWR)
+            try:
+                if is_unknown or is_stale: self.stream.shutdown(socket.SHUT_RDWR)
+            except OSError: pass  # it has ended already
             failures = 0 if done else failures + 1
             if done: self.batch = 100
             else: self._wait(failures, response)

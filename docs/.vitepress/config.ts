@@ -44,6 +44,7 @@ const config: UserConfig<DefaultTheme.Config> = {
         text: 'Learn',
         items: [
           page('Overview', ''),
+          page('Choosing', 'docs/choosing'),
           page('Getting started', 'docs/getting-started'),
           page('On the server', 'docs/server'),
           page('In the client', 'docs/client'),
@@ -59,6 +60,7 @@ const config: UserConfig<DefaultTheme.Config> = {
           page('A2A client and server', 'docs/ai/a2a'),
           page('MCP servers', 'docs/mcp'),
           page('NestJS', 'docs/nestjs'),
+          page('Two servers', 'docs/two-servers'),
           page('Migrating', 'docs/migrating')
         ]
       },

@@ -1,0 +1,149 @@
+# A client with net/http. Run `ruby client.rb <URL>`, or require it and use `Session`.
+require 'json'
+require 'monitor'
+require 'net/http'
+
+class Session
+  attr_reader :is_closed
+
+  # Yields (name, data) of events, and also `lost` (a new session) and `refused` (a message).
+  def initialize(url, &on_event)
+    @url, @on_event, @key, @failures, @retry, @silence, @batch = URI(url), on_event, 0, 0, 1.0, 37.5, 100
+    # `unsure` is the number of messages at the start of the outbox that were sent, but have no response.
+    @outbox, @unsure, @lock = [], 0, Monitor.new
+    @changed = @lock.new_cond
+    Thread.new { deliver }.report_on_exception = true
+  end
+
+  def send(event, data = nil)
+    @lock.synchronize do
+      @outbox << { event:, data:, id: (@key += 1).to_s }.to_json
+      @changed.signal
+    end
+  end
+
+  # Receives events until the session is closed. Returns the reason.
+  def run
+    loop do
+      @response = nil
+      reason = catch(:stop) { receive && nil }
+      return reason if reason
+      @connected = false
+      wait(@failures, @response)
+      @failures += 1
+    end
+  end
+
+  def close = http { |http| http.delete("#{@url.path}/downward", 'X-Session-ID' => @id) }
+
+  private
+
+  def http(timeout = 15, &) = Net::HTTP.start(@url.host, @url.port, read_timeout: timeout, max_retries: 0, &)
+
+  def final?(status) = status == 204 || (400...500).cover?(status) && ![408, 421, 425, 429].include?(status)
+
+  def wait(failures, response)
+    sleep [@retry + rand * [30, @retry * 2**failures].min, response&.[]('Retry-After').to_i].max
+  end
+
+  def receive
+    @opened = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+    headers = { 'Accept' => 'text/event-stream', 'Last-Event-ID' => @cursor }.compact
+    http(@silence) do |http|
+      @stream = http
+      http.request_get("#{@url.path}/downward", headers) do |response|
+        @response = response
+        throw :stop, "status #{response.code}" if final?(response.code.to_i)
+        read(response) if response.code == '200' && response.content_type == 'text/event-stream'
+      end
+    end
+  rescue IOError, SystemCallError, Timeout::Error, Net::ProtocolError, Net::HTTPBadResponse
+    nil # the connection is lost, or was silent for too long
+  end
+
+  def read(response)
+    text, event = +'', {}
+    response.read_body do |chunk|
+      text << chunk
+      # A CR at the end can be the first half of CRLF.
+      while (line = text.slice!(/\A[^\r\n]*(\r\n|\n|\r(?!\z))/))
+        field, value = line.chomp.force_encoding('UTF-8').split(/: ?/, 2)
+        if field == 'retry' then @retry = value.to_i / 1000.0
+        elsif field == 'data' then event['data'] = event['data'].to_s + value
+        elsif field then event[field] = value
+        else
+          dispatch(event['event'] || 'message', JSON.parse(event['data'])) if event['data']
+          @cursor = event['id'] || @cursor
+          event = {}
+        end
+      end
+    end
+  end
+
+  def dispatch(name, data)
+    @is_closed = name == 'close'
+    throw :stop, data['reason'] || name if %w[close replaced].include?(name)
+    return @on_event.call(name, data) if name != 'welcome'
+    @stream.read_timeout = @silence = data['heartbeatInterval'] && data['heartbeatInterval'] / 400.0
+    is_lost = @id && @id != data['sessionId']
+    @lock.synchronize do
+      @outbox.shift(@unsure) if is_lost # a repeat in the new session could be handled twice
+      @unsure = 0 if is_lost
+      @id, @connected, @failures = data['sessionId'], true, 0
+      @changed.signal
+    end
+    @on_event.call('lost', nil) if is_lost
+  end
+
+  def post(id, lines)
+    headers = { 'X-Session-ID' => id, 'Content-Type' => 'application/x-ndjson' }
+    response = http { |http| http.post("#{@url.path}/upward", lines.join("\n"), headers) }
+    body = JSON.parse(response.body) if response.content_type == 'application/json'
+    results = if response.code == '200' then body
+              elsif final?(response.code.to_i) then [{ 'status' => response.code.to_i, 'body' => body }] * lines.size
+              end
+    [response, results]
+  rescue IOError, SystemCallError, Timeout::Error, Net::ProtocolError, Net::HTTPBadResponse, JSON::ParserError
+    [nil, nil] # no complete response
+  end
+
+  def deliver
+    failures = 0
+    loop do
+      id, lines, unsure = @lock.synchronize do
+        @changed.wait_until { @connected && !@outbox.empty? }
+        before, @unsure = @unsure, [@unsure, [@batch, @outbox.size].min].max
+        [@id, @outbox.first(@batch), before]
+      end
+      response, results = post(id, lines)
+      if results && lines.size > 1 && %w[400 413].include?(response.code)
+        @batch, @unsure = lines.size / 2, unsure
+        next
+      end
+      codes = (results || []).map { |result| result['body']['code'] if result['body'].is_a?(Hash) }
+      is_unknown = codes.include?('FST_SSE_SESSION_UNKNOWN')
+      done = (results || []).zip(codes).take_while { |result, code| ![429, 503].include?(result['status']) && code != 'FST_SSE_SESSION_UNKNOWN' }
+      @lock.synchronize do
+        next if id != @id # the session is lost
+        @outbox.shift(done.size)
+        was_refused = results || %w[429 503].include?(response&.code)
+        @unsure = [0, (was_refused ? unsure : @unsure) - done.size].max
+        @connected = false if is_unknown
+      end
+      done.each { |result,| @on_event.call('refused', { status: result['status'] }) if result['status'] >= 400 }
+      is_stale = response && response['X-Session-Connected'] == 'false' && Process.clock_gettime(Process::CLOCK_MONOTONIC) - @opened > @retry
+      @stream.finish if (is_unknown || is_stale) && @stream.started?
+      done.empty? ? wait(failures += 1, response) : (failures, @batch = 0, 100)
+    end
+  end
+end
+
+if $PROGRAM_NAME == __FILE__
+  session = Session.new(ARGV[0]) do |name, data|
+    session.send(name, data) if %w[echo lost refused].include?(name)
+    session.send('missed', data) if name == 'gap'
+    session.close if name == 'leave'
+  end
+  reason = session.run
+  abort "The stream has ended: #{reason}" unless session.is_closed
+end

@@ -1,0 +1,121 @@
+#!/bin/sh
+# A client for POSIX shells with curl: sh client.sh <URL>
+# It finds the statuses in the response to a batch with grep, so handlers must not return an object with a numeric "status".
+url=$1 cr=$(printf '\r') dir=$(mktemp -d)
+cd "$dir" || exit 1
+trap 'kill $sender $stream 2> /dev/null; rm -r "$dir"' EXIT
+mkfifo events
+echo 1000 > retry
+: > outbox; : > body
+
+# The files of curl contain the session id, which must not appear in the list of processes.
+on_event() {
+  case $1 in
+    echo) send echo "$2" ;;
+    gap) send missed "$2" ;;
+    leave) echo "X-Session-ID: $id" > delete; curl -s -m 15 -X DELETE -H @delete "$url/downward" ;;
+  esac
+}
+
+# Each line of the outbox is a message. Lines are only appended.
+send() { key=$((key + 1)); echo "{\"event\":\"$1\",\"data\":$2,\"id\":\"$prefix$key\"}" >> outbox; }
+
+# Waits `retry`, a random time with a growing limit, and at least Retry-After: wait_for <failures> <file with headers>
+wait_for() {
+  read -r retry < retry
+  limit=$((retry << ($1 > 10 ? 10 : $1)))
+  delay=$((retry + $(od -An -N2 -tu2 /dev/urandom) * (limit > 30000 ? 30000 : limit) / 65536))
+  after=$(sed -n 's/^retry-after: *\([0-9]*\).*/\1000/Ip' "$2")
+  [ "${after:-0}" -gt "$delay" ] && delay=$after
+  sleep "$((delay / 1000)).$(printf %03d $((delay % 1000)))"
+}
+
+deliver() {
+  done=0 unsure=0 batch=100 failures=0 session='' key=0 prefix=s
+  while :; do
+    # `unsure` is the number of messages after `done` that were sent, but have no response.
+    if [ ! -e connected ] || [ "$(wc -l < outbox)" -le $done ]; then sleep 0.05; continue; fi
+    read -r header < session
+    # A repeat in a new session could be handled twice.
+    [ -n "$session" ] && [ "$session" != "$header" ] && done=$((done + unsure)) unsure=0
+    session=$header before=$unsure
+    tail -n +$((done + 1)) outbox | head -n $batch > batch
+    count=$(wc -l < batch)
+    [ "$count" -eq 0 ] && continue
+    [ "$count" -gt $unsure ] && unsure=$count
+    : > post
+    status=$(curl -s -m 15 -D post -o body -w '%{http_code}' -H @session -H 'Content-Type: application/x-ndjson' --data-binary @batch "$url/upward") || status=0
+    results=''
+    case $status in
+      200) results=$(grep -o '"status":[0-9][0-9][0-9]' body | cut -d: -f2); [ "$(echo "$results" | wc -l)" -eq "$count" ] || results='' ;;
+      408 | 421 | 425 | 429) ;;
+      400 | 413) if [ "$count" -gt 1 ]; then batch=$((count / 2)) unsure=$before; continue; fi; results=$status ;;
+      4*) results=$(sed "s/.*/$status/" batch) ;;
+    esac
+    if [ -n "$results" ] || [ "$status" = 503 ] || [ "$status" = 429 ]; then unsure=$before; fi # the others were not handled
+    handled=0
+    for result in $results; do
+      case $result in
+        404) if grep -q FST_SSE_SESSION_UNKNOWN body; then rm -f connected; kill "$(cat stream)"; break; fi; send refused '{"status":404}' ;;
+        429 | 503) break ;;
+        [45]*) send refused "{\"status\":$result}" ;;
+      esac
+      handled=$((handled + 1))
+    done
+    done=$((done + handled)) unsure=$((unsure > handled ? unsure - handled : 0))
+    if [ $handled -gt 0 ]; then batch=100 failures=0; else failures=$((failures + 1)); wait_for $failures post; fi
+  done
+}
+
+stop() { echo "The stream has ended: $1" >&2; exit "$2"; }
+
+# Handles one line of the stream. An event ends with a blank line.
+handle() {
+  value=${1#*:} value=${value# }
+  case $1 in
+    retry:*) echo "$value" > retry ;;
+    event:*) name=$value ;;
+    data:*) data=$data$value ;;
+    id:*) event_id=$value ;;
+    '')
+      case $name in
+        close) exit 0 ;;
+        replaced) stop replaced 1 ;;
+        welcome)
+          new=$(echo "$data" | sed 's/.*"sessionId":"\([^"]*\)".*/\1/') previous=$id id=$new
+          interval=$(echo "$data" | sed -n 's/.*"heartbeatInterval":\([0-9]*\).*/\1/p')
+          silence=$((interval ? (interval * 5 / 2 + 999) / 1000 : 1000000))
+          echo "X-Session-ID: $id" > new && mv new session
+          [ -n "$previous" ] && [ "$previous" != "$id" ] && send lost null
+          failures=0
+          : > connected ;;
+        *) [ -n "$data" ] && on_event "${name:-message}" "$data" ;;
+      esac
+      cursor=${event_id:-$cursor} name='' data='' event_id='' ;;
+  esac
+}
+
+deliver & sender=$!
+failures=0 id='' cursor='' silence=38 key=0 prefix=''
+while :; do
+  echo 'Accept: text/event-stream' > get
+  [ -n "$cursor" ] && echo "Last-Event-ID: $cursor" >> get
+  : > head
+  curl -sN -D head -H @get --speed-limit 1 --speed-time "$silence" "$url/downward" > events & stream=$!
+  echo $stream > stream
+  name='' data='' event_id='' is_stream=''
+  while IFS= read -r line; do
+    [ -n "$is_stream" ] || grep -qi '^content-type: text/event-stream' head || continue
+    is_stream=1
+    # A line can also end with CR or CRLF.
+    IFS=$cr; set -f; set -- ${line:-""}; unset IFS; set +f
+    [ -z "$line" ] && set -- ''
+    for part; do handle "$part"; done
+  done < events
+  rm -f connected
+  wait $stream
+  status=$(sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' head | tail -n 1)
+  case $status in 408 | 421 | 425 | 429) ;; 204 | 4*) stop "status $status" 1 ;; esac
+  wait_for $failures head
+  failures=$((failures + 1))
+done
