@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
-import { openTwoNodes } from './support/two-nodes.js'
+import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -148,8 +148,9 @@ t.test('applies a join and a leave on another node that are received before the 
   await session.join('old')
   const local = await findSession(nodeA, session)
   pauseReplies(true)
+  const isAcquired = await watchAcquire(redis, session)
   const attached = attachStream(nodeA, local, local[kStream].cursor)
-  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'epoch') === '1', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   const before = publicationCount()
   await session.join('new')
   await session.leave('old')

@@ -7,14 +7,12 @@ import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js
 import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
-import { openTwoNodes } from './support/two-nodes.js'
+import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
-import { needsRedis, type RedisServer } from '../support/redis-server.js'
+import { needsRedis } from '../support/redis-server.js'
 import { waitUntil } from '../support/wait.js'
 
 // The stream of a session moves between nodes, while publications about it are delayed or lost.
-
-const epochOf = (redis: RedisServer, { id }: { id: string }): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${id}`, 'epoch')
 
 t.test('delivers events that a node missed while another node had the stream', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA, pausePublications, waitForReplies }] = await openTwoNodes(t)
@@ -24,8 +22,9 @@ t.test('delivers events that a node missed while another node had the stream', n
   const second = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(1)
   await waitUntil(() => second.messages().length === 1, 'the message')
+  const isAcquired = await watchAcquire(redis, session)
   const attached = attachStream(nodeA, session, first.cursor)
-  await waitUntil(async () => await epochOf(redis, session) === '3', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   await waitForReplies()
   pausePublications(false)
   const third = await attached
@@ -40,8 +39,9 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   await session.send(1)
   await waitUntil(() => first.messages().length === 1, 'the message')
   pauseReplies(true)
+  const isAcquired = await watchAcquire(redis, session)
   const attached = attachStream(nodeA, session, first.cursor)
-  await waitUntil(async () => await epochOf(redis, session) === '2', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor, false, later())
   pauseReplies(false)
   const earlierStream = await attached
@@ -62,8 +62,9 @@ t.test('a stream that moves to another node and back delivers all events, even i
   await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(2)
   pauseReplies(true)
+  const isAcquired = await watchAcquire(redis, session)
   const attached = attachStream(nodeA, session, first.cursor)
-  await waitUntil(async () => await epochOf(redis, session) === '3', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   pausePublications(false)
   await waitUntil(() => first.sink.closed, 'the replacement')
   pauseReplies(false)
@@ -95,8 +96,9 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
   pausePublications(true)
   await session.send(1)
   await session.close('enough')
+  const isAcquired = await watchAcquire(redis, session)
   const attached = attachStream(nodeA, local, local[kStream].cursor)
-  await waitUntil(async () => await epochOf(redis, session) === '1', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   await waitForReplies()
   pausePublications(false)
   const down = await attached

@@ -5,6 +5,7 @@ import { findSession, openSession, attachStream } from '../support/memory-stream
 import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
+import { interceptStoreCommands } from '../support/redis-commands.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -118,4 +119,22 @@ testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence n
   await redis.sendCommand('HINCRBY', '{sse}', `inbox:${node}`, '-2')
   await session.send(2)
   await waitUntil(() => down.messages().length === 2, 'the next message')
+})
+
+t.test('a stream that is acquired after a rollback replaces one that was acquired before', needsRedis, async t => {
+  const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const rollBack = await redis.snapshot()
+  const before = await attachStream(nodeA, session)
+  await session.send(1)
+  await waitUntil(() => before.messages().length === 1, 'the message')
+  const gate = deferred()
+  interceptStoreCommands(client, () => gate.promise)
+  await rollBack()
+  const after = await attachStream(nodeB, await findSession(nodeB, session))
+  gate.resolve()
+  await waitUntil(() => before.sink.closed, 'the end of the stream')
+  await (await findSession(nodeB, session)).send(2)
+  await waitUntil(() => after.messages().includes(2), 'the next message')
+  t.notOk(after.sink.closed)
 })

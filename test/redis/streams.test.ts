@@ -1,7 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
-import { openTwoNodes } from './support/two-nodes.js'
+import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -18,8 +18,9 @@ t.test('a session expires if its client disconnects while the stream is being ac
   await waitUntil(() => !session.connected, 'the end of the first stream')
   session[kStream].retainForResume()
   pauseReplies(true)
+  const isAcquired = await watchAcquire(redis, session)
   const acquired = sessions.acquireStream(session, session[kStream].cursor)
-  await waitUntil(async () => await field(redis, session, 'epoch') === '2', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   session[kStream].release()
   pauseReplies(false)
   await acquired
@@ -32,8 +33,9 @@ t.test('sends no more commands for a session that was discarded while its stream
   const session = await openSession(sessions)
   const down = await attachStream(sessions, await openSession(sessions))
   pauseReplies(true)
+  const isAcquired = await watchAcquire(redis, session)
   const acquired = sessions.acquireStream(session, session[kStream].cursor)
-  await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   const discarded = sessions.discard(session, 'aborted')
   pauseReplies(false)
   await acquired
@@ -55,9 +57,11 @@ t.test('a retried acquire does not take the stream back from another node, which
     const session = await openSession(nodeB)
     const local = await findSession(nodeA, session)
     pauseReplies(true)
+    const isAcquired = await watchAcquire(redis, session)
     const attached = attachStream(nodeA, local, local[kStream].cursor)
-    await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+    await waitUntil(isAcquired, 'Redis to execute the command')
     const down = await attachStream(nodeB, session, undefined, false, later())
+    const epoch = await field(redis, session, 'epoch')
     if (isReleased) {
       down.sink.destroy()
       await waitUntil(async () => await field(redis, session, 'owner') === '', 'Redis to release the stream')
@@ -65,7 +69,7 @@ t.test('a retried acquire does not take the stream back from another node, which
     // The reply is lost.
     proxy.connections[0]?.client.resetAndDestroy()
     await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' }, 'the client tries again')
-    t.equal(await field(redis, session, 'epoch'), '2')
+    t.equal(await field(redis, session, 'epoch'), epoch)
     if (isReleased) {
       t.equal(await field(redis, session, 'owner'), '')
       continue
@@ -209,8 +213,9 @@ t.test('a stream begins although the mark of the reply was lost with the subscri
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)
   pausePublications(true)
+  const isAcquired = await watchAcquire(redis, session)
   const attached = attachStream(nodeA, local)
-  await waitUntil(async () => await field(redis, session, 'epoch') === '1', 'Redis to execute the command')
+  await waitUntil(isAcquired, 'Redis to execute the command')
   await waitForReplies()
   proxy.connections[1]?.client.resetAndDestroy()
   const stream = await attached

@@ -9,3 +9,10 @@ export async function openTwoNodes (t: Test, options?: SseSessionsOptions, conne
   const [nodeA, nodeB] = await Promise.all([openProxiedNode(t, redis, options, connectionOptions), openProxiedNode(t, redis, options, connectionOptions)])
   return [redis, nodeA, nodeB]
 }
+
+/** Returns a function that tells whether a stream of a session was acquired since this call. */
+export async function watchAcquire (redis: RedisServer, { id }: { readonly id: string }): Promise<() => Promise<boolean>> {
+  const getEpoch = (): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${id}`, 'epoch')
+  const epoch = await getEpoch()
+  return async () => await getEpoch() !== epoch
+}

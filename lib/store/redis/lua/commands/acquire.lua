@@ -8,11 +8,12 @@ local owner, close_reason, principal, start_position, nodes, requested_at, reque
 if not start_position then return marked_reply(token, false) end
 if is_retry and owner ~= NODE_ID or owner ~= '' and owner ~= NODE_ID and to_number(requested_at) > latest then return marked_reply(token, 'outdated') end
 if not is_retry then
-  local epoch = redis.call('HINCRBY', key, 'epoch', 1)
+  -- Also higher than an epoch that Redis has lost.
+  local epoch = format_integer(next_position())
   -- The clocks cannot tell which request is newer if the times overlap.
   local is_newer = to_number(requested_until) < earliest and '1' or '0'
   redis.call('HINCRBY', key, 'version', 1)
-  redis.call('HSET', key, 'owner', NODE_ID, 'requestedAt', math.max(to_number(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
+  redis.call('HSET', key, 'epoch', epoch, 'owner', NODE_ID, 'requestedAt', math.max(to_number(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
   add_node(key, nodes)
   if owner ~= '' and owner ~= NODE_ID then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
