@@ -24,7 +24,7 @@ export function requireJson (advice: string, acceptsBatches = false): preParsing
 }
 
 /** The hook for a DELETE, whose body has no meaning. */
-export const requireNoBodyOrJson = requireJson('no body, or "Content-Type: application/json"')
+export const requireNoBodyOrJson: preParsingHookHandler = requireJson('no body, or "Content-Type: application/json"')
 
 type Raw = IncomingMessage & Partial<Pick<Http2ServerRequest, 'stream'>>
 
