@@ -139,20 +139,21 @@ export class Deliveries {
     for (const source of sources) source.addEventListener('abort', onAbort)
     if (sources.some(({ aborted }) => aborted)) onAbort()
     const store = this.#context.getStore()
+    let outcome: RunOutcome | undefined
     try {
       await pump(read(signal), signal, {
         write: item => store.append(state, { frame: framePart(partPrefix, format(item)) }),
         waitForDrain: () => target.waitForDrain()
       })
-      return getOutcome()
+      outcome = getOutcome()
     } catch (error) {
       controller.abort(error)
       // The store may reject a part before this process has received the end of the run.
-      if (state.outcome !== undefined || error instanceof RunOver) return undefined
-      return this.#limitOutcome(await onError(error), partPrefix)
+      if (state.outcome === undefined && !(error instanceof RunOver)) outcome = this.#limitOutcome(await onError(error), partPrefix)
     } finally {
       for (const source of sources) source.removeEventListener('abort', onAbort)
     }
+    return outcome
   }
 
   /** Returns an outcome without its response if that is too large for the log of the session. */
