@@ -502,7 +502,7 @@ function checkStreams ({ streams }: ClientRun, report: Report): void {
   const waits = streams.slice(1).flatMap(({ startedAt }, index) => {
     const { endedAt, connection, retry } = streams[index] as StreamRecord
     const end = endedAt ?? connection?.faultedAt
-    return end === undefined || end > startedAt ? [] : [{ waited: startedAt - end, retry }]
+    return end === undefined || end > startedAt || connection?.endedByClient === true ? [] : [{ waited: startedAt - end, retry }]
   })
   const shortest = Math.min(...waits.map(({ waited, retry }) => waited - retry))
   report.check(R.retry, shortest >= -TOLERANCE, `${RETRY + Math.round(shortest)} ms or more, ${waits.length} times`)

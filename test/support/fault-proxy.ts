@@ -31,6 +31,8 @@ export interface FaultProxy {
     faulted: boolean
     /** When it was broken, as of `performance.now()`. */
     faultedAt?: number
+    /** Whether the client has ended it before it was broken. */
+    endedByClient: boolean
   }>
   /** The number of connections that were refused, because the proxy was down. */
   readonly refused: () => number
@@ -77,7 +79,7 @@ export async function startFaultProxy (t: Test, targetPort: number | readonly nu
     }
     const planned = plan(connections.length)
     const server = connect({ port: targets[connections.length % targets.length] as number, host: '127.0.0.1', noDelay: true })
-    const connection: FaultProxy['connections'][number] = { client, server, bytes: 0, faulted: false }
+    const connection: FaultProxy['connections'][number] = { client, server, bytes: 0, faulted: false, endedByClient: false }
     connections.push(connection)
     client.on('error', () => {})
     server.on('error', () => {})
@@ -89,8 +91,14 @@ export async function startFaultProxy (t: Test, targetPort: number | readonly nu
       server.write(part)
       if (planned !== undefined && bytesUp === planned.afterBytesUp) apply(connection, planned.fault)
     })
-    client.on('end', () => { if (!connection.faulted) server.end() })
-    client.on('close', () => { if (!connection.faulted) server.destroy() })
+    for (const event of ['end', 'close'] as const) {
+      client.on(event, () => {
+        if (connection.faulted) return
+        connection.endedByClient ||= !server.closed
+        if (event === 'end') server.end()
+        else server.destroy()
+      })
+    }
     server.on('close', () => { if (!connection.faulted) client.destroySoon() })
     server.on('data', (chunk: Buffer) => {
       if (connection.faulted) return
