@@ -4,12 +4,12 @@
 -- or with `outdated` if another node has the stream for a newer request, or has had it since this command was executed first.
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
-local owner, close_reason, principal, start_position, nodes, requested_at, requested_until = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil'))
+local owner, close_reason, principal, start_position, nodes, requested_at, requested_until, earlier_epoch = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil', 'epoch'))
 if not start_position then return marked_reply(token, false) end
 if is_retry and owner ~= NODE_ID or owner ~= '' and owner ~= NODE_ID and to_number(requested_at) > latest then return marked_reply(token, 'outdated') end
 if not is_retry then
-  -- Also higher than an epoch that Redis has lost.
-  local epoch = format_integer(next_position())
+  -- A time, because a number might be that of an epoch that Redis has lost.
+  local epoch = format_integer(math.max(tonumber(earlier_epoch) + 1, NOW))
   -- The clocks cannot tell which request is newer if the times overlap.
   local is_newer = to_number(requested_until) < earliest and '1' or '0'
   redis.call('HINCRBY', key, 'version', 1)
