@@ -7,12 +7,16 @@ import { createServer } from 'node:net'
 export async function findFreePort (): Promise<number> {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
-    const server = createServer()
-    const isFree = await new Promise<boolean>(resolve => {
-      server.once('error', () => { resolve(false) }).listen(port, '127.0.0.1', () => { resolve(true) })
-    })
-    if (!isFree) continue
-    await new Promise(resolve => { server.close(resolve) })
-    return port
+    if (await isFreePort(port)) return port
   }
+}
+
+/** Whether a port is not in use. */
+export async function isFreePort (port: number): Promise<boolean> {
+  const server = createServer()
+  const isFree = await new Promise<boolean>(resolve => {
+    server.once('error', () => { resolve(false) }).listen(port, '127.0.0.1', () => { resolve(true) })
+  })
+  if (isFree) await new Promise(resolve => { server.close(resolve) })
+  return isFree
 }

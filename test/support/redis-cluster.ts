@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import type { Test } from 'tap'
-import { findFreePort } from './free-port.js'
+import { findFreePort, isFreePort } from './free-port.js'
 import { RedisServer } from './redis-server.js'
 import { waitUntil } from './wait.js'
 
@@ -59,9 +59,9 @@ export class RedisCluster {
 export async function startRedisCluster (t: Test, { replicas = 0 } = {}): Promise<RedisCluster> {
   const servers: RedisServer[] = []
   while (servers.length < 3 * (1 + replicas)) {
-    // The port of the cluster bus is higher by 10,000.
+    // The port of the cluster bus is higher by 10,000. It must not be an ephemeral port either.
     const port = await findFreePort()
-    if (port + 10_000 < 65_536) servers.push(new RedisServer(t, port, { isClusterNode: true }))
+    if (port + 10_000 < 32_768 && await isFreePort(port + 10_000)) servers.push(new RedisServer(t, port, { isClusterNode: true }))
   }
   await Promise.all(servers.map(server => server.start()))
   const cluster = new RedisCluster(servers)
