@@ -3,12 +3,13 @@ import { Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, 
 import { now } from '../log/log.js'
 import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
+import { addResponseHooks } from '../routes/response-hooks.js'
 import { kStream, Session } from '../sessions/session.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
 import { ResponseSink, startStream } from '../stream/response-sink.js'
 import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
-import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS, LAST_EVENT_ID } from '../wire/headers.js'
+import { LAST_EVENT_ID } from '../wire/headers.js'
 import { checkAccept, checkOrigin, checkVersion } from './check-request.js'
 import { INVALID_REQUEST, isRequest, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND } from './json-rpc.js'
 import type { McpSession } from './mcp-session.js'
@@ -35,25 +36,7 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
     return JSON.stringify({ jsonrpc: '2.0', id: null, error: { code: getErrorCode(code), message: error.message, data: { code } } })
   })
   scope.addHook('onRequest', async request => { checkOrigin(request, settings) })
-  scope.addHook('preHandler', (request, reply, done) => {
-    if (request.method !== 'GET') sessions.onRequest(reply)
-    done()
-  })
-  scope.addHook('onError', (_request, reply, _error, done) => {
-    sessions.onResponse(reply)
-    done()
-  })
-  scope.addHook('onSend', (_request, reply, payload, done) => {
-    sessions.onResponse(reply)
-    if (reply.hasHeader(ALLOW_ORIGIN)) {
-      const exposed = reply.getHeader(EXPOSE_HEADERS)
-      reply.header(EXPOSE_HEADERS, `${exposed === undefined ? '' : `${String(exposed)}, `}Mcp-Session-Id`)
-    }
-    // A stream has more directives.
-    if (!String(reply.getHeader(CACHE_CONTROL)).includes('no-store')) reply.header(CACHE_CONTROL, 'no-store')
-    if (reply.statusCode === 503) reply.header('retry-after', '1')
-    done(null, payload)
-  })
+  addResponseHooks(scope, sessions, MCP_SESSION_ID, 'Mcp-Session-Id')
   scope.addHook('onRoute', route => { route.onSend = [route.onSend ?? [], startStream].flat() })
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {

@@ -2,13 +2,14 @@ import type { FastifyInstance, FastifySchemaCompiler } from 'fastify'
 import type { ErrorFormatter } from '../sessions/handlers.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { startStream } from '../stream/response-sink.js'
-import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS, EXPOSED_HEADERS, SESSION_ID } from '../wire/headers.js'
+import { EXPOSED_HEADERS, SESSION_ID } from '../wire/headers.js'
 import { addBatchParser } from './batch.js'
 import { closeRoute } from './close.js'
 import { addCors } from './cors.js'
 import { downwardRoute } from './downward.js'
 import { createErrorHandler } from './error-handler.js'
 import { kSession } from './require-session.js'
+import { addResponseHooks } from './response-hooks.js'
 import { upwardRoutes } from './upward.js'
 
 /** Adds the routes of one registration of the plugin. `scope` must contain no other routes. */
@@ -18,32 +19,7 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
     await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, routeOptions.map(({ url }) => url))
   }
-  // Not in an earlier hook: `close` would also wait for requests whose body never arrives.
-  scope.addHook('preHandler', (request, reply, done) => {
-    if (request.method !== 'GET') sessions.onRequest(reply)
-    done()
-  })
-  // If an `onSend` hook of the app fails, the one below does not run.
-  scope.addHook('onError', (_request, reply, _error, done) => {
-    sessions.onResponse(reply)
-    done()
-  })
-  scope.addHook('onSend', (request, reply, payload, done) => {
-    sessions.onResponse(reply)
-    // Pages of other origins must be able to read the headers of the plugin, also if the app itself has set up CORS.
-    if (reply.hasHeader(ALLOW_ORIGIN)) {
-      const exposed = reply.getHeader(EXPOSE_HEADERS)
-      reply.header(EXPOSE_HEADERS, exposed === undefined ? EXPOSED_HEADERS : `${String(exposed)}, ${EXPOSED_HEADERS}`)
-    }
-    // Shared caches would give one client the session of another: they must neither keep a response nor use it for another
-    // request that arrives meanwhile. A response with a session id is `no-store` even if a hook of the app has replaced the header.
-    const cacheControl = reply.getHeader(CACHE_CONTROL)
-    if (cacheControl === undefined || (reply.hasHeader(SESSION_ID) && !String(cacheControl).includes('no-store'))) reply.header(CACHE_CONTROL, 'no-store')
-    if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
-    // A connection that is kept alive would delay the close of the server.
-    if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
-    done(null, payload)
-  })
+  addResponseHooks(scope, sessions, SESSION_ID, EXPOSED_HEADERS)
   // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
   // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.

@@ -1,0 +1,33 @@
+import type { FastifyInstance } from 'fastify'
+import type { Sessions } from '../sessions/sessions.js'
+import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS } from '../wire/headers.js'
+
+/** Lets `close` wait for requests whose handlers run, and sets the headers that all responses of a scope need. `idHeader` is the header with the secret id of a session. */
+export function addResponseHooks (scope: FastifyInstance, sessions: Sessions, idHeader: string, exposedHeaders: string): void {
+  // Not in an earlier hook: `close` would also wait for requests whose body never arrives.
+  scope.addHook('preHandler', (request, reply, done) => {
+    if (request.method !== 'GET') sessions.onRequest(reply)
+    done()
+  })
+  // If an `onSend` hook of the app fails, the one below does not run.
+  scope.addHook('onError', (_request, reply, _error, done) => {
+    sessions.onResponse(reply)
+    done()
+  })
+  scope.addHook('onSend', (request, reply, payload, done) => {
+    sessions.onResponse(reply)
+    // Pages of other origins must be able to read the headers of the plugin, also if the app itself has set up CORS.
+    if (reply.hasHeader(ALLOW_ORIGIN)) {
+      const exposed = reply.getHeader(EXPOSE_HEADERS)
+      reply.header(EXPOSE_HEADERS, exposed === undefined ? exposedHeaders : `${String(exposed)}, ${exposedHeaders}`)
+    }
+    // Shared caches would give one client the session of another: they must neither keep a response nor use it for another
+    // request that arrives meanwhile. A response with a session id is `no-store` even if a hook of the app has replaced the header.
+    const cacheControl = reply.getHeader(CACHE_CONTROL)
+    if (cacheControl === undefined || (reply.hasHeader(idHeader) && !String(cacheControl).includes('no-store'))) reply.header(CACHE_CONTROL, 'no-store')
+    if ((reply.statusCode === 429 || reply.statusCode === 503) && !reply.hasHeader('retry-after')) reply.header('retry-after', '1')
+    // A connection that is kept alive would delay the close of the server.
+    if (sessions.closing && request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
+    done(null, payload)
+  })
+}
