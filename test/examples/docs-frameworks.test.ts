@@ -5,7 +5,19 @@ import { waitUntil } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, createPage, startApp } from './docs-run.js'
 
+// By the extension of the components.
 const FRAMEWORKS = {
+  tsx: {
+    chat: block('docs/react.md', 'chat'),
+    list: block('docs/react.md', 'list'),
+    main: `
+      import { StrictMode } from 'react'
+      import { createRoot } from 'react-dom/client'
+      import { Chat } from './chat.tsx'
+      import { List } from './list.tsx'
+      createRoot(document.querySelector('main')).render(<StrictMode><Chat /><List /></StrictMode>)
+    `
+  },
   vue: {
     chat: block('docs/vue.md', 'chat'),
     list: block('docs/vue.md', 'list'),
@@ -28,14 +40,14 @@ const FRAMEWORKS = {
   }
 }
 
-for (const [framework, { chat, list, main }] of Object.entries(FRAMEWORKS)) {
-  t.test(`the ${framework} components show the state and the events of the quick start's server`, needsChromium, async t => {
+for (const [extension, { chat, list, main }] of Object.entries(FRAMEWORKS)) {
+  t.test(`the .${extension} components show the state and the events of the quick start's server`, needsChromium, async t => {
     const save = createFolder(t)
     save('index.html', '')
     const url = await startApp(t, save('server.ts', block('README.md', 'server')))
-    save(`chat.${framework}`, chat)
-    save(`list.${framework}`, list)
-    const page = await createPage(t, url, '<main></main><script type="module" src="/page.js"></script>', await bundleForBrowser(save('main.js', main)))
+    save(`chat.${extension}`, chat)
+    save(`list.${extension}`, list)
+    const page = await createPage(t, url, '<main></main><script type="module" src="/page.js"></script>', await bundleForBrowser(save(extension === 'tsx' ? 'main.tsx' : 'main.js', main)))
     const problems: string[] = []
     page.on('pageerror', problem => { problems.push(String(problem)) })
     // The response starts after onOpen, so a session with a stream is a member of the channel.
