@@ -50,7 +50,8 @@ class Session:
         self._request('DELETE', '/downward', {'X-Session-ID': self.id})
 
     def _request(self, method, path, headers, body=None, timeout=15):
-        connection = http.client.HTTPConnection(self.url.netloc, timeout=timeout)
+        connect = http.client.HTTPSConnection if self.url.scheme == 'https' else http.client.HTTPConnection
+        connection = connect(self.url.netloc, timeout=timeout)
         connection.request(method, self.url.path + path, body, {**headers, 'Connection': 'close'})
         if method == 'GET': self.stream, self.opened = connection.sock, time.monotonic()
         return connection.getresponse()

@@ -38,7 +38,7 @@ class Session
 
   private
 
-  def http(timeout = 15, &) = Net::HTTP.start(@url.host, @url.port, read_timeout: timeout, max_retries: 0, &)
+  def http(timeout = 15, &) = Net::HTTP.start(@url.host, @url.port, use_ssl: @url.scheme == 'https', read_timeout: timeout, max_retries: 0, &)
 
   def final?(status) = status == 204 || (400...500).cover?(status) && ![408, 421, 425, 429].include?(status)
 

@@ -18,7 +18,7 @@ on_event() {
 }
 
 # Each line of the outbox is a message. Lines are only appended.
-send() { key=$((key + 1)); echo "{\"event\":\"$1\",\"data\":$2,\"id\":\"$prefix$key\"}" >> outbox; }
+send() { key=$((key + 1)); printf '%s\n' "{\"event\":\"$1\",\"data\":$2,\"id\":\"$prefix$key\"}" >> outbox; }
 
 # Waits `retry`, a random time with a growing limit, and at least Retry-After: wait_for <failures> <file with headers>
 wait_for() {

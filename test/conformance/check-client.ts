@@ -107,8 +107,8 @@ type Intercept = (request: IncomingMessage, response: ServerResponse, handler: H
 
 const pause = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(resolve, ms) })
 
-/** The data of an event. Its text has characters of different lengths in UTF-8, which a cut can split. */
-const dataOf = (n: number): { n: number, text: string } => ({ n, text: `naïve 日本語 🚀 ${'.'.repeat(n % 50)}` })
+/** The data of an event. Its text has escapes in JSON, and characters of different lengths in UTF-8, which a cut can split. */
+const dataOf = (n: number): { n: number, text: string } => ({ n, text: `naïve "quoted\n" 日本語 🚀 ${'.'.repeat(n % 50)}` })
 
 /** One process of the client, with its own server and proxy. */
 class ClientRun {

@@ -107,7 +107,6 @@ export class RedisNode {
     const runCache = new StateCache((_id, record: RunRecord) => new RunReplica(record, guard), ({ outcome }) => outcome === undefined)
     this.reducer = new Reducer(settings, this.cache, runCache, {
       // Not all streams of the process: those of other partitions do not read this broadcast.
-      // Not all streams of the process: those of other partitions do not read this broadcast.
       onBroadcast: () => { for (const state of this.reducer.attached.values()) state.onAppend() },
       onMissedPublication: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
