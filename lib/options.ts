@@ -236,7 +236,7 @@ function assertKeys (name: string, value: unknown, keys: readonly string[]): voi
   assertOption(isObject(value) && Object.keys(value).every(key => keys.includes(key)), name, `an object with the properties ${keys.join(', ')}`)
 }
 
-function isObject (value: unknown): value is object {
+export function isObject (value: unknown): value is object {
   return typeof value === 'object' && value !== null
 }
 

@@ -84,6 +84,7 @@ export class McpSession {
       openStream: () => this.#openCallStream(call),
       onEnd: () => {
         for (const id of ids) this.#calls.delete(id)
+        this.#idleTimer.refresh()
         this.#context.onCallEnd()
       }
     })
@@ -103,6 +104,7 @@ export class McpSession {
 
   /** Returns the session whose stream carries the messages that belong to no call. */
   openStandalone (): Promise<Session> {
+    this.#idleTimer.refresh()
     this.#standalone ??= this.#context.openStream(this).then(stream => {
       if (stream !== undefined) return stream
       this.#standalone = undefined

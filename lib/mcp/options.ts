@@ -1,5 +1,5 @@
 import { OptionInvalid } from '../errors.js'
-import { resolveOptions, type Settings, type SseSessionsOptions } from '../options.js'
+import { IGNORED_OPTIONS, isObject, resolveOptions, type Settings, type SseSessionsOptions } from '../options.js'
 import type { Awaitable } from '../awaitable.js'
 import type { McpServerLike } from './transport.js'
 
@@ -7,7 +7,7 @@ import type { McpServerLike } from './transport.js'
 export interface McpOptions extends Pick<SseSessionsOptions, 'principal' | 'store' | 'heartbeatInterval' | 'resumeTimeout' | 'retry' | 'closeTimeout' | 'log' | 'maxSessions' | 'maxSessionsPerPrincipal' | 'maxBytes' | 'logLevel' | 'logSerializers'> {
   /** Path of the endpoint. Default: `/mcp`. */
   path?: string
-  /** Creates the server of a session: an `McpServer` or a `Server` of the official SDKs, in version 1 or 2, that is not connected. It is called once for each session, and again when a session continues in another process. */
+  /** Creates the server of a session: an `McpServer` or a `Server` of the official SDKs, in version 1 or 2, that is not connected. It is called once for each session. */
   server: (context: McpServerContext) => Awaitable<McpServerLike>
   /** The hosts under which clients reach the server, as in the header `Host`; without a port, any port is allowed. Protects against DNS rebinding. Default: `['localhost', '127.0.0.1', '[::1]']`. */
   allowedHosts?: readonly string[]
@@ -35,7 +35,7 @@ const NAMES = ['principal', 'store', 'heartbeatInterval', 'resumeTimeout', 'retr
 /** Checks the options and adds the defaults. `pluginTimeout` is Fastify's, in milliseconds. */
 export function resolveMcpOptions (options: McpOptions & { prefix?: string }, pluginTimeout: number | undefined): McpSettings {
   const { path = '/mcp', server, allowedHosts = ['localhost', '127.0.0.1', '[::1]'], allowedOrigins = [], prefix, resumeTimeout = 3_600_000, retry = [500, 1500], log, ...rest } = options
-  const unknownName = Object.keys(rest).find(name => !NAMES.includes(name))
+  const unknownName = Object.keys(rest).find(name => !NAMES.includes(name) && !(IGNORED_OPTIONS as readonly string[]).includes(name))
   assertOption(unknownName === undefined, String(unknownName), 'removed: there is no such option')
   assertOption(typeof path === 'string' && path.startsWith('/'), 'path', 'a path that starts with /')
   assertOption(typeof server === 'function', 'server', 'a function that returns a new McpServer')
@@ -44,7 +44,7 @@ export function resolveMcpOptions (options: McpOptions & { prefix?: string }, pl
     server,
     allowedHosts: resolveList('allowedHosts', allowedHosts),
     allowedOrigins: resolveList('allowedOrigins', allowedOrigins),
-    sessions: resolveOptions({ ...rest, resumeTimeout, retry, log: { bytes: 4 * 1024 * 1024, ...log } }, pluginTimeout)
+    sessions: resolveOptions({ ...rest, resumeTimeout, retry, log: log === undefined || isObject(log) ? { bytes: 4 * 1024 * 1024, age: resumeTimeout, ...log } : log }, pluginTimeout)
   }
 }
 

@@ -31,7 +31,7 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
   scope.setErrorHandler(async (error: Error & { code?: string, statusCode?: number }, _request, reply) => {
     const { code = '', statusCode = 500 } = error
     // Errors of the app have the format that the app has chosen.
-    if (!code.startsWith('FST_') || statusCode === 500) throw error
+    if (!/^FST_(?:SSE|ERR)_/.test(code) || statusCode === 500) throw error
     reply.code(statusCode).type(JSON_TYPE)
     return JSON.stringify({ jsonrpc: '2.0', id: null, error: { code: getErrorCode(code), message: error.message, data: { code } } })
   })

@@ -202,7 +202,8 @@ t.test('invalid options fail the boot', async t => {
     [{ server: {} }, /"server"/],
     [{ allowedHosts: 'localhost' }, /"allowedHosts"/],
     [{ allowedOrigins: [1] }, /"allowedOrigins"/],
-    [{ resumeTimeout: -1 }, /"resumeTimeout"/]
+    [{ resumeTimeout: -1 }, /"resumeTimeout"/],
+    [{ log: 5 }, /"log"/]
   ]
   for (const [options, message] of invalid) {
     const app = Fastify()
@@ -211,9 +212,9 @@ t.test('invalid options fail the boot', async t => {
   }
 })
 
-t.test('is registered under a prefix', async t => {
+t.test('is registered under a prefix, and ignores options that fastify-cli and @fastify/autoload add', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
-  app.register(mcp, { server: createServer, prefix: '/api', path: '/tools' })
+  app.register(mcp, { server: createServer, prefix: '/api', path: '/tools', log: { entries: 500 }, skipOverride: true } as McpOptions)
   t.equal((await app.inject({ method: 'POST', url: '/api/tools', headers: { accept: ACCEPT }, payload: initializeMessage() })).statusCode, 200)
 })
