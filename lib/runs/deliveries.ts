@@ -140,16 +140,21 @@ export class Deliveries {
     if (sources.some(({ aborted }) => aborted)) onAbort()
     const store = this.#context.getStore()
     let outcome: RunOutcome | undefined
+    // Whether the store has rejected a part because this run has ended. The values may throw such an error of another run.
+    let isOver = false
     try {
       await pump(read(signal), signal, {
-        write: item => store.append(state, { frame: framePart(partPrefix, format(item)) }),
+        write: item => {
+          const frame = framePart(partPrefix, format(item))
+          return cleanUpAfterError(() => store.append(state, { frame }), error => { isOver = error instanceof RunOver })
+        },
         waitForDrain: () => target.waitForDrain()
       })
       outcome = getOutcome()
     } catch (error) {
       controller.abort(error)
       // The store may reject a part before this process has received the end of the run.
-      if (state.outcome === undefined && !(error instanceof RunOver)) outcome = this.#limitOutcome(await onError(error), partPrefix)
+      if (state.outcome === undefined && !isOver) outcome = this.#limitOutcome(await onError(error), partPrefix)
     } finally {
       for (const source of sources) source.removeEventListener('abort', onAbort)
     }

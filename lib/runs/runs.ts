@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
+import { andThen, cleanUpAfterError, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
 import type { LogBounds } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
@@ -222,13 +222,15 @@ export class Runs {
     const store = this.#getStore()
     let items = 0
     let characters = 0
+    // Whether the store has rejected an item because this run has ended. The producer may throw such an error of another run.
+    let isOver = false
     try {
       await pump(producer({ signal }), signal, {
         write: item => {
           const frame = frameRunItem(item, encode)
           items++
           characters += frame.length
-          return store.append(state, { frame })
+          return cleanUpAfterError(() => store.append(state, { frame }), error => { isOver = error instanceof RunOver })
         },
         waitForDrain: () => {
           // Waits also after a quarter of the log's bytes, so that readers get the entries before they are trimmed.
@@ -239,7 +241,7 @@ export class Runs {
       })
       return { status: 'finished' }
     } catch (error) {
-      if (state.outcome !== undefined || error instanceof RunOver) return undefined
+      if (state.outcome !== undefined || isOver) return undefined
       logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'a run has failed')
       return { status: 'failed' }
     }

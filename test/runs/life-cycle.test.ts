@@ -273,3 +273,13 @@ t.test('while the store is unavailable, calls reject, a run fails, and its end i
   t.strictSame(rejected(), ['run.stop has failed, and nothing handles its rejected promise', 'a run has failed', 'the end of a run could not be stored'])
   t.equal((await fetch(runUrl)).status, 503)
 })
+
+t.test('a producer that fails with the error of another run fails its own run', async t => {
+  const { runs } = await serveRuns(t)
+  const failing = await runs.start('failing', {}, async function * () {
+    yield 1
+    throw new RunOver()
+  })
+  await waitUntil(() => failing.status !== 'running', 'the end of the run', 5000)
+  t.equal(failing.status, 'failed')
+})
