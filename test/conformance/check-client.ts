@@ -18,9 +18,11 @@ const HEARTBEAT = 1000
 const RETRY_AFTER = 1000
 const LOG_ENTRIES = 300
 const BODY_LIMIT = 65_536
-const OUTAGE = 2000
-/** Without a growing delay, a client would make about 13 attempts or more in the outage. */
-const MAX_ATTEMPTS = 10
+const OUTAGE = 4000
+/** GETs and POSTs with delays that grow are attempted about 13 times in the outage, GETs alone with delays that do not grow about 26 times. */
+const MAX_ATTEMPTS = 19
+/** A client doubles its delay after each failure, so more failures in a row would only make it wait. */
+const MAX_FAULTS_IN_A_ROW = 3
 /** Milliseconds by which a timer of the client can be early. */
 const TOLERANCE = 10
 const LONG_RETRY = 600
@@ -127,6 +129,7 @@ class ClientRun {
   #process: ChildProcess | undefined
   #exited: Promise<number | null> = Promise.resolve(null)
   isCutting = false
+  #faultsInARow = 0
   postsInProgress = 0
   mostPosts = 0
   replays = 0
@@ -192,9 +195,13 @@ class ClientRun {
     return this.random() < 0.5 ? 'cut' : 'reset'
   }
 
-  /** Three of five connections break, at a random byte in one of the two directions. */
+  /** Most connections break, at a random byte in one of the two directions. */
   #planFault (): FaultPlan | undefined {
-    if (!this.isCutting || this.random() < 0.4) return undefined
+    if (!this.isCutting || this.#faultsInARow === MAX_FAULTS_IN_A_ROW || this.random() < 0.4) {
+      this.#faultsInARow = 0
+      return undefined
+    }
+    this.#faultsInARow++
     const fault = this.chooseFault()
     const bytes = Math.floor(200 + this.random() * 6000)
     return this.random() < 0.5 ? { fault, afterBytes: bytes } : { fault, afterBytes: Infinity, afterBytesUp: Math.ceil(bytes / 4) }
