@@ -1,7 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
-import { openTwoNodes } from './support/two-nodes.js'
+import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
 import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -105,15 +105,15 @@ t.test('a batch runs at most nine messages ahead of the responses that Redis has
 })
 
 t.test('if a node loses its lease during a batch, another node handles the remaining messages', needsRedis, async t => {
-  const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 500 })
+  const [redis, node, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 500 })
+  const { sessions: nodeA, proxy } = node
   const session = await openSession(nodeA)
   const gate = deferred()
   const batchA = createBatch(30, gate.promise)
   const results = await session[kStream].messageQueue.enqueueAll(batchA.messages)
   for (const result of results) result.catch(() => {})
   await waitUntil(() => batchA.handled.length === 1, 'the first message')
-  for (const { client } of proxy.connections) client.pause()
-  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
+  await pauseUntilExpired(redis, node)
   gate.resolve()
   const batchB = createBatch(30, Promise.resolve())
   const remote = await findSession(nodeB, session)

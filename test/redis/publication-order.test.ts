@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
-import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
+import { openTwoNodes, pauseUntilExpired, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -52,13 +52,12 @@ t.test('close() does not wait forever for publications: the stream ends, and the
 })
 
 t.test('delivers an event that was sent while a node registers again after losing its lease', needsRedis, async t => {
-  const [redis, { sessions: nodeB }, { sessions: nodeA, client, proxy, waitForReplies }] = await openTwoNodes(t, {}, { lease: 1500 })
+  const [redis, { sessions: nodeB }, node] = await openTwoNodes(t, {}, { lease: 1500 })
+  const { sessions: nodeA, client, proxy, waitForReplies } = node
   const session = await openSession(nodeA)
   const down = await attachStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   await session.send(1)
-  for (const { client } of proxy.connections) client.pause()
-  await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:nodes') === 1, 'the node to count as dead')
   let sent = false
   interceptStoreCommands(client, async storeCommands => {
     // The node acquires its session again.
@@ -66,6 +65,7 @@ t.test('delivers an event that was sent while a node registers again after losin
     sent = true
     await remote.send(2)
   })
+  await pauseUntilExpired(redis, node)
   for (const { client } of proxy.connections) client.resume()
   await waitUntil(() => sent, 'the new registration')
   for (let round = 0; round < 5; round++) await waitForReplies()

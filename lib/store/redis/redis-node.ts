@@ -144,7 +144,8 @@ export class RedisNode {
     this.ownership = new StreamOwnership(this.commandQueue, this.#inbox, this.reducer, settings.resumeTimeout, this.#interval)
     this.runs = new RedisRuns(settings, this.commandQueue, this.#inbox, this.reducer, runCache)
     this.messageQueues = new MessageQueues(this.commandQueue, {
-      isFenced,
+      mayHandle: () => this.#mayHandle,
+      renewLease: () => this.#extendLease(),
       onRecord: (state, hash) => { this.applyRecord(state, hash) }
     })
   }
@@ -152,6 +153,11 @@ export class RedisNode {
   /** Whether other nodes may treat this one as failed. */
   get isFenced (): boolean {
     return now() > this.#leaseEnd
+  }
+
+  /** Whether at least half of the lease is left. After a pause, a handler could otherwise start at its end, and run again on another node. */
+  get #mayHandle (): boolean {
+    return now() < this.#leaseEnd - this.#lease / 2
   }
 
   /** Connects and registers. Rejects with the reason if that is not possible. */
@@ -207,6 +213,13 @@ export class RedisNode {
       // The next one is late already, and the lease may end before the next tick.
       if (now() - sentAt > this.#interval) this.sendHeartbeat()
     })
+  }
+
+  async #extendLease (): Promise<void> {
+    this.sendHeartbeat()
+    await this.#heartbeat
+    // If that heartbeat was sent before a pause, the one after it is in progress now.
+    if (!this.#mayHandle) await this.#heartbeat
   }
 
   #toPubSubChannel (channel: string): string {

@@ -39,6 +39,8 @@ export class Node {
   process: SimulatedProcess
   sessions: Sessions | undefined
   isClosing = false
+  /** When it crashed last, in virtual milliseconds. */
+  crashedAt = -Infinity
   /** When data of Redis arrived last, in virtual milliseconds. */
   #lastReplyAt = 0
   /** The number of the observation at that time. */
@@ -98,6 +100,7 @@ export class Node {
     const { scheduler, network, model } = this.#context
     scheduler.log(`${this.process.name} crashes`)
     this.process.isAlive = false
+    this.crashedAt = scheduler.time
     network.remove(this.process)
     model.onFailure(this.process.name, model.observe(), Infinity)
   }

@@ -213,5 +213,37 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 3.856670096516609, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 },
       { after: 2.793602315708995, kind: 'move', client: 2, node: 2, ms: 1.5873764113057405 }
     ]
+  },
+  {
+    title: 'a node continues after a pause with little of its lease left',
+    setup: { seed: 10000630, lease: 1500, libraries: ['ioredis', 'redis', 'redis'], entries: 1000, latency: 'long', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.7382211312651634, kind: 'cut', node: 0, connection: 'subscription', refusedFor: 0 },
+      { after: 1.3666201131418347, kind: 'move', client: 1, node: 1, ms: 2.522077789530158 },
+      { after: 1.889145154505968, kind: 'half-open', node: 0, connection: 'subscription', refusedFor: 0 },
+      { after: 2.442065093666315, kind: 'kill-subscriptions' },
+      { after: 0.7430611839517951, kind: 'join', client: 1, node: 0, channel: 'a' },
+      { after: 2.1485971063375473, kind: 'broadcast', node: 2, except: undefined },
+      { after: 0.746821615844965, kind: 'publish', channel: 'a', node: 0, count: 3, except: 1 },
+      { after: 3.954673889093101, kind: 'publish', channel: 'b', node: 0, count: 5, except: 1 },
+      { after: 0.04754554480314255, kind: 'join', client: 1, node: 2, channel: 'b' },
+      { after: 2.1411084355786443, kind: 'leave', client: 0, node: 0, channel: 'a' },
+      { after: 184.0216006617993, kind: 'publish', channel: 'a', node: 2, count: 1, except: undefined },
+      { after: 147.0112276263535, kind: 'block', node: 0, connection: 'commands', direction: 'down', ms: 532.6046289131045 },
+      { after: 0.1334226354956627, kind: 'pause', node: 2, ms: 941.1157904565334 },
+      { after: 1.8705958500504494, kind: 'move', client: 0, node: 0, ms: 1.9774418093729764 },
+      { after: 3.011872436851263, kind: 'broadcast', node: 0, except: undefined },
+      { after: 3.7552657956257463, kind: 'leave', client: 1, node: 1, channel: 'a' },
+      { after: 0.576154881156981, kind: 'broadcast', node: 0, except: 1 },
+      { after: 0.2844246765598655, kind: 'move', client: 1, node: 0, ms: 327.35971361398697 },
+      { after: 3.62392227165401, kind: 'broadcast', node: 0, except: undefined },
+      { after: 3.82358546089381, kind: 'join', client: 1, node: 0, channel: 'b' },
+      { after: 61.7021590936929, kind: 'message', client: 1, node: 2, count: 1, hasKey: true, duration: 13.643087399192154, repeats: 0 },
+      { after: 1.1392856044694781, kind: 'join', client: 1, node: 1, channel: 'a' },
+      { after: 0.7080742046236992, kind: 'emit', client: 0, node: 1, count: 1 },
+      { after: 3.2918669087812304, kind: 'message', client: 1, node: 2, count: 1, hasKey: true, duration: 12.094615213572979, repeats: 1 },
+      { after: 104.02776692062616, kind: 'message', client: 0, node: 1, count: 1, hasKey: true, duration: 3.9111650120466948, repeats: 1 },
+      { after: 157.83872022293508, kind: 'pause', node: 0, ms: 1062.6614266447723 }
+    ]
   }
 ]

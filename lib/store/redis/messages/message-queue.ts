@@ -48,8 +48,10 @@ interface Ticket {
 type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
 
 export interface MessageQueuesListener {
-  /** Whether other nodes may handle the messages of this one. */
-  isFenced (): boolean
+  /** Whether the lease lasts long enough to start a handler. */
+  mayHandle (): boolean
+  /** Renews the lease. Also resolves if that fails. */
+  renewLease (): Promise<void>
   /** Redis has returned a newer record of a session. */
   onRecord (state: SessionReplica, record: readonly string[]): void
 }
@@ -226,7 +228,7 @@ export class MessageQueues {
     // A ticket with repeats stays in the queue until its first new message is next: if the node of a first message fails, its repeat
     // is handled here, before later messages.
     if (open.length > 0 && (added.length === 0 || status === 'wait')) return
-    if (added.length > 0 && (this.#isClosed || this.#listener.isFenced() || nodeId !== this.#commandQueue.nodeId)) {
+    if (added.length > 0 && (this.#isClosed || nodeId !== this.#commandQueue.nodeId)) {
       this.#giveUp(ticket, new StoreUnavailable())
       return
     }
@@ -255,8 +257,9 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      // A fenced node must not start a handler, because another node may run it.
-      const mayStart = node === this.#commandQueue.nodeId && !this.#listener.isFenced() && !this.#isClosed
+      // When the lease has ended, another node may run the same handler.
+      if (!this.#listener.mayHandle()) await this.#listener.renewLease()
+      const mayStart = node === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
       try {
         if (!mayStart) throw new StoreUnavailable()
         response = await message.handle()
