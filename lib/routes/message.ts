@@ -4,7 +4,7 @@ import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
 import { andThen, cleanUpAfterError, isPromise, noop, type Awaitable } from '../awaitable.js'
-import { asError, Closing, HandlerTimeout, SessionOver, SessionUnknown, StoreUnavailable } from '../errors.js'
+import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
 import { kStream, type Session } from '../sessions/session.js'
@@ -150,9 +150,9 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
     signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
     return values
   }
-  const onError = async (thrown: unknown): Promise<RunOutcome> => {
-    // In another process, the session may be closed before this one knows it.
-    if (session.closed || thrown instanceof SessionOver) return { status: 'stopped' }
+  const onError = async (thrown: unknown, isSessionOver: boolean): Promise<RunOutcome> => {
+    // If another process closes the session, the store may reject a part before `closed` is true here.
+    if (session.closed || isSessionOver) return { status: 'stopped' }
     const error = asError(thrown)
     logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
     return { status: 'failed', response: await reportError(error) }

@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { andThen, cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
-import { Closing, RunOver, StoreUnavailable, TooManyDeliveries } from '../errors.js'
+import { Closing, RunOver, SessionOver, StoreUnavailable, TooManyDeliveries } from '../errors.js'
 import { assertFits, type LogBounds } from '../log/log.js'
 import type { RunOutcome, RunState } from '../store/run-state.js'
 import type { RunStore } from '../store/run-store.js'
@@ -43,8 +43,8 @@ interface DeliveryInput {
   readonly format: (item: unknown) => string
   /** Returns how the delivery ends if all items were delivered. */
   readonly getOutcome: () => RunOutcome
-  /** Returns how the delivery ends after an error, which can be the reason of a signal. */
-  readonly onError: (error: unknown) => Awaitable<RunOutcome>
+  /** Returns how the delivery ends after an error, which can be the reason of a signal. `isSessionOver`: whether the store has rejected a part because the session is closed. */
+  readonly onError: (error: unknown, isSessionOver: boolean) => Awaitable<RunOutcome>
   /** Ends the delivery when it aborts. */
   readonly signal?: AbortSignal
 }
@@ -140,13 +140,13 @@ export class Deliveries {
     if (sources.some(({ aborted }) => aborted)) onAbort()
     const store = this.#context.getStore()
     let outcome: RunOutcome | undefined
-    // Whether the store has rejected a part because this run has ended. The values may throw such an error of another run.
-    let isOver = false
+    // The error with which the store has rejected a part. The items may throw such an error of another run or session.
+    let rejection: unknown
     try {
       await pump(read(signal), signal, {
         write: item => {
           const frame = framePart(partPrefix, format(item))
-          return cleanUpAfterError(() => store.append(state, { frame }), error => { isOver = error instanceof RunOver })
+          return cleanUpAfterError(() => store.append(state, { frame }), error => { rejection = error })
         },
         waitForDrain: () => target.waitForDrain()
       })
@@ -154,7 +154,7 @@ export class Deliveries {
     } catch (error) {
       controller.abort(error)
       // The store may reject a part before this process has received the end of the run.
-      if (state.outcome === undefined && !isOver) outcome = this.#limitOutcome(await onError(error), partPrefix)
+      if (state.outcome === undefined && !(rejection instanceof RunOver)) outcome = this.#limitOutcome(await onError(error, rejection instanceof SessionOver), partPrefix)
     } finally {
       for (const source of sources) source.removeEventListener('abort', onAbort)
     }

@@ -123,6 +123,24 @@ t.test('an error of the generator arrives as the error handler of the app puts i
   t.match(logged().filter(({ level }) => level === 50).map(({ err }) => err?.message), ['secret', /BigInt/])
 })
 
+t.test('a generator that fails because another session is closed has failed', async t => {
+  const { sessions, stream, post, logged, url } = await serveSession(t)
+  const other = await openStream(t, url)
+  const session = await sessions.find(other.sessionId)
+  await session?.close()
+  sessions.handle('forward', async function * () {
+    yield 1
+    await session?.emit('tick', 1)
+  })
+  await post('forward', {}, 'm1')
+  await stream.waitFor(isEnd)
+  t.match(partsOf(stream), [
+    { message: 'm1', data: 1 },
+    { message: 'm1', end: { status: 'failed', response: { status: 410, body: { code: 'FST_SSE_SESSION_OVER' } } } }
+  ])
+  t.equal(logged().filter(({ level }) => level === 50).length, 1)
+})
+
 t.test('a message of a batch streams, too, and its error has the code of the error', async t => {
   const { sessions, stream, url } = await serveSession(t)
   sessions.handle('fail', async function * () { throw Object.assign(new Error('no'), { statusCode: 409, code: 'NO' }) })
