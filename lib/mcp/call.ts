@@ -1,6 +1,7 @@
-import { noop } from '../awaitable.js'
+import { noop, type Awaitable } from '../awaitable.js'
 import { EntryTooLarge } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
+import { frameEvent } from '../wire/frame.js'
 import { createInternalError, isResponse, type JsonRpcMessage, type RequestId } from './json-rpc.js'
 
 /** Milliseconds in which the responses must arrive to be sent as JSON. */
@@ -111,10 +112,11 @@ export class Call {
 
 /** Appends a message to the stream of a session. If a response is larger than the log can be, its client gets an error instead. */
 export async function sendMessage (session: Session, message: JsonRpcMessage): Promise<void> {
+  const append = (message: JsonRpcMessage): Awaitable<void> => session[kStream].append(frameEvent('message', message))
   try {
-    await session[kStream].send('message', message)
+    await append(message)
   } catch (error) {
     if (!(error instanceof EntryTooLarge) || !isResponse(message)) throw error
-    await session[kStream].send('message', createInternalError(message.id as RequestId, error.message))
+    await append(createInternalError(message.id as RequestId, error.message))
   }
 }

@@ -83,7 +83,7 @@ export class Channel {
 
   /** Sends the default event, `message`, to every member. Resolves and rejects as {@link emit}. */
   send (data: unknown, options?: SendOptions): Promise<void> {
-    return this.emit('message', data, options)
+    return this.#emit('message', data, options, 'send')
   }
 
   /**
@@ -91,6 +91,10 @@ export class Channel {
    * Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   emit (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options, 'emit') }, this.#keep), error => { this.#onUnhandled(error, 'channel.emit', { event, channel: this.name }) })
+    return this.#emit(event, data, options, 'emit')
+  }
+
+  #emit (event: string, data: unknown, options: SendOptions | undefined, call: string): Promise<void> {
+    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedId(options, call) }, this.#keep), error => { this.#onUnhandled(error, `channel.${call}`, { event, channel: this.name }) })
   }
 }

@@ -3,7 +3,7 @@ import type { Contract, DownData, DownEvent, EmptyDownEvent, Received, UpRespons
 import type { Channel, JoinOptions, SendOptions } from './channel.js'
 import type { HandlerContext } from './handlers.js'
 import type { Session } from './session.js'
-import type { UserSessions } from './user-sessions.js'
+import type { PrincipalSessions } from './principal-sessions.js'
 
 // The overloads for events without data are not one signature with optional data: TypeScript could not compare that with
 // the signature of the base type, so a contract session could not be used as a `Session`.
@@ -25,8 +25,8 @@ export interface ContractChannel<C extends Contract> extends Channel {
   emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>
 }
 
-/** The sessions of a principal, whose events are typed by a contract. It can be used as a `UserSessions`. */
-export interface ContractUserSessions<C extends Contract> extends UserSessions {
+/** The sessions of a principal, whose events are typed by a contract. It can be used as a `PrincipalSessions`. */
+export interface ContractPrincipalSessions<C extends Contract> extends PrincipalSessions {
   sessions (): Promise<Array<ContractSession<C>>>
   send (data: DownData<C, 'message'>): Promise<void>
   emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>

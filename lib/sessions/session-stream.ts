@@ -9,7 +9,7 @@ import type { SessionListener, SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import type { Sink } from '../stream/response-sink.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
-import { frameClose, frameEvent, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
+import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
 /** The events that a stream adds to those of the app. */
 export interface StreamFrames {
@@ -152,8 +152,8 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     return this.state.id
   }
 
-  send (event: string, data: unknown): Awaitable<void> {
-    return this.context.store.send(this.state, { frame: frameEvent(event, data) })
+  append (frame: string): Awaitable<void> {
+    return this.context.store.send(this.state, { frame })
   }
 
   /** Settles when less than half of what the session's log may keep is unsent, or when the session is closed. */

@@ -5,7 +5,7 @@ import type { FollowOptions } from '../runs/run-follower.js'
 import type { RunOutcome } from '../store/run-state.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
-import { assertUserEvent, parseFrame } from '../wire/frame.js'
+import { assertUserEvent, frameEvent, parseFrame } from '../wire/frame.js'
 import { assertChannel, getHistory, type JoinOptions } from './channel.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
@@ -72,7 +72,7 @@ export class Session {
 
   /** Sends the default event, `message`. Resolves and rejects as {@link emit}. */
   send (data: unknown): Promise<void> {
-    return this.emit('message', data)
+    return this.#emit('message', data, 'session.send')
   }
 
   /**
@@ -81,7 +81,7 @@ export class Session {
    * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
    */
   emit (event: string, data: unknown): Promise<void> {
-    return toPromise(() => this.#stream.send(event, data), this.#reporter('session.emit', event))
+    return this.#emit(event, data, 'session.emit')
   }
 
   /**
@@ -94,7 +94,7 @@ export class Session {
     return toPromise(() => {
       assertUserEvent(event)
       return pump(items, this.signal, {
-        write: item => this.#stream.send(event, item),
+        write: item => this.#stream.append(frameEvent(event, item)),
         waitForDrain: () => this.#stream.waitForDrain()
       })
     }, this.#reporter('session.stream', event))
@@ -150,6 +150,10 @@ export class Session {
    */
   close (reason = 'closed'): Promise<void> {
     return toPromise(() => this.#stream.context.close(this, reason), this.#reporter('session.close'))
+  }
+
+  #emit (event: string, data: unknown, call: string): Promise<void> {
+    return toPromise(() => this.#stream.append(frameEvent(event, data)), this.#reporter(call, event))
   }
 
   /** Returns a function that logs the error of a call for whose promise nothing waits. */

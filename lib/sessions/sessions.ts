@@ -14,12 +14,12 @@ import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
 import { Channel, getExcludedId, type ChannelOptions, type SendOptions } from './channel.js'
-import type { ContractChannel, ContractHandler, ContractSession, ContractUserSessions } from './contract-types.js'
+import type { ContractChannel, ContractHandler, ContractPrincipalSessions, ContractSession } from './contract-types.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
 import { kStream, Session } from './session.js'
 import { SESSION_FRAMES, SessionStream, type SessionContext, type StreamFrames, type UnhandledDetails } from './session-stream.js'
-import { UserSessions } from './user-sessions.js'
+import { PrincipalSessions } from './principal-sessions.js'
 
 // Milliseconds that `close` waits for the store and the `onClose` hooks also if streams or handlers have taken all of `closeTimeout`.
 const MIN_STORE_TIMEOUT = 100
@@ -104,10 +104,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
   }
 
-  /** Returns the open sessions of a principal, in all processes, to send events to all of them or to close them. Throws FST_SSE_OPTION_INVALID if the principal is not a string. */
-  of (principal: string): UserSessions {
-    return new UserSessions(principal, {
-      find: async principal => (await this.#store.findByPrincipal(principal)).map(state => this.#sessionOf(state)),
+  /** Returns the object that sends events to the open sessions of a principal, in all processes, counts them and closes them. Throws FST_SSE_OPTION_INVALID if the principal is not a string. */
+  of (principal: string): PrincipalSessions {
+    return new PrincipalSessions(principal, {
+      find: principal => andThen(this.#store.findByPrincipal(principal), states => states.map(state => this.#sessionOf(state))),
       onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
     })
   }
@@ -291,7 +291,7 @@ export interface ContractSessions<C extends Contract, TypeProvider extends Fasti
   broadcast<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>
   channel (name: string, options?: ChannelOptions): ContractChannel<C>
   find (id: string): Promise<ContractSession<C> | undefined>
-  of (principal: string): ContractUserSessions<C>
+  of (principal: string): ContractPrincipalSessions<C>
   withTypeProvider<Provider extends FastifyTypeProvider> (): ContractSessions<C, Provider>
 }
 

@@ -170,15 +170,18 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
   sessions.broadcast('a\nb', 1)
   sessions.channel('room').emit('reset', 1)
   sessions.of('ann').emit('gap', 1)
+  sessions.of('ann').send(1n)
+  sessions.channel('room').send(1n)
   const warnings = (): Array<LogLine & { event?: string, err: { message: string } }> => raw().split('\n').filter(line => line !== '').map(line => JSON.parse(line))
-  await waitUntil(() => warnings().length === 7, 'the warnings')
+  await waitUntil(() => warnings().length === 9, 'the warnings')
   for (const { level, msg, session, event } of warnings()) {
     t.equal(level, 40)
     t.match(msg, /nothing handles/)
     if (msg.startsWith('session')) t.equal(session, sessionId.slice(0, 6))
     t.type(event, 'string')
   }
-  t.match(warnings().map(({ event }) => event).sort(), ['a\nb', 'gap', 'large', 'message', 'reset', 'token', 'welcome'])
+  t.match(warnings().map(({ event }) => event).sort(), ['a\nb', 'gap', 'large', 'message', 'message', 'message', 'reset', 'token', 'welcome'])
+  t.match(warnings().filter(({ event }) => event === 'message').map(({ msg }) => msg.split(' ', 1)[0]).sort(), ['channel.send', 'of(principal).send', 'session.send'])
   t.notMatch(raw(), sessionId)
 
   await session?.emit('welcome', 1).catch(() => {})
@@ -187,7 +190,7 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
   session?.send(1)
   await nextEventLoopTurn()
   await nextEventLoopTurn()
-  t.equal(warnings().length, 7, 'a handled rejection, and one of a closed session, are not logged')
+  t.equal(warnings().length, 9, 'a handled rejection, and one of a closed session, are not logged')
 })
 
 t.test('option logSerializers applies to the routes of the plugin', async t => {

@@ -59,7 +59,7 @@ for await (const { event, data } of await injectSession(app, { url: '/chat/downw
 // An app with a type provider and a contract. The functions at the top know neither.
 const TYPED = `
 import Fastify, { type FastifyInstance } from 'fastify'
-import sseSessions, { type Channel, type ContractChannel, type ContractSession, type ContractSessions, type ContractUserSessions, type Session, type Sessions, type UserSessions } from 'fastify-sse-sessions'
+import sseSessions, { type Channel, type ContractChannel, type ContractPrincipalSessions, type ContractSession, type ContractSessions, type PrincipalSessions, type Session, type Sessions } from 'fastify-sse-sessions'
 import type { JsonSchemaToTsProvider } from '@fastify/type-provider-json-schema-to-ts'
 
 interface Chat {
@@ -104,13 +104,13 @@ sessions.handle('clear', async (session: ContractSession<Chat>) => {
   await channel.emit('cleared', undefined, { except: session })
   await sessions.broadcast('cleared')
   await countAll(sessions)
-  const user: ContractUserSessions<Chat> = sessions.of('ann')
+  const user: ContractPrincipalSessions<Chat> = sessions.of('ann')
   await user.emit('cleared')
   // @ts-expect-error: the data is missing
   await user.emit('said')
   const [first]: Array<ContractSession<Chat>> = await user.sessions()
   await first?.emit('cleared')
-  const untyped: UserSessions = user
+  const untyped: PrincipalSessions = user
   await untyped.emit('anything', 1)
   await count(channel)
   // @ts-expect-error: the data is missing

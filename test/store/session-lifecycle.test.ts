@@ -96,6 +96,31 @@ testEachStore(t, 'the sessions of a principal are found, sent events and closed 
   t.strictSame(streams[2].messages(), ['last'])
 })
 
+testEachStore(t, 'the sessions of a principal receive the data as it was at the call', async (t, store) => {
+  const node = await store.addNode()
+  const session = await openSession(node, 'ann')
+  const stream = await attachStream(node, session)
+  const data: Record<string, unknown> = { n: 1 }
+  const sent = node.of('ann').send(data)
+  data.n = 1n
+  await sent
+  await waitUntil(() => stream.messages().length === 1, 'the event')
+  t.strictSame(stream.messages(), [{ n: 1 }])
+})
+
+testEachStore(t, 'the events to the sessions of a principal keep their order', async (t, store) => {
+  const node = await store.addNode()
+  const session = await openSession(node, 'ann')
+  const stream = await attachStream(node, session)
+  const ann = node.of('ann')
+  const sent = [ann.send(1), ann.send(2)]
+  // With a shared store, the sessions have to be found first.
+  if (!store.isShared) sent.push(session.send(3))
+  await Promise.all(sent)
+  await waitUntil(() => stream.messages().length === sent.length, 'the events')
+  t.strictSame(stream.messages(), [1, 2, 3].slice(0, sent.length))
+})
+
 testEachStore(t, 'a principal cannot be something else than a string, and its events are checked without sessions, too', async (t, store) => {
   const node = await store.addNode()
   for (const invalid of [undefined, null, 1, {}]) t.throws(() => node.of(invalid as string), { code: 'FST_SSE_OPTION_INVALID', message: /principal, which is a string/ })
