@@ -47,13 +47,15 @@ export type UpResponse<C extends Contract, Event> = Event extends keyof Up<C>
   : never
 
 /** What a request with this event name resolves with: the response or, if the handler returns an async iterable, the start of its delivery. */
-export type UpResult<C extends Contract, Event> = UpResponse<C, Event> extends AsyncIterable<unknown>
-  ? { readonly status: 'streaming', readonly message: string }
-  : UpResponse<C, Event>
+export type UpResult<C extends Contract, Event> = ResultOf<UpResponse<C, Event>>
+
+// Type parameters, because a conditional type applies to each member of a union only if it checks a type parameter.
+type ResultOf<Response> = Response extends AsyncIterable<unknown> ? { readonly status: 'streaming', readonly message: string } : Response
+type ValueOf<Response> = Response extends AsyncIterable<infer Value> ? Value : never
 
 /** The values that the handler of the messages with this event name returns one after the other, as an async iterable; `never` if it returns no iterable. */
 export type UpValue<C extends Contract, Event> = C extends { up: object }
-  ? UpResponse<C, Event> extends AsyncIterable<infer Value> ? Value : never
+  ? ValueOf<UpResponse<C, Event>>
   : unknown
 
 /** The arguments that follow the name of an event or message: its data, which is optional if it may be `undefined`, then `Others`. */

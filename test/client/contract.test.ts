@@ -7,7 +7,7 @@ import { deferred, withTimeout } from '../support/wait.js'
 
 interface Chat {
   down: { said: { who: string, text: string }, count: number, bell: void, blank: undefined }
-  up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void, ask: (data: { n: number }) => AsyncIterable<string> }
+  up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void, ask: (data: { n: number }) => AsyncIterable<string>, search: (text: string) => Promise<AsyncIterable<number> | 'nothing'> }
 }
 
 interface Greetings {
@@ -161,6 +161,9 @@ export async function checkClient (session: ClientSession<Chat>, handler: never)
   await session.request('stop', undefined, { timeout: 1 })
   // @ts-expect-error these are options, not data
   await session.request('stop', { timeout: 1 })
+  const found: { status: 'streaming', message: string } | 'nothing' = await session.request('search', 'a')
+  console.log(found)
+  for await (const n of session.subscribe('search', 'a')) console.log(n.toFixed())
 }
 
 export function CheckedComponent ({ useSession, useSessionEvent }: typeof react): string {
