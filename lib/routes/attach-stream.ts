@@ -21,8 +21,8 @@ export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger'>
 }
 
 /**
- * Acquires the right to stream a session from the store, and sends the response that becomes the stream. Resolves with whether the
- * session still exists; if not, the caller responds. The route must have the hook `startStream`.
+ * Acquires the right to stream a session from the store, and sends the response that becomes the stream. Resolves with false if the
+ * session does not exist any more: then the caller responds. The route must have the hook `startStream`.
  */
 export async function attachStream (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<boolean> {
   const { sink, cursor, resumed } = request
@@ -41,8 +41,7 @@ export async function attachStream (sessions: Sessions, session: Session, reques
   const attachment: StreamAttachment = { ...request, head, logger }
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
-      session[kStream].attach(attachment)
-      request.onAttach?.()
+      if (session[kStream].attach(attachment)) request.onAttach?.()
       return
     }
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.

@@ -196,11 +196,11 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     this.#notifyDisconnect()
   }
 
-  /** Makes a response the stream of the session. It replaces the current stream, unless that belongs to a newer request. */
-  attach ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): void {
+  /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
+  attach ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
       sink.end(this.context.frames.replaced)
-      return
+      return false
     }
     this.#attachedGeneration = generation
     this.#endStream(this.context.frames.replaced, 'replaced')
@@ -217,6 +217,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
     if (rollback !== undefined) this.onGap(rollback)
     this.#endIfStale(stream)
+    return true
   }
 
   /** Ends a stream that was replaced, or whose session was closed, while the `onSend` hooks ran, after the store's `attach`. */

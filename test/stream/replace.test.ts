@@ -2,12 +2,15 @@ import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
+import { attachStream } from '../../lib/routes/attach-stream.js'
+import { kStream } from '../../lib/sessions/session.js'
+import { ResponseSink, startStream } from '../../lib/stream/response-sink.js'
 import { eventSources } from '../support/event-sources.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
 import { openStream, type ClientStream } from '../support/http-client.js'
-import { openRawClient } from '../support/raw-client.js'
+import { formatGet, openRawClient } from '../support/raw-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const messagesOf = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
@@ -74,6 +77,46 @@ t.test('an earlier request whose hooks take longer does not replace the stream o
   later.destroy()
   await waitUntil(() => hookCalls.length > 0, 'the disconnect')
   t.strictSame([hookCalls, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
+})
+
+t.test('a response that is refused because of a later request is not attached', async t => {
+  const [hookStarted, gate] = [deferred(), deferred()]
+  let isAttached = false
+  const { sessions, url, port } = await serve(t, {}, {
+    // As the MCP routes do.
+    afterRegister: app => app.get('/early', {
+      onSend: [async () => {
+        hookStarted.resolve()
+        await gate.promise
+      }, startStream]
+    }, async ({ headers }, reply) => {
+      const session = await app.sseSessions.find(String(headers['x-session-id'])) as Session
+      const stream = session[kStream]
+      const generation = stream.retainForResume()
+      await attachStream(app.sseSessions, session, {
+        sink: new ResponseSink(reply.raw),
+        cursor: stream.cursor,
+        requestedAt: performance.now(),
+        welcome: '{}',
+        resumed: true,
+        generation,
+        headers: {},
+        onAbort: () => { stream.releaseAborted() },
+        onAttach: () => { isAttached = true }
+      }, reply)
+      return reply
+    })
+  })
+  const { sessionId } = await openStream(t, url)
+  const early = openRawClient(t, port, { request: formatGet({ 'x-session-id': sessionId }).replace('/downward', '/early') })
+  await withTimeout(hookStarted.promise, 'the hook of the earlier request')
+  const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  gate.resolve()
+  await withTimeout(early.closed, 'the end of the earlier request')
+  t.match(early.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
+  t.equal(isAttached, false)
+  t.equal((await sessions.find(sessionId))?.connected, true)
+  later.destroy()
 })
 
 t.test('a client replaces its own half-open stream and receives nothing twice', async t => {
