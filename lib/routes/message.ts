@@ -128,7 +128,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
-      const response = andThen(limit('The handler', run(upwardReply)), returned => {
+      const response = andThen(limit(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
         if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true

@@ -26,9 +26,10 @@ export interface Hooks<S = Session> {
   /** A client has resumed its session, or opens a second stream that replaces the first. The result is used as that of `onOpen`. An error becomes the response to the request; the session stays open. */
   onResume: (session: S, request: FastifyRequest) => Awaitable<object | undefined | void>
   /**
-   * A message is about to be handled, by its handler or by the `onMessage` hooks. Its data was validated. If a hook throws, the
-   * error becomes the response, as that of a handler. If a hook calls `reply.send`, the message is not handled any further.
-   * Does not run for the messages `part` of the package's client.
+   * A message is about to be handled: by its handler, by the `onMessage` hooks or by the echo. If its handler has a schema, the data
+   * is valid. If a hook throws, the error becomes the response, as that of a handler. If a hook calls `reply.send`, the message is
+   * not handled any further. Does not run for repeats, which get the stored response, and for the messages `part` of the package's
+   * client. The time of the hooks counts for `handlerTimeout`.
    */
   preHandle: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => Awaitable<void>
   /** A client has sent a message whose event has no handler. The hooks run until one of them returns a value or calls `reply.send`. */

@@ -42,6 +42,15 @@ t.test('a handler that does not settle gets a 504, its signal aborts, and the qu
   t.match(batch.body, [{ status: 504, body: { code: 'FST_SSE_HANDLER_TIMEOUT' } }, { status: 200, body: 'fine' }])
 })
 
+t.test('a preHandle hook that does not settle is named in the response', async t => {
+  const { sessions, url } = await serve(t, { handlerTimeout: 20 })
+  sessions.addHook('preHandle', hang).handle('fine', () => 'fine')
+  const { sessionId } = await openStream(t, url)
+  const response = await withTimeout(postMessage(url, sessionId, {}, { event: 'fine' }), 'the response')
+  assertErrorResponse(t, response, 504, 'FST_SSE_HANDLER_TIMEOUT')
+  t.match(response.body, { message: /^A preHandle hook or the handler of event "fine" has not finished/ })
+})
+
 t.test('handle can set another time limit, or none', async t => {
   const { sessions, url } = await serve(t, { handlerTimeout: false })
   const release = deferred()
