@@ -63,6 +63,8 @@ export const McpHostForbidden = createError<[string]>('FST_SSE_MCP_HOST_FORBIDDE
 export const McpOriginForbidden = createError<[string]>('FST_SSE_MCP_ORIGIN_FORBIDDEN', 'Pages of the origin %s are not allowed; add it to option "allowedOrigins"', 403)
 export const McpMethodNotAllowed = createError('FST_SSE_MCP_METHOD_NOT_ALLOWED', 'Use POST to send messages, GET to open a stream, and DELETE to end the session', 405)
 export const McpNotAcceptable = createError<[string]>('FST_SSE_MCP_NOT_ACCEPTABLE', 'Send an Accept header with %s', 406)
+export const McpTooManyRequests = createError<[number]>('FST_SSE_MCP_TOO_MANY_REQUESTS', 'A session can have %d requests that run; wait for their responses and try again', 429)
+export const McpServerFailed = createError('FST_SSE_MCP_SERVER_FAILED', 'The server has closed the session, or has not responded to "initialize" in time; try again later', 503)
 export const McpTooMany = createError<[string]>('FST_SSE_MCP_TOO_MANY', 'There are too many open %s; try again later', 503)
 
 /** Formats a name, or any value in its place, for an error message: a string in quotes, otherwise the type. */

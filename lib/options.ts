@@ -103,7 +103,7 @@ export interface Settings extends StoreSettings {
 }
 
 /** The longest delay of a Node timer, in milliseconds. */
-const MAX_DELAY = 2 ** 31 - 1
+export const MAX_DELAY = 2 ** 31 - 1
 // The heartbeat interval is divided into five ticks of at least one millisecond.
 const MIN_HEARTBEAT_INTERVAL = 5
 const MAX_COUNT = Infinity
@@ -226,7 +226,7 @@ function parseRange (name: string, value: readonly number[]): [number, number] {
   return [min as number, max as number]
 }
 
-function assertInteger (name: string, value: number, min: number, max: number): number {
+export function assertInteger (name: string, value: number, min: number, max: number): number {
   const isWhole = Number.isInteger(value) || value === Infinity
   assertOption(isWhole && value >= min && value <= max, name, `a whole number from ${min} to ${max}`, value)
   return value
@@ -251,6 +251,6 @@ function isPath (value: unknown): boolean {
   return typeof value === 'string' && value.startsWith('/')
 }
 
-function assertOption (isValid: boolean, name: string, expected: string, actual?: unknown): void {
+export function assertOption (isValid: boolean, name: string, expected: string, actual?: unknown): void {
   if (!isValid) throw new OptionInvalid(`Option "${name}" must be ${expected}${actual === undefined ? '' : `; it is ${String(actual)}`}`)
 }

@@ -1,5 +1,5 @@
 import { noop, type Awaitable } from '../awaitable.js'
-import { EntryTooLarge } from '../errors.js'
+import { DataInvalid, EntryTooLarge } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import { frameEvent } from '../wire/frame.js'
 import { createInternalError, isResponse, type JsonRpcMessage, type RequestId } from './json-rpc.js'
@@ -9,10 +9,12 @@ const JSON_TIMEOUT = 50
 
 /** What a call needs from its MCP session. */
 export interface CallContext {
-  /** Opens the session whose stream is the response. Rejects if there are too many. */
+  /** Opens and retains the session whose stream is the response. */
   openStream (call: Call): Promise<Session>
-  /** Every request has a response, or was canceled. */
-  onEnd (call: Call): void
+  /** The session whose stream is the response could not be opened, so the call has to be canceled. */
+  onFailure (call: Call): void
+  /** Every request has a response that was sent, or was canceled. */
+  onEnd (): void
 }
 
 /**
@@ -26,97 +28,109 @@ export class Call {
   readonly #pending: Set<RequestId>
   readonly #responses: JsonRpcMessage[] = []
   readonly #timer: NodeJS.Timeout
-  readonly #respond: (response: readonly JsonRpcMessage[] | Promise<Session>) => void
+  readonly #resolveResponse: (response: readonly JsonRpcMessage[] | Promise<Session>) => void
   #stream: Promise<Session> | undefined
   #attached: Session | undefined
   #isDisconnectRequested = false
 
   constructor (ids: readonly RequestId[], context: CallContext) {
-    let respond: (response: readonly JsonRpcMessage[] | Promise<Session>) => void = noop
-    this.response = new Promise(resolve => { respond = resolve })
-    this.#respond = respond
+    let resolveResponse: (response: readonly JsonRpcMessage[] | Promise<Session>) => void = noop
+    this.response = new Promise(resolve => { resolveResponse = resolve })
+    this.#resolveResponse = resolveResponse
     this.#pending = new Set(ids)
     this.#context = context
     this.#timer = setTimeout(() => { this.#openStream().catch(noop) }, JSON_TIMEOUT)
   }
 
   /** The ids of the requests that have no response yet. */
-  get pending (): readonly RequestId[] {
-    return [...this.#pending]
+  get pending (): ReadonlySet<RequestId> {
+    return this.#pending
   }
 
   /** Sends a response, or a message that is related to one of the requests. Resolves when there is room for the next one, for which the producer should wait. */
   async send (message: JsonRpcMessage): Promise<void> {
-    const isLast = isResponse(message) && this.#end(message.id)
-    if (this.#stream === undefined && isResponse(message)) {
+    const isReply = isResponse(message)
+    if (isReply) this.#pending.delete(message.id as RequestId)
+    const isLast = this.#pending.size === 0
+    if (isReply && this.#stream === undefined) {
       this.#responses.push(message)
-      if (isLast) this.#respondWith(this.#responses)
+      if (isLast) {
+        this.#respondWith(this.#responses)
+        this.#context.onEnd()
+      }
       return
     }
-    const session = await this.#openStream()
-    await sendMessage(session, message)
-    if (isLast) await session.close('done')
-    else await session[kStream].waitForDrain()
+    try {
+      const stream = await this.#openStream()
+      await sendMessage(stream, message)
+      if (!isLast) await stream[kStream].waitForDrain()
+    } finally {
+      if (isLast) await this.#close('done')
+    }
   }
 
   /** A request was canceled, so it gets no response. */
   async cancel (id: RequestId): Promise<void> {
-    if (!this.#end(id)) return
-    const session = await this.#openStream()
-    await session.close('canceled')
+    if (this.#pending.delete(id) && this.#pending.size === 0) await this.#close('canceled')
   }
 
   /** Responds with an error to all requests that have no response. */
   async fail (message: string): Promise<void> {
-    await Promise.all(this.pending.map(id => this.send(createInternalError(id, message))))
+    await Promise.all([...this.#pending].map(id => this.send(createInternalError(id, message))))
   }
 
   /** Ends the response, but not the requests: the client reconnects. */
   disconnect (): void {
     this.#isDisconnectRequested = true
     this.#openStream().catch(noop)
-    if (this.#attached !== undefined) this.onAttach(this.#attached)
+    this.#disconnectIfRequested()
   }
 
   /** The response has become the stream. */
-  onAttach (session: Session): void {
-    this.#attached = session
-    if (this.#isDisconnectRequested) session[kStream].disconnect()
-    this.#isDisconnectRequested = false
+  onAttach (stream: Session): void {
+    this.#attached = stream
+    this.#disconnectIfRequested()
   }
 
-  /** A request gets nothing more. Returns whether it was the last one. */
-  #end (id: RequestId | undefined): boolean {
-    const isLast = this.#pending.delete(id as RequestId) && this.#pending.size === 0
-    if (isLast) this.#context.onEnd(this)
-    return isLast
+  #disconnectIfRequested (): void {
+    if (this.#attached === undefined) return
+    if (this.#isDisconnectRequested) this.#attached[kStream].disconnect()
+    this.#isDisconnectRequested = false
   }
 
   #respondWith (response: readonly JsonRpcMessage[] | Promise<Session>): void {
     clearTimeout(this.#timer)
-    this.#respond(response)
+    this.#resolveResponse(response)
   }
 
   /** Makes the response a stream. */
   #openStream (): Promise<Session> {
     if (this.#stream === undefined) {
-      this.#stream = this.#context.openStream(this).then(async session => {
-        for (const response of this.#responses) await sendMessage(session, response)
-        return session
+      this.#stream = this.#context.openStream(this).then(async stream => {
+        for (const response of this.#responses) await sendMessage(stream, response)
+        return stream
       })
+      this.#stream.catch(() => { this.#context.onFailure(this) })
       this.#respondWith(this.#stream)
     }
     return this.#stream
   }
+
+  /** Ends the response. If the store is not available, only the connection ends: a client that reconnects receives an error. */
+  async #close (reason: string): Promise<void> {
+    const stream = await this.#openStream().catch(noop)
+    await stream?.close(reason).catch(() => { stream[kStream].disconnect() })
+    this.#context.onEnd()
+  }
 }
 
-/** Appends a message to the stream of a session. If a response is larger than the log can be, its client gets an error instead. */
+/** Appends a message to the stream of a session. If a response cannot be appended, its client gets an error instead. */
 export async function sendMessage (session: Session, message: JsonRpcMessage): Promise<void> {
   const append = (message: JsonRpcMessage): Awaitable<void> => session[kStream].append(frameEvent('message', message))
   try {
     await append(message)
   } catch (error) {
-    if (!(error instanceof EntryTooLarge) || !isResponse(message)) throw error
+    if (!(error instanceof EntryTooLarge || error instanceof DataInvalid) || !isResponse(message)) throw error
     await append(createInternalError(message.id as RequestId, error.message))
   }
 }

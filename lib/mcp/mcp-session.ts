@@ -1,36 +1,43 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { noop } from '../awaitable.js'
-import { McpMessageInvalid, McpTooMany } from '../errors.js'
+import { McpMessageInvalid, McpServerFailed, McpTooManyRequests } from '../errors.js'
+import { logSafely } from '../safe-log.js'
 import { kStream, type Session } from '../sessions/session.js'
 import { Call, sendMessage } from './call.js'
-import { isRequest, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
+import { createInternalError, isRequest, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
 import type { McpServerLike, McpTransport, MessageExtra } from './transport.js'
 
 /** What an MCP session needs from the registry. */
 export interface McpContext {
-  /** Milliseconds without a request and without a stream after which a session ends. */
-  readonly idleTimeout: number
-  /** Opens the session for a stream of an MCP session, and retains it. Resolves with `undefined` if there are too many. */
-  openStream (mcp: McpSession): Promise<Session | undefined>
-  /** The stream of a call is open: the call ends with it. */
-  onStream (stream: Session, mcp: McpSession, call: Call): void
+  readonly logger: FastifyBaseLogger
+  /** Maximum number of requests that run. */
+  readonly maxRequests: number
+  /** Milliseconds that the server has for the response to `initialize`, and the client for its next message. */
+  readonly initializeTimeout: number
+  /** Opens and retains a session for the stream of a call. */
+  openStream (mcp: McpSession, requestIds: readonly RequestId[]): Promise<Session>
   onCallEnd (): void
+  onEnd (mcp: McpSession): void
 }
 
 /** The first revision in which a stream starts with an event without data, with which a client can resume it before the first message. */
 const PRIMING_REVISION = '2025-11-25'
 
-/** The session of an MCP client in the process that runs its server. It is the transport of the server. */
+/**
+ * The session of an MCP client in the process that runs its server. It is the transport of the server. The stream of the session
+ * of the store carries the messages that belong to no call.
+ */
 export class McpSession {
   readonly session: Session
   /** The negotiated revision of the protocol. */
   version = ''
   /** The running calls, by the ids of their requests. */
   readonly #calls = new Map<RequestId, Call>()
+  /** The streams of these calls. */
+  readonly #streams = new Set<Session>()
   readonly #context: McpContext
   readonly #transport: McpTransport
-  readonly #idleTimer: NodeJS.Timeout
-  /** The session whose stream carries the messages that belong to no call. */
-  #standalone: Promise<Session> | undefined
+  readonly #initializeTimer: NodeJS.Timeout
   /** Receives the response to `initialize`, until it has arrived. */
   #onInitialize: ((response: JsonRpcMessage) => void) | undefined
 
@@ -41,9 +48,11 @@ export class McpSession {
       sessionId: session.id,
       start: async () => {},
       send: (message, options) => this.#send(message, options?.relatedRequestId),
-      close: () => this.session.close()
+      close: () => session.close()
     }
-    this.#idleTimer = setTimeout(() => { this.#closeIfIdle().catch(noop) }, context.idleTimeout).unref()
+    this.#initializeTimer = setTimeout(() => { session.close('expired') }, context.initializeTimeout).unref()
+    // Whichever process closes the session, or if it expires.
+    session.signal.addEventListener('abort', () => { this.end() })
   }
 
   /** Whether a stream of the session starts with an event without data. */
@@ -56,92 +65,126 @@ export class McpSession {
     return new Set(this.#calls.values())
   }
 
-  /** Connects the server and sends `initialize` to it. Resolves with the response. */
-  async initialize (server: McpServerLike, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
-    await server.connect(this.#transport as never)
-    const response = await new Promise<JsonRpcMessage>(resolve => {
-      this.#onInitialize = resolve
-      this.#transport.onmessage?.(request, extra)
+  /** Whether a stream belongs to a call that has not ended. */
+  hasStream (stream: Session): boolean {
+    return this.#streams.has(stream)
+  }
+
+  /** Connects the server and sends `initialize` to it. Resolves with the response. Rejects with FST_SSE_MCP_SERVER_FAILED if the session is closed before. */
+  async initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
+    const closed = new Promise<never>((_resolve, reject) => {
+      this.session.signal.addEventListener('abort', () => { reject(new McpServerFailed()) })
     })
+    const response = await Promise.race([closed, this.#initialize(createServer, request, extra)])
     this.version = String((Object(response.result) as { protocolVersion?: unknown }).protocolVersion)
+    this.#initializeTimer.refresh()
     return response
   }
 
-  /** Passes messages to the server. */
-  deliver (messages: readonly JsonRpcMessage[], extra?: MessageExtra): void {
-    this.#idleTimer.refresh()
-    for (const message of messages) {
-      this.#transport.onmessage?.(message, extra)
-      if (message.method === 'notifications/cancelled') this.#end(message.params?.requestId as RequestId)
-    }
+  /** Passes messages of the client, of which none is a request, to the server. */
+  receive (messages: readonly JsonRpcMessage[]): void {
+    this.#retain()
+    this.#deliver(messages)
+    this.#release()
   }
 
-  /** Passes messages, of which some are requests, to the server. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use. */
+  /** Passes messages of the client, of which some are requests, to the server. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
   call (messages: readonly JsonRpcMessage[], extra: MessageExtra): Call {
     const ids = messages.filter(isRequest).map(({ id }) => id)
     if (new Set(ids).size < ids.length || ids.some(id => this.#calls.has(id))) throw new McpMessageInvalid('the id of a request is in use; use a new one for each request')
+    const { maxRequests } = this.#context
+    if (this.#calls.size + ids.length > maxRequests) throw new McpTooManyRequests(maxRequests)
+    this.#retain()
+    let stream: Session | undefined
     const call: Call = new Call(ids, {
-      openStream: () => this.#openCallStream(call),
+      openStream: async () => {
+        stream = await this.#context.openStream(this, ids)
+        this.#streams.add(stream)
+        stream.signal.addEventListener('abort', () => { this.#cancel(call, 'the client did not reconnect in time') })
+        return stream
+      },
+      onFailure: () => { this.#cancel(call, 'the response could not become a stream') },
       onEnd: () => {
         for (const id of ids) this.#calls.delete(id)
-        this.#idleTimer.refresh()
+        this.#streams.delete(stream as Session)
+        this.#release()
         this.#context.onCallEnd()
       }
     })
     for (const id of ids) this.#calls.set(id, call)
     if (this.primes) {
       extra.closeSSEStream = () => { call.disconnect() }
-      extra.closeStandaloneSSEStream = () => { this.#standalone?.then(stream => { stream[kStream].disconnect() }, noop) }
+      extra.closeStandaloneSSEStream = () => { this.session[kStream].disconnect() }
     }
-    this.deliver(messages, extra)
+    this.#deliver(messages, extra)
     return call
   }
 
-  /** Cancels the requests of a call that have no response. */
-  cancel (call: Call, reason: string): void {
-    this.deliver(call.pending.map(requestId => ({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId, reason } })))
+  /** Ends the server and the calls. Is called when the session is closed, or when another process continues it. */
+  end (): void {
+    clearTimeout(this.#initializeTimer)
+    const { onclose } = this.#transport
+    delete this.#transport.onclose
+    this.#try(() => onclose?.())
+    for (const id of this.#calls.keys()) this.#cancelRequest(id)
+    this.#context.onEnd(this)
   }
 
-  /** Returns the session whose stream carries the messages that belong to no call. */
-  openStandalone (): Promise<Session> {
-    this.#idleTimer.refresh()
-    this.#standalone ??= this.#context.openStream(this).then(stream => {
-      if (stream !== undefined) return stream
-      this.#standalone = undefined
-      throw new McpTooMany('streams')
+  async #initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
+    const server = await createServer()
+    await server.connect(this.#transport as never)
+    return await new Promise(resolve => {
+      this.#onInitialize = resolve
+      this.#deliver([request], extra)
     })
-    return this.#standalone
   }
 
-  /** Ends the server and the streams, after the session was closed. */
-  async end (reason: string): Promise<void> {
-    clearTimeout(this.#idleTimer)
-    this.#transport.onclose?.()
-    for (const id of this.#calls.keys()) this.#end(id)
-    const standalone = await this.#standalone?.catch(noop)
-    await standalone?.close(reason)
-    standalone?.[kStream].release()
+  /** Prevents the session from expiring and from being evicted. */
+  #retain (): void {
+    clearTimeout(this.#initializeTimer)
+    this.session[kStream].retainForResume()
+  }
+
+  #release (): void {
     this.session[kStream].release()
   }
 
+  /** Passes messages to the server. */
+  #deliver (messages: readonly JsonRpcMessage[], extra?: MessageExtra): void {
+    for (const message of messages) {
+      const isHandled = this.#try(() => this.#transport.onmessage?.(message, extra))
+      if (!isHandled && isRequest(message)) this.#send(createInternalError(message.id, 'The server has failed')).catch(noop)
+      if (message.method === 'notifications/cancelled') this.#cancelRequest(message.params?.requestId as RequestId)
+    }
+  }
+
+  /** Calls a function of the server, and logs its error. Returns whether there was none. */
+  #try (run: () => void): boolean {
+    try {
+      run()
+      return true
+    } catch (error) {
+      this.#log(error, 'the MCP server has failed')
+      return false
+    }
+  }
+
+  #log (error: unknown, message: string): void {
+    logSafely(this.#context.logger, 'error', { err: error, session: this.session.shortId }, message)
+  }
+
+  /** Cancels the requests of a call that have no response. */
+  #cancel (call: Call, reason: string): void {
+    this.#deliver([...call.pending].map(requestId => ({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId, reason } })))
+  }
+
   /** Ends a request without a response. */
-  #end (id: RequestId): void {
+  #cancelRequest (id: RequestId): void {
     this.#calls.get(id)?.cancel(id).catch(noop)
   }
 
-  async #openCallStream (call: Call): Promise<Session> {
-    const stream = await this.#context.openStream(this)
-    if (stream !== undefined) {
-      this.#context.onStream(stream, this, call)
-      return stream
-    }
-    // In a later microtask, when the call has this promise.
-    queueMicrotask(() => { this.cancel(call, 'there are too many streams') })
-    throw new McpTooMany('streams')
-  }
-
   /** The method `send` of the transport. */
-  async #send (message: JsonRpcMessage, relatedRequestId: RequestId | undefined): Promise<void> {
+  async #send (message: JsonRpcMessage, relatedRequestId?: RequestId): Promise<void> {
     const isReply = isResponse(message)
     if (isReply && this.#onInitialize !== undefined) {
       this.#onInitialize(message)
@@ -151,20 +194,23 @@ export class McpSession {
     const id = isReply ? message.id : relatedRequestId
     if (id !== undefined && this.#onInitialize === undefined) {
       const call = this.#calls.get(id)
-      if (call !== undefined) await call.send(message)
+      if (call?.pending.has(id) === true) await this.#sendToCall(call, message)
       // The response to a request that was canceled is not needed.
       else if (!isReply) throw new Error('The request to which this message belongs has ended')
       return
     }
-    const stream = await this.openStandalone()
-    await sendMessage(stream, message)
+    await sendMessage(this.session, message)
     // Without a client, the oldest messages are dropped instead.
-    if (stream.connected) await stream[kStream].waitForDrain()
+    if (this.session.connected) await this.session[kStream].waitForDrain()
   }
 
-  async #closeIfIdle (): Promise<void> {
-    const standalone = await this.#standalone?.catch(noop)
-    if (this.#calls.size > 0 || standalone?.connected === true) this.#idleTimer.refresh()
-    else this.session.close('expired')
+  async #sendToCall (call: Call, message: JsonRpcMessage): Promise<void> {
+    try {
+      await call.send(message)
+    } catch (error) {
+      // The SDK reports the error of another message to the tool.
+      if (isResponse(message)) this.#log(error, 'a response of the MCP server could not be sent')
+      throw error
+    }
   }
 }

@@ -1,16 +1,17 @@
-import { OptionInvalid } from '../errors.js'
-import { IGNORED_OPTIONS, isObject, resolveOptions, type Settings, type SseSessionsOptions } from '../options.js'
+import { assertInteger, assertOption, IGNORED_OPTIONS, isObject, MAX_DELAY, resolveOptions, type Settings, type SseSessionsOptions } from '../options.js'
 import type { Awaitable } from '../awaitable.js'
 import type { McpServerLike } from './transport.js'
 
 /** The options of the plugin for MCP. All are checked at boot. An invalid one fails the boot with FST_SSE_OPTION_INVALID. */
-export interface McpOptions extends Pick<SseSessionsOptions, 'principal' | 'store' | 'heartbeatInterval' | 'resumeTimeout' | 'retry' | 'closeTimeout' | 'log' | 'maxSessions' | 'maxSessionsPerPrincipal' | 'maxBytes' | 'logLevel' | 'logSerializers'> {
+export interface McpOptions extends Pick<SseSessionsOptions, 'principal' | 'store' | 'heartbeatInterval' | 'resumeTimeout' | 'retry' | 'closeTimeout' | 'log' | 'maxSessions' | 'maxSessionsPerPrincipal' | 'maxWaitingMessages' | 'maxBytes' | 'logLevel' | 'logSerializers'> {
   /** Path of the endpoint. Default: `/mcp`. */
   path?: string
   /** Creates the server of a session: an `McpServer` or a `Server` of the official SDKs, in version 1 or 2, that is not connected. It is called once for each session. */
   server: (context: McpServerContext) => Awaitable<McpServerLike>
   /** The hosts under which clients reach the server, as in the header `Host`; without a port, any port is allowed. Protects against DNS rebinding. Default: `['localhost', '127.0.0.1', '[::1]']`. */
   allowedHosts?: readonly string[]
+  /** Milliseconds after which a session is closed if its server has not responded to `initialize`, or if the client has then sent no other message. Default: 60 000. */
+  initializeTimeout?: number
   /** Origins whose pages may use the server, in addition to those of {@link allowedHosts}. Default: none. */
   allowedOrigins?: readonly string[]
 }
@@ -27,32 +28,32 @@ export interface McpSettings extends Pick<McpOptions, 'server'> {
   readonly path: string
   readonly allowedHosts: readonly string[]
   readonly allowedOrigins: readonly string[]
+  readonly initializeTimeout: number
   readonly sessions: Settings
 }
 
-const NAMES = ['principal', 'store', 'heartbeatInterval', 'resumeTimeout', 'retry', 'closeTimeout', 'log', 'maxSessions', 'maxSessionsPerPrincipal', 'maxBytes', 'logLevel', 'logSerializers']
+const NAMES = ['principal', 'store', 'heartbeatInterval', 'resumeTimeout', 'retry', 'closeTimeout', 'log', 'maxSessions', 'maxSessionsPerPrincipal', 'maxWaitingMessages', 'maxBytes', 'logLevel', 'logSerializers']
 
 /** Checks the options and adds the defaults. `pluginTimeout` is Fastify's, in milliseconds. */
 export function resolveMcpOptions (options: McpOptions & { prefix?: string }, pluginTimeout: number | undefined): McpSettings {
-  const { path = '/mcp', server, allowedHosts = ['localhost', '127.0.0.1', '[::1]'], allowedOrigins = [], prefix, resumeTimeout = 3_600_000, retry = [500, 1500], log, ...rest } = options
+  const { path = '/mcp', server, allowedHosts = ['localhost', '127.0.0.1', '[::1]'], allowedOrigins = [], prefix, initializeTimeout = 60_000, maxSessions = 10_000, resumeTimeout = 3_600_000, retry = [500, 1500], log, ...rest } = options
   const unknownName = Object.keys(rest).find(name => !NAMES.includes(name) && !(IGNORED_OPTIONS as readonly string[]).includes(name))
   assertOption(unknownName === undefined, String(unknownName), 'removed: there is no such option')
+  // 0 would close each session before its second request.
+  assertOption(resumeTimeout !== 0, 'resumeTimeout', 'at least 1')
   assertOption(typeof path === 'string' && path.startsWith('/'), 'path', 'a path that starts with /')
   assertOption(typeof server === 'function', 'server', 'a function that returns a new McpServer')
   return {
     path,
     server,
-    allowedHosts: resolveList('allowedHosts', allowedHosts),
-    allowedOrigins: resolveList('allowedOrigins', allowedOrigins),
-    sessions: resolveOptions({ ...rest, resumeTimeout, retry, log: log === undefined || isObject(log) ? { bytes: 4 * 1024 * 1024, age: resumeTimeout, ...log } : log }, pluginTimeout)
+    allowedHosts: resolveList('allowedHosts', allowedHosts, /^[^/?#@\s]+$/, 'hosts, such as "example.com" or "example.com:8080"'),
+    allowedOrigins: resolveList('allowedOrigins', allowedOrigins, /^[^/?#@\s]+:\/\/[^/?#@\s]+$/, 'origins, such as "https://example.com"'),
+    initializeTimeout: assertInteger('initializeTimeout', initializeTimeout, 1, MAX_DELAY),
+    sessions: resolveOptions({ ...rest, maxSessions, resumeTimeout, retry, log: log === undefined || isObject(log) ? { bytes: 4 * 1024 * 1024, age: resumeTimeout, ...log } : log }, pluginTimeout)
   }
 }
 
-function resolveList (name: string, value: readonly string[]): string[] {
-  assertOption(Array.isArray(value) && value.every(item => typeof item === 'string'), name, 'an array of strings')
+function resolveList (name: string, value: readonly string[], pattern: RegExp, expected: string): string[] {
+  assertOption(Array.isArray(value) && value.every(item => typeof item === 'string' && pattern.test(item)), name, `an array of ${expected}`)
   return value.map(item => item.toLowerCase())
-}
-
-function assertOption (isValid: boolean, name: string, expected: string): void {
-  if (!isValid) throw new OptionInvalid(`Option "${name}" must be ${expected}`)
 }

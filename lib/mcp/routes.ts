@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
+import { BatchTooLarge, Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
 import { now } from '../log/log.js'
 import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
@@ -31,7 +31,7 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
   scope.setErrorHandler(async (error: Error & { code?: string, statusCode?: number }, _request, reply) => {
     const { code = '', statusCode = 500 } = error
     // Errors of the app have the format that the app has chosen.
-    if (!/^FST_(?:SSE|ERR)_/.test(code) || statusCode === 500) throw error
+    if (!/^FST_(?:SSE|ERR_CTP)_/.test(code) || statusCode === 500) throw error
     reply.code(statusCode).type(JSON_TYPE)
     return JSON.stringify({ jsonrpc: '2.0', id: null, error: { code: getErrorCode(code), message: error.message, data: { code } } })
   })
@@ -70,14 +70,16 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     if (messages.length > 1 || message === undefined || !isRequest(message)) throw new McpMessageInvalid('"initialize" must be a request, and the only one')
     if (request.headers[MCP_SESSION_ID] !== undefined) throw new McpMessageInvalid('the session was initialized before; send "initialize" without the Mcp-Session-Id header to start a new one')
     const { response, session } = await registry.start(message, principal, extra)
-    if (!session.closed) reply.header(MCP_SESSION_ID, session.id)
+    if (session !== undefined) reply.header(MCP_SESSION_ID, session.id)
     reply.type(JSON_TYPE).send(JSON.stringify(response))
     return
   }
+  const { maxWaitingMessages } = registry.sessions.settings
+  if (messages.length > Math.max(maxWaitingMessages, 1)) throw new BatchTooLarge(maxWaitingMessages)
   const mcp = await findSession(registry, request, principal)
   if (Array.isArray(body) && mcp.version >= NO_BATCHES_REVISION) throw new McpMessageInvalid(`revision ${mcp.version} has no batches; send each message in a request of its own`)
   if (!messages.some(isRequest)) {
-    mcp.deliver(messages, extra)
+    mcp.receive(messages)
     reply.code(202).send()
     return
   }
@@ -85,8 +87,9 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
   const call = mcp.call(messages, extra)
   const response = await call.response
   if (response instanceof Session) {
+    const canRespond = await waitUntilNotPipelined(request, reply)
     const cursor = response[kStream].cursor
-    const sent = sendStream(registry, mcp, response, { sink, cursor, requestedAt, onAttach: () => { call.onAttach(response) } }, reply)
+    const sent = canRespond && sendStream(registry, mcp, response, { sink, cursor, requestedAt, onAttach: () => { call.onAttach(response) } }, reply)
     // Until now, it could not expire. If the client does not come back, it does, which cancels the call.
     response[kStream].release()
     await sent
@@ -100,22 +103,29 @@ async function handleGet (registry: McpRegistry, request: FastifyRequest, reply:
   const sink = new ResponseSink(reply.raw)
   checkAccept(request, STREAM_TYPE)
   const mcp = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
-  const lastEventId = request.headers[LAST_EVENT_ID]
+  const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] The stream has ended. The clients of the SDKs stop, too.
     reply.code(204).send()
     return
   }
-  if (isPipelined(reply.raw) && !await waitForConnection(reply.raw)) {
-    request.raw.socket.destroy()
+  if (!await waitUntilNotPipelined(request, reply)) return
+  if (lastEventId === undefined) {
+    if (registry.closing) throw new Closing()
+    await sendStream(registry, mcp, mcp.session, { sink, cursor: mcp.session[kStream].cursor, requestedAt }, reply)
     return
   }
-  if (registry.closing) throw new Closing()
-  const isResume = typeof lastEventId === 'string' && lastEventId !== ''
-  const eventId = isResume ? parseEventId(lastEventId) : undefined
-  const stream = isResume ? eventId && await registry.sessions.findForResume(eventId.id, mcp.session.id) : await mcp.openStandalone()
-  if (stream === undefined) throw new McpStreamUnknown()
-  await sendStream(registry, mcp, stream, { sink, cursor: eventId?.position ?? stream[kStream].cursor, requestedAt }, reply)
+  const eventId = parseEventId(lastEventId)
+  if (eventId === undefined) throw new McpStreamUnknown()
+  const stream = await registry.findStream(eventId.id, mcp)
+  await sendStream(registry, mcp, stream, { sink, cursor: eventId.position, requestedAt }, reply)
+}
+
+/** Waits for earlier responses on the connection. Resolves with false, and closes the connection, if too many requests wait already. */
+async function waitUntilNotPipelined (request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
+  if (!isPipelined(reply.raw) || await waitForConnection(reply.raw)) return true
+  request.raw.socket.destroy()
+  return false
 }
 
 async function handleDelete (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {

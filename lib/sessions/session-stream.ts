@@ -132,8 +132,8 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   }
 
   get messageQueue (): MessageQueue {
-    this.#messageQueue ??= this.context.store.messageQueue(this.state)
-    return this.#messageQueue
+    this.preventEviction()
+    return this.#messageQueue as MessageQueue
   }
 
   /** Aborts when the session is closed. */
@@ -166,6 +166,11 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
       this.#drainWaiters ??= new Set()
       this.#drainWaiters.add(resolve)
     }).then(() => this.waitForDrain())
+  }
+
+  /** Prevents the store from closing the session to make room for others. */
+  preventEviction (): void {
+    this.#messageQueue ??= this.context.store.messageQueue(this.state)
   }
 
   /** Prevents a new session from expiring before `release`. */

@@ -102,7 +102,7 @@ t.test('a stream starts with an event without data, and ends with an id that sto
   t.equal((await fetch(url, { headers: { ...session, 'last-event-id': 'closed' } })).status, 204)
   const [, id = ''] = /id: (\S+)/.exec(text) ?? []
   t.match(await (await fetch(url, { headers: { ...session, 'last-event-id': id } })).text(), /counted to 1/)
-  for (const lastEventId of ['unknown', `${session['mcp-session-id'] ?? ''}.1`]) await assertError(t, await fetch(url, { headers: { ...session, 'last-event-id': lastEventId } }), 404, -32000, /no stream/)
+  for (const lastEventId of ['unknown', `${'x'.repeat(24)}.1`]) await assertError(t, await fetch(url, { headers: { ...session, 'last-event-id': lastEventId } }), 404, -32000, /no stream/)
   await assertError(t, await fetch(url, { headers: { ...await startSession(url), 'last-event-id': id } }), 404, -32000, /no stream/)
 })
 
@@ -138,16 +138,13 @@ t.test('a connection with many pipelined GETs is closed', async t => {
 t.test('limits of sessions and streams give 503', async t => {
   const { url } = await serveMcp(t, { maxSessionsPerPrincipal: 1, principal: () => 'a' })
   const session = await startSession(url)
+  const stream = await openGet(t, url, session)
   const response = await post(url, initializeMessage())
   t.equal(response.headers.get('retry-after'), '1')
   await assertError(t, response, 503, -32000, /sessions/)
-  const stream = await openGet(t, url, session)
-  await assertError(t, await post(url, callMessage(1, 'count', { to: 1 }), session), 503, -32000, /streams/)
   stream.destroy()
-  const other = await serveMcp(t, { maxSessionsPerPrincipal: 1 })
-  const otherSession = await startSession(other.url)
-  const waiting = await post(other.url, callMessage(1, 'wait'), otherSession)
-  await assertError(t, await fetch(other.url, { headers: otherSession }), 503, -32000, /streams/)
+  const waiting = await post(url, callMessage(1, 'wait'), session)
+  await assertError(t, await post(url, callMessage(2, 'wait'), session), 503, -32000, /streams/)
   await waiting.body?.cancel()
 })
 
@@ -203,6 +200,10 @@ t.test('invalid options fail the boot', async t => {
     [{ allowedHosts: 'localhost' }, /"allowedHosts"/],
     [{ allowedOrigins: [1] }, /"allowedOrigins"/],
     [{ resumeTimeout: -1 }, /"resumeTimeout"/],
+    [{ resumeTimeout: 0 }, /"resumeTimeout"/],
+    [{ initializeTimeout: 0 }, /"initializeTimeout"/],
+    [{ allowedHosts: ['https://example.com'] }, /"allowedHosts" must be an array of hosts/],
+    [{ allowedOrigins: ['https://example.com/'] }, /"allowedOrigins" must be an array of origins/],
     [{ log: 5 }, /"log"/]
   ]
   for (const [options, message] of invalid) {

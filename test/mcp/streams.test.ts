@@ -1,30 +1,14 @@
 import { Client } from '@modelcontextprotocol/sdk/client/index.js'
 import { CreateMessageRequestSchema, ElicitRequestSchema, ElicitResultSchema, LoggingMessageNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
-import type { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import { request as undiciRequest } from 'undici'
 import t from 'tap'
 import { z } from 'zod'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { ACCEPT, callMessage, initializeMessage, openGet, post, startSession } from './support/raw.js'
-import { connectClient, createServer, serveMcp } from './support/server.js'
+import { connectClient, serveMcp, serverWith, text } from './support/server.js'
 
 const cancel = (requestId: number): object => ({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId } })
-const text = (value: string): { content: Array<{ type: 'text', text: string }> } => ({ content: [{ type: 'text', text: value }] })
-
-/** Returns a function that creates servers to which a function adds tools, and the servers that it has created. */
-function serverWith (addTools: (server: McpServer) => void): { server: () => McpServer, servers: McpServer[] } {
-  const servers: McpServer[] = []
-  return {
-    servers,
-    server: () => {
-      const server = createServer()
-      addTools(server)
-      servers.push(server)
-      return server
-    }
-  }
-}
 
 for (const fault of ['cut', 'reset'] as const) {
   t.test(`the official client receives everything once over connections with the fault ${fault}`, async t => {
@@ -65,7 +49,12 @@ t.test('messages that were sent before the GET are not lost', async t => {
   const session = await startSession(url)
   await servers[0]?.sendLoggingMessage({ level: 'info', data: 'early' })
   const stream = await openGet(t, url, session)
-  await stream.waitFor(({ data }) => String(JSON.stringify(data)).includes('early'))
+  const { id = '' } = await stream.waitFor(({ data }) => String(JSON.stringify(data)).includes('early'))
+  stream.destroy()
+  await servers[0]?.sendLoggingMessage({ level: 'info', data: 'late' })
+  const resumed = await openGet(t, url, { ...session, 'last-event-id': id })
+  await resumed.waitFor(({ data }) => String(JSON.stringify(data)).includes('late'))
+  t.notMatch(resumed.text(), 'early')
 })
 
 t.test('a tool that sends more than a client reads is suspended', async t => {

@@ -25,6 +25,22 @@ export function createServer (): McpServer {
   return server
 }
 
+export const text = (value: string): { content: Array<{ type: 'text', text: string }> } => ({ content: [{ type: 'text', text: value }] })
+
+/** Returns a function that creates servers to which a function adds tools, and the servers that it has created. */
+export function serverWith (addTools: (server: McpServer) => void): { server: () => McpServer, servers: McpServer[] } {
+  const servers: McpServer[] = []
+  return {
+    servers,
+    server: () => {
+      const server = createServer()
+      addTools(server)
+      servers.push(server)
+      return server
+    }
+  }
+}
+
 /** Starts an app that serves MCP. It is closed when the test ends. */
 export async function serveMcp (t: Test, options: Partial<McpOptions> = {}, prepare: (app: FastifyInstance) => unknown = () => {}, fastify: FastifyServerOptions = {}): Promise<{ app: FastifyInstance, url: string }> {
   const app = Fastify(fastify)
