@@ -4,13 +4,13 @@ import { andThen, cleanUpAfterError, noop, settlesWithin, toPromise, type Awaita
 import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
 import type { LogBounds } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
-import type { RunListener, RunOutcome, RunState } from '../store/run-state.js'
+import type { RunListener, RunOutcome, RunRestart, RunState } from '../store/run-state.js'
 import type { Reuse, RunStore } from '../store/run-store.js'
 import { Heartbeat } from '../stream/heartbeat.js'
 import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
-import { frameRunItem, HEARTBEAT_FRAME, type EncodeData } from '../wire/frame.js'
+import { frameRunItem, HEARTBEAT_FRAME, serialize, splitFrame, type EncodeData } from '../wire/frame.js'
 import { Deliveries, type ProduceOutcome } from './deliveries.js'
 import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
 import { Run, type RunContext } from './run.js'
@@ -23,6 +23,25 @@ export interface ProducerContext {
 
 /** Returns the events of a run: usually an async generator function. An item `{ event, data }` is an event with a name, every other item is the data of an event. */
 export type Producer = (context: ProducerContext) => AsyncIterable<unknown> | Iterable<unknown>
+
+/** An event of a run. */
+export interface RunEvent {
+  /** The name; `undefined` for an event without one. */
+  readonly event: string | undefined
+  readonly data: unknown
+}
+
+/** What the producer of a run that can be restarted receives. */
+export interface RestartableContext extends ProducerContext {
+  /**
+   * The events that the run has when the producer starts, the oldest first: none the first time; after a restart, those that the
+   * log of the run still contains. The producer continues after the last one.
+   */
+  readonly events: readonly RunEvent[]
+}
+
+/** As {@link Producer}, with the input that the run was started with. */
+export type RestartableProducer<Input> = (input: Input, context: RestartableContext) => AsyncIterable<unknown> | Iterable<unknown>
 
 /** Options of {@link Runs.find}. */
 export interface FindRunOptions {
@@ -52,6 +71,9 @@ export interface RunSettings {
   readonly maxWaitingMessages: number
 }
 
+/** Key of the {@link RunRestart} of a producer that can be restarted. */
+const kRestart = Symbol('fastify-sse-sessions restart')
+
 const DEFAULT_KEEP = 300_000
 const REUSE: readonly unknown[] = ['running', 'kept', 'never']
 const FIND_OPTIONS = ['principal']
@@ -72,8 +94,12 @@ export class Runs {
   readonly #heartbeat: Heartbeat
   readonly #ids = new IdGenerator()
   readonly #streams = new Set<StreamWriter>()
-  /** The runs whose producers are in this process. */
-  readonly #producing = new Set<RunState>()
+  /** The runs whose producers are in this process, by the listener of the producer. */
+  readonly #producing = new Map<RunListener, RunState>()
+  /** The producers that can be restarted, by name. */
+  readonly #restartable = new Map<string, RestartableProducer<never>>()
+  /** The names of those of which this process restarts runs: none when it closes. */
+  readonly #restartableNames = new Set<string>()
   /** Aborts when the server closes: another process can follow the runs. */
   readonly #closeController = new AbortController()
   /** Resolves the promise for which `close` waits. */
@@ -95,6 +121,7 @@ export class Runs {
       getStore: () => this.#getStore(),
       produce: (state, produce) => this.#produce(state, produce)
     })
+    store?.handleRestarts?.(this.#restartableNames, state => { this.#restart(state) })
     this.#context = {
       getStore: () => this.#getStore(),
       isClosing: () => this.#closing,
@@ -116,6 +143,26 @@ export class Runs {
    */
   start (name: string, options: StartRunOptions, producer: Producer): Promise<Run> {
     return toPromise(() => this.startWithFingerprint(name, options, undefined, producer))
+  }
+
+  /**
+   * Registers a producer that can be restarted in another process. Returns a function that creates it for an input, for {@link start}
+   * or `reply.events`. With a shared store, when the process of such a run fails or closes, another one that has registered the name calls
+   * the producer with the same input, which continues after the {@link RestartableContext.events} that the run has. Its
+   * readers notice nothing. If no process does so within the time of a lease, or three processes fail while they produce the run, it ends as
+   * `lost`. The input must be JSON. Throws FST_SSE_RUN_INVALID if the name is used; the returned function throws FST_SSE_DATA_INVALID.
+   */
+  restartable<Input> (name: string, producer: RestartableProducer<Input>): (input: Input) => Producer {
+    if (typeof name !== 'string' || name === '' || !name.isWellFormed()) throw new RunInvalid(`The name of a producer must be a non-empty, well-formed string; it is ${quote(name)}`)
+    if (typeof producer !== 'function') throw new RunInvalid('A producer must be a function that returns an iterable, usually an async generator function')
+    if (this.#restartable.has(name)) throw new RunInvalid(`The producer "${name}" is already registered; choose another name`)
+    this.#restartable.set(name, producer)
+    this.#restartableNames.add(name)
+    return input => {
+      const restart: RunRestart = { producer: name, input: serialize(input) }
+      // The same input as after a restart.
+      return Object.assign(({ signal }: ProducerContext) => producer(JSON.parse(restart.input) as Input, { signal, events: [] }), { [kRestart]: restart })
+    }
   }
 
   /** Finds the newest run with a name, running or kept; `undefined` if there is none. Rejects with FST_SSE_RUN_INVALID, FST_SSE_RUNS_UNSUPPORTED or FST_SSE_STORE_UNAVAILABLE. */
@@ -154,9 +201,11 @@ export class Runs {
     assertFunctions({ encode })
     if (!REUSE.includes(reuse)) throw new RunInvalid(`Option "reuse" of a run must be "running", "kept" or "never"; it is ${quote(reuse)}`)
     if (typeof producer !== 'function') throw new RunInvalid('The producer of a run must be a function that returns an iterable, usually an async generator function')
+    const { [kRestart]: restart } = producer as Producer & { [kRestart]?: RunRestart }
+    if (restart !== undefined && encode !== undefined) throw new RunInvalid('Option "encode" of a run must be removed if the producer is restartable: another process does not have this function')
     if (this.#closing) throw new Closing()
     const id = this.#ids.next()
-    return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true } }, reuse), state => {
+    return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true }, ...restart !== undefined && { restart } }, reuse), state => {
       if (state === undefined) throw new TooManyRuns(this.#settings.maxRuns)
       // Another process may have stopped the run already.
       if (state.id === id && state.outcome === undefined) this.#produce(state, signal => this.#appendItems(state, producer, encode, signal))
@@ -167,13 +216,14 @@ export class Runs {
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
   async close (timeout: number): Promise<void> {
     this.#closeController.abort(new Closing())
+    this.#restartableNames.clear()
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
     this.#heartbeat.stop()
     // Before the runs end, so that clients get an error instead of a response that looks complete.
     for (const stream of this.#streams) stream.abort()
-    const ends = [...this.#producing].map(state => this.#end(state, { status: 'lost', reason: 'shutdown' }))
+    const ends = [...this.#producing.values()].map(state => this.#endAtClose(state))
     await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
   }
 
@@ -202,17 +252,17 @@ export class Runs {
         abortController.abort(new RunOver())
       }
     })
-    const listener: RunListener = { onAppend: noop, onEnd, onAbort: noop }
+    const listener: RunListener = { onAppend: noop, onEnd, onAbort: onEnd }
     state.listeners.add(listener)
     // Another process may have ended it already.
     if (state.outcome !== undefined) onEnd()
-    this.#producing.add(state)
+    this.#producing.set(listener, state)
     const outcome = await produce(abortController.signal)
     if (outcome?.status !== 'finished') abortController.abort(new RunOver())
     // The store may reject an item before this process has received the end of the run.
     await (outcome === undefined ? ended : this.#end(state, outcome))
     this.#getStore().unfollow(state, listener)
-    this.#producing.delete(state)
+    this.#producing.delete(listener)
     this.#resolveIfIdle()
     return outcome ?? state.outcome as RunOutcome
   }
@@ -241,10 +291,36 @@ export class Runs {
       })
       return { status: 'finished' }
     } catch (error) {
-      if (state.outcome !== undefined || isOver) return undefined
+      if (signal.aborted || isOver) return undefined
       logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'a run has failed')
       return { status: 'failed' }
     }
+  }
+
+  /** Continues a run whose process has failed or closed. */
+  #restart (state: RunState): void {
+    const { producer: name, input } = state.restart as RunRestart
+    const producer = this.#restartable.get(name) as RestartableProducer<unknown>
+    logSafely(this.#logger, 'info', { run: state.shortId }, 'a run is restarted')
+    this.#produce(state, async signal => {
+      let events: readonly RunEvent[]
+      try {
+        if (this.#closing) throw new Closing()
+        events = await readEvents(state, this.#getStore())
+      } catch (error) {
+        logSafely(this.#logger, 'warn', { err: error, run: state.shortId }, 'a run could not be restarted')
+        await this.#getStore().release?.(state)
+        return undefined
+      }
+      return await this.#appendItems(state, ({ signal }) => producer(JSON.parse(input), { signal, events }), undefined, signal)
+    })
+  }
+
+  /** The process of a run closes. Does not reject. */
+  async #endAtClose (state: RunState): Promise<void> {
+    const store = this.#getStore()
+    if (state.restart === undefined || store.release === undefined) await this.#end(state, { status: 'lost', reason: 'shutdown' })
+    else await store.release(state)
   }
 
   /** Ends a run whose producer is in this process. Does not reject. */
@@ -255,6 +331,21 @@ export class Runs {
       logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'the end of a run could not be stored')
     }
   }
+}
+
+/** Returns the events that the log of a run contains. */
+async function readEvents (run: RunState, store: RunStore): Promise<RunEvent[]> {
+  const listener: RunListener = { onAppend: noop, onEnd: noop, onAbort: noop }
+  const source = await store.follow(run, run.startPosition, listener)
+  if (source === undefined) return []
+  const { log } = source
+  const events: RunEvent[] = []
+  for (let index = log.indexAfter(source.cursor); index < log.end; index++) {
+    const { event, data } = splitFrame(log.frameAt(index))
+    events.push({ event, data: JSON.parse(data) })
+  }
+  store.unfollow(run, listener)
+  return events
 }
 
 function assertName (name: unknown): void {

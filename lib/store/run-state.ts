@@ -17,6 +17,12 @@ export interface DeliveryTarget {
   readonly partPrefix: string
 }
 
+/** How another process can restart a run: the name of the producer, and its input as JSON. */
+export interface RunRestart {
+  readonly producer: string
+  readonly input: string
+}
+
 /** What a store needs to create a run. */
 export interface RunInput {
   readonly id: string
@@ -34,13 +40,18 @@ export interface RunInput {
    * outcome as JSON, and `}\n\n`.
    */
   readonly delivery?: DeliveryTarget
+  /** Makes this a run that another process can restart, see {@link RunStore.handleRestarts}. */
+  readonly restart?: RunRestart
 }
 
 /** The producer of a run, or a reader in this process. The store calls it when the run changes. */
 export interface RunListener extends LogListener {
   /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log when `canWrite` is true. */
   onEnd (): void
-  /** This process has not reached the store for so long that clients should continue in another process: the response of a reader is aborted. */
+  /**
+   * For a reader: this process has not reached the store for so long that its client should continue in another process. The response
+   * is aborted. For a producer: the run continues, but not here, because it was released or restarted.
+   */
   onAbort (): void
 }
 
@@ -52,6 +63,7 @@ export class RunState implements LogListener {
   readonly keep: number
   readonly isText: boolean
   readonly delivery: DeliveryTarget | undefined
+  readonly restart: RunRestart | undefined
   /** The newest position of the store when the run was started. */
   readonly startPosition: number
   /** How the run has ended; `undefined` while it is running. */
@@ -61,7 +73,7 @@ export class RunState implements LogListener {
   readonly listeners = new Set<RunListener>()
   readonly #id: string
 
-  constructor ({ id, name, principal, fingerprint, keep, isText = false, delivery }: RunInput, startPosition: number) {
+  constructor ({ id, name, principal, fingerprint, keep, isText = false, delivery, restart }: RunInput, startPosition: number) {
     this.#id = id
     this.name = name
     this.principal = principal
@@ -69,6 +81,7 @@ export class RunState implements LogListener {
     this.keep = keep
     this.isText = isText
     this.delivery = delivery
+    this.restart = restart
     this.startPosition = startPosition
   }
 

@@ -17,9 +17,9 @@ export interface RunSource {
  * Keeps runs. A run is a log with one producer and any number of readers. Its log has the bounds `runLog`, and the rules for
  * logs and calls of {@link Store} apply. A run MUST be kept until `keep` milliseconds after its end. At `maxRuns` runs, a
  * store MUST remove the run that ended first to make room for a new one. If the process of a producer fails, a shared store
- * MUST end its runs as `lost`, and MUST reject what this process appends later.
+ * MUST end its runs as `lost`, or let another process restart them, and MUST reject what this process appends later, and its ends.
  *
- * All methods but `unfollow` return their result or a promise of it. While a run is in use, a process
+ * All methods but `unfollow` and `handleRestarts` return their result or a promise of it. While a run is in use, a process
  * MUST have only one RunState for it.
  */
 export interface RunStore {
@@ -44,4 +44,13 @@ export interface RunStore {
   follow (run: RunState, cursor: number, listener: RunListener): Awaitable<RunSource | undefined>
   /** Removes a reader, or the producer. */
   unfollow (run: RunState, listener: RunListener): void
+  /**
+   * Lets this process restart runs of others whose producers have these names. The set may grow. When the process of the producer of
+   * a run with the property `restart` has failed, or has released the run, the store makes ONE process its producer, and calls
+   * `onRestart` there. From then on, nothing else can append to the run. If no process can restart it within a
+   * bounded time, or its processes fail repeatedly, the run MUST end as `lost`. Without this method, runs are not restarted.
+   */
+  handleRestarts? (producers: ReadonlySet<string>, onRestart: (run: RunState) => void): void
+  /** Lets another process restart a run whose producer is in this process, and that has the property `restart`. A store with `handleRestarts` MUST have it. */
+  release? (run: RunState): Awaitable<void>
 }

@@ -33,6 +33,32 @@ t.test('when the node of the producer is killed, readers on all other nodes rece
   t.strictSame(dataOf(next), ['3'])
 })
 
+t.test('when the nodes of a restartable producer are killed, readers on another node receive every event once', needsRedis, async t => {
+  const { nodes, hookCalls } = await startCluster(t, { lease: LEASE })
+  const [first, ...others] = nodes
+  const local = await follow(t, `${first.url}/count`, { method: 'POST', body: { last: 1200 } })
+  await local.waitFor('5')
+  const starts = (): typeof hookCalls => hookCalls.filter(({ hook }) => hook === 'producerStart')
+  const readers = await Promise.all(others.map(node => follow(t, `${node.url}${local.headers.get('location') ?? ''}`)))
+  for (const reader of readers) await reader.waitFor('10')
+  await first.kill()
+  t.equal(await local.isComplete, false)
+  await waitUntil(() => starts().length === 2, 'the restart')
+  const [, restart] = starts()
+  t.ok(Number(restart?.detail) > 10, 'it continues after the last event')
+  const remaining = others.indexOf(restart?.node as typeof first) === 0 ? 1 : 0
+  const reader = readers[remaining] as RunResponse
+  await reader.waitFor(`${Number(restart?.detail) + 50}`)
+  await restart?.node.kill()
+  const resumed = await follow(t, `${others[remaining]?.url}/count`, { headers: { 'last-event-id': local.lastEventId() } })
+  const numbers = Array.from({ length: 1200 }, (_, n) => String(n))
+  for (const { isComplete } of [reader, resumed]) t.equal(await isComplete, true)
+  t.strictSame(dataOf(reader), numbers)
+  t.strictSame([...dataOf(local), ...dataOf(resumed)], numbers)
+  for (const { events } of [reader, resumed]) t.equal(events.at(-1)?.data, '{"status":"finished"}')
+  t.equal(starts().length, 3)
+})
+
 t.test('when the node of a reader is killed, its client continues on another node with Last-Event-ID', needsRedis, async t => {
   const { nodes: [producing, killed, other] } = await startCluster(t, { lease: LEASE })
   const whole = await follow(t, `${producing.url}/run`, { method: 'POST' })

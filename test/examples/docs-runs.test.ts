@@ -3,6 +3,8 @@ import t from 'tap'
 import { waitUntil } from '../support/wait.js'
 import { dataOf, follow } from '../runs/support/run-client.js'
 import { block } from './docs.js'
+import { runScript } from '../support/child-process.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
 import { createFolder, startApp } from './docs-run.js'
 import { runPageScript } from './support/page-script.js'
 
@@ -55,3 +57,19 @@ t.test('the resumable route starts, repeats, follows and stops runs', async t =>
   }
   t.equal((await fetch(location, { method: 'DELETE' })).status, 204)
 })
+
+for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+  t.test(`a restartable producer continues in another process when its own gets ${signal}`, needsRedis, async t => {
+    const file = createFolder(t)('restartable.ts', block('docs/runs.md', 'restartable'))
+    const env = { PORT: '0', REDIS_URL: `redis://127.0.0.1:${(await startRedis(t)).port}` }
+    const processes = [runScript(t, file, env), runScript(t, file, env)] as const
+    const [[one], [other]] = await Promise.all([processes[0].waitForOutput(/http:\/\/\S+/, 30_000), processes[1].waitForOutput(/http:\/\/\S+/, 30_000)])
+    const first = await follow(t, `${one}/count`, { method: 'POST', body: { last: 40 } })
+    const second = await follow(t, `${other}${first.headers.get('location') ?? ''}`)
+    await second.waitFor('{"n":3}')
+    await processes[0].kill(signal)
+    t.equal(await second.isComplete, true)
+    t.strictSame(dataOf(second), Array.from({ length: 40 }, (_, index) => `{"n":${index + 1}}`))
+    t.equal(second.events.at(-1)?.data, '{"status":"finished"}')
+  })
+}

@@ -182,3 +182,31 @@ testEachStoreFactory(t, 'the entries of a delivery are appended to the log of it
   await t.rejects(async () => { await runs.append(second, { frame: 'data: 4\n\n' }) }, { code: 'FST_SSE_SESSION_OVER' })
   t.equal(await runs.end(second, { status: 'stopped' }), true)
 })
+
+testEachStoreFactory(t, 'a run that was released has one new producer, and nothing of the earlier one is added', async (t, connect) => {
+  const first = await createStore(t, await connect())
+  const run = await startRun(first, { restart: { producer: 'work', input: '{"n":1}' } })
+  t.strictSame(run.restart, { producer: 'work', input: '{"n":1}' })
+  // Only a store that several processes share restarts runs.
+  if (first.handleRestarts === undefined) return
+  const others = [await createStore(t, await connect()), await createStore(t, await connect())]
+  const restarted: Array<{ store: RunStore, run: RunState }> = []
+  for (const store of others) store.handleRestarts?.(new Set(['work']), run => { restarted.push({ store, run }) })
+  const producer = recordListener()
+  run.listeners.add(producer)
+  await first.append(run, { frame: 'data: 1\n\n' })
+  await first.release?.(run)
+  t.strictSame(producer.calls, ['unavailable'])
+  await waitUntil(() => restarted.length > 0, 'the restart')
+  await t.rejects(async () => { await first.append(run, { frame: 'data: 2\n\n' }) }, { code: 'FST_SSE_RUN_OVER' })
+  t.equal(await first.end(run, { status: 'finished' }), false)
+  const [{ store, run: continued }] = restarted as [{ store: RunStore, run: RunState }]
+  t.match(continued, { name: 'a', restart: { producer: 'work', input: '{"n":1}' }, outcome: undefined })
+  t.equal(continued.id, run.id)
+  const source = await store.follow(continued, continued.startPosition, recordListener())
+  await store.append(continued, { frame: 'data: 3\n\n' })
+  await waitUntil(() => source?.log.length === 2, 'the entries')
+  t.equal(await store.end(continued, { status: 'finished' }), true)
+  t.equal(restarted.length, 1)
+  t.match(await first.find('a', undefined), { outcome: { status: 'finished' } })
+})

@@ -4,13 +4,14 @@ import type { EntryInput } from '../../log/log.js'
 import type { RunInput, RunListener, RunOutcome, RunState } from '../run-state.js'
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import { partitionOf } from './hash-slot.js'
+import type { RedisRuns } from './runs.js'
 
 /** Distributes runs to partitions by principal and name, because these are unique. The run of a delivery is in the partition of its session. */
 export class PartitionedRuns implements RunStore {
-  readonly #partitions: readonly RunStore[]
-  readonly #owners = new WeakMap<RunState, RunStore>()
+  readonly #partitions: readonly RedisRuns[]
+  readonly #owners = new WeakMap<RunState, RedisRuns>()
 
-  constructor (partitions: readonly RunStore[]) {
+  constructor (partitions: readonly RedisRuns[]) {
     this.#partitions = partitions
   }
 
@@ -51,16 +52,29 @@ export class PartitionedRuns implements RunStore {
     this.#ownerOf(run).unfollow(run, listener)
   }
 
-  #partitionFor (name: string, principal: string | undefined, sessionId = JSON.stringify([principal, name])): RunStore {
-    return this.#partitions[partitionOf(sessionId, this.#partitions.length)] as RunStore
+  handleRestarts (producers: ReadonlySet<string>, onRestart: (run: RunState) => void): void {
+    for (const partition of this.#partitions) {
+      partition.handleRestarts(producers, run => {
+        this.#owners.set(run, partition)
+        onRestart(run)
+      })
+    }
   }
 
-  #ownerOf (run: RunState): RunStore {
-    return this.#owners.get(run) as RunStore
+  release (run: RunState): Promise<void> {
+    return this.#ownerOf(run).release(run)
+  }
+
+  #partitionFor (name: string, principal: string | undefined, sessionId = JSON.stringify([principal, name])): RedisRuns {
+    return this.#partitions[partitionOf(sessionId, this.#partitions.length)] as RedisRuns
+  }
+
+  #ownerOf (run: RunState): RedisRuns {
+    return this.#owners.get(run) as RedisRuns
   }
 
   /** Records to which partition a run belongs. */
-  async #own (partition: RunStore, found: Awaitable<RunState | undefined>): Promise<RunState | undefined> {
+  async #own (partition: RedisRuns, found: Awaitable<RunState | undefined>): Promise<RunState | undefined> {
     const run = await found
     if (run !== undefined) this.#owners.set(run, partition)
     return run

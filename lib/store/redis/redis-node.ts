@@ -28,7 +28,7 @@ export interface RedisNodeOptions {
   onStop (): void
 }
 
-type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[], hasMoreRuns: number | string]
+type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[], hasMoreRuns: number | string, releasedRuns: readonly string[]]
 
 // Milliseconds after which another connection is opened if the client library does not succeed in reconnecting. The library waits
 // forever for a server that accepts a connection and never replies.
@@ -301,9 +301,9 @@ export class RedisNode {
   async #renewLease (nodeId: string, isRegistration: boolean): Promise<void> {
     const sentAt = now()
     const isFirst = isRegistration && this.#timer === undefined
-    const reply = await this.commandQueue.executeUnsequenced(nodeId, Math.min(this.#lease, COMMAND_TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(this.#sharedOptions) : '') as HeartbeatReply
+    const reply = await this.commandQueue.executeUnsequenced(nodeId, Math.min(this.#lease, COMMAND_TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(this.#sharedOptions) : '', ...this.runs.producers) as HeartbeatReply
     const wasFenced = this.isFenced
-    const [time, position, rollbackPosition, sessions, assigned, hasMoreRuns] = reply
+    const [time, position, rollbackPosition, sessions, assigned, hasMoreRuns, releasedRuns] = reply
     this.#leaseEnd = sentAt + this.#lease
     const receivedAt = now()
     this.#compareClocks(Number(time), sentAt, receivedAt)
@@ -313,6 +313,7 @@ export class RedisNode {
     if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.runs.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()
+    this.runs.restart(releasedRuns)
     // Later, because `sendHeartbeat` does nothing while a heartbeat is in progress.
     if (Number(hasMoreRuns) === 1) setImmediate(() => { this.sendHeartbeat() })
     // A closing node runs no hooks for expired sessions: it could not run them in time.

@@ -4,12 +4,12 @@ import { assertFits, type EntryInput } from '../../log/log.js'
 import { isSessionId } from '../../wire/event-id.js'
 import { serialize } from '../../wire/frame.js'
 import type { MessageQueue } from '../message-queue.js'
-import type { RunStore } from '../run-store.js'
 import type { SessionData, SessionState } from '../session-state.js'
 import type { Store, StoreSettings, StoreStats } from '../store.js'
 import { withTimeout } from './connection.js'
 import type { RedisNode } from './redis-node.js'
 import { parseRecord, type SessionReplica } from './replica/session-replica.js'
+import type { RedisRuns } from './runs.js'
 
 /** Milliseconds between checks of a log that another node streams. */
 const BACKLOG_INTERVAL = 200
@@ -19,7 +19,7 @@ type HistoryPart = [through: number, frames: readonly string[]]
 
 /** Keeps sessions and runs in Redis, for any number of processes. */
 export class RedisStore implements Store {
-  readonly runs: RunStore
+  readonly runs: RedisRuns
   readonly #settings: StoreSettings
   readonly #node: RedisNode
 

@@ -16,6 +16,7 @@ import type { StateCache } from './state-cache.js'
 
 interface Result {
   readonly run: RunReplica | undefined
+  readonly record: RunRecord | undefined
   readonly value: unknown
 }
 
@@ -31,6 +32,11 @@ export class RedisRuns implements RunStore {
   readonly #reducer: Reducer
   /** The ids of the runs whose producers are in this process, also of those that are being started. */
   readonly #producing = new Set<string>()
+  /** The names of the producers of which this process can restart runs. */
+  producers: ReadonlySet<string> = new Set()
+  #onRestart: (run: RunState) => void = noop
+  /** The ids of the runs that this node is about to restart. */
+  readonly #restarting = new Set<string>()
 
   constructor (settings: StoreSettings, queue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>) {
     this.#settings = settings
@@ -41,15 +47,16 @@ export class RedisRuns implements RunStore {
   }
 
   async start (input: RunInput, reuse: Reuse): Promise<RunState | undefined> {
-    const { id, fingerprint = '', keep, delivery } = input
+    const { id, fingerprint = '', keep, delivery, restart } = input
     this.#producing.add(id)
-    const { run, value } = await this.#execute('run_start', id, formatNameKey(input), JSON.stringify(input), fingerprint, keep, reuse, ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
+    const { run, value, record } = await this.#execute('run_start', id, formatNameKey(input), JSON.stringify(input), fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
       this.#producing.delete(id)
       // It may have been started.
       this.#endReliably(id, { status: 'lost' })
       throw error
     })
     if (run?.id !== id) this.#producing.delete(id)
+    else if (restart !== undefined) run.production = record
     if (value === 'exists') throw new RunExists()
     if (value === 'reused') throw new IdempotencyKeyReused()
     return run
@@ -68,11 +75,11 @@ export class RedisRuns implements RunStore {
   }
 
   async append (given: RunState, entry: EntryInput): Promise<void> {
-    const { id, outcome, delivery } = given
-    if (outcome !== undefined) throw new RunOver()
+    const { id, outcome, delivery, restart, production } = given as RunReplica
+    if (outcome !== undefined || (restart !== undefined && production === undefined)) throw new RunOver()
     assertFits(entry, delivery === undefined ? this.#settings.runLog : this.#settings.log)
     // Without a deadline: the producer waits while Redis cannot be reached. If that lasts too long, another node ends the run.
-    const position = Number(await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, ''))
+    const position = Number(await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, '', production?.term ?? 0))
     if (position === -2) throw new SessionOver()
     if (position === -1) {
       // To find out how the run has ended.
@@ -82,13 +89,18 @@ export class RedisRuns implements RunStore {
     this.#reducer.highestPosition = Math.max(this.#reducer.highestPosition, position)
   }
 
-  async end ({ id }: RunState, outcome: RunOutcome): Promise<boolean> {
+  async end (given: RunState, outcome: RunOutcome): Promise<boolean> {
+    const { id, restart, production } = given as RunReplica
+    // Of a run that can be restarted, only the newest producer can report the end.
+    const isFenced = restart !== undefined && outcome.status !== 'stopped'
+    if (isFenced && production === undefined) return false
+    const term = isFenced ? [String(production?.term)] : []
     try {
-      const { run, value } = await this.#execute('run_end', id, JSON.stringify(outcome))
+      const { run, value } = await this.#execute('run_end', id, JSON.stringify(outcome), ...term)
       if (run === undefined) this.#verifyKnown(id)
-      return Number((value as readonly unknown[])[4]) === 1
+      return isExecuted(value)
     } catch (error) {
-      if (outcome.status !== 'stopped') this.#endReliably(id, outcome)
+      if (outcome.status !== 'stopped') this.#endReliably(id, outcome, ...term)
       throw error
     }
   }
@@ -120,11 +132,52 @@ export class RedisRuns implements RunStore {
     run.listeners.delete(listener)
   }
 
+  handleRestarts (producers: ReadonlySet<string>, onRestart: (run: RunState) => void): void {
+    this.producers = producers
+    this.#onRestart = onRestart
+  }
+
+  async release (given: RunState): Promise<void> {
+    const run = given as RunReplica
+    this.#producing.delete(run.id)
+    run.stopProducer()
+    await this.#commandQueue.executeReliably('run_release', run.id)
+  }
+
+  /** Makes this node the producer of runs that no node produces, unless another one is faster. */
+  restart (ids: readonly string[]): void {
+    for (const id of ids) {
+      if (this.#restarting.has(id)) continue
+      this.#restarting.add(id)
+      this.#restart(id).catch(() => {
+        // It may have been restarted.
+        this.#commandQueue.executeReliably('run_release', id)
+      }).finally(() => { this.#restarting.delete(id) })
+    }
+  }
+
+  async #restart (id: string): Promise<void> {
+    const { run, record, value } = await this.#execute('run_restart', id)
+    if (run === undefined || !isExecuted(value)) return
+    // This node may have been its producer before it lost its lease.
+    run.stopProducer()
+    run.production = record
+    this.#producing.add(id)
+    this.#onRestart(run)
+  }
+
   /** Drops the logs of runs that have no readers in this process any more. */
   prune (): void {
     const ids = this.#reducer.runs.prune()
     if (ids.length > 0) this.#commandQueue.executeReliably('run_unfollow', ...ids)
-    for (const id of this.#producing) if (this.cache.get(id)?.outcome !== undefined) this.#producing.delete(id)
+    for (const id of this.#producing) {
+      const run = this.cache.get(id)
+      const isStopped = run?.restart !== undefined && run.production === undefined
+      if (run?.outcome === undefined && !isStopped) continue
+      this.#producing.delete(id)
+      // Usually, the run belongs to another node already.
+      if (isStopped) this.#commandQueue.executeReliably('run_release', id)
+    }
   }
 
   /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more. */
@@ -134,16 +187,17 @@ export class RedisRuns implements RunStore {
   }
 
   /** Ends a run that has no producer any more, however late. */
-  #endReliably (id: string, outcome: RunOutcome): void {
+  #endReliably (id: string, outcome: RunOutcome, ...term: readonly string[]): void {
     // The token 0 belongs to no command that waits for the reply.
-    this.#commandQueue.executeReliably('run_end', 0, id, JSON.stringify(outcome))
+    this.#commandQueue.executeReliably('run_end', 0, id, JSON.stringify(outcome), ...term)
   }
 
   /** Executes a command that returns the record of a run. */
   async #execute (command: CommandName, ...args: Argument[]): Promise<Result> {
     let run: RunReplica | undefined
+    let record: RunRecord | undefined
     const apply = (value: unknown): void => {
-      const record = typeof value === 'string' ? undefined : parseRunRecord(value)
+      record = typeof value === 'string' ? undefined : parseRunRecord(value)
       if (record === undefined) return
       run = this.cache.getOrCreate(record.input.id, record)
       run.apply(record)
@@ -154,7 +208,7 @@ export class RedisRuns implements RunStore {
       // Its end, or entries before it, may have been missed.
       if (run !== undefined) this.#reducer.runs.invalidate(run)
     }
-    return { run, value }
+    return { run, record, value }
   }
 
   /** Redis does not have a run. Reads it again, so that its readers and its producer end if it is in use in this process. */
@@ -162,6 +216,11 @@ export class RedisRuns implements RunStore {
     const run = this.cache.get(id)
     if (run !== undefined) this.#reducer.runs.invalidate(run)
   }
+}
+
+/** Whether a command that can end or restart a run has done that. */
+function isExecuted (value: unknown): boolean {
+  return Number((value as readonly unknown[])[6]) === 1
 }
 
 /** Formats a principal and a name as one text. */

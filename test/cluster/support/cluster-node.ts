@@ -59,6 +59,14 @@ app.delete('/run', async (_request, reply) => {
   return reply.code(204).send()
 })
 app.post('/ask', { resumable: true }, (_request, reply) => reply.events(feed.producer))
+const countTo = sessions.runs.restartable('count', async function * ({ last }: { last: number }, { events, signal }) {
+  report({ type: 'hook', hook: 'producerStart', session: '', detail: events.length })
+  for (let n = events.length; n < last && !signal.aborted; n++) {
+    yield n
+    await new Promise(resolve => { setTimeout(resolve, 5) })
+  }
+})
+app.post<{ Body: { last: number } }>('/count', { resumable: true }, (request, reply) => reply.events(countTo(request.body)))
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect'] as const) {
   sessions.addHook(hook, (session: Session) => { report({ type: 'hook', hook, session: session.id, detail: undefined }) })

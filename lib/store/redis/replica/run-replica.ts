@@ -14,6 +14,8 @@ export class RunReplica extends RunState implements LogReader {
   isRemoved = false
   /** Are called when the replica is complete. */
   readonly completeWaiters: Array<() => void> = []
+  /** The production of this process, if the run can be restarted. Appends with an earlier term are refused. */
+  production: RunProduction | undefined
   readonly #guard: Pick<WriteGuard, 'isFenced'>
 
   constructor ({ input, startPosition }: RunRecord, guard: Pick<WriteGuard, 'isFenced'>) {
@@ -38,14 +40,27 @@ export class RunReplica extends RunState implements LogReader {
     for (const listener of [...this.listeners]) listener.onEnd()
   }
 
-  /** Marks the run as ended, if it is according to its record. */
-  apply ({ outcome, endPosition }: RunRecord): void {
+  /** Marks the run as ended, if it is according to its record, and stops the producer if it was released or restarted. */
+  apply ({ outcome, endPosition, owner, term }: RunRecord): void {
     if (outcome !== undefined) this.markEnded(outcome, endPosition)
+    else if (this.production !== undefined && (owner !== this.production.owner || term !== this.production.term)) this.stopProducer()
+  }
+
+  /** The run continues without the producer of this process. */
+  stopProducer (): void {
+    this.production = undefined
+    for (const listener of [...this.listeners]) if (!this.readers.has(listener)) listener.onAbort()
   }
 }
 
+/** The node that produces a run, and the number of its last restart, or `0`. */
+export interface RunProduction {
+  readonly owner: string
+  readonly term: string
+}
+
 /** What Redis has of a run. */
-export interface RunRecord {
+export interface RunRecord extends RunProduction {
   readonly input: RunInput
   readonly startPosition: number
   readonly outcome: RunOutcome | undefined
@@ -54,12 +69,14 @@ export interface RunRecord {
 
 /** Parses the fields of a run that commands return; `undefined` if the run does not exist. */
 export function parseRunRecord (fields: unknown): RunRecord | undefined {
-  const [input, startPosition, outcome, endPosition] = fields as ReadonlyArray<string | null>
+  const [input, startPosition, outcome, endPosition, owner, term] = fields as ReadonlyArray<string | null>
   if (typeof input !== 'string') return undefined
   return {
     input: JSON.parse(input) as RunInput,
     startPosition: Number(startPosition),
     outcome: typeof outcome === 'string' ? JSON.parse(outcome) as RunOutcome : undefined,
-    endPosition: Number(endPosition)
+    endPosition: Number(endPosition),
+    owner: String(owner),
+    term: term ?? '0'
   }
 }

@@ -1,8 +1,9 @@
 -- ARGS: whether to register, whether the registration was lost, milliseconds between heartbeats, the options that all nodes
--- must share or ''. Renews the lease of this node, and advances the lease clock. The clock stops while Redis is
+-- must share or '', the names of the producers of which this node can restart runs. Renews the lease of this node, and advances the lease clock. The clock stops while Redis is
 -- unavailable, so that neither leases nor sessions expire meanwhile.
 -- Returns the time, the newest position, the rollback position, the number of sessions, and the expired sessions for which
--- this node has to run the onClose hooks, each with its deadline, and 1 if there are more runs to end or to remove.
+-- this node has to run the onClose hooks, each with its deadline, 1 if there are more runs to end or to remove, and the runs that
+-- this node can restart.
 
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64
@@ -57,4 +58,4 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf'
 end
 -- Shows the node whether its inbox works.
 notify(NODE_ID, 'heartbeat')
-return { format_integer(NOW), format_integer(position), format_integer(rollback_position), redis.call('ZCARD', KEY_PREFIX .. ':deadlines'), assigned, has_more and 1 or 0 }
+return { format_integer(NOW), format_integer(position), format_integer(rollback_position), redis.call('ZCARD', KEY_PREFIX .. ':deadlines'), assigned, has_more and 1 or 0, runs.find_released({ unpack(ARGS, 5) }) }

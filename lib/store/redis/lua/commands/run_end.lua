@@ -1,12 +1,13 @@
--- ARGS: token, id, JSON of the outcome.
--- Returns a marked reply with the record of the run, with 1 as the fifth value if this command has ended the run.
-local token, id, outcome = unpack(ARGS)
+-- ARGS: token, id, JSON of the outcome, and if only the producer may end the run, and the run can be restarted, its term.
+-- Returns a marked reply with the record of the run, with 1 as the seventh value if this command has ended the run.
+local token, id, outcome, producer_term = unpack(ARGS)
 local ended_by = NODE_ID .. ':' .. command_number
-local owner, earlier_outcome, earlier_ended_by = unpack(redis.call('HMGET', run_key(id), 'owner', 'outcome', 'endedBy'))
-if owner and not earlier_outcome then
+local owner, earlier_outcome, earlier_ended_by, term = unpack(redis.call('HMGET', run_key(id), 'owner', 'outcome', 'endedBy', 'term'))
+local is_allowed = not producer_term or owner == NODE_ID and (term or '0') == producer_term
+if owner and not earlier_outcome and is_allowed then
   runs.finish(id, owner, outcome, ended_by)
   earlier_ended_by = ended_by
 end
 local record = runs.record(id)
-record[5] = earlier_ended_by == ended_by and 1 or 0
+record[7] = earlier_ended_by == ended_by and 1 or 0
 return marked_reply(token, record)

@@ -1,8 +1,9 @@
 -- ARGS: token, id, name with the principal, JSON of the input, fingerprint or '', milliseconds to keep the run, which existing
--- run to return (`running`, `kept`, `never`), and for the run of a delivery the session and the start of the frame of its end.
+-- run to return (`running`, `kept`, `never`), the name of the producer of a run that can be restarted or '', and for the run of
+-- a delivery the session and the start of the frame of its end.
 -- Returns a marked reply with the record of the run, or why there is none: `exists`, `reused` (the fingerprint differs), `full`.
 -- Lua does not parse the JSON, so some of its values are also arguments.
-local token, id, name, input, fingerprint, keep, reuse, session, part_prefix = unpack(ARGS)
+local token, id, name, input, fingerprint, keep, reuse, producer, session, part_prefix = unpack(ARGS)
 
 if is_retry and redis.call('EXISTS', run_key(id)) == 1 then return marked_reply(token, runs.record(id)) end
 local existing = redis.call('HGET', runs.names, name)
@@ -27,6 +28,7 @@ else
   redis.call('ZADD', runs.all, runs.RUNNING, id)
 end
 redis.call('HSET', run_key(id), 'input', input, 'name', name, 'fingerprint', fingerprint, 'keep', keep, 'startPosition', position, 'owner', NODE_ID, 'nodes', NODE_ID .. ',')
+if producer ~= '' then redis.call('HSET', run_key(id), 'producer', producer) end
 redis.call('HSET', runs.names, name, id)
 redis.call('ZADD', runs.producer_key(NODE_ID), position, id)
 redis.call('ZADD', runs.producers, 0, NODE_ID)

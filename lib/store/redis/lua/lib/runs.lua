@@ -3,15 +3,19 @@
 -- The sorted set `runs` contains every run except those of deliveries: one that has ended with the position of its end, another
 -- one with `runs.RUNNING`. `runs_kept` contains those that have ended, with the time of their removal. `runs:<node>` contains
 -- all runs that a node produces, and `producers` the nodes that may have such a set. `run_names` is a hash.
+-- A run that can be restarted has the field `producer`, the name of its producer, and, after a restart, `term`, a number that
+-- no other restart has. `runs_released` contains those that no node produces, with the time at which they end as `lost`.
 -- One table has all functions, because a function of Lua can use only 60 outer variables (upvalues).
-local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
+local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', released = KEY_PREFIX .. ':runs_released', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
 -- The number of runs that one command ends, or removes. Another one continues, so that Redis is not blocked.
 local MAX_CHANGED_RUNS = 512
+-- The number of failed nodes after which a run is not restarted any more: it may be what makes them fail.
+local MAX_FAILURES = 3
 
 function runs.producer_key (node) return KEY_PREFIX .. ':runs:' .. node end
 
 -- What a node needs of a run. If the run does not exist, all values are false.
-function runs.record (id) return redis.call('HMGET', run_key(id), 'input', 'startPosition', 'outcome', 'endPosition') end
+function runs.record (id) return redis.call('HMGET', run_key(id), 'input', 'startPosition', 'outcome', 'endPosition', 'owner', 'term') end
 
 -- Records that this node uses a run, so that it is notified of the end (field `nodes`), or that it has readers of the run, so that
 -- it is notified of the entries (field `readerNodes`).
@@ -32,6 +36,7 @@ function runs.finish (id, owner, outcome, ended_by)
   local key = run_key(id)
   local nodes, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'nodes', 'keep', 'last', 'session', 'partPrefix'))
   redis.call('ZREM', runs.producer_key(owner), id)
+  redis.call('ZREM', runs.released, id)
   -- The hash was evicted.
   if not nodes then return runs.remove(id) end
   local end_position = next_position()
@@ -52,14 +57,33 @@ function runs.finish (id, owner, outcome, ended_by)
   end
 end
 
--- Ends the runs of a node that have no producer any more. `producing` has the ids of those that have one; nil if none has.
--- Returns whether there may be more.
+-- Lets another node restart a run, if there is one within the time of a lease.
+function runs.release (id, owner)
+  redis.call('ZREM', runs.producer_key(owner), id)
+  redis.call('HSET', run_key(id), 'owner', '')
+  redis.call('ZADD', runs.released, lease_clock + LEASE, id)
+end
+
+-- Ends or releases the runs of a node that have no producer any more. `producing` has the ids of those that have one; nil if
+-- the node has failed. Returns whether there may be more.
 function runs.end_lost (node, producing)
   local ids = redis.call('ZRANGEBYSCORE', runs.producer_key(node), '-inf', '+inf', 'LIMIT', 0, producing and -1 or MAX_CHANGED_RUNS)
   for _, id in ipairs(ids) do
-    if not (producing and producing[id]) then runs.finish(id, node, '{"status":"lost"}', '') end
+    if not producing and redis.call('HEXISTS', run_key(id), 'producer') == 1 and redis.call('HINCRBY', run_key(id), 'failures', 1) <= MAX_FAILURES then runs.release(id, node)
+    elseif not (producing and producing[id]) then runs.finish(id, node, '{"status":"lost"}', '') end
   end
   return #ids == MAX_CHANGED_RUNS
+end
+
+-- Ends the runs that no node has restarted in time. Returns the ids of those that can be restarted by a node that has these
+-- producers.
+function runs.find_released (producers)
+  local ids, is_known = {}, {}
+  for _, name in ipairs(producers) do is_known[name] = true end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', runs.released, '-inf', lease_clock, 'LIMIT', 0, MAX_CHANGED_RUNS)) do runs.finish(id, '', '{"status":"lost"}', '') end
+  local released = redis.call('ZRANGEBYSCORE', runs.released, '-inf', '+inf', 'LIMIT', 0, MAX_CHANGED_RUNS)
+  for _, id in ipairs(released) do if is_known[redis.call('HGET', run_key(id), 'producer')] then ids[#ids + 1] = id end end
+  return ids
 end
 
 -- Removes runs that were kept for long enough. Returns whether there may be more.
