@@ -164,7 +164,7 @@ t.test('a run that waits for a restart can be stopped, and its name leads to it'
   t.match(await nodeB.runs.find('a'), { status: 'stopped', reason: 'user' })
 })
 
-t.test('a restart whose reply is lost, or whose log cannot be read, is repeated', needsRedis, async t => {
+t.test('a restart that Redis does not execute, whose reply is lost, or whose log cannot be read, is repeated', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t, { lease: 5000 })
   const { start, waitForCall } = register([nodeA, nodeB])
   await start(nodeA)
@@ -174,13 +174,16 @@ t.test('a restart whose reply is lost, or whose log cannot be read, is repeated'
   await reader.waitFor('1')
   reader.abort()
   const lost = loseFirstReply(nodeB.client, ({ operation }) => operation === 'run_restart')
-  let isBlocked = true
-  interceptStoreCommands(nodeB.client, commands => isBlocked && commands.some(({ operation, args }) => operation === 'run_find' && args[1] === 'id') ? Promise.reject(new Error('Command timed out')) : undefined)
+  let blocked = 'run_restart'
+  interceptStoreCommands(nodeB.client, commands => {
+    if (commands.some(({ operation }) => operation === 'run_release')) blocked = 'run_find'
+    return commands.some(({ operation }) => operation === blocked) ? Promise.reject(new Error('Command timed out')) : undefined
+  })
   await nodeA.app.close()
   await lost.waitForCommand()
   await lost.loseReply()
   await waitUntil(() => nodeB.logged().some(({ msg }) => msg === 'a run could not be restarted'), 'the failure')
-  isBlocked = false
+  blocked = ''
   const second = await waitForCall(2)
   t.strictSame(second.events, [{ event: undefined, data: 1 }])
   second.feed.end()

@@ -99,7 +99,7 @@ t.test('the producer of a run that was stopped by another process before it coul
       if (run !== undefined) await runs.end(run, { status: 'stopped' })
       return run
     }
-    return Object.assign(memory, { runs: new Proxy(runs, { get: (target, name) => name === 'start' ? start : Reflect.get(target, name).bind(target) }) })
+    return Object.assign(memory, { runs: new Proxy(runs, { get: (target, name) => name === 'start' ? start : Reflect.get(target, name)?.bind(target) }) })
   }
   const { runs } = (await serve(t, { store })).sessions
   const feed = createFeed()
@@ -115,7 +115,7 @@ t.test('the signal of a producer also aborts if an append rejects before this pr
       if (run.name === 'stopped') throw new RunOver()
       await runs.append(run, entry)
     }
-    return Object.assign(memory, { runs: new Proxy(runs, { get: (target, name) => name === 'append' ? append : Reflect.get(target, name).bind(target) }) })
+    return Object.assign(memory, { runs: new Proxy(runs, { get: (target, name) => name === 'append' ? append : Reflect.get(target, name)?.bind(target) }) })
   }
   const { runs } = (await serve(t, { store })).sessions
   for (const [name, item] of [['stopped', 1], ['failed', { event: 'end', data: 1 }]] as const) {
