@@ -5,14 +5,18 @@ import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type RedisStoreOptions } from '../../lib/redis.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
-import { hashSlot } from '../../lib/store/redis/hash-slot.js'
+import { hashSlot, partitionOf } from '../../lib/store/redis/hash-slot.js'
+import { follow } from '../runs/support/run-client.js'
+import { serveRuns } from '../runs/support/serve-runs.js'
 import { findFreePort } from '../support/free-port.js'
 import { attachStream, findSession, openSession, type MemoryStream } from '../support/memory-stream.js'
 import { needsRedis } from '../support/redis-server.js'
 import { startRedisCluster, type RedisCluster } from '../support/redis-cluster.js'
 import { connectCluster, connectNodeRedisCluster } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
+import { createMessage, createResponse } from './support/messages.js'
 
 const logger = Fastify({ logger: false }).log
 
@@ -28,29 +32,39 @@ async function openNode (t: Test, options: RedisStoreOptions): Promise<Sessions>
   return sessions
 }
 
-/** Sends numbers to a session over one node, while another node has its stream. */
+/** Sends numbers to a session over one node, while another node has its stream. Posts messages over both nodes, and repeats each until it has a response. */
 class Traffic {
   readonly session: Session
   readonly #stream: MemoryStream
   readonly #sent = new Set<number>()
+  /** The numbers of the messages, one for each run of a handler. */
+  readonly handled: number[] = []
+  readonly #responses: string[] = []
   #last = 0
   #isStopped = false
-  #done: Promise<void> | undefined
+  readonly #done: Promise<unknown>
 
   constructor (session: Session, stream: MemoryStream, sender: Session) {
     this.session = session
     this.#stream = stream
-    this.#done = this.#send(sender)
+    this.#done = Promise.all([this.#send(sender), this.#post([session, sender])])
   }
 
   get count (): number {
-    return this.#sent.size
+    return Math.min(this.#sent.size, this.#responses.length)
   }
 
-  /** Stops, and waits for the last number. Checks that each number that was sent was received once, in order, or that there was a gap. Returns the number of gaps. */
+  /**
+   * Stops, and waits for the last number. Checks that each number that was sent was received once, in order, or that there was a
+   * gap; and that the messages were handled in order, each at least once. Returns the number of gaps.
+   */
   async finish (t: Test): Promise<number> {
     this.#isStopped = true
     await this.#done
+    const posted = this.#responses.map((_, index) => index)
+    t.strictSame(this.#responses, posted.map(String))
+    t.strictSame([...new Set(this.handled)], posted)
+    t.strictSame(this.handled.toSorted((a, b) => a - b), this.handled)
     await waitUntil(() => this.#stream.messages().includes('end'), 'the last message', 20_000)
     const numbers = this.#stream.messages().filter(data => typeof data === 'number')
     t.ok(numbers.every((number, index) => index === 0 || number > (numbers[index - 1] as number)), 'in order, without repeats')
@@ -67,6 +81,20 @@ class Traffic {
       if (await sender.send(number).then(() => true, () => false)) this.#sent.add(number)
     }
     await waitUntil(async () => await sender.send('end').then(() => true, () => false), 'the end', 20_000)
+  }
+
+  async #post (sessions: readonly [Session, Session]): Promise<void> {
+    for (let number = 0; !this.#isStopped; number++) {
+      const message = createMessage(`key ${number}`, () => {
+        this.handled.push(number)
+        return createResponse(String(number))
+      })
+      let attempts = number
+      await waitUntil(async () => {
+        const { messageQueue } = (sessions[attempts++ % 2] as Session)[kStream]
+        return await (async () => await messageQueue.enqueue(message))().then(({ response }) => this.#responses.push(String(response.body)), () => false) !== false
+      }, 'the response', 30_000)
+    }
   }
 }
 
@@ -112,7 +140,29 @@ t.test('while a slot is moved to another master, its sessions wait, and lose not
   await cluster.moveSlot(hashSlot(FIRST_TAG), from, to, async () => { await waitForMore(traffic.slice(1)) })
   await waitForMore(traffic)
   t.strictSame(await Promise.all(traffic.map(async item => await item.finish(t))), [0, 0, 0])
+  for (const { handled } of traffic) t.equal(new Set(handled).size, handled.length, 'each message was handled once')
   t.equal(await from.sendCommand('CLUSTER', 'COUNTKEYSINSLOT', String(hashSlot(FIRST_TAG))), 0)
+})
+
+t.test('a run continues while its slot is moved, with readers on two nodes', { ...needsRedis, timeout: 120_000 }, async t => {
+  const cluster = await startRedisCluster(t)
+  const nodes = await Promise.all([0, 1].map(async () => await serveRuns(t, { plugin: { store: redisStore({ client: connectCluster(t, cluster) }) } })))
+  const [nodeA, nodeB] = nodes as [typeof nodes[0] & object, typeof nodes[0] & object]
+  const readers = [await follow(t, nodeA.runUrl, { method: 'POST' })]
+  nodeA.feed.add(0)
+  await readers[0]?.waitFor('0')
+  readers.push(await follow(t, nodeB.runUrl))
+  const slot = hashSlot(`sse-${partitionOf(JSON.stringify([undefined, 'a']), 3) + 1}`)
+  const from = await cluster.masterOf(slot, cluster.servers[0] as typeof cluster.servers[0] & object)
+  t.ok((await from.sendCommand('CLUSTER', 'GETKEYSINSLOT', String(slot), '100') as string[]).some(key => key.includes(':r:')), 'the run is in this slot')
+  await cluster.moveSlot(slot, from, cluster.servers.find(other => other !== from) as typeof from, async () => { nodeA.feed.add(1) })
+  nodeA.feed.add(2)
+  for (const reader of readers) await reader.waitFor('2')
+  nodeA.feed.end()
+  for (const reader of readers) {
+    t.equal(await reader.isComplete, true)
+    t.strictSame(reader.events.map(({ data }) => data), ['0', '1', '2', '{"status":"finished"}'])
+  }
 })
 
 t.test('the sessions of the other masters continue while one is unavailable', { ...needsRedis, timeout: 120_000 }, async t => {
@@ -128,6 +178,7 @@ t.test('the sessions of the other masters continue while one is unavailable', { 
   master.resume()
   await waitForMore(traffic)
   t.strictSame(await Promise.all(traffic.map(async item => await item.finish(t))), [0, 0, 0])
+  for (const { handled } of traffic) t.equal(new Set(handled).size, handled.length, 'each message was handled once')
 })
 
 t.test('refuses wrong options for a cluster, and a node with another number of partitions', needsRedis, async t => {

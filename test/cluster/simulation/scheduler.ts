@@ -113,7 +113,7 @@ export class Scheduler {
 
   /** Runs events until a condition is true. Returns whether it became true before the given number of milliseconds had passed. */
   async runUntil (condition: () => boolean, ms: number): Promise<boolean> {
-    const end = this.time + ms
+    const end = this.time + Math.max(0, ms)
     while (!condition()) {
       const next = this.#queue.at(-1)
       if (next === undefined || next.at > end) {
