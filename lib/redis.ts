@@ -1,10 +1,8 @@
 import { OptionInvalid } from './errors.js'
-import { countMasters, createPartitions, isCluster, SlotClient, type RedisCluster } from './store/redis/cluster-client.js'
+import { isCluster, type RedisCluster } from './store/redis/cluster-client.js'
 import type { RedisClient } from './store/redis/connection.js'
-import { PartitionedStore } from './store/redis/partitioned-store.js'
-import { RedisNode } from './store/redis/redis-node.js'
-import { RedisStore } from './store/redis/redis-store.js'
-import type { Store, StoreCallbacks, StoreFactory, StoreSettings } from './store/store.js'
+import { openStore } from './store/redis/open-store.js'
+import type { StoreFactory } from './store/store.js'
 
 /** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
@@ -29,9 +27,6 @@ export interface RedisStoreOptions {
   readonly partitions?: number
 }
 
-/** The namespaces of each client that are in use. */
-const namespacesInUse = new WeakMap<object, Set<string>>()
-
 /**
  * Returns a store factory for option `store`. The store keeps sessions, logs and messages in Redis 7 or later, so that any
  * number of processes can serve the same sessions and runs. Throws FST_SSE_OPTION_INVALID.
@@ -41,63 +36,19 @@ export function redisStore ({ client, namespace = 'sse', lease = 5000, partition
   clients.forEach(assertClient)
   const [first] = clients
   if (first === undefined) throw new OptionInvalid('Option "client" of redisStore must not be an empty array')
-  const cluster = isCluster(first) ? first : undefined
   if (clients.length > 1 && clients.some(isCluster)) throw new OptionInvalid('Option "client" of redisStore must be one client of a cluster, or an array of clients of single servers')
   const [unknownName] = Object.keys(unknown)
   if (unknownName !== undefined) throw new OptionInvalid(`Option "${unknownName}" of redisStore must be removed: there is no such option`)
   if (typeof namespace !== 'string' || !/^[^{}\s]+$/.test(namespace)) throw new OptionInvalid('Option "namespace" of redisStore must be a string without braces and spaces')
   if (!Number.isInteger(lease) || lease < 100) throw new OptionInvalid(`Option "lease" of redisStore must be a whole number of milliseconds, at least 100; it is ${lease}`)
-  if (partitions !== undefined && !(cluster !== undefined && Number.isInteger(partitions) && partitions >= 1 && partitions <= 256)) throw new OptionInvalid(`Option "partitions" of redisStore must be a whole number from 1 to 256, for a client of a cluster; it is ${partitions}`)
-  return async (settings, callbacks) => {
-    const inUse = clients.map(getNamespacesInUse)
-    // Two registrations would share their sessions, and run each other's handlers and hooks.
-    if (inUse.some(names => names.has(namespace))) throw new OptionInvalid(`The client already has a store with the namespace "${namespace}"; give each registration its own "namespace"`)
-    for (const names of inUse) names.add(namespace)
-    const onStop = (): void => { for (const names of inUse) names.delete(namespace) }
-    try {
-      const parts = cluster === undefined ? (clients as readonly RedisClient[]).map(client => ({ client, namespace })) : createPartitions(cluster, namespace, partitions ?? await countMasters(cluster))
-      return await openPartitions(parts, lease, settings, callbacks, onStop)
-    } catch (error) {
-      onStop()
-      throw error
-    }
-  }
-}
-
-function getNamespacesInUse (client: object): Set<string> {
-  const names = namespacesInUse.get(client) ?? new Set()
-  namespacesInUse.set(client, names)
-  return names
+  if (partitions !== undefined && !(isCluster(first) && Number.isInteger(partitions) && partitions >= 1 && partitions <= 256)) throw new OptionInvalid(`Option "partitions" of redisStore must be a whole number from 1 to 256, for a client of a cluster; it is ${partitions}`)
+  return (settings, callbacks) => openStore({ clients, namespace, lease, partitions }, settings, callbacks)
 }
 
 function assertClient (client: unknown): void {
   const properties = client as Record<string, unknown> | undefined
   const hasMethod = (name: string): boolean => typeof properties?.[name] === 'function'
   if (!hasMethod('duplicate') || !(hasMethod('call') || hasMethod('sendCommand'))) throw new OptionInvalid('Option "client" of redisStore must be a client of ioredis or of node-redis, or an array of them: redisStore({ client })')
-}
-
-/** Opens the partitions of a store, each of which has an equal share of the limits. */
-async function openPartitions (parts: ReadonlyArray<{ client: RedisClient, namespace: string }>, lease: number, settings: StoreSettings, callbacks: StoreCallbacks, onStop: () => void): Promise<Store> {
-  const count = parts.length
-  const share = { ...settings, maxSessions: Math.ceil(settings.maxSessions / count), maxRuns: Math.ceil(settings.maxRuns / count) }
-  const nodes = parts.map(({ client, namespace }, index) => new RedisNode(share, callbacks, {
-    client,
-    namespace,
-    lease,
-    partition: `${index + 1} of ${count}`,
-    onStop: () => {
-      if (client instanceof SlotClient) client.disconnect()
-      onStop()
-    }
-  }))
-  const started = await Promise.allSettled(nodes.map(node => node.start()))
-  for (const result of started) {
-    if (result.status === 'fulfilled') continue
-    await Promise.all(nodes.map(node => node.close()))
-    throw result.reason
-  }
-  const [store, ...others] = nodes.map(node => new RedisStore(share, node)) as [RedisStore, ...RedisStore[]]
-  return others.length === 0 ? store : new PartitionedStore([store, ...others])
 }
 
 export type { IoRedisClient, NodeRedisClient, RedisClient } from './store/redis/connection.js'

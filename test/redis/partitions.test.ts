@@ -4,13 +4,14 @@ import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions, Store } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { hashSlot, partitionOf } from '../../lib/store/redis/hash-slot.js'
 import { IdGenerator } from '../../lib/wire/event-id.js'
 import { findFreePort } from '../support/free-port.js'
 import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 const logger = Fastify({ logger: false }).log
 
@@ -124,6 +125,30 @@ t.test('refuses a node with other partitions', needsRedis, async t => {
   await t.rejects(openNode(t, [others[0]]), { code: 'FST_SSE_OPTION_INVALID', message })
   await t.rejects(openNode(t, others), { code: 'FST_SSE_OPTION_INVALID', message })
   await openNode(t, [others[0], others[1]])
+})
+
+t.test('a namespace is in use until all partitions are closed', needsRedis, async t => {
+  const clients = [connect(t, await startRedis(t)), connect(t, await startRedis(t))]
+  const node = await openNode(t, clients, { closeTimeout: 60_000 })
+  const [, session] = await openBoth(node)
+  const [started, gate] = [deferred(), deferred()]
+  const handled = (async () => await session[kStream].messageQueue.enqueue({
+    key: undefined,
+    fingerprint: () => '',
+    isConcurrent: false,
+    handle: async () => {
+      started.resolve()
+      await gate.promise
+      return { status: 200, headers: {}, body: '' }
+    }
+  }))()
+  await withTimeout(started.promise, 'the handler')
+  const closed = node.close()
+  await waitUntil(async () => await clients[0]?.zcard('{sse}:nodes') === 0, 'the first partition to close')
+  await t.rejects(openNode(t, clients), { code: 'FST_SSE_OPTION_INVALID', message: /already has a store/ })
+  gate.resolve()
+  await Promise.all([handled, withTimeout(closed, 'the close')])
+  await openNode(t, clients)
 })
 
 t.test('the boot fails if one of the servers cannot be reached, and can be repeated', needsRedis, async t => {

@@ -17,10 +17,12 @@ import type { RedisStore } from './redis-store.js'
 export class PartitionedStore implements Store {
   readonly runs: RunStore
   readonly #partitions: readonly RedisStore[]
+  readonly #close: () => Promise<void>
   readonly #ids = new IdGenerator()
 
-  constructor (partitions: readonly RedisStore[]) {
+  constructor (partitions: readonly RedisStore[], close: () => Promise<void>) {
     this.#partitions = partitions
+    this.#close = close
     this.runs = new PartitionedRuns(partitions.map(({ runs }) => runs))
   }
 
@@ -102,7 +104,7 @@ export class PartitionedStore implements Store {
   }
 
   async close (): Promise<readonly SessionState[]> {
-    await Promise.all(this.#partitions.map(partition => partition.close()))
+    await this.#close()
     return []
   }
 

@@ -3,7 +3,6 @@ import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../log/log.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
-import { SlotClient } from './cluster-client.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
 import { MessageQueues } from './messages/message-queue.js'
@@ -22,10 +21,9 @@ export interface RedisNodeOptions {
   readonly client: RedisClient
   readonly namespace: string
   readonly lease: number
+  readonly isCluster: boolean
   /** Which partition this is, and of how many. All nodes must have the same partitions. */
   readonly partition: string
-  /** Is called when the node does not use the client any more. */
-  onStop (): void
 }
 
 type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[], hasMoreRuns: number | string, releasedRuns: readonly string[]]
@@ -55,7 +53,6 @@ export class RedisNode {
   readonly #keyPrefix: string
   readonly #lease: number
   readonly #sharedOptions: Record<string, string>
-  readonly #onStop: () => void
   readonly #interval: number
   readonly #connection: CommandConnection
   readonly #subscriber: Subscriber
@@ -79,13 +76,12 @@ export class RedisNode {
   #clocksComparedAt = -Infinity
   #isClosing = false
 
-  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, partition, onStop }: RedisNodeOptions) {
+  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, isCluster, partition }: RedisNodeOptions) {
     this.#settings = settings
     this.#callbacks = callbacks
     this.#keyPrefix = `{${namespace}}`
     this.#lease = lease
     this.#sharedOptions = getSharedOptions(settings, partition)
-    this.#onStop = onStop
     // A fifth of the lease, so that four heartbeats can fail; at most a second, because the statistics are that old; a quarter of
     // `resumeTimeout`, so that sessions expire in time.
     this.#interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
@@ -95,7 +91,7 @@ export class RedisNode {
       this.commandQueue.resend()
       this.#loader.start()
     })
-    this.commandQueue = new CommandQueue(this.#connection, createScripts(settings, lease, client instanceof SlotClient), this.#keyPrefix, {
+    this.commandQueue = new CommandQueue(this.#connection, createScripts(settings, lease, isCluster), this.#keyPrefix, {
       onHeartbeatNeeded: () => { this.sendHeartbeat() },
       onReply: () => { this.#ticksSinceReply = 0 },
       getHighestPosition: () => this.reducer.highestPosition
@@ -231,7 +227,6 @@ export class RedisNode {
     this.commandQueue.close()
     this.#connection.close()
     this.#subscriber.close()
-    this.#onStop()
   }
 
   #tick (): void {

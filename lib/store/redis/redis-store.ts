@@ -22,10 +22,13 @@ export class RedisStore implements Store {
   readonly runs: RedisRuns
   readonly #settings: StoreSettings
   readonly #node: RedisNode
+  readonly #close: () => Promise<void>
 
-  constructor (settings: StoreSettings, node: RedisNode) {
+  /** `close` closes the node, and those of all other partitions. */
+  constructor (settings: StoreSettings, node: RedisNode, close: () => Promise<void>) {
     this.#settings = settings
     this.#node = node
+    this.#close = close
     this.runs = node.runs
   }
 
@@ -166,7 +169,7 @@ export class RedisStore implements Store {
   }
 
   async close (): Promise<readonly SessionState[]> {
-    await this.#node.close()
+    await this.#close()
     return []
   }
 
