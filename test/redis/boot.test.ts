@@ -49,8 +49,8 @@ t.test('the boot error has the code of an error without a message, or says that 
   await once(silent, 'listening')
   t.teardown(() => { silent.close() })
   await Promise.all([
-    t.rejects(boot(t, withoutMessage), { message: /not connected after 4000 ms: ECONNREFUSED/ }),
-    t.rejects(boot(t, createIoredis(t, (silent.address() as AddressInfo).port)), { message: /not connected after 4000 ms: no reply/ })
+    t.rejects(boot(t, withoutMessage), { message: /not connected after 3000 ms: ECONNREFUSED/ }),
+    t.rejects(boot(t, createIoredis(t, (silent.address() as AddressInfo).port)), { message: /not connected after 3000 ms: no reply/ })
   ])
 })
 

@@ -200,7 +200,7 @@ t.test('the boot error names the reason if a cluster cannot be reached', needsRe
   const ioredis = new Cluster([{ host: '127.0.0.1', port }], { lazyConnect: true })
   ioredis.on('error', () => {})
   t.teardown(() => { ioredis.disconnect() })
-  await t.rejects(openNode(t, { client: ioredis }), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await t.rejects(openNode(t, { client: ioredis }), { code: 'FST_SSE_STORE_UNAVAILABLE', message: /not connected after 3000 ms: Failed to refresh slots cache/ })
   const client = createCluster({ rootNodes: [{ socket: { host: '127.0.0.1', port } }] })
   await t.rejects(openNode(t, { client }), { code: 'FST_SSE_STORE_UNAVAILABLE', message: /await cluster\.connect\(\)/ })
 })

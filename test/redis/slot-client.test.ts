@@ -1,6 +1,6 @@
 import { EventEmitter, once } from 'node:events'
 import t from 'tap'
-import { SlotClient, type IoRedisCluster, type NodeRedisCluster } from '../../lib/store/redis/cluster-client.js'
+import { countMasters, SlotClient, type IoRedisCluster, type NodeRedisCluster } from '../../lib/store/redis/cluster-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 /** A connection of a fake server, whose replies a test can choose. */
@@ -46,14 +46,49 @@ class FakeServer extends EventEmitter {
   }
 }
 
-function createCluster (servers: FakeServer[]): { cluster: IoRedisCluster, setMaster: (server: FakeServer | undefined) => void } {
+/** A cluster of ioredis, whose status a test can change. */
+type FakeCluster = EventEmitter & { -readonly [Name in keyof IoRedisCluster]: IoRedisCluster[Name] }
+
+function createCluster (servers: FakeServer[]): { cluster: FakeCluster, setMaster: (server: FakeServer | undefined) => void } {
   let slots: string[][] = []
   const setMaster = (server: FakeServer | undefined): void => {
     slots = server === undefined ? [] : Array.from({ length: 16_384 }, () => [`127.0.0.1:${server.options.port}`])
   }
   setMaster(servers[0])
-  return { cluster: { status: 'ready', get slots () { return slots }, connect: async () => {}, nodes: () => servers, refreshSlotsCache: callback => { callback() } }, setMaster }
+  const cluster = Object.assign(new EventEmitter(), { status: 'ready', slots, connect: async () => {}, nodes: () => servers, refreshSlotsCache: (callback: () => void) => { callback() } })
+  return { cluster: Object.defineProperty(cluster, 'slots', { get: () => slots }), setMaster }
 }
+
+t.test('the first attempt of a cluster to connect may fail', async t => {
+  const { cluster } = createCluster([new FakeServer(1)])
+  cluster.status = 'wait'
+  cluster.connect = async () => { throw new Error('refused') }
+  const count = withTimeout(countMasters(cluster), 'the cluster')
+  cluster.emit('error', new Error('refused'))
+  setImmediate(() => { cluster.emit('ready') })
+  t.equal(await count, 1)
+  t.strictSame(cluster.eventNames(), [])
+  cluster.status = 'connecting'
+  const failed = countMasters(cluster)
+  cluster.emit('error', 'not an Error')
+  await t.rejects(withTimeout(failed, 'the error'), { code: 'FST_SSE_STORE_UNAVAILABLE', message: /not connected after 3000 ms: no reply/ })
+})
+
+t.test('after MOVED, the client connects to the new master, also if a duplicate has sent the command', async t => {
+  const servers = [new FakeServer(1), new FakeServer(2)] as const
+  const { cluster, setMaster } = createCluster([...servers])
+  const client = new SlotClient(cluster, 'sse')
+  const [commands, subscriber] = [client.duplicate(), client.duplicate()]
+  const all = [client, commands, subscriber]
+  t.teardown(() => { for (const open of all) open.disconnect() })
+  await Promise.all(all.map(open => once(open, 'ready')))
+  for (const connection of servers[0].connections) connection.reply = async () => { throw new Error('MOVED 1 127.0.0.1:2') }
+  setMaster(servers[1])
+  const ready = Promise.all(all.map(open => once(open, 'ready')))
+  await t.rejects(commands.call('PING'), /MOVED/)
+  await withTimeout(ready, 'the new connections')
+  t.strictSame(servers.map(({ connections }) => connections.length), [3, 3])
+})
 
 t.test('after MOVED, it connects to the new master once, also for publications', async t => {
   const servers = [new FakeServer(1), new FakeServer(2)] as const

@@ -1,7 +1,7 @@
-import { EventEmitter, once } from 'node:events'
+import { EventEmitter } from 'node:events'
 import { noop } from '../../awaitable.js'
 import { StoreUnreachable } from '../../errors.js'
-import { withTimeout, CONNECT_TIMEOUT, StoreConnection, type IoRedisClient, type NodeRedisClient, type RedisClient } from './connection.js'
+import { waitUntilReady, withTimeout, StoreConnection, type IoRedisClient, type Listener, type NodeRedisClient, type RedisClient } from './connection.js'
 import { hashSlot, partitionOf } from './hash-slot.js'
 
 /** What the store uses of a `Cluster` of ioredis. */
@@ -10,6 +10,8 @@ export interface IoRedisCluster {
   /** For each slot, the addresses of its master and of its replicas. */
   readonly slots: ReadonlyArray<readonly string[]>
   connect (): Promise<unknown>
+  on (event: string, listener: Listener): unknown
+  off (event: string, listener: Listener): unknown
   nodes (): ReadonlyArray<IoRedisClient & { readonly options: { readonly host?: string | undefined, readonly port?: number | undefined } }>
   refreshSlotsCache (callback: () => void): void
 }
@@ -43,11 +45,13 @@ export async function countMasters (cluster: RedisCluster): Promise<number> {
     if (!cluster.isOpen) throw new StoreUnreachable('the node-redis cluster is not connected; call "await cluster.connect()" before you register the plugin')
     return cluster.masters.length
   }
-  if (cluster.status === 'wait') cluster.connect().catch(noop)
-  try {
-    if (cluster.status !== 'ready') await withTimeout(once(cluster as unknown as EventEmitter, 'ready'), CONNECT_TIMEOUT)
-  } catch (error) {
-    throw new StoreUnreachable(((error as Error).cause as Error).message)
+  const connecting = cluster.status === 'wait' ? cluster.connect() : undefined
+  if (cluster.status !== 'ready') {
+    try {
+      await waitUntilReady(cluster, connecting)
+    } catch (error) {
+      throw new StoreUnreachable((error as Error).message)
+    }
   }
   return new Set(cluster.slots.map(([master]) => master)).size
 }
@@ -91,15 +95,17 @@ export class SlotClient extends EventEmitter implements IoRedisClient {
   status = 'connecting'
   readonly #cluster: RedisCluster
   readonly #tag: string
-  readonly #duplicates = new Set<SlotClient>()
+  /** This client and all its duplicates. */
+  readonly #siblings: Set<SlotClient>
   #connection: StoreConnection | undefined
   #attempt = 0
   #timer: NodeJS.Timeout | undefined
 
-  constructor (cluster: RedisCluster, tag: string) {
+  constructor (cluster: RedisCluster, tag: string, siblings = new Set<SlotClient>()) {
     super()
     this.#cluster = cluster
     this.#tag = tag
+    this.#siblings = siblings.add(this)
     this.#connect().catch(noop)
   }
 
@@ -112,7 +118,7 @@ export class SlotClient extends EventEmitter implements IoRedisClient {
       // [spec] While a slot is moved, keys that are not on this server any more, or do not exist, cannot be used. `common.lua` checks that first, so nothing was executed.
       const isMoving = /^ASK |non local key/.test(message)
       const isElsewhere = /^(MOVED|READONLY) /.test(message)
-      if (isElsewhere && connection === this.#connection) for (const client of [this, ...this.#duplicates]) client.#reconnect()
+      if (isElsewhere && connection === this.#connection) for (const client of this.#siblings) client.#reconnect()
       throw isMoving || isElsewhere ? new Error(`TRYAGAIN ${message}`) : error
     }
   }
@@ -126,13 +132,12 @@ export class SlotClient extends EventEmitter implements IoRedisClient {
   }
 
   duplicate (): SlotClient {
-    const duplicate = new SlotClient(this.#cluster, this.#tag)
-    this.#duplicates.add(duplicate)
-    return duplicate.once('end', () => { this.#duplicates.delete(duplicate) })
+    return new SlotClient(this.#cluster, this.#tag, this.#siblings)
   }
 
   disconnect (): void {
     this.#stop()
+    this.#siblings.delete(this)
     this.status = 'end'
     this.emit('end')
   }

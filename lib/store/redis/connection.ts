@@ -1,7 +1,7 @@
 import { StoreUnavailable } from '../../errors.js'
 import { noop } from '../../awaitable.js'
 
-type Listener = (...args: string[]) => void
+export type Listener = (...args: string[]) => void
 
 /** Options of ioredis for the connections that the store opens. */
 const STORE_CONNECTION_OPTIONS = {
@@ -63,8 +63,8 @@ export type RedisClient = IoRedisClient | NodeRedisClient
 /** Milliseconds within which Redis must execute a command. */
 export const COMMAND_TIMEOUT = 2000
 
-/** Milliseconds within which each of the two connections of a node must be ready at boot: together less than the 10 s that Fastify gives a plugin. */
-export const CONNECT_TIMEOUT = 4000
+/** Milliseconds within which the client of a cluster and the two connections of a node, one after the other, must be ready at boot: together less than the 10 s that Fastify gives a plugin. */
+export const CONNECT_TIMEOUT = 3000
 
 /** For `withTimeout`: the replicas of logs are not complete. */
 export const LOGS_NOT_READ = 'The logs were not read from Redis'
@@ -81,6 +81,27 @@ export function withTimeout<T> (promise: Promise<T>, timeout = COMMAND_TIMEOUT, 
     const timer = setTimeout(() => { reject(createUnavailableError(new Error(`${reason} within ${timeout} ms`))) }, timeout).unref()
     promise.then(resolve, (error: unknown) => { reject(createUnavailableError(error)) }).finally(() => { clearTimeout(timer) })
   })
+}
+
+/** Waits until a client is ready. Rejects with the reason if it is not ready within CONNECT_TIMEOUT. `connecting`: the result of its method `connect`. */
+export async function waitUntilReady (client: Pick<IoRedisClient, 'on' | 'off'>, connecting?: Promise<unknown>): Promise<void> {
+  let lastError: unknown
+  let onReady = noop
+  const ready = new Promise<void>(resolve => { onReady = resolve })
+  const onError = (error: unknown): void => { lastError = error }
+  connecting?.catch(onError)
+  client.on('error', onError)
+  client.on('ready', onReady)
+  try {
+    await withTimeout(ready, CONNECT_TIMEOUT)
+  } catch {
+    // For a host name with several addresses, the message is empty.
+    const { message, code } = Object(lastError) as { message?: string, code?: string }
+    throw new Error(`the client is not connected after ${CONNECT_TIMEOUT} ms: ${message || code || 'no reply'}; check its host and port, and that Redis is running`)
+  } finally {
+    client.off('error', onError)
+    client.off('ready', onReady)
+  }
 }
 
 export interface StoreConnectionListener {
@@ -167,37 +188,21 @@ export class CommandConnection {
   readonly #onConnect: () => void
   #replacement: StoreConnection | undefined
 
-  /** `onReady` is called when commands can be sent again. */
-  constructor (client: RedisClient, onReady: () => void) {
+  /** `onConnect` is called when commands can be sent again. */
+  constructor (client: RedisClient, onConnect: () => void) {
     this.#client = client
-    this.#onConnect = onReady
+    this.#onConnect = onConnect
     this.#listen('on')
   }
 
   /** Waits until the app's client is connected. Rejects with the reason if it is not. */
   async open (): Promise<void> {
     const client = this.#client
-    let lastError: Error & { code?: string } | undefined
-    let onReady = noop
-    const ready = new Promise<void>(resolve => { onReady = resolve })
-    const onError = (error: unknown): void => { lastError = error as Error }
-    client.on('error', onError)
-    client.on('ready', onReady)
-    try {
-      if ('call' in client) {
-        if (client.status === 'wait') client.connect?.().catch(onError)
-        if (client.status === undefined || client.status === 'ready') return
-      } else if (!client.isOpen) throw new Error('the node-redis client is not connected; call "await client.connect()" before you register the plugin')
-      else if (client.isReady) return
-      await withTimeout(ready, CONNECT_TIMEOUT)
-    } catch (error) {
-      // For a host name with several addresses, the message is empty.
-      const { message, code } = lastError ?? {}
-      throw error instanceof StoreUnavailable ? new Error(`the client is not connected after ${CONNECT_TIMEOUT} ms: ${message || code || 'no reply'}; check its host and port, and that Redis is running`) : error
-    } finally {
-      client.off('error', onError)
-      client.off('ready', onReady)
-    }
+    if ('call' in client) {
+      const connecting = client.status === 'wait' ? client.connect?.() : undefined
+      if (client.status !== undefined && client.status !== 'ready') await waitUntilReady(client, connecting)
+    } else if (!client.isOpen) throw new Error('the node-redis client is not connected; call "await client.connect()" before you register the plugin')
+    else if (!client.isReady) await waitUntilReady(client)
   }
 
   // Async, because the clients throw some of their errors.
