@@ -18,18 +18,14 @@ export interface ChatMessage {
   at: number
 }
 
-/** All people in all rooms. Of two lists, the one with the higher version is newer. */
-export interface PeopleList {
-  version: number
-  people: Person[]
-}
-
 /** The events and messages that the server and the page exchange. */
 export interface Chat {
   down: {
-    /** The room that the session entered, and its latest messages. New messages follow as `message` events. */
-    room: { room: string, you: number, messages: ChatMessage[] }
-    people: PeopleList
+    /** The room that the session entered, its latest messages, and the people in all rooms. Changes follow as the other events. */
+    room: { room: string, you: number, messages: ChatMessage[], people: Person[] }
+    /** A person has entered a room, or has become present or away. */
+    person: Person
+    left: Person
     message: ChatMessage
     typing: Person
   }
@@ -38,15 +34,4 @@ export interface Chat {
     send: (data: { text: string }) => void
     typing: (data: object) => void
   }
-}
-
-type Awaitable<T> = T | Promise<T>
-
-/** What the chat stores outside its sessions. One process keeps it in memory, several processes share it. */
-export interface ChatState {
-  /** Returns an id that no other person has. */
-  nextPersonId: () => Awaitable<number>
-  setPerson: (person: Person) => Awaitable<unknown>
-  removePerson: (person: Person) => Awaitable<unknown>
-  listPeople: () => Awaitable<PeopleList>
 }

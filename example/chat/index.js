@@ -1,11 +1,12 @@
 // A chat with rooms. It shows who is in a room, who is typing, and the latest messages. Each room is a channel, which keeps its messages.
+// Its members are the people in it.
+import { randomInt } from 'node:crypto'
 import sseSessions from 'fastify-sse-sessions'
 import { addPage } from '../site.js'
-import { createMemoryState } from './memory-state.js'
 
 /** @import { FastifyInstance } from 'fastify' */
 /** @import { ContractSessions, Session, SseSessionsOptions } from 'fastify-sse-sessions' */
-/** @import { Chat, ChatState, Person } from './contract.js' */
+/** @import { Chat, Person } from './contract.js' */
 
 const ROOMS = ['Lobby', 'Kitchen', 'Garden']
 const MAX_MESSAGES = 50
@@ -16,11 +17,11 @@ const enterSchema = { type: 'object', required: ['room', 'name'], properties: { 
 const sendSchema = { type: 'object', required: ['text'], properties: { text: textSchema(2000) } }
 
 /**
- * By default, everything is kept in the memory of one process. For several processes, pass a store and a state that they share.
+ * By default, everything is kept in the memory of one process. For several processes, pass a store that they share.
  * @param {FastifyInstance} app
- * @param {Pick<SseSessionsOptions, 'store'> & { state?: ChatState }} options
+ * @param {Pick<SseSessionsOptions, 'store'>} options
  */
-export default async function chat (app, { state = createMemoryState(), ...options }) {
+export default async function chat (app, options) {
   await app.register(sseSessions, { prefix: '/chat', retry: 500, ...options })
   addPage(app, '/chat', 'Chat', 'chat/index.html')
 
@@ -31,12 +32,12 @@ export default async function chat (app, { state = createMemoryState(), ...optio
   // A channel of its own, so that the history of the room contains only messages.
   const typingIn = (/** @type {string} */ room) => sessions.channel(`typing in ${room}`)
 
-  const broadcastPeople = async () => sessions.broadcast('people', await state.listPeople())
+  /** @type {(session: Session, away?: boolean) => Person | undefined} */
+  const personOf = ({ data, connected }, away = !connected) => data.person === undefined ? undefined : Object.assign({}, /** @type {Person} */ (data.person), { away })
 
-  /** @type {(session: Pick<Session, 'data'>) => Person | undefined} */
-  const personOf = ({ data }) => /** @type {Person | undefined} */ (data.person)
+  const listPeople = async () => (await Promise.all(ROOMS.map(room => sessions.channel(room).sessions()))).flat().flatMap(session => personOf(session) ?? [])
 
-  /** @param {Pick<Session, 'data'>} session */
+  /** @param {Session} session */
   function requirePerson (session) {
     const person = personOf(session)
     if (person === undefined) throw Object.assign(new Error('Enter a room first'), { statusCode: 409 })
@@ -46,14 +47,13 @@ export default async function chat (app, { state = createMemoryState(), ...optio
   sessions.handle('enter', { schema: enterSchema }, async (session, { room, name }) => {
     const before = personOf(session)
     if (before !== undefined) await Promise.all([session.leave(before.room), session.leave(typingIn(before.room).name)])
-    const person = { id: before?.id ?? await state.nextPersonId(), name, room, away: false }
+    // The hooks `onJoin` and `onLeave` report that.
+    const person = { id: before?.id ?? randomInt(2 ** 31), name, room }
     await session.update({ person })
-    await state.setPerson(person)
     await session.join(typingIn(room).name)
     // All later messages follow as events.
     const history = await session.join(room, { history: MAX_MESSAGES })
-    await session.emit('room', { room, you: person.id, messages: history.flatMap(({ event, data }) => event === 'message' ? data : []) })
-    await broadcastPeople()
+    await session.emit('room', { room, you: person.id, messages: history.flatMap(({ event, data }) => event === 'message' ? data : []), people: await listPeople() })
   })
 
   sessions.handle('send', { schema: sendSchema }, async (session, { text }, { message: { id = crypto.randomUUID() } }) => {
@@ -66,12 +66,10 @@ export default async function chat (app, { state = createMemoryState(), ...optio
     await typingIn(person.room).emit('typing', person, { except: session })
   })
 
-  /** @type {(session: Pick<Session, 'data'>, away: boolean) => Promise<void>} */
-  async function setAway (session, away) {
-    const person = personOf(session)
-    if (person === undefined) return
-    await state.setPerson({ ...person, away })
-    await broadcastPeople()
+  /** @type {(event: 'person' | 'left', session: Session, away?: boolean) => Promise<void>} */
+  async function report (event, session, away) {
+    const person = personOf(session, away)
+    if (person !== undefined) await sessions.broadcast(event, person)
   }
 
   sessions
@@ -79,13 +77,9 @@ export default async function chat (app, { state = createMemoryState(), ...optio
     .addHook('onDisconnect', async session => {
       // The client may have connected to another process before this one detected the disconnect.
       const current = await sessions.find(session.id)
-      if (current?.connected !== true) await setAway(session, true)
+      if (current?.connected !== true) await report('person', session)
     })
-    .addHook('onResume', session => setAway(session, false))
-    .addHook('onClose', async session => {
-      const person = personOf(session)
-      if (person === undefined) return
-      await state.removePerson(person)
-      await broadcastPeople()
-    })
+    .addHook('onResume', session => report('person', session, false))
+    .addHook('onJoin', async (session, { name }) => { if (ROOMS.includes(name)) await report('person', session) })
+    .addHook('onLeave', async (session, { name }) => { if (ROOMS.includes(name)) await report('left', session) })
 }

@@ -1,11 +1,10 @@
-// One node of the cluster: the chat and the streamed answers, with their sessions, runs and state in Redis.
+// One node of the cluster: the chat and the streamed answers, with their sessions and runs in Redis.
 import Fastify from 'fastify'
 import { redisStore } from 'fastify-sse-sessions/redis'
 import { Redis } from 'ioredis'
 import chat from '../chat/index.js'
 import { addAssets } from '../site.js'
 import tokens from '../tokens/index.js'
-import { createRedisState } from './redis-state.js'
 
 const [,, name = 'node', redisUrl = ''] = process.argv
 
@@ -19,7 +18,7 @@ app.addHook('onSend', async ({ method, url }, reply) => {
   if (method === 'GET' && url === '/chat/downward') console.log(`${name} serves the stream of session ${String(reply.getHeader('x-session-id')).slice(0, 6)}`)
 })
 app.addHook('onResponse', async ({ method, url }) => { if (method === 'POST') console.log(`${name} handled POST ${url}`) })
-await app.register(chat, { store: redisStore({ client: redis, namespace: 'chat' }), state: createRedisState(redis) })
+await app.register(chat, { store: redisStore({ client: redis, namespace: 'chat' }) })
 await app.register(tokens, { store: redisStore({ client: redis, namespace: 'tokens' }) })
 app.get('/', (_request, reply) => reply.redirect('/chat'))
 addAssets(app)

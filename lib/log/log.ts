@@ -19,8 +19,8 @@ export interface LogBounds {
 export interface EntryInput {
   /** One event in the format of SSE, without its id. */
   readonly frame: string
-  /** Id of the one session that does not receive this entry. */
-  readonly except?: string | undefined
+  /** Ids of the sessions that do not receive this entry. */
+  readonly except?: readonly string[] | undefined
 }
 
 /** The listener of a log. The store calls it. */
@@ -34,6 +34,8 @@ export const now = (): number => performance.now()
 
 // The memory that an entry takes in addition to its text.
 const ENTRY_OVERHEAD = 100
+// The memory that the id of an excluded session takes.
+const EXCLUDED_ID_BYTES = 50
 
 // A UTF-16 code unit takes at most three bytes in UTF-8.
 const MAX_BYTES_PER_CHARACTER = 3
@@ -68,8 +70,10 @@ export class Log {
   #suffixes: string[] = []
   #sizes: number[] = []
   #times: number[] = []
-  /** Position of an entry → id of the session that does not receive it. */
-  #excluded: Map<number, string> | undefined
+  /** Position of an entry → ids of the sessions that do not receive it. */
+  #excluded: Map<number, readonly string[]> | undefined
+  /** Number of these ids. */
+  #excludedCount = 0
   /** Index of the oldest entry. Those before it are trimmed, but stay in the arrays for a while, because removing the first element of an array moves all others. */
   #first = 0
   #bytes = 0
@@ -93,7 +97,7 @@ export class Log {
 
   /** About how much memory the entries take, in bytes. */
   get weight (): number {
-    return this.#bytes + this.length * ENTRY_OVERHEAD
+    return this.#bytes + this.length * ENTRY_OVERHEAD + this.#excludedCount * EXCLUDED_ID_BYTES
   }
 
   /** Index after the newest entry. */
@@ -128,6 +132,7 @@ export class Log {
     this.#sizes = [...older.#sizes, ...this.#sizes.slice(this.#first)]
     this.#times = [...older.#times, ...this.#times.slice(this.#first)]
     if (older.#excluded !== undefined) this.#excluded = new Map([...older.#excluded, ...this.#excluded ?? []])
+    this.#excludedCount += older.#excludedCount
     this.#first = 0
     this.#bytes += older.#bytes
     this.#trimToBounds()
@@ -202,18 +207,19 @@ export class Log {
     return suffix.slice(suffix.indexOf('\n') + 1)
   }
 
-  /** Returns the frames of the newest entries up to a position, the oldest first: at most `count`, without those that a session does not receive. */
-  framesUpTo (position: number, count: number, sessionId: string): string[] {
+  /** Returns the frames of the newest entries after one position and up to another, the oldest first: at most `count`, without those that a session does not receive. */
+  framesBetween (after: number, position: number, count: number, sessionId: string): string[] {
     const frames: string[] = []
-    for (let index = this.indexAfter(position) - 1; index >= this.#first && frames.length < count; index--) {
-      if (this.excludedAt(this.positionAt(index)) !== sessionId) frames.push(this.frameAt(index))
+    const first = this.indexAfter(after)
+    for (let index = this.indexAfter(position) - 1; index >= first && frames.length < count; index--) {
+      if (!this.isExcluded(this.positionAt(index), sessionId)) frames.push(this.frameAt(index))
     }
     return frames.reverse()
   }
 
-  /** Returns the id of the session that does not receive the entry at a position, if there is one. */
-  excludedAt (position: number): string | undefined {
-    return this.#excluded?.get(position)
+  /** Whether a session does not receive the entry at a position. */
+  isExcluded (position: number, sessionId: string): boolean {
+    return this.#excluded?.get(position)?.includes(sessionId) === true
   }
 
   /** Records that all entries up to a position are lost. A stream whose cursor is before the position reports a gap. */
@@ -232,7 +238,10 @@ export class Log {
     this.#suffixes.push(suffix)
     this.#sizes.push(bytes)
     this.#times.push(appendedAt)
-    if (except !== undefined) (this.#excluded ??= new Map()).set(position, except)
+    if (except !== undefined) {
+      (this.#excluded ??= new Map()).set(position, except)
+      this.#excludedCount += except.length
+    }
     this.#bytes += bytes
     this.appendedBytes += bytes
   }
@@ -250,6 +259,7 @@ export class Log {
     const oldest = this.positionAt(this.#first)
     this.#bytes -= this.#sizes[this.#first] as number
     this.#suffixes[this.#first++] = ''
+    this.#excludedCount -= this.#excluded?.get(oldest)?.length ?? 0
     this.#excluded?.delete(oldest)
     this.markTrimmed(oldest, reason)
     // Copies the arrays only when at least half of them is trimmed, so that each entry costs a constant amount of work.

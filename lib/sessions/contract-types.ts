@@ -1,6 +1,7 @@
 import type { Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, Received, UpResponse, UpData } from '../contract.js'
-import type { Channel, JoinOptions, SendOptions } from './channel.js'
+import type { Channel } from './channel.js'
+import type { JoinOptions, SendOptions } from './channel-options.js'
 import type { HandlerContext } from './handlers.js'
 import type { Session } from './session.js'
 import type { PrincipalSessions } from './principal-sessions.js'
@@ -20,6 +21,7 @@ export interface ContractSession<C extends Contract> extends Session {
 
 /** A channel whose events are typed by a contract. It can be used as a `Channel`. */
 export interface ContractChannel<C extends Contract> extends Channel {
+  sessions (): Promise<Array<ContractSession<C>>>
   send (data: DownData<C, 'message'>, options?: SendOptions): Promise<void>
   emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
   emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: SendOptions): Promise<void>

@@ -3,6 +3,7 @@ import type { Awaitable } from '../awaitable.js'
 import { HookInvalid } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { Gap } from '../wire/frame.js'
+import type { Channel } from './channel.js'
 import type { Session } from './session.js'
 import type { UpwardReply } from './upward-reply.js'
 
@@ -17,7 +18,7 @@ export interface Message {
 }
 
 /** The hooks that an app can add with `addHook`. Hooks with the same name run in the order in which they were added. */
-export interface Hooks<S = Session> {
+export interface Hooks<S = Session, C = Channel> {
   /**
    * A client has opened a session. Properties of the object that the hook returns are added to the data of the `welcome`
    * event. If the hook throws, the session is refused, and the error becomes the response to the request.
@@ -34,6 +35,16 @@ export interface Hooks<S = Session> {
   preHandle: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => Awaitable<void>
   /** A client has sent a message whose event has no handler. The hooks run until one of them returns a value or calls `reply.send`. */
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
+  /**
+   * A session has joined a channel. The hooks of each join run once, in the process that has called `join`, unless this process
+   * fails or the call rejects. `join` waits for them.
+   */
+  onJoin: (session: S, channel: C) => Awaitable<void>
+  /**
+   * A session has left a channel, or was closed while it was a member. In the first case, the hooks run in the process that has
+   * called `leave`, which waits for them; in the second case before those of `onClose`, and in the same process.
+   */
+  onLeave: (session: S, channel: C) => Awaitable<void>
   /** The stream was lost, or the client disconnected after `onResume` and before the stream began. The session stays open. */
   onDisconnect: (session: S) => Awaitable<void>
   /** The stream has written a `gap` event. */
@@ -50,7 +61,7 @@ type HookLists = { [Name in keyof Hooks]: Array<Hooks[Name]> }
 
 /** Keeps the hooks of the app and runs them. */
 export class HookRunner {
-  readonly #hooks: HookLists = { onOpen: [], onResume: [], preHandle: [], onMessage: [], onDisconnect: [], onGap: [], onClose: [] }
+  readonly #hooks: HookLists = { onOpen: [], onResume: [], preHandle: [], onMessage: [], onJoin: [], onLeave: [], onDisconnect: [], onGap: [], onClose: [] }
   readonly #logger: FastifyBaseLogger
 
   constructor (logger: FastifyBaseLogger) {
@@ -94,7 +105,7 @@ export class HookRunner {
   }
 
   /** Runs hooks that only observe: their results are ignored and their errors are logged. */
-  async notify<Name extends 'onDisconnect' | 'onGap' | 'onClose'> (name: Name, ...args: Parameters<Hooks[Name]>): Promise<void> {
+  async notify<Name extends 'onJoin' | 'onLeave' | 'onDisconnect' | 'onGap' | 'onClose'> (name: Name, ...args: Parameters<Hooks[Name]>): Promise<void> {
     for (const hook of this.#hooks[name]) {
       try {
         await (hook as (...args: Parameters<Hooks[Name]>) => Awaitable<void>)(...args)

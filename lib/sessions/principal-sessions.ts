@@ -1,6 +1,7 @@
 import { andThen, toPromise, type Awaitable } from '../awaitable.js'
-import { OptionInvalid, quote, SessionOver } from '../errors.js'
+import { OptionInvalid, quote } from '../errors.js'
 import { frameEvent } from '../wire/frame.js'
+import { forEachSession } from './for-each-session.js'
 import { kStream, type Session } from './session.js'
 
 /** What {@link PrincipalSessions} needs from the registry. */
@@ -60,11 +61,7 @@ export class PrincipalSessions {
     }, error => { this.#context.onUnhandled(error, `of(principal).${call}`, { event }) })
   }
 
-  /** Calls a function for each session. Rejects with the first error after all calls have settled. */
   #forEach (call: (session: Session) => Awaitable<void>): Awaitable<void> {
-    return andThen(this.#context.find(this.principal), async sessions => {
-      const results = await Promise.allSettled(sessions.map(async session => { await call(session) }))
-      for (const result of results) if (result.status === 'rejected' && !(result.reason instanceof SessionOver)) throw result.reason
-    })
+    return andThen(this.#context.find(this.principal), sessions => forEachSession(sessions, call))
   }
 }

@@ -38,6 +38,10 @@ export interface SessionContext<Session> {
   close (session: Session, reason: string): Awaitable<void>
   onStreamOpen (stream: StreamWriter): void
   onStreamClose (stream: StreamWriter): void
+  /** A session has joined a channel. Resolves when the hooks have run; never rejects. */
+  onJoin (session: Session, channel: string): Awaitable<void>
+  /** A session has left a channel. Resolves when the hooks have run; never rejects. */
+  onLeave (session: Session, channel: string): Awaitable<void>
   onDisconnect (session: Session): void
   onGap (session: Session, gap: Gap): void
   /** The stream of a session has ended, because the store has lost the session. */

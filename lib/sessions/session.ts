@@ -6,7 +6,7 @@ import type { RunOutcome } from '../store/run-state.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
 import { assertUserEvent, frameEvent, parseFrame } from '../wire/frame.js'
-import { assertChannel, getHistory, type JoinOptions } from './channel.js'
+import { assertChannel, getHistory, type JoinOptions } from './channel-options.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
 /** @internal Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
@@ -60,7 +60,7 @@ export class Session {
     return this.#stream.state.data
   }
 
-  /** Names of the channels that the session has joined. */
+  /** Names of the channels that the session is in; if it is closed, of those that it was in then. */
   get channels (): string[] {
     return [...this.#stream.state.channels ?? []]
   }
@@ -110,7 +110,7 @@ export class Session {
     return toPromise(() => run.follow(this.#stream, options), this.#reporter('session.follow'))
   }
 
-  /** Joins a channel: the session receives what is sent to the channel from now on. Does nothing if the session is a member. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
+  /** Joins a channel: the session receives what is sent to the channel from now on. Resolves when the `onJoin` hooks have run. Does nothing if the session is a member. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void>
   /**
    * Joins a channel, and resolves with the newest events that were sent to it before and are still in its log, the oldest first.
@@ -122,19 +122,21 @@ export class Session {
     return toPromise(() => {
       assertChannel(channel)
       const history = options === undefined ? 0 : getHistory(options)
-      const frames = this.#stream.context.store.join(this.#stream.state, channel, history)
-      return andThen(frames, frames => options === undefined ? undefined : frames.map(parseFrame))
+      const { store, onJoin } = this.#stream.context
+      return andThen(store.join(this.#stream.state, channel, history), ({ isNew, frames }) =>
+        andThen(isNew ? onJoin(this, channel) : undefined, () => options === undefined ? undefined : frames.map(parseFrame)))
     }, this.#reporter('session.join'))
   }
 
   /**
    * Leaves a channel. The session still receives what was sent to the channel before. While no client is connected, this
-   * applies to the 100 channels that the session left last, and to 1 MiB of their events. Rejects with FST_SSE_CHANNEL_INVALID or FST_SSE_STORE_UNAVAILABLE.
+   * applies to the 100 channels that the session left last, and to 1 MiB of their events. Resolves when the `onLeave` hooks have run. Rejects with FST_SSE_CHANNEL_INVALID or FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
     return toPromise(() => {
       assertChannel(channel)
-      return this.#stream.context.store.leave(this.#stream.state, channel)
+      const { store, onLeave } = this.#stream.context
+      return andThen(store.leave(this.#stream.state, channel), wasMember => wasMember ? onLeave(this, channel) : undefined)
     }, this.#reporter('session.leave'))
   }
 

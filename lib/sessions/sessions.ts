@@ -13,7 +13,8 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
-import { Channel, getExcludedId, type ChannelOptions, type SendOptions } from './channel.js'
+import { Channel, type ChannelContext } from './channel.js'
+import { getExcludedIds, type ChannelOptions, type SendOptions } from './channel-options.js'
 import type { ContractChannel, ContractHandler, ContractPrincipalSessions, ContractSession } from './contract-types.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
@@ -46,7 +47,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly handlers: HandlerRegistry
   /** @internal Whether the server is closing. Then no session and no stream is opened any more. */
   closing = false
-  readonly #context: SessionContext<Session>
+  readonly #context: SessionContext<Session> & ChannelContext
   readonly #store: Store
   readonly #logger: FastifyBaseLogger
   readonly #heartbeat: Heartbeat
@@ -82,9 +83,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       close: (session, reason) => this.#closeSession(session, reason),
       onStreamOpen: stream => { streams.add(stream) },
       onStreamClose: stream => { this.#onStreamClose(stream) },
+      sessionOf: state => this.#sessionOf(state),
+      onJoin: (session, channel) => this.#notifyMembership('onJoin', session, channel),
+      onLeave: (session, channel) => this.#notifyMembership('onLeave', session, channel),
       onDisconnect: session => { this.hooks.notify('onDisconnect', session) },
       onGap: (session, gap) => { this.hooks.notify('onGap', session, gap) },
-      onLost: session => { this.hooks.notify('onClose', session, 'lost') },
+      onLost: session => { this.#runCloseHooks(session, 'lost') },
       onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
     }
   }
@@ -114,7 +118,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Returns a channel by name. You do not create channels: a channel exists while it has members, or events that it keeps. Throws FST_SSE_CHANNEL_INVALID or FST_SSE_OPTION_INVALID. */
   channel (name: string, options: ChannelOptions = {}): Channel {
-    return new Channel(name, options, this.#store, (error, call, details) => { this.#onUnhandled(error, call, details) })
+    return new Channel(name, options, this.#context)
   }
 
   /**
@@ -122,7 +126,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: getExcludedId(options, 'broadcast') }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
+    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: getExcludedIds(options, 'broadcast') }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */
@@ -193,7 +197,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   onExpire (state: SessionState): Promise<void> {
     const session = this.#sessionOf(state)
     session[kStream].onEnd()
-    return this.hooks.notify('onClose', session, String(state.closeReason))
+    return this.#runCloseHooks(session, String(state.closeReason))
   }
 
   /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
@@ -247,7 +251,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       await Promise.all(closed.map(state => {
         const session = this.#sessionOf(state)
         session[kStream].onEnd()
-        return this.hooks.notify('onClose', session, reason)
+        return this.#runCloseHooks(session, reason)
       }))
     } catch (error) {
       logSafely(this.#logger, 'error', { err: error }, 'the store could not be closed')
@@ -268,8 +272,18 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return andThen(this.#store.end(session[kStream].state, reason, keep), wasOpen => {
       if (!wasOpen) return
       session[kStream].onEnd()
-      return this.hooks.notify('onClose', session, reason)
+      return this.#runCloseHooks(session, reason)
     })
+  }
+
+  /** Runs the hooks of a session that is closed. */
+  async #runCloseHooks (session: Session, reason: string): Promise<void> {
+    if (this.hooks.has('onLeave')) await Promise.all(session.channels.map(channel => this.#notifyMembership('onLeave', session, channel)))
+    await this.hooks.notify('onClose', session, reason)
+  }
+
+  #notifyMembership (name: 'onJoin' | 'onLeave', session: Session, channel: string): Awaitable<void> {
+    return this.hooks.has(name) ? this.hooks.notify(name, session, this.channel(channel)) : undefined
   }
 
   #sessionIfOpen (state: SessionState | undefined): Session | undefined {
@@ -284,7 +298,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
 /** The registry, typed by a contract. It can be used as `Sessions`. The data that clients send is checked at run time only if the handler has a `schema`. */
 export interface ContractSessions<C extends Contract, TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> extends Sessions<TypeProvider> {
-  addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>>[Name]): this
+  addHook<Name extends keyof Hooks> (name: Name, hook: Hooks<ContractSession<C>, ContractChannel<C>>[Name]): this
   handle<Event extends UpEvent<C>> (event: Event, handler: ContractHandler<C, Event>): this
   handle<Event extends UpEvent<C>, const Schema> (event: Event, options: HandlerOptions<Schema>, handler: ContractHandler<C, Event, Validated<TypeProvider, Schema>>): this
   broadcast<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>

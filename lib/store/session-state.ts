@@ -44,7 +44,7 @@ export class SessionState implements LogListener {
   log: Log | undefined
   /** The parts of logs that a stream of the session reads. Complete from `Store.attach` on, while this process has the right to stream the session. */
   readonly ranges: LogRange[]
-  /** Names of the channels that the session has joined. */
+  /** Names of the channels that the session is in. When it is closed, they stay: `onLeave` hooks run for them. */
   channels: Set<string> | undefined
   readonly #id: string
 

@@ -54,6 +54,14 @@ export interface StoreStats {
   readonly channels: number
 }
 
+/** The result of {@link Store.join}. */
+export interface JoinResult {
+  /** Whether the session was not a member before. If several calls add it, this is true for exactly one of them. */
+  readonly isNew: boolean
+  /** The history of the channel, the oldest frame first. */
+  readonly frames: readonly string[]
+}
+
 /**
  * Keeps sessions, their logs, channel memberships and the messages of clients, for one process or for several.
  *
@@ -117,14 +125,14 @@ export interface Store {
   update (state: SessionState, change: SessionData): Awaitable<void>
   /**
    * Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Resolves
-   * with the frames of the newest entries that the log of the channel keeps up to exactly this point, the oldest first: at most
-   * `history`, without those that exclude the session. For a member, the point is where it has joined. Rejects with SessionOver
+   * also with the frames of the newest entries that the log of the channel keeps up to exactly this point: at most `history`,
+   * without those that exclude the session. For a member, the point is where it has joined. Rejects with SessionOver
    * if the session is closed, and with TooManyChannels if it is in `maxChannelsPerSession` channels.
    */
-  join (state: SessionState, channel: string, history: number): Awaitable<readonly string[]>
-  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. */
-  leave (state: SessionState, channel: string): Awaitable<void>
-  /** Closes a session: it receives nothing that is appended from now on. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. */
+  join (state: SessionState, channel: string, history: number): Awaitable<JoinResult>
+  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. Resolves with true for the one call that removed it. */
+  leave (state: SessionState, channel: string): Awaitable<boolean>
+  /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. */
   end (state: SessionState, reason: string, keep: boolean): Awaitable<boolean>
 
   /** Appends to the log of a session. Rejects with SessionOver if the session is closed. */
@@ -146,6 +154,10 @@ export interface Store {
 
   /** Returns the number of members of a channel. */
   count (channel: string): Awaitable<number>
+  /** Finds the members of a channel, in any order. The result MUST contain every session that is a member during the whole call. */
+  members (channel: string): Awaitable<readonly SessionState[]>
+  /** Drops the history of a channel: later joins do not get the entries until now, and the channel is not kept any more. Its members, and former ones, still read these entries. */
+  clear (channel: string): Awaitable<void>
   stats (): StoreStats
   /**
    * Closes the store in this process. The plugin calls it after the last stream has ended. If no other process can continue

@@ -203,7 +203,7 @@ export class StreamWriter implements SinkListener, Flushable {
     for (let index = log.indexAfter(Math.max(this.cursor, from)); index < log.end && chunk.length < CHUNK_CHARACTERS; index++) {
       const position = log.positionAt(index)
       if (position > through) break
-      if (log.excludedAt(position) !== this.#readerId) chunk += this.#prefix + log.frameSuffixAt(index)
+      if (!log.isExcluded(position, this.#readerId)) chunk += this.#prefix + log.frameSuffixAt(index)
       this.cursor = position
     }
     return chunk

@@ -95,6 +95,13 @@ export async function checkServer (sessions: ContractSessions<Chat>, handler: ne
     // @ts-expect-error the event has no data
     await session.emit('bell', 1)
   })
+  sessions.addHook('onJoin', async (session, channel) => {
+    await session.emit('count', 1)
+    for (const member of await channel.sessions()) await member.emit('count', 1)
+    await channel.emit('count', 1, { except: [session] })
+    // @ts-expect-error data of another event
+    await channel.emit('count', 'one')
+  })
   // @ts-expect-error no such event
   sessions.handle('shout', handler)
   // @ts-expect-error no such event

@@ -40,11 +40,26 @@ t.test('the hooks run', async t => {
   t.strictSame(session.channels, ['lobby'])
   t.match(await postMessage(served.url, session.id, 1, { event: 'other' }), { status: 200, body: { unhandled: 'other' } })
   stream.destroy()
-  await waitUntil(() => logged.length === 1, 'onDisconnect')
+  await waitUntil(() => logged.length === 2, 'onDisconnect')
   const resumed = await openStream(t, served.url, { headers: { 'x-session-id': session.id } })
   t.match(resumed.events[0]?.data, { greeting: 'Welcome back!' })
   await session.close()
-  t.strictSame(logged, ['the stream is lost', 'the session is closed'])
+  t.strictSame(logged, ['the session has joined', 'the stream is lost', 'the session has left', 'the session is closed'])
+})
+
+t.test('a page shows who is in a channel', async t => {
+  const served = await serve(t)
+  await runFragment(block('docs/server.md', 'presence'), { app: served.app })
+  const ann = await open(t, served)
+  const bob = await open(t, served)
+  const names = (): unknown => ann.stream.events.filter(({ event }) => event === 'people').at(-1)?.data
+  for (const [{ session }, name] of [[ann, 'Ann'], [bob, 'Bob']] as const) {
+    await session.update({ name })
+    await session.join('room')
+  }
+  await waitUntil(() => JSON.stringify(names()) === '["Ann","Bob"]', 'both names')
+  await bob.session.close()
+  await waitUntil(() => JSON.stringify(names()) === '["Ann"]', 'one name')
 })
 
 t.test('the handlers respond, and data that does not match the schema is rejected', async t => {

@@ -154,6 +154,15 @@ t.test('JSON.stringify and inspect of a session do not contain its id', async t 
   t.notOk(`${JSON.stringify({ session })} ${inspect(session, { depth: 9, showHidden: true })}`.includes(sessionId))
 })
 
+t.test('logs a warning with the name of a channel that cannot be closed', async t => {
+  const store = new FlakyStore()
+  const { sessions, raw } = await serveLogged(t, 'warn', { store: store.createStore })
+  store.isDown = true
+  sessions.channel('room').close()
+  await waitUntil(() => raw() !== '', 'the warning')
+  t.match(JSON.parse(raw()), { level: 40, channel: 'room', msg: 'channel.close has failed, and nothing handles its rejected promise' })
+})
+
 t.test('logs a warning with event and session if nothing handles the rejected promise of a call', async t => {
   const { url, sessions, raw } = await serveLogged(t, 'warn')
   let session: Session | undefined

@@ -42,8 +42,8 @@ const MISTAKES: Array<[title: string, make: (sessions: Sessions, session: Sessio
   ['joining undefined', (_sessions, session) => call(session.join, session, undefined), 'FST_SSE_CHANNEL_INVALID', /name of the type undefined is invalid: it must be a non-empty/],
   ['leaving a channel without a name', (_sessions, session) => session.leave(''), 'FST_SSE_CHANNEL_INVALID', /name "" is invalid/],
   ['a channel with a number as its name', sessions => call(sessions.channel, sessions, 7), 'FST_SSE_CHANNEL_INVALID', /of the type number/],
-  ['several exceptions', (sessions, session) => call(sessions.channel('room').emit, sessions.channel('room'), 'said', 1, { except: [session, session] }), 'FST_SSE_OPTION_INVALID', /"except" must be one session, or an object with its id/],
-  ['no session as the exception', sessions => call(sessions.broadcast, sessions, 'said', 1, { except: null }), 'FST_SSE_OPTION_INVALID', /"except" must be one session/],
+  ['an id among the exceptions', (sessions, session) => call(sessions.channel('room').emit, sessions.channel('room'), 'said', 1, { except: [session, session.id] }), 'FST_SSE_OPTION_INVALID', /"except" must be a session, an array of sessions, or objects with their ids/],
+  ['no session as the exception', sessions => call(sessions.broadcast, sessions, 'said', 1, { except: null }), 'FST_SSE_OPTION_INVALID', /"except" must be a session/],
   ['a misspelled exception', (sessions, session) => call(sessions.broadcast, sessions, 'said', 1, { exept: session }), 'FST_SSE_OPTION_INVALID', /Option "exept" of broadcast must be removed: there is no such option; the options are except/],
   ['the exception as the options', (sessions, session) => call(sessions.broadcast, sessions, 'said', 1, session), 'FST_SSE_OPTION_INVALID', /\{ except: session \}/],
   ['sending to a closed session', async (_sessions, session) => { await session.close(); await session.send(1) }, 'FST_SSE_SESSION_OVER', /stop producing when session\.signal aborts/]

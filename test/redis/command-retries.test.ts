@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { StoreUnavailable, type SseSessionsOptions } from '../../lib/index.js'
+import { StoreUnavailable, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
@@ -25,14 +25,23 @@ async function openWithLostReply (t: Test, lostOperation: string, options: SseSe
   }
 }
 
+/** Records the calls of the hooks `onJoin` and `onLeave`. */
+function recordMemberships (sessions: Sessions): string[] {
+  const calls: string[] = []
+  sessions.addHook('onJoin', () => { calls.push('join') }).addHook('onLeave', () => { calls.push('leave') })
+  return calls
+}
+
 t.test('a retried join does not undo a later leave', needsRedis, async t => {
   const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'join')
   const session = await openSession(sessions)
+  const calls = recordMemberships(sessions)
   const join = session.join('room')
   await waitForCommand()
   await session.leave('room')
   await loseReply()
   await join
+  t.strictSame(calls.toSorted(), ['join', 'leave'])
   t.equal(await sessions.channel('room').count(), 0)
   t.strictSame(session.channels, [])
 })
@@ -52,13 +61,58 @@ t.test('a retried leave does not undo a later join', needsRedis, async t => {
   const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'leave')
   const session = await openSession(sessions)
   await session.join('room')
+  const calls = recordMemberships(sessions)
   const leave = session.leave('room')
   await waitForCommand()
   await session.join('room')
   await loseReply()
   await leave
+  t.strictSame(calls.toSorted(), ['join', 'leave'])
   t.equal(await sessions.channel('room').count(), 1)
   t.strictSame(session.channels, ['room'])
+})
+
+t.test('a retried join or leave that has changed nothing runs no hook', needsRedis, async t => {
+  for (const operation of ['join', 'leave'] as const) {
+    const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, operation)
+    const { sessions: other } = await openProxiedNode(t, redis)
+    const session = await openSession(sessions)
+    if (operation === 'join') await (await findSession(other, session)).join('room')
+    const calls = recordMemberships(sessions)
+    const call = session[operation]('room')
+    await waitForCommand()
+    await loseReply()
+    await call
+    t.strictSame(calls, [])
+    t.equal(await sessions.channel('room').count(), operation === 'join' ? 1 : 0)
+  }
+})
+
+t.test('a retried join of a session that was closed meanwhile runs both hooks', needsRedis, async t => {
+  const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'join')
+  const session = await openSession(sessions)
+  const calls = recordMemberships(sessions)
+  const join = session.join('room')
+  await waitForCommand()
+  const close = session.close()
+  await loseReply()
+  await join
+  await close
+  t.strictSame(calls.toSorted(), ['join', 'leave'])
+})
+
+t.test('a retried close runs onLeave for the channels of the session', needsRedis, async t => {
+  for (const keep of [true, false]) {
+    const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'end')
+    const session = await openSession(sessions)
+    const calls = recordMemberships(sessions)
+    await session.join('room')
+    const close = keep ? session.close() : sessions.discard(session, 'refused')
+    await waitForCommand()
+    await loseReply()
+    await close
+    t.strictSame(calls, ['join', 'leave'])
+  }
 })
 
 t.test('a retried detach does not release a newer stream', needsRedis, async t => {

@@ -175,7 +175,7 @@ testEachStoreFactory(t, 'the entries of a delivery are appended to the log of it
   await runs.end(first, { status: 'stopped' })
   await t.rejects(async () => { await runs.append(first, { frame: 'data: 3\n\n' }) }, { code: 'FST_SSE_RUN_OVER' })
   await store.attach(session, session.startPosition, 0)
-  const frames = (): string[] => session.log?.framesUpTo(Infinity, 10, '') ?? []
+  const frames = (): string[] => session.log?.framesBetween(0, Infinity, 10, '') ?? []
   await waitUntil(() => frames().length === 3, 'the entries')
   t.strictSame(frames(), [`${partPrefix}"data":1}\n\n`, `${partPrefix}"data":2}\n\n`, `${partPrefix}"end":{"status":"stopped"}}\n\n`])
   await store.end(session, 'over', true)

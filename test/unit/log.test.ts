@@ -88,12 +88,15 @@ t.test('markTrimmed records a loss up to a position, and never moves that positi
   t.match(log, { trimmedPosition: 7, trimReason: 'count', lastPosition: 8 })
 })
 
-t.test('the excluded session of an entry is kept as long as the entry', async t => {
+t.test('the excluded sessions of an entry are kept, and count as memory, as long as the entry', async t => {
   const log = createLog({ entries: 1 })
-  log.push({ frame: 'x', except: 'excluded' }, 1, 0)
-  t.equal(log.excludedAt(1), 'excluded')
+  const isExcluded = (): boolean[] => [log.isExcluded(1, 'one'), log.isExcluded(1, 'two'), log.isExcluded(1, 'three'), log.isExcluded(2, 'one')]
+  log.push({ frame: 'x', except: ['one', 'two'] }, 1, 0)
+  t.strictSame(isExcluded(), [true, true, false, false])
+  t.equal(log.weight, 201)
   log.push({ frame: 'x' }, 2, 0)
-  t.strictSame([log.excludedAt(1), log.excludedAt(2)], [undefined, undefined])
+  t.strictSame(isExcluded(), [false, false, false, false])
+  t.equal(log.weight, 101)
 })
 
 t.test('trimming an entry before the trimmed position does not change that position or its reason', async t => {

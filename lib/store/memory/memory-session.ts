@@ -25,6 +25,8 @@ export class MemoryChannel implements LogListener {
   readonly log: Log
   /** Number of ranges of the log: those of the members, and those of former members. */
   rangeCount = 0
+  /** The position of the newest entry that is not part of the history. */
+  historyStart = 0
   #isKept = false
 
   constructor (name: string, createLog: (channel: MemoryChannel) => Log) {
@@ -41,6 +43,12 @@ export class MemoryChannel implements LogListener {
   keep (time: number, bounds: LogBounds): void {
     this.#isKept = true
     this.log.bounds = { ...bounds, age: Math.max(bounds.age, time) }
+  }
+
+  /** Drops the history, and does not keep the entries without members any more. */
+  clear (): void {
+    this.#isKept = false
+    this.historyStart = this.log.lastPosition
   }
 
   onAppend (): void {

@@ -3,7 +3,7 @@ import { assertFits, Log, now, type EntryInput, type LogBounds, type LogListener
 import { flushScheduler } from '../../stream/flush-scheduler.js'
 import type { MessageQueue } from '../message-queue.js'
 import type { SessionData, SessionState } from '../session-state.js'
-import type { Store, StoreCallbacks, StoreSettings, StoreStats } from '../store.js'
+import type { JoinResult, Store, StoreCallbacks, StoreSettings, StoreStats } from '../store.js'
 import { ExpiryQueue } from './expiry-queue.js'
 import { MemoryLimit } from './memory-limit.js'
 import { MemoryLogs } from './memory-logs.js'
@@ -105,23 +105,25 @@ export class MemoryStore implements Store {
     session.data = { ...session.data, ...change }
   }
 
-  join (session: MemorySession, name: string, history: number): string[] {
+  join (session: MemorySession, name: string, history: number): JoinResult {
     assertOpen(session)
     const { maxChannelsPerSession } = this.#settings
     session.channels ??= new Set()
     if (!session.channels.has(name) && session.channels.size >= maxChannelsPerSession) throw new TooManyChannels(maxChannelsPerSession)
     session.channels.add(name)
     const channel = this.#findChannel(name) ?? this.#createChannel(name)
+    const isNew = !channel.members.has(session)
     const { log, from } = channel.members.get(session) ?? this.#addMember(session, channel)
     if (history > 0) log.expire(now())
-    return log.framesUpTo(from, history, session.id)
+    return { isNew, frames: log.framesBetween(channel.historyStart, from, history, session.id) }
   }
 
-  leave (session: MemorySession, name: string): void {
-    if (session.channels?.delete(name) !== true) return
+  leave (session: MemorySession, name: string): boolean {
+    if (session.closeReason !== undefined || session.channels?.delete(name) !== true) return false
     this.#removeMember(session, name)
     for (const range of session.left as Set<MemoryRange>) this.#dropIfUnreadable(session, range)
     this.#limitLeft(session)
+    return true
   }
 
   end (session: MemorySession, reason: string, keep: boolean): boolean {
@@ -131,7 +133,6 @@ export class MemoryStore implements Store {
     // A closed session does not receive later broadcasts.
     session.broadcasts.end()
     for (const channel of session.channels ?? []) this.#removeMember(session, channel)
-    session.channels = undefined
     for (const { idle } of session.groups) idle.delete(session)
     if (keep) this.#keepClosed(session)
     else this.#remove(session)
@@ -168,6 +169,19 @@ export class MemoryStore implements Store {
 
   count (channel: string): number {
     return this.#channels.get(channel)?.members.size ?? 0
+  }
+
+  members (channel: string): SessionState[] {
+    return [...this.#channels.get(channel)?.members.keys() ?? []]
+  }
+
+  clear (name: string): void {
+    const channel = this.#channels.get(name)
+    if (channel === undefined) return
+    channel.clear()
+    if (channel.isInUse) return
+    this.#channels.delete(name)
+    if (channel.rangeCount === 0) this.#logs.release(channel.log)
   }
 
   stats (): StoreStats {

@@ -4,7 +4,7 @@ import { IdGenerator } from '../../wire/event-id.js'
 import type { MessageQueue } from '../message-queue.js'
 import type { RunStore } from '../run-store.js'
 import type { SessionData, SessionState } from '../session-state.js'
-import type { Store, StoreStats } from '../store.js'
+import type { JoinResult, Store, StoreStats } from '../store.js'
 import { partitionOf } from './hash-slot.js'
 import { PartitionedRuns } from './partitioned-runs.js'
 import type { RedisStore } from './redis-store.js'
@@ -61,11 +61,11 @@ export class PartitionedStore implements Store {
     return this.#partitionOf(state.id).update(state, change)
   }
 
-  join (state: SessionState, channel: string, history: number): Promise<readonly string[]> {
+  join (state: SessionState, channel: string, history: number): Promise<JoinResult> {
     return this.#partitionOf(state.id).join(state, channel, history)
   }
 
-  leave (state: SessionState, channel: string): Promise<void> {
+  leave (state: SessionState, channel: string): Promise<boolean> {
     return this.#partitionOf(state.id).leave(state, channel)
   }
 
@@ -96,6 +96,14 @@ export class PartitionedStore implements Store {
   async count (channel: string): Promise<number> {
     const counts = await Promise.all(this.#partitions.map(partition => partition.count(channel)))
     return counts.reduce((sum, count) => sum + count)
+  }
+
+  async members (channel: string): Promise<readonly SessionState[]> {
+    return (await Promise.all(this.#partitions.map(partition => partition.members(channel)))).flat()
+  }
+
+  async clear (channel: string): Promise<void> {
+    await Promise.all(this.#partitions.map(partition => partition.clear(channel)))
   }
 
   stats (): StoreStats {

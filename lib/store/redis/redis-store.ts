@@ -5,14 +5,16 @@ import { isSessionId } from '../../wire/event-id.js'
 import { serialize } from '../../wire/frame.js'
 import type { MessageQueue } from '../message-queue.js'
 import type { SessionData, SessionState } from '../session-state.js'
-import type { Store, StoreSettings, StoreStats } from '../store.js'
+import type { JoinResult, Store, StoreSettings, StoreStats } from '../store.js'
 import { withTimeout } from './connection.js'
 import type { RedisNode } from './redis-node.js'
-import { parseRecord, type SessionReplica } from './replica/session-replica.js'
+import { parseLeftChannels, parseRecord, type SessionReplica } from './replica/session-replica.js'
 import type { RedisRuns } from './runs.js'
 
 /** Milliseconds between checks of a log that another node streams. */
 const BACKLOG_INTERVAL = 200
+/** Number of members that one command lists, so that it does not block Redis for long. */
+const MEMBERS_PER_COMMAND = 1000
 
 /** A part of the history of a channel: the position up to which to continue, or 0, and frames, the newest first. */
 type HistoryPart = [through: number, frames: readonly string[]]
@@ -83,7 +85,7 @@ export class RedisStore implements Store {
     })
   }
 
-  async join (given: SessionState, channel: string, history: number): Promise<string[]> {
+  async join (given: SessionState, channel: string, history: number): Promise<JoinResult> {
     const state = given as SessionReplica
     const { commandQueue } = this.#node
     const { maxChannelsPerSession } = this.#settings
@@ -101,25 +103,27 @@ export class RedisStore implements Store {
       [through, frames] = await commandQueue.execute('history', state.id, channel, count - all.length, through) as HistoryPart
       all.push(...frames)
     }
-    return all.reverse()
+    return { isNew: Number(version) > 0, frames: all.reverse() }
   }
 
-  async leave (given: SessionState, channel: string): Promise<void> {
+  async leave (given: SessionState, channel: string): Promise<boolean> {
     const state = given as SessionReplica
-    const version = await this.#node.commandQueue.execute('leave', state.id, channel)
-    if (Number(version) !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
+    const version = Number(await this.#node.commandQueue.execute('leave', state.id, channel))
+    if (version !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
+    return version > 0
   }
 
   async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
     const state = given as SessionReplica
-    const [reply] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string]
+    const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string, unknown, string?]
     const isEnded = Number(reply) === 1
     if (!isEnded) {
       // Another process has closed it.
       if (state.closeReason === undefined) await this.find(state.id)
       return false
     }
-    state.markClosed(reason)
+    // The reply to a retry may lack the channels. Then nobody else knows the session, so this process knows its channels.
+    state.markClosed(reason, left == null ? undefined : parseLeftChannels(left))
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
     if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
       await withTimeout(new Promise<void>(resolve => { state.closeWaiters.push(resolve) })).catch(() => { state.listener?.onAbort() })
@@ -159,6 +163,23 @@ export class RedisStore implements Store {
     return Number(await this.#node.commandQueue.execute('count', channel))
   }
 
+  async members (channel: string): Promise<SessionState[]> {
+    const states = new Set<SessionState>()
+    for (let after: string | undefined = '0'; after !== undefined;) {
+      const members: string[] = await this.#node.commandQueue.execute('members', channel, after, MEMBERS_PER_COMMAND) as string[]
+      const ids = members.filter((_, index) => index % 2 === 0)
+      for (const state of await Promise.all(ids.map(id => this.find(id)))) {
+        if (state?.closeReason === undefined && state?.channels?.has(channel) === true) states.add(state)
+      }
+      after = members.length < MEMBERS_PER_COMMAND * 2 ? undefined : members.at(-1)
+    }
+    return [...states]
+  }
+
+  async clear (channel: string): Promise<void> {
+    await this.#node.commandQueue.execute('clear', channel)
+  }
+
   /** The names of the channels that this process reads. */
   get channels (): string[] {
     return [...this.#node.reducer.channels.keys()]
@@ -182,10 +203,11 @@ export class RedisStore implements Store {
     else this.#node.reducer.applyChange(state, version, apply)
   }
 
-  async #append (kind: string, name: string, { frame, except = '' }: EntryInput, keep = 0): Promise<number> {
+  async #append (kind: string, name: string, { frame, except = [] }: EntryInput, keep = 0): Promise<number> {
     const { commandQueue, reducer } = this.#node
-    // What contains whitespace is no session id, and would break the format of the publication.
-    const position = Number(await commandQueue.execute('append', kind, name, frame, /\s/.test(except) ? '' : except, keep))
+    // Other texts would break the format of the publication.
+    const excluded = except.filter(isSessionId).join(',')
+    const position = Number(await commandQueue.execute('append', kind, name, frame, excluded, keep))
     reducer.highestPosition = Math.max(reducer.highestPosition, position)
     return position
   }

@@ -284,8 +284,23 @@ class History {
     }
   }
 
-  /** Checks that every node has the data and the channels of every session. */
+  /** Checks that every node has the data and the channels of every session, and the members of every channel. */
   async #checkStates (wait: (what: string, condition: () => boolean) => Promise<void>): Promise<void> {
+    for (const name of CHANNELS) {
+      for (const node of this.#nodes) {
+        let members: readonly [sessions: Session[], count: number] | undefined
+        this.#scheduler.schedule(0, node.process, () => {
+          const read = (): void => {
+            const channel = node.sessions?.channel(name)
+            Promise.all([channel?.sessions() ?? [], channel?.count() ?? 0]).then(read => { members = read }, () => { this.#scheduler.schedule(50, node.process, read) })
+          }
+          read()
+        })
+        await wait('the members of a channel were not found', () => members !== undefined)
+        const [sessions, count] = members ?? [[], 0]
+        this.model.checkMembers(node.process.name, name, sessions.map(({ id }) => id), count)
+      }
+    }
     for (const { model: client, isActive, sessionId = '' } of this.#clients) {
       if (!isActive || client.close !== undefined) continue
       for (const node of this.#nodes) {

@@ -105,6 +105,8 @@ export class Model {
   readonly messages: MessageModel[] = []
   readonly runs: HandlerRun[] = []
   readonly #closeHooks = new Map<string, Array<{ reason: string, process: string, at: number }>>()
+  /** The calls of the hooks `onJoin` and `onLeave`: kind, session id and channel. */
+  readonly #membershipHooks: string[] = []
   /** When a process was dead, or could be treated as dead. */
   readonly #failures: Failure[] = []
   /** Whether the logs are large enough for everything. Then no gap is allowed. */
@@ -258,6 +260,10 @@ export class Model {
     this.#closeHooks.set(sessionId, calls)
   }
 
+  onMembership (kind: 'join' | 'leave', sessionId: string, channel: string): void {
+    this.#membershipHooks.push(`${kind} ${sessionId} ${channel}`)
+  }
+
   /** Whether a client must (`yes`), may or must not receive an event. */
   isFor (event: SentEvent, client: ClientModel): 'yes' | 'maybe' | 'no' {
     if (event.except === client) return 'no'
@@ -296,12 +302,24 @@ export class Model {
     }
   }
 
+  /** Compares the members of a channel that a node finds with the confirmed calls. */
+  checkMembers (process: string, channel: string, sessionIds: readonly string[], count: number): void {
+    const now = this.observe()
+    if (count !== sessionIds.length) this.fail('members', `${process} counts ${count} members of ${channel}, but lists ${sessionIds.join(', ')}`)
+    for (const client of this.clients) {
+      if (client.sessionId === undefined || client.isLost || client.close !== undefined) continue
+      const expected = this.#isMember({ channel, startedAt: now, settledAt: now }, client)
+      if (expected !== 'maybe' && (expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
+    }
+  }
+
   /** Checks all guarantees that can be checked only at the end. */
   check (): void {
     for (const client of this.clients) this.#checkEvents(client)
     for (const client of this.clients) this.#checkRuns(client)
     for (const message of this.messages) this.#checkMessage(message)
     for (const client of this.clients) this.#checkClose(client)
+    for (const client of this.clients) this.#checkMembershipHooks(client)
   }
 
   #findMissing (client: ClientModel): SentEvent[] {
@@ -364,6 +382,18 @@ export class Model {
     if (hasLeft && close === undefined) {
       if (!calls.some(({ reason }) => reason === 'expired')) this.fail('close-hook', `${text}, but its session has expired`)
     } else if (close === undefined && calls.length > 0) this.fail('close-hook', `${text}, but nobody has closed its session`)
+  }
+
+  /** If the outcome of every call is known, each join has one `onJoin`, and each of them one `onLeave`, at the latest when the session was closed. */
+  #checkMembershipHooks ({ index, sessionId = '', memberships, isLost }: ClientModel): void {
+    if (isLost || !this.#closeHooks.has(sessionId)) return
+    for (const channel of new Set(memberships.map(call => call.channel))) {
+      const calls = memberships.filter(call => call.channel === channel)
+      if (calls.some(({ outcome }) => outcome !== 'confirmed' && outcome !== 'refused')) continue
+      const count = (kind: string): number => this.#membershipHooks.filter(hook => hook === `${kind} ${sessionId} ${channel}`).length
+      const [joins, leaves, joinCalls] = [count('join'), count('leave'), calls.filter(({ kind, outcome }) => kind === 'join' && outcome === 'confirmed').length]
+      if (joins !== leaves || joins > joinCalls || (joins === 0 && joinCalls > 0)) this.fail('membership-hooks', `client ${index} has joined ${channel} with ${joinCalls} calls; onJoin ran ${joins} times, onLeave ${leaves} times`)
+    }
   }
 
   #hasFailed (process: string, from: number, to: number): boolean {

@@ -72,7 +72,10 @@ export class Node {
       const client = this.#connect()
       createSessions(resolveOptions({ heartbeatInterval: false, ...options.plugin, store: redisStore({ client, lease: options.lease }) }, 0), logger).then(sessions => {
         scheduler.log('has started')
-        this.sessions = sessions.addHook('onClose', (session, reason) => { model.onClose(session.id, reason, process.name) })
+        this.sessions = sessions
+          .addHook('onClose', (session, reason) => { model.onClose(session.id, reason, process.name) })
+          .addHook('onJoin', (session, channel) => { model.onMembership('join', session.id, channel.name) })
+          .addHook('onLeave', (session, channel) => { model.onMembership('leave', session.id, channel.name) })
       }, (error: unknown) => {
         scheduler.log(`has not started: ${String(error)}`)
         // A supervisor starts the process again.

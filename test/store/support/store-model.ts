@@ -146,6 +146,7 @@ export class StoreModel {
     }
     const members = this.#openClients().filter(({ channels }) => channels.has(step.channel))
     assert.equal(await node.channel(name).count(), members.length)
+    assert.deepEqual((await node.channel(name).sessions()).map(({ id }) => id).toSorted(), members.map(({ session }) => session.id).toSorted())
   }
 
   #checkHistory (client: Client, history: unknown[], count: number): void {

@@ -8,7 +8,7 @@ export interface PublishedEntry {
   /** The position of the entry before it in the same log. */
   readonly previous: number
   readonly position: number
-  readonly except: string | undefined
+  readonly except: readonly string[] | undefined
   readonly frame: string
 }
 
@@ -97,7 +97,7 @@ export class LogReplica {
     const isLastPart = Number(hasMore) === 0
     const parsed = entries.map(([id, [, frame = '', , except]]): TimedEntry => {
       const position = Number.parseInt(id)
-      return { input: { frame, except }, position, appendedAt: Math.min((position - clockOffset) / 1000, now()) }
+      return { input: { frame, except: except?.split(',') }, position, appendedAt: Math.min((position - clockOffset) / 1000, now()) }
     })
     if (this.isLive) {
       this.#older.push(...parsed)
@@ -153,7 +153,7 @@ export class LogReplica {
   }
 }
 
-/** Parses `<previous> <position>[ <except>]\n<frame>` from an index on. */
+/** Parses `<previous> <position>[ <excluded ids, with commas>]\n<frame>` from an index on. */
 export function parseEntry (text: string, from: number): PublishedEntry {
   const space = text.indexOf(' ', from)
   const newline = text.indexOf('\n', space)
@@ -162,7 +162,7 @@ export function parseEntry (text: string, from: number): PublishedEntry {
   return {
     previous: Number(text.slice(from, space)),
     position: Number(text.slice(space + 1, hasExcept ? end : newline)),
-    except: hasExcept && end + 1 < newline ? text.slice(end + 1, newline) : undefined,
+    except: hasExcept && end + 1 < newline ? text.slice(end + 1, newline).split(',') : undefined,
     frame: text.slice(newline + 1)
   }
 }

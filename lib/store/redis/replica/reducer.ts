@@ -1,3 +1,4 @@
+import { noop } from '../../../awaitable.js'
 import { now } from '../../../log/log.js'
 import type { StoreSettings } from '../../store.js'
 import { LogReducer, runAll, splitFirst, type LogReducerListener } from './log-reducer.js'
@@ -258,7 +259,8 @@ export class Reducer extends LogReducer {
   #applyLeaveAll (state: SessionReplica, version: number, left: ReadonlyArray<readonly [name: string, to: string]>): void {
     for (const [name, to] of left) this.#endMembership(state, name, Number(to))
     this.#rebuild(state)
-    this.applyChange(state, version, () => { state.channels = undefined })
+    // `channels` stay, for the hooks.
+    this.applyChange(state, version, noop)
   }
 
   /** Ends the membership in a channel, of which the session still reads the rest up to a position. */

@@ -73,18 +73,18 @@ export class SessionReplica extends SessionState implements LogReader {
     if (record.version < this.version) return false
     this.version = record.version
     this.data = record.data
-    this.channels = record.closeReason === undefined ? new Set(record.joinPositions.keys()) : undefined
+    this.channels = record.channels
     this.attachedRemotely = record.owner !== '' && record.owner !== nodeId
     if (this.epoch !== 0) return false
     this.cursor = record.cursor
     return record.closeReason !== undefined && this.markClosed(record.closeReason)
   }
 
-  /** Marks the session as closed. Returns false if it was. */
-  markClosed (reason: string): boolean {
+  /** Marks the session as closed, with the channels that it was in. Returns false if it was closed. */
+  markClosed (reason: string, channels = this.channels): boolean {
+    this.channels = channels
     if (this.closeReason !== undefined) return false
     this.closeReason = reason
-    this.channels = undefined
     return true
   }
 }
@@ -103,8 +103,15 @@ export interface SessionRecord {
   readonly closeReason: string | undefined
   readonly broadcastEndPosition: number
   readonly data: SessionData
+  /** The joined channels; of a closed session, those that it was in. */
+  readonly channels: Set<string>
   readonly joinPositions: Map<string, number>
   readonly leftRanges: LeftRange[]
+}
+
+/** Parses the channels that a session was in when it was closed. */
+export function parseLeftChannels (json: string): Set<string> {
+  return new Set((JSON.parse(json) as Array<[name: string, to: string]>).map(([name]) => name))
 }
 
 /** Parses the hash of a session; `undefined` if it does not exist. */
@@ -135,6 +142,7 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     closeReason: fields.closeReason,
     broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),
     data,
+    channels: fields.left === undefined ? new Set(joinPositions.keys()) : parseLeftChannels(fields.left),
     joinPositions,
     leftRanges
   }

@@ -1,4 +1,4 @@
--- ARGS: kind of the log (`session`, `channel`, `broadcasts`, `run`), name or id, frame, id of the excluded session or '',
+-- ARGS: kind of the log (`session`, `channel`, `broadcasts`, `run`), name or id, frame, ids of the excluded sessions, with commas,
 -- milliseconds for which to keep the entries of a channel or 0, or the term of a run.
 -- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed, or if
 -- the run has ended or was restarted, -2 if the run delivers items to a session that is closed.
@@ -21,18 +21,17 @@ if kind == 'run' then
   return entry_position
 end
 local key = log_key(kind, name)
-local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'members', 'keep', 'membersExpireAt')
-local last, keep, bounds = to_number(meta[1]), to_number(meta[6]), CHANNEL_LOG
+local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'keep')
+local last, keep, bounds = to_number(meta[1]), to_number(meta[5]), CHANNEL_LOG
 if is_retry then return 0 end
 if kind == 'channel' then
-  local members, new_keep = channels.count(meta[5], meta[7]), tonumber(ARGS[5])
-  if not channels.exists(members, keep, last) then
+  local new_keep = tonumber(ARGS[5])
+  if not channels.exists(channels.count(key), keep, last) then
     if new_keep == 0 then return 0 end
     channels.create(key, meta[1])
   end
   if new_keep > 0 and new_keep ~= keep then
     redis.call('HSET', key, 'keep', new_keep)
-    if not meta[7] then redis.call('HSET', key, 'membersExpireAt', NOW + TTL * 1000) end
     -- Trims to the new bounds now.
     keep, meta[4] = new_keep, 0
   end

@@ -1,5 +1,6 @@
 -- ARGS: id, reason, whether to keep the session, and for an expired session the deadline that has passed, otherwise ''.
--- Returns 1 to the one command that has closed the session, otherwise 0; and the record of an expired session.
+-- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
+-- that the session was in, each with the position of its newest entry.
 local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session_key(id)
 local closed_by = NODE_ID .. ':' .. command_number
@@ -19,7 +20,7 @@ if not start_position then
   -- does not keep it, so no other command can have done it.
   return { is_retry and not keep and 1 or 0 }
 end
-if close_reason then return { earlier_closed_by == closed_by and 1 or 0 } end
+if close_reason then return { earlier_closed_by == closed_by and 1 or 0, {}, redis.call('HGET', key, 'left') } end
 -- The session leaves its channels, but still reads what was appended before.
 local version, left = redis.call('HINCRBY', key, 'version', 1), {}
 for _, field in ipairs(redis.call('HKEYS', key)) do
@@ -28,20 +29,22 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
     local from, to = redis.call('HGET', key, field), to_number(redis.call('HGET', channel_key(name), 'last'))
     if to > tonumber(from) then redis.call('HSET', key, 'l:' .. format_integer(to) .. ':' .. name, from) end
     redis.call('HDEL', key, field)
-    remove_member(name)
+    channels.remove_member(name, id)
     left[#left + 1] = { name, format_integer(to) }
   end
 end
+local left_json = #left > 0 and cjson.encode(left) or '[]'
+redis.call('HSET', key, 'left', left_json)
 -- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
 local broadcast_position = to_number(redis.call('HGET', log_key('broadcasts'), 'last'))
-if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. cjson.encode(left)) end
+if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. left_json) end
 redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
 if principal then redis.call('ZREM', KEY_PREFIX .. ':p:' .. principal, id) end
 for node in string.gmatch(nodes or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. format_integer(broadcast_position) .. ' ' .. reason) end
 if keep then
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position, 'closedBy', closed_by)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
-  return { 1 }
+  return { 1, {}, left_json }
 end
 if deadline ~= '' then
   redis.call('HSET', key, 'closedBy', closed_by)
@@ -50,4 +53,4 @@ if deadline ~= '' then
   redis.call('PEXPIRE', closing, TTL)
 end
 redis.call('UNLINK', key, key .. ':log', key .. ':records', key .. ':record_order', key .. ':queue')
-return { 1, redis.call('HGETALL', expired_key) }
+return { 1, redis.call('HGETALL', expired_key), left_json }

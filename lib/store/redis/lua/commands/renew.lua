@@ -16,10 +16,9 @@ for i = 2, count * 2, 2 do
 end
 for i = count * 2 + 2, #ARGS do
   local key = channel_key(ARGS[i])
-  local members, keep, expire_at = unpack(redis.call('HMGET', key, 'members', 'keep', 'membersExpireAt'))
-  if channels.count(members, expire_at) > 0 then
-    if keep then redis.call('HSET', key, 'membersExpireAt', NOW + TTL * 1000) end
-    channels.set_ttl(key, keep)
+  if channels.count(key) > 0 then
+    channels.renew_members(key)
+    channels.set_ttl(key, redis.call('HGET', key, 'keep'))
   end
 end
 return 1

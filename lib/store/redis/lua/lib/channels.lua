@@ -20,14 +20,11 @@ local function drop_range (key, range, reason)
 end
 
 -- A channel is a hash, with a log. It exists while it has members, or entries that are kept. After that, former members may
--- still read its log. If its entries are kept, it has the fields `keep`, in milliseconds, and `membersExpireAt`: the time after
--- which `members` is not valid. While no node runs, Redis removes sessions by their TTL, and nothing decrements `members`.
+-- still read its log. If its entries are kept, it has the field `keep`, in milliseconds. The sorted set `:members` has the ids of
+-- the members, in the order of their joins; the field `joins` counts these.
 local channels = {}
 
--- Returns the number of members, from the fields `members` and `membersExpireAt`.
-function channels.count (members, expire_at)
-  return expire_at and NOW > tonumber(expire_at) and 0 or to_number(members)
-end
+function channels.count (key) return redis.call('ZCARD', key .. ':members') end
 
 function channels.bounds (keep)
   if to_number(keep) == 0 then return CHANNEL_LOG end
@@ -38,6 +35,16 @@ end
 function channels.set_ttl (key, is_kept)
   redis.call('PEXPIRE', key, is_kept and math.max(TTL, redis.call('PTTL', key .. ':log') + 5000) or TTL)
 end
+
+-- Sets the TTL of a channel without members that is not created again before its log is removed.
+function channels.set_ttl_of_log (key)
+  if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
+  else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
+end
+
+-- Sets the TTL of the members. Not by an append: while no node runs, Redis removes sessions by their TTL, and nothing removes
+-- them from their channels.
+function channels.renew_members (key) redis.call('PEXPIRE', key .. ':members', TTL) end
 
 function channels.exists (members, keep, last)
   return members > 0 or to_number(keep) > 0 and NOW - to_number(last) <= channels.bounds(keep).age * 1000
@@ -66,7 +73,7 @@ function channels.read_history (key, id, count, through)
       local frame, except = entry[2][2], entry[2][4]
       bytes = bytes + #frame + 60
       through = tonumber(string.match(entry[1], '^%d+')) - 1
-      if except ~= id then frames[#frames + 1] = frame end
+      if not (except and string.find(except, id, 1, true)) then frames[#frames + 1] = frame end
       if #frames == count then return 0, frames end
     end
     if #chunk < 8 then return 0, frames end
@@ -74,9 +81,20 @@ function channels.read_history (key, id, count, through)
   return through < oldest and 0 or through, frames
 end
 
-local function remove_member (name)
+function channels.remove_member (name, id)
   local key = channel_key(name)
-  if redis.call('HINCRBY', key, 'members', -1) > 0 then return end
-  if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
-  else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
+  redis.call('ZREM', key .. ':members', id)
+  if channels.count(key) == 0 then channels.set_ttl_of_log(key) end
 end
+
+-- The sorted set `changes:<node>` has the numbers of the commands of a node that have added or removed a member, as far as the
+-- node may not have received their replies. So a retry returns what the first execution has returned.
+function channels.record_change ()
+  local key = KEY_PREFIX .. ':changes:' .. NODE_ID
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', ACKED_NUMBER)
+  redis.call('ZADD', key, command_number, command_number)
+  redis.call('PEXPIRE', key, TTL)
+end
+
+-- Whether the current command is a retry whose first execution has added or removed a member.
+function channels.has_changed () return is_retry and redis.call('ZSCORE', KEY_PREFIX .. ':changes:' .. NODE_ID, command_number) end

@@ -76,6 +76,7 @@ end
 local function expire_node (node)
   redis.call('ZREM', KEY_PREFIX .. ':nodes', node)
   redis.call('HDEL', KEY_PREFIX, 'applied:' .. node, 'inbox:' .. node)
+  redis.call('DEL', KEY_PREFIX .. ':changes:' .. node)
   store_changes['inbox:' .. node], store_changes['applied:' .. node] = nil, nil
   if node == NODE_ID then applied_number, inbox_number = nil, nil end
   -- Messages that wait for one of this node may be next.

@@ -1,0 +1,57 @@
+import { ChannelInvalid, OptionInvalid, quote } from '../errors.js'
+import { assertKeep, assertOptions } from '../runs/run-options.js'
+
+/** Options of the methods that send an event to several sessions. */
+export interface SendOptions {
+  /** The sessions that do not receive the event, usually only that of the sender. Default: none. */
+  readonly except?: { readonly id: string } | ReadonlyArray<{ readonly id: string }> | undefined
+}
+
+/** Options of `channel`. */
+export interface ChannelOptions {
+  /**
+   * Milliseconds for which the channel keeps each event that is sent to it, also while it has no members, so that sessions that
+   * join later can read it as history. The bounds of the option `channelLog` apply, too; of its `age` and of `keep`, the longer one.
+   * It takes effect with the next event, for all nodes, and applies to all events of the channel. Default: 0, which changes nothing: a channel that is kept stays so.
+   */
+  readonly keep?: number
+}
+
+/** Options of `session.join`. */
+export interface JoinOptions {
+  /** Maximum number of events to return that were sent to the channel before. `Infinity` returns all that its log contains. */
+  readonly history: number
+}
+
+/** Returns the number of milliseconds for which a channel is kept. Throws FST_SSE_OPTION_INVALID. */
+export function getKeep (options: ChannelOptions): number {
+  assertOptions(options, ['keep'], 'a channel', OptionInvalid)
+  const { keep = 0 } = options
+  assertKeep(keep, 'a channel', OptionInvalid)
+  return keep
+}
+
+/** Returns the maximum number of events that `join` returns. Throws FST_SSE_OPTION_INVALID. */
+export function getHistory (options: JoinOptions): number {
+  assertOptions(options, ['history'], 'join', OptionInvalid)
+  const { history } = options
+  if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${String(history)}`)
+  return history
+}
+
+/** Returns the ids of the sessions that do not receive an event. Throws FST_SSE_OPTION_INVALID if the options of `call` are not an object with `except`. */
+export function getExcludedIds (options: SendOptions | undefined, call: string): string[] | undefined {
+  if (options === undefined) return undefined
+  assertOptions(options, ['except'], call, OptionInvalid)
+  const { except } = options
+  const sessions = except === undefined ? [] : [except].flat() as ReadonlyArray<{ readonly id: string }>
+  // `id` shows that a session was passed in place of the options. It would have no effect.
+  const isValid = sessions.every(session => typeof session?.id === 'string') && !('id' in options)
+  if (!isValid) throw new OptionInvalid('Option "except" must be a session, an array of sessions, or objects with their ids: { except: session }')
+  return sessions.length === 0 ? undefined : sessions.map(({ id }) => id)
+}
+
+/** Throws FST_SSE_CHANNEL_INVALID if a value cannot be the name of a channel. */
+export function assertChannel (name: unknown): void {
+  if (typeof name !== 'string' || name === '' || !name.isWellFormed()) throw new ChannelInvalid(quote(name))
+}
