@@ -1,8 +1,10 @@
 import t from 'tap'
+import { connect } from '../../lib/client/node.js'
 import { dataOf, follow, type RunResponse } from '../runs/support/run-client.js'
 import { needsRedis } from '../support/redis-server.js'
 import { waitUntil } from '../support/wait.js'
 import { startCluster } from './support/cluster.js'
+import { startLoadBalancer } from './support/load-balancer.js'
 
 const LEASE = 1000
 
@@ -31,6 +33,43 @@ t.test('when the node of the producer is killed, readers on all other nodes rece
   await others[0].call('endFeed')
   t.equal(await next.isComplete, true)
   t.strictSame(dataOf(next), ['3'])
+})
+
+t.test('readers, followers and subscribers receive the outcome lost within the lease and one second after a kill', needsRedis, async t => {
+  const { nodes: [killed, ...others] } = await startCluster(t, { lease: LEASE })
+  const local = await follow(t, `${killed.url}/run`, { method: 'POST' })
+  await killed.call('feed', 1)
+  await local.waitFor('1')
+  const receivedAt = new Map<string, number>()
+  const record = (what: string): void => { receivedAt.set(what, performance.now()) }
+  for (const node of others) {
+    const reader = await follow(t, `${node.url}/run`)
+    await reader.waitFor('1')
+    reader.waitFor('{"status":"lost"}').then(() => { record(`reader of ${node.url}`) })
+  }
+  let ports = [others[0].port]
+  const session = connect(await startLoadBalancer(t, () => ports))
+  t.teardown(() => session.close())
+  await waitUntil(() => session.state === 'open', 'the session')
+  let ends = 0
+  session.on('part', part => {
+    const { run, end } = part as { run?: string, end?: { status: string } }
+    if (run === 'a' && end?.status === 'lost') record(`follower ${++ends}`)
+  })
+  for (const node of [killed, others[1]]) t.equal(await node.call('followRun', session.sessionId ?? ''), true)
+  // The handler runs on the node that is killed; the stream is on another one.
+  ports = [killed.port]
+  let values = 0
+  const subscribed = (async () => { for await (const value of session.subscribe('values', { last: 1e6 })) values = Number(value) })().catch((error: unknown) => {
+    t.match(error, { code: 'HANDLER_LOST' })
+    record('subscriber')
+  })
+  await waitUntil(() => values > 3, 'the values')
+  const killedAt = performance.now()
+  await killed.kill()
+  await subscribed
+  await waitUntil(() => receivedAt.size === 5, 'the outcomes')
+  for (const [what, time] of receivedAt) t.ok(time - killedAt <= LEASE + 1000, `${what}: ${Math.round(time - killedAt)} ms`)
 })
 
 t.test('when the nodes of a restartable producer are killed, readers on another node receive every event once', needsRedis, async t => {

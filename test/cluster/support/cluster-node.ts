@@ -99,6 +99,13 @@ sessions
     const channel = `channel of ${session.id}`
     await Promise.all([session.update({ data }), session.join(channel), sessions.channel(channel).send(data), session.send(data)])
   })
+  // Counts up to `last`.
+  .handle('values', async function * (_session, data, { signal }) {
+    for (let n = 0; n < (data as { last: number }).last && !signal.aborted; n++) {
+      yield n
+      await new Promise(resolve => { setTimeout(resolve, 5) })
+    }
+  })
   // Sends an event after the gate has opened, which may be after another node has taken over the message.
   .handle('late', async (session, data) => {
     await recordRun(session, data, () => gate.promise)
