@@ -33,13 +33,15 @@ export class Call {
   #attached: Session | undefined
   #isDisconnectRequested = false
 
-  constructor (ids: readonly RequestId[], context: CallContext) {
+  /** `isStream`: whether the response is a stream from the beginning. */
+  constructor (ids: readonly RequestId[], context: CallContext, isStream: boolean) {
     let resolveResponse: (response: readonly JsonRpcMessage[] | Promise<Session>) => void = noop
     this.response = new Promise(resolve => { resolveResponse = resolve })
     this.#resolveResponse = resolveResponse
     this.#pending = new Set(ids)
     this.#context = context
     this.#timer = setTimeout(() => { this.#openStream().catch(noop) }, JSON_TIMEOUT)
+    if (isStream) this.#openStream().catch(noop)
   }
 
   /** The ids of the requests that have no response yet. */

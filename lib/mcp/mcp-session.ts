@@ -15,13 +15,18 @@ export interface McpContext {
   /** Milliseconds that the server has for the response to `initialize`, and the client for its next message. */
   readonly initializeTimeout: number
   /** Opens and retains a session for the stream of a call. */
-  openStream (mcp: McpSession, requestIds: readonly RequestId[]): Promise<Session>
-  onCallEnd (): void
+  openStream (session: Session, requestIds: readonly RequestId[]): Promise<Session>
+  /** A call sends its response in a stream. */
+  onStream (stream: Session): void
+  onCallEnd (stream: Session | undefined): void
   onEnd (mcp: McpSession): void
 }
 
-/** The first revision in which a stream starts with an event without data, with which a client can resume it before the first message. */
-const PRIMING_REVISION = '2025-11-25'
+/** Whether a stream starts with an event without data, with which a client can resume it before the first message. */
+export const canPrime = (version: string): boolean => version >= '2025-11-25'
+
+/** Returns the negotiated revision of the protocol of a session. */
+export const getVersion = ({ data }: Session): string => String(data.version)
 
 /**
  * The session of an MCP client in the process that runs its server. It is the transport of the server. The stream of the session
@@ -29,15 +34,12 @@ const PRIMING_REVISION = '2025-11-25'
  */
 export class McpSession {
   readonly session: Session
-  /** The negotiated revision of the protocol. */
-  version = ''
   /** The running calls, by the ids of their requests. */
   readonly #calls = new Map<RequestId, Call>()
-  /** The streams of these calls. */
-  readonly #streams = new Set<Session>()
   readonly #context: McpContext
   readonly #transport: McpTransport
-  readonly #initializeTimer: NodeJS.Timeout
+  /** Closes a session that is not used. */
+  #initializeTimer: NodeJS.Timeout | undefined
   /** Receives the response to `initialize`, until it has arrived. */
   #onInitialize: ((response: JsonRpcMessage) => void) | undefined
 
@@ -50,14 +52,8 @@ export class McpSession {
       send: (message, options) => this.#send(message, options?.relatedRequestId),
       close: () => session.close()
     }
-    this.#initializeTimer = setTimeout(() => { session.close('expired') }, context.initializeTimeout).unref()
     // Whichever process closes the session, or if it expires.
     session.signal.addEventListener('abort', () => { this.end() })
-  }
-
-  /** Whether a stream of the session starts with an event without data. */
-  get primes (): boolean {
-    return this.version >= PRIMING_REVISION
   }
 
   /** The calls that have not ended. */
@@ -65,20 +61,23 @@ export class McpSession {
     return new Set(this.#calls.values())
   }
 
-  /** Whether a stream belongs to a call that has not ended. */
-  hasStream (stream: Session): boolean {
-    return this.#streams.has(stream)
-  }
-
   /** Connects the server and sends `initialize` to it. Resolves with the response. Rejects with FST_SSE_MCP_SERVER_FAILED if the session is closed before. */
   async initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
-    const closed = new Promise<never>((_resolve, reject) => {
-      this.session.signal.addEventListener('abort', () => { reject(new McpServerFailed()) })
-    })
-    const response = await Promise.race([closed, this.#initialize(createServer, request, extra)])
-    this.version = String((Object(response.result) as { protocolVersion?: unknown }).protocolVersion)
-    this.#initializeTimer.refresh()
+    const response = await this.#initialize(createServer, request, extra)
+    this.#initializeTimer = setTimeout(() => { this.session.close('expired') }, this.#context.initializeTimeout).unref()
     return response
+  }
+
+  /** Connects a server that continues the session, and sends the messages to it with which the client has started the session. Rejects with FST_SSE_MCP_SERVER_FAILED. */
+  async restore (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<void> {
+    await this.#initialize(createServer, request, extra)
+    this.#deliver([{ jsonrpc: '2.0', method: 'notifications/initialized' }], extra)
+  }
+
+  /** Prevents the session from expiring while calls run. The stream of the session may be in another process, or there may be none. */
+  renew (): void {
+    const { context: { store }, state } = this.session[kStream]
+    if (this.#calls.size > 0) store.cancelExpiry(state)
   }
 
   /** Passes messages of the client, of which none is a request, to the server. */
@@ -88,8 +87,8 @@ export class McpSession {
     this.#release()
   }
 
-  /** Passes messages of the client, of which some are requests, to the server. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
-  call (messages: readonly JsonRpcMessage[], extra: MessageExtra): Call {
+  /** Passes messages of the client, of which some are requests, to the server. The response is sent in a stream if one is given, and otherwise in the way that fits best. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
+  call (messages: readonly JsonRpcMessage[], extra: MessageExtra, givenStream?: Session): Call {
     const ids = messages.filter(isRequest).map(({ id }) => id)
     if (new Set(ids).size < ids.length || ids.some(id => this.#calls.has(id))) throw new McpMessageInvalid('the id of a request is in use; use a new one for each request')
     const { maxRequests } = this.#context
@@ -98,21 +97,20 @@ export class McpSession {
     let stream: Session | undefined
     const call: Call = new Call(ids, {
       openStream: async () => {
-        stream = await this.#context.openStream(this, ids)
-        this.#streams.add(stream)
+        stream = givenStream ?? await this.#context.openStream(this.session, ids)
+        this.#context.onStream(stream)
         stream.signal.addEventListener('abort', () => { this.#cancel(call, 'the client did not reconnect in time') })
         return stream
       },
       onFailure: () => { this.#cancel(call, 'the response could not become a stream') },
       onEnd: () => {
         for (const id of ids) this.#calls.delete(id)
-        this.#streams.delete(stream as Session)
         this.#release()
-        this.#context.onCallEnd()
+        this.#context.onCallEnd(stream)
       }
-    })
+    }, givenStream !== undefined)
     for (const id of ids) this.#calls.set(id, call)
-    if (this.primes) {
+    if (canPrime(getVersion(this.session)) && givenStream === undefined) {
       extra.closeSSEStream = () => { call.disconnect() }
       extra.closeStandaloneSSEStream = () => { this.session[kStream].disconnect() }
     }
@@ -131,6 +129,20 @@ export class McpSession {
   }
 
   async #initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
+    let timer: NodeJS.Timeout | undefined
+    const failed = new Promise<never>((_resolve, reject) => {
+      const fail = (): void => { reject(new McpServerFailed()) }
+      timer = setTimeout(fail, this.#context.initializeTimeout)
+      this.session.signal.addEventListener('abort', fail)
+    })
+    try {
+      return await Promise.race([failed, this.#connect(createServer, request, extra)])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  async #connect (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
     const server = await createServer()
     await server.connect(this.#transport as never)
     return await new Promise(resolve => {

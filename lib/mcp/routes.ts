@@ -12,7 +12,7 @@ import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { LAST_EVENT_ID } from '../wire/headers.js'
 import { checkAccept, checkOrigin, checkVersion } from './check-request.js'
 import { INVALID_REQUEST, isRequest, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND } from './json-rpc.js'
-import type { McpSession } from './mcp-session.js'
+import { canPrime, getVersion } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import { PRIMING, type McpRegistry } from './registry.js'
 import { MessageExtra } from './transport.js'
@@ -76,20 +76,23 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
   }
   const { maxWaitingMessages } = registry.sessions.settings
   if (messages.length > Math.max(maxWaitingMessages, 1)) throw new BatchTooLarge(maxWaitingMessages)
-  const mcp = await findSession(registry, request, principal)
-  if (Array.isArray(body) && mcp.version >= NO_BATCHES_REVISION) throw new McpMessageInvalid(`revision ${mcp.version} has no batches; send each message in a request of its own`)
-  if (!messages.some(isRequest)) {
-    mcp.receive(messages)
+  const session = await findSession(registry, request, principal)
+  const version = getVersion(session)
+  if (Array.isArray(body) && version >= NO_BATCHES_REVISION) throw new McpMessageInvalid(`revision ${version} has no batches; send each message in a request of its own`)
+  const hasRequests = messages.some(isRequest)
+  if (hasRequests && registry.closing) throw new Closing()
+  const server = await registry.findServer(session, extra)
+  if (!hasRequests) {
+    await server.receive(messages)
     reply.code(202).send()
     return
   }
-  if (registry.closing) throw new Closing()
-  const call = mcp.call(messages, extra)
+  const call = await server.call(messages, extra)
   const response = await call.response
   if (response instanceof Session) {
     const canRespond = await waitUntilNotPipelined(request, reply)
     const cursor = response[kStream].cursor
-    const sent = canRespond && sendStream(registry, mcp, response, { sink, cursor, requestedAt, onAttach: () => { call.onAttach(response) } }, reply)
+    const sent = canRespond && sendStream(registry, session, response, { sink, cursor, requestedAt, onAttach: () => { call.onAttach(response) } }, reply)
     // Until now, it could not expire. If the client does not come back, it does, which cancels the call.
     response[kStream].release()
     await sent
@@ -102,7 +105,7 @@ async function handleGet (registry: McpRegistry, request: FastifyRequest, reply:
   const requestedAt = now()
   const sink = new ResponseSink(reply.raw)
   checkAccept(request, STREAM_TYPE)
-  const mcp = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
+  const session = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
   const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] The stream has ended. The clients of the SDKs stop, too.
@@ -112,13 +115,13 @@ async function handleGet (registry: McpRegistry, request: FastifyRequest, reply:
   if (!await waitUntilNotPipelined(request, reply)) return
   if (lastEventId === undefined) {
     if (registry.closing) throw new Closing()
-    await sendStream(registry, mcp, mcp.session, { sink, cursor: mcp.session[kStream].cursor, requestedAt }, reply)
+    await sendStream(registry, session, session, { sink, cursor: session[kStream].cursor, requestedAt }, reply)
     return
   }
   const eventId = parseEventId(lastEventId)
   if (eventId === undefined) throw new McpStreamUnknown()
-  const stream = await registry.findStream(eventId.id, mcp)
-  await sendStream(registry, mcp, stream, { sink, cursor: eventId.position, requestedAt }, reply)
+  const stream = await registry.findStream(eventId.id, session)
+  await sendStream(registry, session, stream, { sink, cursor: eventId.position, requestedAt }, reply)
 }
 
 /** Waits for earlier responses on the connection. Resolves with false, and closes the connection, if too many requests wait already. */
@@ -129,28 +132,28 @@ async function waitUntilNotPipelined (request: FastifyRequest, reply: FastifyRep
 }
 
 async function handleDelete (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  const mcp = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
-  await mcp.session.close('deleted')
+  const session = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
+  await session.close('deleted')
   reply.code(204).send()
 }
 
 /** Finds the session of a request. Rejects with FST_SSE_MCP_SESSION_ID_MISSING, FST_SSE_MCP_VERSION_UNSUPPORTED or FST_SSE_MCP_SESSION_UNKNOWN. */
-async function findSession (registry: McpRegistry, request: FastifyRequest, principal: string | undefined): Promise<McpSession> {
+async function findSession (registry: McpRegistry, request: FastifyRequest, principal: string | undefined): Promise<Session> {
   const id = getHeader(request, MCP_SESSION_ID)
   if (id === undefined) throw new McpSessionIdMissing()
   checkVersion(request)
-  return await registry.find(id, principal)
+  return await registry.findSession(id, principal)
 }
 
 /** Sends the stream of a session of the store as the response. It replaces an earlier response. */
-async function sendStream (registry: McpRegistry, mcp: McpSession, stream: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
+async function sendStream (registry: McpRegistry, session: Session, stream: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
   const generation = stream[kStream].retainForResume()
   const exists = await attachStream(registry.sessions, stream, {
     ...request,
-    welcome: mcp.primes ? PRIMING : '',
+    welcome: canPrime(getVersion(session)) ? PRIMING : '',
     resumed: true,
     generation,
-    headers: { [MCP_SESSION_ID]: mcp.session.id },
+    headers: { [MCP_SESSION_ID]: session.id },
     onAbort: () => { stream[kStream].releaseAborted() }
   }, reply)
   if (!exists) throw new McpStreamUnknown()

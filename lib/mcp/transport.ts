@@ -10,13 +10,17 @@ export interface RequestInfo {
 
 /** What a server of the SDKs receives with a message. */
 export class MessageExtra {
+  /** For another process. */
+  readonly info: RequestInfo
   readonly authInfo: unknown
   /** Version 1 of the SDK reads this, and version 2 reads {@link request}. */
   readonly requestInfo: { readonly url: URL, readonly headers: RequestInfo['headers'] }
   closeSSEStream?: () => void
   closeStandaloneSSEStream?: () => void
 
-  constructor ({ url, headers, authInfo }: RequestInfo) {
+  constructor (info: RequestInfo) {
+    const { url, headers, authInfo } = info
+    this.info = info
     this.authInfo = authInfo
     this.requestInfo = { url: new URL(url), headers }
   }

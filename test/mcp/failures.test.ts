@@ -40,7 +40,7 @@ t.test('a response that the store does not accept ends its stream, and the clien
   const id = lastIdOf(await withTimeout(response.text(), 'the end of the stream'))
   store.isDown = false
   const rest = await (await fetch(url, { headers: { ...session, 'last-event-id': id } })).text()
-  t.match(rest, /"id":1,"error":\{"code":-32603,"message":"The response is lost"\}[^]*event: close/)
+  t.match(rest, /"id":1,"error":\{"code":-32603,"message":"The response is lost, [^"]*"\}[^]*event: close/)
   // The call has ended, so its id can be used again.
   t.equal((await post(url, callMessage(1, 'slow'), session)).status, 200)
 })
@@ -72,7 +72,7 @@ t.test('a response that cannot be serialized becomes an error', async t => {
 })
 
 t.test('at the limit of sessions, the one that was not used for the longest time is closed, but none that has a call or a stream', async t => {
-  const { url } = await serveMcp(t, { maxSessions: 5 })
+  const { url } = await serveMcp(t, { maxSessions: 6 })
   const [calling, streaming, used, unused] = [await startSession(url), await startSession(url), await startSession(url), await startSession(url)]
   const waiting = await post(url, callMessage(1, 'wait'), calling)
   // A client between two connections of a call.
@@ -95,9 +95,10 @@ t.test('a session is closed if its client sends nothing after initialize', async
   const stream = await openGet(t, url, session)
   await stream.ended
   t.equal((await post(url, PING, session)).status, 404)
-  const other = await startSession(url)
-  await new Promise(resolve => setTimeout(resolve, 100))
-  t.equal((await post(url, PING, other)).status, 200)
+  const { url: other } = await serveMcp(t, { initializeTimeout: 1000 })
+  const used = await startSession(other)
+  await new Promise(resolve => setTimeout(resolve, 1100))
+  t.equal((await post(other, PING, used)).status, 200)
 })
 
 t.test('initialize fails if the server does not respond, or closes the session', async t => {

@@ -1,8 +1,8 @@
 import cors from '@fastify/cors'
 import Fastify from 'fastify'
 import t from 'tap'
-import { memoryStore, type StoreFactory } from '../../lib/index.js'
 import mcp, { type McpOptions } from '../../lib/mcp/index.js'
+import { FlakyStore } from '../support/flaky-store.js'
 import { openRawClient } from '../support/raw-client.js'
 import { waitUntil } from '../support/wait.js'
 import { ACCEPT, callMessage, initializeMessage, openGet, post, startSession } from './support/raw.js'
@@ -121,9 +121,10 @@ t.test('a second GET replaces the first one', async t => {
 })
 
 t.test('a GET without a session that the store still has is refused', async t => {
-  const store: StoreFactory = (settings, callbacks) => Object.assign(memoryStore(settings, callbacks), { attach: () => undefined })
-  const { url } = await serveMcp(t, { store })
+  const store = new FlakyStore()
+  const { url } = await serveMcp(t, { store: store.createStore })
   const session = await startSession(url)
+  store.losesSessions = true
   await assertError(t, await fetch(url, { headers: session }), 404, -32000, /no stream/)
 })
 

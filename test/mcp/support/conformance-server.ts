@@ -82,8 +82,12 @@ const TOOLS: Record<string, [Tool['inputSchema'], (args: Arguments, extra: Extra
   json_schema_2020_12_tool: [{
     $schema: 'https://json-schema.org/draft/2020-12/schema',
     type: 'object',
-    $defs: { address: { type: 'object', properties: { street: { type: 'string' }, city: { type: 'string' } } } },
+    $defs: { address: { $anchor: 'address', type: 'object', properties: { street: { type: 'string' }, city: { type: 'string' } } } },
     properties: { name: { type: 'string' }, address: { $ref: '#/$defs/address' } },
+    allOf: [{ anyOf: [{ required: ['name'] }, { required: ['address'] }] }],
+    if: { required: ['name'] },
+    then: {},
+    else: {},
     additionalProperties: false
   }, () => textResult('done')]
 }

@@ -1,0 +1,105 @@
+import type { FastifyBaseLogger } from 'fastify'
+import { noop } from '../awaitable.js'
+import { StoreUnavailable } from '../errors.js'
+import { kStream, type Session } from '../sessions/session.js'
+import type { Sessions } from '../sessions/sessions.js'
+import type { Sink, SinkListener } from '../stream/response-sink.js'
+
+/** Milliseconds between attempts to open an inbox. */
+const RETRY_INTERVAL = 500
+
+export interface InboxListener {
+  onMessage (message: unknown): void
+  /** Other processes do not use the inbox any more: this one counts as failed, and opens another inbox. */
+  onLost (): void
+}
+
+/**
+ * Receives messages from the other processes that share the store. It is a session of the store whose stream is read here. The
+ * store ends the stream if the process fails, which the other processes detect.
+ */
+export class Inbox {
+  readonly #sessions: Sessions
+  readonly #logger: FastifyBaseLogger
+  readonly #listener: InboxListener
+  #session: Session | undefined
+
+  constructor (sessions: Sessions, logger: FastifyBaseLogger, listener: InboxListener) {
+    this.#sessions = sessions
+    this.#logger = logger
+    this.#listener = listener
+  }
+
+  /** The id of the inbox. Throws FST_SSE_STORE_UNAVAILABLE if there is none. */
+  get id (): string {
+    if (this.#session === undefined) throw new StoreUnavailable()
+    return this.#session.id
+  }
+
+  /** Opens an inbox. Rejects with FST_SSE_STORE_UNAVAILABLE. */
+  async open (): Promise<void> {
+    const session = await this.#sessions.open(undefined)
+    if (session === undefined) throw new StoreUnavailable()
+    const stream = session[kStream]
+    const { cursor } = stream
+    const head = await this.#sessions.acquireStream(session, cursor)
+    if (head === undefined) throw new StoreUnavailable()
+    const sink = new InboxSink(message => { this.#listener.onMessage(message) }, () => { this.#reopen().catch(noop) })
+    this.#session = session
+    stream.attach({ sink, cursor, head, welcome: '', resumed: false, generation: 0, logger: this.#logger })
+  }
+
+  /** Lets other processes continue the sessions of this one that have no running calls. */
+  async refuse (): Promise<void> {
+    await this.#session?.update({ isClosing: true })
+  }
+
+  async #reopen (): Promise<void> {
+    this.#session = undefined
+    this.#listener.onLost()
+    while (!this.#sessions.closing) {
+      try {
+        return await this.open()
+      } catch {
+        await new Promise(resolve => { setTimeout(resolve, RETRY_INTERVAL).unref() })
+      }
+    }
+  }
+}
+
+/** Parses the events that are written to it. */
+class InboxSink implements Sink {
+  listener: SinkListener | undefined
+  closed = false
+  readonly #onMessage: (message: unknown) => void
+  readonly #onEnd: () => void
+
+  constructor (onMessage: (message: unknown) => void, onEnd: () => void) {
+    this.#onMessage = onMessage
+    this.#onEnd = onEnd
+  }
+
+  write (chunk: string): boolean {
+    for (const event of chunk.split('\n\n')) {
+      const [, json] = /^id: .*\ndata: (.+)$/.exec(event) ?? []
+      if (json !== undefined) this.#onMessage(JSON.parse(json))
+      // A gap: messages are lost.
+      else if (/^event: gap$/m.test(event)) this.end()
+    }
+    return true
+  }
+
+  end (): void {
+    if (this.closed) return
+    this.closed = true
+    // Later, because the stream is not attached yet, or ends at the moment.
+    setImmediate(() => {
+      this.listener?.onClose()
+      this.#onEnd()
+    })
+  }
+
+  destroy (): void {
+    this.end()
+  }
+}

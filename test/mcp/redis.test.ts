@@ -1,0 +1,171 @@
+import { Client } from '@modelcontextprotocol/sdk/client/index.js'
+import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
+import { ElicitRequestSchema, ElicitResultSchema, LoggingMessageNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
+import type { FastifyInstance } from 'fastify'
+import { Redis } from 'ioredis'
+import type { AddressInfo } from 'node:net'
+import t from 'tap'
+import type { McpOptions } from '../../lib/mcp/index.js'
+import { resolveMcpOptions } from '../../lib/mcp/options.js'
+import { redisStore } from '../../lib/redis.js'
+import { createSessions } from '../../lib/sessions/sessions.js'
+import { runScript, type TrackedProcess } from '../support/child-process.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { callMessage, openGet, post, startSession } from './support/raw.js'
+import { serveMcp, serverWith, text } from './support/server.js'
+
+const PING = { jsonrpc: '2.0', id: 1, method: 'ping' }
+
+/** Starts a node in this process. */
+async function startNode (t: import('tap').Test, redis: RedisServer, options: Partial<McpOptions> = {}): Promise<{ app: FastifyInstance, url: string }> {
+  const client = new Redis({ port: redis.port, host: '127.0.0.1' })
+  client.on('error', () => {})
+  const node = await serveMcp(t, { store: redisStore({ client, lease: 1000 }), ...options }, undefined, { return503OnClosing: false })
+  t.teardown(() => { client.disconnect() })
+  return node
+}
+
+/** Starts a node in a process of its own. */
+async function spawnNode (t: import('tap').Test, redis: RedisServer): Promise<{ url: string, node: TrackedProcess }> {
+  const node = runScript(t, 'test/mcp/support/node.ts', { REDIS_PORT: String(redis.port) }, ['--import', './test/support/strip-types.js'])
+  const [, url = ''] = await node.waitForOutput(/listening on (\S+)/)
+  return { url, node }
+}
+
+/** Connects the official client, which sends its requests to each node in turn. */
+async function connectRoundRobin (t: import('tap').Test, urls: readonly string[], client: Client): Promise<StreamableHTTPClientTransport> {
+  let count = 0
+  const transport = new StreamableHTTPClientTransport(new URL(String(urls[0])), {
+    fetch: (_url, init) => fetch(String(urls[count++ % urls.length]), init),
+    reconnectionOptions: { initialReconnectionDelay: 1, maxReconnectionDelay: 10, reconnectionDelayGrowFactor: 1, maxRetries: 100 }
+  })
+  t.teardown(() => client.close())
+  await withTimeout(client.connect(transport), 'the client to connect')
+  return transport
+}
+
+t.test('the official client uses two nodes in turn, over connections that are cut', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { server, servers } = serverWith(server => {
+    server.registerTool('ask', {}, async ({ sendRequest, authInfo }) => {
+      const { action } = await sendRequest({ method: 'elicitation/create', params: { message: 'name?', requestedSchema: { type: 'object', properties: { name: { type: 'string' } } } } }, ElicitResultSchema)
+      return text(`${action} ${String(authInfo)}`)
+    })
+  })
+  const nodes = [await startNode(t, redis, { server }), await startNode(t, redis, { server })]
+  const proxies = await Promise.all(nodes.map(async ({ app }) => await startFaultProxy(t, (app.server.address() as AddressInfo).port, () => ({ fault: 'cut', afterBytes: 3000 }))))
+  const client = new Client({ name: 'test', version: '1.0.0' }, { capabilities: { elicitation: {} } })
+  const logged: unknown[] = []
+  client.setRequestHandler(ElicitRequestSchema, () => ({ action: 'decline' as const }))
+  client.setNotificationHandler(LoggingMessageNotificationSchema, ({ params }) => { logged.push(params.data) })
+  const transport = await connectRoundRobin(t, proxies.map(({ url }) => `${url}/mcp`), client)
+  for (let call = 0; call < 3; call++) {
+    const progress: number[] = []
+    const result = await withTimeout(client.callTool({ name: 'count', arguments: { to: 100 } }, undefined, { onprogress: event => { progress.push(event.progress) } }), 'the result')
+    t.match(result, text('counted to 100'))
+    t.strictSame(progress, Array.from({ length: 100 }, (_, index) => index + 1))
+    t.match(await withTimeout(client.callTool({ name: 'ask' }), 'the result'), text('decline undefined'))
+  }
+  t.ok(proxies.flatMap(({ connections }) => connections).filter(({ faulted }) => faulted).length > 3)
+  t.equal(servers.length, 1, 'one server for all nodes')
+  await servers[0]?.sendLoggingMessage({ level: 'info', data: 'log' })
+  await waitUntil(() => logged.length > 0, 'the notification')
+  const session = { 'mcp-session-id': String(transport.sessionId) }
+  await transport.terminateSession()
+  for (const { url } of nodes) await waitUntil(async () => (await post(url, PING, session)).status === 404, 'the session to end')
+})
+
+t.test('a request that another node refuses gets an error', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const options = { maxWaitingMessages: 1, log: { bytes: 2000 } }
+  const [first, second] = [await startNode(t, redis, options), await startNode(t, redis, options)]
+  const session = await startSession(first.url)
+  const waiting = await post(second.url, callMessage(1, 'wait'), session)
+  t.match(await (await post(second.url, callMessage(1, 'wait'), session)).text(), /"id":1,"error":\{"code":-32603,"message":"[^"]*in use[^]*event: close/)
+  t.match(await (await post(second.url, callMessage(2, 'wait'), session)).text(), /"id":2,"error":\{"code":-32603,"message":"A session can have 1 requests/)
+  t.match(await (await post(second.url, callMessage(3, 'wait', { data: 'x'.repeat(3000) }), session)).json(), { statusCode: 500, code: 'FST_SSE_ENTRY_TOO_LARGE' })
+  await waiting.body?.cancel()
+})
+
+t.test('when the node that runs a call is killed, the client gets an error within 2 seconds, and the session continues', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { url: first, node } = await spawnNode(t, redis)
+  const { url: second } = await startNode(t, redis)
+  const session = await startSession(first)
+  // One stream from each node.
+  const [own, forwarded] = await Promise.all([post(first, callMessage(1, 'wait'), session), post(second, callMessage(2, 'wait'), session)])
+  const [, lastEventId = ''] = /^id: (\S+)$/m.exec(new TextDecoder().decode((await own.body?.getReader().read())?.value)) ?? []
+  const killedAt = performance.now()
+  await node.kill()
+  const resumed = fetch(second, { headers: { ...session, 'last-event-id': lastEventId } }).then(response => response.text())
+  t.match(await withTimeout(forwarded.text(), 'the error'), /"id":2,"error":\{"code":-32603[^]*event: close/)
+  t.match(await withTimeout(resumed, 'the error'), /"id":1,"error":\{"code":-32603[^]*event: close/)
+  const duration = performance.now() - killedAt
+  t.ok(duration < 2000, `${Math.round(duration)} ms`)
+  t.match(await (await post(second, callMessage(3, 'add', { a: 1, b: 2 }), session)).json(), { id: 3, result: text('3') })
+})
+
+for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+  t.test(`the official client continues after a restart by ${signal}`, needsRedis, async t => {
+    const redis = await startRedis(t)
+    const urls: string[] = []
+    const { url, node } = await spawnNode(t, redis)
+    urls.push(url)
+    const client = new Client({ name: 'test', version: '1.0.0' })
+    const transport = await connectRoundRobin(t, urls, client)
+    const id = transport.sessionId
+    t.match(await client.callTool({ name: 'add', arguments: { a: 1, b: 2 } }), text('3'))
+    await node.kill(signal)
+    urls[0] = (await spawnNode(t, redis)).url
+    const call = (): Promise<unknown> => withTimeout(client.callTool({ name: 'count', arguments: { to: 3 } }), 'the result')
+    // Until the lease of the killed node ends, requests are sent to it.
+    if (signal === 'SIGKILL') await t.rejects(call(), { code: -32603 })
+    t.match(await call(), text('counted to 3'))
+    t.equal(transport.sessionId, id)
+  })
+}
+
+t.test('two nodes that restore a session at the same time agree on one of them', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { url, node } = await spawnNode(t, redis)
+  const session = await startSession(url)
+  const { server } = serverWith(() => {})
+  const nodes = [await startNode(t, redis, { server }), await startNode(t, redis, { server })]
+  await node.kill('SIGTERM')
+  const responses = await Promise.all(nodes.flatMap(({ url }) => [1, 2].map(async id => await (await post(url, callMessage(id, 'add', { a: 1, b: 2 }), session)).text())))
+  for (const response of responses) t.match(response, /"text":"3"|in use/)
+  for (const { url } of nodes) t.match(await (await post(url, callMessage(9, 'add', { a: 2, b: 2 }), session)).text(), /"text":"4"/)
+})
+
+t.test('a node whose inbox was closed ends its servers, and continues their sessions with new ones', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { server, servers } = serverWith(() => {})
+  const { app, url } = await startNode(t, redis, { server })
+  const session = await startSession(url)
+  const stream = await openGet(t, url, session)
+  await waitUntil(() => stream.events.length > 0, 'the first event')
+  const closed = deferred()
+  const [created] = servers
+  if (created !== undefined) created.server.onclose = () => { closed.resolve() }
+  // Another node does this if the process was paused for too long.
+  const client = new Redis({ port: redis.port, host: '127.0.0.1' })
+  const { sessions: settings } = resolveMcpOptions({ server, closeTimeout: 500, retry: 1, store: redisStore({ client, lease: 1000 }) }, 0)
+  const sessions = await createSessions(settings, app.log)
+  t.teardown(async () => {
+    await sessions.close()
+    client.disconnect()
+  })
+  const inbox = await sessions.find(String((await sessions.find(String(session['mcp-session-id'])))?.data.inbox))
+  // Messages for a session that is not there any more.
+  const request = { url, headers: {} }
+  const response = await sessions.open(undefined)
+  const messages = [PING]
+  for (const data of [{ session: 'unknown', messages }, { session: 'unknown', messages, stream: 'unknown', request }, { session: 'unknown', messages, stream: response?.id, request }]) await inbox?.send(data)
+  await waitUntil(() => response?.closed === true, 'the end of the stream')
+  await inbox?.close('lost')
+  await withTimeout(closed.promise, 'the server to close')
+  await waitUntil(async () => (await post(url, PING, session)).status === 200, 'the next inbox')
+  t.match(await (await post(url, callMessage(1, 'add', { a: 1, b: 2 }), session)).text(), /"text":"3"/)
+})
