@@ -1,9 +1,11 @@
 import { spawnSync } from 'node:child_process'
+import { inspect } from 'node:util'
 import t from 'tap'
+import { connect, type ClientSession, type ConnectOptions } from '../../lib/client/node.js'
 import * as errors from '../../lib/errors.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
-import { deferred, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { block, headingsOf, read } from './docs.js'
 import { runFragment } from './docs-run.js'
 
@@ -61,4 +63,23 @@ t.test('the code that aborts a signal cannot catch the error of a listener', asy
   t.equal(status, 1)
   t.equal(stdout, '')
   t.match(stderr, /Error: the listener failed/)
+})
+
+t.test('the client prints its requests, and what happens to the session, without its id', async t => {
+  const { sessions, url } = await serve(t, { prefix: '/chat' })
+  const printed: string[] = []
+  const debug = (...values: unknown[]): void => { printed.push(inspect(values)) }
+  let session: ClientSession | undefined
+  const connectTo = (path: string, options: ConnectOptions): ClientSession => {
+    session = connect(url + path, options)
+    return session
+  }
+  await runFragment(block('docs/troubleshooting.md', 'log'), { connect: connectTo, console: { debug } })
+  t.teardown(() => session?.close())
+  await session?.request('message', { text: 'hi' })
+  await (await sessions.find(session?.sessionId ?? ''))?.close('over')
+  await waitUntil(() => printed.some(line => line.includes('close')), 'the close')
+  const text = printed.join('\n')
+  for (const pattern of [/'GET'.*downward.*200/, /\[ 'open' \]/, /'POST'.*upward.*200/, /'close', \{ reason: 'over' \}/]) t.match(text, pattern)
+  t.notMatch(text, session?.sessionId ?? '')
 })

@@ -42,3 +42,13 @@ t.test('closing a channel continues with the other members if one cannot leave, 
   t.strictSame(left, [second.shortId])
   t.equal(await sessions.channel('room').count(), 1)
 })
+
+t.test('a session that Redis has removed is no member any more when the channel is listed', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const [removed, kept] = [await openSession(sessions), await openSession(sessions)]
+  for (const session of [removed, kept]) await session.join('room')
+  await redis.sendCommand('DEL', `{sse}:s:${removed.id}`)
+  t.strictSame((await sessions.channel('room').sessions()).map(({ id }) => id), [kept.id])
+  t.equal(await sessions.channel('room').count(), 1)
+})
