@@ -28,12 +28,14 @@ testEachRedisClient(t, 'sessions that were lost with the data of Redis are close
   const nodeA = await store.addNode()
   const closeReasons: string[] = []
   nodeA.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
+    .addHook('onLeave', (_session, { name }) => { closeReasons.push(`leaves ${name}`) })
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
   const down = await attachStream(nodeA, session)
+  await session.join('room')
   await redis.sendCommand('FLUSHALL')
   await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event).filter(event => event !== 'gap'), [])
-  t.strictSame(closeReasons, ['lost'])
+  t.strictSame(closeReasons, ['leaves room', 'lost'])
   t.equal(await nodeA.acquireStream(other, other[kStream].cursor), undefined)
   await t.rejects(Promise.resolve(other[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle })), { code: 'FST_SSE_SESSION_UNKNOWN' })
 })

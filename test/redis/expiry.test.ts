@@ -56,20 +56,23 @@ t.test('runs the onClose hook once if the connection closes before the reply arr
   t.strictSame(closes, [`${id} expired`])
 })
 
-t.test('another node runs the onClose hook if the node that closed an expired session dies first', needsRedis, async t => {
+t.test('another node runs the onLeave and onClose hooks if the node that closed an expired session dies first', needsRedis, async t => {
   const redis = await startRedis(t)
   const nodeA = await open(t, redis)
   const closes = recordCloses(nodeA.sessions)
   loseEndReply(nodeA.client, () => { nodeA.proxy.setDown(true) })
-  const { id } = await openSession(nodeA.sessions)
+  const session = await openSession(nodeA.sessions)
+  const { id } = session
+  await session.join('room')
   await waitUntil(async () => await countUnreported(redis) === 1, 'the session to expire')
   for (const key of ['{sse}:closing', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)
+  nodeB.sessions.addHook('onLeave', (left, { name }) => { closesOnNodeB.push(`${left.id} leaves ${name}`) })
   t.equal(await nodeB.sessions.findForResume(id, undefined), undefined, 'the session cannot be resumed')
-  await waitUntil(() => closesOnNodeB.length > 0, 'the hook')
+  await waitUntil(() => closesOnNodeB.length > 1, 'the hooks')
   await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
-  t.strictSame([closes, closesOnNodeB], [[], [`${id} expired`]])
+  t.strictSame([closes, closesOnNodeB], [[], [`${id} leaves room`, `${id} expired`]])
 })
 
 t.test('a session stays open if its client reconnects while the expiry is being executed', needsRedis, async t => {
