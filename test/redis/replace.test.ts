@@ -6,7 +6,7 @@ import type { Reducer } from '../../lib/store/redis/replica/reducer.js'
 import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
+import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
 import { needsRedis } from '../support/redis-server.js'
@@ -40,9 +40,9 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   await waitUntil(() => first.messages().length === 1, 'the message')
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, session, first.cursor)
+  const attached = attachStream(nodeA, session, first.cursor, false, earlier())
   await waitUntil(isAcquired, 'Redis to execute the command')
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor, false, later())
+  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
@@ -78,9 +78,9 @@ t.test('a stream that moves to another node and back delivers all events, even i
 t.test('a stream that was replaced unnoticed ends after its node has reconnected', needsRedis, async t => {
   const [, { sessions: nodeB }, { sessions: nodeA, pausePublications, proxy }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session)
+  const first = await attachStream(nodeA, session, undefined, false, earlier())
   pausePublications(true)
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor, false, later())
+  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
   proxy.connections[1]?.client.resetAndDestroy()
   await waitUntil(() => first.sink.closed, 'the end of the stream')
   t.match(first.read(), [{ event: 'replaced' }])
@@ -144,41 +144,36 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
   for (const [delay, events] of [[0, []], [60_000, [{ event: 'replaced' }]]] as const) {
     const session = await openSession(nodeA)
     const requestedAt = performance.now()
-    const down = await attachStream(nodeA, session, undefined, false, requestedAt)
-    await nodeB.acquireStream(await findSession(nodeB, session), down.cursor, requestedAt + delay)
+    const down = await attachStream(nodeA, session, undefined, false, requestedAt - delay)
+    await nodeB.acquireStream(await findSession(nodeB, session), down.cursor, requestedAt)
     await waitUntil(() => down.sink.closed, 'the end of the stream')
     t.match(down.read(), events)
     t.equal(down.read().length, events.length)
   }
 })
 
-t.test('a request that is read during a pause of its process, or soon after it, has the range from the start of the pause', async t => {
+t.test('a request can have arrived at any time since the timers ran before the last time', async t => {
   // Called directly, because a process that is paused cannot run a test.
-  let times: readonly unknown[] = []
+  let range: unknown
   const execute = async (_command: string, args: readonly unknown[]): Promise<unknown> => {
-    times = args.slice(2)
+    range = args.slice(2)
     return { value: 'outdated' }
   }
-  const attachAt = async (requestedAt: number): Promise<readonly [earliest: number, latest: number]> => {
-    await t.rejects(ownership.attach(state, 0, requestedAt), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-    return times as [number, number]
-  }
-  const interval = 1000
-  let time = performance.now()
+  let time = 1000
   t.intercept(performance, 'now', { value: () => time, configurable: true })
-  const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000, interval)
+  const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000)
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
-  t.equal((await attachAt(time))[0], Math.floor(time * 1000), 'before the first check')
-  ownership.detectPause()
-  time += interval
-  t.equal((await attachAt(time))[0], Math.floor(time * 1000), 'without a pause')
-  const pausedAt = time
-  time += 2 * interval
-  const [earliest, latest] = await attachAt(time)
-  t.equal(earliest, Math.floor(pausedAt * 1000))
-  t.equal(latest, Math.ceil(time * 1000))
-  time += interval
-  t.equal((await attachAt(time))[0], earliest, 'soon after it')
-  time += 1
-  t.equal((await attachAt(time))[0], Math.floor(time * 1000), 'later, there is no doubt')
+  const rangeAt = async (requestedAt: number): Promise<unknown> => {
+    await t.rejects(ownership.attach(state, 0, requestedAt), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+    return range
+  }
+  for (time of [1000, 1100, 1200]) ownership.recordTime()
+  t.strictSame(await rangeAt(1250), [1_100_000, 1_250_000])
+  time = 3000
+  ownership.recordTime()
+  t.strictSame(await rangeAt(3001), [1_200_000, 3_001_000], 'after a pause')
+  t.strictSame(await rangeAt(1250), [1_100_000, 1_250_000], 'a request that was read before the pause')
+  for (time = 3100; time <= 63_100; time += 100) ownership.recordTime()
+  t.strictSame(await rangeAt(63_101), [63_000_000, 63_101_000])
+  t.strictSame(await rangeAt(1250), [0, 1_250_000], 'a minute later, nothing is known')
 })

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
+import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -58,9 +58,9 @@ t.test('a retried acquire does not take the stream back from another node, which
     const local = await findSession(nodeA, session)
     pauseReplies(true)
     const isAcquired = await watchAcquire(redis, session)
-    const attached = attachStream(nodeA, local, local[kStream].cursor)
+    const attached = attachStream(nodeA, local, local[kStream].cursor, false, earlier())
     await waitUntil(isAcquired, 'Redis to execute the command')
-    const down = await attachStream(nodeB, session, undefined, false, later())
+    const down = await attachStream(nodeB, session)
     const epoch = await field(redis, session, 'epoch')
     if (isReleased) {
       down.sink.destroy()

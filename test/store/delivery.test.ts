@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream, later } from '../support/memory-stream.js'
+import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
@@ -51,8 +51,8 @@ testEachStore(t, 'resumes a stream on any node after any position, without repea
 testEachStore(t, 'a new stream on any node replaces the previous one, which receives the event "replaced"', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
-  const before = await attachStream(nodeA, session)
-  const after = await attachStream(nodeB, await findSession(nodeB, session), before.cursor, false, later())
+  const before = await attachStream(nodeA, session, undefined, false, earlier())
+  const after = await attachStream(nodeB, await findSession(nodeB, session), before.cursor)
   await waitUntil(() => before.sink.closed, 'the end of the first stream')
   t.match(before.read(), [{ event: 'replaced' }])
   await session.send('to the second')

@@ -137,7 +137,7 @@ export class RedisNode {
       }
     })
     this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#toPubSubChannel(channel), () => { this.messageQueues.retryAll() })
-    this.ownership = new StreamOwnership(this.commandQueue, this.#inbox, this.reducer, settings.resumeTimeout, this.#interval)
+    this.ownership = new StreamOwnership(this.commandQueue, this.#inbox, this.reducer, settings.resumeTimeout)
     this.runs = new RedisRuns(settings, this.commandQueue, this.#inbox, this.reducer, runCache)
     this.messageQueues = new MessageQueues(this.commandQueue, {
       mayHandle: () => this.#mayHandle,
@@ -169,7 +169,7 @@ export class RedisNode {
       this.#stop()
       throw this.#createBootError(error)
     }
-    this.ownership.detectPause()
+    this.ownership.start()
     this.#timer = setInterval(() => { this.#tick() }, this.#interval).unref()
     this.#loader.start()
   }
@@ -224,13 +224,13 @@ export class RedisNode {
 
   #stop (): void {
     clearInterval(this.#timer)
+    this.ownership.stop()
     this.commandQueue.close()
     this.#connection.close()
     this.#subscriber.close()
   }
 
   #tick (): void {
-    this.ownership.detectPause()
     this.#supervise()
     this.#endFencedStreams()
     this.sendHeartbeat()

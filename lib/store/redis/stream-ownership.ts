@@ -11,6 +11,9 @@ import type { SessionReplica } from './replica/session-replica.js'
 
 // Maximum number of sessions, and of channels, that one command renews.
 const MAX_PER_COMMAND = 200
+// Milliseconds between the times of the event loop that are recorded, and the number of times that are kept.
+const TIME_INTERVAL = 100
+const MAX_TIMES = 600
 
 /** Acquires, renews and releases the right of this process to stream sessions. */
 export class StreamOwnership {
@@ -18,25 +21,30 @@ export class StreamOwnership {
   readonly #inbox: Inbox
   readonly #reducer: Reducer
   readonly #renewInterval: number
-  readonly #pauseCheckInterval: number
   #renewedAt = now()
-  #checkedAt = Infinity
-  /** The last time in which nothing was read: the event loop was blocked, or the process was suspended. */
-  #lastPause = { from: 0, to: 0 }
+  /** Times at which timers ran, the oldest first. */
+  readonly #times: number[] = []
+  #timer: NodeJS.Timeout | undefined
 
-  constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number, pauseCheckInterval: number) {
+  constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
     this.#commandQueue = queue
     this.#inbox = inbox
     this.#reducer = reducer
     this.#renewInterval = resumeTimeout / 4
-    this.#pauseCheckInterval = pauseCheckInterval
   }
 
-  /** Records a pause of this process, if there was one since the last call. Called at regular intervals. */
-  detectPause (): void {
-    const time = now()
-    if (time - this.#checkedAt > this.#pauseCheckInterval * 1.2) this.#lastPause = { from: this.#checkedAt, to: time }
-    this.#checkedAt = time
+  start (): void {
+    this.recordTime()
+    this.#timer = setInterval(() => { this.recordTime() }, TIME_INTERVAL).unref()
+  }
+
+  /** Called by a timer. */
+  recordTime (): void {
+    if (this.#times.push(now()) > MAX_TIMES) this.#times.shift()
+  }
+
+  stop (): void {
+    clearInterval(this.#timer)
   }
 
   attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
@@ -87,12 +95,7 @@ export class StreamOwnership {
 
   async #attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     const { clockOffset, clockError } = this.#commandQueue
-    // After a pause, the process may read requests before its timers run.
-    this.detectPause()
-    const { from, to } = this.#lastPause
-    // During a pause, nothing was read: a request that was read in the pause, or soon after it, may have arrived at any time since
-    // its start.
-    const earliest = requestedAt > from && requestedAt <= to + this.#pauseCheckInterval ? from : requestedAt
+    const earliest = this.#earliestArrival(requestedAt)
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'outdated' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
       // If Redis has lost data, the cursor of a client can be after the newest position.
       if (part !== null && part !== 'outdated') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
@@ -105,6 +108,16 @@ export class StreamOwnership {
     if (!isApplied) this.#reducer.applyOutdatedAcquire(state, Math.min(cursor, position), value)
     await this.#waitUntilComplete(state)
     return position
+  }
+
+  /**
+   * The earliest time at which a request that was read at `readAt` can have arrived. While the event loop is blocked, or the process
+   * is paused, requests wait. Timers run at most once between that and the reading, so the time before that one is returned.
+   */
+  #earliestArrival (readAt: number): number {
+    const index = this.#times.findLastIndex(time => time <= readAt)
+    // If it is older than all times, nothing is known.
+    return this.#times[index - 1] ?? 0
   }
 
   /** Waits until the logs that a stream reads are complete. Rejects if none of them becomes complete within COMMAND_TIMEOUT; all together may take longer. */

@@ -245,5 +245,19 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 104.02776692062616, kind: 'message', client: 0, node: 1, count: 1, hasKey: true, duration: 3.9111650120466948, repeats: 1 },
       { after: 157.83872022293508, kind: 'pause', node: 0, ms: 1062.6614266447723 }
     ]
+  },
+  {
+    title: 'a node reads a request after a short pause, when another node has a newer one',
+    setup: { seed: 30003032, lease: 2500, libraries: ['redis', 'ioredis', 'ioredis'], entries: 1000, latency: 'medium', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 0.9512958182021976, kind: 'pause', node: 0, ms: 349.9337441660464 },
+      { after: 0.13524470757693052, kind: 'message', client: 1, node: 2, count: 1, hasKey: true, duration: 4.929867255501449, repeats: 0 },
+      { after: 66.99903258122504, kind: 'join', client: 1, node: 2, channel: 'b' },
+      { after: 2.1313487393781543, kind: 'move', client: 0, node: 0, ms: 2.6709627569653094 },
+      { after: 10.167716583237052, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 3.7212212290614843, kind: 'move', client: 1, node: 0, ms: 2.9593711502384394 },
+      { after: 59.70209022052586, kind: 'publish', channel: 'b', node: 2, count: 2, except: undefined },
+      { after: 1.5267627723515034, kind: 'move', client: 0, node: 1, ms: 1.45612664334476 }
+    ]
   }
 ]
