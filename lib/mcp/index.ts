@@ -22,4 +22,4 @@ const mcp: FastifyPluginAsync<McpOptions> = async (app, options) => {
 export default mcp
 export { mcp }
 export type { McpOptions, McpServerContext } from './options.js'
-export type { McpServerLike } from './transport.js'
+export type { McpHandlerLike, McpServerLike } from './transport.js'

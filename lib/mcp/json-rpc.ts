@@ -34,6 +34,12 @@ export const isRequest = (message: JsonRpcMessage): message is JsonRpcRequest =>
 
 export const isResponse = (message: JsonRpcMessage): boolean => message.method === undefined
 
+/** Whether a request belongs to a revision without sessions, in which each request contains the revision. */
+export function isStateless (body: unknown, version: unknown): boolean {
+  const { params } = Object(body) as { params?: { _meta?: object } }
+  return (typeof version === 'string' && version >= '2026') || Object.hasOwn(Object(Object(params)._meta) as object, 'io.modelcontextprotocol/protocolVersion')
+}
+
 /** Creates the response to a request that has failed outside of the server of the SDK. */
 export function createInternalError (id: RequestId, message: string): JsonRpcMessage {
   return { jsonrpc: '2.0', id, error: { code: INTERNAL_ERROR, message } }

@@ -14,7 +14,7 @@ import { createInternalError, isRequest, type JsonRpcMessage, type JsonRpcReques
 import { McpSession, type McpContext } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import { RemoteMcpSession, type ForwardedMessages } from './remote-mcp-session.js'
-import { MessageExtra, type McpServerLike } from './transport.js'
+import { MessageExtra, type McpHandlerLike, type McpServerLike } from './transport.js'
 
 /** Milliseconds that `close` has for the last events of the streams, also if calls have taken all of `closeTimeout`. */
 const FLUSH_TIMEOUT = 100
@@ -64,6 +64,7 @@ export class McpRegistry {
   /** The streams in this process of calls that run in others. */
   readonly #watched = new Set<Session>()
   readonly #timers: readonly NodeJS.Timeout[]
+  #statelessCount = 0
   #closing = false
   #onIdle: (() => void) | undefined
 
@@ -97,6 +98,19 @@ export class McpRegistry {
       setInterval(() => { this.#checkWatched().catch(noop) }, CHECK_INTERVAL).unref(),
       setInterval(() => { for (const mcp of this.#owned.values()) mcp.renew() }, Math.max(settings.sessions.resumeTimeout / 4, 1)).unref()
     ]
+  }
+
+  get handler (): McpHandlerLike | undefined {
+    return this.#settings.handler
+  }
+
+  /** The handler for requests without a session is called. Returns a function to call when the response has ended. */
+  onStatelessRequest (): () => void {
+    this.#statelessCount++
+    return () => {
+      this.#statelessCount--
+      this.#resolveIfIdle()
+    }
   }
 
   get closing (): boolean {
@@ -201,6 +215,7 @@ export class McpRegistry {
       const calls = [...this.#owned.values()].flatMap(({ calls }) => [...calls])
       await settlesWithin(Promise.allSettled(calls.map(call => call.fail('The server is closing'))), FLUSH_TIMEOUT)
     }
+    await settlesWithin(Promise.allSettled([this.handler?.close?.()]), FLUSH_TIMEOUT)
     await this.sessions.close(Math.max(FLUSH_TIMEOUT, closeTimeout - (now() - startedAt)))
     // Other processes may continue the sessions of a shared store, but without these servers.
     this.#endAll()
@@ -212,7 +227,7 @@ export class McpRegistry {
   }
 
   #resolveIfIdle (): void {
-    if (this.#onIdle !== undefined && [...this.#owned.values()].every(({ calls }) => calls.size === 0)) this.#onIdle()
+    if (this.#onIdle !== undefined && this.#statelessCount === 0 && [...this.#owned.values()].every(({ calls }) => calls.size === 0)) this.#onIdle()
   }
 
   async #createServer ({ id, principal }: Session): Promise<McpServerLike> {

@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BatchTooLarge, Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
+import { noop } from '../awaitable.js'
 import { now } from '../log/log.js'
 import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
@@ -11,11 +12,11 @@ import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { LAST_EVENT_ID } from '../wire/headers.js'
 import { checkAccept, checkOrigin, checkVersion } from './check-request.js'
-import { INVALID_REQUEST, isRequest, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND } from './json-rpc.js'
+import { INVALID_REQUEST, isRequest, isStateless, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND, type JsonRpcMessage } from './json-rpc.js'
 import { canPrime, getVersion } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import { PRIMING, type McpRegistry } from './registry.js'
-import { MessageExtra } from './transport.js'
+import { MessageExtra, type McpHandlerLike } from './transport.js'
 
 const MCP_SESSION_ID = 'mcp-session-id'
 const ALLOW = 'GET, POST, DELETE'
@@ -59,12 +60,16 @@ function getErrorCode (code: string): number {
 async function handlePost (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
   const requestedAt = now()
   const sink = new ResponseSink(reply.raw)
-  checkAccept(request, JSON_TYPE, STREAM_TYPE)
   const { body } = request
   if (body === undefined) throw new MediaTypeUnsupported('"Content-Type: application/json"')
+  const extra = new MessageExtra({ url: `${request.protocol}://${request.host}${request.originalUrl}`, headers: request.headers, authInfo: (request as { auth?: unknown }).auth })
+  if (registry.handler !== undefined && isStateless(body, request.headers['mcp-protocol-version'])) {
+    await handleStateless(registry, registry.handler, { request, reply, extra, sink })
+    return
+  }
+  checkAccept(request, JSON_TYPE, STREAM_TYPE)
   const messages = parseMessages(body)
   const principal = await registry.sessions.settings.principal?.(request)
-  const extra = new MessageExtra({ url: `${request.protocol}://${request.host}${request.originalUrl}`, headers: request.headers, authInfo: (request as { auth?: unknown }).auth })
   if (messages.some(({ method }) => method === 'initialize')) {
     const [message] = messages
     if (messages.length > 1 || message === undefined || !isRequest(message)) throw new McpMessageInvalid('"initialize" must be a request, and the only one')
@@ -99,6 +104,23 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     return
   }
   reply.type(JSON_TYPE).send(JSON.stringify(Array.isArray(body) ? response : response[0]))
+}
+
+/** Passes a request of a revision without sessions to the handler of the SDK. If the client disconnects, its call is canceled. */
+async function handleStateless (registry: McpRegistry, handler: McpHandlerLike, { request, reply, extra, sink }: { request: FastifyRequest, reply: FastifyReply, extra: MessageExtra, sink: ResponseSink }): Promise<void> {
+  if (registry.closing) throw new Closing()
+  if (sink.closed) return
+  const { body } = request
+  const aborter = new AbortController()
+  // A subscription does not end by itself.
+  const onEnd = (body as JsonRpcMessage).method === 'subscriptions/listen' ? noop : registry.onStatelessRequest()
+  const onClose = (): void => {
+    aborter.abort()
+    onEnd()
+  }
+  sink.listener = { onDrain: noop, onClose }
+  await registry.sessions.settings.principal?.(request)
+  reply.send(await handler.fetch(extra.createRequest(aborter.signal), { authInfo: extra.authInfo, parsedBody: body } as never))
 }
 
 async function handleGet (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {

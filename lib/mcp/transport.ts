@@ -26,10 +26,15 @@ export class MessageExtra {
   }
 
   get request (): Request {
+    return this.createRequest()
+  }
+
+  /** Creates the request of a client for a handler of version 2 of the SDK. Its body is parsed already. */
+  createRequest (signal?: AbortSignal): Request {
     const { url, headers } = this.requestInfo
     // HTTP/2 has headers such as `:path`.
     const entries = Object.entries(headers).filter(([name]) => !name.startsWith(':'))
-    return new Request(url, { method: 'POST', headers: entries.map(([name, value]): [string, string] => [name, String(value)]) })
+    return new Request(url, { method: 'POST', ...signal && { signal }, headers: entries.map(([name, value]): [string, string] => [name, String(value)]) })
   }
 }
 
@@ -48,4 +53,12 @@ export interface McpTransport {
 export interface McpServerLike {
   /** `never`, so that the transport types of all versions of the SDKs match. */
   connect (transport: never): Promise<void>
+}
+
+/** A handler of version 2 of the official SDK, by structure: the result of `createMcpHandler`. */
+export interface McpHandlerLike {
+  /** `never`, so that the types of all versions of the SDK match. */
+  fetch (request: Request, options: never): Promise<Response>
+  /** Ends the requests that run. */
+  close? (): Promise<void>
 }

@@ -198,6 +198,7 @@ t.test('invalid options fail the boot', async t => {
     [{ sessionTimeout: 1 }, /"sessionTimeout" must be removed/],
     [{ path: 'mcp' }, /"path"/],
     [{ server: {} }, /"server"/],
+    [{ handler: {} }, /"handler"/],
     [{ allowedHosts: 'localhost' }, /"allowedHosts"/],
     [{ allowedOrigins: [1] }, /"allowedOrigins"/],
     [{ resumeTimeout: -1 }, /"resumeTimeout"/],
