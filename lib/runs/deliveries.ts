@@ -83,7 +83,7 @@ export class Deliveries {
     return andThen(store.find(nameOfValues(sessionId, key), undefined, sessionId), state => state === undefined ? undefined : andThen(store.end(state, { status: 'stopped' }), noop))
   }
 
-  /** Delivers the events of a run. Resolves with the outcome of the run. */
+  /** Delivers the events of a run. Resolves with the outcome of the delivery: that of the run, if all of it was delivered. */
   async follow (run: RunState, target: DeliverySession, options: FollowOptions): Promise<RunOutcome> {
     const start = resolveStart(run, options)
     const { getStore, closeSignal, ids } = this.#context

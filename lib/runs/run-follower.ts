@@ -13,7 +13,7 @@ export interface FollowOptions {
 
 /** Returns the position after which a follower starts; `Infinity` for the newest one. Throws FST_SSE_RUN_INVALID. */
 export function resolveStart (run: RunState, options: FollowOptions): number {
-  assertOptions(options, ['from'])
+  assertOptions(options, ['from'], 'follow')
   const { from = 'start' } = options
   if (from === 'now') return Infinity
   if (from === 'start') return run.startPosition

@@ -62,7 +62,7 @@ export class Run {
     return reply
   }
 
-  /** @internal Delivers the events of the run in the stream of a session. Resolves with the outcome of the run. */
+  /** @internal Delivers the events of the run in the stream of a session. Resolves with the outcome of the delivery. */
   follow (target: DeliverySession, options: FollowOptions): Promise<RunOutcome> {
     return this.#context.follow(this.#state, target, options)
   }

@@ -102,7 +102,7 @@ export class Session {
 
   /**
    * Sends the events of a run as `part` events, at the speed of the client, from the beginning or from a position. Resolves with the outcome
-   * when the run has ended and the client was sent all of it: its `status` and its `reason`. The client is sent the outcome, too, also
+   * when the run has ended and the client was sent all of it: its `status` and its `reason`. If this process closes before, these are `lost` and `shutdown`. The client is sent the outcome, too, also
    * if the process that follows the run fails: then the status is `lost`. Rejects with FST_SSE_SESSION_OVER if the session is closed, and with
    * FST_SSE_RUN_INVALID, FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */

@@ -79,14 +79,14 @@ export class RedisRuns implements RunStore {
     if (outcome !== undefined || (restart !== undefined && production === undefined)) throw new RunOver()
     assertFits(entry, delivery === undefined ? this.#settings.runLog : this.#settings.log)
     // Without a deadline: the producer waits while Redis cannot be reached. If that lasts too long, another node ends the run.
-    const position = Number(await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, '', production?.term ?? 0))
-    if (position === -2) throw new SessionOver()
-    if (position === -1) {
+    const reply = await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, '', production?.term ?? 0)
+    if (reply === 'session_over') throw new SessionOver()
+    if (reply === 'run_over') {
       // To find out how the run has ended.
       this.findById(id).catch(noop)
       throw new RunOver()
     }
-    this.#reducer.highestPosition = Math.max(this.#reducer.highestPosition, position)
+    this.#reducer.highestPosition = Math.max(this.#reducer.highestPosition, Number(reply))
   }
 
   async end (given: RunState, outcome: RunOutcome): Promise<boolean> {

@@ -10,6 +10,7 @@ import { waitUntil } from '../../support/wait.js'
 import { Model, type ClientModel, type MessageModel, type SentEvent } from '../simulation/model.js'
 import { startCluster, type ClusterNode, type NodeError } from '../support/cluster.js'
 import { RedisLink, type ConnectionKind } from './redis-link.js'
+import { RunTraffic } from './runs.js'
 
 const { values } = parseArgs({
   options: {
@@ -26,6 +27,8 @@ const LEASE = 2000
 const CHANNELS = ['a', 'b', 'c']
 /** Milliseconds after the last fault in which every client must have everything. */
 const PATIENCE = 15_000
+/** Milliseconds in which every run and every streaming handler must have ended. */
+const RUN_PATIENCE = 60_000
 
 /** What `startCluster` and others use of a test. */
 class Teardowns {
@@ -57,6 +60,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
   const choose = <T>(items: readonly T[]): T => items[below(items.length)] as T
   const model = new Model(true, now)
   const faults: Record<string, number> = {}
+  let runCounts = ''
   try {
     const redis = await startRedis(t, { durable: true })
     const links = [new RedisLink(), new RedisLink(), new RedisLink()]
@@ -123,6 +127,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
       }
       message.resolvedAt = model.observe()
     }
+    const runTraffic = new RunTraffic(cluster, model, random)
     const traffic = async (): Promise<void> => {
       while (!stop.signal.aborted) {
         const client = choose(clients)
@@ -131,6 +136,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
         else if (kind < 0.55) send({ kind: 'channel', channel: choose(CHANNELS), client: undefined, except: random() < 0.2 ? client.model : undefined })
         else if (kind < 0.6) send({ kind: 'broadcast', channel: '', client: undefined, except: undefined })
         else if (kind < 0.7) changeMembership(client.model, random() < 0.6 ? 'join' : 'leave')
+        else if (kind < 0.75) runTraffic.start(chooseNode(), client.session)
         else request(client)
         await pause(random() * 20)
       }
@@ -237,11 +243,15 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     stop.abort()
     await Promise.all(loops)
 
-    // Everything arrives soon after the last fault.
-    const settledAt = performance.now() + PATIENCE
+    // Everything arrives soon after the last fault. Runs may still produce.
+    let settledAt = performance.now() + RUN_PATIENCE
     const wait = async (what: string, condition: () => boolean): Promise<void> => {
-      await waitUntil(condition, what, Math.max(1, settledAt - performance.now())).catch(() => { model.fail('stuck', `${what} ${PATIENCE} ms after the last fault`) })
+      await waitUntil(condition, what, Math.max(1, settledAt - performance.now())).catch(() => { model.fail('stuck', `${what} long after the last fault`) })
     }
+    await wait('a reader of a run had no outcome', () => runTraffic.isIdle)
+    await wait('a producer was running after the end of its run', () => runTraffic.listRunning().length === 0)
+    if (runTraffic.listRunning().length > 0) model.fail('running', runTraffic.listRunning().join())
+    settledAt = performance.now() + PATIENCE
     await wait('a message had no response', () => model.messages.every(({ resolvedAt }) => resolvedAt < Infinity))
     // The last events show what is missing before them.
     const confirm = async (properties: Parameters<typeof send>[0]): Promise<void> => {
@@ -266,6 +276,9 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     await cluster.waitForReports()
     addRuns(model, cluster.runs)
     model.check()
+    runTraffic.check()
+    const outcomes = runTraffic.runs.flatMap(({ isRestartable, outcomes }) => [...outcomes].map(outcome => `${isRestartable ? 'restartable ' : ''}${(JSON.parse(outcome) as { status: string }).status}`))
+    runCounts = JSON.stringify(countEach([...outcomes, ...runTraffic.subscriptions.map(({ result }) => `subscription ${result}`)]))
 
     // Nothing is left of the sessions.
     isEnding = true
@@ -279,8 +292,14 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
   } finally {
     await teardowns.run()
   }
-  console.log(`seed ${seed}: ${model.events.length} events, ${model.messages.length} messages, ${model.runs.length} handler runs; faults ${JSON.stringify(faults)}`)
+  console.log(`seed ${seed}: ${model.events.length} events, ${model.messages.length} messages, ${model.runs.length} handler runs; runs ${runCounts}; faults ${JSON.stringify(faults)}`)
   return model.violations.map(({ kind, text }) => `${kind}: ${text}`)
+}
+
+function countEach (values: readonly string[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const value of values) counts[value] = (counts[value] ?? 0) + 1
+  return counts
 }
 
 /** Adds the handler runs that the nodes have reported. */

@@ -350,7 +350,7 @@ export class Model {
     const runs = this.runs.filter(({ message }) => message.client === client)
     let previous: HandlerRun | undefined
     for (const run of runs) {
-      if (previous !== undefined && previous.endedAt > run.startedAt && !this.#hasFailed(previous.process, previous.startedAt, run.startedAt)) {
+      if (previous !== undefined && previous.endedAt > run.startedAt && !this.hasFailed(previous.process, previous.startedAt, run.startedAt)) {
         this.fail('handler-overlap', `${describeRun(run)} started while ${describeRun(previous)} ran`)
       }
       previous = run
@@ -368,7 +368,7 @@ export class Model {
     for (const [index, run] of runs.entries()) {
       const previous = runs[index - 1]
       if (previous === undefined) continue
-      if (this.#hasFailed(previous.process, previous.startedAt, run.startedAt)) isRepeatAllowed = true
+      if (this.hasFailed(previous.process, previous.startedAt, run.startedAt)) isRepeatAllowed = true
       else this.fail('handled-twice', `message ${n} of client ${client.index}, ${key === undefined ? 'without a key' : `key ${key}`}: ${describeRun(previous)}, ${describeRun(run)}`)
     }
     if (new Set(responses).size > 1 && !isRepeatAllowed) this.fail('responses', `message ${n} got the responses of the runs ${responses.join(', ')}`)
@@ -378,7 +378,7 @@ export class Model {
   #checkClose ({ index, sessionId, close, hasLeft }: ClientModel): void {
     const calls = this.#closeHooks.get(sessionId ?? '') ?? []
     const text = `onClose of client ${index} ran ${calls.length} times: ${calls.map(({ reason, process }) => `${reason} on ${process}`).join(', ')}`
-    if (calls.length > 1 && !calls.slice(0, -1).every(({ process, at }) => this.#hasFailed(process, at, Infinity))) this.fail('close-hook', text)
+    if (calls.length > 1 && !calls.slice(0, -1).every(({ process, at }) => this.hasFailed(process, at, Infinity))) this.fail('close-hook', text)
     if (hasLeft && close === undefined) {
       if (!calls.some(({ reason }) => reason === 'expired')) this.fail('close-hook', `${text}, but its session has expired`)
     } else if (close === undefined && calls.length > 0) this.fail('close-hook', `${text}, but nobody has closed its session`)
@@ -396,7 +396,8 @@ export class Model {
     }
   }
 
-  #hasFailed (process: string, from: number, to: number): boolean {
+  /** Whether a process was dead, or could be treated as dead, between two observations. */
+  hasFailed (process: string, from: number, to: number): boolean {
     return this.#failures.some(failure => failure.process === process && failure.from <= to && failure.to >= from)
   }
 }

@@ -41,7 +41,8 @@ export interface Command {
 export type CommandResult = { readonly type: 'result', readonly id: number } & ({ readonly value: unknown } | { readonly code: string })
 
 const { redisPort, library, lease, plugin } = JSON.parse(process.argv[2] ?? '') as NodeOptions
-const report = (message: NodeEvent | CommandResult): void => { process.send?.(message) }
+// Not after the parent has disconnected: handlers and producers may end later.
+const report = (message: NodeEvent | CommandResult): void => { if (process.connected) process.send?.(message) }
 const ignore = (): void => {}
 
 const { client, disconnect } = await connectRedis()
@@ -59,13 +60,21 @@ app.delete('/run', async (_request, reply) => {
   return reply.code(204).send()
 })
 app.post('/ask', { resumable: true }, (_request, reply) => reply.events(feed.producer))
-const countTo = sessions.runs.restartable('count', async function * ({ last }: { last: number }, { events, signal }) {
-  report({ type: 'hook', hook: 'producerStart', session: '', detail: events.length })
-  for (let n = events.length; n < last && !signal.aborted; n++) {
-    yield n
-    await new Promise(resolve => { setTimeout(resolve, 5) })
+/** Yields numbers. Reports its start and its end. */
+async function * countUp (name: string, first: number, last: number, signal: AbortSignal): AsyncGenerator<number, void, undefined> {
+  const detail = { name, first, pid: process.pid }
+  report({ type: 'hook', hook: 'producerStart', session: '', detail })
+  try {
+    for (let n = first; n < last && !signal.aborted; n++) {
+      yield n
+      await new Promise(resolve => { setTimeout(resolve, 5) })
+    }
+  } finally {
+    report({ type: 'hook', hook: 'producerEnd', session: '', detail })
   }
-})
+}
+const countTo = sessions.runs.restartable('count', ({ last, name = '' }: { last: number, name?: string }, { events, signal }) => countUp(name, events.length, last, signal))
+app.get<{ Params: { name: string } }>('/runs/:name', async (request, reply) => (await sessions.runs.find(request.params.name))?.reply(request, reply) ?? reply.code(404).send())
 app.post<{ Body: { last: number } }>('/count', { resumable: true }, (request, reply) => reply.events(countTo(request.body)))
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect'] as const) {
@@ -100,11 +109,9 @@ sessions
     await Promise.all([session.update({ data }), session.join(channel), sessions.channel(channel).send(data), session.send(data)])
   })
   // Counts up to `last`.
-  .handle('values', async function * (_session, data, { signal }) {
-    for (let n = 0; n < (data as { last: number }).last && !signal.aborted; n++) {
-      yield n
-      await new Promise(resolve => { setTimeout(resolve, 5) })
-    }
+  .handle('values', (_session, data, { signal }) => {
+    const { last, name } = data as { last: number, name?: string }
+    return countUp(name ?? '', 0, last, signal)
   })
   // Sends an event after the gate has opened, which may be after another node has taken over the message.
   .handle('late', async (session, data) => {
@@ -140,7 +147,7 @@ const commands = {
     const session = await find(id)
     for (let n = 0; n < count; n++) await session.emit(event, n)
   },
-  publish: async (channel: string, event: string, data: unknown, except = '') => { await sessions.channel(channel).emit(event, data, { except: { id: except } }) },
+  publish: async (channel: string, event: string, data: unknown, except?: string | null) => { await sessions.channel(channel).emit(event, data, typeof except === 'string' ? { except: { id: except } } : {}) },
   broadcast: async (event: string, data: unknown) => { await sessions.broadcast(event, data) },
   join: async (id: string, channel: string) => { await (await find(id)).join(channel) },
   leave: async (id: string, channel: string) => { await (await find(id)).leave(channel) },
@@ -160,6 +167,10 @@ const commands = {
   /** Adds items to the run that this node produces. */
   feed: async (...items: unknown[]) => { feed.add(...items) },
   endFeed: async () => { feed.end() },
+  startRun: async (name: string, isRestartable: boolean, last: number) => {
+    await sessions.runs.start(name, {}, isRestartable ? countTo({ last, name }) : ({ signal }) => countUp(name, 0, last, signal))
+  },
+  stopRun: async (name: string) => { await (await sessions.runs.find(name))?.stop() },
   followRun: async (sessionId: string, from?: number) => {
     const session = await sessions.find(sessionId)
     const run = await sessions.runs.find('a')

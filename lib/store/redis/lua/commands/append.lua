@@ -1,17 +1,17 @@
 -- ARGS: kind of the log (`session`, `channel`, `broadcasts`, `run`), name or id, frame, ids of the excluded sessions, with commas,
 -- milliseconds for which to keep the entries of a channel or 0, or the term of a run.
--- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed, or if
--- the run has ended or was restarted, -2 if the run delivers items to a session that is closed.
+-- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed,
+-- `run_over` if the run has ended or was restarted, `session_over` if the run delivers items to a session that is closed.
 local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
 if kind == 'session' then return append_to_session(name, frame, except) end
 if kind == 'run' then
   local key = run_key(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'outcome', 'readerNodes', 'session', 'term')
   local last, owner, outcome, reader_nodes, session, term = to_number(meta[1]), meta[5], meta[6], meta[7], meta[8], meta[9]
-  if owner ~= NODE_ID or outcome or (term or '0') ~= ARGS[5] then return -1 end
+  if owner ~= NODE_ID or outcome or (term or '0') ~= ARGS[5] then return 'run_over' end
   if session then
     local entry_position = append_to_session(session, frame, '')
-    return entry_position == -1 and -2 or entry_position
+    return entry_position == -1 and 'session_over' or entry_position
   end
   if is_retry then return last end
   local entry_position = append(key, RUN_LOG, meta, frame, except)
