@@ -1,16 +1,16 @@
-const callbacksOf = new WeakMap<EventTarget, Set<() => void>>()
+const callbacksOf = new WeakMap<EventTarget, Set<(reason: unknown) => void>>()
 
 // The only listener of each signal, because Node warns about more than ten.
 const runCallbacks = ({ target }: Event): void => {
-  for (const callback of callbacksOf.get(target as EventTarget) as Set<() => void>) callback()
+  for (const callback of callbacksOf.get(target as EventTarget) as Set<(reason: unknown) => void>) callback(abortReason(target as AbortSignal))
 }
 
-/** Calls a function when the signal aborts. Returns a function that cancels this. */
-export function onAbort (signal: AbortSignal, callback: () => void): () => void {
+/** Calls a function with the reason when the signal aborts. Returns a function that cancels this. */
+export function onAbort (signal: AbortSignal, callback: (reason: unknown) => void): () => void {
   const callbacks = callbacksOf.get(signal) ?? new Set()
-  callbacksOf.set(signal, callbacks)
-  if (callbacks.size === 0) signal.addEventListener('abort', runCallbacks)
-  callbacks.add(callback)
+  callbacksOf.set(signal, callbacks.add(callback))
+  // Has no effect if it is a listener already.
+  signal.addEventListener('abort', runCallbacks)
   return () => {
     callbacks.delete(callback)
     if (callbacks.size === 0) signal.removeEventListener('abort', runCallbacks)
@@ -19,5 +19,5 @@ export function onAbort (signal: AbortSignal, callback: () => void): () => void 
 
 /** The reason of an aborted signal. The signals of some platforms, such as React Native, have none. */
 export function abortReason ({ reason }: AbortSignal): unknown {
-  return reason ?? new Error('The request was aborted')
+  return reason ?? new Error('Aborted')
 }

@@ -13,7 +13,7 @@ export interface ConnectionListener {
   /** The request for a stream failed, or the stream was lost. Another request follows. */
   onError (error: unknown): void
   /** The data of an event is not JSON. The stream continues. */
-  onParseError (error: unknown): void
+  reportError (error: unknown): void
   /** The session is closed; `error` is set if it failed. */
   onClose (reason: string, error?: ClientError): void
 }
@@ -28,28 +28,23 @@ export interface Welcome {
   readonly concurrent?: readonly string[]
 }
 
-export interface ConnectionOptions {
-  readonly path: string
-  readonly maxEventSize: number
-}
-
 // Milliseconds without data after which a stream counts as dead, until the welcome event contains the heartbeat interval.
 const IDLE_TIMEOUT = 37_500
 // The same in heartbeat intervals, after the welcome event.
 const IDLE_HEARTBEATS = 2.5
+// Maximum time for which `close` waits for the server, in milliseconds.
+export const CLOSE_TIMEOUT = 5000
 // Milliseconds in which the response to a request must start, if the network has just changed.
 const PROBE_TIMEOUT = 4000
 // Milliseconds for which the client tries again while it receives responses that are not from the server.
 const FOREIGN_TIMEOUT = 60_000
 // Maximum number of characters of an event that are not data: its id, its name and the field names.
 const OVERHEAD = 1024
-// A header cannot contain other characters, and a long one would be refused.
-const SENDABLE_ID = /^[\t -~\x80-\uffff]{0,1024}$/
 
 /** Keeps one event stream open. Resumes it after the last received event. Has at most one request at a time. */
 export interface Connection {
-  /** Opens one stream after the other until the session is closed. */
-  run (): Promise<void>
+  /** Opens one stream after the other until the session is closed. Resolves with the id of the last session. */
+  run (): Promise<string | undefined>
   /** Replaces the current stream. Skips the delay before the next one, unless the current one is younger than `retryDelay`. */
   reconnect (): void
   /** Replaces the current stream or request, because the network is available again and the old connection may be dead. */
@@ -61,41 +56,35 @@ export interface Connection {
   probe (): void
   /**
    * Ends the stream and all retries, without a call of the listener. A request that has not opened a stream yet continues
-   * until `abort`, so that the session that it opens can be closed: resolves with its id, or with `undefined`.
+   * for `CLOSE_TIMEOUT`, so that the session that it opens can be closed: returns `true`, and `run` resolves with its id.
    */
-  stop (): Promise<string | undefined>
-  /** Ends the current request. */
-  abort (): void
+  stop (): boolean
   /** Closes the session because of an error. */
   fail (error: ClientError): void
 }
 
-export function createConnection (send: Send, { path, maxEventSize }: ConnectionOptions, retrySettings: RetrySettings, listener: ConnectionListener): Connection {
+export function createConnection (send: Send, path: string, maxEventSize: number, retrySettings: RetrySettings, listener: ConnectionListener): Connection {
   const backoff = createBackoff(retrySettings)
   let controller: AbortController
-  let abortError: ClientError | undefined
   let isStopped = false
   let skipsDelay = false
   let retryAfter: number
   let lastEventId = ''
+  // The last event id that the current request contains.
+  let requestedId: string
   let currentSessionId: string | undefined
-  // Settles when the current request has opened or resumed a session, with its id, or has failed.
-  let opening: Promise<string | undefined> | undefined
-  let onOpening: ((sessionId?: string) => void) | undefined
+  // Whether the current request was sent, and may open a session.
+  let isOpening: boolean
   // When the first of the latest responses arrived that were not from the server.
   let foreignSince: number | undefined
   // The idle timeout of the next request, until its welcome event.
   let attemptTimeout = IDLE_TIMEOUT
   let idleTimeout: number
-  let heartbeatInterval = Infinity
   let startedAt: number
   let lastDataAt: number
   let idleTimer: ReturnType<typeof setTimeout> | undefined
 
-  const abort = (error?: ClientError): void => {
-    abortError = error
-    controller.abort()
-  }
+  const abort = (): void => { controller.abort() }
 
   const close = (reason: string, error?: ClientError): void => {
     abort()
@@ -109,7 +98,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
 
   const reconnect = (): void => {
     skipsDelay = Date.now() - startedAt >= retrySettings.retryDelay
-    abort(new ClientError('SILENT', 'The stream is dead'))
+    abort()
     backoff.retryNow()
   }
 
@@ -128,12 +117,7 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     setIdleTimer(idleTimeout)
   }
 
-  const settleOpening = (sessionId?: string): void => {
-    onOpening?.(sessionId)
-    opening = undefined
-  }
-
-  const createForeignError = (received: string): ClientError => new ClientError('NOT_A_STREAM', `Expected an event stream, got ${received}; check the URL`)
+  const createForeignError = (received: string): ClientError => new ClientError('NOT_A_STREAM', `Received ${received}`)
 
   /** Throws the error for a response that is not from the server. Closes the session if all responses are of this kind for too long. */
   const rejectForeign = (received: string): void => {
@@ -146,26 +130,23 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     fail(error)
   }
 
-  /** Requests a stream and reads it. Throws when the stream is lost, returns when the session is closed. */
-  const openStream = async (signal: AbortSignal): Promise<void> => {
-    const requestedId = lastEventId
+  /** Requests a stream and reads it. Throws if the stream is lost. Returns if the session is closed, or the signal has aborted. */
+  const openStream = async (): Promise<void> => {
+    requestedId = lastEventId
     const response = await send(path, {
       // [WHATWG HTML 9.2.3] The id is sent in UTF-8. `fetch` takes a string with one character for each byte.
-      headers: { accept: 'text/event-stream', 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) },
+      headers: { accept: 'text/event-stream', ...requestedId !== '' && { 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) } },
       cache: 'no-store',
-      signal,
+      signal: controller.signal,
       body: () => {
-        opening = new Promise(resolve => { onOpening = resolve })
+        isOpening = true
         return null
       }
     })
     const { status, body, headers } = response
-    // The server has opened the session before it sends the headers. Not every server lets pages of other origins read this one.
-    const sessionId = headers.get('x-session-id')
-    if (sessionId !== null) settleOpening(sessionId)
     if (status === 204) return close('closed')
     if (!response.ok) {
-      const error = createResponseError(status, await response.json().catch(() => {}))
+      const error = createResponseError({ status, body: await response.json().catch(() => {}) })
       if (!isTransient(status)) return fail(error)
       retryAfter = parseRetryAfter(response)
       throw error
@@ -174,21 +155,22 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     // Every response to `fetch` with such a status has one, unless the platform cannot read streams.
     if (!body) return fail(createForeignError('no readable body'))
     const reader = body.getReader()
-    if (/^text\/event-stream\b/i.test(type ?? '')) await readStream(reader, signal, requestedId)
+    if (/^text\/event-stream\b/i.test(type ?? '')) await readStream(reader)
     else rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
   }
 
-  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal, requestedId: string): Promise<void> => {
+  const readStream = async (reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> => {
+    const { signal } = controller
     const limitSize = (size: number): void => {
-      if (size > maxEventSize) fail(new ClientError('EVENT_TOO_LARGE', `An event exceeds maxEventSize (${maxEventSize}); raise it`))
+      if (size > maxEventSize) fail(new ClientError('EVENT_TOO_LARGE', `Exceeds maxEventSize (${maxEventSize})`))
     }
     const parse = createParser(
-      // These functions check the signal, because a listener may have closed or replaced the stream. If it was replaced, the server
-      // sends the rest of the chunk again.
-      id => { if (!signal.aborted && SENDABLE_ID.test(id)) lastEventId = id },
-      (event, data) => {
-        limitSize(data.length)
-        if (!signal.aborted && (!isStopped || event === 'welcome')) handleEvent(event, data, requestedId)
+      (id, event, data) => {
+        limitSize(data.length - 1)
+        // A listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
+        if (signal.aborted) return
+        lastEventId = id ?? lastEventId
+        if (data !== '') handleEvent(event, data)
       },
       retry => { retrySettings.retryDelay = retry }
     )
@@ -197,71 +179,70 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
       const { done, value } = await reader.read()
       // The body of a custom `fetch` may ignore the signal.
       if (signal.aborted) break
-      if (done) throw new ClientError('ENDED', 'The stream ended')
+      if (done) throw new ClientError('ENDED')
       restartIdleTimer()
       limitSize(parse(decoder.decode(value, { stream: true })) - OVERHEAD)
     }
-    throw abortError
   }
 
-  const handleEvent = (event: string, text: string, requestedId: string): void => {
+  const handleEvent = (event: string, text: string): void => {
     let data
     try {
       data = JSON.parse(text)
     } catch (error) {
-      return listener.onParseError(error)
+      return listener.reportError(error)
     }
-    if (event === 'welcome') handleWelcome(data, requestedId)
+    if (event === 'welcome') handleWelcome(data)
     else if (event === 'close' || event === 'replaced') close(data.reason ?? event)
-    else listener.onEvent(event, data, text.length)
+    else if (!isStopped) listener.onEvent(event, data, text.length)
   }
 
-  const handleWelcome = (welcome: Welcome, requestedId: string): void => {
-    const { sessionId, resumed } = welcome
-    settleOpening(sessionId)
-    if (isStopped) return
+  const handleWelcome = (welcome: Welcome): void => {
+    const { sessionId, resumed, heartbeatInterval = Infinity } = welcome
     // A new session has another id, and a stream that resumes a session starts at the requested id. A service worker can respond
     // with a copy of an earlier stream.
     if (sessionId === currentSessionId && !(resumed && lastEventId === requestedId)) {
       lastEventId = requestedId
       return rejectForeign('a cached stream')
     }
-    resetBackoff()
     currentSessionId = sessionId
-    heartbeatInterval = welcome.heartbeatInterval ?? Infinity
+    isOpening = false
+    if (isStopped) return abort()
+    resetBackoff()
     idleTimeout = heartbeatInterval * IDLE_HEARTBEATS
     restartIdleTimer()
     listener.onWelcome(welcome)
   }
 
   return {
-    abort,
     fail,
     reconnect,
     async run () {
       // eslint-disable-next-line no-unmodified-loop-condition -- other functions modify it
       while (!isStopped) {
         controller = new AbortController()
-        abortError = undefined
+        isOpening = false
         skipsDelay = false
         retryAfter = 0
         startedAt = Date.now()
         idleTimeout = attemptTimeout
         attemptTimeout = IDLE_TIMEOUT
         restartIdleTimer()
+        let error: unknown
         try {
-          await openStream(controller.signal)
-        } catch (error) {
-          if (isRequestError(error)) fail(error)
-          else if (!isStopped) listener.onError(abortError ?? error)
+          await openStream()
+        } catch (thrown) {
+          error = thrown
         }
-        settleOpening()
-        heartbeatInterval = Infinity
+        if (isRequestError(error)) fail(error)
+        // Only `reconnect` aborts the request of a session that is not closed.
+        if (!isStopped) listener.onError(controller.signal.aborted ? new ClientError('SILENT') : error)
         clearTimeout(idleTimer)
         // Releases the connection of a response whose body was not read.
         controller.abort()
         if (!isStopped && !skipsDelay) await backoff.wait(retryAfter)
       }
+      return currentSessionId
     },
     onOnline () {
       resetBackoff()
@@ -271,19 +252,15 @@ export function createConnection (send: Send, { path, maxEventSize }: Connection
     },
     probe () {
       resetBackoff()
-      const silence = Date.now() - lastDataAt
-      if (silence > Math.min(idleTimeout, heartbeatInterval)) return reconnect()
       backoff.retryNow()
-      if (heartbeatInterval < Infinity) setIdleTimer(Math.min(idleTimeout, heartbeatInterval + PROBE_TIMEOUT) - silence)
+      setIdleTimer(Math.min(idleTimeout, idleTimeout / IDLE_HEARTBEATS + PROBE_TIMEOUT) + lastDataAt - Date.now())
     },
-    async stop () {
+    stop () {
       isStopped = true
       backoff.stop()
-      // In the same tick, because an unloading page leaves no time for more.
-      if (!opening) abort()
-      const sessionId = await opening
-      abort()
-      return sessionId
+      if (isOpening) setIdleTimer(CLOSE_TIMEOUT)
+      else abort()
+      return isOpening
     }
   }
 }

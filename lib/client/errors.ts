@@ -22,23 +22,23 @@ export class ClientError extends Error {
   /** The HTTP status of the response; `undefined` if the error does not come from a response. */
   declare readonly status: number | undefined
 
-  constructor (code: string, message: string, { status, cause }: { status?: number, cause?: unknown } = {}) {
-    super(message, cause === undefined ? {} : { cause })
+  constructor (code: string, message = code, options?: { status?: number, cause?: unknown }) {
+    super(message, options)
     this.name = 'ClientError'
     this.code = code
-    this.status = status
+    this.status = options?.status
   }
 }
 
 /** Creates the error for an error response. `body` is the parsed body, of any type. */
-export function createResponseError (status: number, body: unknown): ClientError {
-  const { code = `HTTP_${status}`, message = `HTTP status ${status}` } = (body ?? {}) as { code?: string, message?: string }
+export function createResponseError ({ status, body }: { readonly status: number, readonly body: unknown }): ClientError {
+  const { code = `HTTP_${status}`, message } = (body ?? {}) as { code?: string, message?: string }
   return new ClientError(code, message, { status })
 }
 
 /** Creates the error of a request that can never be sent. */
 export function createRequestError (cause: Error): ClientError {
-  return new ClientError('REQUEST_INVALID', `The request cannot be sent: ${cause.message}`, { cause })
+  return new ClientError('REQUEST_INVALID', cause.message, { cause })
 }
 
 export const isRequestError = (error: unknown): error is ClientError => (error as ClientError | undefined)?.code === 'REQUEST_INVALID'

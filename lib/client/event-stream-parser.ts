@@ -1,36 +1,35 @@
-/** Receives what a parser finds in a stream. */
-export interface EventStreamListener {
-  /** A block with an id has ended. The call for its event follows, if it has data. */
-  onId (id: string): void
-  onEvent (name: string, data: string): void
-  /** The stream changes the reconnection time, in milliseconds. */
-  onRetry (ms: number): void
-}
+// A header cannot contain other characters, and a long one would be refused.
+const SENDABLE_ID = /^[\t -~\x80-\uffff]{0,1024}$/
+
+/**
+ * Receives the blocks of a stream. `id` is `undefined` if the block has none that can be sent; `data`
+ * ends with LF; it is empty if the block is no event.
+ */
+export type OnBlock = (id: string | undefined, event: string, data: string) => void
 
 /**
  * [WHATWG HTML 9.2.6] Creates a parser for one event stream without a byte order mark. It is a function that parses the next
- * part of the stream, and returns the number of characters of the incomplete event at its end.
+ * part of the stream, and returns the number of characters of the incomplete event at its end. `onRetry` receives a new
+ * reconnection time, in milliseconds.
  */
-export function createParser (onId: EventStreamListener['onId'], onEvent: EventStreamListener['onEvent'], onRetry: EventStreamListener['onRetry']): (text: string) => number {
+export function createParser (onBlock: OnBlock, onRetry: (ms: number) => void): (text: string) => number {
   let pendingLine = ''
   let isAfterCr = false
-  let name = ''
-  let data = ''
   let id: string | undefined
-
-  const endBlock = (): void => {
-    if (id !== undefined) onId(id)
-    if (data !== '') onEvent(name || 'message', data.slice(0, -1))
-    id = undefined
-    name = data = ''
-  }
+  let event = ''
+  let data = ''
 
   const parseLine = (line: string): void => {
-    if (line === '') return endBlock()
+    if (line === '') {
+      onBlock(id, event || 'message', data)
+      id = undefined
+      event = data = ''
+      return
+    }
     const [, field, value = ''] = /^([^:]*)(?:: ?(.*))?$/s.exec(line) as unknown as [string, string, string?]
     if (field === 'data') data += `${value}\n`
-    else if (field === 'event') name = value
-    else if (field === 'id' && !value.includes('\0')) id = value
+    else if (field === 'event') event = value
+    else if (field === 'id' && SENDABLE_ID.test(value)) id = value
     else if (field === 'retry' && /^\d+$/.test(value)) onRetry(Number(value))
   }
 

@@ -1,5 +1,3 @@
-import { ClientError } from './errors.js'
-
 /** A value, or a function that returns the value or a promise for it. */
 export type Resolvable<T> = T | (() => T | Promise<T>)
 
@@ -11,7 +9,8 @@ export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
 /** What a platform has in place of the global `fetch`. */
 export interface Platform {
-  readonly fetch: Fetch
+  /** Default: the global `fetch`. */
+  readonly fetch?: Fetch
   /** Whether an error shows that the request can never be sent. */
   readonly isInvalid?: (error: unknown) => boolean
   /** Whether an error shows that the request has not reached a server. Browsers do not report that. */
@@ -38,13 +37,4 @@ export interface ConnectOptions {
   maxQueued?: number | undefined
   /** Maximum size of the data of an event, in characters. Default: 16,777,216. `Infinity` turns it off. Error: `EVENT_TOO_LARGE`, which closes the session. */
   maxEventSize?: number | undefined
-}
-
-const NAMES: string[] = ['headers', 'paths', 'fetch', 'credentials', 'timeout', 'maxQueued', 'maxEventSize'] satisfies Array<keyof ConnectOptions>
-
-/** Throws a {@link ClientError} with code `OPTION_INVALID` for an unknown option. */
-export function assertOptions (options: ConnectOptions): void {
-  for (const name of Object.keys(options)) {
-    if (!NAMES.includes(name)) throw new ClientError('OPTION_INVALID', `There is no option ${name}, only ${NAMES.join()}`)
-  }
 }

@@ -14,7 +14,6 @@ export interface RequestOptions {
 }
 
 export interface OutboxOptions {
-  readonly path: string
   readonly timeout: number
   readonly maxQueued: number
 }
@@ -24,27 +23,26 @@ export interface OutboxListener {
   /** A response shows that the server has no stream for the session. */
   onStale (): void
   /** A message failed, and nobody handles its promise. */
-  onUnhandled (error: unknown): void
+  reportError (error: unknown): void
 }
 
 /** A message that was passed to an outbox. */
-export interface QueuedMessage {
-  /** Resolves with the result of the handler. */
-  readonly result: Promise<unknown>
-  /** Number of attempts in which the server may have handled the message. */
-  readonly attempts: number
-  /** Removes the message, unless it has a result. */
-  readonly reject: (error: unknown) => void
-}
-
-interface Message extends QueuedMessage {
+export interface Message {
   readonly event: string
   /** The message as one line of a batch, in JSON. */
   line: string
-  result: ResultPromise<unknown>
+  /** Number of attempts in which the server may have handled the message. */
   attempts: number
-  resolve: (result: unknown) => void
-  reject: (error: unknown) => void
+  /** Settles the message with the result of the handler, and removes it from the queue. */
+  readonly resolve: (result: unknown) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** What {@link Outbox.push} returns. */
+export interface QueuedMessage {
+  readonly message: Message
+  /** Resolves with the result of the handler. */
+  readonly result: Promise<unknown>
 }
 
 /** The response to one message of a batch. */
@@ -77,8 +75,8 @@ export interface Outbox {
   close (error: ClientError): void
 }
 
-export function createOutbox (send: Send, options: OutboxOptions, retrySettings: RetrySettings, listener: OutboxListener): Outbox {
-  const { path, maxQueued } = options
+export function createOutbox (send: Send, path: string, options: OutboxOptions, retrySettings: RetrySettings, listener: OutboxListener): Outbox {
+  const { maxQueued } = options
   const queue = new Set<Message>()
   // Interrupts the current request, or the delay before the next one, of each loop that is sending: the one for messages that are
   // handled in order, with the key `undefined`, and one for each concurrent message.
@@ -130,35 +128,38 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
    * Posts a batch and settles the messages that have a final response. Resolves with the minimum delay before the next
    * batch, in milliseconds, if the server did not accept all; with `undefined` if no delay is needed. Never rejects.
    */
-  const post = async (batch: Message[], signal: AbortSignal): Promise<number | undefined> => {
+  const post = async (batch: readonly Message[], signal: AbortSignal): Promise<number | undefined> => {
+    let sent = batch
     try {
       const response = await send(path, {
         method: 'POST',
         headers: { 'x-session-id': currentSessionId, 'content-type': 'application/x-ndjson' },
         body: () => {
           // While the URL and the headers were resolved, messages may have been removed.
-          batch = batch.filter(message => queue.has(message))
-          return batch.map(message => {
+          sent = batch.filter(message => queue.has(message))
+          if (sent.length === 0) throw abortReason(signal)
+          return sent.map(message => {
             message.attempts++
             return message.line
           }).join('\n')
         },
-        onUnsent: () => { markUnhandled(batch) },
+        onUnsent: () => { markUnhandled(sent) },
         signal
       })
       const body: unknown = await response.json().catch(() => {})
       // After the abort another session may be current, and the messages are sent again. So a late response does not count.
-      return signal.aborted ? undefined : handleResponse(batch, response, body)
+      return signal.aborted ? undefined : handleResponse(sent, response, body)
     } catch (error) {
+      if (sent.length === 0) return undefined
       lastError = error
       if (signal.aborted) return undefined
-      return isRequestError(error) ? rejectAll(batch, error) : 0
+      return isRequestError(error) ? rejectAll(sent, error) : 0
     }
   }
 
   const handleResponse = (batch: readonly Message[], response: Response, body: unknown): number | undefined => {
     const { ok, status, headers } = response
-    const error = lastError = createResponseError(status, body)
+    const error = lastError = createResponseError({ status, body })
     const isUnknown = error.code === 'FST_SSE_SESSION_UNKNOWN'
     // Not every server lets pages of other origins read the header.
     if (isUnknown || headers.get('x-session-connected') === 'false') listener.onStale()
@@ -184,8 +185,9 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
   const settleBatch = (batch: readonly Message[], responses: readonly MessageResponse[]): number | undefined => {
     let retryAfter: number | undefined
     batch.forEach((message, index) => {
-      const { status, body, replayed } = responses[index] as MessageResponse
-      const error = createResponseError(status, body)
+      const response = responses[index] as MessageResponse
+      const { status, body, replayed } = response
+      const error = createResponseError(response)
       if ((status === 429 || status === 503) && !replayed) {
         // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
         message.attempts--
@@ -203,37 +205,38 @@ export function createOutbox (send: Send, options: OutboxOptions, retrySettings:
 
   return {
     push (event, data, { timeout = options.timeout, signal } = {}, id = String(nextKey++)) {
-      const message = { event, attempts: 0, reject: () => {} } as unknown as Message
-      message.result = new ResultPromise((resolve, reject) => {
-        if (signal?.aborted) throw abortReason(signal)
-        if (closeError) throw closeError
-        if (queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `The queue exceeds maxQueued (${maxQueued}); raise it`)
+      let message!: Message
+      let timer: ReturnType<typeof setTimeout> | undefined
+      let removeAbort: (() => void) | undefined
+      const result = new ResultPromise<unknown>((resolve, reject) => {
         const withCleanup = <T>(settle: (value: T) => void) => (value: T): void => {
           queue.delete(message)
           clearTimeout(timer)
           removeAbort?.()
           settle(value)
         }
+        message = { event, line: '', attempts: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
+        if (closeError) throw closeError
+        if (signal?.aborted) throw abortReason(signal)
+        if (queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
         message.line = JSON.stringify({ event, data, id })
-        message.resolve = withCleanup(resolve)
-        message.reject = withCleanup(reject)
-        const timer = setTimer(() => {
-          message.reject(new ClientError('TIMEOUT', `No response within ${timeout} ms; the message may have been handled`, { cause: lastError }))
-        }, timeout)
-        const removeAbort = signal && onAbort(signal, () => { message.reject(abortReason(signal)) })
         queue.add(message)
+        timer = setTimer(() => {
+          message.reject(new ClientError('TIMEOUT', `No response in ${timeout} ms`, { cause: lastError }))
+        }, timeout)
+        removeAbort = signal && onAbort(signal, message.reject)
         flush()
         flush(message)
       })
       // The app has aborted the message itself, and the event `close` reports the end of the session.
-      message.result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.onUnhandled(error) })
-      return message
+      result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.reportError(error) })
+      return { message, result }
     },
     resume ({ sessionId, concurrent: names = [] }) {
       if (sessionId !== currentSessionId) {
         // An idempotency key is unique within one session. Another session would handle a message again that the first has handled.
         for (const { attempts, reject } of queue) {
-          if (attempts > 0) reject(new ClientError('RESET', 'The session was lost; the message may have been handled'))
+          if (attempts > 0) reject(new ClientError('RESET'))
         }
       }
       currentSessionId = sessionId

@@ -26,7 +26,7 @@ export function addPageListeners (connection: Connection, urls: ReadonlyMap<stri
   add(document, 'visibilitychange', () => { if (!document.hidden) connection.probe() })
   add(document ?? scope, 'securitypolicyviolation', ({ blockedURI, disposition }) => {
     if (disposition === 'enforce' && [...urls.values()].includes(blockedURI as string)) {
-      connection.fail(createRequestError(new Error('allow it in connect-src of the Content-Security-Policy')))
+      connection.fail(createRequestError(new Error('Content-Security-Policy')))
     }
   })
   add(network, 'change', () => {

@@ -102,7 +102,7 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
     if (status === 204) return undefined
     if (body && status === 200 && /^text\/event-stream\b/i.test(headers.get('content-type') ?? '')) return body.getReader()
     retryAfter = parseRetryAfter(response)
-    const error = createResponseError(status, await response.json().catch(() => {}))
+    const error = createResponseError({ status, body: await response.json().catch(() => {}) })
     if (!isTransient(status) && !response.ok) finish()
     throw error
   }

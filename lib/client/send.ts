@@ -1,11 +1,11 @@
-import { abortReason } from './abort.js'
+import { abortReason, onAbort } from './abort.js'
 import { createRequestError } from './errors.js'
 import { isOffline } from './network.js'
 import type { ConnectOptions, Platform, RequestHeaders, Resolvable } from './options.js'
 
 /**
- * Options of one request, as for `fetch`. `body` is a function, which is called when the request is sent. `onUnsent` is called
- * afterwards if the request has certainly not reached a server.
+ * Options of one request, as for `fetch`. `body` is a function, which is called when the request is sent; if it throws, no request
+ * is sent. `onUnsent` is called afterwards if the request has certainly not reached a server.
  */
 interface SendOptions extends Omit<RequestInit, 'body'> {
   readonly headers: Record<string, string>
@@ -14,7 +14,7 @@ interface SendOptions extends Omit<RequestInit, 'body'> {
   readonly onUnsent?: () => void
 }
 
-/** Sends a request to a path under the URL of the session. Empty headers are not sent. */
+/** Sends a request to a path under the URL of the session. */
 export type Send = (path: string, options: SendOptions) => Promise<Response>
 
 /**
@@ -24,20 +24,17 @@ export type Send = (path: string, options: SendOptions) => Promise<Response>
 export function createSend (url: Resolvable<string | URL>, { headers, fetch, credentials }: ConnectOptions, platform: Platform, urls: Map<string, string>): Send {
   const request: Send = async (path, { body, onUnsent, ...init }) => {
     const base = await resolveValue(url)
-    const userHeaders = await resolveValue(headers)
-    const wasOffline = isOffline()
-    let target, merged
-    try {
-      target = appendPath(base, path)
-      if (fetch === undefined) urls.set(path, checkUrl(target))
-      merged = mergeHeaders(userHeaders, init.headers)
-    } catch (error) {
-      throw createRequestError(error as Error)
-    }
+    const userHeaders = await resolveValue(headers) ?? {}
     // The signal may have aborted before the headers resolved.
     if (init.signal.aborted) throw abortReason(init.signal)
+    const wasOffline = isOffline()
+    let isValid = false
     try {
-      return await (fetch ?? platform.fetch)(target, {
+      const target = appendPath(base, path)
+      if (fetch === undefined) urls.set(path, checkUrl(target))
+      const merged = mergeHeaders(userHeaders, init.headers)
+      isValid = true
+      return await (fetch ?? platform.fetch ?? globalThis.fetch)(target, {
         // Not every `fetch` accepts the value `undefined`.
         ...credentials && { credentials },
         ...init,
@@ -45,7 +42,7 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
         body: body?.() ?? null
       })
     } catch (error) {
-      if (platform.isInvalid?.(error)) throw createRequestError(error as Error)
+      if (!isValid || platform.isInvalid?.(error)) throw createRequestError(error as Error)
       // A request that starts online can reach the server before the network is lost.
       if (platform.isUnsent?.(error) || (wasOffline && isOffline())) onUnsent?.()
       throw error
@@ -53,7 +50,7 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
   }
   return (path, options) => new Promise((resolve, reject) => {
     // The functions for the URL and the headers do not get the signal, and their promises may never settle.
-    options.signal.addEventListener('abort', () => { reject(abortReason(options.signal)) })
+    onAbort(options.signal, reject)
     request(path, options).then(resolve, reject)
   })
 }
@@ -68,18 +65,16 @@ function appendPath (url: string | URL, path: string): string {
 function checkUrl (url: string): string {
   // Throws if the URL cannot be parsed, if it is relative and there is no page, or if it contains a password.
   const absolute = new Request(url).url
-  if (!/^https?:/.test(absolute)) throw new TypeError(`The scheme of ${url} is not HTTP`)
+  if (!/^https?:/.test(absolute)) throw new TypeError(`Not HTTP: ${url}`)
   return absolute
 }
 
-function mergeHeaders (userHeaders: RequestHeaders = {}, ownHeaders: Record<string, string>): Record<string, string> {
-  const headers = new Headers()
-  const entries = Symbol.iterator in userHeaders ? userHeaders as Iterable<[string, string]> : Object.entries(userHeaders)
-  for (const [name, value] of entries) if (value !== undefined && value !== null) headers.append(name, value)
+function mergeHeaders (userHeaders: RequestHeaders, ownHeaders: Record<string, string>): Record<string, string> {
+  const entries = Symbol.iterator in userHeaders ? [...userHeaders as Iterable<[string, string]>] : Object.entries(userHeaders as Record<string, string>)
+  const headers = new Headers(entries.filter(([, value]) => value !== undefined && value !== null))
   // The client's own content type follows, if the request has a body.
   headers.delete('content-type')
-  for (const [name, value] of Object.entries(ownHeaders)) if (value !== '') headers.set(name, value)
-  return Object.fromEntries(headers)
+  return { ...Object.fromEntries(headers), ...ownHeaders }
 }
 
 /** Returns the value, or the result of the function that returns it. */

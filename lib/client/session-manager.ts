@@ -5,11 +5,11 @@ import { resolveValue } from './send.js'
 /** The values of a session that a component shows. */
 export interface SessionView<C extends Contract> {
   readonly state: State
-  /** The id of the session, which is a secret; `undefined` before the first `open` event. */
+  /** The id of the session, which is a secret; `undefined` before the first `welcome` event. */
   readonly sessionId?: string | undefined
   /** The newest event of the server; `undefined` before the first. */
   readonly lastEvent?: Received<C> | undefined
-  /** @internal Number of sessions that the component has opened. */
+  /** @internal Increases whenever the component replaces or closes the session. */
   readonly generation?: number
 }
 
@@ -23,7 +23,7 @@ export interface SessionMethods<C extends Contract> extends Pick<ClientSession<C
 export type SessionOptions = ConnectOptions | (() => ConnectOptions)
 
 const STATE_EVENTS = ['open', 'resume', 'reset', 'disconnect', 'close'] as const
-/** The values of a component that has no session yet. On a server, it never has one. */
+/** The values of a component that has no session. On a server, it never has one. */
 export const INITIAL_VIEW = { state: 'connecting' } as const
 
 /** A listener of the component, which is added to each of its sessions. */
@@ -58,7 +58,7 @@ export class SessionManager<C extends Contract> {
     request: (...args) => this.#session?.request(...args) ?? rejectClosed(),
     subscribe: (...args) => this.#session?.subscribe(...args) ?? throwClosed(),
     close: async () => { await this.#session?.close() },
-    reopen: () => { this.#replace(this.#url) }
+    reopen: () => { if (this.#url !== undefined) this.#replace(this.#url) }
   }
 
   /** Stores the values of the newest render. */
@@ -87,10 +87,13 @@ export class SessionManager<C extends Contract> {
     for (const { remove } of this.#listeners) remove?.()
     this.#session?.close()
     this.#session = undefined
-    this.#url = url
+    this.#url = undefined
     this.#generation++
-    if (url !== undefined) this.#connect(url)
-    else this.#setView({ ...INITIAL_VIEW, generation: this.#generation })
+    this.#setView({ ...INITIAL_VIEW, generation: this.#generation })
+    if (url === undefined) return
+    this.#connect(url)
+    // Afterwards, because an invalid option throws. Then the next call with this URL tries again.
+    this.#url = url
   }
 
   #connect (url: string): void {

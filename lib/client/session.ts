@@ -1,15 +1,13 @@
 import type { Contract, DownData, DownEvent, Payload, Received, UpResult, UpData, UpEvent, UpValue } from '../contract.js'
 import { setTimer } from './backoff.js'
-import { createConnection, type Welcome } from './connection.js'
+import { CLOSE_TIMEOUT, createConnection, type Welcome } from './connection.js'
 import { abortReason, onAbort } from './abort.js'
 import { ClientError, createResponseError } from './errors.js'
-import { assertOptions, type ConnectOptions, type Platform, type Resolvable } from './options.js'
+import { type ConnectOptions, type Platform, type Resolvable } from './options.js'
 import { createOutbox, type RequestOptions } from './outbox.js'
 import { addPageListeners } from './page.js'
 import { createSend } from './send.js'
 
-// Maximum time for which `close` waits for the response of the server, in milliseconds.
-const CLOSE_TIMEOUT = 5000
 // Internal event for iterators, with a name that no event of the server can have. Its data is the next event of the server,
 // or `undefined` when the session is closed.
 const ITERATOR_EVENT = ''
@@ -74,7 +72,7 @@ export type EventData<C extends Contract, Event> =
 export interface ClientSession<C extends Contract = Contract> extends AsyncIterable<Received<C>> {
   /** The state of the session and its stream. */
   readonly state: State
-  /** The id of the session, which is a secret; `undefined` before the first `open` event. */
+  /** The id of the session, which is a secret; `undefined` before the first `welcome` event. */
   readonly sessionId: string | undefined
   /** Aborts when the session is closed. */
   readonly signal: AbortSignal
@@ -134,8 +132,9 @@ type BufferedEvent = readonly [received: Received, size: number]
 
 /** Opens a session with the `fetch` of a platform. A closure instead of a class, so that no method needs `this`. */
 export function openSession (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform): ClientSession {
-  assertOptions(options)
-  const { paths: { downward = '/downward', upward = '/upward' } = {}, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24 } = options
+  const { paths: { downward = '/downward', upward = '/upward' } = {}, headers, fetch, credentials, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24, ...others } = options
+  const [unknown] = Object.keys(others)
+  if (unknown) throw new ClientError('OPTION_INVALID', `No option ${unknown}`)
   const retrySettings = { retryDelay: 1000 }
   const listeners = new Set<readonly [event: string, listener: (data: never) => void]>()
   const abortController = new AbortController()
@@ -166,8 +165,8 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const finish = (reason: string, error?: ClientError): void => {
     state = 'closed'
-    closeError = error
-    outbox.close(error ?? new ClientError('CLOSED', `The session is closed (${reason}); connect again`))
+    closeError = error ?? new ClientError('CLOSED', `Closed: ${reason}`)
+    outbox.close(closeError)
     abortController.abort()
     // An iterator throws the error.
     if (error) reportError(error, ITERATOR_EVENT)
@@ -186,86 +185,78 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const request = (event: string, data: unknown, options?: RequestOptions): Promise<unknown> => outbox.push(event, data, options).result
 
-  async function * iterate (accepts: (received: Received) => boolean, isOver = () => state === 'closed'): AsyncGenerator<Received, void, undefined> {
-    const queue: BufferedEvent[] = []
-    let bufferedSize = 0
+  async function * iterate (accepts: (received: Received) => boolean): AsyncGenerator<Received, void, undefined> {
+    // `undefined` after it contained too much.
+    let queue: BufferedEvent[] | undefined = []
+    let size = 0
     let wake: (() => void) | undefined
     const remove = on(ITERATOR_EVENT, (event?: BufferedEvent) => {
-      if (event && bufferedSize < Infinity && accepts(event[0])) {
-        bufferedSize += event[1]
+      if (event && queue && accepts(event[0])) {
+        size += event[1]
         // The first event may have any size.
-        if (queue.push(event) > 1 && bufferedSize > MAX_BUFFER_SIZE) {
-          bufferedSize = Infinity
-          queue.length = 0
-        }
+        if (queue.push(event) > 1 && size > MAX_BUFFER_SIZE) queue = undefined
       }
       wake?.()
     })
     try {
-      for (;;) {
+      // eslint-disable-next-line no-unmodified-loop-condition -- the listener modifies it
+      while (queue) {
         const event = queue.shift()
         if (event) {
-          bufferedSize -= event[1]
+          size -= event[1]
           yield event[0]
-        } else if (bufferedSize > 0) {
-          throw new ClientError('BUFFER_FULL', 'The loop is too slow')
-        } else if (isOver()) {
-          break
+        } else if (closeError) {
+          if (closeError.code !== 'CLOSED') throw closeError
+          return
         } else {
           await new Promise<void>(resolve => { wake = resolve })
         }
       }
+      throw new ClientError('BUFFER_FULL')
     } finally {
       remove()
     }
-    if (closeError) throw closeError
   }
 
   async function * subscribe (name: string, data?: unknown, { signal }: SubscribeOptions = {}): AsyncGenerator<unknown, void, undefined> {
     const id = `s${nextId++}`
     let end: Part['end'] | undefined
-    let failure: unknown
-    const fail = (error: unknown): void => {
-      failure = error
-      notify(ITERATOR_EVENT)
-    }
+    // The error follows the values that have arrived already.
+    const fail = (error: unknown): void => { notifyIterators('part', { message: id, error }) }
     if (signal?.aborted) throw abortReason(signal)
-    const message = outbox.push(name, data, {}, id)
-    const removeAbort = signal && onAbort(signal, () => {
-      const reason = abortReason(signal)
-      fail(reason)
-      // If the server may have received it, the message stays in the queue, because the handler is stopped after the response.
-      if (message.attempts === 0) message.reject(reason)
-    })
-    const started = message.result.then(response => {
-      if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING', 'The handler streams nothing; use request')
+    const { message, result } = outbox.push(name, data, {}, id)
+    // If the server may have received the message, it stays in the queue until there is a response.
+    const removeAbort = signal && onAbort(signal, reason => { (message.attempts === 0 ? message.reject : fail)(reason) })
+    const started = result.then(response => {
+      if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING')
     }).catch(fail)
     // Before the message was sent, a gap contains no values.
     const accepts = ({ event, data }: Received): boolean => event === 'gap' ? message.attempts > 0 : event === 'part' && (data as Part).message === id
     try {
-      for await (const { event, data } of iterate(accepts, () => failure !== undefined || state === 'closed')) {
-        if (event === 'gap') throw new ClientError('INCOMPLETE', 'Values may be missing')
-        end = (data as Part).end
-        if (!end) yield (data as Part).data
-        else if (end.status === 'finished') return
-        else if (end.response) throw createResponseError(end.response.status, end.response.body)
-        else throw new ClientError('HANDLER_LOST', `The handler was ${end.status}`)
+      for await (const { event, data } of iterate(accepts)) {
+        if (event === 'gap') throw new ClientError('INCOMPLETE')
+        const part = data as Part & { error?: unknown }
+        if ('error' in part) throw part.error
+        end = part.end
+        if (end) {
+          const { status, response } = end
+          if (status === 'finished') return
+          throw response ? createResponseError(response) : new ClientError('HANDLER_LOST', status)
+        }
+        yield part.data
       }
-      throw failure ?? new ClientError('CLOSED', 'The session is closed')
+      throw closeError
     } finally {
       removeAbort?.()
       // After the response, because the server may handle this message first.
-      if (!end) started.then(() => message.attempts > 0 && request('part', { message: id }).catch(() => {}))
+      if (!end && message.attempts > 0) started.then(() => request('part', { message: id })).catch(() => {})
     }
   }
 
   const close = async (): Promise<void> => {
     if (state === 'closed') return
     const controller = new AbortController()
-    const timer = setTimer(() => {
-      controller.abort()
-      connection.abort()
-    }, CLOSE_TIMEOUT)
+    const timer = setTimer(() => { controller.abort() }, CLOSE_TIMEOUT)
     // With `keepalive`, the request continues when the page is closed. If the request fails, the session expires on the server.
     const closeOnServer = async (id: string | undefined): Promise<unknown> => id && await send(downward, {
       method: 'DELETE',
@@ -274,21 +265,22 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       signal: controller.signal
     }).catch(() => {})
     const known = sessionId
-    const opening = connection.stop()
+    const opening = connection.stop() ? running : undefined
     finish('closed')
     await closeOnServer(known)
+    // A request for a stream may have opened another session meanwhile.
     const opened = await opening
     if (opened !== known) await closeOnServer(opened)
     clearTimeout(timer)
   }
 
   const urls = new Map<string, string>()
-  const send = createSend(url, options, platform, urls)
-  const outbox = createOutbox(send, { path: upward, timeout, maxQueued }, retrySettings, {
+  const send = createSend(url, { headers, fetch, credentials }, platform, urls)
+  const outbox = createOutbox(send, upward, { timeout, maxQueued }, retrySettings, {
     onStale: () => { if (state === 'open') connection.reconnect() },
-    onUnhandled: reportError
+    reportError
   })
-  const connection = createConnection(send, { path: downward, maxEventSize }, retrySettings, {
+  const connection = createConnection(send, downward, maxEventSize, retrySettings, {
     onWelcome: welcome => {
       const event = welcome.resumed ? 'resume' : sessionId ? 'reset' : 'open'
       state = 'open'
@@ -310,11 +302,11 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
         notify('error', error)
       }
     },
-    onParseError: reportError,
+    reportError,
     onClose: finish
   })
   addPageListeners(connection, urls, close, abortController.signal)
-  connection.run()
+  const running = connection.run()
 
   const session: Omit<ClientSession, 'sessionId'> = {
     get state () { return state },
@@ -337,5 +329,5 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
  * `error` and `close`, see {@link SessionEvents}. Throws a {@link ClientError} with code `OPTION_INVALID` if an option is invalid.
  */
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, options: ConnectOptions = {}): ClientSession<C> {
-  return openSession(url, options, { fetch: (url, init) => globalThis.fetch(url, init) }) as ClientSession<C>
+  return openSession(url, options, {}) as ClientSession<C>
 }

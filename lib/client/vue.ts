@@ -8,15 +8,15 @@ export type { SessionOptions }
 /**
  * What {@link useSession} returns: refs, and the functions of the session, which never change. `on` also works before there
  * is a session; its listeners are added to each session of the component. `send`, `emit` and `request` reject with a
- * {@link ClientError} with code `CLOSED` while the component is not mounted or has no URL.
+ * `ClientError` with code `CLOSED` while the component is not mounted or has no URL.
  */
 export interface SessionHandle<C extends Contract = Contract> extends SessionMethods<C> {
   readonly state: ComputedRef<SessionView<C>['state']>
-  /** The id of the session, which is a secret; `undefined` before the first `open` event. */
+  /** The id of the session, which is a secret; `undefined` before the first `welcome` event. */
   readonly sessionId: ComputedRef<SessionView<C>['sessionId']>
   /** The newest event of the server; `undefined` before the first. */
   readonly lastEvent: ComputedRef<SessionView<C>['lastEvent']>
-  /** @internal Number of sessions that the component has opened. */
+  /** @internal Increases whenever the component replaces or closes the session. */
   readonly generation: ComputedRef<SessionView<C>['generation']>
 }
 

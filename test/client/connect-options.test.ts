@@ -100,5 +100,5 @@ testEachClient(t, 'options with the value undefined have their defaults, and an 
   const session = connect(server.url, { fetch: undefined, headers: undefined, paths: undefined, timeout: undefined })
   await waitForEvent(session, 'open')
   t.equal(server.requests[0]?.url, '/downward')
-  t.throws(() => connect(server.url, { header: {} } as object), { code: 'OPTION_INVALID', message: /no option header, only headers,/ })
+  t.throws(() => connect(server.url, { header: {} } as object), { code: 'OPTION_INVALID', message: 'No option header' })
 })

@@ -57,7 +57,7 @@ testEachClient(t, 'limits the queue to 1000 messages by default, and accepts mor
   }], Array<Responder>(20).fill(echo))
   const session = connect(server.url)
   const sent = Promise.all(range(1000).map(n => session.request('a', n)))
-  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: 'The queue exceeds maxQueued (1000); raise it' })
+  await t.rejects(session.request('a', 1000), { code: 'QUEUE_FULL', message: 'Exceeds maxQueued (1000)' })
   released.resolve()
   t.strictSame(await sent, range(1000))
   t.equal(await session.request('a', 1001), 1001)
@@ -104,7 +104,7 @@ testEachClient(t, 'does not repeat a message that is aborted during its POST, an
   t.equal(await third, 3)
   t.strictSame(server.requests.filter(isPost).map(request => messagesOf(request).map(({ data }) => data)), [[1], [3]])
   // The signals of some platforms have no reason.
-  await t.rejects(session.request('a', 5, { signal: AbortSignal.abort(null) }), { message: 'The request was aborted' })
+  await t.rejects(session.request('a', 5, { signal: AbortSignal.abort(null) }), { message: 'Aborted' })
   const other = new AbortController()
   await session.request('a', 4, { signal: other.signal })
   t.strictSame(getEventListeners(other.signal, 'abort'), [])
@@ -164,3 +164,28 @@ async function closedUrl (): Promise<string> {
   server.close()
   return `http://127.0.0.1:${port}`
 }
+
+testEachClient(t, 'sends no request for a message that was aborted while its headers were resolved', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome())], [respond(200, {}, [{ status: 200, body: 'handled' }])])
+  const called = deferred()
+  const headers = deferred()
+  let isWaiting = false
+  const session = connect(server.url, {
+    headers: async () => {
+      if (isWaiting) called.resolve()
+      if (isWaiting) await headers.promise
+      return {}
+    }
+  })
+  await waitForEvent(session, 'open')
+  isWaiting = true
+  const controller = new AbortController()
+  const aborted = session.request('a', 1, { signal: controller.signal })
+  await withTimeout(called.promise, 'the call of the function')
+  controller.abort()
+  await t.rejects(aborted, { name: 'AbortError' })
+  isWaiting = false
+  headers.resolve()
+  t.equal(await session.request('a', 2), 'handled')
+  t.strictSame(server.requests.filter(isPost).map(({ body }) => body), ['{"event":"a","data":2,"id":"1"}'])
+})

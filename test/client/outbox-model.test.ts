@@ -68,9 +68,9 @@ class History {
       headers: () => new Promise((resolve, reject) => { this.#unresolved.add({ resolve, reject }) }),
       fetch: (_url, init) => this.#fetch(init)
     }, { fetch, isUnsent: error => error instanceof NotSentError }, new Map())
-    this.#outbox = createOutbox(send, { path: '/upward', timeout: Infinity, maxQueued: Infinity }, { retryDelay: 1 }, {
+    this.#outbox = createOutbox(send, '/upward', { timeout: Infinity, maxQueued: Infinity }, { retryDelay: 1 }, {
       onStale: () => {},
-      onUnhandled: error => { assert.fail(String(error)) }
+      reportError: error => { assert.fail(String(error)) }
     })
   }
 
