@@ -21,6 +21,8 @@ const BODY_LIMIT = 65_536
 const OUTAGE = 4000
 /** GETs and POSTs with delays that grow are attempted about 13 times in the outage, GETs alone with delays that do not grow about 26 times. */
 const MAX_ATTEMPTS = 19
+/** With delays that grow, a client attempts at least this often. */
+const MIN_ATTEMPTS = 2
 /** A client doubles its delay after each failure, so more failures in a row would only make it wait. */
 const MAX_FAULTS_IN_A_ROW = 3
 /** Milliseconds by which a timer of the client can be early. */
@@ -28,6 +30,12 @@ const TOLERANCE = 10
 const LONG_RETRY = 600
 /** The number in an event that the server does not complete. */
 const INCOMPLETE = 99_999
+/** Maximum number of characters of the client's output in a problem. */
+const MAX_OUTPUT = 1000
+/** Milliseconds in which a client has to detect a silent stream: 2.5 heartbeat intervals, of which it may have spent one before; and their double. */
+const SILENCE = [1.5 * HEARTBEAT - TOLERANCE, 5 * HEARTBEAT] as const
+/** The messages that a client sends. */
+const MESSAGES = ['echo', 'missed', 'lost', 'refused']
 const EVENT_STREAM = { 'Content-Type': 'text/event-stream', Connection: 'close' }
 const UNKNOWN_SESSION = 'A'.repeat(24)
 
@@ -112,6 +120,8 @@ const pause = (ms: number): Promise<void> => new Promise(resolve => { setTimeout
 /** The data of an event. Its text has escapes in JSON, and characters of different lengths in UTF-8, which a cut can split. */
 const dataOf = (n: number): { n: number, text: string } => ({ n, text: `naïve "quoted\n" 日本語 🚀 ${'.'.repeat(n % 50)}` })
 
+class ClientExited extends Error {}
+
 /** One process of the client, with its own server and proxy. */
 class ClientRun {
   readonly streams: StreamRecord[] = []
@@ -128,6 +138,10 @@ class ClientRun {
   #proxy: FaultProxy | undefined
   #process: ChildProcess | undefined
   #exited: Promise<number | null> = Promise.resolve(null)
+  /** The status with which the client has exited; `null` if a signal has ended it. */
+  #exitCode: number | null | undefined
+  /** The end of what the client has printed. */
+  #output = ''
   isCutting = false
   #faultsInARow = 0
   postsInProgress = 0
@@ -185,9 +199,16 @@ class ClientRun {
     this.#closes.push(this.#proxy.close)
     this.serverUrl = `http://127.0.0.1:${port}/sessions`
     const child = spawn(command, { shell: true, detached: true, env: { ...process.env, URL: `${this.#proxy.url}/sessions` }, stdio: ['ignore', 'pipe', 'pipe'] })
-    for (const output of [child.stdout, child.stderr]) output.setEncoding('utf8').on('data', log)
+    for (const output of [child.stdout, child.stderr]) {
+      output.setEncoding('utf8').on('data', (text: string) => {
+        this.#output = (this.#output + text).slice(-MAX_OUTPUT)
+        log(text)
+      })
+    }
     this.#process = child
     this.#exited = once(child, 'exit').then(([code]) => code)
+    // When its output is complete.
+    child.once('close', code => { this.#exitCode = code })
     await this.waitUntil(() => this.sessions.length > 0, 'the first GET', 60_000)
   }
 
@@ -275,7 +296,11 @@ class ClientRun {
   }
 
   async waitUntil (condition: () => boolean, what: string, ms = this.timeout): Promise<void> {
-    await waitUntil(condition, what, ms)
+    await waitUntil(() => {
+      if (condition()) return true
+      if (this.#exitCode !== undefined) throw new ClientExited(`The client has exited with ${this.#exitCode}, before ${what}${this.#output === '' ? '' : `:\n${this.#output}`}`)
+      return false
+    }, what, ms)
   }
 
   async waitForEcho (n: number): Promise<void> {
@@ -314,10 +339,12 @@ export async function checkClient (t: Test, options: CheckClientOptions): Promis
       await scenario(run, report)
     } catch (error) {
       report.problems.push(`${scenario.name}: ${String(error)}`)
+      // The other runs would end in the same way.
+      if (error instanceof ClientExited && run.streams.length === 0) return report
     } finally {
       await run.end()
     }
-    report.check(R.secret, !run.urls.some(url => run.sessions.some(({ id }) => url.includes(id))))
+    report.check(R.secret, run.urls.length > 0 && !run.urls.some(url => run.sessions.some(({ id }) => url.includes(id))))
   }
   return report
 }
@@ -345,12 +372,12 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
     const { echoes } = run
     const unique = new Set(echoes)
     report.check(R.lost, unique.size === COUNT, `${unique.size} of ${COUNT} in each direction, ${run.cuts} connections broken`)
-    report.check(R.duplicated, unique.size === echoes.length, `${run.replays} repeats`)
-    report.check(R.ordered, [...unique].every((n, index, all) => index === 0 || n > (all[index - 1] as number)))
-    report.check(R.key, run.messages.every(({ key }) => key !== undefined))
+    report.check(R.duplicated, echoes.length > 0 && unique.size === echoes.length, `${run.replays} repeats`)
+    report.check(R.ordered, unique.size > 0 && [...unique].every((n, index, all) => index === 0 || n > (all[index - 1] as number)))
+    report.check(R.key, run.messages.length > 0 && run.messages.every(({ key }) => key !== undefined))
     report.check(R.batch, run.batches > 0, `${run.batches} batches`)
   }
-  report.check(R.resume, run.sessions.length === 1 && run.streams.slice(1).every(({ lastEventId }) => (lastEventId ?? '') !== ''), `${run.streams.length - 1} times`)
+  report.check(R.resume, run.sessions.length === 1 && run.streams.length > 1 && run.streams.slice(1).every(({ lastEventId }) => (lastEventId ?? '') !== ''), `${run.streams.length - 1} times`)
   let n = COUNT
   /** Sends one more event, and waits until the client has responded to it. */
   const exchangeOne = async (): Promise<void> => {
@@ -362,10 +389,11 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
   // A silent stream.
   let streams = run.streams.length
   run.breakStream('stall')
+  const silentAt = performance.now()
   await run.emit(++n)
-  await run.waitForStream(streams)
+  const silence = (await run.waitForStream(streams)).startedAt - silentAt
   await run.waitForEcho(n)
-  report.check(R.silence, true)
+  report.check(R.silence, silence >= SILENCE[0] && silence <= SILENCE[1], `after ${Math.round(silence)} ms`)
 
   // An outage.
   run.setDown(true)
@@ -374,7 +402,7 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
   const attempts = run.refusedConnections
   run.setDown(false)
   await run.waitForEcho(n)
-  report.check(R.growing, attempts <= MAX_ATTEMPTS, `${attempts} attempts in ${OUTAGE} ms`)
+  report.check(R.growing, attempts >= MIN_ATTEMPTS && attempts <= MAX_ATTEMPTS, `${attempts} attempts in ${OUTAGE} ms`)
 
   // Responses with Retry-After.
   streams = run.streams.length
@@ -461,7 +489,8 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
   await run.waitUntil(() => run.messages.some(({ event }) => event === 'missed'), 'the message "missed"')
   const gap = run.messages.find(({ event }) => event === 'missed')?.data ?? {}
   report.check(R.gap, (gap.after ?? 0) > 0 && (gap.resumedAt ?? 0) > (gap.after ?? 0) && gap.reason === 'count')
-  report.check(R.unknownEvents, true)
+  // A client that handles the events with the name `unknown` would send messages without a number, or with other names.
+  report.check(R.unknownEvents, run.messages.every(({ event }) => MESSAGES.includes(event)) && !run.echoes.includes(0))
 
   // A message that is too large, between two others.
   await run.emit(++n)
@@ -512,7 +541,7 @@ function checkStreams ({ streams }: ClientRun, report: Report): void {
     return end === undefined || end > startedAt || connection?.endedByClient === true ? [] : [{ waited: startedAt - end, retry }]
   })
   const shortest = Math.min(...waits.map(({ waited, retry }) => waited - retry))
-  report.check(R.retry, shortest >= -TOLERANCE, `${RETRY + Math.round(shortest)} ms or more, ${waits.length} times`)
+  report.check(R.retry, waits.length > 0 && shortest >= -TOLERANCE, `${RETRY + Math.round(shortest)} ms or more, ${waits.length} times`)
 }
 
 async function checkReplaced (run: ClientRun, report: Report): Promise<void> {

@@ -18,8 +18,8 @@ const { values: { server, seed, verbose }, positionals } = parseArgs({
   }
 })
 const command = positionals.join(' ')
-if ((server === undefined) === (command === '')) {
-  console.error('Usage: npm run conformance -- <command that starts a client>\n       npm run conformance -- --server <URL>')
+if ((server === undefined) === (command === '') || !Number.isSafeInteger(Number(seed))) {
+  console.error('Usage: npm run conformance -- [--seed <whole number>] <command that starts a client>\n       npm run conformance -- --server <URL>')
   process.exit(2)
 }
 
