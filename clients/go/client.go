@@ -55,7 +55,15 @@ func (s *Session) Send(event string, data any) {
 }
 
 func (s *Session) Close() {
-	s.request(context.Background(), "DELETE", "/downward", nil, "X-Session-ID", s.id)
+	s.lock.Lock()
+	id := s.id
+	s.lock.Unlock()
+	if id == "" {
+		return // there is no session yet
+	}
+	if response, err := s.request(context.Background(), "DELETE", "/downward", nil, "X-Session-ID", id); err == nil {
+		response.Body.Close()
+	}
 }
 
 func (s *Session) request(ctx context.Context, method, path string, body io.Reader, headers ...string) (*http.Response, error) {
@@ -71,8 +79,11 @@ func isFinal(status int) bool {
 }
 
 func (s *Session) wait(failures int, response *http.Response) {
-	limit := math.Min(30e9, float64(s.retry)*math.Pow(2, float64(failures)))
-	delay := s.retry + time.Duration(rand.Float64()*limit)
+	s.lock.Lock()
+	retry := s.retry
+	s.lock.Unlock()
+	limit := math.Min(30e9, float64(retry)*math.Pow(2, float64(failures)))
+	delay := retry + time.Duration(rand.Float64()*limit)
 	if response != nil {
 		seconds, _ := strconv.Atoi(response.Header.Get("Retry-After"))
 		if after := time.Duration(seconds) * time.Second; after > delay {
@@ -86,7 +97,9 @@ func (s *Session) wait(failures int, response *http.Response) {
 func (s *Session) Run() error {
 	for ; ; s.failures++ {
 		ctx, abort := context.WithCancel(context.Background())
+		s.lock.Lock()
 		s.opened, s.abort = time.Now(), abort
+		s.lock.Unlock()
 		timer := time.AfterFunc(s.silence, abort)
 		response, err := s.request(ctx, "GET", "/downward", nil, "Accept", "text/event-stream", "Last-Event-ID", s.cursor)
 		if err == nil && isFinal(response.StatusCode) {
@@ -100,7 +113,12 @@ func (s *Session) Run() error {
 			}
 		}
 		abort()
+		if err == nil {
+			response.Body.Close()
+		}
+		s.lock.Lock()
 		s.connected = false
+		s.lock.Unlock()
 		s.wait(s.failures, response)
 	}
 }
@@ -128,7 +146,9 @@ func (s *Session) read(body io.Reader, timer *time.Timer) string {
 			switch {
 			case field == "retry":
 				ms, _ := strconv.Atoi(value)
+				s.lock.Lock()
 				s.retry = time.Duration(ms) * time.Millisecond
+				s.lock.Unlock()
 			case field == "event":
 				name = value
 			case field == "data":
@@ -192,10 +212,6 @@ func (s *Session) deliver() {
 		s.lock.Unlock()
 
 		response, results := s.post(id, lines)
-		if len(results) > 1 && (response.StatusCode == 400 || response.StatusCode == 413) {
-			s.batch, s.unsure = len(lines)/2, before
-			continue
-		}
 		done, isUnknown := 0, false
 		for _, result := range results {
 			isUnknown = isUnknown || result.Body.Code == "FST_SSE_SESSION_UNKNOWN"
@@ -209,6 +225,11 @@ func (s *Session) deliver() {
 			s.lock.Unlock()
 			continue
 		}
+		if len(results) > 1 && (response.StatusCode == 400 || response.StatusCode == 413) {
+			s.batch, s.unsure = len(lines)/2, before
+			s.lock.Unlock()
+			continue
+		}
 		if results != nil || response != nil && (response.StatusCode == 429 || response.StatusCode == 503) {
 			s.unsure = before // the others were not handled
 		}
@@ -216,14 +237,16 @@ func (s *Session) deliver() {
 			s.unsure = 0
 		}
 		s.outbox, s.connected = s.outbox[done:], s.connected && !isUnknown
+		isStale := response != nil && response.Header.Get("X-Session-Connected") == "false" && time.Since(s.opened) > s.retry
+		abort := s.abort
 		s.lock.Unlock()
 		for _, result := range results[:done] {
 			if result.Status >= 400 {
 				s.onEvent("refused", json.RawMessage(fmt.Sprintf(`{"status":%d}`, result.Status)))
 			}
 		}
-		if isUnknown || response != nil && response.Header.Get("X-Session-Connected") == "false" && time.Since(s.opened) > s.retry {
-			s.abort()
+		if isUnknown || isStale {
+			abort()
 		}
 		if done > 0 {
 			failures, s.batch = 0, 100
@@ -242,6 +265,7 @@ func (s *Session) post(id string, lines []string) (*http.Response, []result) {
 	if err != nil {
 		return nil, nil
 	}
+	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		return nil, nil

@@ -74,7 +74,7 @@ public class Client {
     }
 
     private HttpRequest.Builder request(String path) {
-        return HttpRequest.newBuilder(URI.create(url + path)).timeout(Duration.ofMillis(Math.min(silence, 37_500)));
+        return HttpRequest.newBuilder(URI.create(url + path)).timeout(Duration.ofSeconds(15));
     }
 
     private static boolean isFinal(int status) {

@@ -47,7 +47,7 @@ class Session:
             self.failures += 1
 
     def close(self):
-        self._request('DELETE', '/downward', {'X-Session-ID': self.id})
+        if self.id: self._request('DELETE', '/downward', {'X-Session-ID': self.id})
 
     def _request(self, method, path, headers, body=None, timeout=15):
         connect = http.client.HTTPSConnection if self.url.scheme == 'https' else http.client.HTTPConnection
@@ -105,7 +105,9 @@ class Session:
                 elif is_final(response.status): results = [{'status': response.status, 'body': is_json and json.loads(text)}] * len(lines)
             except (OSError, http.client.HTTPException, ValueError): pass  # no complete response
             if results and len(lines) > 1 and response.status in (400, 413):
-                self.batch, self.unsure = len(lines) // 2, unsure
+                with self.changed:
+                    self.batch = len(lines) // 2
+                    if id == self.id: self.unsure = unsure
                 continue
             codes = [isinstance(result.get('body'), dict) and result['body'].get('code') for result in results]
             is_unknown = 'FST_SSE_SESSION_UNKNOWN' in codes

@@ -34,7 +34,7 @@ class Session
     end
   end
 
-  def close = http { |http| http.delete("#{@url.path}/downward", 'X-Session-ID' => @id) }
+  def close = @id && http { |http| http.delete("#{@url.path}/downward", 'X-Session-ID' => @id) }
 
   private
 
@@ -117,19 +117,21 @@ class Session
       end
       response, results = post(id, lines)
       if results && lines.size > 1 && %w[400 413].include?(response.code)
-        @batch, @unsure = lines.size / 2, unsure
+        @lock.synchronize { @batch, @unsure = lines.size / 2, id == @id ? unsure : @unsure }
         next
       end
       codes = (results || []).map { |result| result['body']['code'] if result['body'].is_a?(Hash) }
       is_unknown = codes.include?('FST_SSE_SESSION_UNKNOWN')
       done = (results || []).zip(codes).take_while { |result, code| ![429, 503].include?(result['status']) && code != 'FST_SSE_SESSION_UNKNOWN' }
-      @lock.synchronize do
+      is_current = @lock.synchronize do
         next if id != @id # the session is lost
         @outbox.shift(done.size)
         was_refused = results || %w[429 503].include?(response&.code)
         @unsure = [0, (was_refused ? unsure : @unsure) - done.size].max
         @connected = false if is_unknown
+        true
       end
+      next unless is_current
       done.each { |result,| @on_event.call('refused', { status: result['status'] }) if result['status'] >= 400 }
       is_stale = response && response['X-Session-Connected'] == 'false' && Process.clock_gettime(Process::CLOCK_MONOTONIC) - @opened > @retry
       @stream.finish if (is_unknown || is_stale) && @stream.started?
