@@ -52,7 +52,7 @@ t.test('works with an AbortSignal that has no reason, timeout, any and throwIfAb
     console.log(await session.request('hi', 1, { signal: controller.signal }).catch(error => error.message))
     await session.close()
     console.log(session.state)`)
-  t.equal(output, 'hello\nThe request was aborted\nThe request was aborted\nclosed\n')
+  t.equal(output, 'hello\nAborted\nAborted\nclosed\n')
   t.equal(code, 0)
   t.equal(sessions.size, 0)
 })
