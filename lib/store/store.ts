@@ -66,7 +66,8 @@ export interface JoinResult {
  * Keeps sessions, their logs, channel memberships and the messages of clients, for one process or for several.
  *
  * **Calls.** A method returns its result or a promise of it. If the store cannot be reached, a method MUST reject with
- * StoreUnavailable within a bounded time; the operation has then been executed completely or not at all. The store MUST
+ * StoreUnavailable within a bounded time; the operation has then been executed completely or not at all. While it can be
+ * reached, `attach` MAY take as long as it needs to read the logs. The store MUST
  * recover by itself when it can be reached again. It MUST NOT keep the process running.
  *
  * **Logs.** There is one log per session, one per channel that has members or is kept, and one for broadcasts. A store MUST take all

@@ -1,7 +1,10 @@
+import { mock } from 'node:test'
 import Fastify from 'fastify'
 import t from 'tap'
 import type { CommandQueue } from '../../lib/store/redis/command-queue.js'
 import type { Inbox } from '../../lib/store/redis/replica/inbox.js'
+import { runAll } from '../../lib/store/redis/replica/log-reducer.js'
+import { LogReplica } from '../../lib/store/redis/replica/log-replica.js'
 import type { Reducer } from '../../lib/store/redis/replica/reducer.js'
 import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
@@ -10,7 +13,7 @@ import { findSession, openSession, attachStream, earlier } from '../support/memo
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
 import { needsRedis } from '../support/redis-server.js'
-import { waitUntil } from '../support/wait.js'
+import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
 
 // The stream of a session moves between nodes, while publications about it are delayed or lost.
 
@@ -150,6 +153,41 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
     t.match(down.read(), events)
     t.equal(down.read().length, events.length)
   }
+})
+
+t.test('an attach waits while logs become complete, also if the stream has to read more of them meanwhile', async t => {
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => { mock.timers.reset() })
+  // Called directly, because Redis would read the logs at once.
+  const execute = async (): Promise<unknown> => ({ value: [], position: 5, isApplied: true })
+  const ownership = new StreamOwnership({ clockOffset: 0, clockError: 0 } as CommandQueue, { execute } as unknown as Inbox, {} as Reducer, 1000)
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
+  state.epoch = 1
+  const addLog = (name: string): LogReplica => {
+    const replica = new LogReplica('channel', name, { entries: 1, bytes: 1, age: 1 })
+    replica.addReader(state, 0)
+    return replica
+  }
+  const [first, second] = [addLog('a'), addLog('b')]
+  const attached = ownership.attach(state, 0, performance.now())
+  await nextEventLoopTurn()
+  first.release(state)
+  const third = addLog('c')
+  for (let i = 0; i < 2; i++) {
+    mock.timers.tick(2000)
+    await nextEventLoopTurn()
+    t.equal(state.completeWaiters.length, 1)
+    second.release(state)
+  }
+  third.release(state)
+  runAll(state.completeWaiters)
+  t.equal(await attached, 5)
+
+  addLog('d')
+  const failed = t.rejects(ownership.attach(state, 0, performance.now()), { code: 'FST_SSE_STORE_UNAVAILABLE', cause: { message: /logs were not read/ } })
+  await nextEventLoopTurn()
+  mock.timers.tick(2000)
+  await failed
 })
 
 t.test('a request can have arrived at any time since the timers ran before the last time', async t => {

@@ -26,8 +26,8 @@ export class StreamOwnership {
   readonly #times: number[] = []
   #timer: NodeJS.Timeout | undefined
 
-  constructor (queue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
-    this.#commandQueue = queue
+  constructor (commandQueue: CommandQueue, inbox: Inbox, reducer: Reducer, resumeTimeout: number) {
+    this.#commandQueue = commandQueue
     this.#inbox = inbox
     this.#reducer = reducer
     this.#renewInterval = resumeTimeout / 4
@@ -122,12 +122,19 @@ export class StreamOwnership {
 
   /** Waits until the logs that a stream reads are complete. Rejects if none of them becomes complete within COMMAND_TIMEOUT; all together may take longer. */
   async #waitUntilComplete (state: SessionReplica): Promise<void> {
+    let complete: Promise<void> | undefined
     while (state.epoch !== 0 && !state.isComplete) {
-      const { incompleteLogCount } = state
+      const { completedLogCount } = state
+      complete ??= new Promise(resolve => {
+        state.completeWaiters.push(() => {
+          complete = undefined
+          resolve()
+        })
+      })
       try {
-        await withTimeout(new Promise<void>(resolve => { state.completeWaiters.push(resolve) }), COMMAND_TIMEOUT, LOGS_NOT_READ)
+        await withTimeout(complete, COMMAND_TIMEOUT, LOGS_NOT_READ)
       } catch (error) {
-        if (state.incompleteLogCount >= incompleteLogCount) throw error
+        if (state.completedLogCount === completedLogCount) throw error
       }
     }
   }

@@ -26,6 +26,8 @@ export type LogPart = readonly [
 export interface LogReader {
   /** How many of the logs that it reads are not complete. */
   incompleteLogCount: number
+  /** How many of its waits for a log have ended. */
+  completedLogCount: number
   onAppend (): void
 }
 
@@ -143,7 +145,9 @@ export class LogReplica {
 
   /** The reader does not have to wait any more. */
   release (reader: LogReader): void {
-    if (this.waitingReaders.delete(reader)) reader.incompleteLogCount--
+    if (!this.waitingReaders.delete(reader)) return
+    reader.incompleteLogCount--
+    reader.completedLogCount++
   }
 
   #makeWait (reader: LogReader, position: number): void {

@@ -10,6 +10,7 @@ export class RunReplica extends RunState implements LogReader {
   replica: LogReplica | undefined
   /** At most 1, because a run has one log. */
   incompleteLogCount = 0
+  completedLogCount = 0
   /** Whether Redis does not have the run any more. */
   isRemoved = false
   /** Are called when the replica is complete. */

@@ -44,6 +44,7 @@ export class SessionReplica extends SessionState implements LogReader {
   readonly replicas = new Set<LogReplica>()
   /** How many of these are not complete. */
   incompleteLogCount = 0
+  completedLogCount = 0
   /** Are called when nothing is missing any more, or the stream is not in this process any more. */
   readonly completeWaiters: Array<() => void> = []
   /** Are called when the session is closed for the stream, or the stream is not in this process any more. */
