@@ -42,11 +42,11 @@ export const IdempotencyKeyInvalid = createError('FST_SSE_IDEMPOTENCY_KEY_INVALI
 export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED', 'This Idempotency-Key was used with another message before; use a new key for a new message', 422)
 // Fastify does not export its own error with this code, whose message does not say what to send.
 export const MediaTypeUnsupported = createError<[advice: string]>('FST_ERR_CTP_INVALID_MEDIA_TYPE', 'The content type is not supported; send %s', 415)
-export const ResponseInvalid = createError<[string]>('FST_SSE_RESPONSE_INVALID', 'The handler of event %s returned or sent a stream, a Response or a Blob, or sent an async iterable, which cannot be kept for repeats of the message; return a value or an async generator, which can `yield *` the items of a stream', 500, TypeError)
+export const ResponseInvalid = createError<[string]>('FST_SSE_RESPONSE_INVALID', 'The handler of event %s must return or send a value, or return an async generator: a stream, a Response, a Blob or an async iterable that is sent cannot be stored for repeats. To send the items of a stream, `yield *` it in an async generator', 500, TypeError)
 export const PartInvalid = createError('FST_SSE_PART_INVALID', 'A message "part" stops the values of an earlier message; its data must be {"message": "<the Idempotency-Key of that message>"}', 400)
 export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deeply; flatten it', 400)
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their responses and try again', 429)
-export const TooManyDeliveries = createError<[number]>('FST_SSE_TOO_MANY_DELIVERIES', 'The session already receives %d runs and streaming handlers; wait until one has ended, stop one, or raise option "maxWaitingMessages"', 429)
+export const TooManyDeliveries = createError<[number]>('FST_SSE_TOO_MANY_DELIVERIES', 'The session already receives %d runs and streaming handlers, more than "maxWaitingMessages"; wait until one has ended, stop one, or raise this option', 429)
 export const ResponseDropped = createError('FST_SSE_RESPONSE_DROPPED', 'The message was handled, but its response is not stored any more, because the stored responses needed too much memory; do not send the message again', 410)
 export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for messages is used up; try again with the same Idempotency-Key', 503)
 export const HandlerTimeout = createError<[string, string, number]>('FST_SSE_HANDLER_TIMEOUT', '%s of event %s has not finished within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)

@@ -27,5 +27,5 @@ export function checkVersion ({ headers: { 'mcp-protocol-version': version } }: 
 
 /** Throws FST_SSE_MCP_NOT_ACCEPTABLE. */
 export function checkAccept ({ headers: { accept } }: FastifyRequest, ...types: readonly string[]): void {
-  if (!types.every(type => acceptsType(accept, type))) throw new McpNotAcceptable(types.join(' and '))
+  if (!types.every(type => acceptsType(type, accept))) throw new McpNotAcceptable(types.join(' and '))
 }

@@ -11,7 +11,7 @@ import type { Sink } from '../stream/response-sink.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
-/** The events that a stream adds to those of the app. */
+/** The events that a stream adds to those of the app, except `gap`, which is the same in every stream. */
 export interface StreamFrames {
   /** Starts every stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is that of the {@link StreamAttachment}. */
   welcome (sessionId: string, cursor: number, retry: number, data: string): string

@@ -1,5 +1,5 @@
 /** Whether an `Accept` header accepts a media type, given in lower case. */
-export function acceptsType (accept = '*/*', type: string): boolean {
+export function acceptsType (type: string, accept = '*/*'): boolean {
   // From the least to the most specific.
   const ranges = ['*/*', `${type.split('/', 1)[0] as string}/*`, type]
   let specificity = -1
@@ -20,4 +20,4 @@ export function acceptsType (accept = '*/*', type: string): boolean {
 }
 
 /** Whether an `Accept` header accepts an event stream. */
-export const acceptsEventStream = (accept?: string): boolean => acceptsType(accept, 'text/event-stream')
+export const acceptsEventStream = (accept?: string): boolean => acceptsType('text/event-stream', accept)

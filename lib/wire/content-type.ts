@@ -23,7 +23,7 @@ export function requireJson (advice: string, acceptsBatches = false): preParsing
   }
 }
 
-/** The hook for a DELETE, whose body has no meaning. */
+/** Refuses a body that is not JSON. A DELETE needs none. */
 export const requireNoBodyOrJson: preParsingHookHandler = requireJson('no body, or "Content-Type: application/json"')
 
 type Raw = IncomingMessage & Partial<Pick<Http2ServerRequest, 'stream'>>

@@ -75,10 +75,10 @@ export class CommandQueue {
   #loading: Promise<unknown> | undefined
   #closed = false
 
-  constructor (connection: CommandConnection, scripts: Scripts, prefix: string, listener: CommandQueueListener) {
+  constructor (connection: CommandConnection, scripts: Scripts, keyPrefix: string, listener: CommandQueueListener) {
     this.#connection = connection
     this.#scripts = scripts
-    this.#keyPrefix = prefix
+    this.#keyPrefix = keyPrefix
     this.#listener = listener
   }
 

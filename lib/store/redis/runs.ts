@@ -38,9 +38,9 @@ export class RedisRuns implements RunStore {
   /** The ids of the runs that this node is about to restart. */
   readonly #restarting = new Set<string>()
 
-  constructor (settings: StoreSettings, queue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>) {
+  constructor (settings: StoreSettings, commandQueue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>) {
     this.#settings = settings
-    this.#commandQueue = queue
+    this.#commandQueue = commandQueue
     this.#inbox = inbox
     this.#reducer = reducer
     this.cache = cache

@@ -36,7 +36,7 @@ interface Ticket {
   /** A number; with the prefix `c` for a concurrent message. */
   readonly name: string
   messages: PendingMessage[]
-  /** The node id with which it is in the queue in Redis; empty if it is not. */
+  /** The node id with which the last command was executed; empty before. */
   nodeId: string
   isQueued: boolean
   /** Whether a command for it is in progress. */
@@ -68,8 +68,8 @@ export class MessageQueues {
   #isClosed = false
   #lastNumber = 0
 
-  constructor (queue: CommandQueue, listener: MessageQueuesListener) {
-    this.#commandQueue = queue
+  constructor (commandQueue: CommandQueue, listener: MessageQueuesListener) {
+    this.#commandQueue = commandQueue
     this.#listener = listener
   }
 
@@ -252,14 +252,14 @@ export class MessageQueues {
     return this.#commandQueue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
   }
 
-  async #handle (state: SessionReplica, ticket: string, node: string, messages: readonly PendingMessage[]): Promise<void> {
+  async #handle (state: SessionReplica, ticket: string, nodeId: string, messages: readonly PendingMessage[]): Promise<void> {
     const completed: Array<Promise<void> | undefined> = []
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
       // When the lease has ended, another node may run the same handler.
       if (!this.#listener.mayHandle()) await this.#listener.renewLease()
-      const mayStart = node === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
+      const mayStart = nodeId === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
       try {
         if (!mayStart) throw new StoreUnavailable()
         response = await message.handle()

@@ -56,8 +56,8 @@ export class Inbox {
   #backlog: Array<readonly [channel: string, text: string]> = []
 
   /** `timeout`: milliseconds that a reply waits for its marker. */
-  constructor (prefix: string, timeout: number, reducer: Reducer, listener: InboxListener) {
-    this.#keyPrefix = prefix
+  constructor (keyPrefix: string, timeout: number, reducer: Reducer, listener: InboxListener) {
+    this.#keyPrefix = keyPrefix
     this.#timeout = timeout
     this.#reducer = reducer
     this.#listener = listener

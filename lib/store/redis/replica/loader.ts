@@ -3,7 +3,7 @@ import type { Inbox } from './inbox.js'
 import type { LogItem, ReadItem, ReadValue, Reducer } from './reducer.js'
 import { RunReplica } from './run-replica.js'
 
-/** Logs and sessions. */
+/** Maximum number of logs and sessions that one command reads. */
 const MAX_ITEMS_PER_READ = 200
 
 /** Reads whatever is missing in the replicas of this process: after a loss of publications, and for new readers. */
@@ -16,11 +16,11 @@ export class Loader {
   #isRunning = false
 
   /** `onIdle` is called when nothing is missing any more. */
-  constructor (reducer: Reducer, inbox: Inbox, subscriber: Pick<Subscriber, 'isReady' | 'add'>, channelName: (channel: string) => string, onIdle: () => void) {
+  constructor (reducer: Reducer, inbox: Inbox, subscriber: Pick<Subscriber, 'isReady' | 'add'>, toPubSubChannel: (channel: string) => string, onIdle: () => void) {
     this.#reducer = reducer
     this.#inbox = inbox
     this.#subscriber = subscriber
-    this.#toPubSubChannel = channelName
+    this.#toPubSubChannel = toPubSubChannel
     this.#onIdle = onIdle
   }
 
