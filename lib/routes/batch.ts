@@ -6,7 +6,8 @@ import type { QueuedMessage, StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
-import { createErrorReporter, MessageRequest, toReport, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
+import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
+import { createErrorReporter, formatResult } from './message-result.js'
 import { getTimeLimit, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
@@ -58,7 +59,7 @@ function lineAt (bytes: Buffer, index: number): number {
   return line
 }
 
-/** The error of a message that was refused, for the queue. Contains the response to report. */
+/** The error of a message that was refused, for the queue. Contains the response. */
 class Refusal extends Error {
   readonly response: StoredResponse
 
@@ -68,7 +69,7 @@ class Refusal extends Error {
   }
 }
 
-/** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one report per message. */
+/** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one result per message. */
 export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
@@ -88,7 +89,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
         started.add(message)
         // The client repeats the message that failed because of the store. Those after it must not be handled before it.
         if (storeFailure !== undefined && !isConcurrent) throw storeFailure
-        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(sessions, session, message, request, reply)))
+        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
         if (isHandled) return response
         const refusal = new Refusal(response)
         if (error instanceof StoreUnavailable && !isConcurrent) storeFailure = refusal
@@ -96,12 +97,12 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
       }
     }
   })
-  const results = await session[kStream].messageQueue.enqueueAll(queued)
-  const reports = await Promise.all(messages.map((message, index) => waitForResult(sessions, session, results[index] as typeof results[number], () => started.has(message)).then(toReport, async (error: unknown) => {
-    if (error instanceof Refusal) return toReport(error)
+  const queueResults = await session[kStream].messageQueue.enqueueAll(queued)
+  const results = await Promise.all(messages.map((message, index) => waitForResult(sessions, session, queueResults[index] as typeof queueResults[number], () => started.has(message)).then(formatResult, async (error: unknown) => {
+    if (error instanceof Refusal) return formatResult(error)
     // The queue has refused the message. Fastify makes the response from the error.
-    return toReport(await dispatch(message, () => { throw error }))
+    return formatResult(await dispatch(message, () => { throw error }))
   })))
   reply.type('application/json; charset=utf-8')
-  return `[${reports.join()}]`
+  return `[${results.join()}]`
 }

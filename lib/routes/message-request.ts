@@ -5,10 +5,9 @@ import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest }
 import { andThen, noop, type Awaitable } from '../awaitable.js'
 import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
-import type { Sessions } from '../sessions/sessions.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { getTimeLimit, limitCapture, sendResponse, startCapture, type ReportError } from './message.js'
+import { limitCapture, sendResponse, startCapture } from './message.js'
 
 /** Path of the internal route for one message of a batch, below the path for messages. */
 export const BATCH_MESSAGE_PATH = '/batch/message'
@@ -134,33 +133,4 @@ function messageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): stri
   // The route of the batch may end with an event name.
   const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base
   return upwardPath + BATCH_MESSAGE_PATH + query.join('')
-}
-
-/**
- * Returns a function that creates the result of an error which is thrown after the response to a message, with the error handler of
- * the app. The data of the message is not kept until then.
- */
-export function createErrorReporter (sessions: Sessions, session: Session, { event, id }: Pick<BatchMessage, 'event' | 'id'>, { raw, headers, id: requestId, log, routeOptions }: FastifyRequest, { server }: FastifyReply): ReportError {
-  const request = { raw, headers, id: requestId, log, routeOptions }
-  return async error => {
-    const result = await new MessageRequest(request, session, { event, json: undefined, id }, () => { throw error }).dispatch(server, getTimeLimit(sessions, event))
-    return JSON.parse(toReport(result)) as object
-  }
-}
-
-/** Returns the JSON of the result of one message. */
-export function toReport ({ response: { status, headers, body }, replayed = false }: { response: StoredResponse, replayed?: boolean }): string {
-  const json = body === undefined ? '' : `,"body":${toJson(typeof body === 'string' ? body : Buffer.from(body).toString(), headers['content-type'])}`
-  return `{"status":${status}${json}${replayed ? ',"replayed":true' : ''}}`
-}
-
-/** Returns a body as JSON. A body that is not JSON becomes a string. */
-function toJson (text: string, contentType = ''): string {
-  if (/^application\/(.+\+)?json\b/.test(contentType)) {
-    try {
-      JSON.parse(text)
-      return text
-    } catch {}
-  }
-  return JSON.stringify(text)
 }

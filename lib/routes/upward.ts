@@ -8,8 +8,9 @@ import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } f
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
-import { BATCH_MESSAGE_PATH, createErrorReporter, MessageRequest } from './message-request.js'
-import { captureResponse, handleMessage, sendResponse, waitForResult } from './message.js'
+import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
+import { createErrorReporter } from './message-result.js'
+import { captureResponse, getTimeLimit, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
@@ -94,7 +95,7 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
 function handlePost (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
-    if (request.body instanceof Batch) return handleBatch(sessions, session, request.body, event, request, reply).then(report => { reply.send(report) })
+    if (request.body instanceof Batch) return handleBatch(sessions, session, request.body, event, request, reply).then(results => { reply.send(results) })
     return handleSingle(sessions, session, event, request, reply)
   })
 }
@@ -111,7 +112,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     size: () => estimateMemory(data),
     handle: () => {
       isStarted = true
-      return handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(sessions, session, { event, id }, request, reply))
+      return handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)
