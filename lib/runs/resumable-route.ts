@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
+import { assertKeep } from '../assert-options.js'
 import { andThen, isPromise, type Awaitable } from '../awaitable.js'
 import { IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
@@ -7,7 +8,7 @@ import { parseEventId } from '../wire/event-id.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { sendError } from './send-error.js'
-import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
+import { assertFunctions, assertRunOptions } from './run-options.js'
 import type { RunReplyOptions } from './run-reader.js'
 import type { Run } from './run.js'
 import type { Producer, Runs, StartRunOptions } from './runs.js'
@@ -76,9 +77,9 @@ class ResumableRoute {
   readonly #replyOptions: RunReplyOptions
 
   constructor (runs: Runs, getPrincipal: GetPrincipal, options: ResumableOptions) {
-    assertOptions(options, OPTIONS)
+    assertRunOptions(options, OPTIONS)
     const { keep, encode, finalFrame, gapFrame } = options
-    if (keep !== undefined) assertKeep(keep)
+    if (keep !== undefined) assertKeep(keep, 'a run', RunInvalid)
     assertFunctions({ encode, finalFrame, gapFrame })
     this.#runs = runs
     this.#getPrincipal = getPrincipal

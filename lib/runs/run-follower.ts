@@ -1,9 +1,9 @@
+import { assertOptions } from '../assert-options.js'
 import { RunInvalid, RunUnknown, StoreUnavailable } from '../errors.js'
 import type { TrimReason } from '../log/log.js'
 import type { RunListener, RunState } from '../store/run-state.js'
 import type { RunStore } from '../store/run-store.js'
 import { splitFrame, type Gap } from '../wire/frame.js'
-import { assertOptions } from './run-options.js'
 
 /** Options of `session.follow`. */
 export interface FollowOptions {
@@ -13,7 +13,7 @@ export interface FollowOptions {
 
 /** Returns the position after which a follower starts; `Infinity` for the newest one. Throws FST_SSE_RUN_INVALID. */
 export function resolveStart (run: RunState, options: FollowOptions): number {
-  assertOptions(options, ['from'], 'follow')
+  assertOptions(options, ['from'], 'follow', RunInvalid)
   const { from = 'start' } = options
   if (from === 'now') return Infinity
   if (from === 'start') return run.startPosition

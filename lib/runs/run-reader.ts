@@ -10,7 +10,7 @@ import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { formatEventId, parseEventId } from '../wire/event-id.js'
 import { addId, frameGap, frameId, frameRetry, frameRunEnd, type Gap } from '../wire/frame.js'
 import { LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
-import { assertFunctions, assertOptions } from './run-options.js'
+import { assertFunctions, assertRunOptions } from './run-options.js'
 
 /** Options of `run.reply`. */
 export interface RunReplyOptions {
@@ -45,7 +45,7 @@ const OPTIONS = ['from', 'finalFrame', 'gapFrame']
 
 /** Responds to a request with the events of a run. */
 export async function sendRun (run: RunState, context: ReaderContext, request: FastifyRequest, reply: FastifyReply, options: RunReplyOptions): Promise<void> {
-  assertOptions(options, OPTIONS)
+  assertRunOptions(options, OPTIONS)
   const sink = new ResponseSink(reply.raw)
   const cursor = parseStart(run, request.headers[LAST_EVENT_ID], options.from)
   // With HTTP pipelining, one connection could have any number of readers, of which its client receives only the first.

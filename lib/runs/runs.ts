@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
+import { assertKeep } from '../assert-options.js'
 import { andThen, cleanUpAfterError, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import { Closing, IdempotencyKeyReused, quote, RunInvalid, RunOver, RunsUnsupported, TooManyRuns } from '../errors.js'
 import type { LogBounds } from '../log/log.js'
@@ -12,7 +13,7 @@ import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameRunItem, HEARTBEAT_FRAME, serialize, splitFrame, type EncodeData } from '../wire/frame.js'
 import { Deliveries, type ProduceOutcome } from './deliveries.js'
-import { assertFunctions, assertKeep, assertOptions } from './run-options.js'
+import { assertFunctions, assertRunOptions } from './run-options.js'
 import { Run, type RunContext } from './run.js'
 
 /** What a producer receives. */
@@ -197,7 +198,7 @@ export class Runs {
   startWithFingerprint (name: string, options: StartRunOptions, fingerprint: string | undefined, producer: Producer): Awaitable<Run> {
     assertName(name)
     const { principal, keep = DEFAULT_KEEP, reuse = 'running', encode } = checkOptions(options, START_OPTIONS)
-    assertKeep(keep)
+    assertKeep(keep, 'a run', RunInvalid)
     assertFunctions({ encode })
     if (!REUSE.includes(reuse)) throw new RunInvalid(`Option "reuse" of a run must be "running", "kept" or "never"; it is ${quote(reuse)}`)
     if (typeof producer !== 'function') throw new RunInvalid('The producer of a run must be a function that returns an iterable, usually an async generator function')
@@ -354,7 +355,7 @@ function assertName (name: unknown): void {
 
 /** Checks the names of the options, and the principal. */
 function checkOptions<Options extends FindRunOptions> (options: Options, names: readonly string[]): Options {
-  assertOptions(options, names)
+  assertRunOptions(options, names)
   if (options.principal !== undefined && typeof options.principal !== 'string') throw new RunInvalid(`Option "principal" of a run must be a string or undefined; it is ${quote(options.principal)}`)
   return options
 }

@@ -1,5 +1,5 @@
+import { assertKeep, assertOptions } from '../assert-options.js'
 import { ChannelInvalid, OptionInvalid, quote } from '../errors.js'
-import { assertKeep, assertOptions } from '../runs/run-options.js'
 
 /** Options of the methods that send an event to several sessions. */
 export interface SendOptions {

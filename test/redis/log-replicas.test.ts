@@ -61,6 +61,14 @@ t.test('a message about a channel that the session is not in changes nothing but
   t.match(state, { version: 2, leftRanges: { length: 0 }, ranges: { length: 2 } })
 })
 
+t.test('publications of an unknown kind, as of a newer version of the package, change nothing', async t => {
+  const { state, reducer } = attachSession()
+  reducer.applyNotification('moved', 'a 2 5 room')
+  t.match(state, { streamVersion: 1, version: 1 })
+  const other = createReducer({ onNodeExpired: () => t.fail('no node has expired'), onStale: () => t.fail('no session has changed') })
+  other.applyPublication('node_moved node')
+})
+
 t.test('the close of a session whose log is read again shows in what is read', async t => {
   const { state, reducer, record } = attachSession()
   const replica = state.ownLog as NonNullable<typeof state.ownLog>

@@ -50,9 +50,11 @@ t.test('the end of a run whose last entry is missing is a loss, and shows in wha
   t.match({ ends: ends(), canWrite: run.canWrite, outcome: { status: 'finished' }, end: run.endPosition, length: replica.log.length }, { ends: 1, canWrite: true, end: 9, length: 2 })
 })
 
-t.test('messages about runs that are not in use, and entries of a run without readers, change nothing', async t => {
+t.test('notifications of runs that are not in use, entries of a run without readers, and unknown ones change nothing', async t => {
   const { run, reducer, follow, read } = createRun()
   reducer.applyNotification('run_ended', 'other 0 9 {"status":"finished"}')
+  // As of a newer version of the package.
+  reducer.applyNotification('run_moved', 'run 0 9 {"status":"finished"}')
   reducer.applyNotification('run_entry', 'run 0 5\ndata: 5\n\n')
   const replica = follow()
   read(replica, 5, running, [5])

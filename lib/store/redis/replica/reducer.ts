@@ -46,6 +46,9 @@ export type ReadValue = LogPart | string
 
 type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog'>
 
+/** The notifications of changes of the record of a session. Nodes with a newer version of this package may send others. */
+const RECORD_CHANGES: ReadonlySet<string> = new Set(['joined', 'left', 'left_all', 'updated'])
+
 /**
  * Applies everything that happens to sessions and logs, in one order: publications, and the replies of commands at their markers
  * in the inbox. It does nothing but change this state and call its listener.
@@ -77,7 +80,7 @@ export class Reducer extends LogReducer {
     const [kind, rest] = splitFirst(text)
     if (kind === 'entry') this.append(this.broadcasts, parseEntry(rest, 0))
     else if (kind === 'rollback') this.rollback(Number(rest))
-    else this.#listener.onNodeExpired()
+    else if (kind === 'node_expired') this.#listener.onNodeExpired()
   }
 
   /** Applies a publication to a channel. */
@@ -225,7 +228,7 @@ export class Reducer extends LogReducer {
     // Otherwise, the log and the record will be read.
     else if (ownLog?.isLive === true) {
       if (kind === 'entry') this.append(ownLog, parseEntry(text, 0))
-      else this.#applyRecordChange(state, kind, text)
+      else if (RECORD_CHANGES.has(kind)) this.#applyRecordChange(state, kind, text)
     }
   }
 

@@ -67,6 +67,7 @@ export class RunReducer {
       if (replica !== undefined) this.#logs.append(replica, parseEntry(text, 0))
       return
     }
+    if (kind !== 'run_ended') return
     const [last, rest] = splitFirst(text)
     const [endPosition, outcome] = splitFirst(rest)
     this.#logs.advanceTo(Number(endPosition))
