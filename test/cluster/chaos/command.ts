@@ -284,7 +284,8 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     isEnding = true
     await Promise.all(clients.map(({ session }) => session.close()))
     const countKeys = async (): Promise<number> => {
-      const keys = await redis.sendCommand('KEYS', '*') as string[]
+      // Without the indexes of runs, which are kept longer than the sessions.
+      const keys = (await redis.sendCommand('KEYS', '*') as string[]).filter(key => !/^\{sse\}:(run|producers)/.test(key))
       const expiries = await Promise.all(keys.map(key => redis.sendCommand('PTTL', key)))
       return expiries.filter(ttl => ttl === -1).length
     }
