@@ -259,5 +259,17 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 59.70209022052586, kind: 'publish', channel: 'b', node: 2, count: 2, except: undefined },
       { after: 1.5267627723515034, kind: 'move', client: 0, node: 1, ms: 1.45612664334476 }
     ]
+  },
+  {
+    title: 'a node receives that a closed session has left its channels, but not that it was closed',
+    setup: { seed: 40001965, lease: 1500, libraries: ['redis', 'ioredis', 'redis'], entries: 4, latency: 'medium', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 3.978731115348637, kind: 'join', client: 0, node: 2, channel: 'a' },
+      { after: 2.3580000745132565, kind: 'broadcast', node: 2, except: 0 },
+      { after: 1.2830167766660452, kind: 'join', client: 0, node: 1, channel: 'b' },
+      { after: 3.593362808227539, kind: 'close', client: 0, node: 2 },
+      { after: 3.1524184495210648, kind: 'emit', client: 0, node: 1, count: 1 },
+      { after: 0.9113355800509453, kind: 'restart-redis', ms: 418.81411966867745 }
+    ]
   }
 ]

@@ -42,6 +42,8 @@ redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
 if principal then redis.call('ZREM', KEY_PREFIX .. ':p:' .. principal, id) end
 for node in string.gmatch(nodes or '', '[^,]+') do notify(node, 'closed ' .. id .. ' ' .. format_integer(broadcast_position) .. ' ' .. reason) end
 if keep then
+  -- A node that has received `left_all`, but not `closed`, must find a newer version.
+  redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position, 'closedBy', closed_by)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
   return { 1, {}, left_json }
