@@ -150,7 +150,7 @@ export class Runs {
    * Registers a producer that can be restarted in another process. Returns a function that creates it for an input, for {@link start}
    * or `reply.events`. With a shared store, when the process of such a run fails or closes, another one that has registered the name calls
    * the producer with the same input, which continues after the {@link RestartableContext.events} that the run has. Its
-   * readers notice nothing. If no process does so within the time of a lease, or three processes fail while they produce the run, it ends as
+   * readers notice nothing. If no process does so within the time of a lease, or a process fails after three such restarts, it ends as
    * `lost`. The input must be JSON. Throws FST_SSE_RUN_INVALID if the name is used; the returned function throws FST_SSE_DATA_INVALID.
    */
   restartable<Input> (name: string, producer: RestartableProducer<Input>): (input: Input) => Producer {
