@@ -52,7 +52,8 @@ export class RedisRuns implements RunStore {
     const { run, value, record } = await this.#execute('run_start', id, formatNameKey(input), JSON.stringify(input), fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
       this.#producing.delete(id)
       // It may have been started.
-      this.#endReliably(id, { status: 'lost' })
+      if (delivery === undefined) this.#endReliably(id, { status: 'lost' })
+      else this.#commandQueue.executeReliably('run_cancel', id)
       throw error
     })
     if (run?.id !== id) this.#producing.delete(id)
