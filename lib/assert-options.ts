@@ -6,7 +6,7 @@ type OptionError = new (message: string) => Error
 
 /** Throws an error if a value is not an object that has only the given properties. `owner` says whose options they are. */
 export function assertOptions (options: unknown, names: readonly string[], owner: string, Invalid: OptionError): void {
-  if (typeof options !== 'object' || options === null) throw new Invalid(`The options of ${owner} must be an object with no other properties than ${names.join(', ')}; they are ${quote(options)}`)
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) throw new Invalid(`The options of ${owner} must be an object with no other properties than ${names.join(', ')}; they are ${quote(options)}`)
   const unknown = Object.keys(options).find(name => !names.includes(name))
   if (unknown !== undefined) throw new Invalid(`Option "${unknown}" of ${owner} must be removed: there is no such option; the options are ${names.join(', ')}`)
 }

@@ -69,6 +69,7 @@ export const McpTooMany = createError<[string]>('FST_SSE_MCP_TOO_MANY', 'There a
 
 /** Formats a name, or any value in its place, for an error message: a string in quotes, otherwise the type. */
 export function quote (name: unknown): string {
+  if (name === null) return 'null'
   return typeof name === 'string' ? JSON.stringify(name) : `of the type ${Array.isArray(name) ? 'array' : typeof name}`
 }
 

@@ -6,7 +6,7 @@ import type { McpHandlerLike, McpServerLike } from './transport.js'
 export interface McpOptions extends Pick<SseSessionsOptions, 'principal' | 'store' | 'heartbeatInterval' | 'resumeTimeout' | 'retry' | 'closeTimeout' | 'log' | 'maxSessions' | 'maxSessionsPerPrincipal' | 'maxWaitingMessages' | 'maxBytes' | 'logLevel' | 'logSerializers'> {
   /** Path of the endpoint. Default: `/mcp`. */
   path?: string
-  /** Creates the server of a session: an `McpServer` or a `Server` of the official SDKs, in version 1 or 2, that is not connected. It is called once for each session. */
+  /** Creates the server of a session: an `McpServer` or a `Server` of the official SDKs, in version 1 or 2, that is not connected. It is called once for each session, and again when another process continues the session. */
   server: (context: McpServerContext) => Awaitable<McpServerLike>
   /** Serves the requests of the revision 2026-07-28, which has no sessions: the result of `createMcpHandler(createServer, { legacy: 'reject' })` of version 2 of the SDK. Default: none, and clients that support an older revision use that. */
   handler?: McpHandlerLike

@@ -191,5 +191,6 @@ t.test('if the store fails, the follower rejects, and a promise that nothing han
 t.test('unknown options are rejected', async t => {
   const { runs, feed, session } = await serveFollowed(t)
   const run = await runs.start('a', {}, feed.producer)
+  for (const [options, text] of [[null, 'null'], [[], 'of the type array']]) await t.rejects(session.follow(run, options as FollowOptions), { code: 'FST_SSE_RUN_INVALID', message: new RegExp(`they are ${text as string}`) })
   await t.rejects(session.follow(run, { form: 5 } as FollowOptions), { code: 'FST_SSE_RUN_INVALID', message: /form/ })
 })
