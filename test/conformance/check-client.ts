@@ -32,8 +32,11 @@ const LONG_RETRY = 600
 const INCOMPLETE = 99_999
 /** Maximum number of characters of the client's output in a problem. */
 const MAX_OUTPUT = 1000
-/** Milliseconds in which a client has to detect a silent stream: 2.5 heartbeat intervals, of which it may have spent one before; and their double. */
-const SILENCE = [1.5 * HEARTBEAT - TOLERANCE, 5 * HEARTBEAT] as const
+/**
+ * Milliseconds in which a client has to detect a silent stream, and reconnect: 2.5 heartbeat intervals, of which it may have spent one
+ * before; at most much less than the timeouts of HTTP clients, because a busy machine makes a client late.
+ */
+const SILENCE = [1.5 * HEARTBEAT - TOLERANCE, 15 * HEARTBEAT] as const
 /** The messages that a client sends. */
 const MESSAGES = ['echo', 'missed', 'lost', 'refused']
 const EVENT_STREAM = { 'Content-Type': 'text/event-stream', Connection: 'close' }
