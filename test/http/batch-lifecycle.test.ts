@@ -248,7 +248,7 @@ t.test('responds with 500 to a handler that returns a stream or a Response', asy
     // An async generator is streamed if the handler returns it.
     sessions.handle(event, (_session, _data, { reply }) => event === 'AsyncGenerator' ? reply.send(create()) : create())
     for (const replayed of [undefined, 'true']) {
-      t.match(await postMessage(url, sessionId, {}, { event, key: event }), { status: 500, headers: { 'idempotent-replayed': replayed }, body: { code: 'FST_SSE_RESPONSE_INVALID', message: /return a value or an async generator/ } }, event)
+      t.match(await postMessage(url, sessionId, {}, { event, key: event }), { status: 500, headers: { 'idempotent-replayed': replayed }, body: { code: 'FST_SSE_RESPONSE_INVALID', message: /must return or send a value, or return an async generator/ } }, event)
     }
     t.match((await postBatch({ event })).body, [{ status: 500, body: { code: 'FST_SSE_RESPONSE_INVALID' } }], event)
   }
