@@ -306,7 +306,7 @@ export class Runs {
     this.#produce(state, async signal => {
       let events: readonly RunEvent[]
       try {
-        if (this.#closing) throw new Closing()
+        this.#closeController.signal.throwIfAborted()
         events = await readEvents(state, this.#getStore())
       } catch (error) {
         logSafely(this.#logger, 'warn', { err: error, run: state.shortId }, 'a run could not be restarted')

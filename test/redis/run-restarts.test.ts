@@ -189,3 +189,23 @@ t.test('a restart that Redis does not execute, whose reply is lost, or whose log
   second.feed.end()
   await waitUntil(async () => (await nodeB.runs.find('a'))?.status === 'finished', 'the end')
 })
+
+t.test('a producer that is restarted for a run that Redis has lost meanwhile is aborted', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const { start, waitForCall } = register([nodeA, nodeB])
+  const run = await start(nodeA)
+  ;(await waitForCall(1)).feed.add(1)
+  const reader = await follow(t, nodeB.runUrl)
+  await reader.waitFor('1')
+  reader.abort()
+  let isRestarted = false
+  interceptStoreCommands(nodeB.client, async commands => {
+    if (isRestarted && commands.some(({ operation }) => operation === 'run_find')) await redis.sendCommand('DEL', `{sse}:r:${run.id}`)
+    isRestarted ||= commands.some(({ operation }) => operation === 'run_restart')
+  })
+  await nodeA.app.close()
+  const { feed, events } = await waitForCall(2)
+  t.strictSame(events, [])
+  feed.add(2)
+  await waitUntil(() => feed.signal()?.aborted === true, 'the end of the producer')
+})

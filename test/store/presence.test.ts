@@ -136,6 +136,19 @@ testEachStore(t, 'closing a channel removes all members, and drops the history t
   t.strictSame(await late.join('room', { history: Infinity }), [], 'also without members')
 })
 
+testEachStore(t, 'a member that has not received everything yet still receives it after the channel was closed', async (t, store) => {
+  const node = await store.addNode()
+  const session = await openSession(node)
+  await session.join('room')
+  await node.channel('room').send('before')
+  await node.channel('room').close()
+  await node.channel('room').send('after')
+  const stream = await attachStream(node, session)
+  await session.send('last')
+  await waitUntil(() => stream.messages().includes('last'), 'the events')
+  t.strictSame(stream.messages(), ['before', 'last'])
+})
+
 testEachStore(t, 'an event excludes several sessions', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const sessions: Session[] = []

@@ -113,7 +113,7 @@ t.test('methods of a closed session reject, and closing it again has no effect',
   t.strictSame(closed, [[sessionId, 'first']])
   t.equal(session.signal.aborted, true)
   t.match(session.signal.reason, { code: 'FST_SSE_SESSION_OVER' })
-  t.strictSame([session.closed, session.channels, session.data], [true, [], { nick: 'a' }])
+  t.strictSame([session.closed, session.channels, session.data], [true, ['room'], { nick: 'a' }])
   for (const rejected of [session.send(1), session.emit('a', 1), session.stream('a', [1]), session.join('room'), session.update({})]) {
     await t.rejects(rejected, { code: 'FST_SSE_SESSION_OVER' })
   }

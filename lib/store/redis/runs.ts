@@ -158,8 +158,9 @@ export class RedisRuns implements RunStore {
   }
 
   async #restart (id: string): Promise<void> {
-    const { run, record, value } = await this.#execute('run_restart', id)
-    if (run === undefined || !isExecuted(value)) return
+    const { run: state, record, value } = await this.#execute('run_restart', id)
+    if (!isExecuted(value)) return
+    const run = state as RunReplica
     // This node may have been its producer before it lost its lease.
     run.stopProducer()
     run.production = record

@@ -34,6 +34,8 @@ export class StreamOwnership {
   }
 
   start (): void {
+    // No request is read before.
+    this.recordTime()
     this.recordTime()
     this.#timer = setInterval(() => { this.recordTime() }, TIME_INTERVAL).unref()
   }
