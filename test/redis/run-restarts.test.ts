@@ -4,7 +4,7 @@ import { dataOf, follow, type RunResponse } from '../runs/support/run-client.js'
 import { createFeed, type Feed } from '../runs/support/feed.js'
 import { interceptStoreCommands, loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { openRunNode, openRunNodes, type RunNode } from './support/run-nodes.js'
 
 const LEASE = 300
@@ -81,8 +81,11 @@ t.test('the producer of a failed node stops as soon as the node knows that its r
   const first = await waitForCall(1)
   nodeA.proxy.setDown(true)
   const second = await waitForCall(2)
+  const released = deferred()
+  interceptStoreCommands(nodeA.client, commands => { if (commands.some(({ operation }) => operation === 'run_release')) released.resolve() })
   nodeA.proxy.setDown(false)
   await withTimeout(first.feed.closed, 'the end of the first producer')
+  await withTimeout(released.promise, 'the node to give up the run')
   t.match(first.feed.signal()?.reason, { code: 'FST_SSE_RUN_OVER' })
   t.equal(second.feed.signal()?.aborted, false)
   second.feed.end()
@@ -208,4 +211,29 @@ t.test('a producer that is restarted for a run that Redis has lost meanwhile is 
   t.strictSame(events, [])
   feed.add(2)
   await waitUntil(() => feed.signal()?.aborted === true, 'the end of the producer')
+})
+
+t.test('only the first of two nodes restarts a run', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const nodeC = await openRunNode(t, redis)
+  const { calls, start, waitForCall } = register([nodeA, nodeB, nodeC])
+  await start(nodeA)
+  await waitForCall(1)
+  const isRestart = ({ operation }: { readonly operation: string }): boolean => operation === 'run_restart'
+  const [sent, gate] = [deferred(), deferred()]
+  // The slower node has seen that the run can be restarted before the other one restarts it.
+  interceptStoreCommands(nodeC.client, async commands => {
+    if (!commands.some(isRestart)) return
+    sent.resolve()
+    await gate.promise
+  })
+  interceptStoreCommands(nodeB.client, commands => commands.some(isRestart) ? sent.promise : undefined)
+  await nodeA.app.close()
+  const second = await waitForCall(2)
+  t.equal(second.node, nodeB)
+  gate.resolve()
+  t.equal((await nodeC.runs.find('a'))?.status, 'running')
+  second.feed.end()
+  await waitUntil(async () => (await nodeC.runs.find('a'))?.status === 'finished', 'the end')
+  t.equal(calls.length, 2)
 })

@@ -140,13 +140,16 @@ testEachStore(t, 'a member that has not received everything yet still receives i
   const node = await store.addNode()
   const session = await openSession(node)
   await session.join('room')
-  await node.channel('room').send('before')
+  await node.channel('room', { keep: KEEP }).send('before')
   await node.channel('room').close()
   await node.channel('room').send('after')
   const stream = await attachStream(node, session)
   await session.send('last')
   await waitUntil(() => stream.messages().includes('last'), 'the events')
   t.strictSame(stream.messages(), ['before', 'last'])
+  await node.channel('quiet', { keep: KEEP }).send('kept')
+  await node.channel('quiet').close()
+  t.strictSame(await session.join('quiet', { history: Infinity }), [], 'nobody was in this channel')
 })
 
 testEachStore(t, 'an event excludes several sessions', async (t, store) => {
