@@ -271,5 +271,36 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 3.1524184495210648, kind: 'emit', client: 0, node: 1, count: 1 },
       { after: 0.9113355800509453, kind: 'restart-redis', ms: 418.81411966867745 }
     ]
+  },
+  {
+    title: 'another node takes the stream of a closed session before its response has started',
+    setup: { seed: 1517, lease: 2500, libraries: ['ioredis', 'redis', 'redis'], entries: 1000, latency: 'long', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.173175375908613, kind: 'message', client: 1, node: 1, count: 1, hasKey: true, duration: 19.620593617670238, repeats: 0 },
+      { after: 1.6533126244321465, kind: 'emit', client: 0, node: 2, count: 1 },
+      { after: 2.71268427092582, kind: 'move', client: 0, node: 2, ms: 1.6776493275538087 },
+      { after: 2.7525223745033145, kind: 'message', client: 0, node: 1, count: 5, hasKey: true, duration: 4.487079353071749, repeats: 0 },
+      { after: 1.7247503297403455, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 3.307343560270965, kind: 'message', client: 1, node: 2, count: 3, hasKey: true, duration: 339.436818100512, repeats: 2 },
+      { after: 102.01481110416353, kind: 'move', client: 0, node: 0, ms: 1.2045363346114755 },
+      { after: 0.1671270402148366, kind: 'move', client: 1, node: 1, ms: 1.0683735776692629 },
+      { after: 3.991705727763474, kind: 'message', client: 0, node: 2, count: 1, hasKey: true, duration: 7.576478248462081, repeats: 0 },
+      { after: 0.6879996238276362, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 3.6406056163832545, kind: 'block', node: 2, connection: 'commands', direction: 'down', ms: 577.7256461977959 },
+      { after: 1.4306865418329835, kind: 'update', client: 0, node: 0 },
+      { after: 3.0994489463046193, kind: 'update', client: 0, node: 1 },
+      { after: 3.9465328492224216, kind: 'publish', channel: 'a', node: 2, count: 1, except: undefined },
+      { after: 11.027929605916142, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 16.64206867478788, repeats: 0 },
+      { after: 0.4143683686852455, kind: 'shutdown', node: 2, ms: 312.48010764829814 },
+      { after: 1.4466812442988157, kind: 'publish', channel: 'a', node: 1, count: 1, except: undefined },
+      { after: 1.3423359161242843, kind: 'block', node: 2, connection: 'subscription', direction: 'down', ms: 176.07051727361977 },
+      { after: 3.2653639055788517, kind: 'broadcast', node: 1, except: undefined },
+      { after: 1.7199784060940146, kind: 'message', client: 0, node: 2, count: 1, hasKey: true, duration: 15.620166523382068, repeats: 0 },
+      { after: 3.1267533721402287, kind: 'move', client: 0, node: 2, ms: 1.7041374896652997 },
+      { after: 2.8066772827878594, kind: 'publish', channel: 'a', node: 1, count: 1, except: undefined },
+      { after: 2.2445153119042516, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 1.0211968626827002, kind: 'close', client: 0, node: 1 },
+      { after: 0.1496907901018858, kind: 'kill-subscriptions' }
+    ]
   }
 ]
