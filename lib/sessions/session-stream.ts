@@ -233,12 +233,11 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, hasEnded, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
-    // Before `close`, because another process delivers the remaining events.
+    // If it has not ended, `onEnd` follows when the ranges are complete.
+    else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced(this.#isReplacedByNewer)
     // Another process has attached a stream and detached it again. The client should reconnect.
     else if (ranges.length === 0) this.onReplaced(false)
-    // If it has not ended, `onEnd` follows when the ranges are complete.
-    else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
   }
 
   /** Ends the stream, but not the session: the client reconnects. */

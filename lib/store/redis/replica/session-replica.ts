@@ -61,7 +61,8 @@ export class SessionReplica extends SessionState implements LogReader {
   }
 
   override get hasEnded (): boolean {
-    return super.hasEnded && (this.epoch === 0 || this.broadcastEndPosition !== Infinity)
+    // Without a stream in this process, nothing is known of what was sent before.
+    return super.hasEnded && this.epoch !== 0 && this.broadcastEndPosition !== Infinity
   }
 
   /** Whether the logs in this process contain everything that the stream reads. */
