@@ -149,7 +149,9 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     }
     const restart = async (node: ClusterNode): Promise<void> => {
       await pause(random() * 1000)
-      await node.start()
+      // A node does not start while Redis cannot be used, so a supervisor starts it again.
+      const giveUpAt = performance.now() + PATIENCE
+      while (!node.isLive) await node.start().catch((error: unknown) => { if (performance.now() > giveUpAt) throw error })
       stopped.delete(node)
     }
     const inject: Record<string, (node: ClusterNode, link: RedisLink) => Promise<void>> = {
