@@ -66,7 +66,7 @@ export class RunTraffic {
       for (const outcome of outcomes) {
         const { status, reason } = JSON.parse(outcome) as { status: string, reason?: string }
         const canBeLost = isRestartable ? failedDuring(startedAt, endedAt) > MAX_FAILURES : this.#model.hasFailed(pid, startedAt, endedAt) || reason === 'shutdown'
-        if (status === 'failed' || (status === 'stopped' && !wasStopRequested) || (status === 'lost' && !canBeLost)) this.#model.fail('run-outcome', `${name} of process ${pid}, restartable: ${isRestartable}, ended as ${outcome}`)
+        if (status === 'failed' || (status === 'stopped' && !wasStopRequested) || (status === 'lost' && !canBeLost)) this.#model.fail('run-outcome', `${name} of process ${pid}, restartable: ${isRestartable}, from ${startedAt} to ${endedAt} ended as ${outcome}`)
       }
     }
     for (const { name, startedAt, endedAt, result } of this.subscriptions) {
