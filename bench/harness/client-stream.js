@@ -143,7 +143,7 @@ export class ClientStream {
     const lastByte = bytes[bytes.length - 1]
     if (this.#remainder === undefined && MARKER.includes(lastByte)) this.#remainder = Buffer.from(bytes.subarray(1 - MARKER.length))
     if (count > 0) {
-      this.#load.countEvents(count)
+      this.#load.countEvents(this.next - count, count)
       this.onEvents?.(count)
     }
     return count

@@ -1,5 +1,6 @@
 import { assertComplete } from './assert-complete.js'
 import { ClientStream } from './client-stream.js'
+import { now, summarizeLatencies } from './latency.js'
 import { PollingStream } from './polling-stream.js'
 import { protocols } from './protocols.js'
 
@@ -17,6 +18,8 @@ export class LoadGenerator {
   bytes = 0
   #server
   #failure
+  /** The numbers of the events that arrive while latencies are recorded, and the times in milliseconds. */
+  #arrivals
   /** What `waitUntil` waits for. */
   #wait
 
@@ -53,9 +56,28 @@ export class LoadGenerator {
     this.streams = []
   }
 
-  countEvents (count) {
+  /** Counts `count` events that have just arrived on one stream, the first with the number `first`. */
+  countEvents (first, count) {
     this.eventCount += count
+    if (this.#arrivals !== undefined) {
+      const at = now()
+      for (let n = first; n < first + count; n++) this.#arrivals.push(n, at)
+    }
     this.#checkWait()
+  }
+
+  /** Starts to record when each broadcast is sent, and when it arrives. */
+  async startLatencies () {
+    await this.#server.execute('takeSendTimes')
+    this.#arrivals = []
+  }
+
+  /** Returns the percentiles of the time from the send in the server to the arrival, since `startLatencies`. */
+  async stopLatencies () {
+    const arrivals = this.#arrivals
+    this.#arrivals = undefined
+    const sendTimes = await this.#server.execute('takeSendTimes')
+    return summarizeLatencies(Float64Array.from({ length: arrivals.length / 2 }, (_, i) => arrivals[2 * i + 1] - sendTimes[arrivals[2 * i]]))
   }
 
   countHeartbeat () {
@@ -82,6 +104,15 @@ export class LoadGenerator {
     })
   }
 
+  /** Makes the server send `count` broadcasts, one every `interval` milliseconds. */
+  async broadcastPaced (count, interval) {
+    const [{ next }] = this.streams
+    const expected = this.eventCount + count * this.streams.length
+    this.#server.notify('broadcastPaced', next, count, interval)
+    await this.waitUntil(() => this.eventCount >= expected, 'the broadcasts')
+    this.#assertReceived(this.streams, next + count)
+  }
+
   /** Makes the server send `count` batches of `batchSize` broadcasts, each batch when all `readers` have received the one before. */
   async broadcast (count, { batchSize = 1, size = 128, readers = this.streams } = {}) {
     let n = readers[0].next
@@ -91,22 +122,33 @@ export class LoadGenerator {
       await this.waitUntil(() => this.eventCount >= expected, 'a broadcast')
       n += batchSize
     }
-    // Each stream checks its order. This rules out that one received an event which another still misses.
-    if (readers.some(({ next }) => next !== n)) throw new Error('Not every client received every event')
+    this.#assertReceived(readers, n)
   }
 
-  /** Makes `count` round trips with each client, all clients at once, each client one after the other. */
+  /**
+   * Makes `count` round trips with each client, all clients at once, each client one after the other. Returns how long each
+   * took, in milliseconds.
+   */
   async runRoundTrips (clients, count) {
+    const durations = []
     let busy = clients.length
     for (const client of clients) {
       let left = count
-      const next = () => {
-        if (left-- > 0) client.roundTrip(next)
-        else if (--busy === 0) this.#checkWait()
+      const start = () => {
+        if (left-- === 0) {
+          if (--busy === 0) this.#checkWait()
+          return
+        }
+        const startTime = now()
+        client.roundTrip(() => {
+          durations.push(now() - startTime)
+          start()
+        })
       }
-      next()
+      start()
     }
     await this.waitUntil(() => busy === 0, 'the round trips')
+    return durations
   }
 
   /** Parses everything that the sampled streams received. Throws unless it is every event, in order. */
@@ -116,6 +158,11 @@ export class LoadGenerator {
       if (sample === undefined) continue
       assertComplete(sample, { sessionId, count: next - 1, protocol: this.#server.protocol, hasEventIds: this.#server.hasEventIds })
     }
+  }
+
+  /** Each stream checks its order. This rules out that one received an event which another still misses. */
+  #assertReceived (readers, next) {
+    if (readers.some(stream => stream.next !== next)) throw new Error('Not every client received every event')
   }
 
   #checkWait () {

@@ -68,7 +68,7 @@ export class PollingStream {
     } else if (packet.startsWith('4') && !packet.startsWith('40')) {
       const { n } = JSON.parse(packet.slice(packet.indexOf('['))).at(-1)
       if (n !== this.next++) this.#load.fail(new Error(`Received event ${n}, expected ${this.next - 1}`))
-      this.#load.countEvents(1)
+      this.#load.countEvents(n, 1)
       this.onEvents?.(1)
     }
   }

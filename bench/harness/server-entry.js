@@ -3,6 +3,8 @@
 import { writeFileSync } from 'node:fs'
 import { Session } from 'node:inspector/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { now } from './latency.js'
 import { createPayload } from './payload.js'
 
 const [,, subjectName, profileTo] = process.argv
@@ -12,8 +14,16 @@ let subject
 let cpuAtStart
 let peakRss = 0
 let peakTimer
+/** By the number of a broadcast, the time in milliseconds at which it was sent. */
+let sendTimes = []
 
 const cpuUsage = () => subject.cpu?.() ?? process.cpuUsage()
+
+function broadcast (n, size) {
+  const data = createPayload(n, size)
+  sendTimes[n] = now()
+  subject.broadcast(data)
+}
 
 const commands = {
   async start (options) {
@@ -24,7 +34,20 @@ const commands = {
   },
   /** Broadcasts numbered events in one tick of the event loop. */
   broadcast (first, count, size) {
-    for (let n = first; n < first + count; n++) subject.broadcast(createPayload(n, size))
+    for (let n = first; n < first + count; n++) broadcast(n, size)
+  },
+  /** Broadcasts numbered events, one every `interval` milliseconds. */
+  async broadcastPaced (first, count, interval) {
+    const start = now()
+    for (let i = 0; i < count; i++) {
+      await sleep(start + i * interval - now())
+      broadcast(first + i)
+    }
+  },
+  takeSendTimes () {
+    const taken = sendTimes
+    sendTimes = []
+    return taken
   },
   /** Sends numbered events to each session separately. */
   sendToEach (first, count, size) {

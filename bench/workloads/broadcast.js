@@ -1,23 +1,31 @@
+import { latencyMeasures } from '../harness/latency.js'
 import { measurePerOperation } from '../harness/measure.js'
 import { scaled } from '../harness/quick.js'
 import { LIBRARIES, LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 
-function createWorkload ({ name, sessions, broadcasts, batchSize, goals }) {
+/** Events of the paced broadcast per second. */
+const PACE = 50
+
+/** `send (load, count)` sends and receives `count` batches of `batchSize` events. */
+function createWorkload ({ name, title, sessions, broadcasts, batchSize = 1, send = (load, count) => load.broadcast(count, { batchSize }), goals }) {
   return {
     name,
-    title: `${batchSize === 1 ? 'one event' : `${batchSize} events`} per tick to ${sessions.toLocaleString('en')} sessions`,
+    title: `${title} to ${sessions.toLocaleString('en')} sessions`,
     subjects: [...STANDARD, ...LOWER_BOUNDS, 'nchan'],
     measures: {
       cpu: { label: 'server CPU, µs per event and session', isRelative: true },
-      rate: { label: 'events/s to all sessions' }
+      rate: { label: 'events/s to all sessions' },
+      ...latencyMeasures
     },
     goals,
     async run ({ server, load }) {
       await load.open(sessions)
-      await load.broadcast(Math.ceil(broadcasts / 2), { batchSize })
-      const measured = await measurePerOperation(server, sessions * broadcasts * batchSize, () => load.broadcast(broadcasts, { batchSize }))
+      await send(load, Math.ceil(broadcasts / 2))
+      await load.startLatencies()
+      const measured = await measurePerOperation(server, sessions * broadcasts * batchSize, () => send(load, broadcasts))
+      const latencies = await load.stopLatencies()
       load.assertComplete()
-      return measured
+      return { ...measured, ...latencies }
     }
   }
 }
@@ -28,13 +36,25 @@ const goals = [
 ]
 
 export default [
-  createWorkload({ name: 'broadcast', sessions: scaled(1000), broadcasts: scaled(300), batchSize: 1, goals }),
-  createWorkload({ name: 'broadcast-5000', sessions: scaled(5000), broadcasts: scaled(60), batchSize: 1, goals }),
+  createWorkload({ name: 'broadcast', title: 'one event per tick', sessions: scaled(1000), broadcasts: scaled(300), goals }),
+  createWorkload({ name: 'broadcast-5000', title: 'one event per tick', sessions: scaled(5000), broadcasts: scaled(60), goals }),
   createWorkload({
     name: 'broadcast-burst',
+    title: '10 events per tick',
     sessions: scaled(1000),
     broadcasts: scaled(60),
     batchSize: 10,
     goals: [{ measure: 'cpu', relativeTo: 'raw', atMost: 0.6 }]
+  }),
+  createWorkload({
+    name: 'broadcast-paced',
+    title: `${PACE} events per second`,
+    sessions: scaled(1000),
+    broadcasts: scaled(500),
+    send: (load, count) => load.broadcastPaced(count, 1000 / PACE),
+    goals: [
+      { measure: 'cpu', relativeTo: 'raw', atMost: 0.9 },
+      { measure: 'p99', relativeTo: 'raw', atMost: 1 }
+    ]
   })
 ]

@@ -1,5 +1,6 @@
 import { EchoClient } from '../harness/echo-client.js'
-import { measurePerOperation } from '../harness/measure.js'
+import { latencyMeasures } from '../harness/latency.js'
+import { measureRoundTrips } from '../harness/measure.js'
 import { scaled } from '../harness/quick.js'
 import { LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 
@@ -13,19 +14,19 @@ const createWorkload = ({ name, title, subjects, withKeys = false }) => ({
   subjects,
   measures: {
     cpu: { label: 'server CPU, µs per round trip', isRelative: true },
-    rate: { label: 'round trips/s' }
+    rate: { label: 'round trips/s' },
+    ...latencyMeasures
   },
   goals: [
     { measure: 'cpu', relativeTo: 'raw', atMost: 1.05 },
-    { measure: 'cpu', relativeTo: 'express', atMost: 0.2 }
+    { measure: 'cpu', relativeTo: 'express', atMost: 0.2 },
+    { measure: 'p99', relativeTo: 'raw', atMost: 1 }
   ],
   async run ({ server, load }) {
     const streams = await load.open(SESSIONS)
     const clients = streams.map(stream => new EchoClient(load, server, stream, { withKeys }))
-    await load.runRoundTrips(clients, WARM_UP)
-    const measured = await measurePerOperation(server, SESSIONS * ROUND_TRIPS, () => load.runRoundTrips(clients, ROUND_TRIPS))
+    const measured = await measureRoundTrips(server, load, clients, { warmUp: WARM_UP, count: ROUND_TRIPS })
     load.assertComplete()
-    for (const client of clients) client.destroy()
     return measured
   }
 })

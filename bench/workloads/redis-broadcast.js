@@ -11,9 +11,11 @@ const createWorkload = ({ name, clients, batchSize, batches }) => ({
   async run ({ server: cluster, load }) {
     await load.open(clients)
     await load.broadcast(Math.ceil(batches / 2), { batchSize })
+    await load.startLatencies()
     const measured = await measurePerOperation(cluster, batches * batchSize, () => load.broadcast(batches, { batchSize }))
+    const latencies = await load.stopLatencies()
     load.assertComplete()
-    return measured
+    return { ...measured, ...latencies }
   }
 })
 

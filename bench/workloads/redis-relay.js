@@ -1,8 +1,10 @@
 import { EchoClient } from '../harness/echo-client.js'
+import { measureRoundTrips } from '../harness/measure.js'
 import { scaled } from '../harness/quick.js'
-import { createMeasures, goals, measureRoundTrips, openOnBothNodes, TWO_NODES } from './support/redis.js'
+import { createMeasures, goals, openOnBothNodes, TWO_NODES } from './support/redis.js'
 
 const SESSIONS = 100
+const WARM_UP = scaled(50)
 const ROUND_TRIPS = scaled(200)
 
 export default {
@@ -15,7 +17,7 @@ export default {
   async run ({ server: cluster, load }) {
     const clients = await openOnBothNodes(cluster, load, SESSIONS, (stream, otherNode, otherStream) =>
       new EchoClient(load, otherNode, stream, { receiver: otherStream }))
-    const measured = await measureRoundTrips(cluster, load, clients, ROUND_TRIPS)
+    const measured = await measureRoundTrips(cluster, load, clients, { warmUp: WARM_UP, count: ROUND_TRIPS })
     load.assertComplete()
     return measured
   }

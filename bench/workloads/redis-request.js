@@ -1,8 +1,10 @@
+import { measureRoundTrips } from '../harness/measure.js'
 import { scaled } from '../harness/quick.js'
 import { RequestClient } from '../harness/request-client.js'
-import { createMeasures, goals, measureRoundTrips, openOnBothNodes, TWO_NODES } from './support/redis.js'
+import { createMeasures, goals, openOnBothNodes, TWO_NODES } from './support/redis.js'
 
 const SESSIONS = 100
+const WARM_UP = scaled(50)
 const ROUND_TRIPS = scaled(200)
 
 export default {
@@ -15,6 +17,6 @@ export default {
   goals,
   async run ({ server: cluster, load }) {
     const clients = await openOnBothNodes(cluster, load, SESSIONS, (stream, otherNode) => new RequestClient(load, otherNode, stream))
-    return await measureRoundTrips(cluster, load, clients, ROUND_TRIPS)
+    return await measureRoundTrips(cluster, load, clients, { warmUp: WARM_UP, count: ROUND_TRIPS })
   }
 }

@@ -1,4 +1,4 @@
-import { measurePerOperation } from '../../harness/measure.js'
+import { latencyMeasures } from '../../harness/latency.js'
 
 /** Settings of workloads with two nodes and one Redis, which are compared with Socket.IO and its Redis streams adapter. */
 export const TWO_NODES = { nodes: 2, subjects: ['ours', 'socket.io', 'socket.io-polling'], base: 'socket.io' }
@@ -6,7 +6,8 @@ export const TWO_NODES = { nodes: 2, subjects: ['ours', 'socket.io', 'socket.io-
 export const createMeasures = operation => ({
   rate: { label: `${operation}s/s`, isRelative: true },
   cpu: { label: `CPU of both nodes, µs per ${operation}`, isRelative: true },
-  redis: { label: `CPU of Redis, µs per ${operation}`, isRelative: true }
+  redis: { label: `CPU of Redis, µs per ${operation}`, isRelative: true },
+  ...latencyMeasures
 })
 
 export const goals = [
@@ -14,14 +15,6 @@ export const goals = [
   { measure: 'cpu', relativeTo: 'socket.io', atMost: 0.5 },
   { measure: 'rate', relativeTo: 'socket.io-polling', atLeast: 2 }
 ]
-
-/** Makes `count` round trips with each client, after a quarter of that as a warm-up. */
-export async function measureRoundTrips (cluster, load, clients, count) {
-  await load.runRoundTrips(clients, Math.ceil(count / 4))
-  const measured = await measurePerOperation(cluster, clients.length * count, () => load.runRoundTrips(clients, count))
-  for (const client of clients) client.destroy()
-  return measured
-}
 
 /**
  * Opens half of the streams on each node. Returns a client for each stream, from `createClient(stream, otherNode,
