@@ -121,7 +121,7 @@ async function runOnce (workload, subject, { profile, isPinned }) {
   const server = await (nodes === undefined ? ServerProcess : Cluster).start(subject, { isPinned, profileTo, nodes, ...options })
   const load = new LoadGenerator(server)
   try {
-    return await run({ server, load })
+    return await run({ server, load, subject })
   } finally {
     load.close()
     await server.stop()

@@ -75,9 +75,10 @@ export function printSummary ({ name, title, rows, goals }) {
   for (const { goal, measured, isMet } of goals) console.log(`  Goal: ${goal}; measured ${measured}: ${isMet ? 'met' : 'NOT MET'}`)
 }
 
-/** Rounds to three significant digits. Returns undefined for what was not measured. */
+/** Rounds to three significant digits, except integers, which are counts. Returns undefined for what was not measured. */
 function roundNumber (value) {
-  return Number.isFinite(value) ? Number(value.toPrecision(3)) : undefined
+  if (!Number.isFinite(value)) return undefined
+  return Number.isInteger(value) ? value : Number(value.toPrecision(3))
 }
 
 function printTable (rows) {

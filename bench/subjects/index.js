@@ -6,7 +6,7 @@
  * - `broadcast (data)`: sends an event to all sessions,
  * - `sendToEach`, `streamTokens`, `streamCount`: only for the workloads that use them,
  * - `cpu ()` and `stop ()`: only if the server is not this process.
- * It echoes each message to the session that sent it.
+ * It echoes each message to the session that sent it, except `graphql-sse` and `nchan`, which receive no messages.
  */
 
 /** Other libraries and frameworks on Node. */
@@ -19,4 +19,4 @@ export const STANDARD = ['ours', 'raw', ...LIBRARIES]
 export const LOWER_BOUNDS = ['unchunked', 'fastify']
 
 /** All subjects. */
-export const SUBJECTS = [...STANDARD, ...LOWER_BOUNDS, 'socket.io-polling', 'nchan']
+export const SUBJECTS = [...STANDARD, ...LOWER_BOUNDS, 'socket.io-polling', 'socket.io-recovery', 'graphql-sse', 'nchan']

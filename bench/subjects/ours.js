@@ -1,15 +1,13 @@
-// This package, as built in dist/. The environment variable OURS names the entry file of another build.
+// This package.
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
-import { pathToFileURL } from 'node:url'
 import { generateTokens } from '../harness/payload.js'
+import { importBuild } from './support/build.js'
 
-const { OURS } = process.env
-const entry = OURS === undefined ? new URL('../../dist/index.js', import.meta.url) : pathToFileURL(OURS)
-const { default: sseSessions } = await import(entry)
+const { default: sseSessions } = await importBuild()
 
 async function createRedisStore (port) {
-  const { redisStore } = await import(new URL('redis.js', entry))
+  const { redisStore } = await importBuild('redis.js')
   return redisStore({ client: new Redis(port) })
 }
 

@@ -6,9 +6,9 @@ import { createServer } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Server } from 'socket.io'
 
-export async function start ({ heartbeatInterval: pingInterval = 25_000, redisPort, transport = 'websocket' } = {}) {
+export async function start ({ heartbeatInterval: pingInterval = 25_000, redisPort, transport = 'websocket', connectionStateRecovery } = {}) {
   const server = createServer()
-  const io = new Server(server, { transports: [transport], pingInterval, ...redisPort !== undefined && { adapter: await createReadyAdapter(redisPort) } })
+  const io = new Server(server, { transports: [transport], pingInterval, connectionStateRecovery, ...redisPort !== undefined && { adapter: await createReadyAdapter(redisPort) } })
   io.on('connection', socket => {
     socket.on('message', data => { socket.emit('message', data) })
     // Socket.IO puts each socket into a room with its own id.

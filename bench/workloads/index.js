@@ -1,5 +1,6 @@
 import broadcast from './broadcast.js'
 import churn from './churn.js'
+import drops from './drops.js'
 import echo from './echo.js'
 import idle from './idle.js'
 import open from './open.js'
@@ -22,9 +23,9 @@ import tokens from './tokens.js'
  * - `measures`: by key, the label of each measured value, and `isRelative` if its ratio to `base` is shown,
  * - `base`: the subject that ratios refer to; default `raw`,
  * - `goals`: see `evaluateGoal` in harness/report.js,
- * - `run ({ server, load })`: runs it once, and returns the measured values by key.
+ * - `run ({ server, load, subject })`: runs it once with the subject of that name, and returns the measured values by key.
  */
 export const workloads = [
-  ...broadcast, ...echo, idle, open, slowClient, resume, replay, churn, tokens,
+  ...broadcast, ...echo, idle, open, slowClient, resume, replay, churn, tokens, drops,
   ...redisBroadcast, redisRequest, redisRelay, redisUsage
 ]
