@@ -28,6 +28,7 @@ export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is c
 // Error responses to requests.
 export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resource is an event stream; send "Accept: text/event-stream"', 406)
 export const CrossSite = createError('FST_SSE_CROSS_SITE', 'Pages of this site cannot open a session here; allow their origin with option "cors"', 403)
+export const Unauthorized = createError('FST_SSE_UNAUTHORIZED', 'The credentials of this request have expired; send newer ones', 401)
 export const SessionIdMissing = createError('FST_SSE_SESSION_ID_MISSING', 'Send the X-Session-ID header with the sessionId of the welcome event', 400)
 export const SessionUnknown = createError('FST_SSE_SESSION_UNKNOWN', 'There is no such session; open a stream to get a new one', 404)
 export const RunIdMissing = createError('FST_SSE_RUN_ID_MISSING', 'Send Last-Event-ID, or use the URL in the Location header of the response that has started the run', 400)

@@ -2,7 +2,7 @@ import { getHeapStatistics } from 'node:v8'
 import type { FastifyCorsOptions } from '@fastify/cors'
 import type { FastifyRequest, LogLevel, RegisterOptions, RouteShorthandOptions } from 'fastify'
 import { andThen, type Awaitable } from './awaitable.js'
-import { OptionInvalid } from './errors.js'
+import { OptionInvalid, Unauthorized } from './errors.js'
 import type { LogBounds } from './log/log.js'
 import { memoryStore } from './store/memory/memory-store.js'
 import type { StoreFactory, StoreSettings } from './store/store.js'
@@ -30,6 +30,13 @@ export interface SseSessionsOptions {
    * Default: no request has a principal, and whoever has the session id can use the session.
    */
   principal?: (request: FastifyRequest) => Awaitable<string | null | undefined>
+  /**
+   * Returns the time at which the credentials of a request expire, for example those of a token. At the latest time that the requests
+   * of a session have had, a session with a stream is closed with the reason `unauthorized`, at most about a second later. The function is
+   * called after `principal`, for the same requests. `undefined` or `null` changes nothing; a time that has passed fails the request with FST_SSE_UNAUTHORIZED.
+   * Default: credentials do not expire.
+   */
+  expires?: (request: FastifyRequest) => Awaitable<Date | null | undefined>
   /** Options of `@fastify/cors` for these routes only; `true` for its defaults. Ignored if the app has registered @fastify/cors. Default: `false`. */
   cors?: boolean | FastifyCorsOptions
   /** Milliseconds without a write after which a stream gets a heartbeat, at least 5. `false` turns heartbeats off. Default: 15 000. */
@@ -93,6 +100,8 @@ export interface Settings extends StoreSettings {
   readonly routes: { readonly downward: RouteShorthandOptions, readonly upward: RouteShorthandOptions, readonly close: RouteShorthandOptions }
   readonly store: StoreFactory
   readonly principal: ((request: FastifyRequest) => Awaitable<string | undefined>) | undefined
+  /** Returns milliseconds since 1970. Throws or rejects with FST_SSE_UNAUTHORIZED if the time has passed. */
+  readonly expires: ((request: FastifyRequest) => Awaitable<number | undefined>) | undefined
   readonly cors: FastifyCorsOptions | undefined
   readonly heartbeatInterval: number | false
   readonly heartbeatEvent: string | undefined
@@ -135,6 +144,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     routes = {},
     store = memoryStore,
     principal,
+    expires,
     cors = false,
     heartbeatInterval = 15_000,
     heartbeatEvent,
@@ -171,6 +181,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
   assertOption(isPath(upwardPath) && !upwardPath.endsWith('/'), 'paths.upward', 'a path that starts with / and does not end with it')
   assertOption(typeof store === 'function', 'store', 'a store factory, such as memoryStore or redisStore(…)')
   assertOption(principal === undefined || typeof principal === 'function', 'principal', 'a function')
+  assertOption(expires === undefined || typeof expires === 'function', 'expires', 'a function')
   assertOption(typeof cors === 'boolean' || isObject(cors), 'cors', 'true, false or the options of @fastify/cors')
   assertOption(heartbeatEvent === undefined || isUserEvent(heartbeatEvent), 'heartbeatEvent', 'an event name that is not reserved')
   assertOption(typeof padding === 'boolean', 'padding', 'true or false')
@@ -187,6 +198,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     routes: { downward: {}, upward: {}, close: {}, ...routes },
     store,
     principal: principal && (request => andThen(principal(request), assertPrincipal)),
+    expires: expires && (request => andThen(expires(request), parseExpiry)),
     cors: cors === false ? undefined : cors === true ? {} : cors,
     heartbeatInterval: heartbeatInterval === false ? false : assertInteger('heartbeatInterval', heartbeatInterval, MIN_HEARTBEAT_INTERVAL, MAX_DELAY),
     heartbeatEvent,
@@ -245,6 +257,15 @@ function assertPrincipal (value: unknown): string | undefined {
   if (value === undefined || value === null) return undefined
   assertOption(typeof value === 'string', 'principal', 'a function that returns a string, undefined or null', `one that returned a value of the type ${typeof value}`)
   return value as string
+}
+
+/** Checks the result of option `expires`. */
+function parseExpiry (value: unknown): number | undefined {
+  if (value === undefined || value === null) return undefined
+  assertOption(value instanceof Date && !Number.isNaN(value.getTime()), 'expires', 'a function that returns a valid Date, undefined or null', `one that returned ${value instanceof Date ? 'an invalid Date' : `a value of the type ${typeof value}`}`)
+  const time = (value as Date).getTime()
+  if (time <= Date.now()) throw new Unauthorized()
+  return time
 }
 
 function isPath (value: unknown): boolean {

@@ -55,6 +55,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     return
   }
   const principal = await sessions.settings.principal?.(request)
+  const authorizedUntil = await sessions.settings.expires?.(request)
   const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
   const id = eventId?.id ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
@@ -63,7 +64,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   if (sink.closed) return
   if (existing !== undefined) {
     const generation = existing[kStream].retainForResume()
-    const welcome = await runOnResume(sessions, existing, request, sink)
+    const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
     const cursor = eventId?.position ?? existing[kStream].cursor
     await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kStream].releaseAborted() } }, reply)
     return
@@ -77,7 +78,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   }
   // The cursor from before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kStream].cursor
-  const welcome = await runOnOpen(sessions, session, isReconnect, request, sink)
+  const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
   // No client has received the id of the session.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
   await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
@@ -87,10 +88,11 @@ async function attach (sessions: Sessions, session: Session, request: Omit<Strea
   if (!await attachStream(sessions, session, { ...request, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
 }
 
-/** Runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
-async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boolean, request: FastifyRequest, sink: ResponseSink): Promise<string> {
+/** Records until when the client is authorized, and runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
+async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil: number | undefined, isReconnect: boolean, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   const previous = isReconnect ? { previous: 'unknown' } : {}
   try {
+    await sessions.authorize(session, authorizedUntil)
     const hookData = sessions.hooks.has('onOpen')
       ? await whileConnected(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
       : sessions.handlers.usesEcho ? greet() : {}
@@ -101,9 +103,10 @@ async function runOnOpen (sessions: Sessions, session: Session, isReconnect: boo
   }
 }
 
-/** Runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
-async function runOnResume (sessions: Sessions, session: Session, request: FastifyRequest, sink: ResponseSink): Promise<string> {
+/** Records until when the client is authorized, and runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
+async function runOnResume (sessions: Sessions, session: Session, authorizedUntil: number | undefined, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
+    await sessions.authorize(session, authorizedUntil)
     return serializeWelcome(sessions, session, true, session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request)))
   } catch (error) {
     session[kStream].release()

@@ -20,18 +20,20 @@ export function getHeader (request: FastifyRequest, name: string): string | unde
 
 /**
  * Finds the open session of a request. A session of another principal is treated as unknown. Throws or rejects with
- * FST_SSE_SESSION_ID_MISSING, FST_SSE_SESSION_UNKNOWN, FST_SSE_STORE_UNAVAILABLE or FST_SSE_CLOSING.
+ * FST_SSE_SESSION_ID_MISSING, FST_SSE_UNAUTHORIZED, FST_SSE_SESSION_UNKNOWN, FST_SSE_STORE_UNAVAILABLE or FST_SSE_CLOSING.
  */
 export function requireSession (sessions: Sessions, request: FastifyRequest & RequestWithSession): Awaitable<Session> {
   const id = getHeader(request, SESSION_ID)
   if (id === undefined) throw new SessionIdMissing()
   if (sessions.closing) throw new Closing()
   return andThen(sessions.settings.principal?.(request), principal => {
-    return andThen(sessions.findCached(id), found => {
-      const session = found?.principal === principal ? found : undefined
-      request[kSession] = session
-      if (session === undefined) throw new SessionUnknown()
-      return session
+    return andThen(sessions.settings.expires?.(request), until => {
+      return andThen(sessions.findCached(id), found => {
+        const session = found?.principal === principal ? found : undefined
+        request[kSession] = session
+        if (session === undefined) throw new SessionUnknown()
+        return andThen(sessions.authorize(session, until), () => session)
+      })
     })
   })
 }

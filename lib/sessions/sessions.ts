@@ -13,6 +13,7 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
+import { AuthorizationCheck, isUnauthorized } from './authorization-check.js'
 import { Channel, type ChannelContext } from './channel.js'
 import { getExcludedIds, type ChannelOptions, type SendOptions } from './channel-options.js'
 import type { ContractChannel, ContractHandler, ContractPrincipalSessions, ContractSession } from './contract-types.js'
@@ -51,6 +52,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #store: Store
   readonly #logger: FastifyBaseLogger
   readonly #heartbeat: Heartbeat
+  readonly #authorizationCheck: AuthorizationCheck | undefined
   readonly #streams: Set<StreamWriter>
   readonly #ids = new IdGenerator()
   /** The replies to POST and DELETE requests whose handlers run. */
@@ -69,6 +71,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
+    if (settings.expires !== undefined) this.#authorizationCheck = new AuthorizationCheck(streams, session => this.#closeUnauthorized(session))
     this.runs = new Runs(settings, logger, store.runs, {
       createRetryDelay: () => this.createRetryDelay(),
       onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
@@ -193,6 +196,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return andThen(this.#store.findCached(id), state => this.#sessionIfOpen(state))
   }
 
+  /** @internal Records until when the client of a session is authorized, in milliseconds since 1970; `undefined` changes nothing. */
+  authorize (session: Session, until: number | undefined): Awaitable<void> {
+    const { state } = session[kStream]
+    return until === undefined || until <= (state.authorizedUntil ?? 0) ? undefined : this.#store.authorize(state, until)
+  }
+
   /** @internal Is called by the store when a session has expired. Resolves when the `onClose` hooks have run. */
   onExpire (state: SessionState): Promise<void> {
     const session = this.#sessionOf(state)
@@ -233,6 +242,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     for (const reply of this.#replies) reply.send(new Closing())
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
+    this.#authorizationCheck?.stop()
     await runs
     const isClosed = await settlesWithin(this.#closeStore(reason), Math.max(MIN_STORE_TIMEOUT, timeout - (now() - startedAt)))
     if (!isClosed) logSafely(this.#logger, 'warn', {}, 'close() did not wait for the store and the onClose hooks, because closeTimeout is over')
@@ -267,12 +277,25 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#resolveIfIdle()
   }
 
-  /** Closes a session. Unless `keep` is true, no client can resume it. */
+  /** Closes a session whose client is not authorized any more. Does not wait for the hooks, which may take any time. */
+  #closeUnauthorized (session: Session): Awaitable<void> {
+    const reason = 'unauthorized'
+    // The client may have sent newer credentials to another process.
+    return andThen(this.#store.find(session.id), state => state === undefined || !isUnauthorized(state)
+      ? undefined
+      : andThen(this.#endSession(session, reason, true), wasOpen => { if (wasOpen) this.#runCloseHooks(session, reason) }))
+  }
+
+  /** Closes a session, and waits for the hooks. Unless `keep` is true, no client can resume it. */
   #closeSession (session: Session, reason: string, keep = true): Awaitable<void> {
+    return andThen(this.#endSession(session, reason, keep), wasOpen => wasOpen ? this.#runCloseHooks(session, reason) : undefined)
+  }
+
+  /** Returns true to the one call that has closed the session. */
+  #endSession (session: Session, reason: string, keep: boolean): Awaitable<boolean> {
     return andThen(this.#store.end(session[kStream].state, reason, keep), wasOpen => {
-      if (!wasOpen) return
-      session[kStream].onEnd()
-      return this.#runCloseHooks(session, reason)
+      if (wasOpen) session[kStream].onEnd()
+      return wasOpen
     })
   }
 

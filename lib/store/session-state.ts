@@ -38,6 +38,8 @@ export class SessionState implements LogListener {
   closeReason: string | undefined
   /** The position up to which the last stream has written. */
   cursor: number
+  /** The time until which the client may use the session, in milliseconds since 1970; `undefined` if there is no limit. */
+  authorizedUntil: number | undefined
   /** Whether another process has a stream of the session. */
   attachedRemotely = false
   /** The session's own log, if it is in this process. */

@@ -122,6 +122,8 @@ export interface Store {
    */
   detach (state: SessionState): void
 
+  /** Sets `authorizedUntil`, unless it is a later time already. Does nothing if the session is closed. */
+  authorize (state: SessionState, until: number): Awaitable<void>
   /** Sets properties of `data`; the others stay. Rejects with SessionOver if the session is closed. */
   update (state: SessionState, change: SessionData): Awaitable<void>
   /**

@@ -58,11 +58,11 @@ export class StreamWriter implements SinkListener, Flushable {
   /** Heartbeat ticks since the last write. */
   idleTicks = 0
   readonly openedAt = now()
+  readonly owner: StreamOwner
   readonly logger: FastifyBaseLogger
   readonly #readerId: string
   readonly #prefix: string
   readonly #ranges: readonly LogRange[]
-  readonly #owner: StreamOwner
   readonly #sink: Sink
   readonly #formatGap: (readerId: string, cursor: number, gap: Gap) => string
   #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
@@ -77,12 +77,12 @@ export class StreamWriter implements SinkListener, Flushable {
     this.#ranges = ranges
     this.cursor = cursor
     this.#sink = sink
-    this.#owner = owner
+    this.owner = owner
     this.logger = logger
   }
 
   get canWrite (): boolean {
-    return this.#owner.canWrite
+    return this.owner.canWrite
   }
 
   /** Writes the first frames and, in the same chunk, what the logs contain after the cursor. */
@@ -115,7 +115,7 @@ export class StreamWriter implements SinkListener, Flushable {
 
   onClose (): void {
     this.#state = 'closed'
-    this.#owner.onStreamClose(this)
+    this.owner.onStreamClose(this)
   }
 
   onError (error: unknown): void {
@@ -158,7 +158,7 @@ export class StreamWriter implements SinkListener, Flushable {
     }
     this.idleTicks = 0
     if (this.#state === 'idle' && this.#finalFrame !== undefined && this.canWrite) this.#endSink(this.#finalFrame)
-    this.#owner.onProgress()
+    this.owner.onProgress()
   }
 
   #endSink (finalFrame: string): void {
@@ -228,7 +228,7 @@ export class StreamWriter implements SinkListener, Flushable {
     this.#gapReportedThrough = resumedAt
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
     // In a microtask, because an `onGap` hook may send events, which changes the logs while they are read.
-    queueMicrotask(() => { this.#owner.onGap(gap) })
+    queueMicrotask(() => { this.owner.onGap(gap) })
     return this.#formatGap(this.#readerId, this.cursor, gap)
   }
 }

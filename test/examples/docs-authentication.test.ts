@@ -78,14 +78,15 @@ t.test('with tokens, the client sends one with each request', async t => {
 })
 
 t.test('a session is closed when its token expires, and stays open if it was renewed', async t => {
-  const file = createFolder(t)('expiry.js', extend(jwt, block('docs/authentication.md', 'expiry')))
+  const file = createFolder(t)('expiry.js', extend(jwt, block('docs/authentication.md', 'renew')))
   const child = runScript(t, file, { PORT: '0', JWT_SECRET })
   const [url] = await child.waitForOutput(/http:\/\/\S+/, 30_000)
   const headers = await createShortToken('ann')
   const expires = await openStream(t, url, { path: paths.downward, headers })
   const renewed = await openStream(t, url, { path: paths.downward, headers })
   const newer = await tokenOf(url, 'ann')
+  t.match(block('docs/authentication.md', 'renew-client'), "emit('renew')")
   t.equal((await postMessage(url, renewed.sessionId, null, { path: paths.upward, event: 'renew', headers: newer })).status, 202)
-  t.strictSame(await endOf(expires), { reason: 'token expired' })
+  t.strictSame(await endOf(expires), { reason: 'unauthorized' })
   t.match(await postMessage(url, renewed.sessionId, null, { path: paths.upward, event: 'whoami', headers: newer }), { status: 200, headers: { 'x-session-connected': 'true' } })
 })

@@ -59,7 +59,8 @@ t.test('the table of plugin options lists every option, with its default', t => 
     logLevel: () => { t.equal(settings.logLevel, undefined) },
     logSerializers: () => { t.equal(settings.logSerializers, undefined) },
     heartbeatEvent: () => { t.equal(settings.heartbeatEvent, undefined) },
-    principal: () => { t.equal(settings.principal?.({} as FastifyRequest), undefined) }
+    principal: () => { t.equal(settings.principal?.({} as FastifyRequest), undefined) },
+    expires: () => { t.equal(settings.expires, undefined) }
   }
   for (const row of rows) {
     const [name, documented = ''] = [nameOf(row), row[1]]

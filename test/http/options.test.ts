@@ -16,6 +16,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   routes: [null, 7, 'routes', { downward: 7 }, { upward: null }, { upwards: {} }],
   store: [null, 7, {}, 'redis'],
   principal: [null, 'me', {}],
+  expires: [null, new Date(), {}],
   cors: [null, 'all', 7],
   heartbeatInterval: [null, true, 0, 4, -1, 5.5, NaN, Infinity, 2 ** 31, '15000'],
   padding: [null, 0, 4096, 'true'],
@@ -51,7 +52,7 @@ t.test('accepts the minimum and maximum of each option', async t => {
   for (const options of [
     { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxRuns: 1, maxSessions: 1, maxSessionsPerPrincipal: 1, maxChannelsPerSession: 1, maxWaitingMessages: 0, maxWaitingBytes: 0, maxIdempotencyKeys: 0, handlerTimeout: 0, maxResponseBytes: 0, maxBytes: 1, log: { entries: 1, bytes: 1, age: 1 } },
     { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxRuns: Infinity, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, handlerTimeout: false, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
-    { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', store: new FlakyStore().createStore, heartbeatEvent: 'message', logLevel: 'silent' }
+    { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', expires: () => null, store: new FlakyStore().createStore, heartbeatEvent: 'message', logLevel: 'silent' }
   ] as SseSessionsOptions[]) {
     const app = Fastify()
     await app.register(sseSessions, options)

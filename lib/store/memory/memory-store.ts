@@ -100,6 +100,10 @@ export class MemoryStore implements Store {
     if (session.queue === undefined) for (const { idle } of session.groups) idle.add(session)
   }
 
+  authorize (session: SessionState, until: number): void {
+    session.authorizedUntil = Math.max(until, session.authorizedUntil ?? 0)
+  }
+
   update (session: SessionState, change: SessionData): void {
     assertOpen(session)
     session.data = { ...session.data, ...change }

@@ -57,6 +57,10 @@ export class PartitionedStore implements Store {
     this.#partitionOf(state.id).detach(state)
   }
 
+  authorize (state: SessionState, until: number): Promise<void> {
+    return this.#partitionOf(state.id).authorize(state, until)
+  }
+
   update (state: SessionState, change: SessionData): Promise<void> {
     return this.#partitionOf(state.id).update(state, change)
   }

@@ -75,6 +75,13 @@ export class RedisStore implements Store {
     this.#node.ownership.detach(state as SessionReplica)
   }
 
+  async authorize (given: SessionState, until: number): Promise<void> {
+    const state = given as SessionReplica
+    const version = Number(await this.#node.commandQueue.execute('authorize', state.id, until))
+    if (version === 0) await this.#node.refresh(state)
+    else await this.#change(state, version, () => { state.authorizedUntil = until })
+  }
+
   async update (given: SessionState, change: SessionData): Promise<void> {
     const state = given as SessionReplica
     const properties = Object.entries(change).map(([name, value]) => [name, value === undefined ? '' : serialize(value)] as const)

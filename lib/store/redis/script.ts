@@ -4,7 +4,7 @@ import type { StoreSettings } from '../store.js'
 import { readLua } from './lua.js'
 
 const COMMANDS = [
-  'ack_expiry', 'acquire', 'append', 'backlog', 'clear', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'find_by_principal', 'get', 'heartbeat', 'history',
+  'ack_expiry', 'acquire', 'append', 'authorize', 'backlog', 'clear', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'find_by_principal', 'get', 'heartbeat', 'history',
   'join', 'leave', 'members', 'read', 'reconcile_queue', 'release', 'renew', 'run_cancel', 'run_end', 'run_find', 'run_reconcile', 'run_release', 'run_restart', 'run_start', 'run_unfollow', 'update'
 ] as const
 

@@ -75,6 +75,7 @@ export class SessionReplica extends SessionState implements LogReader {
     if (record.version < this.version) return false
     this.version = record.version
     this.data = record.data
+    this.authorizedUntil = record.authorizedUntil
     this.channels = record.channels
     this.attachedRemotely = record.owner !== '' && record.owner !== nodeId
     if (this.epoch !== 0) return false
@@ -105,6 +106,7 @@ export interface SessionRecord {
   readonly closeReason: string | undefined
   readonly broadcastEndPosition: number
   readonly data: SessionData
+  readonly authorizedUntil: number | undefined
   /** The joined channels; of a closed session, those that it was in. */
   readonly channels: Set<string>
   readonly joinPositions: Map<string, number>
@@ -144,6 +146,7 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     closeReason: fields.closeReason,
     broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),
     data,
+    authorizedUntil: fields.authorizedUntil === undefined ? undefined : Number(fields.authorizedUntil),
     channels: fields.left === undefined ? new Set(joinPositions.keys()) : parseLeftChannels(fields.left),
     joinPositions,
     leftRanges
