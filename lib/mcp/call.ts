@@ -2,7 +2,7 @@ import { noop, type Awaitable } from '../awaitable.js'
 import { DataInvalid, EntryTooLarge } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import { frameEvent } from '../wire/frame.js'
-import { createInternalError, isResponse, type JsonRpcMessage, type RequestId } from './json-rpc.js'
+import { createInternalError, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
 
 /** Milliseconds in which the responses must arrive to be sent as JSON. */
 const JSON_TIMEOUT = 50
@@ -10,9 +10,9 @@ const JSON_TIMEOUT = 50
 /** What a call needs from its MCP session. */
 export interface CallContext {
   /** Opens and retains the session whose stream is the response. */
-  openStream (call: Call): Promise<Session>
-  /** The session whose stream is the response could not be opened, so the call has to be canceled. */
-  onFailure (call: Call): void
+  openStream (): Promise<Session>
+  /** The client does not get the responses, so the requests have to be canceled. */
+  onFailure (call: Call, reason: string): void
   /** Every request has a response that was sent, or was canceled. */
   onEnd (): void
 }
@@ -25,7 +25,7 @@ export class Call {
   /** Resolves with the responses that are sent as JSON, or with the session whose stream is the response. */
   readonly response: Promise<readonly JsonRpcMessage[] | Session>
   readonly #context: CallContext
-  readonly #pending: Set<RequestId>
+  readonly #pending: Map<RequestId, JsonRpcRequest>
   readonly #responses: JsonRpcMessage[] = []
   readonly #timer: NodeJS.Timeout
   readonly #resolveResponse: (response: readonly JsonRpcMessage[] | Promise<Session>) => void
@@ -34,25 +34,26 @@ export class Call {
   #isDisconnectRequested = false
 
   /** `isStream`: whether the response is a stream from the beginning. */
-  constructor (ids: readonly RequestId[], context: CallContext, isStream: boolean) {
+  constructor (requests: readonly JsonRpcRequest[], context: CallContext, isStream: boolean) {
     let resolveResponse: (response: readonly JsonRpcMessage[] | Promise<Session>) => void = noop
     this.response = new Promise(resolve => { resolveResponse = resolve })
     this.#resolveResponse = resolveResponse
-    this.#pending = new Set(ids)
+    this.#pending = new Map(requests.map(request => [request.id, request]))
     this.#context = context
     this.#timer = setTimeout(() => { this.#openStream().catch(noop) }, JSON_TIMEOUT)
     if (isStream) this.#openStream().catch(noop)
   }
 
-  /** The ids of the requests that have no response yet. */
-  get pending (): ReadonlySet<RequestId> {
+  /** The requests that have no response yet, by their ids. */
+  get pending (): ReadonlyMap<RequestId, JsonRpcRequest> {
     return this.#pending
   }
 
   /** Sends a response, or a message that is related to one of the requests. Resolves when there is room for the next one, for which the producer should wait. */
   async send (message: JsonRpcMessage): Promise<void> {
     const isReply = isResponse(message)
-    if (isReply) this.#pending.delete(message.id as RequestId)
+    // The request was canceled meanwhile.
+    if (isReply && !this.#pending.delete(message.id as RequestId)) return
     const isLast = this.#pending.size === 0
     if (isReply && this.#stream === undefined) {
       this.#responses.push(message)
@@ -78,7 +79,7 @@ export class Call {
 
   /** Responds with an error to all requests that have no response. */
   async fail (message: string): Promise<void> {
-    await Promise.all([...this.#pending].map(id => this.send(createInternalError(id, message))))
+    await Promise.all([...this.#pending.keys()].map(id => this.send(createInternalError(id, message))))
   }
 
   /** Ends the response, but not the requests: the client reconnects. */
@@ -108,11 +109,12 @@ export class Call {
   /** Makes the response a stream. */
   #openStream (): Promise<Session> {
     if (this.#stream === undefined) {
-      this.#stream = this.#context.openStream(this).then(async stream => {
+      this.#stream = this.#context.openStream().then(async stream => {
+        stream.signal.addEventListener('abort', () => { this.#context.onFailure(this, 'the client did not reconnect in time') })
         for (const response of this.#responses) await sendMessage(stream, response)
         return stream
       })
-      this.#stream.catch(() => { this.#context.onFailure(this) })
+      this.#stream.catch(() => { this.#context.onFailure(this, 'the response could not become a stream') })
       this.#respondWith(this.#stream)
     }
     return this.#stream
@@ -135,4 +137,10 @@ export async function sendMessage (session: Session, message: JsonRpcMessage): P
     if (!(error instanceof EntryTooLarge || error instanceof DataInvalid) || !isResponse(message)) throw error
     await append(createInternalError(message.id as RequestId, error.message))
   }
+}
+
+/** Ends a stream with an error for each request. */
+export async function sendErrors (stream: Session, requestIds: readonly RequestId[], message: string): Promise<void> {
+  for (const id of requestIds) await sendMessage(stream, createInternalError(id, message))
+  await stream.close('failed')
 }

@@ -9,13 +9,14 @@ import type { Sink, SinkListener } from '../stream/response-sink.js'
 const RETRY_INTERVAL = 500
 
 export interface InboxListener {
-  onMessage (message: unknown): void
+  /** Another process passes the messages of a stream to this one. It repeats that until they are handled. */
+  onStream (streamId: string): void
   /** Other processes do not use the inbox any more: this one counts as failed, and opens another inbox. */
   onLost (): void
 }
 
 /**
- * Receives messages from the other processes that share the store. It is a session of the store whose stream is read here. The
+ * Receives the ids of streams from the other processes that share the store. It is a session of the store whose stream is read here. The
  * store ends the stream if the process fails, which the other processes detect.
  */
 export class Inbox {
@@ -44,7 +45,7 @@ export class Inbox {
     const { cursor } = stream
     const head = await this.#sessions.acquireStream(session, cursor)
     if (head === undefined) throw new StoreUnavailable()
-    const sink = new InboxSink(message => { this.#listener.onMessage(message) }, () => { this.#reopen().catch(noop) })
+    const sink = new InboxSink(streamId => { this.#listener.onStream(streamId) }, () => { this.#reopen().catch(noop) })
     this.#session = session
     stream.attach({ sink, cursor, head, welcome: '', resumed: false, generation: 0, logger: this.#logger })
   }
@@ -71,20 +72,18 @@ export class Inbox {
 class InboxSink implements Sink {
   listener: SinkListener | undefined
   closed = false
-  readonly #onMessage: (message: unknown) => void
+  readonly #onEvent: (data: string) => void
   readonly #onEnd: () => void
 
-  constructor (onMessage: (message: unknown) => void, onEnd: () => void) {
-    this.#onMessage = onMessage
+  constructor (onEvent: (data: string) => void, onEnd: () => void) {
+    this.#onEvent = onEvent
     this.#onEnd = onEnd
   }
 
   write (chunk: string): boolean {
     for (const event of chunk.split('\n\n')) {
       const [, json] = /^id: .*\ndata: (.+)$/.exec(event) ?? []
-      if (json !== undefined) this.#onMessage(JSON.parse(json))
-      // A gap: messages are lost.
-      else if (/^event: gap$/m.test(event)) this.end()
+      if (json !== undefined) this.#onEvent(JSON.parse(json) as string)
     }
     return true
   }

@@ -5,6 +5,7 @@ import { logSafely } from '../safe-log.js'
 import { kStream, type Session } from '../sessions/session.js'
 import { Call, sendMessage } from './call.js'
 import { createInternalError, isRequest, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
+import { addSetupRequest } from './setup-requests.js'
 import type { McpServerLike, McpTransport, MessageExtra } from './transport.js'
 
 /** What an MCP session needs from the registry. */
@@ -14,10 +15,8 @@ export interface McpContext {
   readonly maxRequests: number
   /** Milliseconds that the server has for the response to `initialize`, and the client for its next message. */
   readonly initializeTimeout: number
-  /** Opens and retains a session for the stream of a call. */
+  /** Opens and retains a session for the stream of a call that runs in this process. */
   openStream (session: Session, requestIds: readonly RequestId[]): Promise<Session>
-  /** A call sends its response in a stream. */
-  onStream (stream: Session): void
   onCallEnd (stream: Session | undefined): void
   onEnd (mcp: McpSession): void
 }
@@ -40,8 +39,10 @@ export class McpSession {
   readonly #transport: McpTransport
   /** Closes a session that is not used. */
   #initializeTimer: NodeJS.Timeout | undefined
-  /** Receives the response to `initialize`, until it has arrived. */
-  #onInitialize: ((response: JsonRpcMessage) => void) | undefined
+  /** The requests that every new server of the session gets. */
+  #setupRequests: readonly JsonRpcRequest[] = []
+  /** Receives the response to such a request, until it has arrived. */
+  #onSetupResponse: ((response: JsonRpcMessage) => void) | undefined
 
   constructor (session: Session, context: McpContext) {
     this.session = session
@@ -61,17 +62,21 @@ export class McpSession {
     return new Set(this.#calls.values())
   }
 
-  /** Connects the server and sends `initialize` to it. Resolves with the response. Rejects with FST_SSE_MCP_SERVER_FAILED if the session is closed before. */
+  /** Connects the server and sends `initialize` to it. Resolves with the response. Rejects with FST_SSE_MCP_SERVER_FAILED if the session is closed before, or if that takes too long. */
   async initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
-    const response = await this.#initialize(createServer, request, extra)
+    this.#setupRequests = [request]
+    const response = await this.#withTimeout(this.#connect(createServer, extra))
     this.#initializeTimer = setTimeout(() => { this.session.close('expired') }, this.#context.initializeTimeout).unref()
     return response
   }
 
-  /** Connects a server that continues the session, and sends the messages to it with which the client has started the session. Rejects with FST_SSE_MCP_SERVER_FAILED. */
-  async restore (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<void> {
-    await this.#initialize(createServer, request, extra)
-    this.#deliver([{ jsonrpc: '2.0', method: 'notifications/initialized' }], extra)
+  /** Connects a server that continues the session, and sends it what the client has sent to the one before. Rejects as {@link initialize}. */
+  async restore (createServer: () => Promise<McpServerLike>, extra: MessageExtra): Promise<void> {
+    this.#setupRequests = this.session.data.requests as JsonRpcRequest[]
+    await this.#withTimeout(this.#connect(createServer, extra).then(async () => {
+      this.#deliver([{ jsonrpc: '2.0', method: 'notifications/initialized' }], extra)
+      for (const request of this.#setupRequests.slice(1)) await this.#request(request, extra)
+    }))
   }
 
   /** Prevents the session from expiring while calls run. The stream of the session may be in another process, or there may be none. */
@@ -89,20 +94,19 @@ export class McpSession {
 
   /** Passes messages of the client, of which some are requests, to the server. The response is sent in a stream if one is given, and otherwise in the way that fits best. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
   call (messages: readonly JsonRpcMessage[], extra: MessageExtra, givenStream?: Session): Call {
-    const ids = messages.filter(isRequest).map(({ id }) => id)
+    const requests = messages.filter(isRequest)
+    const ids = requests.map(({ id }) => id)
     if (new Set(ids).size < ids.length || ids.some(id => this.#calls.has(id))) throw new McpMessageInvalid('the id of a request is in use; use a new one for each request')
     const { maxRequests } = this.#context
     if (this.#calls.size + ids.length > maxRequests) throw new McpTooManyRequests(maxRequests)
     this.#retain()
-    let stream: Session | undefined
-    const call: Call = new Call(ids, {
+    let stream = givenStream
+    const call = new Call(requests, {
       openStream: async () => {
-        stream = givenStream ?? await this.#context.openStream(this.session, ids)
-        this.#context.onStream(stream)
-        stream.signal.addEventListener('abort', () => { this.#cancel(call, 'the client did not reconnect in time') })
+        stream ??= await this.#context.openStream(this.session, ids)
         return stream
       },
-      onFailure: () => { this.#cancel(call, 'the response could not become a stream') },
+      onFailure: (call, reason) => { this.#deliver([...call.pending.keys()].map(requestId => ({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId, reason } }))) },
       onEnd: () => {
         for (const id of ids) this.#calls.delete(id)
         this.#release()
@@ -124,11 +128,11 @@ export class McpSession {
     const { onclose } = this.#transport
     delete this.#transport.onclose
     this.#try(() => onclose?.())
-    for (const id of this.#calls.keys()) this.#cancelRequest(id)
+    for (const call of this.calls) call.fail('The session has ended').catch(noop)
     this.#context.onEnd(this)
   }
 
-  async #initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
+  async #withTimeout<Result> (result: Promise<Result>): Promise<Result> {
     let timer: NodeJS.Timeout | undefined
     const failed = new Promise<never>((_resolve, reject) => {
       const fail = (): void => { reject(new McpServerFailed()) }
@@ -136,17 +140,22 @@ export class McpSession {
       this.session.signal.addEventListener('abort', fail)
     })
     try {
-      return await Promise.race([failed, this.#connect(createServer, request, extra)])
+      return await Promise.race([failed, result])
     } finally {
       clearTimeout(timer)
     }
   }
 
-  async #connect (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
+  async #connect (createServer: () => Promise<McpServerLike>, extra: MessageExtra): Promise<JsonRpcMessage> {
     const server = await createServer()
     await server.connect(this.#transport as never)
-    return await new Promise(resolve => {
-      this.#onInitialize = resolve
+    return await this.#request(this.#setupRequests[0] as JsonRpcRequest, extra)
+  }
+
+  /** Sends one of the requests that every new server gets. */
+  #request (request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
+    return new Promise(resolve => {
+      this.#onSetupResponse = resolve
       this.#deliver([request], extra)
     })
   }
@@ -185,11 +194,6 @@ export class McpSession {
     logSafely(this.#context.logger, 'error', { err: error, session: this.session.shortId }, message)
   }
 
-  /** Cancels the requests of a call that have no response. */
-  #cancel (call: Call, reason: string): void {
-    this.#deliver([...call.pending].map(requestId => ({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId, reason } })))
-  }
-
   /** Ends a request without a response. */
   #cancelRequest (id: RequestId): void {
     this.#calls.get(id)?.cancel(id).catch(noop)
@@ -198,22 +202,38 @@ export class McpSession {
   /** The method `send` of the transport. */
   async #send (message: JsonRpcMessage, relatedRequestId?: RequestId): Promise<void> {
     const isReply = isResponse(message)
-    if (isReply && this.#onInitialize !== undefined) {
-      this.#onInitialize(message)
-      this.#onInitialize = undefined
+    if (isReply && this.#onSetupResponse !== undefined) {
+      this.#onSetupResponse(message)
+      this.#onSetupResponse = undefined
       return
     }
     const id = isReply ? message.id : relatedRequestId
-    if (id !== undefined && this.#onInitialize === undefined) {
+    if (id !== undefined && this.#onSetupResponse === undefined) {
       const call = this.#calls.get(id)
-      if (call?.pending.has(id) === true) await this.#sendToCall(call, message)
+      const request = call?.pending.get(id)
       // The response to a request that was canceled is not needed.
-      else if (!isReply) throw new Error('The request to which this message belongs has ended')
+      if (call === undefined || request === undefined) {
+        if (isReply) return
+        throw new Error('The request to which this message belongs has ended')
+      }
+      const requests = isReply && message.error === undefined ? addSetupRequest(this.#setupRequests, request) : this.#setupRequests
+      await this.#sendToCall(call, requests === this.#setupRequests ? message : await this.#storeRequests(requests, message))
       return
     }
     await sendMessage(this.session, message)
     // Without a client, the oldest messages are dropped instead.
     if (this.session.connected) await this.session[kStream].waitForDrain()
+  }
+
+  /** Stores the requests that a server that continues the session gets, before the client gets a response. If that fails, the response is an error. */
+  async #storeRequests (requests: readonly JsonRpcRequest[], response: JsonRpcMessage): Promise<JsonRpcMessage> {
+    this.#setupRequests = requests
+    try {
+      await this.session.update({ requests })
+      return response
+    } catch (error) {
+      return createInternalError(response.id as RequestId, (error as Error).message)
+    }
   }
 
   async #sendToCall (call: Call, message: JsonRpcMessage): Promise<void> {

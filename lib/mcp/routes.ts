@@ -11,6 +11,7 @@ import { ResponseSink, startStream } from '../stream/response-sink.js'
 import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { LAST_EVENT_ID } from '../wire/headers.js'
+import { Call } from './call.js'
 import { checkAccept, checkOrigin, checkVersion } from './check-request.js'
 import { INVALID_REQUEST, isRequest, isStateless, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND, type JsonRpcMessage } from './json-rpc.js'
 import { canPrime, getVersion } from './mcp-session.js'
@@ -86,18 +87,18 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
   if (Array.isArray(body) && version >= NO_BATCHES_REVISION) throw new McpMessageInvalid(`revision ${version} has no batches; send each message in a request of its own`)
   const hasRequests = messages.some(isRequest)
   if (hasRequests && registry.closing) throw new Closing()
-  const server = await registry.findServer(session, extra)
   if (!hasRequests) {
-    await server.receive(messages)
+    await registry.receive(session, messages, extra)
     reply.code(202).send()
     return
   }
-  const call = await server.call(messages, extra)
-  const response = await call.response
+  const call = await registry.call(session, messages, extra)
+  const response = call instanceof Session ? call : await call.response
   if (response instanceof Session) {
     const canRespond = await waitUntilNotPipelined(request, reply)
     const cursor = response[kStream].cursor
-    const sent = canRespond && sendStream(registry, session, response, { sink, cursor, requestedAt, onAttach: () => { call.onAttach(response) } }, reply)
+    const onAttach = (): void => { if (call instanceof Call) call.onAttach(response) }
+    const sent = canRespond && sendStream(registry, session, response, { sink, cursor, requestedAt, onAttach }, reply)
     // Until now, it could not expire. If the client does not come back, it does, which cancels the call.
     response[kStream].release()
     await sent
@@ -172,6 +173,10 @@ async function sendStream (registry: McpRegistry, session: Session, stream: Sess
   const generation = stream[kStream].retainForResume()
   const exists = await attachStream(registry.sessions, stream, {
     ...request,
+    onAttach: () => {
+      request.onAttach?.()
+      if (stream !== session) registry.watch(stream)
+    },
     welcome: canPrime(getVersion(session)) ? PRIMING : '',
     resumed: true,
     generation,

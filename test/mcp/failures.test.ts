@@ -1,5 +1,7 @@
 import t from 'tap'
 import { memoryStore, StoreUnavailable, type StoreFactory } from '../../lib/index.js'
+import type { JsonRpcRequest } from '../../lib/mcp/json-rpc.js'
+import { addSetupRequest } from '../../lib/mcp/setup-requests.js'
 import type { McpTransport } from '../../lib/mcp/transport.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openRawClient } from '../support/raw-client.js'
@@ -59,6 +61,32 @@ for (const method of ['open', 'update'] as const) {
     t.match(await (await post(url, callMessage(1, 'slow'), session)).json(), { id: 1, result: text('slow') })
   })
 }
+
+t.test('the client gets an error if the log level cannot be stored', async t => {
+  const store = new FlakyStore()
+  const { url } = await serveMcp(t, { store: store.createStore })
+  const session = await startSession(url)
+  const request = { jsonrpc: '2.0', id: 1, method: 'logging/setLevel', params: { level: 'debug' } }
+  store.delay = name => { if (name === 'update') throw new StoreUnavailable() }
+  t.match(await (await post(url, request, session)).json(), { id: 1, error: { code: -32603, message: /store/ } })
+  store.delay = () => {}
+  t.match(await (await post(url, request, session)).json(), { id: 1, result: {} })
+})
+
+t.test('the subscriptions that are stored are limited in number and size', async t => {
+  const initialize = initializeMessage() as JsonRpcRequest
+  let requests: readonly JsonRpcRequest[] = [initialize]
+  const subscribe = (uri: string, method = 'resources/subscribe'): void => { requests = addSetupRequest(requests, { jsonrpc: '2.0', id: 1, method, params: { uri } }) }
+  for (let count = 0; count < 300; count++) subscribe(`test://${count}`)
+  t.equal(requests.length, 257)
+  subscribe(`test://${'x'.repeat(64 * 1024)}`)
+  t.equal(requests.length, 257)
+  for (let count = 0; count < 300; count++) subscribe(`test://${count}`, 'resources/unsubscribe')
+  t.strictSame(requests, [initialize])
+  for (let count = 0; count < 300; count++) subscribe(`test://${count}${'x'.repeat(1000)}`)
+  t.ok(JSON.stringify(requests).length < 66_000)
+  t.equal(addSetupRequest(requests, { jsonrpc: '2.0', id: 1, method: 'constructor' }), requests)
+})
 
 t.test('a response that cannot be serialized becomes an error', async t => {
   const { server } = serverWith(server => {

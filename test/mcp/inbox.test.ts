@@ -76,19 +76,6 @@ t.test('a process that has lost its inbox opens another one, and starts new serv
   t.equal(count, 5)
 })
 
-t.test('a process that has missed messages opens another inbox', async t => {
-  const { store, states, memory } = createStore()
-  const { url } = await serveMcp(t, { store })
-  const session = await startSession(url)
-  const inbox = states[0] as State
-  const frame = 'data: {"session":"unknown","messages":[]}\n\n'
-  memory().send(inbox, { frame })
-  inbox.log?.markTrimmed(inbox.log.lastPosition, 'store')
-  memory().send(inbox, { frame })
-  await waitUntil(() => states.length > 2, 'the next inbox')
-  await waitUntil(async () => (await post(url, PING, session)).status === 200, 'the next server')
-})
-
 t.test('an app without an inbox closes', async t => {
   const { store, states, memory } = createStore()
   const { app } = await serveMcp(t, { store })
@@ -106,7 +93,8 @@ t.test('a message that cannot be handled is logged', async t => {
   const lines: string[] = []
   const { store, states, memory } = createStore()
   await serveMcp(t, { store }, undefined, { logger: { level: 'error', stream: { write: (line: string) => { lines.push(line) } } } })
-  memory().send(states[0] as State, { frame: 'data: null\n\n' })
+  memory().find = () => { throw new StoreUnavailable() }
+  memory().send(states[0] as State, { frame: 'data: "stream"\n\n' })
   await waitUntil(() => lines.length > 0, 'the log line')
   t.match(lines[0], /could not be handled/)
 })

@@ -1,0 +1,21 @@
+import type { JsonRpcRequest } from './json-rpc.js'
+
+/** The limits of what is stored in addition to `initialize`: the number of requests, and the characters of their JSON. */
+const MAX_COUNT = 256
+const MAX_LENGTH = 64 * 1024
+
+/** Requests whose effect lasts, and those that undo it. Each is stored once for each `uri`. */
+const EFFECTS: ReadonlyMap<string, string> = new Map([['logging/setLevel', 'level'], ['resources/subscribe', 'subscription'], ['resources/unsubscribe', 'subscription']])
+
+/**
+ * Adds a request to those that are sent to each new server of a session: `initialize`, then those for the level of the log and for
+ * subscriptions. Returns the same array if the request has no lasting effect. A request that exceeds the limits is not added.
+ */
+export function addSetupRequest (requests: readonly JsonRpcRequest[], { id, method, params }: JsonRpcRequest): readonly JsonRpcRequest[] {
+  const effect = EFFECTS.get(method)
+  if (effect === undefined) return requests
+  const [initialize, ...others] = requests.filter(request => EFFECTS.get(request.method) !== effect || request.params?.uri !== params?.uri)
+  const added = method === 'resources/unsubscribe' ? others : [...others, { jsonrpc: '2.0' as const, id, method, ...params && { params } }]
+  const stored = added.length > MAX_COUNT || JSON.stringify(added).length > MAX_LENGTH ? others : added
+  return initialize === undefined ? stored : [initialize, ...stored]
+}
