@@ -145,9 +145,15 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     }
 
     // Faults.
-    /** Records that the nodes can have been treated as dead. */
-    const affects = (affected: readonly ClusterNode[], from: number): void => {
-      for (const { pid } of affected) model.onFailure(String(pid), from, model.observe() + 2 * LEASE * 1e6)
+    /** The nodes can be treated as dead from now on. Returns a function that records it, when the fault is over. */
+    const affects = (...affected: readonly ClusterNode[]): () => void => {
+      const from = model.observe()
+      const listPids = (): number[] => affected.map(({ pid }) => pid)
+      const pids = listPids()
+      return () => {
+        // A node may have been restarted meanwhile.
+        for (const pid of new Set([...pids, ...listPids()])) model.onFailure(String(pid), from, model.observe() + 2 * LEASE * 1e6)
+      }
     }
     const restart = async (node: ClusterNode): Promise<void> => {
       await pause(random() * 1000)
@@ -170,47 +176,47 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
         await restart(node)
       },
       pause: async node => {
-        const from = model.observe()
+        const onRecovery = affects(node)
         node.pause()
         await pause(200 + random() * 2.5 * LEASE)
         node.resume()
-        affects([node], from)
+        onRecovery()
       },
       cut: async (_, link) => { link.cut(choose<ConnectionKind>(['commands', 'subscription', 'all'])) },
       'half-open': async (node, link) => {
-        const from = model.observe()
+        const onRecovery = affects(node)
         link.halfOpen(choose<ConnectionKind>(['commands', 'subscription', 'all']))
         await pause(3 * LEASE)
-        affects([node], from)
+        onRecovery()
       },
       delay: async (node, link) => {
-        const from = model.observe()
+        const onRecovery = affects(node)
         link.delay = random() * 1000
         await pause(random() * 3000)
         link.delay = 0
-        affects([node], from)
+        onRecovery()
       },
       unreachable: async (node, link) => {
-        const from = model.observe()
+        const onRecovery = affects(node)
         link.isRefusing = true
         link.cut('all')
         await pause(random() * 2 * LEASE)
         link.isRefusing = false
-        affects([node], from)
+        onRecovery()
       },
       'restart-redis': async () => {
-        const from = model.observe()
+        const onRecovery = affects(...nodes)
         await redis.kill()
         await pause(random() * 2000)
         await redis.start()
-        affects(nodes, from)
+        onRecovery()
       },
       'pause-redis': async () => {
-        const from = model.observe()
+        const onRecovery = affects(...nodes)
         redis.pause()
         await pause(random() * 2 * LEASE)
         redis.resume()
-        affects(nodes, from)
+        onRecovery()
       },
       'kill-subscriptions': async () => { await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub') },
       'rolling-restart': async () => {
