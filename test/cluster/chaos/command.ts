@@ -129,7 +129,12 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
       }
       message.resolvedAt = model.observe()
     }
-    const runTraffic = new RunTraffic(cluster, model, random)
+    /** When a node was down, or can have been treated as dead. */
+    const outages: Array<{ readonly node: ClusterNode, readonly from: number, readonly to: number }> = []
+    /** Whether all nodes can have been out of use at one time. */
+    const hadNoNode = (from: number, to: number): boolean => [from, ...outages.map(outage => outage.from)].some(at =>
+      at >= from && at <= to && nodes.every(node => outages.some(outage => outage.node === node && outage.from <= at && at <= outage.to)))
+    const runTraffic = new RunTraffic(cluster, model, random, hadNoNode)
     const traffic = async (): Promise<void> => {
       while (!stop.signal.aborted) {
         const client = choose(clients)
@@ -152,28 +157,33 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
       const pids = listPids()
       return () => {
         // A node may have been restarted meanwhile.
-        for (const pid of new Set([...pids, ...listPids()])) model.onFailure(String(pid), from, model.observe() + 2 * LEASE * 1e6)
+        const to = model.observe() + 2 * LEASE * 1e6
+        for (const pid of new Set([...pids, ...listPids()])) model.onFailure(String(pid), from, to)
+        for (const node of affected) outages.push({ node, from, to })
       }
     }
-    const restart = async (node: ClusterNode): Promise<void> => {
+    const restart = async (node: ClusterNode, from: number): Promise<void> => {
       await pause(random() * 1000)
       // A node does not start while Redis cannot be used, so a supervisor starts it again.
       const giveUpAt = performance.now() + PATIENCE
       while (!node.isLive) await node.start().catch((error: unknown) => { if (performance.now() > giveUpAt) throw error })
       stopped.delete(node)
+      outages.push({ node, from, to: model.observe() + LEASE * 1e6 })
     }
     const inject: Record<string, (node: ClusterNode, link: RedisLink) => Promise<void>> = {
       kill: async node => {
         stopped.add(node)
-        model.onFailure(String(node.pid), model.observe(), Infinity)
+        const from = model.observe()
+        model.onFailure(String(node.pid), from, Infinity)
         await node.kill()
-        await restart(node)
+        await restart(node, from)
       },
       shutdown: async node => {
         stopped.add(node)
+        const from = model.observe()
         const code = await node.close()
         if (code !== 0) model.fail('exit', `a node exited with ${code} after SIGTERM`)
-        await restart(node)
+        await restart(node, from)
       },
       pause: async node => {
         const onRecovery = affects(node)

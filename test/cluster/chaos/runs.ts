@@ -38,13 +38,16 @@ export class RunTraffic {
   readonly #cluster: Cluster
   readonly #model: Model
   readonly #random: () => number
+  readonly #hadNoNode: (from: number, to: number) => boolean
   /** The readers and subscriptions that have not ended. */
   readonly #pending = new Set<Promise<void>>()
 
-  constructor (cluster: Cluster, model: Model, random: () => number) {
+  /** `hadNoNode`: whether no node can have restarted a run at some time between two observations. */
+  constructor (cluster: Cluster, model: Model, random: () => number, hadNoNode: (from: number, to: number) => boolean) {
     this.#cluster = cluster
     this.#model = model
     this.#random = random
+    this.#hadNoNode = hadNoNode
   }
 
   get isIdle (): boolean {
@@ -65,7 +68,7 @@ export class RunTraffic {
       if (outcomes.size !== 1) this.#model.fail('run-outcome', `the readers of ${name} received the outcomes ${[...outcomes].join()}`)
       for (const outcome of outcomes) {
         const { status, reason } = JSON.parse(outcome) as { status: string, reason?: string }
-        const canBeLost = isRestartable ? failedDuring(startedAt, endedAt) > MAX_FAILURES : this.#model.hasFailed(pid, startedAt, endedAt) || reason === 'shutdown'
+        const canBeLost = isRestartable ? failedDuring(startedAt, endedAt) > MAX_FAILURES || this.#hadNoNode(startedAt, endedAt) : this.#model.hasFailed(pid, startedAt, endedAt) || reason === 'shutdown'
         if (status === 'failed' || (status === 'stopped' && !wasStopRequested) || (status === 'lost' && !canBeLost)) this.#model.fail('run-outcome', `${name} of process ${pid}, restartable: ${isRestartable}, from ${startedAt} to ${endedAt} ended as ${outcome}`)
       }
     }
