@@ -23,9 +23,17 @@ const CLIENTS: Record<string, Client> = {
     command: '/usr/bin/python3 clients/python/client.py $URL',
     probe: '/usr/bin/python3 --version'
   },
+  'Python with httpx': {
+    command: '/usr/bin/python3 clients/python-httpx/client.py $URL',
+    probe: "/usr/bin/python3 -c 'import httpx'"
+  },
   'Ruby with net/http': {
     command: 'ruby clients/ruby/client.rb $URL',
     probe: 'ruby --version'
+  },
+  'PHP with curl': {
+    command: 'php clients/php/client.php $URL',
+    probe: "php -r 'curl_multi_init();'"
   },
   'Go with net/http': {
     command: `${folder}/go-client $URL`,
