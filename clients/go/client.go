@@ -34,8 +34,9 @@ type Session struct {
 }
 
 type result struct {
-	Status int
-	Body   struct{ Code string }
+	Status   int
+	Body     struct{ Code string }
+	Replayed bool
 }
 
 func Connect(url string) *Session {
@@ -86,7 +87,12 @@ func (s *Session) wait(failures int, response *http.Response) {
 	delay := retry + time.Duration(rand.Float64()*limit)
 	if response != nil {
 		seconds, _ := strconv.Atoi(response.Header.Get("Retry-After"))
-		if after := time.Duration(seconds) * time.Second; after > delay {
+		after := time.Duration(seconds) * time.Second
+		if date, err := http.ParseTime(response.Header.Get("Retry-After")); err == nil {
+			now, _ := http.ParseTime(response.Header.Get("Date"))
+			after = date.Sub(now)
+		}
+		if after > delay {
 			delay = after
 		}
 	}
@@ -215,7 +221,7 @@ func (s *Session) deliver() {
 		done, isUnknown := 0, false
 		for _, result := range results {
 			isUnknown = isUnknown || result.Body.Code == "FST_SSE_SESSION_UNKNOWN"
-			if isUnknown || result.Status == 429 || result.Status == 503 {
+			if isUnknown || !result.Replayed && (result.Status == 429 || result.Status == 503) {
 				break
 			}
 			done++

@@ -7,6 +7,8 @@ import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
 import java.time.Duration;
+import java.time.ZonedDateTime;
+import java.time.format.DateTimeFormatter;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
@@ -19,6 +21,8 @@ import java.util.regex.Pattern;
 
 /** A client with java.net.http: java Client.java URL. It passes data on as JSON text, because Java has no parser for JSON. */
 public class Client {
+    private record Result(int status, boolean isReplayed) { }
+
     private static final String UNKNOWN = "FST_SSE_SESSION_UNKNOWN";
     private final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
     private final String url;
@@ -83,8 +87,13 @@ public class Client {
 
     private void pause(int failures, HttpResponse<?> response) throws InterruptedException {
         double delay = retry + Math.random() * Math.min(30_000, retry * Math.pow(2, failures));
-        long after = response == null ? 0 : response.headers().firstValueAsLong("Retry-After").orElse(0) * 1000;
-        Thread.sleep(Math.max((long) delay, after));
+        String after = response == null ? "0" : response.headers().firstValue("Retry-After").orElse("0");
+        long seconds = after.matches("\\d+") ? Long.parseLong(after) : parseDate(after) - parseDate(response.headers().firstValue("Date").orElseThrow());
+        Thread.sleep(Math.max((long) delay, seconds * 1000));
+    }
+
+    private static long parseDate(String date) {
+        return ZonedDateTime.parse(date, DateTimeFormatter.RFC_1123_DATE_TIME).toEpochSecond();
     }
 
     private void abort() {
@@ -152,6 +161,10 @@ public class Client {
         if (isLost) onEvent.accept("lost", "null");
     }
 
+    private static boolean isDone(Result result, boolean isUnknown) {
+        return result.isReplayed || !Set.of(429, 503).contains(result.status) && !(isUnknown && result.status == 404);
+    }
+
     private void deliver() {
         try {
             for (int failures = 0;;) {
@@ -166,13 +179,13 @@ public class Client {
                     unsure = Math.max(unsure, lines.size());
                 }
                 HttpResponse<String> response = null;
-                List<Integer> results = List.of();
+                List<Result> results = List.of();
                 try {
                     response = http.send(request("/upward").header("X-Session-ID", session).header("Content-Type", "application/x-ndjson")
                         .POST(BodyPublishers.ofString(String.join("\n", lines))).build(), BodyHandlers.ofString());
                     // Without a parser, this finds the statuses only if no handler returns an object with a numeric `status`.
-                    if (response.statusCode() == 200) results = Pattern.compile("\"status\":(\\d{3})").matcher(response.body()).results().map(match -> Integer.valueOf(match.group(1))).toList();
-                    else if (isFinal(response.statusCode())) results = Collections.nCopies(lines.size(), response.statusCode());
+                    if (response.statusCode() == 200) results = Pattern.compile("\"status\":(\\d{3})((?!\"status\":\\d).)*").matcher(response.body()).results().map(match -> new Result(Integer.parseInt(match.group(1)), match.group().contains("\"replayed\":true"))).toList();
+                    else if (isFinal(response.statusCode())) results = Collections.nCopies(lines.size(), new Result(response.statusCode(), false));
                     if (results.size() != lines.size()) results = List.of();
                 } catch (IOException error) { /* no complete response */ }
                 int status = response == null ? 0 : response.statusCode(), done = 0;
@@ -184,12 +197,12 @@ public class Client {
                         batch = lines.size() / 2;
                         continue;
                     }
-                    while (done < results.size() && !Set.of(429, 503).contains(results.get(done)) && !(isUnknown && results.get(done) == 404)) done++;
+                    while (done < results.size() && isDone(results.get(done), isUnknown)) done++;
                     outbox.subList(0, done).clear();
                     unsure = Math.max(0, unsure - done);
                     if (isUnknown) isConnected = false;
                 }
-                results.subList(0, done).stream().filter(result -> result >= 400).forEach(result -> onEvent.accept("refused", "{\"status\":" + result + "}"));
+                results.subList(0, done).stream().filter(result -> result.status >= 400).forEach(result -> onEvent.accept("refused", "{\"status\":" + result.status + "}"));
                 boolean isStale = response != null && response.headers().firstValue("X-Session-Connected").orElse("").equals("false");
                 if (isUnknown || isStale && System.currentTimeMillis() - opened > retry) abort();
                 if (done > 0) {

@@ -1,5 +1,6 @@
 """A client with the standard library. Run `python3 client.py <URL>`, or import `Session`."""
 import http.client, io, json, os, random, socket, sys, threading, time
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 def is_final(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
@@ -57,8 +58,11 @@ class Session:
         return connection.getresponse()
 
     def _wait(self, failures, response):
-        delay = self.retry + random.uniform(0, min(30, self.retry * 2 ** failures))
-        time.sleep(max(delay, int(response.headers.get('Retry-After', 0)) if response else 0))
+        delay, after = self.retry + random.uniform(0, min(30, self.retry * 2 ** min(failures, 10))), 0
+        if response and 'Retry-After' in response.headers:
+            value = response.headers['Retry-After']
+            after = int(value) if value.isdecimal() else (parsedate_to_datetime(value) - parsedate_to_datetime(response.headers['Date'])).total_seconds()
+        time.sleep(max(delay, after))
 
     def _read(self, response):
         name, data, id = 'message', '', None
@@ -111,7 +115,7 @@ class Session:
                 continue
             codes = [isinstance(result.get('body'), dict) and result['body'].get('code') for result in results]
             is_unknown = 'FST_SSE_SESSION_UNKNOWN' in codes
-            while done < len(results) and results[done]['status'] not in (429, 503) and codes[done] != 'FST_SSE_SESSION_UNKNOWN': done += 1
+            while done < len(results) and (results[done]['status'] not in (429, 503) or results[done].get('replayed')) and codes[done] != 'FST_SSE_SESSION_UNKNOWN': done += 1
             with self.changed:
                 if id != self.id: continue
                 del self.outbox[:done]

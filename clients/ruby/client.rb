@@ -2,6 +2,7 @@
 require 'json'
 require 'monitor'
 require 'net/http'
+require 'time'
 
 class Session
   attr_reader :is_closed
@@ -43,7 +44,9 @@ class Session
   def final?(status) = status == 204 || (400...500).cover?(status) && ![408, 421, 425, 429].include?(status)
 
   def wait(failures, response)
-    sleep [@retry + rand * [30, @retry * 2**failures].min, response&.[]('Retry-After').to_i].max
+    after = response && response['Retry-After'] || '0'
+    seconds = after.match?(/\A\d+\z/) ? after.to_i : Time.httpdate(after) - Time.httpdate(response['Date'])
+    sleep [@retry + rand * [30, @retry * 2**failures].min, seconds].max
   end
 
   def receive
@@ -122,7 +125,7 @@ class Session
       end
       codes = (results || []).map { |result| result['body']['code'] if result['body'].is_a?(Hash) }
       is_unknown = codes.include?('FST_SSE_SESSION_UNKNOWN')
-      done = (results || []).zip(codes).take_while { |result, code| ![429, 503].include?(result['status']) && code != 'FST_SSE_SESSION_UNKNOWN' }
+      done = (results || []).zip(codes).take_while { |result, code| (result['replayed'] || ![429, 503].include?(result['status'])) && code != 'FST_SSE_SESSION_UNKNOWN' }
       is_current = @lock.synchronize do
         next if id != @id # the session is lost
         @outbox.shift(done.size)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A client for POSIX shells with curl: sh client.sh <URL>
-# It finds the statuses in the response to a batch with grep, so handlers must not return an object with a numeric "status".
+# It finds the statuses in the response to a batch with awk, so handlers must not return an object with a numeric "status".
 url=$1 cr=$(printf '\r') dir=$(mktemp -d)
 cd "$dir" || exit 1
 trap 'kill $sender $stream 2> /dev/null; rm -r "$dir"' EXIT
@@ -25,8 +25,10 @@ wait_for() {
   read -r retry < retry
   limit=$((retry << ($1 > 10 ? 10 : $1)))
   delay=$((retry + $(od -An -N2 -tu2 /dev/urandom) * (limit > 30000 ? 30000 : limit) / 65536))
-  after=$(sed -n 's/^retry-after: *\([0-9]*\).*/\1000/Ip' "$2")
-  [ "${after:-0}" -gt "$delay" ] && delay=$after
+  after=$(sed -n 's/^retry-after: *\([^\r]*\).*/\1/Ip' "$2")
+  # Only GNU date can read a date.
+  case $after in *GMT) after=$(($(date -d "$after" +%s) - $(date -d "$(sed -n 's/^date: *//Ip' "$2" | tr -d '\r')" +%s))) ;; esac
+  [ "${after:-0}000" -gt "$delay" ] && delay=${after}000
   sleep "$((delay / 1000)).$(printf %03d $((delay % 1000)))"
 }
 
@@ -47,7 +49,7 @@ deliver() {
     status=$(curl -s -m 15 -D post -o body -w '%{http_code}' -H @session -H 'Content-Type: application/x-ndjson' --data-binary @batch "$url/upward") || status=0
     results=''
     case $status in
-      200) results=$(grep -o '"status":[0-9][0-9][0-9]' body | cut -d: -f2); [ "$(echo "$results" | wc -l)" -eq "$count" ] || results='' ;;
+      200) results=$(tr '{' '\n' < body | awk '/^"status":[0-9][0-9][0-9]/ { if (s) print s; s = substr($0, 10, 3) } /"replayed":true}/ { s = s "r" } END { if (s) print s }'); [ "$(echo "$results" | wc -l)" -eq "$count" ] || results='' ;;
       408 | 421 | 425 | 429) ;;
       400 | 413) if [ "$count" -gt 1 ]; then batch=$((count / 2)) unsure=$before; continue; fi; results=$status ;;
       4*) results=$(sed "s/.*/$status/" batch) ;;
@@ -58,7 +60,7 @@ deliver() {
       case $result in
         404) if grep -q FST_SSE_SESSION_UNKNOWN body; then rm -f connected; kill "$(cat stream)"; break; fi; send refused '{"status":404}' ;;
         429 | 503) break ;;
-        [45]*) send refused "{\"status\":$result}" ;;
+        [45]*) send refused "{\"status\":${result%r}}" ;; # 503r is a stored response
       esac
       handled=$((handled + 1))
     done

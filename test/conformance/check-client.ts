@@ -58,6 +58,8 @@ const R = {
   growing: 'waits longer after each failed attempt',
   getRetryAfter: 'does not repeat a GET before Retry-After',
   postRetryAfter: 'does not repeat a POST before Retry-After',
+  retryDate: 'accepts a Retry-After with a date, by the clock of the server',
+  storedResponse: 'accepts a stored response as final, also with the status 503',
   temporary: 'repeats a message after 502 with an unknown body, and after an incomplete response',
   noWelcome: 'reconnects after a stream without welcome, with the same cursor, after its retry time',
   parsing: 'parses LF, CR and CRLF, comments, unknown fields and data in several lines',
@@ -78,7 +80,7 @@ const R = {
 const createReport = (): Report => new Report([
   ['must', R.open], ['must', R.lost], ['must', R.duplicated], ['must', R.ordered], ['must', R.resume], ['must', R.retry], ['must', R.oneGet],
   ['must', R.onePost], ['must', R.key], ['must', R.repeat], ['may', R.batch], ['should', R.silence], ['should', R.growing], ['must', R.getRetryAfter],
-  ['must', R.postRetryAfter], ['must', R.temporary], ['must', R.noWelcome], ['must', R.parsing], ['must', R.incomplete],
+  ['must', R.postRetryAfter], ['should', R.retryDate], ['should', R.storedResponse], ['must', R.temporary], ['must', R.noWelcome], ['must', R.parsing], ['must', R.incomplete],
   ['must', R.unknownEvents], ['should', R.gap], ['must', R.tooLarge], ['should', R.afterTooLarge], ['must', R.lostSession], ['must', R.uncertain],
   ['must', R.close], ['must', R.replaced], ['must', R.refused], ['should', R.delete], ['must', R.secret]
 ])
@@ -194,6 +196,7 @@ class ClientRun {
       const message = { event, data: (data ?? {}) as MessageData, key, session }
       this.messages.push(message)
       if (event === 'echo') this.onEcho(message.data.n ?? 0)
+      if (event === 'echo' && message.data.status !== undefined) throw Object.assign(new Error('This message fails'), { statusCode: message.data.status })
       return { received: event }
     })
     await app.listen({ port: 0, host: '127.0.0.1' })
@@ -254,9 +257,11 @@ class ClientRun {
   }
 
   #recordStream (request: IncomingMessage, response: ServerResponse): void {
-    const previous = this.streams.at(-1)?.connection?.client
+    const last = this.streams.at(-1)
+    const previous = last?.connection?.client
     const connection = this.#proxy?.connections.find(({ server }) => server.localPort === request.socket.remotePort)
-    if (previous !== undefined && !previous.destroyed && previous !== connection?.client) {
+    // A client can keep the connection of a response that has ended.
+    if (previous !== undefined && last?.response.writableEnded === false && !previous.destroyed && previous !== connection?.client) {
       // The client may have ended it in the same moment.
       setTimeout(() => { if (!previous.destroyed) this.repeatedGets++ }, 500).unref()
     }
@@ -415,7 +420,7 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
   const after = await run.waitForStream(streams + 1)
   report.check(R.getRetryAfter, after.startedAt - refused.startedAt >= RETRY_AFTER - TOLERANCE, `${Math.round(after.startedAt - refused.startedAt)} ms`)
   await exchangeOne()
-  for (const status of [503, 429]) {
+  for (const [status, requirement] of [[503, R.postRetryAfter], [429, R.postRetryAfter], [503, R.retryDate]] as const) {
     const postedAt: number[] = []
     run.interceptPost = (request, response, handler) => {
       postedAt.push(performance.now())
@@ -423,11 +428,15 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
         postedAt.push(performance.now())
         handler(request, response)
       }
-      respond(status, { 'Retry-After': RETRY_AFTER / 1000 })(request, response, handler)
+      const headers = requirement === R.retryDate
+        // The clock of the server is an hour late.
+        ? { Date: dateIn(-3_600_000), 'Retry-After': dateIn(RETRY_AFTER - 3_600_000) }
+        : { 'Retry-After': RETRY_AFTER / 1000 }
+      respond(status, headers)(request, response, handler)
     }
     await exchangeOne()
     const [first = 0, second = 0] = postedAt
-    report.check(R.postRetryAfter, second - first >= RETRY_AFTER - TOLERANCE, `${Math.round(second - first)} ms after ${status}`)
+    report.check(requirement, second - first >= RETRY_AFTER - TOLERANCE, `${Math.round(second - first)} ms after ${status}`)
   }
 
   // Responses of a proxy, and incomplete ones.
@@ -448,6 +457,12 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
   await exchangeOne()
   report.check(R.temporary, run.echoes.filter(echo => echo >= n - 2).join() === [n - 2, n - 1, n].join())
   report.check(R.repeat, run.replays > replays && run.reused === 0, `${run.replays} repeats, ${run.reused} with other data`)
+
+  // A handler that fails with a status that the server also sends itself, then without storing a response.
+  await run.session.emit('echo', { n: ++n, status: 503 })
+  await exchangeOne()
+  await run.waitUntil(() => run.messages.some(({ event, data }) => event === 'refused' && data.status === 503), 'the message "refused" with the status 503')
+  report.check(R.storedResponse, run.echoes.filter(echo => echo === n - 1).length === 1)
 
   // A stream without a welcome.
   streams = run.streams.length
@@ -572,6 +587,8 @@ async function checkDelete (run: ClientRun, report: Report): Promise<void> {
   const code = await run.waitForExit()
   report.check(R.delete, code === 0 && run.closeReasons.join() === 'deleted', 'and exits with 0')
 }
+
+const dateIn = (ms: number): string => new Date(Date.now() + ms).toUTCString()
 
 const respond = (status: number, headers: OutgoingHttpHeaders = {}, body = ''): Intercept => (request, response) => {
   request.resume()
