@@ -86,6 +86,7 @@ for (const when of ['before', 'after'] as const) {
     t.equal((await request(`${url}/other`, { headers })).headers['content-encoding'], 'br', 'other routes are compressed')
     const stream = await openStream(t, url, { headers })
     t.notOk('content-encoding' in stream.headers)
+    t.equal(stream.headers['cache-control'], 'no-store, no-transform')
     for (let i = 0; i < 3; i++) {
       // Waiting for each event before sending the next shows that none is buffered.
       await sessions.broadcast('tick', i)
