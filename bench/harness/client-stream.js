@@ -1,9 +1,6 @@
 import { connect } from 'node:net'
+import { EventCounter } from './event-counter.js'
 
-/** Comes before the number of each event. */
-const MARKER = Buffer.from('"n":')
-const COMMA = ','.charCodeAt(0)
-const ZERO = '0'.charCodeAt(0)
 const MAX_SAMPLE_LENGTH = 256 * 1024
 // All sockets read into this buffer: each read is processed before the next begins.
 const sharedBuffer = Buffer.allocUnsafe(256 * 1024)
@@ -14,8 +11,6 @@ const sharedBuffer = Buffer.allocUnsafe(256 * 1024)
  */
 export class ClientStream {
   sessionId
-  /** The number that the next event must have. */
-  next = 1
   /** Called with the number of events that have just arrived. */
   onEvents
   /** Resolves when the welcome has arrived. */
@@ -29,8 +24,7 @@ export class ClientStream {
   #opener = ''
   /** The response head and the first fields of the welcome. */
   #preamble
-  /** The start of a marker or number that the last chunk cut off. */
-  #remainder
+  #counter = new EventCounter()
   #sample
   #sampleLength = 0
 
@@ -45,6 +39,11 @@ export class ClientStream {
     this.#socket.write(this.#protocol.openRequest(headers))
     this.#socket.on('error', error => { this.#handleEnd(error) })
     this.#socket.on('close', () => { this.#handleEnd(new Error('The server closed the connection')) })
+  }
+
+  /** The number that the next event must have. */
+  get next () {
+    return this.#counter.next
   }
 
   /** The reconnect delay from the server's `retry` field, in milliseconds. */
@@ -122,30 +121,17 @@ export class ClientStream {
 
   /** Checks the numbers of all events in the chunk and returns how many there were. */
   #receiveEvents (chunk) {
-    const bytes = this.#remainder === undefined ? chunk : Buffer.concat([this.#remainder, chunk])
-    this.#remainder = undefined
-    let count = 0
-    for (let at = bytes.indexOf(MARKER); at !== -1; at = bytes.indexOf(MARKER, at)) {
-      const start = at
-      let n = 0
-      for (at += MARKER.length; at < bytes.length && bytes[at] !== COMMA; at++) n = n * 10 + bytes[at] - ZERO
-      if (at === bytes.length) {
-        this.#remainder = Buffer.from(bytes.subarray(start))
-        break
+    try {
+      const first = this.next
+      const count = this.#counter.count(chunk)
+      if (count > 0) {
+        this.#load.countEvents(first, count)
+        this.onEvents?.(count)
       }
-      if (n !== this.next) {
-        this.#load.fail(new Error(`Received event ${n}, expected ${this.next}`))
-        return count
-      }
-      this.next++
-      count++
+      return count
+    } catch (error) {
+      this.#load.fail(error)
+      return 0
     }
-    const lastByte = bytes[bytes.length - 1]
-    if (this.#remainder === undefined && MARKER.includes(lastByte)) this.#remainder = Buffer.from(bytes.subarray(1 - MARKER.length))
-    if (count > 0) {
-      this.#load.countEvents(this.next - count, count)
-      this.onEvents?.(count)
-    }
-    return count
   }
 }

@@ -5,7 +5,7 @@ export class HttpConnection {
   #socket
   #received = ''
 
-  /** `onResponse` receives each successful response as text. `onError` is called for any other response, and when the connection fails. */
+  /** `onResponse` receives each successful response as text. `onError` is called for any other response, with its `status`, and when the connection fails. */
   constructor (port, onResponse, onError) {
     this.#socket = connect({ port, host: '127.0.0.1', noDelay: true })
     this.#socket.setEncoding('latin1')
@@ -14,8 +14,9 @@ export class HttpConnection {
       if (!isComplete(this.#received)) return
       const response = this.#received
       this.#received = ''
-      if (/^HTTP\/1\.1 20[0-2] /.test(response)) onResponse(response)
-      else onError(new Error(`Unexpected response: ${response}`))
+      const status = Number(response.split(' ', 2)[1])
+      if (status >= 200 && status <= 202) onResponse(response)
+      else onError(Object.assign(new Error(`Unexpected response: ${response}`), { status }))
     })
     this.#socket.on('error', onError)
   }
@@ -24,11 +25,11 @@ export class HttpConnection {
     this.#socket.write(`GET ${path} HTTP/1.1\r\nHost: bench\r\n\r\n`)
   }
 
-  post (path, json, { sessionId, idempotencyKey } = {}) {
-    let headers = `Content-Type: application/json\r\nContent-Length: ${json.length}\r\n`
+  post (path, body, { sessionId, idempotencyKey, contentType = 'application/json' } = {}) {
+    let headers = `Content-Type: ${contentType}\r\nContent-Length: ${body.length}\r\n`
     if (sessionId !== undefined) headers += `X-Session-ID: ${sessionId}\r\n`
     if (idempotencyKey !== undefined) headers += `Idempotency-Key: ${idempotencyKey}\r\n`
-    this.#socket.write(`POST ${path} HTTP/1.1\r\nHost: bench\r\n${headers}\r\n${json}`)
+    this.#socket.write(`POST ${path} HTTP/1.1\r\nHost: bench\r\n${headers}\r\n${body}`)
   }
 
   destroy () {

@@ -1,5 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { assertComplete } from './assert-complete.js'
 import { ClientStream } from './client-stream.js'
+import { Http2Connection, Http2Stream } from './http2-stream.js'
 import { now, summarizeLatencies } from './latency.js'
 import { PollingStream } from './polling-stream.js'
 import { protocols } from './protocols.js'
@@ -7,6 +9,7 @@ import { protocols } from './protocols.js'
 /** Milliseconds after which a wait fails. */
 const TIMEOUT = 120_000
 const CONCURRENT_OPENS = 100
+const STREAMS_PER_HTTP2_CONNECTION = 100
 /** One out of this number of streams is sampled. */
 const SAMPLE_INTERVAL = 100
 
@@ -18,6 +21,8 @@ export class LoadGenerator {
   bytes = 0
   #server
   #failure
+  /** The connection of the next HTTP/2 stream. */
+  #http2Connection
   /** The numbers of the events that arrive while latencies are recorded, and the times in milliseconds. */
   #arrivals
   /** What `waitUntil` waits for. */
@@ -30,7 +35,9 @@ export class LoadGenerator {
 
   /** Starts to open one stream, which is not added to `streams`. */
   openStream ({ port = this.#server.port, ...options } = {}) {
-    return this.protocol.usesPolling ? new PollingStream(this, { port }) : new ClientStream(this, { port, ...options })
+    const { usesHttp2, usesPolling } = this.protocol
+    if (usesHttp2) return new Http2Stream(this, this.#takeHttp2Connection(port), options.headers)
+    return usesPolling ? new PollingStream(this, { port }) : new ClientStream(this, { port, ...options })
   }
 
   /** Opens streams, at most CONCURRENT_OPENS at a time, and adds them to `streams`. */
@@ -54,6 +61,7 @@ export class LoadGenerator {
   close () {
     for (const stream of this.streams) stream.destroy()
     this.streams = []
+    this.#http2Connection = undefined
   }
 
   /** Counts `count` events that have just arrived on one stream, the first with the number `first`. */
@@ -151,6 +159,25 @@ export class LoadGenerator {
     return durations
   }
 
+  /**
+   * Makes the clients send `count` messages in turn, `rate` messages per second, and waits for all replies. Returns how long
+   * each took, in milliseconds.
+   */
+  async sendMessages (clients, { rate, count }) {
+    const durations = []
+    const onReply = duration => {
+      durations.push(duration)
+      if (durations.length === count) this.#checkWait()
+    }
+    const start = now()
+    for (let sent = 0; sent < count; await sleep(1)) {
+      const due = Math.min(count, Math.floor((now() - start) * rate / 1000))
+      for (; sent < due; sent++) clients[sent % clients.length].send(onReply)
+    }
+    await this.waitUntil(() => durations.length === count, 'the replies')
+    return durations
+  }
+
   /** Parses everything that the sampled streams received. Throws unless it is every event, in order. */
   assertComplete () {
     this.assertNotFailed()
@@ -158,6 +185,13 @@ export class LoadGenerator {
       if (sample === undefined) continue
       assertComplete(sample, { sessionId, count: next - 1, protocol: this.#server.protocol, hasEventIds: this.#server.hasEventIds })
     }
+  }
+
+  #takeHttp2Connection (port) {
+    if (this.#http2Connection === undefined || this.#http2Connection.streamCount === STREAMS_PER_HTTP2_CONNECTION) {
+      this.#http2Connection = new Http2Connection(this, port)
+    }
+    return this.#http2Connection
   }
 
   /** Each stream checks its order. This rules out that one received an event which another still misses. */

@@ -2,10 +2,10 @@ import { summarizeLatencies } from './latency.js'
 
 /**
  * Runs `work` and measures it: `seconds` by the clock, the server's `cpu` in microseconds, and whatever else the server
- * measures meanwhile (see `stopMeasurement` of ServerProcess and Cluster).
+ * measures meanwhile (see `stopMeasurement` of ServerProcess and Cluster). `options` are those of `startMeasurement`.
  */
-export async function measure (server, work) {
-  await server.startMeasurement()
+export async function measure (server, work, options) {
+  await server.startMeasurement(options)
   const start = performance.now()
   await work()
   const seconds = (performance.now() - start) / 1000

@@ -17,11 +17,16 @@ function maskedFrame (text, opcode = 1) {
  * - `ping`, `pong`: the server's ping frame, and the client's reply.
  * - `encodeMessage`: encodes a message to send on the stream's connection. Without it, messages are sent with POST.
  * - `encodeRequest`: the same for a message whose reply is matched by its number `n`.
+ * - `usesHttp2`: the stream is one of many in an HTTP/2 connection.
  * - `usesPolling`: one long-polling request at a time takes the place of a stream.
  */
 export const protocols = {
   sse: {
     openRequest: (headers = []) => get('/downward', ['Accept: text/event-stream', ...headers]),
+    welcome: SESSION_ID
+  },
+  'sse-http2': {
+    usesHttp2: true,
     welcome: SESSION_ID
   },
   nchan: {

@@ -9,9 +9,9 @@ import { createPayload } from './payload.js'
 
 const [,, subjectName, profileTo] = process.argv
 const profiler = new Session()
-const eventLoopDelay = monitorEventLoopDelay()
 let subject
 let cpuAtStart
+let eventLoopDelay
 let peakRss = 0
 let peakTimer
 /** By the number of a broadcast, the time in milliseconds at which it was sent. */
@@ -55,14 +55,14 @@ const commands = {
   },
   /** Calls any other method of the subject. */
   call: (method, ...args) => subject[method](...args),
-  async startMeasurement () {
+  async startMeasurement ({ pauseResolution: resolution = 10 }) {
     global.gc()
     if (profileTo !== undefined) {
       profiler.connect()
       await profiler.post('Profiler.enable')
       await profiler.post('Profiler.start')
     }
-    eventLoopDelay.reset()
+    eventLoopDelay = monitorEventLoopDelay({ resolution })
     eventLoopDelay.enable()
     cpuAtStart = cpuUsage()
   },

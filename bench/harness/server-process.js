@@ -65,8 +65,9 @@ export class ServerProcess {
     this.#child.send([NO_REPLY, command, args])
   }
 
-  startMeasurement () {
-    return this.execute('startMeasurement')
+  /** `pauseResolution` is the resolution in milliseconds with which pauses of the event loop are measured; default 10. */
+  startMeasurement (options = {}) {
+    return this.execute('startMeasurement', options)
   }
 
   /** Returns what the process used since `startMeasurement`: `cpu` in µs, and the longest pause of its event loop in ms. */

@@ -13,10 +13,10 @@ async function createRedisStore (port) {
 
 /**
  * `keepSessions` keeps the sessions in an array, for workloads that send to each. `joinOwnChannel` joins each session to a
- * channel with its id, through which other nodes reach it. All other options are options of the plugin.
+ * channel with its id, through which other nodes reach it. `http2` uses HTTP/2 without TLS. All other options are options of the plugin.
  */
-export async function start ({ keepSessions = false, joinOwnChannel = false, redisPort, ...options } = {}) {
-  const app = Fastify()
+export async function start ({ keepSessions = false, joinOwnChannel = false, http2 = false, redisPort, ...options } = {}) {
+  const app = Fastify({ http2 })
   await app.register(sseSessions, redisPort === undefined ? options : { ...options, store: await createRedisStore(redisPort) })
   const { sseSessions: sessions } = app
   const kept = []
@@ -28,7 +28,7 @@ export async function start ({ keepSessions = false, joinOwnChannel = false, red
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     port: app.server.address().port,
-    protocol: 'sse',
+    protocol: http2 ? 'sse-http2' : 'sse',
     hasEventIds: true,
     hasHeartbeats: true,
     size: () => sessions.size,

@@ -5,11 +5,13 @@ import echo from './echo.js'
 import idle from './idle.js'
 import open from './open.js'
 import redisBroadcast from './redis-broadcast.js'
+import redisMessages from './redis-messages.js'
 import redisRelay from './redis-relay.js'
 import redisRequest from './redis-request.js'
 import redisUsage from './redis-usage.js'
 import replay from './replay.js'
 import resume from './resume.js'
+import scale from './scale.js'
 import slowClient from './slow-client.js'
 import tokens from './tokens.js'
 
@@ -26,6 +28,6 @@ import tokens from './tokens.js'
  * - `run ({ server, load, subject })`: runs it once with the subject of that name, and returns the measured values by key.
  */
 export const workloads = [
-  ...broadcast, ...echo, idle, open, slowClient, resume, replay, churn, tokens, drops,
-  ...redisBroadcast, redisRequest, redisRelay, redisUsage
+  ...broadcast, ...echo, idle, open, slowClient, resume, replay, churn, tokens, drops, scale,
+  ...redisBroadcast, redisRequest, redisRelay, redisMessages, redisUsage
 ]
