@@ -75,6 +75,8 @@ async function runAll ({ selected, subjects, rounds, profile }) {
   const hasRedis = isRedisInstalled()
   const available = subjects.filter(subject => subject !== 'nchan' || isNchanInstalled())
   if (available.length < subjects.length) console.log('nchan is not installed, so it is skipped')
+  printPlan(selected, available, rounds)
+  const startTime = performance.now()
   const results = []
   for (const workload of selected) {
     const runnable = workload.subjects.filter(subject => available.includes(subject))
@@ -84,20 +86,42 @@ async function runAll ({ selected, subjects, rounds, profile }) {
       console.log(`\n${workload.name}: skipped, because it only runs with ${workload.subjects.join(', ')}`)
     } else {
       results.push(await runWorkload(workload, runnable, { rounds, profile, isPinned }))
+      if (!isQuick) writeResults(results, isPinned)
     }
   }
-  if (isQuick) {
-    console.log(`\n${QUICK_NOTE}`)
-    return
-  }
+  console.log(`\nFinished after ${formatDuration((performance.now() - startTime) / 1000)}`)
+  if (isQuick) console.log(QUICK_NOTE)
+}
+
+/** Runs after each workload, so that a failure does not discard the results before it. */
+function writeResults (results, isPinned) {
   const machine = { node: process.version, cpu: cpus()[0].model, cores: cpus().length, arch: arch(), isPinned }
   writeFileSync(new URL('results.json', import.meta.url), JSON.stringify({ at: new Date().toISOString(), machine, results }, null, 2))
+}
+
+function countRounds ({ maxRounds = Infinity }, rounds) {
+  return Math.min(rounds, maxRounds)
+}
+
+/** Prints the workloads in their order, and how long they take. */
+function printPlan (selected, subjects, rounds) {
+  if (isQuick) return
+  const durations = selected.map(workload => workload.seconds * countRounds(workload, rounds) * workload.subjects.filter(subject => subjects.includes(subject)).length)
+  const total = durations.reduce((sum, duration) => sum + duration, 0)
+  console.log(`Expected duration: about ${formatDuration(total)} in total. The workloads, in this order:`)
+  for (const [i, { name }] of selected.entries()) if (durations[i] > 0) console.log(`  ${name}: ${formatDuration(durations[i])}`)
+}
+
+function formatDuration (seconds) {
+  const minutes = Math.ceil(seconds / 60)
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
 /** Runs a workload with all subjects in turn, once per round. Prints the result and returns it. */
 async function runWorkload (workload, subjects, { rounds, ...settings }) {
   const measured = Object.fromEntries(subjects.map(subject => [subject, []]))
-  for (let round = 0; round < rounds; round++) {
+  const startTime = performance.now()
+  for (let round = 0; round < countRounds(workload, rounds); round++) {
     for (const subject of subjects) {
       try {
         const values = await runOnce(workload, subject, settings)
@@ -111,7 +135,7 @@ async function runWorkload (workload, subjects, { rounds, ...settings }) {
   // Goals apply to the full counts only.
   const summary = summarize(isQuick ? { ...workload, goals: [] } : workload, measured)
   printSummary(summary)
-  return summary
+  return { ...summary, seconds: (performance.now() - startTime) / 1000 }
 }
 
 /** Runs a workload once, in new server processes. */

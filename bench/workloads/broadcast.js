@@ -7,9 +7,10 @@ import { LIBRARIES, LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 const PACE = 50
 
 /** `send (load, count)` sends and receives `count` batches of `batchSize` events. */
-function createWorkload ({ name, title, sessions, broadcasts, batchSize = 1, send = (load, count) => load.broadcast(count, { batchSize }), goals }) {
+function createWorkload ({ name, title, seconds, sessions, broadcasts, batchSize = 1, send = (load, count) => load.broadcast(count, { batchSize }), goals }) {
   return {
     name,
+    seconds,
     title: `${title} to ${sessions.toLocaleString('en')} sessions`,
     subjects: [...STANDARD, ...LOWER_BOUNDS, 'nchan'],
     measures: {
@@ -36,10 +37,11 @@ const goals = [
 ]
 
 export default [
-  createWorkload({ name: 'broadcast', title: 'one event per tick', sessions: scaled(1000), broadcasts: scaled(300), goals }),
-  createWorkload({ name: 'broadcast-5000', title: 'one event per tick', sessions: scaled(5000), broadcasts: scaled(60), goals }),
+  createWorkload({ name: 'broadcast', seconds: 8, title: 'one event per tick', sessions: scaled(1000), broadcasts: scaled(300), goals }),
+  createWorkload({ name: 'broadcast-5000', seconds: 12, title: 'one event per tick', sessions: scaled(5000), broadcasts: scaled(60), goals }),
   createWorkload({
     name: 'broadcast-burst',
+    seconds: 8,
     title: '10 events per tick',
     sessions: scaled(1000),
     broadcasts: scaled(60),
@@ -48,6 +50,7 @@ export default [
   }),
   createWorkload({
     name: 'broadcast-paced',
+    seconds: 18,
     title: `${PACE} events per second`,
     sessions: scaled(1000),
     broadcasts: scaled(500),

@@ -31,6 +31,7 @@ async function waitForNoSessions (server) {
 
 export default {
   name: 'churn',
+  seconds: 90,
   title: `${IDLE_SESSIONS.toLocaleString('en')} idle sessions in one process, then ${CHURNED_SESSIONS.toLocaleString('en')} opened and disconnected`,
   subjects: ['ours', 'raw'],
   // By default a disconnected session expires after two minutes, and occupies memory until then.

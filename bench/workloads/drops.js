@@ -63,6 +63,9 @@ class CountingClient {
 
 export default {
   name: 'drops',
+  seconds: 90,
+  // All rounds have the same cuts.
+  maxRounds: 1,
   title: `${EVENTS.toLocaleString('en')} events for each of ${CLIENTS} clients, whose connections are cut every ${CUT_DELAYS.map(delay => delay / 1000).join(' to ')} s`,
   subjects: Object.keys(reconnectingClients),
   measures: {

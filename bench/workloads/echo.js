@@ -10,6 +10,7 @@ const ROUND_TRIPS = scaled(400)
 
 const createWorkload = ({ name, title, subjects, withKeys = false }) => ({
   name,
+  seconds: 10,
   title,
   subjects,
   measures: {

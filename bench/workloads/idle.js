@@ -11,6 +11,7 @@ const HEARTBEATS = 3
 
 export default {
   name: 'idle',
+  seconds: 20,
   title: `${SESSIONS.toLocaleString('en')} idle sessions, with heartbeats if the subject has them`,
   subjects: STANDARD,
   options: { heartbeatInterval: HEARTBEAT_INTERVAL },

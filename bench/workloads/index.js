@@ -20,6 +20,8 @@ import tokens from './tokens.js'
  * - `name`: on the command line and in the results,
  * - `title`: what happens,
  * - `subjects`: the names of those that can run it,
+ * - `seconds`: about how long one subject takes in one round, on a machine that does nothing else,
+ * - `maxRounds`: if further rounds would show nothing new; default: no limit,
  * - `options`: passed to `start` of each subject,
  * - `nodes`: if it needs Redis, the number of server processes that share it,
  * - `measures`: by key, the label of each measured value, and `isRelative` if its ratio to `base` is shown,

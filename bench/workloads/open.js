@@ -7,6 +7,7 @@ const SESSIONS = scaled(5000)
 
 export default {
   name: 'open',
+  seconds: 5,
   title: `opening ${SESSIONS.toLocaleString('en')} sessions, 100 at a time`,
   subjects: STANDARD,
   measures: {

@@ -4,6 +4,7 @@ import { createMeasures, goals, TWO_NODES } from './support/redis.js'
 
 const createWorkload = ({ name, clients, batchSize, batches }) => ({
   name,
+  seconds: 8,
   title: `broadcasts from one node to ${clients} clients of another, ${batchSize} at a time`,
   ...TWO_NODES,
   measures: createMeasures('broadcast'),

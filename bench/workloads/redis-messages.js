@@ -12,6 +12,7 @@ const SECONDS = 2
 
 export default {
   name: 'redis-messages',
+  seconds: 40,
   title: `${PACE} messages per second from each of ${SESSIONS.toLocaleString('en')} sessions on two nodes; a POST goes to the node without the stream`,
   ...TWO_NODES,
   subjects: ['ours', 'socket.io'],

@@ -9,6 +9,7 @@ const ROUND_TRIPS = scaled(200)
 
 export default {
   name: 'redis-relay',
+  seconds: 15,
   title: `a message that is sent on to a client of the other node, ${SESSIONS} sessions at once`,
   ...TWO_NODES,
   options: { joinOwnChannel: true },

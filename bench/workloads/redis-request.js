@@ -9,6 +9,7 @@ const ROUND_TRIPS = scaled(200)
 
 export default {
   name: 'redis-request',
+  seconds: 12,
   title: `a message and its response, ${SESSIONS} sessions on two nodes; a POST goes to the node without the stream`,
   ...TWO_NODES,
   // `fastify` shows what a POST costs without Redis.

@@ -9,6 +9,7 @@ const MESSAGES = 10
 
 export default {
   name: 'redis-usage',
+  seconds: 15,
   title: `memory and scripts of Redis for ${SESSIONS.toLocaleString('en')} sessions, ${EVENTS} events and ${MESSAGES} messages each`,
   nodes: 1,
   subjects: ['ours'],

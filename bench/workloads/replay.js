@@ -7,6 +7,7 @@ const BATCH_SIZE = 1000
 
 export default {
   name: 'replay',
+  seconds: 5,
   title: `one client resumes and receives ${EVENTS.toLocaleString('en')} events of ${EVENT_SIZE.toLocaleString('en')} bytes`,
   subjects: ['ours'],
   // The default limits do not allow a log of this size.

@@ -60,6 +60,7 @@ class LiveSessions {
 
 export default {
   name: 'resume',
+  seconds: 20,
   title: `${SESSIONS.toLocaleString('en')} sessions lose their streams at once, miss ${MISSED_EVENTS} events each, and resume`,
   subjects: ['ours'],
   options: { keepSessions: true },

@@ -16,6 +16,7 @@ async function measureRate (load, count, readers) {
 
 export default {
   name: 'slow-client',
+  seconds: 20,
   title: `one of ${CLIENTS} clients stops reading while ${EVENTS * EVENT_SIZE / MiB} MiB are sent to each`,
   subjects: STANDARD,
   // An interval of an hour turns heartbeats off, so that no subject disconnects the client because it does not respond to a ping.

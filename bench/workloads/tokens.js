@@ -13,6 +13,7 @@ async function streamTokens (load, server, first, count) {
 
 export default {
   name: 'tokens',
+  seconds: 8,
   title: `small tokens from an async iterator for each of ${SESSIONS} sessions, one per tick of the event loop`,
   subjects: ['ours', '@fastify/sse'],
   base: '@fastify/sse',
