@@ -55,6 +55,12 @@ const range = (first: number, last: number): number[] => Array.from({ length: la
  */
 export async function checkServer (t: Test, url: string): Promise<Report> {
   const report = createReport()
+  try {
+    await assertEchoes(t, url)
+  } catch (error) {
+    report.problems.push(String(error))
+    return report
+  }
   for (const check of [checkMessages, checkBatches, checkResuming, checkUnknown, checkHeartbeat, checkClosing]) {
     try {
       await check(t, url, report)
@@ -73,6 +79,14 @@ const waitForEcho = async (stream: ClientStream, n: number): Promise<StreamEvent
 
 async function postBatch (url: string, { sessionId }: ClientStream, lines: readonly unknown[]): ReturnType<typeof postMessage> {
   return await postMessage(url, sessionId, lines.map(line => JSON.stringify(line)).join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
+}
+
+/** Without the handler, the checks would wait for many events in vain. */
+async function assertEchoes (t: Test, url: string): Promise<void> {
+  const stream = await openStream(t, url)
+  const { status, body } = await echo(url, stream, 0)
+  stream.destroy()
+  if (status !== 200) throw new Error(`The message "echo" got the status ${status} ${codeOf(body) ?? ''}. Add a handler for it, which sends the event "echo" with the same data, and returns the data`)
 }
 
 async function checkMessages (t: Test, url: string, report: Report): Promise<void> {

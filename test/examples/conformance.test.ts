@@ -25,6 +25,13 @@ t.test('a server that handles repeats again does not pass', async t => {
   t.match(report.toString(), /FAIL +MUST +handles a repeat with the same key once/)
 })
 
+t.test('a server without a handler for echo is refused at once', async t => {
+  const { url } = await serve(t)
+  const report = await checkServer(t, url)
+  t.notOk(report.passed)
+  t.match(report.problems, [/The message "echo" got the status 404 FST_SSE_EVENT_UNKNOWN/])
+})
+
 t.test('a command that exits at once does not pass, and its output is shown', async t => {
   const report = await checkClient(t, { command: 'echo misspelled >&2; exit 7', seed: 1 })
   t.notOk(report.passed)
