@@ -45,24 +45,32 @@ export function createInternalError (id: RequestId, message: string): JsonRpcMes
   return { jsonrpc: '2.0', id, error: { code: INTERNAL_ERROR, message } }
 }
 
-/** Returns the messages of a body. Throws FST_SSE_MCP_MESSAGE_INVALID. */
+/** Returns the messages of a body. Throws FST_SSE_MCP_MESSAGE_INVALID, also for what the SDKs would ignore without a response. */
 export function parseMessages (body: unknown): JsonRpcMessage[] {
   const messages: unknown[] = Array.isArray(body) ? body : [body]
   if (messages.length === 0) throw new McpMessageInvalid('the batch is empty')
-  for (const message of messages) assertMessage(message)
-  return messages as JsonRpcMessage[]
+  return messages.map(parseMessage)
 }
 
-function assertMessage (value: unknown): void {
+function parseMessage (value: unknown): JsonRpcMessage {
   const { jsonrpc, id, method, params, result, error } = Object(value) as Record<string, unknown>
   assertThat(jsonrpc === '2.0', '"jsonrpc" must be "2.0"')
-  assertThat(id === undefined || typeof id === 'string' || Number.isInteger(id) || (id === null && error !== undefined), '"id" must be a string or an integer')
+  assertThat(id === undefined || isId(id) || (id === null && error !== undefined), '"id" must be a string or a safe integer')
   if (method === undefined) {
     assertThat(isObject(result) ? id !== undefined && error === undefined : isObject(error) && result === undefined, 'it has neither "method" nor, with "id", either "result" or "error"')
   } else {
     assertThat(typeof method === 'string', '"method" must be a string')
     assertThat(params === undefined || isObject(params), '"params" must be an object')
+    const { _meta: meta = {} } = Object(params) as { _meta?: unknown }
+    const { progressToken = 0 } = Object(meta) as { progressToken?: unknown }
+    assertThat(isObject(meta) && isId(progressToken), '"params._meta" must be an object, and its "progressToken" a string or a safe integer')
   }
+  // Without other members, because the SDKs ignore messages that have some.
+  return Object.fromEntries(Object.entries(method === undefined ? { jsonrpc, id, result, error } : { jsonrpc, id, method, params }).filter(([, member]) => member !== undefined)) as unknown as JsonRpcMessage
+}
+
+function isId (value: unknown): boolean {
+  return typeof value === 'string' || Number.isSafeInteger(value)
 }
 
 function isObject (value: unknown): boolean {
