@@ -309,7 +309,7 @@ export class McpRegistry {
   /** Handles messages that were passed to this process, unless another one has taken them over. */
   async #handle (stream: Session): Promise<void> {
     const { inbox, requestIds, forwarded } = getData<StreamData>(stream)
-    if (forwarded === undefined || this.#running.has(stream.id)) return
+    if (inbox !== this.#inbox.id || forwarded === undefined || this.#running.has(stream.id)) return
     this.#running.add(stream.id)
     let isCalled = false
     try {

@@ -14,8 +14,8 @@ const EFFECTS: ReadonlyMap<string, string> = new Map([['logging/setLevel', 'leve
 export function addSetupRequest (requests: readonly JsonRpcRequest[], { id, method, params }: JsonRpcRequest): readonly JsonRpcRequest[] {
   const effect = EFFECTS.get(method)
   if (effect === undefined) return requests
-  const [initialize, ...others] = requests.filter(request => EFFECTS.get(request.method) !== effect || request.params?.uri !== params?.uri)
+  const others = requests.slice(1).filter(request => EFFECTS.get(request.method) !== effect || request.params?.uri !== params?.uri)
   const added = method === 'resources/unsubscribe' ? others : [...others, { jsonrpc: '2.0' as const, id, method, ...params && { params } }]
-  const stored = added.length > MAX_COUNT || JSON.stringify(added).length > MAX_LENGTH ? others : added
-  return initialize === undefined ? stored : [initialize, ...stored]
+  const isStored = added.length <= MAX_COUNT && JSON.stringify(added).length <= MAX_LENGTH
+  return [...requests.slice(0, 1), ...isStored ? added : others]
 }

@@ -73,6 +73,24 @@ t.test('the client gets an error if the log level cannot be stored', async t => 
   t.match(await (await post(url, request, session)).json(), { id: 1, result: {} })
 })
 
+t.test('a request that is canceled while its effect is stored gets no response', async t => {
+  const store = new FlakyStore()
+  const { url } = await serveMcp(t, { store: store.createStore })
+  const session = await startSession(url)
+  const [started, stored] = [deferred(), deferred()]
+  store.delay = name => {
+    if (name !== 'update') return
+    started.resolve()
+    return stored.promise
+  }
+  const response = post(url, { jsonrpc: '2.0', id: 1, method: 'logging/setLevel', params: { level: 'debug' } }, session)
+  await withTimeout(started.promise, 'the update')
+  store.delay = () => {}
+  t.equal((await post(url, cancel(1), session)).status, 202)
+  stored.resolve()
+  t.notMatch(await withTimeout((await response).text(), 'the response'), /"id":1/)
+})
+
 t.test('the subscriptions that are stored are limited in number and size', async t => {
   const initialize = initializeMessage() as JsonRpcRequest
   let requests: readonly JsonRpcRequest[] = [initialize]

@@ -3,7 +3,7 @@ import { memoryStore, StoreUnavailable, type Store, type StoreFactory } from '..
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { waitUntil } from '../support/wait.js'
-import { callMessage, post, startSession } from './support/raw.js'
+import { callMessage, openGet, post, startSession } from './support/raw.js'
 import { createServer, serveMcp } from './support/server.js'
 
 const PING = { jsonrpc: '2.0', id: 1, method: 'ping' }
@@ -97,4 +97,52 @@ t.test('a message that cannot be handled is logged', async t => {
   memory().send(states[0] as State, { frame: 'data: "stream"\n\n' })
   await waitUntil(() => lines.length > 0, 'the log line')
   t.match(lines[0], /could not be handled/)
+})
+
+t.test('messages for a process are handled once, and calls of processes that have failed are repeated or get an error', async t => {
+  const { store, states, memory } = createStore()
+  const { url } = await serveMcp(t, { store })
+  const session = await startSession(url)
+  const id = String(session['mcp-session-id'])
+  const inbox = states[0] as State
+  let count = 0
+  /** Adds a stream whose messages another process has received. */
+  const addStream = (data: object): string => {
+    const state = memory().open(`stream-of-another-node-${count++}`, id) as State
+    memory().update(state, { requestIds: [count], forwarded: { messages: [callMessage(count, 'wait')], info: { url, headers: {} } }, ...data })
+    return state.id
+  }
+  const open = (stream: string): ReturnType<typeof openGet> => openGet(t, url, { ...session, 'last-event-id': `${stream}.0` })
+  const pass = (stream: string): void => { memory().send(inbox, { frame: `data: "${stream}"\n\n` }) }
+  const find = memory().find.bind(memory())
+  const update = memory().update.bind(memory())
+
+  const own = addStream({ inbox: inbox.id })
+  const ownStream = await open(own)
+  for (let copy = 0; copy < 3; copy++) pass(own)
+  // Another process takes over while this one starts the call.
+  const taken = addStream({ inbox: inbox.id })
+  memory().update = async (state, change) => {
+    await update(state, change)
+    if (state.id === taken) await update(state, { inbox: 'other' })
+  }
+  pass(taken)
+  const others = addStream({ inbox: 'other' })
+  pass(others)
+  const lost = await open(addStream({ inbox: 'other', forwarded: undefined }))
+  await lost.waitFor(({ data }) => String(JSON.stringify(data)).includes('is lost'))
+  t.equal(ownStream.events.filter(({ event }) => event === 'close').length, 0)
+  t.equal((await post(url, callMessage(1, 'wait'), session)).status, 400, 'the first call runs')
+  t.match((await find(taken))?.data, { inbox: 'other' })
+  t.ok((await find(others))?.data.forwarded, 'not handled by this process')
+
+  const errors = [new StoreUnavailable(), new Error('broken')]
+  memory().update = async (state, change) => {
+    const error = state.id === others ? errors.shift() : undefined
+    if (error !== undefined) throw error
+    await update(state, change)
+  }
+  const broken = await open(others)
+  await broken.waitFor(({ data }) => String(JSON.stringify(data)).includes('broken'))
+  await broken.ended
 })
