@@ -6,6 +6,7 @@
  * interface Chat {
  *   down: { said: { who: string, text: string }, cleared: void }
  *   up: { say: (data: { text: string }) => { delivered: number }, clear: () => void }
+ *   requests: { confirm: (data: { text: string }) => boolean }
  * }
  * ```
  */
@@ -14,10 +15,15 @@ export interface Contract {
   down?: object
   /** The messages that clients send: for each event name a function type, whose argument is the data and whose result is the response of the handler. Default: all names, with unknown data. */
   up?: object
+  /** The requests that the server sends: for each event name a function type, whose argument is the data and whose result is the answer of the client. Default: all names, with unknown data. */
+  requests?: object
 }
 
 type Down<C extends Contract> = C extends { down: infer Events } ? Events : Record<string, unknown>
-type Up<C extends Contract> = C extends { up: infer Messages } ? Messages : Record<string, (data: unknown) => unknown>
+type Up<C extends Contract> = C extends { up: infer Messages } ? Messages : Functions
+type Functions = Record<string, (data: unknown) => unknown>
+type DataOf<F> = F extends (...args: infer Args) => unknown ? Args[0] : never
+type Requests<C extends Contract> = C extends { requests: infer Events } ? Events : Functions
 
 /** The names of the events that the server sends. */
 export type DownEvent<C extends Contract> = keyof Down<C> & string
@@ -38,7 +44,7 @@ export type Received<C extends Contract = Contract> = {
 
 /** The data of the messages with this event name; `never` if the contract does not contain it. */
 export type UpData<C extends Contract, Event> = Event extends keyof Up<C>
-  ? Up<C>[Event] extends (...args: infer Args) => unknown ? Args[0] : never
+  ? DataOf<Up<C>[Event]>
   : never
 
 /** The response to a message with this event name: the awaited result of its handler. */
@@ -57,6 +63,17 @@ type ValueOf<Response> = Response extends AsyncIterable<infer Value> ? Value : n
 export type UpValue<C extends Contract, Event> = C extends { up: object }
   ? ValueOf<UpResponse<C, Event>>
   : unknown
+
+/** The event names of the requests that the server sends. */
+export type RequestEvent<C extends Contract> = keyof Requests<C> & string
+
+/** The data of the requests with this event name; `never` if the contract does not contain it. */
+export type RequestData<C extends Contract, Event> = Event extends keyof Requests<C> ? DataOf<Requests<C>[Event]> : never
+
+/** The answer to a request with this event name: the awaited result of the handler of the client. */
+export type RequestAnswer<C extends Contract, Event> = Event extends keyof Requests<C>
+  ? Requests<C>[Event] extends (data: never) => infer Result ? Awaited<Result> : never
+  : never
 
 /** The arguments that follow the name of an event or message: its data, which is optional if it may be `undefined`, then `Others`. */
 export type Payload<Data, Others extends unknown[] = []> = undefined extends Data ? [data?: Data, ...Others] : [data: Data, ...Others]

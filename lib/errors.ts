@@ -15,7 +15,7 @@ export const StoreUnreachable = createError<[string]>('FST_SSE_STORE_UNAVAILABLE
 export const HandlerInvalid = createError<[string]>('FST_SSE_HANDLER_INVALID', '%s', 500, TypeError)
 
 // Rejections of calls that the app makes.
-export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, part, open, error, resume, disconnect and reset; in a run, also not end', 500, TypeError)
+export const EventInvalid = createError<[string]>('FST_SSE_EVENT_INVALID', 'Event name %s is invalid: it must be a non-empty, well-formed string without CR, LF and NUL, and not one of the reserved names welcome, gap, close, replaced, part, request, open, error, resume, disconnect and reset; in a run, also not end', 500, TypeError)
 export const DataInvalid = createError<[string]>('FST_SSE_DATA_INVALID', 'The data of an event is invalid: %s', 500, TypeError)
 export const ChannelInvalid = createError<[string]>('FST_SSE_CHANNEL_INVALID', 'Channel name %s is invalid: it must be a non-empty, well-formed string', 500, TypeError)
 export const EntryTooLarge = createError<[number, number]>('FST_SSE_ENTRY_TOO_LARGE', 'An event of %d bytes does not fit a log of %d bytes; split it, or raise the "bytes" of option "log" (sessions), "channelLog" (channels and broadcasts) or "runLog" (runs)', 500, RangeError)
@@ -24,6 +24,9 @@ export const RunInvalid = createError<[string]>('FST_SSE_RUN_INVALID', '%s', 500
 export const RunsUnsupported = createError('FST_SSE_RUNS_UNSUPPORTED', 'The store of this server does not support runs; use memoryStore or redisStore', 501)
 export const RunOver = createError('FST_SSE_RUN_OVER', 'The run has ended, so nothing can be added to it; stop producing when the signal aborts', 410)
 export const SessionOver = createError('FST_SSE_SESSION_OVER', 'The session is closed, so nothing can be sent to it; stop producing when session.signal aborts', 410)
+export const RequestTimeout = createError<[event: string, ms: number]>('FST_SSE_REQUEST_TIMEOUT', 'The client has not answered %s within %d ms; it may be disconnected. If it needs longer, raise "timeout"', 504)
+export const RequestUnhandled = createError<[event: string]>('FST_SSE_REQUEST_UNHANDLED', 'The client has no handler for %s; add one with session.handle', 502)
+export const RequestFailed = createError<[event: string, message: string]>('FST_SSE_REQUEST_FAILED', 'The handler of the client for %s has failed: %s', 502)
 
 // Error responses to requests.
 export const NotAcceptable = createError('FST_SSE_NOT_ACCEPTABLE', 'This resource is an event stream; send "Accept: text/event-stream"', 406)
@@ -45,9 +48,11 @@ export const IdempotencyKeyReused = createError('FST_SSE_IDEMPOTENCY_KEY_REUSED'
 export const MediaTypeUnsupported = createError<[advice: string]>('FST_ERR_CTP_INVALID_MEDIA_TYPE', 'The content type is not supported; send %s', 415)
 export const ResponseInvalid = createError<[string]>('FST_SSE_RESPONSE_INVALID', 'The handler of event %s must return or send a value, or return an async generator: a stream, a Response, a Blob or an async iterable that is sent cannot be stored for repeats. To send the items of a stream, `yield *` it in an async generator', 500, TypeError)
 export const PartInvalid = createError('FST_SSE_PART_INVALID', 'A message "part" stops the values of an earlier message; its data must be {"message": "<the Idempotency-Key of that message>"}', 400)
+export const AnswerInvalid = createError('FST_SSE_ANSWER_INVALID', 'A message "response" answers a request of the server; its data must be {"request": "<the id of the request>", "data": …}, or have "error": {"message": "…"} instead of "data"', 400)
+export const RequestUnknown = createError('FST_SSE_REQUEST_UNKNOWN', 'No request with this id waits for an answer in this session: it was answered, has timed out or was cancelled; do not answer it again', 404)
 export const DataTooDeep = createError('FST_SSE_DATA_TOO_DEEP', 'The JSON of a message with an Idempotency-Key is nested too deeply; flatten it', 400)
 export const TooManyWaiting = createError<[number]>('FST_SSE_TOO_MANY_WAITING', 'The session has %d messages waiting; wait for their responses and try again', 429)
-export const TooManyDeliveries = createError<[number]>('FST_SSE_TOO_MANY_DELIVERIES', 'The session already receives %d runs and streaming handlers, more than "maxWaitingMessages"; wait until one has ended, stop one, or raise this option', 429)
+export const TooManyDeliveries = createError<[number]>('FST_SSE_TOO_MANY_DELIVERIES', 'The session already has %d streaming handlers, followed runs and requests to the client, more than "maxWaitingMessages"; wait until one has ended, stop one, or raise this option', 429)
 export const ResponseDropped = createError('FST_SSE_RESPONSE_DROPPED', 'The message was handled, but its response is not stored any more, because the stored responses needed too much memory; do not send the message again', 410)
 export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for messages is used up; try again with the same Idempotency-Key', 503)
 export const HandlerTimeout = createError<[string, string, number]>('FST_SSE_HANDLER_TIMEOUT', '%s of event %s has not finished within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)

@@ -8,8 +8,8 @@ import type { Send } from './send.js'
 export interface ConnectionListener {
   /** A stream was opened. */
   onWelcome (welcome: Welcome): void
-  /** `size` is the number of characters of the data. */
-  onEvent (name: string, data: unknown, size: number): void
+  /** `size` is the number of characters of the data. `request`, if it is not empty, is the id with which the server expects an acknowledgement. */
+  onEvent (name: string, data: unknown, size: number, request: string): void
   /** The request for a stream failed, or the stream was lost. Another request follows. */
   onError (error: unknown): void
   /** The data of an event is not JSON. The stream continues. */
@@ -165,12 +165,12 @@ export function createConnection (send: Send, path: string, maxEventSize: number
       if (size > maxEventSize) fail(new ClientError('EVENT_TOO_LARGE', `Exceeds maxEventSize (${maxEventSize})`))
     }
     const parse = createParser(
-      (id, event, data) => {
+      (id, event, data, request) => {
         limitSize(data.length - 1)
         // A listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
         if (signal.aborted) return
         lastEventId = id ?? lastEventId
-        if (data !== '') handleEvent(event, data)
+        if (data !== '') handleEvent(event, data, request)
       },
       retry => { retrySettings.retryDelay = retry }
     )
@@ -185,7 +185,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     }
   }
 
-  const handleEvent = (event: string, text: string): void => {
+  const handleEvent = (event: string, text: string, request: string): void => {
     let data
     try {
       data = JSON.parse(text)
@@ -194,7 +194,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     }
     if (event === 'welcome') handleWelcome(data)
     else if (event === 'close' || event === 'replaced') close(data.reason ?? event)
-    else if (!isStopped) listener.onEvent(event, data, text.length)
+    else if (!isStopped) listener.onEvent(event, data, text.length, request)
   }
 
   const handleWelcome = (welcome: Welcome): void => {

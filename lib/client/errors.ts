@@ -14,6 +14,7 @@ export class ClientError extends Error {
    * - `INCOMPLETE`: values of a subscription may be missing, because the server no longer had some events, or the session.
    * - `NOT_STREAMING`: the handler of a subscription returned no async iterable.
    * - `HANDLER_LOST`: the process of the handler of a subscription has closed or failed, or the handler was stopped.
+   * - `UNHANDLED`: the client has no handler for a request of the server. Only sent to the server.
    * - `NOT_A_STREAM`: the response to the GET is not an event stream of this session.
    * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.
    * - `OPTION_INVALID`: an option does not exist, or its value is invalid.

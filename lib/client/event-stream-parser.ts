@@ -3,9 +3,9 @@ const SENDABLE_ID = /^[\t -~\x80-\uffff]{0,1024}$/
 
 /**
  * Receives the blocks of a stream. `id` is `undefined` if the block has none that can be sent; `data`
- * ends with LF; it is empty if the block is no event.
+ * ends with LF; it is empty if the block is no event. `request` is the value of the field `request`; empty if there is none.
  */
-export type OnBlock = (id: string | undefined, event: string, data: string) => void
+export type OnBlock = (id: string | undefined, event: string, data: string, request: string) => void
 
 /**
  * [WHATWG HTML 9.2.6] Creates a parser for one event stream without a byte order mark. It is a function that parses the next
@@ -18,17 +18,19 @@ export function createParser (onBlock: OnBlock, onRetry: (ms: number) => void): 
   let id: string | undefined
   let event = ''
   let data = ''
+  let request = ''
 
   const parseLine = (line: string): void => {
     if (line === '') {
-      onBlock(id, event || 'message', data)
+      onBlock(id, event || 'message', data, request)
       id = undefined
-      event = data = ''
+      event = data = request = ''
       return
     }
     const [, field, value = ''] = /^([^:]*)(?:: ?(.*))?$/s.exec(line) as unknown as [string, string, string?]
     if (field === 'data') data += `${value}\n`
     else if (field === 'event') event = value
+    else if (field === 'request') request = value
     else if (field === 'id' && SENDABLE_ID.test(value)) id = value
     else if (field === 'retry' && /^\d+$/.test(value)) onRetry(Number(value))
   }

@@ -33,5 +33,5 @@ export function connect<C extends Contract = Contract> (url: Resolvable<string |
     fetch: createFetch(dispatcher),
     isInvalid,
     isUnsent
-  }) as ClientSession<C>
+  }) as unknown as ClientSession<C>
 }

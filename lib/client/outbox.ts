@@ -31,12 +31,17 @@ export interface Message {
   readonly event: string
   /** The message as one line of a batch, in JSON. */
   line: string
+  /** The loop that sends an answer, from its first attempt on. */
+  loop?: Loop
   /** Number of attempts in which the server may have handled the message. */
   attempts: number
   /** Settles the message with the result of the handler, and removes it from the queue. */
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
 }
+
+/** What sends messages: the loop for those that are handled in order, the one for answers, or that of one concurrent message. */
+type Loop = '' | typeof ANSWER_EVENT | Message
 
 /** What {@link Outbox.push} returns. */
 export interface QueuedMessage {
@@ -53,6 +58,8 @@ interface MessageResponse {
   readonly replayed?: boolean
 }
 
+/** The event name of the messages that answer requests of the server. */
+export const ANSWER_EVENT = 'response'
 // A quarter of the server's default `maxWaitingMessages`, which leaves room for other requests of the session.
 const MAX_BATCH_MESSAGES = 64
 // In UTF-8 these are at most 768 KiB, less than Fastify's default `bodyLimit` of 1 MiB.
@@ -63,6 +70,7 @@ const REQUEST_TIMEOUT = 15_000
 /**
  * Sends messages in order, with at most one request at a time. Messages that are queued during a request form the next batch.
  * A message that the server handles concurrently has a request of its own, so that no other message waits for its response.
+ * Answers have requests of their own, too, because a handler may wait for them, but join a batch that is about to be sent.
  */
 export interface Outbox {
   /** Queues a message. `id` is the idempotency key, by default a number. */
@@ -79,8 +87,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   const { maxQueued } = options
   const queue = new Set<Message>()
   // Interrupts the current request, or the delay before the next one, of each loop that is sending: the one for messages that are
-  // handled in order, with the key `undefined`, and one for each concurrent message.
-  const interrupts = new Map<Message | undefined, (method: 'retryNow' | 'stop') => void>()
+  // handled in order, the one for answers, and one for each concurrent message.
+  const interrupts = new Map<Loop, (method: 'retryNow' | 'stop') => void>()
   // The event names of the messages that the server handles concurrently; `undefined` while the outbox is paused.
   let concurrent: readonly string[] | undefined
   let closeError: ClientError | undefined
@@ -91,32 +99,34 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   let nextKey = 0
   let batchLimit = MAX_BATCH_MESSAGES
 
-  /** Sends all messages that are handled in order, or one concurrent message, until there are none. */
-  const flush = async (only?: Message): Promise<void> => {
-    if (interrupts.has(only)) return
+  /** Sends the messages of a loop until there are none. */
+  const flush = async (loop: Loop): Promise<void> => {
+    if (interrupts.has(loop)) return
     const backoff = createBackoff(retrySettings)
     let controller: AbortController
-    interrupts.set(only, method => {
+    interrupts.set(loop, method => {
       controller.abort()
       backoff[method]()
     })
-    for (let batch = nextBatch(only); batch.length > 0; batch = nextBatch(only)) {
+    for (let batch = fillBatch(loop); batch.length > 0; batch = fillBatch(loop)) {
       controller = new AbortController()
       const timer = setTimer(() => { controller.abort() }, REQUEST_TIMEOUT)
-      const retryAfter = await post(batch, controller.signal)
+      const retryAfter = await post(batch, loop, controller.signal)
       clearTimeout(timer)
       if (retryAfter === undefined) backoff.reset()
       else await backoff.wait(retryAfter)
     }
-    interrupts.delete(only)
+    interrupts.delete(loop)
   }
 
-  /** The next messages to send in order, or a concurrent message. Empty if there are none. */
-  const nextBatch = (only: Message | undefined): Message[] => {
-    const batch: Message[] = []
-    let characters = 0
-    for (const message of only ? [only] : queue) {
-      if (!queue.has(message) || concurrent?.includes(message.event) !== !!only) continue
+  const loopOf = (message: Message): Loop => message.loop ?? (message.event === ANSWER_EVENT ? ANSWER_EVENT : concurrent?.includes(message.event) ? message : '')
+
+  /** Returns the next messages of a loop, or adds those of another loop that it has not sent yet to a batch. */
+  const fillBatch = (loop: Loop, batch: Message[] = []): Message[] => {
+    const isOther = batch.length > 0
+    let characters = batch.reduce((sum, { line }) => sum + line.length, 0)
+    for (const message of concurrent ? queue : []) {
+      if (loopOf(message) !== loop || (isOther && message.loop !== undefined)) continue
       characters += message.line.length
       if (batch.length > 0 && (batch.length >= batchLimit || characters > MAX_BATCH_CHARACTERS)) break
       batch.push(message)
@@ -128,17 +138,20 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
    * Posts a batch and settles the messages that have a final response. Resolves with the minimum delay before the next
    * batch, in milliseconds, if the server did not accept all; with `undefined` if no delay is needed. Never rejects.
    */
-  const post = async (batch: readonly Message[], signal: AbortSignal): Promise<number | undefined> => {
+  const post = async (batch: readonly Message[], loop: Loop, signal: AbortSignal): Promise<number | undefined> => {
     let sent = batch
     try {
       const response = await send(path, {
         method: 'POST',
         headers: { 'x-session-id': currentSessionId, 'content-type': 'application/x-ndjson' },
         body: () => {
-          // While the URL and the headers were resolved, messages may have been removed.
-          sent = batch.filter(message => queue.has(message))
+          // While the URL and the headers were resolved, messages may have been removed, and answers added or sent with other messages.
+          const messages = batch.filter(message => queue.has(message) && loopOf(message) === loop)
+          sent = messages
           if (sent.length === 0) throw abortReason(signal)
+          if (loop === '') fillBatch(ANSWER_EVENT, messages)
           return sent.map(message => {
+            if (message.event === ANSWER_EVENT) message.loop = loop
             message.attempts++
             return message.line
           }).join('\n')
@@ -218,15 +231,15 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         message = { event, line: '', attempts: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
         if (closeError) throw closeError
         if (signal?.aborted) throw abortReason(signal)
-        if (queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
-        message.line = JSON.stringify({ event, data, id })
+        if (queue.size >= maxQueued && event !== ANSWER_EVENT) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
+        // Without a key, because the server accepts an answer only once, and keeps a limited number of keys.
+        message.line = JSON.stringify({ event, data, ...event !== ANSWER_EVENT && { id } })
         queue.add(message)
         timer = setTimer(() => {
           message.reject(new ClientError('TIMEOUT', `No response in ${timeout} ms`, { cause: lastError }))
         }, timeout)
         removeAbort = signal && onAbort(signal, message.reject)
-        flush()
-        flush(message)
+        flush(loopOf(message))
       })
       // The app has aborted the message itself, and the event `close` reports the end of the session.
       result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.reportError(error) })
@@ -244,8 +257,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       concurrent = [...names, 'part']
       // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
       for (const interrupt of interrupts.values()) interrupt('retryNow')
-      flush()
-      for (const message of queue) flush(message)
+      for (const message of queue) flush(loopOf(message))
     },
     pause (error) {
       concurrent = undefined

@@ -1,10 +1,10 @@
-import type { Contract, DownData, DownEvent, Payload, Received, UpResult, UpData, UpEvent, UpValue } from '../contract.js'
+import type { Contract, DownData, DownEvent, Payload, Received, RequestAnswer, RequestData, RequestEvent, UpResult, UpData, UpEvent, UpValue } from '../contract.js'
 import { setTimer } from './backoff.js'
 import { CLOSE_TIMEOUT, createConnection, type Welcome } from './connection.js'
 import { abortReason, onAbort } from './abort.js'
 import { ClientError, createResponseError } from './errors.js'
 import { type ConnectOptions, type Platform, type Resolvable } from './options.js'
-import { createOutbox, type RequestOptions } from './outbox.js'
+import { ANSWER_EVENT, createOutbox, type RequestOptions } from './outbox.js'
 import { addPageListeners } from './page.js'
 import { createSend } from './send.js'
 
@@ -83,6 +83,18 @@ export interface ClientSession<C extends Contract = Contract> extends AsyncItera
    */
   on<Event extends DownEvent<C> | keyof SessionEvents> (event: Event, listener: (data: EventData<C, Event>) => void): () => void
 
+  /** Adds a listener for the next event with this name only. Returns a function that removes it. */
+  once<Event extends DownEvent<C> | keyof SessionEvents> (event: Event, listener: (data: EventData<C, Event>) => void): () => void
+
+  /** Removes a listener that {@link ClientSession.on} or {@link ClientSession.once} has added, as often as it was added. */
+  off<Event extends DownEvent<C> | keyof SessionEvents> (event: Event, listener: (data: EventData<C, Event>) => void): void
+
+  /**
+   * Sets the function that handles the requests of the server with this event name; `session.request` on the server resolves with
+   * its result, or rejects with its error. Each request is handled once. Returns a function that removes it.
+   */
+  handle<Event extends RequestEvent<C>> (event: Event, handler: (data: RequestData<C, Event>) => RequestAnswer<C, Event> | Promise<RequestAnswer<C, Event>>): () => void
+
   /** Sends a message with the default event name, `message`. Resolves when the server has handled it. Rejects like {@link ClientSession.request}. */
   send (...payload: Payload<UpData<C, 'message'>>): Promise<void>
 
@@ -127,6 +139,13 @@ export interface SubscribeOptions {
   signal?: AbortSignal | undefined
 }
 
+/** The data of an event with a request. */
+interface ServerRequest {
+  readonly request: string
+  readonly event: string
+  readonly data: unknown
+}
+
 /** An event of the server, and the memory that it needs in a buffer, in characters. */
 type BufferedEvent = readonly [received: Received, size: number]
 
@@ -136,7 +155,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   const [unknown] = Object.keys(others)
   if (unknown) throw new ClientError('OPTION_INVALID', `No option ${unknown}`)
   const retrySettings = { retryDelay: 1000 }
-  const listeners = new Set<readonly [event: string, listener: (data: never) => void]>()
+  const listeners = new Set<readonly [event: string, listener: (data: never) => void, isOnce: boolean]>()
+  // By event name, for requests of the server.
+  const handlers = new Map<string, (data: never) => unknown>()
   const abortController = new AbortController()
   let state: State = 'connecting'
   let sessionId: string | undefined
@@ -147,8 +168,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   const notify = (event: string, data?: unknown): void => {
     // The copy excludes listeners that are added during the loop. Otherwise one that replaces itself would be called forever.
     for (const entry of [...listeners]) {
-      const [name, listener] = entry
+      const [name, listener, isOnce] = entry
       if (name !== event || !listeners.has(entry)) continue
+      if (isOnce) listeners.delete(entry)
       try {
         listener(data as never)
       } catch (error) {
@@ -176,11 +198,27 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const notifyIterators = (event: string, data?: unknown, size = 0): void => { notify(ITERATOR_EVENT, [{ event, data }, size + EVENT_OVERHEAD]) }
 
-  const on = (event: string, listener: (data: never) => void): () => void => {
+  const on = (event: string, listener: (data: never) => void, isOnce = false): () => void => {
     // A new entry for each call, so that a function that is added twice can be removed once.
-    const entry = [event, listener] as const
+    const entry = [event, listener, isOnce] as const
     listeners.add(entry)
     return () => { listeners.delete(entry) }
+  }
+
+  // Answers a request of the server with the result of a function, or with its error.
+  const answer = async (id: string, handle: () => unknown): Promise<void> => {
+    const send = (content: object): Promise<unknown> => outbox.push(ANSWER_EVENT, { request: id, ...content }).result
+    try {
+      await send({ data: await handle() })
+    } catch (error) {
+      const { code, message = error } = Object(error)
+      // Otherwise, the server may not have received an answer, for example because it is too large.
+      if (code !== 'FST_SSE_REQUEST_UNKNOWN') send({ error: { code, message: String(message) } }).catch(() => {})
+    }
+  }
+
+  const off = (event: string, listener: (data: never) => void): void => {
+    for (const entry of listeners) if (entry[0] === event && entry[1] === listener) listeners.delete(entry)
   }
 
   const request = (event: string, data: unknown, options?: RequestOptions): Promise<unknown> => outbox.push(event, data, options).result
@@ -289,9 +327,19 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       notify(event, welcome)
       if (event === 'reset') notifyIterators('gap')
     },
-    onEvent: (event, data, size) => {
-      notify(event, data)
-      notifyIterators(event, data, size)
+    onEvent: (event, data, size, acknowledgement) => {
+      if (event === 'request') {
+        const { request, event, data: input } = data as ServerRequest
+        answer(request, () => {
+          const handler = handlers.get(event)
+          if (!handler) throw new ClientError('UNHANDLED')
+          return handler(input as never)
+        })
+      } else {
+        notify(event, data)
+        notifyIterators(event, data, size)
+      }
+      if (acknowledgement) answer(acknowledgement, () => {})
     },
     onError: error => {
       outbox.pause(error)
@@ -311,7 +359,13 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   const session: Omit<ClientSession, 'sessionId'> = {
     get state () { return state },
     signal: abortController.signal,
-    on,
+    on: (event: string, listener: (data: never) => void) => on(event, listener),
+    once: (event: string, listener: (data: never) => void) => on(event, listener, true),
+    off,
+    handle (event: string, handler: (data: never) => unknown) {
+      handlers.set(event, handler)
+      return () => { if (handlers.get(event) === handler) handlers.delete(event) }
+    },
     send: (data?: unknown) => request('message', data) as Promise<void>,
     emit: request as ClientSession['emit'],
     request: request as ClientSession['request'],
@@ -329,5 +383,5 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
  * `error` and `close`, see {@link SessionEvents}. Throws a {@link ClientError} with code `OPTION_INVALID` if an option is invalid.
  */
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, options: ConnectOptions = {}): ClientSession<C> {
-  return openSession(url, options, {}) as ClientSession<C>
+  return openSession(url, options, {}) as unknown as ClientSession<C>
 }

@@ -1,8 +1,10 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { toPromise } from '../awaitable.js'
 import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, StoreUnavailable } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
-import type { QueuedMessage, StoredResponse } from '../store/message-queue.js'
+import type { QueuedMessage, QueueResult, StoredResponse } from '../store/message-queue.js'
+import { ANSWER_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
@@ -77,7 +79,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
   let storeFailure: Refusal | undefined
   const started = new Set<BatchMessage>()
-  const queued = messages.map((message): QueuedMessage => {
+  const toQueued = (message: BatchMessage): QueuedMessage => {
     const { event, id } = message
     const isConcurrent = sessions.handlers.isConcurrent(event)
     return {
@@ -96,13 +98,18 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
         throw refusal
       }
     }
-  })
-  const queueResults = await session[kStream].messageQueue.enqueueAll(queued)
-  const results = await Promise.all(messages.map((message, index) => waitForResult(sessions, session, queueResults[index] as typeof queueResults[number], () => started.has(message)).then(formatResult, async (error: unknown) => {
+  }
+  const format = (message: BatchMessage, result: Promise<QueueResult>): Promise<string> => result.then(formatResult, async (error: unknown) => {
     if (error instanceof Refusal) return formatResult(error)
     // The queue has refused the message. Fastify makes the response from the error.
     return formatResult(await dispatch(message, () => { throw error }))
-  })))
+  })
+  const isAnswer = ({ event }: BatchMessage): boolean => event === ANSWER_EVENT
+  // Not in the queue, where handlers may wait for these answers.
+  const answers = messages.map(message => isAnswer(message) ? format(message, toPromise(toQueued(message).handle).then(response => ({ response, replayed: false }))) : undefined)
+  const others = messages.filter(message => !isAnswer(message))
+  const queueResults = others.length === 0 ? [] : await session[kStream].messageQueue.enqueueAll(others.map(toQueued))
+  const results = await Promise.all(messages.map((message, index) => answers[index] ?? format(message, waitForResult(sessions, session, queueResults.shift() as Promise<QueueResult>, () => started.has(message)))))
   reply.type('application/json; charset=utf-8')
   return `[${results.join()}]`
 }

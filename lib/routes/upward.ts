@@ -3,7 +3,9 @@ import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
+import type { StoredResponse } from '../store/message-queue.js'
 import { requireJson } from '../wire/content-type.js'
+import { ANSWER_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { Batch, handleBatch } from './batch.js'
@@ -104,6 +106,9 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
+  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
+  // Not in the queue, where handlers may wait for this answer.
+  if (event === ANSWER_EVENT) return andThen(handle(), noop)
   let isStarted = false
   const queued = session[kStream].messageQueue.enqueue({
     key: id,
@@ -112,7 +117,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     size: () => estimateMemory(data),
     handle: () => {
       isStarted = true
-      return handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
+      return handle()
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)

@@ -1,12 +1,12 @@
-import { setMaxListeners } from 'node:events'
 import { andThen, cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
 import { Closing, RunOver, SessionOver, StoreUnavailable, TooManyDeliveries } from '../errors.js'
 import { assertFits, type LogBounds } from '../log/log.js'
-import type { RunOutcome, RunState } from '../store/run-state.js'
+import type { DeliveryTarget, RunInput, RunOutcome, RunState } from '../store/run-state.js'
 import type { RunStore } from '../store/run-store.js'
 import { pump } from '../stream/pump.js'
 import type { IdGenerator } from '../wire/event-id.js'
 import { framePart, framePartEnd, framePartPrefix, serialize } from '../wire/frame.js'
+import { combineSignals } from './combine-signals.js'
 import { readRun, resolveStart, type FollowOptions } from './run-follower.js'
 
 /** The session in whose stream items are delivered. */
@@ -32,6 +32,9 @@ export interface DeliveryContext {
   /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */
   produce (state: RunState, produce: ProduceOutcome): Promise<RunOutcome>
 }
+
+/** The run of a delivery. */
+export type RunOfDelivery = Pick<RunInput, 'name'> & Omit<DeliveryTarget, 'sessionId'>
 
 /** What is delivered. */
 interface DeliveryInput {
@@ -67,7 +70,7 @@ export class Deliveries {
    * started. Rejects with FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_RUN_EXISTS, FST_SSE_RUNS_UNSUPPORTED, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */
   deliverValues (target: DeliverySession, key: string, read: DeliveryInput['read'], onError: DeliveryInput['onError']): Awaitable<unknown> {
-    return this.#start(target, {
+    return this.#deliver(target, {
       name: nameOfValues(target.sessionId, key),
       partPrefix: framePartPrefix('message', key),
       read,
@@ -89,7 +92,7 @@ export class Deliveries {
     const { getStore, closeSignal, ids } = this.#context
     const store = getStore()
     let failure: unknown
-    const { ended } = await this.#start(target, {
+    const { ended } = await this.#deliver(target, {
       name: `follow ${ids.next()}`,
       partPrefix: framePartPrefix('run', run.name),
       read: signal => readRun(run, store, start, signal),
@@ -108,19 +111,24 @@ export class Deliveries {
     return outcome
   }
 
-  /** Starts a delivery. Resolves with a promise of its outcome. */
-  #start (target: DeliverySession, input: DeliveryInput): Awaitable<{ ended: Promise<RunOutcome> }> {
+  #deliver (target: DeliverySession, input: DeliveryInput): Awaitable<{ ended: Promise<RunOutcome> }> {
+    const { name, partPrefix } = input
+    return this.start(target, { name, partPrefix }, (state, signal) => this.#sendParts(state, target, input, signal))
+  }
+
+  /** Starts the run of a delivery. Resolves with a promise of its outcome. */
+  start (target: DeliverySession, input: RunOfDelivery, send: (state: RunState, signal: AbortSignal) => Promise<RunOutcome | undefined>): Awaitable<{ ended: Promise<RunOutcome> }> {
     const { closeSignal, ids, maxDeliveries, getStore, produce } = this.#context
     if (closeSignal.aborted) throw new Closing()
     const store = getStore()
     if ((this.#counts.get(target) ?? 0) >= maxDeliveries) throw new TooManyDeliveries(maxDeliveries)
-    const { name, partPrefix } = input
-    const run = { id: ids.next(), name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, partPrefix } }
+    const { name, ...delivery } = input
+    const run = { id: ids.next(), name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, ...delivery } }
     // Now, so that calls in the same tick count, too.
     this.#addCount(target, 1)
     const remove = (): void => { this.#addCount(target, -1) }
     return cleanUpAfterError(() => andThen(store.start(run, 'never'), state => {
-      const ended = produce(state as RunState, signal => this.#sendParts(state as RunState, target, input, signal))
+      const ended = produce(state as RunState, signal => send(state as RunState, signal))
       return { ended: ended.finally(remove) }
     }), remove)
   }
@@ -130,14 +138,8 @@ export class Deliveries {
   }
 
   async #sendParts (state: RunState, target: DeliverySession, { partPrefix, read, format, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
-    // Not with `AbortSignal.any`, which leaks memory in some versions of Node if one of the signals lives long.
-    const controller = new AbortController()
+    const { controller, release } = combineSignals([runSignal, target.signal, ownSignal])
     const { signal } = controller
-    setMaxListeners(0, signal)
-    const sources = [runSignal, target.signal, ...ownSignal === undefined ? [] : [ownSignal]]
-    const onAbort = (): void => { controller.abort(sources.find(({ aborted }) => aborted)?.reason) }
-    for (const source of sources) source.addEventListener('abort', onAbort)
-    if (sources.some(({ aborted }) => aborted)) onAbort()
     const store = this.#context.getStore()
     let outcome: RunOutcome | undefined
     // The error with which the store has rejected a part. The items may throw such an error of another run or session.
@@ -156,7 +158,7 @@ export class Deliveries {
       // The store may reject a part before this process has received the end of the run.
       if (state.outcome === undefined && !(rejection instanceof RunOver)) outcome = this.#limitOutcome(await onError(error, rejection instanceof SessionOver), partPrefix)
     } finally {
-      for (const source of sources) source.removeEventListener('abort', onAbort)
+      release()
     }
     return outcome
   }

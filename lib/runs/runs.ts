@@ -12,7 +12,8 @@ import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameRunItem, HEARTBEAT_FRAME, serialize, splitFrame, type EncodeData } from '../wire/frame.js'
-import { Deliveries, type ProduceOutcome } from './deliveries.js'
+import { Deliveries, type DeliveryContext, type ProduceOutcome } from './deliveries.js'
+import { Requests } from './requests.js'
 import { assertFunctions, assertRunOptions } from './run-options.js'
 import { Run, type RunContext } from './run.js'
 
@@ -88,6 +89,8 @@ const STORE_TIMEOUT = 100
 export class Runs {
   /** @internal */
   readonly deliveries: Deliveries
+  /** @internal */
+  readonly requests: Requests
   readonly #settings: RunSettings
   readonly #logger: FastifyBaseLogger
   readonly #store: RunStore | undefined
@@ -113,7 +116,7 @@ export class Runs {
     this.#store = store
     setMaxListeners(0, this.#closeController.signal)
     this.#heartbeat = new Heartbeat(settings.heartbeatInterval, HEARTBEAT_FRAME, this.#streams)
-    this.deliveries = new Deliveries({
+    const deliveryContext: DeliveryContext = {
       log: settings.log,
       // As many as messages whose handlers run or wait.
       maxDeliveries: settings.maxWaitingMessages + 1,
@@ -121,7 +124,9 @@ export class Runs {
       closeSignal: this.#closeController.signal,
       getStore: () => this.#getStore(),
       produce: (state, produce) => this.#produce(state, produce)
-    })
+    }
+    this.deliveries = new Deliveries(deliveryContext)
+    this.requests = new Requests(deliveryContext, this.deliveries)
     store?.handleRestarts?.(this.#restartableNames, state => { this.#restart(state) })
     this.#context = {
       getStore: () => this.#getStore(),

@@ -1,9 +1,10 @@
 import type { Awaitable } from '../awaitable.js'
-import type { Contract, DownData, DownEvent, EmptyDownEvent, Received, UpResponse, UpData } from '../contract.js'
+import type { Contract, DownData, DownEvent, EmptyDownEvent, Payload, Received, RequestAnswer, RequestData, RequestEvent, UpResponse, UpData } from '../contract.js'
+import type { RequestOptions } from '../runs/requests.js'
 import type { Channel } from './channel.js'
 import type { JoinOptions, SendOptions } from './channel-options.js'
 import type { HandlerContext } from './handlers.js'
-import type { Session } from './session.js'
+import type { EmitOptions, Session } from './session.js'
 import type { PrincipalSessions } from './principal-sessions.js'
 
 // The overloads for events without data are not one signature with optional data: TypeScript could not compare that with
@@ -12,8 +13,9 @@ import type { PrincipalSessions } from './principal-sessions.js'
 /** A session whose events are typed by a contract. It can be used as a `Session`. */
 export interface ContractSession<C extends Contract> extends Session {
   send (data: DownData<C, 'message'>): Promise<void>
-  emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
-  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>): Promise<void>
+  emit<Event extends EmptyDownEvent<C>> (event: Event, data?: undefined, options?: EmitOptions): Promise<void>
+  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: EmitOptions): Promise<void>
+  request<Event extends RequestEvent<C>> (event: Event, ...payload: Payload<RequestData<C, Event>, [options?: RequestOptions]>): Promise<RequestAnswer<C, Event>>
   stream<Event extends DownEvent<C>> (event: Event, items: AsyncIterable<DownData<C, Event>> | Iterable<DownData<C, Event>>): Promise<void>
   join (channel: string): Promise<void>
   join (channel: string, options: JoinOptions): Promise<Array<Received<C>>>

@@ -2,7 +2,7 @@ import { createError } from '@fastify/error'
 import type { FastifyRequest } from 'fastify'
 import { andThen, type Awaitable } from '../awaitable.js'
 import { asError, EventUnknown, HandlerInvalid, PartInvalid, quote } from '../errors.js'
-import { isEventName, isUserEvent, PART_EVENT } from '../wire/frame.js'
+import { isEventName, isUserEvent, PART_EVENT, ANSWER_EVENT } from '../wire/frame.js'
 import { echo } from './echo.js'
 import type { HookRunner, Message } from './hooks.js'
 import type { Session } from './session.js'
@@ -60,18 +60,28 @@ interface Handler {
 // Fastify does not export its own error with this code. Error handlers check only the code and the properties.
 const ValidationError = createError<[string]>('FST_ERR_VALIDATION', '%s', 400)
 
+/** Handles the messages that the plugin itself handles. */
+interface ReservedHandlers {
+  /** Stops the values of the handler of an earlier message. */
+  stopParts (session: Session, key: string): Awaitable<void>
+  /** Passes the answer of the client to the process that has sent the request. */
+  answer (session: Session, data: unknown): Awaitable<void>
+}
+
+/** Whether the plugin handles the messages with this event name. */
+const isReserved = (event: string): boolean => event === PART_EVENT || event === ANSWER_EVENT
+
 /** Keeps the handlers of the app. A message is handled by the handler of its event; if there is none, by the `onMessage` hooks; if there are none either and the event is `message`, by the echo. */
 export class HandlerRegistry {
   readonly #handlers = new Map<string, Handler>()
   readonly #hooks: HookRunner
-  readonly #stopParts: (session: Session, key: string) => Awaitable<void>
+  readonly #reserved: ReservedHandlers
   #compile: CompileSchema | undefined
   #formatErrors: ErrorFormatter = defaultErrorFormatter
 
-  /** `stopParts` stops the values of the handler of an earlier message. */
-  constructor (hooks: HookRunner, stopParts: (session: Session, key: string) => Awaitable<void>) {
+  constructor (hooks: HookRunner, reserved: ReservedHandlers) {
     this.#hooks = hooks
-    this.#stopParts = stopParts
+    this.#reserved = reserved
   }
 
   /** Whether messages with the event name `message` are handled by the echo. */
@@ -81,7 +91,7 @@ export class HandlerRegistry {
 
   set (event: string, options: HandlerOptions<unknown>, run: MessageHandler<unknown>): void {
     if (!isEventName(event)) throw new HandlerInvalid('The event of a handler must be a non-empty string without CR, LF and NUL')
-    if (event === PART_EVENT) throw new HandlerInvalid(`Event "${event}" cannot have a handler, because the plugin handles it; choose another name`)
+    if (isReserved(event)) throw new HandlerInvalid(`Event "${event}" cannot have a handler, because the plugin handles it; choose another name`)
     if (typeof run !== 'function') throw new HandlerInvalid(`The handler of event "${event}" must be a function, as the last argument of "handle"`)
     if (typeof options !== 'object' || options === null) throw new HandlerInvalid(`The options of the handler of event "${event}" must be an object, as the second argument of "handle"`)
     const { schema, handlerTimeout, concurrent = false, ...unknown } = options
@@ -105,7 +115,7 @@ export class HandlerRegistry {
 
   /** Returns whether the messages with an event name are handled concurrently. */
   isConcurrent (event: string): boolean {
-    return event === PART_EVENT || this.#handlers.get(event)?.isConcurrent === true
+    return isReserved(event) || this.#handlers.get(event)?.isConcurrent === true
   }
 
   /** The event names whose messages are handled concurrently. */
@@ -136,7 +146,7 @@ export class HandlerRegistry {
    */
   prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<RunMessage> {
     const prepared = this.#prepare(session, message, request)
-    if (message.event === PART_EVENT || !this.#hooks.has('preHandle')) return prepared
+    if (isReserved(message.event) || !this.#hooks.has('preHandle')) return prepared
     return andThen(prepared, run => async reply => {
       await this.#hooks.runPreHandle(session, message, request, reply)
       return reply.sent ? undefined : run(reply)
@@ -152,8 +162,9 @@ export class HandlerRegistry {
     if (message.event === PART_EVENT) {
       const { message: key } = Object(message.data) as { message?: unknown }
       if (typeof key !== 'string') throw new PartInvalid()
-      return () => this.#stopParts(session, key)
+      return () => this.#reserved.stopParts(session, key)
     }
+    if (message.event === ANSWER_EVENT) return () => this.#reserved.answer(session, message.data)
     // A hook may send the data to other clients in an event of the same name, which fails for a reserved name. The response
     // would be a 500, although the error is the client's.
     if (!isUserEvent(message.event)) throw new EventUnknown(quote(message.event), ', and onMessage hooks do not run for it, because the name is reserved')

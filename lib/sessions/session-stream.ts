@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
 import { SessionOver } from '../errors.js'
 import type { DeliverySession } from '../runs/deliveries.js'
+import type { RequestOptions } from '../runs/requests.js'
 import { logSafely } from '../safe-log.js'
 import type { MessageQueue } from '../store/message-queue.js'
 import type { SessionListener, SessionState } from '../store/session-state.js'
@@ -36,6 +37,8 @@ export interface SessionContext<Session> {
   /** Milliseconds that a client should wait before it reconnects. */
   createRetryDelay (): number
   close (session: Session, reason: string): Awaitable<void>
+  /** Sends an event to a session, and resolves with the answer of its client. */
+  request (target: DeliverySession, what: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown>
   onStreamOpen (stream: StreamWriter): void
   onStreamClose (stream: StreamWriter): void
   /** A session has joined a channel. Resolves when the hooks have run; never rejects. */

@@ -1,13 +1,22 @@
-import { andThen, toPromise } from '../awaitable.js'
+import { assertOptions } from '../assert-options.js'
+import { andThen, noop, toPromise } from '../awaitable.js'
 import type { Received } from '../contract.js'
+import { OptionInvalid, quote } from '../errors.js'
 import type { Run } from '../runs/run.js'
 import type { FollowOptions } from '../runs/run-follower.js'
+import type { RequestOptions } from '../runs/requests.js'
 import type { RunOutcome } from '../store/run-state.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
-import { assertUserEvent, frameEvent, parseFrame } from '../wire/frame.js'
+import { assertUserEvent, frameAcknowledgedEvent, frameEvent, frameRequest, parseFrame } from '../wire/frame.js'
 import { assertChannel, getHistory, type JoinOptions } from './channel-options.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
+
+/** Options of `session.emit`. */
+export interface EmitOptions extends RequestOptions {
+  /** Whether to wait until the client has received the event; the package's client then sends an acknowledgement. `timeout` and `signal` apply only then. Default: `false`, the call resolves when the event is in the log. */
+  readonly acknowledged?: boolean
+}
 
 /** @internal Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
 export const kStream = Symbol('session stream')
@@ -79,9 +88,31 @@ export class Session {
    * Sends a named event. Resolves when the event is in the session's log, even if no client is connected. The client then
    * receives the event once and in order, or a `gap` event. Rejects with FST_SSE_SESSION_OVER, FST_SSE_EVENT_INVALID,
    * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
+   *
+   * With `acknowledged`, resolves when the package's client has received the event. Then it also rejects as {@link request}.
    */
-  emit (event: string, data: unknown): Promise<void> {
-    return this.#emit(event, data, 'session.emit')
+  emit (event: string, data: unknown, options?: EmitOptions): Promise<void> {
+    if (options === undefined) return this.#emit(event, data, 'session.emit')
+    return toPromise(() => {
+      assertOptions(options, ['acknowledged', 'timeout', 'signal'], 'emit', OptionInvalid)
+      const { acknowledged = false } = options
+      if (typeof acknowledged !== 'boolean') throw new OptionInvalid(`Option "acknowledged" must be true or false; it is ${quote(acknowledged)}`)
+      if (!acknowledged) return this.#stream.append(frameEvent(event, data))
+      return this.#stream.context.request(this.#stream, `the event ${quote(event)}`, id => frameAcknowledgedEvent(id, event, data), options).then(noop)
+    }, this.#reporter('session.emit', event))
+  }
+
+  /**
+   * Sends a request to the client, and resolves with what its handler returns. The client handles the request once, also if its
+   * stream is lost meanwhile. Rejects with FST_SSE_REQUEST_TIMEOUT if it has not answered in time, FST_SSE_REQUEST_UNHANDLED if it has no handler for the
+   * event, FST_SSE_REQUEST_FAILED if its handler has failed, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_OPTION_INVALID, FST_SSE_CLOSING, the reason
+   * of `signal`, or as {@link emit}.
+   */
+  request (event: string, data?: unknown, options: RequestOptions = {}): Promise<unknown> {
+    return toPromise(() => {
+      assertOptions(options, ['timeout', 'signal'], 'a request', OptionInvalid)
+      return this.#stream.context.request(this.#stream, `the request ${quote(event)}`, id => frameRequest(id, event, data), options)
+    }, this.#reporter('session.request', event))
   }
 
   /**

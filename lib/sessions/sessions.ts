@@ -65,7 +65,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
     this.hooks = new HookRunner(logger)
-    this.handlers = new HandlerRegistry(this.hooks, (session, key) => this.runs.deliveries.stopValues(session.id, key))
+    this.handlers = new HandlerRegistry(this.hooks, {
+      stopParts: (session, key) => this.runs.deliveries.stopValues(session.id, key),
+      answer: (session, data) => this.runs.requests.answer(session.id, data)
+    })
     this.#store = store
     this.#logger = logger
     this.#streams = streams
@@ -87,6 +90,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       onStreamOpen: stream => { streams.add(stream) },
       onStreamClose: stream => { this.#onStreamClose(stream) },
       sessionOf: state => this.#sessionOf(state),
+      request: (target, what, frame, options) => this.runs.requests.send(target, what, frame, options),
       onJoin: (session, channel) => this.#notifyMembership('onJoin', session, channel),
       onLeave: (session, channel) => this.#notifyMembership('onLeave', session, channel),
       onDisconnect: session => { this.hooks.notify('onDisconnect', session) },

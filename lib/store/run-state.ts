@@ -1,5 +1,11 @@
 import type { LogListener } from '../log/log.js'
 
+/** What the client has answered to a request: `data`, or `error` if it could not handle the request. */
+export interface Answer {
+  readonly data?: unknown
+  readonly error?: { readonly code?: string, readonly message: string }
+}
+
 /** How a run has ended. */
 export interface RunOutcome {
   /** `finished`: the producer has ended. `stopped`: `stop` was called. `failed`: the producer has thrown. `lost`: its process has closed or failed. */
@@ -8,13 +14,20 @@ export interface RunOutcome {
   readonly reason?: string
   /** The error response, if the iterable that a handler returned has thrown. */
   readonly response?: object
+  /** The answer of the client, if the run is that of a request. */
+  readonly answer?: Answer
 }
 
-/** The session that receives the items of an iterable, and the start of the frame of each. */
+/** What a delivery sends to a session. */
 export interface DeliveryTarget {
   readonly sessionId: string
-  /** Without the properties of the item: `event: part\ndata: {"run":"a",`. */
-  readonly partPrefix: string
+  /**
+   * The start of the frame of each item, without the properties of the item: `event: part\ndata: {"run":"a",`. At the end of the run, the
+   * store MUST append an entry, unless the session is closed: this prefix, `"end":`, the outcome as JSON, and `}\n\n`.
+   */
+  readonly partPrefix?: string
+  /** A request to the client, which the store MUST append when it creates the run. The answer of the client ends the run. */
+  readonly request?: string
 }
 
 /** How another process can restart a run: the name of the producer, and its input as JSON. */
@@ -36,8 +49,7 @@ export interface RunInput {
   readonly isText?: boolean
   /**
    * Makes this the run of a delivery: its entries are appended to the log of the session. It has no readers, does not count for
-   * `maxRuns`, and is not kept. At its end, the store MUST append an entry, unless the session is closed: the prefix, `"end":`, the
-   * outcome as JSON, and `}\n\n`.
+   * `maxRuns`, and is not kept.
    */
   readonly delivery?: DeliveryTarget
   /** Makes this a run that another process can restart, see {@link RunStore.handleRestarts}. */

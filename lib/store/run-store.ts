@@ -26,7 +26,8 @@ export interface RunStore {
   /**
    * Creates a run, or returns the existing one with this name and principal, depending on `reuse`. A new run has the id of `input`.
    * Rejects with RunExists if there is one that is running and `reuse` is `never`, and with IdempotencyKeyReused if its
-   * fingerprint differs. Resolves with `undefined` if there are `maxRuns` runs, none of which has ended.
+   * fingerprint differs. Resolves with `undefined` if there are `maxRuns` runs, none of which has ended. For a request, rejects with
+   * SessionOver if the session is closed, and with EntryTooLarge.
    */
   start (input: RunInput, reuse: Reuse): Awaitable<RunState | undefined>
   /** Finds the newest run with this name and principal. The result MUST contain all changes that were made before the call. `sessionId` is the session of a delivery. */

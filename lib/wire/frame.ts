@@ -4,8 +4,11 @@ import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.j
 
 /** The event with a part of something that grows. A message with this name stops it. */
 export const PART_EVENT = 'part'
+/** The event with a request to the client. Its answer is a message named {@link ANSWER_EVENT}. */
+export const REQUEST_EVENT = 'request'
+export const ANSWER_EVENT = 'response'
 // The names of the events of the plugin, of EventSource, and of the session of the package's client.
-const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', PART_EVENT, 'open', 'error', 'resume', 'disconnect', 'reset'])
+const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', PART_EVENT, REQUEST_EVENT, 'open', 'error', 'resume', 'disconnect', 'reset'])
 // The name of the last event of a run.
 const END_EVENT = 'end'
 const FORBIDDEN_CHARACTERS = /[\r\n\0]/
@@ -31,6 +34,17 @@ export function frameEvent (event: string, data: unknown): string {
   const json = serialize(data)
   // Without `encode`, which would spend most of its time on the search for line breaks. JSON contains none.
   return event === 'message' ? `data: ${json}\n\n` : `event: ${event}\ndata: ${json}\n\n`
+}
+
+/** Formats a request to the client, without its event id. Throws FST_SSE_EVENT_INVALID or FST_SSE_DATA_INVALID. */
+export function frameRequest (id: string, event: string, data: unknown): string {
+  assertUserEvent(event)
+  return `event: ${REQUEST_EVENT}\ndata: {"request":"${id}","event":${JSON.stringify(event)},"data":${serialize(data)}}\n\n`
+}
+
+/** Formats an event that the client acknowledges with an answer. The field `request` is one of this protocol, which other clients ignore. */
+export function frameAcknowledgedEvent (id: string, event: string, data: unknown): string {
+  return `request: ${id}\n${frameEvent(event, data)}`
 }
 
 /** Parses an event that {@link frameEvent} has formatted. */

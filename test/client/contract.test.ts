@@ -8,6 +8,7 @@ import { deferred, withTimeout } from '../support/wait.js'
 interface Chat {
   down: { said: { who: string, text: string }, count: number, bell: void, blank: undefined }
   up: { say: (data: { text: string }) => Promise<{ delivered: number }>, leave: (reason: string) => void, stop: () => void, ask: (data: { n: number }) => AsyncIterable<string>, search: (text: string) => Promise<AsyncIterable<number> | 'nothing'> }
+  requests: { confirm: (data: { text: string }) => Promise<boolean>, ping: () => void }
 }
 
 interface Greetings {
@@ -42,6 +43,18 @@ t.test('one contract types the messages between the server and its clients', asy
   for await (const token of session.subscribe('ask', { n: 1 })) t.equal(token.toUpperCase(), 'N 1')
   t.equal((await session.request('ask', { n: 1 })).status satisfies 'streaming', 'streaming')
   t.strictSame(counts, [1])
+
+  session.handle('confirm', ({ text }) => text.length > 1)
+  session.handle('ping', async () => {})
+  const [server] = await sessions.channel('room').sessions()
+  t.equal((await server?.request('confirm', { text: 'sure?' })) satisfies boolean | undefined, true)
+  t.equal(await server?.request('ping'), undefined)
+  await server?.emit('count', 2, { acknowledged: true })
+  // @ts-expect-error -- no such request
+  const wrong = (): unknown => server?.request('say', { text: 'x' })
+  // @ts-expect-error -- the answer must be a boolean
+  const wrongAnswer = (): unknown => session.handle('confirm', () => 1)
+  t.ok([wrong, wrongAnswer])
 
   const closed = deferred<string>()
   session.on('close', ({ reason }) => { closed.resolve(reason) })

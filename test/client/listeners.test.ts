@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { ClientSession } from '../../lib/client/index.js'
 import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { waitUntil } from '../support/wait.js'
@@ -63,4 +64,22 @@ testEachClient(t, 'a removed listener receives no further event', async (t, conn
   })
   await waitForEvent(session, 'close')
   t.strictSame(received, [1])
+})
+
+testEachClient(t, 'a listener of once gets one event, and off removes every addition of a listener', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome(), 'data: 1\n\ndata: 2\n\n')])
+  const session = connect(server.url) as ClientSession<{ down: { message: number, said: number } }>
+  const received: Array<[string, number]> = []
+  const record = (name: string) => (data: number): void => { received.push([name, data]) }
+  const [once, removed, twice, other] = ['once', 'removed', 'twice', 'other'].map(record) as [() => void, () => void, () => void, () => void]
+  session.once('message', once)
+  session.once('message', removed)
+  session.off('message', removed)
+  session.once('message', record('stopped'))()
+  for (const event of ['message', 'message', 'said'] as const) session.on(event, twice)
+  session.off('message', twice)
+  session.on('message', other)
+  session.off('said', other)
+  await waitUntil(() => received.length >= 3, 'the events')
+  t.strictSame(received, [['once', 1], ['other', 1], ['other', 2]])
 })

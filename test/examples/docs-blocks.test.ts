@@ -82,6 +82,6 @@ t.test('an error in a block is reported with its page and line', async t => {
     { ...block, line: 30, code: "app.sseSessions.addHook('onOpen', async (session, request) => { await session.join(request.id) })" },
     { ...block, line: 40, isClient: true, code: "const { said } = await session.request('say') as { said: string }\nconsole.log(said)" }
   ])
-  t.match(errors, [/^docs\/page\.md:11: Expected 2 arguments/, /^docs\/page\.md:20: .*'dispatcher' does not exist/])
+  t.match(errors, [/^docs\/page\.md:11: Expected 2-3 arguments/, /^docs\/page\.md:20: .*'dispatcher' does not exist/])
   t.equal(errors.length, 2)
 })

@@ -159,10 +159,30 @@ t.test('the reserved events are those that the server refuses to send', async t 
   const named = table(PAGE, 'Reserved events', 'event').map(nameOf)
   const [, others = ''] = /An app also cannot send events named (.*?)\. `EventSource`/.exec(read(PAGE)) ?? []
   const documented = [...named, ...[...others.matchAll(/`(\w+)`/g)].map(([, name = '']) => name)]
-  t.strictSame(named, ['welcome', 'gap', 'part', 'replaced', 'close'])
+  t.strictSame(named, ['welcome', 'gap', 'part', 'request', 'replaced', 'close'])
   for (const name of documented) await t.rejects(sessions.broadcast(name, null), { code: 'FST_SSE_EVENT_INVALID' }, name)
   const [, list = ''] = /reserved names (.*?);/.exec(await sessions.broadcast('gap', null).catch(String) as string) ?? []
   t.strictSame(list.split(/, | and /).sort(), documented.sort(), 'the error lists the same names')
+})
+
+t.test('requests, answers and acknowledged events have the documented form', async t => {
+  const { url, sessions } = await serve(t)
+  const stream = await openStream(t, url)
+  const session = await sessions.find(stream.sessionId)
+  const calls = [session?.request('confirm', { text: 'Delete it?' }), session?.emit('said', { text: 'hello' }, { acknowledged: true })]
+  await stream.waitFor(({ event }) => event === 'said')
+  const text = stream.text().slice(stream.text().indexOf('\n\n') + 2)
+  const [documented, acknowledged] = [block('docs/protocol.md', 'request'), block('docs/protocol.md', 'acknowledged')]
+  const idsOf = (text: string): string[] => [...text.matchAll(/"?request"?: ?"?([\w-]{24})/g)].map(([, id = '']) => id)
+  const ids = idsOf(text)
+  const expected = idsOf(documented + acknowledged)
+  const withIds = ids.reduce((text, id, index) => text.replace(id, expected[index] ?? ''), text).replaceAll(stream.sessionId, 'TVhgP4pd-CAB7INk2uSwNXzm')
+  t.equal(withIds.replace(/\.1$/m, '.6').replace(/\.2$/m, '.7'), documented + acknowledged)
+  const [head = '', body = ''] = block('docs/protocol.md', 'answer').split('\n\n')
+  t.match(head, `Content-Length: ${body.trim().length}`)
+  t.match(await postMessage(url, stream.sessionId, body.replace(expected[0] ?? '', ids[0] ?? ''), { event: 'response' }), { status: 202 })
+  t.match(await postMessage(url, stream.sessionId, { request: ids[1] }, { event: 'response' }), { status: 202 })
+  t.strictSame(await Promise.all(calls), [true, undefined])
 })
 
 t.test('parts have the documented form', async t => {

@@ -183,6 +183,33 @@ testEachStoreFactory(t, 'the entries of a delivery are appended to the log of it
   t.equal(await runs.end(second, { status: 'stopped' }), true)
 })
 
+testEachStoreFactory(t, 'the run of a request appends the request to the log of its session, and its end nothing', async (t, connect) => {
+  const { store, runs } = await createStores(t, await connect(), { log: { bytes: 1000 } })
+  const session = await store.open(ids.next(), undefined)
+  if (session === undefined) throw new Error('no session')
+  const start = async (request: string): Promise<RunState> => await startRun(runs, { name: request, delivery: { sessionId: session.id, request } })
+  const [first] = await Promise.all([start('data: 1\n\n'), store.send(session, { frame: 'data: 2\n\n' })])
+  await start('data: 3\n\n')
+  const found = await runs.find('data: 1\n\n', undefined, session.id)
+  t.equal(found, first, 'by name')
+  const listener = recordListener()
+  first.listeners.add(listener)
+  const outcome = { status: 'finished', answer: { data: { yes: true } } } as const
+  t.equal(await runs.end(first, outcome), true)
+  t.equal(await runs.end(first, outcome), false)
+  await waitUntil(() => first.outcome !== undefined, 'the end')
+  t.strictSame(first.outcome, outcome)
+  t.equal(await runs.find('data: 1\n\n', undefined, session.id), undefined)
+  await t.rejects(start('x'.repeat(2000)), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
+  await store.attach(session, session.startPosition, 0)
+  const frames = (): string[] => session.log?.framesBetween(0, Infinity, 10, '') ?? []
+  await waitUntil(() => frames().length === 3, 'the entries')
+  t.strictSame(frames(), ['data: 1\n\n', 'data: 2\n\n', 'data: 3\n\n'])
+  await store.end(session, 'over', true)
+  await t.rejects(start('data: 4\n\n'), { code: 'FST_SSE_SESSION_OVER' })
+  t.equal(await runs.find('data: 4\n\n', undefined, session.id), undefined)
+})
+
 testEachStoreFactory(t, 'a run that was released has one new producer, and nothing of the earlier one is added', async (t, connect) => {
   const first = await createStore(t, await connect())
   const run = await startRun(first, { restart: { producer: 'work', input: '{"n":1}' } })

@@ -33,7 +33,7 @@ function parse (text: string, next: () => number): { events: EventSourceMessage[
   return { events, comments, retries }
 }
 
-const RESERVED = ['welcome', 'gap', 'close', 'replaced', 'part', 'open', 'error', 'resume', 'disconnect', 'reset']
+const RESERVED = ['welcome', 'gap', 'close', 'replaced', 'part', 'request', 'open', 'error', 'resume', 'disconnect', 'reset']
 
 t.test('a valid event name and any JSON arrive unchanged, in one event', async t => {
   const seed = chooseSeed(t)

@@ -49,7 +49,9 @@ export class MemoryRuns implements RunStore {
       if (existing.fingerprint !== input.fingerprint) throw new IdempotencyKeyReused()
       return existing
     }
-    if (input.delivery !== undefined) this.#deliveryCount++
+    const { delivery } = input
+    if (delivery?.request !== undefined && !this.#sendTo(delivery.sessionId, { frame: delivery.request })) throw new SessionOver()
+    if (delivery !== undefined) this.#deliveryCount++
     else if (!this.#makeRoom()) return undefined
     const run = new MemoryRun(input, this.#logs.newestPosition, run => new Log(this.#settings.runLog, run, log => { this.#limit.update(log) }))
     this.#byId.set(run.id, run)
@@ -87,7 +89,8 @@ export class MemoryRuns implements RunStore {
       this.#remove(run)
     }
     for (const listener of [...run.listeners]) listener.onEnd()
-    if (run.delivery !== undefined) this.#sendTo(run.delivery.sessionId, { frame: framePartEnd(run.delivery.partPrefix, outcome) })
+    const { sessionId, partPrefix } = run.delivery ?? {}
+    if (sessionId !== undefined && partPrefix !== undefined) this.#sendTo(sessionId, { frame: framePartEnd(partPrefix, outcome) })
     return true
   }
 

@@ -138,7 +138,10 @@ export class RedisNode {
     })
     this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#toPubSubChannel(channel), () => { this.messageQueues.retryAll() })
     this.ownership = new StreamOwnership(this.commandQueue, this.#inbox, this.reducer, settings.resumeTimeout)
-    this.runs = new RedisRuns(settings, this.commandQueue, this.#inbox, this.reducer, runCache)
+    this.runs = new RedisRuns(settings, this.commandQueue, this.#inbox, this.reducer, runCache, sessionId => {
+      const state = this.cache.get(sessionId)
+      return state !== undefined && this.messageQueues.hasFencedHandler(state)
+    })
     this.messageQueues = new MessageQueues(this.commandQueue, {
       mayHandle: () => this.#mayHandle,
       renewLease: () => this.#extendLease(),

@@ -1,5 +1,5 @@
 import { noop } from '../../awaitable.js'
-import { IdempotencyKeyReused, RunExists, RunOver, SessionOver } from '../../errors.js'
+import { IdempotencyKeyReused, RunExists, RunOver, SessionOver, StoreUnavailable } from '../../errors.js'
 import { assertFits, type EntryInput } from '../../log/log.js'
 import { isSessionId } from '../../wire/event-id.js'
 import type { RunInput, RunListener, RunOutcome, RunState } from '../run-state.js'
@@ -30,6 +30,7 @@ export class RedisRuns implements RunStore {
   readonly #commandQueue: CommandQueue
   readonly #inbox: Inbox
   readonly #reducer: Reducer
+  readonly #hasFencedHandler: (sessionId: string) => boolean
   /** The ids of the runs whose producers are in this process, also of those that are being started. */
   readonly #producing = new Set<string>()
   /** The names of the producers of which this process can restart runs. */
@@ -38,18 +39,27 @@ export class RedisRuns implements RunStore {
   /** The ids of the runs that this node is about to restart. */
   readonly #restarting = new Set<string>()
 
-  constructor (settings: StoreSettings, commandQueue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>) {
+  /** `hasFencedHandler`: whether a handler is running for a session that another node may run, too. */
+  constructor (settings: StoreSettings, commandQueue: CommandQueue, inbox: Inbox, reducer: Reducer, cache: StateCache<RunReplica, RunRecord>, hasFencedHandler: (sessionId: string) => boolean) {
     this.#settings = settings
     this.#commandQueue = commandQueue
     this.#inbox = inbox
     this.#reducer = reducer
     this.cache = cache
+    this.#hasFencedHandler = hasFencedHandler
   }
 
   async start (input: RunInput, reuse: Reuse): Promise<RunState | undefined> {
     const { id, fingerprint = '', keep, delivery, restart } = input
+    const { sessionId = '', partPrefix = '', request = '' } = delivery ?? {}
+    if (request !== '') {
+      if (this.#hasFencedHandler(sessionId)) throw new StoreUnavailable()
+      assertFits({ frame: request }, this.#settings.log)
+    }
+    // The request is in the log of the session, so the record of the run need not contain it.
+    const json = JSON.stringify({ ...input, ...delivery !== undefined && { delivery: { ...delivery, request: undefined } } })
     this.#producing.add(id)
-    const { run, value, record } = await this.#execute('run_start', id, formatNameKey(input), JSON.stringify(input), fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [delivery.sessionId, delivery.partPrefix]).catch((error: unknown) => {
+    const { run, value, record } = await this.#execute('run_start', id, formatNameKey(input), json, fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [sessionId, partPrefix, request]).catch((error: unknown) => {
       this.#producing.delete(id)
       // It may have been started.
       if (delivery === undefined) this.#endReliably(id, { status: 'lost' })
@@ -60,6 +70,7 @@ export class RedisRuns implements RunStore {
     else if (restart !== undefined) run.production = record
     if (value === 'exists') throw new RunExists()
     if (value === 'reused') throw new IdempotencyKeyReused()
+    if (value === 'session_over') throw new SessionOver()
     return run
   }
 

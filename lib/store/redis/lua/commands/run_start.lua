@@ -1,9 +1,10 @@
 -- ARGS: token, id, name with the principal, JSON of the input, fingerprint or '', milliseconds to keep the run, which existing
 -- run to return (`running`, `kept`, `never`), the name of the producer of a run that can be restarted or '', and for the run of
--- a delivery the session and the start of the frame of its end.
--- Returns a marked reply with the record of the run, or why there is none: `exists`, `reused` (the fingerprint differs), `full`.
+-- a delivery the session, the start of the frame of its end or '', and the frame of a request to the client or ''.
+-- Returns a marked reply with the record of the run, or why there is none: `exists`, `reused` (the fingerprint differs), `full`,
+-- `session_over`.
 -- Lua does not parse the JSON, so some of its values are also arguments.
-local token, id, name, input, fingerprint, keep, reuse, producer, session, part_prefix = unpack(ARGS)
+local token, id, name, input, fingerprint, keep, reuse, producer, session, part_prefix, request = unpack(ARGS)
 
 if is_retry and redis.call('EXISTS', run_key(id)) == 1 then return marked_reply(token, runs.record(id)) end
 local existing = redis.call('HGET', runs.names, name)
@@ -17,6 +18,7 @@ if existing then
   end
 end
 if session then
+  if request ~= '' and append_to_session(session, request, '') == -1 then return marked_reply(token, 'session_over') end
   redis.call('HSET', run_key(id), 'session', session, 'partPrefix', part_prefix)
 else
   runs.remove_expired()

@@ -42,7 +42,7 @@ function runs.finish (id, owner, outcome, ended_by)
   local end_position = next_position()
   redis.call('HSET', key, 'outcome', outcome, 'endPosition', end_position, 'endedBy', ended_by)
   if session then
-    append_to_session(session, part_prefix .. '"end":' .. outcome .. '}\n\n', '')
+    if part_prefix ~= '' then append_to_session(session, part_prefix .. '"end":' .. outcome .. '}\n\n', '') end
     redis.call('HDEL', runs.names, redis.call('HGET', key, 'name'))
     -- Kept for a minute, so that a retry still finds the outcome.
     redis.call('PEXPIRE', key, 60000)
