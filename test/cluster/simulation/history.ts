@@ -12,7 +12,7 @@ type Step = { readonly after: number } & (
   | { readonly kind: 'publish', readonly channel: string, readonly node: number, readonly count: number, readonly except: number | undefined }
   | { readonly kind: 'broadcast', readonly node: number, readonly except: number | undefined }
   | { readonly kind: 'join' | 'leave', readonly client: number, readonly node: number, readonly channel: string }
-  | { readonly kind: 'update', readonly client: number, readonly node: number }
+  | { readonly kind: 'update' | 'request', readonly client: number, readonly node: number }
   | { readonly kind: 'close', readonly client: number, readonly node: number }
   | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number }
   | { readonly kind: 'move', readonly client: number, readonly node: number, readonly ms: number }
@@ -68,7 +68,7 @@ const LATENCIES = {
 } satisfies Record<string, Latency>
 
 const actions: Array<[kind: Kind, weight: number]> = [
-  ['emit', 8], ['publish', 10], ['broadcast', 4], ['join', 8], ['leave', 5], ['update', 2], ['close', 1], ['message', 9], ['move', 8]
+  ['emit', 8], ['publish', 10], ['broadcast', 4], ['join', 8], ['leave', 5], ['update', 2], ['request', 4], ['close', 1], ['message', 9], ['move', 8]
 ]
 const faults: Array<[kind: Kind, weight: number]> = [
   ['cut', 6], ['block', 8], ['half-open', 2], ['pause', 1], ['crash', 1], ['shutdown', 2], ['restart-redis', 1], ['kill-subscriptions', 1]
@@ -108,6 +108,7 @@ export function createPlan (seed: number): Plan {
       case 'join':
       case 'leave': return { after, kind, client, node, channel }
       case 'update':
+      case 'request':
       case 'close': return { after, kind, client, node }
       case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2) }
       // Later than the clocks of the nodes can differ, by which they order the requests.
@@ -252,6 +253,7 @@ class History {
       await wait('a client had no stream', () => clients.every(client => !client.isActive || client.isConnected))
       await wait('a message had no response', () => model.messages.every(({ resolvedAt }) => resolvedAt < Infinity))
       await wait('an event was not confirmed', () => model.events.every(({ outcome, process }) => outcome !== 'pending' || !process.isAlive))
+      await wait('a request had not settled', () => model.requests.every(({ isSettled, process }) => isSettled || !process.isAlive))
       // The last events show what is missing before them.
       for (const client of clients) if (client.isActive) await confirm('an event', () => this.#emit(this.#liveNode(), client.model))
       for (const channel of CHANNELS) await confirm('an event', () => this.#publish(this.#liveNode(), channel, undefined))
@@ -357,6 +359,13 @@ class History {
         onNode(sessions => {
           const property = `p${++this.#updates}`
           client.model.updates.push(this.model.record({ property }, this.#withSession(sessions, client.model, session => session.update({ [property]: property })), 'update'))
+        })
+        break
+      case 'request':
+        onNode(sessions => {
+          // In a small log, a request can be lost.
+          const timeout = this.#plan.setup.entries === LARGE_LOG ? 0 : 5000
+          this.model.sendRequest(client.model, node.process, n => this.#withSession(sessions, client.model, session => session.request('ask', n, { timeout })))
         })
         break
       case 'close':
@@ -468,11 +477,11 @@ class History {
     return call
   }
 
-  async #withSession (sessions: Sessions | undefined, { sessionId = '' }: ClientModel, run: (session: Session) => Promise<void>): Promise<void> {
+  async #withSession<T> (sessions: Sessions | undefined, { sessionId = '' }: ClientModel, run: (session: Session) => Promise<T>): Promise<T> {
     const session = await sessions?.find(sessionId)
     // It was closed.
     if (session === undefined) throw Object.assign(new Error('There is no such session'), { code: 'SESSION_MISSING' })
-    await run(session)
+    return await run(session)
   }
 }
 

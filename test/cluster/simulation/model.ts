@@ -22,6 +22,15 @@ export interface SentEvent extends Call {
   position: number | undefined
 }
 
+interface RequestModel {
+  readonly n: number
+  readonly client: ClientModel
+  readonly process: { readonly isAlive: boolean }
+  /** How often the client has received it. */
+  handled: number
+  isSettled: boolean
+}
+
 interface Membership extends Call {
   readonly kind: 'join' | 'leave'
   readonly channel: string
@@ -102,6 +111,7 @@ export class Model {
   readonly violations: Violation[] = []
   readonly clients: ClientModel[] = []
   readonly events: SentEvent[] = []
+  readonly requests: RequestModel[] = []
   readonly messages: MessageModel[] = []
   readonly runs: HandlerRun[] = []
   readonly #closeHooks = new Map<string, Array<{ reason: string, process: string, at: number }>>()
@@ -159,6 +169,29 @@ export class Model {
       }
     }).finally(() => { record.settledAt = this.observe() })
     return record
+  }
+
+  /** A process sends a request to a client. It must end with the answer of the client, or with an error that a fault explains. */
+  sendRequest (client: ClientModel, process: RequestModel['process'], send: (n: number) => Promise<unknown>): void {
+    const n = this.requests.length
+    const request: RequestModel = { n, client, process, handled: 0, isSettled: false }
+    this.requests.push(request)
+    send(n).then(answer => {
+      if (answer !== createAnswer(n) || request.handled !== 1) this.fail('request', `request ${n} was handled ${request.handled} times, and got ${String(answer)}`)
+    }, (error: unknown) => {
+      const { code } = error as { code?: string }
+      const isExpected = code === 'FST_SSE_SESSION_OVER' || code === 'SESSION_MISSING' ? client.close !== undefined || client.hasLeft || client.isLost : code === 'FST_SSE_REQUEST_TIMEOUT' && !this.#hasLargeLogs
+      if (!isExpected) this.expectUnavailable(error, `request ${n}`)
+    }).finally(() => { request.isSettled = true })
+  }
+
+  onRequest (client: ClientModel, n: number, position = 0): void {
+    this.observe()
+    const request = this.requests[n]
+    if (request === undefined || request.client !== client || ++request.handled > 1) this.fail('request', `client ${client.index} received request ${n}, the ${request?.handled}. time`)
+    if (client.isClosed) this.fail('after-close', `client ${client.index} received request ${n} after close`)
+    if (position <= client.lastPosition) this.fail('position', `client ${client.index} received request ${n} at ${position} after ${client.lastPosition}`)
+    client.lastPosition = position
   }
 
   /** A process may have been treated as dead by the others since an observation. */
@@ -406,3 +439,6 @@ const describeEvent = ({ n, kind, channel, client, except, outcome }: SentEvent)
   `event ${n} (${outcome}, to ${kind === 'session' ? `client ${client?.index}` : kind === 'channel' ? `channel ${channel}` : 'all'}${except === undefined ? '' : `, not to client ${except.index}`})`
 
 const describeRun = ({ name, process }: HandlerRun): string => `run ${name} on ${process}`
+
+/** The answer of a client to a request. */
+export const createAnswer = (n: number): string => `answer ${n}`

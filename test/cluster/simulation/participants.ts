@@ -11,6 +11,7 @@ import { createSessions } from '../../../lib/sessions/sessions.js'
 import type { Sink, SinkListener } from '../../../lib/stream/response-sink.js'
 import { parseEventId } from '../../../lib/wire/event-id.js'
 import type { ClientModel, MessageModel, Model } from './model.js'
+import { createAnswer } from './model.js'
 import type { Network } from './network.js'
 import { SimulatedProcess, type Scheduler } from './scheduler.js'
 
@@ -193,6 +194,21 @@ export class Node {
       return await Promise.allSettled(await handle())
     } catch (reason) {
       return messages.map(() => ({ status: 'rejected', reason }))
+    }
+  }
+
+  /** Responds to a POST with an answer. Resolves with whether the client should repeat it. */
+  async handleAnswer (sessionId: string, answer: object): Promise<boolean> {
+    const { sessions } = this
+    try {
+      if (sessions === undefined || this.isClosing) throw new StoreUnavailable()
+      const session = await sessions.findCached(sessionId)
+      if (session !== undefined) await sessions.runs.requests.answer(session.id, answer)
+      return false
+    } catch (error) {
+      if ((error as { code?: string }).code === 'FST_SSE_REQUEST_UNKNOWN') return false
+      this.#context.model.expectUnavailable(error, 'an answer')
+      return true
     }
   }
 
@@ -414,6 +430,32 @@ export class Client {
     scheduler.schedule(isReplyLost ? 10 + random() * 300 : REQUEST_TIMEOUT, scheduler.driver, () => { finish([]) })
   }
 
+  /** Answers a request, and repeats the answer until there is a response. */
+  answer (request: string, data: string): void {
+    const { scheduler, random } = this.#context
+    const { sessionId } = this
+    const node = this.chooseNode()
+    if (!this.isActive || sessionId === undefined) return
+    const retry = (): void => { scheduler.schedule(50 + random() * 150, scheduler.driver, () => { this.answer(request, data) }) }
+    if (node === undefined) {
+      retry()
+      return
+    }
+    let isOver = false
+    const finish = (isRepeated: boolean): void => {
+      if (isOver) return
+      isOver = true
+      if (isRepeated) retry()
+    }
+    const isReplyLost = random() < 0.1
+    scheduler.schedule(this.#latency(), node.process, () => {
+      node.handleAnswer(sessionId, { request, data }).then(isRepeated => {
+        if (!isReplyLost) scheduler.schedule(this.#latency(), scheduler.driver, () => { finish(isRepeated) })
+      })
+    })
+    scheduler.schedule(isReplyLost ? 10 + random() * 300 : REQUEST_TIMEOUT, scheduler.driver, () => { finish(true) })
+  }
+
   #watch (sink: ResponseSink): void {
     const { scheduler, random } = this.#context
     scheduler.schedule(20 + random() * 200, scheduler.driver, () => {
@@ -432,6 +474,10 @@ export class Client {
     if (event === 'welcome') {
       this.isConnected = true
       model.onWelcome(this.model, String(parsed.sessionId), parsed.isUnknown === true)
+    } else if (event === 'request') {
+      const n = Number(parsed.data)
+      model.onRequest(this.model, n, position)
+      this.answer(String(parsed.request), createAnswer(n))
     } else model.onEvent(this.model, event, parsed, position)
     if (event === 'close' || event === 'replaced') this.isActive = false
     if (event === 'replaced') model.onReplaced(this.model)
