@@ -137,6 +137,7 @@ t.test('messages for a process are handled once, and calls of processes that hav
   t.equal(ownStream.events.filter(({ event }) => event === 'close').length, 0)
   t.equal((await post(url, callMessage(1, 'wait'), session)).status, 400, 'the first call runs')
   t.match((await find(taken))?.data, { inbox: 'other' })
+  t.equal((await post(url, callMessage(2, 'add', { a: 1, b: 2 }), session)).status, 200, 'the second call does not run')
   t.ok((await find(others))?.data.forwarded, 'not handled by this process')
 
   const errors = [new StoreUnavailable(), new Error('broken')]
