@@ -4,7 +4,7 @@
  * - `hasEventIds`: if event ids are checked; `hasHeartbeats`: if it sends heartbeats; both default to false,
  * - `size ()`: the number of open sessions,
  * - `broadcast (data)`: sends an event to all sessions,
- * - `sendToEach`, `streamTokens`, `streamCount`: only for the workloads that use them,
+ * - `sendToEach`, `streamTokens`, `streamCount`, `closeAll`: only for the workloads that use them,
  * - `cpu ()` and `stop ()`: only if the server is not this process.
  * It echoes each message to the session that sent it, except `graphql-sse` and `nchan`, which receive no messages.
  */

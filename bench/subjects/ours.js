@@ -34,6 +34,7 @@ export async function start ({ keepSessions = false, joinOwnChannel = false, htt
     size: () => sessions.size,
     streamCount: () => sessions.stats().streams,
     broadcast: data => { sessions.broadcast('message', data) },
+    closeAll: () => Promise.all(kept.splice(0).map(session => session.close())),
     sendToEach: data => { for (const session of kept) session.send(data) },
     streamTokens: async (first, count) => { await Promise.all(kept.map(session => session.stream('message', generateTokens(first, count)))) }
   }
