@@ -18,6 +18,11 @@ export interface ChatMessage {
   at: number
 }
 
+export interface Nudged {
+  /** Whether the page is in the foreground. */
+  isVisible: boolean
+}
+
 /** The events and messages that the server and the page exchange. */
 export interface Chat {
   down: {
@@ -33,5 +38,10 @@ export interface Chat {
     enter: (data: { room: string, name: string }) => void
     send: (data: { text: string }) => void
     typing: (data: object) => void
+    /** Nudges the person with this `id`. Returns what their page answers. */
+    nudge: (data: { id: number }) => Nudged
+  }
+  requests: {
+    nudge: (data: { from: string }) => Nudged
   }
 }

@@ -15,6 +15,7 @@ const DAY = 86_400_000
 const textSchema = (/** @type {number} */ maxLength) => ({ type: 'string', minLength: 1, maxLength })
 const enterSchema = { type: 'object', required: ['room', 'name'], properties: { room: { enum: ROOMS }, name: textSchema(24) } }
 const sendSchema = { type: 'object', required: ['text'], properties: { text: textSchema(2000) } }
+const nudgeSchema = { type: 'object', required: ['id'], properties: { id: { type: 'integer' } } }
 
 /**
  * By default, everything is kept in the memory of one process. For several processes, pass a store that they share.
@@ -64,6 +65,15 @@ export default async function chat (app, options) {
   sessions.handle('typing', async session => {
     const person = requirePerson(session)
     await typingIn(person.room).emit('typing', person, { except: session })
+  })
+
+  // Asks the page of a person. Concurrent, so that later messages do not wait for the answer.
+  sessions.handle('nudge', { schema: nudgeSchema, concurrent: true }, async (session, { id }) => {
+    const { name, room } = requirePerson(session)
+    const other = (await sessions.channel(room).sessions()).find(member => personOf(member)?.id === id)
+    if (other === undefined) throw Object.assign(new Error('This person has left'), { statusCode: 404 })
+    const { isVisible } = await other.request('nudge', { from: name }, { timeout: 5000 })
+    return { isVisible: isVisible === true }
   })
 
   /** @type {(event: 'person' | 'left', session: Session, away?: boolean) => Promise<void>} */

@@ -24,6 +24,10 @@ t.test('two tabs see people, typing and messages of their own room only; a close
   t.equal(await ann.locator('#typing').textContent(), '')
   await saveScreenshots(ann, 'chat')
 
+  await bob.locator('#people').getByText('Ann').click()
+  await ann.getByText('Bob has nudged you.').waitFor()
+  await bob.getByText(/Ann has (seen|got) your nudge/).waitFor()
+
   await bob.getByRole('link', { name: 'Kitchen' }).click()
   await bob.getByRole('heading', { name: 'Kitchen' }).waitFor()
   await ann.getByRole('link', { name: 'Kitchen 1' }).waitFor()
@@ -31,7 +35,7 @@ t.test('two tabs see people, typing and messages of their own room only; a close
   await sendAndWait(ann, 'In the Lobby.')
   await sendAndWait(bob, 'In the Kitchen.')
   t.strictSame(await shownMessages(bob), ['In the Kitchen.'])
-  t.strictSame(await shownMessages(ann), ['Is <anybody> here?', 'I am.', 'In the Lobby.'])
+  t.strictSame(await shownMessages(ann), ['Is <anybody> here?', 'I am.', 'Bob has nudged you.', 'In the Lobby.'])
 
   await bob.close()
   await ann.getByRole('link', { name: 'Kitchen 1' }).waitFor({ state: 'detached' })

@@ -1,8 +1,8 @@
 import t, { type Test } from 'tap'
-import { memoryStore, type EmitOptions, type RequestOptions, type Session, type SseSessionsOptions } from '../../lib/index.js'
+import { memoryStore, type Awaitable, type EmitOptions, type RequestOptions, type Reuse, type RunInput, type RunState, type RunStore, type Session, type SseSessionsOptions, type Store, type StoreFactory } from '../../lib/index.js'
 import { deleteSession, openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
 import { serve, type TestServer } from '../support/server.js'
-import { deferred, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 interface Served extends TestServer {
   readonly stream: ClientStream
@@ -193,4 +193,43 @@ t.test('an event that is to be acknowledged has its own name and a field that ot
   t.match(await rejection(session.emit('said', 1, { acknowledged: true, timeout: 1 })), { code: 'FST_SSE_REQUEST_TIMEOUT', message: /the event "said"/ })
   const invalid: unknown[] = [null, { acknowledged: 1 }, { acknowledge: true }, { acknowledged: true, timeout: -1 }]
   for (const options of invalid) await t.rejects(session.emit('said', 1, options as EmitOptions), { code: 'FST_SSE_OPTION_INVALID' }, JSON.stringify(options))
+})
+
+t.test('an answer and a timeout count that come before the store has returned the request, and only the first answer', async t => {
+  const gates = new Map<string, Promise<void>>()
+  const store: StoreFactory = (...args) => {
+    const store = memoryStore(...args) as Store & { runs: RunStore }
+    const { runs } = store
+    const [start, find] = [runs.start.bind(runs), runs.find.bind(runs)]
+    const found = new Map<string, Awaitable<RunState | undefined>>()
+    return Object.assign(store, {
+      runs: Object.assign(runs, {
+        start: async (input: RunInput, reuse: Reuse) => {
+          const state = await start(input, reuse)
+          for (const [event, gate] of gates) if (input.delivery?.request?.includes(`"event":"${event}"`) === true) await gate
+          return state
+        },
+        // As in another process that does not have the end yet.
+        find: (name: string, ...others: [undefined, string?]) => {
+          if (!found.has(name)) found.set(name, find(name, ...others))
+          return found.get(name)
+        }
+      })
+    })
+  }
+  const { session, stream, post } = await serveSession(t, { store })
+  const answered = deferred()
+  gates.set('early', answered.promise)
+  const early = session.request('early')
+  const { request } = await requestOf(stream, 'early')
+  t.match(await post('response', { request, data: 'yes' }), { status: 202 })
+  t.match(await post('response', { request, data: 'no' }), { status: 404, body: { code: 'FST_SSE_REQUEST_UNKNOWN' } })
+  answered.resolve()
+  t.equal(await withTimeout(early, 'the answer'), 'yes')
+  const late = deferred()
+  gates.set('late', late.promise)
+  t.match(await rejection(session.request('late', 1, { timeout: 1 })), { code: 'FST_SSE_REQUEST_TIMEOUT' })
+  late.resolve()
+  const { request: second } = await requestOf(stream, 'late')
+  await waitUntil(async () => (await post('response', { request: second })).status === 404, 'the end of the request')
 })
