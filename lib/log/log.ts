@@ -21,7 +21,11 @@ export interface EntryInput {
   readonly frame: string
   /** Ids of the sessions that do not receive this entry. */
   readonly except?: readonly string[] | undefined
+  /** Replaces the earlier entry of the log with the same key: a stream that has not written that one skips it, and reports no gap. */
+  readonly key?: string | undefined
 }
+
+type Attributes = Pick<EntryInput, 'except' | 'key'>
 
 /** The listener of a log. The store calls it. */
 export interface LogListener {
@@ -36,6 +40,8 @@ export const now = (): number => performance.now()
 const ENTRY_OVERHEAD = 100
 // The memory that the id of an excluded session takes.
 const EXCLUDED_ID_BYTES = 50
+// The memory that a key takes in addition to its text.
+const KEY_OVERHEAD = 200
 
 // A UTF-16 code unit takes at most three bytes in UTF-8.
 const MAX_BYTES_PER_CHARACTER = 3
@@ -70,10 +76,12 @@ export class Log {
   #suffixes: string[] = []
   #sizes: number[] = []
   #times: number[] = []
-  /** Position of an entry → ids of the sessions that do not receive it. */
-  #excluded: Map<number, readonly string[]> | undefined
-  /** Number of these ids. */
-  #excludedCount = 0
+  /** Position of an entry → its attributes, if it has any. */
+  #attributes: Map<number, Attributes> | undefined
+  /** About how much memory the attributes take, in bytes. */
+  #attributesWeight = 0
+  /** Key → position of the entry with it. */
+  #positionByKey: Map<string, number> | undefined
   /** Index of the oldest entry. Those before it are trimmed, but stay in the arrays for a while, because removing the first element of an array moves all others. */
   #first = 0
   #bytes = 0
@@ -97,7 +105,7 @@ export class Log {
 
   /** About how much memory the entries take, in bytes. */
   get weight (): number {
-    return this.#bytes + this.length * ENTRY_OVERHEAD + this.#excludedCount * EXCLUDED_ID_BYTES
+    return this.#bytes + this.length * ENTRY_OVERHEAD + this.#attributesWeight
   }
 
   /** Index after the newest entry. */
@@ -114,7 +122,7 @@ export class Log {
     return index === this.#first ? 0 : this.positionAt(index - 1)
   }
 
-  /** Appends an entry, whose position must be higher than `lastPosition`, and trims what exceeds the bounds. */
+  /** Appends an entry, whose position must be higher than `lastPosition`. Removes the one that it replaces, and trims what exceeds the bounds. */
   push (input: EntryInput, position: number, appendedAt: number): void {
     this.#expire(appendedAt)
     this.#add(input, position, appendedAt)
@@ -127,12 +135,18 @@ export class Log {
   prepend (entries: ReadonlyArray<{ readonly input: EntryInput, readonly position: number, readonly appendedAt: number }>): void {
     const older = new Log(this.bounds, this.listener)
     for (const { input, position, appendedAt } of entries) older.#add(input, position, appendedAt)
-    this.#positions = [...older.#positions, ...this.#positions.slice(this.#first)]
-    this.#suffixes = [...older.#suffixes, ...this.#suffixes.slice(this.#first)]
-    this.#sizes = [...older.#sizes, ...this.#sizes.slice(this.#first)]
-    this.#times = [...older.#times, ...this.#times.slice(this.#first)]
-    if (older.#excluded !== undefined) this.#excluded = new Map([...older.#excluded, ...this.#excluded ?? []])
-    this.#excludedCount += older.#excludedCount
+    for (const [key, position] of older.#positionByKey ?? []) {
+      // A newer entry has replaced it while the older ones were read.
+      if (this.#positionByKey?.has(key) === true) older.#remove(older.#indexOf(position))
+    }
+    const concat = <T>(olderItems: readonly T[], items: readonly T[]): T[] => [...olderItems.slice(older.#first), ...items.slice(this.#first)]
+    this.#positions = concat(older.#positions, this.#positions)
+    this.#suffixes = concat(older.#suffixes, this.#suffixes)
+    this.#sizes = concat(older.#sizes, this.#sizes)
+    this.#times = concat(older.#times, this.#times)
+    this.#attributes = new Map([...older.#attributes ?? [], ...this.#attributes ?? []])
+    this.#attributesWeight += older.#attributesWeight
+    this.#positionByKey = new Map([...older.#positionByKey ?? [], ...this.#positionByKey ?? []])
     this.#first = 0
     this.#bytes += older.#bytes
     this.#trimToBounds()
@@ -219,7 +233,7 @@ export class Log {
 
   /** Whether a session does not receive the entry at a position. */
   isExcluded (position: number, sessionId: string): boolean {
-    return this.#excluded?.get(position)?.includes(sessionId) === true
+    return this.#attributes?.get(position)?.except?.includes(sessionId) === true
   }
 
   /** Records that all entries up to a position are lost. A stream whose cursor is before the position reports a gap. */
@@ -230,7 +244,9 @@ export class Log {
     this.trimReason = reason
   }
 
-  #add ({ frame, except }: EntryInput, position: number, appendedAt: number): void {
+  #add ({ frame, except, key }: EntryInput, position: number, appendedAt: number): void {
+    const replaced = key === undefined ? undefined : this.#positionByKey?.get(key)
+    if (replaced !== undefined) this.#remove(this.#indexOf(replaced))
     const suffix = frameSuffix(position, frame)
     // The suffix is measured, not the frame, because this also makes V8 flatten the string that streams write later.
     const bytes = Buffer.byteLength(suffix) - (suffix.length - frame.length)
@@ -238,10 +254,12 @@ export class Log {
     this.#suffixes.push(suffix)
     this.#sizes.push(bytes)
     this.#times.push(appendedAt)
-    if (except !== undefined) {
-      (this.#excluded ??= new Map()).set(position, except)
-      this.#excludedCount += except.length
+    if (except !== undefined || key !== undefined) {
+      const attributes = { except, key };
+      (this.#attributes ??= new Map()).set(position, attributes)
+      this.#attributesWeight += weighAttributes(attributes)
     }
+    if (key !== undefined) (this.#positionByKey ??= new Map()).set(key, position)
     this.#bytes += bytes
     this.appendedBytes += bytes
   }
@@ -257,12 +275,24 @@ export class Log {
 
   #trim (reason: TrimReason): void {
     const oldest = this.positionAt(this.#first)
-    this.#bytes -= this.#sizes[this.#first] as number
-    this.#suffixes[this.#first++] = ''
-    this.#excludedCount -= this.#excluded?.get(oldest)?.length ?? 0
-    this.#excluded?.delete(oldest)
+    this.#remove(this.#first)
     this.markTrimmed(oldest, reason)
-    // Copies the arrays only when at least half of them is trimmed, so that each entry costs a constant amount of work.
+  }
+
+  /** Returns the index of the entry at a position. */
+  #indexOf (position: number): number {
+    return this.indexAfter(position) - 1
+  }
+
+  #remove (index: number): void {
+    this.#removeAttributes(this.positionAt(index))
+    this.#bytes -= this.#sizes[index] as number
+    if (index > this.#first) {
+      for (const items of [this.#positions, this.#suffixes, this.#sizes, this.#times]) items.splice(index, 1)
+      return
+    }
+    this.#suffixes[this.#first++] = ''
+    // Copies the arrays only when at least half of them is removed, so that each entry costs a constant amount of work.
     if (this.#first >= 32 && this.#first * 2 >= this.end) {
       this.#positions = this.#positions.slice(this.#first)
       this.#suffixes = this.#suffixes.slice(this.#first)
@@ -271,4 +301,16 @@ export class Log {
       this.#first = 0
     }
   }
+
+  #removeAttributes (position: number): void {
+    const attributes = this.#attributes?.get(position)
+    if (attributes === undefined) return
+    this.#attributes?.delete(position)
+    this.#attributesWeight -= weighAttributes(attributes)
+    if (attributes.key !== undefined) this.#positionByKey?.delete(attributes.key)
+  }
+}
+
+function weighAttributes ({ except = [], key }: Attributes): number {
+  return except.length * EXCLUDED_ID_BYTES + (key === undefined ? 0 : KEY_OVERHEAD + key.length)
 }

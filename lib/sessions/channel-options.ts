@@ -1,12 +1,6 @@
 import { assertKeep, assertOptions } from '../assert-options.js'
 import { ChannelInvalid, OptionInvalid, quote } from '../errors.js'
 
-/** Options of the methods that send an event to several sessions. */
-export interface SendOptions {
-  /** The sessions that do not receive the event, usually only that of the sender. Default: none. */
-  readonly except?: { readonly id: string } | ReadonlyArray<{ readonly id: string }> | undefined
-}
-
 /** Options of `channel`. */
 export interface ChannelOptions {
   /**
@@ -37,18 +31,6 @@ export function getHistory (options: JoinOptions): number {
   const { history } = options
   if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${String(history)}`)
   return history
-}
-
-/** Returns the ids of the sessions that do not receive an event. Throws FST_SSE_OPTION_INVALID if the options of `call` are not an object with `except`. */
-export function getExcludedIds (options: SendOptions | undefined, call: string): string[] | undefined {
-  if (options === undefined) return undefined
-  assertOptions(options, ['except'], call, OptionInvalid)
-  const { except } = options
-  const sessions = except === undefined ? [] : [except].flat() as ReadonlyArray<{ readonly id: string }>
-  // `id` shows that a session was passed in place of the options. It would have no effect.
-  const isValid = sessions.every(session => typeof session?.id === 'string') && !('id' in options)
-  if (!isValid) throw new OptionInvalid('Option "except" must be a session, an array of sessions, or objects with their ids: { except: session }')
-  return sessions.length === 0 ? undefined : sessions.map(({ id }) => id)
 }
 
 /** Throws FST_SSE_CHANNEL_INVALID if a value cannot be the name of a channel. */

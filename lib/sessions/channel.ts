@@ -1,8 +1,8 @@
 import { toPromise } from '../awaitable.js'
 import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
-import { frameEvent } from '../wire/frame.js'
-import { assertChannel, getExcludedIds, getKeep, type ChannelOptions, type SendOptions } from './channel-options.js'
+import { assertChannel, getKeep, type ChannelOptions } from './channel-options.js'
+import { createSharedEntry, type SendOptions } from './event-options.js'
 import { forEachSession } from './for-each-session.js'
 import type { Session } from './session.js'
 import type { SessionContext } from './session-stream.js'
@@ -67,7 +67,7 @@ export class Channel {
   }
 
   #emit (event: string, data: unknown, options: SendOptions | undefined, call: string): Promise<void> {
-    return toPromise(() => this.#store.publish(this.name, { frame: frameEvent(event, data), except: getExcludedIds(options, call) }, this.#keep), error => { this.#context.onUnhandled(error, `channel.${call}`, { event, channel: this.name }) })
+    return toPromise(() => this.#store.publish(this.name, createSharedEntry(event, data, options, call), this.#keep), error => { this.#context.onUnhandled(error, `channel.${call}`, { event, channel: this.name }) })
   }
 
   get #store (): Store {

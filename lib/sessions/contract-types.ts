@@ -2,7 +2,8 @@ import type { Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, Payload, Received, RequestAnswer, RequestData, RequestEvent, UpResponse, UpData } from '../contract.js'
 import type { RequestOptions } from '../runs/requests.js'
 import type { Channel } from './channel.js'
-import type { JoinOptions, SendOptions } from './channel-options.js'
+import type { JoinOptions } from './channel-options.js'
+import type { LatestOptions, SendOptions } from './event-options.js'
 import type { HandlerContext } from './handlers.js'
 import type { EmitOptions, Session } from './session.js'
 import type { PrincipalSessions } from './principal-sessions.js'
@@ -12,7 +13,7 @@ import type { PrincipalSessions } from './principal-sessions.js'
 
 /** A session whose events are typed by a contract. It can be used as a `Session`. */
 export interface ContractSession<C extends Contract> extends Session {
-  send (data: DownData<C, 'message'>): Promise<void>
+  send (data: DownData<C, 'message'>, options?: LatestOptions): Promise<void>
   emit<Event extends EmptyDownEvent<C>> (event: Event, data?: undefined, options?: EmitOptions): Promise<void>
   emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: EmitOptions): Promise<void>
   request<Event extends RequestEvent<C>> (event: Event, ...payload: Payload<RequestData<C, Event>, [options?: RequestOptions]>): Promise<RequestAnswer<C, Event>>
@@ -32,9 +33,9 @@ export interface ContractChannel<C extends Contract> extends Channel {
 /** The sessions of a principal, whose events are typed by a contract. It can be used as a `PrincipalSessions`. */
 export interface ContractPrincipalSessions<C extends Contract> extends PrincipalSessions {
   sessions (): Promise<Array<ContractSession<C>>>
-  send (data: DownData<C, 'message'>): Promise<void>
+  send (data: DownData<C, 'message'>, options?: LatestOptions): Promise<void>
   emit<Event extends EmptyDownEvent<C>> (event: Event): Promise<void>
-  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>): Promise<void>
+  emit<Event extends DownEvent<C>> (event: Event, data: DownData<C, Event>, options?: LatestOptions): Promise<void>
 }
 
 /** A handler whose data and response are typed by a contract. If the handler has a schema, and the app a type provider, then `Data` is the type of the schema. */

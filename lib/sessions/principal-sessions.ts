@@ -1,6 +1,6 @@
 import { andThen, toPromise, type Awaitable } from '../awaitable.js'
 import { OptionInvalid, quote } from '../errors.js'
-import { frameEvent } from '../wire/frame.js'
+import { createEntry, type LatestOptions } from './event-options.js'
 import { forEachSession } from './for-each-session.js'
 import { kStream, type Session } from './session.js'
 
@@ -35,18 +35,18 @@ export class PrincipalSessions {
   }
 
   /** Sends the default event, `message`, to each session. Resolves and rejects as {@link emit}. */
-  send (data: unknown): Promise<void> {
-    return this.#emit('message', data, 'send')
+  send (data: unknown, options?: LatestOptions): Promise<void> {
+    return this.#emit('message', data, options, 'of(principal).send')
   }
 
   /**
    * Sends a named event to each session. Resolves when the event is in the logs of all sessions, also if there is none. A session
    * that is opened meanwhile may not receive it. With a shared store, an event that is sent to one of the sessions meanwhile may
-   * arrive first. Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE;
+   * arrive first. Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE;
    * some of the sessions may then have received the event.
    */
-  emit (event: string, data: unknown): Promise<void> {
-    return this.#emit(event, data, 'emit')
+  emit (event: string, data: unknown, options?: LatestOptions): Promise<void> {
+    return this.#emit(event, data, options, 'of(principal).emit')
   }
 
   /** Closes each session, as its method `close` does. Resolves when the `onClose` hooks have run. Rejects with FST_SSE_STORE_UNAVAILABLE. */
@@ -54,11 +54,11 @@ export class PrincipalSessions {
     return toPromise(() => this.#forEach(session => session.close(reason)), error => { this.#context.onUnhandled(error, 'of(principal).close', {}) })
   }
 
-  #emit (event: string, data: unknown, call: string): Promise<void> {
+  #emit (event: string, data: unknown, options: LatestOptions | undefined, call: string): Promise<void> {
     return toPromise(() => {
-      const frame = frameEvent(event, data)
-      return this.#forEach(session => session[kStream].append(frame))
-    }, error => { this.#context.onUnhandled(error, `of(principal).${call}`, { event }) })
+      const entry = createEntry(event, data, options, call)
+      return this.#forEach(session => session[kStream].send(entry))
+    }, error => { this.#context.onUnhandled(error, call, { event }) })
   }
 
   #forEach (call: (session: Session) => Awaitable<void>): Awaitable<void> {

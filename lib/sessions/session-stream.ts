@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Awaitable } from '../awaitable.js'
 import { SessionOver } from '../errors.js'
+import type { EntryInput } from '../log/log.js'
 import type { DeliverySession } from '../runs/deliveries.js'
 import type { RequestOptions } from '../runs/requests.js'
 import { logSafely } from '../safe-log.js'
@@ -160,7 +161,11 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   }
 
   append (frame: string): Awaitable<void> {
-    return this.context.store.send(this.state, { frame })
+    return this.send({ frame })
+  }
+
+  send (entry: EntryInput): Awaitable<void> {
+    return this.context.store.send(this.state, entry)
   }
 
   /** Settles when less than half of what the session's log may keep is unsent, or when the session is closed. */

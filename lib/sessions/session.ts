@@ -10,10 +10,11 @@ import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
 import { assertUserEvent, frameAcknowledgedEvent, frameEvent, frameRequest, parseFrame } from '../wire/frame.js'
 import { assertChannel, getHistory, type JoinOptions } from './channel-options.js'
+import { createEntry, type LatestOptions } from './event-options.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
 /** Options of `session.emit`. */
-export interface EmitOptions extends RequestOptions {
+export interface EmitOptions extends RequestOptions, LatestOptions {
   /** Whether to wait until the client has received the event; the package's client then sends an acknowledgement. `timeout` and `signal` apply only then. Default: `false`, the call resolves when the event is in the log. */
   readonly acknowledged?: boolean
 }
@@ -80,24 +81,25 @@ export class Session {
   }
 
   /** Sends the default event, `message`. Resolves and rejects as {@link emit}. */
-  send (data: unknown): Promise<void> {
-    return this.#emit('message', data, 'session.send')
+  send (data: unknown, options?: LatestOptions): Promise<void> {
+    return this.#emit('message', data, options, 'session.send')
   }
 
   /**
    * Sends a named event. Resolves when the event is in the session's log, even if no client is connected. The client then
    * receives the event once and in order, or a `gap` event. Rejects with FST_SSE_SESSION_OVER, FST_SSE_EVENT_INVALID,
-   * FST_SSE_DATA_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
+   * FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE. You do not have to handle the rejection.
    *
    * With `acknowledged`, resolves when the package's client has received the event. Then it also rejects as {@link request}.
    */
   emit (event: string, data: unknown, options?: EmitOptions): Promise<void> {
-    if (options === undefined) return this.#emit(event, data, 'session.emit')
+    if (options === undefined) return this.#emit(event, data, undefined, 'session.emit')
     return toPromise(() => {
-      assertOptions(options, ['acknowledged', 'timeout', 'signal'], 'emit', OptionInvalid)
-      const { acknowledged = false } = options
+      assertOptions(options, ['acknowledged', 'latest', 'timeout', 'signal'], 'emit', OptionInvalid)
+      const { acknowledged = false, latest = false } = options
       if (typeof acknowledged !== 'boolean') throw new OptionInvalid(`Option "acknowledged" must be true or false; it is ${quote(acknowledged)}`)
-      if (!acknowledged) return this.#stream.append(frameEvent(event, data))
+      if (!acknowledged) return this.#stream.send(createEntry(event, data, { latest }, 'emit'))
+      if (latest !== false) throw new OptionInvalid('Option "latest" must be removed from an event with "acknowledged": a later event may replace it before the client receives it')
       return this.#stream.context.request(this.#stream, `the event ${quote(event)}`, id => frameAcknowledgedEvent(id, event, data), options).then(noop)
     }, this.#reporter('session.emit', event))
   }
@@ -185,8 +187,8 @@ export class Session {
     return toPromise(() => this.#stream.context.close(this, reason), this.#reporter('session.close'))
   }
 
-  #emit (event: string, data: unknown, call: string): Promise<void> {
-    return toPromise(() => this.#stream.append(frameEvent(event, data)), this.#reporter(call, event))
+  #emit (event: string, data: unknown, options: LatestOptions | undefined, call: string): Promise<void> {
+    return toPromise(() => this.#stream.send(createEntry(event, data, options, call)), this.#reporter(call, event))
   }
 
   /** Returns a function that logs the error of a call for whose promise nothing waits. */

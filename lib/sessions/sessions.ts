@@ -12,11 +12,12 @@ import { flushScheduler } from '../stream/flush-scheduler.js'
 import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
-import { frameEvent, frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
+import { frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
 import { AuthorizationCheck, isUnauthorized } from './authorization-check.js'
 import { Channel, type ChannelContext } from './channel.js'
-import { getExcludedIds, type ChannelOptions, type SendOptions } from './channel-options.js'
+import type { ChannelOptions } from './channel-options.js'
 import type { ContractChannel, ContractHandler, ContractPrincipalSessions, ContractSession } from './contract-types.js'
+import { createSharedEntry, type SendOptions } from './event-options.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
 import { kStream, Session } from './session.js'
@@ -133,7 +134,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
    * FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE.
    */
   broadcast (event: string, data: unknown, options?: SendOptions): Promise<void> {
-    return toPromise(() => this.#store.broadcast({ frame: frameEvent(event, data), except: getExcludedIds(options, 'broadcast') }), error => { this.#onUnhandled(error, 'broadcast', { event }) })
+    return toPromise(() => this.#store.broadcast(createSharedEntry(event, data, options, 'broadcast')), error => { this.#onUnhandled(error, 'broadcast', { event }) })
   }
 
   /** Adds a hook; see {@link Hooks}. Throws FST_SSE_HOOK_INVALID for an unknown name. */

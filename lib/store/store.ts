@@ -73,7 +73,8 @@ export interface JoinResult {
  * **Logs.** There is one log per session, one per channel that has members or is kept, and one for broadcasts. A store MUST take all
  * positions from ONE counter: positions are integers from 1, and a later append to any log gets a higher position. The
  * entry MUST be in the log when the call resolves. Two appends that a caller starts one after the other MUST keep their
- * order. A store MUST keep what the bounds of a log allow, MUST record in the log what it trims, and MUST reject with
+ * order. An entry with a key replaces the earlier entry of the log with this key, which does not count as trimmed; `Log.push` does that. A store MUST
+ * keep what the bounds of a log allow, MUST record in the log what it trims, and MUST reject with
  * EntryTooLarge an entry that the bounds can never allow (`assertFits`). It MUST add an entry to the logs of this
  * process before it calls their listeners, and MUST call the listeners after every append. If it detects that it was
  * restored to an earlier state, it MUST mark the entries that may be lost as trimmed (`Log.markTrimmed`), with the reason

@@ -106,7 +106,8 @@ const clientSources = readdirSync(`${root}lib/client`).filter(name => name.endsW
 t.test('the options of injectSession and of a message are documented', t => {
   t.strictSame(table(API, 'fastify-sse-sessions/testing', 'option of `injectSession`').map(nameOf).sort(), membersOf('fastify-sse-sessions/testing', 'InjectSessionOptions').sort())
   t.strictSame(table(API, 'fastify-sse-sessions/fetch', 'option of `resumableFetch`').map(nameOf).sort(), membersOf('fastify-sse-sessions/fetch', 'ResumableFetchOptions').sort())
-  t.strictSame(membersOf('fastify-sse-sessions', 'SendOptions'), ['except'])
+  t.strictSame(membersOf('fastify-sse-sessions', 'SendOptions').sort(), ['except', 'latest'])
+  t.strictSame(membersOf('fastify-sse-sessions', 'LatestOptions'), ['latest'])
   t.strictSame(membersOf('fastify-sse-sessions', 'HandlerOptions'), ['schema', 'handlerTimeout', 'concurrent'])
   t.end()
 })

@@ -47,6 +47,20 @@ t.test('the hooks run', async t => {
   t.strictSame(logged, ['the session has joined', 'the stream is lost', 'the session has left', 'the session is closed'])
 })
 
+t.test('a client that returns receives the latest event of each key', async t => {
+  const served = await serve(t)
+  const { stream, session } = await open(t, served)
+  await session.join('map')
+  stream.destroy()
+  await waitUntil(() => !session.connected, 'the disconnect')
+  const run = (): Promise<unknown> => runFragment(block('docs/server.md', 'latest'), { app: served.app, session })
+  await run()
+  await run()
+  const resumed = await openStream(t, served.url, { headers: { 'last-event-id': stream.events.at(-1)?.id ?? '' } })
+  await resumed.waitFor(({ event }) => event === 'prices')
+  t.strictSame(received(resumed), [['progress', { percent: 40 }], ['position', { who: 'ann', x: 3 }], ['prices', { tea: 2.5 }]])
+})
+
 t.test('a page shows who is in a channel', async t => {
   const served = await serve(t)
   await runFragment(block('docs/server.md', 'presence'), { app: served.app })

@@ -15,11 +15,12 @@ const steps = fc.array(fc.record<StoreStep>({
   except: fc.nat(5),
   node: fc.nat(1),
   history: fc.nat(5),
+  latest: fc.constantFrom(false, false, true, 'a'),
   cursor: fc.oneof(fc.constant(1), fc.double({ min: 0, max: 0.999, noNaN: true }))
 }), { minLength: 20, maxLength: 60, size: 'max' })
 
 testEachStore(t, 'delivers what the model predicts for any sequence of sends, trims, joins, leaves and resumes on any node', async (t, store) => {
-  const counts: Counts = { messages: 0, gaps: 0, replays: 0, moves: 0, history: 0 }
+  const counts: Counts = { messages: 0, gaps: 0, replays: 0, moves: 0, history: 0, replaced: 0 }
   const runs = store.isShared ? 30 : 150
   for (const entries of [2, 1000]) {
     const options = { log: { entries }, channelLog: { entries } }

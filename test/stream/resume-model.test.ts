@@ -15,6 +15,7 @@ const step: fc.Arbitrary<Step> = fc.record({
   except: fc.nat(5),
   cursor: fc.oneof(fc.constantFrom('last', 'last', 'written', 'ahead'), fc.double({ min: 0, max: 0.999, noNaN: true })),
   stalls: fc.constantFrom(false, false, true),
+  latest: fc.constantFrom(false, false, true, 'a'),
   isLarge: fc.constantFrom(false, false, false, false, false, true)
 })
 

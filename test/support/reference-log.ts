@@ -4,11 +4,14 @@ export interface ReferenceEntry {
   readonly position: number
   readonly bytes: number
   readonly appendedAt: number
+  readonly key?: string | undefined
 }
 
 /** A simple and slow model of what a log keeps and trims. Tests compare the real log with it. */
 export class ReferenceLog<Entry extends ReferenceEntry = ReferenceEntry> {
   readonly kept: Entry[] = []
+  /** Entries that were replaced, each with the one that has replaced it. */
+  readonly replaced = new Map<Entry, Entry>()
   readonly trimmed: Array<{ entry: Entry, reason: TrimReason }> = []
   readonly #bounds: LogBounds
 
@@ -22,6 +25,8 @@ export class ReferenceLog<Entry extends ReferenceEntry = ReferenceEntry> {
 
   append (entry: Entry): void {
     this.expire(entry.appendedAt)
+    const index = this.kept.findIndex(({ key }) => key !== undefined && key === entry.key)
+    if (index !== -1) for (const replaced of this.kept.splice(index, 1)) this.replaced.set(replaced, entry)
     this.kept.push(entry)
     while (this.kept.length > this.#bounds.entries) this.#lose('count')
     while (this.bytes > this.#bounds.bytes) this.#lose('bytes')

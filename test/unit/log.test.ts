@@ -108,13 +108,46 @@ t.test('trimming an entry before the trimmed position does not change that posit
   t.match(log, { trimmedPosition: 2, trimReason: 'store', length: 2 })
 })
 
+t.test('an entry replaces the one with the same key, which does not count as trimmed', async t => {
+  const log = createLog({ entries: 3 })
+  for (const [index, key] of [undefined, 'a', 'b', 'a', 'a'].entries()) log.push({ frame: 'xx', key }, index + 1, 0)
+  t.strictSame(listPositions(log), [1, 3, 5])
+  t.match(log, { length: 3, bytes: 6, lastPosition: 5, trimmedPosition: 0 })
+  push(log, 6)
+  push(log, 7)
+  t.match(log, { length: 3, trimmedPosition: 3 })
+  log.push({ frame: 'xx', key: 'b' }, 8, 0)
+  t.strictSame(listPositions(log), [6, 7, 8], 'the key of a trimmed entry is free')
+  log.push({ frame: 'xx', key: 'b' }, 9, 0)
+  t.match(log, { length: 3, trimmedPosition: 5 })
+})
+
+t.test('keys that are not used any more take no memory', async t => {
+  const log = createLog({ entries: 10 })
+  for (let position = 1; position <= 1000; position++) log.push({ frame: 'x', key: `key ${position}` }, position, 0)
+  t.ok(log.weight < 10 * 400, String(log.weight))
+  log.expire(1e9)
+  t.equal(log.weight, 0)
+})
+
+t.test('an older entry that was replaced is not added', async t => {
+  const log = createLog()
+  for (const [key, position] of [['a', 5], ['c', 6]] as const) log.push({ frame: 'x', key }, position, 0)
+  log.prepend([['a', 1], [undefined, 2], ['b', 3]].map(([key, position]) => ({ input: { frame: 'x', key: key as string | undefined }, position: Number(position), appendedAt: 0 })))
+  t.strictSame(listPositions(log), [2, 3, 5, 6])
+  t.match(log, { length: 4, bytes: 4 })
+  for (const [index, key] of ['a', 'b', 'c'].entries()) log.push({ frame: 'x', key }, 7 + index, 0)
+  t.strictSame(listPositions(log), [2, 7, 8, 9])
+})
+
 t.test('after random appends and expiries a log keeps, finds and trims the same entries as a plain array', async t => {
   const bounds = { entries: 40, bytes: 200, age: 60 }
   const steps = fc.array(fc.record({
     skipped: fc.integer({ min: 1, max: 5 }),
     bytes: fc.integer({ min: 1, max: 20 }),
     elapsed: fc.constantFrom(0, 0, 0, 1, 2, 30, 70),
-    callsExpire: fc.boolean()
+    callsExpire: fc.boolean(),
+    key: fc.constantFrom(...Array.from({ length: 40 }, () => undefined), 'a', 'b')
   }), { maxLength: 150, size: 'max' })
   let longLogs = 0
   fc.assert(fc.property(steps, steps => {
@@ -122,15 +155,15 @@ t.test('after random appends and expiries a log keeps, finds and trims the same 
     const naive = new ReferenceLog(bounds)
     let time = 0
     let position = 0
-    for (const { skipped, bytes, elapsed, callsExpire } of steps) {
+    for (const { skipped, bytes, elapsed, callsExpire, key } of steps) {
       time += elapsed
       position += skipped
       if (callsExpire) {
         log.expire(time)
         naive.expire(time)
       }
-      push(log, position, bytes, time)
-      naive.append({ position, bytes, appendedAt: time })
+      log.push({ frame: 'x'.repeat(bytes), key }, position, time)
+      naive.append({ position, bytes, appendedAt: time, key })
       if (naive.kept.length > 16) longLogs++
       const { entry, reason } = naive.trimmed.at(-1) ?? {}
       assert.deepEqual([log.length, log.bytes, log.lastPosition, log.trimmedPosition], [naive.kept.length, naive.bytes, position, entry?.position ?? 0])

@@ -210,11 +210,11 @@ export class RedisStore implements Store {
     else this.#node.reducer.applyChange(state, version, apply)
   }
 
-  async #append (kind: string, name: string, { frame, except = [] }: EntryInput, keep = 0): Promise<number> {
+  async #append (kind: string, name: string, { frame, except = [], key = '' }: EntryInput, keep = 0): Promise<number> {
     const { commandQueue, reducer } = this.#node
-    // Other texts would break the format of the publication.
+    // Other texts would break the format of the publication, as a space in a key would.
     const excluded = except.filter(isSessionId).join(',')
-    const position = Number(await commandQueue.execute('append', kind, name, frame, excluded, keep))
+    const position = Number(await commandQueue.execute('append', kind, name, frame, excluded, keep, encodeURIComponent(key)))
     reducer.highestPosition = Math.max(reducer.highestPosition, position)
     return position
   }

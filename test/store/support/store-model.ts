@@ -18,10 +18,12 @@ export interface StoreStep {
   readonly cursor: number
   /** The number of events that a join returns at most. */
   readonly history: number
+  /** The option `latest` of a message. */
+  readonly latest: boolean | string
 }
 
 /** Counts what happened in all runs, so that a test can assert that each case occurred. */
-export interface Counts { messages: number, gaps: number, replays: number, moves: number, history: number }
+export interface Counts { messages: number, gaps: number, replays: number, moves: number, history: number, replaced: number }
 
 interface Sent {
   readonly n: number
@@ -30,7 +32,7 @@ interface Sent {
   readonly log: ReferenceLog<ModelEntry>
 }
 
-interface ModelEntry { readonly position: number, readonly bytes: number, readonly appendedAt: number }
+interface ModelEntry { readonly position: number, readonly bytes: number, readonly appendedAt: number, readonly key: string | undefined }
 
 interface Client {
   readonly session: Session
@@ -100,19 +102,21 @@ export class StoreModel {
     const node = this.#nodes[index] as Sessions
     const client = this.#clients[step.client]
     const except = this.#clients[step.except]
-    const options = { except: except?.session }
+    const { latest } = step
+    const options = { except: except?.session, latest }
+    const key = latest === false ? undefined : `${String(latest)} except ${step.kind === 'send' ? undefined : except?.session.id}`
     const name = `channel ${step.channel} of ${this.#name}`
     const n = this.#sent.length + 1
     if (step.kind === 'connect') return await this.#connect(step, node, index)
     if (step.kind === 'broadcast') {
       await node.broadcast('message', n, options)
-      return this.#record(n, this.#broadcasts, this.#openClients().filter(({ closed }) => !closed), except)
+      return this.#record(n, this.#broadcasts, this.#openClients().filter(({ closed }) => !closed), except, key)
     }
     if (step.kind === 'publish') {
       const isKept = step.channel === KEPT_CHANNEL
       await node.channel(name, isKept ? { keep: KEEP } : {}).send(n, options)
       const members = this.#openClients().filter(({ channels }) => channels.has(step.channel))
-      if (members.length > 0 || isKept) this.#record(n, this.#channelLog(step.channel), members, except)
+      if (members.length > 0 || isKept) this.#record(n, this.#channelLog(step.channel), members, except, key)
       return
     }
     if (client === undefined || client.closed) return
@@ -125,8 +129,8 @@ export class StoreModel {
     }
     const handle = await findSession(node, client.session)
     if (step.kind === 'send') {
-      await handle.send(n)
-      this.#record(n, client.log, [client], undefined)
+      await handle.send(n, { latest })
+      this.#record(n, client.log, [client], undefined, key)
     } else if (step.kind === 'join') {
       const history = await handle.join(name, { history: step.history })
       if (!client.channels.has(step.channel)) client.channels.set(step.channel, n - 1)
@@ -163,8 +167,10 @@ export class StoreModel {
     return log
   }
 
-  #record (n: number, log: ReferenceLog<ModelEntry>, to: Client[], except: Client | undefined): void {
-    log.append({ position: n, bytes: 1, appendedAt: 0 })
+  #record (n: number, log: ReferenceLog<ModelEntry>, to: Client[], except: Client | undefined, key: string | undefined): void {
+    const { size } = log.replaced
+    log.append({ position: n, bytes: 1, appendedAt: 0, key })
+    this.#counts.replaced += log.replaced.size - size
     this.#sent.push({ n, to: new Set(to), except, log })
   }
 
@@ -205,11 +211,18 @@ export class StoreModel {
     const { stream, since } = client
     if (stream === undefined) return
     const addressed = this.#sent.filter(({ n, to, except }) => n > since && to.has(client) && except !== client)
-    const isLost = ({ n, log }: Sent): boolean => !log.kept.some(({ position }) => position === n)
+    const isKept = ({ n, log }: Sent): boolean => log.kept.some(({ position }) => position === n)
+    const replacementOf = ({ n, log }: Sent): number | undefined => [...log.replaced].find(([{ position }]) => position === n)?.[1].position
+    // Instead of a message that was replaced, the client receives the later one, unless that was not sent to it.
+    const isLost = (sent: Sent): boolean => {
+      const replacement = replacementOf(sent)
+      return !isKept(sent) && (replacement === undefined || this.#sent.some(({ n, to }) => n === replacement && !to.has(client)))
+    }
+    const mayBeMissing = (sent: Sent): boolean => replacementOf(sent) !== undefined
     const isComplete = (): boolean => {
       const events = stream.read()
       const arrived = new Set(stream.messages())
-      const missing = addressed.filter(({ n }) => !arrived.has(n))
+      const missing = addressed.filter(sent => !arrived.has(sent.n) && !mayBeMissing(sent))
       if (missing.some(sent => !isLost(sent))) return false
       return missing.length === 0 || events.some(({ event }) => event === 'gap')
     }
@@ -227,7 +240,7 @@ export class StoreModel {
       } else if (event === 'message') {
         const n = data as number
         assert.ok(n > last, 'messages are received in order and once')
-        const skipped = addressed.filter(sent => sent.n > last && sent.n < n)
+        const skipped = addressed.filter(sent => sent.n > last && sent.n < n && !mayBeMissing(sent))
         if (skipped.length > 0) assert.ok(gap !== undefined, 'a gap is received before what follows skipped messages')
         assert.ok(addressed.some(sent => sent.n === n), 'the message was sent to this client')
         last = n

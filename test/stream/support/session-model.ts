@@ -22,10 +22,12 @@ export interface Step {
   readonly cursor: 'last' | 'written' | 'ahead' | number
   readonly stalls: boolean
   readonly isLarge: boolean
+  /** The option `latest` of a message. */
+  readonly latest: boolean | string
 }
 
 /** Counts what happened in all runs, so that a test can assert that each case occurred. */
-export const counts = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, trims: 0 }
+export const counts = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, trims: 0, replaced: 0 }
 
 interface Sent extends ReferenceEntry {
   readonly data: string
@@ -118,21 +120,22 @@ export class SessionModel {
     const client = this.#clients[step.client]
     const except = this.#clients[step.except]
     const name = `channel ${step.channel}`
-    const options = { except: except?.session }
+    const { latest } = step
+    const options = { except: except?.session, latest }
     if (step.kind === 'turn') return await this.#waitForTurn()
     if (step.kind === 'expire') return this.#advanceTime()
     if (step.kind === 'connect') return await this.#connect(step)
     if (step.kind === 'broadcast') {
       const to = this.#openClients().filter(({ closed }) => !closed)
-      return this.#append(this.#broadcasts, to, except, step.isLarge, data => this.#sessions.broadcast('message', data, options))
+      return this.#append(this.#broadcasts, to, except, step, data => this.#sessions.broadcast('message', data, options))
     }
     if (step.kind === 'emit') {
       const to = this.#members(step.channel)
-      return this.#append(this.#channels.get(step.channel), to, except, step.isLarge, data => this.#sessions.channel(name).send(data, options))
+      return this.#append(this.#channels.get(step.channel), to, except, step, data => this.#sessions.channel(name).send(data, options))
     }
     if (client === undefined) return
     if (step.kind === 'send') {
-      this.#append(client.closed ? undefined : client.log, [client], undefined, step.isLarge, data => client.session.send(data))
+      this.#append(client.closed ? undefined : client.log, [client], undefined, step, data => client.session.send(data, { latest }))
     } else if (step.kind === 'join') {
       client.session.join(name)
       if (client.closed) return
@@ -165,7 +168,7 @@ export class SessionModel {
     if (this.#members(channel).length === 0) this.#channels.delete(channel)
   }
 
-  #append (log: ReferenceLog<Sent> | undefined, to: Client[], except: Client | undefined, isLarge: boolean, send: (data: string) => Promise<void>): void {
+  #append (log: ReferenceLog<Sent> | undefined, to: Client[], except: Client | undefined, { isLarge, latest }: Step, send: (data: string) => Promise<void>): void {
     const head = this.#logs.newestPosition
     const data = `${this.#sent.length}${isLarge ? '.'.repeat(LARGE_DATA_LENGTH) : ''}`
     send(data)
@@ -178,10 +181,11 @@ export class SessionModel {
     assert.equal(this.#logs.newestPosition, position)
     // The append may have flushed streams before it added the entry.
     for (const client of this.#openClients()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
-    const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log }
+    const sent: Sent = { position, bytes, appendedAt: this.#time, data, to: new Set(to), except, log, key: latest === false ? undefined : `${String(latest)} except ${except?.session.id}` }
     const { length } = log.trimmed
     log.append(sent)
     this.#sent.push(sent)
+    if ([...log.replaced.values()].includes(sent)) counts.replaced++
     for (const { entry } of log.trimmed.slice(length)) this.#checkTrimmed(entry)
   }
 
@@ -266,8 +270,8 @@ export class SessionModel {
     const { sink } = client
     if (sink === undefined) return
     const addressed = this.#sentTo(client).filter(({ except }) => except !== client)
-    const expected = addressed.filter(sent => sent.position > client.cursor && !isLost(sent))
-    const unreported = (): Sent[] => addressed.filter(sent => sent.position > Math.max(client.cursor, client.gapReportedThrough) && isLost(sent))
+    const expected = addressed.filter(sent => sent.position > client.cursor && sent.log.kept.includes(sent))
+    const unreported = (): Sent[] => addressed.filter(sent => sent.position > Math.max(client.cursor, client.gapReportedThrough) && isLost(sent, client))
     const ends = events.at(-1)?.event === 'close'
     if (ends) {
       assert.ok(client.closed)
@@ -296,7 +300,7 @@ export class SessionModel {
     const sent = this.#sentTo(client).filter(sent => sent.position > Math.max(client.cursor, client.gapReportedThrough))
     assert.ok(after >= client.cursor)
     assert.deepEqual(sent.filter(sent => sent.position <= after && sent.except !== client), [], 'the gap starts before everything that was lost')
-    const lost = sent.filter(sent => sent.position > after && isLost(sent))
+    const lost = sent.filter(sent => sent.position > after && isLost(sent, client))
     assert.equal(resumedAt, lost.at(-1)?.position, 'the gap ends at the last lost message, and there is one')
     assert.ok(lost.at(-1)?.log.trimmed.some(loss => loss.reason === reason))
     assert.ok(position >= after && position <= resumedAt)
@@ -306,6 +310,10 @@ export class SessionModel {
   }
 }
 
-function isLost (sent: Sent): boolean {
-  return !sent.log.kept.includes(sent)
+/** Whether a message that was sent to a client is lost for it. If it was replaced, the client receives the later message instead, unless that was not sent to it. */
+function isLost (sent: Sent, client: Client): boolean {
+  const { kept, replaced, trimmed } = sent.log
+  if (kept.includes(sent)) return false
+  const replacement = replaced.get(sent)
+  return replacement === undefined || (!replacement.to.has(client) && trimmed.some(({ entry }) => entry.position > sent.position))
 }

@@ -9,6 +9,7 @@ export interface PublishedEntry {
   readonly previous: number
   readonly position: number
   readonly except: readonly string[] | undefined
+  readonly key: string | undefined
   readonly frame: string
 }
 
@@ -55,7 +56,7 @@ export class LogReplica {
   completeFrom = Infinity
   /** The lowest position after which a reader needs the entries. */
   neededFrom = Infinity
-  /** The position of the newest entry that was received; 0 if there is none. `log.lastPosition` can be higher: it includes trimmed entries. */
+  /** The position of the newest entry without a key that was received; 0 if there is none. If Redis has neither it nor a later trimmed position, it has lost data. */
   newestEntryPosition = 0
   #older: TimedEntry[] = []
 
@@ -87,8 +88,7 @@ export class LogReplica {
     const { log } = this
     if (!this.isLive || entry.position <= log.lastPosition) return true
     if (entry.previous > log.lastPosition) return false
-    log.push(entry, entry.position, now())
-    this.newestEntryPosition = entry.position
+    this.#push(entry, entry.position, now())
     log.listener.onAppend()
     return true
   }
@@ -97,9 +97,9 @@ export class LogReplica {
   add ([last, trimmed, trimReason, entries, hasMore]: LogPart, after: number, clockOffset: number): void {
     const { log } = this
     const isLastPart = Number(hasMore) === 0
-    const parsed = entries.map(([id, [, frame = '', , except]]): TimedEntry => {
+    const parsed = entries.map(([id, [, frame = '', , except = '', , key]]): TimedEntry => {
       const position = Number.parseInt(id)
-      return { input: { frame, except: except?.split(',') }, position, appendedAt: Math.min((position - clockOffset) / 1000, now()) }
+      return { input: { frame, except: parseExcept(except), key }, position, appendedAt: Math.min((position - clockOffset) / 1000, now()) }
     })
     if (this.isLive) {
       this.#older.push(...parsed)
@@ -115,8 +115,7 @@ export class LogReplica {
     for (const { input, position, appendedAt } of parsed) {
       // The log was marked as trimmed meanwhile.
       if (position <= log.lastPosition) continue
-      log.push(input, position, appendedAt)
-      this.newestEntryPosition = position
+      this.#push(input, position, appendedAt)
     }
     if (!isLastPart) return
     // After the entries, because a loss can be recorded after entries that were not trimmed.
@@ -150,6 +149,11 @@ export class LogReplica {
     reader.completedLogCount++
   }
 
+  #push (input: EntryInput, position: number, appendedAt: number): void {
+    this.log.push(input, position, appendedAt)
+    if (input.key === undefined) this.newestEntryPosition = position
+  }
+
   #makeWait (reader: LogReader, position: number): void {
     if (!this.waitingReaders.has(reader)) reader.incompleteLogCount++
     this.waitingReaders.set(reader, Math.min(position, this.waitingReaders.get(reader) ?? Infinity))
@@ -157,16 +161,19 @@ export class LogReplica {
   }
 }
 
-/** Parses `<previous> <position>[ <excluded ids, with commas>]\n<frame>` from an index on. */
+/** Parses `<previous> <position> <excluded ids, with commas> <key>\n<frame>` from an index on. */
 export function parseEntry (text: string, from: number): PublishedEntry {
-  const space = text.indexOf(' ', from)
-  const newline = text.indexOf('\n', space)
-  const end = text.indexOf(' ', space + 1)
-  const hasExcept = end !== -1 && end < newline
+  const newline = text.indexOf('\n', from)
+  const [previous, position, except, key] = text.slice(from, newline).split(' ')
   return {
-    previous: Number(text.slice(from, space)),
-    position: Number(text.slice(space + 1, hasExcept ? end : newline)),
-    except: hasExcept && end + 1 < newline ? text.slice(end + 1, newline).split(',') : undefined,
+    previous: Number(previous),
+    position: Number(position),
+    except: parseExcept(except),
+    key: key === '' ? undefined : key,
     frame: text.slice(newline + 1)
   }
+}
+
+function parseExcept (ids = ''): string[] | undefined {
+  return ids === '' ? undefined : ids.split(',')
 }

@@ -429,9 +429,9 @@ export class Reducer extends LogReducer {
       const start = Math.max(range.from, readFrom)
       log.expire(time)
       if (replica.isLive && replica.covers(start) && log.nextPosition(start) > range.to) {
-        // All entries are trimmed. The stream reports the gap because of the trimmed position of the own log.
+        // All entries are trimmed or replaced. The stream reports the gap because of the trimmed position of the own log.
         if (log.trimmedPosition > start) ownLog.log.markTrimmed(Math.min(log.trimmedPosition, range.to), log.trimReason)
-        else ownLog.log.markTrimmed(range.to, 'age')
+        else if (log.lastPosition < range.to) ownLog.log.markTrimmed(range.to, 'age')
         return false
       }
       replicas.add(replica)

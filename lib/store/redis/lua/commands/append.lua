@@ -1,9 +1,9 @@
 -- ARGS: kind of the log (`session`, `channel`, `broadcasts`, `run`), name or id, frame, ids of the excluded sessions, with commas,
--- milliseconds for which to keep the entries of a channel or 0, or the term of a run.
+-- milliseconds for which to keep the entries of a channel or 0, or the term of a run, the key of the entry or ''.
 -- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed,
 -- `run_over` if the run has ended or was restarted, `session_over` if the run delivers items to a session that is closed.
-local kind, name, frame, except = ARGS[1], ARGS[2], ARGS[3], ARGS[4]
-if kind == 'session' then return append_to_session(name, frame, except) end
+local kind, name, frame, except, latest_key = ARGS[1], ARGS[2], ARGS[3], ARGS[4], ARGS[6]
+if kind == 'session' then return append_to_session(name, frame, latest_key) end
 if kind == 'run' then
   local key = run_key(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'outcome', 'readerNodes', 'session', 'term')
@@ -14,9 +14,9 @@ if kind == 'run' then
     return entry_position == -1 and 'session_over' or entry_position
   end
   if is_retry then return last end
-  local entry_position = append(key, RUN_LOG, meta, frame, except)
+  local entry_position = append(key, RUN_LOG, meta, frame, except, '')
   for node in string.gmatch(reader_nodes or '', '[^,]+') do
-    notify(node, 'run_entry ' .. name .. ' ' .. format_integer(last) .. ' ' .. format_integer(entry_position) .. '\n' .. frame)
+    notify(node, 'run_entry ' .. name .. ' ' .. format_entry(last, entry_position, '', '', frame))
   end
   return entry_position
 end
@@ -37,8 +37,8 @@ if kind == 'channel' then
   end
   bounds = channels.bounds(keep)
 end
-local entry_position = append(key, bounds, meta, frame, except)
+local entry_position = append(key, bounds, meta, frame, except, latest_key)
 if keep > 0 then channels.set_ttl(key, true) end
-local text = format_integer(last) .. ' ' .. format_integer(entry_position) .. ' ' .. except .. '\n' .. frame
+local text = format_entry(last, entry_position, except, latest_key, frame)
 if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, format_integer(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
 return entry_position

@@ -5,6 +5,9 @@ redis.call('HSET', key, 'historyStart', position)
 redis.call('HDEL', key, 'keep')
 -- From now on, the log is that of a channel that is not kept.
 local log_ttl = math.ceil(CHANNEL_LOG.age * 1.25) + 5000
-if redis.call('PTTL', key .. ':log') > log_ttl then redis.call('PEXPIRE', key .. ':log', log_ttl) end
+if redis.call('PTTL', key .. ':log') > log_ttl then
+  redis.call('PEXPIRE', key .. ':log', log_ttl)
+  redis.call('PEXPIRE', key .. ':latest', log_ttl)
+end
 if channels.count(key) == 0 then channels.set_ttl_of_log(key) else channels.set_ttl(key, false) end
 return 1

@@ -54,5 +54,5 @@ if deadline ~= '' then
   redis.call('ZADD', closing, lease_clock + LEASE, id)
   redis.call('PEXPIRE', closing, TTL)
 end
-redis.call('UNLINK', key, key .. ':log', key .. ':records', key .. ':record_order', key .. ':queue')
+redis.call('UNLINK', key, key .. ':log', key .. ':latest', key .. ':records', key .. ':record_order', key .. ':queue')
 return { 1, redis.call('HGETALL', expired_key), left_json }

@@ -56,7 +56,7 @@ function channels.create (key, last)
   -- If a channel with this name had entries before, Redis has removed them: all up to the current position count as lost.
   if not last then
     redis.call('HSET', key, 'trimmed', position, 'trimReason', 'age')
-    redis.call('UNLINK', key .. ':log')
+    redis.call('UNLINK', key .. ':log', key .. ':latest')
   end
 end
 

@@ -1,5 +1,5 @@
 -- A log is a Redis stream with its entries, and a hash with their number and size, the newest position, and what was trimmed.
--- The hash also has the other fields of a session, a channel or a run.
+-- The hash also has the other fields of a session, a channel or a run. The hash `:latest` has the position of the entry with each key.
 
 local function log_key (kind, name)
   if kind == 'session' then return session_key(name) end
@@ -15,12 +15,13 @@ local function next_position ()
 end
 
 -- Trims a log to its bounds. Not called for every entry, because the replicas of the nodes enforce the exact bounds.
-local function trim (key, bounds, bytes, previous_last)
-  local log = key .. ':log'
+local function trim (key, bounds, bytes, count, previous_last)
+  local log, latest = key .. ':log', key .. ':latest'
   local length = redis.call('XLEN', log)
-  if length == 1 and previous_last > to_number(redis.call('HGET', key, 'trimmed')) then
+  if length == 1 and count > 1 then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
     redis.call('HSET', key, 'trimmed', previous_last, 'trimReason', 'age')
+    redis.call('UNLINK', latest)
     bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]
   end
   local oldest = NOW - bounds.age * 1000
@@ -35,6 +36,7 @@ local function trim (key, bounds, bytes, previous_last)
       bytes = bytes - #entry[2][2]
       length = length - 1
       trimmed, trim_reason = entry_position, reason
+      if entry[2][6] then redis.call('HDEL', latest, entry[2][6]) end
     end
     if trimmed then redis.call('XTRIM', log, 'MINID', format_integer(trimmed + 1)) end
   end
@@ -42,30 +44,57 @@ local function trim (key, bounds, bytes, previous_last)
   -- Trims again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age` and an
   -- eighth, so that a log in use is trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
-  redis.call('PEXPIRE', log, math.ceil(bounds.age * 1.25) + 5000)
+  local ttl = math.ceil(bounds.age * 1.25) + 5000
+  redis.call('PEXPIRE', log, ttl)
+  redis.call('PEXPIRE', latest, ttl)
 end
 
--- Appends an entry to a log and returns its position. `meta`: last, bytes, count, nextTrimAt.
-local function append (key, bounds, meta, frame, except)
+-- Records the position of the newest entry with a key, and removes the one that it replaces. Returns the size of that one, or nil.
+local function replace (key, latest_key, entry_position)
+  local log, latest = key .. ':log', key .. ':latest'
+  local replaced = redis.call('HGET', latest, latest_key)
+  local entry = replaced and redis.call('XRANGE', log, replaced, replaced)[1]
+  redis.call('HSET', latest, latest_key, format_integer(entry_position))
+  if not entry then
+    redis.call('PEXPIRE', latest, math.max(redis.call('PTTL', log), 1))
+    return nil
+  end
+  redis.call('XDEL', log, entry[1])
+  redis.call('HDEL', key, 'backlogCache')
+  return #entry[2][2]
+end
+
+-- Appends an entry to a log and returns its position. `meta`: last, bytes, count, nextTrimAt. `latest_key`: the key of the entry, or ''.
+local function append (key, bounds, meta, frame, except, latest_key)
   local log = key .. ':log'
   local last, bytes, count = to_number(meta[1]), to_number(meta[2]) + #frame, to_number(meta[3]) + 1
   local entry_position = next_position()
-  if except == '' then redis.call('XADD', log, format_integer(entry_position) .. '-0', 'f', frame)
-  else redis.call('XADD', log, format_integer(entry_position) .. '-0', 'f', frame, 'x', except) end
+  local id = format_integer(entry_position) .. '-0'
+  if latest_key ~= '' then
+    redis.call('XADD', log, id, 'f', frame, 'x', except, 'k', latest_key)
+    local replaced_bytes = replace(key, latest_key, entry_position)
+    if replaced_bytes then bytes, count = bytes - replaced_bytes, count - 1 end
+  elseif except == '' then redis.call('XADD', log, id, 'f', frame)
+  else redis.call('XADD', log, id, 'f', frame, 'x', except) end
   redis.call('HSET', key, 'last', entry_position, 'bytes', bytes, 'count', count)
-  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, last) end
+  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, count, last) end
   return entry_position
 end
 
+-- Formats an entry for a publication, as `parseEntry` reads it.
+local function format_entry (last, entry_position, except, latest_key, frame)
+  return table.concat({ format_integer(last), format_integer(entry_position), except, latest_key }, ' ') .. '\n' .. frame
+end
+
 -- Appends an entry to the log of a session. Returns its position; -1 if the session is closed.
-local function append_to_session (id, frame, except)
+local function append_to_session (id, frame, latest_key)
   local key = session_key(id)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
   local last, owner, close_reason, start_position = to_number(meta[1]), meta[5], meta[6], meta[7]
   if not start_position or close_reason then return -1 end
   if is_retry then return last end
-  local entry_position = append(key, LOG, meta, frame, except)
-  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. format_integer(last) .. ' ' .. format_integer(entry_position) .. '\n' .. frame) end
+  local entry_position = append(key, LOG, meta, frame, '', latest_key)
+  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. format_entry(last, entry_position, '', latest_key, frame)) end
   return entry_position
 end
 
