@@ -275,8 +275,10 @@ class History {
       }
       await wait('a node had streams or channels', () => nodes.every(({ sessions }) => sessions?.stats().streams === 0 && sessions.stats().channels === 0))
       // The others remove a node that has crashed when its lease has ended.
-      const removedAt = Math.max(...nodes.map(({ crashedAt }) => crashedAt)) + this.#plan.setup.lease + MAX_HEARTBEAT_INTERVAL
-      await scheduler.runUntil(() => false, removedAt - scheduler.time)
+      const crashedAt = Math.max(...nodes.map(node => node.crashedAt))
+      // Leases do not end while Redis is unavailable.
+      const removedAt = Math.max(crashedAt, this.#healthyAt) + this.#plan.setup.lease + MAX_HEARTBEAT_INTERVAL
+      if (crashedAt !== -Infinity) await scheduler.runUntil(() => false, removedAt - scheduler.time)
       for (const node of nodes) node.close()
       await wait('a node had not closed', () => nodes.every(node => !node.process.isAlive))
       await this.#checkKeys()

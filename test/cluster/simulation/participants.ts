@@ -40,7 +40,7 @@ export class Node {
   process: SimulatedProcess
   sessions: Sessions | undefined
   isClosing = false
-  /** When it crashed last, in virtual milliseconds. */
+  /** When it crashed last, or closed without Redis, in virtual milliseconds. The others remove it when its lease has ended. */
   crashedAt = -Infinity
   /** When data of Redis arrived last, in virtual milliseconds. */
   #lastReplyAt = 0
@@ -120,6 +120,8 @@ export class Node {
       sessions.close().then(() => {
         scheduler.log('has closed')
         this.checkSilence()
+        // With Redis, it has just received the reply to its last command.
+        if (scheduler.time - this.#lastReplyAt > 10) this.crashedAt = scheduler.time
         this.#disconnect()
         process.isAlive = false
         network.remove(process)
