@@ -9,8 +9,8 @@ export type { SessionOptions }
 
 /**
  * What {@link useSession} returns: the same object until one of its values changes. Its functions, which are those of the
- * session, never change. Call them in effects and event handlers. `on` also works before there is a session; its listeners are
- * added to each session of the component. `send`, `emit` and `request` reject with a {@link ClientError} with code `CLOSED` while
+ * session, never change. Call them in effects and event handlers. `on` and `handle` also work before there is a session: what they
+ * add is added to each session of the component. `send`, `emit` and `request` reject with a {@link ClientError} with code `CLOSED` while
  * the component is not mounted or has no URL.
  */
 export interface SessionHandle<C extends Contract = Contract> extends SessionView<C>, SessionMethods<C> {}

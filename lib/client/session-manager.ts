@@ -14,8 +14,8 @@ export interface SessionView<C extends Contract> {
 }
 
 /** The functions of a session that a component uses. */
-export interface SessionMethods<C extends Contract> extends Pick<ClientSession<C>, 'on' | 'send' | 'emit' | 'request' | 'subscribe' | 'close'> {
-  /** Closes the session, unless it is closed already, and opens a new one. The listeners stay. Does nothing without a URL. */
+export interface SessionMethods<C extends Contract> extends Pick<ClientSession<C>, 'on' | 'handle' | 'send' | 'emit' | 'request' | 'subscribe' | 'close'> {
+  /** Closes the session, unless it is closed already, and opens a new one. The listeners and handlers stay. Does nothing without a URL. */
   reopen: () => void
 }
 
@@ -26,11 +26,11 @@ const STATE_EVENTS = ['open', 'resume', 'reset', 'disconnect', 'close'] as const
 /** The values of a component that has no session. On a server, it never has one. */
 export const INITIAL_VIEW = { state: 'connecting' } as const
 
-/** A listener of the component, which is added to each of its sessions. */
-interface Listener {
-  readonly event: string
-  readonly listener: (data: never) => void
-  remove?: () => void
+/** A listener or a handler of the component, which is added to each of its sessions. */
+interface Registration<C extends Contract> {
+  /** Adds it to a session, and returns the function that removes it. */
+  readonly addTo: (session: ClientSession<C>) => () => void
+  remove?: (() => void) | undefined
 }
 
 /** Owns the session of a component of any framework. */
@@ -41,18 +41,11 @@ export class SessionManager<C extends Contract> {
   #session: ClientSession<C> | undefined
   #generation = 0
   #isRetained = false
-  readonly #listeners = new Set<Listener>()
+  readonly #registrations = new Set<Registration<C>>()
 
   readonly methods: SessionMethods<C> = {
-    on: (event, listener) => {
-      const entry: Listener = { event, listener }
-      this.#listeners.add(entry)
-      this.#addTo(this.#session, entry)
-      return () => {
-        this.#listeners.delete(entry)
-        entry.remove?.()
-      }
-    },
+    on: (event, listener) => this.#register(session => session.on(event, listener)),
+    handle: (event, handler) => this.#register(session => session.handle(event, handler)),
     send: (...payload) => this.#session?.send(...payload) ?? rejectClosed(),
     emit: (...args) => this.#session?.emit(...args) ?? rejectClosed(),
     request: (...args) => this.#session?.request(...args) ?? rejectClosed(),
@@ -84,7 +77,7 @@ export class SessionManager<C extends Contract> {
 
   #replace (url: string | undefined): void {
     // The listeners of the component get no `close` event for a session that the component itself replaces.
-    for (const { remove } of this.#listeners) remove?.()
+    for (const { remove } of this.#registrations) remove?.()
     this.#session?.close()
     this.#session = undefined
     this.#url = undefined
@@ -108,14 +101,20 @@ export class SessionManager<C extends Contract> {
       for await (lastEvent of session) updateView()
     }
     for (const event of STATE_EVENTS) session.on(event, updateView)
-    for (const entry of this.#listeners) this.#addTo(session, entry)
+    for (const registration of this.#registrations) registration.remove = registration.addTo(session)
     // The session also reports this error with its `error` event.
     readEvents().catch(() => {})
     updateView()
   }
 
-  #addTo (session: ClientSession<C> | undefined, entry: Listener): void {
-    entry.remove = session?.on(entry.event as never, entry.listener as never) ?? (() => {})
+  /** Adds a listener or a handler to this session and all later ones. Returns a function that removes it. */
+  #register (addTo: Registration<C>['addTo']): () => void {
+    const registration: Registration<C> = { addTo, remove: this.#session && addTo(this.#session) }
+    this.#registrations.add(registration)
+    return () => {
+      this.#registrations.delete(registration)
+      registration.remove?.()
+    }
   }
 }
 

@@ -12,8 +12,8 @@ export type SessionUrl = string | URL | null | undefined
 
 /**
  * What {@link useSession} returns. Its values are reactive, so read them as properties, without destructuring. Its functions,
- * which are those of the session, never change. `on` also works before there is a session; its listeners are added to each
- * session of the component. `send`, `emit` and `request` reject with a `ClientError` with code `CLOSED` while the component
+ * which are those of the session, never change. `on` and `handle` also work before there is a session: what they add is added
+ * to each session of the component. `send`, `emit` and `request` reject with a `ClientError` with code `CLOSED` while the component
  * is not mounted or has no URL.
  */
 export interface SessionHandle<C extends Contract = Contract> extends SessionView<C>, SessionMethods<C> {}

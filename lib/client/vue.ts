@@ -6,8 +6,8 @@ import { INITIAL_VIEW, SessionManager, type SessionMethods, type SessionOptions,
 export type { SessionOptions }
 
 /**
- * What {@link useSession} returns: refs, and the functions of the session, which never change. `on` also works before there
- * is a session; its listeners are added to each session of the component. `send`, `emit` and `request` reject with a
+ * What {@link useSession} returns: refs, and the functions of the session, which never change. `on` and `handle` also work before there
+ * is a session: what they add is added to each session of the component. `send`, `emit` and `request` reject with a
  * `ClientError` with code `CLOSED` while the component is not mounted or has no URL.
  */
 export interface SessionHandle<C extends Contract = Contract> extends SessionMethods<C> {

@@ -36,7 +36,7 @@ export function createSharedEntry (event: string, data: unknown, options: SendOp
   const except = getExcludedIds(options, call)
   const key = getKey(event, options)
   // The sessions that this event excludes must receive an earlier one that does not exclude them.
-  return { frame, except, key: key === undefined || except === undefined ? key : `${except.join()}\n${key}` }
+  return { frame, except, key: key === undefined || except === undefined ? key : `${except.sort().join()}\n${key}` }
 }
 
 /** Returns the key of an event of which only the latest matters. */

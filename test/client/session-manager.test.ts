@@ -31,3 +31,22 @@ t.test('reopen does nothing without a URL', t => {
   t.strictSame(views, [])
   t.end()
 })
+
+t.test('a handler of the component answers the requests of each of its sessions, until it is removed', async t => {
+  const { app, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  const manager = new SessionManager()
+  t.teardown(() => { manager.open(undefined) })
+  let view: SessionView<Contract> | undefined
+  manager.update({}, newView => { view = newView })
+  const remove = manager.methods.handle('double', n => Number(n) * 2)
+  const ask = async (n: number): Promise<unknown> => {
+    await waitUntil(() => view?.state === 'open', 'the session')
+    return await (await app.sseSessions.find(view?.sessionId ?? ''))?.request('double', n)
+  }
+  manager.open(url)
+  t.equal(await ask(2), 4)
+  manager.methods.reopen()
+  t.equal(await ask(3), 6)
+  remove()
+  await t.rejects(ask(4), { code: 'FST_SSE_REQUEST_UNHANDLED' })
+})

@@ -72,6 +72,16 @@ t.test('an event does not replace one that other sessions receive', async t => {
   t.strictSame((await resumeAfter(t, served, session[kStream].cursor)).slice(1).map(({ data }) => data), [1])
 })
 
+t.test('the order of the sessions that an event excludes has no effect', async t => {
+  const served = await serveSession(t)
+  const { session, sessions, url } = served
+  const excluded = [await openStream(t, url), await openStream(t, url)].map(({ sessionId: id }) => ({ id }))
+  await destroyStream(served)
+  await sessions.broadcast('position', 1, { latest: true, except: excluded })
+  await sessions.broadcast('position', 2, { latest: true, except: [...excluded].reverse() })
+  t.strictSame((await resumeAfter(t, served, session[kStream].cursor)).slice(1).map(({ data }) => data), [2])
+})
+
 t.test('the history of a channel has only the latest', async t => {
   const { session, sessions } = await serveSession(t)
   const room = sessions.channel('room', { keep: 60_000 })
