@@ -31,9 +31,9 @@ export interface SseSessionsOptions {
    */
   principal?: (request: FastifyRequest) => Awaitable<string | null | undefined>
   /**
-   * Returns the time at which the credentials of a request expire, for example those of a token. At the latest time that the requests
-   * of a session have had, a session with a stream is closed with the reason `unauthorized`, at most about a second later. The function is
-   * called after `principal`, for the same requests. `undefined` or `null` changes nothing; a time that has passed fails the request with FST_SSE_UNAUTHORIZED.
+   * Returns the time at which the credentials of a request expire, for example those of a token. The latest time of all requests of a
+   * session applies to the session. At most about a second after it, the session is closed with the reason `unauthorized` if it has a
+   * stream. The function is called after `principal`, for the same requests. `undefined` or `null` changes nothing; a time that has passed fails the request with FST_SSE_UNAUTHORIZED.
    * Default: credentials do not expire.
    */
   expires?: (request: FastifyRequest) => Awaitable<Date | null | undefined>

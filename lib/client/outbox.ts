@@ -121,7 +121,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
 
   const loopOf = (message: Message): Loop => message.loop ?? (message.event === ANSWER_EVENT ? ANSWER_EVENT : concurrent?.includes(message.event) ? message : '')
 
-  /** Returns the next messages of a loop, or adds those of another loop that it has not sent yet to a batch. */
+  /** Returns the next messages of a loop. If a batch of another loop is given, adds those to it that were never sent. */
   const fillBatch = (loop: Loop, batch: Message[] = []): Message[] => {
     const isOther = batch.length > 0
     let characters = batch.reduce((sum, { line }) => sum + line.length, 0)

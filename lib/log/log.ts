@@ -284,6 +284,7 @@ export class Log {
     return this.indexAfter(position) - 1
   }
 
+  /** Removes an entry, and records no loss. */
   #remove (index: number): void {
     this.#removeAttributes(this.positionAt(index))
     this.#bytes -= this.#sizes[index] as number

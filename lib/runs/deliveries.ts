@@ -116,7 +116,7 @@ export class Deliveries {
     return this.start(target, { name, partPrefix }, (state, signal) => this.#sendParts(state, target, input, signal))
   }
 
-  /** Starts the run of a delivery. Resolves with a promise of its outcome. */
+  /** Starts the run of a delivery. Resolves when it has started; `ended` resolves with the outcome. */
   start (target: DeliverySession, input: RunOfDelivery, send: (state: RunState, signal: AbortSignal) => Promise<RunOutcome | undefined>): Awaitable<{ ended: Promise<RunOutcome> }> {
     const { closeSignal, ids, maxDeliveries, getStore, produce } = this.#context
     if (closeSignal.aborted) throw new Closing()

@@ -19,8 +19,8 @@ const MAX_MESSAGE_LENGTH = 1000
 const UNHANDLED = 'UNHANDLED'
 
 /**
- * Sends requests to clients. A request is the run of a delivery without items, which the answer of the client ends, in any
- * process. So if this process fails, another one removes it.
+ * Sends requests to clients. A request is the run of a delivery that has no items. The answer of the client ends the run, in
+ * whichever process it arrives. If this process fails, another one ends the run.
  */
 export class Requests {
   readonly #context: DeliveryContext
@@ -80,11 +80,13 @@ function nameOfRequest (sessionId: string, id: string): string {
 
 /** Resolves with `undefined` when the run has ended, and with its outcome when nobody waits for the answer any more. */
 function waitForEnd (runSignal: AbortSignal, signal: AbortSignal): Promise<RunOutcome | undefined> {
+  // Not `stopped`: a store that is unavailable ends the run later only for other outcomes.
+  const outcome: RunOutcome = { status: 'failed' }
   return new Promise(resolve => {
     runSignal.addEventListener('abort', () => { resolve(undefined) })
-    signal.addEventListener('abort', () => { resolve({ status: 'stopped' }) })
+    signal.addEventListener('abort', () => { resolve(outcome) })
     if (runSignal.aborted) resolve(undefined)
-    else if (signal.aborted) resolve({ status: 'stopped' })
+    else if (signal.aborted) resolve(outcome)
   })
 }
 
@@ -94,7 +96,7 @@ function parseAnswer (message: unknown): Answer & { request: string } {
   if (error === undefined) return { request, data }
   const { code, message: text } = Object(error) as Record<string, unknown>
   if (typeof text !== 'string') throw new AnswerInvalid()
-  // Some errors of browsers have a number.
+  // The code of a DOMException is a number.
   return { request, error: { ...typeof code === 'string' && { code }, message: text.slice(0, MAX_MESSAGE_LENGTH) } }
 }
 

@@ -16,7 +16,10 @@ export function isUnauthorized ({ authorizedUntil = Infinity, closeReason }: Ses
   return authorizedUntil <= Date.now() && closeReason === undefined
 }
 
-/** Closes the sessions with a stream in this process whose clients are not authorized any more. It uses one timer for all sessions, which also works after a change of the clock, and for any time. */
+/**
+ * Closes the sessions with a stream in this process whose clients are not authorized any more. An interval checks all of them,
+ * because a timeout for each session would be late or early after a change of the clock, and is limited to 24 days.
+ */
 export class AuthorizationCheck {
   readonly #streams: Iterable<StreamWriter>
   readonly #close: (session: Session) => Awaitable<void>

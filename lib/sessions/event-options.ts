@@ -35,7 +35,7 @@ export function createSharedEntry (event: string, data: unknown, options: SendOp
   if (options === undefined) return { frame }
   const except = getExcludedIds(options, call)
   const key = getKey(event, options)
-  // The sessions that this event excludes must receive an earlier one that does not exclude them.
+  // With the same key, this event would replace an earlier one that the sessions it excludes have not received yet.
   return { frame, except, key: key === undefined || except === undefined ? key : `${except.sort().join()}\n${key}` }
 }
 

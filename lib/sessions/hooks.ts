@@ -51,8 +51,8 @@ export interface Hooks<S = Session, C = Channel> {
   onGap: (session: S, gap: Gap) => Awaitable<void>
   /**
    * The session is closed. The reason is the argument of `close`, or `expired`, `deleted` (by the client), `refused` (by an
-   * `onOpen` hook), `aborted` (the client disconnected before the `welcome` event), `shutdown`, or `lost` (the store has
-   * lost the session).
+   * `onOpen` hook), `aborted` (the client disconnected before the `welcome` event), `unauthorized` (see the option `expires`),
+   * `evicted` (to make room for another session), `shutdown`, or `lost` (the store has lost the session).
    */
   onClose: (session: S, reason: string) => Awaitable<void>
 }

@@ -56,7 +56,10 @@ export class LogReplica {
   completeFrom = Infinity
   /** The lowest position after which a reader needs the entries. */
   neededFrom = Infinity
-  /** The position of the newest entry without a key that was received; 0 if there is none. If Redis has neither it nor a later trimmed position, it has lost data. */
+  /**
+   * The position of the newest entry without a key that was received; 0 if there is none. If Redis has neither it nor a later trimmed
+   * position, it has lost data. This says nothing about an entry with a key, which a later one may have replaced.
+   */
   newestEntryPosition = 0
   #older: TimedEntry[] = []
 

@@ -1,9 +1,10 @@
 -- ARGS: channel. Drops its history. Returns 1.
 local key = channel_key(ARGS[1])
 if is_retry or redis.call('EXISTS', key) == 0 then return 1 end
-redis.call('HSET', key, 'historyStart', position)
+-- From now on, the log is that of a channel that is not kept. The next append trims it, because the time that was set for the long
+-- bounds may be after the end of the new TTL: the log would expire without a record of the loss.
+redis.call('HSET', key, 'historyStart', position, 'nextTrimAt', 0)
 redis.call('HDEL', key, 'keep')
--- From now on, the log is that of a channel that is not kept.
 local log_ttl = math.ceil(CHANNEL_LOG.age * 1.25) + 5000
 if redis.call('PTTL', key .. ':log') > log_ttl then
   redis.call('PEXPIRE', key .. ':log', log_ttl)

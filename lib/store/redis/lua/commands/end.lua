@@ -46,6 +46,8 @@ if keep then
   redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position, 'closedBy', closed_by)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
+  -- Nothing is appended any more.
+  redis.call('UNLINK', key .. ':latest')
   return { 1, {}, left_json }
 end
 if deadline ~= '' then

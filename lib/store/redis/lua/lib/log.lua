@@ -20,9 +20,11 @@ local function trim (key, bounds, bytes, count, previous_last)
   local length = redis.call('XLEN', log)
   if length == 1 and count > 1 then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
+    local id, fields = unpack(redis.call('XRANGE', log, '-', '+')[1])
     redis.call('HSET', key, 'trimmed', previous_last, 'trimReason', 'age')
     redis.call('UNLINK', latest)
-    bytes = #redis.call('XRANGE', log, '-', '+')[1][2][2]
+    if fields[6] then redis.call('HSET', latest, fields[6], string.match(id, '^%d+')) end
+    bytes = #fields[2]
   end
   local oldest = NOW - bounds.age * 1000
   local trimmed, trim_reason
@@ -56,6 +58,7 @@ local function replace (key, latest_key, entry_position)
   local entry = replaced and redis.call('XRANGE', log, replaced, replaced)[1]
   redis.call('HSET', latest, latest_key, format_integer(entry_position))
   if not entry then
+    -- The hash may be new. If the log is new, too, it has no TTL yet, and `trim`, which follows, sets both.
     redis.call('PEXPIRE', latest, math.max(redis.call('PTTL', log), 1))
     return nil
   end
