@@ -103,11 +103,12 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
   }
 }
 
-/** Records until when the client is authorized, and runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
+/** Runs the `onResume` hooks, and records until when the client is authorized. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, authorizedUntil: number | undefined, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
+    const hookData = session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request))
     await sessions.authorize(session, authorizedUntil)
-    return serializeWelcome(sessions, session, true, session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request)))
+    return serializeWelcome(sessions, session, true, hookData)
   } catch (error) {
     session[kStream].release()
     throw error

@@ -1,6 +1,7 @@
 import { andThen, type Awaitable } from '../awaitable.js'
 import { AnswerInvalid, OptionInvalid, quote, RequestFailed, RequestTimeout, RequestUnhandled, RequestUnknown, StoreUnavailable } from '../errors.js'
 import type { Answer, RunOutcome } from '../store/run-state.js'
+import { isSessionId } from '../wire/event-id.js'
 import { combineSignals } from './combine-signals.js'
 import type { Deliveries, DeliveryContext, DeliverySession } from './deliveries.js'
 
@@ -58,6 +59,8 @@ export class Requests {
   answer (sessionId: string, message: unknown): Awaitable<void> {
     const { request, ...answer } = parseAnswer(message)
     const store = this.#context.getStore()
+    // Other texts can have any length.
+    if (!isSessionId(request)) throw new RequestUnknown()
     return andThen(store.find(nameOfRequest(sessionId, request), undefined, sessionId), state => {
       if (state === undefined) throw new RequestUnknown()
       return andThen(store.end(state, { status: 'finished', answer }), isEnded => { if (!isEnded) throw new RequestUnknown() })

@@ -23,12 +23,14 @@ export function isUnauthorized ({ authorizedUntil = Infinity, closeReason }: Ses
 export class AuthorizationCheck {
   readonly #streams: Iterable<StreamWriter>
   readonly #close: (session: Session) => Awaitable<void>
+  readonly #onError: (error: unknown) => void
   readonly #timer: NodeJS.Timeout
   #isRunning = false
 
-  constructor (streams: Iterable<StreamWriter>, close: (session: Session) => Awaitable<void>) {
+  constructor (streams: Iterable<StreamWriter>, close: (session: Session) => Awaitable<void>, onError: (error: unknown) => void) {
     this.#streams = streams
     this.#close = close
+    this.#onError = onError
     this.#timer = setInterval(() => { this.#check() }, INTERVAL).unref()
   }
 
@@ -43,8 +45,9 @@ export class AuthorizationCheck {
     for (const { owner } of this.#streams) if (owner instanceof SessionStream && isUnauthorized(owner.state)) sessions.push(owner.session as Session)
     try {
       await forEachSession(sessions, this.#close, MAX_CALLS)
-    } catch {
-      // The store is unavailable. The next check tries again.
+    } catch (error) {
+      // The next check tries again.
+      this.#onError(error)
     } finally {
       this.#isRunning = false
     }

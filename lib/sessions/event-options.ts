@@ -7,7 +7,8 @@ import { frameEvent } from '../wire/frame.js'
 export interface LatestOptions {
   /**
    * Whether only the latest event matters, for example a position. The event then replaces the earlier one that was sent with the same
-   * key to the same session or channel, or with `broadcast`: a client that is slow or reconnects does not receive that one, and gets no `gap` event for it. `true`
+   * key to the same session or channel, or with `broadcast`: a client that is slow or reconnects does not receive that one, and gets no `gap` event for it. A session that
+   * has left the channel, or is closed, then receives neither of the two. `true`
    * means that the name of the event is the key; a string of at most 256 bytes is the key itself. Default: `false`, every event is delivered.
    */
   readonly latest?: boolean | string | undefined

@@ -75,7 +75,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#streams = streams
     const frame = heartbeatEvent === undefined ? HEARTBEAT_FRAME : frameHeartbeatEvent(heartbeatEvent)
     this.#heartbeat = new Heartbeat(heartbeatInterval, frame, streams)
-    if (settings.expires !== undefined) this.#authorizationCheck = new AuthorizationCheck(streams, session => this.#closeUnauthorized(session))
+    if (settings.expires !== undefined) {
+      this.#authorizationCheck = new AuthorizationCheck(streams, session => this.#closeUnauthorized(session), error => {
+        logSafely(logger, 'warn', { err: error }, 'sessions whose credentials have expired could not be closed')
+      })
+    }
     this.runs = new Runs(settings, logger, store.runs, {
       createRetryDelay: () => this.createRetryDelay(),
       onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }

@@ -17,7 +17,7 @@ const ID_PATTERN = /^[\w-]{24}$/
 // The id of a session or run and a position, which has at most 11 digits in base 36.
 const EVENT_ID_PATTERN = /^([\w-]{24})\.([0-9a-z]{1,11})$/
 
-/** Generates the ids of sessions and runs: 18 random bytes as base64url. It requests the random bytes for many ids in one call, because a call costs much more than its bytes. */
+/** Generates the ids of sessions, runs and requests: 18 random bytes as base64url. It requests the random bytes for many ids in one call, because a call costs much more than its bytes. */
 export class IdGenerator {
   readonly #buffer = Buffer.alloc(ID_BYTES * IDS_PER_FILL)
   #offset = this.#buffer.length
@@ -37,7 +37,7 @@ export class IdGenerator {
   }
 }
 
-/** Whether a text has the form of the id of a session or run. */
+/** Whether a text has the form of the id of a session, a run or a request. */
 export function isSessionId (text: string): boolean {
   return ID_PATTERN.test(text)
 }

@@ -133,7 +133,9 @@ t.test('only the session of a request can answer it', async t => {
   const other = await openStream(t, url)
   const confirmed = session.request('confirm')
   const { request } = await requestOf(stream, 'confirm')
-  t.match(await postMessage(url, other.sessionId, { request, data: 'mine' }, { event: 'response' }), { status: 404, body: { code: 'FST_SSE_REQUEST_UNKNOWN' } })
+  const code = 'FST_SSE_REQUEST_UNKNOWN'
+  t.match(await postMessage(url, other.sessionId, { request, data: 'mine' }, { event: 'response' }), { status: 404, body: { code } })
+  t.match(await post('response', { request: `${request}x` }), { status: 404, body: { code } })
   await post('response', { request, data: 'yours' })
   t.equal(await withTimeout(confirmed, 'the answer'), 'yours')
 })

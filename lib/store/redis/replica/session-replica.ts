@@ -75,7 +75,8 @@ export class SessionReplica extends SessionState implements LogReader {
     if (record.version < this.version) return false
     this.version = record.version
     this.data = record.data
-    this.authorizedUntil = record.authorizedUntil
+    // Redis may have lost the time.
+    this.authorizedUntil = record.authorizedUntil ?? this.authorizedUntil
     this.channels = record.channels
     this.attachedRemotely = record.owner !== '' && record.owner !== nodeId
     if (this.epoch !== 0) return false
