@@ -117,6 +117,29 @@ t.test('an onClose hook that does not settle delays no other session, and an una
   await assertUnauthorized(t, second)
 })
 
+t.test('a session that is closed while the check closes it has the reason of the first close', async t => {
+  const store = new FlakyStore()
+  const { sessions, url } = await serve(t, { expires, store: store.createStore })
+  const advance = skewClock(t, Date)
+  const stream = await openStream(t, url, { headers: validFor(1) })
+  const session = await sessions.find(stream.sessionId)
+  const reasons: string[] = []
+  sessions.addHook('onClose', (_session, reason) => { reasons.push(reason) })
+  const [called, gate] = [deferred(), deferred()]
+  store.delay = name => {
+    if (name !== 'end') return undefined
+    store.delay = () => undefined
+    called.resolve()
+    return gate.promise
+  }
+  advance(MINUTE)
+  await withTimeout(called.promise, 'the check')
+  await session?.close('left')
+  gate.resolve()
+  await nextEventLoopTurn()
+  t.strictSame(reasons, ['left'])
+})
+
 testEachRedisClient(t, 'the latest time applies, whatever a process knows of the others', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
