@@ -89,7 +89,10 @@ func (s *Session) wait(failures int, response *http.Response) {
 		seconds, _ := strconv.Atoi(response.Header.Get("Retry-After"))
 		after := time.Duration(seconds) * time.Second
 		if date, err := http.ParseTime(response.Header.Get("Retry-After")); err == nil {
-			now, _ := http.ParseTime(response.Header.Get("Date"))
+			now, err := http.ParseTime(response.Header.Get("Date"))
+			if err != nil {
+				now = time.Now()
+			}
 			after = date.Sub(now)
 		}
 		if after > delay {

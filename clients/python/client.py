@@ -1,6 +1,6 @@
 """A client with the standard library. Run `python3 client.py <URL>`, or import `Session`."""
 import http.client, io, json, os, random, socket, sys, threading, time
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import urlsplit
 
 def is_final(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
@@ -61,7 +61,8 @@ class Session:
         delay, after = self.retry + random.uniform(0, min(30, self.retry * 2 ** min(failures, 10))), 0
         if response and 'Retry-After' in response.headers:
             value = response.headers['Retry-After']
-            after = int(value) if value.isdecimal() else (parsedate_to_datetime(value) - parsedate_to_datetime(response.headers['Date'])).total_seconds()
+            now = response.headers.get('Date', formatdate(usegmt=True))
+            after = int(value) if value.isdecimal() else (parsedate_to_datetime(value) - parsedate_to_datetime(now)).total_seconds()
         time.sleep(max(delay, after))
 
     def _read(self, response):
