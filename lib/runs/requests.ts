@@ -83,8 +83,7 @@ function nameOfRequest (sessionId: string, id: string): string {
 
 /** Resolves with `undefined` when the run has ended, and with its outcome when nobody waits for the answer any more. */
 function waitForEnd (runSignal: AbortSignal, signal: AbortSignal): Promise<RunOutcome | undefined> {
-  // Not `stopped`: a store that is unavailable ends the run later only for other outcomes.
-  const outcome: RunOutcome = { status: 'failed' }
+  const outcome: RunOutcome = { status: 'stopped' }
   return new Promise(resolve => {
     runSignal.addEventListener('abort', () => { resolve(undefined) })
     signal.addEventListener('abort', () => { resolve(outcome) })

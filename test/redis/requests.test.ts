@@ -76,6 +76,18 @@ t.test('a node that loses its lease rejects its requests, and their answers are 
   t.match(await rejected, { code: 'FST_SSE_STORE_UNAVAILABLE' })
 })
 
+t.test('a request whose time is over while Redis does not reply ends afterwards', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t, { lease: 60_000 })
+  const { stream, remote } = await openRemoteSession(t, nodeB, nodeA)
+  const rejected = rejection(remote.request('confirm', 1, { timeout: 300 }))
+  await requestId(stream)
+  redis.pause()
+  t.match(await rejected, { code: 'FST_SSE_REQUEST_TIMEOUT' })
+  await waitUntil(() => nodeA.logged().some(({ msg }) => msg === 'the end of a run could not be stored'), 'the log line')
+  redis.resume()
+  await waitUntil(async () => await redis.sendCommand('HLEN', '{sse}:run_names') === 0, 'the end of the request')
+})
+
 t.test('the close of the session on another node rejects the request, and no request is sent to a closed session', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t)
   const { stream, remote } = await openRemoteSession(t, nodeB, nodeA)

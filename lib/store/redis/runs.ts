@@ -112,7 +112,8 @@ export class RedisRuns implements RunStore {
       if (run === undefined) this.#verifyKnown(id)
       return isExecuted(value)
     } catch (error) {
-      if (outcome.status !== 'stopped') this.#endReliably(id, outcome, ...term)
+      // Another node may stop the run later, but nobody else ends a run whose producer has ended.
+      if (outcome.status !== 'stopped' || this.#producing.has(id)) this.#endReliably(id, outcome, ...term)
       throw error
     }
   }
