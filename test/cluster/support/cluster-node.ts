@@ -198,6 +198,7 @@ process.once('SIGTERM', async () => {
   await disconnect()
   process.removeAllListeners('disconnect')
   process.disconnect()
+  setTimeout(() => { console.error(`Node ${process.pid} does not exit because of ${process.getActiveResourcesInfo().join(', ')}`) }, 10_000).unref()
 })
 
 await app.listen({ port: 0, host: '127.0.0.1' })

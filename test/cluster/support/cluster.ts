@@ -129,7 +129,7 @@ export class ClusterNode {
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null
     const exited = once(child, 'exit') as Promise<[number | null]>
     child.kill(signal)
-    return (await withTimeout(exited, 'the exit of a node'))[0]
+    return (await withTimeout(exited, `the exit of process ${child.pid}`))[0]
   }
 
   #record (pid: number, { session, data, at, phase }: HandlerEvent): void {
