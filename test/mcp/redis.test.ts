@@ -20,10 +20,10 @@ import { serveMcp, serverWith, text } from './support/server.js'
 const PING = { jsonrpc: '2.0', id: 1, method: 'ping' }
 
 /** Starts a node in this process. */
-async function startNode (t: import('tap').Test, redis: RedisServer, options: Partial<McpOptions> = {}): Promise<{ app: FastifyInstance, url: string }> {
+async function startNode (t: import('tap').Test, redis: RedisServer, options: Partial<McpOptions> = {}, lease = 1000): Promise<{ app: FastifyInstance, url: string }> {
   const client = new Redis({ port: redis.port, host: '127.0.0.1' })
   client.on('error', () => {})
-  const node = await serveMcp(t, { store: redisStore({ client, lease: 1000 }), ...options }, undefined, { return503OnClosing: false })
+  const node = await serveMcp(t, { store: redisStore({ client, lease }), ...options }, undefined, { return503OnClosing: false })
   t.teardown(() => { client.disconnect() })
   return node
 }
@@ -142,7 +142,8 @@ t.test('messages that are lost on their way to another node are passed again', n
 
 t.test('many large messages without a request do not end the calls of another node', needsRedis, async t => {
   const redis = await startRedis(t)
-  const [first, second] = [await startNode(t, redis), await startNode(t, redis)]
+  // The messages block this process, so a short lease could end.
+  const [first, second] = [await startNode(t, redis, {}, 30_000), await startNode(t, redis, {}, 30_000)]
   const [session, other] = [await startSession(first.url), await startSession(first.url)]
   const waiting = await post(first.url, callMessage(1, 'wait'), session)
   const large = { jsonrpc: '2.0', method: 'notifications/progress', params: { progressToken: 'x'.repeat(900_000), progress: 1 } }
