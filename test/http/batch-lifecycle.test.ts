@@ -4,9 +4,12 @@ import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
+import { memoryStore, type StoreFactory } from '../../lib/index.js'
+import type { QueuedMessage } from '../../lib/store/message-queue.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
 import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { deferred, waitUntil } from '../support/wait.js'
 
 // Fastify handles each message of a batch like a single POST.
 
@@ -24,6 +27,43 @@ async function serveSession (t: Test, options: Parameters<typeof serve>[1] = {},
     postMessage(served.url, sessionId, lines.map(line => JSON.stringify(line)).join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
   return { ...served, sessionId, postBatch }
 }
+
+t.test('a message that is handled while close() stops to wait for its batch keeps its own response', async t => {
+  const results: unknown[] = []
+  const record = (message: QueuedMessage): QueuedMessage => ({
+    ...message,
+    handle: async () => {
+      const result = await message.handle()
+      results.push(result)
+      return result
+    }
+  })
+  const store: StoreFactory = async (...args) => {
+    const store = await memoryStore(...args)
+    const messageQueue = store.messageQueue.bind(store)
+    return Object.assign(store, {
+      messageQueue: (...args: Parameters<typeof messageQueue>) => {
+        const queue = messageQueue(...args)
+        return { enqueue: (message: QueuedMessage) => queue.enqueue(message), enqueueAll: (messages: readonly QueuedMessage[]) => queue.enqueueAll(messages.map(record)) }
+      }
+    })
+  }
+  const { app, sessions, postBatch } = await serveSession(t, { closeTimeout: 50, store })
+  const [called, gate] = [deferred(), deferred()]
+  sessions.handle('wait', async () => {
+    called.resolve()
+    await gate.promise
+    return 'done'
+  })
+  const response = postBatch({ event: 'wait', id: 'a' })
+  await called.promise
+  const closed = app.close()
+  t.match(await response, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+  gate.resolve()
+  await waitUntil(() => results.length === 1, 'the result')
+  t.match(results, [{ status: 200, body: 'done' }])
+  await closed
+})
 
 t.test("errors of a batch's messages reach the onError hooks and the error handler of the app, and are logged once", async t => {
   const lines: Array<{ level: number, reqId?: string, msg: string, err?: { message: string } }> = []
