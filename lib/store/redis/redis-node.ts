@@ -30,7 +30,7 @@ type HeartbeatReply = readonly [time: string, position: string, rollbackPosition
 
 // Milliseconds after which another connection is opened if the client library does not succeed in reconnecting. The library waits
 // forever for a server that accepts a connection and never replies.
-const RECONNECT_TIMEOUT = 10_000
+const RECONNECT_TIMEOUT = 5000
 /** Milliseconds for which a comparison of the clocks is used if later ones are less exact. */
 const CLOCK_COMPARISON_AGE = 30_000
 // How long a node stays fenced before it aborts its streams, so that their clients reconnect to another node.

@@ -302,5 +302,15 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 1.0211968626827002, kind: 'close', client: 0, node: 1 },
       { after: 0.1496907901018858, kind: 'kill-subscriptions' }
     ]
+  },
+  {
+    title: 'both connections of a node are half open, the one for commands since its handshake',
+    setup: { seed: 60002826, lease: 2500, libraries: ['redis', 'ioredis', 'ioredis'], entries: 1000, latency: 'long', clients: 3, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 0.38592036068439484, kind: 'cut', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 118.44125906936824, kind: 'request', client: 2, node: 1 },
+      { after: 3.1840159883722663, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 2.9999396400526166, kind: 'half-open', node: 2, connection: 'subscription', refusedFor: 0 }
+    ]
   }
 ]
