@@ -76,11 +76,9 @@ export class Log {
   #suffixes: string[] = []
   #sizes: number[] = []
   #times: number[] = []
-  /** Position of an entry → its attributes, if it has any. */
-  #attributes: Map<number, Attributes> | undefined
+  #attributesByPosition: Map<number, Attributes> | undefined
   /** About how much memory the attributes take, in bytes. */
   #attributesWeight = 0
-  /** Key → position of the entry with it. */
   #positionByKey: Map<string, number> | undefined
   /** Index of the oldest entry. Those before it are trimmed, but stay in the arrays for a while, because removing the first element of an array moves all others. */
   #first = 0
@@ -144,7 +142,7 @@ export class Log {
     this.#suffixes = concat(older.#suffixes, this.#suffixes)
     this.#sizes = concat(older.#sizes, this.#sizes)
     this.#times = concat(older.#times, this.#times)
-    this.#attributes = new Map([...older.#attributes ?? [], ...this.#attributes ?? []])
+    this.#attributesByPosition = new Map([...older.#attributesByPosition ?? [], ...this.#attributesByPosition ?? []])
     this.#attributesWeight += older.#attributesWeight
     this.#positionByKey = new Map([...older.#positionByKey ?? [], ...this.#positionByKey ?? []])
     this.#first = 0
@@ -233,7 +231,7 @@ export class Log {
 
   /** Whether a session does not receive the entry at a position. */
   isExcluded (position: number, sessionId: string): boolean {
-    return this.#attributes?.get(position)?.except?.includes(sessionId) === true
+    return this.#attributesByPosition?.get(position)?.except?.includes(sessionId) === true
   }
 
   /** Records that all entries up to a position are lost. A stream whose cursor is before the position reports a gap. */
@@ -256,7 +254,7 @@ export class Log {
     this.#times.push(appendedAt)
     if (except !== undefined || key !== undefined) {
       const attributes = { except, key };
-      (this.#attributes ??= new Map()).set(position, attributes)
+      (this.#attributesByPosition ??= new Map()).set(position, attributes)
       this.#attributesWeight += weighAttributes(attributes)
     }
     if (key !== undefined) (this.#positionByKey ??= new Map()).set(key, position)
@@ -304,9 +302,9 @@ export class Log {
   }
 
   #removeAttributes (position: number): void {
-    const attributes = this.#attributes?.get(position)
+    const attributes = this.#attributesByPosition?.get(position)
     if (attributes === undefined) return
-    this.#attributes?.delete(position)
+    this.#attributesByPosition?.delete(position)
     this.#attributesWeight -= weighAttributes(attributes)
     if (attributes.key !== undefined) this.#positionByKey?.delete(attributes.key)
   }
