@@ -140,6 +140,29 @@ t.test('a session that is closed while the check closes it has the reason of the
   t.strictSame(reasons, ['left'])
 })
 
+t.test('newer credentials that arrive during the check keep the session open', async t => {
+  const store = new FlakyStore()
+  const { url } = await serve(t, { expires, store: store.createStore })
+  const advance = skewClock(t, Date)
+  const { sessionId, events } = await openStream(t, url, { headers: validFor(1) })
+  const [called, gate] = [deferred(), deferred()]
+  store.delay = name => {
+    if (name !== 'find') return undefined
+    store.delay = () => undefined
+    called.resolve()
+    return gate.promise
+  }
+  advance(MINUTE)
+  await withTimeout(called.promise, 'the check')
+  assertErrorResponse(t, await postMessage(url, sessionId, { text: 'old' }, { headers: validFor(0) }), 401, 'FST_SSE_UNAUTHORIZED')
+  t.equal((await postMessage(url, sessionId, { text: 'new' }, { headers: validFor(1) })).status, 201)
+  gate.resolve()
+  await nextEventLoopTurn()
+  t.equal((await postMessage(url, sessionId, { text: 'newer' }, { headers: validFor(1) })).status, 201)
+  await waitUntil(() => events.length === 3, 'both messages')
+  t.strictSame(events.slice(1).map(({ data }) => (data as { text: string }).text), ['Data received: new', 'Data received: newer'])
+})
+
 testEachRedisClient(t, 'the latest time applies, whatever a process knows of the others', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
