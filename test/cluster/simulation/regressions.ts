@@ -312,5 +312,20 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 3.1840159883722663, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 },
       { after: 2.9999396400526166, kind: 'half-open', node: 2, connection: 'subscription', refusedFor: 0 }
     ]
+  },
+  {
+    title: 'the reply with which a node has acquired a stream is applied after the one that closed the session',
+    setup: { seed: 70000284, lease: 2500, libraries: ['ioredis', 'redis', 'ioredis'], entries: 1000, latency: 'long', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1.8051406936720014, kind: 'cut', node: 1, connection: 'commands', refusedFor: 0 },
+      { after: 2.969977792352438, kind: 'move', client: 0, node: 1, ms: 38.02508267108351 },
+      { after: 3.7486035777255893, kind: 'broadcast', node: 2, except: undefined },
+      { after: 2.701557097956538, kind: 'join', client: 0, node: 1, channel: 'a' },
+      { after: 3.2583327861502767, kind: 'restart-redis', ms: 393.99342622607946 },
+      { after: 66.89339303411543, kind: 'cut', node: 2, connection: 'subscription', refusedFor: 713.5795886814594 },
+      { after: 0.6089895060285926, kind: 'cut', node: 2, connection: 'subscription', refusedFor: 0 },
+      { after: 0.11770918872207403, kind: 'pause', node: 0, ms: 339.70447465777397 },
+      { after: 1.4491018019616604, kind: 'close', client: 0, node: 1 }
+    ]
   }
 ]
