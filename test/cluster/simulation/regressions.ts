@@ -327,5 +327,31 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 0.11770918872207403, kind: 'pause', node: 0, ms: 339.70447465777397 },
       { after: 1.4491018019616604, kind: 'close', client: 0, node: 1 }
     ]
+  },
+  {
+    title: 'a node closes while it starts a request, and is the last one',
+    setup: { seed: 71011489, lease: 1500, libraries: ['redis', 'redis', 'ioredis'], entries: 5, latency: 'medium', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.824900728650391, kind: 'block', node: 0, connection: 'subscription', direction: 'down', ms: 342.6003732904792 },
+      { after: 0.7502997368574142, kind: 'join', client: 0, node: 0, channel: 'a' },
+      { after: 0.6522965617477894, kind: 'cut', node: 2, connection: 'subscription', refusedFor: 0 },
+      { after: 3.102304495871067, kind: 'update', client: 0, node: 2 },
+      { after: 1.7613067831844091, kind: 'broadcast', node: 2, except: 0 },
+      { after: 63.281100848689675, kind: 'emit', client: 0, node: 0, count: 3 },
+      { after: 189.6603174507618, kind: 'move', client: 0, node: 0, ms: 1.054663420887664 },
+      { after: 42.03388295136392, kind: 'join', client: 0, node: 1, channel: 'b' },
+      { after: 2.9205954084172845, kind: 'request', client: 0, node: 1 },
+      { after: 59.77645376697183, kind: 'move', client: 0, node: 2, ms: 0.2214882276020944 },
+      { after: 3.8314363760873675, kind: 'move', client: 0, node: 2, ms: 20.64855326898396 },
+      { after: 1.9894465915858746, kind: 'close', client: 0, node: 1 },
+      { after: 1.3891997449100018, kind: 'update', client: 0, node: 1 },
+      { after: 2.87988871242851, kind: 'request', client: 0, node: 2 },
+      { after: 1.2605915069580078, kind: 'broadcast', node: 1, except: undefined },
+      { after: 1.1700118593871593, kind: 'message', client: 0, node: 2, count: 1, hasKey: false, duration: 74.49875883758068, repeats: 0 },
+      { after: 3.327379330061376, kind: 'half-open', node: 2, connection: 'subscription', refusedFor: 0 },
+      { after: 169.8042542207986, kind: 'publish', channel: 'b', node: 1, count: 1, except: 0 },
+      { after: 2.2459722384810448, kind: 'move', client: 0, node: 1, ms: 189.5367349497974 },
+      { after: 1.5565121890977025, kind: 'request', client: 0, node: 2 }
+    ]
   }
 ]
