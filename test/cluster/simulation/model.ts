@@ -338,12 +338,15 @@ export class Model {
   /** Compares the members of a channel that a node finds with the confirmed calls. */
   checkMembers (process: string, channel: string, sessionIds: readonly string[], count: number): void {
     const now = this.observe()
-    if (count !== sessionIds.length) this.fail('members', `${process} counts ${count} members of ${channel}, but lists ${sessionIds.join(', ')}`)
+    let isKnown = true
     for (const client of this.clients) {
       if (client.sessionId === undefined || client.isLost || client.close !== undefined) continue
       const expected = this.#isMember({ channel, startedAt: now, settledAt: now }, client)
-      if (expected !== 'maybe' && (expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
+      if (expected === 'maybe') isKnown = false
+      else if ((expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
     }
+    // Otherwise, a member may join or leave between the two calls.
+    if (isKnown && count !== sessionIds.length) this.fail('members', `${process} counts ${count} members of ${channel}, but lists ${sessionIds.join(', ')}`)
   }
 
   /** Checks all guarantees that can be checked only at the end. */
