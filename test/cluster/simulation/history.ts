@@ -293,8 +293,10 @@ class History {
     for (const name of CHANNELS) {
       for (const node of this.#nodes) {
         let members: readonly [sessions: Session[], count: number] | undefined
+        let startedAt = 0
         this.#scheduler.schedule(0, node.process, () => {
           const read = (): void => {
+            startedAt = this.model.observe()
             const channel = node.sessions?.channel(name)
             Promise.all([channel?.sessions() ?? [], channel?.count() ?? 0]).then(read => { members = read }, () => { this.#scheduler.schedule(50, node.process, read) })
           }
@@ -302,7 +304,7 @@ class History {
         })
         await wait('the members of a channel were not found', () => members !== undefined)
         const [sessions, count] = members ?? [[], 0]
-        this.model.checkMembers(node.process.name, name, sessions.map(({ id }) => id), count)
+        this.model.checkMembers(node.process.name, name, sessions.map(({ id }) => id), count, startedAt)
       }
     }
     for (const { model: client, isActive, sessionId = '' } of this.#clients) {

@@ -335,13 +335,13 @@ export class Model {
     }
   }
 
-  /** Compares the members of a channel that a node finds with the confirmed calls. */
-  checkMembers (process: string, channel: string, sessionIds: readonly string[], count: number): void {
-    const now = this.observe()
+  /** Compares the members of a channel that a node finds with the confirmed calls. `startedAt` is the observation at which it began to search. */
+  checkMembers (process: string, channel: string, sessionIds: readonly string[], count: number, startedAt: number): void {
+    const settledAt = this.observe()
     let isKnown = true
     for (const client of this.clients) {
       if (client.sessionId === undefined || client.isLost || client.close !== undefined) continue
-      const expected = this.#isMember({ channel, startedAt: now, settledAt: now }, client)
+      const expected = this.#isMember({ channel, startedAt, settledAt }, client)
       if (expected === 'maybe') isKnown = false
       else if ((expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
     }
