@@ -35,6 +35,22 @@ async function spawnNode (t: import('tap').Test, redis: RedisServer): Promise<{ 
   return { url, node }
 }
 
+/** Reads a response until its text matches a pattern. Resolves with the text, and with a function that reads the rest. */
+async function readUntil ({ body }: Response, pattern: RegExp): Promise<{ text: string, readRest: () => Promise<string> }> {
+  const reader = (body as ReadableStream<Uint8Array>).getReader()
+  const decoder = new TextDecoder()
+  const read = async (isComplete: (text: string) => boolean): Promise<string> => {
+    let text = ''
+    while (!isComplete(text)) {
+      const { done, value } = await reader.read()
+      if (done) break
+      text += decoder.decode(value, { stream: true })
+    }
+    return text
+  }
+  return { text: await read(text => pattern.test(text)), readRest: () => read(() => false) }
+}
+
 /** Connects the official client, which sends its requests to each node in turn. */
 async function connectRoundRobin (t: import('tap').Test, urls: readonly string[], client: Client): Promise<StreamableHTTPClientTransport> {
   let count = 0
@@ -95,12 +111,14 @@ t.test('when the node that runs a call is killed, the client gets an error withi
   const { url: second } = await startNode(t, redis)
   const session = await startSession(first)
   // One stream from each node.
-  const [own, forwarded] = await Promise.all([post(first, callMessage(1, 'wait'), session), post(second, callMessage(2, 'wait'), session)])
-  const [, lastEventId = ''] = /^id: (\S+)$/m.exec(new TextDecoder().decode((await own.body?.getReader().read())?.value)) ?? []
+  const calls = [post(first, callMessage(1, 'begin'), session), post(second, callMessage(2, 'begin'), session)] as const
+  // If it has not begun, another node runs the call.
+  const [own, forwarded] = await withTimeout(Promise.all([readUntil(await calls[0], /begun/), readUntil(await calls[1], /begun/)]), 'the calls to begin')
+  const [, lastEventId = ''] = /^id: (\S+)$/m.exec(own.text) ?? []
   const killedAt = performance.now()
   await node.kill()
   const resumed = fetch(second, { headers: { ...session, 'last-event-id': lastEventId } }).then(response => response.text())
-  t.match(await withTimeout(forwarded.text(), 'the error'), /"id":2,"error":\{"code":-32603[^]*event: close/)
+  t.match(await withTimeout(forwarded.readRest(), 'the error'), /"id":2,"error":\{"code":-32603[^]*event: close/)
   t.match(await withTimeout(resumed, 'the error'), /"id":1,"error":\{"code":-32603[^]*event: close/)
   const duration = performance.now() - killedAt
   t.ok(duration < 2000, `${Math.round(duration)} ms`)

@@ -8,6 +8,11 @@ import { serverWith, text } from './server.js'
 const client = new Redis({ port: Number(process.env.REDIS_PORT), host: '127.0.0.1' })
 const { server } = serverWith(server => {
   server.registerTool('increment', {}, async () => text(String(await client.incr('count'))))
+  // Sends a message, and never ends.
+  server.registerTool('begin', {}, async ({ sendNotification }) => {
+    await sendNotification({ method: 'notifications/message', params: { level: 'info', data: 'begun' } })
+    return await new Promise(() => {})
+  })
 })
 const app = Fastify()
 await app.register(mcp, { server, store: redisStore({ client, lease: 1000 }), retry: 1 })
