@@ -58,7 +58,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
   const random = createRandom(seed)
   const below = (limit: number): number => Math.floor(random() * limit)
   const choose = <T>(items: readonly T[]): T => items[below(items.length)] as T
-  const model = new Model(true, now)
+  const model = new Model(Infinity, now)
   const faults: Record<string, number> = {}
   /** When each fault started, for the violations. */
   const timeline: string[] = []
@@ -110,7 +110,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
       const { kind, channel, client, except } = properties
       const data = { n: model.events.length }
       const promise = kind === 'session' ? node.call('emit', client?.sessionId ?? '', 'down', data) : kind === 'channel' ? node.call('publish', channel, 'down', data, except?.sessionId) : node.call('broadcast', 'down', data)
-      const event = model.record({ ...properties, n: data.n, process: { isAlive: true }, position: undefined }, call(promise), 'an event')
+      const event = model.record({ ...properties, key: undefined, n: data.n, process: { isAlive: true }, position: undefined }, call(promise), 'an event')
       model.events.push(event)
       return event
     }

@@ -1,4 +1,4 @@
-import type { Session, Sessions } from '../../../lib/index.js'
+import type { SendOptions, Session, Sessions } from '../../../lib/index.js'
 import { createRandom } from '../../support/random.js'
 import { Model, type Call, type ClientModel, type SentEvent, type Violation } from './model.js'
 import { Network, type ConnectionKind, type Direction, type Latency } from './network.js'
@@ -8,9 +8,9 @@ import { Scheduler } from './scheduler.js'
 
 /** One step of a history. `after` is the number of milliseconds since the previous step. Other numbers choose a participant. */
 type Step = { readonly after: number } & (
-  | { readonly kind: 'emit', readonly client: number, readonly node: number, readonly count: number }
-  | { readonly kind: 'publish', readonly channel: string, readonly node: number, readonly count: number, readonly except: number | undefined }
-  | { readonly kind: 'broadcast', readonly node: number, readonly except: number | undefined }
+  | { readonly kind: 'emit', readonly client: number, readonly node: number, readonly count: number, readonly latest?: Latest }
+  | { readonly kind: 'publish', readonly channel: string, readonly node: number, readonly count: number, readonly except: number | undefined, readonly latest?: Latest }
+  | { readonly kind: 'broadcast', readonly node: number, readonly except: number | undefined, readonly latest?: Latest }
   | { readonly kind: 'join' | 'leave', readonly client: number, readonly node: number, readonly channel: string }
   | { readonly kind: 'update' | 'request', readonly client: number, readonly node: number }
   | { readonly kind: 'close', readonly client: number, readonly node: number }
@@ -25,6 +25,7 @@ type Step = { readonly after: number } & (
 )
 
 type Kind = Step['kind']
+type Latest = true | 'key' | undefined
 
 interface Setup {
   readonly seed: number
@@ -87,6 +88,8 @@ export function createPlan (seed: number): Plan {
   const entries = random() < 0.8 ? LARGE_LOG : 2 + below(6)
   const clients = 1 + below(3)
   const faultShare = choose([0.1, 0.25, 0.4])
+  // With 1, a small log can be too large to drop an event.
+  const latestShare = choose([0, 0, 0.3, 1])
   /** Mostly shorter than the time after which the others treat a node as dead. */
   const faultDuration = (): number => random() < 0.8 ? 5 + random() * lease * 0.4 : random() * lease * 1.8
   // Most of a history happens to one client and one node, because most faults need several events in one place.
@@ -101,10 +104,11 @@ export function createPlan (seed: number): Plan {
     const channel = choose(CHANNELS)
     const except = random() < 0.2 ? client : undefined
     const count = random() < 0.7 ? 1 : 2 + below(4)
+    const latest = random() < latestShare ? choose([true, 'key'] as const) : undefined
     switch (kind) {
-      case 'emit': return { after, kind, client, node, count }
-      case 'publish': return { after, kind, channel, node, count, except }
-      case 'broadcast': return { after, kind, node, except }
+      case 'emit': return { after, kind, client, node, count, latest }
+      case 'publish': return { after, kind, channel, node, count, except, latest }
+      case 'broadcast': return { after, kind, node, except, latest }
       case 'join':
       case 'leave': return { after, kind, client, node, channel }
       case 'update':
@@ -194,7 +198,7 @@ class History {
     this.#network = network
     const { seed, lease, libraries, entries, clients } = plan.setup
     this.#random = createRandom(seed + 1)
-    this.model = new Model(entries === LARGE_LOG)
+    this.model = new Model(entries === LARGE_LOG ? Infinity : entries)
     const options = { lease, libraries, plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
     const context: ClusterContext = { scheduler, network, model: this.model, options, nodes: [], random: this.#random }
     this.#nodes = context.nodes
@@ -256,8 +260,8 @@ class History {
       await wait('a request had not settled', () => model.requests.every(({ isSettled, process }) => isSettled || !process.isAlive))
       // The last events show what is missing before them.
       for (const client of clients) if (client.isActive) await confirm('an event', () => this.#emit(this.#liveNode(), client.model))
-      for (const channel of CHANNELS) await confirm('an event', () => this.#publish(this.#liveNode(), channel, undefined))
-      await confirm('an event', () => this.#broadcast(this.#liveNode(), undefined))
+      for (const channel of CHANNELS) await confirm('an event', () => this.#publish(this.#liveNode(), channel))
+      await confirm('an event', () => this.#broadcast(this.#liveNode()))
       await wait('a client had not received everything', () => clients.every(client => !client.isActive || model.hasReceivedAll(client.model)))
       await this.#checkStates(wait)
       const [abandoned] = this.#plan.setup.isAbandoned ? clients : []
@@ -345,13 +349,13 @@ class History {
     }
     switch (step.kind) {
       case 'emit':
-        onNode(() => { for (let count = 0; count < step.count; count++) this.#emit(node, client.model) })
+        onNode(() => { for (let count = 0; count < step.count; count++) this.#emit(node, client.model, step.latest) })
         break
       case 'publish':
-        onNode(() => { for (let count = 0; count < step.count; count++) this.#publish(node, step.channel, except) })
+        onNode(() => { for (let count = 0; count < step.count; count++) this.#publish(node, step.channel, except, step.latest) })
         break
       case 'broadcast':
-        onNode(() => { this.#broadcast(node, except) })
+        onNode(() => { this.#broadcast(node, except, step.latest) })
         break
       case 'join':
       case 'leave':
@@ -449,28 +453,30 @@ class History {
     }
   }
 
-  #emit (node: Node, client: ClientModel): SentEvent {
-    return this.#sendEvent({ kind: 'session', channel: '', client, except: undefined, process: node.process }, event => this.#withSession(node.sessions, client, session => session.emit('event', event)))
+  #emit (node: Node, client: ClientModel, latest?: Latest): SentEvent {
+    return this.#sendEvent({ kind: 'session', channel: '', client, except: undefined, process: node.process }, latest, (event, options) => this.#withSession(node.sessions, client, session => session.emit('event', event, options)))
   }
 
-  #publish (node: Node, channel: string, except: ClientModel | undefined): SentEvent {
-    return this.#sendEvent({ kind: 'channel', channel, client: undefined, except, process: node.process }, async event => {
-      await node.sessions?.channel(channel).emit('event', event, except?.sessionId === undefined ? {} : { except: { id: except.sessionId } })
+  #publish (node: Node, channel: string, except?: ClientModel, latest?: Latest): SentEvent {
+    return this.#sendEvent({ kind: 'channel', channel, client: undefined, except, process: node.process }, latest, async (event, options) => {
+      await node.sessions?.channel(channel).emit('event', event, options)
     })
   }
 
-  #broadcast (node: Node, except: ClientModel | undefined): SentEvent {
-    return this.#sendEvent({ kind: 'broadcast', channel: '', client: undefined, except, process: node.process }, async event => {
-      await node.sessions?.broadcast('event', event, except?.sessionId === undefined ? {} : { except: { id: except.sessionId } })
+  #broadcast (node: Node, except?: ClientModel, latest?: Latest): SentEvent {
+    return this.#sendEvent({ kind: 'broadcast', channel: '', client: undefined, except, process: node.process }, latest, async (event, options) => {
+      await node.sessions?.broadcast('event', event, options)
     })
   }
 
-  #sendEvent (properties: Pick<SentEvent, 'kind' | 'channel' | 'client' | 'except' | 'process'>, send: (data: object) => Promise<void>): SentEvent {
+  #sendEvent (properties: Pick<SentEvent, 'kind' | 'channel' | 'client' | 'except' | 'process'>, latest: Latest, send: (data: object, options: SendOptions) => Promise<void>): SentEvent {
     const { events } = this.model
     const n = events.length
     // `except` is only the client whose session id was known.
-    const except = properties.except?.sessionId === undefined ? undefined : properties.except
-    const event = this.model.record({ ...properties, except, n, position: undefined }, send({ n }), 'an event')
+    const { sessionId } = properties.except ?? {}
+    const except = sessionId === undefined ? undefined : properties.except
+    const options = { ...sessionId === undefined ? {} : { except: { id: sessionId } }, ...latest === undefined ? {} : { latest } }
+    const event = this.model.record({ ...properties, except, key: latest === true ? 'event' : latest, n, position: undefined }, send({ n }, options), 'an event')
     events.push(event)
     return event
   }

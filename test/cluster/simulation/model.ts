@@ -17,6 +17,8 @@ export interface SentEvent extends Call {
   readonly client: ClientModel | undefined
   /** The client that does not receive it. */
   readonly except: ClientModel | undefined
+  /** The key of an event of which only the latest matters. */
+  readonly key: string | undefined
   readonly process: { readonly isAlive: boolean }
   /** Its position, once a client has received it. */
   position: number | undefined
@@ -51,6 +53,8 @@ export class ClientModel {
   sessionId: string | undefined
   openedAt = Infinity
   openingAt = Infinity
+  /** When it requested its stream last. */
+  connectingAt = Infinity
   isClosed = false
   /** Whether it has disconnected for good, so that its session expires. */
   hasLeft = false
@@ -119,14 +123,14 @@ export class Model {
   readonly #membershipHooks: string[] = []
   /** When a process was dead, or could be treated as dead. */
   readonly #failures: Failure[] = []
-  /** Whether the logs are large enough for everything. Then no gap is allowed. */
-  readonly #hasLargeLogs: boolean
+  /** How many entries a log keeps. */
+  readonly #maxEntries: number
   readonly #clock: (() => number) | undefined
   #observations = 0
 
-  /** `clock` returns numbers that increase. Default: a counter. */
-  constructor (hasLargeLogs: boolean, clock?: () => number) {
-    this.#hasLargeLogs = hasLargeLogs
+  /** `maxEntries` is how many entries a log keeps; `Infinity` if it is large enough for everything. `clock` returns numbers that increase. Default: a counter. */
+  constructor (maxEntries: number, clock?: () => number) {
+    this.#maxEntries = maxEntries
     this.#clock = clock
   }
 
@@ -180,7 +184,7 @@ export class Model {
       if (answer !== createAnswer(n) || request.handled !== 1) this.fail('request', `request ${n} was handled ${request.handled} times, and got ${String(answer)}`)
     }, (error: unknown) => {
       const { code } = error as { code?: string }
-      const isExpected = code === 'FST_SSE_SESSION_OVER' || code === 'SESSION_MISSING' ? client.close !== undefined || client.hasLeft || client.isLost : code === 'FST_SSE_REQUEST_TIMEOUT' && !this.#hasLargeLogs
+      const isExpected = code === 'FST_SSE_SESSION_OVER' || code === 'SESSION_MISSING' ? client.close !== undefined || client.hasLeft || client.isLost : code === 'FST_SSE_REQUEST_TIMEOUT' && this.#maxEntries < Infinity
       if (!isExpected) this.expectUnavailable(error, `request ${n}`)
     }).finally(() => { request.isSettled = true })
   }
@@ -201,6 +205,10 @@ export class Model {
 
   onOpening (client: ClientModel): void {
     client.openingAt = Math.min(client.openingAt, this.observe())
+  }
+
+  onConnect (client: ClientModel): void {
+    client.connectingAt = this.observe()
   }
 
   onWelcome (client: ClientModel, sessionId: string, isUnknown: boolean): void {
@@ -229,7 +237,7 @@ export class Model {
     if (client.isClosed) this.fail('after-close', `${who} received ${name} after close`)
     if (name === 'gap') {
       client.gaps.push(data as unknown as ReceivedGap)
-      if (this.#hasLargeLogs) this.fail('false-gap', `${who} received a gap ${JSON.stringify(data)}, but no log was full`)
+      if (!this.#canLogsDrop(client)) this.fail('false-gap', `${who} received a gap ${JSON.stringify(data)}, but no log was full`)
       return
     }
     const event = this.events[Number(data.n)]
@@ -244,6 +252,8 @@ export class Model {
       event.position = position
     }
     if (client.received.includes(event)) this.fail('duplicate', `${who} received ${event.n} twice`)
+    const replacement = this.#findReplacements(event).find(other => other.startedAt > event.settledAt && other.settledAt < client.connectingAt && this.isFor(other, client) === 'yes')
+    if (replacement !== undefined) this.fail('replaced-event', `${who} received ${describeEvent(event)} over a connection that it requested after ${describeEvent(replacement)} was confirmed`)
     client.received.push(event)
   }
 
@@ -361,7 +371,36 @@ export class Model {
   #findMissing (client: ClientModel): SentEvent[] {
     if (client.isLost) return []
     const received = new Set(client.received)
-    return this.events.filter(event => !received.has(event) && this.isFor(event, client) === 'yes' && !client.gaps.some(gap => this.#canCover(gap, event)))
+    const isCovered = (event: SentEvent): boolean => received.has(event) || client.gaps.some(gap => this.#canCover(gap, event))
+    return this.events.filter(event => this.isFor(event, client) === 'yes' && !isCovered(event) &&
+      !this.#findReplacements(event).some(other => isCovered(other) || !this.#mustReceive(other, client)))
+  }
+
+  /** Returns the events that can have replaced an event. */
+  #findReplacements (event: SentEvent): SentEvent[] {
+    const { key, kind, channel, client, except, startedAt, position = 0 } = event
+    if (key === undefined) return []
+    return this.events.filter(other => other !== event && other.key === key && other.kind === kind && other.channel === channel && other.client === client &&
+      other.except === except && other.outcome !== 'refused' && other.settledAt > startedAt && (other.position ?? Infinity) > position)
+  }
+
+  /** Whether a client must receive an event that was sent after it opened its session, if the event was appended to its log. */
+  #mustReceive (event: SentEvent, client: ClientModel): boolean {
+    if (client.close !== undefined && client.close.startedAt < event.settledAt) return false
+    return event.kind !== 'channel' || this.#isMember(event, client) === 'yes'
+  }
+
+  /** Whether a log of which a client receives events can have had more entries than it keeps. */
+  #canLogsDrop (client: ClientModel): boolean {
+    const counts = new Map<string, Set<unknown>>()
+    const add = (log: string, entry: unknown): void => { counts.set(log, (counts.get(log) ?? new Set()).add(entry)) }
+    for (const event of this.events) {
+      if (event.kind === 'session' && event.client !== client) continue
+      // Of the events with one key, the log keeps one.
+      add(`${event.kind} ${event.channel}`, event.key === undefined ? event : `${event.key} ${event.except?.index}`)
+    }
+    for (const request of this.requests) if (request.client === client) add('session ', request)
+    return Array.from(counts.values()).some(({ size }) => size > this.#maxEntries)
   }
 
   /** Whether an event can be in a gap: no event with a known position shows that it is before or after it. */
@@ -438,8 +477,8 @@ export class Model {
   }
 }
 
-const describeEvent = ({ n, kind, channel, client, except, outcome }: SentEvent): string =>
-  `event ${n} (${outcome}, to ${kind === 'session' ? `client ${client?.index}` : kind === 'channel' ? `channel ${channel}` : 'all'}${except === undefined ? '' : `, not to client ${except.index}`})`
+const describeEvent = ({ n, kind, channel, client, except, key, outcome }: SentEvent): string =>
+  `event ${n} (${outcome}, to ${kind === 'session' ? `client ${client?.index}` : kind === 'channel' ? `channel ${channel}` : 'all'}${except === undefined ? '' : `, not to client ${except.index}`}${key === undefined ? '' : `, latest ${key}`})`
 
 const describeRun = ({ name, process }: HandlerRun): string => `run ${name} on ${process}`
 

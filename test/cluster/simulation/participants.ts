@@ -367,6 +367,7 @@ export class Client {
     })
     this.#sink = sink
     if (this.#lastEventId === undefined) model.onOpening(this.model)
+    model.onConnect(this.model)
     const { sessionId, position } = this.#lastEventId ?? {}
     scheduler.log(`client ${this.model.index} connects to ${node.process.name} after ${String(position)}`)
     // In order: nodes take the request that arrives last as the newest, so a network that reorders them would be against the rules.
