@@ -12,7 +12,7 @@ const INTERVAL = 1000
 const MAX_CALLS = 1000
 
 /** Whether a session is open although the credentials of its client have expired. */
-export function isUnauthorized ({ authorizedUntil = Infinity, closeReason }: SessionState): boolean {
+function isUnauthorized ({ authorizedUntil = Infinity, closeReason }: SessionState): boolean {
   return authorizedUntil <= Date.now() && closeReason === undefined
 }
 

@@ -13,7 +13,7 @@ import { Heartbeat } from '../stream/heartbeat.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
-import { AuthorizationCheck, isUnauthorized } from './authorization-check.js'
+import { AuthorizationCheck } from './authorization-check.js'
 import { Channel, type ChannelContext } from './channel.js'
 import type { ChannelOptions } from './channel-options.js'
 import type { ContractChannel, ContractHandler, ContractPrincipalSessions, ContractSession } from './contract-types.js'
@@ -289,10 +289,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** Closes a session whose client is not authorized any more. Does not wait for the hooks, which may take any time. */
   #closeUnauthorized (session: Session): Awaitable<void> {
     const reason = 'unauthorized'
-    // The client may have sent newer credentials to another process.
-    return andThen(this.#store.find(session.id), state => state === undefined || !isUnauthorized(state)
-      ? undefined
-      : andThen(this.#endSession(session, reason, true), wasOpen => { if (wasOpen) this.#runCloseHooks(session, reason) }))
+    // The client may have sent newer credentials meanwhile, also to another process.
+    return andThen(this.#endSession(session, reason, true, Date.now()), wasOpen => { if (wasOpen) this.#runCloseHooks(session, reason) })
   }
 
   /** Closes a session, and waits for the hooks. Unless `keep` is true, no client can resume it. */
@@ -301,8 +299,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** Returns true to the one call that has closed the session. */
-  #endSession (session: Session, reason: string, keep: boolean): Awaitable<boolean> {
-    return andThen(this.#store.end(session[kStream].state, reason, keep), wasOpen => {
+  #endSession (session: Session, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean> {
+    return andThen(this.#store.end(session[kStream].state, reason, keep, ifUnauthorizedAt), wasOpen => {
       if (wasOpen) session[kStream].onEnd()
       return wasOpen
     })

@@ -136,8 +136,8 @@ export interface Store {
   join (state: SessionState, channel: string, history: number): Awaitable<JoinResult>
   /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. Resolves with true for the one call that removed it. */
   leave (state: SessionState, channel: string): Awaitable<boolean>
-  /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. */
-  end (state: SessionState, reason: string, keep: boolean): Awaitable<boolean>
+  /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. With `ifUnauthorizedAt`, a time in milliseconds since 1970, does nothing if `authorizedUntil` is a later time, also if another process has set it. */
+  end (state: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean>
 
   /** Appends to the log of a session. Rejects with SessionOver if the session is closed. */
   send (state: SessionState, entry: EntryInput): Awaitable<void>

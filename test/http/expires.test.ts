@@ -7,7 +7,7 @@ import { FlakyStore } from '../support/flaky-store.js'
 import { deleteSession, openStream, postMessage, type ClientStream } from '../support/http-client.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { findSession, openSession } from '../support/memory-stream.js'
+import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { serve } from '../support/server.js'
 import { openProxiedNode, testEachRedisClient, testEachStoreFactory } from '../support/stores.js'
 import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
@@ -101,15 +101,19 @@ t.test('an onClose hook that does not settle delays no other session, and an una
   sessions.addHook('onClose', () => new Promise(() => {}))
   advance(MINUTE)
   await assertUnauthorized(t, first)
-  const countChecks = ({ calls }: FlakyStore): number => calls.filter(name => name === 'find').length
   const gate = deferred()
-  store.delay = name => name === 'find' ? gate.promise : undefined
+  store.delay = name => name === 'end' ? gate.promise : undefined
   // The checks of another app show that the time for the next one has come.
   const { url: otherUrl } = await serve(t, { expires, store: other.createStore })
   await openStream(t, otherUrl, { headers: validFor(1) })
-  other.delay = name => { if (name === 'end') throw new StoreUnavailable() }
+  let checks = 0
+  other.delay = name => {
+    if (name !== 'end') return
+    checks++
+    throw new StoreUnavailable()
+  }
   advance(MINUTE)
-  await waitUntil(() => countChecks(other) > 2, 'three checks')
+  await waitUntil(() => checks > 2, 'three checks')
   store.isDown = true
   gate.resolve()
   await nextEventLoopTurn()
@@ -147,7 +151,7 @@ t.test('newer credentials that arrive during the check keep the session open', a
   const { sessionId, events } = await openStream(t, url, { headers: validFor(1) })
   const [called, gate] = [deferred(), deferred()]
   store.delay = name => {
-    if (name !== 'find') return undefined
+    if (name !== 'end') return undefined
     store.delay = () => undefined
     called.resolve()
     return gate.promise
@@ -161,6 +165,23 @@ t.test('newer credentials that arrive during the check keep the session open', a
   t.equal((await postMessage(url, sessionId, { text: 'newer' }, { headers: validFor(1) })).status, 201)
   await waitUntil(() => events.length === 3, 'both messages')
   t.strictSame(events.slice(1).map(({ data }) => (data as { text: string }).text), ['Data received: new', 'Data received: newer'])
+})
+
+t.test('newer credentials that only another process knows keep the session open', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const [nodeA, nodeB] = [await openProxiedNode(t, redis, { expires }), await openProxiedNode(t, redis, { expires })]
+  const session = await openSession(nodeA.sessions)
+  await attachStream(nodeA.sessions, session)
+  const remote = await findSession(nodeB.sessions, session)
+  const advance = skewClock(t, Date)
+  const until = Date.now() + 3 * MINUTE
+  await nodeA.sessions.authorize(session, until - 2 * MINUTE)
+  nodeA.pausePublications(true)
+  await nodeB.sessions.authorize(remote, until)
+  advance(2 * MINUTE)
+  await waitUntil(() => session[kStream].state.authorizedUntil === until, 'the check')
+  t.notOk(session.closed)
+  t.notOk((await findSession(nodeB.sessions, session)).closed)
 })
 
 testEachRedisClient(t, 'the latest time applies, whatever a process knows of the others', async (t, store) => {

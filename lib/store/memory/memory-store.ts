@@ -130,8 +130,8 @@ export class MemoryStore implements Store {
     return true
   }
 
-  end (session: MemorySession, reason: string, keep: boolean): boolean {
-    if (session.closeReason !== undefined) return false
+  end (session: MemorySession, reason: string, keep: boolean, ifUnauthorizedAt = Infinity): boolean {
+    if (session.closeReason !== undefined || (session.authorizedUntil ?? 0) > ifUnauthorizedAt) return false
     session.closeReason = reason
     session.queue?.close()
     // A closed session does not receive later broadcasts.

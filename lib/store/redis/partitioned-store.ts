@@ -73,8 +73,8 @@ export class PartitionedStore implements Store {
     return this.#partitionOf(state.id).leave(state, channel)
   }
 
-  end (state: SessionState, reason: string, keep: boolean): Promise<boolean> {
-    return this.#partitionOf(state.id).end(state, reason, keep)
+  end (state: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
+    return this.#partitionOf(state.id).end(state, reason, keep, ifUnauthorizedAt)
   }
 
   send (state: SessionState, entry: EntryInput): Promise<void> {

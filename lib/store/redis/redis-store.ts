@@ -120,12 +120,12 @@ export class RedisStore implements Store {
     return version > 0
   }
 
-  async end (given: SessionState, reason: string, keep: boolean): Promise<boolean> {
+  async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
     const state = given as SessionReplica
-    const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '') as [string, unknown, string?]
+    const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? '') as [string, unknown, string?]
     const isEnded = Number(reply) === 1
     if (!isEnded) {
-      // Another process has closed it.
+      // Another process has closed it, or has newer credentials.
       if (state.closeReason === undefined) await this.find(state.id)
       return false
     }

@@ -1,4 +1,5 @@
--- ARGS: id, reason, whether to keep the session, and for an expired session the deadline that has passed, otherwise ''.
+-- ARGS: id, reason, whether to keep the session, for an expired session the deadline that has passed, otherwise '', and the time
+-- in milliseconds since 1970 at which the client must not be authorized any more, otherwise ''.
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
 -- that the session was in, each with the position of its newest entry.
 local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
@@ -13,7 +14,7 @@ if deadline ~= '' then
   -- The deadline was changed meanwhile.
   if redis.call('ZSCORE', KEY_PREFIX .. ':deadlines', id) ~= deadline then return { 0 } end
 end
-local start_position, close_reason, principal, nodes, earlier_closed_by, owner = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'nodes', 'closedBy', 'owner'))
+local start_position, close_reason, principal, nodes, earlier_closed_by, owner, authorized_until = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'nodes', 'closedBy', 'owner', 'authorizedUntil'))
 if not start_position then
   redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
   -- The first execution has removed a session that is not kept. Only the node that opens a session closes it without a deadline and
@@ -21,6 +22,7 @@ if not start_position then
   return { is_retry and not keep and 1 or 0 }
 end
 if close_reason then return { earlier_closed_by == closed_by and 1 or 0, {}, redis.call('HGET', key, 'left') } end
+if to_number(authorized_until) > (tonumber(ARGS[5]) or math.huge) then return { 0 } end
 -- The session leaves its channels, but still reads what was appended before.
 local version, left = redis.call('HINCRBY', key, 'version', 1), {}
 for _, field in ipairs(redis.call('HKEYS', key)) do
