@@ -24,6 +24,8 @@ export class Inbox {
   readonly #logger: FastifyBaseLogger
   readonly #listener: InboxListener
   #session: Session | undefined
+  /** The searches for inboxes that have not finished. */
+  readonly #searches = new Map<string, Promise<Session | undefined>>()
 
   constructor (sessions: Sessions, logger: FastifyBaseLogger, listener: InboxListener) {
     this.#sessions = sessions
@@ -53,6 +55,18 @@ export class Inbox {
   /** Lets other processes continue the sessions of this one that have no running calls. */
   async refuse (): Promise<void> {
     await this.#session?.update({ isClosing: true })
+  }
+
+  /** Finds the inbox of another process; `undefined` if that has failed. */
+  find (id: string): Promise<Session | undefined> {
+    const search = this.#searches.get(id) ?? this.#sessions.find(id).then(async inbox => {
+      if (inbox?.connected === true) return inbox
+      // So that the process notices, if it was only paused.
+      await inbox?.close('lost')
+      return undefined
+    }).finally(() => { this.#searches.delete(id) })
+    this.#searches.set(id, search)
+    return search
   }
 
   async #reopen (): Promise<void> {

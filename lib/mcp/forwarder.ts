@@ -1,0 +1,184 @@
+import { noop, settlesWithin } from '../awaitable.js'
+import { McpServerFailed, McpTooMany, StoreUnavailable } from '../errors.js'
+import { kStream, type Session } from '../sessions/session.js'
+import type { Sessions } from '../sessions/sessions.js'
+import { sendErrors } from './call.js'
+import type { Inbox } from './inbox.js'
+import { isRequest, type JsonRpcMessage, type RequestId } from './json-rpc.js'
+import { McpSession } from './mcp-session.js'
+import { MessageExtra, type RequestInfo } from './transport.js'
+
+/** Milliseconds between checks of the processes that run calls whose streams are in this process. */
+const CHECK_INTERVAL = 500
+
+/** Milliseconds that the response to messages without a request waits until another process has handled them. */
+const FORWARD_TIMEOUT = 10_000
+
+/** Finds the servers of sessions. */
+export interface ServerFinder {
+  /** The server of a session, or the inbox of the process that runs it. */
+  findServer (sessionId: string, extra: MessageExtra): Promise<McpSession | Session>
+  /** The server of a session, if it is in this process. */
+  findOwned (sessionId: string): Promise<McpSession | undefined>
+}
+
+/** The data of the stream of a call, or of messages without a request that were sent to another process. */
+interface StreamData {
+  /** The inbox of the process that runs the call. */
+  readonly inbox: string
+  readonly requestIds: readonly RequestId[]
+  /** The messages for that process, if it is not the one that has received them. It removes them before it handles them. */
+  readonly forwarded?: { readonly messages: readonly JsonRpcMessage[], readonly info: RequestInfo } | undefined
+}
+
+const getData = ({ data }: Session): StreamData => data as unknown as StreamData
+
+/** Passes messages to the process that runs the server of their session. If that process fails before it has begun with them, another one handles them. */
+export class Forwarder {
+  readonly #sessions: Sessions
+  readonly #inbox: Inbox
+  readonly #servers: ServerFinder
+  /** The ids of the streams of calls that run, or are being started, in this process. */
+  readonly #running = new Set<string>()
+  /** The streams in this process of calls that run in others, and messages for others: whether they are being checked. */
+  readonly #watched = new Map<Session, boolean>()
+  readonly #timer: NodeJS.Timeout
+
+  constructor (sessions: Sessions, inbox: Inbox, servers: ServerFinder) {
+    this.#sessions = sessions
+    this.#inbox = inbox
+    this.#servers = servers
+    this.#timer = setInterval(() => { for (const stream of this.#watched.keys()) this.#check(stream).catch(noop) }, CHECK_INTERVAL).unref()
+  }
+
+  /** Opens and retains a session for the stream of a call that runs in this process. */
+  async openStream (session: Session, requestIds: readonly RequestId[]): Promise<Session> {
+    const stream = await this.#open(session, { requestIds, inbox: this.#inbox.id })
+    this.#running.add(stream.id)
+    return stream
+  }
+
+  onCallEnd (stream: Session): void {
+    this.#running.delete(stream.id)
+  }
+
+  /** Passes messages to the process with an inbox. Resolves with the stream for the responses. */
+  async forward (inbox: Session, session: Session, messages: readonly JsonRpcMessage[], { info }: MessageExtra): Promise<Session> {
+    const requestIds = messages.filter(isRequest).map(({ id }) => id)
+    const stream = await this.#open(session, { inbox: inbox.id, requestIds, forwarded: { messages, info } })
+    // The messages prolong the session.
+    session[kStream].retainForResume()
+    session[kStream].release()
+    // If that fails, it is repeated.
+    inbox.send(stream.id).catch(noop)
+    return stream
+  }
+
+  /** The same for messages without a request. Resolves when they were handled, or after `FORWARD_TIMEOUT`. */
+  async forwardWithoutResponse (inbox: Session, session: Session, messages: readonly JsonRpcMessage[], extra: MessageExtra): Promise<void> {
+    const stream = await this.forward(inbox, session, messages, extra)
+    const handled = new Promise<void>(resolve => { stream.signal.addEventListener('abort', () => { resolve() }) })
+    this.watch(stream)
+    await settlesWithin(handled, FORWARD_TIMEOUT)
+    await this.#sessions.discard(stream, 'done')
+  }
+
+  /** Another process has passed the messages of a stream to this one. */
+  async receive (streamId: string): Promise<void> {
+    const stream = await this.#sessions.find(streamId)
+    if (stream === undefined) return
+    // Its server may be starting.
+    await this.#servers.findOwned(String(stream.principal))
+    await this.#handle(stream)
+  }
+
+  /** While a client receives a stream: if the process that should handle its messages fails, another one does, or its requests get an error. */
+  watch (stream: Session): void {
+    if (!this.#watched.has(stream) && !this.#running.has(stream.id)) this.#watched.set(stream, false)
+  }
+
+  /** Does not watch streams any more. */
+  stop (): void {
+    clearInterval(this.#timer)
+  }
+
+  async #open ({ id }: Session, data: StreamData): Promise<Session> {
+    const stream = await this.#sessions.open(id)
+    if (stream === undefined) throw new McpTooMany('streams')
+    stream[kStream].preventEviction()
+    try {
+      await stream.update({ ...data })
+      return stream
+    } catch (error) {
+      await this.#sessions.discard(stream, 'refused')
+      throw error
+    }
+  }
+
+  /** Handles messages that were passed to this process, unless another one has taken them over. */
+  async #handle (stream: Session): Promise<void> {
+    const { inbox, requestIds, forwarded } = getData(stream)
+    if (inbox !== this.#inbox.id || forwarded === undefined || this.#running.has(stream.id)) return
+    this.#running.add(stream.id)
+    let isCalled = false
+    try {
+      await stream.update({ forwarded: undefined })
+      // A process that takes over sets `inbox` before it reads `forwarded`, so that one of both sees the change of the other.
+      const current = await this.#sessions.find(stream.id)
+      if (current?.data.inbox !== inbox) return
+      const mcp = await this.#servers.findOwned(String(stream.principal))
+      if (mcp === undefined) throw new McpServerFailed()
+      isCalled = requestIds.length > 0
+      if (isCalled) mcp.call(forwarded.messages, new MessageExtra(forwarded.info), stream)
+      else {
+        mcp.receive(forwarded.messages)
+        stream[kStream].retain()
+        await this.#sessions.discard(stream, 'done')
+      }
+    } catch (error) {
+      isCalled = false
+      await sendErrors(stream, requestIds, (error as Error).message)
+    } finally {
+      if (!isCalled) this.#running.delete(stream.id)
+    }
+  }
+
+  async #check (stream: Session): Promise<void> {
+    if (this.#watched.get(stream) !== false) return
+    this.#watched.set(stream, true)
+    const { requestIds } = getData(stream)
+    try {
+      // A client that has disconnected resumes the stream, perhaps in another process.
+      const isNeeded = !stream.closed && (requestIds.length === 0 || stream[kStream].hasStream)
+      if (isNeeded && await this.#isHandled(stream)) this.#watched.set(stream, false)
+      else {
+        this.#watched.delete(stream)
+        if (isNeeded) await sendErrors(stream, requestIds, 'The response is lost, because the server that ran the request has failed')
+      }
+    } catch (error) {
+      this.#watched.set(stream, false)
+      if (!(error instanceof StoreUnavailable)) await sendErrors(stream, requestIds, (error as Error).message)
+    }
+  }
+
+  /** Lets the messages of a stream be handled if that has not begun. Resolves with false if it has begun in a process that has failed. */
+  async #isHandled (stream: Session): Promise<boolean> {
+    const { inbox, forwarded } = getData(stream)
+    if (this.#running.has(stream.id)) return true
+    if (inbox === this.#inbox.id) {
+      await this.#handle(stream)
+      return forwarded !== undefined
+    }
+    const owner = await this.#inbox.find(inbox)
+    if (owner !== undefined) {
+      // The message before may be lost.
+      if (forwarded !== undefined) await owner.send(stream.id)
+      return true
+    }
+    if (forwarded === undefined) return false
+    const server = await this.#servers.findServer(String(stream.principal), new MessageExtra(forwarded.info))
+    await stream.update({ inbox: server instanceof McpSession ? this.#inbox.id : server.id })
+    const current = await this.#sessions.find(stream.id)
+    return current?.data.forwarded !== undefined && await this.#isHandled(stream)
+  }
+}
