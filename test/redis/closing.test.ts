@@ -2,6 +2,7 @@ import { createClient } from 'redis'
 import t from 'tap'
 import { StoreConnection } from '../../lib/store/redis/connection.js'
 import { kStream } from '../../lib/sessions/session.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, recordHandlers, startGatedMessage } from './support/messages.js'
@@ -44,6 +45,22 @@ t.test('closes the connection that node-redis opens while the store closes', nee
   await waitUntil(async () => await countConnections() > before, 'the connection')
   const connections = async (): Promise<string[]> => String(await redis.sendCommand('CLIENT', 'LIST')).trim().split('\n').filter(line => !line.includes('name=test'))
   await t.resolves(waitUntil(async () => (await connections()).length === 1, 'the connection to close'))
+})
+
+t.test('closes a connection of node-redis to which Redis has not replied yet', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { port, connections } = await startFaultProxy(t, redis.port)
+  const client = createClient({ socket: { port, host: '127.0.0.1' } })
+  client.on('error', () => {})
+  const connecting = deferred()
+  const { duplicate } = client
+  Object.assign(client, { duplicate: () => duplicate.call(client).on('connect', connecting.resolve) })
+  redis.pause()
+  const connection = new StoreConnection(client, { onPublication: () => {}, onDisconnect: () => {}, onConnect: () => { t.fail('Redis is paused') } })
+  await withTimeout(connecting.promise, 'the socket')
+  connection.close()
+  await t.resolves(waitUntil(() => connections[0]?.client.destroyed === true, 'the end of the connection'))
+  redis.resume()
 })
 
 t.test('a closing node starts no handler for a message whose enqueueing is in progress', needsRedis, async t => {

@@ -117,6 +117,8 @@ export class StoreConnection {
   readonly #listener: StoreConnectionListener
   readonly #isSharded: boolean
   #isClosed = false
+  /** Whether node-redis has opened its socket. Until then, it could not be destroyed: it would open the socket nevertheless. */
+  #hasSocket = false
   #lastError: Error | undefined
 
   /** If `isSharded` is true, the channels are those of a slot of a cluster. */
@@ -125,7 +127,11 @@ export class StoreConnection {
     this.#isSharded = isSharded
     const duplicate = 'call' in client ? client.duplicate(STORE_CONNECTION_OPTIONS) : client.duplicate()
     this.#client = duplicate
-    duplicate.on('error', (error: unknown) => { this.#lastError = error as Error })
+    duplicate.on('error', (error: unknown) => {
+      this.#lastError = error as Error
+      this.#onSocketChange(false)
+    })
+    duplicate.on('connect', () => { this.#onSocketChange(true) })
     for (const event of ['close', 'reconnecting', 'end']) duplicate.on(event, () => { this.#onStatusChange(false) })
     duplicate.on('ready', () => { this.#onStatusChange(true) })
     if ('destroy' in duplicate) duplicate.connect().catch(noop)
@@ -159,9 +165,13 @@ export class StoreConnection {
     this.isConnected = false
     const client = this.#client
     if (!('destroy' in client)) client.disconnect()
-    else if (client.isReady) client.destroy()
-    // If it is connecting, node-redis finishes that first.
-    else for (const event of ['connect', 'error']) client.on(event, () => { if (client.isOpen) client.destroy() })
+    else if (this.#hasSocket) client.destroy()
+  }
+
+  #onSocketChange (hasSocket: boolean): void {
+    this.#hasSocket = hasSocket
+    const client = this.#client
+    if (this.#isClosed && 'destroy' in client && client.isOpen) client.destroy()
   }
 
   #onStatusChange (isConnected: boolean): void {
