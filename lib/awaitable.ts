@@ -11,6 +11,11 @@ export function isPromise<T> (value: Awaitable<T>): value is Promise<T> {
 /** One promise for all work that finishes synchronously without a result. `andThen` recognizes it and continues synchronously. */
 const RESOLVED_PROMISE: Promise<unknown> = Promise.resolve()
 
+/** Whether a value is a promise that may take time to settle. */
+export function isPending<T> (value: Awaitable<T>): value is Promise<T> {
+  return value !== RESOLVED_PROMISE && isPromise(value)
+}
+
 /**
  * Calls `next` with a value: synchronously if the value is not a promise, otherwise when the promise resolves. In the
  * synchronous case, an error of `next` is thrown and does not become a rejection.

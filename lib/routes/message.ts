@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
-import { andThen, cleanUpAfterError, isPromise, noop, type Awaitable } from '../awaitable.js'
+import { andThen, cleanUpAfterError, isPending, noop, type Awaitable } from '../awaitable.js'
 import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
@@ -166,7 +166,7 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
 
 /** Limits the time of a handler or a validator: rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `ms` milliseconds. */
 function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: string, reply: UpwardReply, log: FastifyBaseLogger): Awaitable<T> {
-  if (!isPromise(result) || ms === 0) return result
+  if (!isPending(result) || ms === 0) return result
   return new Promise((resolve, reject) => {
     let isLate = false
     const timer = setTimeout(() => {

@@ -42,6 +42,18 @@ t.test('a handler that does not settle gets a 504, its signal aborts, and the qu
   t.match(batch.body, [{ status: 504, body: { code: 'FST_SSE_HANDLER_TIMEOUT' } }, { status: 200, body: 'fine' }])
 })
 
+t.test('a handler that only sends an event is not awaited', async t => {
+  const order: string[] = []
+  const { sessions, url } = await serve(t, { routes: { upward: { onSend: async () => { order.push('response') } } } })
+  sessions.handle('say', session => {
+    queueMicrotask(() => { order.push('microtask') })
+    return session.send('hello')
+  })
+  const { sessionId } = await openStream(t, url)
+  t.equal((await postMessage(url, sessionId, {}, { event: 'say' })).status, 202)
+  t.strictSame(order, ['response', 'microtask'])
+})
+
 t.test('a preHandle hook that does not settle is named in the response', async t => {
   const { sessions, url } = await serve(t, { handlerTimeout: 20 })
   sessions.addHook('preHandle', hang).handle('fine', () => 'fine')
