@@ -91,7 +91,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
         started.add(message)
         // The client repeats the message that failed because of the store. Those after it must not be handled before it.
         if (storeFailure !== undefined && !isConcurrent) throw storeFailure
-        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
+        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
         if (isHandled) return response
         const refusal = new Refusal(response)
         if (error instanceof StoreUnavailable && !isConcurrent) storeFailure = refusal

@@ -106,7 +106,7 @@ export function getTimeLimit (sessions: Sessions, event: string): number {
  * Handles a message and sends the response, as Fastify does for a route. Returns the response to keep for repeats. Throws or
  * rejects without a response if the message is refused.
  */
-export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, reportError: ReportError): Awaitable<StoredResponse> {
+export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, createErrorReporter: () => ReportError): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
   if (session.closed) throw closedError(sessions)
   const { event } = message
@@ -132,7 +132,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
         if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
-        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, reportError), () => {
+        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, createErrorReporter()), () => {
           isStartingDelivery = false
           return sendResponse(reply, upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
         })

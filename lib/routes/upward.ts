@@ -106,7 +106,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
-  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
+  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
   // Not in the queue, where handlers may wait for this answer.
   if (event === ANSWER_EVENT) return andThen(handle(), noop)
   let isStarted = false
