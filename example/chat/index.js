@@ -79,7 +79,8 @@ export default async function chat (app, options) {
   /** @type {(event: 'person' | 'left', session: Session, away?: boolean) => Promise<void>} */
   async function report (event, session, away) {
     const person = personOf(session, away)
-    if (person !== undefined) await sessions.broadcast(event, person)
+    // A page that was disconnected needs only the latest change of each person.
+    if (person !== undefined) await sessions.broadcast(event, person, { latest: `person ${person.id}` })
   }
 
   sessions

@@ -1,9 +1,11 @@
 import t from 'tap'
 import type { Page } from 'playwright-core'
+import type { Person } from '../../example/chat/contract.js'
 import { needsChromium, openContext } from '../support/browser.js'
 import { joinChat, sendAndWait, sendMessage, shownMessages } from './support/chat-page.js'
 import { saveScreenshots, startExamples } from './support/examples.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
+import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
 
 t.test('two tabs see people, typing and messages of their own room only; a closed tab leaves the room', needsChromium, async t => {
   const { url } = await startExamples(t)
@@ -39,6 +41,27 @@ t.test('two tabs see people, typing and messages of their own room only; a close
 
   await bob.close()
   await ann.getByRole('link', { name: 'Kitchen 1' }).waitFor({ state: 'detached' })
+})
+
+t.test('a client that was disconnected receives only the latest change of each person', async t => {
+  const { url: examples } = await startExamples(t)
+  const url = `${examples}/chat`
+  const enter = async ({ sessionId }: ClientStream, name: string, room: string): Promise<void> => {
+    t.equal((await postMessage(url, sessionId, { name, room }, { event: 'enter' })).status, 202)
+  }
+  const [ann, bob] = [await openStream(t, url), await openStream(t, url)]
+  await enter(ann, 'Ann', 'Lobby')
+  await enter(bob, 'Bob', 'Lobby')
+  const { data: entered } = await bob.waitFor(({ event }) => event === 'room')
+  const { you } = entered as { you: number }
+  const { id = '' } = await ann.waitFor(({ event, data }) => event === 'person' && (data as Person).id === you)
+  ann.destroy()
+  await bob.waitFor(({ event, data }) => event === 'person' && (data as Person).name === 'Ann' && (data as Person).away)
+  for (const room of ['Kitchen', 'Garden', 'Kitchen']) await enter(bob, 'Bob', room)
+  const resumed = await openStream(t, url, { headers: { 'Last-Event-ID': id } })
+  await resumed.waitFor(({ event, data }) => event === 'person' && (data as Person).name === 'Ann' && !(data as Person).away)
+  const changes = resumed.events.filter(({ data }) => (data as Partial<Person>).id === you)
+  t.strictSame(changes.map(({ event, data }) => [event, (data as Person).room]), [['person', 'Kitchen']])
 })
 
 t.test('messages arrive once and in order on both pages while the network of one fails and recovers', needsChromium, async t => {
