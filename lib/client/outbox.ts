@@ -5,7 +5,7 @@ import type { Welcome } from './connection.js'
 import { ResultPromise } from './result-promise.js'
 import type { Send } from './send.js'
 
-/** Options of one request. */
+/** Options of `session.request` in the client: of a message to the server. */
 export interface RequestOptions {
   /** Time for which the client repeats the request until it gets a response, in milliseconds. Default: that of the session. `Infinity` turns it off. Error: `TIMEOUT`. */
   timeout?: number | undefined
@@ -41,7 +41,7 @@ export interface Message {
 }
 
 /** What sends messages: the loop for those that are handled in order, the one for answers, or that of one concurrent message. */
-type Loop = '' | typeof ANSWER_EVENT | Message
+type Loop = '' | typeof RESPONSE_EVENT | Message
 
 /** What {@link Outbox.push} returns. */
 export interface QueuedMessage {
@@ -59,7 +59,7 @@ interface MessageResponse {
 }
 
 /** The event name of the messages that answer requests of the server. */
-export const ANSWER_EVENT = 'response'
+export const RESPONSE_EVENT = 'response'
 // A quarter of the server's default `maxWaitingMessages`, which leaves room for other requests of the session.
 const MAX_BATCH_MESSAGES = 64
 // In UTF-8 these are at most 768 KiB, less than Fastify's default `bodyLimit` of 1 MiB.
@@ -119,7 +119,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
     interrupts.delete(loop)
   }
 
-  const loopOf = (message: Message): Loop => message.loop ?? (message.event === ANSWER_EVENT ? ANSWER_EVENT : concurrent?.includes(message.event) ? message : '')
+  const loopOf = (message: Message): Loop => message.loop ?? (message.event === RESPONSE_EVENT ? RESPONSE_EVENT : concurrent?.includes(message.event) ? message : '')
 
   /** Returns the next messages of a loop. If a batch of another loop is given, adds those to it that were never sent. */
   const fillBatch = (loop: Loop, batch: Message[] = []): Message[] => {
@@ -149,9 +149,9 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
           const messages = batch.filter(message => queue.has(message) && loopOf(message) === loop)
           sent = messages
           if (sent.length === 0) throw abortReason(signal)
-          if (loop === '') fillBatch(ANSWER_EVENT, messages)
+          if (loop === '') fillBatch(RESPONSE_EVENT, messages)
           return sent.map(message => {
-            if (message.event === ANSWER_EVENT) message.loop = loop
+            if (message.event === RESPONSE_EVENT) message.loop = loop
             message.attempts++
             return message.line
           }).join('\n')
@@ -231,9 +231,9 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         message = { event, line: '', attempts: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
         if (closeError) throw closeError
         if (signal?.aborted) throw abortReason(signal)
-        if (queue.size >= maxQueued && event !== ANSWER_EVENT) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
+        if (queue.size >= maxQueued && event !== RESPONSE_EVENT) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
         // Without a key, because the server accepts an answer only once, and keeps a limited number of keys.
-        message.line = JSON.stringify({ event, data, ...event !== ANSWER_EVENT && { id } })
+        message.line = JSON.stringify({ event, data, ...event !== RESPONSE_EVENT && { id } })
         queue.add(message)
         timer = setTimer(() => {
           message.reject(new ClientError('TIMEOUT', `No response in ${timeout} ms`, { cause: lastError }))

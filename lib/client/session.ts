@@ -4,7 +4,7 @@ import { CLOSE_TIMEOUT, createConnection, type Welcome } from './connection.js'
 import { abortReason, onAbort } from './abort.js'
 import { ClientError, createResponseError } from './errors.js'
 import { type ConnectOptions, type Platform, type Resolvable } from './options.js'
-import { ANSWER_EVENT, createOutbox, type RequestOptions } from './outbox.js'
+import { RESPONSE_EVENT, createOutbox, type RequestOptions } from './outbox.js'
 import { addPageListeners } from './page.js'
 import { createSend } from './send.js'
 
@@ -207,7 +207,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   // Answers a request of the server with the result of a function, or with its error.
   const answer = async (id: string, handle: () => unknown): Promise<void> => {
-    const send = (content: object): Promise<unknown> => outbox.push(ANSWER_EVENT, { request: id, ...content }).result
+    const send = (content: object): Promise<unknown> => outbox.push(RESPONSE_EVENT, { request: id, ...content }).result
     try {
       await send({ data: await handle() })
     } catch (error) {

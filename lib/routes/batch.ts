@@ -4,7 +4,7 @@ import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, StoreUnavailable 
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, QueueResult, StoredResponse } from '../store/message-queue.js'
-import { ANSWER_EVENT } from '../wire/frame.js'
+import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
@@ -105,7 +105,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
     // The queue has refused the message. Fastify makes the response from the error.
     return formatResult(await dispatch(message, () => { throw error }))
   })
-  const isAnswer = ({ event }: BatchMessage): boolean => event === ANSWER_EVENT
+  const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
   // Not in the queue, where handlers may wait for these answers.
   const answers = messages.map(message => isAnswer(message) ? format(message, toPromise(toQueued(message).handle).then(response => ({ response, replayed: false }))) : undefined)
   const others = messages.filter(message => !isAnswer(message))

@@ -5,7 +5,7 @@ import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { requireJson } from '../wire/content-type.js'
-import { ANSWER_EVENT } from '../wire/frame.js'
+import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { Batch, handleBatch } from './batch.js'
@@ -108,7 +108,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const { body: data } = request
   const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), getMessageOrigin(request), reply))
   // Not in the queue, where handlers may wait for this answer.
-  if (event === ANSWER_EVENT) return andThen(handle(), noop)
+  if (event === RESPONSE_EVENT) return andThen(handle(), noop)
   let isStarted = false
   const queued = session[kStream].messageQueue.enqueue({
     key: id,

@@ -5,7 +5,7 @@ import { isSessionId } from '../wire/event-id.js'
 import { combineSignals } from './combine-signals.js'
 import type { Deliveries, DeliveryContext, DeliverySession } from './deliveries.js'
 
-/** Options of `session.request`. */
+/** Options of `session.request` on the server: of a request to the client. */
 export interface RequestOptions {
   /** Time in which the client must answer, in milliseconds. Default: 30 000. 0 or `false` turns it off. Error: FST_SSE_REQUEST_TIMEOUT. */
   readonly timeout?: number | false
@@ -34,16 +34,16 @@ export class Requests {
 
   /**
    * Appends an event to the log of a session, and resolves with what its client answers. `frame` is the event without its id, made
-   * from the id of the request; `what` names it in errors. The event is appended before the call returns, if the store is synchronous.
+   * from the id of the request; `description` names it in errors. The event is appended before the call returns, if the store is synchronous.
    */
-  send (target: DeliverySession, what: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown> {
+  send (target: DeliverySession, description: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown> {
     const timeout = getTimeout(options)
     const { ids, closeSignal } = this.#context
     const id = ids.next()
     const request = frame(id)
     const { controller, release } = combineSignals([target.signal, closeSignal, options.signal])
     const { signal } = controller
-    const timer = timeout === 0 ? undefined : setTimeout(() => { controller.abort(new RequestTimeout(what, timeout)) }, timeout).unref()
+    const timer = timeout === 0 ? undefined : setTimeout(() => { controller.abort(new RequestTimeout(description, timeout)) }, timeout).unref()
     return new Promise<RunOutcome>((resolve, reject) => {
       signal.throwIfAborted()
       signal.addEventListener('abort', () => { reject(signal.reason) })
@@ -52,7 +52,7 @@ export class Requests {
     }).finally(() => {
       clearTimeout(timer)
       release()
-    }).then(({ answer }) => readAnswer(what, answer))
+    }).then(({ answer }) => readAnswer(description, answer))
   }
 
   /** Ends a request of a session with the data of a message of its client. Throws or rejects with FST_SSE_ANSWER_INVALID or FST_SSE_REQUEST_UNKNOWN. */
@@ -103,11 +103,11 @@ function parseAnswer (message: unknown): Answer & { request: string } {
 }
 
 /** Returns the data of an answer. Throws the error that it contains; without an answer, FST_SSE_STORE_UNAVAILABLE. */
-function readAnswer (what: string, answer: Answer | undefined): unknown {
+function readAnswer (description: string, answer: Answer | undefined): unknown {
   // This process has lost its lease, or the store its data.
   if (answer === undefined) throw new StoreUnavailable()
   const { data, error } = answer
   if (error === undefined) return data
-  if (error.code === UNHANDLED) throw new RequestUnhandled(what)
-  throw Object.assign(new RequestFailed(what, error.message), { cause: error })
+  if (error.code === UNHANDLED) throw new RequestUnhandled(description)
+  throw Object.assign(new RequestFailed(description, error.message), { cause: error })
 }

@@ -2,7 +2,7 @@ import { createError } from '@fastify/error'
 import type { FastifyRequest } from 'fastify'
 import { andThen, type Awaitable } from '../awaitable.js'
 import { asError, EventUnknown, HandlerInvalid, PartInvalid, quote } from '../errors.js'
-import { isEventName, isUserEvent, PART_EVENT, ANSWER_EVENT } from '../wire/frame.js'
+import { isEventName, isUserEvent, PART_EVENT, RESPONSE_EVENT } from '../wire/frame.js'
 import { echo } from './echo.js'
 import type { HookRunner, Message } from './hooks.js'
 import type { Session } from './session.js'
@@ -69,7 +69,7 @@ interface ReservedHandlers {
 }
 
 /** Whether the plugin handles the messages with this event name. */
-const isReserved = (event: string): boolean => event === PART_EVENT || event === ANSWER_EVENT
+const isReserved = (event: string): boolean => event === PART_EVENT || event === RESPONSE_EVENT
 
 /** Keeps the handlers of the app. A message is handled by the handler of its event; if there is none, by the `onMessage` hooks; if there are none either and the event is `message`, by the echo. */
 export class HandlerRegistry {
@@ -164,7 +164,7 @@ export class HandlerRegistry {
       if (typeof key !== 'string') throw new PartInvalid()
       return () => this.#reserved.stopParts(session, key)
     }
-    if (message.event === ANSWER_EVENT) return () => this.#reserved.answer(session, message.data)
+    if (message.event === RESPONSE_EVENT) return () => this.#reserved.answer(session, message.data)
     // A hook may send the data to other clients in an event of the same name, which fails for a reserved name. The response
     // would be a 500, although the error is the client's.
     if (!isUserEvent(message.event)) throw new EventUnknown(quote(message.event), ', and onMessage hooks do not run for it, because the name is reserved')

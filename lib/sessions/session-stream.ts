@@ -39,7 +39,7 @@ export interface SessionContext<Session> {
   createRetryDelay (): number
   close (session: Session, reason: string): Awaitable<void>
   /** Sends an event to a session, and resolves with the answer of its client. */
-  request (target: DeliverySession, what: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown>
+  request (target: DeliverySession, description: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown>
   onStreamOpen (stream: StreamWriter): void
   onStreamClose (stream: StreamWriter): void
   /** A session has joined a channel. Resolves when the hooks have run; never rejects. */

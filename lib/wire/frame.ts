@@ -4,9 +4,9 @@ import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.j
 
 /** The event with a part of something that grows. A message with this name stops it. */
 export const PART_EVENT = 'part'
-/** The event with a request to the client. Its answer is a message named {@link ANSWER_EVENT}. */
+/** The event with a request to the client. Its answer is a message named {@link RESPONSE_EVENT}. */
 export const REQUEST_EVENT = 'request'
-export const ANSWER_EVENT = 'response'
+export const RESPONSE_EVENT = 'response'
 // The names of the events of the plugin, of EventSource, and of the session of the package's client.
 const RESERVED = new Set(['welcome', 'gap', 'close', 'replaced', PART_EVENT, REQUEST_EVENT, 'open', 'error', 'resume', 'disconnect', 'reset'])
 // The name of the last event of a run.

@@ -21,24 +21,25 @@ if kind == 'run' then
   return entry_position
 end
 local key = log_key(kind, name)
-local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'keep')
-local last, keep, bounds = to_number(meta[1]), to_number(meta[5]), CHANNEL_LOG
+local last, bytes, count, next_trim_at, keep = unpack(redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'keep'))
+local bounds = CHANNEL_LOG
+keep = to_number(keep)
 if is_retry then return 0 end
 if kind == 'channel' then
   local new_keep = tonumber(ARGS[5])
   if not channels.exists(channels.count(key), keep, last) then
     if new_keep == 0 then return 0 end
-    channels.create(key, meta[1])
+    channels.create(key, last)
   end
   if new_keep > 0 and new_keep ~= keep then
     redis.call('HSET', key, 'keep', new_keep)
     -- Trims to the new bounds now.
-    keep, meta[4] = new_keep, 0
+    keep, next_trim_at = new_keep, 0
   end
   bounds = channels.bounds(keep)
 end
-local entry_position = append(key, bounds, meta, frame, except, latest_key)
+local entry_position = append(key, bounds, { last, bytes, count, next_trim_at }, frame, except, latest_key)
 if keep > 0 then channels.set_ttl(key, true) end
-local text = format_entry(last, entry_position, except, latest_key, frame)
+local text = format_entry(to_number(last), entry_position, except, latest_key, frame)
 if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, format_integer(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
 return entry_position
