@@ -48,7 +48,7 @@ async function createBundle (input) {
     input,
     platform: 'browser',
     transform: { define: { 'process.env.NODE_ENV': '"production"' } },
-    output: { minify: true },
+    output: { minify: true, codeSplitting: false },
     write: false,
     // The directive is for frameworks that also render on the server.
     onLog: (level, log, handler) => { if (log.code !== 'MODULE_LEVEL_DIRECTIVE') handler(level, log) }

@@ -15,10 +15,21 @@ const scripts = readdirSync('lib/store/redis', { recursive: true, encoding: 'utf
 writeFileSync('dist/store/redis/lua.js', `const scripts = ${JSON.stringify(Object.fromEntries(scripts), null, 2)}\n\nexport const readLua = path => scripts[path]\n`)
 rmSync('dist/store/redis/lua.js.map')
 
+// One file, for pages that load the client as one file, too.
+await build({
+  input: 'dist/client/shared-fetch.js',
+  platform: 'browser',
+  logLevel: 'warn',
+  output: { file: 'dist/client/shared-fetch.js', format: 'esm', minify: true, comments: false }
+})
+rmSync('dist/client/shared-fetch.js.map')
+
 await build({
   input: 'dist/client/index.js',
   platform: 'browser',
   logLevel: 'warn',
+  // Only pages that share their session load this file, from the same folder.
+  external: /shared-fetch\.js$/,
   output: { file: 'dist/client/bundle.js', format: 'esm', minify: true, comments: false }
 })
 

@@ -9,7 +9,7 @@ const TICKS = 10
 
 function Clock () {
   /** @type {SessionHandle<Clock>} */
-  const { state, sessionId, lastEvent, reopen } = useSession('/clock')
+  const { state, sessionId, lastEvent, reopen } = useSession('/clock', { shared: true })
   const { finished = false, tick = finished ? TICKS : 0, time = '…' } = lastEvent?.data ?? {}
   return (
     <main>

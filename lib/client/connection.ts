@@ -135,7 +135,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     requestedId = lastEventId
     const response = await send(path, {
       // [WHATWG HTML 9.2.3] The id is sent in UTF-8. `fetch` takes a string with one character for each byte.
-      headers: { accept: 'text/event-stream', ...requestedId !== '' && { 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) } },
+      headers: { accept: 'text/event-stream', ...requestedId && { 'last-event-id': String.fromCharCode(...new TextEncoder().encode(requestedId)) } },
       cache: 'no-store',
       signal: controller.signal,
       body: () => {
@@ -151,11 +151,11 @@ export function createConnection (send: Send, path: string, maxEventSize: number
       retryAfter = parseRetryAfter(response)
       throw error
     }
-    const type = headers.get('content-type')
+    const type = headers.get('content-type') as string
     // Every response to `fetch` with such a status has one, unless the platform cannot read streams.
     if (!body) return fail(createForeignError('no readable body'))
     const reader = body.getReader()
-    if (/^text\/event-stream\b/i.test(type ?? '')) await readStream(reader)
+    if (/^text\/event-stream\b/i.test(type)) await readStream(reader)
     else rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
   }
 
@@ -170,7 +170,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
         // A listener may have closed or replaced the stream. If it was replaced, the server sends the rest of the chunk again.
         if (signal.aborted) return
         lastEventId = id ?? lastEventId
-        if (data !== '') handleEvent(event, data, request)
+        if (data) handleEvent(event, data, request)
       },
       retry => { retrySettings.retryDelay = retry }
     )

@@ -52,8 +52,9 @@ const MAX_RETRY_AFTER = 300_000
 
 /** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none. [RFC 9110 10.2.3] The header contains seconds or a date. */
 export function parseRetryAfter ({ headers }: Response): number {
-  const value = headers.get('retry-after') ?? ''
+  // A missing header becomes `null`, which is no date.
+  const value = headers.get('retry-after') as string
   // The clocks of server and client may differ.
-  const now = Date.parse(headers.get('date') ?? '') || Date.now()
+  const now = Date.parse(headers.get('date') as string) || Date.now()
   return Math.min(MAX_RETRY_AFTER, Number(value) * 1000 || Date.parse(value) - now || 0)
 }

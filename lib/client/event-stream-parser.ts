@@ -21,7 +21,7 @@ export function createParser (onBlock: OnBlock, onRetry: (ms: number) => void): 
   let request = ''
 
   const parseLine = (line: string): void => {
-    if (line === '') {
+    if (!line) {
       onBlock(id, event || 'message', data, request)
       id = undefined
       event = data = request = ''
@@ -36,7 +36,7 @@ export function createParser (onBlock: OnBlock, onRetry: (ms: number) => void): 
   }
 
   return text => {
-    if (text !== '') {
+    if (text) {
       // A CR ends a line at once, because an LF that belongs to it can be missing or late.
       const start = isAfterCr && text.startsWith('\n') ? 1 : 0
       isAfterCr = text.endsWith('\r')

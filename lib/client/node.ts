@@ -29,7 +29,8 @@ function isUnsent (error: unknown): boolean {
 
 /** Opens a session, like `connect` in a browser. The URL must be absolute. */
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, { dispatcher, ...options }: NodeConnectOptions = {}): ClientSession<C> {
-  return openSession(url, options, {
+  // Node has no tabs. Its Web Locks, since version 24, would share a session between the programs of one process.
+  return openSession(url, { ...options, shared: false }, {
     fetch: createFetch(dispatcher),
     isInvalid,
     isUnsent

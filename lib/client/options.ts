@@ -37,4 +37,10 @@ export interface ConnectOptions {
   maxQueued?: number | undefined
   /** Maximum size of the data of an event, in characters. Default: 16,777,216. `Infinity` turns it off. Error: `EVENT_TOO_LARGE`, which closes the session. */
   maxEventSize?: number | undefined
+  /**
+   * Whether the tabs of the same origin that connect to the same URL share one session and one stream. A string also separates the
+   * tabs by its value; pass the id of the user, if tabs can belong to different users. Has no effect without Web Locks,
+   * for example in Node or in a page without HTTPS. Default: `false`.
+   */
+  shared?: boolean | string | undefined
 }

@@ -16,6 +16,8 @@ export interface RequestOptions {
 export interface OutboxOptions {
   readonly timeout: number
   readonly maxQueued: number
+  /** The next idempotency key, as a number. Keys are unique within the session only. */
+  nextKey: number
 }
 
 /** Receives what happens in an outbox. */
@@ -95,8 +97,6 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   // The error of the last request or stream; `undefined` after a batch was accepted. It is the cause of `TIMEOUT`.
   let lastError: unknown
   let currentSessionId = ''
-  // The next idempotency key. Keys are unique within the session only.
-  let nextKey = 0
   let batchLimit = MAX_BATCH_MESSAGES
 
   /** Sends the messages of a loop until there are none. */
@@ -217,7 +217,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   }
 
   return {
-    push (event, data, { timeout = options.timeout, signal } = {}, id = String(nextKey++)) {
+    push (event, data, { timeout = options.timeout, signal } = {}, id = String(options.nextKey++)) {
       let message!: Message
       let timer: ReturnType<typeof setTimeout> | undefined
       let removeAbort: (() => void) | undefined

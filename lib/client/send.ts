@@ -19,9 +19,12 @@ export type Send = (path: string, options: SendOptions) => Promise<Response>
 
 /**
  * Creates the function that sends all requests of a session. It resolves the URL and the headers for each request.
- * Stores the latest URL of each path in `urls`, unless the app has its own `fetch`.
+ * Stores the latest URL of each path in `urls`, unless the app has its own `fetch`. `closed` aborts when the session is closed.
  */
-export function createSend (url: Resolvable<string | URL>, { headers, fetch, credentials }: ConnectOptions, platform: Platform, urls: Map<string, string>): Send {
+export function createSend (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform, urls: Map<string, string>, closed: AbortSignal): Send {
+  const { headers, fetch, credentials } = options
+  // Loaded only once, because `import()` does not resolve in a page that is being closed.
+  let module: Promise<typeof import('./shared-fetch.js')> | undefined
   const request: Send = async (path, { body, onUnsent, ...init }) => {
     const base = await resolveValue(url)
     const userHeaders = await resolveValue(headers) ?? {}
@@ -34,7 +37,9 @@ export function createSend (url: Resolvable<string | URL>, { headers, fetch, cre
       if (fetch === undefined) urls.set(path, checkUrl(target))
       const merged = mergeHeaders(userHeaders, init.headers)
       isValid = true
-      return await (fetch ?? platform.fetch ?? globalThis.fetch)(target, {
+      let sendRequest = fetch ?? platform.fetch ?? globalThis.fetch
+      if (options.shared) sendRequest = (await (module ??= import('./shared-fetch.js'))).sharedFetch(sendRequest, options, closed)
+      return await sendRequest(target, {
         // Not every `fetch` accepts the value `undefined`.
         ...credentials && { credentials },
         ...init,

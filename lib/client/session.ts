@@ -151,7 +151,7 @@ type BufferedEvent = readonly [received: Received, size: number]
 
 /** Opens a session with the `fetch` of a platform. A closure instead of a class, so that no method needs `this`. */
 export function openSession (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform): ClientSession {
-  const { paths: { downward = '/downward', upward = '/upward' } = {}, headers, fetch, credentials, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24, ...others } = options
+  const { paths: { downward = '/downward', upward = '/upward' } = {}, headers, fetch, credentials, timeout = 60_000, maxQueued = 1000, maxEventSize = 2 ** 24, shared, ...others } = options
   const [unknown] = Object.keys(others)
   if (unknown) throw new ClientError('OPTION_INVALID', `No option ${unknown}`)
   const retrySettings = { retryDelay: 1000 }
@@ -162,8 +162,8 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   let state: State = 'connecting'
   let sessionId: string | undefined
   let closeError: ClientError | undefined
-  // Number of the next subscription.
-  let nextId = 0
+  // Number of the next subscription. The tabs that share a session need different ones.
+  let nextKey = shared ? Math.random() : 0
 
   const notify = (event: string, data?: unknown): void => {
     // The copy excludes listeners that are added during the loop. Otherwise one that replaces itself would be called forever.
@@ -257,7 +257,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   }
 
   async function * subscribe (name: string, data?: unknown, { signal }: SubscribeOptions = {}): AsyncGenerator<unknown, void, undefined> {
-    const id = `s${nextId++}`
+    const id = `s${nextKey++}`
     let end: Part['end'] | undefined
     // The error follows the values that have arrived already.
     const fail = (error: unknown): void => { notifyIterators('part', { message: id, error }) }
@@ -313,8 +313,8 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   }
 
   const urls = new Map<string, string>()
-  const send = createSend(url, { headers, fetch, credentials }, platform, urls)
-  const outbox = createOutbox(send, upward, { timeout, maxQueued }, retrySettings, {
+  const send = createSend(url, options, platform, urls, abortController.signal)
+  const outbox = createOutbox(send, upward, { timeout, maxQueued, nextKey }, retrySettings, {
     onStale: () => { if (state === 'open') connection.reconnect() },
     reportError
   })

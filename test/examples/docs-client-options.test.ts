@@ -7,8 +7,9 @@ import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { nameOf, table } from './docs.js'
 
 /** A client without options. Its server sends the given events, and responds to messages with 503. */
-function connectTo (t: Test, events = '', onRequest: (url: string, init: RequestInit) => void = () => {}): ClientSession {
+function connectTo (t: Test, events = '', onRequest: (url: string, init: RequestInit) => void = () => {}, options: ConnectOptions = {}): ClientSession {
   const session = connect('', {
+    ...options,
     fetch: async (url, init) => {
       onRequest(url, init)
       if (init.method === 'POST') return new Response(null, { status: 503 })
@@ -20,9 +21,9 @@ function connectTo (t: Test, events = '', onRequest: (url: string, init: Request
 }
 
 /** The first two requests of a client without options: for its stream, and with a message. */
-async function requests (t: Test): Promise<Array<RequestInit & { url: string }>> {
+async function requests (t: Test, options: ConnectOptions = {}): Promise<Array<RequestInit & { url: string }>> {
   const made: Array<RequestInit & { url: string }> = []
-  const session = connectTo(t, '', (url, init) => { made.push({ url, ...init }) })
+  const session = connectTo(t, '', (url, init) => { made.push({ url, ...init }) }, options)
   session.send(1)
   await waitUntil(() => made.length === 2, 'the message')
   return made
@@ -89,6 +90,12 @@ const DEFAULTS: Record<keyof ConnectOptions, (t: Test, documented: string) => Pr
       session.on('error', error => { outcome.resolve(codeOf(error)) })
       t.equal(await withTimeout(outcome.promise, 'the event'), expected)
     }
+  },
+
+  async shared (t, documented) {
+    // Without Web Locks, the option has no effect.
+    for (const shared of [true, false]) t.equal((await requests(t, { shared })).length, 2)
+    t.equal(documented, 'false')
   }
 }
 
