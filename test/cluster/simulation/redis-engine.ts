@@ -113,7 +113,8 @@ export class RedisEngine {
   static async start (): Promise<RedisEngine> {
     const folder = mkdtempSync(join(tmpdir(), 'simulation-'))
     const path = join(folder, 'socket')
-    const child = spawn('redis-server', ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', folder], { stdio: ['ignore', 'pipe', 'inherit'] })
+    // A larger hash would have a random order, so a seed would not give the same history.
+    const child = spawn('redis-server', ['--hash-max-listpack-value', '1048576', '--hash-max-listpack-entries', '65536', '--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', folder], { stdio: ['ignore', 'pipe', 'inherit'] })
     const engine = new RedisEngine(child, folder)
     process.once('exit', () => { engine.#kill() })
     for await (const line of createInterface({ input: child.stdout as NonNullable<typeof child.stdout> })) if (line.includes('ready to accept connections')) break
