@@ -129,7 +129,7 @@ t.test('ten tabs receive each event once and in order while tabs are closed, rel
     await page.evaluate(`
       window.answers = []
       window.sent = 0
-      window.talking = setInterval(() => { session.request('echo', ['${name}', sent++]).then(answer => answers.push(answer), error => answers.push(error.message)) }, 20)
+      window.talking = setInterval(() => { session.request('echo', ['${name}', sent++]).then(answer => answers.push(answer), error => answers.push(error.message)) }, 200)
     `)
     live.add(page)
   }
@@ -138,7 +138,7 @@ t.test('ten tabs receive each event once and in order while tabs are closed, rel
   t.equal(streamCount(), 1)
   const [session] = openSessions as unknown as [Session]
   let sent = 0
-  const ticker = setInterval(() => { session.emit('number', sent++) }, 10)
+  const ticker = setInterval(() => { session.emit('number', sent++) }, 50)
   t.teardown(() => { clearInterval(ticker) })
   /** Waits until every tab has received everything that was sent before. */
   const catchUp = async (): Promise<void> => {
