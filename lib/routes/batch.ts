@@ -8,7 +8,7 @@ import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
-import { getMessageOrigin, MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
+import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
 import { createErrorReporter, formatResult } from './message-result.js'
 import { getTimeLimit, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
@@ -76,8 +76,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const origin = getMessageOrigin(request)
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(origin, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
+  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
   let storeFailure: Refusal | undefined
   const started = new Set<BatchMessage>()
   const toQueued = (message: BatchMessage): QueuedMessage => {
@@ -92,7 +91,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
         started.add(message)
         // The client repeats the message that failed because of the store. Those after it must not be handled before it.
         if (storeFailure !== undefined && !isConcurrent) throw storeFailure
-        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), origin, reply)))
+        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
         if (isHandled) return response
         const refusal = new Refusal(response)
         if (error instanceof StoreUnavailable && !isConcurrent) storeFailure = refusal

@@ -24,16 +24,8 @@ export interface BatchMessage {
 /** Handles a message in the handler of the internal route. Throws or rejects if the message is refused. */
 export type HandleRequest = (request: FastifyRequest, reply: FastifyReply) => Awaitable<StoredResponse>
 
-/** What the messages of one request have in common. */
-export interface MessageOrigin {
-  readonly raw: IncomingMessage
-  readonly id: string
-  readonly log: FastifyBaseLogger
-  /** The headers of the request, without those of its body. */
-  readonly headers: IncomingHttpHeaders
-  /** The URL of the internal route. */
-  readonly url: string
-}
+/** The request in which a message has arrived. */
+type OriginalRequest = Pick<FastifyRequest, 'raw' | 'headers' | 'id' | 'log' | 'routeOptions'>
 
 export interface DispatchResult {
   readonly response: StoredResponse
@@ -43,7 +35,7 @@ export interface DispatchResult {
 }
 
 // These headers describe the body or the connection of the batch, or the encoding of its response.
-const OMITTED_HEADERS = new Set(['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect'])
+const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**
  * The POST of one message of a batch. It does not come from the network: {@link dispatch} passes it to Fastify's router, so
@@ -64,21 +56,21 @@ export class MessageRequest extends IncomingMessage {
   #startLimit: () => void = noop
   #removeLimit: () => void = noop
 
-  constructor (origin: MessageOrigin, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
-    const { raw, url } = origin
-    super(raw.socket)
+  constructor (batch: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
+    super(batch.raw.socket)
     this.session = session
     this.event = event
-    this.id = origin.id
-    this.log = origin.log
+    this.id = batch.id
+    this.log = batch.log
     this.#handle = handle
-    this.httpVersion = raw.httpVersion
-    this.httpVersionMajor = raw.httpVersionMajor
-    this.httpVersionMinor = raw.httpVersionMinor
+    this.httpVersion = batch.raw.httpVersion
+    this.httpVersionMajor = batch.raw.httpVersionMajor
+    this.httpVersionMinor = batch.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
-    this.url = url
-    const headers = { ...origin.headers }
+    this.url = messageUrl(batch)
+    const headers: IncomingHttpHeaders = { ...batch.headers }
+    for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
     if (json !== undefined) {
       headers['content-type'] = 'application/json'
@@ -117,14 +109,9 @@ export class MessageRequest extends IncomingMessage {
   /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeLimit` milliseconds. */
   async dispatch (scope: FastifyInstance, timeLimit: number): Promise<DispatchResult> {
     const response = new ServerResponse(this)
-    const socket = new NullSocket() as Writable as Socket
-    response.assignSocket(socket)
-    // As a server does. `destroy` would also create an error, which nothing receives.
-    response.on('finish', () => {
-      response.detachSocket(socket)
-      response.destroyed = true
-      response.emit('close')
-    })
+    response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
+    // As a server does, so that the response emits `close`.
+    response.on('finish', () => { response.destroy() })
     const capture = startCapture(this, response, {})
     this.#startLimit = () => { this.#removeLimit = limitCapture(capture, timeLimit, this.event, this.log) }
     this.#startLimit()
@@ -139,22 +126,11 @@ export class MessageRequest extends IncomingMessage {
   override _destroy (error: Error | null, done: (error?: Error | null) => void): void { done(error) }
 }
 
-/** Discards what a response writes. */
-class NullSocket extends Writable {
-  override _write (_chunk: unknown, _encoding: unknown, done: () => void): void { done() }
-}
-
-/** Returns what the messages of a request have in common. */
-export function getMessageOrigin ({ raw, headers, id, log, routeOptions }: FastifyRequest): MessageOrigin {
-  const kept = Object.entries(headers).filter(([name]) => !OMITTED_HEADERS.has(name))
-  return { raw, id, log, headers: Object.fromEntries(kept), url: getMessageUrl(raw.url, routeOptions.url) }
-}
-
-/** Returns the URL of the internal route. It keeps the query and the parameters of the URL of the request. */
-function getMessageUrl (url = '', route = ''): string {
+/** Returns the URL of the internal route. It keeps the query and the parameters of the batch's URL. */
+function messageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
   const [path = '', ...query] = url.split(/(?=[?;#])/)
   const base = path.replace(/\/+$/, '')
-  // The route of the request may end with an event name.
-  const upwardPath = route.endsWith('/:event') ? base.slice(0, base.lastIndexOf('/')) : base
+  // The route of the batch may end with an event name.
+  const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base
   return upwardPath + BATCH_MESSAGE_PATH + query.join('')
 }

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
 import { andThen, cleanUpAfterError, isPending, noop, type Awaitable } from '../awaitable.js'
@@ -29,14 +30,11 @@ export interface Capture {
 /** Creates the result for the client from an error that was thrown after the response: `{ status, body }`, as in the response to a batch. */
 export type ReportError = (error: Error) => Promise<object>
 
-/** Key of the capture on a request. */
-const kCapture = Symbol('capture')
-
-type RequestWithCapture = IncomingMessage & { [kCapture]?: Capture }
+const captures = new WeakMap<IncomingMessage, Capture>()
 
 /** The `onSend` hook that captures the response to a request for {@link startCapture}. It must be the last one of its route. */
 export const captureResponse: onSendHookHandler<unknown> = (request, reply, payload, done) => {
-  const { [kCapture]: capture } = request.raw as RequestWithCapture
+  const capture = captures.get(request.raw)
   if (capture === undefined) {
     done(null, payload)
     return
@@ -72,14 +70,15 @@ function isBody (payload: unknown): payload is StoredResponse['body'] {
 }
 
 /** Captures the response to a request: its status, its body, and the headers that are not in `earlierHeaders`. */
-export function startCapture (request: RequestWithCapture, response: ServerResponse, earlierHeaders: Headers): Capture {
-  if (request[kCapture] !== undefined) return request[kCapture]
+export function startCapture (request: IncomingMessage, response: ServerResponse, earlierHeaders: Headers): Capture {
+  const current = captures.get(request)
+  if (current !== undefined) return current
   let resolve: Capture['resolve'] = noop
   const promise = new Promise<StoredResponse>(_resolve => { resolve = _resolve })
   const capture: Capture = { earlierHeaders, response: promise, resolve }
-  request[kCapture] = capture
+  captures.set(request, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
-  response.once('close', () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })
+  finished(response, () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })
   return capture
 }
 
