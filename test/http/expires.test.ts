@@ -25,6 +25,18 @@ async function assertUnauthorized (t: Test, { events, ended }: ClientStream): Pr
   t.match(events.at(-1), { event: 'close', data: { reason: 'unauthorized' } })
 }
 
+/** Delays the first call of `end`. Returns what resolves when it is called, and what lets it continue. */
+function holdFirstEnd (store: FlakyStore): Record<'called' | 'gate', ReturnType<typeof deferred<void>>> {
+  const [called, gate] = [deferred(), deferred()]
+  store.delay = name => {
+    if (name !== 'end') return undefined
+    store.delay = () => undefined
+    called.resolve()
+    return gate.promise
+  }
+  return { called, gate }
+}
+
 testEachStoreFactory(t, 'a stream ends when the credentials of its client expire, and newer ones in a GET or a POST to any process extend the time', async (t, connect, servers) => {
   const nodeA = await serve(t, { expires, store: await connect() })
   const nodeB = servers.length === 0 ? nodeA : await serve(t, { expires, store: await connect() })
@@ -129,13 +141,7 @@ t.test('a session that is closed while the check closes it has the reason of the
   const session = await sessions.find(stream.sessionId)
   const reasons: string[] = []
   sessions.addHook('onClose', (_session, reason) => { reasons.push(reason) })
-  const [called, gate] = [deferred(), deferred()]
-  store.delay = name => {
-    if (name !== 'end') return undefined
-    store.delay = () => undefined
-    called.resolve()
-    return gate.promise
-  }
+  const { called, gate } = holdFirstEnd(store)
   advance(MINUTE)
   await withTimeout(called.promise, 'the check')
   await session?.close('left')
@@ -149,13 +155,7 @@ t.test('newer credentials that arrive during the check keep the session open', a
   const { url } = await serve(t, { expires, store: store.createStore })
   const advance = skewClock(t, Date)
   const { sessionId, events } = await openStream(t, url, { headers: validFor(1) })
-  const [called, gate] = [deferred(), deferred()]
-  store.delay = name => {
-    if (name !== 'end') return undefined
-    store.delay = () => undefined
-    called.resolve()
-    return gate.promise
-  }
+  const { called, gate } = holdFirstEnd(store)
   advance(MINUTE)
   await withTimeout(called.promise, 'the check')
   assertErrorResponse(t, await postMessage(url, sessionId, { text: 'old' }, { headers: validFor(0) }), 401, 'FST_SSE_UNAUTHORIZED')
