@@ -2,7 +2,7 @@ import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { openProxiedNode, type ProxiedNode } from '../support/stores.js'
@@ -73,6 +73,31 @@ t.test('another node runs the onLeave and onClose hooks if the node that closed 
   await waitUntil(() => closesOnNodeB.length > 1, 'the hooks')
   await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame([closes, closesOnNodeB], [[], [`${id} leaves room`, `${id} expired`]])
+})
+
+t.test('onLeave runs for the channels that an expired session has joined in another process', needsRedis, async t => {
+  const redis = await startRedis(t)
+  // Long enough for the two joins.
+  const openNode = (): Promise<ProxiedNode> => openProxiedNode(t, redis, { resumeTimeout: 2000 })
+  const [nodeA, nodeB] = [await openNode(), await openNode()]
+  const session = await openSession(nodeA.sessions)
+  await session.join('room')
+  // The first node is not told of this, because it has no stream of the session.
+  await (await findSession(nodeB.sessions, session)).join('hall')
+  await nodeB.sessions.close()
+  // The notification of the close arrives before the reply.
+  const call = nodeA.client.call.bind(nodeA.client) as (...args: string[]) => Promise<unknown>
+  const callAndDelayReply = async (...args: string[]): Promise<unknown> => {
+    const reply = await call(...args)
+    if (parseStoreCommands(args).some(({ operation }) => operation === 'end')) await waitUntil(() => session.closed, 'the notification')
+    return reply
+  }
+  Object.assign(nodeA.client, { call: callAndDelayReply })
+  const left: string[] = []
+  nodeA.sessions.addHook('onLeave', (_session, { name }) => { left.push(name) })
+  const closes = recordCloses(nodeA.sessions)
+  await waitUntil(() => closes.length > 0, 'the hooks')
+  t.strictSame(left.toSorted(), ['hall', 'room'])
 })
 
 t.test('a session stays open if its client reconnects while the expiry is being executed', needsRedis, async t => {

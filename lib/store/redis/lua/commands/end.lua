@@ -53,7 +53,7 @@ if keep then
   return { 1, {}, left_json }
 end
 if deadline ~= '' then
-  redis.call('HSET', key, 'closedBy', closed_by)
+  redis.call('HSET', key, 'closeReason', reason, 'closedBy', closed_by)
   redis.call('RENAME', key, expired_key)
   redis.call('ZADD', closing, lease_clock + LEASE, id)
   redis.call('PEXPIRE', closing, TTL)
