@@ -6,7 +6,7 @@ import { createMessage, createResponse, recordHandlers, startGatedMessage } from
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('a batch may contain repeats of its own messages and of a message that runs on another node', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
@@ -122,4 +122,32 @@ t.test('if a node loses its lease during a batch, another node handles the remai
   await t.rejects(withTimeout(results[29] as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.strictSame(batchA.handled, [0])
   t.strictSame(batchB.handled, range(0, 30))
+})
+
+t.test('if the lease ends before a message of a batch, no later message of the batch starts', needsRedis, async t => {
+  const { sessions, client } = await openProxiedNode(t, await startRedis(t), {}, { lease: 500 })
+  const session = await openSession(sessions)
+  const gate = deferred()
+  const handled: number[] = []
+  const results = await session[kStream].messageQueue.enqueueAll([0, 1, 2].map(n => createMessage(undefined, async () => {
+    handled.push(n)
+    await gate.promise
+    return createResponse(String(n))
+  })))
+  await waitUntil(() => handled.length === 1, 'the first message')
+  // From now on, no heartbeat succeeds until a message is refused.
+  let isRefused = false
+  const outcomes = results.map(result => result.then(() => 'handled', ({ code }) => {
+    isRefused = true
+    return code as string
+  }))
+  interceptStoreCommands(client, async storeCommands => {
+    await nextEventLoopTurn()
+    if (!isRefused && storeCommands.some(({ operation }) => operation === 'heartbeat')) throw new Error('lost')
+  })
+  const startedAt = performance.now()
+  await waitUntil(() => performance.now() - startedAt > 400, 'half of the lease')
+  gate.resolve()
+  t.strictSame(await withTimeout(Promise.all(outcomes), 'the outcomes'), ['handled', 'FST_SSE_STORE_UNAVAILABLE', 'FST_SSE_STORE_UNAVAILABLE'])
+  t.strictSame(handled, [0])
 })

@@ -254,12 +254,14 @@ export class MessageQueues {
 
   async #handle (state: SessionReplica, ticket: string, nodeId: string, messages: readonly PendingMessage[]): Promise<void> {
     const completed: Array<Promise<void> | undefined> = []
+    // If one message may not start, no later one does, because they are handled in order.
+    let mayStart = true
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
       // When the lease has ended, another node may run the same handler.
-      if (!this.#listener.mayHandle()) await this.#listener.renewLease()
-      const mayStart = nodeId === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
+      if (mayStart && !this.#listener.mayHandle()) await this.#listener.renewLease()
+      mayStart &&= nodeId === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
       try {
         if (!mayStart) throw new StoreUnavailable()
         response = await message.handle()
