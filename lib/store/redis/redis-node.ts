@@ -108,6 +108,8 @@ export class RedisNode {
       onIncomplete: () => { this.#loader.start() },
       onRollback: () => {
         for (const state of this.cache.listOpen()) state.version = 0
+        // Redis may have lost that they were closed. Expired sessions expire again.
+        for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '')
         this.runs.reconcile()
         this.messageQueues.reconcile(this.cache.listOpen())
       },

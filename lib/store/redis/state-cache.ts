@@ -35,12 +35,21 @@ export class StateCache<State extends object, Source> {
 
   /** Lists the sessions in memory that are not marked as closed, or the runs that have not ended. */
   listOpen (): State[] {
-    return [...this.#known.values()].map(known => known.deref()).filter((state): state is State => state !== undefined && this.#isOpen(state))
+    return this.#list().filter(this.#isOpen)
+  }
+
+  /** Lists the sessions in memory that are marked as closed, or the runs that have ended. */
+  listClosed (): State[] {
+    return this.#list().filter(state => !this.#isOpen(state))
   }
 
   /** Releases the states that were not used since the previous sweep. */
   sweep (): void {
     this.#used = [new Set(), this.#used[0]]
     for (const [id, known] of this.#known) if (known.deref() === undefined) this.#known.delete(id)
+  }
+
+  #list (): State[] {
+    return [...this.#known.values()].map(known => known.deref()).filter(state => state !== undefined)
   }
 }

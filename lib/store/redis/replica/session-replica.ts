@@ -72,7 +72,7 @@ export class SessionReplica extends SessionState implements LogReader {
 
   /** Applies a record, unless a newer one was applied. Returns whether the session was closed by it. */
   apply (record: SessionRecord, nodeId: string): boolean {
-    // Nothing changes a session that is closed, so a record that lacks the close is older.
+    // Nothing changes a session that is closed, so a record that lacks the close is older, or Redis has lost the close.
     if (record.version < this.version || (this.closeReason !== undefined && record.closeReason === undefined)) return false
     this.version = record.version
     this.data = record.data
