@@ -7,7 +7,7 @@ import { inspect } from 'node:util'
  * app or its environment.
  */
 
-// Errors at boot.
+// Errors of options and arguments, mostly at boot.
 export const OptionInvalid = createError<[string]>('FST_SSE_OPTION_INVALID', '%s', 500, TypeError)
 export const HookInvalid = createError<[string]>('FST_SSE_HOOK_INVALID', '%s', 500, TypeError)
 /** The store cannot be used at boot. Has the code of {@link StoreUnavailable}, with a message for operators instead of clients. */

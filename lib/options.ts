@@ -64,7 +64,7 @@ export interface SseSessionsOptions {
   maxRuns?: number
   /**
    * Maximum number of sessions. At the limit, the memory store makes room for a new one: it removes the session that was closed
-   * first; otherwise, it closes the session that has been without a stream for the longest time, if it has never sent a message.
+   * first; otherwise, of the sessions without a stream whose clients have never sent a message, the one that is idle for the longest time.
    * Default: 100 000; `Infinity` turns the limit off.
    */
   maxSessions?: number

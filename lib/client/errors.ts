@@ -8,7 +8,7 @@ export class ClientError extends Error {
    * - `QUEUE_FULL`: `maxQueued` messages have no response yet.
    * - `RESET`: the session was lost before a message got its response. The message may have been handled.
    * - `ENDED`: the server or a proxy ended the stream.
-   * - `SILENT`: the client gave up a stream or a request because it received nothing.
+   * - `SILENT`: the client gave up a stream or a request that may be dead: it received nothing for too long, or the network was lost meanwhile.
    * - `EVENT_TOO_LARGE`: an event is larger than `maxEventSize`.
    * - `BUFFER_FULL`: a `for await` loop did not read its events in time.
    * - `INCOMPLETE`: values of a subscription may be missing, because the server no longer had some events, or the session.

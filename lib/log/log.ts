@@ -21,7 +21,7 @@ export interface EntryInput {
   readonly frame: string
   /** Ids of the sessions that do not receive this entry. */
   readonly except?: readonly string[] | undefined
-  /** Replaces the earlier entry of the log with the same key: a stream that has not written that one skips it, and reports no gap. */
+  /** If set, this entry replaces the earlier entry of the log with the same key. A stream that has not written the earlier one skips it, and reports no gap. */
   readonly key?: string | undefined
 }
 

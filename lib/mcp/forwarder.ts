@@ -40,7 +40,7 @@ export class Forwarder {
   readonly #servers: ServerFinder
   /** The ids of the streams of calls that run, or are being started, in this process. */
   readonly #running = new Set<string>()
-  /** The streams in this process of calls that run in others, and messages for others: whether they are being checked. */
+  /** The streams in this process of messages that other processes should handle. The value says whether a check is running. */
   readonly #watched = new Map<Session, boolean>()
   readonly #timer: NodeJS.Timeout
 
@@ -92,7 +92,7 @@ export class Forwarder {
     await this.#handle(stream)
   }
 
-  /** While a client receives a stream: if the process that should handle its messages fails, another one does, or its requests get an error. */
+  /** Checks a stream regularly. If the process that should handle its messages has failed, another one handles them, or its requests get an error. */
   watch (stream: Session): void {
     if (!this.#watched.has(stream) && !this.#running.has(stream.id)) this.#watched.set(stream, false)
   }
@@ -150,7 +150,7 @@ export class Forwarder {
     try {
       // A client that has disconnected resumes the stream, perhaps in another process.
       const isNeeded = !stream.closed && (requestIds.length === 0 || stream[kStream].hasStream)
-      if (isNeeded && await this.#isHandled(stream)) this.#watched.set(stream, false)
+      if (isNeeded && await this.#ensureHandled(stream)) this.#watched.set(stream, false)
       else {
         this.#watched.delete(stream)
         if (isNeeded) await sendErrors(stream, requestIds, 'The response is lost, because the server that ran the request has failed')
@@ -161,8 +161,8 @@ export class Forwarder {
     }
   }
 
-  /** Lets the messages of a stream be handled if that has not begun. Resolves with false if it has begun in a process that has failed. */
-  async #isHandled (stream: Session): Promise<boolean> {
+  /** Makes sure that the messages of a stream are handled. Resolves with false if that has begun in a process that has failed. */
+  async #ensureHandled (stream: Session): Promise<boolean> {
     const { inbox, forwarded } = getData(stream)
     if (this.#running.has(stream.id)) return true
     if (inbox === this.#inbox.id) {
@@ -179,6 +179,6 @@ export class Forwarder {
     const server = await this.#servers.findServer(String(stream.principal), new MessageExtra(forwarded.info))
     await stream.update({ inbox: server instanceof McpSession ? this.#inbox.id : server.id })
     const current = await this.#sessions.find(stream.id)
-    return current?.data.forwarded !== undefined && await this.#isHandled(stream)
+    return current?.data.forwarded !== undefined && await this.#ensureHandled(stream)
   }
 }

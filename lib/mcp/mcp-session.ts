@@ -92,7 +92,7 @@ export class McpSession {
     this.#release()
   }
 
-  /** Passes messages of the client, of which some are requests, to the server. The response is sent in a stream if one is given, and otherwise in the way that fits best. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
+  /** Passes messages of the client, of which some are requests, to the server. The response is sent in a stream if one is given, and otherwise as JSON or as a stream, see {@link Call}. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
   call (messages: readonly JsonRpcMessage[], extra: MessageExtra, givenStream?: Session): Call {
     const requests = messages.filter(isRequest)
     const ids = requests.map(({ id }) => id)

@@ -19,7 +19,7 @@ import type { McpHandlerLike, McpServerLike, MessageExtra } from './transport.js
 /** Milliseconds that `close` has for the last events of the streams, also if calls have taken all of `closeTimeout`. */
 const FLUSH_TIMEOUT = 100
 
-/** The data of the first event of a stream whose client can handle an event without data. */
+/** The `welcome` of a stream that begins with an event without data, from which the client learns an id. */
 export const PRIMING = 'priming'
 
 /** Clients ignore events with a name. An id without data would not be stored by some of them. */
@@ -160,7 +160,7 @@ export class McpRegistry {
     return stream
   }
 
-  /** While a client receives a stream: if the process that should handle its messages fails, another one does, or its requests get an error. */
+  /** Checks a stream regularly. If the process that should handle its messages has failed, another one handles them, or its requests get an error. */
   watch (stream: Session): void {
     this.#forwarder.watch(stream)
   }

@@ -99,7 +99,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     const cursor = response[kStream].cursor
     const onAttach = (): void => { if (call instanceof Call) call.onAttach(response) }
     const sent = canRespond && sendStream(registry, session, response, { sink, cursor, requestedAt, onAttach }, reply)
-    // Until now, it could not expire. If the client does not come back, it does, which cancels the call.
+    // From now on the stream can expire. If its client does not reconnect in time, it expires, which cancels the call.
     response[kStream].release()
     await sent
     return

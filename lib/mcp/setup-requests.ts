@@ -4,7 +4,7 @@ import type { JsonRpcRequest } from './json-rpc.js'
 const MAX_COUNT = 256
 const MAX_LENGTH = 64 * 1024
 
-/** Requests whose effect lasts, and those that undo it. Each is stored once for each `uri`. */
+/** Requests whose effect lasts, or that undo one. The last one with a lasting effect is stored, for each `uri`. */
 const EFFECTS: ReadonlyMap<string, string> = new Map([['logging/setLevel', 'level'], ['resources/subscribe', 'subscription'], ['resources/unsubscribe', 'subscription']])
 
 /**

@@ -14,7 +14,7 @@ export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger'>
   readonly requestedAt: number
   /** Response headers, in addition to those of every stream. */
   readonly headers: Readonly<Record<string, string>>
-  /** The client has disconnected before its stream began, or a timeout or a hook that throws has sent another response. Releases the session. */
+  /** Releases the session, because the response does not become a stream: the client has disconnected, a timeout has passed, or a hook has failed. */
   onAbort (): void
   /** The response has become the stream of the session. */
   onAttach? (): void

@@ -38,7 +38,7 @@ export interface DispatchResult {
 const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**
- * The POST of one message of a batch. It does not come from the network: {@link dispatch} passes it to Fastify's router, so
+ * A POST for one message, of a batch or for a late error. It does not come from the network: {@link dispatch} passes it to Fastify's router, so
  * that Fastify handles the message like any other POST.
  */
 export class MessageRequest extends IncomingMessage {

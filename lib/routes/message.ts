@@ -19,7 +19,7 @@ const CLOSE_GRACE = 1000
 
 type Headers = Readonly<Record<string, unknown>>
 
-/** The response to a request that other code sends. */
+/** A response that Fastify, a hook or an error handler sends, captured so that it can be stored. */
 export interface Capture {
   /** The headers that were set before the capture started. They are not part of the response. */
   readonly earlierHeaders: Headers

@@ -8,16 +8,16 @@ export function addResponseHooks (scope: FastifyInstance, sessions: Sessions, id
   // Not in an earlier hook: `close` would also wait for requests whose body never arrives. Not for a message of a batch: `close` sends
   // an error to the requests that it does not wait for any longer, which would be stored as the response of the message.
   scope.addHook('preHandler', (request, reply, done) => {
-    if (request.method !== 'GET' && !(request.raw instanceof MessageRequest)) sessions.onRequest(reply)
+    if (request.method !== 'GET' && !(request.raw instanceof MessageRequest)) sessions.trackReply(reply)
     done()
   })
   // If an `onSend` hook of the app fails, the one below does not run.
   scope.addHook('onError', (_request, reply, _error, done) => {
-    sessions.onResponse(reply)
+    sessions.untrackReply(reply)
     done()
   })
   scope.addHook('onSend', (request, reply, payload, done) => {
-    sessions.onResponse(reply)
+    sessions.untrackReply(reply)
     // Pages of other origins must be able to read the headers of the plugin, also if the app itself has set up CORS.
     if (reply.hasHeader(ALLOW_ORIGIN)) {
       const exposed = reply.getHeader(EXPOSE_HEADERS)

@@ -18,9 +18,9 @@ import { getHeader, kSession, requireSession, type RequestWithSession } from './
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
 const JSON_SCHEMA = { params: { type: 'object', properties: { event: { type: 'string', minLength: 1 } } } }
 
-// For @fastify/swagger, which describes only the other routes.
+// Hides the route from @fastify/swagger.
 const HIDDEN = { hide: true }
-// For @fastify/rate-limit, because a batch counts as one request.
+// Excludes the messages of a batch from @fastify/rate-limit: the batch counts as one request.
 const UNLIMITED = { rateLimit: false as const }
 
 /** POST of the upward path, with and without an event name: adds messages to the queue of the session. `usesJsonSchema` is false if the app has set a validator compiler, which may not support JSON Schema. */

@@ -14,11 +14,11 @@ export interface DeliverySession {
   readonly sessionId: string
   /** Aborts when the session is closed. */
   readonly signal: AbortSignal
-  /** Settles when less than half of what the session's log may keep is unsent. */
+  /** Settles when the unsent entries fill less than half of the session's log. */
   waitForDrain (): Awaitable<void>
 }
 
-/** Produces the outcome of a run until its signal aborts; `undefined` if the run has ended before. */
+/** Does the work of a run. Resolves with its outcome, or with `undefined` if the run was ended elsewhere. */
 export type ProduceOutcome = (signal: AbortSignal) => Promise<RunOutcome | undefined>
 
 /** What deliveries need from the registry of runs. */

@@ -37,7 +37,7 @@ export class Requests {
    * from the id of the request; `description` names it in errors. The event is appended before the call returns, if the store is synchronous.
    */
   send (target: DeliverySession, description: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown> {
-    const timeout = getTimeout(options)
+    const timeout = resolveTimeout(options)
     const { ids, closeSignal } = this.#context
     const id = ids.next()
     const request = frame(id)
@@ -69,7 +69,7 @@ export class Requests {
 }
 
 /** Returns the time limit in milliseconds; 0 if there is none. Throws FST_SSE_OPTION_INVALID if the options are invalid. */
-function getTimeout ({ timeout = DEFAULT_TIMEOUT, signal }: RequestOptions): number {
+function resolveTimeout ({ timeout = DEFAULT_TIMEOUT, signal }: RequestOptions): number {
   const ms = timeout === false ? 0 : timeout
   if (!(Number.isInteger(ms) && ms >= 0 && ms <= MAX_TIMEOUT)) throw new OptionInvalid(`Option "timeout" must be false or a whole number of milliseconds from 0 to ${MAX_TIMEOUT}; it is ${String(timeout)}`)
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw new OptionInvalid(`Option "signal" must be an AbortSignal; it is ${quote(signal)}`)

@@ -16,7 +16,7 @@ export interface RunContext extends ReaderContext {
   onUnhandled (error: unknown, call: string, details: { readonly run: string }): void
 }
 
-/** A response that grows: a log with one producer, which is kept for a while, and any number of readers. It does not depend on connections. */
+/** An event stream with a log of its own, one producer and any number of readers. It does not depend on connections, and is kept for a while after its end. */
 export class Run {
   readonly #state: RunState
   readonly #context: RunContext

@@ -102,7 +102,7 @@ export class Runs {
   readonly #producing = new Map<RunListener, RunState>()
   /** The producers that can be restarted, by name. */
   readonly #restartable = new Map<string, RestartableProducer<never>>()
-  /** The names of those of which this process restarts runs: none when it closes. */
+  /** The names of the producers whose runs this process may restart: none when it closes. */
   readonly #restartableNames = new Set<string>()
   /** Aborts when the server closes: another process can follow the runs. */
   readonly #closeController = new AbortController()
@@ -154,8 +154,8 @@ export class Runs {
   /**
    * Registers a producer that can be restarted in another process. Returns a function that creates it for an input, for {@link start}
    * or `reply.events`. With a shared store, when the process of such a run fails or closes, another one that has registered the name calls
-   * the producer with the same input, which continues after the {@link RestartableContext.events} that the run has. Its
-   * readers notice nothing. If no process does so within the time of a lease, or a process fails after three such restarts, it ends as
+   * the producer with the same input, which continues after the {@link RestartableContext.events} that the run has. The
+   * streams of its readers continue. If no process does so within the time of a lease, or a process fails after three such restarts, it ends as
    * `lost`. The input must be JSON. Throws FST_SSE_RUN_INVALID if the name is used; the returned function throws FST_SSE_DATA_INVALID.
    */
   restartable<Input> (name: string, producer: RestartableProducer<Input>): (input: Input) => Producer {
@@ -273,12 +273,12 @@ export class Runs {
     return outcome ?? state.outcome as RunOutcome
   }
 
-  /** Resolves when the producer has ended, with the outcome, or with `undefined` if the run has ended before. */
+  /** Appends the items of a producer to the log. Resolves with the outcome when the producer has ended, or with `undefined` if the run was ended elsewhere. */
   async #appendItems (state: RunState, producer: Producer, encode: EncodeData | undefined, signal: AbortSignal): Promise<RunOutcome | undefined> {
     const store = this.#getStore()
     let items = 0
     let characters = 0
-    // Whether the store has rejected an item because this run has ended. The producer may throw such an error of another run.
+    // Whether the store has rejected an item because this run has ended. The producer itself may throw a RunOver of another run.
     let isOver = false
     try {
       await pump(producer({ signal }), signal, {

@@ -18,7 +18,7 @@ export interface JoinOptions {
 }
 
 /** Returns the number of milliseconds for which a channel is kept. Throws FST_SSE_OPTION_INVALID. */
-export function getKeep (options: ChannelOptions): number {
+export function resolveKeep (options: ChannelOptions): number {
   assertOptions(options, ['keep'], 'a channel', OptionInvalid)
   const { keep = 0 } = options
   assertKeep(keep, 'a channel', OptionInvalid)
@@ -26,7 +26,7 @@ export function getKeep (options: ChannelOptions): number {
 }
 
 /** Returns the maximum number of events that `join` returns. Throws FST_SSE_OPTION_INVALID. */
-export function getHistory (options: JoinOptions): number {
+export function resolveHistory (options: JoinOptions): number {
   assertOptions(options, ['history'], 'join', OptionInvalid)
   const { history } = options
   if (!(Number.isInteger(history) || history === Infinity) || history < 0) throw new OptionInvalid(`Option "history" of join must be a whole number from 0, or Infinity; it is ${String(history)}`)

@@ -1,7 +1,7 @@
 import { toPromise } from '../awaitable.js'
 import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
-import { assertChannel, getKeep, type ChannelOptions } from './channel-options.js'
+import { assertChannel, resolveKeep, type ChannelOptions } from './channel-options.js'
 import { createSharedEntry, type SendOptions } from './event-options.js'
 import { forEachSession } from './for-each-session.js'
 import type { Session } from './session.js'
@@ -26,7 +26,7 @@ export class Channel {
   constructor (name: string, options: ChannelOptions, context: ChannelContext) {
     assertChannel(name)
     this.name = name
-    this.#keep = getKeep(options)
+    this.#keep = resolveKeep(options)
     this.#context = context
   }
 

@@ -7,9 +7,9 @@ import { frameEvent } from '../wire/frame.js'
 export interface LatestOptions {
   /**
    * Whether only the latest event matters, for example a position. The event then replaces the earlier one that was sent with the same
-   * key to the same session or channel, or with `broadcast`: a client that is slow or reconnects does not receive that one, and gets no `gap` event for it. A session that
-   * has left the channel, or is closed, then receives neither of the two. `true`
-   * means that the name of the event is the key; a string of at most 256 bytes is the key itself. Default: `false`, every event is delivered.
+   * key to the same session or channel, or with `broadcast`: a client that is slow or reconnects does not receive the earlier event, and
+   * gets no `gap` event for it. A session that has left the channel, or is closed, may then receive neither event. `true` means that the
+   * name of the event is the key; a string of at most 256 bytes is the key itself. Default: `false`, every event is delivered.
    */
   readonly latest?: boolean | string | undefined
 }
@@ -27,7 +27,7 @@ export function createEntry (event: string, data: unknown, options: LatestOption
   const frame = frameEvent(event, data)
   if (options === undefined) return { frame }
   assertOptions(options, ['latest'], call, OptionInvalid)
-  return { frame, key: getKey(event, options) }
+  return { frame, key: resolveKey(event, options) }
 }
 
 /** As {@link createEntry}, for the log of a channel or of broadcasts. */
@@ -35,13 +35,13 @@ export function createSharedEntry (event: string, data: unknown, options: SendOp
   const frame = frameEvent(event, data)
   if (options === undefined) return { frame }
   const except = getExcludedIds(options, call)
-  const key = getKey(event, options)
+  const key = resolveKey(event, options)
   // With the same key, this event would replace an earlier one that the sessions it excludes have not received yet.
   return { frame, except, key: key === undefined || except === undefined ? key : `${except.sort().join()}\n${key}` }
 }
 
 /** Returns the key of an event of which only the latest matters. */
-function getKey (event: string, { latest = false }: LatestOptions): string | undefined {
+function resolveKey (event: string, { latest = false }: LatestOptions): string | undefined {
   if (latest === false) return undefined
   const key = latest === true ? event : latest
   const isValid = typeof key === 'string' && key !== '' && key.isWellFormed() && Buffer.byteLength(key) <= MAX_KEY_BYTES

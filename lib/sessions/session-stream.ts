@@ -15,7 +15,7 @@ import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '..
 
 /** The events that a stream adds to those of the app, except `gap`, which is the same in every stream. */
 export interface StreamFrames {
-  /** Starts every stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is that of the {@link StreamAttachment}. */
+  /** Starts every stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is {@link StreamAttachment.welcome}. */
   welcome (sessionId: string, cursor: number, retry: number, data: string): string
   /** Ends the stream of a session that is closed. */
   close (reason: string): string

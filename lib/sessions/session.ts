@@ -9,7 +9,7 @@ import type { RunOutcome } from '../store/run-state.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
 import { assertUserEvent, frameAcknowledgedEvent, frameEvent, frameRequest, parseFrame } from '../wire/frame.js'
-import { assertChannel, getHistory, type JoinOptions } from './channel-options.js'
+import { assertChannel, resolveHistory, type JoinOptions } from './channel-options.js'
 import { createEntry, type LatestOptions } from './event-options.js'
 import { SessionStream, type SessionContext } from './session-stream.js'
 
@@ -118,8 +118,8 @@ export class Session {
   }
 
   /**
-   * Sends each item of an iterable as a named event, at the speed of the client: the next item is requested when less than
-   * half of what the session's log may keep is unsent. Resolves when the iterable ends. Rejects with an error of the
+   * Sends each item of an iterable as a named event, at the speed of the client: the next item is requested when the
+   * unsent entries fill less than half of the session's log. Resolves when the iterable ends. Rejects with an error of the
    * iterable, or as {@link emit}. If the session is closed, the iterator's `return` is called, and the promise rejects with
    * FST_SSE_SESSION_OVER.
    */
@@ -134,9 +134,9 @@ export class Session {
   }
 
   /**
-   * Sends the events of a run as `part` events, at the speed of the client, from the beginning or from a position. Resolves with the outcome
-   * when the run has ended and the client was sent all of it: its `status` and its `reason`. If this process closes before, these are `lost` and `shutdown`. The client is sent the outcome, too, also
-   * if the process that follows the run fails: then the status is `lost`. Rejects with FST_SSE_SESSION_OVER if the session is closed, and with
+   * Sends the events of a run as `part` events, at the speed of the client, from the beginning or from a position. Resolves with the
+   * outcome of the run when the client was sent all of it. If this process closes before, the outcome has the status `lost` and the reason
+   * `shutdown`. The last `part` event contains the same outcome. If this process fails, another one sends it with the status `lost`. Rejects with FST_SSE_SESSION_OVER if the session is closed, and with
    * FST_SSE_RUN_INVALID, FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */
   follow (run: Run, options: FollowOptions = {}): Promise<RunOutcome> {
@@ -154,7 +154,7 @@ export class Session {
   join (channel: string, options?: JoinOptions): Promise<unknown> {
     return toPromise(() => {
       assertChannel(channel)
-      const history = options === undefined ? 0 : getHistory(options)
+      const history = options === undefined ? 0 : resolveHistory(options)
       const { store, onJoin } = this.#stream.context
       return andThen(store.join(this.#stream.state, channel, history), ({ isNew, frames }) =>
         andThen(isNew ? onJoin(this, channel) : undefined, () => options === undefined ? undefined : frames.map(parseFrame)))
@@ -162,7 +162,7 @@ export class Session {
   }
 
   /**
-   * Leaves a channel. The session still receives what was sent to the channel before. While no client is connected, this
+   * Leaves a channel. The session still receives what was sent to the channel before. If its client is slow or not connected, this
    * applies to the 100 channels that the session left last, and to 1 MiB of their events. Resolves when the `onLeave` hooks have run. Rejects with FST_SSE_CHANNEL_INVALID or FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {

@@ -39,7 +39,7 @@ export interface SessionStats {
 
 /** The registry of sessions, which is a decorator of the Fastify instance. */
 export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
-  /** The registry of runs: responses that grow, with any number of readers. */
+  /** The registry of runs: event streams that do not depend on connections, with any number of readers. */
   readonly runs: Runs
   /** @internal */
   readonly settings: Settings
@@ -225,12 +225,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** @internal The handler of a request has started. */
-  onRequest (reply: FastifyReply): void {
+  trackReply (reply: FastifyReply): void {
     this.#replies.add(reply)
   }
 
   /** @internal A response is being sent. */
-  onResponse (reply: FastifyReply): void {
+  untrackReply (reply: FastifyReply): void {
     this.#replies.delete(reply)
     this.#resolveIfIdle()
   }

@@ -35,7 +35,7 @@ export class UpwardReply {
     this.#abortController.abort(reason)
   }
 
-  /** Sets the status code. Default: 200 with a body, 202 without. If the handler throws, the status applies to the error, as in Fastify. */
+  /** Sets the status code. Default: 202 if the handler returns no value and does not call `send`, otherwise 200. If the handler throws, the status applies to the error, as in Fastify. */
   code (status: number): this {
     this.#reply.code(status)
     this.statusCode = status

@@ -8,7 +8,7 @@ export interface Answer {
 
 /** How a run has ended. */
 export interface RunOutcome {
-  /** `finished`: the producer has ended. `stopped`: `stop` was called. `failed`: the producer has thrown. `lost`: its process has closed or failed. */
+  /** `finished`: the producer has ended. `stopped`: `stop` was called, the session of the delivery was closed, or nobody needs the answer of the request any more. `failed`: the producer has thrown. `lost`: its process has closed or failed, or has lost the store. */
   readonly status: 'finished' | 'stopped' | 'failed' | 'lost'
   /** The reason that was given to `stop`, or `shutdown` if the process of the producer has closed. */
   readonly reason?: string
@@ -56,7 +56,7 @@ export interface RunInput {
   readonly restart?: RunRestart
 }
 
-/** The producer of a run, or a reader in this process. The store calls it when the run changes. */
+/** What the store calls when a run changes: the listener of its producer, or of a reader in this process. */
 export interface RunListener extends LogListener {
   /** The run has ended; `RunState.outcome` says how. Everything that was appended before is in the log when `canWrite` is true. */
   onEnd (): void

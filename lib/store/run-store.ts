@@ -17,7 +17,7 @@ export interface RunSource {
  * Keeps runs. A run is a log with one producer and any number of readers. Its log has the bounds `runLog`, and the rules for
  * logs and calls of {@link Store} apply. A run MUST be kept until `keep` milliseconds after its end. At `maxRuns` runs, a
  * store MUST remove the run that ended first to make room for a new one. If the process of a producer fails, a shared store
- * MUST end its runs as `lost`, or let another process restart them, and MUST reject what this process appends later, and its ends.
+ * MUST end its runs as `lost`, or let another process restart them, and MUST reject later calls of `append` and `end` by this process.
  *
  * All methods but `unfollow` and `handleRestarts` return their result or a promise of it. While a run is in use, a process
  * MUST have only one RunState for it.

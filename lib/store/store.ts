@@ -18,9 +18,9 @@ export interface StoreSettings {
   readonly runLog: LogBounds
   /** Maximum number of runs, running and kept. */
   readonly maxRuns: number
-  /** Maximum number of sessions, open and closed. A store MAY leave out closed ones. */
+  /** Maximum number of sessions, open and closed. A store MAY not count closed ones. */
   readonly maxSessions: number
-  /** Maximum number of sessions of one principal, open and closed. A store MAY leave out closed ones. */
+  /** Maximum number of sessions of one principal, open and closed. A store MAY not count closed ones. */
   readonly maxSessionsPerPrincipal: number
   /** Maximum number of channels of one session. */
   readonly maxChannelsPerSession: number
@@ -114,7 +114,7 @@ export interface Store {
    *
    * `requestedAt` is the time at which the request for the stream has arrived, in milliseconds of `performance.now()`. If
    * another process has the stream for a request that arrived later, the store MUST reject with StoreUnavailable. If the store
-   * cannot tell which request is the newer one, `onReplaced` gets `false`, and the client of the replaced stream reconnects.
+   * cannot determine which request is the newer one, `onReplaced` gets `false`, and the client of the replaced stream reconnects.
    */
   attach (state: SessionState, cursor: number, requestedAt: number): Awaitable<number | undefined>
   /**
@@ -128,9 +128,9 @@ export interface Store {
   /** Sets properties of `data`; the others stay. Rejects with SessionOver if the session is closed. */
   update (state: SessionState, change: SessionData): Awaitable<void>
   /**
-   * Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Resolves
-   * also with the frames of the newest entries that the log of the channel keeps up to exactly this point: at most `history`,
-   * without those that exclude the session. For a member, the point is where it has joined. Rejects with SessionOver
+   * Adds the session to a channel: it receives what is appended from now on. Does nothing if the session is a member. Also resolves
+   * with the frames of the newest entries in the log of the channel before the position at which the session has joined: at most
+   * `history`, without those that exclude the session. Rejects with SessionOver
    * if the session is closed, and with TooManyChannels if it is in `maxChannelsPerSession` channels.
    */
   join (state: SessionState, channel: string, history: number): Awaitable<JoinResult>

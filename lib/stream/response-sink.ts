@@ -27,7 +27,7 @@ const nodeWrite = [ServerResponse.prototype.write].find(write => Function.protot
 
 /**
  * The response to one request, as the target of a stream. It is created when the handler starts, so that it detects a
- * client that disconnects early. It can write after `start`, which the last `onSend` hook calls.
+ * client that disconnects early. It can write after {@link takeOver} or {@link usePayload}.
  */
 export class ResponseSink implements Sink {
   listener: SinkListener | undefined

@@ -2,7 +2,7 @@ import { encode } from 'eventsource-encoder'
 import { DataInvalid, EventInvalid, quote } from '../errors.js'
 import { CLOSED_ID, encodePosition, formatEventId, idPrefix } from './event-id.js'
 
-/** The event with a part of something that grows. A message with this name stops it. */
+/** The event with a value of a handler, or of a run that a session follows. A message with this name stops the values of a handler. */
 export const PART_EVENT = 'part'
 /** The event with a request to the client. Its answer is a message named {@link RESPONSE_EVENT}. */
 export const REQUEST_EVENT = 'request'
