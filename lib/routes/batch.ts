@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { toPromise } from '../awaitable.js'
-import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid, StoreUnavailable } from '../errors.js'
+import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, QueueResult, StoredResponse } from '../store/message-queue.js'
@@ -71,13 +71,18 @@ class Refusal extends Error {
   }
 }
 
+/** Whether a client repeats a message that was refused with this response. */
+function isRetryable ({ status }: StoredResponse): boolean {
+  return status === 429 || status === 503
+}
+
 /** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one result per message. */
 export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
-  let storeFailure: Refusal | undefined
+  let retryableRefusal: Refusal | undefined
   const started = new Set<BatchMessage>()
   const toQueued = (message: BatchMessage): QueuedMessage => {
     const { event, id } = message
@@ -89,12 +94,12 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
       size: () => message.json?.length ?? 0,
       handle: async () => {
         started.add(message)
-        // The client repeats the message that failed because of the store. Those after it must not be handled before it.
-        if (storeFailure !== undefined && !isConcurrent) throw storeFailure
-        const { response, isHandled, error } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
+        // The client repeats the message that was refused. Those after it must not be handled before it.
+        if (retryableRefusal !== undefined && !isConcurrent) throw retryableRefusal
+        const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
         if (isHandled) return response
         const refusal = new Refusal(response)
-        if (error instanceof StoreUnavailable && !isConcurrent) storeFailure = refusal
+        if (isRetryable(response) && !isConcurrent) retryableRefusal = refusal
         throw refusal
       }
     }

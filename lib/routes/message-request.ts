@@ -29,8 +29,7 @@ type OriginalRequest = Pick<FastifyRequest, 'raw' | 'headers' | 'id' | 'log' | '
 
 export interface DispatchResult {
   readonly response: StoredResponse
-  /** The error for which the message was refused. `undefined` if a handler has handled the message, or if a hook has responded. */
-  readonly error: unknown
+  /** Whether a handler has handled the message. Otherwise it was refused. */
   readonly isHandled: boolean
 }
 
@@ -50,7 +49,6 @@ export class MessageRequest extends IncomingMessage {
   readonly #handle: HandleRequest
   /** Whether a handler has handled the message. */
   #isHandled: Awaitable<boolean> = false
-  #error: unknown
   #response: StoredResponse | undefined
   /** Limits the time of the app's hooks, before the handler and after it. */
   #startLimit: () => void = noop
@@ -90,7 +88,6 @@ export class MessageRequest extends IncomingMessage {
     }
     this.#removeLimit()
     const onError = (error: unknown): false => {
-      this.#error = error
       this.#startLimit()
       reply.send(asError(error))
       return false
@@ -119,7 +116,7 @@ export class MessageRequest extends IncomingMessage {
     this.#response = await capture.response
     const isHandled = await this.#isHandled
     this.#removeLimit()
-    return { response: this.#response, isHandled, error: this.#error }
+    return { response: this.#response, isHandled }
   }
 
   // The method of the superclass would close the connection.
