@@ -118,8 +118,8 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
     let isStartingDelivery = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
       const error = asError(thrown)
-      // The client repeats the message after this error, so the response must not be kept.
-      if (isStartingDelivery || error instanceof StoreUnavailable) throw error
+      // The client repeats the message after these errors, so the response must not be kept.
+      if (isStartingDelivery || error instanceof StoreUnavailable || error instanceof Closing) throw error
       const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
       const removeLimit = limitCapture(capture, timeout, event, reply.log)
       reply.send(error)

@@ -141,3 +141,17 @@ t.test('a handler that another node may run, too, sends no request', needsRedis,
   gate.resolve()
   t.match(await withTimeout(code.promise, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
 })
+
+t.test('a message whose handler fails because its node closes is handled on another node', needsRedis, async t => {
+  const [, nodeA, nodeB] = await openRunNodes(t, { plugin: { closeTimeout: 9000 } })
+  const stream = await openStream(t, nodeB.url)
+  nodeA.sessions.handle('remove', session => session.request('confirm'))
+  nodeB.sessions.handle('remove', () => 'removed')
+  const post = ({ url }: RunNode): ReturnType<typeof postMessage> => withTimeout(postMessage(url, stream.sessionId, {}, { event: 'remove', key: 'm1' }), 'the response')
+  const refused = post(nodeA)
+  await requestId(stream)
+  const closed = nodeA.app.close()
+  t.match(await refused, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+  await withTimeout(closed, 'the close')
+  t.match(await post(nodeB), { status: 200, headers: { 'idempotent-replayed': undefined }, body: 'removed' })
+})
