@@ -42,7 +42,7 @@ export interface StoreSettings {
 export interface StoreCallbacks {
   /** An entry was appended to the log of broadcasts: there is more to read for all streams of the process. */
   onBroadcast (): void
-  /** A session has expired, and this process must run the app's `onClose` hooks. Resolves when they have run; never rejects. */
+  /** A session has expired, or a call of `Store.end` has rejected although it has closed the session: this process must run the app's `onLeave` and `onClose` hooks. Resolves when they have run; never rejects. */
   onExpire (state: SessionState): Promise<void>
 }
 
@@ -136,7 +136,7 @@ export interface Store {
   join (state: SessionState, channel: string, history: number): Awaitable<JoinResult>
   /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. Resolves with true for the one call that removed it. */
   leave (state: SessionState, channel: string): Awaitable<boolean>
-  /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. Unless `keep` is true, the session is removed at once. With `ifUnauthorizedAt`, a time in milliseconds since 1970, does nothing if `authorizedUntil` is a later time, also if another process has set it. */
+  /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. If that call has rejected, the store MUST call `StoreCallbacks.onExpire` as soon as it can be reached again. Unless `keep` is true, the session is removed at once. With `ifUnauthorizedAt`, a time in milliseconds since 1970, does nothing if `authorizedUntil` is a later time, also if another process has set it. */
   end (state: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean>
 
   /** Appends to the log of a session. Rejects with SessionOver if the session is closed. */

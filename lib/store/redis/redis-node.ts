@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../log/log.js'
+import type { SessionState } from '../session-state.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
@@ -60,6 +61,8 @@ export class RedisNode {
   readonly #loader: Loader
   /** Sessions whose `onClose` hooks run because they have expired. */
   readonly #expiring = new Map<string, Promise<void>>()
+  /** Calls of `end` for which Redis did not reply in time. */
+  readonly #unconfirmedEnds = new Set<Promise<void>>()
   #nodeId = ''
   #leaseEnd = 0
   /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
@@ -182,7 +185,7 @@ export class RedisNode {
   /** Waits for running handlers, and deregisters. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await Promise.all([withTimeout(this.messageQueues.close(), this.#settings.closeTimeout), withTimeout(Promise.all(this.#expiring.values()))].map(closed => closed.catch(noop)))
+    await Promise.all([withTimeout(this.messageQueues.close(), this.#settings.closeTimeout), withTimeout(Promise.all([...this.#expiring.values(), ...this.#unconfirmedEnds]))].map(closed => closed.catch(noop)))
     // Last, because Redis refuses the commands of a node that is not registered.
     await this.commandQueue.execute('deregister').catch(noop)
     this.#stop()
@@ -214,6 +217,12 @@ export class RedisNode {
       // The next one is late already, and the lease may end before the next tick.
       if (now() - sentAt > this.#interval) this.sendHeartbeat()
     })
+  }
+
+  /** Runs the hooks of a session when it is confirmed that this process has closed it. */
+  runCloseHooks (confirmed: Promise<SessionState | undefined>): void {
+    const done = confirmed.then(state => state && this.#callbacks.onExpire(state)).catch(noop).finally(() => { this.#unconfirmedEnds.delete(done) })
+    this.#unconfirmedEnds.add(done)
   }
 
   async #extendLease (): Promise<void> {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { noop } from '../../awaitable.js'
 import { SessionOver, StoreUnavailable, TooManyChannels } from '../../errors.js'
 import { assertFits, type EntryInput } from '../../log/log.js'
@@ -25,6 +26,8 @@ export class RedisStore implements Store {
   readonly #settings: StoreSettings
   readonly #node: RedisNode
   readonly #close: () => Promise<void>
+  readonly #processId = randomBytes(9).toString('base64url')
+  #endCount = 0
 
   /** `close` closes the node, and those of all other partitions. */
   constructor (settings: StoreSettings, node: RedisNode, close: () => Promise<void>) {
@@ -122,7 +125,11 @@ export class RedisStore implements Store {
 
   async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
     const state = given as SessionReplica
-    const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? '') as [string, unknown, string?]
+    const callId = `${this.#processId} ${++this.#endCount}`
+    const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? '', callId).catch((error: unknown) => {
+      this.#node.runCloseHooks(this.#confirmEnd(state, reason, keep, callId))
+      throw error
+    }) as [string, unknown, string?]
     const isEnded = Number(reply) === 1
     if (!isEnded) {
       // Another process has closed it, or has newer credentials.
@@ -130,12 +137,28 @@ export class RedisStore implements Store {
       return false
     }
     // The reply to a retry may lack the channels. Then nobody else knows the session, so this process knows its channels.
-    state.markClosed(reason, left == null ? undefined : parseLeftChannels(left))
+    await this.#applyEnd(state, reason, left == null ? undefined : parseLeftChannels(left))
+    return true
+  }
+
+  /** Finds out whether a call of `end` that has rejected was executed. Resolves with the state if it has closed the session, because then only this process can run the hooks. */
+  async #confirmEnd (state: SessionReplica, reason: string, keep: boolean, callId: string): Promise<SessionState | undefined> {
+    // Redis executes this after `end`, or `end` never.
+    const record = parseRecord(await this.#node.commandQueue.executeWithoutDeadline('get', state.id) as string[])
+    // A session that is not kept is closed by no other call.
+    const isEnded = record === undefined ? !keep : record.closedBy === callId
+    if (!isEnded) return undefined
+    await this.#applyEnd(state, reason, record?.channels)
+    return state
+  }
+
+  /** Applies the close of a session by this process. Resolves when its stream has got the end, or was aborted. */
+  async #applyEnd (state: SessionReplica, reason: string, channels: Set<string> | undefined): Promise<void> {
+    state.markClosed(reason, channels)
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
     if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
       await withTimeout(new Promise<void>(resolve => { state.closeWaiters.push(resolve) })).catch(() => { state.listener?.onAbort() })
     }
-    return true
   }
 
   async send (given: SessionState, entry: EntryInput): Promise<void> {

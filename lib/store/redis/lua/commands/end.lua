@@ -1,10 +1,16 @@
--- ARGS: id, reason, whether to keep the session, for an expired session the deadline that has passed, otherwise '', and the time
--- in milliseconds since 1970 at which the client must not be authorized any more, otherwise ''.
+-- Closes a session.
+-- ARGS:
+--   id
+--   reason
+--   whether to keep the session
+--   for an expired session the deadline that has passed, otherwise ''
+--   time in milliseconds since 1970 at which the client must not be authorized any more, or ''
+--   unless the session has expired: the id of the call, by which the node can find out later whether this call has closed it
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
 -- that the session was in, each with the position of its newest entry.
 local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session_key(id)
-local closed_by = NODE_ID .. ':' .. command_number
+local closed_by = ARGS[6] or NODE_ID .. ':' .. command_number
 -- The record of an expired session is moved to this key until the onClose hooks have run, on this node or, if that fails, on
 -- another one.
 local closing, expired_key = KEY_PREFIX .. ':closing', KEY_PREFIX .. ':e:' .. id
