@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
@@ -48,32 +49,39 @@ t.test('handles messages without keys in order, and settles their batch once', n
   t.strictSame(settled, ['1'])
 })
 
-t.test('a batch does not wait for a later message that has the key of one of its repeats', needsRedis, async t => {
-  const redis = await startRedis(t)
-  const { sessions: nodeA } = await openProxiedNode(t, redis)
-  const { sessions: nodeB, proxy } = await openProxiedNode(t, redis)
-  const { sessions: nodeC } = await openProxiedNode(t, redis)
-  const session = await openSession(nodeA)
-  const queue = `{sse}:s:${session.id}:queue`
-  const { gate, started, handled, handle, running } = startGatedMessage(session)
-  await withTimeout(started, 'the first message')
-  const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
-  const batch = await (await findSession(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
-  // The node of the first message counts as dead, and a third node enqueues the key again before the batch retries.
-  proxy.connections[0]?.client.pause()
-  await redis.sendCommand('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
-  const later = (await findSession(nodeC, session))[kStream].messageQueue.enqueue(createMessage('a', handle('a')))
-  await waitUntil(async () => !(await redis.sendCommand('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
-  proxy.connections[0]?.client.resume()
-  t.match(await withTimeout(Promise.all([...batch, later]), 'the responses'), [
-    { replayed: true, response: { body: 'a' } },
-    { replayed: false, response: { body: 'b' } },
-    { replayed: false, response: { body: 'a' } }
-  ])
-  t.strictSame(handled, ['b', 'a'])
-  gate.resolve()
-  await running
-})
+for (const earlier of [[], ['z']]) {
+  t.test(`no message of a batch is handled before the original of a repeat before it: a batch of ${earlier.length + 2}`, needsRedis, async t => {
+    const redis = await startRedis(t)
+    // So long that the second node does not lose its lease while its connection is paused.
+    const openNode = (): ReturnType<typeof openProxiedNode> => openProxiedNode(t, redis, {}, { lease: 60_000 })
+    const { sessions: nodeA } = await openNode()
+    const { sessions: nodeB, proxy } = await openNode()
+    const { sessions: nodeC } = await openNode()
+    const session = await openSession(nodeA)
+    const queue = `{sse}:s:${session.id}:queue`
+    const { gate, started, handled, handle, running } = startGatedMessage(session)
+    await withTimeout(started, 'the first message')
+    const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
+    const enqueue = async (node: Sessions, keys: readonly string[], nodeName: string): Promise<Array<Promise<unknown>>> => {
+      const results = await (await findSession(node, session))[kStream].messageQueue.enqueueAll(keys.map(key => createMessage(key, handle(`${key} on ${nodeName}`))))
+      return results.map(result => result.then(({ replayed, response }) => [replayed, response.body], ({ code }) => code as unknown))
+    }
+    const batchOnNodeB = await enqueue(nodeB, [...earlier, 'a', 'b'], 'B')
+    // The node of the first message counts as dead, and a third node enqueues the batch again before the second retries it.
+    proxy.connections[0]?.client.pause()
+    await redis.sendCommand('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
+    const batchOnNodeC = await enqueue(nodeC, ['a', 'b'], 'C')
+    await waitUntil(async () => !(await redis.sendCommand('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
+    proxy.connections[0]?.client.resume()
+    t.strictSame(await withTimeout(Promise.all([...batchOnNodeB, ...batchOnNodeC]), 'the results'), [
+      ...earlier.map(key => [false, `${key} on B`]), [true, 'a on C'], 'FST_SSE_STORE_UNAVAILABLE',
+      [false, 'a on C'], [false, 'b on C']
+    ])
+    t.strictSame(handled, [...earlier.map(key => `${key} on B`), 'a on C', 'b on C'])
+    gate.resolve()
+    await running
+  })
+}
 
 /** Creates messages whose handlers wait for a gate, and records the numbers of the handled messages. */
 function createBatch (count: number, gate: Promise<void>) {

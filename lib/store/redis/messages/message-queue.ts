@@ -132,10 +132,15 @@ export class MessageQueues {
     else this.#request(ticket).catch(noop)
   }
 
-  /** Rejects the messages of a ticket, and removes them from the queue in Redis. */
-  #giveUp ({ state, name, nodeId, messages }: Ticket, error: unknown): void {
-    this.#waiting.delete(name)
-    this.#complete(state, `${nodeId} ${name}`, true, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+  /** Rejects the messages of a ticket, and removes it from the queue in Redis. */
+  #giveUp (ticket: Ticket, error: unknown): void {
+    this.#waiting.delete(ticket.name)
+    this.#refuse(ticket, ticket.messages, true, error)
+  }
+
+  /** Rejects messages of a ticket, and frees their keys in Redis. `isLast`: whether the ticket leaves the queue. */
+  #refuse ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], isLast: boolean, error: unknown): void {
+    this.#complete(state, `${nodeId} ${name}`, isLast, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
     for (const message of messages) message.reject(error)
   }
 
@@ -210,31 +215,36 @@ export class MessageQueues {
   /** Applies the decisions of Redis on the messages of a ticket. */
   #decide (ticket: Ticket, messages: readonly PendingMessage[], status: 'run' | 'wait', decisions: readonly string[]): void {
     const { state, name, nodeId } = ticket
-    const added: PendingMessage[] = []
-    const repeats: PendingMessage[] = []
     const open: PendingMessage[] = []
+    const repeats: PendingMessage[] = []
+    const added: PendingMessage[] = []
+    const addedAfterRepeat: PendingMessage[] = []
     for (const [index, message] of messages.entries()) {
       const decision = decisions[index] as string
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
       else if (decision === 'dropped') message.reject(new ResponseDropped())
       else if (decision.startsWith('s')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
       else {
-        (decision === 'new' ? added : repeats).push(message)
+        const group = decision === 'wait' ? repeats : repeats.length === 0 ? added : addedAfterRepeat
+        group.push(message)
         open.push(message)
       }
     }
     ticket.messages = open
-    ticket.isQueued ||= added.length > 0
-    // A ticket with repeats stays in the queue until its first new message is next: if the node of a first message fails, its repeat
-    // is handled here, before later messages.
-    if (open.length > 0 && (added.length === 0 || status === 'wait')) return
-    if (added.length > 0 && (this.#isClosed || nodeId !== this.#commandQueue.nodeId)) {
+    const hasNew = open.length > repeats.length
+    ticket.isQueued ||= hasNew
+    // A ticket with repeats stays in the queue until it is the first: if the node that handles the original of a repeat fails, the
+    // repeat is handled here, before the new messages after it.
+    if (open.length > 0 && (!hasNew || status === 'wait')) return
+    if (hasNew && (this.#isClosed || nodeId !== this.#commandQueue.nodeId)) {
       this.#giveUp(ticket, new StoreUnavailable())
       return
     }
     this.#waiting.delete(name)
-    // Otherwise they would wait for tickets behind this one.
+    // The original of a repeat is now in a ticket behind this one, which cannot start before this one has left the queue.
     for (const message of repeats) this.#requestLater(this.#createTicket(state, [message]))
+    // These must not be handled before that original. The client repeats them after it.
+    if (addedAfterRepeat.length > 0) this.#refuse(ticket, addedAfterRepeat, added.length === 0, new StoreUnavailable())
     if (added.length === 0) return
     state.handlerNodeIds.push(nodeId)
     const handling = this.#handle(state, `${nodeId} ${name}`, nodeId, added).finally(() => {
