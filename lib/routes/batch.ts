@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { toPromise } from '../awaitable.js'
+import { noop } from '../awaitable.js'
 import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid } from '../errors.js'
 import { kStream, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
@@ -61,7 +61,7 @@ function lineAt (bytes: Buffer, index: number): number {
   return line
 }
 
-/** The error of a message that was refused, for the queue. Contains the response. */
+/** The error of a message that was refused. Contains the response. */
 class Refusal extends Error {
   readonly response: StoredResponse
 
@@ -69,11 +69,20 @@ class Refusal extends Error {
     super('The message was refused')
     this.response = response
   }
+
+  /** Whether a client repeats the message. */
+  get isRetryable (): boolean {
+    const { status } = this.response
+    return status === 429 || status === 503
+  }
 }
 
-/** Whether a client repeats a message that was refused with this response. */
-function isRetryable ({ status }: StoredResponse): boolean {
-  return status === 429 || status === 503
+type Outcome = QueueResult | Refusal
+
+/** Resolves with the first refusal after which the client repeats a message: an earlier one, or that of the outcome. */
+async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Promise<Outcome>): Promise<Refusal | undefined> {
+  const refusal = await earlier ?? await outcome
+  return refusal instanceof Refusal && refusal.isRetryable ? refusal : undefined
 }
 
 /** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one result per message. */
@@ -82,39 +91,64 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
-  let retryableRefusal: Refusal | undefined
-  const started = new Set<BatchMessage>()
-  const toQueued = (message: BatchMessage): QueuedMessage => {
+  const handle = async (message: BatchMessage): Promise<StoredResponse> => {
     const { event, id } = message
+    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
+    if (!isHandled) throw new Refusal(response)
+    return response
+  }
+  const getOutcome = (message: BatchMessage, result: Promise<QueueResult>): Promise<Outcome> => result.catch(async (error: unknown) => {
+    if (error instanceof Refusal) return error
+    // The queue has refused the message. Fastify makes the response from the error.
+    return new Refusal((await dispatch(message, () => { throw error })).response)
+  })
+  const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
+  // Not in the queue, where handlers may wait for these answers.
+  const answers = messages.map(message => isAnswer(message) ? getOutcome(message, handle(message).then(response => ({ response, replayed: false }))) : undefined)
+  const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), handle, getOutcome)
+  const outcomes = await Promise.all(answers.map(answer => answer ?? others.shift() as Promise<Outcome>))
+  reply.type('application/json; charset=utf-8')
+  return `[${outcomes.map(formatResult).join()}]`
+}
+
+/**
+ * Adds messages to the queue. If one of them is refused and the client repeats it, those after it are refused as well, because they
+ * must not be handled before it.
+ */
+async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: (message: BatchMessage) => Promise<StoredResponse>, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
+  if (messages.length === 0) return []
+  const started = new Set<BatchMessage>()
+  // For each message, resolves with the first such refusal before it. The queue may call handlers before it returns.
+  let setRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
+  const refusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setRefusals = resolve })
+  const toQueued = (message: BatchMessage, index: number): QueuedMessage => {
+    const { event, id, json } = message
     const isConcurrent = sessions.handlers.isConcurrent(event)
     return {
       key: id,
       isConcurrent,
-      fingerprint: () => fingerprint(event, message.json?.toString()),
-      size: () => message.json?.length ?? 0,
+      fingerprint: () => fingerprint(event, json?.toString()),
+      size: () => json?.length ?? 0,
       handle: async () => {
         started.add(message)
-        // The client repeats the message that was refused. Those after it must not be handled before it.
-        if (retryableRefusal !== undefined && !isConcurrent) throw retryableRefusal
-        const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, message, getTimeLimit(sessions, event), request, reply)))
-        if (isHandled) return response
-        const refusal = new Refusal(response)
-        if (isRetryable(response) && !isConcurrent) retryableRefusal = refusal
-        throw refusal
+        const refusal = isConcurrent ? undefined : await (await refusals)[index]
+        if (refusal !== undefined) throw refusal
+        return await handle(message)
       }
     }
   }
-  const format = (message: BatchMessage, result: Promise<QueueResult>): Promise<string> => result.then(formatResult, async (error: unknown) => {
-    if (error instanceof Refusal) return formatResult(error)
-    // The queue has refused the message. Fastify makes the response from the error.
-    return formatResult(await dispatch(message, () => { throw error }))
+  const queued = messages.map(toQueued)
+  const results = await session[kStream].messageQueue.enqueueAll(queued)
+  const outcomes = results.map((result, index) => {
+    const message = messages[index] as BatchMessage
+    return getOutcome(message, waitForResult(sessions, session, result, () => started.has(message)))
   })
-  const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
-  // Not in the queue, where handlers may wait for these answers.
-  const answers = messages.map(message => isAnswer(message) ? format(message, toPromise(toQueued(message).handle).then(response => ({ response, replayed: false }))) : undefined)
-  const others = messages.filter(message => !isAnswer(message))
-  const queueResults = others.length === 0 ? [] : await session[kStream].messageQueue.enqueueAll(others.map(toQueued))
-  const results = await Promise.all(messages.map((message, index) => answers[index] ?? format(message, waitForResult(sessions, session, queueResults.shift() as Promise<QueueResult>, () => started.has(message)))))
-  reply.type('application/json; charset=utf-8')
-  return `[${results.join()}]`
+  let previous: Promise<Refusal | undefined> = Promise.resolve(undefined)
+  setRefusals(outcomes.map((outcome, index) => {
+    const before = previous
+    if (queued[index]?.isConcurrent !== true) previous = findRefusal(before, outcome)
+    previous.catch(noop)
+    return before
+  }))
+  return outcomes
 }

@@ -3,6 +3,7 @@ import { openStream, postMessage, type HttpResponse } from '../support/http-clie
 import { serve } from '../support/server.js'
 import { testEachStoreFactory } from '../support/stores.js'
 import { addEndless } from '../support/streaming-handlers.js'
+import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 // The client repeats the messages of a batch whose result is 429 or 503, so no message after them may be handled before.
@@ -79,5 +80,31 @@ testEachStoreFactory(t, 'after a message that is refused with 429 or 503, only c
   for (let count = 0; count <= 5; count++) await postMessage(url, sessionId, {}, { event: 'endless' })
   const tooMany = { status: 429, body: { code: 'FST_SSE_TOO_MANY_DELIVERIES' } }
   t.match((await postBatch(url, sessionId, [{ event: 'endless', id: 'e' }, { event: 'n', id: 'n' }])).body, [tooMany, tooMany])
+  t.strictSame(handled, [])
+})
+
+t.test('if the original of a repeat is refused, the messages after the repeat are refused, too', async t => {
+  const { url, sessions } = await serve(t, { maxWaitingMessages: 5 })
+  const handled: string[] = []
+  const started = deferred()
+  const gate = deferred()
+  sessions
+    .handle('values', async () => {
+      started.resolve()
+      await gate.promise
+      return (async function * () { handled.push('values') })()
+    })
+    .handle('n', () => { handled.push('n') })
+  addEndless(sessions)
+  const { sessionId } = await openStream(t, url)
+  for (let count = 0; count <= 5; count++) await postMessage(url, sessionId, {}, { event: 'endless' })
+  const original = postBatch(url, sessionId, [{ event: 'values', id: 'm1' }])
+  await withTimeout(started.promise, 'the handler')
+  const batch = postBatch(url, sessionId, [{ event: 'values', id: 'm1' }, { event: 'values', id: 'm1', data: 'other' }, { event: 'n', id: 'm2' }])
+  await waitForWaitingMessages(sessions, sessionId, 2)
+  gate.resolve()
+  const tooMany = { status: 429, body: { code: 'FST_SSE_TOO_MANY_DELIVERIES' } }
+  t.match((await original).body, [tooMany])
+  t.match((await batch).body, [tooMany, { status: 422 }, tooMany])
   t.strictSame(handled, [])
 })
