@@ -31,7 +31,7 @@ function loseEndReply (client: Redis, onLost: () => void = () => {}): void {
   Object.assign(client, { call: callAndLoseReply })
 }
 
-const countUnreported = async (redis: RedisServer): Promise<unknown> => await redis.sendCommand('ZCARD', '{sse}:closing')
+const countUnacked = async (redis: RedisServer): Promise<unknown> => await redis.sendCommand('ZCARD', '{sse}:unacked_expiries')
 
 t.test('runs the onClose hook once if the reply to the end of an expired session never arrives', needsRedis, async t => {
   const redis = await startRedis(t)
@@ -40,7 +40,7 @@ t.test('runs the onClose hook once if the reply to the end of an expired session
   loseEndReply(client)
   const { id } = await openSession(sessions)
   await waitUntil(() => closes.length > 0, 'the hook')
-  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [`${id} expired`])
   t.strictSame(await redis.sendCommand('KEYS', `*${id}*`), [])
 })
@@ -52,7 +52,7 @@ t.test('runs the onClose hook once if the connection closes before the reply arr
   loseEndReply(client, () => { proxy.connections[0]?.client.resetAndDestroy() })
   const { id } = await openSession(sessions)
   await waitUntil(() => closes.length > 0, 'the hook')
-  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [`${id} expired`])
 })
 
@@ -64,14 +64,14 @@ t.test('another node runs the onLeave and onClose hooks if the node that closed 
   const session = await openSession(nodeA.sessions)
   const { id } = session
   await session.join('room')
-  await waitUntil(async () => await countUnreported(redis) === 1, 'the session to expire')
-  for (const key of ['{sse}:closing', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
+  await waitUntil(async () => await countUnacked(redis) === 1, 'the session to expire')
+  for (const key of ['{sse}:unacked_expiries', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)
   nodeB.sessions.addHook('onLeave', (left, { name }) => { closesOnNodeB.push(`${left.id} leaves ${name}`) })
   t.equal(await nodeB.sessions.findForResume(id, undefined), undefined, 'the session cannot be resumed')
   await waitUntil(() => closesOnNodeB.length > 1, 'the hooks')
-  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame([closes, closesOnNodeB], [[], [`${id} leaves room`, `${id} expired`]])
 })
 
@@ -143,16 +143,16 @@ async function openWhileHookRuns (t: Test) {
 t.test('a slow onClose hook runs once, and not on another node', needsRedis, async t => {
   const { redis, closes, gate, id } = await openWhileHookRuns(t)
   const scores = new Set<unknown>()
-  await waitUntil(async () => scores.add(await redis.sendCommand('ZSCORE', '{sse}:closing', id)).size === 8, 'eight checks of the expired session')
+  await waitUntil(async () => scores.add(await redis.sendCommand('ZSCORE', '{sse}:unacked_expiries', id)).size === 8, 'eight checks of the expired session')
   gate.resolve()
-  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [[`${id} expired`], []])
 })
 
 t.test('if a node dies while its onClose hook runs, the hook runs on another node', needsRedis, async t => {
   const { redis, nodeA, closes, id } = await openWhileHookRuns(t)
   nodeA.proxy.setDown(true)
-  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [[`${id} expired`], [`${id} expired`]])
 })
 
@@ -209,6 +209,6 @@ t.test('a node that closes during an expiry waits for its onClose hook', needsRe
   const closesOnNodeB = recordCloses(nodeB.sessions)
   gate.resolve()
   await closed
-  await waitUntil(async () => await countUnreported(redis) === 0, 'the expiry to be acknowledged')
+  await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame([closes, closesOnNodeB], [[`${id} expired`], []])
 })

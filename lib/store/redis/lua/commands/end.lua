@@ -11,11 +11,11 @@
 local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session_key(id)
 local closed_by = ARGS[6] or NODE_ID .. ':' .. command_number
--- The record of an expired session is moved to this key until the onClose hooks have run, on this node or, if that fails, on
--- another one.
-local closing, expired_key = KEY_PREFIX .. ':closing', KEY_PREFIX .. ':e:' .. id
+-- The sessions that have expired and whose onClose hooks have not run yet, each with the time at which a node has to check that. The
+-- record of such a session is moved to the second key until `ack_expiry`.
+local unacked_expiries, expired_key = KEY_PREFIX .. ':unacked_expiries', KEY_PREFIX .. ':e:' .. id
 if deadline ~= '' then
-  if redis.call('ZSCORE', closing, id) == deadline then redis.call('HSET', expired_key, 'closedBy', closed_by) end
+  if redis.call('ZSCORE', unacked_expiries, id) == deadline then redis.call('HSET', expired_key, 'closedBy', closed_by) end
   if redis.call('HGET', expired_key, 'closedBy') == closed_by then return { 1, redis.call('HGETALL', expired_key) } end
   -- The deadline was changed meanwhile.
   if redis.call('ZSCORE', KEY_PREFIX .. ':deadlines', id) ~= deadline then return { 0 } end
@@ -61,8 +61,8 @@ end
 if deadline ~= '' then
   redis.call('HSET', key, 'closeReason', reason, 'closedBy', closed_by)
   redis.call('RENAME', key, expired_key)
-  redis.call('ZADD', closing, lease_clock + LEASE, id)
-  redis.call('PEXPIRE', closing, TTL)
+  redis.call('ZADD', unacked_expiries, lease_clock + LEASE, id)
+  redis.call('PEXPIRE', unacked_expiries, TTL)
 end
 redis.call('UNLINK', key, key .. ':log', key .. ':latest', key .. ':records', key .. ':record_order', key .. ':queue')
 return { 1, redis.call('HGETALL', expired_key), left_json }

@@ -43,12 +43,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':deadlines', '-in
     set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end
 end
--- The onClose hooks may not have run for these.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':closing', '-inf', lease_clock, 'LIMIT', 0, MAX_ASSIGNED)) do
+-- The onClose hooks of these expired sessions may not have run.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':unacked_expiries', '-inf', lease_clock, 'LIMIT', 0, MAX_ASSIGNED)) do
   local node = string.match(redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy') or '', '^[^:]+')
-  if not node then redis.call('ZREM', KEY_PREFIX .. ':closing', id)
-  elseif node == NODE_ID or not check_lease(node) then assign(':closing', id)
-  else redis.call('ZADD', KEY_PREFIX .. ':closing', lease_clock + LEASE, id) end
+  if not node then redis.call('ZREM', KEY_PREFIX .. ':unacked_expiries', id)
+  elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id)
+  else redis.call('ZADD', KEY_PREFIX .. ':unacked_expiries', lease_clock + LEASE, id) end
 end
 local has_more = runs.remove_expired()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
