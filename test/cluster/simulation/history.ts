@@ -1,6 +1,6 @@
 import type { SendOptions, Session, Sessions } from '../../../lib/index.js'
 import { createRandom } from '../../support/random.js'
-import { Model, type Call, type ClientModel, type SentEvent, type Violation } from './model.js'
+import { CLOSE_REASON, Model, type Call, type ClientModel, type SentEvent, type Violation } from './model.js'
 import { Network, type ConnectionKind, type Direction, type Latency } from './network.js'
 import { Client, Node, type ClusterOptions, type ClusterContext } from './participants.js'
 import type { RedisEngine } from './redis-engine.js'
@@ -271,6 +271,7 @@ class History {
         if (client !== abandoned && client.model.close?.outcome !== 'confirmed') await confirm('a close', () => this.#close(this.#liveNode(), client.model))
       }
       await wait('a client had not received close', () => clients.every(client => !client.isActive))
+      await wait('a close had not settled', () => clients.every(({ model: { closes } }) => closes.every(({ outcome, process }) => outcome !== 'pending' || !nodes.some(node => node.process.name === process && node.process.isAlive))))
       if (abandoned !== undefined) {
         // The number of sessions can be one second old.
         await scheduler.runUntil(() => false, 1100)
@@ -482,8 +483,8 @@ class History {
   }
 
   #close (node: Node, client: ClientModel): Call {
-    const call = this.model.record({}, this.#withSession(node.sessions, client, session => session.close('done')), 'close')
-    client.close ??= call
+    const call = this.model.record({ process: node.process.name }, this.#withSession(node.sessions, client, session => session.close(CLOSE_REASON)), 'close')
+    client.closes.push(call)
     return call
   }
 

@@ -33,6 +33,11 @@ interface RequestModel {
   isSettled: boolean
 }
 
+interface Close extends Call {
+  /** The name of the process that was called. */
+  readonly process: string
+}
+
 interface Membership extends Call {
   readonly kind: 'join' | 'leave'
   readonly channel: string
@@ -60,7 +65,8 @@ export class ClientModel {
   hasLeft = false
   /** Whether it has lost its session. */
   isLost = false
-  close: Call | undefined
+  /** The calls that close its session. All have the same reason. */
+  readonly closes: Close[] = []
   readonly received: SentEvent[] = []
   readonly gaps: ReceivedGap[] = []
   readonly memberships: Membership[] = []
@@ -70,6 +76,25 @@ export class ClientModel {
   constructor (index: number) {
     this.index = index
   }
+
+  /** The first call that closes its session. */
+  get close (): Close | undefined {
+    return this.closes[0]
+  }
+}
+
+/** The reason with which sessions are closed. */
+export const CLOSE_REASON = 'done'
+
+/** A call of a hook of the app. */
+interface HookCall {
+  readonly process: string
+  readonly startedAt: number
+  endedAt: number
+}
+
+interface CloseHook extends HookCall {
+  readonly reason: string
 }
 
 export interface HandlerRun {
@@ -118,7 +143,8 @@ export class Model {
   readonly requests: RequestModel[] = []
   readonly messages: MessageModel[] = []
   readonly runs: HandlerRun[] = []
-  readonly #closeHooks = new Map<string, Array<{ reason: string, process: string, at: number }>>()
+  /** The calls of the hook `onClose` by session id. */
+  readonly #closeHooks = new Map<string, CloseHook[]>()
   /** The calls of the hooks `onJoin` and `onLeave`: kind, session id and channel. */
   readonly #membershipHooks: string[] = []
   /** When a process was dead, or could be treated as dead. */
@@ -297,10 +323,13 @@ export class Model {
     run.endedAt = this.observe()
   }
 
-  onClose (sessionId: string, reason: string, process: string): void {
+  /** Returns the function to call when the hook ends. */
+  onClose (sessionId: string, reason: string, process: string): () => void {
     const calls = this.#closeHooks.get(sessionId) ?? []
-    calls.push({ reason, process, at: this.observe() })
+    const call: CloseHook = { reason, process, startedAt: this.observe(), endedAt: Infinity }
+    calls.push(call)
     this.#closeHooks.set(sessionId, calls)
+    return () => { call.endedAt = this.observe() }
   }
 
   onMembership (kind: 'join' | 'leave', sessionId: string, channel: string): void {
@@ -450,13 +479,30 @@ export class Model {
     for (const response of responses) if (!runs.some(({ name }) => name === response)) this.fail('responses', `message ${n} got the response of run ${response}, which is not its own`)
   }
 
-  #checkClose ({ index, sessionId, close, hasLeft }: ClientModel): void {
+  /** Exactly one process runs `onClose`, within the call that closes the session, unless a process fails meanwhile. */
+  #checkClose ({ index, sessionId, closes, hasLeft }: ClientModel): void {
     const calls = this.#closeHooks.get(sessionId ?? '') ?? []
-    const text = `onClose of client ${index} ran ${calls.length} times: ${calls.map(({ reason, process }) => `${reason} on ${process}`).join(', ')}`
-    if (calls.length > 1 && !calls.slice(0, -1).every(({ process, at }) => this.hasFailed(process, at, Infinity))) this.fail('close-hook', text)
-    if (hasLeft && close === undefined) {
-      if (!calls.some(({ reason }) => reason === 'expired')) this.fail('close-hook', `${text}, but its session has expired`)
-    } else if (close === undefined && calls.length > 0) this.fail('close-hook', `${text}, but nobody has closed its session`)
+    const fail = (why: string): void => {
+      this.fail('close-hook', `onClose of client ${index} ran ${calls.length} times: ${calls.map(({ reason, process }) => `${reason} on ${process}`).join(', ')}; ${why}`)
+    }
+    if (calls.length > 1 && !calls.slice(0, -1).every(({ process, startedAt }) => this.hasFailed(process, startedAt, Infinity))) fail('no process has failed')
+    for (const { reason, process, startedAt, endedAt } of calls) {
+      if (reason === 'expired') {
+        if (!hasLeft) fail('its session was not to expire')
+        continue
+      }
+      // If a call has rejected, the hooks may run later.
+      const isDuring = (call: Close): boolean => call.process === process && call.startedAt < startedAt && (endedAt < call.settledAt || call.outcome !== 'confirmed' || call.settledAt === Infinity)
+      if (reason !== CLOSE_REASON || !closes.some(isDuring)) fail(`nobody has closed its session on ${process} with the reason ${reason}`)
+    }
+    if (calls.length > 0) return
+    if (closes.length === 0) {
+      if (hasLeft) fail('its session has expired')
+      return
+    }
+    // Known limitation: if the reply to the command that has closed the session is late, the call rejects, and no hook runs.
+    const isExplained = closes.some(({ outcome, process, startedAt, settledAt }) => outcome === 'unknown' || outcome === 'pending' || this.hasFailed(process, startedAt, settledAt))
+    if (!isExplained) fail('its session was closed')
   }
 
   /** If the outcome of every call is known, each join has one `onJoin`, and each of them one `onLeave`, at the latest when the session was closed. */
