@@ -117,7 +117,8 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     }
     const changeMembership = ({ memberships, sessionId = '' }: ClientModel, kind: 'join' | 'leave'): void => {
       const channel = choose(CHANNELS)
-      memberships.push(model.record({ kind, channel }, call(chooseNode()?.call(kind, sessionId, channel)), kind))
+      const node = chooseNode()
+      memberships.push(model.record({ kind, channel, process: String(node?.pid) }, call(node?.call(kind, sessionId, channel)), kind))
     }
     const request = async ({ session, model: client }: Client): Promise<void> => {
       const message = model.addMessage(client, true, 0, 0)

@@ -137,7 +137,19 @@ export function createPlan (seed: number): Plan {
     isEarly: random() < 0.1,
     isAbandoned: random() < 0.03
   }
-  return { setup, steps: Array.from({ length: 10 + below(30) }, createStep) }
+  const steps = Array.from({ length: 10 + below(30) }, createStep)
+  // Otherwise, most sessions would be closed only when all faults have ended.
+  if (random() < 0.3) {
+    for (let client = 0; client < clients; client++) {
+      const [node, connection, after] = [below(NODES), chooseConnection(), random() * 4]
+      steps.push(
+        { after, kind: 'join', client, node: below(NODES), channel: choose(CHANNELS) },
+        { after: random() * 4, kind: 'close', client, node },
+        random() < 0.5 ? { after: random() * 4, kind: 'cut', node, connection, refusedFor: 0 } : { after: random() * 4, kind: 'block', node, connection, direction: 'down', ms: faultDuration() }
+      )
+    }
+  }
+  return { setup, steps }
 }
 
 /** Runs histories, one after the other. */
@@ -361,7 +373,7 @@ class History {
       case 'join':
       case 'leave':
         onNode(sessions => {
-          client.model.memberships.push(this.model.record({ kind: step.kind, channel: step.channel }, this.#withSession(sessions, client.model, session => session[step.kind](step.channel)), step.kind))
+          client.model.memberships.push(this.model.record({ kind: step.kind, channel: step.channel, process: node.process.name }, this.#withSession(sessions, client.model, session => session[step.kind](step.channel)), step.kind))
         })
         break
       case 'update':

@@ -40,6 +40,8 @@ interface Close extends Call {
 
 interface Membership extends Call {
   readonly kind: 'join' | 'leave'
+  /** The name of the process that was called. */
+  readonly process: string
   readonly channel: string
 }
 
@@ -63,6 +65,8 @@ export class ClientModel {
   isClosed = false
   /** Whether it has disconnected for good, so that its session expires. */
   hasLeft = false
+  /** When it has disconnected for good. */
+  leftAt = Infinity
   /** Whether it has lost its session. */
   isLost = false
   /** The calls that close its session. All have the same reason. */
@@ -95,6 +99,11 @@ interface HookCall {
 
 interface CloseHook extends HookCall {
   readonly reason: string
+}
+
+interface MembershipHook extends HookCall {
+  readonly kind: 'join' | 'leave'
+  readonly channel: string
 }
 
 export interface HandlerRun {
@@ -145,8 +154,8 @@ export class Model {
   readonly runs: HandlerRun[] = []
   /** The calls of the hook `onClose` by session id. */
   readonly #closeHooks = new Map<string, CloseHook[]>()
-  /** The calls of the hooks `onJoin` and `onLeave`: kind, session id and channel. */
-  readonly #membershipHooks: string[] = []
+  /** The calls of the hooks `onJoin` and `onLeave` by session id. */
+  readonly #membershipHooks = new Map<string, MembershipHook[]>()
   /** When a process was dead, or could be treated as dead. */
   readonly #failures: Failure[] = []
   /** How many entries a log keeps. */
@@ -231,6 +240,11 @@ export class Model {
 
   onOpening (client: ClientModel): void {
     client.openingAt = Math.min(client.openingAt, this.observe())
+  }
+
+  onLeft (client: ClientModel): void {
+    client.hasLeft = true
+    client.leftAt = this.observe()
   }
 
   onConnect (client: ClientModel): void {
@@ -332,8 +346,13 @@ export class Model {
     return () => { call.endedAt = this.observe() }
   }
 
-  onMembership (kind: 'join' | 'leave', sessionId: string, channel: string): void {
-    this.#membershipHooks.push(`${kind} ${sessionId} ${channel}`)
+  /** Returns the function to call when the hook ends. */
+  onMembership (kind: 'join' | 'leave', sessionId: string, channel: string, process: string): () => void {
+    const calls = this.#membershipHooks.get(sessionId) ?? []
+    const call: MembershipHook = { kind, channel, process, startedAt: this.observe(), endedAt: Infinity }
+    calls.push(call)
+    this.#membershipHooks.set(sessionId, calls)
+    return () => { call.endedAt = this.observe() }
   }
 
   /** Whether a client must (`yes`), may or must not receive an event. */
@@ -349,7 +368,7 @@ export class Model {
     return member
   }
 
-  #isMember ({ channel, startedAt, settledAt }: Pick<SentEvent, 'channel' | 'startedAt' | 'settledAt'>, { memberships }: ClientModel): 'yes' | 'maybe' | 'no' {
+  #isMember ({ channel, startedAt, settledAt }: Pick<SentEvent, 'channel' | 'startedAt' | 'settledAt'>, { memberships }: Pick<ClientModel, 'memberships'>): 'yes' | 'maybe' | 'no' {
     const calls = memberships.filter(call => call.channel === channel && call.startedAt < settledAt)
     const last = calls.at(-1)
     if (last === undefined) return 'no'
@@ -491,9 +510,7 @@ export class Model {
         if (!hasLeft) fail('its session was not to expire')
         continue
       }
-      // If a call has rejected, the hooks may run later.
-      const isDuring = (call: Close): boolean => call.process === process && call.startedAt < startedAt && (endedAt < call.settledAt || call.outcome !== 'confirmed' || call.settledAt === Infinity)
-      if (reason !== CLOSE_REASON || !closes.some(isDuring)) fail(`nobody has closed its session on ${process} with the reason ${reason}`)
+      if (reason !== CLOSE_REASON || !closes.some(call => isDuring({ process, startedAt, endedAt }, call))) fail(`nobody has closed its session on ${process} with the reason ${reason}`)
     }
     if (calls.length > 0) return
     if (closes.length === 0) {
@@ -505,13 +522,33 @@ export class Model {
     if (!isExplained) fail('its session was closed')
   }
 
-  /** If the outcome of every call is known, each join has one `onJoin`, and each of them one `onLeave`, at the latest when the session was closed. */
-  #checkMembershipHooks ({ index, sessionId = '', memberships, isLost }: ClientModel): void {
-    if (isLost || !this.#closeHooks.has(sessionId)) return
+  /**
+   * `onJoin` and `onLeave` run within the calls that have changed the channels. When the session is closed, `onLeave` runs for each
+   * channel that it is in, in the process of `onClose` and before it.
+   */
+  #checkMembershipHooks ({ index, sessionId = '', memberships, isLost, close, hasLeft, leftAt }: ClientModel): void {
+    if (isLost || (close === undefined && !hasLeft)) return
+    const hooks = this.#membershipHooks.get(sessionId) ?? []
+    const closeHooks = this.#closeHooks.get(sessionId) ?? []
+    const isCaused = (hook: MembershipHook): boolean => memberships.some(call => call.kind === hook.kind && call.channel === hook.channel && isDuring(hook, call))
+    const describe = ({ kind, channel, process, startedAt, endedAt }: MembershipHook): string => `${kind} ${channel} on ${process} from ${startedAt} to ${endedAt}`
+    for (const hook of hooks) {
+      const isBeforeClose = ({ process, startedAt }: CloseHook): boolean => process === hook.process && startedAt > hook.endedAt
+      // If the process of a close fails between the hooks, `onClose` runs in another one.
+      if (isCaused(hook) || (hook.kind === 'leave' && (closeHooks.some(isBeforeClose) || this.hasFailed(hook.process, hook.startedAt, Infinity)))) continue
+      this.fail('membership-hooks', `client ${index}: ${describe(hook)} belongs to no call, and to no onClose: ${closeHooks.map(({ process, startedAt }) => `on ${process} at ${startedAt}`).join(', ')}`)
+    }
+    const closedAt = Math.min(close?.startedAt ?? Infinity, leftAt)
     for (const channel of new Set(memberships.map(call => call.channel))) {
+      for (const { process, startedAt } of closeHooks) {
+        const expected = this.#isMember({ channel, startedAt: closedAt, settledAt: startedAt }, { memberships })
+        const leaves = hooks.filter(hook => hook.kind === 'leave' && hook.channel === channel && hook.process === process && hook.startedAt > closedAt && hook.endedAt < startedAt && !isCaused(hook))
+        const count = expected === 'yes' ? [1] : expected === 'no' ? [0] : [0, 1]
+        if (!count.includes(leaves.length)) this.fail('membership-hooks', `client ${index}: before onClose on ${process} at ${startedAt}, onLeave ran ${leaves.length} times for ${channel}; was it a member: ${expected}`)
+      }
       const calls = memberships.filter(call => call.channel === channel)
-      if (calls.some(({ outcome }) => outcome !== 'confirmed' && outcome !== 'refused')) continue
-      const count = (kind: string): number => this.#membershipHooks.filter(hook => hook === `${kind} ${sessionId} ${channel}`).length
+      if (closeHooks.length !== 1 || calls.some(({ outcome }) => outcome !== 'confirmed' && outcome !== 'refused')) continue
+      const count = (kind: string): number => hooks.filter(hook => hook.kind === kind && hook.channel === channel).length
       const [joins, leaves, joinCalls] = [count('join'), count('leave'), calls.filter(({ kind, outcome }) => kind === 'join' && outcome === 'confirmed').length]
       if (joins !== leaves || joins > joinCalls || (joins === 0 && joinCalls > 0)) this.fail('membership-hooks', `client ${index} has joined ${channel} with ${joinCalls} calls; onJoin ran ${joins} times, onLeave ${leaves} times`)
     }
@@ -525,6 +562,10 @@ export class Model {
 
 const describeEvent = ({ n, kind, channel, client, except, key, outcome }: SentEvent): string =>
   `event ${n} (${outcome}, to ${kind === 'session' ? `client ${client?.index}` : kind === 'channel' ? `channel ${channel}` : 'all'}${except === undefined ? '' : `, not to client ${except.index}`}${key === undefined ? '' : `, latest ${key}`})`
+
+/** Whether a hook ran within a call, in the same process. If the call has rejected, the hook may end later. */
+const isDuring = (hook: HookCall, { process, outcome, startedAt, settledAt }: Close): boolean =>
+  process === hook.process && startedAt < hook.startedAt && (outcome !== 'confirmed' || hook.endedAt < settledAt)
 
 const describeRun = ({ name, process }: HandlerRun): string => `run ${name} on ${process}`
 

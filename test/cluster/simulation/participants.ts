@@ -81,8 +81,8 @@ export class Node {
         scheduler.log('has started')
         this.sessions = sessions
           .addHook('onClose', (session, reason) => runHook(model.onClose(session.id, reason, process.name)))
-          .addHook('onJoin', (session, channel) => { model.onMembership('join', session.id, channel.name) })
-          .addHook('onLeave', (session, channel) => { model.onMembership('leave', session.id, channel.name) })
+          .addHook('onJoin', (session, channel) => runHook(model.onMembership('join', session.id, channel.name, process.name)))
+          .addHook('onLeave', (session, channel) => runHook(model.onMembership('leave', session.id, channel.name, process.name)))
       }, (error: unknown) => {
         scheduler.log(`has not started: ${String(error)}`)
         // A supervisor starts the process again.
@@ -386,7 +386,7 @@ export class Client {
   /** Disconnects for good. */
   leave (): void {
     this.isActive = false
-    this.model.hasLeft = true
+    this.#context.model.onLeft(this.model)
     this.#sink?.cut()
   }
 
