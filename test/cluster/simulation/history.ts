@@ -4,7 +4,7 @@ import { CLOSE_REASON, Model, type Call, type ClientModel, type SentEvent, type 
 import { Network, type ConnectionKind, type Direction, type Latency } from './network.js'
 import { Client, Node, type ClusterOptions, type ClusterContext } from './participants.js'
 import type { RedisEngine } from './redis-engine.js'
-import { Scheduler } from './scheduler.js'
+import { Scheduler, type SimulatedProcess } from './scheduler.js'
 
 /** One step of a history. `after` is the number of milliseconds since the previous step. Other numbers choose a participant. */
 type Step = { readonly after: number } & (
@@ -203,6 +203,8 @@ class History {
   #isFinishing = false
   #batches = 0
   #updates = 0
+  /** The signals of the sessions that the nodes have found. */
+  readonly #signals: Array<{ readonly signal: AbortSignal, readonly process: SimulatedProcess }> = []
 
   constructor (plan: Plan, scheduler: Scheduler, network: Network) {
     this.#plan = plan
@@ -290,6 +292,7 @@ class History {
         end += 2.5 * RESUME_TIMEOUT
         await wait('a session had not expired', () => nodes.every(({ sessions }) => sessions?.size === 0))
       }
+      await wait('a signal had not aborted', () => this.#signals.every(({ signal, process }) => signal.aborted || !process.isAlive))
       await wait('a node had streams or channels', () => nodes.every(({ sessions }) => sessions?.stats().streams === 0 && sessions.stats().channels === 0))
       // The others remove a node that has crashed when its lease has ended.
       const crashedAt = Math.max(...nodes.map(node => node.crashedAt))
@@ -373,13 +376,19 @@ class History {
       case 'join':
       case 'leave':
         onNode(sessions => {
-          client.model.memberships.push(this.model.record({ kind: step.kind, channel: step.channel, process: node.process.name }, this.#withSession(sessions, client.model, session => session[step.kind](step.channel)), step.kind))
+          client.model.memberships.push(this.model.record({ kind: step.kind, channel: step.channel, process: node.process.name }, this.#withSession(sessions, client.model, session => {
+            this.#signals.push({ signal: session.signal, process: node.process })
+            return session[step.kind](step.channel)
+          }), step.kind))
         })
         break
       case 'update':
         onNode(sessions => {
           const property = `p${++this.#updates}`
-          client.model.updates.push(this.model.record({ property }, this.#withSession(sessions, client.model, session => session.update({ [property]: property })), 'update'))
+          client.model.updates.push(this.model.record({ property }, this.#withSession(sessions, client.model, session => {
+            this.#signals.push({ signal: session.signal, process: node.process })
+            return session.update({ [property]: property })
+          }), 'update'))
         })
         break
       case 'request':
