@@ -121,7 +121,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
       memberships.push(model.record({ kind, channel, process: String(node?.pid) }, call(node?.call(kind, sessionId, channel)), kind))
     }
     const request = async ({ session, model: client }: Client): Promise<void> => {
-      const message = model.addMessage(client, true, 0, 0)
+      const message = model.addMessage(client, true, model.messages.length, 0)
       model.onAttempt(message)
       try {
         message.responses.push(String(await session.request('run', message.n)))

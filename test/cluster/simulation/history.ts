@@ -6,7 +6,7 @@ import { Client, Node, type ClusterOptions, type ClusterContext } from './partic
 import type { RedisEngine } from './redis-engine.js'
 import { Scheduler, type SimulatedProcess } from './scheduler.js'
 
-/** One step of a history. `after` is the number of milliseconds since the previous step. Other numbers choose a participant. */
+/** One step of a history. `after` is the number of milliseconds since the previous step; `refused` is the message of a batch that is refused at first. Other numbers choose a participant. */
 type Step = { readonly after: number } & (
   | { readonly kind: 'emit', readonly client: number, readonly node: number, readonly count: number, readonly latest?: Latest }
   | { readonly kind: 'publish', readonly channel: string, readonly node: number, readonly count: number, readonly except: number | undefined, readonly latest?: Latest }
@@ -14,7 +14,7 @@ type Step = { readonly after: number } & (
   | { readonly kind: 'join' | 'leave', readonly client: number, readonly node: number, readonly channel: string }
   | { readonly kind: 'update' | 'request', readonly client: number, readonly node: number }
   | { readonly kind: 'close', readonly client: number, readonly node: number }
-  | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number }
+  | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number, readonly refused?: number | undefined }
   | { readonly kind: 'move', readonly client: number, readonly node: number, readonly ms: number }
   | { readonly kind: 'cut' | 'half-open', readonly node: number, readonly connection: ConnectionKind, readonly refusedFor: number }
   | { readonly kind: 'block', readonly node: number, readonly connection: ConnectionKind, readonly direction: Direction, readonly ms: number }
@@ -114,7 +114,7 @@ export function createPlan (seed: number): Plan {
       case 'update':
       case 'request':
       case 'close': return { after, kind, client, node }
-      case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2) }
+      case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2), refused: random() < 0.15 ? below(count) : undefined }
       // Later than the clocks of the nodes can differ, by which they order the requests.
       case 'move': return { after, kind, client, node, ms: random() < 0.7 ? random() * 3 : random() * 500 }
       case 'cut': return { after, kind, node, connection: chooseConnection(), refusedFor: random() < 0.7 ? 0 : faultDuration() }
@@ -465,9 +465,9 @@ class History {
     return live[Math.floor(this.#random() * live.length)] ?? this.#nodes[0] as Node
   }
 
-  #send (client: Client, node: Node, { count, hasKey, duration, repeats }: Extract<Step, { kind: 'message' }>): void {
+  #send (client: Client, node: Node, { count, hasKey, duration, repeats, refused }: Extract<Step, { kind: 'message' }>): void {
     const batch = ++this.#batches
-    const messages = Array.from({ length: count }, () => this.model.addMessage(client.model, hasKey, batch, duration))
+    const messages = Array.from({ length: count }, (_, index) => this.model.addMessage(client.model, hasKey, batch, duration, index === refused))
     client.send(messages, node.isLive ? node : undefined)
     // A client that gets no response in time repeats the message, often on another node.
     for (let repeat = hasKey ? 0 : repeats; repeat < repeats; repeat++) {

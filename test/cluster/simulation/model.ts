@@ -122,6 +122,8 @@ export interface MessageModel {
   readonly batch: number
   /** Milliseconds that its handler runs. */
   readonly duration: number
+  /** Whether the store is not available for its handler when that is called first. Then the message is refused. */
+  isRefused: boolean
   readonly runs: HandlerRun[]
   /** The runs that the responses name. */
   readonly responses: string[]
@@ -175,9 +177,9 @@ export class Model {
     return client
   }
 
-  addMessage (client: ClientModel, hasKey: boolean, batch: number, duration: number): MessageModel {
+  addMessage (client: ClientModel, hasKey: boolean, batch: number, duration: number, isRefused = false): MessageModel {
     const n = this.messages.length
-    const message: MessageModel = { n, client, key: hasKey ? `key ${n}` : undefined, batch, duration, runs: [], responses: [], firstSentAt: Infinity, respondedAt: Infinity, resolvedAt: Infinity }
+    const message: MessageModel = { n, client, key: hasKey ? `key ${n}` : undefined, batch, duration, isRefused, runs: [], responses: [], firstSentAt: Infinity, respondedAt: Infinity, resolvedAt: Infinity }
     this.messages.push(message)
     return message
   }
@@ -482,6 +484,9 @@ export class Model {
       if (run.message.runs[0] !== run) continue
       const late = runs.slice(0, index).find(({ message }) => message.firstSentAt > run.message.respondedAt)
       if (late !== undefined) this.fail('handler-order', `${describeRun(late)} ran before ${describeRun(run)}`)
+      // A batch stops at a message that is refused, and its client repeats all of them in the same order.
+      const skipped = this.messages.find(({ n, batch, runs: [first] }) => batch === run.message.batch && n < run.message.n && (first === undefined || first.startedAt > run.startedAt))
+      if (skipped !== undefined) this.fail('batch-order', `${describeRun(run)} started before message ${skipped.n} of the same batch`)
     }
   }
 

@@ -3,7 +3,7 @@ import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import { createParser } from 'eventsource-parser'
 import { SessionUnknown, StoreUnavailable } from '../../../lib/errors.js'
-import type { QueuedMessage, Session, Sessions, SseSessionsOptions } from '../../../lib/index.js'
+import type { QueuedMessage, Session, Sessions, SseSessionsOptions, StoredResponse } from '../../../lib/index.js'
 import { resolveOptions } from '../../../lib/options.js'
 import { redisStore, type RedisClient } from '../../../lib/redis.js'
 import { kStream } from '../../../lib/sessions/session.js'
@@ -194,7 +194,7 @@ export class Node {
       const session = await sessions.findCached(sessionId)
       if (session === undefined) throw new SessionUnknown()
       const queue = session[kStream].messageQueue
-      const [first, ...others] = messages.map(message => this.#toQueuedMessage(session, message)) as [QueuedMessage, ...QueuedMessage[]]
+      const [first, ...others] = this.#toQueuedMessages(session, messages) as [QueuedMessage, ...QueuedMessage[]]
       const results = others.length === 0 ? [queue.enqueue(first)] : await queue.enqueueAll([first, ...others])
       return results.map(async result => String((await result).response.body))
     }
@@ -220,21 +220,26 @@ export class Node {
     }
   }
 
-  #toQueuedMessage (session: Session, message: MessageModel): QueuedMessage {
+  /** Creates the messages of one request. As in the route of batches, those after a message that the store has failed are refused. */
+  #toQueuedMessages (session: Session, messages: readonly MessageModel[]): QueuedMessage[] {
     const { model, scheduler, options } = this.#context
-    return {
-      key: message.key,
-      fingerprint: () => String(message.n),
-      handle: async () => {
-        if (session.closed) throw new SessionUnknown()
-        if (scheduler.time > this.#lastReplyAt + options.lease) model.fail('fenced-run', `${this.process.name} starts the handler of message ${message.n} without a lease`)
-        const run = model.onRunStart(message, this.process.name)
-        scheduler.log(`handles message ${message.n} (run ${run.name})`)
-        await new Promise(resolve => { setTimeout(resolve, message.duration) })
-        model.onRunEnd(run)
-        return { status: 200, headers: {}, body: run.name }
+    let failure: unknown
+    const handle = async (message: MessageModel): Promise<StoredResponse> => {
+      if (failure !== undefined) throw failure
+      if (session.closed) throw new SessionUnknown()
+      if (scheduler.time > this.#lastReplyAt + options.lease) model.fail('fenced-run', `${this.process.name} starts the handler of message ${message.n} without a lease`)
+      if (message.isRefused) {
+        message.isRefused = false
+        scheduler.log(`refuses message ${message.n}`)
+        throw failure = new StoreUnavailable()
       }
+      const run = model.onRunStart(message, this.process.name)
+      scheduler.log(`handles message ${message.n} (run ${run.name})`)
+      await new Promise(resolve => { setTimeout(resolve, message.duration) })
+      model.onRunEnd(run)
+      return { status: 200, headers: {}, body: run.name }
     }
+    return messages.map(message => ({ key: message.key, fingerprint: () => String(message.n), handle: () => handle(message) }))
   }
 
   #connect (): RedisClient {
