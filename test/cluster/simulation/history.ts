@@ -14,6 +14,7 @@ type Step = { readonly after: number } & (
   | { readonly kind: 'join' | 'leave', readonly client: number, readonly node: number, readonly channel: string }
   | { readonly kind: 'update' | 'request', readonly client: number, readonly node: number }
   | { readonly kind: 'close', readonly client: number, readonly node: number }
+  | { readonly kind: 'abandon', readonly client: number }
   | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number, readonly refused?: number | undefined }
   | { readonly kind: 'move', readonly client: number, readonly node: number, readonly ms: number }
   | { readonly kind: 'cut' | 'half-open', readonly node: number, readonly connection: ConnectionKind, readonly refusedFor: number }
@@ -39,6 +40,8 @@ interface Setup {
   readonly isEarly: boolean
   /** Whether the first client disconnects for good at the end, so that its session expires. */
   readonly isAbandoned: boolean
+  /** Milliseconds after which a session without a stream expires. Default: longer than all faults. */
+  readonly resumeTimeout?: number | undefined
 }
 
 export interface Plan {
@@ -59,7 +62,7 @@ const CHANNELS = ['a', 'b']
 const PATIENCE = 15_000
 /** A node renews its lease, and removes failed nodes, at least as often, in milliseconds. */
 const MAX_HEARTBEAT_INTERVAL = 1000
-/** Longer than all faults of a history, so that no session expires. */
+/** Longer than all faults of a history, so that no session expires, unless the setup has a shorter one. */
 const RESUME_TIMEOUT = 60_000
 const LARGE_LOG = 1000
 const LATENCIES = {
@@ -114,6 +117,7 @@ export function createPlan (seed: number): Plan {
       case 'update':
       case 'request':
       case 'close': return { after, kind, client, node }
+      case 'abandon': return { after, kind, client }
       case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2), refused: random() < 0.15 ? below(count) : undefined }
       // Later than the clocks of the nodes can differ, by which they order the requests.
       case 'move': return { after, kind, client, node, ms: random() < 0.7 ? random() * 3 : random() * 500 }
@@ -135,7 +139,8 @@ export function createPlan (seed: number): Plan {
     latency: choose(['short', 'medium', 'long']),
     clients,
     isEarly: random() < 0.1,
-    isAbandoned: random() < 0.03
+    isAbandoned: random() < 0.03,
+    resumeTimeout: random() < 0.15 ? 300 + below(1500) : undefined
   }
   const steps = Array.from({ length: 10 + below(30) }, createStep)
   // Otherwise, most sessions would be closed only when all faults have ended.
@@ -147,6 +152,17 @@ export function createPlan (seed: number): Plan {
         { after: random() * 4, kind: 'close', client, node },
         random() < 0.5 ? { after: random() * 4, kind: 'cut', node, connection, refusedFor: 0 } : { after: random() * 4, kind: 'block', node, connection, direction: 'down', ms: faultDuration() }
       )
+    }
+  }
+  const { resumeTimeout } = setup
+  if (resumeTimeout !== undefined) {
+    // Other nodes change the channels of the session until it expires, and the connections of all nodes break.
+    steps.splice(below(steps.length), 0, { after: random() * 4, kind: 'abandon', client: busyClient })
+    for (let passed = 0; passed < resumeTimeout * 1.3;) {
+      const after = random() * resumeTimeout * 0.4
+      const step = createStep()
+      steps.push(random() < 0.3 ? { ...step, after } : { after, kind: random() < 0.7 ? 'join' : 'leave', client: busyClient, node: below(NODES), channel: choose(CHANNELS) })
+      passed += after
     }
   }
   return { setup, steps }
@@ -198,6 +214,7 @@ class History {
   readonly #nodes: Node[]
   readonly #clients: Client[]
   readonly #random: () => number
+  readonly #resumeTimeout: number
   /** When the effects of all faults have ended. */
   #healthyAt = 0
   #isFinishing = false
@@ -210,10 +227,11 @@ class History {
     this.#plan = plan
     this.#scheduler = scheduler
     this.#network = network
-    const { seed, lease, libraries, entries, clients } = plan.setup
+    const { seed, lease, libraries, entries, clients, resumeTimeout } = plan.setup
     this.#random = createRandom(seed + 1)
-    this.model = new Model(entries === LARGE_LOG ? Infinity : entries)
-    const options = { lease, libraries, plugin: { resumeTimeout: RESUME_TIMEOUT, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
+    this.#resumeTimeout = resumeTimeout ?? RESUME_TIMEOUT
+    this.model = new Model(entries === LARGE_LOG ? Infinity : entries, undefined, resumeTimeout)
+    const options = { lease, libraries, plugin: { resumeTimeout: this.#resumeTimeout, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
     const context: ClusterContext = { scheduler, network, model: this.model, options, nodes: [], random: this.#random }
     this.#nodes = context.nodes
     for (let index = 0; index < NODES; index++) context.nodes.push(new Node(context, index))
@@ -278,18 +296,18 @@ class History {
       await confirm('an event', () => this.#broadcast(this.#liveNode()))
       await wait('a client had not received everything', () => clients.every(client => !client.isActive || model.hasReceivedAll(client.model)))
       await this.#checkStates(wait)
-      const [abandoned] = this.#plan.setup.isAbandoned ? clients : []
-      abandoned?.leave()
+      if (this.#plan.setup.isAbandoned) clients[0]?.leave()
       end = scheduler.time + PATIENCE
       for (const client of clients) {
-        if (client !== abandoned && client.model.close?.outcome !== 'confirmed') await confirm('a close', () => this.#close(this.#liveNode(), client.model))
+        const { close, hasLeft, isLost } = client.model
+        if (!hasLeft && !isLost && close?.outcome !== 'confirmed') await confirm('a close', () => this.#close(this.#liveNode(), client.model))
       }
       await wait('a client had not received close', () => clients.every(client => !client.isActive))
       await wait('a close had not settled', () => clients.every(({ model: { closes } }) => closes.every(({ outcome, process }) => outcome !== 'pending' || !nodes.some(node => node.process.name === process && node.process.isAlive))))
-      if (abandoned !== undefined) {
+      if (clients.some(({ model: { hasLeft, isLost } }) => hasLeft || isLost)) {
         // The number of sessions can be one second old.
         await scheduler.runUntil(() => false, 1100)
-        end += 2.5 * RESUME_TIMEOUT
+        end += 2.5 * this.#resumeTimeout
         await wait('a session had not expired', () => nodes.every(({ sessions }) => sessions?.size === 0))
       }
       await wait('a signal had not aborted', () => this.#signals.every(({ signal, process }) => signal.aborted || !process.isAlive))
@@ -400,6 +418,9 @@ class History {
         break
       case 'close':
         onNode(() => { this.#close(node, client.model) })
+        break
+      case 'abandon':
+        if (client.sessionId !== undefined) client.leave()
         break
       case 'message':
         if (client.sessionId === undefined || !client.isActive) break

@@ -67,6 +67,8 @@ export class ClientModel {
   hasLeft = false
   /** When it has disconnected for good. */
   leftAt = Infinity
+  /** Since when it has no stream, in virtual milliseconds; `Infinity` while it has one. */
+  offlineSince = Infinity
   /** Whether it has lost its session. */
   isLost = false
   /** The calls that close its session. All have the same reason. */
@@ -87,6 +89,8 @@ export class ClientModel {
   }
 }
 
+/** A process detects that a stream is lost at most this long before its client, in milliseconds. */
+const MAX_DETECTION_TIME = 300
 /** The reason with which sessions are closed. */
 export const CLOSE_REASON = 'done'
 
@@ -99,6 +103,8 @@ interface HookCall {
 
 interface CloseHook extends HookCall {
   readonly reason: string
+  /** For how long the client had no stream then, in virtual milliseconds. */
+  readonly offlineFor: number
 }
 
 interface MembershipHook extends HookCall {
@@ -162,12 +168,15 @@ export class Model {
   readonly #failures: Failure[] = []
   /** How many entries a log keeps. */
   readonly #maxEntries: number
+  /** Milliseconds after which a session expires during the faults; `Infinity` if all sessions survive them. */
+  readonly #resumeTimeout: number
   readonly #clock: (() => number) | undefined
   #observations = 0
 
-  /** `maxEntries` is how many entries a log keeps; `Infinity` if it is large enough for everything. `clock` returns numbers that increase. Default: a counter. */
-  constructor (maxEntries: number, clock?: () => number) {
+  /** `maxEntries` is how many entries a log keeps; `Infinity` if it is large enough for everything. `clock` returns numbers that increase. Default: a counter. `resumeTimeout` is given if sessions may expire. */
+  constructor (maxEntries: number, clock?: () => number, resumeTimeout = Infinity) {
     this.#maxEntries = maxEntries
+    this.#resumeTimeout = resumeTimeout
     this.#clock = clock
   }
 
@@ -221,7 +230,7 @@ export class Model {
       if (answer !== createAnswer(n) || request.handled !== 1) this.fail('request', `request ${n} was handled ${request.handled} times, and got ${String(answer)}`)
     }, (error: unknown) => {
       const { code } = error as { code?: string }
-      const isExpected = code === 'FST_SSE_SESSION_OVER' || code === 'SESSION_MISSING' ? client.close !== undefined || client.hasLeft || client.isLost : code === 'FST_SSE_REQUEST_TIMEOUT' && this.#maxEntries < Infinity
+      const isExpected = code === 'FST_SSE_SESSION_OVER' || code === 'SESSION_MISSING' ? this.#canBeClosed(client) : code === 'FST_SSE_REQUEST_TIMEOUT' && this.#maxEntries < Infinity
       if (!isExpected) this.expectUnavailable(error, `request ${n}`)
     }).finally(() => { request.isSettled = true })
   }
@@ -259,7 +268,7 @@ export class Model {
       client.openedAt = this.observe()
     } else if (isUnknown || client.sessionId !== sessionId) {
       client.isLost = true
-      if (client.close === undefined) this.fail('session-lost', `client ${client.index} got another session`)
+      if (!this.#canBeClosed(client)) this.fail('session-lost', `client ${client.index} got another session`)
     }
   }
 
@@ -273,7 +282,8 @@ export class Model {
     const who = `client ${client.index}`
     if (name === 'close') {
       client.isClosed = true
-      if (client.close === undefined) this.fail('closed', `${who} received close ${JSON.stringify(data)}, but nobody has closed its session`)
+      if (data.reason === 'expired' && this.#resumeTimeout < Infinity) client.isLost = true
+      else if (client.close === undefined) this.fail('closed', `${who} received close ${JSON.stringify(data)}, but nobody has closed its session`)
       return
     }
     if (client.isClosed) this.fail('after-close', `${who} received ${name} after close`)
@@ -316,7 +326,7 @@ export class Model {
     if (result !== undefined) {
       const { code } = result.reason as { code?: string }
       if (code === 'FST_SSE_SESSION_UNKNOWN' || code === 'FST_SSE_SESSION_OVER') {
-        if (client.close === undefined && !client.isLost) this.fail('session-lost', `${process} rejected message ${message.n} of client ${client.index} with ${code}`)
+        if (!this.#canBeClosed(client)) this.fail('session-lost', `${process} rejected message ${message.n} of client ${client.index} with ${code}`)
         message.resolvedAt = at
         return false
       }
@@ -339,10 +349,11 @@ export class Model {
     run.endedAt = this.observe()
   }
 
-  /** Returns the function to call when the hook ends. */
-  onClose (sessionId: string, reason: string, process: string): () => void {
+  /** `time` is the virtual time. Returns the function to call when the hook ends. */
+  onClose (sessionId: string, reason: string, process: string, time: number): () => void {
     const calls = this.#closeHooks.get(sessionId) ?? []
-    const call: CloseHook = { reason, process, startedAt: this.observe(), endedAt: Infinity }
+    const offlineFor = time - (this.clients.find(client => client.sessionId === sessionId)?.offlineSince ?? 0)
+    const call: CloseHook = { reason, offlineFor, process, startedAt: this.observe(), endedAt: Infinity }
     calls.push(call)
     this.#closeHooks.set(sessionId, calls)
     return () => { call.endedAt = this.observe() }
@@ -400,7 +411,8 @@ export class Model {
     const settledAt = this.observe()
     let isKnown = true
     for (const client of this.clients) {
-      if (client.sessionId === undefined || client.isLost || client.close !== undefined) continue
+      if (client.hasLeft || this.#resumeTimeout < Infinity) isKnown = false
+      if (client.sessionId === undefined || client.isLost || client.hasLeft || client.close !== undefined) continue
       const expected = this.#isMember({ channel, startedAt, settledAt }, client)
       if (expected === 'maybe') isKnown = false
       else if ((expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
@@ -418,8 +430,13 @@ export class Model {
     for (const client of this.clients) this.#checkMembershipHooks(client)
   }
 
+  /** Whether the session of a client may be closed. */
+  #canBeClosed (client: ClientModel): boolean {
+    return client.close !== undefined || client.hasLeft || client.isLost || this.#resumeTimeout < Infinity
+  }
+
   #findMissing (client: ClientModel): SentEvent[] {
-    if (client.isLost) return []
+    if (client.isLost || client.hasLeft) return []
     const received = new Set(client.received)
     const isCovered = (event: SentEvent): boolean => received.has(event) || client.gaps.some(gap => this.#canCover(gap, event))
     return this.events.filter(event => this.isFor(event, client) === 'yes' && !isCovered(event) &&
@@ -491,7 +508,7 @@ export class Model {
   }
 
   #checkMessage ({ n, client, key, runs, responses, resolvedAt }: MessageModel): void {
-    if (client.close === undefined && !client.isLost && resolvedAt === Infinity) this.fail('stuck', `message ${n} of client ${client.index} has no response`)
+    if (client.close === undefined && !client.isLost && !client.hasLeft && resolvedAt === Infinity) this.fail('stuck', `message ${n} of client ${client.index} has no response`)
     let isRepeatAllowed = false
     for (const [index, run] of runs.entries()) {
       const previous = runs[index - 1]
@@ -504,22 +521,24 @@ export class Model {
   }
 
   /** Exactly one process runs `onClose`, within the call that closes the session, unless a process fails meanwhile. */
-  #checkClose ({ index, sessionId, closes, hasLeft }: ClientModel): void {
+  #checkClose ({ index, sessionId, closes, hasLeft, isLost }: ClientModel): void {
     const calls = this.#closeHooks.get(sessionId ?? '') ?? []
     const fail = (why: string): void => {
       this.fail('close-hook', `onClose of client ${index} ran ${calls.length} times: ${calls.map(({ reason, process }) => `${reason} on ${process}`).join(', ')}; ${why}`)
     }
     if (calls.length > 1 && !calls.slice(0, -1).every(({ process, startedAt }) => this.hasFailed(process, startedAt, Infinity))) fail('no process has failed')
-    for (const { reason, process, startedAt, endedAt } of calls) {
+    for (const { reason, offlineFor, process, startedAt, endedAt } of calls) {
       if (reason === 'expired') {
-        if (!hasLeft) fail('its session was not to expire')
+        if (!hasLeft && this.#resumeTimeout === Infinity) fail('its session was not to expire')
+        // The others treat the streams of a process that has failed as lost, also if the client still has one.
+        if (offlineFor < this.#resumeTimeout - MAX_DETECTION_TIME && this.#resumeTimeout < Infinity && this.#failures.length === 0) fail(`its client had no stream for ${offlineFor} ms`)
         continue
       }
       if (reason !== CLOSE_REASON || !closes.some(call => isDuring({ process, startedAt, endedAt }, call))) fail(`nobody has closed its session on ${process} with the reason ${reason}`)
     }
     if (calls.length > 0) return
     if (closes.length === 0) {
-      if (hasLeft) fail('its session has expired')
+      if (hasLeft || isLost) fail('its session has expired')
       return
     }
     // Known limitation: if the reply to the command that has closed the session is late, the call rejects, and no hook runs.

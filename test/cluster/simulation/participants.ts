@@ -80,7 +80,7 @@ export class Node {
       createSessions(resolveOptions({ heartbeatInterval: false, ...options.plugin, store: redisStore({ client, lease: options.lease }) }, 0), logger).then(sessions => {
         scheduler.log('has started')
         this.sessions = sessions
-          .addHook('onClose', (session, reason) => runHook(model.onClose(session.id, reason, process.name)))
+          .addHook('onClose', (session, reason) => runHook(model.onClose(session.id, reason, process.name, scheduler.time)))
           .addHook('onJoin', (session, channel) => runHook(model.onMembership('join', session.id, channel.name, process.name)))
           .addHook('onLeave', (session, channel) => runHook(model.onMembership('leave', session.id, channel.name, process.name)))
       }, (error: unknown) => {
@@ -390,6 +390,7 @@ export class Client {
 
   /** Disconnects for good. */
   leave (): void {
+    if (!this.isActive) return
     this.isActive = false
     this.#context.model.onLeft(this.model)
     this.#sink?.cut()
@@ -487,7 +488,14 @@ export class Client {
     scheduler.log(`client ${this.model.index} receives ${event} ${data} at ${String(position)}`)
     if (event === 'welcome') {
       this.isConnected = true
+      this.model.offlineSince = Infinity
       model.onWelcome(this.model, String(parsed.sessionId), parsed.isUnknown === true)
+      // Its new session is not a part of the history.
+      if (this.model.isLost) {
+        this.isActive = false
+        this.#sink?.cut()
+        return
+      }
     } else if (event === 'request') {
       const n = Number(parsed.data)
       model.onRequest(this.model, n, position)
@@ -501,6 +509,7 @@ export class Client {
   #onDisconnect (): void {
     this.#sink = undefined
     this.isConnected = false
+    if (this.model.offlineSince === Infinity) this.model.offlineSince = this.#context.scheduler.time
     this.#reconnectLater()
   }
 
