@@ -271,6 +271,13 @@ class History {
     const wait = async (what: string, condition: () => boolean): Promise<void> => {
       if (!await scheduler.runUntil(condition, end - scheduler.time)) throw new Stuck(`${what} ${PATIENCE} ms after the last fault`)
     }
+    /** Waits until Redis has nothing of a kind. */
+    const waitUntilEmpty = async (what: string, list: () => Promise<string[]>): Promise<void> => {
+      for (let left = await list(); left.length > 0; left = await list()) {
+        if (scheduler.time >= end) throw new Stuck(`${what} ${PATIENCE} ms after the last fault: ${left.join(', ')}`)
+        await scheduler.runUntil(() => false, 200)
+      }
+    }
     /** Repeats a call until it is confirmed. */
     const confirm = async (what: string, call: () => Call): Promise<void> => {
       let current: Call | undefined
@@ -296,6 +303,7 @@ class History {
       await confirm('an event', () => this.#broadcast(this.#liveNode()))
       await wait('a client had not received everything', () => clients.every(client => !client.isActive || model.hasReceivedAll(client.model)))
       await this.#checkStates(wait)
+      await waitUntilEmpty('a queue had messages', () => this.#network.engine.queuedMessages())
       if (this.#plan.setup.isAbandoned) clients[0]?.leave()
       end = scheduler.time + PATIENCE
       for (const client of clients) {
@@ -317,6 +325,7 @@ class History {
       // Leases do not end while Redis is unavailable.
       const removedAt = Math.max(crashedAt, this.#healthyAt) + this.#plan.setup.lease + MAX_HEARTBEAT_INTERVAL
       if (crashedAt !== -Infinity) await scheduler.runUntil(() => false, removedAt - scheduler.time)
+      await waitUntilEmpty('an expired session was not removed', () => this.#network.engine.closingSessions())
       for (const node of nodes) node.close()
       await wait('a node had not closed', () => nodes.every(node => !node.process.isAlive))
       await this.#checkKeys()
@@ -368,6 +377,8 @@ class History {
     const keys = await this.#network.engine.persistentKeys()
     const left = [...keys].filter(([, length]) => length > 8)
     if (keys.size > 4 || left.length > 0) this.model.fail('keys', `without an expiry are left: ${[...keys].map(([key, length]) => `${key} with ${length}`).join(', ')}`)
+    const closing = await this.#network.engine.closingSessions()
+    if (closing.length > 0) this.model.fail('keys', `of expired sessions are left: ${closing.join(', ')}`)
   }
 
   #execute (step: Step): void {

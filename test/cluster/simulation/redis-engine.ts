@@ -212,6 +212,36 @@ export class RedisEngine {
     return new Map(items.flatMap((item, index) => index % 2 === 0 ? [[item, Number(items[index + 1])] as const] : []))
   }
 
+  /** The queues of open sessions that are not empty, except tickets of nodes without a lease, and the sessions whose number of queued messages differs from those. */
+  async queuedMessages (): Promise<string[]> {
+    const bytes = await this.call(2, ['EVAL', `
+      local found = {}
+      for _, key in ipairs(redis.call('KEYS', '*:s:*')) do
+        if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'startPosition') == 1 and redis.call('HEXISTS', key, 'closeReason') == 0 then
+          local queued = 0
+          for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+            queued = queued + tonumber(string.match(item, '%d+$'))
+            if redis.call('ZSCORE', string.match(key, '^{.-}') .. ':nodes', string.match(item, '^%S+')) then found[#found + 1] = key .. ' has ' .. item end
+          end
+          local count = tonumber(redis.call('HGET', key, 'queued') or 0)
+          if count ~= queued then found[#found + 1] = key .. ' counts ' .. count .. ' and has ' .. queued end
+        end
+      end
+      return found`, '0'])
+    return parseArray(bytes, 0)?.items.map(String) ?? []
+  }
+
+  /** What is left of expired sessions whose `onClose` hooks have not been confirmed. */
+  async closingSessions (): Promise<string[]> {
+    const bytes = await this.call(2, ['EVAL', `
+      local found = redis.call('KEYS', '*:e:*')
+      for _, key in ipairs(redis.call('KEYS', '*:closing')) do
+        for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do found[#found + 1] = key .. ' ' .. id end
+      end
+      return found`, '0'])
+    return parseArray(bytes, 0)?.items.map(String) ?? []
+  }
+
   async #load (script: string): Promise<string> {
     const sha = createHash('sha1').update(script).digest('hex')
     if (!this.#scripts.has(sha)) {
