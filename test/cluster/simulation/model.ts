@@ -164,6 +164,8 @@ export class Model {
   readonly #closeHooks = new Map<string, CloseHook[]>()
   /** The calls of the hooks `onJoin` and `onLeave` by session id. */
   readonly #membershipHooks = new Map<string, MembershipHook[]>()
+  /** The number of calls of the hook `onGap` by session id. */
+  readonly #gapHooks = new Map<string, number>()
   /** When a process was dead, or could be treated as dead. */
   readonly #failures: Failure[] = []
   /** How many entries a log keeps. */
@@ -359,6 +361,17 @@ export class Model {
     return () => { call.endedAt = this.observe() }
   }
 
+  onDisconnect (sessionId: string, process: string): void {
+    const at = this.observe()
+    const close = this.#closeHooks.get(sessionId)?.find(call => call.process === process)
+    if (close !== undefined) this.fail('disconnect-hook', `onDisconnect of ${sessionId} ran on ${process} at ${at}, after onClose at ${close.startedAt}`)
+  }
+
+  onGap (sessionId: string): void {
+    this.observe()
+    this.#gapHooks.set(sessionId, (this.#gapHooks.get(sessionId) ?? 0) + 1)
+  }
+
   /** Returns the function to call when the hook ends. */
   onMembership (kind: 'join' | 'leave', sessionId: string, channel: string, process: string): () => void {
     const calls = this.#membershipHooks.get(sessionId) ?? []
@@ -428,6 +441,7 @@ export class Model {
     for (const message of this.messages) this.#checkMessage(message)
     for (const client of this.clients) this.#checkClose(client)
     for (const client of this.clients) this.#checkMembershipHooks(client)
+    for (const client of this.clients) this.#checkGapHooks(client)
   }
 
   /** Whether the session of a client may be closed. */
@@ -576,6 +590,12 @@ export class Model {
       const [joins, leaves, joinCalls] = [count('join'), count('leave'), calls.filter(({ kind, outcome }) => kind === 'join' && outcome === 'confirmed').length]
       if (joins !== leaves || joins > joinCalls || (joins === 0 && joinCalls > 0)) this.fail('membership-hooks', `client ${index} has joined ${channel} with ${joinCalls} calls; onJoin ran ${joins} times, onLeave ${leaves} times`)
     }
+  }
+
+  /** `onGap` runs for every gap that a client has received. The stream may have written more, over connections that broke. */
+  #checkGapHooks ({ index, sessionId = '', gaps }: ClientModel): void {
+    const count = this.#gapHooks.get(sessionId) ?? 0
+    if (count < gaps.length) this.fail('gap-hook', `client ${index} received ${gaps.length} gaps; onGap ran ${count} times`)
   }
 
   /** Whether a process was dead, or could be treated as dead, between two observations. */

@@ -81,6 +81,8 @@ export class Node {
         scheduler.log('has started')
         this.sessions = sessions
           .addHook('onClose', (session, reason) => runHook(model.onClose(session.id, reason, process.name, scheduler.time)))
+          .addHook('onDisconnect', session => { model.onDisconnect(session.id, process.name) })
+          .addHook('onGap', session => { model.onGap(session.id) })
           .addHook('onJoin', (session, channel) => runHook(model.onMembership('join', session.id, channel.name, process.name)))
           .addHook('onLeave', (session, channel) => runHook(model.onMembership('leave', session.id, channel.name, process.name)))
       }, (error: unknown) => {
