@@ -44,6 +44,21 @@ t.test('send() detects a close that has not been received yet', needsRedis, asyn
   pausePublications(false)
 })
 
+t.test('a session that is closed while it is being found is not open in the process that finds it', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB, pauseReplies }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const down = await attachStream(nodeB, await openSession(nodeB))
+  pauseReplies(true)
+  const found = nodeB.find(session.id)
+  await waitUntil(async () => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'nodes')).split(',').length === 3, 'the execution of the command')
+  await session.close()
+  // Arrives after the publication of the close.
+  await nodeA.broadcast('message', 1)
+  await waitUntil(() => down.messages().length === 1, 'the broadcast')
+  pauseReplies(false)
+  t.equal(await found, undefined)
+})
+
 t.test('close() detects an earlier close that has not been received yet; onClose runs once', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB, pausePublications }] = await openTwoNodes(t)
   const closeReasons: string[] = []

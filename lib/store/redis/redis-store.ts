@@ -48,8 +48,8 @@ export class RedisStore implements Store {
   async find (id: string): Promise<SessionState | undefined> {
     // An id with a colon would be the key of another part of a session.
     if (!isSessionId(id)) return undefined
-    const { commandQueue, cache } = this.#node
-    const hash = await commandQueue.execute('get', id) as string[]
+    const { cache } = this.#node
+    const hash = await this.#node.read(id)
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
     if (state !== undefined) this.#node.applyRecord(state, hash)

@@ -283,9 +283,9 @@ export class Reducer extends LogReducer {
   }
 
   #applyClose (id: string, text: string): void {
+    this.#listener.onSessionClosed(id)
     const state = this.#known.get(id)
     if (state === undefined) return
-    this.#listener.onSessionClosed(id)
     const [position, reason] = splitFirst(text)
     if (state.epoch !== 0) {
       // Otherwise the session is read again, which shows the close.
