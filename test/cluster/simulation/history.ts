@@ -410,8 +410,7 @@ class History {
       case 'leave':
         onNode(sessions => {
           client.model.memberships.push(this.model.record({ kind: step.kind, channel: step.channel, process: node.process.name }, this.#withSession(sessions, client.model, session => {
-            // Known limitation: if the session is closed before the reply of `find` arrives, `leave` does not detect it, and the signal does not abort.
-            if (step.kind === 'join') this.#signals.push({ signal: session.signal, client, process: node.process })
+            this.#signals.push({ signal: session.signal, client, process: node.process })
             return session[step.kind](step.channel)
           }), step.kind))
         })
