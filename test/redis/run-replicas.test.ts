@@ -76,6 +76,25 @@ t.test('what was read for readers that have left is not applied', async t => {
   t.match(run, { outcome: { status: 'finished' }, isComplete: true, incompleteLogCount: 0 })
 })
 
+t.test('an end that arrives while the log is not complete is found after the last reader has left', async t => {
+  const { run, reducer, reader, follow, read, ends } = createRun()
+  let producerEnds = 0
+  run.listeners.add({ onAppend: noop, onEnd: () => { producerEnds++ }, onAbort: noop })
+  const replica = follow()
+  read(replica, 5, running, [5])
+  reducer.runs.invalidate(run)
+  reducer.applyNotification('run_ended', 'run 5 9 {"status":"finished"}')
+  for (const set of [run.readers, run.listeners]) set.delete(reader)
+  t.strictSame(reducer.runs.prune(), ['run'])
+  t.strictSame([...reducer.unverified], [run])
+  reducer.applyRead([{ unverified: run }], [finished as unknown as LogPart])
+  t.strictSame([producerEnds, ends()], [1, 0])
+  follow()
+  for (const set of [run.readers, run.listeners]) set.delete(reader)
+  reducer.runs.prune()
+  t.equal(reducer.unverified.size, 0, 'a run that has ended is not read again')
+})
+
 t.test('a run that Redis has lost ends after everything that its readers have received', async t => {
   const { run, reducer, follow, read, ends } = createRun()
   const replica = follow()
