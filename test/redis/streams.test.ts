@@ -1,7 +1,7 @@
 import t from 'tap'
 import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
-import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
+import { openTwoNodes, pauseUntilExpired, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -87,6 +87,36 @@ t.test('a node that missed the close of a session detects it after reconnecting'
   proxy.setDown(true)
   await session.close()
   proxy.setDown(false)
+  await waitUntil(() => signal.aborted, 'the signal to abort')
+})
+
+t.test('a node that missed that its stream was replaced and its session closed detects both after reconnecting', needsRedis, async t => {
+  const [, { sessions: nodeB }, { sessions: nodeA, proxy }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const { signal } = session
+  const down = await attachStream(nodeA, session)
+  proxy.setDown(true)
+  const remote = await findSession(nodeB, session)
+  await attachStream(nodeB, remote, down.cursor)
+  await remote.close('bye')
+  proxy.setDown(false)
+  await waitUntil(() => signal.aborted, 'the signal to abort')
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
+  t.equal(session.closed, true)
+})
+
+t.test('a node whose stream was replaced while it counted as dead detects the later close of the session', needsRedis, async t => {
+  const [redis, { sessions: nodeB }, node] = await openTwoNodes(t, {}, { lease: 1000 })
+  const { sessions: nodeA, proxy } = node
+  const session = await openSession(nodeA)
+  const { signal } = session
+  const down = await attachStream(nodeA, session)
+  await pauseUntilExpired(redis, node)
+  const remote = await findSession(nodeB, session)
+  await attachStream(nodeB, remote, down.cursor)
+  for (const { client } of proxy.connections) client.resume()
+  await waitUntil(() => down.sink.closed, 'the end of the stream')
+  await remote.close('bye')
   await waitUntil(() => signal.aborted, 'the signal to abort')
 })
 

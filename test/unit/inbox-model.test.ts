@@ -7,11 +7,11 @@ import { Inbox, type MarkedResult } from '../../lib/store/redis/replica/inbox.js
 import { Loader } from '../../lib/store/redis/replica/loader.js'
 import type { LogPart } from '../../lib/store/redis/replica/log-replica.js'
 import { Reducer } from '../../lib/store/redis/replica/reducer.js'
-import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
+import { parseRecord, SessionReplica, type SessionRecord } from '../../lib/store/redis/replica/session-replica.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 
 // Publications and replies arrive over two connections in any interleaving, replies are lost, commands are executed again,
-// and the connection of the publications breaks. Every stream must still write exactly the entries that are for it.
+// and the connection of the publications breaks. Every stream must still write exactly the entries that are for it, and every close must be noticed.
 
 const STEPS = 100_000
 const STEPS_PER_HISTORY = 400
@@ -97,7 +97,8 @@ class StoreModel {
         const [kind, id = '', after, through, , epoch, version] = args.slice(i, i + 7) as Array<string | number>
         const session = this.sessions.get(String(id))
         const log = kind === 'broadcasts' ? this.broadcasts : kind === 'channel' ? this.channel(String(id)) : (session as StoredSession).log
-        if (kind === 'session' && session?.epoch !== Number(epoch)) values.push('replaced 1')
+        if (kind === 'known_session') values.push(String(session?.version))
+        else if (kind === 'session' && session?.epoch !== Number(epoch)) values.push('replaced 1')
         else values.push([...this.#read(log, Number(after), Number(through), budget), session !== undefined && session.version !== Number(version) ? this.record(session) : []])
       }
       value = values
@@ -142,12 +143,12 @@ class History {
       onNodeExpired: noop,
       onSessionClosed: noop,
       onCursorRequest: noop,
-      onStale: noop
+      onStale: state => { state.apply(parseRecord(this.#store.record(this.#store.sessions.get(state.id) as StoredSession)) as SessionRecord, NODE) }
     })
     this.#inbox = new Inbox(PREFIX, Infinity, this.#reducer, {
       send: (name, token, ...args) => this.#send(name, token, args),
       onInvalidate: () => {
-        this.#reducer.invalidate([], [])
+        this.#reducer.invalidate([...this.#known.values()].filter(({ closeReason }) => closeReason === undefined), [])
         this.#loader.start()
       }
     })
@@ -323,7 +324,9 @@ class History {
     session.broadcastEndPosition = store.broadcasts.last
     session.version++
     if (left.length > 0) store.notify(session.owner, `left_all ${session.id} ${session.version} ${JSON.stringify(left.map(({ channel, to }) => [channel, String(to)]))}`)
-    store.notify(session.owner, `closed ${session.id} ${session.broadcastEndPosition} closed`)
+    store.notify(NODE, `closed ${session.id} ${session.broadcastEndPosition} closed`)
+    // A node that has received `left_all`, but not `closed`, must find a newer version.
+    session.version++
     this.#counts.closed++
   }
 
@@ -375,6 +378,7 @@ class History {
   #check (state: SessionReplica, isComplete: boolean): void {
     const { log, members, left, broadcastEndPosition = Infinity } = this.#store.sessions.get(state.id) as StoredSession
     const written = this.#written.get(state) as number[]
+    if (isComplete) assert.equal(state.closeReason !== undefined, broadcastEndPosition !== Infinity, `whether session ${state.id} is closed`)
     const isIn = (channel: string, position: number): boolean => [...left.map(range => ({ ...range })), ...[...members].map(([name, from]) => ({ channel: name, from, to: Infinity }))]
       .some(range => range.channel === channel && position > range.from && position <= range.to)
     const expected = [

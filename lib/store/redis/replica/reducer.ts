@@ -172,6 +172,12 @@ export class Reducer extends LogReducer {
 
   /** Removes the stream of a session from this process. */
   detach (state: SessionReplica): void {
+    const { ownLog } = state
+    // A close that has arrived meanwhile was left to the read of the log. After a new registration, none arrives until a read.
+    if (ownLog?.isLive === false && state.closeReason === undefined) {
+      this.unverified.add(state)
+      this.#listener.onIncomplete()
+    }
     state.epoch = state.streamVersion = 0
     state.broadcastEndPosition = Infinity
     state.log = undefined
@@ -179,7 +185,7 @@ export class Reducer extends LogReducer {
     state.joinPositions.clear()
     for (const replica of state.replicas) replica.removeReader(state)
     state.replicas.clear()
-    if (state.ownLog !== undefined) this.incomplete.delete(state.ownLog)
+    if (ownLog !== undefined) this.incomplete.delete(ownLog)
     state.ownLog = undefined
     this.attached.delete(state.id)
     runAll(state.completeWaiters)
@@ -190,9 +196,9 @@ export class Reducer extends LogReducer {
   removeSession (state: SessionReplica): void {
     const { listener } = state
     this.#listener.onSessionClosed(state.id)
-    this.detach(state)
     const isLost = this.rollbackPosition > state.startPosition
     const isNew = state.markClosed(isLost ? 'lost' : 'expired')
+    this.detach(state)
     if (isNew && isLost) listener?.onLost()
     else {
       listener?.onAbort()
@@ -301,7 +307,8 @@ export class Reducer extends LogReducer {
   /** Starts the stream that was acquired. */
   #startStream (state: SessionReplica, cursor: number, record: SessionRecord): void {
     const { id } = state
-    state.apply(record, this.nodeId)
+    // Now, because the stream may be replaced before its log is complete.
+    if (state.apply(record, this.nodeId)) state.listener?.onEnd()
     // Also if a newer record was applied, or if this process has registered with another id since. If another node has acquired the
     // stream since, a notification or the next `read` shows it.
     state.attachedRemotely = false
