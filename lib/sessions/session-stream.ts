@@ -205,6 +205,8 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
     } catch (error) {
       logSafely(this.context.logger, 'error', { err: error, session: this.state.shortId }, 'the store could not detach a session')
     }
+    // The store may have removed the log from this process. Then `waitForDrain` has to wait for the store.
+    this.onProgress()
   }
 
   /** Releases the session for a request whose client disconnected after the `onResume` hooks had run and before the stream began. */
@@ -271,6 +273,8 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   onReplaced (isNewer: boolean): void {
     this.#isReplacedByNewer = isNewer
     this.#endStream(isNewer ? this.context.frames.replaced : '', 'replaced')
+    // As in `release`, also if other requests for a stream are in progress. The waiters continue after the store has removed the log.
+    this.onProgress()
   }
 
   onEnd (): void {
@@ -319,8 +323,6 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   #detach (stream: StreamWriter): void {
     this.state.cursor = stream.cursor
     this.#stream = undefined
-    // Without a stream, the store may remove the log from this process. Then `waitForDrain` has to wait for the store.
-    this.onProgress()
     this.release()
   }
 

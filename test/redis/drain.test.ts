@@ -3,11 +3,14 @@ import t, { type Test } from 'tap'
 import type { SessionState, Store } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
+import { kStream } from '../../lib/sessions/session.js'
+import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { monitorCommands } from '../support/redis-monitor.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { openTwoNodes } from './support/two-nodes.js'
 
 // waitForDrain for a log that the node does not replicate: Redis computes how much of the log is unsent.
 
@@ -114,4 +117,37 @@ t.test('Redis reads each log entry once while a producer waits at half of the lo
   ranges.length = 0
   t.equal(await countReadEntries(), 0)
   await store.end(state, 'closed', false)
+})
+
+t.test('a producer continues if its session moves to another node while a second request for the stream is aborted', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t, { log: { entries: 4 } })
+  const session = await openSession(nodeA)
+  const stream = session[kStream]
+  const down = await attachStream(nodeA, session, undefined, true)
+  for (const n of [1, 2]) await session.send(n)
+  await waitUntil(() => stream.state.log?.isHalfFullAfter(stream.cursor) === true, 'the events')
+  const drained = Promise.resolve(stream.waitForDrain())
+  stream.retainForResume()
+  down.sink.destroy()
+  // The producer waits again, because the log is still in the process.
+  await nextEventLoopTurn()
+  t.equal(stream.hasStream, false)
+  stream.releaseAborted()
+  const next = await attachStream(nodeB, await findSession(nodeB, session), down.cursor)
+  await waitUntil(() => next.messages().length === 2, 'the events')
+  await withTimeout(drained, 'the producer to continue')
+})
+
+t.test('a producer continues if another node has the stream before the response of its node starts', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t, { log: { entries: 4 } })
+  const session = await openSession(nodeA)
+  const stream = session[kStream]
+  const { cursor } = stream
+  await nodeA.acquireStream(session, cursor)
+  for (const n of [1, 2]) await session.send(n)
+  await waitUntil(() => stream.state.log?.isHalfFullAfter(cursor) === true, 'the events')
+  const drained = Promise.resolve(stream.waitForDrain())
+  const next = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+  await waitUntil(() => next.messages().length === 2, 'the events')
+  await withTimeout(drained, 'the producer to continue')
 })
