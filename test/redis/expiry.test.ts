@@ -1,6 +1,6 @@
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
-import type { Sessions } from '../../lib/index.js'
+import type { Session, Sessions } from '../../lib/index.js'
 import { kStream } from '../../lib/sessions/session.js'
 import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
@@ -15,6 +15,13 @@ function recordCloses (sessions: Sessions): string[] {
   const closes: string[] = []
   sessions.addHook('onClose', ({ id }, reason) => { closes.push(`${id} ${reason}`) })
   return closes
+}
+
+/** Opens a session whose client disconnects before its stream starts, so that it expires. */
+async function openExpiring (sessions: Sessions): Promise<Session> {
+  const session = await openSession(sessions)
+  session[kStream].release()
+  return session
 }
 
 /** Loses the reply to the first `end` operation, which Redis executes. */
@@ -38,7 +45,7 @@ t.test('runs the onClose hook once if the reply to the end of an expired session
   const { sessions, client } = await open(t, redis)
   const closes = recordCloses(sessions)
   loseEndReply(client)
-  const { id } = await openSession(sessions)
+  const { id } = await openExpiring(sessions)
   await waitUntil(() => closes.length > 0, 'the hook')
   await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [`${id} expired`])
@@ -50,7 +57,7 @@ t.test('runs the onClose hook once if the connection closes before the reply arr
   const { sessions, client, proxy } = await open(t, redis, 100_000)
   const closes = recordCloses(sessions)
   loseEndReply(client, () => { proxy.connections[0]?.client.resetAndDestroy() })
-  const { id } = await openSession(sessions)
+  const { id } = await openExpiring(sessions)
   await waitUntil(() => closes.length > 0, 'the hook')
   await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame(closes, [`${id} expired`])
@@ -64,6 +71,7 @@ t.test('another node runs the onLeave and onClose hooks if the node that closed 
   const session = await openSession(nodeA.sessions)
   const { id } = session
   await session.join('room')
+  session[kStream].release()
   await waitUntil(async () => await countUnacked(redis) === 1, 'the session to expire')
   for (const key of ['{sse}:unacked_expiries', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
   const nodeB = await open(t, redis)
@@ -77,9 +85,7 @@ t.test('another node runs the onLeave and onClose hooks if the node that closed 
 
 t.test('onLeave runs for the channels that an expired session has joined in another process', needsRedis, async t => {
   const redis = await startRedis(t)
-  // Long enough for the two joins.
-  const openNode = (): Promise<ProxiedNode> => openProxiedNode(t, redis, { resumeTimeout: 2000 })
-  const [nodeA, nodeB] = [await openNode(), await openNode()]
+  const [nodeA, nodeB] = [await open(t, redis), await open(t, redis)]
   const session = await openSession(nodeA.sessions)
   await session.join('room')
   // The first node is not told of this, because it has no stream of the session.
@@ -96,6 +102,7 @@ t.test('onLeave runs for the channels that an expired session has joined in anot
   const left: string[] = []
   nodeA.sessions.addHook('onLeave', (_session, { name }) => { left.push(name) })
   const closes = recordCloses(nodeA.sessions)
+  session[kStream].release()
   await waitUntil(() => closes.length > 0, 'the hooks')
   t.strictSame(left.toSorted(), ['hall', 'room'])
 })
@@ -104,7 +111,7 @@ t.test('a session stays open if its client reconnects while the expiry is being 
   const redis = await startRedis(t)
   const { sessions, client } = await open(t, redis)
   const closes = recordCloses(sessions)
-  const { id } = await openSession(sessions)
+  const { id } = await openExpiring(sessions)
   let isReconnected = false
   interceptStoreCommands(client, async storeCommands => {
     if (isReconnected || !storeCommands.some(({ operation }) => operation === 'end')) return
@@ -133,7 +140,7 @@ async function openWithSlowHook (t: Test) {
 /** Waits until the slow hook runs, then opens another node. */
 async function openWhileHookRuns (t: Test) {
   const { redis, nodeA, closes, gate } = await openWithSlowHook(t)
-  const { id } = await openSession(nodeA.sessions)
+  const { id } = await openExpiring(nodeA.sessions)
   await waitUntil(() => closes.length > 0, 'the hook')
   // Another lease, so that the heartbeats of the two nodes are not in step and both nodes check for expired sessions.
   const nodeB = await open(t, redis, 300)
@@ -168,6 +175,19 @@ t.test('releases 1,000 sessions of a dead node within four heartbeats', needsRed
   t.equal(await redis.sendCommand('HGET', `{sse}:s:${opened[500]?.id}`, 'owner'), '')
 })
 
+t.test('a session whose client is opening or resuming it expires if its node dies', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const nodeA = await open(t, redis)
+  const opening = await openSession(nodeA.sessions)
+  const resuming = await openExpiring(nodeA.sessions)
+  resuming[kStream].retainForResume()
+  nodeA.proxy.setDown(true)
+  const nodeB = await open(t, redis)
+  const closes = recordCloses(nodeB.sessions)
+  await waitUntil(() => closes.length === 2, 'both hooks')
+  t.strictSame(closes.toSorted(), [`${opening.id} expired`, `${resuming.id} expired`].toSorted())
+})
+
 t.test('a closing node does not run the onClose hook for expired sessions; another node does', needsRedis, async t => {
   const redis = await startRedis(t)
   const nodeA = await open(t, redis)
@@ -184,7 +204,7 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
     }
   })
   await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${busySession.id}:queue`) === 1, 'the message to run')
-  const { id } = await openSession(nodeA.sessions)
+  const { id } = await openExpiring(nodeA.sessions)
   const deadline = await redis.sendCommand('ZSCORE', '{sse}:deadlines', id)
   const closed = nodeA.sessions.close()
   await waitUntil(async () => await redis.sendCommand('ZSCORE', '{sse}:deadlines', id) !== deadline, 'the expired session to be found')
@@ -203,7 +223,7 @@ t.test('a node that closes during an expiry waits for its onClose hook', needsRe
   interceptStoreCommands(nodeA.client, storeCommands => {
     if (storeCommands.some(({ operation }) => operation === 'end')) closed ??= nodeA.sessions.close()
   })
-  const { id } = await openSession(nodeA.sessions)
+  const { id } = await openExpiring(nodeA.sessions)
   await waitUntil(() => closes.length > 0, 'the hook')
   const nodeB = await open(t, redis)
   const closesOnNodeB = recordCloses(nodeB.sessions)

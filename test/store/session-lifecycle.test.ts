@@ -1,4 +1,5 @@
 import t from 'tap'
+import { kStream } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -54,6 +55,25 @@ testEachStore(t, 'a session without a stream expires on exactly one node; a sess
   t.equal((await nodeB.find(connected.id))?.connected, true)
   t.equal(await nodeA.channel('room').count(), 0)
   await waitUntil(() => nodeA.size === 1 && nodeB.size === 1, 'both nodes to count one session')
+})
+
+testEachStore(t, 'a session does not expire while its client is opening or resuming it', async (t, store) => {
+  const options = { resumeTimeout: 100 }
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
+  const closed: string[] = []
+  for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', ({ id }) => { closed.push(id) })
+  const [opening, resuming] = [await openSession(nodeA), await openSession(nodeA)]
+  resuming[kStream].release()
+  resuming[kStream].retainForResume()
+  // Each of these expires, so the time has passed after which the first two would expire.
+  for (let count = 1; count <= 3; count++) {
+    const other = await openSession(nodeB)
+    other[kStream].release()
+    await waitUntil(() => closed.length === count, 'the expiry')
+    t.equal(closed.at(-1), other.id)
+  }
+  for (const session of [opening, resuming]) session[kStream].release()
+  await waitUntil(() => closed.length === 5, 'the expiry of both sessions')
 })
 
 testEachStore(t, 'limits sessions in total and per principal, and accepts new ones after others are closed', async (t, store) => {

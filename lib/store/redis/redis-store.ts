@@ -42,6 +42,7 @@ export class RedisStore implements Store {
     if (startPosition === -1) return undefined
     const state = this.#node.cache.getOrCreate(id, { principal, startPosition })
     state.version = 1
+    this.#node.ownership.retain(state)
     return state
   }
 
@@ -67,7 +68,8 @@ export class RedisStore implements Store {
   }
 
   cancelExpiry (state: SessionState): void {
-    this.#node.commandQueue.execute('renew', 1, state.id, -1).catch(noop)
+    this.#node.ownership.retain(state as SessionReplica)
+    this.#node.commandQueue.execute('renew', 1, state.id, 0).catch(noop)
   }
 
   attach (state: SessionState, cursor: number, requestedAt: number): Promise<number | undefined> {

@@ -21,6 +21,8 @@ export class StreamOwnership {
   readonly #inbox: Inbox
   readonly #reducer: Reducer
   readonly #renewInterval: number
+  /** Sessions that clients are opening or resuming: they have no stream in this process yet, and must not expire. */
+  readonly #requested = new Set<SessionReplica>()
   #renewedAt = now()
   /** Times at which timers ran, the oldest first. */
   readonly #times: number[] = []
@@ -49,6 +51,11 @@ export class StreamOwnership {
     clearInterval(this.#timer)
   }
 
+  /** Prevents a session from expiring before `detach`, while this process has a lease. */
+  retain (state: SessionReplica): void {
+    this.#requested.add(state)
+  }
+
   attach (state: SessionReplica, cursor: number, requestedAt: number): Promise<number | undefined> {
     return this.#afterAttach(state, () => this.#attach(state, cursor, requestedAt))
   }
@@ -57,6 +64,7 @@ export class StreamOwnership {
     const { cursor } = state
     const detach = (): void => {
       const { epoch } = state
+      this.#requested.delete(state)
       this.#reducer.detach(state)
       this.#commandQueue.executeReliably('release', state.id, epoch === 0 ? '' : epoch, cursor)
     }
@@ -70,17 +78,18 @@ export class StreamOwnership {
     this.#commandQueue.executeReliably('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
   }
 
-  /** Prevents sessions with a stream in this process from expiring, if it is time to. */
+  /** Prevents sessions from expiring that have a stream in this process or are requested, if it is time to. */
   renew (): void {
     if (now() - this.#renewedAt < this.#renewInterval) return
     this.#renewedAt = now()
-    this.#renew([...this.#reducer.attached.values()], [...this.#reducer.channels.keys()]).catch(noop)
+    const sessions = [...this.#reducer.attached.values(), ...this.#requested].map(({ id, epoch }) => [id, epoch] as const)
+    this.#renew(sessions, [...this.#reducer.channels.keys()]).catch(noop)
   }
 
-  async #renew (states: readonly SessionReplica[], channels: readonly string[]): Promise<void> {
-    for (let from = 0; from < Math.max(states.length, channels.length); from += MAX_PER_COMMAND) {
-      const chunk = states.slice(from, from + MAX_PER_COMMAND)
-      await this.#commandQueue.execute('renew', chunk.length, ...chunk.flatMap(({ id, epoch }) => [id, epoch]), ...channels.slice(from, from + MAX_PER_COMMAND))
+  async #renew (sessions: ReadonlyArray<readonly [id: string, epoch: number]>, channels: readonly string[]): Promise<void> {
+    for (let from = 0; from < Math.max(sessions.length, channels.length); from += MAX_PER_COMMAND) {
+      const chunk = sessions.slice(from, from + MAX_PER_COMMAND)
+      await this.#commandQueue.execute('renew', chunk.length, ...chunk.flat(), ...channels.slice(from, from + MAX_PER_COMMAND))
     }
   }
 
@@ -107,6 +116,7 @@ export class StreamOwnership {
       this.#reducer.removeSession(state)
       return undefined
     }
+    this.#requested.delete(state)
     if (!isApplied) this.#reducer.applyOutdatedAcquire(state, Math.min(cursor, position), value)
     await this.#waitUntilComplete(state)
     return position

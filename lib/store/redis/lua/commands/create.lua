@@ -13,6 +13,6 @@ if principal then
 end
 redis.call('HSET', key, 'startPosition', position, 'cursor', position, 'version', 1, 'epoch', 0, 'owner', '', 'nodes', NODE_ID .. ',')
 redis.call('PEXPIRE', key, TTL)
-set_deadline(id, principal, RESUME_TIMEOUT)
+set_deadline(id, principal, OPENING_TIMEOUT)
 if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, TTL) end
 return format_integer(position)

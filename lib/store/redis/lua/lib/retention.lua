@@ -1,5 +1,9 @@
 -- How long sessions are kept.
 
+-- Of a session that a client is opening or resuming, until the next renewal. At least a lease, so that the session does not expire
+-- while its node may only be slow.
+local OPENING_TIMEOUT = math.max(RESUME_TIMEOUT, LEASE)
+
 -- Sets the time after which a session expires.
 local function set_deadline (id, principal, milliseconds)
   redis.call('ZADD', KEY_PREFIX .. ':deadlines', lease_clock + milliseconds, id)
