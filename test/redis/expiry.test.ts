@@ -232,3 +232,24 @@ t.test('a node that closes during an expiry waits for its onClose hook', needsRe
   await waitUntil(async () => await countUnacked(redis) === 0, 'the expiry to be acknowledged')
   t.strictSame([closes, closesOnNodeB], [[`${id} expired`], []])
 })
+
+t.test('a node that closes waits for an onClose hook as long as closeTimeout allows', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await openProxiedNode(t, redis, { resumeTimeout: 200, closeTimeout: 600_000 })
+  const closes = recordCloses(sessions)
+  const gate = deferred()
+  t.teardown(gate.resolve)
+  sessions.addHook('onClose', () => gate.promise)
+  await openExpiring(sessions)
+  await waitUntil(() => closes.length > 0, 'the hook')
+  let isClosed = false
+  const closed = sessions.close().then(() => { isClosed = true })
+  // One every 50 ms at most, so longer than the store waits for Redis.
+  let heartbeats = 0
+  interceptStoreCommands(client, commands => { heartbeats += commands.filter(({ operation }) => operation === 'heartbeat').length })
+  await waitUntil(() => isClosed || heartbeats > 50, 'the heartbeats', 120_000)
+  t.equal(isClosed, false)
+  gate.resolve()
+  await closed
+  t.equal(await countUnacked(redis), 0)
+})

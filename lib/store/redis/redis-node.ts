@@ -188,10 +188,10 @@ export class RedisNode {
     this.#loader.start()
   }
 
-  /** Waits for running handlers, and deregisters. */
+  /** Waits for running handlers, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions, another node runs the hooks again that have not finished. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await Promise.all([withTimeout(this.messageQueues.close(), this.#settings.closeTimeout), withTimeout(Promise.all([...this.#expiring.values(), ...this.#unconfirmedEnds]))].map(closed => closed.catch(noop)))
+    await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), ...this.#unconfirmedEnds]), this.#settings.closeTimeout).catch(noop)
     // Last, because Redis refuses the commands of a node that is not registered.
     await this.commandQueue.execute('deregister').catch(noop)
     this.#stop()
