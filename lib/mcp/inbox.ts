@@ -45,8 +45,7 @@ export class Inbox {
     if (session === undefined) throw new StoreUnavailable()
     const stream = session[kStream]
     const { cursor } = stream
-    const head = await this.#sessions.acquireStream(session, cursor)
-    if (head === undefined) throw new StoreUnavailable()
+    const head = await this.#acquire(session, cursor)
     const sink = new InboxSink(streamId => { this.#listener.onStream(streamId) }, () => { this.#reopen().catch(noop) })
     this.#session = session
     stream.attach({ sink, cursor, head, welcome: '', resumed: false, generation: 0, logger: this.#logger })
@@ -67,6 +66,18 @@ export class Inbox {
     }).finally(() => { this.#searches.delete(id) })
     this.#searches.set(id, search)
     return search
+  }
+
+  /** Acquires the stream of a new inbox. If that fails, releases the session, so that it expires. */
+  async #acquire (session: Session, cursor: number): Promise<number> {
+    try {
+      const head = await this.#sessions.acquireStream(session, cursor)
+      if (head === undefined) throw new StoreUnavailable()
+      return head
+    } catch (error) {
+      session[kStream].release()
+      throw error
+    }
   }
 
   async #reopen (): Promise<void> {

@@ -35,6 +35,13 @@ t.test('the boot fails if the store has no session for the inbox', async t => {
   await t.rejects(serveMcp(t, { store: (settings, callbacks) => Object.assign(memoryStore(settings, callbacks), { open: () => undefined }) }), { code: 'FST_SSE_STORE_UNAVAILABLE' })
 })
 
+t.test('the session of an inbox whose stream cannot be acquired is released', async t => {
+  let detached = 0
+  const store: StoreFactory = (settings, callbacks) => Object.assign(memoryStore(settings, callbacks), { attach: () => undefined, detach: () => { detached++ } })
+  await t.rejects(serveMcp(t, { store }), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.equal(detached, 1)
+})
+
 t.test('a process that has lost its inbox opens another one, and starts new servers', async t => {
   const { store, states, memory } = createStore()
   let count = 0

@@ -1,29 +1,37 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
+import { kStream } from '../../lib/sessions/session.js'
 import { StateCache } from '../../lib/store/redis/state-cache.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { collectGarbage, waitUntilCollected } from '../support/gc.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { openProxiedNode } from '../support/stores.js'
+import { openProxiedNode, type ProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
+
+/** Opens a session whose client disconnects before its stream starts. */
+async function openUnused ({ sessions }: ProxiedNode): Promise<Session> {
+  const session = await openSession(sessions)
+  session[kStream].release()
+  return session
+}
 
 const createCache = (): StateCache<{ readonly id: string }, undefined> => new StateCache(id => ({ id }), () => true)
 
 t.test('releases an unused session from memory, and loads it again', needsRedis, async t => {
-  const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { lease: 100 })
-  let session: Session | undefined = await openSession(sessions)
+  const node = await openProxiedNode(t, await startRedis(t), {}, { lease: 100 })
+  let session: Session | undefined = await openUnused(node)
   const { id } = session
   await session.update({ nick: 'ann' })
   const weakSession = new WeakRef(session)
   session = undefined
   await waitUntilCollected(weakSession, 'the unused session')
-  t.equal((await findSession(sessions, { id })).data.nick, 'ann')
+  t.equal((await findSession(node.sessions, { id })).data.nick, 'ann')
 })
 
 t.test('the signal of a session aborts even if the session is no longer referenced', needsRedis, async t => {
-  const { sessions } = await openProxiedNode(t, await startRedis(t), { resumeTimeout: 1000 }, { lease: 100 })
-  const open = async (): Promise<AbortSignal> => (await openSession(sessions)).signal
-  const unused = new WeakRef(await openSession(sessions))
+  const node = await openProxiedNode(t, await startRedis(t), { resumeTimeout: 1000 }, { lease: 100 })
+  const open = async (): Promise<AbortSignal> => (await openUnused(node)).signal
+  const unused = new WeakRef(await openUnused(node))
   let aborted = false
   const listen = (signal: AbortSignal): void => { signal.addEventListener('abort', () => { aborted = true }) }
   listen(await open())
