@@ -60,3 +60,13 @@ t.test('a session that is closed when its stream is acquired ends at once, also 
   reducer.applyNotification('replaced', 'a 8 1')
   t.equal(reducer.unverified.size, 0)
 })
+
+t.test('a session that was read since a rollback is not lost', async t => {
+  for (const [isRead, closeReason] of [[false, 'lost'], [true, 'expired']] as const) {
+    const { state, reducer } = createSession()
+    reducer.rollback(9)
+    if (isRead) state.apply(parseRecord(record(1)) as SessionRecord, 'node')
+    reducer.removeSession(state)
+    t.equal(state.closeReason, closeReason)
+  }
+})

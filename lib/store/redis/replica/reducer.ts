@@ -196,7 +196,8 @@ export class Reducer extends LogReducer {
   removeSession (state: SessionReplica): void {
     const { listener } = state
     this.#listener.onSessionClosed(state.id)
-    const isLost = this.rollbackPosition > state.startPosition
+    // The version is 0 until the record is read for the first time after a rollback, which the session has survived then.
+    const isLost = this.rollbackPosition > state.startPosition && state.version === 0
     const isNew = state.markClosed(isLost ? 'lost' : 'expired')
     this.detach(state)
     if (isNew && isLost) listener?.onLost()
