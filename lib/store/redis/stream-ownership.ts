@@ -110,6 +110,10 @@ export class StreamOwnership {
     const { value, position, isApplied } = await this.#inbox.execute<LogPart | 'outdated' | null>('acquire', [state.id, cursor, Math.floor(earliest * 1000 + clockOffset - clockError), Math.ceil(requestedAt * 1000 + clockOffset + clockError)], (part, position) => {
       // If Redis has lost data, the cursor of a client can be after the newest position.
       if (part !== null && part !== 'outdated') this.#reducer.applyAcquire(state, Math.min(cursor, position), part)
+    }).catch((error: unknown) => {
+      // It may have been executed. Then Redis does not accept the epoch of an earlier stream any more, which has to end.
+      this.#reducer.invalidateStream(state)
+      throw error
     })
     if (value === 'outdated') throw new StoreUnavailable()
     if (value === null) {

@@ -170,6 +170,14 @@ export class Reducer extends LogReducer {
     for (const run of runs) if (run.replica === undefined) this.unverified.add(run)
   }
 
+  /** The stream of a session may be out of date: its log has to be read before it continues. */
+  invalidateStream ({ ownLog }: SessionReplica): void {
+    if (ownLog === undefined) return
+    ownLog.invalidate()
+    this.incomplete.add(ownLog)
+    this.#listener.onIncomplete()
+  }
+
   /** Removes the stream of a session from this process. */
   detach (state: SessionReplica): void {
     const { ownLog } = state
