@@ -39,7 +39,7 @@ const PROBE_TIMEOUT = 4000
 // Milliseconds for which the client tries again while it receives responses that are not from the server.
 const FOREIGN_TIMEOUT = 60_000
 // Maximum number of characters of an event that are not data: its id, its name and the field names.
-const OVERHEAD = 1024
+export const OVERHEAD = 1024
 
 /** Keeps one event stream open. Resumes it after the last received event. Has at most one request at a time. */
 export interface Connection {

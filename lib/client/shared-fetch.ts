@@ -1,218 +1,142 @@
+import { abortReason } from './abort.js'
 import type { ConnectOptions, Fetch } from './options.js'
-import { createLeader, type Leader } from './shared/leader.js'
-import { sessionOf } from './shared/log.js'
-import type { Pull, Reply, StreamRequest } from './shared/messages.js'
+import { listen, post } from './shared/channels.js'
+import { createElection } from './shared/election.js'
+import { createLeader } from './shared/leader.js'
+import { acquireLock, queryLocks } from './shared/locks.js'
+import { parseSessionId } from './shared/log.js'
+import type { Pull, ReplyContent, StreamRequest } from './shared/messages.js'
+import { createPullClient } from './shared/pull-client.js'
+import { createSubscriptionTracker } from './shared/subscription-tracker.js'
+import { createTabTracker, type TabTracker } from './shared/tab-tracker.js'
 
-// Milliseconds after which a tab repeats a pull. After a second time without an answer, it becomes the leader.
-const ANSWER_TIMEOUT = 5000
-
-const post = (channel: string, message: unknown): void => {
-  // A channel that stayed open would also receive the messages of other tabs, without limit while this one is frozen.
-  const sender = new BroadcastChannel(channel)
-  sender.postMessage(message)
-  sender.close()
-}
-
-/** Takes part in the election of the leader, and reads from it. Returns the `fetch` for the requests for a stream and their close. */
+/** Adds this tab to the shared session. Resolves with the `fetch` for its requests. `closed` aborts when the tab closes its session. */
 async function join (url: string, fetch: Fetch, options: ConnectOptions, closed: AbortSignal): Promise<Fetch> {
-  const { locks } = navigator
   const tab = crypto.randomUUID()
   const name = `fastify-sse-sessions ${JSON.stringify([new URL(url, globalThis.location?.href).href, options.shared])}`
-  const tabLock = (id: string): string => `${name} tab ${id}`
-  const sessionLock = `${name} session `
-  const left = new AbortController()
-  /** The other tabs. */
-  const others = new Set<string>()
-  let request: StreamRequest
-  let streamSignal: AbortSignal
-  let leader: Leader | undefined
-  // The channel of the current leader.
-  let leaderChannel: string | undefined
-  let current: { readonly pull: Pull, readonly onReply: (reply: Reply) => void } | undefined
-  let pullCount = 0
-  let wasGivenUp = false
+  const tabPrefix = `${name} tab `
+  const sessionPrefix = `${name} session `
+  // Aborts when the tab leaves the shared session. Everything else ends with it.
+  const leaveController = new AbortController()
+  const { signal: left } = leaveController
+  const subscriptions = createSubscriptionTracker()
+  const encoder = new TextEncoder()
+  let latestRequest: StreamRequest | undefined
+  let streamSignal: AbortSignal | undefined
+  let tracker: TabTracker | undefined
+  let sessionController = new AbortController()
   let sessionId: string | undefined
-  let releaseSession: (() => void) | undefined
-  let queued = new AbortController()
+  let messageUrl = ''
 
-  /** Holds a lock until the tab leaves, or until the function is called with which the promise resolves. */
-  const hold = (lock: string, mode: LockMode = 'exclusive'): Promise<() => void> => new Promise((resolve, reject) => {
-    locks.request(lock, { mode }, () => new Promise<void>(_resolve => {
-      left.signal.addEventListener('abort', () => { _resolve() })
-      resolve(_resolve)
-    })).catch(reject)
+  // First, because it fails without Web Locks.
+  await acquireLock(tabPrefix + tab, left)
+  const election = createElection({
+    name,
+    signal: left,
+    onChange: () => { pullClient.onLeaderChange() },
+    lead: (channel, signal) => {
+      const leader = createLeader({
+        tab,
+        fetch,
+        maxEventSize: options.maxEventSize,
+        request: latestRequest as StreamRequest,
+        checkLocks: async () => {
+          await election.refresh()
+          return { isLeader: election.leaderChannel === channel, sessionIds: await queryLocks(sessionPrefix) }
+        },
+        sendReply: (other, reply) => { post(tabPrefix + other, reply) }
+      })
+      const ownTracker = tracker = createTabTracker(tabPrefix, tab, left, leader.removeTab)
+      listen(channel, signal, (pull: Pull) => {
+        ownTracker.add(pull.tab)
+        leader.onPull(pull)
+      })
+      signal.addEventListener('abort', leader.stop)
+    }
   })
+  const pullClient = createPullClient(tab, tabPrefix + tab, election, left)
 
-  const listen = (channel: string, onMessage: (message: never) => void): BroadcastChannel => {
-    const receiver = new BroadcastChannel(channel)
-    receiver.onmessage = ({ data }) => { onMessage(data as never) }
-    left.signal.addEventListener('abort', () => { receiver.close() })
-    return receiver
-  }
-
-  const heldLocks = async (prefix: string): Promise<string[]> => ((await locks.query()).held ?? [])
-    .flatMap(({ name = '' }) => name.startsWith(prefix) ? [name.slice(prefix.length)] : [])
-
-  /** Adds a tab to the others until it is closed or has crashed. */
-  const watch = (other: string): void => {
-    if (other === tab || others.has(other)) return
-    others.add(other)
-    locks.request(tabLock(other), { signal: left.signal }, () => {
-      others.delete(other)
-      leader?.removeTab(other)
-    }).catch(() => {})
-  }
-
-  const lead = async (): Promise<void> => {
-    const channel = `${name} leader ${crypto.randomUUID()}`
-    const newLeader = leader = createLeader({
-      tab,
-      fetch,
-      maxEventSize: options.maxEventSize,
-      request,
-      findSessionId: async () => (await heldLocks(sessionLock)).at(-1),
-      sendReply: (other, reply) => { post(tabLock(other), reply) }
-    })
-    const receiver = listen(channel, (pull: Pull) => {
-      watch(pull.tab)
-      newLeader.onPull(pull)
-    })
-    stopLeading = () => {
-      newLeader.stop()
-      receiver.close()
-    }
-    leaderChannel = channel
-    post(name, { leaderChannel })
-    sendPull()
-    for (const other of await heldLocks(tabLock(''))) watch(other)
-    await new Promise(resolve => { left.signal.addEventListener('abort', resolve) })
-  }
-  let stopLeading = (): void => {}
-
-  /** Becomes the leader when the current one releases the lock, or at once with `steal`. */
-  const elect = async (steal = false): Promise<void> => {
-    queued.abort()
-    queued = new AbortController()
-    const { signal } = queued
-    try {
-      await locks.request(name, steal ? { steal } : { signal }, lead)
-    } catch {
-      if (signal.aborted) return
-      // Another tab has become the leader, because this one was frozen.
-      leader = undefined
-      stopLeading()
-      elect()
-    }
-  }
-
-  const sendPull = (): void => {
-    if (!current) return
-    if (leaderChannel) post(leaderChannel, current.pull)
-    else post(name, {})
-  }
-
-  const pull = (content: Pick<Pull, 'position' | 'request' | 'isRetry'>, signal: AbortSignal): Promise<Reply> => new Promise((resolve, reject) => {
-    let unanswered = 0
-    const stop = (): void => {
-      clearInterval(timer)
-      signal.removeEventListener('abort', abort)
-      current = undefined
-    }
-    const abort = (): void => {
-      stop()
-      wasGivenUp = true
-      reject(signal.reason)
-    }
-    const timer = setInterval(() => {
-      if (++unanswered === 2) elect(true)
-      else sendPull()
-    }, ANSWER_TIMEOUT)
-    signal.addEventListener('abort', abort)
-    current = {
-      pull: { ...content, tab, number: pullCount++, isVisible: globalThis.document?.visibilityState === 'visible' },
-      onReply: reply => {
-        unanswered = 0
-        if (reply.kind === 'waiting') return
-        stop()
-        resolve(reply)
-      }
-    }
-    sendPull()
-  })
-
-  const leaveIfClosed = (): void => {
-    // A request that may open a session continues after the close, so that this session can be closed.
-    if (!closed.aborted || !streamSignal.aborted) return
-    stopLeading()
-    queued.abort()
-    left.abort()
-  }
-
-  const holdSession = async (id: string): Promise<void> => {
+  /** Acquires the lock from which a new leader without a cursor finds the session, even if all other tabs are frozen. */
+  const holdSession = (id: string): void => {
     if (id === sessionId) return
     sessionId = id
-    releaseSession?.()
-    // A new leader without a cursor finds the session, even if all other tabs are frozen.
-    releaseSession = await hold(sessionLock + id, 'shared')
+    sessionController.abort()
+    sessionController = new AbortController()
+    acquireLock(sessionPrefix + id, sessionController.signal, 'shared').catch(() => {})
   }
 
-  const openStream = async (signal: AbortSignal): Promise<Response> => {
-    const isRetry = wasGivenUp
-    wasGivenUp = false
-    const first = await pull({ position: { cursor: request.init.headers['last-event-id'] ?? '' }, request, isRetry }, signal)
+  const openStream = async (request: StreamRequest, signal: AbortSignal): Promise<Response> => {
+    const first = await pullClient.requestNext(signal, { cursor: request.init.headers['last-event-id'] ?? '' }, request)
     if (first.kind === 'response') return new Response(first.text || null, first)
     if (first.kind !== 'text') throw new TypeError(first.kind === 'error' ? first.message : 'The stream has ended')
-    let { position } = first
-    holdSession(sessionOf(position.cursor))
-    const encoder = new TextEncoder()
+    holdSession(parseSessionId(first.position.cursor))
+    let reply: ReplyContent | undefined = first
+    let position = first.position
     return new Response(new ReadableStream<Uint8Array>({
-      start (controller) { controller.enqueue(encoder.encode(first.text)) },
       async pull (controller) {
-        const next = await pull({ position }, signal)
-        if (next.kind !== 'text') return controller.close()
-        position = next.position
-        controller.enqueue(encoder.encode(next.text))
+        reply ??= await pullClient.requestNext(signal, position)
+        if (reply.kind !== 'text') return controller.close()
+        position = reply.position
+        subscriptions.onStream(reply.text)
+        controller.enqueue(encoder.encode(reply.text))
+        reply = undefined
       }
-    }), { headers: { 'content-type': 'text/event-stream' } })
+    // Without a buffer, so that the tab requests nothing after the `close` event.
+    }, { highWaterMark: 0 }), { headers: { 'content-type': 'text/event-stream' } })
   }
 
-  await hold(tabLock(tab))
-  listen(tabLock(tab), (reply: Reply) => { if (reply.number === current?.pull.number) current.onReply(reply) })
-  listen(name, (message: { leaderChannel?: string }) => {
-    if (message.leaderChannel === undefined) {
-      if (leader) post(name, { leaderChannel })
-    } else if (message.leaderChannel !== leaderChannel) {
-      leaderChannel = message.leaderChannel
-      sendPull()
-    }
-  })
-  closed.addEventListener('abort', leaveIfClosed)
+  /** Leaves after `close()`. A request that may still open a session continues before, so that its session can be deleted. */
+  const leaveIfClosed = (): void => {
+    if (closed.aborted && streamSignal?.aborted !== false) leaveController.abort()
+  }
 
-  return async (url, { signal, ...init }) => {
-    if (init.method === 'DELETE') {
-      // The other tabs continue the session.
-      return leader && others.size === 0 ? await fetch(url, { signal: signal ?? null, ...init }) : new Response(null, { status: 204 })
+  const isLast = (): boolean => election.isLeader && tracker?.isAlone === true
+
+  /** Deletes the session if no other tab continues it. Otherwise, stops the streaming handlers of this tab. */
+  const deleteSession = async (url: string, init: RequestInit): Promise<Response> => {
+    if (isLast()) return await fetch(url, init)
+    const body = subscriptions.createStopBody()
+    if (body !== '') await fetch(messageUrl, { ...init, method: 'POST', headers: { ...init.headers as Record<string, string>, 'content-type': 'application/x-ndjson' }, body })
+    return new Response(null, { status: 204 })
+  }
+
+  left.addEventListener('abort', () => { sessionController.abort() })
+  closed.addEventListener('abort', leaveIfClosed)
+  leaveIfClosed()
+
+  return async (url, init) => {
+    const { method, body, signal, ...others } = init
+    if (method === 'DELETE') return await deleteSession(url, init)
+    if (method === 'POST') {
+      messageUrl = url
+      subscriptions.onRequest(body as string)
+      return await fetch(url, init)
     }
-    const isFirst = request === undefined
-    request = { url, init: init as StreamRequest['init'] }
+    // The tab has left already if `close()` was called while it joined.
+    if (left.aborted) throw abortReason(left)
     streamSignal = signal as AbortSignal
     streamSignal.addEventListener('abort', leaveIfClosed)
-    if (isFirst) elect()
-    return await openStream(streamSignal)
+    const isFirst = latestRequest === undefined
+    latestRequest = { url, init: others as StreamRequest['init'] }
+    if (isFirst) election.run()
+    return await openStream(latestRequest, streamSignal)
   }
 }
 
-const joined = new WeakMap<AbortSignal, Promise<Fetch>>()
+/** By the signal that aborts when the session is closed. */
+const tabFetches = new WeakMap<AbortSignal, Promise<Fetch>>()
 
 /**
- * Creates a `fetch` for a session that the tabs of an origin share. Requests for a stream are answered from the only stream, that
- * of the leader. Other requests are sent as they are. Without Web Locks and BroadcastChannel, all requests are.
+ * Creates a `fetch` for a session that the tabs of an origin share. A GET is answered from the stream of the leader. A DELETE is sent
+ * only by the last tab. A POST is sent unchanged. Without Web Locks or BroadcastChannel, every request is sent unchanged.
  */
 export function sharedFetch (fetch: Fetch, options: ConnectOptions, closed: AbortSignal): Fetch {
   return async (url, init) => {
-    if (init.method === 'POST') return await fetch(url, init)
-    let tab = joined.get(closed)
-    if (!tab) joined.set(closed, tab = join(url, fetch, options, closed).catch(() => fetch))
-    return await (await tab)(url, init)
+    let tabFetch = tabFetches.get(closed)
+    if (!tabFetch) tabFetches.set(closed, tabFetch = join(url, fetch, options, closed).catch(() => fetch))
+    const send = await tabFetch
+    // The session may have been closed meanwhile.
+    if (init.signal?.aborted) throw abortReason(init.signal)
+    return await send(url, init)
   }
 }

@@ -1,10 +1,37 @@
+import { OVERHEAD } from '../connection.js'
+import { isTransient, parseRetryAfter } from '../errors.js'
 import { createParser } from '../event-stream-parser.js'
 import type { Fetch } from '../options.js'
-import { Log, positionOf, type Position } from './log.js'
+import { isAfter, Log, parsePosition, parseSessionId, type Entry, type LogPosition } from './log.js'
 import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
 
-// Minimum age of a stream that the leader replaces because a tab has given it up, in milliseconds.
+// Minimum age of a stream that the leader replaces because a tab has aborted its own, in milliseconds.
 const MIN_STREAM_AGE = 1000
+// Milliseconds without data after which another tab can have become the leader, because this one was frozen.
+const MAX_PAUSE = 5000
+// Minimum time between two streams that are opened because the same tab is behind the log, in milliseconds.
+const REREAD_INTERVAL = 10_000
+// Maximum number of requests of the server whose tab the leader stores.
+const MAX_OWNERS = 1000
+
+export interface LeaderOptions {
+  /** The id of the tab of the leader. */
+  readonly tab: string
+  readonly fetch: Fetch
+  readonly maxEventSize: number | undefined
+  /** The latest request of this tab. */
+  readonly request: StreamRequest
+  /** Resolves with whether this tab is still the leader, and with the ids of the sessions of all tabs. */
+  readonly checkLocks: () => Promise<{ readonly isLeader: boolean, readonly sessionIds: string[] }>
+  readonly sendReply: (tab: string, reply: Reply) => void
+}
+
+/** Reads the only stream of the session, and answers the pulls of all tabs from its log. */
+export interface Leader {
+  readonly onPull: (pull: Pull) => void
+  readonly removeTab: (tab: string) => void
+  readonly stop: () => void
+}
 
 function formatBlock (fields: Record<string, string | undefined>, data = ''): string {
   const lines = Object.entries(fields).filter(([, value]) => value).map(([field, value]) => `${field}: ${value}`)
@@ -12,167 +39,264 @@ function formatBlock (fields: Record<string, string | undefined>, data = ''): st
   return `${lines.join('\n')}\n\n`
 }
 
-export interface LeaderOptions {
-  /** The id of the tab of the leader. */
-  readonly tab: string
-  readonly fetch: Fetch
-  readonly maxEventSize: number | undefined
-  /** The first request of this tab. */
-  readonly request: StreamRequest
-  /** Finds the session of the other tabs, if there is one. */
-  readonly findSessionId: () => Promise<string | undefined>
-  readonly sendReply: (tab: string, reply: Reply) => void
-}
-
-/** Has the only stream of the session, and passes it on. */
-export interface Leader {
-  readonly onPull: (pull: Pull) => void
-  readonly removeTab: (tab: string) => void
-  readonly stop: () => void
-}
-
-export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, request: initialRequest, findSessionId, sendReply }: LeaderOptions): Leader {
-  /** The pulls without an answer, by tab. */
-  const waiting = new Map<string, Pull>()
-  let request = initialRequest
+export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, request: initialRequest, checkLocks, sendReply }: LeaderOptions): Leader {
+  /** By tab. */
+  const pendingPulls = new Map<string, Pull>()
+  /** The tabs that read from the log, with whether they are visible. The one with the latest pull is the last one. */
+  const readers = new Map<string, boolean>()
+  /** The tabs that get the requests of the server, by event id. */
+  const owners = new Map<string, string>()
+  const closedSessions = new Set<string>()
+  /** When a stream was opened because a tab was behind the log, by tab. */
+  const rereadTimes = new Map<string, number>()
+  let latestRequest = initialRequest
   let log = new Log('')
   let state: 'idle' | 'opening' | 'open' | 'ended' = 'idle'
-  let welcome: Record<string, unknown> = {}
+  let welcome: Record<string, unknown> | undefined
+  // The event id of the welcome of a new session.
+  let sessionStart: string | undefined
+  // The block with the latest reconnection time.
+  let retryText = ''
+  // The blocks of the current chunk that are not in the log.
+  let unloggedText = ''
+  // The highest cursor of a tab.
+  let highestCursor = ''
   let startedAt = 0
+  // The response with which the server has refused a stream for some time.
+  let refusal: { readonly until: number, readonly content: ReplyContent } | undefined
   let controller = new AbortController()
-  // The tab that was visible last.
-  let visibleTab: string | undefined
 
   const reply = ({ tab, number }: Pull, content: ReplyContent): void => {
-    waiting.delete(tab)
+    pendingPulls.delete(tab)
     sendReply(tab, { number, ...content })
   }
 
-  // A function, because TypeScript does not see that `onBlock` changes the state.
-  const hasEnded = (): boolean => state === 'ended'
+  const recordReader = ({ tab, isVisible }: Pull): void => {
+    readers.delete(tab)
+    readers.set(tab, isVisible)
+  }
 
-  const isMissing = (position: Position): boolean => log.isSameSession(position.cursor) && log.find(position) === undefined
+  const replyText = (pull: Pull, text: string, { entries, position }: { entries: Entry[], position: LogPosition }): void => {
+    const texts = entries.map(({ text, owner = pull.tab, otherText = '' }) => owner === pull.tab ? text : otherText)
+    reply(pull, { kind: 'text', text: text + texts.join(''), position })
+  }
+
+  /** Returns the position from which a tab reads that has no position in this session. */
+  const chooseStart = (cursor: string): LogPosition => {
+    // A tab of the previous session gets every event of the new one.
+    if (cursor !== '' && log.start === sessionStart) return { cursor: log.start }
+    // While the stream repeats events for another tab, a new tab skips these.
+    return isAfter(highestCursor, log.end) ? { cursor: highestCursor } : log.endPosition
+  }
+
+  const answerRequest = (pull: Pull): void => {
+    const { cursor } = pull.position
+    const resumed = log.isSameSession(cursor)
+    const position = resumed ? pull.position : chooseStart(cursor)
+    const data = { ...welcome, resumed, previous: resumed || cursor === '' ? undefined : 'unknown' }
+    const text = retryText + formatBlock({ id: position.cursor, event: 'welcome' }, `${JSON.stringify(data)}\n`)
+    recordReader(pull)
+    replyText(pull, text, log.read(position) ?? { entries: [], position })
+  }
 
   const answer = (pull: Pull): void => {
-    if (pull.request) {
-      const resumed = log.isSameSession(pull.position.cursor)
-      const cursor = resumed ? pull.position.cursor : log.end
-      const { previous, ...data } = welcome
-      const text = formatBlock({ id: cursor, event: 'welcome' }, `${JSON.stringify({ ...data, resumed, ...!resumed && pull.position.cursor && { previous: 'unknown' } })}\n`)
-      return reply(pull, { kind: 'text', text, position: { cursor } })
+    const { request, position } = pull
+    if (log.isBeforeLog(position)) {
+      if (state === 'ended') reply(pull, { kind: 'end' })
+    } else if (request) {
+      if (welcome) answerRequest(pull)
+      else reply(pull, { kind: 'end' })
+    } else {
+      const next = log.read(position)
+      if (next) replyText(pull, '', next)
+      else if (state === 'ended' || !log.isSameSession(position.cursor)) reply(pull, { kind: 'end' })
     }
-    const next = log.read(pull.tab, pull.position)
-    if (next) reply(pull, { kind: 'text', ...next })
-    else if (state === 'ended' || log.find(pull.position) === undefined) reply(pull, { kind: 'end' })
   }
 
   const answerAll = (): void => {
-    const [lowest] = state === 'open' ? [...waiting.values()].map(({ position }) => position).filter(isMissing).sort((a, b) => positionOf(a.cursor) - positionOf(b.cursor)) : []
-    if (lowest) open(lowest.cursor)
-    else for (const pull of waiting.values()) answer(pull)
+    for (const pull of pendingPulls.values()) answer(pull)
+  }
+
+  /** Opens the stream again for the pulls before the log. Returns whether there was one. */
+  const reopenIfBehind = (): boolean => {
+    const now = Date.now()
+    // One slow tab must not replace the stream all the time.
+    const behind = [...pendingPulls.values()].filter(({ tab, position }) => log.isBeforeLog(position) && now - (rereadTimes.get(tab) ?? 0) >= REREAD_INTERVAL)
+    const [slowest] = behind.sort((a, b) => parsePosition(a.position.cursor) - parsePosition(b.position.cursor))
+    if (!slowest) return false
+    for (const { tab } of behind) rereadTimes.set(tab, now)
+    open(slowest.position.cursor)
+    return true
   }
 
   /** Answers after a request that has opened no stream. */
-  const fail = (used: StreamRequest, content: ReplyContent): void => {
+  const answerFailure = (sentRequest: StreamRequest, content: ReplyContent): void => {
     state = 'ended'
-    for (const pull of waiting.values()) {
+    for (const pull of pendingPulls.values()) {
       // Another tab may have newer credentials, so only a temporary error applies to it.
-      const isRefused = content.kind === 'response' && content.status >= 400 && content.status < 500 && content.status !== 429 && pull.request !== used
+      const isRefused = content.kind === 'response' && content.status >= 400 && content.status < 500 && content.status !== 429 && pull.request !== sentRequest
       if (!pull.request) reply(pull, { kind: 'end' })
       else reply(pull, isRefused ? { kind: 'error', message: 'The request of another tab was refused' } : content)
     }
   }
 
-  /** Opens the stream: after the end of the log, unless the log is empty or lacks what follows the cursor. */
+  /** If the log is empty, closed, or starts after the cursor, a new log starts at the cursor. */
+  const chooseLog = (cursor: string): void => {
+    if (log.end === '' || log.end === 'closed' || log.isBeforeLog({ cursor })) log = new Log(cursor)
+  }
+
+  /** Requests what follows the end of the log. Without it, the session of the other tabs, which can all be frozen. */
+  const requestStream = async ({ url, init }: StreamRequest, sessionIds: string[], signal: AbortSignal): Promise<Response> => {
+    const { 'last-event-id': _, ...headers } = init.headers
+    const sessionId = sessionIds.findLast(id => !closedSessions.has(id))
+    if (log.end !== '') headers['last-event-id'] = log.end
+    else if (sessionId !== undefined) headers['x-session-id'] = sessionId
+    return await fetch(url, { ...init, headers, signal })
+  }
+
+  /** Adds the stream to the log until it ends. Returns early if the signal aborts, or if another tab is the leader. */
+  const readStream = async (body: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<void> => {
+    const parse = createParser(onBlock, ms => {
+      retryText = formatBlock({ retry: String(ms) })
+      if (state === 'open') log.push({ cursorAfter: log.end, text: retryText })
+    })
+    const reader = body.getReader()
+    const decoder = new TextDecoder()
+    let lastReadAt = Date.now()
+    while (!hasEnded()) {
+      const { done, value } = await reader.read()
+      // The new leader has replaced this stream, and distributes the requests of the server itself.
+      if (Date.now() - lastReadAt > MAX_PAUSE && !(await checkLocks()).isLeader) controller.abort()
+      if (signal.aborted || done) return
+      lastReadAt = Date.now()
+      unloggedText = ''
+      const pending = parse(decoder.decode(value, { stream: true }))
+      if (state !== 'open') continue
+      // An oversized event, for which each tab closes its session with EVENT_TOO_LARGE.
+      if (pending > maxEventSize + OVERHEAD) log.push({ cursorAfter: log.end, text: formatBlock({}, `${' '.repeat(maxEventSize + 1)}\n`) })
+      if (reopenIfBehind()) return
+      answerAll()
+      // Resets the idle timers of the tabs.
+      for (const pull of pendingPulls.values()) if (!pull.request) reply(pull, { kind: 'text', text: unloggedText || ':\n\n', position: pull.position })
+    }
+  }
+
+  // A function, because TypeScript does not see that `onBlock` changes the state.
+  const hasEnded = (): boolean => state === 'ended'
+
   const open = async (cursor: string): Promise<void> => {
     controller.abort()
     controller = new AbortController()
     const { signal } = controller
-    const used = request
+    const sentRequest = latestRequest
     state = 'opening'
     startedAt = Date.now()
-    if (log.end === '' || log.end === 'closed' || isMissing({ cursor })) log = new Log(cursor)
-    let retry = ''
+    chooseLog(cursor)
+    let failure: ReplyContent
     try {
-      const { 'last-event-id': _, ...headers } = used.init.headers
-      if (log.end !== '') {
-        headers['last-event-id'] = log.end
+      const { isLeader, sessionIds } = await checkLocks()
+      if (!isLeader || signal.aborted) return
+      const response = await requestStream(sentRequest, sessionIds, signal)
+      const { ok, body, status, headers } = response
+      if (body && ok && /^text\/event-stream\b/i.test(headers.get('content-type') ?? '')) {
+        await readStream(body, signal)
+        failure = { kind: 'response', status: 200, headers: [['content-type', 'text/event-stream']], text: retryText }
       } else {
-        const sessionId = await findSessionId()
-        if (sessionId) headers['x-session-id'] = sessionId
-      }
-      const response = await fetch(used.url, { ...used.init, headers, signal })
-      if (!response.body || !response.ok || !/^text\/event-stream\b/i.test(response.headers.get('content-type') ?? '')) {
-        const text = await response.text()
-        return signal.aborted ? undefined : fail(used, { kind: 'response', status: response.status, headers: [...response.headers], text })
-      }
-      const parse = createParser(onBlock, ms => {
-        retry = formatBlock({ retry: String(ms) })
-        log.push({ id: log.end, text: retry })
-      })
-      const reader = response.body.getReader()
-      const decoder = new TextDecoder()
-      while (!hasEnded()) {
-        const { done, value } = await reader.read()
-        if (signal.aborted) return
-        if (done) break
-        const pending = parse(decoder.decode(value, { stream: true }))
-        if (state === 'opening') continue
-        // Each tab closes its session because of such an event.
-        if (pending > maxEventSize + 1024) log.push({ id: log.end, text: formatBlock({}, `${' '.repeat(maxEventSize + 1)}\n`) })
-        answerAll()
-        // Resets the idle timers of the tabs.
-        for (const pull of waiting.values()) reply(pull, { kind: 'text', text: ':\n\n', position: pull.position })
+        failure = { kind: 'response', status, headers: [...headers], text: await response.text() }
+        if (isTransient(status)) refusal = { until: Date.now() + parseRetryAfter(response), content: failure }
       }
     } catch (error) {
-      if (signal.aborted) return
-      if (state === 'opening') return fail(used, { kind: 'error', message: String(error) })
+      failure = { kind: 'error', message: String(error) }
     }
+    if (signal.aborted) return
     controller.abort()
-    if (state === 'opening') return fail(used, { kind: 'response', status: 200, headers: [['content-type', 'text/event-stream']], text: retry })
+    if (state === 'opening') return answerFailure(sentRequest, failure)
     state = 'ended'
-    answerAll()
+    if (log.end === 'closed') closedSessions.add(parseSessionId(log.start))
+    // The tabs that wait for a session do not get one that is closed already.
+    const next = [...pendingPulls.values()].filter(({ request, position }) => request && log.end === 'closed' && !log.isSameSession(position.cursor))
+    for (const pull of pendingPulls.values()) if (!next.includes(pull)) answer(pull)
+    const [first] = next
+    if (first) open(first.position.cursor)
+  }
+
+  const onWelcome = (cursor: string, data: Record<string, unknown>): void => {
+    if (!log.isSameSession(cursor)) {
+      log = new Log(cursor)
+      sessionStart = data.resumed ? undefined : cursor
+    } else if (cursor !== log.end) {
+      // A service worker can respond with a copy of an earlier stream.
+      throw new TypeError('A cached stream')
+    }
+    const { previous, ...others } = data
+    welcome = others
+    state = 'open'
+    // The chunk can contain events that the server has sent in its `onOpen` hooks.
+    if (!data.resumed) for (const pull of pendingPulls.values()) if (pull.request) answerRequest(pull)
+  }
+
+  const chooseOwner = (cursor: string): string => {
+    let owner = owners.get(cursor)
+    if (owner === undefined) {
+      const visible = [...readers].findLast(([, isVisible]) => isVisible)?.[0]
+      // A tab has read beyond this request from another leader, which has chosen its owner.
+      owner = isAfter(cursor, highestCursor) || !log.isSameSession(highestCursor) ? visible ?? (readers.has(ownTab) ? ownTab : [...readers.keys()].at(-1)) ?? ownTab : ''
+      owners.set(cursor, owner)
+      if (owners.size > MAX_OWNERS) owners.delete([...owners.keys()][0] as string)
+    }
+    return owner
   }
 
   const onBlock = (id: string | undefined, event: string, data: string, acknowledgement: string): void => {
-    if (event === 'welcome' && data !== '') {
-      welcome = JSON.parse(data)
-      if (!log.isSameSession(id as string)) log = new Log(id as string)
-      state = 'open'
-    } else if (event === 'replaced') {
+    if (event === 'welcome' && data !== '') return onWelcome(id as string, JSON.parse(data))
+    if (event === 'replaced') {
       // Another tab has become the leader, or this one has sent two requests that arrived in the other order.
       state = 'ended'
-    } else if (state === 'open' && (id !== undefined || data !== '')) {
-      const text = formatBlock({ id, event, request: acknowledgement }, data)
-      const otherText = event === 'request' ? formatBlock({ id }) : formatBlock({ id, event }, data)
-      log.push({
-        id: id ?? log.end,
-        text,
-        ...(event === 'request' || acknowledgement) && { owner: visibleTab ?? ownTab, otherText },
-        ...event === 'gap' && { resumedAt: JSON.parse(data).resumedAt }
-      })
+      welcome = undefined
     }
+    if (state !== 'open' || (id === undefined && data === '')) return
+    const text = formatBlock({ id, event, request: acknowledgement }, data)
+    if (id === undefined) {
+      unloggedText += text
+      return
+    }
+    const isRequest = event === 'request'
+    const gap = event === 'gap' ? JSON.parse(data) as { resumedAt: number, reason?: string } : undefined
+    // The server assigns the positions after a rollback again.
+    if (gap?.reason === 'store') highestCursor = id
+    log.push({
+      cursorAfter: id,
+      text,
+      ...(isRequest || acknowledgement) && { owner: chooseOwner(id), otherText: isRequest ? formatBlock({ id }) : formatBlock({ id, event }, data) },
+      ...gap && { gapEnd: gap.resumedAt }
+    })
+    if (id === 'closed') state = 'ended'
   }
 
   return {
     onPull (pull) {
-      const { tab, number, isVisible, position: { cursor } } = pull
-      if (isVisible) visibleTab = tab
-      else if (visibleTab === tab) visibleTab = undefined
-      if (waiting.get(tab)?.number === number) return sendReply(tab, { number, kind: 'waiting' })
-      waiting.set(tab, pull)
-      if (pull.request) request = pull.request
-      const isStale = pull.isRetry && Date.now() - startedAt > MIN_STREAM_AGE
-      if (state === 'idle' || (pull.request && (state === 'ended' || isStale))) open(cursor)
-      else if (state !== 'opening') answerAll()
+      const { tab, number, position: { cursor }, request, previousAborted } = pull
+      if (!request) recordReader(pull)
+      if (isAfter(cursor, highestCursor) || !log.isSameSession(highestCursor)) highestCursor = cursor
+      if (pendingPulls.get(tab)?.number === number) return sendReply(tab, { number, kind: 'pending' })
+      pendingPulls.set(tab, pull)
+      if (request) latestRequest = request
+      const isStale = previousAborted && Date.now() - startedAt > MIN_STREAM_AGE
+      if (state === 'idle' || (request && (state === 'ended' || isStale))) {
+        if (request && refusal && Date.now() < refusal.until) reply(pull, refusal.content)
+        else open(cursor)
+      } else if (state === 'ended' || (state === 'open' && !reopenIfBehind())) {
+        answerAll()
+      }
     },
     removeTab (tab) {
-      waiting.delete(tab)
-      if (visibleTab === tab) visibleTab = undefined
+      pendingPulls.delete(tab)
+      readers.delete(tab)
+      rereadTimes.delete(tab)
     },
     stop () {
       controller.abort()
-      waiting.clear()
+      pendingPulls.clear()
     }
   }
 }

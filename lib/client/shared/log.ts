@@ -1,30 +1,33 @@
-/** What a tab has received: the id of its last event, and its place in the log of the leader, if the tab has read from that log. */
-export interface Position {
+/** The id of the last event that a tab has received, and the next entry of a log, if the tab has read from that log. */
+export interface LogPosition {
   readonly cursor: string
   readonly logId?: string
-  readonly index?: number
+  readonly sequence?: number
 }
 
-/** A block of the stream in the log of the leader. `id` is that of the last event up to this one. */
+/** A block of the stream. */
 export interface Entry {
-  readonly id: string
+  /** The id of the last event up to this block. */
+  readonly cursorAfter: string
   readonly text: string
   /** Only the tab `owner` gets `text`, because one tab must answer; the others get `otherText`. */
-  readonly owner?: string | undefined
+  readonly owner?: string
   readonly otherText?: string
-  /** Set if this is a `gap` event. */
-  readonly resumedAt?: number
+  /** The last position whose event is missing. Set if this is a `gap` event. */
+  readonly gapEnd?: number
 }
 
-// Maximum number of characters in the log of the leader. One entry may have any size.
+// Maximum number of characters in a log. One entry may have any size.
 const MAX_LOG_SIZE = 2 ** 20
 
 /** Returns the part of an event id before its position. */
-export const sessionOf = (id: string): string => id.slice(0, id.lastIndexOf('.'))
+export const parseSessionId = (id: string): string => id.slice(0, Math.max(0, id.lastIndexOf('.')))
 /** Returns the position in an event id. */
-export const positionOf = (id: string): number => id === 'closed' ? Infinity : parseInt(id.slice(id.lastIndexOf('.') + 1), 36)
+export const parsePosition = (id: string): number => id === 'closed' ? Infinity : parseInt(id.slice(id.lastIndexOf('.') + 1), 36)
+/** Whether the first of two event ids of one session has the higher position. */
+export const isAfter = (id: string, other: string): boolean => parseSessionId(id) === parseSessionId(other) && parsePosition(id) > parsePosition(other)
 
-/** The latest blocks of the stream, from which tabs read at their own pace. */
+/** The latest blocks of the stream of one session, from which tabs read at their own pace. */
 export class Log {
   readonly logId = crypto.randomUUID()
   /** The id after which the entries start. */
@@ -32,6 +35,8 @@ export class Log {
   readonly #entries: Entry[] = []
   /** Number of entries that were removed. */
   #removed = 0
+  /** The last position that a removed `gap` event reports as missing. */
+  #removedGapEnd = 0
   #size = 0
   readonly #maxSize: number
 
@@ -40,49 +45,59 @@ export class Log {
     this.#maxSize = maxSize
   }
 
+  /** The id of the last event. */
   get end (): string {
-    return this.#entries.at(-1)?.id ?? this.start
+    return this.#entries.at(-1)?.cursorAfter ?? this.start
+  }
+
+  get endPosition (): LogPosition {
+    return { cursor: this.end, logId: this.logId, sequence: this.#removed + this.#entries.length }
   }
 
   push (entry: Entry): void {
     this.#entries.push(entry)
     this.#size += entry.text.length
     while (this.#size > this.#maxSize && this.#entries.length > 1) {
-      const { id, text } = this.#entries.shift() as Entry
-      this.start = id
+      const { cursorAfter, text, gapEnd = 0 } = this.#entries.shift() as Entry
+      this.start = cursorAfter
       this.#removed++
+      this.#removedGapEnd = Math.max(this.#removedGapEnd, gapEnd)
       this.#size -= text.length
     }
   }
 
   isSameSession (cursor: string): boolean {
-    return cursor !== '' && sessionOf(cursor) === sessionOf(this.start)
+    return cursor !== '' && parseSessionId(cursor) === parseSessionId(this.start)
   }
 
-  /** The index of the next entry; `undefined` if the log no longer has it, or is of another session. */
-  find ({ cursor, logId, index }: Position): number | undefined {
-    if (logId === this.logId && index !== undefined && index >= this.#removed) return index - this.#removed
-    if (!this.isSameSession(cursor)) return undefined
-    // Blocks that follow with the same id may be new to the tab.
-    if (cursor === this.start) return 0
-    const first = this.#entries.findIndex(({ id }) => id === cursor)
-    if (first !== -1) return first + 1
-    if (positionOf(cursor) < positionOf(this.start)) return undefined
-    // The server may send other events than before, because a later event replaces an earlier one.
-    const next = this.#entries.findIndex(({ id }) => positionOf(id) > positionOf(cursor))
-    return next === -1 ? this.#entries.length : next
+  /** Whether the log no longer contains all blocks after a position in its session. */
+  isBeforeLog (position: LogPosition): boolean {
+    return this.isSameSession(position.cursor) && this.#findIndex(position) === undefined
   }
 
-  /** Returns what follows a position; `undefined` if there is nothing yet. */
-  read (tab: string, position: Position): { text: string, position: Position } | undefined {
-    const index = this.find(position)
-    if (index === undefined || index >= this.#entries.length) return undefined
-    // Another stream can report, before the cursor, that events after the cursor are missing.
-    const gaps = position.logId === this.logId ? [] : this.#entries.slice(0, index).filter(({ resumedAt = 0 }) => resumedAt > positionOf(position.cursor))
-    const texts = this.#entries.slice(index).map(({ text, owner = tab, otherText }) => owner === tab ? text : otherText)
+  /** Returns the entries after a position; `undefined` if there are none yet, or if the log does not contain all of them. */
+  read (position: LogPosition): { entries: Entry[], position: LogPosition } | undefined {
+    const index = this.isSameSession(position.cursor) ? this.#findIndex(position) : undefined
+    if (index === undefined || index === this.#entries.length) return undefined
+    // A gap before the cursor applies to a tab with a cursor from another log, too, if it ends after the cursor.
+    const gaps = position.logId === this.logId ? [] : this.#entries.slice(0, index).filter(({ gapEnd = 0 }) => gapEnd > parsePosition(position.cursor))
     return {
-      text: [...gaps.map(({ text }) => text.replace(/^id: .*\n/, '')), ...texts].join(''),
-      position: { cursor: this.end, logId: this.logId, index: this.#removed + this.#entries.length }
+      // Without its id, which would move the tab's cursor back.
+      entries: [...gaps.map(({ text, ...entry }) => ({ ...entry, text: text.replace(/^id: .*\n/, '') })), ...this.#entries.slice(index)],
+      position: this.endPosition
     }
+  }
+
+  /** Finds the first entry after a position in this session. */
+  #findIndex ({ cursor, logId, sequence }: LogPosition): number | undefined {
+    if (logId === this.logId && sequence !== undefined && sequence >= this.#removed) return sequence - this.#removed
+    if (parsePosition(cursor) < Math.max(parsePosition(this.start), this.#removedGapEnd)) return undefined
+    // A tab with the cursor at the start may not have received the blocks that follow with the same id.
+    const isKnown = ({ cursorAfter }: Entry): boolean => cursor !== this.start && cursorAfter === cursor
+    const known = this.#entries.findIndex(isKnown)
+    if (known !== -1) return known + 1
+    // The event at the cursor can be absent, because the server has replaced it by a later one.
+    const next = this.#entries.findIndex(({ cursorAfter }) => cursor === this.start || parsePosition(cursorAfter) > parsePosition(cursor))
+    return next === -1 ? this.#entries.length : next
   }
 }

@@ -1,5 +1,5 @@
-// What the tabs of a shared session and their leader send each other.
-import type { Position } from './log.js'
+// The messages between the tabs of a shared session and their leader.
+import type { LogPosition } from './log.js'
 
 /** A request for a stream, without the signal, which cannot be sent to another tab. */
 export interface StreamRequest {
@@ -7,23 +7,30 @@ export interface StreamRequest {
   readonly init: Omit<RequestInit, 'signal'> & { readonly headers: Record<string, string> }
 }
 
-/** A request of a tab for what follows its position. The leader answers when there is something. */
+/** Reads the log after a position. The leader replies when there are new entries. */
 export interface Pull {
-  readonly position: Position
   readonly tab: string
   readonly number: number
+  readonly position: LogPosition
+  /** Whether the user sees the tab. */
   readonly isVisible: boolean
   /** Set in the first pull of a stream. */
   readonly request?: StreamRequest
-  /** Whether the tab has given up its previous stream, so that the stream of the leader may be dead, too. */
-  readonly isRetry?: boolean
+  /** Whether the tab has aborted its previous stream, for example after its idle timeout, so that the leader's stream may be dead. */
+  readonly previousAborted?: boolean
 }
 
-/** An answer to a pull: that the leader is running, the response to the request, its error, the end of the stream, or the text that follows. */
-export type Reply = { readonly number: number } & (
-  | { readonly kind: 'waiting' | 'end' }
+export type ReplyContent =
+  /** The leader has received the pull before, and is running. */
+  | { readonly kind: 'pending' }
+  /** The stream has ended, or is one of another session. */
+  | { readonly kind: 'end' }
+  /** The request for the stream got this response, which is no stream. */
   | { readonly kind: 'response', readonly status: number, readonly headers: Array<[string, string]>, readonly text: string }
+  /** The request for the stream got no response. */
   | { readonly kind: 'error', readonly message: string }
-  | { readonly kind: 'text', readonly text: string, readonly position: Position }
-)
-export type ReplyContent = Reply extends infer R ? R extends Reply ? Omit<R, 'number'> : never : never
+  /** The text of the stream up to a position. */
+  | { readonly kind: 'text', readonly text: string, readonly position: LogPosition }
+
+/** Answers the pull with this number. */
+export type Reply = { readonly number: number } & ReplyContent

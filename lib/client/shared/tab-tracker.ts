@@ -1,0 +1,33 @@
+import { queryLocks } from './locks.js'
+
+/** Tracks the other tabs. Each tab has a lock until it is closed or has crashed. */
+export interface TabTracker {
+  /** Whether no other tab is open; `false` before that is known. */
+  readonly isAlone: boolean
+  /** Adds a tab that has sent a message. */
+  add (tab: string): void
+}
+
+/** `prefix` is what precedes the id of a tab in the name of its lock. `onClose` is called with the ids of tabs that were closed. */
+export function createTabTracker (prefix: string, ownTab: string, signal: AbortSignal, onClose: (tab: string) => void): TabTracker {
+  const tabs = new Set<string>()
+  let isComplete = false
+
+  const add = (tab: string): void => {
+    if (tab === ownTab || tabs.has(tab)) return
+    tabs.add(tab)
+    navigator.locks.request(prefix + tab, { signal }, () => {
+      tabs.delete(tab)
+      onClose(tab)
+    }).catch(() => {})
+  }
+
+  queryLocks(prefix).then(ids => {
+    ids.forEach(add)
+    isComplete = true
+  })
+  return {
+    get isAlone () { return isComplete && tabs.size === 0 },
+    add
+  }
+}
