@@ -46,7 +46,7 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
         },
         sendReply: (other, reply) => { post(tabPrefix + other, reply) }
       })
-      const ownTracker = tracker = createTabTracker(tabPrefix, tab, left, leader.removeTab)
+      const ownTracker = tracker = createTabTracker(tabPrefix, tab, signal, leader.removeTab)
       listen(channel, signal, (pull: Pull) => {
         ownTracker.add(pull.tab)
         leader.onPull(pull)

@@ -2,13 +2,19 @@ import t, { type Test } from 'tap'
 import type { ClientSession } from '../../lib/client/index.js'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { FORCE_CLOSE, range, recordEvents, waitForEvent } from '../support/clients.js'
+import { createElection } from '../../lib/client/shared/election.js'
+import { createPullClient } from '../../lib/client/shared/pull-client.js'
+import { acquireLock } from '../../lib/client/shared/locks.js'
+import { createTabTracker } from '../../lib/client/shared/tab-tracker.js'
 import { fakeBrowser, type FakeBrowser, type FakeTab } from '../support/fake-browser.js'
+import { chooseSeed, createRandom } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 interface SharedServer extends FakeBrowser {
   readonly url: string
   readonly sessions: Sessions
+  readonly breakConnections: () => void
   readonly openSessions: Set<Session>
   readonly closeReasons: string[]
   /** Opens a tab with a session. Resolves when the session is open. */
@@ -25,7 +31,7 @@ interface OpenTab {
 
 /** Starts a server, and a browser whose tabs share a session. */
 async function serveShared (t: Test, options: SseSessionsOptions = {}): Promise<SharedServer> {
-  const { sessions, url } = await serve(t, { retry: [1, 2], ...options }, { fastify: FORCE_CLOSE })
+  const { app, sessions, url } = await serve(t, { retry: [1, 2], ...options }, { fastify: FORCE_CLOSE })
   // After the server, so that the tabs are closed before it.
   const browser = fakeBrowser(t)
   const openSessions = new Set<Session>()
@@ -39,22 +45,29 @@ async function serveShared (t: Test, options: SseSessionsOptions = {}): Promise<
     ...browser,
     url,
     sessions,
+    breakConnections: () => { app.server.closeAllConnections() },
     openSessions,
     closeReasons,
     openSession: async () => {
       const tab = browser.openTab()
-      const opened = openIn(tab, url)
-      await waitForEvent(opened.session, 'open')
-      return opened
+      return await waitForOpen(await openIn(tab, url))
     }
   }
 }
 
-function openIn (tab: FakeTab, url: string): OpenTab {
+/** Starts a session in a tab. Resolves when it has requested a stream from the leader, which may not answer. */
+async function openIn (tab: FakeTab, url: string): Promise<OpenTab> {
   const session = tab.connect(url)
   const numbers: number[] = []
   session.on('number', n => { numbers.push(n as number) })
-  return { tab, session, numbers, events: recordEvents(session) }
+  const events = recordEvents(session)
+  await waitUntil(() => tab.intervalCount > 0 || events.length > 0, 'the request')
+  return { tab, session, numbers, events }
+}
+
+async function waitForOpen (opened: OpenTab): Promise<OpenTab> {
+  await waitUntil(() => opened.session.state === 'open', 'the session')
+  return opened
 }
 
 const waitForNumbers = async (t: Test, tabs: OpenTab[], expected: number[]): Promise<void> => {
@@ -105,8 +118,8 @@ for (const closer of ['the server', 'a listener'] as const) {
     t.strictSame(heldLocks(), [])
     t.equal(channelCount(), 0)
     await waitUntil(() => openSessions.size === 0, 'the close on the server')
-    const again = openIn(tab, url)
-    await waitForEvent(again.session, 'open')
+    const again = await openIn(tab, url)
+    await waitForOpen(again)
     onlySession(openSessions).emit('number', 2)
     await waitForNumbers(t, [again], [2])
     await settle()
@@ -129,14 +142,45 @@ t.test('close() at any moment of the start leaves no lock, no channel and no ses
   }
 })
 
+t.test('close() in the listener of the event open releases the lock of the session', async t => {
+  const { openTab, openSessions, url, heldLocks, channelCount, settle } = await serveShared(t)
+  const session = openTab().connect(url)
+  const closed = deferred()
+  session.once('open', () => { session.close().then(closed.resolve) })
+  await withTimeout(closed.promise, 'close()')
+  await settle()
+  t.strictSame(heldLocks(), [])
+  t.equal(channelCount(), 0)
+  await waitUntil(() => openSessions.size === 0, 'the close on the server')
+})
+
+t.test('close() while the tab joins the others opens no session', async t => {
+  const { openTab, url, settle, heldLocks } = await serveShared(t)
+  const tab = openTab()
+  const { locks } = navigator
+  const { request } = locks
+  const closed = deferred()
+  Object.assign(locks, {
+    request: (...args: Parameters<LockManager['request']>) => {
+      session.close().then(closed.resolve)
+      return request(...args)
+    }
+  })
+  const session = tab.connect(url)
+  await withTimeout(closed.promise, 'close()')
+  await settle()
+  t.equal(tab.streamRequests, 0)
+  t.strictSame(heldLocks(), [])
+})
+
 t.test('a new tab opens a new session if the server has closed that of a frozen one', async t => {
   const { openTab, openSession, openSessions, url } = await serveShared(t)
   const frozen = await openSession()
   const unfreeze = frozen.tab.freeze()
   onlySession(openSessions).close('logout')
-  const opened = openIn(openTab(), url)
+  const opened = await openIn(openTab(), url)
   await opened.tab.tick(2)
-  await waitUntil(() => opened.events.length > 0, 'the session')
+  await waitForOpen(opened)
   t.match(opened.events, [['open', { resumed: false }]])
   onlySession(openSessions).emit('number', 1)
   await waitForNumbers(t, [opened], [1])
@@ -186,7 +230,7 @@ t.test('another tab replaces a frozen leader once, which then follows it', async
   const unfreeze = frozen.tab.freeze()
   session.emit('number', 0)
   // A new tab that only the frozen leader could answer.
-  const fourth = openIn(openTab(), url)
+  const fourth = await openIn(openTab(), url)
   await third.tab.tick()
   await second.tab.tick(2)
   await waitForNumbers(t, [second, third], [0])
@@ -222,4 +266,143 @@ t.test('two tabs that replace a frozen leader at the same time get one of them a
   session.emit('number', 2)
   await waitForNumbers(t, [frozen, second, third], [0, 1, 2])
   t.equal(leader(), other.tab)
+})
+
+t.test('a tab from the back/forward cache follows the new leader at once', async t => {
+  const { openSession, openSessions, leader, url, openTab } = await serveShared(t)
+  const [first, second, third] = [await openSession(), await openSession(), await openSession()]
+  const session = onlySession(openSessions)
+  const restore = third.tab.cache()
+  first.tab.close()
+  await waitUntil(() => leader() === second.tab, 'the new leader')
+  session.emit('number', 0)
+  await waitForNumbers(t, [second], [0])
+  restore()
+  await waitForNumbers(t, [second, third], [0])
+  session.emit('number', 1)
+  await waitForNumbers(t, [second, third], [0, 1])
+  t.equal(third.tab.streamRequests, 0)
+  const fourth = await openIn(openTab(), url)
+  await waitForOpen(fourth)
+  t.equal(leader(), second.tab)
+})
+
+t.test('a request of the server goes to the tab that has become visible last', async t => {
+  const { openSession, openSessions, settle } = await serveShared(t)
+  const tabs = [await openSession(), await openSession()]
+  const session = onlySession(openSessions)
+  const asked = tabs.map(() => 0)
+  for (const [index, opened] of tabs.entries()) opened.session.handle('ask', () => { asked[index] = (asked[index] as number) + 1 })
+  const [first, second] = tabs as [OpenTab, OpenTab]
+  await settle()
+  first.tab.setVisible(true)
+  await settle()
+  await session.request('ask')
+  t.strictSame(asked, [1, 0])
+  first.tab.setVisible(false)
+  second.tab.setVisible(true)
+  await settle()
+  await session.request('ask')
+  t.strictSame(asked, [1, 1])
+})
+
+t.test('a tab requests nothing for a stream that was aborted', async t => {
+  const tab = fakeBrowser(t).openTab()
+  await tab.run(async () => {
+    const { signal } = new AbortController()
+    const election = createElection({ name: 'name', signal, onChange: () => {}, lead: () => {} })
+    await createElection({ name: 'name', signal: AbortSignal.abort(), onChange: () => {}, lead: () => { t.fail('it leads') } }).run(true)
+    await t.rejects(createPullClient('tab', 'replies', election, signal).requestNext(AbortSignal.abort(new Error('aborted')), { cursor: '' }), { message: 'aborted' })
+  })
+  t.equal(tab.intervalCount, 0)
+})
+
+t.test('without Web Locks, each tab has its own session', async t => {
+  const { openSession, openSessions } = await serveShared(t)
+  Object.assign(navigator, { locks: undefined })
+  const tabs = [await openSession(), await openSession()]
+  t.equal(openSessions.size, 2)
+  for (const { session } of tabs) await session.close()
+  await waitUntil(() => openSessions.size === 0, 'the close')
+})
+
+t.test('a tab retries after an error and a response of the server', async t => {
+  const { openTab, url, breakConnections } = await serveShared(t)
+  const failures = [() => Promise.reject(new TypeError('no network')), async () => new Response('busy', { status: 503 }), async () => new Response(null, { status: 503 }), async () => new Response('event: replaced\nid: closed\ndata: {}\n\n', { headers: { 'content-type': 'text/event-stream' } })]
+  const session = openTab().connect(url, { fetch: (...args) => (failures.shift() ?? (() => fetch(...args)))() })
+  const events = recordEvents(session)
+  await waitForEvent(session, 'open')
+  t.match(events, [['error', { message: /no network/ }], ['error', { status: 503 }], ['error', { status: 503 }], ['error', { message: 'The stream has ended' }], ['open']])
+  const resumed = waitForEvent(session, 'resume')
+  breakConnections()
+  await resumed
+})
+
+t.test('whether no other tab is open is known only after the query of the locks', async t => {
+  const { openTab, settle } = fakeBrowser(t)
+  const tab = openTab()
+  const { signal } = new AbortController()
+  const closed: string[] = []
+  await tab.run(async () => {
+    await acquireLock('tab own', signal)
+    const other = new AbortController()
+    await acquireLock('tab other', other.signal)
+    const tracker = createTabTracker('tab ', 'own', signal, id => { closed.push(id) })
+    t.notOk(tracker.isAlone)
+    await settle()
+    t.notOk(tracker.isAlone)
+    other.abort()
+    await settle()
+    t.ok(tracker.isAlone)
+    t.strictSame(closed, ['other'])
+    tracker.add('crashed')
+    t.notOk(tracker.isAlone)
+    await settle()
+    t.ok(tracker.isAlone)
+  })
+})
+
+t.test('each tab receives every event once and in order, whichever tabs are opened, closed and frozen, or crash', async t => {
+  const next = createRandom(chooseSeed(t))
+  const pick = <T>(values: readonly T[]): T => values[Math.floor(next() * values.length)] as T
+  const { openTab, openSession, openSessions, url, settle, breakConnections } = await serveShared(t)
+  const open = new Set([await openSession()])
+  const frozen = new Map<OpenTab, () => void>()
+  const session = onlySession(openSessions)
+  const actions: Array<[weight: number, act: (opened: OpenTab) => unknown]> = [
+    [8, () => { session.emit('number', sent++).catch(() => {}) }],
+    [3, async () => { if (open.size < 6) open.add(await openIn(openTab(), url)) }],
+    [4, opened => opened.tab.tick()],
+    [2, opened => { if (!frozen.has(opened)) frozen.set(opened, opened.tab.freeze()) }],
+    [2, opened => {
+      frozen.get(opened)?.()
+      frozen.delete(opened)
+    }],
+    [1, opened => { if (remove(opened)) opened.tab.close() }],
+    [1, opened => { if (remove(opened)) opened.tab.crash() }],
+    [1, opened => { if (remove(opened)) opened.tab.run(opened.session.close) }],
+    [1, breakConnections]
+  ]
+  const weighted = actions.flatMap(([weight, act]) => Array.from({ length: weight }, () => act))
+  let sent = 0
+  const remove = (opened: OpenTab): boolean => open.size > 2 && !frozen.has(opened) && opened.events.length > 0 && open.delete(opened)
+  for (let step = 0; step < 300; step++) {
+    await pick(weighted)(pick([...open]))
+    if (next() < 0.3) await settle()
+  }
+  for (const unfreeze of frozen.values()) unfreeze()
+  await waitUntil(async () => {
+    for (const { tab } of open) await tab.tick()
+    return [...open].every(({ session }) => session.state === 'open')
+  }, 'all tabs')
+  session.emit('number', sent)
+  await waitUntil(async () => {
+    for (const { tab } of open) await tab.tick()
+    return [...open].every(({ numbers }) => numbers.at(-1) === sent)
+  }, 'the last event')
+  for (const { numbers, events } of open) {
+    t.strictSame(numbers, range(sent + 1).slice(numbers[0]))
+    t.strictSame(events.filter(([event]) => ['reset', 'gap', 'close'].includes(event)), [])
+  }
+  t.equal(onlySession(openSessions), session)
 })

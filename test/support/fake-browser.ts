@@ -23,12 +23,16 @@ export interface FakeTab {
   readonly tick: (count?: number) => Promise<void>
   /** Delays all tasks of the tab until the returned function is called. */
   readonly freeze: () => () => void
+  /** Puts the tab into the back/forward cache until the returned function is called. It gets no messages meanwhile. */
+  readonly cache: () => () => void
   readonly setVisible: (isVisible: boolean) => void
   /** Closes the tab as a user does. */
   readonly close: () => void
   readonly crash: () => void
   /** Number of streams that the tab has requested. */
   readonly streamRequests: number
+  /** Number of functions that `setInterval` calls. */
+  readonly intervalCount: number
 }
 
 interface InternalTab extends FakeTab {
@@ -37,6 +41,7 @@ interface InternalTab extends FakeTab {
   readonly window: EventTarget
   readonly intervals: Set<() => void>
   readonly isVisible: boolean
+  readonly isCached: boolean
 }
 
 /** What the tabs share. */
@@ -72,7 +77,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
 
     postMessage (message: unknown): void {
       for (const channel of channels) {
-        if (channel === this || channel.name !== this.name) continue
+        if (channel === this || channel.name !== this.name || channel.#tab.isCached) continue
         const data: unknown = structuredClone(message)
         channel.#tab.schedule(() => { if (channels.has(channel)) channel.onmessage?.({ data }) })
       }
@@ -106,8 +111,9 @@ export function fakeBrowser (t: Test): FakeBrowser {
         tab,
         reject: error => { tab.schedule(() => { reject(error) }) },
         grant: () => {
+          signal?.removeEventListener('abort', onAbort)
           tab.schedule(() => {
-            if (signal?.aborted) return release()
+            // Also if the signal has aborted after the lock was granted, because a browser may not check it here.
             const result = Promise.resolve().then(() => callback({ name }))
             result.finally(release).catch(() => {})
             result.then(resolve, reject)
@@ -116,11 +122,12 @@ export function fakeBrowser (t: Test): FakeBrowser {
       }
       const abort = (): void => { reject(new DOMException('Aborted', 'AbortError')) }
       if (signal?.aborted) return abort()
-      signal?.addEventListener('abort', () => {
+      const onAbort = (): void => {
         queued = queued.filter(other => other !== request)
         grantLocks()
         abort()
-      })
+      }
+      signal?.addEventListener('abort', onAbort)
       if (steal) {
         for (const other of held) if (other.name === name) other.reject(new DOMException('Stolen', 'AbortError'))
         held = held.filter(other => other.name !== name)
@@ -139,6 +146,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
   const { setInterval, clearInterval } = globalThis
   const fakes = {
     navigator: { locks },
+    location: { href: 'http://localhost/' },
     BroadcastChannel: FakeChannel,
     document: {
       get visibilityState () { return current().isVisible ? 'visible' : 'hidden' },
@@ -173,6 +181,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
     const dead = new AbortController()
     let delayed: Array<() => void> | undefined
     let isVisible = false
+    let isCached = false
     let streamRequests = 0
 
     const schedule = (task: () => void): void => {
@@ -218,6 +227,8 @@ export function fakeBrowser (t: Test): FakeBrowser {
       window: new EventTarget(),
       intervals: new Set(),
       get isVisible () { return isVisible },
+      get isCached () { return isCached },
+      get intervalCount () { return tab.intervals.size },
       get streamRequests () { return streamRequests },
       run: run => tabs.run(tab, run),
       connect: (url, options) => {
@@ -237,6 +248,15 @@ export function fakeBrowser (t: Test): FakeBrowser {
         return () => {
           delayed = undefined
           for (const task of tasks) schedule(task)
+        }
+      },
+      cache: () => {
+        const unfreeze = tab.freeze()
+        isCached = true
+        return () => {
+          isCached = false
+          unfreeze()
+          tab.run(() => { tab.window.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: true })) })
         }
       },
       setVisible: value => {

@@ -103,5 +103,6 @@ t.test('the position after the close is behind all others', t => {
   log.push({ cursorAfter: 'closed', text: 'close' })
   t.equal(log.end, 'closed')
   t.equal(readText(log, { cursor: createId(1) }), 'close')
+  t.equal(readText(log, { cursor: createId(3) }), 'close')
   t.end()
 })

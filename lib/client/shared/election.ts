@@ -32,7 +32,7 @@ export function createElection ({ name, signal, onChange, lead }: ElectionOption
   const prefix = `${name} leader `
   let epoch = 0
   let isLeader = false
-  // The epochs of this tab as a candidate and as the leader.
+  // Aborts when this tab is no longer a candidate or the leader.
   let candidacy = new AbortController()
 
   const onEpoch = (newEpoch: number): void => {
@@ -53,7 +53,6 @@ export function createElection ({ name, signal, onChange, lead }: ElectionOption
     let wasElected = false
     try {
       await navigator.locks.request(name, steal ? { steal } : { signal: ended }, async () => {
-        if (ended.aborted) return
         wasElected = true
         await refresh()
         // By the clock, because the latest leader may have left without a lock that shows its epoch.

@@ -13,6 +13,8 @@ const MAX_PAUSE = 5000
 const REREAD_INTERVAL = 10_000
 // Maximum number of requests of the server whose tab the leader stores.
 const MAX_OWNERS = 1000
+// The owner of a request that no tab gets.
+const NOBODY = ''
 
 export interface LeaderOptions {
   /** The id of the tab of the leader. */
@@ -198,7 +200,7 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
       if (!isLeader || signal.aborted) return
       const response = await requestStream(sentRequest, sessionIds, signal)
       const { ok, body, status, headers } = response
-      if (body && ok && /^text\/event-stream\b/i.test(headers.get('content-type') ?? '')) {
+      if (body && ok && /^text\/event-stream\b/i.test(headers.get('content-type') as string)) {
         await readStream(body, signal)
         failure = { kind: 'response', status: 200, headers: [['content-type', 'text/event-stream']], text: retryText }
       } else {
@@ -236,14 +238,14 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
   }
 
   const chooseOwner = (cursor: string): string => {
-    let owner = owners.get(cursor)
-    if (owner === undefined) {
-      const visible = [...readers].findLast(([, isVisible]) => isVisible)?.[0]
-      // A tab has read beyond this request from another leader, which has chosen its owner.
-      owner = isAfter(cursor, highestCursor) || !log.isSameSession(highestCursor) ? visible ?? (readers.has(ownTab) ? ownTab : [...readers.keys()].at(-1)) ?? ownTab : ''
-      owners.set(cursor, owner)
-      if (owners.size > MAX_OWNERS) owners.delete([...owners.keys()][0] as string)
-    }
+    const known = owners.get(cursor)
+    if (known !== undefined) return known
+    // A tab has read beyond this request from another leader, which has chosen its owner.
+    if (log.isSameSession(highestCursor) && !isAfter(cursor, highestCursor)) return NOBODY
+    const visible = [...readers].findLast(([, isVisible]) => isVisible)?.[0]
+    const owner = visible ?? (readers.has(ownTab) ? ownTab : [...readers.keys()].at(-1) ?? ownTab)
+    owners.set(cursor, owner)
+    if (owners.size > MAX_OWNERS) owners.delete(owners.keys().next().value as string)
     return owner
   }
 
@@ -263,7 +265,10 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     const isRequest = event === 'request'
     const gap = event === 'gap' ? JSON.parse(data) as { resumedAt: number, reason?: string } : undefined
     // The server assigns the positions after a rollback again.
-    if (gap?.reason === 'store') highestCursor = id
+    if (gap?.reason === 'store') {
+      highestCursor = id
+      owners.clear()
+    }
     log.push({
       cursorAfter: id,
       text,

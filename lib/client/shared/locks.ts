@@ -2,6 +2,7 @@
 export function acquireLock (name: string, signal: AbortSignal, mode: LockMode = 'exclusive'): Promise<void> {
   return new Promise((resolve, reject) => {
     navigator.locks.request(name, { mode, signal }, () => {
+      signal.throwIfAborted()
       resolve()
       return waitForAbort(signal)
     }).catch(reject)
@@ -14,10 +15,7 @@ export async function queryLocks (prefix: string): Promise<string[]> {
   return held.flatMap(({ name = '' }) => name.startsWith(prefix) ? [name.slice(prefix.length)] : [])
 }
 
-/** Resolves when the signal aborts, or if it has aborted before. */
+/** Resolves when the signal aborts. */
 export function waitForAbort (signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => {
-    if (signal.aborted) resolve()
-    signal.addEventListener('abort', () => { resolve() })
-  })
+  return new Promise(resolve => { signal.addEventListener('abort', () => { resolve() }) })
 }
