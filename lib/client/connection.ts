@@ -1,6 +1,6 @@
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
-import { createParser } from './event-stream-parser.js'
+import { createParser, OVERHEAD } from './event-stream-parser.js'
 import { isOffline } from './network.js'
 import type { Send } from './send.js'
 
@@ -38,8 +38,6 @@ export const CLOSE_TIMEOUT = 5000
 const PROBE_TIMEOUT = 4000
 // Milliseconds for which the client tries again while it receives responses that are not from the server.
 const FOREIGN_TIMEOUT = 60_000
-// Maximum number of characters of an event that are not data: its id, its name and the field names.
-export const OVERHEAD = 1024
 
 /** Keeps one event stream open. Resumes it after the last received event. Has at most one request at a time. */
 export interface Connection {

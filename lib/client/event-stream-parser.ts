@@ -1,5 +1,7 @@
 // A header cannot contain other characters, and a long one would be refused.
 const SENDABLE_ID = /^[\t -~\x80-\uffff]{0,1024}$/
+// Maximum number of characters of an event that are not data: its id, its name and the field names.
+export const OVERHEAD = 1024
 
 /**
  * Receives the blocks of a stream. `id` is `undefined` if the block has none that can be sent; `data`
