@@ -375,6 +375,24 @@ t.test('whether no other tab is open is known only after the query of the locks'
   })
 })
 
+t.test('a tab that was frozen does not delete the session that another tab continues', async t => {
+  const { openTab, openSession, openSessions, url, closeReasons } = await serveShared(t)
+  const first = await openSession()
+  const unfreeze = first.tab.freeze()
+  const second = await openIn(openTab(), url)
+  await second.tab.tick(3)
+  await waitForOpen(second)
+  const { now } = Date
+  t.teardown(() => { Date.now = now })
+  Date.now = () => now() + 6000
+  unfreeze()
+  await first.tab.run(first.session.close)
+  const session = onlySession(openSessions)
+  await session.emit('number', 1)
+  await waitForNumbers(t, [second], [1])
+  t.strictSame(closeReasons, [])
+})
+
 t.test('each tab receives every event once and in order, whichever tabs are opened, closed and frozen, or crash', async t => {
   const next = createRandom(chooseSeed(t))
   const pick = <T>(values: readonly T[]): T => values[Math.floor(next() * values.length)] as T
@@ -387,9 +405,10 @@ t.test('each tab receives every event once and in order, whichever tabs are open
     [3, async () => { if (open.size < 6) open.add(await openIn(openTab(), url)) }],
     [4, opened => opened.tab.tick()],
     [2, opened => { if (!frozen.has(opened)) frozen.set(opened, opened.tab.freeze()) }],
-    [2, opened => {
+    [2, async opened => {
       frozen.get(opened)?.()
-      frozen.delete(opened)
+      // In this test, no time passes, by which the tab notices that it was frozen.
+      if (frozen.delete(opened)) await settle()
     }],
     [1, opened => { if (remove(opened)) opened.tab.close() }],
     [1, opened => { if (remove(opened)) opened.tab.crash() }],

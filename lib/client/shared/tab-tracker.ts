@@ -1,8 +1,12 @@
 import { queryLocks } from './locks.js'
 
+// Milliseconds without a message after which this tab may have been frozen, so that another one is the leader. Every tab, also this one,
+// repeats its pull about as often.
+const MAX_PAUSE = 5000
+
 /** Tracks the other tabs. Each tab has a lock until it is closed or has crashed. */
 export interface TabTracker {
-  /** Whether no other tab is open; `false` before that is known. */
+  /** Whether no other tab is open; `false` if that is not known. */
   readonly isAlone: boolean
   /** Adds a tab that has sent a message. */
   add (tab: string): void
@@ -12,8 +16,10 @@ export interface TabTracker {
 export function createTabTracker (prefix: string, ownTab: string, signal: AbortSignal, onClose: (tab: string) => void): TabTracker {
   const tabs = new Set<string>()
   let isComplete = false
+  let activeAt = Date.now()
 
   const add = (tab: string): void => {
+    activeAt = Date.now()
     if (tab === ownTab || tabs.has(tab)) return
     tabs.add(tab)
     navigator.locks.request(prefix + tab, { signal }, () => {
@@ -27,7 +33,7 @@ export function createTabTracker (prefix: string, ownTab: string, signal: AbortS
     isComplete = true
   })
   return {
-    get isAlone () { return isComplete && tabs.size === 0 },
+    get isAlone () { return isComplete && tabs.size === 0 && Date.now() - activeAt < MAX_PAUSE },
     add
   }
 }
