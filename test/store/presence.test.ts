@@ -87,6 +87,16 @@ testEachStore(t, 'onLeave runs for the channels of a session that has expired, o
   t.equal(await nodeB.channel('room').count(), 0)
 })
 
+testEachStore(t, 'a join, a leave and a close at the same time run each hook once', async (t, store) => {
+  const node = await store.addNode()
+  const calls: string[] = []
+  recordHooks(node, '', calls)
+  const session = await openSession(node)
+  await Promise.all([session.join('room'), session.leave('room'), session.close()])
+  t.strictSame(calls.toSorted(), [': undefined closed, closed', ': undefined joins room', ': undefined leaves room'])
+  t.strictSame(session.channels, [])
+})
+
 testEachStore(t, 'join and leave wait for the hooks, whose errors do not fail them', async (t, store) => {
   const node = await store.addNode()
   const calls: string[] = []

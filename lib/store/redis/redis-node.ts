@@ -63,8 +63,8 @@ export class RedisNode {
   readonly #expiring = new Map<string, Promise<void>>()
   /** Calls of `end` for which Redis did not reply in time. */
   readonly #unconfirmedEnds = new Set<Promise<void>>()
-  /** The reads of sessions that are in progress, and whether a close may have arrived meanwhile. */
-  readonly #reads = new Set<{ readonly id: string, isOutdated: boolean }>()
+  /** How often the close of a session that is not known here may have arrived. */
+  unknownCloses = 0
   #nodeId = ''
   #leaseEnd = 0
   /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
@@ -121,17 +121,15 @@ export class RedisNode {
       onTurn: ticketName => { this.messageQueues.retryTicket(ticketName) },
       onResponse: (sessionId, key) => { this.messageQueues.retryRepeats(sessionId, key) },
       onNodeExpired: () => { this.messageQueues.retryAll() },
-      onSessionClosed: sessionId => {
-        for (const read of this.#reads) read.isOutdated ||= read.id === sessionId
-        this.messageQueues.retrySession(sessionId)
-      },
+      onSessionClosed: sessionId => { this.messageQueues.retrySession(sessionId) },
+      onUnknownClose: () => { this.unknownCloses++ },
       onCursorRequest: state => { this.ownership.commitCursor(state) },
       onStale: state => { this.refresh(state).catch(noop) }
     })
     this.#inbox = new Inbox(this.#keyPrefix, COMMAND_TIMEOUT, this.reducer, {
       send: (command, ...args) => this.commandQueue.execute(command, ...args),
       onInvalidate: () => {
-        for (const read of this.#reads) read.isOutdated = true
+        this.unknownCloses++
         this.reducer.invalidate(this.cache.listOpen(), runCache.listOpen())
         this.#loader.start()
       }
@@ -207,26 +205,16 @@ export class RedisNode {
     else this.#inbox.invalidate()
   }
 
-  /** Reads the record of a session. Rejects with StoreUnavailable. */
-  async read (id: string): Promise<string[]> {
-    const read = { id, isOutdated: true }
-    this.#reads.add(read)
-    try {
-      let hash: string[] = []
-      // If the session is not known here, its close has no effect. Then it would stay open in this process.
-      while (read.isOutdated) {
-        read.isOutdated = false
-        hash = await this.commandQueue.execute('get', id) as string[]
-      }
-      return hash
-    } finally {
-      this.#reads.delete(read)
-    }
-  }
-
   /** Loads the record of a session. Rejects with StoreUnavailable. */
   async refresh (state: SessionReplica): Promise<void> {
-    this.applyRecord(state, await this.read(state.id))
+    this.applyRecord(state, await this.commandQueue.execute('get', state.id) as string[])
+  }
+
+  /** Checks later whether a session is still open. */
+  verify (state: SessionReplica): void {
+    if (state.epoch !== 0 || state.closeReason !== undefined) return
+    this.reducer.unverified.add(state)
+    this.#loader.start()
   }
 
   /** Sends a heartbeat, unless one is in progress. */

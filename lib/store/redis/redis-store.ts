@@ -49,11 +49,13 @@ export class RedisStore implements Store {
   async find (id: string): Promise<SessionState | undefined> {
     // An id with a colon would be the key of another part of a session.
     if (!isSessionId(id)) return undefined
-    const { cache } = this.#node
-    const hash = await this.#node.read(id)
+    const { commandQueue, cache, unknownCloses } = this.#node
+    const hash = await commandQueue.execute('get', id) as string[]
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
     if (state !== undefined) this.#node.applyRecord(state, hash)
+    // A close that has arrived before this reply had no effect.
+    if (state !== undefined && this.#node.unknownCloses !== unknownCloses) this.#node.verify(state)
     return record === undefined ? undefined : state
   }
 
@@ -107,7 +109,14 @@ export class RedisStore implements Store {
       joining.add(channel)
     }
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
-    const [version, ...newest] = await commandQueue.execute('join', state.id, channel, count).finally(() => { joining.delete(channel) }) as [version: unknown, ...HistoryPart]
+    let reply: unknown
+    // Not `finally()`, which would apply the reply after those of later commands.
+    try {
+      reply = await commandQueue.execute('join', state.id, channel, count)
+    } finally {
+      joining.delete(channel)
+    }
+    const [version, ...newest] = reply as [version: unknown, ...HistoryPart]
     await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
     let [through, frames] = newest
     const all = [...frames]

@@ -19,6 +19,8 @@ export interface ReducerListener extends LogReducerListener {
   /** Messages that wait for one of another node may be next. */
   onNodeExpired (): void
   onSessionClosed (sessionId: string): void
+  /** A session was closed that this process does not know, or not yet. */
+  onUnknownClose (): void
   /** Another node needs to know how far a stream has written. */
   onCursorRequest (state: SessionReplica): void
   /** A session has changed, and its record has to be read to find out what has changed. */
@@ -298,9 +300,12 @@ export class Reducer extends LogReducer {
   }
 
   #applyClose (id: string, text: string): void {
-    this.#listener.onSessionClosed(id)
     const state = this.#known.get(id)
-    if (state === undefined) return
+    if (state === undefined) {
+      this.#listener.onUnknownClose()
+      return
+    }
+    this.#listener.onSessionClosed(id)
     const [position, reason] = splitFirst(text)
     if (state.epoch !== 0) {
       // Otherwise the session is read again, which shows the close.
