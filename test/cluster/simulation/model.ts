@@ -555,8 +555,7 @@ export class Model {
       if (hasLeft || isLost) fail('its session has expired')
       return
     }
-    // Known limitation: if the reply to the command that has closed the session is late, the call rejects, and no hook runs.
-    const isExplained = closes.some(({ outcome, process, startedAt, settledAt }) => outcome === 'unknown' || outcome === 'pending' || this.hasFailed(process, startedAt, settledAt))
+    const isExplained = closes.some(({ outcome, process, startedAt, settledAt }) => outcome === 'pending' || this.hasFailed(process, startedAt, settledAt))
     if (!isExplained) fail('its session was closed')
   }
 

@@ -348,8 +348,6 @@ export class Client {
   /** Whether it keeps a stream. */
   isActive = true
   isConnected = false
-  /** The processes from which it has requested a stream. */
-  readonly processes = new Set<SimulatedProcess>()
   readonly #context: ClusterContext
   #lastEventId: { sessionId: string, position: number } | undefined
   #sink: ResponseSink | undefined
@@ -381,7 +379,6 @@ export class Client {
       if (this.#sink === sink) this.#onDisconnect()
     })
     this.#sink = sink
-    this.processes.add(node.process)
     if (this.#lastEventId === undefined) model.onOpening(this.model)
     model.onConnect(this.model)
     const { sessionId, position } = this.#lastEventId ?? {}
