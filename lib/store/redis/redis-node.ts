@@ -212,7 +212,6 @@ export class RedisNode {
 
   /** Checks later whether a session is still open. */
   verify (state: SessionReplica): void {
-    if (state.epoch !== 0 || state.closeReason !== undefined) return
     this.reducer.unverified.add(state)
     this.#loader.start()
   }
