@@ -1,7 +1,8 @@
-import { execFileSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import t from 'tap'
 import { checkClient } from '../conformance/check-client.js'
 import { needsProgram } from '../support/needs-program.js'
@@ -57,7 +58,8 @@ t.jobs = 4
 
 for (const [name, { command, probe, compile }] of Object.entries(CLIENTS)) {
   t.test(`a client meets all requirements of the protocol: ${name}`, { ...needsProgram(name, probe), buffered: true }, async t => {
-    if (compile !== undefined) execFileSync('sh', ['-c', compile])
+    // Not synchronously: the other tests' clients would see a silent server meanwhile, and reconnect.
+    if (compile !== undefined) await promisify(execFile)('sh', ['-c', compile])
     let output = ''
     const report = await checkClient(t, { command, seed: 1, log: text => { output += text } })
     t.ok(report.passed, `${report.toString()}\n${output}`)
