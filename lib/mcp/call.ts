@@ -1,6 +1,6 @@
 import { noop, type Awaitable } from '../awaitable.js'
 import { DataInvalid, EntryTooLarge } from '../errors.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import { frameEvent } from '../wire/frame.js'
 import { createInternalError, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
 
@@ -66,7 +66,7 @@ export class Call {
     try {
       const stream = await this.#openStream()
       await sendMessage(stream, message)
-      if (!isLast) await stream[kStream].waitForDrain()
+      if (!isLast) await stream[kInternals].waitForDrain()
     } finally {
       if (isLast) await this.#close('done')
     }
@@ -97,7 +97,7 @@ export class Call {
 
   #disconnectIfRequested (): void {
     if (this.#attached === undefined) return
-    if (this.#isDisconnectRequested) this.#attached[kStream].disconnect()
+    if (this.#isDisconnectRequested) this.#attached[kInternals].disconnect()
     this.#isDisconnectRequested = false
   }
 
@@ -123,14 +123,14 @@ export class Call {
   /** Ends the response. If the store is not available, only the connection ends: a client that reconnects receives an error. */
   async #close (reason: string): Promise<void> {
     const stream = await this.#openStream().catch(noop)
-    await stream?.close(reason).catch(() => { stream[kStream].disconnect() })
+    await stream?.close(reason).catch(() => { stream[kInternals].disconnect() })
     this.#context.onEnd()
   }
 }
 
 /** Appends a message to the stream of a session. If a response cannot be appended, its client gets an error instead. */
 export async function sendMessage (session: Session, message: JsonRpcMessage): Promise<void> {
-  const append = (message: JsonRpcMessage): Awaitable<void> => session[kStream].append(frameEvent('message', message))
+  const append = (message: JsonRpcMessage): Awaitable<void> => session[kInternals].append(frameEvent('message', message))
   try {
     await append(message)
   } catch (error) {

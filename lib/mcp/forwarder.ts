@@ -1,6 +1,6 @@
 import { noop, settlesWithin } from '../awaitable.js'
 import { McpServerFailed, McpTooMany, StoreUnavailable } from '../errors.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { sendErrors } from './call.js'
 import type { Inbox } from './inbox.js'
@@ -67,8 +67,8 @@ export class Forwarder {
     const requestIds = messages.filter(isRequest).map(({ id }) => id)
     const stream = await this.#open(session, { inbox: inbox.id, requestIds, forwarded: { messages, info } })
     // The messages prolong the session.
-    session[kStream].retainForResume()
-    session[kStream].release()
+    session[kInternals].retainForResume()
+    session[kInternals].release()
     // If that fails, it is repeated.
     inbox.send(stream.id).catch(noop)
     return stream
@@ -105,7 +105,7 @@ export class Forwarder {
   async #open ({ id }: Session, data: StreamData): Promise<Session> {
     const stream = await this.#sessions.open(id)
     if (stream === undefined) throw new McpTooMany('streams')
-    stream[kStream].preventEviction()
+    stream[kInternals].preventEviction()
     try {
       await stream.update({ ...data })
       return stream
@@ -132,7 +132,7 @@ export class Forwarder {
       if (isCalled) mcp.call(forwarded.messages, new MessageExtra(forwarded.info), stream)
       else {
         mcp.receive(forwarded.messages)
-        stream[kStream].retain()
+        stream[kInternals].retain()
         await this.#sessions.discard(stream, 'done')
       }
     } catch (error) {
@@ -149,7 +149,7 @@ export class Forwarder {
     const { requestIds } = getData(stream)
     try {
       // A client that has disconnected resumes the stream, perhaps in another process.
-      const isNeeded = !stream.closed && (requestIds.length === 0 || stream[kStream].hasStream)
+      const isNeeded = !stream.closed && (requestIds.length === 0 || stream[kInternals].hasStream)
       if (isNeeded && await this.#ensureHandled(stream)) this.#watched.set(stream, false)
       else {
         this.#watched.delete(stream)

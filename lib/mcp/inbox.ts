@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { noop } from '../awaitable.js'
 import { StoreUnavailable } from '../errors.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { Sink, SinkListener } from '../stream/response-sink.js'
 
@@ -43,12 +43,12 @@ export class Inbox {
   async open (): Promise<void> {
     const session = await this.#sessions.open(undefined)
     if (session === undefined) throw new StoreUnavailable()
-    const stream = session[kStream]
+    const stream = session[kInternals]
     const { cursor } = stream
     const head = await this.#acquire(session, cursor)
     const sink = new InboxSink(streamId => { this.#listener.onStream(streamId) }, () => { this.#reopen().catch(noop) })
     this.#session = session
-    stream.attach({ sink, cursor, head, welcome: '', resumed: false, generation: 0, logger: this.#logger })
+    stream.setStream({ sink, cursor, head, welcome: '', resumed: false, generation: 0, logger: this.#logger })
   }
 
   /** Lets other processes continue the sessions of this one that have no running calls. */
@@ -75,7 +75,7 @@ export class Inbox {
       if (head === undefined) throw new StoreUnavailable()
       return head
     } catch (error) {
-      session[kStream].release()
+      session[kInternals].release()
       throw error
     }
   }

@@ -2,7 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { noop } from '../awaitable.js'
 import { McpMessageInvalid, McpServerFailed, McpTooManyRequests } from '../errors.js'
 import { logSafely } from '../safe-log.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import { Call, sendMessage } from './call.js'
 import { createInternalError, isRequest, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
 import { addSetupRequest } from './setup-requests.js'
@@ -81,7 +81,7 @@ export class McpSession {
 
   /** Prevents the session from expiring while calls run. The stream of the session may be in another process, or there may be none. */
   renew (): void {
-    const { context: { store }, state } = this.session[kStream]
+    const { context: { store }, state } = this.session[kInternals]
     if (this.#calls.size > 0) store.cancelExpiry(state)
   }
 
@@ -116,7 +116,7 @@ export class McpSession {
     for (const id of ids) this.#calls.set(id, call)
     if (canPrime(getVersion(this.session)) && givenStream === undefined) {
       extra.closeSSEStream = () => { call.disconnect() }
-      extra.closeStandaloneSSEStream = () => { this.session[kStream].disconnect() }
+      extra.closeStandaloneSSEStream = () => { this.session[kInternals].disconnect() }
     }
     this.#deliver(messages, extra)
     return call
@@ -163,11 +163,11 @@ export class McpSession {
   /** Prevents the session from expiring and from being evicted. */
   #retain (): void {
     clearTimeout(this.#initializeTimer)
-    this.session[kStream].retainForResume()
+    this.session[kInternals].retainForResume()
   }
 
   #release (): void {
-    this.session[kStream].release()
+    this.session[kInternals].release()
   }
 
   /** Passes messages to the server. */
@@ -222,7 +222,7 @@ export class McpSession {
     }
     await sendMessage(this.session, message)
     // Without a client, the oldest messages are dropped instead.
-    if (this.session.connected) await this.session[kStream].waitForDrain()
+    if (this.session.connected) await this.session[kInternals].waitForDrain()
   }
 
   /** Stores the requests that a server that continues the session gets, before the client gets a response. If that fails, the response is an error. */

@@ -3,9 +3,9 @@ import { noop, settlesWithin } from '../awaitable.js'
 import { Closing, McpSessionUnknown, McpStreamUnknown, McpTooMany } from '../errors.js'
 import { now } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import { createSessions, type Sessions } from '../sessions/sessions.js'
-import type { StreamFrames } from '../sessions/session-stream.js'
+import type { StreamFrames } from '../sessions/session-internals.js'
 import { CLOSED_ID, formatEventId } from '../wire/event-id.js'
 import { REPLACED_FRAME } from '../wire/frame.js'
 import type { Call } from './call.js'
@@ -121,7 +121,7 @@ export class McpRegistry {
         const { protocolVersion } = Object(response.result) as { protocolVersion?: unknown }
         const data: McpData = { inbox: this.#inbox.id, requests: [request], version: String(protocolVersion) }
         await session.update({ ...data })
-        session[kStream].release()
+        session[kInternals].release()
         return { response, session }
       }
       await this.sessions.discard(session, 'refused')

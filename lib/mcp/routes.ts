@@ -5,7 +5,7 @@ import { now } from '../log/log.js'
 import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
 import { addResponseHooks } from '../routes/response-hooks.js'
-import { kStream, Session } from '../sessions/session.js'
+import { kInternals, Session } from '../sessions/session.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
 import { ResponseSink, startStream } from '../stream/response-sink.js'
 import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
@@ -96,11 +96,11 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
   const response = call instanceof Session ? call : await call.response
   if (response instanceof Session) {
     const canRespond = await waitUntilNotPipelined(request, reply)
-    const cursor = response[kStream].cursor
+    const cursor = response[kInternals].cursor
     const onAttach = (): void => { if (call instanceof Call) call.onAttach(response) }
     const sent = canRespond && sendStream(registry, session, response, { sink, cursor, requestedAt, onAttach }, reply)
     // From now on the stream can expire. If its client does not reconnect in time, it expires, which cancels the call.
-    response[kStream].release()
+    response[kInternals].release()
     await sent
     return
   }
@@ -138,7 +138,7 @@ async function handleGet (registry: McpRegistry, request: FastifyRequest, reply:
   if (!await waitUntilNotPipelined(request, reply)) return
   if (lastEventId === undefined) {
     if (registry.closing) throw new Closing()
-    await sendStream(registry, session, session, { sink, cursor: session[kStream].cursor, requestedAt }, reply)
+    await sendStream(registry, session, session, { sink, cursor: session[kInternals].cursor, requestedAt }, reply)
     return
   }
   const eventId = parseEventId(lastEventId)
@@ -170,7 +170,7 @@ async function findSession (registry: McpRegistry, request: FastifyRequest, prin
 
 /** Sends the stream of a session of the store as the response. It replaces an earlier response. */
 async function sendStream (registry: McpRegistry, session: Session, stream: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
-  const generation = stream[kStream].retainForResume()
+  const generation = stream[kInternals].retainForResume()
   const exists = await attachStream(registry.sessions, stream, {
     ...request,
     onAttach: () => {
@@ -181,7 +181,7 @@ async function sendStream (registry: McpRegistry, session: Session, stream: Sess
     resumed: true,
     generation,
     headers: { [MCP_SESSION_ID]: session.id },
-    onAbort: () => { stream[kStream].releaseAborted() }
+    onAbort: () => { stream[kInternals].releaseAborted() }
   }, reply)
   if (!exists) throw new McpStreamUnknown()
 }

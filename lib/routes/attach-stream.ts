@@ -1,8 +1,8 @@
 import type { FastifyReply } from 'fastify'
 import { noop } from '../awaitable.js'
 import { logSafely } from '../safe-log.js'
-import { kStream, type Session } from '../sessions/session.js'
-import type { StreamAttachment } from '../sessions/session-stream.js'
+import { kInternals, type Session } from '../sessions/session.js'
+import type { StreamAttachment } from '../sessions/session-internals.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { StreamPayload, type ResponseSink } from '../stream/response-sink.js'
 import { frameRetry } from '../wire/frame.js'
@@ -41,7 +41,7 @@ export async function attachStream (sessions: Sessions, session: Session, reques
   const attachment: StreamAttachment = { ...request, head, logger }
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
-      if (session[kStream].attach(attachment)) request.onAttach?.()
+      if (session[kInternals].setStream(attachment)) request.onAttach?.()
       return
     }
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { noop } from '../awaitable.js'
 import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid } from '../errors.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, QueueResult, StoredResponse } from '../store/message-queue.js'
 import { RESPONSE_EVENT } from '../wire/frame.js'
@@ -138,7 +138,7 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
     }
   }
   const queued = messages.map(toQueued)
-  const results = await session[kStream].messageQueue.enqueueAll(queued)
+  const results = await session[kInternals].messageQueue.enqueueAll(queued)
   const outcomes = results.map((result, index) => {
     const message = messages[index] as BatchMessage
     return getOutcome(message, waitForResult(sessions, session, result, () => started.has(message)))

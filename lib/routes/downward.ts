@@ -4,7 +4,7 @@ import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } f
 import { now } from '../log/log.js'
 import { logSafely } from '../safe-log.js'
 import { greet } from '../sessions/echo.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
 import { ResponseSink } from '../stream/response-sink.js'
@@ -63,10 +63,10 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The client may have disconnected while the store was called.
   if (sink.closed) return
   if (existing !== undefined) {
-    const generation = existing[kStream].retainForResume()
+    const generation = existing[kInternals].retainForResume()
     const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
-    const cursor = eventId?.position ?? existing[kStream].cursor
-    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kStream].releaseAborted() } }, reply)
+    const cursor = eventId?.position ?? existing[kInternals].cursor
+    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -77,7 +77,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     return
   }
   // The cursor from before the hooks run, so that the stream writes everything that they send.
-  const cursor = session[kStream].cursor
+  const cursor = session[kInternals].cursor
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
   // No client has received the id of the session.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
@@ -110,7 +110,7 @@ async function runOnResume (sessions: Sessions, session: Session, authorizedUnti
     await sessions.authorize(session, authorizedUntil)
     return serializeWelcome(sessions, session, true, hookData)
   } catch (error) {
-    session[kStream].release()
+    session[kInternals].release()
     throw error
   }
 }

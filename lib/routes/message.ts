@@ -7,7 +7,7 @@ import { andThen, cleanUpAfterError, isPending, noop, type Awaitable } from '../
 import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isItems, JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
@@ -157,7 +157,7 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
     logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
     return { status: 'failed', response: await reportError(error) }
   }
-  return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kStream], id, read, onError), error => {
+  return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)
     // Nobody reads the values, which may have opened something.
     Promise.resolve(values[Symbol.asyncIterator]().return?.()).catch(noop)

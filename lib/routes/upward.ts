@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, IdempotencyKeyInvalid } from '../errors.js'
-import { kStream, type Session } from '../sessions/session.js'
+import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { requireJson } from '../wire/content-type.js'
@@ -110,7 +110,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   // Not in the queue, where handlers may wait for this answer.
   if (event === RESPONSE_EVENT) return andThen(handle(), noop)
   let isStarted = false
-  const queued = session[kStream].messageQueue.enqueue({
+  const queued = session[kInternals].messageQueue.enqueue({
     key: id,
     isConcurrent: sessions.handlers.isConcurrent(event),
     fingerprint: () => fingerprint(event, serializeData(data)),

@@ -3,7 +3,7 @@ import type { SessionState } from '../store/session-state.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { forEachSession } from './for-each-session.js'
 import type { Session } from './session.js'
-import { SessionStream } from './session-stream.js'
+import { SessionInternals } from './session-internals.js'
 
 /** Milliseconds between checks. */
 const INTERVAL = 1000
@@ -42,7 +42,7 @@ export class AuthorizationCheck {
     if (this.#isRunning) return
     this.#isRunning = true
     const sessions: Session[] = []
-    for (const { owner } of this.#streams) if (owner instanceof SessionStream && isUnauthorized(owner.state)) sessions.push(owner.session as Session)
+    for (const { owner } of this.#streams) if (owner instanceof SessionInternals && isUnauthorized(owner.state)) sessions.push(owner.session as Session)
     try {
       await forEachSession(sessions, this.#close, MAX_CALLS)
     } catch (error) {

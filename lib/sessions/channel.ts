@@ -5,7 +5,7 @@ import { assertChannel, resolveKeep, type ChannelOptions } from './channel-optio
 import { createSharedEntry, type SendOptions } from './event-options.js'
 import { forEachSession } from './for-each-session.js'
 import type { Session } from './session.js'
-import type { SessionContext } from './session-stream.js'
+import type { SessionContext } from './session-internals.js'
 
 // A store may execute calls one after the other, and gives up those that wait for too long.
 const MAX_LEAVES = 1000

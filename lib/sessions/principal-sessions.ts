@@ -2,7 +2,7 @@ import { andThen, toPromise, type Awaitable } from '../awaitable.js'
 import { OptionInvalid, quote } from '../errors.js'
 import { createEntry, type LatestOptions } from './event-options.js'
 import { forEachSession } from './for-each-session.js'
-import { kStream, type Session } from './session.js'
+import { kInternals, type Session } from './session.js'
 
 /** What {@link PrincipalSessions} needs from the registry. */
 export interface PrincipalContext {
@@ -57,7 +57,7 @@ export class PrincipalSessions {
   #emit (event: string, data: unknown, options: LatestOptions | undefined, call: string): Promise<void> {
     return toPromise(() => {
       const entry = createEntry(event, data, options, call)
-      return this.#forEach(session => session[kStream].send(entry))
+      return this.#forEach(session => session[kInternals].send(entry))
     }, error => { this.#context.onUnhandled(error, call, { event }) })
   }
 

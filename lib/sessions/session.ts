@@ -11,7 +11,7 @@ import { pump } from '../stream/pump.js'
 import { assertUserEvent, frameAcknowledgedEvent, frameEvent, frameRequest, parseFrame } from '../wire/frame.js'
 import { assertChannel, resolveHistory, type JoinOptions } from './channel-options.js'
 import { createEntry, type LatestOptions } from './event-options.js'
-import { SessionStream, type SessionContext } from './session-stream.js'
+import { SessionInternals, type SessionContext } from './session-internals.js'
 
 /** Options of `session.emit`. */
 export interface EmitOptions extends RequestOptions, LatestOptions {
@@ -19,8 +19,8 @@ export interface EmitOptions extends RequestOptions, LatestOptions {
   readonly acknowledged?: boolean
 }
 
-/** @internal Key of the {@link SessionStream} of a session, which only the routes and the registry use. */
-export const kStream = Symbol('session stream')
+/** @internal Key of the {@link SessionInternals} of a session, which only the routes and the registry use. */
+export const kInternals = Symbol('session internals')
 
 /**
  * A two-way session between one client and the app: events to the client, messages to the app. It is independent of
@@ -28,56 +28,56 @@ export const kStream = Symbol('session stream')
  * each may have a `Session` object for the same session.
  */
 export class Session {
-  readonly #stream: SessionStream<Session>
+  readonly #internals: SessionInternals<Session>
 
   /** @internal */
   constructor (state: SessionState, context: SessionContext<Session>) {
-    this.#stream = new SessionStream(this, state, context)
+    this.#internals = new SessionInternals(this, state, context)
   }
 
   /** @internal */
-  get [kStream] (): SessionStream<Session> {
-    return this.#stream
+  get [kInternals] (): SessionInternals<Session> {
+    return this.#internals
   }
 
   /** The result of option `principal` for the request that opened the session. */
   get principal (): string | undefined {
-    return this.#stream.state.principal
+    return this.#internals.state.principal
   }
 
   /** The session id. It is a secret, because whoever has it can use the session, unless option `principal` prevents that. Log {@link shortId} instead. */
   get id (): string {
-    return this.#stream.state.id
+    return this.#internals.state.id
   }
 
   /** The first 6 characters of the id, for logs. They are not enough to use the session. */
   get shortId (): string {
-    return this.#stream.state.shortId
+    return this.#internals.state.shortId
   }
 
   /** Whether the session has a stream now, in any process. While it has none, events stay in the log. */
   get connected (): boolean {
-    return this.#stream.hasStream || this.#stream.state.attachedRemotely
+    return this.#internals.hasStream || this.#internals.state.attachedRemotely
   }
 
   /** Whether the session is closed. */
   get closed (): boolean {
-    return this.#stream.isSessionClosed
+    return this.#internals.isSessionClosed
   }
 
   /** Data that the app stores with the session, set with {@link update}. */
   get data (): Readonly<SessionData> {
-    return this.#stream.state.data
+    return this.#internals.state.data
   }
 
   /** Names of the channels that the session is in; if it is closed, of those that it was in then. */
   get channels (): string[] {
-    return [...this.#stream.state.channels ?? []]
+    return [...this.#internals.state.channels ?? []]
   }
 
   /** Aborts when the session is closed, not when its stream is lost. */
   get signal (): AbortSignal {
-    return this.#stream.signal
+    return this.#internals.signal
   }
 
   /** Sends the default event, `message`. Resolves and rejects as {@link emit}. */
@@ -98,9 +98,9 @@ export class Session {
       assertOptions(options, ['acknowledged', 'latest', 'timeout', 'signal'], 'emit', OptionInvalid)
       const { acknowledged = false, latest = false } = options
       if (typeof acknowledged !== 'boolean') throw new OptionInvalid(`Option "acknowledged" must be true or false; it is ${quote(acknowledged)}`)
-      if (!acknowledged) return this.#stream.send(createEntry(event, data, { latest }, 'emit'))
+      if (!acknowledged) return this.#internals.send(createEntry(event, data, { latest }, 'emit'))
       if (latest !== false) throw new OptionInvalid('Option "latest" must be removed from an event with "acknowledged": a later event may replace it before the client receives it')
-      return this.#stream.context.request(this.#stream, `the event ${quote(event)}`, id => frameAcknowledgedEvent(id, event, data), options).then(noop)
+      return this.#internals.context.request(this.#internals, `the event ${quote(event)}`, id => frameAcknowledgedEvent(id, event, data), options).then(noop)
     }, this.#reporter('session.emit', event))
   }
 
@@ -113,7 +113,7 @@ export class Session {
   request (event: string, data?: unknown, options: RequestOptions = {}): Promise<unknown> {
     return toPromise(() => {
       assertOptions(options, ['timeout', 'signal'], 'a request', OptionInvalid)
-      return this.#stream.context.request(this.#stream, `the request ${quote(event)}`, id => frameRequest(id, event, data), options)
+      return this.#internals.context.request(this.#internals, `the request ${quote(event)}`, id => frameRequest(id, event, data), options)
     }, this.#reporter('session.request', event))
   }
 
@@ -127,8 +127,8 @@ export class Session {
     return toPromise(() => {
       assertUserEvent(event)
       return pump(items, this.signal, {
-        write: item => this.#stream.append(frameEvent(event, item)),
-        waitForDrain: () => this.#stream.waitForDrain()
+        write: item => this.#internals.append(frameEvent(event, item)),
+        waitForDrain: () => this.#internals.waitForDrain()
       })
     }, this.#reporter('session.stream', event))
   }
@@ -140,7 +140,7 @@ export class Session {
    * FST_SSE_RUN_INVALID, FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */
   follow (run: Run, options: FollowOptions = {}): Promise<RunOutcome> {
-    return toPromise(() => run.follow(this.#stream, options), this.#reporter('session.follow'))
+    return toPromise(() => run.follow(this.#internals, options), this.#reporter('session.follow'))
   }
 
   /** Joins a channel: the session receives what is sent to the channel from now on. Resolves when the `onJoin` hooks have run. Does nothing if the session is a member. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
@@ -155,8 +155,8 @@ export class Session {
     return toPromise(() => {
       assertChannel(channel)
       const history = options === undefined ? 0 : resolveHistory(options)
-      const { store, onJoin } = this.#stream.context
-      return andThen(store.join(this.#stream.state, channel, history), ({ isNew, frames }) =>
+      const { store, onJoin } = this.#internals.context
+      return andThen(store.join(this.#internals.state, channel, history), ({ isNew, frames }) =>
         andThen(isNew ? onJoin(this, channel) : undefined, () => options === undefined ? undefined : frames.map(parseFrame)))
     }, this.#reporter('session.join'))
   }
@@ -168,14 +168,14 @@ export class Session {
   leave (channel: string): Promise<void> {
     return toPromise(() => {
       assertChannel(channel)
-      const { store, onLeave } = this.#stream.context
-      return andThen(store.leave(this.#stream.state, channel), wasMember => wasMember ? onLeave(this, channel) : undefined)
+      const { store, onLeave } = this.#internals.context
+      return andThen(store.leave(this.#internals.state, channel), wasMember => wasMember ? onLeave(this, channel) : undefined)
     }, this.#reporter('session.leave'))
   }
 
   /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE, and with FST_SSE_DATA_INVALID if a shared store cannot serialize them. */
   update (change: SessionData): Promise<void> {
-    return toPromise(() => this.#stream.context.store.update(this.#stream.state, change), this.#reporter('session.update'))
+    return toPromise(() => this.#internals.context.store.update(this.#internals.state, change), this.#reporter('session.update'))
   }
 
   /**
@@ -184,15 +184,15 @@ export class Session {
    * nothing if the session is already closed. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
-    return toPromise(() => this.#stream.context.close(this, reason), this.#reporter('session.close'))
+    return toPromise(() => this.#internals.context.close(this, reason), this.#reporter('session.close'))
   }
 
   #emit (event: string, data: unknown, options: LatestOptions | undefined, call: string): Promise<void> {
-    return toPromise(() => this.#stream.send(createEntry(event, data, options, call)), this.#reporter(call, event))
+    return toPromise(() => this.#internals.send(createEntry(event, data, options, call)), this.#reporter(call, event))
   }
 
   /** Returns a function that logs the error of a call for whose promise nothing waits. */
   #reporter (call: string, event?: string): (error: unknown) => void {
-    return error => { this.#stream.context.onUnhandled(error, call, { session: this.shortId, ...event !== undefined && { event } }) }
+    return error => { this.#internals.context.onUnhandled(error, call, { session: this.shortId, ...event !== undefined && { event } }) }
   }
 }

@@ -20,8 +20,8 @@ import type { ContractChannel, ContractHandler, ContractPrincipalSessions, Contr
 import { createSharedEntry, type SendOptions } from './event-options.js'
 import { HandlerRegistry, type HandlerOptions, type MessageHandler } from './handlers.js'
 import { HookRunner, type Hooks } from './hooks.js'
-import { kStream, Session } from './session.js'
-import { SESSION_FRAMES, SessionStream, type SessionContext, type StreamFrames, type UnhandledDetails } from './session-stream.js'
+import { kInternals, Session } from './session.js'
+import { SESSION_FRAMES, SessionInternals, type SessionContext, type StreamFrames, type UnhandledDetails } from './session-internals.js'
 import { PrincipalSessions } from './principal-sessions.js'
 
 // Milliseconds that `close` waits for the store and the `onClose` hooks also if streams or handlers have taken all of `closeTimeout`.
@@ -175,7 +175,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const state = await this.#store.open(this.#ids.next(), principal)
     if (state === undefined) return undefined
     const session = this.#sessionOf(state)
-    session[kStream].retain()
+    session[kInternals].retain()
     return session
   }
 
@@ -186,7 +186,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     } catch (error) {
       logSafely(this.#logger, 'warn', { err: error, session: session.shortId }, 'a session could not be discarded; it will expire')
     }
-    session[kStream].release()
+    session[kInternals].release()
   }
 
   /** @internal Finds the session that a client resumes: an open one, or a closed one, whose client may not have received the `close` event yet. */
@@ -197,7 +197,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Acquires for this process the right to stream a session, starting after a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
   acquireStream (session: Session, cursor: number, requestedAt = now()): Awaitable<number | undefined> {
-    return this.#store.attach(session[kStream].state, cursor, requestedAt)
+    return this.#store.attach(session[kInternals].state, cursor, requestedAt)
   }
 
   /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */
@@ -207,14 +207,14 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Records until when the client of a session is authorized, in milliseconds since 1970; `undefined` changes nothing. */
   authorize (session: Session, until: number | undefined): Awaitable<void> {
-    const { state } = session[kStream]
+    const { state } = session[kInternals]
     return until === undefined || until <= (state.authorizedUntil ?? 0) ? undefined : this.#store.authorize(state, until)
   }
 
   /** @internal Is called by the store when a session has expired. Resolves when the `onClose` hooks have run. */
   onExpire (state: SessionState): Promise<void> {
     const session = this.#sessionOf(state)
-    session[kStream].onEnd()
+    session[kInternals].onEnd()
     return this.#runCloseHooks(session, String(state.closeReason))
   }
 
@@ -269,7 +269,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       const closed = await this.#store.close(reason)
       await Promise.all(closed.map(state => {
         const session = this.#sessionOf(state)
-        session[kStream].onEnd()
+        session[kInternals].onEnd()
         return this.#runCloseHooks(session, reason)
       }))
     } catch (error) {
@@ -300,8 +300,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Returns true to the one call that has closed the session. */
   #endSession (session: Session, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean> {
-    return andThen(this.#store.end(session[kStream].state, reason, keep, ifUnauthorizedAt), wasOpen => {
-      if (wasOpen) session[kStream].onEnd()
+    return andThen(this.#store.end(session[kInternals].state, reason, keep, ifUnauthorizedAt), wasOpen => {
+      if (wasOpen) session[kInternals].onEnd()
       return wasOpen
     })
   }
@@ -322,7 +322,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Returns the `Session` of a state, which is created when it is first needed. */
   #sessionOf (state: SessionState): Session {
-    return state.listener instanceof SessionStream ? state.listener.session as Session : new Session(state, this.#context)
+    return state.listener instanceof SessionInternals ? state.listener.session as Session : new Session(state, this.#context)
   }
 }
 

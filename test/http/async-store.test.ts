@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import { memoryStore, type Hooks, type SessionState } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
@@ -144,7 +144,7 @@ t.test('a stream ends without a close event if the store loses its session while
     })
   })
   let state: SessionState | undefined
-  sessions.addHook('onOpen', session => { state = session[kStream].state })
+  sessions.addHook('onOpen', session => { state = session[kInternals].state })
   const stream = await openStream(t, url)
   await withTimeout(stream.ended, 'the end')
   t.strictSame(stream.events.map(({ event }) => event), ['welcome'])

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { StoreUnavailable, type SseSessionsOptions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { assertErrorResponse } from '../support/error-response.js'
 import { FlakyStore } from '../support/flaky-store.js'
@@ -179,7 +179,7 @@ t.test('newer credentials that only another process knows keep the session open'
   nodeA.pausePublications(true)
   await nodeB.sessions.authorize(remote, until)
   advance(2 * MINUTE)
-  await waitUntil(() => session[kStream].state.authorizedUntil === until, 'the check')
+  await waitUntil(() => session[kInternals].state.authorizedUntil === until, 'the check')
   t.notOk(session.closed)
   t.notOk((await findSession(nodeB.sessions, session)).closed)
 })
@@ -191,9 +191,9 @@ testEachRedisClient(t, 'the latest time applies, whatever a process knows of the
   await nodeA.authorize(session, 1000)
   await nodeB.authorize(remote, 3000)
   await nodeA.authorize(session, 2000)
-  t.equal(session[kStream].state.authorizedUntil, 3000)
+  t.equal(session[kInternals].state.authorizedUntil, 3000)
   await nodeA.authorize(session, 2500)
-  t.equal((await findSession(nodeB, session))[kStream].state.authorizedUntil, 3000)
+  t.equal((await findSession(nodeB, session))[kInternals].state.authorizedUntil, 3000)
   await remote.close()
   await nodeA.authorize(session, 4000)
   t.ok(session.closed, 'the call shows a close that was not received yet')
@@ -208,5 +208,5 @@ t.test('a retry does not count as a change of the session', needsRedis, async t 
   await loseReply()
   await authorized
   await session.update({ name: 'ann' })
-  t.match(session[kStream].state, { authorizedUntil: 1000, data: { name: 'ann' }, version: 3 })
+  t.match(session[kInternals].state, { authorizedUntil: 1000, data: { name: 'ann' }, version: 3 })
 })

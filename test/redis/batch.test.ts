@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Sessions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
 import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
@@ -16,7 +16,7 @@ t.test('a batch may contain repeats of its own messages and of a message that ru
   const { gate, started, handled, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
   const other = { ...createMessage('b', handle('other')), fingerprint: () => 'other' }
-  const batch = await remote[kStream].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b')), createMessage('b', handle('duplicate')), other, createMessage(undefined, handle('c'))])
+  const batch = await remote[kInternals].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b')), createMessage('b', handle('duplicate')), other, createMessage(undefined, handle('c'))])
   for (const result of batch) result.catch(() => {})
   // Each heartbeat retries the batch. Three heartbeats pass while the first message runs.
   for (let number = 1; number < 4; number++) {
@@ -42,7 +42,7 @@ t.test('handles messages without keys in order, and settles their batch once', n
     for (const { operation, args } of storeCommands) if (operation === 'complete') settled.push(args.slice(2).join())
   })
   const { handled, handle } = recordHandlers()
-  const batch = await session[kStream].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => createMessage(undefined, handle(name))))
+  const batch = await session[kInternals].messageQueue.enqueueAll(['a', 'b', 'c'].map(name => createMessage(undefined, handle(name))))
   await withTimeout(Promise.all(batch), 'the responses')
   t.strictSame(handled, ['a', 'b', 'c'])
   await session.send('settled')
@@ -63,7 +63,7 @@ for (const earlier of [[], ['z']]) {
     await withTimeout(started, 'the first message')
     const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
     const enqueue = async (node: Sessions, keys: readonly string[], nodeName: string): Promise<Array<Promise<unknown>>> => {
-      const results = await (await findSession(node, session))[kStream].messageQueue.enqueueAll(keys.map(key => createMessage(key, handle(`${key} on ${nodeName}`))))
+      const results = await (await findSession(node, session))[kInternals].messageQueue.enqueueAll(keys.map(key => createMessage(key, handle(`${key} on ${nodeName}`))))
       return results.map(result => result.then(({ replayed, response }) => [replayed, response.body], ({ code }) => code as unknown))
     }
     const batchOnNodeB = await enqueue(nodeB, [...earlier, 'a', 'b'], 'B')
@@ -101,7 +101,7 @@ t.test('a batch runs at most nine messages ahead of the responses that Redis has
   const session = await openSession(sessions)
   const gate = deferred()
   const { handled, messages } = createBatch(30, gate.promise)
-  const results = await session[kStream].messageQueue.enqueueAll(messages)
+  const results = await session[kInternals].messageQueue.enqueueAll(messages)
   await waitUntil(() => handled.length === 1, 'the first message')
   pauseReplies(true)
   gate.resolve()
@@ -118,14 +118,14 @@ t.test('if a node loses its lease during a batch, another node handles the remai
   const session = await openSession(nodeA)
   const gate = deferred()
   const batchA = createBatch(30, gate.promise)
-  const results = await session[kStream].messageQueue.enqueueAll(batchA.messages)
+  const results = await session[kInternals].messageQueue.enqueueAll(batchA.messages)
   for (const result of results) result.catch(() => {})
   await waitUntil(() => batchA.handled.length === 1, 'the first message')
   await pauseUntilExpired(redis, node)
   gate.resolve()
   const batchB = createBatch(30, Promise.resolve())
   const remote = await findSession(nodeB, session)
-  for (const result of await remote[kStream].messageQueue.enqueueAll(batchB.messages)) t.match(await result, { replayed: false })
+  for (const result of await remote[kInternals].messageQueue.enqueueAll(batchB.messages)) t.match(await result, { replayed: false })
   for (const { client } of proxy.connections) client.resume()
   await t.rejects(withTimeout(results[29] as Promise<unknown>, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.strictSame(batchA.handled, [0])
@@ -137,7 +137,7 @@ t.test('if the lease ends before a message of a batch, no later message of the b
   const session = await openSession(sessions)
   const gate = deferred()
   const handled: number[] = []
-  const results = await session[kStream].messageQueue.enqueueAll([0, 1, 2].map(n => createMessage(undefined, async () => {
+  const results = await session[kInternals].messageQueue.enqueueAll([0, 1, 2].map(n => createMessage(undefined, async () => {
     handled.push(n)
     await gate.promise
     return createResponse(String(n))

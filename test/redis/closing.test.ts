@@ -1,7 +1,7 @@
 import { createClient } from 'redis'
 import t from 'tap'
 import { StoreConnection } from '../../lib/store/redis/connection.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
@@ -69,15 +69,15 @@ t.test('a closing node starts no handler for a message whose enqueueing is in pr
   const local = await findSession(nodeA, session)
   const { handled, handle } = recordHandlers()
   pauseReplies(true)
-  const result = Promise.resolve(local[kStream].messageQueue.enqueue(createMessage('key', handle('closing'))))
+  const result = Promise.resolve(local[kInternals].messageQueue.enqueue(createMessage('key', handle('closing'))))
   result.catch(() => {})
   await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the message to be queued')
   const closed = nodeA.close()
   pauseReplies(false)
   await t.rejects(result, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await closed
-  await t.rejects(Promise.resolve(local[kStream].messageQueue.enqueue(createMessage('key', handle('closed')))), { code: 'FST_SSE_STORE_UNAVAILABLE' })
-  t.match(await session[kStream].messageQueue.enqueue(createMessage('key', handle('other'))), { replayed: false })
+  await t.rejects(Promise.resolve(local[kInternals].messageQueue.enqueue(createMessage('key', handle('closed')))), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('key', handle('other'))), { replayed: false })
   t.strictSame(handled, ['other'])
 })
 

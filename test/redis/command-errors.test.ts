@@ -4,7 +4,7 @@ import { inspect } from 'node:util'
 import t from 'tap'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { findFreePort } from '../support/free-port.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
@@ -47,13 +47,13 @@ t.test('rejects a message and a stream that time out; both can be repeated', nee
   const remote = await findSession(nodeB, session)
   const message = { key: 'key', fingerprint: () => 'payload', handle }
   pauseReplies(true)
-  const result = Promise.resolve(remote[kStream].messageQueue.enqueue(message))
-  const attached = attachStream(nodeB, remote, remote[kStream].cursor)
+  const result = Promise.resolve(remote[kInternals].messageQueue.enqueue(message))
+  const attached = attachStream(nodeB, remote, remote[kInternals].cursor)
   await t.rejects(result, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   pauseReplies(false)
-  t.match(await session[kStream].messageQueue.enqueue(message), { response: { body: 'done' } })
-  const down = await attachStream(nodeB, remote, remote[kStream].cursor)
+  t.match(await session[kInternals].messageQueue.enqueue(message), { response: { body: 'done' } })
+  const down = await attachStream(nodeB, remote, remote[kInternals].cursor)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
 })

@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -110,7 +110,7 @@ t.test('does not execute an operation that timed out while Redis was paused, but
   const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const [session, left] = [await openSession(sessions), await openSession(sessions)]
   const leftStream = await attachStream(sessions, left)
-  const { cursor } = session[kStream]
+  const { cursor } = session[kInternals]
   redis.pause()
   const since = performance.now()
   leftStream.sink.destroy()

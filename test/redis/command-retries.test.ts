@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { StoreUnavailable, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { loseFirstReply } from '../support/redis-commands.js'
@@ -121,7 +121,7 @@ t.test('a retried detach does not release a newer stream', needsRedis, async t =
   const first = await attachStream(sessions, session)
   first.sink.destroy()
   await waitForCommand()
-  const second = await attachStream(sessions, session, session[kStream].cursor)
+  const second = await attachStream(sessions, session, session[kInternals].cursor)
   await loseReply()
   t.not(await field(session, 'owner'), '')
   await session.send(1)
@@ -166,7 +166,7 @@ t.test('a retried cursor update does not move the cursor back', needsRedis, asyn
   down.sink.destroy()
   await waitUntil(async () => await field(session, 'owner') === '', 'the owner to be released')
   await loseReply()
-  t.equal(await field(session, 'cursor'), String(session[kStream].cursor))
+  t.equal(await field(session, 'cursor'), String(session[kInternals].cursor))
 })
 
 t.test('handles a retried repeat itself if the first message was rejected meanwhile', needsRedis, async t => {
@@ -175,13 +175,13 @@ t.test('handles a retried repeat itself if the first message was rejected meanwh
   const session = await openSession(otherSessions)
   const handle = await findSession(sessions, session)
   const gate = deferred()
-  const rejected = Promise.resolve(session[kStream].messageQueue.enqueue(createMessage('key', async () => {
+  const rejected = Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage('key', async () => {
     await gate.promise
     throw new StoreUnavailable()
   })))
   const readEntry = async (): Promise<string> => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:records`, 'key'))
   await waitUntil(async () => (await readEntry()).startsWith('r'), 'the first message')
-  const result = Promise.resolve(handle[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('done'))))
+  const result = Promise.resolve(handle[kInternals].messageQueue.enqueue(createMessage('key', () => createResponse('done'))))
   await waitForCommand()
   await waitUntil(async () => (await readEntry()).endsWith(','), 'the repeat to wait for it')
   gate.resolve()

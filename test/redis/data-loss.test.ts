@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis } from '../support/redis-server.js'
@@ -36,8 +36,8 @@ testEachRedisClient(t, 'sessions that were lost with the data of Redis are close
   await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event).filter(event => event !== 'gap'), [])
   t.strictSame(closeReasons, ['leaves room', 'lost'])
-  t.equal(await nodeA.acquireStream(other, other[kStream].cursor), undefined)
-  await t.rejects(Promise.resolve(other[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle })), { code: 'FST_SSE_SESSION_UNKNOWN' })
+  t.equal(await nodeA.acquireStream(other, other[kInternals].cursor), undefined)
+  await t.rejects(Promise.resolve(other[kInternals].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle })), { code: 'FST_SSE_SESSION_UNKNOWN' })
 })
 
 t.test('a session opened after a data loss gets no gap when another node detects the loss later', needsRedis, async t => {

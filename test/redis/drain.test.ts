@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import type { SessionState, Store } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { monitorCommands } from '../support/redis-monitor.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
@@ -122,7 +122,7 @@ t.test('Redis reads each log entry once while a producer waits at half of the lo
 t.test('a producer continues if its session moves to another node while a second request for the stream is aborted', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t, { log: { entries: 4 } })
   const session = await openSession(nodeA)
-  const stream = session[kStream]
+  const stream = session[kInternals]
   const down = await attachStream(nodeA, session, undefined, true)
   for (const n of [1, 2]) await session.send(n)
   await waitUntil(() => stream.state.log?.isHalfFullAfter(stream.cursor) === true, 'the events')
@@ -141,7 +141,7 @@ t.test('a producer continues if its session moves to another node while a second
 t.test('a producer continues if another node has the stream before the response of its node starts', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t, { log: { entries: 4 } })
   const session = await openSession(nodeA)
-  const stream = session[kStream]
+  const stream = session[kInternals]
   const { cursor } = stream
   await nodeA.acquireStream(session, cursor)
   for (const n of [1, 2]) await session.send(n)

@@ -1,7 +1,7 @@
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { attachStream, findSession, openSession } from '../support/memory-stream.js'
 import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -20,7 +20,7 @@ function recordCloses (sessions: Sessions): string[] {
 /** Opens a session whose client disconnects before its stream starts, so that it expires. */
 async function openExpiring (sessions: Sessions): Promise<Session> {
   const session = await openSession(sessions)
-  session[kStream].release()
+  session[kInternals].release()
   return session
 }
 
@@ -71,7 +71,7 @@ t.test('another node runs the onLeave and onClose hooks if the node that closed 
   const session = await openSession(nodeA.sessions)
   const { id } = session
   await session.join('room')
-  session[kStream].release()
+  session[kInternals].release()
   await waitUntil(async () => await countUnacked(redis) === 1, 'the session to expire')
   for (const key of ['{sse}:unacked_expiries', `{sse}:e:${id}`]) t.ok(Number(await redis.sendCommand('PTTL', key)) > 0, `${key} has a TTL`)
   const nodeB = await open(t, redis)
@@ -102,7 +102,7 @@ t.test('onLeave runs for the channels that an expired session has joined in anot
   const left: string[] = []
   nodeA.sessions.addHook('onLeave', (_session, { name }) => { left.push(name) })
   const closes = recordCloses(nodeA.sessions)
-  session[kStream].release()
+  session[kInternals].release()
   await waitUntil(() => closes.length > 0, 'the hooks')
   t.strictSame(left.toSorted(), ['hall', 'room'])
 })
@@ -180,7 +180,7 @@ t.test('a session whose client is opening or resuming it expires if its node die
   const nodeA = await open(t, redis)
   const opening = await openSession(nodeA.sessions)
   const resuming = await openExpiring(nodeA.sessions)
-  resuming[kStream].retainForResume()
+  resuming[kInternals].retainForResume()
   nodeA.proxy.setDown(true)
   const nodeB = await open(t, redis)
   const closes = recordCloses(nodeB.sessions)
@@ -195,7 +195,7 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
   const busySession = await openSession(nodeA.sessions)
   await attachStream(nodeA.sessions, busySession)
   const gate = deferred()
-  const running = busySession[kStream].messageQueue.enqueue({
+  const running = busySession[kInternals].messageQueue.enqueue({
     key: undefined,
     fingerprint: () => '',
     handle: async () => {

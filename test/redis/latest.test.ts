@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { attachStream, openSession } from '../support/memory-stream.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -27,7 +27,7 @@ testEachRedisClient(t, 'Redis keeps only the latest entry of each key, and only 
   t.equal(await redis.sendCommand('HGET', logs[0] ?? '', 'bytes'), String('event: own\ndata: 50\n\n'.length))
   for (let n = 1; n <= 50; n++) await session.emit('many', n, { latest: `key ${n}` })
   t.ok(Number(await redis.sendCommand('HLEN', `${logs[0] ?? ''}:latest`)) <= 11)
-  const stream = await attachStream(nodeA, session, session[kStream].cursor)
+  const stream = await attachStream(nodeA, session, session[kInternals].cursor)
   await waitUntil(() => stream.read().some(({ data }) => data === 50), 'the events')
   t.equal(stream.read().filter(({ event }) => event === 'state' || event === 'all').length, 2)
 })
@@ -35,7 +35,7 @@ testEachRedisClient(t, 'Redis keeps only the latest entry of each key, and only 
 t.test('a node that has missed the replacement of its newest entries reports no gap', needsRedis, async t => {
   const [, { sessions: nodeA, pausePublications, proxy }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const stream = await attachStream(nodeA, session, session[kStream].cursor)
+  const stream = await attachStream(nodeA, session, session[kInternals].cursor)
   await session.join('room')
   const room = nodeB.channel('room')
   await room.send(1)

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
@@ -16,10 +16,10 @@ t.test('a response that is published while another request is pending goes to it
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, started, handled, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
-  const repeat = remote[kStream].messageQueue.enqueue(createMessage('a', handle('repeat')))
+  const repeat = remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))
   await waitForReplies()
   pauseReplies(true)
-  const batch = remote[kStream].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b'))])
+  const batch = remote[kInternals].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b'))])
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the batch to be queued')
   gate.resolve()
   await running
@@ -32,7 +32,7 @@ t.test('a response that is published while another request is pending goes to it
   t.match(await first, { replayed: true, response: { body: 'a' } })
   t.match(await second, { replayed: false, response: { body: 'b' } })
   t.strictSame(handled, ['b'])
-  t.match(await withTimeout(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('c')))), 'the next message'), { response: { body: 'c' } })
+  t.match(await withTimeout(Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage(undefined, handle('c')))), 'the next message'), { response: { body: 'c' } })
 })
 
 t.test('a closing node rejects queued messages and waits for its running handlers', needsRedis, async t => {
@@ -40,12 +40,12 @@ t.test('a closing node rejects queued messages and waits for its running handler
   const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
   const remote = await findSession(nodeB, session)
   const gates = [deferred(), deferred()] as const
-  const running = session[kStream].messageQueue.enqueue(createMessage(undefined, async () => {
+  const running = session[kInternals].messageQueue.enqueue(createMessage(undefined, async () => {
     await gates[0].promise
     return createResponse('first')
   }))
   const started = deferred()
-  const handled = other[kStream].messageQueue.enqueue(createMessage('key', async () => {
+  const handled = other[kInternals].messageQueue.enqueue(createMessage('key', async () => {
     started.resolve()
     await gates[1].promise
     await other.send('from the handler')
@@ -53,7 +53,7 @@ t.test('a closing node rejects queued messages and waits for its running handler
   }))
   const queue = `{sse}:s:${session.id}:queue`
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
-  const queued = (async () => await remote[kStream].messageQueue.enqueue(createMessage(undefined, () => createResponse('never'))))()
+  const queued = (async () => await remote[kInternals].messageQueue.enqueue(createMessage(undefined, () => createResponse('never'))))()
   queued.catch(() => {})
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
   await withTimeout(started.promise, 'the handler')
@@ -62,7 +62,7 @@ t.test('a closing node rejects queued messages and waits for its running handler
   gates[1].resolve()
   t.match(await handled, { response: { body: 'second' } })
   await closed
-  const repeat = (await findSession(nodeA, other))[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('second run')))
+  const repeat = (await findSession(nodeA, other))[kInternals].messageQueue.enqueue(createMessage('key', () => createResponse('second run')))
   t.match(await repeat, { replayed: true, response: { body: 'second' } })
   gates[0].resolve()
   t.match(await running, { response: { body: 'first' } })
@@ -74,7 +74,7 @@ t.test('a closing node rejects queued messages and messages that are being enque
   const queue = `{sse}:s:${session.id}:queue`
   const { gate, started, handled, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
-  const { messageQueue } = (await findSession(nodeB, session))[kStream]
+  const { messageQueue } = (await findSession(nodeB, session))[kInternals]
   const queued = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('queued'))))
   queued.catch(() => {})
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
@@ -94,9 +94,9 @@ t.test('a message whose enqueueing timed out does not block later messages', nee
   const remote = await findSession(nodeB, session)
   const { handled, handle } = recordHandlers()
   pauseReplies(true)
-  await t.rejects(withTimeout(Promise.resolve(remote[kStream].messageQueue.enqueue(createMessage(undefined, handle('timed out')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  await t.rejects(withTimeout(Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage(undefined, handle('timed out')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   pauseReplies(false)
-  await withTimeout(Promise.resolve(session[kStream].messageQueue.enqueue(createMessage(undefined, handle('next')))), 'the next message')
+  await withTimeout(Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage(undefined, handle('next')))), 'the next message')
   t.strictSame(handled, ['next'])
 })
 
@@ -110,7 +110,7 @@ t.test('a closing node rejects a repeat whose first message runs on another node
   const { gate, started, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
   const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
-  const [repeat, other] = await (await findSession(nodeB, session))[kStream].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
+  const [repeat, other] = await (await findSession(nodeB, session))[kInternals].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
   const sent = deferred()
   let isRequested = false
   interceptStoreCommands(client, storeCommands => {
@@ -119,7 +119,7 @@ t.test('a closing node rejects a repeat whose first message runs on another node
     return sent.promise
   })
   await redis.sendCommand('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
-  const repeatOnNodeC = (await findSession(nodeC, session))[kStream].messageQueue.enqueue(createMessage('a', async () => {
+  const repeatOnNodeC = (await findSession(nodeC, session))[kInternals].messageQueue.enqueue(createMessage('a', async () => {
     await gate.promise
     return createResponse('node C')
   }))
@@ -142,10 +142,10 @@ t.test('checks the lease of a node once per heartbeat, however many messages wai
   const queue = `{sse}:s:${session.id}:queue`
   const countLeaseChecks = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats')).cmdstat_zscore ?? '')?.[1] ?? 0)
   const names = Array.from({ length: 20 }, (_, n) => `key ${n}`)
-  const waiting = names.map(name => session[kStream].messageQueue.enqueue(createMessage(name, handle(name))))
+  const waiting = names.map(name => session[kInternals].messageQueue.enqueue(createMessage(name, handle(name))))
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 21, 'the messages to be queued')
   const before = await countLeaseChecks()
-  const repeats = remote[kStream].messageQueue.enqueueAll([...names.map(name => createMessage(name, handle('repeat'))), createMessage(undefined, handle('last'))])
+  const repeats = remote[kInternals].messageQueue.enqueueAll([...names.map(name => createMessage(name, handle('repeat'))), createMessage(undefined, handle('last'))])
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 22, 'the batch to be queued')
   t.ok(await countLeaseChecks() - before <= 3, 'one check, and one more per heartbeat')
   gate.resolve()
@@ -158,7 +158,7 @@ t.test('sends no commands while messages wait and nothing changes', needsRedis, 
   const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
   const { gate, handle, running } = startGatedMessage(session)
-  const waiting = Array.from({ length: 20 }, (_, n) => session[kStream].messageQueue.enqueue(createMessage(`key ${n}`, handle('waiting'))))
+  const waiting = Array.from({ length: 20 }, (_, n) => session[kInternals].messageQueue.enqueue(createMessage(`key ${n}`, handle('waiting'))))
   await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 21, 'the messages to be queued')
   const operations: string[] = []
   interceptStoreCommands(client, storeCommands => { operations.push(...storeCommands.map(({ operation }) => operation)) })
@@ -179,13 +179,13 @@ t.test('starts no handler if the reply arrives after the lease has expired', nee
   const connections = [...proxy.connections]
   for (const { server } of connections) server.pause()
   const pausedAt = performance.now()
-  const result = Promise.resolve(local[kStream].messageQueue.enqueue(createMessage('key', handle('fenced'))))
+  const result = Promise.resolve(local[kInternals].messageQueue.enqueue(createMessage('key', handle('fenced'))))
     .then(({ replayed }) => replayed ? 'replayed' : 'handled', ({ code }) => code as string)
   const readTicket = async (): Promise<string> => String(await redis.sendCommand('LINDEX', `{sse}:s:${session.id}:queue`, '0') ?? '')
   await waitUntil(async () => await readTicket() !== '', 'the message to be queued')
   const [node = ''] = (await readTicket()).split(' ')
   await redis.sendCommand('ZREM', '{sse}:nodes', node)
-  t.match(await session[kStream].messageQueue.enqueue(createMessage('key', handle('other node'))), { replayed: false })
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('key', handle('other node'))), { replayed: false })
   await waitUntil(() => performance.now() - pausedAt > 600, 'the end of the lease')
   for (const { server } of connections) server.resume()
   // It may have been sent again over a new connection, and then has the response of the other node.
@@ -200,7 +200,7 @@ t.test('a message is handled when the node of the message before it fails', need
   const { gate, started, handle, running } = startGatedMessage(session)
   const queue = `{sse}:s:${session.id}:queue`
   await withTimeout(started, 'the first message')
-  const next = Promise.resolve(remote[kStream].messageQueue.enqueue(createMessage(undefined, handle('next'))))
+  const next = Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage(undefined, handle('next'))))
   await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
   proxy.setDown(true)
   t.match(await withTimeout(next, 'the next message'), { response: { body: 'next' } })
@@ -214,7 +214,7 @@ t.test('drops the oldest stored responses if they have too many bytes, but handl
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { handled, handle } = recordHandlers()
-  const enqueue = async (key: string, body: string): Promise<unknown> => await remote[kStream].messageQueue.enqueue(createMessage(key, () => {
+  const enqueue = async (key: string, body: string): Promise<unknown> => await remote[kInternals].messageQueue.enqueue(createMessage(key, () => {
     handle(key)()
     return createResponse(body)
   }))
@@ -240,7 +240,7 @@ t.test('the client of a refused message gets the error when the key is free on a
   const session = await openSession(sessions)
   const [started, gate] = [deferred(), deferred()]
   let isSettled = false
-  const refused = Promise.resolve(session[kStream].messageQueue.enqueue(createMessage('a', async () => {
+  const refused = Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage('a', async () => {
     started.resolve()
     await gate.promise
     throw new Error('refused')
@@ -261,7 +261,7 @@ t.test('when the node of a concurrent message fails, its repeat is handled, and 
   const remote = await findSession(nodeB, session)
   const [gate, started] = [deferred(), deferred()]
   const { handled, handle } = recordHandlers()
-  const lost = Promise.resolve(session[kStream].messageQueue.enqueue({
+  const lost = Promise.resolve(session[kInternals].messageQueue.enqueue({
     ...createMessage('a', async () => {
       started.resolve()
       await gate.promise
@@ -271,11 +271,11 @@ t.test('when the node of a concurrent message fails, its repeat is handled, and 
   }))
   lost.catch(() => {})
   await withTimeout(started.promise, 'the concurrent message')
-  const repeat = Promise.resolve(remote[kStream].messageQueue.enqueue({ ...createMessage('a', handle('repeat')), isConcurrent: true }))
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('b', handle('b'))), { response: { body: 'b' } })
+  const repeat = Promise.resolve(remote[kInternals].messageQueue.enqueue({ ...createMessage('a', handle('repeat')), isConcurrent: true }))
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('b', handle('b'))), { response: { body: 'b' } })
   proxy.setDown(true)
   t.match(await withTimeout(repeat, 'the repeat'), { replayed: false, response: { body: 'repeat' } })
-  const results = await remote[kStream].messageQueue.enqueueAll([createMessage('c', handle('c')), createMessage('d', handle('d'))])
+  const results = await remote[kInternals].messageQueue.enqueueAll([createMessage('c', handle('c')), createMessage('d', handle('d'))])
   await withTimeout(Promise.all(results), 'a full batch')
   t.strictSame(handled, ['b', 'repeat', 'c', 'd'])
   gate.resolve()
@@ -286,7 +286,7 @@ t.test('what Redis keeps for messages has a TTL, also if it was empty in between
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const { messageQueue } = session[kStream]
+  const { messageQueue } = session[kInternals]
   await t.rejects(async () => await messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
   const { gate, started, running } = startGatedMessage(session)
   await started

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -84,7 +84,7 @@ t.test('a GET opens no stream if its session has expired meanwhile and the reply
   const local = await findSession(nodeA, session)
   pausePublications(true)
   await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
-  const attached = attachStream(nodeA, local, local[kStream].cursor)
+  const attached = attachStream(nodeA, local, local[kInternals].cursor)
   attached.catch(() => {})
   await waitForReplies()
   await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')

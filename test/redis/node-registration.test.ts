@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -26,7 +26,7 @@ t.test('a node registers one node id at start', needsRedis, async t => {
 t.test('handles a message that arrives while a node registers a new node id, and later messages', needsRedis, async t => {
   const { client, session, unregister } = await openRegistered(t)
   const deliver = async (body: string): Promise<unknown> => {
-    const { response } = await session[kStream].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle: () => ({ status: 200, headers: {}, body }) })
+    const { response } = await session[kInternals].messageQueue.enqueue({ key: undefined, fingerprint: () => '', handle: () => ({ status: 200, headers: {}, body }) })
     return response.body
   }
   let first: Promise<unknown> | undefined
@@ -57,7 +57,7 @@ t.test('reports a gap even if the first attempt to register a new node id fails'
 t.test('rejects sends to a session while a handler runs that started under a previous node id', needsRedis, async t => {
   const { session, down, unregister } = await openRegistered(t)
   const [started, gate] = [deferred(), deferred()]
-  const running = session[kStream].messageQueue.enqueue(createMessage(undefined, async () => {
+  const running = session[kInternals].messageQueue.enqueue(createMessage(undefined, async () => {
     started.resolve()
     await gate.promise
     return createResponse('done')

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions, Store } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { hashSlot, partitionOf } from '../../lib/store/redis/hash-slot.js'
 import { IdGenerator } from '../../lib/wire/event-id.js'
@@ -132,7 +132,7 @@ t.test('a namespace is in use until all partitions are closed', needsRedis, asyn
   const node = await openNode(t, clients, { closeTimeout: 60_000 })
   const [, session] = await openBoth(node)
   const [started, gate] = [deferred(), deferred()]
-  const handled = (async () => await session[kStream].messageQueue.enqueue({
+  const handled = (async () => await session[kInternals].messageQueue.enqueue({
     key: undefined,
     fingerprint: () => '',
     isConcurrent: false,

@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -88,7 +88,7 @@ t.test('reads a channel for a stream that is being attached while another sessio
   const local = await findSession(nodeA, second)
   // Attaching waits for channel b. Meanwhile, three heartbeats release channels without readers.
   pausePublications(true)
-  const attached = attachStream(nodeA, local, local[kStream].cursor)
+  const attached = attachStream(nodeA, local, local[kInternals].cursor)
   for (let number = 2; number < 5; number++) {
     await waitUntil(() => nodeA.size === number, 'the next heartbeat')
     await openSession(nodeB)
@@ -149,7 +149,7 @@ t.test('applies a join and a leave on another node that are received before the 
   const local = await findSession(nodeA, session)
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, local, local[kStream].cursor)
+  const attached = attachStream(nodeA, local, local[kInternals].cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   const before = publicationCount()
   await session.join('new')

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Redis } from 'ioredis'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { monitorCommands } from '../support/redis-monitor.js'
@@ -35,7 +35,7 @@ t.test('a client that changes nodes and has missed nothing causes less than 1 kB
   }
   await waitUntil(() => first.messages().length === 200, 'the messages')
   const sizes = recordReplySizes(client)
-  const second = await attachStream(nodeB, await findSession(nodeB, session), session[kStream].cursor)
+  const second = await attachStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
   await nodeA.channel('room').send('new')
   await waitUntil(() => second.messages().includes('new'), 'the next message')
   t.strictSame(second.messages(), ['new'])
@@ -47,7 +47,7 @@ t.test('reads long logs in parts, and older entries when a client needs them', n
   const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
   const [early, late] = [await openSession(nodeA), await openSession(nodeA)]
   for (const session of [early, late]) await session.join('room')
-  const start = early[kStream].cursor
+  const start = early[kInternals].cursor
   const lateStream = await attachStream(nodeA, late)
   const texts = Array.from({ length: 90 }, (_, n) => String(n).padStart(10_000, 'x'))
   for (const text of texts) {
@@ -56,7 +56,7 @@ t.test('reads long logs in parts, and older entries when a client needs them', n
   }
   await waitUntil(() => lateStream.messages().length === 90, 'the messages')
   // The first reader needs nothing of the log, the second one everything.
-  const lateAgain = await attachStream(nodeB, await findSession(nodeB, late), late[kStream].cursor)
+  const lateAgain = await attachStream(nodeB, await findSession(nodeB, late), late[kInternals].cursor)
   const sizes = recordReplySizes(client)
   const earlyStream = await attachStream(nodeB, await findSession(nodeB, early), start)
   await waitUntil(() => earlyStream.messages().length === 180, 'all messages')
@@ -85,7 +85,7 @@ t.test('the log of an attached session expires by its age', needsRedis, async t 
   await session.send(1)
   await waitUntil(() => renewals >= 3, 'the renewals')
   t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:log`)) < 5200, 'the log has its own TTL')
-  await waitUntil(() => session[kStream].state.log?.length === 0, 'the replica to drop the entry')
+  await waitUntil(() => session[kInternals].state.log?.length === 0, 'the replica to drop the entry')
 })
 
 t.test('only the nodes that use a session are notified of its close', needsRedis, async t => {

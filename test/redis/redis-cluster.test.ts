@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type RedisStoreOptions } from '../../lib/redis.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { hashSlot, partitionOf } from '../../lib/store/redis/hash-slot.js'
 import { follow } from '../runs/support/run-client.js'
@@ -91,7 +91,7 @@ class Traffic {
       })
       let attempts = number
       await waitUntil(async () => {
-        const { messageQueue } = (sessions[attempts++ % 2] as Session)[kStream]
+        const { messageQueue } = (sessions[attempts++ % 2] as Session)[kInternals]
         return await (async () => await messageQueue.enqueue(message))().then(({ response }) => this.#responses.push(String(response.body)), () => false) !== false
       }, 'the response', 30_000)
     }

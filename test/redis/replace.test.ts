@@ -8,7 +8,7 @@ import { LogReplica } from '../../lib/store/redis/replica/log-replica.js'
 import type { Reducer } from '../../lib/store/redis/replica/reducer.js'
 import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
@@ -100,7 +100,7 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
   await session.send(1)
   await session.close('enough')
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, local, local[kStream].cursor)
+  const attached = attachStream(nodeA, local, local[kInternals].cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   await waitForReplies()
   pausePublications(false)
@@ -112,8 +112,8 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
 t.test('a stream ends if another node replaces it before its response starts, and its client can resume', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const { cursor } = session[kStream]
-  const generation = session[kStream].retainForResume()
+  const { cursor } = session[kInternals]
+  const generation = session[kInternals].retainForResume()
   const head = await nodeA.acquireStream(session, cursor) ?? 0
   // Another node replaces the stream while the hooks of the response run.
   const down = await attachStream(nodeB, await findSession(nodeB, session), cursor)
@@ -122,7 +122,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   await session.send(1)
   const sink = new MemorySink(false)
   await findSession(nodeA, session)
-  session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
+  session[kInternals].setStream({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the first stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
   const resumed = await attachStream(nodeA, session, cursor)

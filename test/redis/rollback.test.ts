@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import type { QueueResult } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
@@ -92,7 +92,7 @@ async function openWithRunningMessage (t: Test, keyOf: (name: string) => string 
   const session = await openSession(sessions)
   const gate = deferred()
   const handled: string[] = []
-  const enqueue = async (name: string, release?: Promise<void>): Promise<QueueResult> => await session[kStream].messageQueue.enqueue(createMessage(keyOf(name), async () => {
+  const enqueue = async (name: string, release?: Promise<void>): Promise<QueueResult> => await session[kInternals].messageQueue.enqueue(createMessage(keyOf(name), async () => {
     handled.push(name)
     await release
     return createResponse(name)

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { StateCache } from '../../lib/store/redis/state-cache.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { collectGarbage, waitUntilCollected } from '../support/gc.js'
@@ -11,7 +11,7 @@ import { waitUntil } from '../support/wait.js'
 /** Opens a session whose client disconnects before its stream starts. */
 async function openUnused ({ sessions }: ProxiedNode): Promise<Session> {
   const session = await openSession(sessions)
-  session[kStream].release()
+  session[kInternals].release()
   return session
 }
 

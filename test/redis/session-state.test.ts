@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
@@ -14,8 +14,8 @@ testEachRedisClient(t, 'another node returns the stored response of a handler', 
   const bodies = { text: 'text', empty: '', nothing: undefined, bytes: Buffer.from([0, 255]) }
   for (const [key, body] of Object.entries(bodies)) {
     const message = { key, fingerprint: () => 'payload', handle: () => ({ status: 201, headers: { 'x-app': 'yes' }, body }) }
-    await session[kStream].messageQueue.enqueue(message)
-    t.strictSame(await remote[kStream].messageQueue.enqueue(message), { response: message.handle(), replayed: true }, key)
+    await session[kInternals].messageQueue.enqueue(message)
+    t.strictSame(await remote[kInternals].messageQueue.enqueue(message), { response: message.handle(), replayed: true }, key)
   }
 })
 
@@ -100,7 +100,7 @@ t.test('a node learns that the stream of a node whose lease had ended continues'
   t.equal(remote.connected, false)
   proxy.connections[1]?.client.resetAndDestroy()
   await waitUntil(async () => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner')) !== '', 'the owner')
-  await remote[kStream].messageQueue.enqueue(createMessage(undefined, () => createResponse('done')))
+  await remote[kInternals].messageQueue.enqueue(createMessage(undefined, () => createResponse('done')))
   t.equal(remote.connected, true)
   t.notOk(down.sink.closed)
 })

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -16,12 +16,12 @@ t.test('a session expires if its client disconnects while the stream is being ac
   const first = await attachStream(sessions, session)
   first.sink.destroy()
   await waitUntil(() => !session.connected, 'the end of the first stream')
-  session[kStream].retainForResume()
+  session[kInternals].retainForResume()
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const acquired = sessions.acquireStream(session, session[kStream].cursor)
+  const acquired = sessions.acquireStream(session, session[kInternals].cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
-  session[kStream].release()
+  session[kInternals].release()
   pauseReplies(false)
   await acquired
   await waitUntil(async () => await redis.sendCommand('ZCARD', '{sse}:deadlines') === 0, 'the session to expire')
@@ -34,7 +34,7 @@ t.test('sends no more commands for a session that was discarded while its stream
   const down = await attachStream(sessions, await openSession(sessions))
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const acquired = sessions.acquireStream(session, session[kStream].cursor)
+  const acquired = sessions.acquireStream(session, session[kInternals].cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   const discarded = sessions.discard(session, 'aborted')
   pauseReplies(false)
@@ -58,7 +58,7 @@ t.test('a retried acquire does not take the stream back from another node, which
     const local = await findSession(nodeA, session)
     pauseReplies(true)
     const isAcquired = await watchAcquire(redis, session)
-    const attached = attachStream(nodeA, local, local[kStream].cursor, false, earlier())
+    const attached = attachStream(nodeA, local, local[kInternals].cursor, false, earlier())
     await waitUntil(isAcquired, 'Redis to execute the command')
     const down = await attachStream(nodeB, session)
     const epoch = await field(redis, session, 'epoch')
@@ -229,7 +229,7 @@ t.test('compares all logs with Redis once, even if that takes longer than a hear
 t.test('a stream begins when all logs were read, however long that takes', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t, { maxChannelsPerSession: 1000 })
   const session = await openSession(nodeA)
-  const { cursor } = session[kStream]
+  const { cursor } = session[kInternals]
   await Promise.all(Array.from({ length: 700 }, (_, n) => session.join(`channel ${n}`)))
   // One command reads 200 logs. The delay is that of a slow network.
   interceptStoreCommands(client, async commands => { if (commands.some(({ operation }) => operation === 'read')) await new Promise(resolve => { setTimeout(resolve, 800) }) })
@@ -273,7 +273,7 @@ t.test('the earlier stream of a session ends if the reply to the request for the
   pausePublications(true)
   await t.rejects(attachStream(nodeA, session, down.cursor), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.equal(await isAcquired(), true)
-  session[kStream].release()
+  session[kInternals].release()
   pausePublications(false)
   await waitUntil(() => down.sink.closed, 'the end of the earlier stream')
   const resumed = await attachStream(nodeA, session, down.cursor)

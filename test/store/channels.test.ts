@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { LARGE_DATA_LENGTH } from '../support/memory-sink.js'
 import { testEachStore } from '../support/stores.js'
@@ -79,13 +79,13 @@ testEachStore(t, 'a slow stream receives a channel that was left, even after a r
   await session.leave('room')
   await waitUntil(() => first.messages().length === 3, 'the messages')
   const slow = await attachStream(node, session, first.cursor, true)
-  session[kStream].retainForResume()
+  session[kInternals].retainForResume()
   await node.acquireStream(session, first.events[2]?.position ?? 0)
   slow.sink.drain(false)
   await session.send('after')
   await waitUntil(() => slow.messages().some(data => data === 'after'), 'the message after')
   t.strictSame(slow.messages().map(data => String(data)[0]), ['0', '1', '2', 'a'])
-  session[kStream].release()
+  session[kInternals].release()
 })
 
 testEachStore(t, 'a client ahead of the store receives what is sent in a channel that it leaves afterwards', async (t, store) => {

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -67,13 +67,13 @@ testEachStore(t, 'reports entries that a limit trims as a gap, and rejects an en
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const session = await openSession(nodeA)
   for (let n = 1; n <= 5; n++) await session.send(n)
-  const counted = await attachStream(nodeB, await findSession(nodeB, session), session[kStream].cursor)
+  const counted = await attachStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
   await waitUntil(() => counted.messages().length === 3, 'what is left')
   t.match(counted.events.map(({ event, data }) => [event, data]), [['gap', { reason: 'count' }], ['message', 3], ['message', 4], ['message', 5]])
   await t.rejects(nodeB.broadcast('message', 'x'.repeat(60)), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
   const other = await openSession(nodeB)
   for (let n = 1; n <= 3; n++) await nodeA.broadcast('message', 'x'.repeat(15))
-  const heavy = await attachStream(nodeA, await findSession(nodeA, other), other[kStream].cursor)
+  const heavy = await attachStream(nodeA, await findSession(nodeA, other), other[kInternals].cursor)
   await waitUntil(() => heavy.messages().length === 2, 'what is left')
   t.match(heavy.events, [{ event: 'gap', data: { reason: 'bytes' } }, { event: 'message' }, { event: 'message' }])
 })
@@ -82,7 +82,7 @@ testEachStore(t, 'trims entries that exceed the age, and reports a gap', async (
   // Long enough for the second entry to be read before it expires, even on a slow machine.
   const node = await store.addNode({ log: { age: 1500 } })
   const session = await openSession(node)
-  const { cursor } = session[kStream]
+  const { cursor } = session[kInternals]
   await session.send('old')
   const sentAt = performance.now()
   await waitUntil(() => performance.now() - sentAt > 1700, 'the entry to expire')

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { QueueResult, QueuedMessage, StoredResponse } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -35,7 +35,7 @@ testEachStore(t, 'handles messages of a session one at a time, in order of arriv
   for (let n = 0; n < 20; n++) {
     const arrived = deferred()
     const handle = handles[n % 2] ?? session
-    results.push((async () => await handle[kStream].messageQueue.enqueue(createMessage(undefined, async () => {
+    results.push((async () => await handle[kInternals].messageQueue.enqueue(createMessage(undefined, async () => {
       t.equal(++running, 1, 'no other handler runs at the same time')
       order.push(n)
       await new Promise(resolve => { setImmediate(resolve) })
@@ -58,21 +58,21 @@ testEachStore(t, 'a repeat receives the first response on any node, and waits fo
   let handled = 0
   const gate = deferred()
   const handlerStarted = deferred()
-  const first = session[kStream].messageQueue.enqueue(createMessage('key', async () => {
+  const first = session[kInternals].messageQueue.enqueue(createMessage('key', async () => {
     handled++
     handlerStarted.resolve()
     await gate.promise
     return createResponse('["ä",1,null]')
   }))
   await withTimeout(handlerStarted.promise, 'the handler')
-  const concurrent = (async () => await remote[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'))))()
-  await t.rejects(async () => await remote[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'), 'another payload')), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+  const concurrent = (async () => await remote[kInternals].messageQueue.enqueue(createMessage('key', () => createResponse('never'))))()
+  await t.rejects(async () => await remote[kInternals].messageQueue.enqueue(createMessage('key', () => createResponse('never'), 'another payload')), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
   gate.resolve()
   const expected = { response: { status: 200, headers: { 'x-test': 'yes' }, body: '["ä",1,null]' } }
   t.match(await withTimeout(Promise.resolve(first), 'the first response'), { ...expected, replayed: false })
   t.match(await withTimeout(concurrent, 'the response to the concurrent repeat'), { ...expected, replayed: true })
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'))), { ...expected, replayed: true })
-  t.match(await session[kStream].messageQueue.enqueue(createMessage('key', () => createResponse('never'))), { ...expected, replayed: true })
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('key', () => createResponse('never'))), { ...expected, replayed: true })
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('key', () => createResponse('never'))), { ...expected, replayed: true })
   t.equal(handled, 1)
 })
 
@@ -81,21 +81,21 @@ testEachStore(t, 'stores the response to an error of the handler, and stores not
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const failed = { status: 409, headers: {}, body: 'no' }
-  await session[kStream].messageQueue.enqueue(createMessage('failed', () => failed))
-  t.strictSame(await remote[kStream].messageQueue.enqueue(createMessage('failed', () => createResponse())), { replayed: true, response: failed })
-  await t.rejects(async () => await session[kStream].messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('refused', () => createResponse('now'))), { replayed: false, response: { body: 'now' } })
+  await session[kInternals].messageQueue.enqueue(createMessage('failed', () => failed))
+  t.strictSame(await remote[kInternals].messageQueue.enqueue(createMessage('failed', () => createResponse())), { replayed: true, response: failed })
+  await t.rejects(async () => await session[kInternals].messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('refused', () => createResponse('now'))), { replayed: false, response: { body: 'now' } })
 })
 
 testEachStore(t, 'stores the latest responses up to maxIdempotencyKeys', async (t, store) => {
   const options = { maxIdempotencyKeys: 2 }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const session = await openSession(nodeA)
-  for (const key of ['a', 'b', 'c']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse(key)))
+  for (const key of ['a', 'b', 'c']) await session[kInternals].messageQueue.enqueue(createMessage(key, () => createResponse(key)))
   const remote = await findSession(nodeB, session)
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('b', () => createResponse('again'))), { replayed: true })
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('c', () => createResponse('again'))), { replayed: true })
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('a', () => createResponse('again'))), { replayed: false })
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('b', () => createResponse('again'))), { replayed: true })
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('c', () => createResponse('again'))), { replayed: true })
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again'))), { replayed: false })
 })
 
 testEachStore(t, 'enqueues several messages without others between them, and limits how many wait', async (t, store) => {
@@ -110,14 +110,14 @@ testEachStore(t, 'enqueues several messages without others between them, and lim
     await gate.promise
     return createResponse(name)
   })
-  const first = (async () => await session[kStream].messageQueue.enqueue(createWaitingMessage('first')))()
+  const first = (async () => await session[kInternals].messageQueue.enqueue(createWaitingMessage('first')))()
   await waitUntil(() => order.length === 1, 'the first handler')
-  const batch = (async () => await Promise.all(await remote[kStream].messageQueue.enqueueAll([createWaitingMessage('a'), createWaitingMessage('b')])))()
+  const batch = (async () => await Promise.all(await remote[kInternals].messageQueue.enqueueAll([createWaitingMessage('a'), createWaitingMessage('b')])))()
   await remote.update({})
-  const last = (async () => await session[kStream].messageQueue.enqueue(createWaitingMessage('last')))()
+  const last = (async () => await session[kInternals].messageQueue.enqueue(createWaitingMessage('last')))()
   await session.update({})
-  await t.rejects(async () => await remote[kStream].messageQueue.enqueue(createWaitingMessage('too many')), { code: 'FST_SSE_TOO_MANY_WAITING' })
-  await t.rejects(async () => await session[kStream].messageQueue.enqueueAll([createWaitingMessage('far'), createWaitingMessage('too many')]), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(async () => await remote[kInternals].messageQueue.enqueue(createWaitingMessage('too many')), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(async () => await session[kInternals].messageQueue.enqueueAll([createWaitingMessage('far'), createWaitingMessage('too many')]), { code: 'FST_SSE_TOO_MANY_WAITING' })
   gate.resolve()
   await withTimeout(Promise.all([first, batch, last]), 'all results')
   t.strictSame(order, ['first', 'a', 'b', 'last'])
@@ -127,7 +127,7 @@ testEachStore(t, 'keys that a store keeps next to a session are not found as ses
   const node = await store.addNode()
   const session = await openSession(node)
   await session.send(1)
-  for (const key of ['startPosition', 'owner', 'd:admin']) await session[kStream].messageQueue.enqueue(createMessage(key, () => createResponse('done')))
+  for (const key of ['startPosition', 'owner', 'd:admin']) await session[kInternals].messageQueue.enqueue(createMessage(key, () => createResponse('done')))
   for (const part of ['log', 'keys', 'order', 'queue']) t.equal(await node.find(`${session.id}:${part}`), undefined)
 })
 
@@ -137,7 +137,7 @@ testEachStore(t, 'handles concurrent messages at once, once per key, and no othe
   const remote = await findSession(nodeB, session)
   const gates = [deferred(), deferred()] as const
   const started: string[] = []
-  const enqueue = async ({ [kStream]: { messageQueue } }: typeof session, message: QueuedMessage): Promise<QueueResult> => await messageQueue.enqueue(message)
+  const enqueue = async ({ [kInternals]: { messageQueue } }: typeof session, message: QueuedMessage): Promise<QueueResult> => await messageQueue.enqueue(message)
   const ordered = enqueue(session, createMessage('ordered', async () => {
     started.push('ordered')
     await gates[0].promise
@@ -147,7 +147,7 @@ testEachStore(t, 'handles concurrent messages at once, once per key, and no othe
   const concurrent = enqueue(remote, createConcurrentMessage('concurrent', gates[1].promise, () => { started.push('concurrent') }))
   await waitUntil(() => started.includes('concurrent'), 'the concurrent message')
   const repeat = enqueue(session, createConcurrentMessage('concurrent', gates[1].promise, () => { started.push('repeat') }))
-  const [next, inBatch] = await remote[kStream].messageQueue.enqueueAll([createMessage('next', () => createResponse('next')), createConcurrentMessage('in batch', Promise.resolve(), () => { started.push('in batch') })])
+  const [next, inBatch] = await remote[kInternals].messageQueue.enqueueAll([createMessage('next', () => createResponse('next')), createConcurrentMessage('in batch', Promise.resolve(), () => { started.push('in batch') })])
   t.match(await withTimeout(inBatch as Promise<QueueResult>, 'the concurrent message of the batch'), { replayed: false, response: { body: 'in batch' } })
   gates[0].resolve()
   t.match(await withTimeout(Promise.all([ordered, next]), 'the messages in order'), [{ response: { body: 'ordered' } }, { response: { body: 'next' } }])
@@ -166,14 +166,14 @@ testEachStore(t, 'concurrent messages that are being handled count for maxWaitin
   const gate = deferred()
   const full = { code: 'FST_SSE_TOO_MANY_WAITING', statusCode: 429 }
   const started: string[] = []
-  const run = async (handle: typeof session, key: string): Promise<QueueResult> => await handle[kStream].messageQueue.enqueue(createConcurrentMessage(key, gate.promise, () => { started.push(key) }))
+  const run = async (handle: typeof session, key: string): Promise<QueueResult> => await handle[kInternals].messageQueue.enqueue(createConcurrentMessage(key, gate.promise, () => { started.push(key) }))
   const results = [run(session, 'a'), run(remote, 'b'), run(session, 'c')]
   await waitUntil(() => started.length === 3, 'one message, and two more')
   await t.rejects(run(remote, 'd'), full)
-  await t.rejects(async () => await remote[kStream].messageQueue.enqueue(createMessage('e', () => createResponse('e'))), full)
-  await t.rejects(async () => await session[kStream].messageQueue.enqueueAll([createMessage('f', () => createResponse('f'))]), full)
-  await t.rejects(async () => await Promise.all(await session[kStream].messageQueue.enqueueAll([createConcurrentMessage('g', gate.promise)])), full)
+  await t.rejects(async () => await remote[kInternals].messageQueue.enqueue(createMessage('e', () => createResponse('e'))), full)
+  await t.rejects(async () => await session[kInternals].messageQueue.enqueueAll([createMessage('f', () => createResponse('f'))]), full)
+  await t.rejects(async () => await Promise.all(await session[kInternals].messageQueue.enqueueAll([createConcurrentMessage('g', gate.promise)])), full)
   gate.resolve()
   await withTimeout(Promise.all(results), 'all results')
-  t.match(await remote[kStream].messageQueue.enqueue(createMessage('e', () => createResponse('e'))), { replayed: false, response: { body: 'e' } })
+  t.match(await remote[kInternals].messageQueue.enqueue(createMessage('e', () => createResponse('e'))), { replayed: false, response: { body: 'e' } })
 })

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -63,16 +63,16 @@ testEachStore(t, 'a session does not expire while its client is opening or resum
   const closed: string[] = []
   for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', ({ id }) => { closed.push(id) })
   const [opening, resuming] = [await openSession(nodeA), await openSession(nodeA)]
-  resuming[kStream].release()
-  resuming[kStream].retainForResume()
+  resuming[kInternals].release()
+  resuming[kInternals].retainForResume()
   // Each of these expires, so the time has passed after which the first two would expire.
   for (let count = 1; count <= 3; count++) {
     const other = await openSession(nodeB)
-    other[kStream].release()
+    other[kInternals].release()
     await waitUntil(() => closed.length === count, 'the expiry')
     t.equal(closed.at(-1), other.id)
   }
-  for (const session of [opening, resuming]) session[kStream].release()
+  for (const session of [opening, resuming]) session[kInternals].release()
   await waitUntil(() => closed.length === 5, 'the expiry of both sessions')
 })
 

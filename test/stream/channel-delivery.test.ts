@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
 import type { Log } from '../../lib/log/log.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { waitUntilCollected } from '../support/gc.js'
 import { summarize, findGap, destroyStream, serveSession, positionOf, resumeAfter, type ServedSession } from '../support/served-session.js'
@@ -158,7 +158,7 @@ for (const [when, trigger] of [
 
 /** A weak reference to the log of the one channel that a session reads. */
 function channelLogOf (session: Session): WeakRef<Log> {
-  const { log } = session[kStream].state.ranges[1] ?? {}
+  const { log } = session[kInternals].state.ranges[1] ?? {}
   if (log === undefined) throw new Error('no log')
   return new WeakRef(log)
 }

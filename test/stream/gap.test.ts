@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Gap, SseSessionsOptions } from '../../lib/index.js'
 import { formatEventId } from '../../lib/wire/event-id.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { eventSources } from '../support/event-sources.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
@@ -97,9 +97,9 @@ async function openStalledStream (t: Test, options: SseSessionsOptions): Promise
   proxy.connections[0]?.server.pause()
   const padding = 'x'.repeat(10_000)
   let n = 0
-  while (n - session[kStream].cursor < 200) {
+  while (n - session[kInternals].cursor < 200) {
     for (let i = 0; i < 50; i++) await session.send({ n: ++n, padding })
-    await waitUntil(() => session[kStream].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stall')
+    await waitUntil(() => session[kInternals].cursor === n || sockets[0]?.writableNeedDrain === true, 'the stream to write or to stall')
   }
   return { stream, proxy, sent: n, read: () => { proxy.connections[0]?.server.resume() } }
 }

@@ -5,7 +5,7 @@ import type { SseSessionsOptions } from '../../lib/index.js'
 import { Heartbeat } from '../../lib/stream/heartbeat.js'
 import type { StreamWriter } from '../../lib/stream/stream-writer.js'
 import { HEARTBEAT_FRAME } from '../../lib/wire/frame.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { freezeClock } from '../support/clock.js'
 import { eventSources } from '../support/event-sources.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
@@ -63,12 +63,12 @@ t.test('sends no heartbeat to a stream that waits for its client to read', async
   await waitForStreams(sessions, 1)
   const [{ session }] = opened as [OpenedSession]
   const count = await sendUntilStalled([session], n => session.send({ n, padding: PADDING }))
-  const { cursor } = session[kStream]
+  const { cursor } = session[kInternals]
   tick(50)
   client.read()
   await session.emit('last', 1)
   await client.waitFor('event: last')
-  t.ok(session[kStream].cursor > cursor, 'the stream was waiting')
+  t.ok(session[kInternals].cursor > cursor, 'the stream was waiting')
   t.equal(client.numbers().length, count)
   t.notMatch(client.text(), ': heartbeat')
   tick(5)

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { openStream } from '../support/http-client.js'
 import { openRawClient } from '../support/raw-client.js'
 import { serve } from '../support/server.js'
@@ -44,7 +44,7 @@ t.test('a client that returns receives the latest event of each key, every other
     await session.emit('title', n, { latest: n < 20 ? 'messages' : 'title' })
     if (n % 10 === 0) await session.send(`all ${n}`)
   }
-  const [welcome, ...events] = await resumeAfter(t, served, session[kStream].cursor)
+  const [welcome, ...events] = await resumeAfter(t, served, session[kInternals].cursor)
   t.equal(welcome?.event, 'welcome')
   t.strictSame(events.map(({ event, data }) => [event, data]), [['message', 'all 10'], ['position', 20], ['message', 20], ['title', 20], ['message', 'all 20']])
   t.strictSame(reportedGaps, [])
@@ -69,7 +69,7 @@ t.test('an event does not replace one that other sessions receive', async t => {
   await sessions.broadcast('position', 2, { latest: true, except: session })
   await sessions.broadcast('position', 3, { latest: true, except: session })
   await other.waitFor(({ data }) => data === 3)
-  t.strictSame((await resumeAfter(t, served, session[kStream].cursor)).slice(1).map(({ data }) => data), [1])
+  t.strictSame((await resumeAfter(t, served, session[kInternals].cursor)).slice(1).map(({ data }) => data), [1])
 })
 
 t.test('the order of the sessions that an event excludes has no effect', async t => {
@@ -79,7 +79,7 @@ t.test('the order of the sessions that an event excludes has no effect', async t
   await destroyStream(served)
   await sessions.broadcast('position', 1, { latest: true, except: excluded })
   await sessions.broadcast('position', 2, { latest: true, except: [...excluded].reverse() })
-  t.strictSame((await resumeAfter(t, served, session[kStream].cursor)).slice(1).map(({ data }) => data), [2])
+  t.strictSame((await resumeAfter(t, served, session[kInternals].cursor)).slice(1).map(({ data }) => data), [2])
 })
 
 t.test('the history of a channel has only the latest', async t => {

@@ -1,7 +1,7 @@
 import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { eventSources } from '../support/event-sources.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { collectGarbage } from '../support/gc.js'
@@ -113,12 +113,12 @@ t.test('a producer is never more than half a log ahead of what the connection ac
   sessions.addHook('onOpen', opened => { session = opened })
   const client: RawClient = openRawClient(t, port, { stalled: true })
   await waitForStreams(sessions, 1)
-  const start = session?.[kStream].cursor ?? NaN
+  const start = session?.[kInternals].cursor ?? NaN
   let produced = 0
   let furthest = 0
   function * numbers (): Generator<object> {
     for (; produced < 400; produced++) {
-      furthest = Math.max(furthest, produced - ((session?.[kStream].cursor ?? NaN) - start))
+      furthest = Math.max(furthest, produced - ((session?.[kInternals].cursor ?? NaN) - start))
       yield { n: produced, padding: PADDING }
     }
   }

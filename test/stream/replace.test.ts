@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { attachStream } from '../../lib/routes/attach-stream.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { ResponseSink, startStream } from '../../lib/stream/response-sink.js'
 import { eventSources } from '../support/event-sources.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
@@ -91,7 +91,7 @@ t.test('a response that is refused because of a later request is not attached', 
       }, startStream]
     }, async ({ headers }, reply) => {
       const session = await app.sseSessions.find(String(headers['x-session-id'])) as Session
-      const stream = session[kStream]
+      const stream = session[kInternals]
       const generation = stream.retainForResume()
       await attachStream(app.sseSessions, session, {
         sink: new ResponseSink(reply.raw),

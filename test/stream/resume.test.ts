@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import type { Session } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { eventSources, type EventSourceLike } from '../support/event-sources.js'
 import { startFaultProxy, type Fault, type FaultProxy, type FaultPlan } from '../support/fault-proxy.js'
 import { serve, type TestServer } from '../support/server.js'
@@ -95,8 +95,8 @@ for (const [name, open] of eventSources) {
       connection?.server.pause()
       send(12_000, 'x'.repeat(1000))
       // 12 MB exceed the socket buffers, so the stream has to wait.
-      await waitUntil(() => session[kStream].cursor > 0, 'the first write')
-      t.ok(session[kStream].cursor < 12_000)
+      await waitUntil(() => session[kInternals].cursor > 0, 'the first write')
+      t.ok(session[kInternals].cursor < 12_000)
       proxy.breakConnection(fault)
       await follower.reached(12_000)
       t.strictSame(follower.problems, [], fault)

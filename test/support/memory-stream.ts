@@ -1,6 +1,6 @@
 import Fastify from 'fastify'
 import type { Session, Sessions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { MemorySink, readEvents, type ReceivedEvent } from './memory-sink.js'
 
 const logger = Fastify({ logger: false }).log
@@ -36,12 +36,12 @@ export const earlier = (): number => performance.now() - 60_000
 /** Attaches a stream to a session as the route does. With a cursor it resumes the session. If `stalls` is true, the client blocks after every write. `requestedAt` is the time of the request. */
 export async function attachStream (sessions: Sessions, session: Session, cursor?: number, stalls = false, requestedAt = performance.now()): Promise<MemoryStream> {
   const resumed = cursor !== undefined
-  const generation = resumed ? session[kStream].retainForResume() : 0
+  const generation = resumed ? session[kInternals].retainForResume() : 0
   const sink = new MemorySink(stalls)
-  const from = cursor ?? session[kStream].cursor
+  const from = cursor ?? session[kInternals].cursor
   const head = await sessions.acquireStream(session, from, requestedAt)
   if (head === undefined) throw new Error('the session does not exist any more')
-  session[kStream].attach({ sink, cursor: from, head, welcome: '{}', resumed, generation, logger })
+  session[kInternals].setStream({ sink, cursor: from, head, welcome: '{}', resumed, generation, logger })
   return new MemoryStream(sink, from)
 }
 

@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { connect, type Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
-import { kStream } from '../../lib/sessions/session.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { deferred, waitUntil, withTimeout } from './wait.js'
 
 /** A client that is only a socket. Its text is everything received, with the head of the response and without its chunked framing. */
@@ -105,7 +105,7 @@ export function waitForStreams (sessions: Sessions, count: number): Promise<void
 
 /** Calls `send` until the streams of clients that do not read have stopped writing. Returns the number of calls. */
 export async function sendUntilStalled (sessions: readonly Session[], send: (n: number) => unknown): Promise<number> {
-  const cursors = (): number => sessions.reduce((sum, session) => sum + session[kStream].cursor, 0)
+  const cursors = (): number => sessions.reduce((sum, session) => sum + session[kInternals].cursor, 0)
   let sent = 0
   for (let unchanged = 0; unchanged < 20; sent++) {
     const before = cursors()

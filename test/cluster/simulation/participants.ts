@@ -6,7 +6,7 @@ import { SessionUnknown, StoreUnavailable } from '../../../lib/errors.js'
 import type { QueuedMessage, Session, Sessions, SseSessionsOptions, StoredResponse } from '../../../lib/index.js'
 import { resolveOptions } from '../../../lib/options.js'
 import { redisStore, type RedisClient } from '../../../lib/redis.js'
-import { kStream } from '../../../lib/sessions/session.js'
+import { kInternals } from '../../../lib/sessions/session.js'
 import { createSessions } from '../../../lib/sessions/sessions.js'
 import type { Sink, SinkListener } from '../../../lib/stream/response-sink.js'
 import { parseEventId } from '../../../lib/wire/event-id.js'
@@ -157,11 +157,11 @@ export class Node {
           retry()
           return
         }
-      } else generation = session[kStream].retainForResume()
-      const cursor = position ?? session[kStream].cursor
+      } else generation = session[kInternals].retainForResume()
+      const cursor = position ?? session[kInternals].cursor
       const release = (): void => {
         if (existing === undefined) sessions.discard(session, 'aborted')
-        else session[kStream].releaseAborted()
+        else session[kInternals].releaseAborted()
       }
       let head: number | undefined
       try {
@@ -181,7 +181,7 @@ export class Node {
         return
       }
       const welcome = JSON.stringify({ sessionId: session.id, resumed: existing !== undefined, isUnknown: sessionId !== undefined && existing === undefined })
-      session[kStream].attach({ sink, cursor, head, welcome, resumed: existing !== undefined, generation, logger })
+      session[kInternals].setStream({ sink, cursor, head, welcome, resumed: existing !== undefined, generation, logger })
     } catch (error) {
       this.#context.model.expectUnavailable(error, 'a GET')
       retry()
@@ -195,7 +195,7 @@ export class Node {
       if (sessions === undefined || this.isClosing) throw new StoreUnavailable()
       const session = await sessions.findCached(sessionId)
       if (session === undefined) throw new SessionUnknown()
-      const queue = session[kStream].messageQueue
+      const queue = session[kInternals].messageQueue
       const [first, ...others] = this.#toQueuedMessages(session, messages) as [QueuedMessage, ...QueuedMessage[]]
       const results = others.length === 0 ? [queue.enqueue(first)] : await queue.enqueueAll([first, ...others])
       return results.map(async result => String((await result).response.body))

@@ -1,6 +1,6 @@
 import type { Sessions } from '../../../lib/index.js'
 import { MemoryQueue } from '../../../lib/store/memory/memory-queue.js'
-import { kStream } from '../../../lib/sessions/session.js'
+import { kInternals } from '../../../lib/sessions/session.js'
 import { waitUntil } from '../../support/wait.js'
 
 /** Resolves when this many messages of a session wait for the one that is being handled. */
@@ -9,7 +9,7 @@ export function waitForWaitingMessages (sessions: Sessions, sessionId: string, c
   const excess = sessions.settings.maxWaitingMessages - count + 1
   return waitUntil(async () => {
     try {
-      const queue = (await sessions.find(sessionId))?.[kStream].messageQueue
+      const queue = (await sessions.find(sessionId))?.[kInternals].messageQueue
       if (queue instanceof MemoryQueue) queue.assertCapacity(excess)
       return false
     } catch {

@@ -1,5 +1,5 @@
 import type { QueuedMessage, StoredResponse, Session } from '../../../lib/index.js'
-import { kStream } from '../../../lib/sessions/session.js'
+import { kInternals } from '../../../lib/sessions/session.js'
 import { deferred } from '../../support/wait.js'
 
 /** Creates the response of a handler that succeeds. */
@@ -24,7 +24,7 @@ export function recordHandlers () {
 export function startGatedMessage (session: Session) {
   const gate = deferred()
   const started = deferred()
-  const running = session[kStream].messageQueue.enqueue(createMessage('a', async () => {
+  const running = session[kInternals].messageQueue.enqueue(createMessage('a', async () => {
     started.resolve()
     await gate.promise
     return createResponse('a')

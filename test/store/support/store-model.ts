@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import type { Gap, Session, Sessions } from '../../../lib/index.js'
-import { kStream } from '../../../lib/sessions/session.js'
+import { kInternals } from '../../../lib/sessions/session.js'
 import { findSession, openSession, attachStream, type MemoryStream } from '../../support/memory-stream.js'
 import { ReferenceLog } from '../../support/reference-log.js'
 import { waitUntil } from '../../support/wait.js'
@@ -188,7 +188,7 @@ export class StoreModel {
         since: n,
         nodeIndex,
         counted: 0,
-        received: [{ position: session[kStream].cursor, n }],
+        received: [{ position: session[kInternals].cursor, n }],
         stream: await attachStream(node, session)
       }
       this.#clients[index] = created

@@ -7,7 +7,7 @@ import type { EntryInput, Log } from '../../../lib/log/log.js'
 import { MemoryLogs } from '../../../lib/store/memory/memory-logs.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import { frameEvent, REPLACED_FRAME } from '../../../lib/wire/frame.js'
-import { kStream } from '../../../lib/sessions/session.js'
+import { kInternals } from '../../../lib/sessions/session.js'
 import { LARGE_DATA_LENGTH, MemorySink, readEvents } from '../../support/memory-sink.js'
 import { ReferenceLog, type ReferenceEntry } from '../../support/reference-log.js'
 
@@ -53,8 +53,8 @@ class Client {
     if (session === undefined) throw new Error('no session')
     this.session = session
     this.log = new ReferenceLog(bounds)
-    this.cursor = session[kStream].cursor
-    this.receivedPositions = [session[kStream].cursor]
+    this.cursor = session[kInternals].cursor
+    this.receivedPositions = [session[kInternals].cursor]
   }
 }
 
@@ -220,18 +220,18 @@ export class SessionModel {
     if (client?.closed === true && this.#bounds.bytes > MAX_CLOSED_BYTES && this.#hasWrittenAll(client)) return
     if (client === undefined) {
       const session = await this.#sessions.open(undefined)
-      assert.equal(session?.[kStream].cursor, head)
+      assert.equal(session?.[kInternals].cursor, head)
       client = this.#clients[index] = new Client(session, this.#bounds)
     }
     const { session, sink: replaced } = client
-    const generation = resumed ? session[kStream].retainForResume() : 0
+    const generation = resumed ? session[kInternals].retainForResume() : 0
     const finalFrame = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
     const cursor = this.#chooseCursor(client, choice, head)
     if (cursor < client.cursor) counts.replays++
     const sink = new MemorySink(stalls)
     assert.equal(await this.#sessions.acquireStream(session, cursor), head)
     Object.assign(client, { sink, cursor, gapReportedThrough: 0 })
-    session[kStream].attach({ sink, cursor, head, welcome: '{}', resumed, generation, logger })
+    session[kInternals].setStream({ sink, cursor, head, welcome: '{}', resumed, generation, logger })
     assert.equal(replaced?.read() ?? '', finalFrame, 'a replaced stream that can write receives only the event "replaced"')
     const [welcome, ...events] = readEvents(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
@@ -248,7 +248,7 @@ export class SessionModel {
     if (choice === 'ahead') return head + 5
     if (choice === 'last') return client.receivedPositions.at(-1) ?? 0
     if (choice !== 'written') return client.receivedPositions[Math.floor(choice * client.receivedPositions.length)] ?? 0
-    const { session: { [kStream]: { cursor } }, gapReportedThrough } = client
+    const { session: { [kInternals]: { cursor } }, gapReportedThrough } = client
     assert.ok(cursor >= client.cursor)
     const skipped = this.#sentTo(client).filter(({ position }) => position > Math.max(client.cursor, gapReportedThrough) && position <= cursor)
     assert.deepEqual(skipped.filter(({ except }) => except !== client), [])
@@ -261,7 +261,7 @@ export class SessionModel {
   }
 
   #hasWrittenAll (client: Client): boolean {
-    const { cursor } = client.session[kStream]
+    const { cursor } = client.session[kInternals]
     return this.#sentTo(client).every(({ position }) => position <= cursor)
   }
 

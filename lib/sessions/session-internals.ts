@@ -83,7 +83,7 @@ export interface StreamAttachment {
  * replaced or released, and what happens when the session is closed. A session has at most one stream, that of the newest
  * request.
  */
-export class SessionStream<Session> implements SessionListener, StreamOwner, DeliverySession {
+export class SessionInternals<Session> implements SessionListener, StreamOwner, DeliverySession {
   // Private, because a logger that is given a SessionState also prints its listener.
   readonly #state: SessionState
   readonly #context: SessionContext<Session>
@@ -216,7 +216,7 @@ export class SessionStream<Session> implements SessionListener, StreamOwner, Del
   }
 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
-  attach ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): boolean {
+  setStream ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
       sink.end(this.context.frames.replaced)
       return false
