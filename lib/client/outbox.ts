@@ -33,17 +33,17 @@ export interface Message {
   readonly event: string
   /** The message as one line of a batch, in JSON. */
   line: string
-  /** The loop that sends an answer, from its first attempt on. */
-  loop?: Loop
+  /** The sender that sends an answer, from its first attempt on. */
+  sender?: Sender
   /** Number of attempts in which the server may have handled the message. */
-  attempts: number
+  uncertainAttempts: number
   /** Settles the message with the result of the handler, and removes it from the queue. */
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
 }
 
-/** What sends messages: the loop for those that are handled in order, the one for answers, or that of one concurrent message. */
-type Loop = '' | typeof RESPONSE_EVENT | Message
+/** Who sends a message: one sender for those that are handled in order (the empty string), one for answers, and one for each concurrent message. Each has at most one request in progress. */
+type Sender = '' | typeof RESPONSE_EVENT | Message
 
 /** What {@link Outbox.push} returns. */
 export interface QueuedMessage {
@@ -88,9 +88,9 @@ export interface Outbox {
 export function createOutbox (send: Send, path: string, options: OutboxOptions, retrySettings: RetrySettings, listener: OutboxListener): Outbox {
   const { maxQueued } = options
   const queue = new Set<Message>()
-  // Interrupts the current request, or the delay before the next one, of each loop that is sending: the one for messages that are
+  // Interrupts the current request, or the delay before the next one, of each sender that is active: the one for messages that are
   // handled in order, the one for answers, and one for each concurrent message.
-  const interrupts = new Map<Loop, (method: 'retryNow' | 'stop') => void>()
+  const interrupts = new Map<Sender, (method: 'retryNow' | 'stop') => void>()
   // The event names of the messages that the server handles concurrently; `undefined` while the outbox is paused.
   let concurrent: readonly string[] | undefined
   let closeError: ClientError | undefined
@@ -99,34 +99,34 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   let currentSessionId = ''
   let batchLimit = MAX_BATCH_MESSAGES
 
-  /** Sends the messages of a loop until there are none. */
-  const flush = async (loop: Loop): Promise<void> => {
-    if (interrupts.has(loop)) return
+  /** Sends the messages of one sender until there are none. */
+  const flush = async (sender: Sender): Promise<void> => {
+    if (interrupts.has(sender)) return
     const backoff = createBackoff(retrySettings)
     let controller: AbortController
-    interrupts.set(loop, method => {
+    interrupts.set(sender, method => {
       controller.abort()
       backoff[method]()
     })
-    for (let batch = fillBatch(loop); batch.length > 0; batch = fillBatch(loop)) {
+    for (let batch = fillBatch(sender); batch.length > 0; batch = fillBatch(sender)) {
       controller = new AbortController()
       const timer = setTimer(() => { controller.abort() }, REQUEST_TIMEOUT)
-      const retryAfter = await post(batch, loop, controller.signal)
+      const retryAfter = await post(batch, sender, controller.signal)
       clearTimeout(timer)
       if (retryAfter === undefined) backoff.reset()
       else await backoff.wait(retryAfter)
     }
-    interrupts.delete(loop)
+    interrupts.delete(sender)
   }
 
-  const loopOf = (message: Message): Loop => message.loop ?? (message.event === RESPONSE_EVENT ? RESPONSE_EVENT : concurrent?.includes(message.event) ? message : '')
+  const senderOf = (message: Message): Sender => message.sender ?? (message.event === RESPONSE_EVENT ? RESPONSE_EVENT : concurrent?.includes(message.event) ? message : '')
 
-  /** Returns the next messages of a loop. If a batch of another loop is given, adds those to it that were never sent. */
-  const fillBatch = (loop: Loop, batch: Message[] = []): Message[] => {
+  /** Returns the next messages of a sender. If a batch of another sender is given, adds those to it that were never sent. */
+  const fillBatch = (sender: Sender, batch: Message[] = []): Message[] => {
     const isOther = batch.length > 0
     let characters = batch.reduce((sum, { line }) => sum + line.length, 0)
     for (const message of concurrent ? queue : []) {
-      if (loopOf(message) !== loop || (isOther && message.loop !== undefined)) continue
+      if (senderOf(message) !== sender || (isOther && message.sender !== undefined)) continue
       characters += message.line.length
       if (batch.length > 0 && (batch.length >= batchLimit || characters > MAX_BATCH_CHARACTERS)) break
       batch.push(message)
@@ -138,7 +138,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
    * Posts a batch and settles the messages that have a final response. Resolves with the minimum delay before the next
    * batch, in milliseconds, if the server did not accept all; with `undefined` if no delay is needed. Never rejects.
    */
-  const post = async (batch: readonly Message[], loop: Loop, signal: AbortSignal): Promise<number | undefined> => {
+  const post = async (batch: readonly Message[], sender: Sender, signal: AbortSignal): Promise<number | undefined> => {
     let sent = batch
     try {
       const response = await send(path, {
@@ -146,13 +146,13 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         headers: { 'x-session-id': currentSessionId, 'content-type': 'application/x-ndjson' },
         body: () => {
           // While the URL and the headers were resolved, messages may have been removed, and answers added or sent with other messages.
-          const messages = batch.filter(message => queue.has(message) && loopOf(message) === loop)
+          const messages = batch.filter(message => queue.has(message) && senderOf(message) === sender)
           sent = messages
           if (sent.length === 0) throw abortReason(signal)
-          if (loop === '') fillBatch(RESPONSE_EVENT, messages)
+          if (sender === '') fillBatch(RESPONSE_EVENT, messages)
           return sent.map(message => {
-            if (message.event === RESPONSE_EVENT) message.loop = loop
-            message.attempts++
+            if (message.event === RESPONSE_EVENT) message.sender = sender
+            message.uncertainAttempts++
             return message.line
           }).join('\n')
         },
@@ -203,7 +203,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       const error = createResponseError(response)
       if ((status === 429 || status === 503) && !replayed) {
         // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
-        message.attempts--
+        message.uncertainAttempts--
         lastError = error
         retryAfter = 0
       } else if (status >= 400) {
@@ -228,7 +228,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
           removeAbort?.()
           settle(value)
         }
-        message = { event, line: '', attempts: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
+        message = { event, line: '', uncertainAttempts: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
         if (closeError) throw closeError
         if (signal?.aborted) throw abortReason(signal)
         if (queue.size >= maxQueued && event !== RESPONSE_EVENT) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
@@ -239,7 +239,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
           message.reject(new ClientError('TIMEOUT', `No response in ${timeout} ms`, { cause: lastError }))
         }, timeout)
         removeAbort = signal && onAbort(signal, message.reject)
-        flush(loopOf(message))
+        flush(senderOf(message))
       })
       // The app has aborted the message itself, and the event `close` reports the end of the session.
       result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.reportError(error) })
@@ -248,8 +248,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
     resume ({ sessionId, concurrent: names = [] }) {
       if (sessionId !== currentSessionId) {
         // An idempotency key is unique within one session. Another session would handle a message again that the first has handled.
-        for (const { attempts, reject } of queue) {
-          if (attempts > 0) reject(new ClientError('RESET'))
+        for (const { uncertainAttempts, reject } of queue) {
+          if (uncertainAttempts > 0) reject(new ClientError('RESET'))
         }
       }
       currentSessionId = sessionId
@@ -257,7 +257,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       concurrent = [...names, 'part']
       // The connection of the current request may be lost, like that of the previous stream. Repeating the request is cheap.
       for (const interrupt of interrupts.values()) interrupt('retryNow')
-      for (const message of queue) flush(loopOf(message))
+      for (const message of queue) flush(senderOf(message))
     },
     pause (error) {
       concurrent = undefined
@@ -273,7 +273,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
 
 /** Records that the last attempt to send the messages did not reach a handler. */
 function markUnhandled (batch: readonly Message[]): void {
-  for (const message of batch) message.attempts--
+  for (const message of batch) message.uncertainAttempts--
 }
 
 function rejectAll (messages: Iterable<Message>, error: ClientError): undefined {

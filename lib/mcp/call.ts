@@ -10,7 +10,7 @@ const JSON_TIMEOUT = 50
 /** What a call needs from its MCP session. */
 export interface CallContext {
   /** Opens and retains the session whose stream is the response. */
-  openStream (): Promise<Session>
+  openStreamSession (): Promise<Session>
   /** The client does not get the responses, so the requests have to be canceled. */
   onFailure (call: Call, reason: string): void
   /** Every request has a response that was sent, or was canceled. */
@@ -29,8 +29,8 @@ export class Call {
   readonly #responses: JsonRpcMessage[] = []
   readonly #timer: NodeJS.Timeout
   readonly #resolveResponse: (response: readonly JsonRpcMessage[] | Promise<Session>) => void
-  #stream: Promise<Session> | undefined
-  #attached: Session | undefined
+  #streamSession: Promise<Session> | undefined
+  #attachedSession: Session | undefined
   #isDisconnectRequested = false
 
   /** `isStream`: whether the response is a stream from the beginning. */
@@ -40,8 +40,8 @@ export class Call {
     this.#resolveResponse = resolveResponse
     this.#pending = new Map(requests.map(request => [request.id, request]))
     this.#context = context
-    this.#timer = setTimeout(() => { this.#openStream().catch(noop) }, JSON_TIMEOUT)
-    if (isStream) this.#openStream().catch(noop)
+    this.#timer = setTimeout(() => { this.#openStreamSession().catch(noop) }, JSON_TIMEOUT)
+    if (isStream) this.#openStreamSession().catch(noop)
   }
 
   /** The requests that have no response yet, by their ids. */
@@ -55,7 +55,7 @@ export class Call {
     // The request was canceled meanwhile.
     if (isReply && !this.#pending.delete(message.id as RequestId)) return
     const isLast = this.#pending.size === 0
-    if (isReply && this.#stream === undefined) {
+    if (isReply && this.#streamSession === undefined) {
       this.#responses.push(message)
       if (isLast) {
         this.#respondWith(this.#responses)
@@ -64,9 +64,9 @@ export class Call {
       return
     }
     try {
-      const stream = await this.#openStream()
-      await sendMessage(stream, message)
-      if (!isLast) await stream[kInternals].waitForDrain()
+      const streamSession = await this.#openStreamSession()
+      await sendMessage(streamSession, message)
+      if (!isLast) await streamSession[kInternals].waitForDrain()
     } finally {
       if (isLast) await this.#close('done')
     }
@@ -85,19 +85,19 @@ export class Call {
   /** Ends the response, but not the requests: the client reconnects. */
   disconnect (): void {
     this.#isDisconnectRequested = true
-    this.#openStream().catch(noop)
+    this.#openStreamSession().catch(noop)
     this.#disconnectIfRequested()
   }
 
   /** The response has become the stream. */
-  onAttach (stream: Session): void {
-    this.#attached = stream
+  onAttach (streamSession: Session): void {
+    this.#attachedSession = streamSession
     this.#disconnectIfRequested()
   }
 
   #disconnectIfRequested (): void {
-    if (this.#attached === undefined) return
-    if (this.#isDisconnectRequested) this.#attached[kInternals].disconnect()
+    if (this.#attachedSession === undefined) return
+    if (this.#isDisconnectRequested) this.#attachedSession[kInternals].disconnect()
     this.#isDisconnectRequested = false
   }
 
@@ -107,23 +107,23 @@ export class Call {
   }
 
   /** Makes the response a stream. */
-  #openStream (): Promise<Session> {
-    if (this.#stream === undefined) {
-      this.#stream = this.#context.openStream().then(async stream => {
-        stream.signal.addEventListener('abort', () => { this.#context.onFailure(this, 'the client did not reconnect in time') })
-        for (const response of this.#responses) await sendMessage(stream, response)
-        return stream
+  #openStreamSession (): Promise<Session> {
+    if (this.#streamSession === undefined) {
+      this.#streamSession = this.#context.openStreamSession().then(async streamSession => {
+        streamSession.signal.addEventListener('abort', () => { this.#context.onFailure(this, 'the client did not reconnect in time') })
+        for (const response of this.#responses) await sendMessage(streamSession, response)
+        return streamSession
       })
-      this.#stream.catch(() => { this.#context.onFailure(this, 'the response could not become a stream') })
-      this.#respondWith(this.#stream)
+      this.#streamSession.catch(() => { this.#context.onFailure(this, 'the response could not become a stream') })
+      this.#respondWith(this.#streamSession)
     }
-    return this.#stream
+    return this.#streamSession
   }
 
   /** Ends the response. If the store is not available, only the connection ends: a client that reconnects receives an error. */
   async #close (reason: string): Promise<void> {
-    const stream = await this.#openStream().catch(noop)
-    await stream?.close(reason).catch(() => { stream[kInternals].disconnect() })
+    const streamSession = await this.#openStreamSession().catch(noop)
+    await streamSession?.close(reason).catch(() => { streamSession[kInternals].disconnect() })
     this.#context.onEnd()
   }
 }
@@ -140,7 +140,7 @@ export async function sendMessage (session: Session, message: JsonRpcMessage): P
 }
 
 /** Ends a stream with an error for each request. */
-export async function sendErrors (stream: Session, requestIds: readonly RequestId[], message: string): Promise<void> {
-  for (const id of requestIds) await sendMessage(stream, createInternalError(id, message))
-  await stream.close('failed')
+export async function sendErrors (streamSession: Session, requestIds: readonly RequestId[], message: string): Promise<void> {
+  for (const id of requestIds) await sendMessage(streamSession, createInternalError(id, message))
+  await streamSession.close('failed')
 }

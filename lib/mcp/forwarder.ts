@@ -48,53 +48,53 @@ export class Forwarder {
     this.#sessions = sessions
     this.#inbox = inbox
     this.#servers = servers
-    this.#timer = setInterval(() => { for (const stream of this.#watched.keys()) this.#check(stream).catch(noop) }, CHECK_INTERVAL).unref()
+    this.#timer = setInterval(() => { for (const streamSession of this.#watched.keys()) this.#check(streamSession).catch(noop) }, CHECK_INTERVAL).unref()
   }
 
   /** Opens and retains a session for the stream of a call that runs in this process. */
-  async openStream (session: Session, requestIds: readonly RequestId[]): Promise<Session> {
-    const stream = await this.#open(session, { requestIds, inbox: this.#inbox.id })
-    this.#running.add(stream.id)
-    return stream
+  async openStreamSession (session: Session, requestIds: readonly RequestId[]): Promise<Session> {
+    const streamSession = await this.#open(session, { requestIds, inbox: this.#inbox.id })
+    this.#running.add(streamSession.id)
+    return streamSession
   }
 
-  onCallEnd (stream: Session): void {
-    this.#running.delete(stream.id)
+  onCallEnd (streamSession: Session): void {
+    this.#running.delete(streamSession.id)
   }
 
   /** Passes messages to the process with an inbox. Resolves with the stream for the responses. */
   async forward (inbox: Session, session: Session, messages: readonly JsonRpcMessage[], { info }: MessageExtra): Promise<Session> {
     const requestIds = messages.filter(isRequest).map(({ id }) => id)
-    const stream = await this.#open(session, { inbox: inbox.id, requestIds, forwarded: { messages, info } })
+    const streamSession = await this.#open(session, { inbox: inbox.id, requestIds, forwarded: { messages, info } })
     // The messages prolong the session.
     session[kInternals].retainForResume()
     session[kInternals].release()
     // If that fails, it is repeated.
-    inbox.send(stream.id).catch(noop)
-    return stream
+    inbox.send(streamSession.id).catch(noop)
+    return streamSession
   }
 
   /** The same for messages without a request. Resolves when they were handled, or after `FORWARD_TIMEOUT`. */
   async forwardWithoutResponse (inbox: Session, session: Session, messages: readonly JsonRpcMessage[], extra: MessageExtra): Promise<void> {
-    const stream = await this.forward(inbox, session, messages, extra)
-    const handled = new Promise<void>(resolve => { stream.signal.addEventListener('abort', () => { resolve() }) })
-    this.watch(stream)
+    const streamSession = await this.forward(inbox, session, messages, extra)
+    const handled = new Promise<void>(resolve => { streamSession.signal.addEventListener('abort', () => { resolve() }) })
+    this.watch(streamSession)
     await settlesWithin(handled, FORWARD_TIMEOUT)
-    await this.#sessions.discard(stream, 'done')
+    await this.#sessions.discard(streamSession, 'done')
   }
 
   /** Another process has passed the messages of a stream to this one. */
   async receive (streamId: string): Promise<void> {
-    const stream = await this.#sessions.find(streamId)
-    if (stream === undefined) return
+    const streamSession = await this.#sessions.find(streamId)
+    if (streamSession === undefined) return
     // Its server may be starting.
-    await this.#servers.findOwned(String(stream.principal))
-    await this.#handle(stream)
+    await this.#servers.findOwned(String(streamSession.principal))
+    await this.#handle(streamSession)
   }
 
   /** Checks a stream regularly. If the process that should handle its messages has failed, another one handles them, or its requests get an error. */
-  watch (stream: Session): void {
-    if (!this.#watched.has(stream) && !this.#running.has(stream.id)) this.#watched.set(stream, false)
+  watch (streamSession: Session): void {
+    if (!this.#watched.has(streamSession) && !this.#running.has(streamSession.id)) this.#watched.set(streamSession, false)
   }
 
   /** Does not watch streams any more. */
@@ -103,82 +103,82 @@ export class Forwarder {
   }
 
   async #open ({ id }: Session, data: StreamData): Promise<Session> {
-    const stream = await this.#sessions.open(id)
-    if (stream === undefined) throw new McpTooMany('streams')
-    stream[kInternals].preventEviction()
+    const streamSession = await this.#sessions.open(id)
+    if (streamSession === undefined) throw new McpTooMany('streams')
+    streamSession[kInternals].preventEviction()
     try {
-      await stream.update({ ...data })
-      return stream
+      await streamSession.update({ ...data })
+      return streamSession
     } catch (error) {
-      await this.#sessions.discard(stream, 'refused')
+      await this.#sessions.discard(streamSession, 'refused')
       throw error
     }
   }
 
   /** Handles messages that were passed to this process, unless another one has taken them over. */
-  async #handle (stream: Session): Promise<void> {
-    const { inbox, requestIds, forwarded } = getData(stream)
-    if (inbox !== this.#inbox.id || forwarded === undefined || this.#running.has(stream.id)) return
-    this.#running.add(stream.id)
+  async #handle (streamSession: Session): Promise<void> {
+    const { inbox, requestIds, forwarded } = getData(streamSession)
+    if (inbox !== this.#inbox.id || forwarded === undefined || this.#running.has(streamSession.id)) return
+    this.#running.add(streamSession.id)
     let isCalled = false
     try {
-      await stream.update({ forwarded: undefined })
+      await streamSession.update({ forwarded: undefined })
       // A process that takes over sets `inbox` before it reads `forwarded`, so that one of both sees the change of the other.
-      const current = await this.#sessions.find(stream.id)
+      const current = await this.#sessions.find(streamSession.id)
       if (current?.data.inbox !== inbox) return
-      const mcp = await this.#servers.findOwned(String(stream.principal))
+      const mcp = await this.#servers.findOwned(String(streamSession.principal))
       if (mcp === undefined) throw new McpServerFailed()
       isCalled = requestIds.length > 0
-      if (isCalled) mcp.call(forwarded.messages, new MessageExtra(forwarded.info), stream)
+      if (isCalled) mcp.call(forwarded.messages, new MessageExtra(forwarded.info), streamSession)
       else {
         mcp.receive(forwarded.messages)
-        stream[kInternals].retain()
-        await this.#sessions.discard(stream, 'done')
+        streamSession[kInternals].retain()
+        await this.#sessions.discard(streamSession, 'done')
       }
     } catch (error) {
       isCalled = false
-      await sendErrors(stream, requestIds, (error as Error).message)
+      await sendErrors(streamSession, requestIds, (error as Error).message)
     } finally {
-      if (!isCalled) this.#running.delete(stream.id)
+      if (!isCalled) this.#running.delete(streamSession.id)
     }
   }
 
-  async #check (stream: Session): Promise<void> {
-    if (this.#watched.get(stream) !== false) return
-    this.#watched.set(stream, true)
-    const { requestIds } = getData(stream)
+  async #check (streamSession: Session): Promise<void> {
+    if (this.#watched.get(streamSession) !== false) return
+    this.#watched.set(streamSession, true)
+    const { requestIds } = getData(streamSession)
     try {
       // A client that has disconnected resumes the stream, perhaps in another process.
-      const isNeeded = !stream.closed && (requestIds.length === 0 || stream[kInternals].hasStream)
-      if (isNeeded && await this.#ensureHandled(stream)) this.#watched.set(stream, false)
+      const isNeeded = !streamSession.closed && (requestIds.length === 0 || streamSession[kInternals].hasStream)
+      if (isNeeded && await this.#ensureHandled(streamSession)) this.#watched.set(streamSession, false)
       else {
-        this.#watched.delete(stream)
-        if (isNeeded) await sendErrors(stream, requestIds, 'The response is lost, because the server that ran the request has failed')
+        this.#watched.delete(streamSession)
+        if (isNeeded) await sendErrors(streamSession, requestIds, 'The response is lost, because the server that ran the request has failed')
       }
     } catch (error) {
-      this.#watched.set(stream, false)
-      if (!(error instanceof StoreUnavailable)) await sendErrors(stream, requestIds, (error as Error).message)
+      this.#watched.set(streamSession, false)
+      if (!(error instanceof StoreUnavailable)) await sendErrors(streamSession, requestIds, (error as Error).message)
     }
   }
 
   /** Makes sure that the messages of a stream are handled. Resolves with false if that has begun in a process that has failed. */
-  async #ensureHandled (stream: Session): Promise<boolean> {
-    const { inbox, forwarded } = getData(stream)
-    if (this.#running.has(stream.id)) return true
+  async #ensureHandled (streamSession: Session): Promise<boolean> {
+    const { inbox, forwarded } = getData(streamSession)
+    if (this.#running.has(streamSession.id)) return true
     if (inbox === this.#inbox.id) {
-      await this.#handle(stream)
+      await this.#handle(streamSession)
       return forwarded !== undefined
     }
-    const owner = await this.#inbox.find(inbox)
+    const owner = await this.#inbox.findOther(inbox)
     if (owner !== undefined) {
       // The message before may be lost.
-      if (forwarded !== undefined) await owner.send(stream.id)
+      if (forwarded !== undefined) await owner.send(streamSession.id)
       return true
     }
     if (forwarded === undefined) return false
-    const server = await this.#servers.findServer(String(stream.principal), new MessageExtra(forwarded.info))
-    await stream.update({ inbox: server instanceof McpSession ? this.#inbox.id : server.id })
-    const current = await this.#sessions.find(stream.id)
-    return current?.data.forwarded !== undefined && await this.#ensureHandled(stream)
+    const server = await this.#servers.findServer(String(streamSession.principal), new MessageExtra(forwarded.info))
+    await streamSession.update({ inbox: server instanceof McpSession ? this.#inbox.id : server.id })
+    const current = await this.#sessions.find(streamSession.id)
+    return current?.data.forwarded !== undefined && await this.#ensureHandled(streamSession)
   }
 }

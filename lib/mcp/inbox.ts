@@ -52,12 +52,12 @@ export class Inbox {
   }
 
   /** Lets other processes continue the sessions of this one that have no running calls. */
-  async refuse (): Promise<void> {
+  async markClosing (): Promise<void> {
     await this.#session?.update({ isClosing: true })
   }
 
   /** Finds the inbox of another process; `undefined` if that has failed. */
-  find (id: string): Promise<Session | undefined> {
+  findOther (id: string): Promise<Session | undefined> {
     const search = this.#searches.get(id) ?? this.#sessions.find(id).then(async inbox => {
       if (inbox?.connected === true) return inbox
       // So that the process notices, if it was only paused.

@@ -16,8 +16,8 @@ export interface McpContext {
   /** Milliseconds that the server has for the response to `initialize`, and the client for its next message. */
   readonly initializeTimeout: number
   /** Opens and retains a session for the stream of a call that runs in this process. */
-  openStream (session: Session, requestIds: readonly RequestId[]): Promise<Session>
-  onCallEnd (stream: Session | undefined): void
+  openStreamSession (session: Session, requestIds: readonly RequestId[]): Promise<Session>
+  onCallEnd (streamSession: Session | undefined): void
   onEnd (mcp: McpSession): void
 }
 
@@ -93,28 +93,28 @@ export class McpSession {
   }
 
   /** Passes messages of the client, of which some are requests, to the server. The response is sent in a stream if one is given, and otherwise as JSON or as a stream, see {@link Call}. Throws FST_SSE_MCP_MESSAGE_INVALID if the id of a request is in use, or FST_SSE_MCP_TOO_MANY_REQUESTS. */
-  call (messages: readonly JsonRpcMessage[], extra: MessageExtra, givenStream?: Session): Call {
+  call (messages: readonly JsonRpcMessage[], extra: MessageExtra, givenStreamSession?: Session): Call {
     const requests = messages.filter(isRequest)
     const ids = requests.map(({ id }) => id)
     if (new Set(ids).size < ids.length || ids.some(id => this.#calls.has(id))) throw new McpMessageInvalid('the id of a request is in use; use a new one for each request')
     const { maxRequests } = this.#context
     if (this.#calls.size + ids.length > maxRequests) throw new McpTooManyRequests(maxRequests)
     this.#retain()
-    let stream = givenStream
+    let streamSession = givenStreamSession
     const call = new Call(requests, {
-      openStream: async () => {
-        stream ??= await this.#context.openStream(this.session, ids)
-        return stream
+      openStreamSession: async () => {
+        streamSession ??= await this.#context.openStreamSession(this.session, ids)
+        return streamSession
       },
       onFailure: (call, reason) => { this.#deliver([...call.pending.keys()].map(requestId => ({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId, reason } }))) },
       onEnd: () => {
         for (const id of ids) this.#calls.delete(id)
         this.#release()
-        this.#context.onCallEnd(stream)
+        this.#context.onCallEnd(streamSession)
       }
-    }, givenStream !== undefined)
+    }, givenStreamSession !== undefined)
     for (const id of ids) this.#calls.set(id, call)
-    if (canPrime(getVersion(this.session)) && givenStream === undefined) {
+    if (canPrime(getVersion(this.session)) && givenStreamSession === undefined) {
       extra.closeSSEStream = () => { call.disconnect() }
       extra.closeStandaloneSSEStream = () => { this.session[kInternals].disconnect() }
     }

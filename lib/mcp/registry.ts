@@ -69,7 +69,7 @@ export class McpRegistry {
       logger,
       maxRequests: settings.sessions.maxWaitingMessages,
       initializeTimeout: settings.initializeTimeout,
-      openStream: (session, requestIds) => this.#forwarder.openStream(session, requestIds),
+      openStreamSession: (session, requestIds) => this.#forwarder.openStreamSession(session, requestIds),
       onCallEnd: stream => {
         if (stream !== undefined) this.#forwarder.onCallEnd(stream)
         this.#resolveIfIdle()
@@ -172,7 +172,7 @@ export class McpRegistry {
     const startedAt = now()
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
-    this.#inbox.refuse().catch(noop)
+    this.#inbox.markClosing().catch(noop)
     if (!await settlesWithin(idle, closeTimeout)) {
       const calls = [...this.#owned.values()].flatMap(({ calls }) => [...calls])
       await settlesWithin(Promise.allSettled(calls.map(call => call.fail('The server is closing'))), FLUSH_TIMEOUT)
@@ -204,7 +204,7 @@ export class McpRegistry {
     const session = await this.sessions.find(id)
     if (session === undefined) throw new McpSessionUnknown()
     const { inbox } = session.data as unknown as McpData
-    const owner = inbox === this.#inbox.id ? undefined : await this.#inbox.find(inbox)
+    const owner = inbox === this.#inbox.id ? undefined : await this.#inbox.findOther(inbox)
     if (owner !== undefined && owner.data.isClosing !== true) return owner
     const restored = this.#restoring.get(id) ?? this.#restore(session, extra).finally(() => { this.#restoring.delete(id) })
     this.#restoring.set(id, restored)

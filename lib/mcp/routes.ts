@@ -143,8 +143,8 @@ async function handleGet (registry: McpRegistry, request: FastifyRequest, reply:
   }
   const eventId = parseEventId(lastEventId)
   if (eventId === undefined) throw new McpStreamUnknown()
-  const stream = await registry.findStream(eventId.id, session)
-  await sendStream(registry, session, stream, { sink, cursor: eventId.position, requestedAt }, reply)
+  const streamSession = await registry.findStream(eventId.id, session)
+  await sendStream(registry, session, streamSession, { sink, cursor: eventId.position, requestedAt }, reply)
 }
 
 /** Waits for earlier responses on the connection. Resolves with false, and closes the connection, if too many requests wait already. */
@@ -169,19 +169,19 @@ async function findSession (registry: McpRegistry, request: FastifyRequest, prin
 }
 
 /** Sends the stream of a session of the store as the response. It replaces an earlier response. */
-async function sendStream (registry: McpRegistry, session: Session, stream: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
-  const generation = stream[kInternals].retainForResume()
-  const exists = await attachStream(registry.sessions, stream, {
+async function sendStream (registry: McpRegistry, session: Session, streamSession: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
+  const generation = streamSession[kInternals].retainForResume()
+  const exists = await attachStream(registry.sessions, streamSession, {
     ...request,
     onAttach: () => {
       request.onAttach?.()
-      if (stream !== session) registry.watch(stream)
+      if (streamSession !== session) registry.watch(streamSession)
     },
     welcome: canPrime(getVersion(session)) ? PRIMING : '',
     resumed: true,
     generation,
     headers: { [MCP_SESSION_ID]: session.id },
-    onAbort: () => { stream[kInternals].releaseAborted() }
+    onAbort: () => { streamSession[kInternals].releaseAborted() }
   }, reply)
   if (!exists) throw new McpStreamUnknown()
 }

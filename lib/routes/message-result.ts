@@ -2,7 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { MessageRequest, type BatchMessage } from './message-request.js'
-import type { ReportError } from './message.js'
+import type { FormatError } from './message.js'
 
 /** Returns the JSON of the result of one message, as in the response to a batch. */
 export function formatResult ({ response: { status, headers, body }, replayed = false }: { response: StoredResponse, replayed?: boolean }): string {
@@ -25,7 +25,7 @@ function toJson (text: string, contentType = ''): string {
  * Returns a function that creates the result of an error which is thrown after the response to a message, with the error handler of
  * the app. The data of the message is not kept until then. `timeLimit`: that of the message, in milliseconds.
  */
-export function createErrorReporter (session: Session, { event, id }: Pick<BatchMessage, 'event' | 'id'>, timeLimit: number, { raw, headers, id: requestId, log, routeOptions }: FastifyRequest, { server }: FastifyReply): ReportError {
+export function createErrorFormatter (session: Session, { event, id }: Pick<BatchMessage, 'event' | 'id'>, timeLimit: number, { raw, headers, id: requestId, log, routeOptions }: FastifyRequest, { server }: FastifyReply): FormatError {
   const request = { raw, headers, id: requestId, log, routeOptions }
   return async error => {
     const result = await new MessageRequest(request, session, { event, json: undefined, id }, () => { throw error }).dispatch(server, timeLimit)

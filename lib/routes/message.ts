@@ -28,7 +28,7 @@ export interface Capture {
 }
 
 /** Creates the result for the client from an error that was thrown after the response: `{ status, body }`, as in the response to a batch. */
-export type ReportError = (error: Error) => Promise<object>
+export type FormatError = (error: Error) => Promise<object>
 
 const captures = new WeakMap<IncomingMessage, Capture>()
 
@@ -106,7 +106,7 @@ export function getTimeLimit (sessions: Sessions, event: string): number {
  * Handles a message and sends the response, as Fastify does for a route. Returns the response to keep for repeats. Throws or
  * rejects without a response if the message is refused.
  */
-export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, createErrorReporter: () => ReportError): Awaitable<StoredResponse> {
+export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, createErrorFormatter: () => FormatError): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
   if (session.closed) throw closedError(sessions)
   const { event } = message
@@ -132,7 +132,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
         if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
-        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, createErrorReporter()), () => {
+        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, createErrorFormatter()), () => {
           isStartingDelivery = false
           return sendResponse(reply, upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
         })
@@ -145,7 +145,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
 }
 
 /** Sends the values of a handler as parts. Resolves when that has started. */
-function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, reportError: ReportError): Awaitable<unknown> {
+function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, formatError: FormatError): Awaitable<unknown> {
   const read = (signal: AbortSignal): AsyncIterable<unknown> => {
     signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
     return values
@@ -155,7 +155,7 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
     if (session.closed || isSessionOver) return { status: 'stopped' }
     const error = asError(thrown)
     logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
-    return { status: 'failed', response: await reportError(error) }
+    return { status: 'failed', response: await formatError(error) }
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)

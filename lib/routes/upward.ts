@@ -11,7 +11,7 @@ import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotenc
 import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
-import { createErrorReporter } from './message-result.js'
+import { createErrorFormatter } from './message-result.js'
 import { captureResponse, getTimeLimit, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
@@ -106,7 +106,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
-  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorReporter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
+  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
   // Not in the queue, where handlers may wait for this answer.
   if (event === RESPONSE_EVENT) return andThen(handle(), noop)
   let isStarted = false

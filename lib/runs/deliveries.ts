@@ -7,7 +7,7 @@ import { pump } from '../stream/pump.js'
 import type { IdGenerator } from '../wire/event-id.js'
 import { framePart, framePartEnd, framePartPrefix, serialize } from '../wire/frame.js'
 import { combineSignals } from './combine-signals.js'
-import { readRun, resolveStart, type FollowOptions } from './run-follower.js'
+import { readParts, resolveStart, type FollowOptions } from './run-parts.js'
 
 /** The session in whose stream items are delivered. */
 export interface DeliverySession {
@@ -95,7 +95,7 @@ export class Deliveries {
     const { ended } = await this.#deliver(target, {
       name: `follow ${ids.next()}`,
       partPrefix: framePartPrefix('run', run.name),
-      read: signal => readRun(run, store, start, signal),
+      read: signal => readParts(run, store, start, signal),
       format: part => part as string,
       getOutcome: () => run.outcome as RunOutcome,
       onError: error => {

@@ -9,7 +9,7 @@ import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } f
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
 import { sendError } from './send-error.js'
 import { assertFunctions, assertRunOptions } from './run-options.js'
-import type { RunReplyOptions } from './run-reader.js'
+import type { RunReplyOptions } from './run-response.js'
 import type { Run } from './run.js'
 import type { Producer, Runs, StartRunOptions } from './runs.js'
 

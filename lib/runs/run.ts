@@ -2,15 +2,15 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { andThen, noop, toPromise, type Awaitable } from '../awaitable.js'
 import type { RunOutcome, RunState } from '../store/run-state.js'
 import type { DeliverySession } from './deliveries.js'
-import type { FollowOptions } from './run-follower.js'
+import type { FollowOptions } from './run-parts.js'
 import { sendError } from './send-error.js'
-import { sendRun, type ReaderContext, type RunReplyOptions } from './run-reader.js'
+import { sendRun, type RunResponseContext, type RunReplyOptions } from './run-response.js'
 
 /** The status of a run: running, or how it has ended. */
 export type RunStatus = 'running' | 'finished' | 'stopped' | 'failed' | 'lost'
 
 /** What a run needs from the registry. */
-export interface RunContext extends ReaderContext {
+export interface RunContext extends RunResponseContext {
   follow (run: RunState, target: DeliverySession, options: FollowOptions): Promise<RunOutcome>
   /** A call of the app has failed, and nothing waits for its promise. */
   onUnhandled (error: unknown, call: string, details: { readonly run: string }): void

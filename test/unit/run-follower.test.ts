@@ -1,6 +1,6 @@
 import t from 'tap'
 import { Log } from '../../lib/log/log.js'
-import { readRun } from '../../lib/runs/run-follower.js'
+import { readParts } from '../../lib/runs/run-parts.js'
 import { RunState, type RunListener } from '../../lib/store/run-state.js'
 import type { RunStore } from '../../lib/store/run-store.js'
 import { withTimeout } from '../support/wait.js'
@@ -32,7 +32,7 @@ t.test('positions that the store has lost are a gap', async t => {
   push(log, 4)
   run.outcome = { status: 'finished' }
   const items: string[] = []
-  for await (const item of readRun(run, store, 7, new AbortController().signal)) items.push(item)
+  for await (const item of readParts(run, store, 7, new AbortController().signal)) items.push(item)
   t.strictSame(items, ['"position":3,"gap":{"after":7,"resumedAt":3,"reason":"store"}', '"position":4,"data":4'])
   t.equal(listeners.size, 0)
 })
@@ -41,7 +41,7 @@ t.test('nothing is read while the log may be incomplete', async t => {
   const { run, log, store } = createRun(0)
   run.isWritable = false
   push(log, 1)
-  const items = readRun(run, store, 0, new AbortController().signal)
+  const items = readParts(run, store, 0, new AbortController().signal)
   const first = items.next()
   run.onAppend()
   await new Promise(resolve => { setImmediate(resolve) })
@@ -52,7 +52,7 @@ t.test('nothing is read while the log may be incomplete', async t => {
 
 t.test('a follower of a process without its store fails', async t => {
   const { run, store, listeners } = createRun(0)
-  const next = readRun(run, store, 0, new AbortController().signal).next()
+  const next = readParts(run, store, 0, new AbortController().signal).next()
   await new Promise(resolve => { setImmediate(resolve) })
   for (const listener of listeners) listener.onAbort()
   await t.rejects(withTimeout(next, 'the failure'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
@@ -62,7 +62,7 @@ t.test('a follower of a process without its store fails', async t => {
 t.test('a follower that waits ends when its signal aborts', async t => {
   const { run, store, listeners } = createRun(0)
   const controller = new AbortController()
-  const next = readRun(run, store, 0, controller.signal).next()
+  const next = readParts(run, store, 0, controller.signal).next()
   await new Promise(resolve => { setImmediate(resolve) })
   controller.abort()
   t.strictSame(await withTimeout(next, 'the end'), { value: undefined, done: true })

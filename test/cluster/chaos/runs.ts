@@ -139,11 +139,11 @@ export class RunTraffic {
     let outcome: string | undefined
     const parser = createParser({
       onEvent: ({ event, data, id }) => {
-        if (outcome !== undefined) this.#model.fail('run-reader', `a reader of ${run.name} received ${data} after the end`)
+        if (outcome !== undefined) this.#model.fail('run-response', `a reader of ${run.name} received ${data} after the end`)
         lastEventId = id ?? ''
         if (event === 'end') outcome = data
         else if (event === undefined) received.push(JSON.parse(data))
-        else this.#model.fail('run-reader', `a reader of ${run.name} received ${event} ${data}`)
+        else this.#model.fail('run-response', `a reader of ${run.name} received ${event} ${data}`)
       }
     })
     for (;;) {
@@ -157,7 +157,7 @@ export class RunTraffic {
         restartTimer()
         const response = await fetch(`${this.#cluster.url}/runs/${encodeURIComponent(run.name)}`, { headers: lastEventId === '' ? {} : { 'last-event-id': lastEventId }, signal: controller.signal })
         if (response.status === 404 || response.status === 204) {
-          this.#model.fail('run-reader', `a reader of ${run.name} got ${response.status} after ${received.length} events: ${await response.text()}`)
+          this.#model.fail('run-response', `a reader of ${run.name} got ${response.status} after ${received.length} events: ${await response.text()}`)
           return
         }
         const decoder = new TextDecoder()
@@ -166,7 +166,7 @@ export class RunTraffic {
             restartTimer()
             parser.feed(decoder.decode(chunk, { stream: true }))
           }
-          if (outcome === undefined) this.#model.fail('run-reader', `a response of ${run.name} ended without an outcome`)
+          if (outcome === undefined) this.#model.fail('run-response', `a response of ${run.name} ended without an outcome`)
         }
       } catch {
         // The response was aborted.

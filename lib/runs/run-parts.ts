@@ -25,7 +25,7 @@ export function resolveStart (run: RunState, options: FollowOptions): number {
  * Reads the events of a run after a cursor, up to its end. Each item is the properties of a `part` event as JSON, without the
  * braces. Ends when the signal aborts.
  */
-export async function * readRun (run: RunState, store: RunStore, start: number, signal: AbortSignal): AsyncGenerator<string, void, undefined> {
+export async function * readParts (run: RunState, store: RunStore, start: number, signal: AbortSignal): AsyncGenerator<string, void, undefined> {
   let isUnavailable = false
   let wake: (() => void) | undefined
   const onChange = (): void => { wake?.() }

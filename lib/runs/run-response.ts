@@ -32,7 +32,7 @@ export interface RunReplyOptions {
 }
 
 /** What readers need from the registry of runs. */
-export interface ReaderContext {
+export interface RunResponseContext {
   getStore (): RunStore
   isClosing (): boolean
   /** Milliseconds that a client should wait before it reconnects. */
@@ -44,7 +44,7 @@ export interface ReaderContext {
 const OPTIONS = ['from', 'finalFrame', 'gapFrame']
 
 /** Responds to a request with the events of a run. */
-export async function sendRun (run: RunState, context: ReaderContext, request: FastifyRequest, reply: FastifyReply, options: RunReplyOptions): Promise<void> {
+export async function sendRun (run: RunState, context: RunResponseContext, request: FastifyRequest, reply: FastifyReply, options: RunReplyOptions): Promise<void> {
   assertRunOptions(options, OPTIONS)
   const sink = new ResponseSink(reply.raw)
   const cursor = parseStart(run, request.headers[LAST_EVENT_ID], options.from)
@@ -59,7 +59,7 @@ export async function sendRun (run: RunState, context: ReaderContext, request: F
     reply.code(204).send()
     return
   }
-  const reader = new RunReader(run, context, options)
+  const reader = new RunResponse(run, context, options)
   const source = await context.getStore().follow(run, cursor, reader)
   if (source === undefined) throw new RunUnknown()
   const unfollow = (): void => { context.getStore().unfollow(run, reader) }
@@ -84,14 +84,14 @@ function parseStart (run: RunState, lastEventId: string | string[] | undefined, 
 }
 
 /** A response that follows a run. */
-class RunReader implements StreamOwner, RunListener {
+class RunResponse implements StreamOwner, RunListener {
   readonly #run: RunState
-  readonly #context: ReaderContext
+  readonly #context: RunResponseContext
   readonly #finalFrame: (outcome: RunOutcome) => string
   readonly #gapFrame: ((gap: Gap) => string) | undefined
   #stream: StreamWriter | undefined
 
-  constructor (run: RunState, context: ReaderContext, { finalFrame = frameRunEnd, gapFrame }: RunReplyOptions) {
+  constructor (run: RunState, context: RunResponseContext, { finalFrame = frameRunEnd, gapFrame }: RunReplyOptions) {
     assertFunctions({ finalFrame, gapFrame })
     this.#run = run
     this.#context = context
