@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { needsChromium, openContext } from '../support/browser.js'
 import { openStream, postMessage } from '../support/http-client.js'
@@ -8,6 +9,10 @@ t.test('the first command starts the examples; the second runs the tests', async
   t.equal(block('README.md', 'commands'), 'npm ci && npm start\nnpm ci && npm test\n')
   // Without its build step, which would change files that other tests use.
   await runCommand(t, 'npm start --ignore-scripts', { PORT: '0' }).waitForOutput(/Examples: http:\/\/127\.0\.0\.1:\d+/, 60_000)
+})
+
+t.test('the README has at most 150 lines', async t => {
+  t.ok(readFileSync('README.md', 'utf8').trimEnd().split('\n').length <= 150)
 })
 
 t.test('the quick start serves its page, which sends and receives in two tabs', needsChromium, async t => {
