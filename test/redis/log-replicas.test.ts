@@ -12,7 +12,7 @@ const bounds = { entries: 3, bytes: 1e6, age: Infinity }
 
 function createReducer (listener: Partial<ReducerListener>, known = new Map<string, SessionReplica>()): Reducer {
   return new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, known, new Map(), {
-    onBroadcast: ignore, onMissedPublication: ignore, onIncomplete: ignore, onRollback: ignore, onTurn: ignore, onResponse: ignore, onNodeExpired: ignore, onSessionClosed: ignore, onUnknownClose: ignore, onCursorRequest: ignore, onStale: ignore, ...listener
+    onBroadcast: ignore, onMissedPublication: ignore, onIncomplete: ignore, onRollback: ignore, onTurn: ignore, onResponse: ignore, onQueuesChanged: ignore, onSessionClosed: ignore, onUnknownClose: ignore, onCursorRequest: ignore, onStale: ignore, ...listener
   })
 }
 
@@ -65,7 +65,7 @@ t.test('publications of an unknown kind, as of a newer version of the package, c
   const { state, reducer } = attachSession()
   reducer.applyNotification('moved', 'a 2 5 room')
   t.match(state, { streamVersion: 1, version: 1 })
-  const other = createReducer({ onNodeExpired: () => t.fail('no node has expired'), onStale: () => t.fail('no session has changed') })
+  const other = createReducer({ onQueuesChanged: () => t.fail('no queue has changed'), onStale: () => t.fail('no session has changed') })
   other.applyPublication('node_moved node')
 })
 

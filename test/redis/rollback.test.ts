@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { QueueResult } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
-import { createMessage, createResponse } from './support/messages.js'
+import { createMessage, createResponse, recordHandlers } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -112,6 +112,26 @@ t.test('after a rollback, messages do not wait for one that was completed, and a
   t.match(await withTimeout(enqueue('second'), 'the second message'), { replayed: false })
   t.match(await withTimeout(enqueue('first'), 'the repeat of the first'), { replayed: false })
   t.strictSame(handled, ['first', 'second', 'first'])
+})
+
+t.test('after a rollback, messages do not wait for a ticket of a node that does not have the session in memory any more', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
+  const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
+  await attachStream(nodeB, other)
+  const { handled, handle } = recordHandlers()
+  // The name of this ticket is 1.
+  await other[kInternals].messageQueue.enqueue(createMessage('other', handle('other')))
+  const [nodeId, key] = [String(await redis.sendCommand('HGET', `{sse}:s:${other.id}`, 'owner')), `{sse}:s:${session.id}`]
+  // As if node B had completed the ticket for this session, and Redis had lost that.
+  await redis.sendCommand('RPUSH', `${key}:queue`, `${nodeId} 1 1`)
+  await redis.sendCommand('HINCRBY', key, 'queued', '1')
+  await redis.sendCommand('HSET', `${key}:records`, 'repeat', `r payload ${nodeId} 1;`)
+  const messages = ['next', 'repeat'].map(name => session[kInternals].messageQueue.enqueue(createMessage(name, handle(name))))
+  await session.send(1)
+  t.strictSame(handled, ['other'])
+  await redis.sendCommand('HSET', '{sse}', 'position', '1')
+  t.match(await withTimeout(Promise.all(messages), 'the messages'), [{ replayed: false }, { replayed: false }])
+  t.strictSame(handled, ['other', 'next', 'repeat'])
 })
 
 t.test('a message that waits is handled although a rollback has removed it from the queue', needsRedis, async t => {

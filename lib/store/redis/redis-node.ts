@@ -116,11 +116,11 @@ export class RedisNode {
         // Redis may have lost that they were closed. Expired sessions expire again.
         for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '')
         this.runs.reconcile()
-        this.messageQueues.reconcile(this.cache.listOpen())
+        this.messageQueues.reconcile()
       },
       onTurn: ticketName => { this.messageQueues.retryTicket(ticketName) },
       onResponse: (sessionId, key) => { this.messageQueues.retryRepeats(sessionId, key) },
-      onNodeExpired: () => { this.messageQueues.retryAll() },
+      onQueuesChanged: () => { this.messageQueues.retryAll() },
       onSessionClosed: sessionId => { this.messageQueues.retrySession(sessionId) },
       onUnknownClose: () => { this.unknownCloses++ },
       onCursorRequest: state => { this.ownership.commitCursor(state) },

@@ -5,7 +5,7 @@ import { readLua } from './lua.js'
 
 const COMMANDS = [
   'ack_expiry', 'acquire', 'append', 'authorize', 'backlog', 'clear', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'find_by_principal', 'get', 'heartbeat', 'history',
-  'join', 'leave', 'members', 'read', 'reconcile_queue', 'release', 'renew', 'run_cancel', 'run_end', 'run_find', 'run_reconcile', 'run_release', 'run_restart', 'run_start', 'run_unfollow', 'update'
+  'join', 'leave', 'members', 'read', 'reconcile_tickets', 'release', 'renew', 'run_cancel', 'run_end', 'run_find', 'run_reconcile', 'run_release', 'run_restart', 'run_start', 'run_unfollow', 'update'
 ] as const
 
 /** A command of the store. Each has a file in `lua/commands`, whose first comment describes the arguments (ARGS) and the reply. */

@@ -104,11 +104,9 @@ export class MessageQueues {
     this.#retryIf(() => true)
   }
 
-  /** Redis has lost data: removes the tickets that it still has of this node, but that are completed. */
-  reconcile (sessions: readonly SessionReplica[]): void {
-    const names = new Map<SessionReplica, string[]>(sessions.map(state => [state, []]))
-    for (const { state, name } of [...this.#waiting.values(), ...this.#handling.keys()]) names.get(state)?.push(name)
-    for (const [{ id }, tickets] of names) this.#commandQueue.executeReliably('reconcile_queue', id, ...tickets)
+  /** Redis has lost data: other messages do not wait any more for tickets that it still has of this node, but that are completed. */
+  reconcile (): void {
+    this.#commandQueue.executeReliably('reconcile_tickets', this.#lastNumber, ...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name))
   }
 
   /** Whether a handler is running for the session that another node may run, too, because this process was treated as failed. */

@@ -17,7 +17,7 @@ export interface ReducerListener extends LogReducerListener {
   /** A message with an idempotency key was handled or refused. */
   onResponse (sessionId: string, key: string): void
   /** Messages that wait for one of another node may be next. */
-  onNodeExpired (): void
+  onQueuesChanged (): void
   onSessionClosed (sessionId: string): void
   /** A session was closed that this process does not know, or not yet. */
   onUnknownClose (): void
@@ -82,7 +82,7 @@ export class Reducer extends LogReducer {
     const [kind, rest] = splitFirst(text)
     if (kind === 'entry') this.append(this.broadcasts, parseEntry(rest, 0))
     else if (kind === 'rollback') this.rollback(Number(rest))
-    else if (kind === 'node_expired') this.#listener.onNodeExpired()
+    else if (kind === 'queues_changed') this.#listener.onQueuesChanged()
   }
 
   /** Applies a publication to a channel. */

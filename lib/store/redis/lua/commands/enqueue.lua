@@ -12,13 +12,6 @@ local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = message_queue.is_concurrent(ticket)
 local new_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
--- Caches the result for each node: many keys belong to few nodes.
-local lease_by_node = {}
-local function has_lease (node)
-  if lease_by_node[node] == nil then lease_by_node[node] = check_lease(node) end
-  return lease_by_node[node]
-end
-
 local first = message_queue.first_valid_item(key)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
 if is_queued or is_retry then is_queued = message_queue.find_item(key, ticket) ~= nil end
@@ -34,7 +27,7 @@ for i = 5, #ARGS, 2 do
     elseif state == 's' then decision = 's' .. rest
     elseif state == 'd' then decision = 'dropped'
     elseif holder == ticket then needs_record = false
-    elseif has_lease(string.match(holder, '^%S+')) then
+    elseif message_queue.is_valid(holder) then
       decision = 'wait'
       if not string.find(waiters, NODE_ID, 1, true) then redis.call('HSET', records, idempotency_key, record .. NODE_ID .. ',') end
     end

@@ -73,21 +73,26 @@ local function marked_reply (token, value)
   return { format_integer(notify(NODE_ID, 'reply ' .. token)), format_integer(position), format_integer(rollback_position), value }
 end
 
+-- The nodes whose leases were checked. Many messages belong to few nodes.
+local has_lease = {}
+
 local function expire_node (node)
+  has_lease[node] = nil
   redis.call('ZREM', KEY_PREFIX .. ':nodes', node)
   redis.call('HDEL', KEY_PREFIX, 'applied:' .. node, 'inbox:' .. node)
-  redis.call('DEL', KEY_PREFIX .. ':changes:' .. node)
+  redis.call('DEL', KEY_PREFIX .. ':changes:' .. node, KEY_PREFIX .. ':tickets:' .. node)
   store_changes['inbox:' .. node], store_changes['applied:' .. node] = nil, nil
   if node == NODE_ID then applied_number, inbox_number = nil, nil end
   -- Messages that wait for one of this node may be next.
-  publish_all('node_expired ' .. node)
+  publish_all('queues_changed')
 end
 
 -- Returns whether a node has a lease. A node without one is expired from then on, and must register under a new id.
 local function check_lease (node)
-  if node == NODE_ID and applied_number then return true end
+  if node == NODE_ID and applied_number or has_lease[node] then return true end
   local lease_end = redis.call('ZSCORE', KEY_PREFIX .. ':nodes', node)
-  if lease_end and tonumber(lease_end) > lease_clock then return true end
+  has_lease[node] = lease_end and tonumber(lease_end) > lease_clock
+  if has_lease[node] then return true end
   if lease_end or redis.call('HEXISTS', KEY_PREFIX, 'inbox:' .. node) == 1 then expire_node(node) end
   return false
 end

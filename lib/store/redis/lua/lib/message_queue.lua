@@ -20,13 +20,24 @@ function message_queue.is_concurrent (ticket) return string.find(ticket, ' c', 1
 
 function message_queue.has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
 
--- Returns the item of the first ticket that is not concurrent. Items of expired nodes before it are removed.
+-- Whether a ticket is waiting or being handled: its node has a lease, and has not completed it. After a loss of data, Redis may
+-- have tickets that were completed. So each node has recorded the name of its newest ticket then, as `last`, and those of the
+-- tickets up to it that were not completed.
+function message_queue.is_valid (ticket)
+  local node, name, number = string.match(ticket, '^(%S+) (c?(%d+))')
+  if not check_lease(node) then return false end
+  if rollback_position == 0 then return true end
+  local last, is_known = unpack(redis.call('HMGET', KEY_PREFIX .. ':tickets:' .. node, 'last', name))
+  return is_known or tonumber(number) > to_number(last)
+end
+
+-- Returns the item of the first ticket that is not concurrent. Items before it that are not valid are removed.
 function message_queue.first_valid_item (key)
   local index = 0
   while true do
     local item = redis.call('LINDEX', key .. ':queue', index)
     if not item then return nil end
-    if not check_lease(string.match(item, '^%S+')) then message_queue.remove_item(key, item)
+    if not message_queue.is_valid(item) then message_queue.remove_item(key, item)
     elseif message_queue.is_concurrent(item) then index = index + 1
     else return item end
   end
@@ -50,13 +61,13 @@ function message_queue.notify_next (key)
   if node then notify(node, 'turn ' .. name) end
 end
 
--- Returns the number of messages in the queue. If there is no room for new ones, those of expired nodes are removed first.
+-- Returns the number of messages in the queue. If there is no room for new ones, those that are not valid are removed first.
 function message_queue.count (key, new_count)
   local queued = to_number(redis.call('HGET', key, 'queued'))
   -- The first message is being handled, so it does not wait.
   if queued - 1 + new_count <= MAX_WAITING_MESSAGES then return queued end
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-    if not check_lease(string.match(item, '^%S+')) then message_queue.remove_item(key, item) end
+    if not message_queue.is_valid(item) then message_queue.remove_item(key, item) end
   end
   return to_number(redis.call('HGET', key, 'queued'))
 end
