@@ -57,6 +57,20 @@ t.test('a retried join returns the history up to its first execution', needsRedi
   t.strictSame(await join, [{ event: 'message', data: 'before' }])
 })
 
+t.test('a retried join is refused again although the session has left a channel since', needsRedis, async t => {
+  const options = { maxChannelsPerSession: 1 }
+  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'join', options)
+  const { sessions: other } = await openProxiedNode(t, redis, options)
+  const session = await openSession(sessions)
+  await (await findSession(other, session)).join('first')
+  const join = session.join('second')
+  await waitForCommand()
+  await session.leave('first')
+  await loseReply()
+  await t.rejects(join, { code: 'FST_SSE_TOO_MANY_CHANNELS' })
+  t.strictSame(session.channels, [])
+})
+
 t.test('a retried leave does not undo a later join', needsRedis, async t => {
   const { sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'leave')
   const session = await openSession(sessions)

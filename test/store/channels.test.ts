@@ -21,6 +21,19 @@ testEachStore(t, 'joins that run at the same time do not exceed maxChannelsPerSe
   t.strictSame(session.channels.toSorted(), ['a', 'b'])
 })
 
+testEachStore(t, 'joins on two nodes at the same time do not exceed maxChannelsPerSession', async (t, store) => {
+  const [nodeA, nodeB] = [await store.addNode({ maxChannelsPerSession: 2 }), await store.addNode({ maxChannelsPerSession: 2 })]
+  const session = await openSession(nodeA)
+  const sides = [session, await findSession(nodeB, session)]
+  const joins = await Promise.allSettled(['a', 'b', 'c', 'd'].map(async (name, index) => { await sides[index % 2]?.join(name) }))
+  t.equal(joins.filter(({ status }) => status === 'fulfilled').length, 2)
+  const [first = ''] = (await findSession(nodeA, session)).channels
+  await sides[0]?.leave(first)
+  await sides[1]?.join('e')
+  await t.rejects(async () => { await sides[0]?.join('f') }, { code: 'FST_SSE_TOO_MANY_CHANNELS' })
+  t.ok((await findSession(nodeA, session)).channels.includes('e'))
+})
+
 testEachStore(t, 'joins and leaves channels on any node, delivers what was sent before a leave, and counts members', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)

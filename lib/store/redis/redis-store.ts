@@ -102,21 +102,9 @@ export class RedisStore implements Store {
   async join (given: SessionState, channel: string, history: number): Promise<JoinResult> {
     const state = given as SessionReplica
     const { commandQueue } = this.#node
-    const { maxChannelsPerSession } = this.#settings
-    const joining = state.joining ??= new Set()
-    if (state.channels?.has(channel) !== true) {
-      if ((state.channels?.size ?? 0) + joining.size >= maxChannelsPerSession && !joining.has(channel)) throw new TooManyChannels(maxChannelsPerSession)
-      joining.add(channel)
-    }
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
-    let reply: unknown
-    // Not `finally()`, which would apply the reply after those of later commands.
-    try {
-      reply = await commandQueue.execute('join', state.id, channel, count)
-    } finally {
-      joining.delete(channel)
-    }
-    const [version, ...newest] = reply as [version: unknown, ...HistoryPart]
+    const [version, ...newest] = await commandQueue.execute('join', state.id, channel, count) as [version: unknown, ...HistoryPart]
+    if (version === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
     await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
     let [through, frames] = newest
     const all = [...frames]

@@ -42,7 +42,7 @@ export function getSharedOptions (settings: StoreSettings, partition: string): R
 }
 
 /** Formats the options that the commands use, as Lua expressions. */
-function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSessions, maxSessionsPerPrincipal, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
+function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSessions, maxSessionsPerPrincipal, maxChannelsPerSession, maxWaitingMessages, maxIdempotencyKeys, maxResponseBytes }: StoreSettings): Record<string, string> {
   const formatBounds = ({ entries, bytes, age }: LogBounds): string => `{ entries = ${toLua(entries)}, bytes = ${toLua(bytes)}, age = ${toLua(age)} }`
   return {
     resumeTimeout: toLua(resumeTimeout),
@@ -52,6 +52,7 @@ function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSe
     maxRuns: toLua(maxRuns),
     maxSessions: toLua(maxSessions),
     maxSessionsPerPrincipal: toLua(maxSessionsPerPrincipal),
+    maxChannelsPerSession: toLua(maxChannelsPerSession),
     maxWaitingMessages: toLua(maxWaitingMessages),
     maxIdempotencyKeys: toLua(maxIdempotencyKeys),
     maxResponseBytes: toLua(maxResponseBytes)

@@ -22,8 +22,6 @@ export class SessionReplica extends SessionState implements LogReader {
   version = 0
   /** For each running handler of the session: the id of this node when the handler started. */
   readonly handlerNodeIds: string[] = []
-  /** The channels that this process is joining. */
-  joining: Set<string> | undefined
   /** Settles when the last call of `attach` has finished, because the calls run one after the other. */
   pendingAttach: Promise<void> | undefined
 

@@ -3,11 +3,12 @@
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local start_position, close_reason, owner, current_version, joined_at = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name))
-if channels.has_changed() then return UNKNOWN_VERSION end
+if channels.is_recorded('changed') then return UNKNOWN_VERSION end
 if not start_position or close_reason then return 0 end
 if is_retry then return -UNKNOWN_VERSION end
 if not joined_at then return -tonumber(current_version) end
 redis.call('HDEL', key, 'm:' .. name)
+redis.call('HINCRBY', key, 'channelCount', -1)
 local to = to_number(redis.call('HGET', channel_key(name), 'last'))
 -- It still reads what was appended while it was a member.
 if to > tonumber(joined_at) then
@@ -16,7 +17,7 @@ if to > tonumber(joined_at) then
   if #ranges > 100 then drop_range(key, ranges[1], 'count') end
 end
 channels.remove_member(name, id)
-channels.record_change()
+channels.record('changed')
 local version = redis.call('HINCRBY', key, 'version', 1)
 if owner ~= '' then notify(owner, 'left ' .. id .. ' ' .. version .. ' ' .. format_integer(to) .. ' ' .. name) end
 return version
