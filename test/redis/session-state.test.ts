@@ -3,6 +3,7 @@ import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
+import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
 import { testEachRedisClient } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -29,6 +30,22 @@ testEachRedisClient(t, 'data that another node changes is updated while a stream
   await session.update({ a: undefined })
   t.strictSame(session.data, { b: 2 })
   t.strictSame((await findSession(nodeB, session)).data, { b: 2 })
+})
+
+t.test('data that another node changes is updated although Redis replies too late', needsRedis, async t => {
+  const [, { sessions: nodeA, client, pauseReplies }, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  await attachStream(nodeA, session)
+  const remote = await findSession(nodeB, session)
+  let isRead = false
+  interceptStoreCommands(client, commands => { isRead ||= commands.some(({ operation }) => operation === 'get') })
+  pauseReplies(true)
+  await remote.update({ nick: 'ann' })
+  await waitUntil(() => isRead, 'the read of the record')
+  // The time limit of the read is over before that of this command.
+  await t.rejects(nodeA.channel('room').count(), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  pauseReplies(false)
+  await waitUntil(() => session.data.nick === 'ann', 'the change')
 })
 
 t.test('send() detects a close that has not been received yet', needsRedis, async t => {

@@ -124,7 +124,8 @@ export class RedisNode {
       onSessionClosed: sessionId => { this.messageQueues.retrySession(sessionId) },
       onUnknownClose: () => { this.unknownCloses++ },
       onCursorRequest: state => { this.ownership.commitCursor(state) },
-      onStale: state => { this.refresh(state).catch(noop) }
+      // Without a deadline, because nothing shows later that the state is out of date.
+      onStale: state => { this.commandQueue.executeWithoutDeadline('get', state.id).then(hash => { this.applyRecord(state, hash as string[]) }, noop) }
     })
     this.#inbox = new Inbox(this.#keyPrefix, COMMAND_TIMEOUT, this.reducer, {
       send: (command, ...args) => this.commandQueue.execute(command, ...args),
