@@ -1,6 +1,9 @@
 import t from 'tap'
+import type { Session, Sessions } from '../../lib/index.js'
 import { findSession, openSession, attachStream, type MemoryStream } from '../support/memory-stream.js'
-import { testEachRedisClient } from '../support/stores.js'
+import { interceptStoreCommands } from '../support/redis-commands.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openProxiedNode, testEachRedisClient } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
 // Expired or closed logs are not a data loss. The comparison of logs with Redis must not report a gap for them.
@@ -79,16 +82,48 @@ testEachRedisClient(t, 'reports a gap for unread entries of a left channel that 
   t.match(down.read(), [{ event: 'gap', data: { reason: 'age' } }, { data: 2 }])
 })
 
+/** Joins and leaves so many channels, with an event in each, that what the session reads of the first one is dropped. */
+async function leaveManyChannels (sessions: Sessions, session: Session): Promise<void> {
+  for (let index = 0; index < 101; index++) {
+    await session.join(`room ${index}`)
+    await sessions.channel(`room ${index}`).send(index)
+    await session.leave(`room ${index}`)
+  }
+}
+
 testEachRedisClient(t, 'the reason of a gap stays the same after the next event', async (t, store) => {
   const nodeA = await store.addNode()
   const session = await openSession(nodeA)
-  for (let index = 0; index < 101; index++) {
-    await session.join(`room ${index}`)
-    await nodeA.channel(`room ${index}`).send(index)
-    await session.leave(`room ${index}`)
-  }
+  await leaveManyChannels(nodeA, session)
   await session.send('next')
   const down = await attachStream(nodeA, session)
   await waitUntil(() => down.messages().includes('next'), 'the message')
   t.match(gapsOf(down), [{ data: { reason: 'count' } }])
+})
+
+testEachRedisClient(t, 'the gap for a dropped channel stays after the log of the session was trimmed', async (t, store, redis) => {
+  const nodeA = await store.addNode({ log: { entries: 2 } })
+  const session = await openSession(nodeA)
+  for (const data of ['first', 'second']) await session.send(data)
+  const cursor = Number(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'last'))
+  await leaveManyChannels(nodeA, session)
+  // Trims the first event.
+  await session.send('third')
+  const down = await attachStream(nodeA, session, cursor)
+  await waitUntil(() => down.messages().includes('third'), 'the message')
+  t.match(gapsOf(down), [{ data: { reason: 'count' } }])
+})
+
+t.test('reads no log again when what a session reads of a left channel is dropped', needsRedis, async t => {
+  const { sessions, client } = await openProxiedNode(t, await startRedis(t))
+  const session = await openSession(sessions)
+  const down = await attachStream(sessions, session)
+  await leaveManyChannels(sessions, session)
+  await waitUntil(() => down.messages().length === 101, 'the messages of the channels')
+  let readCount = 0
+  interceptStoreCommands(client, commands => { readCount += commands.filter(({ operation }) => operation === 'read').length })
+  for (const data of ['next', 'last']) await session.send(data)
+  await waitUntil(() => down.messages().includes('last'), 'the message')
+  t.equal(readCount, 0)
+  t.strictSame(down.messages(), [...Array.from({ length: 101 }, (_, index) => index), 'next', 'last'])
 })

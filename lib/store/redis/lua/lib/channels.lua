@@ -14,9 +14,7 @@ end
 -- Drops the range of a left channel. The loss is recorded in the session's own log, because the dropped range cannot report it.
 local function drop_range (key, range, reason)
   redis.call('HDEL', key, range.field)
-  local last, trimmed = unpack(redis.call('HMGET', key, 'last', 'trimmed'))
-  if range.to > to_number(trimmed) then redis.call('HSET', key, 'trimmed', range.to, 'trimReason', reason) end
-  if range.to > to_number(last) then redis.call('HSET', key, 'last', range.to) end
+  mark_trimmed(key, range.to, reason)
 end
 
 -- A channel is a hash, with a log. It exists while it has members, or entries that are kept. After that, former members may

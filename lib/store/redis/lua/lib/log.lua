@@ -14,6 +14,11 @@ local function next_position ()
   return position
 end
 
+-- Records that all entries up to a position are lost.
+local function mark_trimmed (key, trimmed, reason)
+  if trimmed > to_number(redis.call('HGET', key, 'trimmed')) then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', reason) end
+end
+
 -- Trims a log to its bounds. Not called for every entry, because the replicas of the nodes enforce the exact bounds.
 local function trim (key, bounds, bytes, count, previous_last)
   local log, latest = key .. ':log', key .. ':latest'
@@ -21,7 +26,7 @@ local function trim (key, bounds, bytes, count, previous_last)
   if length == 1 and count > 1 then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
     local id, fields = unpack(redis.call('XRANGE', log, '-', '+')[1])
-    redis.call('HSET', key, 'trimmed', previous_last, 'trimReason', 'age')
+    mark_trimmed(key, previous_last, 'age')
     redis.call('UNLINK', latest)
     if fields[6] then redis.call('HSET', latest, fields[6], string.match(id, '^%d+')) end
     bytes = #fields[2]
@@ -42,7 +47,7 @@ local function trim (key, bounds, bytes, count, previous_last)
     end
     if trimmed then redis.call('XTRIM', log, 'MINID', format_integer(trimmed + 1)) end
   end
-  if trimmed then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', trim_reason) end
+  if trimmed then mark_trimmed(key, trimmed, trim_reason) end
   -- Trims again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age` and an
   -- eighth, so that a log in use is trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
