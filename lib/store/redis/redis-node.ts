@@ -114,7 +114,7 @@ export class RedisNode {
       onRollback: () => {
         for (const state of this.cache.listOpen()) state.version = 0
         // Redis may have lost that they were closed. Expired sessions expire again.
-        for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '')
+        for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '', '')
         this.runs.reconcile()
         this.messageQueues.reconcile()
       },
@@ -368,7 +368,7 @@ export class RedisNode {
   }
 
   async #expire (id: string, deadline: string): Promise<void> {
-    const ended = this.commandQueue.execute('end', id, 'expired', 0, deadline) as Promise<[number, string[]]>
+    const ended = this.commandQueue.execute('end', id, 'expired', 0, deadline, '', '') as Promise<[number, string[]]>
     // The hooks of a session run once, however long they take.
     if (!this.#expiring.has(id)) this.#expiring.set(id, this.#runHooks(id, ended).catch(noop).finally(() => { this.#expiring.delete(id) }))
     await ended

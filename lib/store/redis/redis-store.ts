@@ -26,8 +26,6 @@ export class RedisStore implements Store {
   readonly #settings: StoreSettings
   readonly #node: RedisNode
   readonly #close: () => Promise<void>
-  readonly #processId = randomBytes(9).toString('base64url')
-  #endCount = 0
 
   /** `close` closes the node, and those of all other partitions. */
   constructor (settings: StoreSettings, node: RedisNode, close: () => Promise<void>) {
@@ -124,7 +122,7 @@ export class RedisStore implements Store {
 
   async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
     const state = given as SessionReplica
-    const callId = `${this.#processId} ${++this.#endCount}`
+    const callId = randomBytes(9).toString('base64url')
     const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? '', callId).catch((error: unknown) => {
       this.#node.runCloseHooks(this.#confirmEnd(state, reason, keep, callId))
       throw error

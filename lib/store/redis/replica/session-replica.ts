@@ -147,7 +147,7 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     owner: fields.owner as string,
     cursor: Number(fields.cursor),
     closeReason: fields.closeReason,
-    closedBy: fields.closedBy,
+    closedBy: fields.closedBy?.split(':')[1],
     broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),
     data,
     authorizedUntil: fields.authorizedUntil === undefined ? undefined : Number(fields.authorizedUntil),

@@ -5,12 +5,12 @@
 --   whether to keep the session
 --   for an expired session the deadline that has passed, otherwise ''
 --   time in milliseconds since 1970 at which the client must not be authorized any more, or ''
---   unless the session has expired: the id of the call, by which the node can find out later whether this call has closed it
+--   id of the call, by which the node can find out later whether this call has closed the session; '' if it does not
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
 -- that the session was in, each with the position of its newest entry.
 local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
 local key = session_key(id)
-local closed_by = ARGS[6] or NODE_ID .. ':' .. command_number
+local closed_by = NODE_ID .. ':' .. ARGS[6]
 -- The sessions that have expired and whose onClose hooks have not run yet, each with the time at which a node has to check that. The
 -- record of such a session is moved to the second key until `ack_expiry`.
 local unacked_expiries, expired_key = KEY_PREFIX .. ':unacked_expiries', KEY_PREFIX .. ':e:' .. id
