@@ -21,5 +21,7 @@ for i = 4, #ARGS, 3 do
 end
 if not is_last then return 1 end
 message_queue.remove_ticket(key, ticket)
-if not message_queue.is_concurrent(ticket) then message_queue.notify_next(key) end
+if message_queue.is_concurrent(ticket) then return 1 end
+local next_node, next_name = string.match(message_queue.first_valid_item(key) or '', '^(%S+) (%d+)')
+if next_node then notify(next_node, 'turn ' .. next_name) end
 return 1

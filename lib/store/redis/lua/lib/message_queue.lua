@@ -55,12 +55,6 @@ function message_queue.remove_ticket (key, ticket)
   if item then message_queue.remove_item(key, item) end
 end
 
--- Notifies the node of the first ticket that its messages are next.
-function message_queue.notify_next (key)
-  local node, name = string.match(message_queue.first_valid_item(key) or '', '^(%S+) (%d+)')
-  if node then notify(node, 'turn ' .. name) end
-end
-
 -- Returns the number of messages in the queue. If there is no room for new ones, those that are not valid are removed first.
 function message_queue.count (key, new_count)
   local queued = to_number(redis.call('HGET', key, 'queued'))
