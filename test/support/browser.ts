@@ -19,6 +19,15 @@ export const needsChromium: { skip?: string } = chromiumPath === undefined && pr
   ? { skip: 'Chromium is not installed; set CHROMIUM to its path' }
   : {}
 
+// Chromium renders the list of suggestions of its address bar in a page of its own, which takes more CPU time than the page of a test.
+// Only the last of these options applies, so it repeats the features that Playwright disables.
+const DISABLED_FEATURES = [
+  'WebUIOmniboxPopup', 'WebUIOmniboxAimPopup', 'WebUIOmniboxFullPopup',
+  'AvoidUnnecessaryBeforeUnloadCheckSync', 'DestroyProfileOnBrowserClose', 'HttpsUpgrades', 'HttpsFirstBalancedModeAutoEnable', 'LensOverlay', 'MediaRouter',
+  'PaintHolding', 'ThirdPartyStoragePartitioning', 'AvoidCorsURLLoaderRestartOnRedirect', 'TcpPortRandomizationWin', 'OptimizationHints',
+  'NetworkTimeServiceQuerying', 'AimEnabled', 'PreconnectToSearch'
+]
+
 // One browser for all tests of a file, because its start takes seconds of CPU time.
 let browser: Promise<Browser> | undefined
 
@@ -31,7 +40,7 @@ async function launch (): Promise<Browser> {
     executablePath: chromiumPath,
     // Users have the back/forward cache, so the tests keep it.
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', `--disable-features=${DISABLED_FEATURES.join()}`]
   })
   root.teardown(() => browser.close())
   return browser
