@@ -49,6 +49,7 @@ testEachClient(t, 'delivers 10,000 events and 10,000 messages at the same time, 
   t.strictSame(up, numbers)
   t.strictSame(down, numbers)
   t.strictSame([...new Set(events.map(([name]) => name))].filter(name => !['open', 'disconnect', 'resume', 'error'].includes(name)), [])
+  t.comment(faults.length, FAULTS.map(f => faults.filter((x, i) => x === f && proxy.connections[i]?.faulted).length))
   const applied = faults.filter((_fault, connection) => proxy.connections[connection]?.faulted)
   for (const fault of FAULTS) t.ok(applied.filter(other => other === fault).length >= 5, `${fault} happened more than a few times`)
 })
