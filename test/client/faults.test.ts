@@ -6,10 +6,10 @@ import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
 import { deferred, withTimeout } from '../support/wait.js'
 
-const TOTAL = 10_000
+const TOTAL = 3_000
 const FAULTS = ['cut', 'reset', 'half-open'] satisfies Fault[]
 
-testEachClient(t, 'delivers 10,000 events and 10,000 messages at the same time, once and in order, over broken connections', async (t, connect) => {
+testEachClient(t, 'delivers 3,000 events and 3,000 messages at the same time, once and in order, over broken connections', async (t, connect) => {
   const next = createRandom(chooseSeed(t))
   const below = (limit: number): number => Math.floor(next() * limit)
   const { sessions, port } = await serve(t, { retry: 1, log: { entries: TOTAL, bytes: 2 ** 26 } }, { fastify: FORCE_CLOSE })
@@ -18,7 +18,7 @@ testEachClient(t, 'delivers 10,000 events and 10,000 messages at the same time, 
     // The first connection lasts until the client has the id of its session.
     const fault = FAULTS[below(3)] ?? 'cut'
     faults.push(fault)
-    return { fault, afterBytes: connection === 0 ? 1500 : 300 + below(20_000), afterBytesUp: 200 + below(20_000) }
+    return { fault, afterBytes: connection === 0 ? 1500 : 300 + below(8_000), afterBytesUp: 200 + below(8_000) }
   })
   const up: unknown[] = []
   const down: unknown[] = []
@@ -49,7 +49,6 @@ testEachClient(t, 'delivers 10,000 events and 10,000 messages at the same time, 
   t.strictSame(up, numbers)
   t.strictSame(down, numbers)
   t.strictSame([...new Set(events.map(([name]) => name))].filter(name => !['open', 'disconnect', 'resume', 'error'].includes(name)), [])
-  t.comment(faults.length, FAULTS.map(f => faults.filter((x, i) => x === f && proxy.connections[i]?.faulted).length))
   const applied = faults.filter((_fault, connection) => proxy.connections[connection]?.faulted)
   for (const fault of FAULTS) t.ok(applied.filter(other => other === fault).length >= 5, `${fault} happened more than a few times`)
 })
