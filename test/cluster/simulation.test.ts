@@ -7,7 +7,7 @@ import { withTimeout } from '../support/wait.js'
 
 const program = fileURLToPath(new URL('./simulation/command.ts', import.meta.url))
 // CI runs more of them in a step of its own.
-const HISTORIES = 200
+const HISTORIES = 50
 const TIMEOUT = 900_000
 t.setTimeout(TIMEOUT)
 
