@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import type { RunStore } from '../../lib/index.js'
+import type { RunStore, StoreFactory } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { chooseSeed } from '../support/random.js'
 import { testEachStoreFactory } from '../support/stores.js'
@@ -25,12 +25,14 @@ testEachStoreFactory(t, 'readers of runs receive what the model predicts for any
   // The limit applies to each server, so with several the model does not reach it.
   const maxRuns = servers.length > 1 ? 1000 : MAX_RUNS
   const sendToAll = async (...command: [string, ...string[]]): Promise<unknown> => await Promise.all(servers.map(server => server.sendCommand(...command)))
+  // The histories share the connections, because opening them takes longer than a history.
+  const connections = await Promise.all(servers.length === 0 ? [connect()] : [connect(), connect()])
   for (const entries of [2, 1000]) {
-    const open = async () => await (await connect())(resolveOptions({ runLog: { entries }, maxRuns, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+    const open = async (connection: StoreFactory) => await connection(resolveOptions({ runLog: { entries }, maxRuns, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
     await fc.assert(fc.asyncProperty(steps, async steps => {
       // Runs are kept, so each history needs an empty store.
       await sendToAll('FLUSHALL')
-      const stores = servers.length === 0 ? [await open()] : [await open(), await open()]
+      const stores = await Promise.all(connections.map(open))
       try {
         const runs = stores.map(store => store.runs as RunStore)
         await new RunModel(runs, entries, maxRuns, counts, async () => await sendToAll('CLIENT', 'KILL', 'TYPE', 'pubsub')).run(steps)
