@@ -24,11 +24,13 @@ export type Send = (path: string, options: SendOptions) => Promise<Response>
 export function createSend (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform, urls: Map<string, string>, closed: AbortSignal): Send {
   const { headers, fetch, credentials } = options
   // Loaded only once, because `import()` does not resolve in a page that is being closed.
-  let module: Promise<typeof import('./shared-fetch.js')> | undefined
+  let sharedFetch: typeof import('./shared-fetch.js').sharedFetch | undefined
   const request: Send = async (path, { body, onUnsent, ...init }) => {
     const base = await resolveValue(url)
     const userHeaders = await resolveValue(headers) ?? {}
-    // The signal may have aborted before the headers resolved.
+    let sendRequest = fetch ?? platform.fetch ?? globalThis.fetch
+    if (options.shared) sendRequest = (sharedFetch ??= (await import('./shared-fetch.js')).sharedFetch)(sendRequest, options, closed)
+    // The signal may have aborted before the headers resolved, or while the module was loaded.
     if (init.signal.aborted) throw abortReason(init.signal)
     const wasOffline = isOffline()
     let isValid = false
@@ -37,8 +39,6 @@ export function createSend (url: Resolvable<string | URL>, options: ConnectOptio
       if (fetch === undefined) urls.set(path, checkUrl(target))
       const merged = mergeHeaders(userHeaders, init.headers)
       isValid = true
-      let sendRequest = fetch ?? platform.fetch ?? globalThis.fetch
-      if (options.shared) sendRequest = (await (module ??= import('./shared-fetch.js'))).sharedFetch(sendRequest, options, closed)
       return await sendRequest(target, {
         // Not every `fetch` accepts the value `undefined`.
         ...credentials && { credentials },

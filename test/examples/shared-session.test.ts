@@ -1,7 +1,8 @@
 import t, { type Test } from 'tap'
-import type { ClientSession } from '../../lib/client/index.js'
+import type { ClientSession, ConnectOptions } from '../../lib/client/index.js'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { FORCE_CLOSE, range, recordEvents, waitForEvent } from '../support/clients.js'
+import { createSend } from '../../lib/client/send.js'
 import { createElection } from '../../lib/client/shared/election.js'
 import { createPullClient } from '../../lib/client/shared/pull-client.js'
 import { acquireLock } from '../../lib/client/shared/locks.js'
@@ -129,16 +130,45 @@ for (const closer of ['the server', 'a listener'] as const) {
 
 t.test('close() at any moment of the start leaves no lock, no channel and no session', async t => {
   const { openTab, openSessions, url, heldLocks, channelCount, settle } = await serveShared(t)
-  for (const turns of range(30)) {
+  const moments = new Set<string>()
+  for (let tasks = 0; !moments.has('the session is open'); tasks++) {
     const tab = openTab()
     const session = tab.connect(url)
-    for (let turn = 0; turn < turns; turn++) await new Promise(resolve => { setImmediate(resolve) })
-    await withTimeout(tab.run(session.close), 'close()')
+    const closed = deferred()
+    const close = (): void => {
+      moments.add(session.state === 'open' ? 'the session is open' : tab.streamRequests > 0 ? 'the stream is requested' : channelCount() > 0 ? 'the tab has joined' : heldLocks().length > 0 ? 'the tab has its lock' : 'the tab has no lock')
+      session.close().then(closed.resolve)
+    }
+    session.on('open', close)
+    if (tasks === 0) close()
+    else tab.afterTasks(tasks, close)
+    await withTimeout(closed.promise, 'close()')
     await settle()
     await tab.tick(2)
     await waitUntil(() => heldLocks().length + channelCount() === 0, 'the release')
-    await waitUntil(() => openSessions.size === 0, `the close after ${turns} turns`)
+    await waitUntil(() => openSessions.size === 0, `the close after ${tasks} tasks`)
   }
+  t.strictSame([...moments], ['the tab has no lock', 'the tab has its lock', 'the tab has joined', 'the stream is requested', 'the session is open'])
+})
+
+t.test('a request that is aborted while the module for shared sessions is loaded acquires no lock', async t => {
+  const { openTab, settle } = fakeBrowser(t)
+  const controller = new AbortController()
+  const { signal } = controller
+  t.intercept(navigator.locks, 'request', { value: async () => { t.fail('it requests a lock') } })
+  const options: ConnectOptions = {
+    // Read just before the module is loaded.
+    get shared () {
+      controller.abort(new Error('aborted'))
+      return true
+    }
+  }
+  await openTab().run(async () => {
+    const send = createSend('http://server', options, { fetch }, new Map(), signal)
+    await t.rejects(send('/downward', { headers: {}, signal }), { message: 'aborted' })
+  })
+  await import('../../lib/client/shared-fetch.js')
+  await settle()
 })
 
 t.test('close() in the listener of the event open releases the lock of the session', async t => {

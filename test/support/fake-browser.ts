@@ -21,6 +21,8 @@ export interface FakeTab {
   readonly run: <T>(run: () => T) => T
   /** Runs the functions of `setInterval` once. Resolves when the messages that they sent have arrived. */
   readonly tick: (count?: number) => Promise<void>
+  /** Calls a function after so many tasks of the tab have run, before what they have resolved continues. */
+  readonly afterTasks: (count: number, run: () => void) => void
   /** Delays all tasks of the tab until the returned function is called. */
   readonly freeze: () => () => void
   /** Puts the tab into the back/forward cache until the returned function is called. It gets no messages meanwhile. */
@@ -60,7 +62,11 @@ export interface FakeBrowser {
 /** Replaces the global objects that a browser has and that Node does not, until the test ends: Web Locks, and those of which each tab has its own. */
 export function fakeBrowser (t: Test): FakeBrowser {
   const tabs = new AsyncLocalStorage<InternalTab>()
-  const current = (): InternalTab => tabs.getStore() as InternalTab
+  const current = (): InternalTab => {
+    const tab = tabs.getStore()
+    if (!tab) throw new Error('Not called in a tab of this browser')
+    return tab
+  }
   const channels = new Set<FakeChannel>()
   let held: LockRequest[] = []
   let queued: LockRequest[] = []
@@ -183,17 +189,23 @@ export function fakeBrowser (t: Test): FakeBrowser {
     let isVisible = false
     let isCached = false
     let streamRequests = 0
+    let tasksUntil = 0
+    let runAfterTasks = (): void => {}
 
+    const runTask = (task: () => void): void => {
+      tabs.run(tab, task)
+      if (--tasksUntil === 0) tabs.run(tab, runAfterTasks)
+    }
     const schedule = (task: () => void): void => {
       setImmediate(() => {
         if (dead.signal.aborted) return
         if (delayed) delayed.push(task)
-        else tabs.run(tab, task)
+        else runTask(task)
       })
     }
     const whenRunning = (): Promise<void> => new Promise(resolve => {
       if (delayed) delayed.push(resolve)
-      else resolve()
+      else runTask(resolve)
     })
     const fetchInTab = async (url: string, { signal, ...init }: RequestInit): Promise<Response> => {
       if (init.method === undefined) {
@@ -242,6 +254,10 @@ export function fakeBrowser (t: Test): FakeBrowser {
           for (const run of tab.intervals) tab.run(run)
         }
         await settle()
+      },
+      afterTasks: (count, run) => {
+        tasksUntil = count
+        runAfterTasks = run
       },
       freeze: () => {
         const tasks: Array<() => void> = delayed = []
