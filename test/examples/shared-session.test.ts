@@ -7,6 +7,7 @@ import { createElection } from '../../lib/client/shared/election.js'
 import { createPullClient } from '../../lib/client/shared/pull-client.js'
 import { acquireLock } from '../../lib/client/shared/locks.js'
 import { createTabTracker } from '../../lib/client/shared/tab-tracker.js'
+import { skewClock } from '../support/clock.js'
 import { fakeBrowser, type FakeBrowser, type FakeTab } from '../support/fake-browser.js'
 import { chooseSeed, createRandom } from '../support/random.js'
 import { serve } from '../support/server.js'
@@ -62,7 +63,7 @@ async function openIn (tab: FakeTab, url: string): Promise<OpenTab> {
   const numbers: number[] = []
   session.on('number', n => { numbers.push(n as number) })
   const events = recordEvents(session)
-  await waitUntil(() => tab.intervalCount > 0 || events.length > 0, 'the request')
+  await waitUntil(() => tab.intervals.length > 0 || events.length > 0, 'the request')
   return { tab, session, numbers, events }
 }
 
@@ -144,7 +145,7 @@ t.test('close() at any moment of the start leaves no lock, no channel and no ses
     else tab.afterTasks(tasks, close)
     await withTimeout(closed.promise, 'close()')
     await settle()
-    await tab.tick(2)
+    await tab.tick(3)
     await waitUntil(() => heldLocks().length + channelCount() === 0, 'the release')
     await waitUntil(() => openSessions.size === 0, `the close after ${tasks} tasks`)
   }
@@ -207,7 +208,7 @@ t.test('a new tab opens a new session if the server has closed that of a frozen 
   const unfreeze = frozen.tab.freeze()
   onlySession(openSessions).close('logout')
   const opened = await openIn(openTab(), url)
-  await opened.tab.tick(2)
+  await opened.tab.tick(3)
   await waitForOpen(opened)
   t.match(opened.events, [['open', { resumed: false }]])
   onlySession(openSessions).emit('number', 1)
@@ -261,8 +262,8 @@ t.test('another tab replaces a frozen leader once, which then follows it', async
   session.emit('number', 0)
   // A new tab that only the frozen leader could answer.
   const fourth = await openIn(openTab(), url)
-  await third.tab.tick()
-  await second.tab.tick(2)
+  await third.tab.tick(2)
+  await second.tab.tick(3)
   await waitUntil(() => leader() === second.tab, 'the new leader')
   // The third tab has got no answer from the frozen leader, and none from the new one, which waits for the server.
   await third.tab.tick()
@@ -288,11 +289,11 @@ t.test('a tab that waits replaces one leader after the other, also if another ta
   const response = deferred()
   sessions.addHook('onResume', () => response.promise)
   const unfreeze = frozen.tab.freeze()
-  await Promise.all([second.tab.tick(2), third.tab.tick(2)])
+  await Promise.all([second.tab.tick(3), third.tab.tick(3)])
   await waitUntil(() => leader() !== frozen.tab, 'the new leader')
   const [current, other] = leader() === second.tab ? [second, third] : [third, second]
   const unfreezeCurrent = current.tab.freeze()
-  await other.tab.tick(2)
+  await other.tab.tick(3)
   await waitUntil(() => leader() === other.tab, 'the next leader')
   response.resolve()
   session.emit('number', 0)
@@ -350,7 +351,7 @@ t.test('a tab requests nothing for a stream that was aborted', async t => {
     await createElection({ name: 'name', signal: AbortSignal.abort(), onChange: () => {}, lead: () => { t.fail('it leads') } }).run(true)
     await t.rejects(createPullClient('tab', 'replies', election, signal).requestNext(AbortSignal.abort(new Error('aborted')), { cursor: '' }), { message: 'aborted' })
   })
-  t.equal(tab.intervalCount, 0)
+  t.strictSame(tab.intervals, [])
 })
 
 t.test('without Web Locks, each tab has its own session', async t => {
@@ -405,16 +406,34 @@ t.test('whether no other tab is open is known only after the query of the locks'
   })
 })
 
+t.test('the last tab deletes the session, also just before its next pull', async t => {
+  const advance = skewClock(t, Date)
+  t.intercept(Math, 'random', { value: () => 0.999 })
+  const { openSession, closeReasons } = await serveShared(t)
+  const { tab, session } = await openSession()
+  const [interval = 0] = tab.intervals
+  t.ok(interval > 0)
+  advance(interval)
+  await tab.run(session.close)
+  await waitUntil(() => closeReasons.length > 0, 'the close')
+  t.strictSame(closeReasons, ['deleted'])
+})
+
 t.test('a tab that was frozen does not delete the session that another tab continues', async t => {
-  const { openTab, openSession, openSessions, url, closeReasons } = await serveShared(t)
+  const advance = skewClock(t, Date)
+  t.intercept(Math, 'random', { value: () => 0 })
+  const { openTab, openSession, openSessions, url, closeReasons, leader } = await serveShared(t)
   const first = await openSession()
   const unfreeze = first.tab.freeze()
   const second = await openIn(openTab(), url)
-  await second.tab.tick(3)
+  const [interval = 0] = second.tab.intervals
+  // The leader was frozen just before it could answer the first time.
+  await second.tab.tick()
+  while (leader() === first.tab) {
+    advance(interval)
+    await second.tab.tick()
+  }
   await waitForOpen(second)
-  const { now } = Date
-  t.teardown(() => { Date.now = now })
-  Date.now = () => now() + 6000
   unfreeze()
   await first.tab.run(first.session.close)
   const session = onlySession(openSessions)

@@ -33,15 +33,15 @@ export interface FakeTab {
   readonly crash: () => void
   /** Number of streams that the tab has requested. */
   readonly streamRequests: number
-  /** Number of functions that `setInterval` calls. */
-  readonly intervalCount: number
+  /** The intervals of `setInterval`, in milliseconds. */
+  readonly intervals: readonly number[]
 }
 
 interface InternalTab extends FakeTab {
   readonly schedule: (task: () => void) => void
   readonly document: EventTarget
   readonly window: EventTarget
-  readonly intervals: Set<() => void>
+  readonly intervalTimers: Map<() => void, number>
   readonly isVisible: boolean
   readonly isCached: boolean
 }
@@ -164,11 +164,11 @@ export function fakeBrowser (t: Test): FakeBrowser {
     setInterval: (run: () => void, ms: number) => {
       const tab = tabs.getStore()
       if (!tab) return setInterval(run, ms)
-      tab.intervals.add(run)
+      tab.intervalTimers.set(run, ms)
       return run
     },
     clearInterval: (timer: () => void) => {
-      if (tabs.getStore()?.intervals.delete(timer) !== true) (clearInterval as unknown as Clear)(timer as unknown as ReturnType<typeof setInterval>)
+      if (tabs.getStore()?.intervalTimers.delete(timer) !== true) (clearInterval as unknown as Clear)(timer as unknown as ReturnType<typeof setInterval>)
     }
   }
   for (const [name, value] of Object.entries(fakes)) {
@@ -237,10 +237,10 @@ export function fakeBrowser (t: Test): FakeBrowser {
       schedule,
       document: new EventTarget(),
       window: new EventTarget(),
-      intervals: new Set(),
+      intervalTimers: new Map(),
       get isVisible () { return isVisible },
       get isCached () { return isCached },
-      get intervalCount () { return tab.intervals.size },
+      get intervals () { return [...tab.intervalTimers.values()] },
       get streamRequests () { return streamRequests },
       run: run => tabs.run(tab, run),
       connect: (url, options) => {
@@ -251,7 +251,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
       tick: async (count = 1) => {
         for (let n = 0; n < count; n++) {
           await settle()
-          for (const run of tab.intervals) tab.run(run)
+          for (const run of tab.intervalTimers.keys()) tab.run(run)
         }
         await settle()
       },

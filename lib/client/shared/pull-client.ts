@@ -4,8 +4,8 @@ import type { Election } from './election.js'
 import type { LogPosition } from './log.js'
 import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
 
-// Milliseconds after which a tab repeats a pull. After a second time without an answer, it becomes the leader.
-const ANSWER_TIMEOUT = 5000
+// Minimum time after which a tab repeats a pull, in milliseconds. After a third time without an answer, it becomes the leader.
+const ANSWER_TIMEOUT = 4000
 
 /** Sends the pulls of a tab to the current leader, one at a time, and replaces a leader that does not answer. */
 export interface PullClient {
@@ -39,7 +39,7 @@ export function createPullClient (tab: string, replyChannel: string, election: E
     missed++
     await election.refresh()
     if (timedOut !== current) return
-    if (missed < 2) return send()
+    if (missed < 3) return send()
     missed = 0
     election.run(true)
   }

@@ -1,8 +1,8 @@
 import { queryLocks } from './locks.js'
 
-// Milliseconds without a message after which this tab may have been frozen, so that another one is the leader. Every tab, also this one,
-// repeats its pull about as often.
-const MAX_PAUSE = 5000
+// Milliseconds without a pull after which this tab may have been frozen, so that another one is the leader. Longer than the longest time
+// between two pulls of this tab, and shorter than the shortest time after which another tab replaces a leader: two answer timeouts.
+const MAX_PAUSE = 6000
 
 /** Tracks the other tabs. Each tab has a lock until it is closed or has crashed. */
 export interface TabTracker {
