@@ -84,6 +84,16 @@ t.test('a gap is repeated to tabs that have not read it from this log', t => {
   t.end()
 })
 
+t.test('after a rollback of the store, a tab with a repeated id has read the latest event with it', t => {
+  const log = new Log(createId(4))
+  for (const position of [5, 6, 7, 8]) log.push({ cursorAfter: createId(position), text: `old${position} ` })
+  log.push({ cursorAfter: createId(5), text: 'gap ', gapEnd: 5 })
+  for (const position of [6, 7]) log.push({ cursorAfter: createId(position), text: `new${position} ` })
+  t.equal(readText(log, { cursor: createId(6) }), 'new7 ')
+  t.equal(readText(log, { cursor: createId(8) }), 'gap new6 new7 ')
+  t.end()
+})
+
 t.test('a cursor inside a gap that was removed is before the log', t => {
   const log = new Log(createId(4), 10)
   log.push({ cursorAfter: createId(5), text: '5' })

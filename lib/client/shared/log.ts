@@ -92,9 +92,10 @@ export class Log {
   #findIndex ({ cursor, logId, sequence }: LogPosition): number | undefined {
     if (logId === this.logId && sequence !== undefined && sequence >= this.#removed) return sequence - this.#removed
     if (parsePosition(cursor) < Math.max(parsePosition(this.start), this.#removedGapEnd)) return undefined
-    // A tab with the cursor at the start may not have received the blocks that follow with the same id.
+    // A tab with the cursor at the start may not have received the blocks that follow with the same id. After a rollback of the store,
+    // ids repeat, and a tab has most likely received the latest event.
     const isKnown = ({ cursorAfter }: Entry): boolean => cursor !== this.start && cursorAfter === cursor
-    const known = this.#entries.findIndex(isKnown)
+    const known = this.#entries.findLastIndex(isKnown)
     if (known !== -1) return known + 1
     // The event at the cursor can be absent, because the server has replaced it by a later one.
     const next = this.#entries.findIndex(({ cursorAfter }) => cursor === this.start || parsePosition(cursorAfter) > parsePosition(cursor))
