@@ -28,7 +28,8 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
   let sessionId: string | undefined
   let messageUrl = ''
 
-  // First, because it fails without Web Locks.
+  // First, because they fail without BroadcastChannel and Web Locks.
+  new BroadcastChannel(name).close()
   await acquireLock(tabPrefix + tab, left)
   const election = createElection({
     name,

@@ -3,7 +3,9 @@ import type { ClientSession, ConnectOptions } from '../../lib/client/index.js'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { FORCE_CLOSE, range, recordEvents, waitForEvent } from '../support/clients.js'
 import { createSend } from '../../lib/client/send.js'
+import { listen } from '../../lib/client/shared/channels.js'
 import { createElection } from '../../lib/client/shared/election.js'
+import type { Pull } from '../../lib/client/shared/messages.js'
 import { createPullClient } from '../../lib/client/shared/pull-client.js'
 import { acquireLock } from '../../lib/client/shared/locks.js'
 import { createTabTracker } from '../../lib/client/shared/tab-tracker.js'
@@ -361,6 +363,60 @@ t.test('without Web Locks, each tab has its own session', async t => {
   t.equal(openSessions.size, 2)
   for (const { session } of tabs) await session.close()
   await waitUntil(() => openSessions.size === 0, 'the close')
+})
+
+t.test('without BroadcastChannel, each tab has its own session and no lock', async t => {
+  const { openSession, openSessions, heldLocks } = await serveShared(t)
+  Object.assign(globalThis, { BroadcastChannel: undefined })
+  await openSession()
+  await openSession()
+  t.equal(openSessions.size, 2)
+  t.strictSame(heldLocks(), [])
+})
+
+t.test('a tab that leaves while it becomes the leader does not lead', async t => {
+  const { openTab, settle, heldLocks, channelCount } = fakeBrowser(t)
+  const controller = new AbortController()
+  const { locks } = navigator
+  const { request } = locks
+  t.intercept(locks, 'request', {
+    value: (name: string, options: LockOptions, callback: LockGrantedCallback<unknown>) => request(name, options, lock => {
+      const result = callback(lock)
+      if (name.includes('leader')) controller.abort()
+      return result
+    })
+  })
+  await openTab().run(async () => {
+    await createElection({ name: 'name', signal: controller.signal, onChange: () => {}, lead: () => { t.fail('it leads') } }).run()
+  })
+  await settle()
+  t.strictSame(heldLocks(), [])
+  t.equal(channelCount(), 0)
+})
+
+t.test('a tab works, but deletes no session, if the query of the locks fails', async t => {
+  const { openTab, settle } = fakeBrowser(t)
+  t.intercept(navigator.locks, 'query', { value: async () => { throw new Error('no query') } })
+  const tab = openTab()
+  const controller = new AbortController()
+  const { signal } = controller
+  const pulls: unknown[] = []
+  await tab.run(async () => {
+    const tracker = createTabTracker('tab ', 'own', signal, () => {})
+    const election = createElection({
+      name: 'name',
+      signal,
+      onChange: () => {},
+      lead: channel => { listen(channel, signal, (pull: Pull) => { pulls.push(pull.number) }) }
+    })
+    election.run()
+    await settle()
+    createPullClient('tab', 'replies', election, signal).requestNext(signal, { cursor: '' }, { url: '', init: { headers: {} } }).catch(() => {})
+    await tab.tick()
+    t.strictSame(pulls, [0, 0])
+    t.notOk(tracker.isAlone)
+  })
+  controller.abort()
 })
 
 t.test('a tab retries after an error and a response of the server', async t => {

@@ -42,7 +42,8 @@ export function createElection ({ name, signal, onChange, lead }: ElectionOption
   }
 
   const refresh = async (): Promise<void> => {
-    for (const id of await queryLocks(prefix)) onEpoch(Number(id))
+    // The query fails in a page that is being closed.
+    for (const id of await queryLocks(prefix).catch(() => [])) onEpoch(Number(id))
   }
 
   const run = async (steal = false): Promise<void> => {
@@ -58,6 +59,7 @@ export function createElection ({ name, signal, onChange, lead }: ElectionOption
         // By the clock, because the latest leader may have left without a lock that shows its epoch.
         const ownEpoch = Math.max(epoch + 1, Date.now())
         await acquireLock(prefix + ownEpoch, ended)
+        ended.throwIfAborted()
         isLeader = true
         lead(prefix + ownEpoch, ended)
         onEpoch(ownEpoch)

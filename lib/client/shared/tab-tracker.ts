@@ -31,7 +31,7 @@ export function createTabTracker (prefix: string, ownTab: string, signal: AbortS
   queryLocks(prefix).then(ids => {
     ids.forEach(add)
     isComplete = true
-  })
+  }).catch(() => {})
   return {
     get isAlone () { return isComplete && tabs.size === 0 && Date.now() - activeAt < MAX_PAUSE },
     add
