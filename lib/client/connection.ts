@@ -29,7 +29,7 @@ export interface Welcome {
 }
 
 // Milliseconds without data after which a stream counts as dead, until the welcome event contains the heartbeat interval.
-const IDLE_TIMEOUT = 37_500
+export const IDLE_TIMEOUT = 37_500
 // The same in heartbeat intervals, after the welcome event.
 const IDLE_HEARTBEATS = 2.5
 // Maximum time for which `close` waits for the server, in milliseconds.

@@ -1,14 +1,15 @@
+import { mock } from 'node:test'
 import t from 'tap'
 import { createLeader, type Leader } from '../../lib/client/shared/leader.js'
 import type { LogPosition } from '../../lib/client/shared/log.js'
 import type { Reply } from '../../lib/client/shared/messages.js'
-import { nextEventLoopTurn } from '../support/wait.js'
+import { deferred, nextEventLoopTurn } from '../support/wait.js'
 
 interface Stream {
   readonly url: string
   readonly headers: Record<string, string>
   /** Responds with the start of a stream, in one chunk. */
-  readonly start: (text: string) => Promise<void>
+  readonly start: (text: string, type?: string) => Promise<void>
   readonly write: (text: string) => Promise<void>
   readonly end: () => Promise<void>
   readonly respond: (status: number, headers?: Record<string, string>, text?: string) => Promise<void>
@@ -20,7 +21,8 @@ interface ScriptedLeader {
   readonly leader: Leader
   /** The requests for a stream. The network is scripted, because the order of chunks and pulls decides what each tab gets. */
   readonly streams: Stream[]
-  readonly locks: { isLeader: boolean, sessionIds: string[] }
+  /** What the leader finds when it checks the locks. The check waits for `delay`. */
+  readonly locks: { isLeader: boolean, sessionIds: string[], delay?: Promise<void> | undefined }
   /** Requests a stream in a tab. */
   readonly request: (tab: string, cursor?: string, previousAborted?: boolean) => Promise<void>
   /** Reads on from the position of the tab, or from another one. */
@@ -33,7 +35,7 @@ const settle = async (): Promise<void> => { for (let turn = 0; turn < 3; turn++)
 
 function scriptLeader (maxEventSize?: number): ScriptedLeader {
   const streams: Stream[] = []
-  const locks = { isLeader: true, sessionIds: [] as string[] }
+  const locks: ScriptedLeader['locks'] = { isLeader: true, sessionIds: [] }
   const received = new Map<string, Reply[]>()
   const positions = new Map<string, LogPosition>()
   let number = 0
@@ -41,7 +43,11 @@ function scriptLeader (maxEventSize?: number): ScriptedLeader {
     tab: 'own',
     maxEventSize,
     request: { url: 'initial', init: { headers: {} } },
-    checkLocks: async () => locks,
+    checkLocks: async () => {
+      const result = { ...locks }
+      await locks.delay
+      return result
+    },
     sendReply: (tab, reply) => {
       received.set(tab, [...received.get(tab) ?? [], reply])
       if (reply.kind === 'text') positions.set(tab, reply.position)
@@ -62,8 +68,8 @@ function scriptLeader (maxEventSize?: number): ScriptedLeader {
       streams.push({
         url,
         headers: headers as Record<string, string>,
-        start: async text => {
-          resolve(new Response(body, { headers: { 'content-type': 'text/event-stream' } }))
+        start: async (text, type = 'text/event-stream') => {
+          resolve(new Response(body, { headers: { 'content-type': type } }))
           await write(text)
         },
         write,
@@ -184,6 +190,24 @@ t.test('a tab that stays behind does not replace the stream all the time', async
   t.strictSame(replies('slower'), ['end'])
 })
 
+t.test('a pull that waits for the interval between two streams opens one when it is repeated', async t => {
+  let now = 1e12
+  t.intercept(Date, 'now', { value: () => now })
+  const { streams, request, pull, replies } = scriptLeader()
+  await request('own', 's.5')
+  await streams[0]?.start(welcome('s.5', true))
+  await pull('slow', { cursor: 's.3' })
+  await streams[1]?.start(welcome('s.3', true) + event('s.4'))
+  t.strictSame(replies('slow'), [event('s.4')])
+  await pull('slow', { cursor: 's.2' })
+  await pull('slow', { isRepeated: true, cursor: 's.2' })
+  t.equal(streams.length, 2)
+  now += 10_000
+  await pull('slow', { isRepeated: true, cursor: 's.2' })
+  t.strictSame(replies('slow'), ['pending', 'pending'])
+  t.equal(streams[2]?.headers['last-event-id'], 's.2')
+})
+
 t.test('a new tab does not get a session that is closed', async t => {
   const { streams, locks, request, pull, replies } = scriptLeader()
   locks.sessionIds = ['closed-session']
@@ -302,11 +326,76 @@ t.test('a leader that was frozen reads nothing more if another tab leads', async
   t.ok(stream.isAborted())
 })
 
-t.test('a leader that was frozen opens no stream if another tab leads', async t => {
-  const { streams, locks, request } = scriptLeader()
+t.test('a leader that was frozen does not abort the stream that has replaced the old one', async t => {
+  let now = 1e12
+  t.intercept(Date, 'now', { value: () => now })
+  const { stream, streams, locks, pull, request, replies } = await openSession(['own'])
+  await pull('own')
+  now += 6000
+  const checked = deferred()
+  Object.assign(locks, { isLeader: false, delay: checked.promise })
+  await stream.write(event('s.1'))
+  Object.assign(locks, { isLeader: true, delay: undefined })
+  await request('own', 's.0', true)
+  t.equal(streams.length, 2)
+  checked.resolve()
+  await settle()
+  t.notOk(streams[1]?.isAborted())
+  await streams[1]?.start(welcome('s.0', true) + event('s.1'))
+  t.strictSame(replies('own'), [welcome('s.0', true) + event('s.1')])
+})
+
+t.test('a tab that is not the leader opens no stream and does not answer, until it is the leader again', async t => {
+  const { streams, locks, request, pull, replies } = scriptLeader()
   locks.isLeader = false
   await request('own')
+  await pull('other', { cursor: 's.0' })
+  await pull('other', { cursor: 's.0', isRepeated: true })
   t.equal(streams.length, 0)
+  t.strictSame(replies('other'), [])
+  locks.isLeader = true
+  await pull('other', { cursor: 's.0', isRepeated: true })
+  t.equal(streams.length, 1)
+})
+
+t.test('a request without a welcome fails after 37.5 seconds', async t => {
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => { mock.timers.reset() })
+  const { leader, streams, request, pull, replies } = scriptLeader()
+  const advance = async (ms: number): Promise<void> => {
+    mock.timers.tick(ms)
+    await settle()
+  }
+  await request('own')
+  await pull('other', { cursor: 's.0' })
+  await advance(37_499)
+  t.strictSame(replies('own'), [])
+  await advance(1)
+  t.strictSame(replies('own'), ['The stream timed out'])
+  t.strictSame(replies('other'), ['end'])
+  t.ok(streams[0]?.isAborted())
+  await request('own')
+  await streams[1]?.start(': comment\n\n')
+  await advance(37_500)
+  t.strictSame(replies('own'), ['The stream timed out'])
+  t.ok(streams[1]?.isAborted())
+  await request('own')
+  await streams[2]?.start(welcome('s.0'))
+  await advance(100_000)
+  t.strictSame(replies('own'), [welcome('s.0')])
+  t.notOk(streams[2]?.isAborted(), 'a stream without heartbeats may be silent')
+  leader.stop()
+})
+
+t.test('a response that is no stream may be endless', async t => {
+  const { streams, request, replies } = scriptLeader()
+  await request('own')
+  await streams[0]?.start('<p>', 'text/html')
+  t.strictSame(replies('own'), ['200 <p>'])
+  t.ok(streams[0]?.isAborted())
+  await request('own')
+  await streams[1]?.respond(204)
+  t.strictSame(replies('own'), ['204 '])
 })
 
 t.test('a refusal applies to all tabs until its end', async t => {
@@ -373,6 +462,9 @@ t.test('each tab gets an event that is too large', async t => {
   script.replies('own')
   await script.streams[0]?.write(`data: ${'x'.repeat(2000)}`)
   t.strictSame(script.replies('own'), [`data: ${' '.repeat(11)}\n\n`])
+  await script.pull('own')
+  await script.streams[0]?.write('x'.repeat(2000))
+  t.strictSame(script.replies('own'), [':\n\n'], 'once')
 })
 
 t.test('a tab whose stream was silent replaces one that is not new', async t => {

@@ -1,3 +1,4 @@
+import { IDLE_TIMEOUT } from '../connection.js'
 import { isTransient, parseRetryAfter } from '../errors.js'
 import { createParser, OVERHEAD } from '../event-stream-parser.js'
 import type { Fetch } from '../options.js'
@@ -66,6 +67,14 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
   // The response with which the server has refused a stream for some time.
   let refusal: { readonly until: number, readonly content: ReplyContent } | undefined
   let controller = new AbortController()
+  let welcomeTimer: ReturnType<typeof setTimeout> | undefined
+
+  /** Ends the stream, and answers no pull until the next one. */
+  const stop = (): void => {
+    controller.abort()
+    state = 'idle'
+    pendingPulls.clear()
+  }
 
   const reply = ({ tab, number }: Pull, content: ReplyContent): void => {
     pendingPulls.delete(tab)
@@ -163,18 +172,22 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     })
     const reader = body.getReader()
     const decoder = new TextDecoder()
+    let maxPending = maxEventSize + OVERHEAD
     let lastReadAt = Date.now()
     while (!hasEnded()) {
       const { done, value } = await reader.read()
       // The new leader has replaced this stream, and distributes the requests of the server itself.
-      if (Date.now() - lastReadAt > MAX_PAUSE && !(await checkLocks()).isLeader) controller.abort()
+      if (Date.now() - lastReadAt > MAX_PAUSE && !(await checkLocks()).isLeader && !signal.aborted) stop()
       if (signal.aborted || done) return
       lastReadAt = Date.now()
       unloggedText = ''
       const pending = parse(decoder.decode(value, { stream: true }))
       if (state !== 'open') continue
       // An oversized event, for which each tab closes its session with EVENT_TOO_LARGE.
-      if (pending > maxEventSize + OVERHEAD) log.push({ cursorAfter: log.end, text: formatBlock({}, `${' '.repeat(maxEventSize + 1)}\n`) })
+      if (pending > maxPending) {
+        log.push({ cursorAfter: log.end, text: formatBlock({}, `${' '.repeat(maxEventSize + 1)}\n`) })
+        maxPending = Infinity
+      }
       if (reopenIfBehind()) return
       answerAll()
       // Resets the idle timers of the tabs.
@@ -193,35 +206,44 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     state = 'opening'
     startedAt = Date.now()
     chooseLog(cursor)
-    let failure: ReplyContent
+    const finish = (failure: ReplyContent): void => {
+      if (signal.aborted) return
+      controller.abort()
+      if (state === 'opening') return answerFailure(sentRequest, failure)
+      state = 'ended'
+      if (log.end === 'closed') closedSessions.add(parseSessionId(log.start))
+      // The tabs that wait for a session do not get one that is closed already.
+      const next = [...pendingPulls.values()].filter(({ request, position }) => request && log.end === 'closed' && !log.isSameSession(position.cursor))
+      for (const pull of pendingPulls.values()) if (!next.includes(pull)) answer(pull)
+      const [first] = next
+      if (first) open(first.position.cursor)
+    }
+    // The tabs may have no idle timeout, if the server sends no heartbeats.
+    welcomeTimer = setTimeout(finish, IDLE_TIMEOUT, { kind: 'error', message: 'The stream timed out' })
+    signal.addEventListener('abort', () => { clearTimeout(welcomeTimer) })
     try {
       const { isLeader, sessionIds } = await checkLocks()
-      if (!isLeader || signal.aborted) return
+      if (signal.aborted) return
+      if (!isLeader) return stop()
       const response = await requestStream(sentRequest, sessionIds, signal)
       const { ok, body, status, headers } = response
       if (body && ok && /^text\/event-stream\b/i.test(headers.get('content-type') as string)) {
         await readStream(body, signal)
-        failure = { kind: 'response', status: 200, headers: [['content-type', 'text/event-stream']], text: retryText }
+        finish({ kind: 'response', status: 200, headers: [['content-type', 'text/event-stream']], text: retryText })
       } else {
-        failure = { kind: 'response', status, headers: [...headers], text: await response.text() }
-        if (isTransient(status)) refusal = { until: Date.now() + parseRetryAfter(response), content: failure }
+        // A successful response that is no stream of the server may be endless.
+        const text = ok && body ? new TextDecoder().decode((await body.getReader().read()).value) : await response.text()
+        const content: ReplyContent = { kind: 'response', status, headers: [...headers], text }
+        if (isTransient(status)) refusal = { until: Date.now() + parseRetryAfter(response), content }
+        finish(content)
       }
     } catch (error) {
-      failure = { kind: 'error', message: String(error) }
+      finish({ kind: 'error', message: String(error) })
     }
-    if (signal.aborted) return
-    controller.abort()
-    if (state === 'opening') return answerFailure(sentRequest, failure)
-    state = 'ended'
-    if (log.end === 'closed') closedSessions.add(parseSessionId(log.start))
-    // The tabs that wait for a session do not get one that is closed already.
-    const next = [...pendingPulls.values()].filter(({ request, position }) => request && log.end === 'closed' && !log.isSameSession(position.cursor))
-    for (const pull of pendingPulls.values()) if (!next.includes(pull)) answer(pull)
-    const [first] = next
-    if (first) open(first.position.cursor)
   }
 
   const onWelcome = (cursor: string, data: Record<string, unknown>): void => {
+    clearTimeout(welcomeTimer)
     if (!log.isSameSession(cursor)) {
       log = new Log(cursor)
       sessionStart = data.resumed ? undefined : cursor
@@ -282,7 +304,11 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
       const { tab, number, position: { cursor }, request, previousAborted } = pull
       if (!request) recordReader(pull)
       if (isAfter(cursor, highestCursor) || !log.isSameSession(highestCursor)) highestCursor = cursor
-      if (pendingPulls.get(tab)?.number === number) return sendReply(tab, { number, kind: 'pending' })
+      if (pendingPulls.get(tab)?.number === number) {
+        sendReply(tab, { number, kind: 'pending' })
+        if (state === 'open') reopenIfBehind()
+        return
+      }
       pendingPulls.set(tab, pull)
       if (request) latestRequest = request
       const isStale = previousAborted && Date.now() - startedAt > MIN_STREAM_AGE
@@ -298,9 +324,6 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
       readers.delete(tab)
       rereadTimes.delete(tab)
     },
-    stop () {
-      controller.abort()
-      pendingPulls.clear()
-    }
+    stop
   }
 }

@@ -1,4 +1,4 @@
-import { abortReason, onAbort } from '../abort.js'
+import { abortReason } from '../abort.js'
 import { listen, post } from './channels.js'
 import type { Election } from './election.js'
 import type { LogPosition } from './log.js'
@@ -53,14 +53,15 @@ export function createPullClient (tab: string, replyChannel: string, election: E
       if (streamSignal.aborted) throw abortReason(streamSignal)
       const stop = (): void => {
         clearInterval(timer)
-        removeAbort()
+        streamSignal.removeEventListener('abort', onAbort)
         current = undefined
       }
-      const removeAbort = onAbort(streamSignal, reason => {
+      const onAbort = (): void => {
         stop()
         previousAborted = true
-        reject(reason)
-      })
+        reject(abortReason(streamSignal))
+      }
+      streamSignal.addEventListener('abort', onAbort)
       // At different times in each tab, so that one of them replaces the leader, and the others notice that.
       const timer = setInterval(onTimeout, ANSWER_TIMEOUT * (1 + Math.random() / 5))
       missed = 0
