@@ -19,9 +19,9 @@ export type Send = (path: string, options: SendOptions) => Promise<Response>
 
 /**
  * Creates the function that sends all requests of a session. It resolves the URL and the headers for each request.
- * Stores the latest URL of each path in `urls`, unless the app has its own `fetch`. `closed` aborts when the session is closed.
+ * Stores the latest URL of each path in `urls`, unless the app has its own `fetch`. `closeSignal` aborts when the session is closed.
  */
-export function createSend (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform, urls: Map<string, string>, closed: AbortSignal): Send {
+export function createSend (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform, urls: Map<string, string>, closeSignal: AbortSignal): Send {
   const { headers, fetch, credentials } = options
   // Loaded only once, because `import()` does not resolve in a page that is being closed.
   let sharedFetch: typeof import('./shared-fetch.js').sharedFetch | undefined
@@ -29,7 +29,7 @@ export function createSend (url: Resolvable<string | URL>, options: ConnectOptio
     const base = await resolveValue(url)
     const userHeaders = await resolveValue(headers) ?? {}
     let sendRequest = fetch ?? platform.fetch ?? globalThis.fetch
-    if (options.shared) sendRequest = (sharedFetch ??= (await import('./shared-fetch.js')).sharedFetch)(sendRequest, options, closed)
+    if (options.shared) sendRequest = (sharedFetch ??= (await import('./shared-fetch.js')).sharedFetch)(sendRequest, options, closeSignal)
     // The signal may have aborted before the headers resolved, or while the module was loaded.
     if (init.signal.aborted) throw abortReason(init.signal)
     const wasOffline = isOffline()

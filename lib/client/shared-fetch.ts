@@ -10,15 +10,15 @@ import { createPullClient } from './shared/pull-client.js'
 import { createSubscriptionTracker } from './shared/subscription-tracker.js'
 import { createTabTracker, type TabTracker } from './shared/tab-tracker.js'
 
-/** Adds this tab to the shared session. Resolves with the `fetch` for its requests. `closed` aborts when the tab closes its session. */
-async function join (url: string, fetch: Fetch, options: ConnectOptions, closed: AbortSignal): Promise<Fetch> {
-  const tab = crypto.randomUUID()
-  const name = `fastify-sse-sessions ${JSON.stringify([new URL(url, globalThis.location?.href).href, options.shared])}`
-  const tabPrefix = `${name} tab `
-  const sessionPrefix = `${name} session `
-  // Aborts when the tab leaves the shared session. Everything else ends with it.
+/** Adds this tab to the group that shares a session. Resolves with the `fetch` for its requests. `closeSignal` aborts when the tab closes its session. */
+async function createTabFetch (url: string, fetch: Fetch, options: ConnectOptions, closeSignal: AbortSignal): Promise<Fetch> {
+  const tabId = crypto.randomUUID()
+  const groupName = `fastify-sse-sessions ${JSON.stringify([new URL(url, globalThis.location?.href).href, options.shared])}`
+  const tabPrefix = `${groupName} tab `
+  const sessionPrefix = `${groupName} session `
+  // Aborts when the tab leaves the group. Everything else ends with it.
   const leaveController = new AbortController()
-  const { signal: left } = leaveController
+  const { signal: leaveSignal } = leaveController
   const subscriptions = createSubscriptionTracker()
   const encoder = new TextEncoder()
   let latestRequest: StreamRequest | undefined
@@ -29,36 +29,36 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
   let messageUrl = ''
 
   // First, because they fail without BroadcastChannel and Web Locks.
-  new BroadcastChannel(name).close()
-  await acquireLock(tabPrefix + tab, left)
+  new BroadcastChannel(groupName).close()
+  await acquireLock(tabPrefix + tabId, leaveSignal)
   const election = createElection({
-    name,
-    signal: left,
+    name: groupName,
+    signal: leaveSignal,
     onChange: () => { pullClient.onLeaderChange() },
-    lead: (channel, signal) => {
+    onElected: (channel, signal) => {
       const leader = createLeader({
-        tab,
+        tabId,
         fetch,
         maxEventSize: options.maxEventSize,
-        request: latestRequest as StreamRequest,
+        streamRequest: latestRequest as StreamRequest,
         checkLocks: async () => {
           await election.refresh()
           return { isLeader: election.leaderChannel === channel, sessionIds: await queryLocks(sessionPrefix) }
         },
-        sendReply: (other, reply) => { post(tabPrefix + other, reply) }
+        sendReply: (otherId, reply) => { post(tabPrefix + otherId, reply) }
       })
-      const ownTracker = tracker = createTabTracker(tabPrefix, tab, signal, leader.removeTab)
+      const ownTracker = tracker = createTabTracker(tabPrefix, tabId, signal, leader.removeTab)
       listen(channel, signal, (pull: Pull) => {
-        ownTracker.add(pull.tab)
+        ownTracker.add(pull.tabId)
         leader.onPull(pull)
       })
       signal.addEventListener('abort', leader.stop)
     }
   })
-  const pullClient = createPullClient(tab, tabPrefix + tab, election, left)
+  const pullClient = createPullClient(tabId, tabPrefix + tabId, election, leaveSignal)
 
   /** Acquires the lock from which a new leader without a cursor finds the session, even if all other tabs are frozen. */
-  const holdSession = (id: string): void => {
+  const acquireSessionLock = (id: string): void => {
     if (id === sessionId) return
     sessionId = id
     sessionController.abort()
@@ -66,11 +66,11 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
     acquireLock(sessionPrefix + id, sessionController.signal, 'shared').catch(() => {})
   }
 
-  const openStream = async (request: StreamRequest, signal: AbortSignal): Promise<Response> => {
-    const first = await pullClient.requestNext(signal, { cursor: request.init.headers['last-event-id'] ?? '' }, request)
+  const openStream = async (streamRequest: StreamRequest, signal: AbortSignal): Promise<Response> => {
+    const first = await pullClient.requestNext(signal, { cursor: streamRequest.init.headers['last-event-id'] ?? '' }, streamRequest)
     if (first.kind === 'response') return new Response(first.text || null, first)
     if (first.kind !== 'text') throw new TypeError(first.kind === 'error' ? first.message : 'The stream has ended')
-    holdSession(parseSessionId(first.position.cursor))
+    acquireSessionLock(parseSessionId(first.position.cursor))
     let reply: ReplyContent | undefined = first
     let position = first.position
     return new Response(new ReadableStream<Uint8Array>({
@@ -86,23 +86,23 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
     }, { highWaterMark: 0 }), { headers: { 'content-type': 'text/event-stream' } })
   }
 
-  /** Leaves after `close()`. A request that may still open a session continues before, so that its session can be deleted. */
+  /** Leaves after `close()`, but not before the current request for a stream ends, because the session that it opens must be deleted. */
   const leaveIfClosed = (): void => {
-    if (closed.aborted && streamSignal?.aborted !== false) leaveController.abort()
+    if (closeSignal.aborted && streamSignal?.aborted !== false) leaveController.abort()
   }
 
-  const isLast = (): boolean => election.isLeader && tracker?.isAlone === true
+  const isLastTab = (): boolean => election.isLeader && tracker?.isOnlyTab === true
 
   /** Deletes the session if no other tab continues it. Otherwise, stops the streaming handlers of this tab. */
   const deleteSession = async (url: string, init: RequestInit): Promise<Response> => {
-    if (isLast()) return await fetch(url, init)
+    if (isLastTab()) return await fetch(url, init)
     const body = subscriptions.createStopBody()
     if (body !== '') await fetch(messageUrl, { ...init, method: 'POST', headers: { ...init.headers as Record<string, string>, 'content-type': 'application/x-ndjson' }, body })
     return new Response(null, { status: 204 })
   }
 
-  left.addEventListener('abort', () => { sessionController.abort() })
-  closed.addEventListener('abort', leaveIfClosed)
+  leaveSignal.addEventListener('abort', () => { sessionController.abort() })
+  closeSignal.addEventListener('abort', leaveIfClosed)
   leaveIfClosed()
 
   return async (url, init) => {
@@ -113,8 +113,8 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
       subscriptions.onRequest(body as string)
       return await fetch(url, init)
     }
-    // The tab has left already if `close()` was called while it joined.
-    if (left.aborted) throw abortReason(left)
+    // `close()` may have been called before the tab has joined the group.
+    if (leaveSignal.aborted) throw abortReason(leaveSignal)
     streamSignal = signal as AbortSignal
     streamSignal.addEventListener('abort', leaveIfClosed)
     const isFirst = latestRequest === undefined
@@ -124,17 +124,17 @@ async function join (url: string, fetch: Fetch, options: ConnectOptions, closed:
   }
 }
 
-/** By the signal that aborts when the session is closed. */
+/** By the close signal of the session. */
 const tabFetches = new WeakMap<AbortSignal, Promise<Fetch>>()
 
 /**
  * Creates a `fetch` for a session that the tabs of an origin share. A GET is answered from the stream of the leader. A DELETE is sent
  * only by the last tab. A POST is sent unchanged. Without Web Locks or BroadcastChannel, every request is sent unchanged.
  */
-export function sharedFetch (fetch: Fetch, options: ConnectOptions, closed: AbortSignal): Fetch {
+export function sharedFetch (fetch: Fetch, options: ConnectOptions, closeSignal: AbortSignal): Fetch {
   return async (url, init) => {
-    let tabFetch = tabFetches.get(closed)
-    if (!tabFetch) tabFetches.set(closed, tabFetch = join(url, fetch, options, closed).catch(() => fetch))
+    let tabFetch = tabFetches.get(closeSignal)
+    if (!tabFetch) tabFetches.set(closeSignal, tabFetch = createTabFetch(url, fetch, options, closeSignal).catch(() => fetch))
     const send = await tabFetch
     // The session may have been closed meanwhile.
     if (init.signal?.aborted) throw abortReason(init.signal)

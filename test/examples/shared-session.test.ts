@@ -349,8 +349,8 @@ t.test('a tab requests nothing for a stream that was aborted', async t => {
   const tab = fakeBrowser(t).openTab()
   await tab.run(async () => {
     const { signal } = new AbortController()
-    const election = createElection({ name: 'name', signal, onChange: () => {}, lead: () => {} })
-    await createElection({ name: 'name', signal: AbortSignal.abort(), onChange: () => {}, lead: () => { t.fail('it leads') } }).run(true)
+    const election = createElection({ name: 'name', signal, onChange: () => {}, onElected: () => {} })
+    await createElection({ name: 'name', signal: AbortSignal.abort(), onChange: () => {}, onElected: () => { t.fail('it leads') } }).run(true)
     await t.rejects(createPullClient('tab', 'replies', election, signal).requestNext(AbortSignal.abort(new Error('aborted')), { cursor: '' }), { message: 'aborted' })
   })
   t.strictSame(tab.intervals, [])
@@ -387,7 +387,7 @@ t.test('a tab that leaves while it becomes the leader does not lead', async t =>
     })
   })
   await openTab().run(async () => {
-    await createElection({ name: 'name', signal: controller.signal, onChange: () => {}, lead: () => { t.fail('it leads') } }).run()
+    await createElection({ name: 'name', signal: controller.signal, onChange: () => {}, onElected: () => { t.fail('it leads') } }).run()
   })
   await settle()
   t.strictSame(heldLocks(), [])
@@ -407,14 +407,14 @@ t.test('a tab works, but deletes no session, if the query of the locks fails', a
       name: 'name',
       signal,
       onChange: () => {},
-      lead: channel => { listen(channel, signal, (pull: Pull) => { pulls.push(pull.number) }) }
+      onElected: channel => { listen(channel, signal, (pull: Pull) => { pulls.push(pull.number) }) }
     })
     election.run()
     await settle()
     createPullClient('tab', 'replies', election, signal).requestNext(signal, { cursor: '' }, { url: '', init: { headers: {} } }).catch(() => {})
     await tab.tick()
     t.strictSame(pulls, [0, 0])
-    t.notOk(tracker.isAlone)
+    t.notOk(tracker.isOnlyTab)
   })
   controller.abort()
 })
@@ -448,17 +448,17 @@ t.test('whether no other tab is open is known only after the query of the locks'
     const other = new AbortController()
     await acquireLock('tab other', other.signal)
     const tracker = createTabTracker('tab ', 'own', signal, id => { closed.push(id) })
-    t.notOk(tracker.isAlone)
+    t.notOk(tracker.isOnlyTab)
     await settle()
-    t.notOk(tracker.isAlone)
+    t.notOk(tracker.isOnlyTab)
     other.abort()
     await settle()
-    t.ok(tracker.isAlone)
+    t.ok(tracker.isOnlyTab)
     t.strictSame(closed, ['other'])
     tracker.add('crashed')
-    t.notOk(tracker.isAlone)
+    t.notOk(tracker.isOnlyTab)
     await settle()
-    t.ok(tracker.isAlone)
+    t.ok(tracker.isOnlyTab)
   })
 })
 

@@ -40,9 +40,9 @@ function scriptLeader (maxEventSize?: number): ScriptedLeader {
   const positions = new Map<string, LogPosition>()
   let number = 0
   const leader = createLeader({
-    tab: 'own',
+    tabId: 'own',
     maxEventSize,
-    request: { url: 'initial', init: { headers: {} } },
+    streamRequest: { url: 'initial', init: { headers: {} } },
     checkLocks: async () => {
       const result = { ...locks }
       await locks.delay
@@ -94,11 +94,11 @@ function scriptLeader (maxEventSize?: number): ScriptedLeader {
     streams,
     locks,
     request: async (tab, cursor = '', previousAborted = false) => {
-      leader.onPull({ tab, number: number++, position: { cursor }, isVisible: false, previousAborted, request: { url: tab, init: { headers: cursor ? { 'last-event-id': cursor } : {} } } })
+      leader.onPull({ tabId: tab, number: number++, position: { cursor }, isVisible: false, previousAborted, streamRequest: { url: tab, init: { headers: cursor ? { 'last-event-id': cursor } : {} } } })
       await settle()
     },
     pull: async (tab, { isVisible = false, cursor, isRepeated = false } = {}) => {
-      leader.onPull({ tab, number: isRepeated ? number - 1 : number++, position: cursor === undefined ? positions.get(tab) as LogPosition : { cursor }, isVisible })
+      leader.onPull({ tabId: tab, number: isRepeated ? number - 1 : number++, position: cursor === undefined ? positions.get(tab) as LogPosition : { cursor }, isVisible })
       await settle()
     },
     replies: tab => {
@@ -150,7 +150,7 @@ t.test('a tab of the previous session gets every event of the new one', async t 
   t.strictSame(replies('other'), [welcome('s.0', false, { previous: 'unknown' }) + event('s.1')])
 })
 
-t.test('a new tab gets a welcome, although the stream is opened again for a tab before the log', async t => {
+t.test('a new tab gets a welcome, although the stream is replayed for a tab behind the log', async t => {
   const { streams, request, pull, replies } = scriptLeader()
   await request('own', 's.5')
   await request('behind', 's.3')
@@ -163,13 +163,13 @@ t.test('a new tab gets a welcome, although the stream is opened again for a tab 
   t.strictSame(replies('own'), [welcome('s.5', true)])
   t.strictSame(replies('behind'), [welcome('s.3', true) + event('s.4')])
   t.strictSame(replies('less'), [':\n\n'])
-  t.strictSame(replies('new'), [welcome('s.5')], 'it starts after the events that are repeated')
+  t.strictSame(replies('new'), [welcome('s.5')], 'it starts after the events that are replayed')
   await pull('new')
   await streams[1]?.write(event('s.5') + event('s.6'))
   t.strictSame(replies('new'), [event('s.6')])
 })
 
-t.test('a tab that stays behind does not replace the stream all the time', async t => {
+t.test('a tab that stays behind the log does not cause replays all the time', async t => {
   t.intercept(Date, 'now', { value: () => 1e12 })
   const { streams, request, pull, replies } = scriptLeader()
   await request('own', 's.5')
@@ -190,7 +190,7 @@ t.test('a tab that stays behind does not replace the stream all the time', async
   t.strictSame(replies('slower'), ['end'])
 })
 
-t.test('a pull that waits for the interval between two streams opens one when it is repeated', async t => {
+t.test('a pull that waits for the interval between two replays causes one when it is repeated', async t => {
   let now = 1e12
   t.intercept(Date, 'now', { value: () => now })
   const { streams, request, pull, replies } = scriptLeader()
@@ -236,7 +236,7 @@ t.test('a tab that joins after the close opens a new session', async t => {
   t.strictSame(streams[1]?.headers, {})
 })
 
-t.test('one visible tab that has joined gets a request of the server, also if the stream is opened again', async t => {
+t.test('one visible tab that has joined gets a request of the server, also in a replay', async t => {
   const { stream, streams, pull, replies } = await openSession(['own', 'other'])
   const ask = (id: string): string => block(id, 'request', { request: 'r', event: 'ask' })
   for (const tab of ['own', 'other']) await pull(tab)
@@ -250,7 +250,7 @@ t.test('one visible tab that has joined gets a request of the server, also if th
   t.strictSame(replies('own'), ['id: s.2\n\n'])
   t.strictSame(replies('other'), ['pending', ask('s.2')])
   for (const tab of ['own', 'other']) await pull(tab)
-  // The log no longer contains the requests, so the stream is opened again for a tab that has not received them.
+  // The log no longer contains the requests, so they are replayed for a tab that has not received them.
   for (const id of ['s.3', 's.4']) await stream.write(block(id, 'large', 'x'.repeat(2 ** 20)))
   await pull('frozen', { cursor: 's.0', isVisible: true })
   t.equal(streams[1]?.headers['last-event-id'], 's.0')

@@ -8,8 +8,8 @@ export interface ElectionOptions {
   readonly signal: AbortSignal
   /** The leader, or its channel, has changed. */
   readonly onChange: () => void
-  /** This tab is the leader until the signal aborts, and receives messages in its channel. */
-  readonly lead: (channel: string, signal: AbortSignal) => void
+  /** This tab is the leader, and receives messages in its channel, until the signal aborts. */
+  readonly onElected: (channel: string, signal: AbortSignal) => void
 }
 
 /**
@@ -20,7 +20,7 @@ export interface ElectionOptions {
 export interface Election {
   /** The channel of the current leader; `undefined` before this tab knows one. */
   readonly leaderChannel: string | undefined
-  /** Whether this tab is the leader, or was it when its signal aborted. */
+  /** Whether this tab is the leader. Stays true after `close()`, so that the last tab can delete the session. */
   readonly isLeader: boolean
   /** Waits until the leader releases its lock, and becomes the leader then. `steal` does not wait. */
   run (steal?: boolean): Promise<void>
@@ -28,11 +28,11 @@ export interface Election {
   refresh (): Promise<void>
 }
 
-export function createElection ({ name, signal, onChange, lead }: ElectionOptions): Election {
+export function createElection ({ name, signal, onChange, onElected }: ElectionOptions): Election {
   const prefix = `${name} leader `
   let epoch = 0
   let isLeader = false
-  // Aborts when this tab is no longer a candidate or the leader.
+  // Aborts when this tab is neither a candidate nor the leader.
   let candidacy = new AbortController()
 
   const onEpoch = (newEpoch: number): void => {
@@ -50,28 +50,28 @@ export function createElection ({ name, signal, onChange, lead }: ElectionOption
     candidacy.abort()
     if (signal.aborted) return
     const controller = candidacy = new AbortController()
-    const { signal: ended } = controller
-    let wasElected = false
+    const { signal: candidacySignal } = controller
+    let hadLock = false
     try {
-      await navigator.locks.request(name, steal ? { steal } : { signal: ended }, async () => {
-        wasElected = true
+      await navigator.locks.request(name, steal ? { steal } : { signal: candidacySignal }, async () => {
+        hadLock = true
         await refresh()
         // By the clock, because the latest leader may have left without a lock that shows its epoch.
         const ownEpoch = Math.max(epoch + 1, Date.now())
-        await acquireLock(prefix + ownEpoch, ended)
-        ended.throwIfAborted()
+        await acquireLock(prefix + ownEpoch, candidacySignal)
+        candidacySignal.throwIfAborted()
         isLeader = true
-        lead(prefix + ownEpoch, ended)
+        onElected(prefix + ownEpoch, candidacySignal)
         onEpoch(ownEpoch)
         post(name, ownEpoch)
-        await waitForAbort(ended)
+        await waitForAbort(candidacySignal)
       })
     } catch {
-      if (ended.aborted) return
+      if (candidacySignal.aborted) return
       // Another tab has stolen the lock, because this one was frozen.
       isLeader = false
       controller.abort()
-      if (wasElected) run()
+      if (hadLock) run()
     }
   }
 

@@ -7,31 +7,31 @@ import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
 
 // Minimum age of a stream that the leader replaces because a tab has aborted its own, in milliseconds.
 const MIN_STREAM_AGE = 1000
-// Milliseconds without data after which another tab can have become the leader, because this one was frozen.
+// Milliseconds between two reads after which the leader may have been frozen. It then checks that it is still the leader.
 const MAX_PAUSE = 5000
-// Minimum time between two streams that are opened because the same tab is behind the log, in milliseconds.
-const REREAD_INTERVAL = 10_000
-// Maximum number of requests of the server whose tab the leader stores.
+// Minimum time between two replays for the same tab, in milliseconds.
+const REPLAY_INTERVAL = 10_000
+// Maximum number of server requests whose owner the leader stores.
 const MAX_OWNERS = 1000
-// The owner of a request that no tab gets.
-const NOBODY = ''
+// The owner of a server request that no tab gets.
+const NO_TAB = ''
 
 export interface LeaderOptions {
   /** The id of the tab of the leader. */
-  readonly tab: string
+  readonly tabId: string
   readonly fetch: Fetch
   readonly maxEventSize: number | undefined
   /** The latest request of this tab. */
-  readonly request: StreamRequest
+  readonly streamRequest: StreamRequest
   /** Resolves with whether this tab is still the leader, and with the ids of the sessions of all tabs. */
   readonly checkLocks: () => Promise<{ readonly isLeader: boolean, readonly sessionIds: string[] }>
-  readonly sendReply: (tab: string, reply: Reply) => void
+  readonly sendReply: (tabId: string, reply: Reply) => void
 }
 
 /** Reads the only stream of the session, and answers the pulls of all tabs from its log. */
 export interface Leader {
   readonly onPull: (pull: Pull) => void
-  readonly removeTab: (tab: string) => void
+  readonly removeTab: (tabId: string) => void
   readonly stop: () => void
 }
 
@@ -41,16 +41,16 @@ function formatBlock (fields: Record<string, string | undefined>, data = ''): st
   return `${lines.join('\n')}\n\n`
 }
 
-export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, request: initialRequest, checkLocks, sendReply }: LeaderOptions): Leader {
-  /** By tab. */
+export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, streamRequest: initialRequest, checkLocks, sendReply }: LeaderOptions): Leader {
+  /** By the id of the tab. */
   const pendingPulls = new Map<string, Pull>()
-  /** The tabs that read from the log, with whether they are visible. The one with the latest pull is the last one. */
+  /** Whether each tab that reads from the log is visible, by its id. The tab with the latest pull is the last one. */
   const readers = new Map<string, boolean>()
-  /** The tabs that get the requests of the server, by event id. */
-  const owners = new Map<string, string>()
+  /** The tabs that get the server requests, by event id. */
+  const ownerIds = new Map<string, string>()
   const closedSessions = new Set<string>()
-  /** When a stream was opened because a tab was behind the log, by tab. */
-  const rereadTimes = new Map<string, number>()
+  /** When a tab was behind the log and a replay was requested, by the id of the tab. */
+  const replayTimes = new Map<string, number>()
   let latestRequest = initialRequest
   let log = new Log('')
   let state: 'idle' | 'opening' | 'open' | 'ended' = 'idle'
@@ -61,7 +61,7 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
   let retryText = ''
   // The blocks of the current chunk that are not in the log.
   let unloggedText = ''
-  // The highest cursor of a tab.
+  // The highest cursor that any tab has sent. Up to it, a leader has chosen the owners of the server's requests.
   let highestCursor = ''
   let startedAt = 0
   // The response with which the server has refused a stream for some time.
@@ -76,30 +76,30 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     pendingPulls.clear()
   }
 
-  const reply = ({ tab, number }: Pull, content: ReplyContent): void => {
-    pendingPulls.delete(tab)
-    sendReply(tab, { number, ...content })
+  const reply = ({ tabId, number }: Pull, content: ReplyContent): void => {
+    pendingPulls.delete(tabId)
+    sendReply(tabId, { number, ...content })
   }
 
-  const recordReader = ({ tab, isVisible }: Pull): void => {
-    readers.delete(tab)
-    readers.set(tab, isVisible)
+  const recordReader = ({ tabId, isVisible }: Pull): void => {
+    readers.delete(tabId)
+    readers.set(tabId, isVisible)
   }
 
   const replyText = (pull: Pull, text: string, { entries, position }: { entries: Entry[], position: LogPosition }): void => {
-    const texts = entries.map(({ text, owner = pull.tab, otherText = '' }) => owner === pull.tab ? text : otherText)
+    const texts = entries.map(({ text, ownerId = pull.tabId, otherText = '' }) => ownerId === pull.tabId ? text : otherText)
     reply(pull, { kind: 'text', text: text + texts.join(''), position })
   }
 
-  /** Returns the position from which a tab reads that has no position in this session. */
+  /** Returns the first position of a tab whose cursor is not of this session. */
   const chooseStart = (cursor: string): LogPosition => {
     // A tab of the previous session gets every event of the new one.
     if (cursor !== '' && log.start === sessionStart) return { cursor: log.start }
-    // While the stream repeats events for another tab, a new tab skips these.
+    // A new tab skips the events that the stream replays for another tab.
     return isAfter(highestCursor, log.end) ? { cursor: highestCursor } : log.endPosition
   }
 
-  const answerRequest = (pull: Pull): void => {
+  const answerStreamRequest = (pull: Pull): void => {
     const { cursor } = pull.position
     const resumed = log.isSameSession(cursor)
     const position = resumed ? pull.position : chooseStart(cursor)
@@ -110,11 +110,11 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
   }
 
   const answer = (pull: Pull): void => {
-    const { request, position } = pull
-    if (log.isBeforeLog(position)) {
+    const { streamRequest, position } = pull
+    if (log.isBehindLog(position)) {
       if (state === 'ended') reply(pull, { kind: 'end' })
-    } else if (request) {
-      if (welcome) answerRequest(pull)
+    } else if (streamRequest) {
+      if (welcome) answerStreamRequest(pull)
       else reply(pull, { kind: 'end' })
     } else {
       const next = log.read(position)
@@ -127,14 +127,14 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     for (const pull of pendingPulls.values()) answer(pull)
   }
 
-  /** Opens the stream again for the pulls before the log. Returns whether there was one. */
-  const reopenIfBehind = (): boolean => {
+  /** Requests a replay for the pulls that are behind the log. Returns whether there was one. */
+  const replayIfBehind = (): boolean => {
     const now = Date.now()
-    // One slow tab must not replace the stream all the time.
-    const behind = [...pendingPulls.values()].filter(({ tab, position }) => log.isBeforeLog(position) && now - (rereadTimes.get(tab) ?? 0) >= REREAD_INTERVAL)
+    // One slow tab must not cause replays all the time.
+    const behind = [...pendingPulls.values()].filter(({ tabId, position }) => log.isBehindLog(position) && now - (replayTimes.get(tabId) ?? 0) >= REPLAY_INTERVAL)
     const [slowest] = behind.sort((a, b) => parsePosition(a.position.cursor) - parsePosition(b.position.cursor))
     if (!slowest) return false
-    for (const { tab } of behind) rereadTimes.set(tab, now)
+    for (const { tabId } of behind) replayTimes.set(tabId, now)
     open(slowest.position.cursor)
     return true
   }
@@ -144,15 +144,15 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     state = 'ended'
     for (const pull of pendingPulls.values()) {
       // Another tab may have newer credentials, so only a temporary error applies to it.
-      const isRefused = content.kind === 'response' && content.status >= 400 && content.status < 500 && content.status !== 429 && pull.request !== sentRequest
-      if (!pull.request) reply(pull, { kind: 'end' })
+      const isRefused = content.kind === 'response' && content.status >= 400 && content.status < 500 && content.status !== 429 && pull.streamRequest !== sentRequest
+      if (!pull.streamRequest) reply(pull, { kind: 'end' })
       else reply(pull, isRefused ? { kind: 'error', message: 'The request of another tab was refused' } : content)
     }
   }
 
-  /** If the log is empty, closed, or starts after the cursor, a new log starts at the cursor. */
+  /** Starts a new log at the cursor if the log is empty or closed, or if the cursor is behind it. */
   const chooseLog = (cursor: string): void => {
-    if (log.end === '' || log.end === 'closed' || log.isBeforeLog({ cursor })) log = new Log(cursor)
+    if (log.end === '' || log.end === 'closed' || log.isBehindLog({ cursor })) log = new Log(cursor)
   }
 
   /** Requests what follows the end of the log. Without it, the session of the other tabs, which can all be frozen. */
@@ -176,7 +176,7 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     let lastReadAt = Date.now()
     while (!hasEnded()) {
       const { done, value } = await reader.read()
-      // The new leader has replaced this stream, and distributes the requests of the server itself.
+      // The new leader has replaced this stream, and chooses the owners of the server requests itself.
       if (Date.now() - lastReadAt > MAX_PAUSE && !(await checkLocks()).isLeader && !signal.aborted) stop()
       if (signal.aborted || done) return
       lastReadAt = Date.now()
@@ -188,10 +188,10 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
         log.push({ cursorAfter: log.end, text: formatBlock({}, `${' '.repeat(maxEventSize + 1)}\n`) })
         maxPending = Infinity
       }
-      if (reopenIfBehind()) return
+      if (replayIfBehind()) return
       answerAll()
       // Resets the idle timers of the tabs.
-      for (const pull of pendingPulls.values()) if (!pull.request) reply(pull, { kind: 'text', text: unloggedText || ':\n\n', position: pull.position })
+      for (const pull of pendingPulls.values()) if (!pull.streamRequest) reply(pull, { kind: 'text', text: unloggedText || ':\n\n', position: pull.position })
     }
   }
 
@@ -213,7 +213,7 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
       state = 'ended'
       if (log.end === 'closed') closedSessions.add(parseSessionId(log.start))
       // The tabs that wait for a session do not get one that is closed already.
-      const next = [...pendingPulls.values()].filter(({ request, position }) => request && log.end === 'closed' && !log.isSameSession(position.cursor))
+      const next = [...pendingPulls.values()].filter(({ streamRequest, position }) => streamRequest && log.end === 'closed' && !log.isSameSession(position.cursor))
       for (const pull of pendingPulls.values()) if (!next.includes(pull)) answer(pull)
       const [first] = next
       if (first) open(first.position.cursor)
@@ -255,19 +255,19 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
     welcome = others
     state = 'open'
     // The chunk can contain events that the server has sent in its `onOpen` hooks.
-    if (!data.resumed) for (const pull of pendingPulls.values()) if (pull.request) answerRequest(pull)
+    if (!data.resumed) for (const pull of pendingPulls.values()) if (pull.streamRequest) answerStreamRequest(pull)
   }
 
-  const chooseOwner = (cursor: string): string => {
-    const known = owners.get(cursor)
+  const chooseOwnerId = (cursor: string): string => {
+    const known = ownerIds.get(cursor)
     if (known !== undefined) return known
-    // A tab has read beyond this request from another leader, which has chosen its owner.
-    if (log.isSameSession(highestCursor) && !isAfter(cursor, highestCursor)) return NOBODY
+    // A tab has read beyond this server request from another leader, which has chosen its owner.
+    if (log.isSameSession(highestCursor) && !isAfter(cursor, highestCursor)) return NO_TAB
     const visible = [...readers].findLast(([, isVisible]) => isVisible)?.[0]
-    const owner = visible ?? (readers.has(ownTab) ? ownTab : [...readers.keys()].at(-1) ?? ownTab)
-    owners.set(cursor, owner)
-    if (owners.size > MAX_OWNERS) owners.delete(owners.keys().next().value as string)
-    return owner
+    const ownerId = visible ?? (readers.has(ownTabId) ? ownTabId : [...readers.keys()].at(-1) ?? ownTabId)
+    ownerIds.set(cursor, ownerId)
+    if (ownerIds.size > MAX_OWNERS) ownerIds.delete(ownerIds.keys().next().value as string)
+    return ownerId
   }
 
   const onBlock = (id: string | undefined, event: string, data: string, acknowledgement: string): void => {
@@ -283,17 +283,17 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
       unloggedText += text
       return
     }
-    const isRequest = event === 'request'
+    const isServerRequest = event === 'request'
     const gap = event === 'gap' ? JSON.parse(data) as { resumedAt: number, reason?: string } : undefined
     // The server assigns the positions after a rollback again.
     if (gap?.reason === 'store') {
       highestCursor = id
-      owners.clear()
+      ownerIds.clear()
     }
     log.push({
       cursorAfter: id,
       text,
-      ...(isRequest || acknowledgement) && { owner: chooseOwner(id), otherText: isRequest ? formatBlock({ id }) : formatBlock({ id, event }, data) },
+      ...(isServerRequest || acknowledgement) && { ownerId: chooseOwnerId(id), otherText: isServerRequest ? formatBlock({ id }) : formatBlock({ id, event }, data) },
       ...gap && { gapEnd: gap.resumedAt }
     })
     if (id === 'closed') state = 'ended'
@@ -301,28 +301,28 @@ export function createLeader ({ tab: ownTab, fetch, maxEventSize = 2 ** 24, requ
 
   return {
     onPull (pull) {
-      const { tab, number, position: { cursor }, request, previousAborted } = pull
-      if (!request) recordReader(pull)
+      const { tabId, number, position: { cursor }, streamRequest, previousAborted } = pull
+      if (!streamRequest) recordReader(pull)
       if (isAfter(cursor, highestCursor) || !log.isSameSession(highestCursor)) highestCursor = cursor
-      if (pendingPulls.get(tab)?.number === number) {
-        sendReply(tab, { number, kind: 'pending' })
-        if (state === 'open') reopenIfBehind()
+      if (pendingPulls.get(tabId)?.number === number) {
+        sendReply(tabId, { number, kind: 'pending' })
+        if (state === 'open') replayIfBehind()
         return
       }
-      pendingPulls.set(tab, pull)
-      if (request) latestRequest = request
+      pendingPulls.set(tabId, pull)
+      if (streamRequest) latestRequest = streamRequest
       const isStale = previousAborted && Date.now() - startedAt > MIN_STREAM_AGE
-      if (state === 'idle' || (request && (state === 'ended' || isStale))) {
-        if (request && refusal && Date.now() < refusal.until) reply(pull, refusal.content)
+      if (state === 'idle' || (streamRequest && (state === 'ended' || isStale))) {
+        if (streamRequest && refusal && Date.now() < refusal.until) reply(pull, refusal.content)
         else open(cursor)
-      } else if (state === 'ended' || (state === 'open' && !reopenIfBehind())) {
+      } else if (state === 'ended' || (state === 'open' && !replayIfBehind())) {
         answerAll()
       }
     },
-    removeTab (tab) {
-      pendingPulls.delete(tab)
-      readers.delete(tab)
-      rereadTimes.delete(tab)
+    removeTab (tabId) {
+      pendingPulls.delete(tabId)
+      readers.delete(tabId)
+      replayTimes.delete(tabId)
     },
     stop
   }

@@ -10,8 +10,8 @@ export interface Entry {
   /** The id of the last event up to this block. */
   readonly cursorAfter: string
   readonly text: string
-  /** Only the tab `owner` gets `text`, because one tab must answer; the others get `otherText`. */
-  readonly owner?: string
+  /** Only the tab with this id gets `text`, because one tab must answer. The others get `otherText`. */
+  readonly ownerId?: string
   readonly otherText?: string
   /** The last position whose event is missing. Set if this is a `gap` event. */
   readonly gapEnd?: number
@@ -70,8 +70,8 @@ export class Log {
     return cursor !== '' && parseSessionId(cursor) === parseSessionId(this.start)
   }
 
-  /** Whether the log no longer contains all blocks after a position in its session. */
-  isBeforeLog (position: LogPosition): boolean {
+  /** Whether a position is in the session of the log, and the log no longer contains all blocks after it. */
+  isBehindLog (position: LogPosition): boolean {
     return this.isSameSession(position.cursor) && this.#findIndex(position) === undefined
   }
 
@@ -93,7 +93,7 @@ export class Log {
     if (logId === this.logId && sequence !== undefined && sequence >= this.#removed) return sequence - this.#removed
     if (parsePosition(cursor) < Math.max(parsePosition(this.start), this.#removedGapEnd)) return undefined
     // A tab with the cursor at the start may not have received the blocks that follow with the same id. After a rollback of the store,
-    // ids repeat, and a tab has most likely received the latest event.
+    // ids occur twice, and a tab has most likely received the latest event.
     const isKnown = ({ cursorAfter }: Entry): boolean => cursor !== this.start && cursorAfter === cursor
     const known = this.#entries.findLastIndex(isKnown)
     if (known !== -1) return known + 1

@@ -9,13 +9,13 @@ export interface StreamRequest {
 
 /** Reads the log after a position. The leader replies when there are new entries. */
 export interface Pull {
-  readonly tab: string
+  readonly tabId: string
   readonly number: number
   readonly position: LogPosition
   /** Whether the user sees the tab. */
   readonly isVisible: boolean
   /** Set in the first pull of a stream. */
-  readonly request?: StreamRequest
+  readonly streamRequest?: StreamRequest
   /** Whether the tab has aborted its previous stream, for example after its idle timeout, so that the leader's stream may be dead. */
   readonly previousAborted?: boolean
 }

@@ -9,52 +9,52 @@ const ANSWER_TIMEOUT = 4000
 
 /** Sends the pulls of a tab to the current leader, one at a time, and replaces a leader that does not answer. */
 export interface PullClient {
-  /** Requests what follows a position. `request` is set for the first pull of a stream. Rejects with the reason of the signal if that aborts. */
-  requestNext (signal: AbortSignal, position: LogPosition, request?: StreamRequest): Promise<ReplyContent>
+  /** Requests what follows a position. `streamRequest` is set for the first pull of a stream. Rejects with the reason of the signal if that aborts. */
+  requestNext (signal: AbortSignal, position: LogPosition, streamRequest?: StreamRequest): Promise<ReplyContent>
   /** Sends the current pull to a new leader. */
   onLeaderChange (): void
 }
 
-export function createPullClient (tab: string, replyChannel: string, election: Election, signal: AbortSignal): PullClient {
-  let current: { readonly pull: Omit<Pull, 'isVisible'>, readonly onReply: (reply: Reply) => void } | undefined
-  let pullCount = 0
+export function createPullClient (tabId: string, replyChannel: string, election: Election, signal: AbortSignal): PullClient {
+  let currentPull: { readonly pull: Omit<Pull, 'isVisible'>, readonly onReply: (reply: Reply) => void } | undefined
+  let nextNumber = 0
   let previousAborted = false
   // Number of times in succession that the current leader has not answered in time.
-  let missed = 0
+  let unansweredCount = 0
 
-  const send = (): void => {
+  const sendPull = (): void => {
     const { leaderChannel } = election
-    if (!current || leaderChannel === undefined) return
+    if (!currentPull || leaderChannel === undefined) return
     const isVisible = globalThis.document?.visibilityState === 'visible'
-    post(leaderChannel, { ...current.pull, isVisible } satisfies Pull)
+    post(leaderChannel, { ...currentPull.pull, isVisible } satisfies Pull)
   }
 
   const onLeaderChange = (): void => {
-    missed = 0
-    send()
+    unansweredCount = 0
+    sendPull()
   }
 
   const onTimeout = async (): Promise<void> => {
-    const timedOut = current
-    missed++
+    const timedOut = currentPull
+    unansweredCount++
     await election.refresh()
-    if (timedOut !== current) return
-    if (missed < 3) return send()
-    missed = 0
+    if (timedOut !== currentPull) return
+    if (unansweredCount < 3) return sendPull()
+    unansweredCount = 0
     election.run(true)
   }
 
-  listen(replyChannel, signal, (reply: Reply) => { if (reply.number === current?.pull.number) current.onReply(reply) })
+  listen(replyChannel, signal, (reply: Reply) => { if (reply.number === currentPull?.pull.number) currentPull.onReply(reply) })
   // The leader chooses a visible tab for the requests of the server.
-  globalThis.document?.addEventListener('visibilitychange', send, { signal })
+  globalThis.document?.addEventListener('visibilitychange', sendPull, { signal })
   return {
     onLeaderChange,
-    requestNext: (streamSignal, position, request) => new Promise((resolve, reject) => {
+    requestNext: (streamSignal, position, streamRequest) => new Promise((resolve, reject) => {
       if (streamSignal.aborted) throw abortReason(streamSignal)
       const stop = (): void => {
         clearInterval(timer)
         streamSignal.removeEventListener('abort', onAbort)
-        current = undefined
+        currentPull = undefined
       }
       const onAbort = (): void => {
         stop()
@@ -64,20 +64,20 @@ export function createPullClient (tab: string, replyChannel: string, election: E
       streamSignal.addEventListener('abort', onAbort)
       // At different times in each tab, so that one of them replaces the leader, and the others notice that.
       const timer = setInterval(onTimeout, ANSWER_TIMEOUT * (1 + Math.random() / 5))
-      missed = 0
-      current = {
-        pull: { tab, number: pullCount++, position, ...request && { request, previousAborted } },
+      unansweredCount = 0
+      currentPull = {
+        pull: { tabId, number: nextNumber++, position, ...streamRequest && { streamRequest, previousAborted } },
         onReply: reply => {
-          missed = 0
+          unansweredCount = 0
           if (reply.kind === 'pending') return
           stop()
           resolve(reply)
         }
       }
-      if (!request) return send()
+      if (!streamRequest) return sendPull()
       previousAborted = false
       // The tab may have missed the announcement of the leader while it was frozen.
-      election.refresh().then(send)
+      election.refresh().then(sendPull)
     })
   }
 }

@@ -6,25 +6,25 @@ const MAX_PAUSE = 6000
 
 /** Tracks the other tabs. Each tab has a lock until it is closed or has crashed. */
 export interface TabTracker {
-  /** Whether no other tab is open; `false` if that is not known. */
-  readonly isAlone: boolean
+  /** Whether no other tab is open. `false` if that is not known. */
+  readonly isOnlyTab: boolean
   /** Adds a tab that has sent a message. */
-  add (tab: string): void
+  add (tabId: string): void
 }
 
 /** `prefix` is what precedes the id of a tab in the name of its lock. `onClose` is called with the ids of tabs that were closed. */
-export function createTabTracker (prefix: string, ownTab: string, signal: AbortSignal, onClose: (tab: string) => void): TabTracker {
-  const tabs = new Set<string>()
+export function createTabTracker (prefix: string, ownTabId: string, signal: AbortSignal, onClose: (tabId: string) => void): TabTracker {
+  const tabIds = new Set<string>()
   let isComplete = false
   let activeAt = Date.now()
 
-  const add = (tab: string): void => {
+  const add = (tabId: string): void => {
     activeAt = Date.now()
-    if (tab === ownTab || tabs.has(tab)) return
-    tabs.add(tab)
-    navigator.locks.request(prefix + tab, { signal }, () => {
-      tabs.delete(tab)
-      onClose(tab)
+    if (tabId === ownTabId || tabIds.has(tabId)) return
+    tabIds.add(tabId)
+    navigator.locks.request(prefix + tabId, { signal }, () => {
+      tabIds.delete(tabId)
+      onClose(tabId)
     }).catch(() => {})
   }
 
@@ -33,7 +33,7 @@ export function createTabTracker (prefix: string, ownTab: string, signal: AbortS
     isComplete = true
   }).catch(() => {})
   return {
-    get isAlone () { return isComplete && tabs.size === 0 && Date.now() - activeAt < MAX_PAUSE },
+    get isOnlyTab () { return isComplete && tabIds.size === 0 && Date.now() - activeAt < MAX_PAUSE },
     add
   }
 }

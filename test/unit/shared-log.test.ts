@@ -6,7 +6,7 @@ const createId = (position: number): string => `session.${position.toString(36)}
 
 const readText = (log: Log, position: LogPosition): string | undefined => log.read(position)?.entries.map(({ text }) => text).join('')
 
-t.test('each tab reads every event once and in order, or has a position before the log', t => {
+t.test('each tab reads every event once and in order, or is behind the log', t => {
   const next = createRandom(chooseSeed(t))
   const randomBelow = (limit: number): number => Math.floor(next() * limit)
   let readCount = 0
@@ -32,7 +32,7 @@ t.test('each tab reads every event once and in order, or has a position before t
       const tab = tabs[randomBelow(tabs.length)] as typeof tabs[number]
       // A tab that reconnects has only the id of its last event.
       if (randomBelow(4) === 0) tab.position = { cursor: tab.position.cursor }
-      if (log.isBeforeLog(tab.position)) {
+      if (log.isBehindLog(tab.position)) {
         if (kept.some(({ event }) => event === tab.lastRead + 1)) problems.push(`event ${tab.lastRead + 1} is not missing`)
         missingCount++
         Object.assign(tab, { position: { cursor: log.end }, lastRead: lastSent })
@@ -58,22 +58,22 @@ t.test('a tab reads what follows its cursor, whatever stream it has received it 
   for (const position of [12, 14]) log.push({ cursorAfter: createId(position), text: String(position) })
   const read = (cursor: string): string | undefined => readText(log, { cursor })
   t.equal(read(createId(9)), undefined, 'it is older than the log')
-  t.ok(log.isBeforeLog({ cursor: createId(9) }))
+  t.ok(log.isBehindLog({ cursor: createId(9) }))
   t.equal(read(createId(10)), 'block1214', 'the block after the event may be new')
   t.equal(read(createId(11)), '1214', 'the event at the cursor was replaced by a later one')
   t.equal(read(createId(12)), '14')
   t.equal(read(createId(14)), undefined, 'nothing is new')
-  t.equal(read(createId(20)), undefined, 'the log repeats events')
-  t.notOk(log.isBeforeLog({ cursor: createId(20) }))
+  t.equal(read(createId(20)), undefined, 'the log is a replay')
+  t.notOk(log.isBehindLog({ cursor: createId(20) }))
   for (const cursor of ['other.c', '']) {
     t.equal(read(cursor), undefined, 'it is of another session')
-    t.notOk(log.isBeforeLog({ cursor }))
+    t.notOk(log.isBehindLog({ cursor }))
   }
   t.equal(readText(log, { cursor: createId(12), logId: 'other', sequence: 0 }), '14', 'a sequence number of another log does not count')
   t.end()
 })
 
-t.test('a gap is repeated to tabs that have not read it from this log', t => {
+t.test('a gap is replayed to tabs that have not read it from this log', t => {
   const log = new Log(createId(4))
   log.push({ cursorAfter: createId(5), text: `id: ${createId(5)}\n[gap to 7]`, gapEnd: 7 })
   log.push({ cursorAfter: createId(6), text: '6' })
@@ -94,21 +94,21 @@ t.test('after a rollback of the store, a tab with a repeated id has read the lat
   t.end()
 })
 
-t.test('a cursor inside a gap that was removed is before the log', t => {
+t.test('a cursor inside a gap that was removed is behind the log', t => {
   const log = new Log(createId(4), 10)
   log.push({ cursorAfter: createId(5), text: '5' })
   const position = { cursor: createId(5), logId: log.logId, sequence: 1 }
   log.push({ cursorAfter: createId(5), text: '[gap to 8]', gapEnd: 8 })
   log.push({ cursorAfter: createId(9), text: 'the event 9' })
   t.equal(log.start, createId(5))
-  t.ok(log.isBeforeLog(position))
-  t.ok(log.isBeforeLog({ cursor: createId(7) }))
+  t.ok(log.isBehindLog(position))
+  t.ok(log.isBehindLog({ cursor: createId(7) }))
   t.equal(readText(log, position), undefined)
   t.equal(readText(log, { cursor: createId(8) }), 'the event 9')
   t.end()
 })
 
-t.test('the position after the close is behind all others', t => {
+t.test('the position after the close is higher than all others', t => {
   const log = new Log(createId(1))
   log.push({ cursorAfter: 'closed', text: 'close' })
   t.equal(log.end, 'closed')
