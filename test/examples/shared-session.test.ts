@@ -3,6 +3,7 @@ import type { ClientSession, ConnectOptions } from '../../lib/client/index.js'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { FORCE_CLOSE, range, recordEvents, waitForEvent } from '../support/clients.js'
 import { createSend } from '../../lib/client/send.js'
+import { sharedFetch } from '../../lib/client/shared-fetch.js'
 import { listen } from '../../lib/client/shared/channels.js'
 import { createElection } from '../../lib/client/shared/election.js'
 import type { Pull } from '../../lib/client/shared/messages.js'
@@ -202,6 +203,22 @@ t.test('close() while the tab joins the others opens no session', async t => {
   await settle()
   t.equal(tab.streamRequests, 0)
   t.strictSame(heldLocks(), [])
+})
+
+t.test('a request that is aborted while the tab joins the others is not sent', async t => {
+  const { openTab } = fakeBrowser(t)
+  const controller = new AbortController()
+  const close = new AbortController()
+  await openTab().run(async () => {
+    const fetchInGroup = sharedFetch(async () => {
+      t.fail('it is sent')
+      return new Response()
+    }, { shared: true }, close.signal)
+    const response = fetchInGroup('http://server/upward', { method: 'POST', body: '', signal: controller.signal })
+    controller.abort(new Error('aborted'))
+    await t.rejects(response, { message: 'aborted' })
+  })
+  close.abort()
 })
 
 t.test('a new tab opens a new session if the server has closed that of a frozen one', async t => {
