@@ -36,7 +36,7 @@ export interface Message {
   /** The sender that sends an answer, from its first attempt on. */
   sender?: Sender
   /** Number of attempts in which the server may have handled the message. */
-  uncertainAttempts: number
+  uncertain: number
   /** Settles the message with the result of the handler, and removes it from the queue. */
   readonly resolve: (result: unknown) => void
   readonly reject: (error: unknown) => void
@@ -152,7 +152,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
           if (sender === '') fillBatch(RESPONSE_EVENT, messages)
           return sent.map(message => {
             if (message.event === RESPONSE_EVENT) message.sender = sender
-            message.uncertainAttempts++
+            message.uncertain++
             return message.line
           }).join('\n')
         },
@@ -203,7 +203,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       const error = createResponseError(response)
       if ((status === 429 || status === 503) && !replayed) {
         // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
-        message.uncertainAttempts--
+        message.uncertain--
         lastError = error
         retryAfter = 0
       } else if (status >= 400) {
@@ -228,7 +228,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
           removeAbort?.()
           settle(value)
         }
-        message = { event, line: '', uncertainAttempts: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
+        message = { event, line: '', uncertain: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
         if (closeError) throw closeError
         if (signal?.aborted) throw abortReason(signal)
         if (queue.size >= maxQueued && event !== RESPONSE_EVENT) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
@@ -248,8 +248,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
     resume ({ sessionId, concurrent: names = [] }) {
       if (sessionId !== currentSessionId) {
         // An idempotency key is unique within one session. Another session would handle a message again that the first has handled.
-        for (const { uncertainAttempts, reject } of queue) {
-          if (uncertainAttempts > 0) reject(new ClientError('RESET'))
+        for (const { uncertain, reject } of queue) {
+          if (uncertain > 0) reject(new ClientError('RESET'))
         }
       }
       currentSessionId = sessionId
@@ -273,7 +273,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
 
 /** Records that the last attempt to send the messages did not reach a handler. */
 function markUnhandled (batch: readonly Message[]): void {
-  for (const message of batch) message.uncertainAttempts--
+  for (const message of batch) message.uncertain--
 }
 
 function rejectAll (messages: Iterable<Message>, error: ClientError): undefined {

@@ -264,12 +264,12 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     if (signal?.aborted) throw abortReason(signal)
     const { message, result } = outbox.push(name, data, {}, id)
     // If the server may have received the message, it stays in the queue until there is a response.
-    const removeAbort = signal && onAbort(signal, reason => { (message.uncertainAttempts === 0 ? message.reject : fail)(reason) })
+    const removeAbort = signal && onAbort(signal, reason => { (message.uncertain === 0 ? message.reject : fail)(reason) })
     const started = result.then(response => {
       if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING')
     }).catch(fail)
     // Before the message was sent, a gap contains no values.
-    const accepts = ({ event, data }: Received): boolean => event === 'gap' ? message.uncertainAttempts > 0 : event === 'part' && (data as Part).message === id
+    const accepts = ({ event, data }: Received): boolean => event === 'gap' ? message.uncertain > 0 : event === 'part' && (data as Part).message === id
     try {
       for await (const { event, data } of iterate(accepts)) {
         if (event === 'gap') throw new ClientError('INCOMPLETE')
@@ -287,7 +287,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     } finally {
       removeAbort?.()
       // After the response, because the server may handle this message first.
-      if (!end && message.uncertainAttempts > 0) started.then(() => request('part', { message: id })).catch(() => {})
+      if (!end && message.uncertain > 0) started.then(() => request('part', { message: id })).catch(() => {})
     }
   }
 
