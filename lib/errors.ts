@@ -2,7 +2,7 @@ import { createError } from '@fastify/error'
 import { inspect } from 'node:util'
 
 /**
- * All errors of this plugin. The `code` of each is stable, and its message says what to do. The status is that of the
+ * All errors of this plugin. Each class has the name of its `code`, which is stable, and its message says what to do. The status is that of the
  * response if the error is not caught. Below 500, the cause is the request or the state of the session or run, otherwise the
  * app or its environment.
  */
