@@ -94,6 +94,22 @@ t.test('a closed queue frees its memory, also if a handler finishes later', asyn
   t.equal(limit.hasRoom(10_000), true)
 })
 
+t.test('a queue that a handler closes before it first waits keeps no memory', async t => {
+  const limit = new MemoryLimit(10_000)
+  const queue = createQueue({}, limit)
+  const gate = deferred<StoredResponse>()
+  const waiting = enqueue(queue, 'waiting', () => {
+    queue.close()
+    return gate.promise
+  })
+  t.equal(limit.hasRoom(10_000), true)
+  gate.resolve(createResponse(2000))
+  t.match(await waiting, { replayed: false })
+  await enqueue(queue, 'next', () => createResponse(2000))
+  t.equal(queue.weight, 0)
+  t.equal(limit.hasRoom(10_000), true)
+})
+
 t.test('counts the bytes of concurrent messages that are being handled, and frees them when they are handled', async t => {
   const limit = new MemoryLimit(1000)
   const queue = createQueue({ maxWaitingBytes: 100 }, limit)

@@ -28,6 +28,7 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   #last: Promise<void> | undefined
   /** Whether a handler is running synchronously, in the current call stack. */
   #isInHandler = false
+  #isClosed = false
   /** Number and size of the messages that wait, and of the concurrent ones that are being handled. */
   #waiting = 0
   #waitingBytes = 0
@@ -72,6 +73,7 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
 
   /** Drops everything that is stored. The session is closed, so no repeat gets a response. */
   close (): void {
+    this.#isClosed = true
     for (const key of [...this.#records.keys()]) this.#deleteRecord(key)
     this.#limit.update(this)
   }
@@ -89,7 +91,9 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
     if (!this.#limit.reserve(recordBytes(key))) throw new MemoryFull()
     try {
       const response = this.#run(message, admit)
-      this.#addRecord(key, { fingerprint, response, bytes: 0 })
+      // The handler may have closed the session.
+      if (this.#isClosed) this.#limit.release(recordBytes(key))
+      else this.#addRecord(key, { fingerprint, response, bytes: 0 })
       return andThen(response, toResult)
     } catch (error) {
       this.#limit.release(recordBytes(key))
