@@ -104,6 +104,22 @@ t.test('while Redis cannot write to its disk, rejects sends, and retries the rel
   await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
 })
 
+t.test('while the user of the client lacks rights, rejects sends, and retries the release of a stream until it succeeds', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const setUser = (...rules: string[]): Promise<unknown> => redis.sendCommand('ACL', 'SETUSER', 'app', ...rules)
+  await setUser('on', '>secret', '~*', '&*', '+@all')
+  const { sessions } = await openProxiedNode(t, redis, {}, { username: 'app', password: 'secret' })
+  const session = await openSession(sessions)
+  const down = await attachStream(sessions, session)
+  await setUser('-evalsha')
+  down.sink.destroy()
+  await t.rejects(Promise.resolve(session.send(1)), UNAVAILABLE)
+  await t.rejects(Promise.resolve(session.send(2)), UNAVAILABLE)
+  t.equal(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', false)
+  await setUser('+evalsha')
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
+})
+
 t.test('does not execute an operation that timed out while Redis was paused, but executes its neighbors', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)

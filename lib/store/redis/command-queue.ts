@@ -237,9 +237,9 @@ export class CommandQueue {
         this.#remove(command)
         command.resolve(reply)
       }
-      if (failure !== '') this.#failed(commands.slice(replies.length, replies.length + 1).filter(isPending), new Error(failure))
+      if (failure !== '') this.#failed(commands.slice(replies.length, replies.length + 1).filter(isPending), new Error(failure), true)
     }, (error: unknown) => {
-      this.#failed(commands.filter(command => command.batch === batch && isPending(command)), error)
+      this.#failed(commands.filter(command => command.batch === batch && isPending(command)), error, false)
     })
   }
 
@@ -255,7 +255,8 @@ export class CommandQueue {
     }
   }
 
-  #failed (commands: readonly Command[], error: unknown): void {
+  /** `isExecuted`: whether a command has failed itself. Otherwise Redis has executed none of them. */
+  #failed (commands: readonly Command[], error: unknown, isExecuted: boolean): void {
     // The commands after these have to be sent again, whether or not these are.
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
     const code = getErrorCode(error)
@@ -264,8 +265,8 @@ export class CommandQueue {
     else if (code === 'OOM') {
       for (const command of commands) if (isRefusedWhenFull(command.name)) this.#refuse(command, error)
     } else if (code !== undefined && !RETRYABLE.has(code)) {
-      // A command without a deadline is sent again when Redis can write to its disk.
-      for (const command of commands) if (command.deadline !== Infinity || code !== 'MISCONF') this.#refuse(command, error)
+      // A command without a deadline is sent until Redis executes it, also if it cannot write to its disk or the user lacks rights.
+      for (const command of commands) if (command.deadline !== Infinity || isExecuted) this.#refuse(command, error)
     }
   }
 
