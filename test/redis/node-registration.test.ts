@@ -94,3 +94,21 @@ t.test('receives publications if their connection is lost while the node registe
   await waitUntil(() => down.messages().includes(2), 'the messages')
   t.strictSame(down.messages(), [1, 2])
 })
+
+t.test('attempts to register that fail leave no subscriptions', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, pausePublications } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  await attachStream(sessions, session)
+  const listInboxes = async (): Promise<string[]> => await redis.sendCommand('PUBSUB', 'CHANNELS', '{sse}:n:*') as string[]
+  const subscribed = new Set(await listInboxes())
+  pausePublications(true)
+  await redis.sendCommand('HDEL', '{sse}', `applied:${String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))}`)
+  await waitUntil(async () => {
+    for (const inbox of await listInboxes()) subscribed.add(inbox)
+    return subscribed.size >= 3
+  }, 'two attempts')
+  pausePublications(false)
+  await waitUntil(async () => await session.update({}).then(() => true, () => false), 'the new registration')
+  t.equal((await listInboxes()).length, 1)
+})

@@ -310,8 +310,9 @@ export class RedisNode {
     const previousId = this.#nodeId
     this.#nodeId = this.reducer.nodeId = nodeId
     this.#inbox.reset(nodeId)
-    await this.#subscriber.add([this.#inbox.pubSubChannel])
+    // First, because `add` may fail, and the next attempt has another id.
     if (previousId !== '') this.#subscriber.remove([`${this.#keyPrefix}:n:${previousId}`])
+    await this.#subscriber.add([this.#inbox.pubSubChannel])
     await this.#renewLease(nodeId, true)
     this.#isRegistrationLost = false
     this.commandQueue.register(nodeId)
