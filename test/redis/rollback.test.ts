@@ -173,3 +173,75 @@ t.test('a stream that is acquired after a rollback replaces one that was acquire
   await waitUntil(() => after.messages().includes(2), 'the next message')
   t.notOk(after.sink.closed)
 })
+
+/** Opens a node with a stream that has reported a rollback. No position was assigned since. */
+async function openAfterRollback (t: Test) {
+  const redis = await startRedis(t)
+  const { sessions, client, publicationCount } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const down = await attachStream(sessions, session)
+  await session.send(1)
+  await waitUntil(() => down.messages().length === 1, 'the message')
+  const countGaps = (): number => down.read().filter(({ event }) => event === 'gap').length
+  await redis.sendCommand('HSET', '{sse}', 'position', '1')
+  await waitUntil(() => countGaps() === 1, 'the gap')
+  await session.update({ nick: 'ann' })
+  const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
+  return { redis, client, publicationCount, session, down, countGaps, unregister: ['HDEL', '{sse}', `applied:${node}`] as const }
+}
+
+t.test('a second rollback is noticed, although it has lost no position', needsRedis, async t => {
+  const { redis, session, countGaps } = await openAfterRollback(t)
+  const rollBack = await redis.snapshot()
+  await session.update({ nick: 'bob' })
+  await rollBack()
+  await waitUntil(() => session.data.nick === 'ann' && countGaps() === 2, 'the earlier data and the second gap')
+})
+
+t.test('a second rollback is noticed, although it has only lost the registration of a node', needsRedis, async t => {
+  const { redis, countGaps, unregister } = await openAfterRollback(t)
+  await redis.sendCommand(...unregister)
+  await waitUntil(() => countGaps() === 2, 'the second gap')
+})
+
+t.test('a rollback that another node has reported is not reported again by a node whose registration it has lost', needsRedis, async t => {
+  const { redis, client, session, down, unregister, publicationCount } = await openAfterRollback(t)
+  const gate = deferred()
+  interceptStoreCommands(client, storeCommands => storeCommands.some(({ operation }) => operation === 'heartbeat') ? gate.promise : undefined)
+  // After the reply to an earlier heartbeat.
+  await session.update({})
+  const position = String(BigInt(String(await redis.sendCommand('HGET', '{sse}', 'position'))) + 1n)
+  await redis.sendCommand(...unregister)
+  await redis.sendCommand('HSET', '{sse}', 'position', position, 'rollbackPosition', position)
+  const before = publicationCount()
+  await redis.sendCommand('PUBLISH', '{sse}:all', `rollback ${position}`)
+  await waitUntil(() => publicationCount() > before, 'the publication')
+  gate.resolve()
+  await waitUntil(async () => await session.send(2).then(() => true, () => false), 'the new registration')
+  await waitUntil(() => down.messages().includes(2), 'the next message')
+  t.equal(await redis.sendCommand('HGET', '{sse}', 'rollbackPosition'), position)
+})
+
+t.test('a node reports a rollback once, although Redis does not have its newest commands', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await openProxiedNode(t, redis, { resumeTimeout: 400 })
+  const session = await openSession(sessions)
+  await attachStream(sessions, session)
+  const rollBack = await redis.snapshot()
+  await session.update({})
+  const gate = deferred()
+  let heartbeats = 0
+  interceptStoreCommands(client, storeCommands => {
+    if (storeCommands.some(({ operation }) => operation === 'heartbeat')) heartbeats++
+    return storeCommands.some(({ sequence }) => sequence > 0) ? gate.promise : undefined
+  })
+  const getRollbackPosition = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', 'rollbackPosition')
+  await rollBack()
+  await waitUntil(async () => await getRollbackPosition() !== null, 'the rollback')
+  const [position, before] = [await getRollbackPosition(), heartbeats]
+  // The node has received the rollback when it sends the second of these.
+  await waitUntil(() => heartbeats >= before + 3, 'three heartbeats')
+  t.equal(await getRollbackPosition(), position)
+  gate.resolve()
+  await session.update({})
+})

@@ -65,7 +65,7 @@ export class CommandQueue {
   #first: Command | undefined
   #last: Command | undefined
   #nodeId = ''
-  /** The highest number whose reply has arrived. */
+  /** The highest number whose reply has arrived since the last rollback. If Redis does not know that command, it has lost data again. */
   #acked = 0
   #count = 0
   #batch = 0
@@ -123,6 +123,11 @@ export class CommandQueue {
   unregister (): void {
     this.#nodeId = ''
     for (const command of this.#pending()) if (command.deadline !== Infinity) this.#refuse(command)
+  }
+
+  /** Redis has lost data, which may include commands with replies. */
+  onRollback (): void {
+    this.#acked = 0
   }
 
   /** Sends everything again that has no reply. */

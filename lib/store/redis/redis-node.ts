@@ -69,6 +69,8 @@ export class RedisNode {
   #leaseEnd = 0
   /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
   #isRegistrationLost = false
+  /** Redis had the registration of this node after the last rollback. So if it has not any more, it has lost data again. */
+  #isRegistrationConfirmed = false
   #timer: NodeJS.Timeout | undefined
   #heartbeat: Promise<void> | undefined
   /** Ticks since the last reply. */
@@ -112,6 +114,8 @@ export class RedisNode {
       onMissedPublication: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
       onRollback: () => {
+        this.#isRegistrationLost = this.#isRegistrationConfirmed = false
+        this.commandQueue.onRollback()
         for (const state of this.cache.listOpen()) state.version = 0
         // Redis may have lost that they were closed. Expired sessions expire again.
         for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '', '')
@@ -297,7 +301,7 @@ export class RedisNode {
       const code = getErrorCode(error)
       if (code === 'NOSCRIPT') await this.commandQueue.loadScripts()
       else if (code === 'FENCED') {
-        this.#isRegistrationLost ||= !this.isFenced
+        this.#isRegistrationLost ||= this.#isRegistrationConfirmed && !this.isFenced
         this.commandQueue.unregister()
         await this.#register()
       } else throw error
@@ -331,6 +335,7 @@ export class RedisNode {
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
     this.sessions = Number(sessions)
     this.reducer.rollback(Number(rollbackPosition))
+    this.#isRegistrationConfirmed = true
     if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.runs.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()

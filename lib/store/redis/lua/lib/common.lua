@@ -25,8 +25,8 @@ end
 -- anything was changed, so that no command is executed in part.
 if IS_CLUSTER then redis.call('EXISTS', KEY_PREFIX .. ':none') end
 
--- The sender: its node id, the number of the command before the first one, the highest number whose reply it has received,
--- and the newest position that it has received.
+-- The sender: its node id, the number of the command before the first one, the highest number whose reply it has received since
+-- the last rollback that it has received, and the newest position that it has received.
 local NODE_ID = ARGV[1]
 local PREVIOUS_NUMBER, ACKED_NUMBER, HIGHEST_POSITION = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -120,8 +120,8 @@ end
 -- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries as lost that
 -- were appended before now.
 local function rollback ()
-  -- The loss was reported before: the rollback position is not below the newest position of the sender.
-  if rollback_position > 0 and rollback_position >= HIGHEST_POSITION then return end
+  -- The sender has not received the last rollback, which has reported the loss.
+  if rollback_position > HIGHEST_POSITION then return end
   position = math.max(position, HIGHEST_POSITION, NOW) + 1
   rollback_position = position
   store_changes.position, store_changes.rollbackPosition = position, rollback_position
