@@ -85,11 +85,12 @@ t.test('after a rollback that has removed the owner of a stream, its client reco
   t.notOk(down.read().some(({ event }) => event === 'replaced'))
 })
 
-/** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data that Redis has then. */
+/** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data that Redis has then, `rollBackFirst` those that it had before. */
 async function openWithRunningMessage (t: Test, keyOf: (name: string) => string | undefined = () => undefined) {
   const redis = await startRedis(t)
-  const { sessions } = await openProxiedNode(t, redis)
+  const { sessions, waitForReplies } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
+  const rollBackFirst = await redis.snapshot()
   const gate = deferred()
   const handled: string[] = []
   const enqueue = async (name: string, release?: Promise<void>): Promise<QueueResult> => await session[kInternals].messageQueue.enqueue(createMessage(keyOf(name), async () => {
@@ -99,7 +100,7 @@ async function openWithRunningMessage (t: Test, keyOf: (name: string) => string 
   }))
   const first = enqueue('first', gate.promise)
   await waitUntil(() => handled.length === 1, 'the first message')
-  return { session, enqueue, handled, gate, first, rollBack: await redis.snapshot() }
+  return { redis, session, enqueue, handled, gate, first, waitForReplies, rollBackFirst, rollBack: await redis.snapshot() }
 }
 
 t.test('after a rollback, messages do not wait for one that was completed, and a repeat of that is handled again', needsRedis, async t => {
@@ -139,6 +140,19 @@ t.test('a message that waits is handled although a rollback has removed it from 
   const second = enqueue('second')
   await session.update({})
   await rollBack()
+  gate.resolve()
+  await withTimeout(Promise.all([first, second]), 'both messages')
+  t.strictSame(handled, ['first', 'second'])
+})
+
+t.test('a message that waits does not start beside a running one that a rollback has removed from the queue', needsRedis, async t => {
+  const { redis, session, enqueue, handled, gate, first, waitForReplies, rollBackFirst } = await openWithRunningMessage(t)
+  const second = enqueue('second')
+  await session.update({})
+  await rollBackFirst()
+  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the second message to be added again')
+  await waitForReplies()
+  t.strictSame(handled, ['first'])
   gate.resolve()
   await withTimeout(Promise.all([first, second]), 'both messages')
   t.strictSame(handled, ['first', 'second'])

@@ -245,11 +245,13 @@ export class MessageQueues {
     if (addedAfterRepeat.length > 0) this.#refuse(ticket, addedAfterRepeat, added.length === 0, new StoreUnavailable())
     if (added.length === 0) return
     state.handlerNodeIds.push(nodeId)
-    const handling = this.#handle(state, `${nodeId} ${name}`, nodeId, added).finally(() => {
+    const isConcurrent = name.startsWith('c')
+    const handling = this.#handle(state, `${nodeId} ${name}`, nodeId, added, isConcurrent ? undefined : state.handling).finally(() => {
       this.#handling.delete(ticket)
       state.handlerNodeIds.splice(state.handlerNodeIds.indexOf(nodeId), 1)
     })
     this.#handling.set(ticket, handling)
+    if (!isConcurrent) state.handling = handling
   }
 
   #requestLater (ticket: Ticket): void {
@@ -260,7 +262,9 @@ export class MessageQueues {
     return this.#commandQueue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
   }
 
-  async #handle (state: SessionReplica, ticket: string, nodeId: string, messages: readonly PendingMessage[]): Promise<void> {
+  async #handle (state: SessionReplica, ticket: string, nodeId: string, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
+    // If Redis has lost the ticket of a running handler, it decides that the next one can start.
+    await previous
     const completed: Array<Promise<void> | undefined> = []
     // If one message may not start, no later one does, because they are handled in order.
     let mayStart = true

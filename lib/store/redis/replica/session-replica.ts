@@ -22,6 +22,8 @@ export class SessionReplica extends SessionState implements LogReader {
   version = 0
   /** For each running handler of the session: the id of this node when the handler started. */
   readonly handlerNodeIds: string[] = []
+  /** Settles when this process has handled the newest messages that are not concurrent. */
+  handling: Promise<void> | undefined
   /** Settles when the last call of `attach` has finished, because the calls run one after the other. */
   pendingAttach: Promise<void> | undefined
 
