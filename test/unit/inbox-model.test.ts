@@ -419,3 +419,18 @@ t.test('the log of a stream that has moved to another node is not read again', t
   t.notOk(reducer.incomplete.has(replica))
   t.end()
 })
+
+t.test('a close is applied while notifications may be missing', t => {
+  const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
+  let unknownCloses = 0
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: () => { unknownCloses++ }, onCursorRequest: noop, onStale: noop
+  })
+  const inbox = new Inbox(PREFIX, Infinity, reducer, { send: () => new Promise(noop), onInvalidate: noop })
+  inbox.reset(NODE)
+  inbox.receive(`${PREFIX}:n:${NODE}`, '5 closed a 0 banned')
+  t.equal(state.closeReason, 'banned')
+  inbox.receive(`${PREFIX}:n:${NODE}`, '6 closed b 0 banned')
+  t.equal(unknownCloses, 1)
+  t.end()
+})

@@ -130,8 +130,9 @@ export class Inbox {
       return
     }
     if (isNext) this.#number = number
-    // While notifications may be missing, others are ignored: their effect is in what will be read.
-    if (isNext || kind === 'turn' || kind === 'response') this.#reducer.applyNotification(kind, rest)
+    // While notifications may be missing, others are ignored: their effect is in what will be read. The session of a close may have
+    // been found since the loss, and is not read then.
+    if (isNext || kind === 'turn' || kind === 'response' || kind === 'closed') this.#reducer.applyNotification(kind, rest)
   }
 
   #takeMarker (token: number, number: number): void {
