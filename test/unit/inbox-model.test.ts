@@ -151,9 +151,10 @@ class History {
       onInvalidate: () => {
         this.#reducer.invalidate([...this.#known.values()].filter(({ closeReason }) => closeReason === undefined), [])
         this.#loader.start()
-      }
+      },
+      onRestore: noop
     })
-    this.#loader = new Loader(this.#reducer, this.#inbox, this.#subscriber, name => `${PREFIX}:c:${name}`, noop)
+    this.#loader = new Loader(this.#reducer, this.#inbox, this.#subscriber, name => `${PREFIX}:c:${name}`)
     this.#reducer.nodeId = NODE
     this.#inbox.reset(NODE)
     const guard = { isFenced: false, get mayMissBroadcasts () { return !reducer.broadcasts.isLive } }
@@ -426,11 +427,29 @@ t.test('a close is applied while notifications may be missing', t => {
   const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
     onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: () => { unknownCloses++ }, onCursorRequest: noop, onStale: noop
   })
-  const inbox = new Inbox(PREFIX, Infinity, reducer, { send: () => new Promise(noop), onInvalidate: noop })
+  const inbox = new Inbox(PREFIX, Infinity, reducer, { send: () => new Promise(noop), onInvalidate: noop, onRestore: noop })
   inbox.reset(NODE)
   inbox.receive(`${PREFIX}:n:${NODE}`, '5 closed a 0 banned')
   t.equal(state.closeReason, 'banned')
   inbox.receive(`${PREFIX}:n:${NODE}`, '6 closed b 0 banned')
   t.equal(unknownCloses, 1)
   t.end()
+})
+
+t.test('publications are complete from the first reply after a loss, although logs are missing', async t => {
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map(), new Map(), {
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onCursorRequest: noop, onStale: noop
+  })
+  let restored = 0
+  let number = 0
+  const inbox = new Inbox(PREFIX, Infinity, reducer, { send: async () => [String(++number), '0', '0', []], onInvalidate: noop, onRestore: () => { restored++ } })
+  inbox.reset(NODE)
+  for (let token = 1; token <= 3; token++) {
+    if (token === 3) inbox.invalidate()
+    const read = inbox.execute('read', [], noop)
+    inbox.receive(`${PREFIX}:n:${NODE}`, `${token} reply ${token}`)
+    t.match(await read, { isApplied: true })
+    t.equal(restored, token === 3 ? 2 : 1)
+  }
+  t.ok(reducer.incomplete.size > 0)
 })

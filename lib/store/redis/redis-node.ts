@@ -137,7 +137,9 @@ export class RedisNode {
         this.unknownCloses++
         this.reducer.invalidate(this.cache.listOpen(), runCache.listOpen())
         this.#loader.start()
-      }
+      },
+      // The notification that messages are next may have been missed. Not when all logs have been read: new streams always need more.
+      onRestore: () => { this.messageQueues.retryAll() }
     })
     this.#subscriber = new Subscriber(client, {
       onPublication: (channel, text) => {
@@ -150,7 +152,7 @@ export class RedisNode {
         this.#inbox.invalidate()
       }
     })
-    this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#toPubSubChannel(channel), () => { this.messageQueues.retryAll() })
+    this.#loader = new Loader(this.reducer, this.#inbox, this.#subscriber, channel => this.#toPubSubChannel(channel))
     this.ownership = new StreamOwnership(this.commandQueue, this.#inbox, this.reducer, settings.resumeTimeout)
     this.runs = new RedisRuns(settings, this.commandQueue, this.#inbox, this.reducer, runCache, sessionId => {
       const state = this.cache.get(sessionId)

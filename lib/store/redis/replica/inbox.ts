@@ -30,6 +30,8 @@ export interface InboxListener {
   send (command: CommandName, token: number, ...args: ReadonlyArray<string | number>): Promise<unknown>
   /** Publications may be missing. */
   onInvalidate (): void
+  /** No publication is missing from now on. */
+  onRestore (): void
 }
 
 /** Publications that may wait for a reply. If there are more, the logs are read again. */
@@ -170,6 +172,7 @@ export class Inbox {
 
   #apply (token: number, pending: Pending, number: number): void {
     const [, position, rollbackPosition, value] = pending.reply as MarkedReply
+    const wasValid = this.#number !== undefined
     this.#pending.delete(token)
     this.#number = number
     this.#reducer.advance(Number(position), Number(rollbackPosition))
@@ -177,6 +180,7 @@ export class Inbox {
     const isApplied = this.#number !== undefined
     if (isApplied) pending.apply(value, Number(position))
     pending.resolve({ value, position: Number(position), isApplied })
+    if (isApplied && !wasValid) this.#listener.onRestore()
   }
 
   /** Resolves a command whose marker may be missing, if it has a reply. */

@@ -12,16 +12,13 @@ export class Loader {
   readonly #inbox: Inbox
   readonly #subscriber: Pick<Subscriber, 'isReady' | 'add'>
   readonly #toPubSubChannel: (channel: string) => string
-  readonly #onIdle: () => void
   #isRunning = false
 
-  /** `onIdle` is called when nothing is missing any more. */
-  constructor (reducer: Reducer, inbox: Inbox, subscriber: Pick<Subscriber, 'isReady' | 'add'>, toPubSubChannel: (channel: string) => string, onIdle: () => void) {
+  constructor (reducer: Reducer, inbox: Inbox, subscriber: Pick<Subscriber, 'isReady' | 'add'>, toPubSubChannel: (channel: string) => string) {
     this.#reducer = reducer
     this.#inbox = inbox
     this.#subscriber = subscriber
     this.#toPubSubChannel = toPubSubChannel
-    this.#onIdle = onIdle
   }
 
   /** Starts to read, unless it is in progress. */
@@ -54,7 +51,6 @@ export class Loader {
       // What is published after the read must arrive.
       await this.#subscriber.add(replicas.filter(({ kind }) => kind === 'channel').map(({ name }) => this.#toPubSubChannel(name)))
       await this.#inbox.execute<readonly ReadValue[]>('read', items.flatMap(toArguments), values => { this.#reducer.applyRead(items, values) })
-      if (incomplete.size + unverified.size === 0) this.#onIdle()
     }
     // Before the promise settles, because a `start` until then would be ignored.
     this.#isRunning = false
