@@ -155,6 +155,21 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
   }
 })
 
+t.test('a stream replaces one whose request has a later time, because the clock of Redis was set back', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const first = await attachStream(nodeA, session)
+  // The same state as after the clock was set back by an hour.
+  const later = String((Date.now() + 3_600_000) * 1000)
+  await redis.sendCommand('HSET', `{sse}:s:${session.id}`, 'requestedAt', later, 'requestedUntil', later)
+  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  await waitUntil(() => first.sink.closed, 'the end of the first stream')
+  t.strictSame(first.read(), [])
+  await session.send(1)
+  await waitUntil(() => down.messages().length === 1, 'the message')
+  t.ok(Number(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'requestedAt')) < Number(later))
+})
+
 t.test('an attach waits while logs become complete, also if the stream has to read more of them meanwhile', async t => {
   mock.timers.enable({ apis: ['setTimeout'] })
   t.teardown(() => { mock.timers.reset() })

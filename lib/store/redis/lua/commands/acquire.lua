@@ -6,6 +6,8 @@ local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(
 local key = session_key(id)
 local owner, close_reason, principal, start_position, nodes, requested_at, requested_until, earlier_epoch = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil', 'epoch'))
 if not start_position then return marked_reply(token, false) end
+-- The clock of Redis was set back since, for example in a failover, so the times cannot be compared.
+if to_number(requested_at) > NOW then requested_at = nil end
 if is_retry and owner ~= NODE_ID or owner ~= '' and owner ~= NODE_ID and to_number(requested_at) > latest then return marked_reply(token, 'outdated') end
 if not is_retry then
   -- A time, because a number might be that of an epoch that Redis has lost.
