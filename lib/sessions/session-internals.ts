@@ -215,6 +215,13 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     this.#notifyDisconnect()
   }
 
+  /** Acquires for this process the right to stream the session, as `attach` of the store. */
+  acquireStream (cursor: number, requestedAt: number): Awaitable<number | undefined> {
+    // It was about an earlier stream of this process.
+    this.#isReplacedByNewer = false
+    return this.context.store.attach(this.state, cursor, requestedAt)
+  }
+
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
   setStream ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {

@@ -197,7 +197,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Acquires for this process the right to stream a session, starting after a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
   acquireStream (session: Session, cursor: number, requestedAt = now()): Awaitable<number | undefined> {
-    return this.#store.attach(session[kInternals].state, cursor, requestedAt)
+    return session[kInternals].acquireStream(cursor, requestedAt)
   }
 
   /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */

@@ -129,6 +129,28 @@ t.test('a stream ends if another node replaces it before its response starts, an
   await waitUntil(() => resumed.messages().length === 1, 'the message')
 })
 
+t.test('a stream that is replaced before its response starts ends without an event if the order is unknown, although an earlier one was replaced by a newer one', needsRedis, async t => {
+  const [, { sessions: nodeB }, { sessions: nodeA, pausePublications }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const first = await attachStream(nodeA, session, undefined, false, earlier())
+  const { cursor } = first
+  await attachStream(nodeB, await findSession(nodeB, session), cursor)
+  await waitUntil(() => first.sink.closed, 'the end of the first stream')
+  t.match(first.read(), [{ event: 'replaced' }])
+  const generation = session[kInternals].retainForResume()
+  const requestedAt = performance.now()
+  const head = await nodeA.acquireStream(session, cursor, requestedAt) ?? 0
+  pausePublications(true)
+  await nodeB.acquireStream(await findSession(nodeB, session), cursor, requestedAt)
+  // The record shows that another node has the stream, but not whether its request is newer.
+  await findSession(nodeA, session)
+  const sink = new MemorySink(false)
+  session[kInternals].setStream({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
+  await waitUntil(() => sink.closed, 'the end of the second stream')
+  t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
+  pausePublications(false)
+})
+
 t.test('a request that arrived earlier does not take the stream from a node with a newer one', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
