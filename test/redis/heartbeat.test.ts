@@ -1,4 +1,6 @@
 import t from 'tap'
+import { kInternals } from '../../lib/sessions/session.js'
+import { skewClock } from '../support/clock.js'
 import { openSession, attachStream } from '../support/memory-stream.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -38,4 +40,16 @@ t.test('no commands are queued in the client while Redis is down, and the first 
   t.equal(operations[0], 'heartbeat')
   await session.send(2)
   await waitUntil(() => down.messages().length === 1, 'the message')
+})
+
+t.test('the lease ends while the machine is suspended, which only the time of day shows', needsRedis, async t => {
+  const advance = skewClock(t, Date)
+  const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { lease: 60_000 })
+  const session = await openSession(sessions)
+  await attachStream(sessions, session)
+  const internals = session[kInternals]
+  await waitUntil(() => internals.canWrite, 'the stream')
+  advance(61_000)
+  t.equal(internals.canWrite, false)
+  await waitUntil(() => internals.canWrite, 'the next heartbeat')
 })

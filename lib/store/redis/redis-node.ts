@@ -67,6 +67,8 @@ export class RedisNode {
   unknownCloses = 0
   #nodeId = ''
   #leaseEnd = 0
+  /** The same in milliseconds since 1970. While the machine is suspended, only this clock continues; the other one is never set back. */
+  #leaseEndDate = 0
   /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
   #isRegistrationLost = false
   /** Redis had the registration of this node after the last rollback. So if it has not any more, it has lost data again. */
@@ -167,12 +169,16 @@ export class RedisNode {
 
   /** Whether other nodes may treat this one as failed. */
   get isFenced (): boolean {
-    return now() > this.#leaseEnd
+    return this.#leaseLeft < 0
   }
 
   /** Whether at least half of the lease is left. After a pause, a handler could otherwise start at its end, and run again on another node. */
   get #mayHandle (): boolean {
-    return now() < this.#leaseEnd - this.#lease / 2
+    return this.#leaseLeft > this.#lease / 2
+  }
+
+  get #leaseLeft (): number {
+    return Math.min(this.#leaseEnd - now(), this.#leaseEndDate - Date.now())
   }
 
   /** Connects and registers. Rejects with the reason if that is not possible. */
@@ -327,11 +333,13 @@ export class RedisNode {
 
   async #renewLease (nodeId: string, isRegistration: boolean): Promise<void> {
     const sentAt = now()
+    const sentDate = Date.now()
     const isFirst = isRegistration && this.#timer === undefined
     const reply = await this.commandQueue.executeUnsequenced(nodeId, Math.min(this.#lease, COMMAND_TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(this.#sharedOptions) : '', ...this.runs.producers) as HeartbeatReply
     const wasFenced = this.isFenced
     const [time, position, rollbackPosition, sessions, assigned, hasMoreRuns, releasedRuns] = reply
     this.#leaseEnd = sentAt + this.#lease
+    this.#leaseEndDate = sentDate + this.#lease
     const receivedAt = now()
     this.#compareClocks(Number(time), sentAt, receivedAt)
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
