@@ -218,6 +218,20 @@ t.test('a retried end runs the onClose hook of a discarded session', needsRedis,
   t.strictSame(closeReasons, ['aborted'])
 })
 
+t.test('a retried end of a session that another process has closed runs no hook', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'end')
+  const { sessions: other } = await openProxiedNode(t, redis)
+  const closeReasons: string[] = []
+  sessions.addHook('onClose', (_, reason) => { closeReasons.push(reason) })
+  const session = await openSession(sessions)
+  await other.discard(await findSession(other, session), 'expired')
+  const discard = sessions.discard(session, 'aborted')
+  await waitForCommand()
+  await loseReply()
+  await discard
+  t.strictSame(closeReasons, [])
+})
+
 t.test('a retried removal of a node from the readers of a run does not remove a later reader', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t)
   await nodeA.runs.start('a', {}, nodeA.feed.producer)

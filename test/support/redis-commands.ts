@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis'
+import type { Test } from 'tap'
 import { deferred, waitUntil } from './wait.js'
 
 export interface StoreCommand {
@@ -60,4 +61,20 @@ export function loseFirstReply (client: Redis, matches: (command: StoreCommand) 
       await waitUntil(() => replies > before, 'the retry')
     }
   }
+}
+
+/** Delays the reply to the first store command with a name until the test ends. Unless `isSent` is true, the command does not arrive at Redis. */
+export function delayFirstReply (t: Test, client: Redis, name: string, isSent: boolean): void {
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  const { promise, resolve } = deferred()
+  t.teardown(resolve)
+  let isDelayed = false
+  const callAndDelayReply = async (...command: string[]): Promise<unknown> => {
+    if (isDelayed || !parseStoreCommands(command).some(({ operation }) => operation === name)) return await call(...command)
+    isDelayed = true
+    if (isSent) await call(...command)
+    await promise
+    throw new Error('lost')
+  }
+  Object.assign(client, { call: callAndDelayReply })
 }

@@ -1,4 +1,5 @@
-import { noop } from '../../awaitable.js'
+import { randomBytes } from 'node:crypto'
+import { noop, type Awaitable } from '../../awaitable.js'
 import { now } from '../../log/log.js'
 import { withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
 import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
@@ -64,6 +65,12 @@ export class CommandQueue {
   readonly #listener: CommandQueueListener
   #first: Command | undefined
   #last: Command | undefined
+  readonly #processId = randomBytes(9).toString('base64url')
+  /** The numbers of the calls whose result is not known yet, the oldest first. */
+  readonly #openCalls = new Set<number>()
+  /** For each call that has rejected, a promise that resolves when its result is known and applied. */
+  readonly #lateCalls = new Set<Promise<void>>()
+  #callCount = 0
   #nodeId = ''
   /** The highest number whose reply has arrived since the last rollback. If Redis does not know that command, it has lost data again. */
   #acked = 0
@@ -90,6 +97,31 @@ export class CommandQueue {
   /** Executes a command. Rejects with StoreUnavailable if that takes too long; then it is not executed later. */
   execute (name: CommandName, ...args: Argument[]): Promise<unknown> {
     return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
+  }
+
+  /**
+   * As `execute`, for a command whose last argument is a call: Redis records the result if it has changed something. If the call
+   * rejects all the same, `onLateResult` is called with the result as soon as it is known.
+   */
+  executeCall (name: CommandName, args: readonly Argument[], onLateResult: (result: string) => Awaitable<void>): Promise<unknown> {
+    const number = ++this.#callCount
+    this.#openCalls.add(number)
+    const [oldest] = this.#openCalls
+    const call = `${this.#processId} ${number} ${oldest}`
+    let command!: Command
+    const reply = new Promise<unknown>((resolve, reject) => { command = this.#add(name, [...args, call], now() + COMMAND_TIMEOUT, resolve, reject) })
+    const close = (): void => { this.#openCalls.delete(number) }
+    reply.then(close, () => {
+      // A long outage would otherwise add a command for every call.
+      if (command.batch === 0) close()
+      else this.#lateCalls.add(this.#findResult(call, onLateResult, close))
+    })
+    return reply
+  }
+
+  /** Resolves when the results of all calls that have rejected until now are known and applied. */
+  async waitForLateCalls (): Promise<void> {
+    await Promise.all(this.#lateCalls)
   }
 
   /** Executes a command as soon as that is possible, however late. Rejects with StoreUnavailable if Redis refuses it, and if the queue is closed. */
@@ -156,15 +188,25 @@ export class CommandQueue {
     for (const command of this.#pending()) this.#refuse(command)
   }
 
-  #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): void {
+  /** Finds out the result of a call that has rejected. */
+  #findResult (call: string, onResult: (result: string) => Awaitable<void>, onKnown: () => void): Promise<void> {
+    // Redis executes this after the command, or the command never.
+    const done: Promise<void> = this.executeWithoutDeadline('find_call', call).finally(onKnown)
+      .then(result => result === null ? undefined : onResult(result as string))
+      .catch(noop).finally(() => { this.#lateCalls.delete(done) })
+    return done
+  }
+
+  #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): Command {
+    const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0 }
     if (this.#closed) {
       reject(createUnavailableError())
-      return
+      return command
     }
-    const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0 }
     this.#enqueue(command)
     if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#expire, COMMAND_TIMEOUT).unref()
     this.#flush ??= setImmediate(() => { this.#sendNew() })
+    return command
   }
 
   #enqueue (command: Command): void {

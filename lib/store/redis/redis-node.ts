@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto'
 import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../log/log.js'
-import type { SessionState } from '../session-state.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
@@ -49,8 +48,8 @@ export class RedisNode {
   readonly ownership: StreamOwnership
   /** The number of open sessions at the last heartbeat. */
   sessions = 0
+  readonly callbacks: StoreCallbacks
   readonly #settings: StoreSettings
-  readonly #callbacks: StoreCallbacks
   readonly #keyPrefix: string
   readonly #lease: number
   readonly #sharedOptions: Record<string, string>
@@ -61,8 +60,6 @@ export class RedisNode {
   readonly #loader: Loader
   /** Sessions whose `onClose` hooks run because they have expired. */
   readonly #expiring = new Map<string, Promise<void>>()
-  /** Calls of `end` for which Redis did not reply in time. */
-  readonly #unconfirmedEnds = new Set<Promise<void>>()
   /** How often the close of a session that is not known here may have arrived. */
   unknownCloses = 0
   #nodeId = ''
@@ -87,7 +84,7 @@ export class RedisNode {
 
   constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, isCluster, partition }: RedisNodeOptions) {
     this.#settings = settings
-    this.#callbacks = callbacks
+    this.callbacks = callbacks
     this.#keyPrefix = `{${namespace}}`
     this.#lease = lease
     this.#sharedOptions = getSharedOptions(settings, partition)
@@ -120,7 +117,7 @@ export class RedisNode {
         this.commandQueue.onRollback()
         for (const state of this.cache.listOpen()) state.version = 0
         // Redis may have lost that they were closed. Expired sessions expire again.
-        for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '', '')
+        for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '')
         this.runs.reconcile()
         this.messageQueues.reconcile()
       },
@@ -202,7 +199,7 @@ export class RedisNode {
   /** Waits for running handlers, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions, another node runs the hooks again that have not finished. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), ...this.#unconfirmedEnds]), this.#settings.closeTimeout).catch(noop)
+    await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), this.commandQueue.waitForLateCalls()]), this.#settings.closeTimeout).catch(noop)
     // Last, because Redis refuses the commands of a node that is not registered.
     await this.commandQueue.execute('deregister').catch(noop)
     this.#stop()
@@ -240,12 +237,6 @@ export class RedisNode {
       // The next one is late already, and the lease may end before the next tick.
       if (now() - sentAt > this.#interval) this.sendHeartbeat()
     })
-  }
-
-  /** Runs the hooks of a session when it is confirmed that this process has closed it. */
-  runCloseHooks (confirmed: Promise<SessionState | undefined>): void {
-    const done = confirmed.then(state => state && this.#callbacks.onExpire(state)).catch(noop).finally(() => { this.#unconfirmedEnds.delete(done) })
-    this.#unconfirmedEnds.add(done)
   }
 
   async #extendLease (): Promise<void> {
@@ -384,7 +375,7 @@ export class RedisNode {
   }
 
   async #expire (id: string, deadline: string): Promise<void> {
-    const ended = this.commandQueue.execute('end', id, 'expired', 0, deadline, '', '') as Promise<[number, string[]]>
+    const ended = this.commandQueue.execute('end', id, 'expired', 0, deadline) as Promise<[number, string[]]>
     // The hooks of a session run once, however long they take.
     if (!this.#expiring.has(id)) this.#expiring.set(id, this.#runHooks(id, ended).catch(noop).finally(() => { this.#expiring.delete(id) }))
     await ended
@@ -398,7 +389,7 @@ export class RedisNode {
     const state = this.cache.getOrCreate(id, record)
     state.apply(record, this.#nodeId)
     state.markClosed('expired')
-    await this.#callbacks.onExpire(state)
+    await this.callbacks.onExpire(state)
     await this.commandQueue.executeReliably('ack_expiry', id)
   }
 

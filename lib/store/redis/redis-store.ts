@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { noop } from '../../awaitable.js'
 import { SessionOver, StoreUnavailable, TooManyChannels } from '../../errors.js'
 import { assertFits, type EntryInput } from '../../log/log.js'
@@ -122,36 +121,24 @@ export class RedisStore implements Store {
 
   async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
     const state = given as SessionReplica
-    const callId = randomBytes(9).toString('base64url')
-    const [reply, , left] = await this.#node.commandQueue.execute('end', state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? '', callId).catch((error: unknown) => {
-      this.#node.runCloseHooks(this.#confirmEnd(state, reason, keep, callId))
-      throw error
-    }) as [string, unknown, string?]
-    const isEnded = Number(reply) === 1
-    if (!isEnded) {
+    const { callbacks, commandQueue } = this.#node
+    const [isEnded, , left] = await commandQueue.executeCall('end', [state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? ''], async left => {
+      await this.#applyEnd(state, reason, left)
+      // Only this process can run the hooks.
+      await callbacks.onExpire(state)
+    }) as [string, unknown, string]
+    if (Number(isEnded) === 0) {
       // Another process has closed it, or has newer credentials.
       if (state.closeReason === undefined) await this.find(state.id)
       return false
     }
-    // The reply to a retry may lack the channels. Then nobody else knows the session, so this process knows its channels.
-    await this.#applyEnd(state, reason, left == null ? undefined : parseLeftChannels(left))
+    await this.#applyEnd(state, reason, left)
     return true
   }
 
-  /** Finds out whether a call of `end` that has rejected was executed. Resolves with the state if it has closed the session, because then only this process can run the hooks. */
-  async #confirmEnd (state: SessionReplica, reason: string, keep: boolean, callId: string): Promise<SessionState | undefined> {
-    // Redis executes this after `end`, or `end` never.
-    const record = parseRecord(await this.#node.commandQueue.executeWithoutDeadline('get', state.id) as string[])
-    // A session that is not kept is closed by no other call.
-    const isEnded = record === undefined ? !keep : record.closedBy === callId
-    if (!isEnded) return undefined
-    await this.#applyEnd(state, reason, record?.channels)
-    return state
-  }
-
-  /** Applies the close of a session by this process. Resolves when its stream has got the end, or was aborted. */
-  async #applyEnd (state: SessionReplica, reason: string, channels: Set<string> | undefined): Promise<void> {
-    state.markClosed(reason, channels)
+  /** Applies the close of a session by this process. `left`: the channels that it was in. Resolves when its stream has got the end, or was aborted. */
+  async #applyEnd (state: SessionReplica, reason: string, left: string): Promise<void> {
+    state.markClosed(reason, parseLeftChannels(left))
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
     if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
       await withTimeout(new Promise<void>(resolve => { state.closeWaiters.push(resolve) })).catch(() => { state.listener?.onAbort() })

@@ -4,7 +4,7 @@ import type { StoreSettings } from '../store.js'
 import { readLua } from './lua.js'
 
 const COMMANDS = [
-  'ack_expiry', 'acquire', 'append', 'authorize', 'backlog', 'clear', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'find_by_principal', 'get', 'heartbeat', 'history',
+  'ack_expiry', 'acquire', 'append', 'authorize', 'backlog', 'clear', 'commit_cursor', 'complete', 'count', 'create', 'deregister', 'end', 'enqueue', 'find_by_principal', 'find_call', 'get', 'heartbeat', 'history',
   'join', 'leave', 'members', 'read', 'reconcile_tickets', 'release', 'renew', 'run_cancel', 'run_end', 'run_find', 'run_reconcile', 'run_release', 'run_restart', 'run_start', 'run_unfollow', 'update'
 ] as const
 
@@ -71,7 +71,7 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
   }
   const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
-    ...['common', 'log', 'channels', 'retention', 'message_queue', 'runs'].map(name => readLua(`lua/lib/${name}`)),
+    ...['common', 'calls', 'log', 'channels', 'retention', 'message_queue', 'runs'].map(name => readLua(`lua/lib/${name}`)),
     // Only the functions of executed commands are created.
     'local function get_command (name)\n',
     ...COMMANDS.map(name => `if name == '${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),

@@ -107,8 +107,6 @@ export interface SessionRecord {
   readonly owner: string
   readonly cursor: number
   readonly closeReason: string | undefined
-  /** The id of the call that has closed it. */
-  readonly closedBy: string | undefined
   readonly broadcastEndPosition: number
   readonly data: SessionData
   readonly authorizedUntil: number | undefined
@@ -149,7 +147,6 @@ export function parseRecord (hash: readonly string[] = []): SessionRecord | unde
     owner: fields.owner as string,
     cursor: Number(fields.cursor),
     closeReason: fields.closeReason,
-    closedBy: fields.closedBy?.split(':')[1],
     broadcastEndPosition: fields.broadcastEndPosition === undefined ? Infinity : Number(fields.broadcastEndPosition),
     data,
     authorizedUntil: fields.authorizedUntil === undefined ? undefined : Number(fields.authorizedUntil),

@@ -5,29 +5,27 @@
 --   whether to keep the session
 --   for an expired session the deadline that has passed, otherwise ''
 --   time in milliseconds since 1970 at which the client must not be authorized any more, or ''
---   id of the call, by which the node can find out later whether this call has closed the session; '' if it does not
+--   the call, unless the session has expired or is closed again after a rollback
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
--- that the session was in, each with the position of its newest entry.
-local id, reason, keep, deadline = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4]
+-- that the session was in, each with the position of its newest entry. They are also the result of the call.
+local id, reason, keep, deadline, call = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4], ARGS[6]
 local key = session_key(id)
-local closed_by = NODE_ID .. ':' .. ARGS[6]
+if is_retry and call then
+  local result = calls.find(call)
+  return { result and 1 or 0, {}, result }
+end
 -- The sessions that have expired and whose onClose hooks have not run yet, each with the time at which a node has to check that. The
 -- record of such a session is moved to the second key until `ack_expiry`.
 local unacked_expiries, expired_key = KEY_PREFIX .. ':unacked_expiries', KEY_PREFIX .. ':e:' .. id
 if deadline ~= '' then
-  if redis.call('ZSCORE', unacked_expiries, id) == deadline then redis.call('HSET', expired_key, 'closedBy', closed_by) end
-  if redis.call('HGET', expired_key, 'closedBy') == closed_by then return { 1, redis.call('HGETALL', expired_key) } end
+  if redis.call('ZSCORE', unacked_expiries, id) == deadline then redis.call('HSET', expired_key, 'closedBy', NODE_ID) end
+  if redis.call('HGET', expired_key, 'closedBy') == NODE_ID then return { 1, redis.call('HGETALL', expired_key) } end
   -- The deadline was changed meanwhile.
   if redis.call('ZSCORE', KEY_PREFIX .. ':deadlines', id) ~= deadline then return { 0 } end
 end
-local start_position, close_reason, principal, nodes, earlier_closed_by, owner, authorized_until = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'nodes', 'closedBy', 'owner', 'authorizedUntil'))
-if not start_position then
-  redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
-  -- The first execution has removed a session that is not kept. Only the node that opens a session closes it without a deadline and
-  -- does not keep it, so no other command can have done it.
-  return { is_retry and not keep and 1 or 0 }
-end
-if close_reason then return { earlier_closed_by == closed_by and 1 or 0, {}, redis.call('HGET', key, 'left') } end
+local start_position, close_reason, principal, nodes, owner, authorized_until = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'principal', 'nodes', 'owner', 'authorizedUntil'))
+if not start_position then redis.call('ZREM', KEY_PREFIX .. ':deadlines', id) end
+if not start_position or close_reason then return { 0 } end
 if to_number(authorized_until) > (tonumber(ARGS[5]) or math.huge) then return { 0 } end
 -- The session leaves its channels, but still reads what was appended before.
 local version, left = redis.call('HINCRBY', key, 'version', 1), {}
@@ -43,6 +41,7 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
 end
 local left_json = #left > 0 and cjson.encode(left) or '[]'
 redis.call('HSET', key, 'left', left_json)
+if call then calls.record(call, left_json) end
 -- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
 local broadcast_position = to_number(redis.call('HGET', log_key('broadcasts'), 'last'))
 if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. left_json) end
@@ -52,14 +51,14 @@ for node in string.gmatch(nodes or '', '[^,]+') do notify(node, 'closed ' .. id 
 if keep then
   -- A node that has received `left_all`, but not `closed`, must find a newer version.
   redis.call('HINCRBY', key, 'version', 1)
-  redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position, 'closedBy', closed_by)
+  redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position)
   set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
   -- Nothing is appended any more.
   redis.call('UNLINK', key .. ':latest')
   return { 1, {}, left_json }
 end
 if deadline ~= '' then
-  redis.call('HSET', key, 'closeReason', reason, 'closedBy', closed_by)
+  redis.call('HSET', key, 'closeReason', reason, 'closedBy', NODE_ID)
   redis.call('RENAME', key, expired_key)
   redis.call('ZADD', unacked_expiries, lease_clock + LEASE, id)
   redis.call('PEXPIRE', unacked_expiries, TTL)

@@ -45,7 +45,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':deadlines', '-in
 end
 -- The onClose hooks of these expired sessions may not have run.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':unacked_expiries', '-inf', lease_clock, 'LIMIT', 0, MAX_ASSIGNED)) do
-  local node = string.match(redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy') or '', '^[^:]+')
+  local node = redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy')
   if not node then redis.call('ZREM', KEY_PREFIX .. ':unacked_expiries', id)
   elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id)
   else redis.call('ZADD', KEY_PREFIX .. ':unacked_expiries', lease_clock + LEASE, id) end

@@ -1,0 +1,19 @@
+-- The sorted set `calls:<process>` has the results of the calls of a process that have changed something, with the numbers of the
+-- calls as scores. A call is `<process> <number> <oldest>`: the process does not need the results before the oldest number any
+-- more. So a retry returns what the first execution has returned, and `find_call` also after the node has registered again.
+local calls = {}
+
+function calls.record (call, result)
+  local process, number, oldest = string.match(call, '^(%S+) (%d+) (%d+)$')
+  local key = KEY_PREFIX .. ':calls:' .. process
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. oldest)
+  redis.call('ZADD', key, number, number .. ' ' .. result)
+  redis.call('PEXPIRE', key, TTL)
+end
+
+-- Returns the result of a call; nil if it has changed nothing.
+function calls.find (call)
+  local process, number = string.match(call, '^(%S+) (%d+)')
+  local member = redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':calls:' .. process, number, number)[1]
+  return member and string.match(member, ' (.*)$')
+end
