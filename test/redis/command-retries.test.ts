@@ -232,6 +232,20 @@ t.test('a retried end of a session that another process has closed runs no hook'
   t.strictSame(closeReasons, [])
 })
 
+t.test('a retried open does not create a session that was removed meanwhile', needsRedis, async t => {
+  const { redis, sessions, waitForCommand, loseReply } = await openWithLostReply(t, 'create')
+  const opened = sessions.open(undefined)
+  await waitForCommand()
+  const list = async (): Promise<string[]> => await redis.sendCommand('ZRANGE', '{sse}:deadlines', '0', '-1') as string[]
+  await waitUntil(async () => (await list()).length === 1, 'the session')
+  const [id = ''] = await list()
+  const { sessions: other } = await openProxiedNode(t, redis)
+  await other.discard(await findSession(other, { id }), 'expired')
+  await loseReply()
+  await opened
+  t.strictSame(await list(), [])
+})
+
 t.test('a retried removal of a node from the readers of a run does not remove a later reader', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t)
   await nodeA.runs.start('a', {}, nodeA.feed.producer)

@@ -35,7 +35,11 @@ export class RedisStore implements Store {
   }
 
   async open (id: string, principal: string | undefined): Promise<SessionState | undefined> {
-    const startPosition = Number(await this.#node.commandQueue.execute('create', id, principal === undefined ? 0 : 1, principal ?? ''))
+    const { commandQueue } = this.#node
+    const startPosition = Number(await commandQueue.executeCall('create', [id, principal === undefined ? 0 : 1, principal ?? ''], () => {
+      // Nobody uses the session. Its `onOpen` hooks have not run, so those of `onClose` must not run either.
+      return commandQueue.executeReliably('end', id, 'aborted', 0, '', '')
+    }))
     if (startPosition === -1) return undefined
     const state = this.#node.cache.getOrCreate(id, { principal, startPosition })
     state.version = 1

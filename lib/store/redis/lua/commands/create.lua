@@ -1,8 +1,9 @@
--- ARGS: id, whether there is a principal, the principal. Returns the start position; -1 if there are too many sessions.
+-- ARGS: id, whether there is a principal, the principal, the call. Returns the start position; -1 if there are too many sessions. The
+-- start position is also the result of the call.
 local id, principal = ARGS[1], ARGS[2] == '1' and ARGS[3]
 local key = session_key(id)
-local start_position = redis.call('HGET', key, 'startPosition')
-if start_position then return start_position end
+-- The session may have been removed since, so a retry must not create it again.
+if is_retry then return calls.find(ARGS[4]) or '-1' end
 if redis.call('ZCARD', KEY_PREFIX .. ':deadlines') >= MAX_SESSIONS then return -1 end
 if principal then
   local others = KEY_PREFIX .. ':p:' .. principal
@@ -15,4 +16,5 @@ redis.call('HSET', key, 'startPosition', position, 'cursor', position, 'version'
 redis.call('PEXPIRE', key, TTL)
 set_deadline(id, principal, OPENING_TIMEOUT)
 if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, TTL) end
+calls.record(ARGS[4], format_integer(position))
 return format_integer(position)
