@@ -85,6 +85,53 @@ t.test('after a rollback that has removed the owner of a stream, its client reco
   t.notOk(down.read().some(({ event }) => event === 'replaced'))
 })
 
+t.test('a session expires although a rollback has lost the end of its stream', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis, { resumeTimeout: 200 })
+  const closes: string[] = []
+  sessions.addHook('onClose', (_session, reason) => { closes.push(reason) })
+  const session = await openSession(sessions)
+  const { sink } = await attachStream(sessions, session)
+  const getOwner = (): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner')
+  const rollBack = await redis.snapshot()
+  t.not(await getOwner(), '')
+  sink.destroy()
+  await waitUntil(async () => await getOwner() === '', 'the stream to be released')
+  await rollBack()
+  await waitUntil(() => closes.length > 0, 'the expiry')
+  t.strictSame(closes, ['expired'])
+})
+
+t.test('a stream that is being attached is not released because Redis has lost the end of an earlier one', needsRedis, async t => {
+  const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
+  const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
+  const otherStream = await attachStream(nodeA, other)
+  const earlier = await attachStream(nodeA, session)
+  const key = `{sse}:s:${session.id}`
+  const owner = String(await redis.sendCommand('HGET', key, 'owner'))
+  earlier.sink.destroy()
+  await waitUntil(async () => await redis.sendCommand('HGET', key, 'owner') === '', 'the stream to be released')
+  const [gate, requested] = [deferred(), deferred()]
+  interceptStoreCommands(client, commands => {
+    if (!commands.some(({ operation }) => operation === 'acquire')) return
+    requested.resolve()
+    return gate.promise
+  })
+  const attached = attachStream(nodeA, session)
+  await requested.promise
+  await redis.sendCommand('HSET', key, 'owner', owner)
+  await redis.sendCommand('ZADD', '{sse}:deadlines', '1', session.id)
+  await waitUntil(async () => await redis.sendCommand('ZSCORE', '{sse}:deadlines', session.id) !== '1', 'the deadline to be examined')
+  // Arrives after the notification that follows from that.
+  await nodeB.broadcast('message', 'later')
+  await waitUntil(() => otherStream.messages().length === 1, 'the broadcast')
+  gate.resolve()
+  const down = await attached
+  await session.send('own')
+  await waitUntil(() => down.messages().includes('own'), 'the message')
+  t.equal(await redis.sendCommand('HGET', key, 'owner'), owner)
+})
+
 /** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data that Redis has then, `rollBackFirst` those that it had before. */
 async function openWithRunningMessage (t: Test, keyOf: (name: string) => string | undefined = () => undefined) {
   const redis = await startRedis(t)

@@ -19,7 +19,7 @@ function createRun () {
   const run = new RunReplica(record, { isFenced: false })
   let losses = 0
   const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, new Map(), new Map([['run', run]]), {
-    onBroadcast: noop, onMissedPublication: () => { losses++ }, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onCursorRequest: noop, onStale: noop
+    onBroadcast: noop, onMissedPublication: () => { losses++ }, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   let ends = 0
   const reader: RunListener = { onAppend: noop, onEnd: () => { ends++ }, onAbort: noop }

@@ -20,7 +20,7 @@ function createSession () {
   state.listener = { ...ignored, onEnd: () => { ends++ } }
   const stale: SessionReplica[] = []
   const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, new Map([['a', state]]), new Map(), {
-    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onCursorRequest: noop, onStale: state => { stale.push(state) }
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: state => { stale.push(state) }
   })
   reducer.nodeId = 'node'
   return { state, reducer, stale, ends: () => ends }

@@ -143,6 +143,7 @@ class History {
       onQueuesChanged: noop,
       onSessionClosed: noop,
       onUnknownClose: noop,
+      onNoStream: noop,
       onCursorRequest: noop,
       onStale: state => { state.apply(parseRecord(this.#store.record(this.#store.sessions.get(state.id) as StoredSession)) as SessionRecord, NODE) }
     })
@@ -408,7 +409,7 @@ t.test('the log of a stream that has moved to another node is not read again', t
   const record = (epoch: number): string[] => ['startPosition', '0', 'cursor', '0', 'version', String(epoch), 'epoch', String(epoch), 'owner', NODE]
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
   const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
-    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onCursorRequest: noop, onStale: noop
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   reducer.nodeId = NODE
   reducer.applyOutdatedAcquire(state, 0, ['0', '0', 'count', [], 0, record(1)])

@@ -126,6 +126,7 @@ export class RedisNode {
       onQueuesChanged: () => { this.messageQueues.retryAll() },
       onSessionClosed: sessionId => { this.messageQueues.retrySession(sessionId) },
       onUnknownClose: () => { this.unknownCloses++ },
+      onNoStream: sessionId => { if (this.cache.get(sessionId)?.pendingAttach === undefined) this.commandQueue.executeReliably('release', sessionId, '', 0) },
       onCursorRequest: state => { this.ownership.commitCursor(state) },
       // Without a deadline, because nothing shows later that the state is out of date.
       onStale: state => { this.commandQueue.executeWithoutDeadline('get', state.id).then(hash => { this.applyRecord(state, hash as string[]) }, noop) }

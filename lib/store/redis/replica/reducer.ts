@@ -21,6 +21,8 @@ export interface ReducerListener extends LogReducerListener {
   onSessionClosed (sessionId: string): void
   /** A session was closed that this process does not know, or not yet. */
   onUnknownClose (): void
+  /** According to Redis, the stream of a session is in this process, but it is not. */
+  onNoStream (sessionId: string): void
   /** Another node needs to know how far a stream has written. */
   onCursorRequest (state: SessionReplica): void
   /** A session has changed, and its record has to be read to find out what has changed. */
@@ -104,6 +106,7 @@ export class Reducer extends LogReducer {
     else {
       const state = this.attached.get(id)
       if (state !== undefined) this.#applyStreamNotification(state, kind, rest)
+      else if (kind === 'stream_check') this.#listener.onNoStream(id)
     }
   }
 

@@ -38,8 +38,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':deadlines', '-in
   if #assigned == MAX_ASSIGNED * 2 then break end
   local owner, principal = unpack(redis.call('HMGET', session_key(id), 'owner', 'principal'))
   if owner and owner ~= '' then
-    -- If the owner has a lease, the session has a stream. Otherwise, its client has `resumeTimeout` from now on.
-    clear_expired_owner(session_key(id), owner)
+    -- If the lease of the owner has ended, the client has `resumeTimeout` from now on. An owner with a lease renews the deadline while
+    -- it has the stream. If it has none, Redis has lost that the stream has ended, and the owner releases the session.
+    if not clear_expired_owner(session_key(id), owner) then notify(owner, 'stream_check ' .. id) end
     set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end
 end
