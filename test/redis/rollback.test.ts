@@ -5,7 +5,7 @@ import { findSession, openSession, attachStream } from '../support/memory-stream
 import { createMessage, createResponse, recordHandlers } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { interceptStoreCommands } from '../support/redis-commands.js'
+import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -100,6 +100,66 @@ t.test('a session expires although a rollback has lost the end of its stream', n
   await rollBack()
   await waitUntil(() => closes.length > 0, 'the expiry')
   t.strictSame(closes, ['expired'])
+})
+
+/** Opens two nodes, the first of which closes an expired session. Its onClose hook waits for the gate. `rollBack` restores the data before the expiry. */
+async function openWithExpired (t: Test) {
+  // The lease is so long that no wait of this test exceeds it.
+  const [redis, nodeA, nodeB] = await openTwoNodes(t, { resumeTimeout: 200 }, { lease: 100_000 })
+  const closes: string[] = []
+  const gate = deferred()
+  for (const [name, { sessions }] of Object.entries({ nodeA, nodeB })) {
+    sessions.addHook('onClose', async (_session, reason) => {
+      closes.push(`${name} ${reason}`)
+      await gate.promise
+    })
+  }
+  const heartbeats = deferred()
+  let heartbeatCount = 0
+  const call = nodeB.client.call.bind(nodeB.client) as (...command: string[]) => Promise<unknown>
+  const callAndCount = async (...command: string[]): Promise<unknown> => {
+    if (!parseStoreCommands(command).some(({ operation }) => operation === 'heartbeat')) return await call(...command)
+    await heartbeats.promise
+    const reply = await call(...command)
+    heartbeatCount++
+    return reply
+  }
+  Object.assign(nodeB.client, { call: callAndCount })
+  const session = await openSession(nodeA.sessions)
+  const rollBack = await redis.snapshot()
+  session[kInternals].release()
+  await waitUntil(() => closes.length > 0, 'the expiry')
+  heartbeats.resolve()
+  const waitForHeartbeats = async (): Promise<void> => {
+    const before = heartbeatCount
+    await waitUntil(() => heartbeatCount > before + 2, 'heartbeats of the second node')
+  }
+  await waitForHeartbeats()
+  const count = async (): Promise<number> => (await redis.sendCommand('KEYS', `*${session.id}*`) as string[]).length + Number(await redis.sendCommand('EXISTS', '{sse}:deadlines', '{sse}:unacked_expiries'))
+  return { redis, nodeA, session, closes, gate, rollBack, waitForHeartbeats, waitForRemoval: () => waitUntil(async () => await count() === 0, 'the session to be removed') }
+}
+
+t.test('the onClose hooks run once although a rollback has lost the expiry', needsRedis, async t => {
+  const { redis, nodeA, session, closes, gate, rollBack, waitForHeartbeats, waitForRemoval } = await openWithExpired(t)
+  gate.resolve()
+  await waitForRemoval()
+  for (const { client } of nodeA.proxy.connections) client.pause()
+  await rollBack()
+  await redis.sendCommand('ZADD', '{sse}:deadlines', '1', session.id)
+  await waitForHeartbeats()
+  for (const { client } of nodeA.proxy.connections) client.resume()
+  await waitForRemoval()
+  t.strictSame(closes, ['nodeA expired'])
+})
+
+t.test('the onClose hooks run once although a rollback has lost that they have run', needsRedis, async t => {
+  const { redis, closes, gate, waitForRemoval } = await openWithExpired(t)
+  const rollBack = await redis.snapshot()
+  gate.resolve()
+  await waitForRemoval()
+  await rollBack()
+  await waitForRemoval()
+  t.strictSame(closes, ['nodeA expired'])
 })
 
 t.test('a stream that is being attached is not released because Redis has lost the end of an earlier one', needsRedis, async t => {

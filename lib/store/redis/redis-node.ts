@@ -116,8 +116,8 @@ export class RedisNode {
         this.#isRegistrationLost = this.#isRegistrationConfirmed = false
         this.commandQueue.onRollback()
         for (const state of this.cache.listOpen()) state.version = 0
-        // Redis may have lost that they were closed. Expired sessions expire again.
-        for (const { id, closeReason } of this.cache.listClosed()) if (closeReason !== 'expired' && closeReason !== 'lost') this.commandQueue.executeReliably('end', id, closeReason as string, 1, '', '')
+        // Redis may have lost that they were closed.
+        for (const state of this.cache.listClosed()) this.#closeAgain(state)
         this.runs.reconcile()
         this.messageQueues.reconcile()
       },
@@ -390,8 +390,16 @@ export class RedisNode {
     const state = this.cache.getOrCreate(id, record)
     state.apply(record, this.#nodeId)
     state.markClosed('expired')
+    state.hasExpiredHere = true
     await this.callbacks.onExpire(state)
     await this.commandQueue.executeReliably('ack_expiry', id)
+  }
+
+  /** Closes a session that was closed, without hooks. Other expired sessions expire again, because their hooks may not have run. */
+  #closeAgain ({ id, closeReason, hasExpiredHere }: SessionReplica): void {
+    if (closeReason === 'lost' || (closeReason === 'expired' && !hasExpiredHere)) return
+    this.commandQueue.executeReliably('end', id, closeReason as string, hasExpiredHere ? 0 : 1, '', '')
+    if (hasExpiredHere) this.commandQueue.executeReliably('ack_expiry', id)
   }
 
   /** Explains why the store cannot be used. */

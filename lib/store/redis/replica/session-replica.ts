@@ -24,6 +24,8 @@ export class SessionReplica extends SessionState implements LogReader {
   readonly handlerNodeIds: string[] = []
   /** Settles when this process has handled the newest messages that are not concurrent. */
   handling: Promise<void> | undefined
+  /** Whether the session has expired, and this process has run its `onClose` hooks or is running them. */
+  hasExpiredHere = false
   /** Settles when the last call of `attach` has finished, because the calls run one after the other. */
   pendingAttach: Promise<void> | undefined
 

@@ -27,6 +27,10 @@ redis.call('ZADD', KEY_PREFIX .. ':nodes', lease_clock + LEASE, NODE_ID)
 if was_registration_lost or position < HIGHEST_POSITION then rollback() end
 
 local assigned = {}
+-- After a rollback, the nodes close those sessions again of which Redis has lost the close. Until then, none expires, because its
+-- hooks would run again.
+local is_settled = math.abs(NOW - rollback_position) > LEASE * 1000
+local function list_due (set, count) return is_settled and redis.call('ZRANGEBYSCORE', KEY_PREFIX .. set, '-inf', lease_clock, 'LIMIT', 0, count) or {} end
 -- Assigns a session to this node for a while. `+ 0.5` makes the deadline different from every one that `set_deadline` writes, so
 -- that `end` can detect that it was changed.
 local function assign (set, id)
@@ -34,7 +38,7 @@ local function assign (set, id)
   assigned[#assigned + 1] = id
   assigned[#assigned + 1] = redis.call('ZSCORE', KEY_PREFIX .. set, id)
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':deadlines', '-inf', lease_clock, 'LIMIT', 0, MAX_EXAMINED)) do
+for _, id in ipairs(list_due(':deadlines', MAX_EXAMINED)) do
   if #assigned == MAX_ASSIGNED * 2 then break end
   local owner, principal = unpack(redis.call('HMGET', session_key(id), 'owner', 'principal'))
   if owner and owner ~= '' then
@@ -45,7 +49,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':deadlines', '-in
   else assign(':deadlines', id) end
 end
 -- The onClose hooks of these expired sessions may not have run.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':unacked_expiries', '-inf', lease_clock, 'LIMIT', 0, MAX_ASSIGNED)) do
+for _, id in ipairs(list_due(':unacked_expiries', MAX_ASSIGNED)) do
   local node = redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy')
   if not node then redis.call('ZREM', KEY_PREFIX .. ':unacked_expiries', id)
   elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id)
