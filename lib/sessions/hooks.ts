@@ -37,7 +37,7 @@ export interface Hooks<S = Session, C = Channel> {
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
   /**
    * A session has joined a channel. The hooks of each join run once, in the process that has called `join`, unless this process
-   * fails or the call rejects. `join` waits for them.
+   * fails. `join` waits for them. If it rejects with FST_SSE_STORE_UNAVAILABLE although the session has joined, they run later.
    */
   onJoin: (session: S, channel: C) => Awaitable<void>
   /**

@@ -218,6 +218,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this.#runCloseHooks(session, String(state.closeReason))
   }
 
+  /** @internal Is called by the store if a session has joined or left a channel although the call has rejected. Resolves when the hooks have run. */
+  async onLateMembership (name: 'onJoin' | 'onLeave', state: SessionState, channel: string): Promise<void> {
+    await this.#notifyMembership(name, this.#sessionOf(state), channel)
+  }
+
   /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
   createRetryDelay (): number {
     const { retry: [min, max], closeTimeout } = this.settings
@@ -344,7 +349,9 @@ export function createSessions (settings: Settings, logger: FastifyBaseLogger, r
   const streams = new Set<StreamWriter>()
   const sessions: Promise<Sessions> = Promise.resolve().then(() => settings.store(settings, {
     onBroadcast: () => { for (const stream of streams) stream.onAppend() },
-    onExpire: state => Promise.all([sessions, ready]).then(([sessions]) => sessions.onExpire(state), noop)
+    onExpire: state => Promise.all([sessions, ready]).then(([sessions]) => sessions.onExpire(state), noop),
+    onJoin: (state, channel) => sessions.then(sessions => sessions.onLateMembership('onJoin', state, channel)),
+    onLeave: (state, channel) => sessions.then(sessions => sessions.onLateMembership('onLeave', state, channel))
   })).then(store => new Sessions(settings, logger, store, streams, frames))
   return sessions
 }

@@ -44,6 +44,10 @@ export interface StoreCallbacks {
   onBroadcast (): void
   /** A session has expired, or a call of `Store.end` has rejected although it has closed the session: this process must run the app's `onLeave` and `onClose` hooks. Resolves when they have run; never rejects. */
   onExpire (state: SessionState): Promise<void>
+  /** A call of `Store.join` has rejected although it has added the session: this process must run the app's `onJoin` hooks. Resolves when they have run; never rejects. */
+  onJoin (state: SessionState, channel: string): Promise<void>
+  /** A call of `Store.leave` has rejected although it has removed the session: this process must run the app's `onLeave` hooks. Resolves when they have run; never rejects. */
+  onLeave (state: SessionState, channel: string): Promise<void>
 }
 
 /** Numbers of the whole store, at most one second old. */
@@ -132,9 +136,10 @@ export interface Store {
    * with the frames of the newest entries in the log of the channel before the position at which the session has joined: at most
    * `history`, without those that exclude the session. Rejects with SessionOver
    * if the session is closed, and with TooManyChannels if it is in `maxChannelsPerSession` channels.
+   * If the call has rejected although it has added the session, the store MUST call `StoreCallbacks.onJoin` as soon as it can be reached again.
    */
   join (state: SessionState, channel: string, history: number): Awaitable<JoinResult>
-  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. Resolves with true for the one call that removed it. */
+  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. Resolves with true for the one call that removed it. If that call has rejected, the store MUST call `StoreCallbacks.onLeave` as soon as it can be reached again. */
   leave (state: SessionState, channel: string): Awaitable<boolean>
   /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. If that call has rejected, the store MUST call `StoreCallbacks.onExpire` as soon as it can be reached again. Unless `keep` is true, the session is removed at once. With `ifUnauthorizedAt`, a time in milliseconds since 1970, does nothing if `authorizedUntil` is a later time, also if another process has set it. */
   end (state: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean>

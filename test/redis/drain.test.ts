@@ -29,7 +29,7 @@ interface DrainFixture {
 async function openDrainFixture (t: Test, bounds: { entries: number, bytes: number }): Promise<DrainFixture> {
   const redis = await startRedis(t)
   const client = new Redis({ port: redis.port, host: '127.0.0.1' })
-  const store = await redisStore({ client })(resolveOptions({ log: bounds }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+  const store = await redisStore({ client })(resolveOptions({ log: bounds }, 0), { onBroadcast: () => {}, onExpire: async () => {}, onJoin: async () => {}, onLeave: async () => {} })
   t.teardown(async () => {
     await withTimeout(Promise.resolve(store.close('shutdown')), 'the store to close')
     client.disconnect()

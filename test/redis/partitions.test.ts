@@ -92,7 +92,7 @@ t.test('the sessions of a partition continue while another one is unavailable', 
 
 t.test('runs are found by name, by id and by session, also while another partition is unavailable', needsRedis, async t => {
   const servers = [await startRedis(t), await startRedis(t)] as const
-  const store = await redisStore({ client: servers.map(server => connect(t, server)) })(resolveOptions({ closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} }) as Required<Store>
+  const store = await redisStore({ client: servers.map(server => connect(t, server)) })(resolveOptions({ closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {}, onJoin: async () => {}, onLeave: async () => {} }) as Required<Store>
   t.teardown(() => withTimeout(store.close('shutdown') as Promise<unknown>, 'the store to close'))
   const { runs } = store
   const ids = new IdGenerator()

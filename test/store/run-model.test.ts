@@ -28,7 +28,7 @@ testEachStoreFactory(t, 'readers of runs receive what the model predicts for any
   // The histories share the connections, because opening them takes longer than a history.
   const connections = await Promise.all(servers.length === 0 ? [connect()] : [connect(), connect()])
   for (const entries of [2, 1000]) {
-    const open = async (connection: StoreFactory) => await connection(resolveOptions({ runLog: { entries }, maxRuns, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+    const open = async (connection: StoreFactory) => await connection(resolveOptions({ runLog: { entries }, maxRuns, closeTimeout: 100 }, 0), { onBroadcast: () => {}, onExpire: async () => {}, onJoin: async () => {}, onLeave: async () => {} })
     await fc.assert(fc.asyncProperty(steps, async steps => {
       // Runs are kept, so each history needs an empty store.
       await sendToAll('FLUSHALL')

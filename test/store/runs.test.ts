@@ -14,7 +14,7 @@ async function createStore (t: Test, factory: StoreFactory, options: SseSessions
 }
 
 async function createStores (t: Test, factory: StoreFactory, options: SseSessionsOptions = {}): Promise<{ store: Store, runs: RunStore }> {
-  const store = await factory(resolveOptions({ closeTimeout: 100, ...options }, 0), { onBroadcast: () => {}, onExpire: async () => {} })
+  const store = await factory(resolveOptions({ closeTimeout: 100, ...options }, 0), { onBroadcast: () => {}, onExpire: async () => {}, onJoin: async () => {}, onLeave: async () => {} })
   t.teardown(() => store.close('shutdown'))
   if (store.runs === undefined) throw new Error('no runs')
   return { store, runs: store.runs }

@@ -4,7 +4,7 @@ import { memoryStore, type MemoryStore } from '../../lib/store/memory/memory-sto
 import { resolveOptions } from '../../lib/options.js'
 import { deferred, withTimeout } from '../support/wait.js'
 
-const callbacks = { onBroadcast: (): void => {}, onExpire: async (): Promise<void> => {} }
+const callbacks = { onBroadcast: (): void => {}, onExpire: async (): Promise<void> => {}, onJoin: async (): Promise<void> => {}, onLeave: async (): Promise<void> => {} }
 
 t.test('waitForDrain does not wait for a session to which nothing was sent', async t => {
   const store = memoryStore(resolveOptions({}, 0), callbacks)

@@ -104,7 +104,9 @@ export class RedisStore implements Store {
     const state = given as SessionReplica
     const { commandQueue } = this.#node
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
-    const [version, ...newest] = await commandQueue.execute('join', state.id, channel, count) as [version: unknown, ...HistoryPart]
+    const [version, ...newest] = await commandQueue.executeCall('join', [state.id, channel, count], result => {
+      return result === 'changed' ? this.#applyLate(state, 'onJoin', channel) : undefined
+    }) as [version: unknown, ...HistoryPart]
     if (version === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
     await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
     let [through, frames] = newest
@@ -118,9 +120,15 @@ export class RedisStore implements Store {
 
   async leave (given: SessionState, channel: string): Promise<boolean> {
     const state = given as SessionReplica
-    const version = Number(await this.#node.commandQueue.execute('leave', state.id, channel))
+    const version = Number(await this.#node.commandQueue.executeCall('leave', [state.id, channel], () => this.#applyLate(state, 'onLeave', channel)))
     if (version !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
     return version > 0
+  }
+
+  /** A call of `join` or `leave` has rejected, although Redis has executed the command. */
+  async #applyLate (state: SessionReplica, name: 'onJoin' | 'onLeave', channel: string): Promise<void> {
+    await this.#node.refresh(state).catch(noop)
+    await this.#node.callbacks[name](state, channel)
   }
 
   async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {

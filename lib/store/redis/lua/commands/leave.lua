@@ -1,9 +1,9 @@
--- ARGS: id, channel. Returns the new version of the session; the negative version if there was
+-- ARGS: id, channel, the call, whose result is `changed`. Returns the new version of the session; the negative version if there was
 -- nothing to change; UNKNOWN_VERSION or -UNKNOWN_VERSION for a retry; 0 if it is closed.
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local start_position, close_reason, owner, current_version, joined_at = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name))
-if channels.is_recorded('changed') then return UNKNOWN_VERSION end
+if is_retry and calls.find(ARGS[3]) then return UNKNOWN_VERSION end
 if not start_position or close_reason then return 0 end
 if is_retry then return -UNKNOWN_VERSION end
 if not joined_at then return -tonumber(current_version) end
@@ -17,7 +17,7 @@ if to > tonumber(joined_at) then
   if #ranges > 100 then drop_range(key, ranges[1], 'count') end
 end
 channels.remove_member(name, id)
-channels.record('changed')
+calls.record(ARGS[3], 'changed')
 local version = redis.call('HINCRBY', key, 'version', 1)
 if owner ~= '' then notify(owner, 'left ' .. id .. ' ' .. version .. ' ' .. format_integer(to) .. ' ' .. name) end
 return version

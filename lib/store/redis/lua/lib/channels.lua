@@ -84,16 +84,3 @@ function channels.remove_member (name, id)
   redis.call('ZREM', key .. ':members', id)
   if channels.count(key) == 0 then channels.set_ttl_of_log(key) end
 end
-
--- The sorted set `changes:<node>` has the results and numbers of the commands of a node that have added or removed a member
--- (`changed`) or were refused (`full`), as far as the node may not have received their replies. So a retry returns what the first
--- execution has returned.
-function channels.record (result)
-  local key = KEY_PREFIX .. ':changes:' .. NODE_ID
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', ACKED_NUMBER)
-  redis.call('ZADD', key, command_number, result .. command_number)
-  redis.call('PEXPIRE', key, TTL)
-end
-
--- Whether the current command is a retry whose first execution had a result.
-function channels.is_recorded (result) return is_retry and redis.call('ZSCORE', KEY_PREFIX .. ':changes:' .. NODE_ID, result .. command_number) end

@@ -80,7 +80,7 @@ local function expire_node (node)
   has_lease[node] = nil
   redis.call('ZREM', KEY_PREFIX .. ':nodes', node)
   redis.call('HDEL', KEY_PREFIX, 'applied:' .. node, 'inbox:' .. node)
-  redis.call('DEL', KEY_PREFIX .. ':changes:' .. node, KEY_PREFIX .. ':tickets:' .. node)
+  redis.call('DEL', KEY_PREFIX .. ':tickets:' .. node)
   store_changes['inbox:' .. node], store_changes['applied:' .. node] = nil, nil
   if node == NODE_ID then applied_number, inbox_number = nil, nil end
   -- Messages that wait for one of this node may be next.
