@@ -426,7 +426,7 @@ t.test('a close is applied while notifications may be missing', t => {
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
   let unknownCloses = 0
   const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
-    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: () => { unknownCloses++ }, onCursorRequest: noop, onStale: noop
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: () => { unknownCloses++ }, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   const inbox = new Inbox(PREFIX, Infinity, reducer, { send: () => new Promise(noop), onInvalidate: noop, onRestore: noop })
   inbox.reset(NODE)
@@ -439,7 +439,7 @@ t.test('a close is applied while notifications may be missing', t => {
 
 t.test('publications are complete from the first reply after a loss, although logs are missing', async t => {
   const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map(), new Map(), {
-    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onCursorRequest: noop, onStale: noop
+    onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   let restored = 0
   let number = 0
