@@ -33,9 +33,6 @@ export interface LogListener {
   onAppend (): void
 }
 
-/** Returns the time for ages and deadlines, in milliseconds, from a monotonic clock. */
-export const now = (): number => performance.now()
-
 // The memory that an entry takes in addition to its text.
 const ENTRY_OVERHEAD = 100
 // The memory that the id of an excluded session takes.

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { noop, settlesWithin } from '../awaitable.js'
 import { Closing, McpSessionUnknown, McpStreamUnknown, McpTooMany } from '../errors.js'
-import { now } from '../log/log.js'
+import { now } from '../clock.js'
 import { logSafely } from '../safe-log.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import { createSessions, type Sessions } from '../sessions/sessions.js'

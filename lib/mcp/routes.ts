@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BatchTooLarge, Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
 import { noop } from '../awaitable.js'
-import { now } from '../log/log.js'
+import { now } from '../clock.js'
 import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
 import { addResponseHooks } from '../routes/response-hooks.js'

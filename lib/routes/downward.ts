@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
-import { now } from '../log/log.js'
+import { now } from '../clock.js'
 import { logSafely } from '../safe-log.js'
 import { greet } from '../sessions/echo.js'
 import { kInternals, type Session } from '../sessions/session.js'

@@ -40,9 +40,9 @@ export class PrincipalSessions {
   }
 
   /**
-   * Sends a named event to each session. Resolves when the event is in the logs of all sessions, also if there is none. A session
-   * that is opened meanwhile may not receive it. With a shared store, an event that is sent to one of the sessions meanwhile may
-   * arrive first. Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE;
+   * Sends a named event to each session. Resolves when the event is in the logs of all sessions; at once if there are none. A session
+   * that is opened meanwhile may not receive it. With a shared store, an event that is sent to one of the sessions after this call
+   * may arrive before it. Rejects with FST_SSE_EVENT_INVALID, FST_SSE_DATA_INVALID, FST_SSE_OPTION_INVALID, FST_SSE_ENTRY_TOO_LARGE or FST_SSE_STORE_UNAVAILABLE;
    * some of the sessions may then have received the event.
    */
   emit (event: string, data: unknown, options?: LatestOptions): Promise<void> {

@@ -2,7 +2,7 @@ import type { FastifyBaseLogger, FastifyReply, FastifyTypeProvider, FastifyTypeP
 import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
 import { Closing, SessionOver } from '../errors.js'
-import { now } from '../log/log.js'
+import { now } from '../clock.js'
 import type { Settings } from '../options.js'
 import { Runs } from '../runs/runs.js'
 import { logSafely } from '../safe-log.js'
@@ -25,6 +25,7 @@ import { SESSION_FRAMES, SessionInternals, type SessionContext, type StreamFrame
 import { PrincipalSessions } from './principal-sessions.js'
 
 // Milliseconds that `close` waits for the store and the `onClose` hooks also if streams or handlers have taken all of `closeTimeout`.
+/** Minimum time that `close` gives the store and the `onClose` hooks, in milliseconds. */
 const MIN_STORE_TIMEOUT = 100
 
 /** Numbers for monitoring. */

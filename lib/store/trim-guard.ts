@@ -7,6 +7,7 @@ import { flushScheduler } from '../stream/flush-scheduler.js'
  */
 export class TrimGuard {
   /** All entries up to this position were written by all streams that could write. */
+  /** Every stream that could write has written all entries up to this position. */
   #flushedThrough = 0
 
   /** Flushes the streams if the append may trim an entry that was not flushed yet. `newestPosition`: that of all logs. */

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
-import { now } from '../log/log.js'
+import { now } from '../clock.js'
 
 type Server = FastifyInstance['server']
 

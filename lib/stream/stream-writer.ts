@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { now, type TrimReason } from '../log/log.js'
+import { now } from '../clock.js'
+import type { TrimReason } from '../log/log.js'
 import { nextPositionIn, type LogRange } from '../log/log-range.js'
 import { logSafely } from '../safe-log.js'
 import { frameGap, framePrefix, type Gap } from '../wire/frame.js'

@@ -1,4 +1,4 @@
-import { now } from '../log/log.js'
+import { now } from '../clock.js'
 
 // Milliseconds. Together with the steps between two checks of the clock, a slice stays below 20 ms.
 const DURATION = 10

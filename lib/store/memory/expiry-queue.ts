@@ -1,4 +1,4 @@
-import { now } from '../../log/log.js'
+import { now } from '../../clock.js'
 
 /** Calls a function for each item, a fixed time after the item was added. It uses one timer for all items. */
 export class ExpiryQueue<Item> {

@@ -26,7 +26,7 @@ export class MemoryLimit {
     this.#maxBytes = maxBytes
   }
 
-  /** Takes over the current weight of an item. */
+  /** Updates the recorded weight of an item. */
   update (item: Shrinkable): void {
     const { weight } = item
     const before = this.#weights.get(item) ?? 0

@@ -1,4 +1,5 @@
-import { assertFits, now, type EntryInput, type Log } from '../../log/log.js'
+import { now } from '../../clock.js'
+import { assertFits, type EntryInput, type Log } from '../../log/log.js'
 import { TrimGuard } from '../trim-guard.js'
 
 /** Appends to the logs of a memory store, with one counter of positions for all of them, and trims entries that are too old. */

@@ -1,5 +1,6 @@
 import { SessionOver, TooManyChannels } from '../../errors.js'
-import { assertFits, Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../log/log.js'
+import { now } from '../../clock.js'
+import { assertFits, Log, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../log/log.js'
 import { flushScheduler } from '../../stream/flush-scheduler.js'
 import type { MessageQueue } from '../message-queue.js'
 import type { SessionData, SessionState } from '../session-state.js'

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { noop, type Awaitable } from '../../awaitable.js'
-import { now } from '../../log/log.js'
+import { now } from '../../clock.js'
 import { withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
 import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
 
@@ -249,7 +249,7 @@ export class CommandQueue {
 
   /** Sends a command and all commands after it. */
   #send (first: Command | undefined): void {
-    // Everything is sent after the retry delay, or when the node is registered and connected.
+    // `resend` sends everything later: after the retry delay, or when the node is connected and registered.
     if (this.#retry !== undefined || this.#nodeId === '' || !this.#connection.isConnected) return
     let batch: Command[] = []
     let argCount = 0

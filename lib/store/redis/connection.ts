@@ -117,7 +117,7 @@ export class StoreConnection {
   readonly #listener: StoreConnectionListener
   readonly #isSharded: boolean
   #isClosed = false
-  /** Whether node-redis has opened its socket. Until then, it could not be destroyed: it would open the socket nevertheless. */
+  /** Whether node-redis has opened its socket. A `destroy` before that does not stop node-redis from opening it. */
   #hasSocket = false
   #lastError: Error | undefined
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
-import { now } from '../../log/log.js'
+import { now } from '../../clock.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
@@ -160,7 +160,7 @@ export class RedisNode {
     })
     this.messageQueues = new MessageQueues(this.commandQueue, {
       mayHandle: () => this.#mayHandle,
-      renewLease: () => this.#extendLease(),
+      ensureLease: () => this.#ensureLease(),
       onRecord: (state, hash) => { this.applyRecord(state, hash) }
     })
   }
@@ -240,7 +240,7 @@ export class RedisNode {
     })
   }
 
-  async #extendLease (): Promise<void> {
+  async #ensureLease (): Promise<void> {
     this.sendHeartbeat()
     await this.#heartbeat
     // If that heartbeat was sent before a pause, the one after it is in progress now.
@@ -296,7 +296,7 @@ export class RedisNode {
   async #registerOrRenew (): Promise<void> {
     try {
       if (this.commandQueue.nodeId === '') await this.#register()
-      else await this.#renewLease(this.#nodeId, false)
+      else await this.#executeHeartbeat(this.#nodeId, false)
     } catch (error) {
       const code = getErrorCode(error)
       if (code === 'NOSCRIPT') await this.commandQueue.loadScripts()
@@ -317,13 +317,13 @@ export class RedisNode {
     // First, because `add` may fail, and the next attempt has another id.
     if (previousId !== '') this.#subscriber.remove([`${this.#keyPrefix}:n:${previousId}`])
     await this.#subscriber.add([this.#inbox.pubSubChannel])
-    await this.#renewLease(nodeId, true)
+    await this.#executeHeartbeat(nodeId, true)
     this.#isRegistrationLost = false
     this.commandQueue.register(nodeId)
     this.#loader.start()
   }
 
-  async #renewLease (nodeId: string, isRegistration: boolean): Promise<void> {
+  async #executeHeartbeat (nodeId: string, isRegistration: boolean): Promise<void> {
     const sentAt = now()
     const sentDate = Date.now()
     const isFirst = isRegistration && this.#timer === undefined

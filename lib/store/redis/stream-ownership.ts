@@ -1,6 +1,6 @@
 import { noop } from '../../awaitable.js'
 import { StoreUnavailable } from '../../errors.js'
-import { now } from '../../log/log.js'
+import { now } from '../../clock.js'
 import type { SessionListener } from '../session-state.js'
 import type { CommandQueue } from './command-queue.js'
 import { COMMAND_TIMEOUT, LOGS_NOT_READ, withTimeout } from './connection.js'
@@ -128,7 +128,7 @@ export class StreamOwnership {
 
   /**
    * The earliest time at which a request that was read at `readAt` can have arrived. While the event loop is blocked, or the process
-   * is paused, requests wait. Timers run at most once between that and the reading, so the time before that one is returned.
+   * is paused, requests wait. At most one timer runs between the arrival and the read, so the request has arrived after the last but one recorded time.
    */
   #earliestArrival (readAt: number): number {
     const index = this.#times.findLastIndex(time => time <= readAt)

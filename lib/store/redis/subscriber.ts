@@ -18,7 +18,7 @@ export class Subscriber {
   isReady = false
   readonly #client: RedisClient
   readonly #listener: SubscriberListener
-  /** The channels. The object of one that was removed and added again differs, so that an old confirmation does not count. */
+  /** The channels. Each subscription has an object of its own, so that the confirmation of an earlier one is ignored. */
   readonly #pubSubChannels = new Map<string, object>()
   #confirmed = new Set<string>()
   #connection: StoreConnection | undefined

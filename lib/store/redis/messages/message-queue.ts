@@ -51,7 +51,7 @@ export interface MessageQueuesListener {
   /** Whether the lease lasts long enough to start a handler. */
   mayHandle (): boolean
   /** Renews the lease. Also resolves if that fails. */
-  renewLease (): Promise<void>
+  ensureLease (): Promise<void>
   /** Redis has returned a newer record of a session. */
   onRecord (state: SessionReplica, record: readonly string[]): void
 }
@@ -272,7 +272,7 @@ export class MessageQueues {
       let response: StoredResponse | undefined
       let failure: unknown
       // When the lease has ended, another node may run the same handler.
-      if (mayStart && !this.#listener.mayHandle()) await this.#listener.renewLease()
+      if (mayStart && !this.#listener.mayHandle()) await this.#listener.ensureLease()
       mayStart &&= nodeId === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
       try {
         if (!mayStart) throw new StoreUnavailable()

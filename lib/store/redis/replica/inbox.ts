@@ -1,5 +1,5 @@
 import { StoreUnavailable } from '../../../errors.js'
-import { now } from '../../../log/log.js'
+import { now } from '../../../clock.js'
 import type { CommandName } from '../script.js'
 import type { Reducer } from './reducer.js'
 

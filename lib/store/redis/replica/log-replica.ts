@@ -1,4 +1,5 @@
-import { Log, now, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../../log/log.js'
+import { now } from '../../../clock.js'
+import { Log, type EntryInput, type LogBounds, type LogListener, type TrimReason } from '../../../log/log.js'
 
 /** The log of a session, of a channel, of broadcasts, or of a run. */
 export type LogKind = 'session' | 'channel' | 'broadcasts' | 'run'
@@ -27,7 +28,7 @@ export type LogPart = readonly [
 export interface LogReader {
   /** How many of the logs that it reads are not complete. */
   incompleteLogCount: number
-  /** How many of its waits for a log have ended. */
+  /** Increases each time that a log for which it waits becomes complete. */
   completedLogCount: number
   onAppend (): void
 }

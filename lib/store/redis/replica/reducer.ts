@@ -1,5 +1,5 @@
 import { noop } from '../../../awaitable.js'
-import { now } from '../../../log/log.js'
+import { now } from '../../../clock.js'
 import type { StoreSettings } from '../../store.js'
 import { LogReducer, runAll, splitFirst, type LogReducerListener } from './log-reducer.js'
 import { LogReplica, parseEntry, type LogPart } from './log-replica.js'
@@ -117,7 +117,7 @@ export class Reducer extends LogReducer {
     const ownLog = state.ownLog as LogReplica
     // If the replica exists already, the loader reads what it lacks before `completeFrom`.
     if (ownLog.completeFrom === Infinity) ownLog.add(part, cursor, this.clockOffset)
-    if (ownLog.isLive) this.#setStream(state, record)
+    if (ownLog.isLive) this.#applyStreamRecord(state, record)
     this.releaseReaders(ownLog)
   }
 
@@ -267,7 +267,7 @@ export class Reducer extends LogReducer {
 
   #applyJoin (state: SessionReplica, version: number, name: string, from: number): void {
     state.joinPositions.set(name, from)
-    const replica = this.#read(state, name, from)
+    const replica = this.#addChannelReader(state, name, from)
     state.ranges.push({ log: replica.log, from, to: Infinity })
     this.applyChange(state, version, () => { (state.channels ??= new Set()).add(name) })
   }
@@ -326,8 +326,8 @@ export class Reducer extends LogReducer {
     const { id } = state
     // Now, because the stream may be replaced before its log is complete.
     if (state.apply(record, this.nodeId)) state.listener?.onEnd()
-    // Also if a newer record was applied, or if this process has registered with another id since. If another node has acquired the
-    // stream since, a notification or the next `read` shows it.
+    // `apply` may have ignored the record, or compared it with an earlier id of this node. If another node has acquired the stream
+    // since, a notification or the next `read` shows it.
     state.attachedRemotely = false
     state.readFrom = state.epoch === 0 ? cursor : Math.min(state.readFrom, cursor)
     state.epoch = record.epoch
@@ -349,7 +349,7 @@ export class Reducer extends LogReducer {
       const wasLive = replica.isLive
       replica.add(value, after, this.clockOffset)
       const record = wasLive || !replica.isLive ? undefined : parseRecord(value[5])
-      if (record !== undefined) this.#setStream(state, record)
+      if (record !== undefined) this.#applyStreamRecord(state, record)
       // After `#setStream`, because only then the stream has the right ranges.
       this.releaseReaders(replica)
     }
@@ -367,16 +367,16 @@ export class Reducer extends LogReducer {
   }
 
   /** Sets what the stream of a session reads. */
-  #setStream (state: SessionReplica, record: SessionRecord): void {
+  #applyStreamRecord (state: SessionReplica, record: SessionRecord): void {
     state.apply(record, this.nodeId)
     state.streamVersion = record.version
     state.joinPositions = record.joinPositions
     state.leftRanges = record.leftRanges.filter(({ to }) => to > state.readFrom)
     state.broadcastEndPosition = record.broadcastEndPosition
     const replicas = new Set<LogReplica | undefined>([state.ownLog])
-    for (const [name, from] of state.joinPositions) replicas.add(this.#read(state, name, from))
-    for (const { channel, from } of state.leftRanges) replicas.add(this.#read(state, channel, from))
-    this.#keepOnly(state, replicas)
+    for (const [name, from] of state.joinPositions) replicas.add(this.#addChannelReader(state, name, from))
+    for (const { channel, from } of state.leftRanges) replicas.add(this.#addChannelReader(state, channel, from))
+    this.#removeOtherReplicas(state, replicas)
     this.#rebuild(state)
     this.continueIfComplete(state)
     if (record.closeReason === undefined) return
@@ -386,7 +386,7 @@ export class Reducer extends LogReducer {
   }
 
   /** Lets a session read a channel after a position. */
-  #read (state: SessionReplica, name: string, from: number): LogReplica {
+  #addChannelReader (state: SessionReplica, name: string, from: number): LogReplica {
     let replica = this.channels.get(name)
     if (replica === undefined) {
       replica = new LogReplica('channel', name, this.#settings.channelLog)
@@ -399,7 +399,7 @@ export class Reducer extends LogReducer {
   }
 
   /** Removes a session from the readers of other replicas. */
-  #keepOnly (state: SessionReplica, replicas: ReadonlySet<LogReplica | undefined>): void {
+  #removeOtherReplicas (state: SessionReplica, replicas: ReadonlySet<LogReplica | undefined>): void {
     for (const replica of state.replicas) {
       if (replicas.has(replica)) continue
       replica.removeReader(state)
@@ -463,7 +463,7 @@ export class Reducer extends LogReducer {
       return true
     })
     const wasWaiting = state.incompleteLogCount > 0
-    this.#keepOnly(state, replicas)
+    this.#removeOtherReplicas(state, replicas)
     // The stream may have waited only for a channel that the session has left.
     if (wasWaiting) this.continueIfComplete(state)
   }

@@ -76,7 +76,7 @@ export class SessionReplica extends SessionState implements LogReader {
   apply (record: SessionRecord, nodeId: string): boolean {
     // Nothing changes a session that is closed, so a record that lacks the close is older, or Redis has lost the close.
     if (record.version < this.version || (this.closeReason !== undefined && record.closeReason === undefined)) return false
-    // A close is applied to a stream at its place in the inbox. Until then, the older version shows that something is missing.
+    // A close is applied to a stream at its place in the inbox. The version stays lower until then, so that a read returns the record again.
     if (this.epoch === 0 || record.closeReason === undefined) this.version = record.version
     this.data = record.data
     // Redis may have lost the time.

@@ -1,7 +1,9 @@
 -- Makes this node the owner of a session's stream.
 -- ARGS: token, id, cursor, the earliest and the latest time at which the request may have arrived.
--- Returns a marked reply with the log after the cursor, whose sixth value is the record; with false if the session does not exist;
--- or with `outdated` if another node has the stream for a newer request, or has had it since this command was executed first.
+-- Returns a marked reply with one of these values:
+--   the log after the cursor, whose sixth value is the record of the session
+--   false: there is no such session
+--   `outdated`: another node has the stream for a newer request, or has had it since this command was executed first
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
 local owner, close_reason, principal, start_position, nodes, requested_at, requested_until, earlier_epoch = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil', 'epoch'))

@@ -1,9 +1,16 @@
--- ARGS: whether to register, whether the registration was lost, milliseconds between heartbeats, the options that all nodes
--- must share or '', the names of the producers of which this node can restart runs. Renews the lease of this node, and advances the lease clock. The clock stops while Redis is
--- unavailable, so that neither leases nor sessions expire meanwhile.
--- Returns the time, the newest position, the rollback position, the number of sessions, and the expired sessions for which
--- this node has to run the onClose hooks, each with its deadline, 1 if there are more runs to end or to remove, and the runs that
--- this node can restart.
+-- Renews the lease of this node, and advances the lease clock. The clock stops while Redis is unavailable, so that neither leases
+-- nor sessions expire meanwhile.
+-- ARGS:
+--   whether to register
+--   whether the registration was lost
+--   milliseconds between heartbeats
+--   the options that all nodes must share, or ''
+--   the names of the producers of which this node can restart runs
+-- Returns:
+--   the time, the newest position, the rollback position and the number of sessions
+--   the expired sessions for which this node has to run the onClose hooks, each with its deadline
+--   1 if there are more runs to end or to remove
+--   the runs that this node can restart
 
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64

@@ -1,6 +1,6 @@
 -- Channels, and what sessions read of them after leaving.
 
--- Returns the ranges of left channels that a session has not read completely, the oldest first.
+-- Returns the ranges of left channels that were recorded since the last `release` of the session, the oldest first.
 local function unread_ranges (key)
   local ranges = {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
@@ -34,14 +34,14 @@ function channels.set_ttl (key, is_kept)
   redis.call('PEXPIRE', key, is_kept and math.max(TTL, redis.call('PTTL', key .. ':log') + 5000) or TTL)
 end
 
--- Sets the TTL of a channel without members that is not created again before its log is removed.
+-- Lets a channel without members expire soon after its log.
 function channels.set_ttl_of_log (key)
   if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
   else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
 end
 
--- Sets the TTL of the members. Not by an append: while no node runs, Redis removes sessions by their TTL, and nothing removes
--- them from their channels.
+-- Sets the TTL of the members. Only joins and heartbeats renew it: if no node runs, sessions expire by their TTL, and nothing else
+-- removes them from their channels.
 function channels.renew_members (key) redis.call('PEXPIRE', key .. ':members', TTL) end
 
 function channels.exists (members, keep, last)
