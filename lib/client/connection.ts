@@ -1,7 +1,7 @@
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
 import { createParser, OVERHEAD } from './event-stream-parser.js'
-import { isOffline } from './network.js'
+import { IDLE_TIMEOUT, isOffline } from './network.js'
 import type { Send } from './send.js'
 
 /** Receives what happens on a connection. */
@@ -28,9 +28,7 @@ export interface Welcome {
   readonly concurrent?: readonly string[]
 }
 
-// Milliseconds without data after which a stream counts as dead, until the welcome event contains the heartbeat interval.
-export const IDLE_TIMEOUT = 37_500
-// The same in heartbeat intervals, after the welcome event.
+// The heartbeat intervals without data after which a stream counts as dead, after the welcome event. Before, it is `IDLE_TIMEOUT`.
 const IDLE_HEARTBEATS = 2.5
 // Maximum time for which `close` waits for the server, in milliseconds.
 export const CLOSE_TIMEOUT = 5000

@@ -1,14 +1,13 @@
 import { abortReason } from './abort.js'
 import { createBackoff, setTimer } from './backoff.js'
 import { ClientError, createResponseError, isTransient, parseRetryAfter } from './errors.js'
+import { IDLE_TIMEOUT } from './network.js'
 
 export { ClientError }
 
 // The parser of the responses compares bytes, because an event must be forwarded unchanged.
 const LF = 10
 const CR = 13
-// Milliseconds without data after which a connection counts as dead. The server sends a heartbeat every 15 seconds by default.
-const IDLE_TIMEOUT = 37_500
 // Blocks that contain only ids and retry delays.
 const PREAMBLE = /^(?:(?:(?:id|retry):.*(?:\r(?!\n)|\r?\n))*(?:\r(?!\n)|\r?\n))*/
 

@@ -1,6 +1,6 @@
-import { IDLE_TIMEOUT } from '../connection.js'
 import { isTransient, parseRetryAfter } from '../errors.js'
 import { createParser, OVERHEAD } from '../event-stream-parser.js'
+import { IDLE_TIMEOUT } from '../network.js'
 import type { Fetch } from '../options.js'
 import { isAfter, Log, parsePosition, parseSessionId, type Entry, type LogPosition } from './log.js'
 import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
