@@ -89,6 +89,8 @@ function scriptLeader (maxEventSize?: number): ScriptedLeader {
       })
     })
   })
+  // Its timer would keep the process running.
+  t.teardown(leader.stop)
   return {
     leader,
     streams,
