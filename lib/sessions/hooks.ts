@@ -42,7 +42,8 @@ export interface Hooks<S = Session, C = Channel> {
   onJoin: (session: S, channel: C) => Awaitable<void>
   /**
    * A session has left a channel, or was closed while it was a member. In the first case, the hooks run in the process that has
-   * called `leave`, which waits for them; in the second case before those of `onClose`, and in the same process.
+   * called `leave`, which waits for them; in the second case before those of `onClose`, and in the same process. If `leave`
+   * rejects with FST_SSE_STORE_UNAVAILABLE although the session has left, they run later.
    */
   onLeave: (session: S, channel: C) => Awaitable<void>
   /** The stream was lost, or the client disconnected after `onResume` and before the stream began. The session stays open. */

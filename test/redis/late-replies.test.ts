@@ -1,8 +1,10 @@
+import type { Redis } from 'ioredis'
+import { setTimeout } from 'node:timers/promises'
 import t from 'tap'
 import { openSession } from '../support/memory-stream.js'
-import { delayFirstReply } from '../support/redis-commands.js'
+import { delayFirstReply, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
-import { waitUntil } from '../support/wait.js'
+import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
 import { openTwoNodes } from './support/two-nodes.js'
 
 // If the reply to a command is late, the call rejects, but Redis may have executed the command.
@@ -48,3 +50,49 @@ t.test('the hook of a join does not run after a late reply if the session is in 
   await sessions.close()
   t.strictSame(calls, [])
 })
+
+t.test('hooks run in the order of the calls although the first call has rejected', needsRedis, async t => {
+  for (const [first, second] of [['join', 'leave'], ['leave', 'join'], ['join', 'close']] as const) {
+    const [, { sessions, client }] = await openTwoNodes(t)
+    const session = await openSession(sessions)
+    if (first === 'leave') await session.join('room')
+    const calls: string[] = []
+    for (const hook of ['onJoin', 'onLeave'] as const) sessions.addHook(hook, (_session, { name }) => { calls.push(`${hook} ${name}`) })
+    sessions.addHook('onClose', () => { calls.push('onClose') })
+    const outage = startOutage(client, first)
+    const rejected = t.rejects(session[first]('room'), UNAVAILABLE)
+    // Later, so that this call has not rejected yet when the outage ends. The search for the result of the first is then in a later batch.
+    await setTimeout(1000)
+    const settled = Promise.allSettled([session[second]('room'), ...Array.from({ length: 70 }, () => session.send('text'))])
+    await rejected
+    outage.end()
+    await settled
+    await sessions.close()
+    t.strictSame(calls, first === 'leave' ? ['onLeave room', 'onJoin room'] : ['onJoin room', 'onLeave room', ...second === 'close' ? ['onClose'] : []])
+  }
+})
+
+/**
+ * Redis executes the next store command with this name. Its reply is lost, and later commands do not arrive until the end of the
+ * outage. The results of calls that have rejected then arrive some time after the replies to other commands.
+ */
+function startOutage (client: Redis, name: string): { end: () => void } {
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  let isExecuted = false
+  const callInOutage = async (...command: string[]): Promise<unknown> => {
+    if (!isExecuted && parseStoreCommands(command).some(({ operation }) => operation === name)) {
+      isExecuted = true
+      await call(...command)
+    }
+    throw new Error('lost')
+  }
+  Object.assign(client, { call: callInOutage })
+  const callAfterOutage = async (...command: string[]): Promise<unknown> => {
+    const reply = await call(...command)
+    if (parseStoreCommands(command).some(({ operation }) => operation === 'find_call')) {
+      for (let turn = 0; turn < 20; turn++) await nextEventLoopTurn()
+    }
+    return reply
+  }
+  return { end: () => { Object.assign(client, { call: callAfterOutage }) } }
+}

@@ -121,3 +121,19 @@ t.test('a node does not look up the result of a close that it has not sent', nee
   t.ok(operations.includes('append'))
   t.notOk(operations.includes('end') || operations.includes('find_call'))
 })
+
+t.test('a node does not look up the result of a close that Redis has refused', needsRedis, async t => {
+  const [, { sessions, client }] = await openTwoNodes(t)
+  const session = await openSession(sessions)
+  const operations: string[] = []
+  let isLoading = true
+  interceptStoreCommands(client, commands => {
+    operations.push(...commands.map(({ operation }) => operation))
+    if (isLoading) throw new Error('LOADING Redis is loading the dataset in memory')
+  })
+  t.equal(await rejection(session.close('bye')), 'FST_SSE_STORE_UNAVAILABLE')
+  isLoading = false
+  await waitUntil(async () => await session.send(1).then(() => true, () => false), 'Redis to be reached again')
+  t.ok(operations.includes('end'))
+  t.notOk(operations.includes('find_call'))
+})

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { noop, type Awaitable } from '../../awaitable.js'
+import { noop, settlesWithin, type Awaitable } from '../../awaitable.js'
 import { now } from '../../clock.js'
 import { withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
 import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
@@ -19,6 +19,8 @@ interface Command {
   next: Command | undefined
   /** The batch that it was last sent in; 0 before the first. */
   batch: number
+  /** The number of attempts to send it in which Redis may have executed it. */
+  uncertainAttempts: number
 }
 
 /** The reply of `dispatch.lua`: the error of the first command that failed, or '', and the replies of the commands before it. */
@@ -48,6 +50,13 @@ export function getErrorCode (error: unknown): string | undefined {
   return CODE.exec(cause instanceof Error ? cause.message : message)?.[0]
 }
 
+interface LateCall {
+  /** Resolves when `onLateResult` was called, if it has to be. */
+  readonly found: Promise<unknown>
+  /** Resolves when the result is applied. */
+  readonly applied: Promise<void>
+}
+
 /**
  * Sends the commands of a node to Redis, which executes them in order, even if connections break and replies are lost. The
  * commands of one tick are one batch. Commands are numbered, and a batch contains the number before its first command: Redis
@@ -68,8 +77,8 @@ export class CommandQueue {
   readonly #processId = randomBytes(9).toString('base64url')
   /** The numbers of the calls whose result is not known yet, the oldest first. */
   readonly #openCalls = new Set<number>()
-  /** For each call that has rejected, a promise that resolves when its result is known and applied. */
-  readonly #lateCalls = new Set<Promise<void>>()
+  /** The calls that have rejected and whose results are not known and applied yet. */
+  readonly #lateCalls = new Set<LateCall>()
   #callCount = 0
   #nodeId = ''
   /** The highest number whose reply has arrived since the last rollback. If Redis does not know that command, it has lost data again. */
@@ -100,8 +109,8 @@ export class CommandQueue {
   }
 
   /**
-   * As `execute`, for a command whose last argument is a call: Redis records the result if it has changed something. If the call
-   * rejects all the same, `onLateResult` is called with the result as soon as it is known.
+   * As `execute`, for a command whose last argument is a call: Redis records its result. If the call rejects although Redis has
+   * executed the command, `onLateResult` is called with the result as soon as it is known. Later calls resolve after that.
    */
   executeCall (name: CommandName, args: readonly Argument[], onLateResult: (result: string) => Awaitable<void>): Promise<unknown> {
     const number = ++this.#callCount
@@ -113,15 +122,19 @@ export class CommandQueue {
     const close = (): void => { this.#openCalls.delete(number) }
     reply.then(close, () => {
       // A long outage would otherwise add a command for every call.
-      if (command.batch === 0) close()
-      else this.#lateCalls.add(this.#findResult(call, onLateResult, close))
+      if (command.uncertainAttempts === 0) close()
+      else this.#findResult(call, onLateResult, close)
     })
-    return reply
+    return reply.then(async value => {
+      // The hooks that depend on the results run in the order of the calls.
+      if (this.#lateCalls.size > 0) await settlesWithin(Promise.all(Array.from(this.#lateCalls, ({ found }) => found)), COMMAND_TIMEOUT)
+      return value
+    })
   }
 
   /** Resolves when the results of all calls that have rejected until now are known and applied. */
   async waitForLateCalls (): Promise<void> {
-    await Promise.all(this.#lateCalls)
+    await Promise.all(Array.from(this.#lateCalls, ({ applied }) => applied))
   }
 
   /** Executes a command as soon as that is possible, however late. Rejects with StoreUnavailable if Redis refuses it, and if the queue is closed. */
@@ -189,16 +202,18 @@ export class CommandQueue {
   }
 
   /** Finds out the result of a call that has rejected. */
-  #findResult (call: string, onResult: (result: string) => Awaitable<void>, onKnown: () => void): Promise<void> {
+  #findResult (call: string, onResult: (result: string) => Awaitable<void>, onKnown: () => void): void {
+    let applying: Awaitable<void>
     // Redis executes this after the command, or the command never.
-    const done: Promise<void> = this.executeWithoutDeadline('find_call', call).finally(onKnown)
-      .then(result => result === null ? undefined : onResult(result as string))
-      .catch(noop).finally(() => { this.#lateCalls.delete(done) })
-    return done
+    const found = this.executeWithoutDeadline('find_call', call).finally(onKnown).then(result => {
+      if (result !== null) applying = onResult(result as string)
+    }).catch(noop)
+    const lateCall: LateCall = { found, applied: found.then(() => applying).catch(noop).finally(() => { this.#lateCalls.delete(lateCall) }) }
+    this.#lateCalls.add(lateCall)
   }
 
   #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): Command {
-    const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0 }
+    const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0, uncertainAttempts: 0 }
     if (this.#closed) {
       reject(createUnavailableError())
       return command
@@ -273,6 +288,7 @@ export class CommandQueue {
       parts.push(name, number, Math.min(deadline * 1000 + this.clockOffset, 9e15).toFixed(), args.length)
       for (const arg of args) parts.push(arg)
       command.batch = batch
+      command.uncertainAttempts++
     }
     const isPending = (command: Command): boolean => nodeId === this.#nodeId && command.number !== 0
     const script = commands.some(({ name }) => isRefusedWhenFull(name)) ? this.#scripts.refusedWhenFull : this.#scripts.executedWhenFull
@@ -302,18 +318,20 @@ export class CommandQueue {
     }
   }
 
-  /** `isExecuted`: whether a command has failed itself. Otherwise Redis has executed none of them. */
-  #failed (commands: readonly Command[], error: unknown, isExecuted: boolean): void {
+  /** `hasFailedItself`: whether the error is that of one command. Otherwise it is that of the whole batch. */
+  #failed (commands: readonly Command[], error: unknown, hasFailedItself: boolean): void {
     // The commands after these have to be sent again, whether or not these are.
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
     const code = getErrorCode(error)
+    // Redis has executed nothing of a batch that it has refused.
+    if (code !== undefined) for (const command of commands) command.uncertainAttempts--
     if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
       for (const command of commands) if (isRefusedWhenFull(command.name)) this.#refuse(command, error)
     } else if (code !== undefined && !RETRYABLE.has(code)) {
-      // A command without a deadline is sent until Redis executes it, also if it cannot write to its disk or the user lacks rights.
-      for (const command of commands) if (command.deadline !== Infinity || isExecuted) this.#refuse(command, error)
+      // A command without a deadline is sent again, for example until Redis can write to its disk, or until the user has the rights.
+      for (const command of commands) if (command.deadline !== Infinity || hasFailedItself) this.#refuse(command, error)
     }
   }
 

@@ -105,7 +105,9 @@ export class RedisStore implements Store {
     const { commandQueue } = this.#node
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
     const [version, ...newest] = await commandQueue.executeCall('join', [state.id, channel, count], result => {
-      return result === 'changed' ? this.#applyLate(state, 'onJoin', channel) : undefined
+      if (result !== 'changed') return
+      (state.channels ??= new Set()).add(channel)
+      return this.#applyLate(state, 'onJoin', channel)
     }) as [version: unknown, ...HistoryPart]
     if (version === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
     await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
@@ -120,22 +122,25 @@ export class RedisStore implements Store {
 
   async leave (given: SessionState, channel: string): Promise<boolean> {
     const state = given as SessionReplica
-    const version = Number(await this.#node.commandQueue.executeCall('leave', [state.id, channel], () => this.#applyLate(state, 'onLeave', channel)))
+    const version = Number(await this.#node.commandQueue.executeCall('leave', [state.id, channel], () => {
+      state.channels?.delete(channel)
+      return this.#applyLate(state, 'onLeave', channel)
+    }))
     if (version !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
     return version > 0
   }
 
   /** A call of `join` or `leave` has rejected, although Redis has executed the command. */
   async #applyLate (state: SessionReplica, name: 'onJoin' | 'onLeave', channel: string): Promise<void> {
-    await this.#node.refresh(state).catch(noop)
-    await this.#node.callbacks[name](state, channel)
+    // At once, so that the hooks of later calls run after these.
+    await Promise.all([this.#node.callbacks[name](state, channel), this.#node.refresh(state).catch(noop)])
   }
 
   async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
     const state = given as SessionReplica
     const { callbacks, commandQueue } = this.#node
-    const [isEnded, , left] = await commandQueue.executeCall('end', [state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? ''], async left => {
-      await this.#applyEnd(state, reason, left)
+    const [isEnded, , left] = await commandQueue.executeCall('end', [state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? ''], async channels => {
+      await this.#applyEnd(state, reason, channels)
       // Only this process can run the hooks.
       await callbacks.onExpire(state)
     }) as [string, unknown, string]
