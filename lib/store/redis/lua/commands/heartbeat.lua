@@ -34,10 +34,10 @@ redis.call('ZADD', KEY_PREFIX .. ':nodes', lease_clock + LEASE, NODE_ID)
 if was_registration_lost or position < HIGHEST_POSITION then rollback() end
 
 local assigned = {}
--- After a rollback, the nodes close those sessions again of which Redis has lost the close. Until then, none expires, because its
--- hooks would run again.
-local is_settled = math.abs(NOW - rollback_position) > LEASE * 1000
-local function list_due (set, count) return is_settled and redis.call('ZRANGEBYSCORE', KEY_PREFIX .. set, '-inf', lease_clock, 'LIMIT', 0, count) or {} end
+-- After a rollback, the nodes close again the sessions whose close Redis has lost. Until then, none expires, because its hooks
+-- would run again.
+local may_expire = lease_clock > to_number(store_changes.noExpiryUntil or redis.call('HGET', KEY_PREFIX, 'noExpiryUntil'))
+local function list_due (set, count) return may_expire and redis.call('ZRANGEBYSCORE', KEY_PREFIX .. set, '-inf', lease_clock, 'LIMIT', 0, count) or {} end
 -- Assigns a session to this node for a while. `+ 0.5` makes the deadline different from every one that `set_deadline` writes, so
 -- that `end` can detect that it was changed.
 local function assign (set, id)

@@ -124,6 +124,6 @@ local function rollback ()
   if rollback_position > HIGHEST_POSITION then return end
   position = math.max(position, HIGHEST_POSITION, NOW) + 1
   rollback_position = position
-  store_changes.position, store_changes.rollbackPosition = position, rollback_position
+  store_changes.position, store_changes.rollbackPosition, store_changes.noExpiryUntil = position, rollback_position, lease_clock + LEASE
   publish_all('rollback ' .. format_integer(rollback_position))
 end
