@@ -102,7 +102,7 @@ t.test('a session expires although a rollback has lost the end of its stream', n
   t.strictSame(closes, ['expired'])
 })
 
-/** Opens two nodes, the first of which closes an expired session. Its onClose hook waits for the gate. `rollBack` restores the data before the expiry. */
+/** Opens two nodes that use a session, the first of which closes it when it expires. Its onClose hook waits for the gate. `rollBack` restores the data before the expiry. */
 async function openWithExpired (t: Test) {
   // The lease is so long that no wait of this test exceeds it.
   const [redis, nodeA, nodeB] = await openTwoNodes(t, { resumeTimeout: 200 }, { lease: 100_000 })
@@ -126,9 +126,10 @@ async function openWithExpired (t: Test) {
   }
   Object.assign(nodeB.client, { call: callAndCount })
   const session = await openSession(nodeA.sessions)
+  const remote = await findSession(nodeB.sessions, session)
   const rollBack = await redis.snapshot()
   session[kInternals].release()
-  await waitUntil(() => closes.length > 0, 'the expiry')
+  await waitUntil(() => closes.length > 0 && remote.closed, 'the expiry')
   heartbeats.resolve()
   const waitForHeartbeats = async (): Promise<void> => {
     const before = heartbeatCount
@@ -136,7 +137,7 @@ async function openWithExpired (t: Test) {
   }
   await waitForHeartbeats()
   const count = async (): Promise<number> => (await redis.sendCommand('KEYS', `*${session.id}*`) as string[]).length + Number(await redis.sendCommand('EXISTS', '{sse}:deadlines', '{sse}:unacked_expiries'))
-  return { redis, nodeA, session, closes, gate, rollBack, waitForHeartbeats, waitForRemoval: () => waitUntil(async () => await count() === 0, 'the session to be removed') }
+  return { redis, nodeA, session, remote, closes, gate, rollBack, waitForHeartbeats, waitForRemoval: () => waitUntil(async () => await count() === 0, 'the session to be removed') }
 }
 
 t.test('the onClose hooks run once although a rollback has lost the expiry', needsRedis, async t => {
