@@ -9,7 +9,7 @@ import { Redis } from 'ioredis'
 import type { Session, Sessions, SseSessionsOptions } from '../lib/index.js'
 import { resolveOptions } from '../lib/options.js'
 import { redisStore } from '../lib/redis.js'
-import { kStream } from '../lib/sessions/session.js'
+import { kInternals } from '../lib/sessions/session.js'
 import { createSessions } from '../lib/sessions/sessions.js'
 import { findFreePort } from '../test/support/free-port.js'
 import { attachStream, findSession, openSession } from '../test/support/memory-stream.js'
@@ -57,7 +57,7 @@ const wait = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(
   const options: SseSessionsOptions = { channelLog: { entries: 100 } }
   const [nodeA, nodeB] = [await openNode(options), await openNode(options)]
   const session = await openSession(nodeA)
-  const { cursor } = session[kStream]
+  const { cursor } = session[kInternals]
   await forEach(1000, n => session.join(`room ${n}`))
   await measure('fill the logs of 1,000 channels', () => forEach(100_000, n => nodeA.channel(`room ${n % 1000}`).send('x'.repeat(150))))
   await measure('attach a session in 1,000 channels with full logs', async () => {
@@ -75,7 +75,7 @@ const wait = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(
   const messages: Array<Promise<unknown>> = []
   await measure('20 sessions with 250 waiting messages each: enqueue', async () => {
     for (const session of waiting) {
-      for (let n = 0; n < 250; n++) messages.push(Promise.resolve(session[kStream].messageQueue.enqueue({ key: `key ${n}`, fingerprint: () => 'fingerprint', handle: () => n > 0 ? { status: 200, headers: {}, body: '' } : new Promise(resolve => { gates.push(() => { resolve({ status: 200, headers: {}, body: '' }) }) }) })))
+      for (let n = 0; n < 250; n++) messages.push(Promise.resolve(session[kInternals].messageQueue.enqueue({ key: `key ${n}`, fingerprint: () => 'fingerprint', handle: () => n > 0 ? { status: 200, headers: {}, body: '' } : new Promise(resolve => { gates.push(() => { resolve({ status: 200, headers: {}, body: '' }) }) }) })))
     }
     await waitUntil(() => gates.length === 20, 'the first messages', 30_000)
     await wait(1000)
@@ -106,8 +106,8 @@ const wait = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(
   node.addHook('onClose', () => { closed++ })
   await measure(`open ${SESSIONS} sessions`, () => forEach(SESSIONS, async () => {
     const session = await openSession(node)
-    session[kStream].retain()
-    session[kStream].release()
+    session[kInternals].retain()
+    session[kInternals].release()
   }))
   await measure('expire them', () => waitUntil(() => closed >= SESSIONS, 'the expiry', 300_000))
   await node.close()

@@ -9,7 +9,7 @@ import { Redis } from 'ioredis'
 import type { Session, Sessions } from '../lib/index.js'
 import { resolveOptions } from '../lib/options.js'
 import { redisStore } from '../lib/redis.js'
-import { kStream } from '../lib/sessions/session.js'
+import { kInternals } from '../lib/sessions/session.js'
 import { createSessions } from '../lib/sessions/sessions.js'
 import { findFreePort } from '../test/support/free-port.js'
 import { attachStream, openSession } from '../test/support/memory-stream.js'
@@ -64,7 +64,7 @@ for (let round = 0; round < ROUNDS; round++) {
     const { registry, sessions } = await openSessions(used)
     const handle = async (): Promise<{ status: number, headers: {}, body: string }> => ({ status: 200, headers: {}, body: '{"ok":true}' })
     const results = {
-      message: await measure(used, MESSAGES, async n => await (sessions[n % SESSIONS] as Session)[kStream].messageQueue.enqueue({ key: `${n}`, fingerprint: () => 'x', handle })),
+      message: await measure(used, MESSAGES, async n => await (sessions[n % SESSIONS] as Session)[kInternals].messageQueue.enqueue({ key: `${n}`, fingerprint: () => 'x', handle })),
       broadcast: await measure(used, MESSAGES / 10, async n => { await registry.broadcast('message', n) })
     }
     for (const [title, cost] of Object.entries(results)) costs.set(`${title} ${count}`, [...costs.get(`${title} ${count}`) ?? [], cost])
