@@ -217,7 +217,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
 
   /** Acquires for this process the right to stream the session, as `attach` of the store. */
   acquireStream (cursor: number, requestedAt: number): Awaitable<number | undefined> {
-    // It was about an earlier stream of this process.
+    // The flag describes an earlier stream of this process.
     this.#isReplacedByNewer = false
     return this.context.store.attach(this.state, cursor, requestedAt)
   }

@@ -24,8 +24,7 @@ import { kInternals, Session } from './session.js'
 import { SESSION_FRAMES, SessionInternals, type SessionContext, type StreamFrames, type UnhandledDetails } from './session-internals.js'
 import { PrincipalSessions } from './principal-sessions.js'
 
-// Milliseconds that `close` waits for the store and the `onClose` hooks also if streams or handlers have taken all of `closeTimeout`.
-/** Minimum time that `close` gives the store and the `onClose` hooks, in milliseconds. */
+/** Milliseconds that `close` gives the store and the `onClose` hooks, also if streams or handlers have taken all of `closeTimeout`. */
 const MIN_STORE_TIMEOUT = 100
 
 /** Numbers for monitoring. */

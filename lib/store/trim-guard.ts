@@ -6,7 +6,6 @@ import { flushScheduler } from '../stream/flush-scheduler.js'
  * So all events of a burst within one tick reach every client whose connection accepts them.
  */
 export class TrimGuard {
-  /** All entries up to this position were written by all streams that could write. */
   /** Every stream that could write has written all entries up to this position. */
   #flushedThrough = 0
 

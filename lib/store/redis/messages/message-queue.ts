@@ -50,7 +50,7 @@ type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'w
 export interface MessageQueuesListener {
   /** Whether the lease lasts long enough to start a handler. */
   mayHandle (): boolean
-  /** Renews the lease. Also resolves if that fails. */
+  /** Waits for a heartbeat, which renews the lease. Also resolves if that fails. */
   ensureLease (): Promise<void>
   /** Redis has returned a newer record of a session. */
   onRecord (state: SessionReplica, record: readonly string[]): void

@@ -350,7 +350,7 @@ export class Reducer extends LogReducer {
       replica.add(value, after, this.clockOffset)
       const record = wasLive || !replica.isLive ? undefined : parseRecord(value[5])
       if (record !== undefined) this.#applyStreamRecord(state, record)
-      // After `#setStream`, because only then the stream has the right ranges.
+      // After `#applyStreamRecord`, because only then the stream has the right ranges.
       this.releaseReaders(replica)
     }
   }

@@ -1,6 +1,6 @@
 -- Channels, and what sessions read of them after leaving.
 
--- Returns the ranges of left channels that were recorded since the last `release` of the session, the oldest first.
+-- Returns the ranges of left channels of which the session may not have read all entries, the oldest first.
 local function unread_ranges (key)
   local ranges = {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
