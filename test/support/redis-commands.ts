@@ -24,14 +24,20 @@ export function parseStoreCommands (command: readonly string[]): StoreCommand[] 
   return commands
 }
 
-/** Calls back with the store commands of each Redis command before the client sends it. */
+/** Calls back with the store commands of each Redis command before the client, or one that replaces it, sends it. */
 export function interceptStoreCommands (client: Redis, callback: (storeCommands: StoreCommand[]) => unknown): void {
   const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
   const callWithCallback = async (...command: string[]): Promise<unknown> => {
     await callback(parseStoreCommands(command))
     return await call(...command)
   }
-  Object.assign(client, { call: callWithCallback })
+  const duplicate = client.duplicate.bind(client)
+  const duplicateWithCallback = (...args: Parameters<typeof duplicate>): Redis => {
+    const copy = duplicate(...args)
+    interceptStoreCommands(copy, callback)
+    return copy
+  }
+  Object.assign(client, { call: callWithCallback, duplicate: duplicateWithCallback })
 }
 
 /** Lets a client lose the reply to the first store command that matches, at a time that the test chooses. The store sends it again. */
