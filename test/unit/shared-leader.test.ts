@@ -1,5 +1,5 @@
 import { mock } from 'node:test'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { createLeader, type Leader } from '../../lib/client/shared/leader.js'
 import type { LogPosition } from '../../lib/client/shared/log.js'
 import type { Reply } from '../../lib/client/shared/messages.js'
@@ -171,15 +171,22 @@ t.test('a new tab gets a welcome, although the stream is replayed for a tab behi
   t.strictSame(replies('new'), [event('s.6')])
 })
 
-t.test('a tab that stays behind the log does not cause replays all the time', async t => {
-  t.intercept(Date, 'now', { value: () => 1e12 })
-  const { streams, request, pull, replies } = scriptLeader()
+/** Starts a leader that has replayed events for a slow tab, which is behind the log again. */
+async function scriptSlowTab (t: Test) {
+  const script = scriptLeader()
+  const { streams, request, pull, replies } = script
   await request('own', 's.5')
   await streams[0]?.start(welcome('s.5', true))
   await pull('slow', { cursor: 's.3' })
   await streams[1]?.start(welcome('s.3', true) + event('s.4'))
   t.strictSame(replies('slow'), [event('s.4')])
   await pull('slow', { cursor: 's.2' })
+  return script
+}
+
+t.test('a tab that stays behind the log does not cause replays all the time', async t => {
+  t.intercept(Date, 'now', { value: () => 1e12 })
+  const { streams, request, pull, replies } = await scriptSlowTab(t)
   await request('slower', 's.1')
   t.equal(streams.length, 3, 'another tab does')
   await streams[2]?.start(welcome('s.1', true))
@@ -195,13 +202,7 @@ t.test('a tab that stays behind the log does not cause replays all the time', as
 t.test('a pull that waits for the interval between two replays causes one when it is repeated', async t => {
   let now = 1e12
   t.intercept(Date, 'now', { value: () => now })
-  const { streams, request, pull, replies } = scriptLeader()
-  await request('own', 's.5')
-  await streams[0]?.start(welcome('s.5', true))
-  await pull('slow', { cursor: 's.3' })
-  await streams[1]?.start(welcome('s.3', true) + event('s.4'))
-  t.strictSame(replies('slow'), [event('s.4')])
-  await pull('slow', { cursor: 's.2' })
+  const { streams, pull, replies } = await scriptSlowTab(t)
   await pull('slow', { isRepeated: true, cursor: 's.2' })
   t.equal(streams.length, 2)
   now += 10_000
