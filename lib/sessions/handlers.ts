@@ -23,6 +23,24 @@ export interface HandlerContext {
   readonly signal: AbortSignal
 }
 
+/** A class, because V8 creates a hidden class for each object literal with a getter. */
+class Context implements HandlerContext {
+  readonly request: FastifyRequest
+  readonly reply: UpwardReply
+  readonly message: Message
+
+  constructor (request: FastifyRequest, reply: UpwardReply, message: Message) {
+    this.request = request
+    this.reply = reply
+    this.message = message
+  }
+
+  // Created only for handlers that use it.
+  get signal (): AbortSignal {
+    return this.reply.signal
+  }
+}
+
 /** Handles the messages with one event name. The value that it returns, or resolves with, is the body of the response. Without a value, the response is `202 {"status":"accepted"}`. The values of an async generator, or of another async iterable, are sent as `part` events, without blocking later messages. */
 export type MessageHandler<Data> = (session: Session, data: Data, context: HandlerContext) => unknown
 
@@ -157,7 +175,7 @@ export class HandlerRegistry {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
       const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data, this.#formatErrors)
-      return andThen(data, data => reply => handler.run(session, data, { request, reply, message, get signal () { return reply.signal } }))
+      return andThen(data, data => reply => handler.run(session, data, new Context(request, reply, message)))
     }
     if (message.event === PART_EVENT) {
       const { message: key } = Object(message.data) as { message?: unknown }
