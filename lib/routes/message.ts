@@ -195,13 +195,19 @@ function closedError (sessions: Sessions): Error {
  * does not settle soon after that, rejects with FST_SSE_SESSION_UNKNOWN or FST_SSE_CLOSING.
  */
 export function waitForResult (sessions: Sessions, session: Session, result: Promise<QueueResult>, isStarted: () => boolean): Promise<QueueResult> {
-  const { signal } = session
+  const { closeListeners } = session[kInternals]
   return new Promise((resolve, reject) => {
     const onClose = (): void => {
       setTimeout(() => { if (!isStarted()) reject(closedError(sessions)) }, CLOSE_GRACE).unref()
     }
-    signal.addEventListener('abort', onClose)
-    result.then(resolve, reject).finally(() => { signal.removeEventListener('abort', onClose) })
+    closeListeners.add(onClose)
+    result.then(value => {
+      closeListeners.delete(onClose)
+      resolve(value)
+    }, (error: unknown) => {
+      closeListeners.delete(onClose)
+      reject(error as Error)
+    })
   })
 }
 

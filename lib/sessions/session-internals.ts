@@ -102,6 +102,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   /** Whether the stream of another process is known to belong to a newer request than those of this process. */
   #isReplacedByNewer = false
   #drainWaiters: Set<() => void> | undefined
+  #closeListeners: Set<() => void> | undefined
 
   constructor (session: Session, state: SessionState, context: SessionContext<Session>) {
     this.#session = session
@@ -154,6 +155,12 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     }
     if (this.isSessionClosed) this.#abortSignal()
     return this.#abortController.signal
+  }
+
+  /** Called when the session is closed. Cheaper than listeners of `signal`, for every message. */
+  get closeListeners (): Set<() => void> {
+    this.#closeListeners ??= new Set()
+    return this.#closeListeners
   }
 
   get sessionId (): string {
@@ -288,6 +295,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     const { closeReason = 'closed' } = this.state
     this.#stream?.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     this.#abortSignal()
+    for (const onClose of this.#closeListeners ?? []) onClose()
     this.onProgress()
     this.#messageQueue = undefined
   }

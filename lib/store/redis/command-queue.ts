@@ -144,7 +144,10 @@ export class CommandQueue {
 
   /** Executes a command as soon as that is possible, however late. Does not reject. */
   executeReliably (name: CommandName, ...args: Argument[]): Promise<void> {
-    return this.executeWithoutDeadline(name, ...args).then(noop, noop)
+    return new Promise<void>(resolve => {
+      const settle = (): void => { resolve() }
+      this.#add(name, args, Infinity, settle, settle)
+    })
   }
 
   /** Sends a command without a sequence number: it may be executed before or after others, and is not sent again. Rejects with the error of Redis. */

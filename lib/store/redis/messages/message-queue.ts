@@ -8,6 +8,8 @@ import { decodeResponse, encodeResponse } from './stored-response.js'
 
 /** Maximum number of handled messages of a batch whose `complete` is not confirmed. If this process fails, these are handled again. */
 const MAX_UNACKED = 8
+/** Number of tickets in one `reconcile_tickets`, so that it does not block Redis for long. */
+const RECONCILED_PER_COMMAND = 1000
 
 /** A message without a result. */
 class PendingMessage {
@@ -26,7 +28,6 @@ class PendingMessage {
       this.resolve = resolve
       this.reject = reject
     })
-    this.result.catch(noop)
   }
 }
 
@@ -75,11 +76,13 @@ export class MessageQueues {
 
   getQueue (state: SessionReplica): MessageQueue {
     return {
-      enqueue: async message => {
-        const [result] = await this.#enqueue(state, [message])
-        return result as Promise<QueueResult>
+      enqueue: message => {
+        this.#assertOpen()
+        const pending = new PendingMessage(message)
+        this.#requestLater(this.#createTicket(state, [pending]))
+        return pending.result
       },
-      enqueueAll: messages => this.#enqueue(state, messages)
+      enqueueAll: messages => this.#enqueueAll(state, messages)
     }
   }
 
@@ -106,7 +109,11 @@ export class MessageQueues {
 
   /** Redis has lost data: other messages do not wait any more for tickets that it still has of this node, but that are completed. */
   reconcile (): void {
-    this.#commandQueue.executeReliably('reconcile_tickets', this.#lastNumber, ...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name))
+    const names = [...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name)]
+    for (let index = 0; index === 0 || index < names.length; index += RECONCILED_PER_COMMAND) {
+      const part = names.slice(index, index + RECONCILED_PER_COMMAND)
+      this.#commandQueue.executeReliably('reconcile_tickets', index === 0 ? 1 : 0, index + part.length === names.length ? this.#lastNumber : '', ...part)
+    }
   }
 
   /** Whether a handler is running for the session that another node may run, too, because this process was treated as failed. */
@@ -127,7 +134,7 @@ export class MessageQueues {
 
   #retry (ticket: Ticket): void {
     if (ticket.isPending) ticket.hasChanged = true
-    else this.#request(ticket).catch(noop)
+    else this.#requestLater(ticket)
   }
 
   /** Rejects the messages of a ticket, and removes it from the queue in Redis. */
@@ -142,8 +149,12 @@ export class MessageQueues {
     for (const message of messages) message.reject(error)
   }
 
-  async #enqueue (state: SessionReplica, queued: readonly QueuedMessage[]): Promise<Array<Promise<QueueResult>>> {
+  #assertOpen (): void {
     if (this.#isClosed) throw new StoreUnavailable()
+  }
+
+  async #enqueueAll (state: SessionReplica, queued: readonly QueuedMessage[]): Promise<Array<Promise<QueueResult>>> {
+    this.#assertOpen()
     const results: Array<Promise<QueueResult>> = []
     const messages: PendingMessage[] = []
     for (const each of queued) {
@@ -152,6 +163,8 @@ export class MessageQueues {
       if (duplicate === undefined) messages.push(message)
       else if (duplicate.fingerprint === message.fingerprint) message.resolve(duplicate.result.then(({ response }) => ({ response, replayed: true })))
       else message.reject(new IdempotencyKeyReused())
+      // The caller gets the results only when one of the messages is accepted.
+      message.result.catch(noop)
       results.push(message.result)
     }
     const isConcurrent = ({ message }: PendingMessage): boolean => message.isConcurrent === true
@@ -246,10 +259,7 @@ export class MessageQueues {
     if (added.length === 0) return
     state.handlerNodeIds.push(nodeId)
     const isConcurrent = name.startsWith('c')
-    const handling = this.#handle(state, `${nodeId} ${name}`, nodeId, added, isConcurrent ? undefined : state.handling).finally(() => {
-      this.#handling.delete(ticket)
-      state.handlerNodeIds.splice(state.handlerNodeIds.indexOf(nodeId), 1)
-    })
+    const handling = this.#handle(ticket, added, isConcurrent ? undefined : state.handling)
     this.#handling.set(ticket, handling)
     if (!isConcurrent) state.handling = handling
   }
@@ -262,7 +272,8 @@ export class MessageQueues {
     return this.#commandQueue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
   }
 
-  async #handle (state: SessionReplica, ticket: string, nodeId: string, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
+  async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
+    const { state, name, nodeId } = ticket
     // If Redis has lost the ticket of a running handler, it decides that the next one can start.
     await previous
     const completed: Array<Promise<void> | undefined> = []
@@ -283,12 +294,14 @@ export class MessageQueues {
       const isLast = index === messages.length - 1
       // The client gets its response before Redis confirms `complete`: the command is sent until it is executed, and later commands
       // stay behind it.
-      completed.push(isLast || key !== '' ? this.#complete(state, ticket, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
+      completed.push(isLast || key !== '' ? this.#complete(state, `${nodeId} ${name}`, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
       // Rejects only when Redis has removed the key, so that the client can use it again on every node.
       else if (mayStart && key !== '') withTimeout(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)
       else reject(failure)
       await completed[index - MAX_UNACKED]
     }
+    this.#handling.delete(ticket)
+    state.handlerNodeIds.splice(state.handlerNodeIds.indexOf(nodeId), 1)
   }
 }
