@@ -4,6 +4,7 @@
 --   the log after the cursor, whose sixth value is the record of the session
 --   false: there is no such session
 --   `outdated`: another node has the stream for a newer request, or has had it since this command was executed first
+local logs, retention = require('logs'), require('retention')
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
 local owner, close_reason, principal, start_position, nodes, requested_at, requested_until, earlier_epoch = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil', 'epoch'))
@@ -22,9 +23,9 @@ if not is_retry then
   if owner ~= '' and owner ~= NODE_ID then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
 if not close_reason then
-  set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
-  set_ttl(key, TTL)
+  retention.set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
+  retention.set_ttl(key, TTL)
 end
-local log = read_log(key, cursor, math.huge, READ_BYTES)
+local log = logs.read(key, cursor, math.huge, READ_BYTES)
 log[6] = redis.call('HGETALL', key)
 return marked_reply(token, log)

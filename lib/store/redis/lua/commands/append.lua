@@ -2,25 +2,27 @@
 -- milliseconds for which to keep the entries of a channel or 0, or the term of a run, the key of the entry or ''.
 -- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed,
 -- `run_over` if the run has ended or was restarted, `session_over` if the run delivers items to a session that is closed.
+local logs = require('logs')
 local kind, name, frame, except, latest_key = ARGS[1], ARGS[2], ARGS[3], ARGS[4], ARGS[6]
-if kind == 'session' then return append_to_session(name, frame, latest_key) end
+if kind == 'session' then return logs.append_to_session(name, frame, latest_key) end
 if kind == 'run' then
   local key = run_key(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'outcome', 'readerNodes', 'session', 'term')
   local last, owner, outcome, reader_nodes, session, term = to_number(meta[1]), meta[5], meta[6], meta[7], meta[8], meta[9]
   if owner ~= NODE_ID or outcome or (term or '0') ~= ARGS[5] then return 'run_over' end
   if session then
-    local entry_position = append_to_session(session, frame, '')
+    local entry_position = logs.append_to_session(session, frame, '')
     return entry_position == -1 and 'session_over' or entry_position
   end
   if is_retry then return last end
-  local entry_position = append(key, RUN_LOG, meta, frame, except, '')
+  local entry_position = logs.append(key, RUN_LOG, meta, frame, except, '')
   for node in string.gmatch(reader_nodes or '', '[^,]+') do
-    notify(node, 'run_entry ' .. name .. ' ' .. format_entry(last, entry_position, '', '', frame))
+    notify(node, 'run_entry ' .. name .. ' ' .. logs.format_entry(last, entry_position, '', '', frame))
   end
   return entry_position
 end
-local key = log_key(kind, name)
+local key = logs.key(kind, name)
+local channels = kind == 'channel' and require('channels')
 local last, bytes, count, next_trim_at, keep = unpack(redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'keep'))
 local bounds = CHANNEL_LOG
 keep = to_number(keep)
@@ -38,8 +40,8 @@ if kind == 'channel' then
   end
   bounds = channels.bounds(keep)
 end
-local entry_position = append(key, bounds, { last, bytes, count, next_trim_at }, frame, except, latest_key)
+local entry_position = logs.append(key, bounds, { last, bytes, count, next_trim_at }, frame, except, latest_key)
 if keep > 0 then channels.set_ttl(key, true) end
-local text = format_entry(to_number(last), entry_position, except, latest_key, frame)
+local text = logs.format_entry(to_number(last), entry_position, except, latest_key, frame)
 if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, format_integer(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
 return entry_position

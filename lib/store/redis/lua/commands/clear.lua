@@ -1,4 +1,5 @@
 -- ARGS: channel. Drops its history. Returns 1.
+local channels = require('channels')
 local key = channel_key(ARGS[1])
 if is_retry or redis.call('EXISTS', key) == 0 then return 1 end
 -- From now on, the log is that of a channel that is not kept. The next append trims it, because the time that was set for the long

@@ -1,5 +1,6 @@
 -- ARGS: id, ticket, whether it leaves the queue, then key, fingerprint and response of messages; a refused message has the
 -- response ''. Returns 1.
+local message_queue = require('message_queue')
 local id, ticket, is_last = ARGS[1], ARGS[2], ARGS[3] == '1'
 local key = session_key(id)
 local records, record_order = key .. ':records', key .. ':record_order'
@@ -20,8 +21,7 @@ for i = 4, #ARGS, 3 do
   end
 end
 if not is_last then return 1 end
-message_queue.remove_ticket(key, ticket)
-if message_queue.is_concurrent(ticket) then return 1 end
+if not message_queue.remove_ticket(key, ticket) or message_queue.is_concurrent(ticket) then return 1 end
 local next_node, next_name = string.match(message_queue.first_valid_item(key) or '', '^(%S+) (%d+)')
 if next_node then notify(next_node, 'turn ' .. next_name) end
 return 1

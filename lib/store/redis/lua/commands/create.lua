@@ -1,5 +1,6 @@
 -- ARGS: id, whether there is a principal, the principal, the call. Returns the start position; -1 if there are too many sessions. The
 -- start position is also the result of the call.
+local calls, retention = require('calls'), require('retention')
 local id, principal = ARGS[1], ARGS[2] == '1' and ARGS[3]
 local key = session_key(id)
 -- The session may have been removed since, so a retry must not create it again.
@@ -14,7 +15,7 @@ if principal then
 end
 redis.call('HSET', key, 'startPosition', position, 'cursor', position, 'version', 1, 'epoch', 0, 'owner', '', 'nodes', NODE_ID .. ',')
 redis.call('PEXPIRE', key, TTL)
-set_deadline(id, principal, OPENING_TIMEOUT)
+retention.set_deadline(id, principal, retention.OPENING_TIMEOUT)
 if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, TTL) end
 calls.record(ARGS[4], format_integer(position))
 return format_integer(position)

@@ -8,6 +8,7 @@
 --   the call, unless the session has expired or is closed again after a rollback
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
 -- that the session was in, each with the position of its newest entry. They are also the result of the call.
+local calls, channels, logs, retention = require('calls'), require('channels'), require('logs'), require('retention')
 local id, reason, keep, deadline, call = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4], ARGS[6]
 local key = session_key(id)
 if is_retry and call then
@@ -43,7 +44,7 @@ local left_json = #left > 0 and cjson.encode(left) or '[]'
 redis.call('HSET', key, 'left', left_json)
 if call then calls.record(call, left_json) end
 -- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
-local broadcast_position = to_number(redis.call('HGET', log_key('broadcasts'), 'last'))
+local broadcast_position = to_number(redis.call('HGET', logs.key('broadcasts'), 'last'))
 if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. left_json) end
 redis.call('ZREM', KEY_PREFIX .. ':deadlines', id)
 if principal then redis.call('ZREM', KEY_PREFIX .. ':p:' .. principal, id) end
@@ -52,14 +53,14 @@ if keep then
   -- A node that has received `left_all`, but not `closed`, must find a newer version.
   redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position)
-  set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
+  retention.set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
   -- Nothing is appended any more.
   redis.call('UNLINK', key .. ':latest')
   return { 1, {}, left_json }
 end
 if deadline ~= '' then
   -- So that every node can detect a rollback that has lost the expiry, before the session expires again.
-  next_position()
+  logs.next_position()
   redis.call('HSET', key, 'closeReason', reason, 'closedBy', NODE_ID)
   redis.call('RENAME', key, expired_key)
   redis.call('ZADD', unacked_expiries, lease_clock + LEASE, id)

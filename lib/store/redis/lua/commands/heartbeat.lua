@@ -11,6 +11,7 @@
 --   the expired sessions for which this node has to run the onClose hooks, each with its deadline
 --   1 if there are more runs to end or to remove
 --   the runs that this node can restart
+local retention, runs = require('retention'), require('runs')
 
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64
@@ -52,7 +53,7 @@ for _, id in ipairs(list_due(':deadlines', MAX_EXAMINED)) do
     -- If the lease of the owner has ended, the client has `resumeTimeout` from now on. An owner with a lease renews the deadline while
     -- it has the stream. If it has none, Redis has lost that the stream has ended, and the owner releases the session.
     if not clear_expired_owner(session_key(id), owner) then notify(owner, 'stream_check ' .. id) end
-    set_deadline(id, principal, RESUME_TIMEOUT)
+    retention.set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end
 end
 -- The onClose hooks of these expired sessions may not have run.

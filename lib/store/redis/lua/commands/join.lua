@@ -1,6 +1,7 @@
 -- ARGS: id, channel, how many of the entries before the join to return, the call, whose result is `changed` or `full`.
 -- Returns the new version of the session; the negative version if there was nothing to change; UNKNOWN_VERSION or -UNKNOWN_VERSION
 -- for a retry; 0 if it is closed; `full` if it is in too many channels; and the result of `channels.read_history`.
+local calls, channels = require('calls'), require('channels')
 local id, name, count = ARGS[1], ARGS[2], tonumber(ARGS[3])
 local key, channel = session_key(id), channel_key(name)
 local start_position, close_reason, owner, current_version, channel_count, joined_at = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'channelCount', 'm:' .. name))

@@ -1,5 +1,6 @@
 -- ARGS: id, channel, the call, whose result is `changed`. Returns the new version of the session; the negative version if there was
 -- nothing to change; UNKNOWN_VERSION or -UNKNOWN_VERSION for a retry; 0 if it is closed.
+local calls, channels = require('calls'), require('channels')
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local start_position, close_reason, owner, current_version, joined_at = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name))
@@ -13,8 +14,8 @@ local to = to_number(redis.call('HGET', channel_key(name), 'last'))
 -- It still reads what was appended while it was a member.
 if to > tonumber(joined_at) then
   redis.call('HSET', key, 'l:' .. format_integer(to) .. ':' .. name, joined_at)
-  local ranges = unread_ranges(key)
-  if #ranges > 100 then drop_range(key, ranges[1], 'count') end
+  local ranges = channels.unread_ranges(key)
+  if #ranges > 100 then channels.drop_range(key, ranges[1], 'count') end
 end
 channels.remove_member(name, id)
 calls.record(ARGS[3], 'changed')

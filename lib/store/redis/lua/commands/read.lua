@@ -9,9 +9,10 @@
 --   for a session: epoch of the stream
 --   for a session: version of the record that the node has
 -- Returns a marked reply with a value for each item, up to the last one that the byte limit allows. The value is for a log: the
--- result of `read_log`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
+-- result of `logs.read`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
 -- its entries are kept; for `known_session`: the version; for `known_run`: the record; for sessions also `gone`, or
 -- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
+local logs, retention, runs = require('logs'), require('retention'), require('runs')
 local token = ARGS[1]
 local values, is_rolled_back, bytes_left = {}, false, READ_BYTES
 
@@ -27,10 +28,10 @@ local function read_session (id, key, epoch, version)
     current_version = redis.call('HINCRBY', key, 'version', 1)
   end
   add_node(key, nodes)
-  if close_reason then set_ttl(key, RESUME_TIMEOUT, true)
+  if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
   else
-    set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
-    set_ttl(key, TTL)
+    retention.set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
+    retention.set_ttl(key, TTL)
   end
   return nil, current_version ~= version and redis.call('HGETALL', key) or {}
 end
@@ -52,7 +53,7 @@ for i = 2, #ARGS, 7 do
     value = current_version or 'gone'
   elseif kind == 'known_run' then value = read_run(name)
   else
-    local key = log_key(kind, name)
+    local key = logs.key(kind, name)
     local problem, record
     if kind == 'session' then problem, record = read_session(name, key, ARGS[i + 5], ARGS[i + 6])
     elseif kind == 'run' then record = read_run(name, true)
@@ -60,7 +61,7 @@ for i = 2, #ARGS, 7 do
     if problem then value = problem
     else
       local bytes
-      value, bytes = read_log(key, after, through, bytes_left)
+      value, bytes = logs.read(key, after, through, bytes_left)
       value[6] = record
       bytes_left = bytes_left - bytes
       -- The node has an entry that does not exist any more. A channel or a run may have been removed with all its entries.

@@ -1,5 +1,6 @@
 -- ARGS: token, id, JSON of the outcome, and if only the producer may end the run, and the run can be restarted, its term.
 -- Returns a marked reply with the record of the run, with 1 as the seventh value if this command has ended the run.
+local runs = require('runs')
 local token, id, outcome, producer_term = unpack(ARGS)
 local ended_by = NODE_ID .. ':' .. command_number
 local owner, earlier_outcome, earlier_ended_by, term = unpack(redis.call('HMGET', run_key(id), 'owner', 'outcome', 'endedBy', 'term'))

@@ -1,5 +1,6 @@
 -- ARGS: token, `id` or `name`, the id of a run or its name with the principal.
 -- Returns a marked reply with the record of the run.
+local runs = require('runs')
 local token, kind, value = unpack(ARGS)
 local id = kind == 'id' and value or redis.call('HGET', runs.names, value) or ''
 local record = runs.record(id)

@@ -4,6 +4,7 @@
 -- Returns a marked reply with the record of the run, or why there is none: `exists`, `reused` (the fingerprint differs), `full`,
 -- `session_over`.
 -- Lua does not parse the JSON, so some of its values are also arguments.
+local logs, runs = require('logs'), require('runs')
 local token, id, name, input, fingerprint, keep, reuse, producer, session, part_prefix, request = unpack(ARGS)
 
 if is_retry and redis.call('EXISTS', run_key(id)) == 1 then return marked_reply(token, runs.record(id)) end
@@ -18,7 +19,7 @@ if existing then
   end
 end
 if session then
-  if request ~= '' and append_to_session(session, request, '') == -1 then return marked_reply(token, 'session_over') end
+  if request ~= '' and logs.append_to_session(session, request, '') == -1 then return marked_reply(token, 'session_over') end
   redis.call('HSET', run_key(id), 'session', session, 'partPrefix', part_prefix)
 else
   runs.remove_expired()

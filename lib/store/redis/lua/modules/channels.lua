@@ -1,7 +1,13 @@
 -- Channels, and what sessions read of them after leaving.
 
+-- A channel is a hash, with a log. It exists while it has members, or entries that are kept. After that, former members may
+-- still read its log. If its entries are kept, it has the field `keep`, in milliseconds. The sorted set `:members` has the ids of
+-- the members, in the order of their joins; the field `joins` counts these.
+local logs = require('logs')
+local channels = {}
+
 -- Returns the ranges of left channels of which the session may not have read all entries, the oldest first.
-local function unread_ranges (key)
+function channels.unread_ranges (key)
   local ranges = {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
     local to, name = string.match(field, '^l:(%d+):(.*)$')
@@ -12,15 +18,10 @@ local function unread_ranges (key)
 end
 
 -- Drops the range of a left channel. The loss is recorded in the session's own log, because the dropped range cannot report it.
-local function drop_range (key, range, reason)
+function channels.drop_range (key, range, reason)
   redis.call('HDEL', key, range.field)
-  mark_trimmed(key, range.to, reason)
+  logs.mark_trimmed(key, range.to, reason)
 end
-
--- A channel is a hash, with a log. It exists while it has members, or entries that are kept. After that, former members may
--- still read its log. If its entries are kept, it has the field `keep`, in milliseconds. The sorted set `:members` has the ids of
--- the members, in the order of their joins; the field `joins` counts these.
-local channels = {}
 
 function channels.count (key) return redis.call('ZCARD', key .. ':members') end
 
@@ -84,3 +85,5 @@ function channels.remove_member (name, id)
   redis.call('ZREM', key .. ':members', id)
   if channels.count(key) == 0 then channels.set_ttl_of_log(key) end
 end
+
+return channels

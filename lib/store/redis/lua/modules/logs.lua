@@ -1,21 +1,22 @@
 -- A log is a Redis stream with its entries, and a hash with their number and size, the newest position, and what was trimmed.
 -- The hash also has the other fields of a session, a channel or a run. The hash `:latest` has the position of the entry with each key.
+local logs = {}
 
-local function log_key (kind, name)
+function logs.key (kind, name)
   if kind == 'session' then return session_key(name) end
   if kind == 'channel' then return channel_key(name) end
   if kind == 'run' then return run_key(name) end
   return KEY_PREFIX .. ':b'
 end
 
-local function next_position ()
+function logs.next_position ()
   position = math.max(position + 1, NOW)
   store_changes.position = position
   return position
 end
 
 -- Records that all entries up to a position are lost.
-local function mark_trimmed (key, trimmed, reason)
+function logs.mark_trimmed (key, trimmed, reason)
   if trimmed > to_number(redis.call('HGET', key, 'trimmed')) then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', reason) end
 end
 
@@ -26,7 +27,7 @@ local function trim (key, bounds, bytes, count, previous_last)
   if length == 1 and count > 1 then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
     local id, fields = unpack(redis.call('XRANGE', log, '-', '+')[1])
-    mark_trimmed(key, previous_last, 'age')
+    logs.mark_trimmed(key, previous_last, 'age')
     redis.call('UNLINK', latest)
     if fields[6] then redis.call('HSET', latest, fields[6], string.match(id, '^%d+')) end
     bytes = #fields[2]
@@ -47,7 +48,7 @@ local function trim (key, bounds, bytes, count, previous_last)
     end
     if trimmed then redis.call('XTRIM', log, 'MINID', format_integer(trimmed + 1)) end
   end
-  if trimmed then mark_trimmed(key, trimmed, trim_reason) end
+  if trimmed then logs.mark_trimmed(key, trimmed, trim_reason) end
   -- Trims again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age` and an
   -- eighth, so that a log in use is trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
@@ -73,10 +74,10 @@ local function replace (key, latest_key, entry_position)
 end
 
 -- Appends an entry to a log and returns its position. `meta`: last, bytes, count, nextTrimAt. `latest_key`: the key of the entry, or ''.
-local function append (key, bounds, meta, frame, except, latest_key)
+function logs.append (key, bounds, meta, frame, except, latest_key)
   local log = key .. ':log'
   local last, bytes, count = to_number(meta[1]), to_number(meta[2]) + #frame, to_number(meta[3]) + 1
-  local entry_position = next_position()
+  local entry_position = logs.next_position()
   local id = format_integer(entry_position) .. '-0'
   if latest_key ~= '' then
     redis.call('XADD', log, id, 'f', frame, 'x', except, 'k', latest_key)
@@ -90,25 +91,25 @@ local function append (key, bounds, meta, frame, except, latest_key)
 end
 
 -- Formats an entry for a publication, as `parseEntry` reads it.
-local function format_entry (last, entry_position, except, latest_key, frame)
+function logs.format_entry (last, entry_position, except, latest_key, frame)
   return table.concat({ format_integer(last), format_integer(entry_position), except, latest_key }, ' ') .. '\n' .. frame
 end
 
 -- Appends an entry to the log of a session. Returns its position; -1 if the session is closed.
-local function append_to_session (id, frame, latest_key)
+function logs.append_to_session (id, frame, latest_key)
   local key = session_key(id)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
   local last, owner, close_reason, start_position = to_number(meta[1]), meta[5], meta[6], meta[7]
   if not start_position or close_reason then return -1 end
   if is_retry then return last end
-  local entry_position = append(key, LOG, meta, frame, '', latest_key)
-  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. format_entry(last, entry_position, '', latest_key, frame)) end
+  local entry_position = logs.append(key, LOG, meta, frame, '', latest_key)
+  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. logs.format_entry(last, entry_position, '', latest_key, frame)) end
   return entry_position
 end
 
 -- Reads the entries of a log after a position, up to another one, until about `limit` bytes are read. Returns the newest
 -- position of the log, up to which position it is trimmed and why, the entries, whether there are more, and the bytes read.
-local function read_log (key, after, through, limit)
+function logs.read (key, after, through, limit)
   local last, trimmed, reason = unpack(redis.call('HMGET', key, 'last', 'trimmed', 'trimReason'))
   last, trimmed, reason = to_number(last), to_number(trimmed), reason or 'count'
   local list, bytes, has_more = {}, 0, last > after and through > after
@@ -125,3 +126,5 @@ local function read_log (key, after, through, limit)
   if last > trimmed and redis.call('EXISTS', key .. ':log') == 0 then trimmed, reason = last, 'age' end
   return { format_integer(last), format_integer(trimmed), reason, list, has_more and 1 or 0 }, bytes
 end
+
+return logs

@@ -5,7 +5,7 @@
 -- all runs that a node produces, and `producers` the nodes that may have such a set. `run_names` is a hash.
 -- A run that can be restarted has the field `producer`, the name of its producer, and, after a restart, `term`, a number that
 -- no other restart has. `runs_released` contains those that no node produces, with the time at which they end as `lost`.
--- One table has all functions, because a function of Lua can use only 60 outer variables (upvalues).
+local logs = require('logs')
 local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', released = KEY_PREFIX .. ':runs_released', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
 -- The number of runs that one command ends, or removes. Another one continues, so that Redis is not blocked.
 local MAX_CHANGED_RUNS = 512
@@ -39,10 +39,10 @@ function runs.finish (id, owner, outcome, ended_by)
   redis.call('ZREM', runs.released, id)
   -- The hash was evicted.
   if not nodes then return runs.remove(id) end
-  local end_position = next_position()
+  local end_position = logs.next_position()
   redis.call('HSET', key, 'outcome', outcome, 'endPosition', end_position, 'endedBy', ended_by)
   if session then
-    if part_prefix ~= '' then append_to_session(session, part_prefix .. '"end":' .. outcome .. '}\n\n', '') end
+    if part_prefix ~= '' then logs.append_to_session(session, part_prefix .. '"end":' .. outcome .. '}\n\n', '') end
     redis.call('HDEL', runs.names, redis.call('HGET', key, 'name'))
     -- Kept for a minute, so that a retry still finds the outcome.
     redis.call('PEXPIRE', key, 60000)
@@ -92,3 +92,5 @@ function runs.remove_expired ()
   for _, id in ipairs(ids) do runs.remove(id) end
   return #ids == MAX_CHANGED_RUNS
 end
+
+return runs

@@ -7,14 +7,10 @@
 --   s <fingerprint> <response>                                           when its response is stored
 --   d <fingerprint>                                                      when its response was dropped
 -- The list `:record_order` has the keys with a stored or dropped response, the oldest first.
--- A table has all functions, as for runs.
 local message_queue = {}
 
-function message_queue.remove_item (key, item)
-  if redis.call('LREM', key .. ':queue', 1, item) > 0 then
-    redis.call('HINCRBY', key, 'queued', -tonumber(string.match(item, '%d+$')))
-  end
-end
+-- Returns the number of messages of an item.
+function message_queue.weight (item) return tonumber(string.match(item, '%d+$')) end
 
 function message_queue.is_concurrent (ticket) return string.find(ticket, ' c', 1, true) ~= nil end
 
@@ -37,7 +33,9 @@ function message_queue.first_valid_item (key)
   while true do
     local item = redis.call('LINDEX', key .. ':queue', index)
     if not item then return nil end
-    if not message_queue.is_valid(item) then message_queue.remove_item(key, item)
+    if not message_queue.is_valid(item) then
+      redis.call('LREM', key .. ':queue', 1, item)
+      redis.call('HINCRBY', key, 'queued', -message_queue.weight(item))
     elseif message_queue.is_concurrent(item) then index = index + 1
     else return item end
   end
@@ -49,21 +47,32 @@ function message_queue.find_item (key, ticket)
   end
 end
 
+-- Removes a ticket from the queue. Returns whether other tickets are left.
 function message_queue.remove_ticket (key, ticket)
-  local first = redis.call('LINDEX', key .. ':queue', 0)
-  local item = first and message_queue.has_ticket(first, ticket) and first or message_queue.find_item(key, ticket)
-  if item then message_queue.remove_item(key, item) end
+  local queue = key .. ':queue'
+  local item = redis.call('LINDEX', queue, 0)
+  -- Usually it is the first one.
+  if item and message_queue.has_ticket(item, ticket) then redis.call('LPOP', queue)
+  else
+    item = message_queue.find_item(key, ticket)
+    if not item then return true end
+    redis.call('LREM', queue, 1, item)
+  end
+  return redis.call('HINCRBY', key, 'queued', -message_queue.weight(item)) > 0
 end
 
--- Returns the number of messages in the queue. If there is no room for new ones, those that are not valid are removed first.
-function message_queue.count (key, new_count)
-  local queued = to_number(redis.call('HGET', key, 'queued'))
+-- Returns the number of messages in the queue. `queued`: the number that is recorded. If there is no room for new ones, those that
+-- are not valid are removed first.
+function message_queue.count (key, queued, new_count)
   -- The first message is being handled, so it does not wait.
   if queued - 1 + new_count <= MAX_WAITING_MESSAGES then return queued end
+  local count = 0
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-    if not message_queue.is_valid(item) then message_queue.remove_item(key, item) end
+    if message_queue.is_valid(item) then count = count + message_queue.weight(item)
+    else redis.call('LREM', key .. ':queue', 1, item) end
   end
-  return to_number(redis.call('HGET', key, 'queued'))
+  redis.call('HSET', key, 'queued', count)
+  return count
 end
 
 -- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
@@ -89,3 +98,5 @@ function message_queue.limit_responses (key, count, added_bytes)
   end
   redis.call('HSET', key, 'responseBytes', math.max(bytes, 0), 'droppedResponses', dropped)
 end
+
+return message_queue

@@ -1,16 +1,19 @@
 -- How long sessions are kept.
+local retention = {}
 
 -- Of a session that a client is opening or resuming, until the next renewal. At least a lease, so that the session does not expire
 -- while its node may only be slow.
-local OPENING_TIMEOUT = math.max(RESUME_TIMEOUT, LEASE)
+retention.OPENING_TIMEOUT = math.max(RESUME_TIMEOUT, LEASE)
 
 -- Sets the time after which a session expires.
-local function set_deadline (id, principal, milliseconds)
+function retention.set_deadline (id, principal, milliseconds)
   redis.call('ZADD', KEY_PREFIX .. ':deadlines', lease_clock + milliseconds, id)
   if principal then redis.call('ZADD', KEY_PREFIX .. ':p:' .. principal, lease_clock + milliseconds, id) end
 end
 
 -- Sets the TTL of what is kept for a session. The log of an open session has its own, so that its entries expire by age.
-local function set_ttl (key, milliseconds, with_log)
+function retention.set_ttl (key, milliseconds, with_log)
   for _, suffix in ipairs({ '', ':records', ':record_order', ':queue', with_log and ':log' or nil }) do redis.call('PEXPIRE', key .. suffix, milliseconds) end
 end
+
+return retention

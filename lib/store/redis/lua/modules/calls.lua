@@ -17,3 +17,5 @@ function calls.find (call)
   local member = redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':calls:' .. process, number, number)[1]
   return member and string.match(member, ' (.*)$')
 end
+
+return calls

@@ -15,7 +15,7 @@ local function execute (name, number, deadline, args)
     check_sequence(deadline)
     is_retry = number <= applied_number
   end
-  local reply = get_command(name)(args)
+  local reply = require('commands/' .. name)(args)
   if number > 0 and applied_number and not is_retry then
     applied_number = number
     store_changes['applied:' .. NODE_ID] = number

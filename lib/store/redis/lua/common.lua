@@ -1,5 +1,5 @@
--- Shared by all commands. script.ts joins the parts of the script in this order: the settings, this file, the other files of
--- this folder, the commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
+-- Shared by all commands. script.ts joins the parts of the script in this order: the settings, this file, the modules, the
+-- commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local KEY_PREFIX = KEYS[1]
 -- In a cluster, a publication is sent only to the servers of its slot.
 local PUBLISH = IS_CLUSTER and 'SPUBLISH' or 'PUBLISH'
@@ -126,4 +126,12 @@ local function rollback ()
   rollback_position = position
   store_changes.position, store_changes.rollbackPosition, store_changes.noExpiryUntil = position, rollback_position, lease_clock + LEASE
   publish_all('rollback ' .. format_integer(rollback_position))
+end
+
+-- The function that creates a module, or the function of a command, by name; and the modules that were created.
+local create
+local modules = {}
+local function require (name)
+  modules[name] = modules[name] or create(name)
+  return modules[name]
 end
