@@ -201,13 +201,9 @@ export function waitForResult (sessions: Sessions, session: Session, result: Pro
       setTimeout(() => { if (!isStarted()) reject(closedError(sessions)) }, CLOSE_GRACE).unref()
     }
     closeListeners.add(onClose)
-    result.then(value => {
-      closeListeners.delete(onClose)
-      resolve(value)
-    }, (error: unknown) => {
-      closeListeners.delete(onClose)
-      reject(error as Error)
-    })
+    result.then(resolve, reject)
+    const stopListening = (): void => { closeListeners.delete(onClose) }
+    result.then(stopListening, stopListening)
   })
 }
 

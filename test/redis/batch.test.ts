@@ -3,7 +3,7 @@ import type { Sessions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
-import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
+import { createMessage, createResponse, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -58,10 +58,9 @@ for (const earlier of [[], ['z']]) {
     const { sessions: nodeB, proxy } = await openNode()
     const { sessions: nodeC } = await openNode()
     const session = await openSession(nodeA)
-    const queue = `{sse}:s:${session.id}:queue`
     const { gate, started, handled, handle, running } = startGatedMessage(session)
     await withTimeout(started, 'the first message')
-    const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
+    const [first = ''] = await readQueue(redis, session.id)
     const enqueue = async (node: Sessions, keys: readonly string[], nodeName: string): Promise<Array<Promise<unknown>>> => {
       const results = await (await findSession(node, session))[kInternals].messageQueue.enqueueAll(keys.map(key => createMessage(key, handle(`${key} on ${nodeName}`))))
       return results.map(result => result.then(({ replayed, response }) => [replayed, response.body], ({ code }) => code as unknown))
@@ -71,7 +70,7 @@ for (const earlier of [[], ['z']]) {
     proxy.connections[0]?.client.pause()
     await redis.sendCommand('ZREM', '{sse}:nodes', first.slice(0, first.indexOf(' ')))
     const batchOnNodeC = await enqueue(nodeC, ['a', 'b'], 'C')
-    await waitUntil(async () => !(await redis.sendCommand('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
+    await waitUntil(async () => !(await readQueue(redis, session.id)).includes(first), 'the dead node to be detected')
     proxy.connections[0]?.client.resume()
     t.strictSame(await withTimeout(Promise.all([...batchOnNodeB, ...batchOnNodeC]), 'the results'), [
       ...earlier.map(key => [false, `${key} on B`]), [true, 'a on C'], 'FST_SSE_STORE_UNAVAILABLE',

@@ -5,7 +5,7 @@ import { kInternals } from '../../lib/sessions/session.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
-import { createMessage, recordHandlers, startGatedMessage } from './support/messages.js'
+import { createMessage, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -71,7 +71,7 @@ t.test('a closing node starts no handler for a message whose enqueueing is in pr
   pauseReplies(true)
   const result = Promise.resolve(local[kInternals].messageQueue.enqueue(createMessage('key', handle('closing'))))
   result.catch(() => {})
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the message to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 1, 'the message to be queued')
   const closed = nodeA.close()
   pauseReplies(false)
   await t.rejects(result, { code: 'FST_SSE_STORE_UNAVAILABLE' })

@@ -7,6 +7,7 @@ import { interceptStoreCommands, parseStoreCommands } from '../support/redis-com
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { openProxiedNode, type ProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil } from '../support/wait.js'
+import { readQueue } from './support/messages.js'
 
 const open = (t: Test, redis: RedisServer, lease = 500): Promise<ProxiedNode> => openProxiedNode(t, redis, { resumeTimeout: 300, closeTimeout: 5000 }, { lease })
 
@@ -203,7 +204,7 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
       return { status: 200, headers: {}, body: '' }
     }
   })
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${busySession.id}:queue`) === 1, 'the message to run')
+  await waitUntil(async () => (await readQueue(redis, busySession.id)).length === 1, 'the message to run')
   const { id } = await openExpiring(nodeA.sessions)
   const deadline = await redis.sendCommand('ZSCORE', '{sse}:deadlines', id)
   const closed = nodeA.sessions.close()

@@ -2,7 +2,7 @@ import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
-import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
+import { createMessage, createResponse, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -13,14 +13,13 @@ t.test('a response that is published while another request is pending goes to it
   const session = await openSession(nodeA)
   const down = await attachStream(nodeB, await openSession(nodeB))
   const remote = await findSession(nodeB, session)
-  const queue = `{sse}:s:${session.id}:queue`
   const { gate, started, handled, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
   const repeat = remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))
   await waitForReplies()
   pauseReplies(true)
   const batch = remote[kInternals].messageQueue.enqueueAll([createMessage('a', handle('repeat')), createMessage('b', handle('b'))])
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the batch to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 2, 'the batch to be queued')
   gate.resolve()
   await running
   // When the broadcast arrives, the response has been published.
@@ -51,11 +50,10 @@ t.test('a closing node rejects queued messages and waits for its running handler
     await other.send('from the handler')
     return createResponse('second')
   }))
-  const queue = `{sse}:s:${session.id}:queue`
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 1, 'the first message to run')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 1, 'the first message to run')
   const queued = (async () => await remote[kInternals].messageQueue.enqueue(createMessage(undefined, () => createResponse('never'))))()
   queued.catch(() => {})
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 2, 'the message to be queued')
   await withTimeout(started.promise, 'the handler')
   const closed = nodeB.close()
   await t.rejects(withTimeout(queued, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
@@ -71,13 +69,12 @@ t.test('a closing node rejects queued messages and waits for its running handler
 t.test('a closing node rejects queued messages and messages that are being enqueued', needsRedis, async t => {
   const [redis, { sessions: nodeA }, { sessions: nodeB, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const queue = `{sse}:s:${session.id}:queue`
   const { gate, started, handled, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
   const { messageQueue } = (await findSession(nodeB, session))[kInternals]
   const queued = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('queued'))))
   queued.catch(() => {})
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 2, 'the message to be queued')
   await waitForReplies()
   const pending = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('pending'))))
   pending.catch(() => {})
@@ -106,10 +103,9 @@ t.test('a closing node rejects a repeat whose first message runs on another node
   const { sessions: nodeB, client } = await openProxiedNode(t, redis)
   const { sessions: nodeC } = await openProxiedNode(t, redis)
   const session = await openSession(nodeA)
-  const queue = `{sse}:s:${session.id}:queue`
   const { gate, started, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')
-  const [first = ''] = await redis.sendCommand('LRANGE', queue, '0', '0') as string[]
+  const [first = ''] = await readQueue(redis, session.id)
   const [repeat, other] = await (await findSession(nodeB, session))[kInternals].messageQueue.enqueueAll([createMessage('a', handle('first')), createMessage('b', handle('b'))])
   const sent = deferred()
   let isRequested = false
@@ -123,7 +119,7 @@ t.test('a closing node rejects a repeat whose first message runs on another node
     await gate.promise
     return createResponse('node C')
   }))
-  await waitUntil(async () => !(await redis.sendCommand('LRANGE', queue, '0', '-1') as string[]).includes(first), 'the dead node to be detected')
+  await waitUntil(async () => !(await readQueue(redis, session.id)).includes(first), 'the dead node to be detected')
   await waitUntil(() => isRequested, 'the retry')
   const closed = nodeB.close()
   sent.resolve()
@@ -139,14 +135,13 @@ t.test('checks the lease of a node once per heartbeat, however many messages wai
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { gate, handle, running } = startGatedMessage(session)
-  const queue = `{sse}:s:${session.id}:queue`
   const countLeaseChecks = async (): Promise<number> => Number(/calls=(\d+)/.exec((await redis.info('commandstats')).cmdstat_zscore ?? '')?.[1] ?? 0)
   const names = Array.from({ length: 20 }, (_, n) => `key ${n}`)
   const waiting = names.map(name => session[kInternals].messageQueue.enqueue(createMessage(name, handle(name))))
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 21, 'the messages to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 21, 'the messages to be queued')
   const before = await countLeaseChecks()
   const repeats = remote[kInternals].messageQueue.enqueueAll([...names.map(name => createMessage(name, handle('repeat'))), createMessage(undefined, handle('last'))])
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 22, 'the batch to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 22, 'the batch to be queued')
   t.ok(await countLeaseChecks() - before <= 3, 'one check, and one more per heartbeat')
   gate.resolve()
   await Promise.all([running, ...waiting, ...await repeats])
@@ -159,7 +154,7 @@ t.test('sends no commands while messages wait and nothing changes', needsRedis, 
   const session = await openSession(sessions)
   const { gate, handle, running } = startGatedMessage(session)
   const waiting = Array.from({ length: 20 }, (_, n) => session[kInternals].messageQueue.enqueue(createMessage(`key ${n}`, handle('waiting'))))
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 21, 'the messages to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 21, 'the messages to be queued')
   const operations: string[] = []
   interceptStoreCommands(client, storeCommands => { operations.push(...storeCommands.map(({ operation }) => operation)) })
   for (let number = 2; number < 5; number++) {
@@ -181,9 +176,8 @@ t.test('starts no handler if the reply arrives after the lease has expired', nee
   const pausedAt = performance.now()
   const result = Promise.resolve(local[kInternals].messageQueue.enqueue(createMessage('key', handle('fenced'))))
     .then(({ replayed }) => replayed ? 'replayed' : 'handled', ({ code }) => code as string)
-  const readTicket = async (): Promise<string> => String(await redis.sendCommand('LINDEX', `{sse}:s:${session.id}:queue`, '0') ?? '')
-  await waitUntil(async () => await readTicket() !== '', 'the message to be queued')
-  const [node = ''] = (await readTicket()).split(' ')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 1, 'the message to be queued')
+  const [node = ''] = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'first')).split(' ')
   await redis.sendCommand('ZREM', '{sse}:nodes', node)
   t.match(await session[kInternals].messageQueue.enqueue(createMessage('key', handle('other node'))), { replayed: false })
   await waitUntil(() => performance.now() - pausedAt > 600, 'the end of the lease')
@@ -198,10 +192,9 @@ t.test('a message is handled when the node of the message before it fails', need
   const session = await openSession(nodeA)
   const remote = await findSession(nodeB, session)
   const { gate, started, handle, running } = startGatedMessage(session)
-  const queue = `{sse}:s:${session.id}:queue`
   await withTimeout(started, 'the first message')
   const next = Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage(undefined, handle('next'))))
-  await waitUntil(async () => await redis.sendCommand('LLEN', queue) === 2, 'the message to be queued')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 2, 'the message to be queued')
   proxy.setDown(true)
   t.match(await withTimeout(next, 'the next message'), { response: { body: 'next' } })
   gate.resolve()
@@ -290,7 +283,10 @@ t.test('what Redis keeps for messages has a TTL, also if it was empty in between
   await t.rejects(async () => await messageQueue.enqueue(createMessage('refused', () => { throw new Error('refused') })), { message: 'refused' })
   const { gate, started, running } = startGatedMessage(session)
   await started
+  // Only messages that wait need the list.
+  const waiting = messageQueue.enqueue(createMessage('waiting', () => createResponse('waiting')))
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 2, 'the second message to wait')
   for (const part of ['queue', 'records']) t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:${part}`)) > 0, part)
   gate.resolve()
-  await running
+  await Promise.all([running, waiting])
 })

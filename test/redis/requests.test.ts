@@ -4,6 +4,7 @@ import { openStream, postMessage, type ClientStream } from '../support/http-clie
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { readQueue } from './support/messages.js'
 import { openRunNodes, type RunNode } from './support/run-nodes.js'
 
 interface Opened {
@@ -132,7 +133,7 @@ t.test('a handler that another node may run, too, sends no request', needsRedis,
   })
   nodeB.sessions.handle('remove', () => {})
   postMessage(nodeA.url, stream.sessionId, {}, { event: 'remove' }).catch(() => {})
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${stream.sessionId}:queue`) === 1, 'the handler')
+  await waitUntil(async () => (await readQueue(redis, stream.sessionId)).length === 1, 'the handler')
   const countNodes = async (): Promise<unknown> => await redis.sendCommand('ZCARD', '{sse}:nodes')
   nodeA.proxy.setDown(true)
   await waitUntil(async () => await countNodes() === 1, 'the end of the lease')

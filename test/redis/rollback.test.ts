@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { QueueResult } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachStream } from '../support/memory-stream.js'
-import { createMessage, createResponse, recordHandlers } from './support/messages.js'
+import { createMessage, createResponse, readQueue, recordHandlers } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
@@ -232,8 +232,7 @@ t.test('after a rollback, messages do not wait for a ticket of a node that does 
   await other[kInternals].messageQueue.enqueue(createMessage('other', handle('other')))
   const [nodeId, key] = [String(await redis.sendCommand('HGET', `{sse}:s:${other.id}`, 'owner')), `{sse}:s:${session.id}`]
   // As if node B had completed the ticket for this session, and Redis had lost that.
-  await redis.sendCommand('RPUSH', `${key}:queue`, `${nodeId} 1 1`)
-  await redis.sendCommand('HINCRBY', key, 'queued', '1')
+  await redis.sendCommand('HSET', key, 'first', `${nodeId} 1 1`)
   await redis.sendCommand('HSET', `${key}:records`, 'repeat', `r payload ${nodeId} 1;`)
   const messages = ['next', 'repeat'].map(name => session[kInternals].messageQueue.enqueue(createMessage(name, handle(name))))
   await session.send(1)
@@ -258,7 +257,7 @@ t.test('a message that waits does not start beside a running one that a rollback
   const second = enqueue('second')
   await session.update({})
   await rollBackFirst()
-  await waitUntil(async () => await redis.sendCommand('LLEN', `{sse}:s:${session.id}:queue`) === 1, 'the second message to be added again')
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 1, 'the second message to be added again')
   await waitForReplies()
   t.strictSame(handled, ['first'])
   gate.resolve()

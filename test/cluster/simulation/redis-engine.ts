@@ -219,10 +219,15 @@ export class RedisEngine {
       for _, key in ipairs(redis.call('KEYS', '*:s:*')) do
         if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'startPosition') == 1 and redis.call('HEXISTS', key, 'closeReason') == 0 then
           local queued = 0
-          for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-            queued = queued + tonumber(string.match(item, '%d+$'))
+          local function check (item)
             if redis.call('ZSCORE', string.match(key, '^{.-}') .. ':nodes', string.match(item, '^%S+')) then found[#found + 1] = key .. ' has ' .. item end
           end
+          for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
+            queued = queued + tonumber(string.match(item, '%d+$'))
+            check(item)
+          end
+          local first = redis.call('HGET', key, 'first')
+          if first then check(first) end
           local count = tonumber(redis.call('HGET', key, 'queued') or 0)
           if count ~= queued then found[#found + 1] = key .. ' counts ' .. count .. ' and has ' .. queued end
         end

@@ -1,5 +1,6 @@
 import type { QueuedMessage, StoredResponse, Session } from '../../../lib/index.js'
 import { kInternals } from '../../../lib/sessions/session.js'
+import type { RedisServer } from '../../support/redis-server.js'
 import { deferred } from '../../support/wait.js'
 
 /** Creates the response of a handler that succeeds. */
@@ -30,4 +31,10 @@ export function startGatedMessage (session: Session) {
     return createResponse('a')
   }))
   return { gate, started: started.promise, ...recordHandlers(), running }
+}
+
+/** Reads the items of the queue of a session, the first one first. */
+export async function readQueue (redis: RedisServer, sessionId: string): Promise<string[]> {
+  const first = await redis.sendCommand('HGET', `{sse}:s:${sessionId}`, 'first') as string | null
+  return [...first === null ? [] : [first], ...await redis.sendCommand('LRANGE', `{sse}:s:${sessionId}:queue`, '0', '-1') as string[]]
 }

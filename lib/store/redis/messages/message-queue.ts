@@ -77,7 +77,7 @@ export class MessageQueues {
   getQueue (state: SessionReplica): MessageQueue {
     return {
       enqueue: message => {
-        this.#assertOpen()
+        if (this.#isClosed) return Promise.reject(new StoreUnavailable())
         const pending = new PendingMessage(message)
         this.#requestLater(this.#createTicket(state, [pending]))
         return pending.result
@@ -149,12 +149,8 @@ export class MessageQueues {
     for (const message of messages) message.reject(error)
   }
 
-  #assertOpen (): void {
-    if (this.#isClosed) throw new StoreUnavailable()
-  }
-
   async #enqueueAll (state: SessionReplica, queued: readonly QueuedMessage[]): Promise<Array<Promise<QueueResult>>> {
-    this.#assertOpen()
+    if (this.#isClosed) throw new StoreUnavailable()
     const results: Array<Promise<QueueResult>> = []
     const messages: PendingMessage[] = []
     for (const each of queued) {

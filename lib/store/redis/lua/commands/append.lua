@@ -8,16 +8,16 @@ if kind == 'session' then return logs.append_to_session(name, frame, latest_key)
 if kind == 'run' then
   local key = run_key(name)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'outcome', 'readerNodes', 'session', 'term')
-  local last, owner, outcome, reader_nodes, session, term = to_number(meta[1]), meta[5], meta[6], meta[7], meta[8], meta[9]
+  local last, owner, outcome, reader_nodes, session, term = meta[1], meta[5], meta[6], meta[7], meta[8], meta[9]
   if owner ~= NODE_ID or outcome or (term or '0') ~= ARGS[5] then return 'run_over' end
   if session then
     local entry_position = logs.append_to_session(session, frame, '')
     return entry_position == -1 and 'session_over' or entry_position
   end
-  if is_retry then return last end
-  local entry_position = logs.append(key, RUN_LOG, meta, frame, except, '')
+  if is_retry then return to_number(last) end
+  local entry_position, text = logs.append(key, RUN_LOG, meta, frame, except, '')
   for node in string.gmatch(reader_nodes or '', '[^,]+') do
-    notify(node, 'run_entry ' .. name .. ' ' .. logs.format_entry(last, entry_position, '', '', frame))
+    notify(node, logs.format_entry('run_entry ' .. name .. ' ', last, text, '', '', frame))
   end
   return entry_position
 end
@@ -40,8 +40,8 @@ if kind == 'channel' then
   end
   bounds = channels.bounds(keep)
 end
-local entry_position = logs.append(key, bounds, { last, bytes, count, next_trim_at }, frame, except, latest_key)
+local entry_position, text = logs.append(key, bounds, { last, bytes, count, next_trim_at }, frame, except, latest_key)
 if keep > 0 then channels.set_ttl(key, true) end
-local text = logs.format_entry(to_number(last), entry_position, except, latest_key, frame)
-if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, format_integer(keep) .. ' ' .. text) else publish_all('entry ' .. text) end
+if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, logs.format_entry(format_integer(keep) .. ' ', last, text, except, latest_key, frame))
+else publish_all(logs.format_entry('entry ', last, text, except, latest_key, frame)) end
 return entry_position

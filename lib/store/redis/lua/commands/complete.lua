@@ -21,7 +21,8 @@ for i = 4, #ARGS, 3 do
   end
 end
 if not is_last then return 1 end
-if not message_queue.remove_ticket(key, ticket) or message_queue.is_concurrent(ticket) then return 1 end
-local next_node, next_name = string.match(message_queue.first_valid_item(key) or '', '^(%S+) (%d+)')
-if next_node then notify(next_node, 'turn ' .. next_name) end
+local next_item = message_queue.remove_ticket(key, ticket)
+if message_queue.is_concurrent(ticket) or not next_item then return 1 end
+local next_node, next_name = string.match(next_item, '^(%S+) (%d+)')
+notify(next_node, 'turn ' .. next_name)
 return 1

@@ -5,18 +5,17 @@
 local message_queue = require('message_queue')
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
-local current_version, close_reason, owner, nodes, queued = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'queued'))
+local current_version, close_reason, owner, nodes, first, queued = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'queued'))
 if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
 add_node(key, nodes)
 local queue, records = key .. ':queue', key .. ':records'
-queued = to_number(queued)
 local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = message_queue.is_concurrent(ticket)
 local new_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
-local first = queued > 0 and message_queue.first_valid_item(key)
+first = message_queue.valid_first(key, first)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
-if is_queued or is_retry then is_queued = message_queue.find_item(key, ticket) ~= nil end
+if is_queued or is_retry then is_queued = message_queue.find_item(key, first, ticket) ~= nil end
 local decisions, new_count, new_records = {}, 0, {}
 for i = 5, #ARGS, 2 do
   local idempotency_key, fingerprint = ARGS[i], ARGS[i + 1]
@@ -43,12 +42,16 @@ end
 if new_count > 0 and not is_queued then
   -- The node may have removed the ticket since. Not an error, because the commands after a failed one are not executed.
   if is_retry then return { 'resend', {}, new_record } end
-  queued = message_queue.count(key, queued, new_count)
-  if queued > 0 and queued - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(queued - 1) }, new_record } end
+  local count = message_queue.count(key, first, to_number(queued), new_count)
+  if count > 0 and count - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, new_record } end
   local item = ticket .. ' ' .. new_count
-  if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, TTL) end
-  redis.call('HINCRBY', key, 'queued', new_count)
-  if not is_concurrent then first = first or item end
+  if first or is_concurrent then
+    if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, TTL) end
+    redis.call('HINCRBY', key, 'queued', new_count)
+  else
+    redis.call('HSET', key, 'first', item)
+    first = item
+  end
   is_queued = true
 end
 for idempotency_key, record in pairs(new_records) do

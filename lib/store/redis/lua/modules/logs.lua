@@ -73,37 +73,39 @@ local function replace (key, latest_key, entry_position)
   return #entry[2][2]
 end
 
--- Appends an entry to a log and returns its position. `meta`: last, bytes, count, nextTrimAt. `latest_key`: the key of the entry, or ''.
+-- Appends an entry to a log. Returns its position, as a number and as text, because Redis takes long to format large numbers.
+-- `meta`: last, bytes, count, nextTrimAt. `latest_key`: the key of the entry, or ''.
 function logs.append (key, bounds, meta, frame, except, latest_key)
   local log = key .. ':log'
-  local last, bytes, count = to_number(meta[1]), to_number(meta[2]) + #frame, to_number(meta[3]) + 1
+  local bytes, count = to_number(meta[2]) + #frame, to_number(meta[3]) + 1
   local entry_position = logs.next_position()
-  local id = format_integer(entry_position) .. '-0'
+  local text = format_integer(entry_position)
+  local id = text .. '-0'
   if latest_key ~= '' then
     redis.call('XADD', log, id, 'f', frame, 'x', except, 'k', latest_key)
     local replaced_bytes = replace(key, latest_key, entry_position)
     if replaced_bytes then bytes, count = bytes - replaced_bytes, count - 1 end
   elseif except == '' then redis.call('XADD', log, id, 'f', frame)
   else redis.call('XADD', log, id, 'f', frame, 'x', except) end
-  redis.call('HSET', key, 'last', entry_position, 'bytes', bytes, 'count', count)
-  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, count, last) end
-  return entry_position
+  redis.call('HSET', key, 'last', text, 'bytes', bytes, 'count', count)
+  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then trim(key, bounds, bytes, count, to_number(meta[1])) end
+  return entry_position, text
 end
 
--- Formats an entry for a publication, as `parseEntry` reads it.
-function logs.format_entry (last, entry_position, except, latest_key, frame)
-  return table.concat({ format_integer(last), format_integer(entry_position), except, latest_key }, ' ') .. '\n' .. frame
+-- Formats an entry for a publication, as `parseEntry` reads it. The positions are texts.
+function logs.format_entry (prefix, last, entry_position, except, latest_key, frame)
+  return prefix .. (last or '0') .. ' ' .. entry_position .. ' ' .. except .. ' ' .. latest_key .. '\n' .. frame
 end
 
 -- Appends an entry to the log of a session. Returns its position; -1 if the session is closed.
 function logs.append_to_session (id, frame, latest_key)
   local key = session_key(id)
   local meta = redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'owner', 'closeReason', 'startPosition')
-  local last, owner, close_reason, start_position = to_number(meta[1]), meta[5], meta[6], meta[7]
+  local last, owner, close_reason, start_position = meta[1], meta[5], meta[6], meta[7]
   if not start_position or close_reason then return -1 end
-  if is_retry then return last end
-  local entry_position = logs.append(key, LOG, meta, frame, '', latest_key)
-  if owner ~= '' then notify(owner, 'entry ' .. id .. ' ' .. logs.format_entry(last, entry_position, '', latest_key, frame)) end
+  if is_retry then return to_number(last) end
+  local entry_position, text = logs.append(key, LOG, meta, frame, '', latest_key)
+  if owner ~= '' then notify(owner, logs.format_entry('entry ' .. id .. ' ', last, text, '', latest_key, frame)) end
   return entry_position
 end
 

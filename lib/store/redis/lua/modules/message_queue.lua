@@ -1,8 +1,9 @@
 -- The queues of messages, and the responses that are stored for repeats.
 
--- The queue of a session is a list. An item is `<ticket> <number of messages>`, and a ticket is `<node id> <name>`. The field
--- `queued` of the session is the sum of the numbers. A name is a number; `c` before it means concurrent: the message does not
--- wait for the first ticket. The hash `:records` has what is known of each idempotency key:
+-- The queue of a session is the field `first`, the item of the first ticket that is not concurrent, and the list `:queue` with the
+-- other items. So a message that does not wait needs no list. An item is `<ticket> <number of messages>`, and a ticket is
+-- `<node id> <name>`. A name is a number; `c` before it means concurrent: the message does not wait for the first ticket. The field
+-- `queued` is the sum of the numbers of messages in the list. The hash `:records` has what is known of each idempotency key:
 --   r <fingerprint> <ticket>;<ids of the nodes with repeats that wait>   while the message waits or is being handled (running)
 --   s <fingerprint> <response>                                           when its response is stored
 --   d <fingerprint>                                                      when its response was dropped
@@ -27,52 +28,72 @@ function message_queue.is_valid (ticket)
   return is_known or tonumber(number) > to_number(last)
 end
 
--- Returns the item of the first ticket that is not concurrent. Items before it that are not valid are removed.
-function message_queue.first_valid_item (key)
-  local index = 0
+-- Makes the next valid ticket that is not concurrent the first one, and removes those before it that are not valid. Returns its
+-- item; false if there is none.
+function message_queue.advance (key)
+  local queue, index = key .. ':queue', 0
   while true do
-    local item = redis.call('LINDEX', key .. ':queue', index)
-    if not item then return nil end
-    if not message_queue.is_valid(item) then
-      redis.call('LREM', key .. ':queue', 1, item)
+    local item = redis.call('LINDEX', queue, index)
+    if not item then
+      redis.call('HDEL', key, 'first')
+      return false
+    end
+    local is_valid = message_queue.is_valid(item)
+    if is_valid and message_queue.is_concurrent(item) then index = index + 1
+    else
+      redis.call('LREM', queue, 1, item)
       redis.call('HINCRBY', key, 'queued', -message_queue.weight(item))
-    elseif message_queue.is_concurrent(item) then index = index + 1
-    else return item end
+      if is_valid then
+        redis.call('HSET', key, 'first', item)
+        return item
+      end
+    end
   end
 end
 
-function message_queue.find_item (key, ticket)
+-- Returns the item of the first valid ticket that is not concurrent; false if there is none. `first`: the recorded one.
+function message_queue.valid_first (key, first)
+  if not first or message_queue.is_valid(first) then return first end
+  return message_queue.advance(key)
+end
+
+-- Returns the item of a ticket; nil if it is not in the queue.
+function message_queue.find_item (key, first, ticket)
+  if first and message_queue.has_ticket(first, ticket) then return first end
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
     if message_queue.has_ticket(item, ticket) then return item end
   end
 end
 
--- Removes a ticket from the queue. Returns whether other tickets are left.
+-- Removes a ticket from the queue. Returns the item of the ticket that is first then; false if there is none.
 function message_queue.remove_ticket (key, ticket)
-  local queue = key .. ':queue'
-  local item = redis.call('LINDEX', queue, 0)
-  -- Usually it is the first one.
-  if item and message_queue.has_ticket(item, ticket) then redis.call('LPOP', queue)
-  else
-    item = message_queue.find_item(key, ticket)
-    if not item then return true end
-    redis.call('LREM', queue, 1, item)
+  local first, queued = unpack(redis.call('HMGET', key, 'first', 'queued'))
+  local item = message_queue.find_item(key, first, ticket)
+  if item and item == first then
+    if to_number(queued) > 0 then return message_queue.advance(key) end
+    redis.call('HDEL', key, 'first')
+    return false
   end
-  return redis.call('HINCRBY', key, 'queued', -message_queue.weight(item)) > 0
+  if item then
+    redis.call('LREM', key .. ':queue', 1, item)
+    redis.call('HINCRBY', key, 'queued', -message_queue.weight(item))
+  end
+  return message_queue.valid_first(key, first)
 end
 
--- Returns the number of messages in the queue. `queued`: the number that is recorded. If there is no room for new ones, those that
--- are not valid are removed first.
-function message_queue.count (key, queued, new_count)
+-- Returns the number of messages in the queue. `queued`: the recorded number of those in the list. If there is no room for new ones,
+-- those that are not valid are removed first.
+function message_queue.count (key, first, queued, new_count)
+  local first_count = first and message_queue.weight(first) or 0
   -- The first message is being handled, so it does not wait.
-  if queued - 1 + new_count <= MAX_WAITING_MESSAGES then return queued end
-  local count = 0
+  if first_count + queued - 1 + new_count <= MAX_WAITING_MESSAGES then return first_count + queued end
+  queued = 0
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-    if message_queue.is_valid(item) then count = count + message_queue.weight(item)
+    if message_queue.is_valid(item) then queued = queued + message_queue.weight(item)
     else redis.call('LREM', key .. ':queue', 1, item) end
   end
-  redis.call('HSET', key, 'queued', count)
-  return count
+  redis.call('HSET', key, 'queued', queued)
+  return first_count + queued
 end
 
 -- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
