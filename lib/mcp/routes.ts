@@ -42,6 +42,7 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
   scope.addHook('onRoute', route => { route.onSend = [route.onSend ?? [], startStream].flat() })
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
+    if (request.method !== 'GET') sessions.trackReply(reply)
     handle(registry, request, reply).catch((error: unknown) => { reply.send(error) })
   }
   const { path: url } = settings

@@ -12,6 +12,7 @@ export function closeRoute (sessions: Sessions): RouteOptions {
     url: downwardPath,
     preParsing: [requireNoBodyOrJson, close.preParsing ?? []].flat(),
     handler: async (request, reply) => {
+      sessions.trackReply(reply)
       const session = await requireSession(sessions, request)
       await session.close('deleted')
       return reply.code(204).send()

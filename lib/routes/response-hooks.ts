@@ -1,16 +1,9 @@
 import type { FastifyInstance } from 'fastify'
 import type { Sessions } from '../sessions/sessions.js'
 import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS } from '../wire/headers.js'
-import { MessageRequest } from './message-request.js'
 
-/** Lets `close` wait for requests whose handlers run, and sets the headers that all responses of a scope need. `idHeader` is the header with the secret id of a session. */
+/** Records for `close` that a response is sent, and sets the headers that all responses of a scope need. `idHeader` is the header with the secret id of a session. */
 export function addResponseHooks (scope: FastifyInstance, sessions: Sessions, idHeader: string, exposedHeaders: string): void {
-  // Not in an earlier hook: `close` would also wait for requests whose body never arrives. Not for a message of a batch: `close` sends
-  // an error to the requests that it does not wait for any longer, which would be stored as the response of the message.
-  scope.addHook('preHandler', (request, reply, done) => {
-    if (request.method !== 'GET' && !(request.raw instanceof MessageRequest)) sessions.trackReply(reply)
-    done()
-  })
   // If an `onSend` hook of the app fails, the one below does not run.
   scope.addHook('onError', (_request, reply, _error, done) => {
     sessions.untrackReply(reply)

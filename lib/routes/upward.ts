@@ -39,9 +39,12 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }
   // Not an async function: Fastify would send a second response while the hooks for an error run.
   const handler: RouteHandlerMethod = (request, reply) => {
+    sessions.trackReply(reply)
     const done = handlePost(sessions, request, reply)
     if (done instanceof Promise) done.catch((error: unknown) => { reply.send(asError(error)) })
   }
+  // Not tracked: `close` sends an error to the requests that it does not wait for any longer, which would be stored as the response of
+  // the message.
   const internalHandler: RouteHandlerMethod = (request, reply) => {
     if (request.raw instanceof MessageRequest) request.raw.handle(request, reply)
     else reply.callNotFound()

@@ -229,7 +229,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal The handler of a request has started. */
+  /** @internal The handler of a request has started: `close` waits for its response. Not called earlier, because `close` would also wait for requests whose body never arrives. */
   trackReply (reply: FastifyReply): void {
     this.#replies.add(reply)
   }

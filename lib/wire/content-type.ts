@@ -11,8 +11,10 @@ import { MediaTypeUnsupported } from '../errors.js'
 export function requireJson (advice: string, acceptsBatches = false): preParsingHookHandler {
   const supported = acceptsBatches ? /^application\/(?:json|x-ndjson)\s*(?:;|$)/i : /^application\/json\s*(?:;|$)/i
   return (request, _reply, payload, done) => {
-    const type = request.headers['content-type']
-    if (type !== undefined && !supported.test(type.trim())) done(new MediaTypeUnsupported(advice))
+    const { 'content-type': type, 'content-length': length = '0' } = request.headers
+    // Most requests.
+    if (type === 'application/json' && length !== '0') done(null, payload)
+    else if (type !== undefined && !supported.test(type.trim())) done(new MediaTypeUnsupported(advice))
     else if (type?.toLowerCase().includes('ndjson') === true) done(null, payload)
     else {
       checkBody(request, payload, (error, isEmpty) => {

@@ -243,6 +243,8 @@ export class CommandQueue {
     else prev.next = next
     if (next === undefined) this.#last = prev
     else next.prev = prev
+    // A command in the old generation of the garbage collector would keep all later ones in memory.
+    command.prev = command.next = undefined
   }
 
   #refuse (command: Command, cause?: unknown): void {
