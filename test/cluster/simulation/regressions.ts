@@ -353,5 +353,13 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 2.2459722384810448, kind: 'move', client: 0, node: 1, ms: 189.5367349497974 },
       { after: 1.5565121890977025, kind: 'request', client: 0, node: 2 }
     ]
+  },
+  {
+    title: 'both connections of a node are half open until its lease has ended',
+    setup: { seed: 95000994, lease: 2500, libraries: ['ioredis', 'ioredis', 'ioredis'], entries: 1000, latency: 'medium', clients: 1, isEarly: false, isAbandoned: false, resumeTimeout: 326 },
+    steps: [
+      { after: 3.6444073664024472, kind: 'half-open', node: 1, connection: 'commands', refusedFor: 0 },
+      { after: 1.7919179806485772, kind: 'half-open', node: 1, connection: 'subscription', refusedFor: 0 }
+    ]
   }
 ]
