@@ -1,8 +1,8 @@
 import type { Redis } from 'ioredis'
 import { setTimeout } from 'node:timers/promises'
-import t from 'tap'
-import { openSession } from '../support/memory-stream.js'
-import { delayFirstReply, parseStoreCommands } from '../support/redis-commands.js'
+import t, { type Test } from 'tap'
+import { findSession, openSession } from '../support/memory-stream.js'
+import { delayFirstReply, interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
 import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
 import { openTwoNodes } from './support/two-nodes.js'
@@ -70,6 +70,79 @@ t.test('hooks run in the order of the calls although the first call has rejected
     await sessions.close()
     t.strictSame(calls, first === 'leave' ? ['onLeave room', 'onJoin room'] : ['onJoin room', 'onLeave room', ...second === 'close' ? ['onClose'] : []])
   }
+})
+
+/** Opens a session on node A that node B knows, and changes it without the knowledge of node B, which has to read it again when it changes it. */
+async function openStaleSession (t: Test) {
+  const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
+  const local = await openSession(nodeA)
+  const session = await findSession(nodeB, local)
+  await local.update({ name: 'new' })
+  const calls: string[] = []
+  for (const hook of ['onJoin', 'onLeave'] as const) nodeB.addHook(hook, (_session, { name }) => { calls.push(`${hook} ${name}`) })
+  nodeB.addHook('onClose', () => { calls.push('onClose') })
+  return { session, client, calls }
+}
+
+t.test('a join does not fail if the session, which others have changed, cannot be read', needsRedis, async t => {
+  const { session, client, calls } = await openStaleSession(t)
+  delayFirstReply(t, client, 'get', false)
+  await session.join('room')
+  t.strictSame([calls, session.channels, session.data], [['onJoin room'], ['room'], {}])
+  await waitUntil(() => session.data.name === 'new', 'the session to be read later')
+  t.strictSame(session.channels, ['room'])
+})
+
+t.test('a join does not fail because of its history in a way that skips the hooks', needsRedis, async t => {
+  const [, { sessions, client }] = await openTwoNodes(t)
+  const [session, other] = [await openSession(sessions), await openSession(sessions)]
+  await other.join('room')
+  // Too large for one command.
+  for (let n = 0; n < 16; n++) await sessions.channel('room').send('x'.repeat(60_000))
+  const calls: string[] = []
+  sessions.addHook('onJoin', ({ id }, { name }) => { calls.push(`${id === session.id ? 'session' : 'other'} ${name}`) })
+  delayFirstReply(t, client, 'history', false)
+  await t.rejects(session.join('room', { history: 16 }), UNAVAILABLE)
+  await waitUntil(() => calls.length > 0, 'the hook')
+  t.strictSame(calls, ['session room'])
+  delayFirstReply(t, client, 'history', false)
+  await t.rejects(session.join('room', { history: 16 }), UNAVAILABLE)
+  await sessions.close()
+  t.strictSame(calls, ['session room'], 'no hook runs for a session that was a member')
+})
+
+t.test('hooks of a session that others have changed run in the order of the calls', needsRedis, async t => {
+  const { session, calls } = await openStaleSession(t)
+  await Promise.all([session.join('room'), session.close()])
+  t.strictSame(calls, ['onJoin room', 'onLeave room', 'onClose'])
+})
+
+t.test('the hooks of a join run although its command has failed after the session had joined', needsRedis, async t => {
+  const [redis, { sessions }] = await openTwoNodes(t)
+  const [session, other] = [await openSession(sessions), await openSession(sessions)]
+  await other.join('room')
+  await sessions.broadcast('message', 1)
+  // The history cannot be read.
+  await redis.sendCommand('SET', '{sse}:c:room::log', 'text')
+  const calls: string[] = []
+  sessions.addHook('onJoin', (_session, { name }) => { calls.push(name) })
+  await t.rejects(session.join('room', { history: 1 }), UNAVAILABLE)
+  await waitUntil(() => calls.length > 0, 'the hook')
+  t.strictSame([calls, session.channels], [['room'], ['room']])
+})
+
+t.test('the results of calls that Redis has refused are not read', needsRedis, async t => {
+  const [redis, { sessions, client }] = await openTwoNodes(t)
+  const session = await openSession(sessions)
+  const operations: string[] = []
+  interceptStoreCommands(client, commands => { operations.push(...commands.map(({ operation }) => operation)) })
+  for (const nodeId of await redis.sendCommand('ZRANGE', '{sse}:nodes', '0', '-1') as string[]) {
+    await redis.sendCommand('HDEL', '{sse}', `applied:${nodeId}`)
+    await redis.sendCommand('ZREM', '{sse}:nodes', nodeId)
+  }
+  for (const result of await Promise.allSettled(['a', 'b', 'c'].map(name => session.join(name)))) t.match(result, { reason: UNAVAILABLE })
+  await waitUntil(async () => await session.join('d').then(() => true, () => false), 'the node to be registered again')
+  t.notOk(operations.includes('find_call'))
 })
 
 /**

@@ -1,5 +1,4 @@
-import { randomBytes } from 'node:crypto'
-import { noop, settlesWithin, type Awaitable } from '../../awaitable.js'
+import { noop } from '../../awaitable.js'
 import { now } from '../../clock.js'
 import { withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
 import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
@@ -19,7 +18,7 @@ interface Command {
   next: Command | undefined
   /** The batch that it was last sent in; 0 before the first. */
   batch: number
-  /** The number of attempts to send it in which Redis may have executed it. */
+  /** How often it was sent without a reply or a refusal. Above 0, Redis may have executed it. */
   uncertainAttempts: number
 }
 
@@ -50,13 +49,6 @@ export function getErrorCode (error: unknown): string | undefined {
   return CODE.exec(cause instanceof Error ? cause.message : message)?.[0]
 }
 
-interface LateCall {
-  /** Resolves when `onLateResult` was called, if it has to be. */
-  readonly found: Promise<unknown>
-  /** Resolves when the result is applied. */
-  readonly applied: Promise<void>
-}
-
 /**
  * Sends the commands of a node to Redis, which executes them in order, even if connections break and replies are lost. The
  * commands of one tick are one batch. Commands are numbered, and a batch contains the number before its first command: Redis
@@ -74,12 +66,6 @@ export class CommandQueue {
   readonly #listener: CommandQueueListener
   #first: Command | undefined
   #last: Command | undefined
-  readonly #processId = randomBytes(9).toString('base64url')
-  /** The numbers of the calls whose result is not known yet, the oldest first. */
-  readonly #openCalls = new Set<number>()
-  /** The calls that have rejected and whose results are not known and applied yet. */
-  readonly #lateCalls = new Set<LateCall>()
-  #callCount = 0
   #nodeId = ''
   /** The highest number whose reply has arrived since the last rollback. If Redis does not know that command, it has lost data again. */
   #acked = 0
@@ -108,33 +94,11 @@ export class CommandQueue {
     return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
   }
 
-  /**
-   * As `execute`, for a command whose last argument is a call: Redis records its result. If the call rejects although Redis has
-   * executed the command, `onLateResult` is called with the result as soon as it is known. Later calls resolve after that.
-   */
-  executeCall (name: CommandName, args: readonly Argument[], onLateResult: (result: string) => Awaitable<void>): Promise<unknown> {
-    const number = ++this.#callCount
-    this.#openCalls.add(number)
-    const [oldest] = this.#openCalls
-    const call = `${this.#processId} ${number} ${oldest}`
+  /** As `execute`. After a rejection, `isUncertain` returns whether Redis may have executed the command. */
+  executeObserved (name: CommandName, ...args: Argument[]): { readonly reply: Promise<unknown>, isUncertain (): boolean } {
     let command!: Command
-    const reply = new Promise<unknown>((resolve, reject) => { command = this.#add(name, [...args, call], now() + COMMAND_TIMEOUT, resolve, reject) })
-    const close = (): void => { this.#openCalls.delete(number) }
-    reply.then(close, () => {
-      // A long outage would otherwise add a command for every call.
-      if (command.uncertainAttempts === 0) close()
-      else this.#findResult(call, onLateResult, close)
-    })
-    return reply.then(async value => {
-      // The hooks that depend on the results run in the order of the calls.
-      if (this.#lateCalls.size > 0) await settlesWithin(Promise.all(Array.from(this.#lateCalls, ({ found }) => found)), COMMAND_TIMEOUT)
-      return value
-    })
-  }
-
-  /** Resolves when the results of all calls that have rejected until now are known and applied. */
-  async waitForLateCalls (): Promise<void> {
-    await Promise.all(Array.from(this.#lateCalls, ({ applied }) => applied))
+    const reply = new Promise<unknown>((resolve, reject) => { command = this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
+    return { reply, isUncertain: () => command.uncertainAttempts > 0 }
   }
 
   /** Executes a command as soon as that is possible, however late. Rejects with StoreUnavailable if Redis refuses it, and if the queue is closed. */
@@ -202,17 +166,6 @@ export class CommandQueue {
     clearTimeout(this.#retry)
     clearTimeout(this.#expiry)
     for (const command of this.#pending()) this.#refuse(command)
-  }
-
-  /** Finds out the result of a call that has rejected. */
-  #findResult (call: string, onResult: (result: string) => Awaitable<void>, onKnown: () => void): void {
-    let applying: Awaitable<void>
-    // Redis executes this after the command, or the command never.
-    const found = this.executeWithoutDeadline('find_call', call).finally(onKnown).then(result => {
-      if (result !== null) applying = onResult(result as string)
-    }).catch(noop)
-    const lateCall: LateCall = { found, applied: found.then(() => applying).catch(noop).finally(() => { this.#lateCalls.delete(lateCall) }) }
-    this.#lateCalls.add(lateCall)
   }
 
   #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): Command {
@@ -305,8 +258,16 @@ export class CommandQueue {
         this.#remove(command)
         command.resolve(reply)
       }
-      if (failure !== '') this.#failed(commands.slice(replies.length, replies.length + 1).filter(isPending), new Error(failure), true)
+      if (failure === '') return
+      const error = new Error(failure)
+      const [failed, ...notExecuted] = commands.slice(replies.length) as [Command, ...Command[]]
+      for (const command of notExecuted) command.uncertainAttempts--
+      // A command with another error may have changed something before.
+      if (RETRYABLE.has(getErrorCode(error) ?? '')) failed.uncertainAttempts--
+      this.#failed(isPending(failed) ? [failed] : [], error, true)
     }, (error: unknown) => {
+      // Redis has executed nothing of a batch that it has refused.
+      if (getErrorCode(error) !== undefined) for (const command of commands) command.uncertainAttempts--
       this.#failed(commands.filter(command => command.batch === batch && isPending(command)), error, false)
     })
   }
@@ -323,20 +284,18 @@ export class CommandQueue {
     }
   }
 
-  /** `hasFailedItself`: whether the error is that of one command. Otherwise it is that of the whole batch. */
-  #failed (commands: readonly Command[], error: unknown, hasFailedItself: boolean): void {
-    // The commands after these have to be sent again, whether or not these are.
+  /** `isCommandError`: the error comes from one command, not from the whole batch. */
+  #failed (commands: readonly Command[], error: unknown, isCommandError: boolean): void {
+    // Later commands must be sent again, even if these are not.
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
     const code = getErrorCode(error)
-    // Redis has executed nothing of a batch that it has refused.
-    if (code !== undefined) for (const command of commands) command.uncertainAttempts--
     if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
       for (const command of commands) if (isRefusedWhenFull(command.name)) this.#refuse(command, error)
     } else if (code !== undefined && !RETRYABLE.has(code)) {
-      // A command without a deadline is sent again, for example until Redis can write to its disk, or until the user has the rights.
-      for (const command of commands) if (command.deadline !== Infinity || hasFailedItself) this.#refuse(command, error)
+      // If Redis refuses a whole batch, commands without a deadline are sent again: the cause, such as a full disk, may be temporary.
+      for (const command of commands) if (command.deadline !== Infinity || isCommandError) this.#refuse(command, error)
     }
   }
 

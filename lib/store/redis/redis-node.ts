@@ -3,6 +3,7 @@ import { noop } from '../../awaitable.js'
 import { OptionInvalid, StoreUnreachable } from '../../errors.js'
 import { now } from '../../clock.js'
 import type { StoreCallbacks, StoreSettings } from '../store.js'
+import { Calls } from './calls.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
 import { MessageQueues } from './messages/message-queue.js'
@@ -41,6 +42,7 @@ const SWEEP_INTERVAL_IN_LEASES = 2
 /** One of the processes that share a Redis. It renews its lease, and connects the parts of the store. */
 export class RedisNode {
   readonly commandQueue: CommandQueue
+  readonly calls: Calls
   readonly messageQueues: MessageQueues
   readonly cache: StateCache<SessionReplica, Pick<SessionRecord, 'principal' | 'startPosition'>>
   readonly runs: RedisRuns
@@ -103,6 +105,7 @@ export class RedisNode {
       onReply: () => { this.#ticksSinceReply = 0 },
       getHighestPosition: () => this.reducer.highestPosition
     })
+    this.calls = new Calls(this.commandQueue)
     const isFenced = (): boolean => this.isFenced
     const mayMissBroadcasts = (): boolean => !this.reducer.broadcasts.isLive
     const guard = { get isFenced () { return isFenced() }, get mayMissBroadcasts () { return mayMissBroadcasts() } }
@@ -129,8 +132,7 @@ export class RedisNode {
       onUnknownClose: () => { this.unknownCloses++ },
       onNoStream: sessionId => { if (this.cache.get(sessionId)?.pendingAttach === undefined) this.commandQueue.executeReliably('release', sessionId, '', 0) },
       onCursorRequest: state => { this.ownership.commitCursor(state) },
-      // Without a deadline, because nothing shows later that the state is out of date.
-      onStale: state => { this.commandQueue.executeWithoutDeadline('get', state.id).then(hash => { this.applyRecord(state, hash as string[]) }, noop) }
+      onStale: state => { this.refreshLater(state) }
     })
     this.#inbox = new Inbox(this.#keyPrefix, COMMAND_TIMEOUT, this.reducer, {
       send: (command, ...args) => this.commandQueue.execute(command, ...args),
@@ -201,7 +203,7 @@ export class RedisNode {
   /** Waits for running handlers, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions, another node runs the hooks again that have not finished. */
   async close (): Promise<void> {
     this.#isClosing = true
-    await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), this.commandQueue.waitForLateCalls()]), this.#settings.closeTimeout).catch(noop)
+    await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), this.calls.settle()]), this.#settings.closeTimeout).catch(noop)
     // Last, because Redis refuses the commands of a node that is not registered.
     await this.commandQueue.execute('deregister').catch(noop)
     this.#stop()
@@ -220,6 +222,11 @@ export class RedisNode {
   /** Loads the record of a session. Rejects with StoreUnavailable. */
   async refresh (state: SessionReplica): Promise<void> {
     this.applyRecord(state, await this.commandQueue.execute('get', state.id) as string[])
+  }
+
+  /** Loads the record of a session as soon as that is possible, because nothing shows later that the state is out of date. */
+  refreshLater (state: SessionReplica): void {
+    this.commandQueue.executeWithoutDeadline('get', state.id).then(hash => { this.applyRecord(state, hash as string[]) }, noop)
   }
 
   /** Checks later whether a session is still open. */

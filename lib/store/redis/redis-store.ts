@@ -35,8 +35,8 @@ export class RedisStore implements Store {
   }
 
   async open (id: string, principal: string | undefined): Promise<SessionState | undefined> {
-    const { commandQueue } = this.#node
-    const startPosition = Number(await commandQueue.executeCall('create', [id, principal === undefined ? 0 : 1, principal ?? ''], () => {
+    const { calls, commandQueue } = this.#node
+    const startPosition = Number(await calls.execute('create', id, [principal === undefined ? 0 : 1, principal ?? ''], () => {
       // Nobody uses the session. Its `onOpen` hooks have not run, so those of `onClose` must not run either.
       return commandQueue.executeReliably('end', id, 'aborted', 0, '', '')
     }))
@@ -87,13 +87,15 @@ export class RedisStore implements Store {
     const state = given as SessionReplica
     const version = Number(await this.#node.commandQueue.execute('authorize', state.id, until))
     if (version === 0) await this.#node.refresh(state)
-    else await this.#change(state, version, () => { state.authorizedUntil = until })
+    else await this.#applyChange(state, version, () => { state.authorizedUntil = until })
   }
 
   async update (given: SessionState, change: SessionData): Promise<void> {
     const state = given as SessionReplica
     const properties = Object.entries(change).map(([name, value]) => [name, value === undefined ? '' : serialize(value)] as const)
-    await this.#change(state, await this.#node.commandQueue.execute('update', state.id, ...properties.flat()), () => {
+    const version = Number(await this.#node.commandQueue.execute('update', state.id, ...properties.flat()))
+    if (version === 0) throw this.#closedError(state)
+    await this.#applyChange(state, version, () => {
       const data: SessionData = { ...state.data, ...Object.fromEntries(properties.map(([name, json]) => [name, json === '' ? undefined : JSON.parse(json)])) }
       for (const [name, json] of properties) if (json === '') delete data[name]
       state.data = data
@@ -102,46 +104,51 @@ export class RedisStore implements Store {
 
   async join (given: SessionState, channel: string, history: number): Promise<JoinResult> {
     const state = given as SessionReplica
-    const { commandQueue } = this.#node
+    const { calls, commandQueue } = this.#node
     const count = Math.min(history, Number.MAX_SAFE_INTEGER)
-    const [version, ...newest] = await commandQueue.executeCall('join', [state.id, channel, count], result => {
-      if (result !== 'changed') return
-      (state.channels ??= new Set()).add(channel)
-      return this.#applyLate(state, 'onJoin', channel)
-    }) as [version: unknown, ...HistoryPart]
-    if (version === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
-    await this.#change(state, version, () => { (state.channels ??= new Set()).add(channel) })
+    const addChannel = (): void => { (state.channels ??= new Set()).add(channel) }
+    const [reply, ...newest] = await calls.execute('join', state.id, [channel, count], result => {
+      return result === 'changed' ? this.#applyLateMembership(state, 'onJoin', channel, addChannel) : undefined
+    }) as [reply: unknown, ...HistoryPart]
+    if (reply === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
+    const version = Number(reply)
+    if (version === 0) throw this.#closedError(state)
+    this.#applyChange(state, version, addChannel)
     let [through, frames] = newest
     const all = [...frames]
-    while (through > 0) {
-      [through, frames] = await commandQueue.execute('history', state.id, channel, count - all.length, through) as HistoryPart
-      all.push(...frames)
+    try {
+      while (through > 0) {
+        [through, frames] = await commandQueue.execute('history', state.id, channel, count - all.length, through) as HistoryPart
+        all.push(...frames)
+      }
+    } catch (error) {
+      if (version > 0) this.#applyLateMembership(state, 'onJoin', channel, addChannel).catch(noop)
+      throw error
     }
-    return { isNew: Number(version) > 0, frames: all.reverse() }
+    return { isNew: version > 0, frames: all.reverse() }
   }
 
   async leave (given: SessionState, channel: string): Promise<boolean> {
     const state = given as SessionReplica
-    const version = Number(await this.#node.commandQueue.executeCall('leave', [state.id, channel], () => {
-      state.channels?.delete(channel)
-      return this.#applyLate(state, 'onLeave', channel)
-    }))
-    if (version !== 0) await this.#change(state, version, () => { state.channels?.delete(channel) })
+    const removeChannel = (): void => { state.channels?.delete(channel) }
+    const version = Number(await this.#node.calls.execute('leave', state.id, [channel], () => this.#applyLateMembership(state, 'onLeave', channel, removeChannel)))
+    if (version !== 0) this.#applyChange(state, version, removeChannel)
     return version > 0
   }
 
-  /** A call of `join` or `leave` has rejected, although Redis has executed the command. */
-  async #applyLate (state: SessionReplica, name: 'onJoin' | 'onLeave', channel: string): Promise<void> {
-    // At once, so that the hooks of later calls run after these.
-    await Promise.all([this.#node.callbacks[name](state, channel), this.#node.refresh(state).catch(noop)])
+  /** Applies a `join` or `leave` that Redis has executed although the call has rejected, and runs the hooks. */
+  #applyLateMembership (state: SessionReplica, name: 'onJoin' | 'onLeave', channel: string, apply: () => void): Promise<void> {
+    apply()
+    this.#node.refreshLater(state)
+    return this.#node.callbacks[name](state, channel)
   }
 
   async end (given: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Promise<boolean> {
     const state = given as SessionReplica
-    const { callbacks, commandQueue } = this.#node
-    const [isEnded, , left] = await commandQueue.executeCall('end', [state.id, reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? ''], async channels => {
-      await this.#applyEnd(state, reason, channels)
-      // Only this process can run the hooks.
+    const { callbacks, calls } = this.#node
+    const [isEnded, , leftChannels] = await calls.execute('end', state.id, [reason, keep ? 1 : 0, '', ifUnauthorizedAt ?? ''], async leftChannels => {
+      await this.#applyEnd(state, reason, leftChannels)
+      // No other process runs the hooks, because this one has closed the session.
       await callbacks.onExpire(state)
     }) as [string, unknown, string]
     if (Number(isEnded) === 0) {
@@ -149,13 +156,13 @@ export class RedisStore implements Store {
       if (state.closeReason === undefined) await this.find(state.id)
       return false
     }
-    await this.#applyEnd(state, reason, left)
+    await this.#applyEnd(state, reason, leftChannels)
     return true
   }
 
-  /** Applies the close of a session by this process. `left`: the channels that it was in. Resolves when its stream has got the end, or was aborted. */
-  async #applyEnd (state: SessionReplica, reason: string, left: string): Promise<void> {
-    state.markClosed(reason, parseLeftChannels(left))
+  /** Applies the close of a session by this process. `leftChannels`: those that it was in, as JSON. Resolves when the end of its stream is known, or the stream was aborted. */
+  async #applyEnd (state: SessionReplica, reason: string, leftChannels: string): Promise<void> {
+    state.markClosed(reason, parseLeftChannels(leftChannels))
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
     if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
       await withTimeout(new Promise<void>(resolve => { state.closeWaiters.push(resolve) })).catch(() => { state.listener?.onAbort() })
@@ -225,13 +232,16 @@ export class RedisStore implements Store {
     return []
   }
 
-  /** Applies a change to the known state, if Redis has made it. */
-  async #change (state: SessionReplica, reply: unknown, apply: () => void): Promise<void> {
-    const version = Number(reply)
-    if (version === 0) throw this.#closedError(state)
+  /** Applies a change that Redis has made. Resolves when the changes of others before it are known, too; never rejects. */
+  async #applyChange (state: SessionReplica, version: number, apply: () => void): Promise<void> {
     // A negative version means that there was nothing to change, but others may have changed something.
-    if (version > state.version + 1 || -version > state.version) await this.#node.refresh(state)
-    else this.#node.reducer.applyChange(state, version, apply)
+    if (version <= state.version + 1 && -version <= state.version) {
+      this.#node.reducer.applyChange(state, version, apply)
+      return
+    }
+    apply()
+    // The change is made, so a failure of this is none of the call.
+    await this.#node.refresh(state).catch(() => { this.#node.refreshLater(state) })
   }
 
   async #append (kind: string, name: string, { frame, except = [], key = '' }: EntryInput, keep = 0): Promise<number> {

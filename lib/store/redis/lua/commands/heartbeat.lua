@@ -35,8 +35,8 @@ redis.call('ZADD', KEY_PREFIX .. ':nodes', lease_clock + LEASE, NODE_ID)
 if was_registration_lost or position < HIGHEST_POSITION then rollback() end
 
 local assigned = {}
--- After a rollback, the nodes close again the sessions whose close Redis has lost. Until then, none expires, because its hooks
--- would run again.
+-- After a rollback, the nodes close again the sessions whose close Redis has lost. No session expires for two leases, in which they
+-- do that, because otherwise the hooks would run again.
 local may_expire = lease_clock > to_number(store_changes.noExpiryUntil or redis.call('HGET', KEY_PREFIX, 'noExpiryUntil'))
 local function list_due (set, count) return may_expire and redis.call('ZRANGEBYSCORE', KEY_PREFIX .. set, '-inf', lease_clock, 'LIMIT', 0, count) or {} end
 -- Assigns a session to this node for a while. `+ 0.5` makes the deadline different from every one that `set_deadline` writes, so
