@@ -37,13 +37,13 @@ export interface Hooks<S = Session, C = Channel> {
   onMessage: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => unknown
   /**
    * A session has joined a channel. The hooks of each join run once, in the process that has called `join`, unless this process
-   * fails. `join` waits for them. If it rejects with FST_SSE_STORE_UNAVAILABLE although the session has joined, they run later.
+   * fails. `join` waits for them. If `join` rejects with FST_SSE_STORE_UNAVAILABLE although the session has joined, they run later.
    */
   onJoin: (session: S, channel: C) => Awaitable<void>
   /**
-   * A session has left a channel, or was closed while it was a member. In the first case, the hooks run in the process that has
-   * called `leave`, which waits for them; in the second case before those of `onClose`, and in the same process. If `leave`
-   * rejects with FST_SSE_STORE_UNAVAILABLE although the session has left, they run later.
+   * A session has left a channel, or was closed while it was a member. After `leave`, the hooks run in the process that has called
+   * it, and `leave` waits for them. After a close, they run before those of `onClose`, and in the same process. If `leave` rejects
+   * with FST_SSE_STORE_UNAVAILABLE although the session has left, its hooks run later.
    */
   onLeave: (session: S, channel: C) => Awaitable<void>
   /** The stream was lost, or the client disconnected after `onResume` and before the stream began. The session stays open. */

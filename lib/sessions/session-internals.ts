@@ -175,7 +175,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     return this.context.store.send(this.state, entry)
   }
 
-  /** Settles when less than half of what the session's log may keep is unsent, or when the session is closed. */
+  /** Resolves when the unsent entries fill less than half of the session's log, or when the session is closed. */
   waitForDrain (): Awaitable<void> {
     const { log } = this.state
     if (this.isSessionClosed) return
@@ -224,7 +224,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
 
   /** Acquires for this process the right to stream the session, as `attach` of the store. */
   acquireStream (cursor: number, requestedAt: number): Awaitable<number | undefined> {
-    // The flag describes an earlier stream of this process.
+    // The flag was set when an earlier stream of this process was replaced.
     this.#isReplacedByNewer = false
     return this.context.store.attach(this.state, cursor, requestedAt)
   }
@@ -287,7 +287,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   onReplaced (isNewer: boolean): void {
     this.#isReplacedByNewer = isNewer
     this.#endStream(isNewer ? this.context.frames.replaced : '', 'replaced')
-    // As in `release`, also if other requests for a stream are in progress. The waiters continue after the store has removed the log.
+    // The store removes the log from this process, also if other requests for a stream are in progress, so the waiters must check again.
     this.onProgress()
   }
 

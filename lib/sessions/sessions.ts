@@ -24,7 +24,7 @@ import { kInternals, Session } from './session.js'
 import { SESSION_FRAMES, SessionInternals, type SessionContext, type StreamFrames, type UnhandledDetails } from './session-internals.js'
 import { PrincipalSessions } from './principal-sessions.js'
 
-/** Milliseconds that `close` gives the store and the `onClose` hooks, also if streams or handlers have taken all of `closeTimeout`. */
+/** Minimum time for the store and the `onClose` hooks in `close`, in milliseconds, even if streams or handlers have taken all of `closeTimeout`. */
 const MIN_STORE_TIMEOUT = 100
 
 /** Numbers for monitoring. */
@@ -259,7 +259,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#authorizationCheck?.stop()
     await runs
     const isClosed = await settlesWithin(this.#closeStore(reason), Math.max(MIN_STORE_TIMEOUT, timeout - (now() - startedAt)))
-    if (!isClosed) logSafely(this.#logger, 'warn', {}, 'close() did not wait for the store and the onClose hooks, because closeTimeout is over')
+    if (!isClosed) logSafely(this.#logger, 'warn', {}, `closeTimeout (${this.settings.closeTimeout} ms) has passed before the store was closed and the onClose hooks had finished; increase it if they need more time`)
   }
 
   #onUnhandled (error: unknown, call: string, details: UnhandledDetails): void {

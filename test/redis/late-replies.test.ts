@@ -51,7 +51,7 @@ t.test('the hook of a join does not run after a late reply if the session is in 
   t.strictSame(calls, [])
 })
 
-t.test('hooks run in the order of the calls although the first call has rejected', needsRedis, async t => {
+t.test('hooks run in the order of the calls if the first call rejects', needsRedis, async t => {
   for (const [first, second] of [['join', 'leave'], ['leave', 'join'], ['join', 'close']] as const) {
     const [, { sessions, client }] = await openTwoNodes(t)
     const session = await openSession(sessions)
@@ -61,7 +61,7 @@ t.test('hooks run in the order of the calls although the first call has rejected
     sessions.addHook('onClose', () => { calls.push('onClose') })
     const outage = startOutage(client, first)
     const rejected = t.rejects(session[first]('room'), UNAVAILABLE)
-    // Later, so that this call has not rejected yet when the outage ends. The search for the result of the first is then in a later batch.
+    // Later, so that this call has not rejected yet when the outage ends. So `find_call` for the first is in a later batch than this call.
     await setTimeout(1000)
     const settled = Promise.allSettled([session[second]('room'), ...Array.from({ length: 70 }, () => session.send('text'))])
     await rejected

@@ -106,8 +106,8 @@ export class CommandQueue {
     return new Promise<unknown>((resolve, reject) => { this.#add(name, args, Infinity, resolve, reject) })
   }
 
-  /** Executes a command as soon as that is possible, however late. Does not reject. */
-  executeReliably (name: CommandName, ...args: Argument[]): Promise<void> {
+  /** As `executeWithoutDeadline`, but ignores the error. */
+  executeInBackground (name: CommandName, ...args: Argument[]): Promise<void> {
     return new Promise<void>(resolve => {
       const settle = (): void => { resolve() }
       this.#add(name, args, Infinity, settle, settle)
@@ -134,7 +134,7 @@ export class CommandQueue {
   /** The node has lost its registration. Rejects the commands with a deadline. */
   unregister (): void {
     this.#nodeId = ''
-    for (const command of this.#pending()) if (command.deadline !== Infinity) this.#refuse(command)
+    for (const command of this.#pending()) if (command.deadline !== Infinity) this.#reject(command)
   }
 
   /** Redis has lost data, which may include commands with replies. */
@@ -165,7 +165,7 @@ export class CommandQueue {
     clearImmediate(this.#flush)
     clearTimeout(this.#retry)
     clearTimeout(this.#expiry)
-    for (const command of this.#pending()) this.#refuse(command)
+    for (const command of this.#pending()) this.#reject(command)
   }
 
   #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): Command {
@@ -200,7 +200,7 @@ export class CommandQueue {
     command.prev = command.next = undefined
   }
 
-  #refuse (command: Command, cause?: unknown): void {
+  #reject (command: Command, cause?: unknown): void {
     this.#remove(command)
     command.reject(createUnavailableError(cause))
   }
@@ -292,10 +292,10 @@ export class CommandQueue {
     if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
-      for (const command of commands) if (isRefusedWhenFull(command.name)) this.#refuse(command, error)
+      for (const command of commands) if (isRefusedWhenFull(command.name)) this.#reject(command, error)
     } else if (code !== undefined && !RETRYABLE.has(code)) {
       // If Redis refuses a whole batch, commands without a deadline are sent again: the cause, such as a full disk, may be temporary.
-      for (const command of commands) if (command.deadline !== Infinity || isCommandError) this.#refuse(command, error)
+      for (const command of commands) if (command.deadline !== Infinity || isCommandError) this.#reject(command, error)
     }
   }
 
@@ -308,7 +308,7 @@ export class CommandQueue {
         this.#expiry = setTimeout(this.#expire, command.deadline - time).unref()
         return
       }
-      this.#refuse(command)
+      this.#reject(command)
     }
   }
 }

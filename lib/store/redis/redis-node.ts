@@ -130,7 +130,7 @@ export class RedisNode {
       onQueuesChanged: () => { this.messageQueues.retryAll() },
       onSessionClosed: sessionId => { this.messageQueues.retrySession(sessionId) },
       onUnknownClose: () => { this.unknownCloses++ },
-      onNoStream: sessionId => { if (this.cache.get(sessionId)?.pendingAttach === undefined) this.commandQueue.executeReliably('release', sessionId, '', 0) },
+      onNoStream: sessionId => { if (this.cache.get(sessionId)?.pendingAttach === undefined) this.commandQueue.executeInBackground('release', sessionId, '', 0) },
       onCursorRequest: state => { this.ownership.commitCursor(state) },
       onStale: state => { this.refreshLater(state) }
     })
@@ -405,14 +405,14 @@ export class RedisNode {
     state.markClosed('expired')
     state.hasExpiredHere = true
     await this.callbacks.onExpire(state)
-    await this.commandQueue.executeReliably('ack_expiry', id)
+    await this.commandQueue.executeInBackground('ack_expiry', id)
   }
 
   /** Closes a session that was closed, without hooks. Other expired sessions expire again, because their hooks may not have run. */
   #closeAgain ({ id, closeReason, hasExpiredHere }: SessionReplica): void {
     if (closeReason === 'lost' || (closeReason === 'expired' && !hasExpiredHere)) return
-    this.commandQueue.executeReliably('end', id, closeReason as string, hasExpiredHere ? 0 : 1, '', '')
-    if (hasExpiredHere) this.commandQueue.executeReliably('ack_expiry', id)
+    this.commandQueue.executeInBackground('end', id, closeReason as string, hasExpiredHere ? 0 : 1, '', '')
+    if (hasExpiredHere) this.commandQueue.executeInBackground('ack_expiry', id)
   }
 
   /** Explains why the store cannot be used. */

@@ -38,7 +38,7 @@ export class RedisStore implements Store {
     const { calls, commandQueue } = this.#node
     const startPosition = Number(await calls.execute('create', id, [principal === undefined ? 0 : 1, principal ?? ''], () => {
       // Nobody uses the session. Its `onOpen` hooks have not run, so those of `onClose` must not run either.
-      return commandQueue.executeReliably('end', id, 'aborted', 0, '', '')
+      return commandQueue.executeInBackground('end', id, 'aborted', 0, '', '')
     }))
     if (startPosition === -1) return undefined
     const state = this.#node.cache.getOrCreate(id, { principal, startPosition })
@@ -55,7 +55,7 @@ export class RedisStore implements Store {
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
     if (state !== undefined) this.#node.applyRecord(state, hash)
-    // A close that has arrived before this reply had no effect.
+    // The notification of a close that arrived before the session was known here was ignored.
     if (state !== undefined && this.#node.unknownCloses !== unknownCloses) this.#node.verify(state)
     return record === undefined ? undefined : state
   }

@@ -63,7 +63,7 @@ export class RedisRuns implements RunStore {
       this.#producing.delete(id)
       // It may have been started.
       if (delivery === undefined) this.#endReliably(id, { status: 'lost' })
-      else this.#commandQueue.executeReliably('run_cancel', id)
+      else this.#commandQueue.executeInBackground('run_cancel', id)
       throw error
     })
     if (run?.id !== id) this.#producing.delete(id)
@@ -154,7 +154,7 @@ export class RedisRuns implements RunStore {
     const run = given as RunReplica
     this.#producing.delete(run.id)
     run.stopProducer()
-    await this.#commandQueue.executeReliably('run_release', run.id)
+    await this.#commandQueue.executeInBackground('run_release', run.id)
   }
 
   /** Makes this node the producer of runs that no node produces, unless another one is faster. */
@@ -164,7 +164,7 @@ export class RedisRuns implements RunStore {
       this.#restarting.add(id)
       this.#restart(id).catch(() => {
         // It may have been restarted.
-        this.#commandQueue.executeReliably('run_release', id)
+        this.#commandQueue.executeInBackground('run_release', id)
       }).finally(() => { this.#restarting.delete(id) })
     }
   }
@@ -183,27 +183,27 @@ export class RedisRuns implements RunStore {
   /** Drops the logs of runs that have no readers in this process any more. */
   prune (): void {
     const ids = this.#reducer.runs.prune()
-    if (ids.length > 0) this.#commandQueue.executeReliably('run_unfollow', ...ids)
+    if (ids.length > 0) this.#commandQueue.executeInBackground('run_unfollow', ...ids)
     for (const id of this.#producing) {
       const run = this.cache.get(id)
       const isStopped = run?.restart !== undefined && run.production === undefined
       if (run?.outcome === undefined && !isStopped) continue
       this.#producing.delete(id)
       // Usually, the run belongs to another node already.
-      if (isStopped) this.#commandQueue.executeReliably('run_release', id)
+      if (isStopped) this.#commandQueue.executeInBackground('run_release', id)
     }
   }
 
   /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more. */
   reconcile (): void {
     this.prune()
-    this.#commandQueue.executeReliably('run_reconcile', ...this.#producing)
+    this.#commandQueue.executeInBackground('run_reconcile', ...this.#producing)
   }
 
   /** Ends a run that has no producer any more, however late. */
   #endReliably (id: string, outcome: RunOutcome, ...term: readonly string[]): void {
     // The token 0 belongs to no command that waits for the reply.
-    this.#commandQueue.executeReliably('run_end', 0, id, JSON.stringify(outcome), ...term)
+    this.#commandQueue.executeInBackground('run_end', 0, id, JSON.stringify(outcome), ...term)
   }
 
   /** Executes a command that returns the record of a run. */

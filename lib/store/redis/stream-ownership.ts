@@ -66,7 +66,7 @@ export class StreamOwnership {
       const { epoch } = state
       this.#requested.delete(state)
       this.#reducer.detach(state)
-      this.#commandQueue.executeReliably('release', state.id, epoch === 0 ? '' : epoch, cursor)
+      this.#commandQueue.executeInBackground('release', state.id, epoch === 0 ? '' : epoch, cursor)
     }
     // The reply to a pending `acquire` must not be applied after the release.
     if (state.pendingAttach === undefined) detach()
@@ -75,7 +75,7 @@ export class StreamOwnership {
 
   /** Stores how far the stream of a session has written, for other nodes. */
   commitCursor (state: SessionReplica): void {
-    this.#commandQueue.executeReliably('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
+    this.#commandQueue.executeInBackground('commit_cursor', state.id, state.epoch, (state.listener as SessionListener).cursor)
   }
 
   /** Prevents sessions from expiring that have a stream in this process or are requested, if it is time to. */

@@ -117,10 +117,9 @@ local function add_node (key, nodes, field)
   redis.call('HSET', key, field or 'nodes', nodes .. NODE_ID .. ',')
 end
 
--- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries as lost that
--- were appended before now.
+-- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries so far as lost.
 local function rollback ()
-  -- The sender has not received the last rollback, which has reported the loss.
+  -- A rollback that the sender has not received yet has reported this loss.
   if rollback_position > HIGHEST_POSITION then return end
   position = math.max(position, HIGHEST_POSITION, NOW) + 1
   rollback_position = position

@@ -112,7 +112,7 @@ export class MessageQueues {
     const names = [...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name)]
     for (let index = 0; index === 0 || index < names.length; index += RECONCILED_PER_COMMAND) {
       const part = names.slice(index, index + RECONCILED_PER_COMMAND)
-      this.#commandQueue.executeReliably('reconcile_tickets', index === 0 ? 1 : 0, index + part.length === names.length ? this.#lastNumber : '', ...part)
+      this.#commandQueue.executeInBackground('reconcile_tickets', index === 0 ? 1 : 0, index + part.length === names.length ? this.#lastNumber : '', ...part)
     }
   }
 
@@ -265,7 +265,7 @@ export class MessageQueues {
   }
 
   #complete (state: SessionReplica, ticket: string, isLast: boolean, responses: string[]): Promise<void> {
-    return this.#commandQueue.executeReliably('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
+    return this.#commandQueue.executeInBackground('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {

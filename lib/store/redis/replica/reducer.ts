@@ -350,7 +350,7 @@ export class Reducer extends LogReducer {
       replica.add(value, after, this.clockOffset)
       const record = wasLive || !replica.isLive ? undefined : parseRecord(value[5])
       if (record !== undefined) this.#applyStreamRecord(state, record)
-      // After `#applyStreamRecord`, because only then the stream has the right ranges.
+      // The ranges of the stream are complete only after `#applyStreamRecord`.
       this.releaseReaders(replica)
     }
   }

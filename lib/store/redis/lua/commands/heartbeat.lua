@@ -51,7 +51,7 @@ for _, id in ipairs(list_due(':deadlines', MAX_EXAMINED)) do
   local owner, principal = unpack(redis.call('HMGET', session_key(id), 'owner', 'principal'))
   if owner and owner ~= '' then
     -- If the lease of the owner has ended, the client has `resumeTimeout` from now on. An owner with a lease renews the deadline while
-    -- it has the stream. If it has none, Redis has lost that the stream has ended, and the owner releases the session.
+    -- it has the stream. If the owner has no stream, Redis has lost the `release`, and the owner sends it again.
     if not clear_expired_owner(session_key(id), owner) then notify(owner, 'stream_check ' .. id) end
     retention.set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end

@@ -6,7 +6,7 @@
 local logs = require('logs')
 local channels = {}
 
--- Returns the ranges of left channels of which the session may not have read all entries, the oldest first.
+-- Returns the ranges of left channels that can have entries which the session has not read, the oldest first.
 function channels.unread_ranges (key)
   local ranges = {}
   for _, field in ipairs(redis.call('HKEYS', key)) do

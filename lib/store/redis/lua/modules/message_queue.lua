@@ -17,9 +17,9 @@ function message_queue.is_concurrent (ticket) return string.find(ticket, ' c', 1
 
 function message_queue.has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
 
--- Whether a ticket is waiting or being handled: its node has a lease, and has not completed it. After a loss of data, Redis may
--- have tickets that were completed. So each node has recorded the number of its newest ticket then, as `last`, and those of the
--- tickets up to it that were not completed.
+-- Whether a ticket is waiting or being handled: its node has a lease, and has not completed it. After a rollback, Redis can have
+-- tickets that were completed. So each node then records the number of its newest ticket, as `last`, and the names of the tickets up
+-- to it that were not completed.
 function message_queue.is_valid (ticket)
   local node, name, number = string.match(ticket, '^(%S+) (c?(%d+))')
   if not check_lease(node) then return false end
