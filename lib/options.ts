@@ -45,6 +45,12 @@ export interface SseSessionsOptions {
   heartbeatEvent?: string
   /** Whether each stream gets a comment of 4 KiB after the `welcome` event, for proxies and virus scanners that forward a response only from 4 KiB on. Default: `false`. */
   padding?: boolean
+  /**
+   * Whether the streams of clients that accept gzip are compressed: `true` for broadcasts and the events of all channels, or an
+   * object that selects them; `channels` may be a regular expression for names. Each event is compressed once for all clients, so the size
+   * of a stream can reveal secrets that are sent together with data of an attacker (BREACH). Other events are never compressed. Default: `false`.
+   */
+  compress?: boolean | { broadcasts?: boolean, channels?: boolean | RegExp }
   /** Milliseconds for which a session without a stream stays open. Default: 120 000. */
   resumeTimeout?: number
   /** Milliseconds that a client waits before it reconnects: a number, or a range from which each client gets a random value. Default: `[1000, 5000]`. */
@@ -106,6 +112,8 @@ export interface Settings extends StoreSettings {
   readonly heartbeatInterval: number | false
   readonly heartbeatEvent: string | undefined
   readonly padding: boolean
+  /** Whether streams are compressed for clients that accept it. */
+  readonly compress: boolean
   readonly retry: readonly [min: number, max: number]
   /** 0 if there is no limit. */
   readonly handlerTimeout: number
@@ -149,6 +157,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     heartbeatInterval = 15_000,
     heartbeatEvent,
     padding = false,
+    compress = false,
     resumeTimeout = 120_000,
     retry = [1000, 5000],
     closeTimeout = 3000,
@@ -203,6 +212,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
     heartbeatInterval: heartbeatInterval === false ? false : assertInteger('heartbeatInterval', heartbeatInterval, MIN_HEARTBEAT_INTERVAL, MAX_DELAY),
     heartbeatEvent,
     padding,
+    ...resolveCompress(compress),
     resumeTimeout: assertInteger('resumeTimeout', resumeTimeout, 0, MAX_DELAY),
     retry: [assertInteger('retry', min, 0, MAX_DELAY), assertInteger('retry', max, min, MAX_DELAY)],
     closeTimeout,
@@ -229,6 +239,20 @@ function resolveLogBounds (name: string, bounds: Partial<LogBounds> = {}, defaul
     entries: assertInteger(`${name}.entries`, entries, 1, MAX_COUNT),
     bytes: assertInteger(`${name}.bytes`, bytes, 1, MAX_COUNT),
     age: assertInteger(`${name}.age`, age, 1, MAX_DELAY)
+  }
+}
+
+function resolveCompress (compress: NonNullable<SseSessionsOptions['compress']>): Pick<Settings, 'compress' | 'compressionScope'> {
+  if (typeof compress === 'boolean') return resolveCompress({ broadcasts: compress, channels: compress })
+  assertKeys('compress', compress, ['broadcasts', 'channels'])
+  const { broadcasts = false, channels = false } = compress
+  assertOption(typeof broadcasts === 'boolean', 'compress.broadcasts', 'true or false')
+  assertOption(typeof channels === 'boolean' || channels instanceof RegExp, 'compress.channels', 'true, false or a regular expression')
+  // `search` ignores the flags that make `test` depend on earlier calls.
+  const includes = (channel: string): boolean => typeof channels === 'boolean' ? channels : channel.search(channels) !== -1
+  return {
+    compress: broadcasts || channels !== false,
+    compressionScope: channel => channel === undefined ? (broadcasts ? '' : undefined) : includes(channel) ? channel : undefined
   }
 }
 

@@ -66,6 +66,8 @@ export class Log {
   appendedBytes = 0
   /** A store may replace them. They apply from the next append or {@link expire} on. */
   bounds: LogBounds
+  /** Compressed streams compress entries together with earlier ones of the same scope, which is the name of a channel, or empty for broadcasts. `undefined`: they are not compressed. */
+  compressionScope: string | undefined
   readonly listener: LogListener
   readonly #onResize: (log: Log) => void
   // Parallel arrays, because one object per entry would add work for the garbage collector.

@@ -5,11 +5,14 @@ import { kInternals, type Session } from '../sessions/session.js'
 import type { StreamAttachment } from '../sessions/session-internals.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { StreamPayload, type ResponseSink } from '../stream/response-sink.js'
+import { endSink, StreamEncoder } from '../stream/shared-compression.js'
+import { acceptsGzip } from '../wire/accept.js'
 import { frameRetry } from '../wire/frame.js'
-import { STREAM_HEADERS } from '../wire/headers.js'
+import { CONTENT_ENCODING, STREAM_HEADERS, VARY } from '../wire/headers.js'
+import { getHeader } from './require-session.js'
 
 /** A request for a stream: the part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
-export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger'> {
+export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger' | 'encoder'> {
   readonly sink: ResponseSink
   readonly requestedAt: number
   /** Response headers, in addition to those of every stream. */
@@ -39,16 +42,28 @@ export async function attachStream (sessions: Sessions, session: Session, reques
   if (sink.closed) return true
   if (head === undefined) return false
   const attachment: StreamAttachment = { ...request, head, logger }
+  let encoder: StreamEncoder | undefined
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
-      if (session[kInternals].setStream(attachment)) request.onAttach?.()
+      if (session[kInternals].setStream({ ...attachment, encoder })) request.onAttach?.()
       return
     }
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
-    sink.end(frameRetry(sessions.createRetryDelay()))
+    endSink(sink, encoder, frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
-  })
+  }, reply => { encoder = createEncoder(sessions, reply) })
   reply.headers(STREAM_HEADERS).headers(request.headers)
   payload.send(reply)
   return true
+}
+
+/** Creates the encoder of a stream that is compressed, and adds the headers. */
+function createEncoder ({ compression }: Sessions, reply: FastifyReply): StreamEncoder | undefined {
+  if (compression === undefined) return undefined
+  const vary = reply.getHeader(VARY)
+  reply.header(VARY, vary === undefined ? 'Accept-Encoding' : `${String(vary)}, Accept-Encoding`)
+  // A hook of the app may have chosen another encoding.
+  if (!acceptsGzip(getHeader(reply.request, 'accept-encoding')) || reply.hasHeader(CONTENT_ENCODING)) return undefined
+  reply.header(CONTENT_ENCODING, 'gzip')
+  return new StreamEncoder(compression)
 }

@@ -10,6 +10,7 @@ import type { MessageQueue } from '../store/message-queue.js'
 import type { SessionListener, SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import type { Sink } from '../stream/response-sink.js'
+import { endSink, type StreamEncoder } from '../stream/shared-compression.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
@@ -75,6 +76,8 @@ export interface StreamAttachment {
   readonly resumed: boolean
   /** The result of `retainForResume`; 0 for the request that opened the session. */
   readonly generation: number
+  /** Compresses the stream. Default: none. */
+  readonly encoder?: StreamEncoder | undefined
   readonly logger: FastifyBaseLogger
 }
 
@@ -230,9 +233,9 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
-  setStream ({ sink, cursor, head, welcome, resumed, generation, logger }: StreamAttachment): boolean {
+  setStream ({ sink, cursor, head, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
-      sink.end(this.context.frames.replaced)
+      endSink(sink, encoder, this.context.frames.replaced)
       return false
     }
     this.#attachedGeneration = generation
@@ -240,7 +243,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.
     const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
-    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, logger })
+    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, encoder, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
     logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')

@@ -10,6 +10,7 @@ import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import { flushScheduler } from '../stream/flush-scheduler.js'
 import { Heartbeat } from '../stream/heartbeat.js'
+import { SharedCompression } from '../stream/shared-compression.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameHeartbeatEvent, frameRetry, HEARTBEAT_FRAME, PADDING_FRAME } from '../wire/frame.js'
@@ -47,6 +48,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly hooks: HookRunner
   /** @internal */
   readonly handlers: HandlerRegistry
+  /** @internal Compresses streams. `undefined` if option `compress` is off. */
+  readonly compression: SharedCompression | undefined
   /** @internal Whether the server is closing. Then no session and no stream is opened any more. */
   closing = false
   readonly #context: SessionContext<Session> & ChannelContext
@@ -65,6 +68,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   constructor (settings: Settings, logger: FastifyBaseLogger, store: Store, streams: Set<StreamWriter>, frames: StreamFrames) {
     const { heartbeatInterval, heartbeatEvent } = settings
     this.settings = settings
+    this.compression = settings.compress ? new SharedCompression() : undefined
     this.hooks = new HookRunner(logger)
     this.handlers = new HandlerRegistry(this.hooks, {
       stopParts: (session, key) => this.runs.deliveries.stopValues(session.id, key),

@@ -36,6 +36,8 @@ export interface StoreSettings {
   readonly maxBytes: number
   /** Milliseconds that `close` should wait for running handlers. */
   readonly closeTimeout: number
+  /** Returns the `compressionScope` of the log of a channel; without a name, of the log of broadcasts. */
+  readonly compressionScope: (channel?: string) => string | undefined
 }
 
 /** What a store calls in the process that uses it. It may do so before the factory has returned. */

@@ -16,9 +16,9 @@ export interface SinkListener {
 export interface Sink {
   listener: SinkListener | undefined
   readonly closed: boolean
-  /** Writes a chunk. Returns false if the next write should wait for `onDrain`. */
-  write (chunk: string): boolean
-  end (chunk: string): void
+  /** Writes a chunk: text, or with `latin1`, one byte per character. Returns false if the next write should wait for `onDrain`. */
+  write (chunk: string, encoding?: 'latin1'): boolean
+  end (chunk: string, encoding?: 'latin1'): void
   destroy (): void
 }
 
@@ -65,19 +65,19 @@ export class ResponseSink implements Sink {
     this.#payload = payload
   }
 
-  write (chunk: string): boolean {
+  write (chunk: string, encoding?: 'latin1'): boolean {
     try {
-      return this.#payload === undefined ? this.#write(chunk) : this.#payload.push(chunk)
+      return this.#payload === undefined ? this.#write(chunk, encoding) : this.#payload.push(chunk)
     } catch (error) {
       this.#abort(error)
       return false
     }
   }
 
-  end (chunk: string): void {
+  end (chunk: string, encoding: 'utf8' | 'latin1' = 'utf8'): void {
     try {
       if (this.#payload === undefined) {
-        this.#response.end(chunk)
+        this.#response.end(chunk, encoding)
       } else {
         this.#payload.push(chunk)
         this.#payload.push(null)
@@ -95,7 +95,7 @@ export class ResponseSink implements Sink {
     }
   }
 
-  #write (chunk: string): boolean {
+  #write (chunk: string, encoding: 'latin1' | undefined): boolean {
     const response = this.#response
     const { socket } = response
     // HTTP/2, `inject` and wrapped responses have their own `write`. A pipelined response has no socket yet.
@@ -103,7 +103,7 @@ export class ResponseSink implements Sink {
     // The client has closed the connection, or other code has ended the response. A `close` event follows.
     if (!target.writable || response.writableEnded) return false
     // The result of a wrapper may be `undefined`.
-    const acceptsMore = (target === socket ? this.#writeToSocket(chunk, socket) : response.write(chunk)) !== false
+    const acceptsMore = (target === socket ? this.#writeToSocket(chunk, encoding, socket) : encoding === undefined ? response.write(chunk) : response.write(chunk, encoding)) !== false
     this.#isHeadSent = true
     // The listener is added only when it is needed, because most streams never block.
     if (!acceptsMore) target.once('drain', () => { this.listener?.onDrain() })
@@ -111,8 +111,8 @@ export class ResponseSink implements Sink {
   }
 
   /** Writes a chunk with one write. The response would need four: size, CRLF, data, CRLF. */
-  #writeToSocket (chunk: string, socket: NonNullable<ServerResponse['socket']>): boolean {
-    const size = Buffer.byteLength(chunk)
+  #writeToSocket (chunk: string, encoding: 'latin1' | undefined, socket: NonNullable<ServerResponse['socket']>): boolean {
+    const size = encoding === undefined ? Buffer.byteLength(chunk) : chunk.length
     // [RFC 9112 7.1]
     const data = this.#response.chunkedEncoding ? `${size.toString(16)}\r\n${chunk}\r\n` : chunk
     // ASCII, which most chunks are, is written faster as latin1.
@@ -158,14 +158,16 @@ interface ReplyWithPayload {
 export class StreamPayload extends Readable {
   readonly #sink: ResponseSink
   readonly #onStart: () => void
+  readonly #onTakeOver: (reply: FastifyReply) => void
   /** The reply of a route without {@link startStream}, until the stream starts. */
   #waitingReply: FastifyReply | undefined
 
-  /** `onStart` is called when all `onSend` hooks have run and the sink can write. */
-  constructor (sink: ResponseSink, onStart: () => void) {
+  /** `onStart` is called when all `onSend` hooks have run and the sink can write. Before, `onTakeOver` is called if no hook uses the payload; it can add headers. */
+  constructor (sink: ResponseSink, onStart: () => void, onTakeOver: (reply: FastifyReply) => void = noop) {
     super()
     this.#sink = sink
     this.#onStart = onStart
+    this.#onTakeOver = onTakeOver
   }
 
   override _read (): void {
@@ -196,6 +198,7 @@ export class StreamPayload extends Readable {
     // The connection would be kept open after the stream, and would delay the close of the server.
     if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     if (payload === this && !this.#isUsed) {
+      this.#onTakeOver(reply)
       this.#sink.takeOver(reply)
       // A hook may keep the payload and destroy it later.
       this.on('error', error => { this.#sink.listener?.onError?.(error) }).on('close', () => { this.#sink.destroy() })

@@ -6,6 +6,7 @@ import { logSafely } from '../safe-log.js'
 import { frameGap, framePrefix, type Gap } from '../wire/frame.js'
 import { flushScheduler, type Flushable } from './flush-scheduler.js'
 import type { Sink, SinkListener } from './response-sink.js'
+import type { StreamEncoder } from './shared-compression.js'
 
 /** What a stream belongs to: a session, or a reader of a run. */
 export interface StreamOwner {
@@ -30,6 +31,8 @@ export interface StreamWriterOptions {
   readonly owner: StreamOwner
   /** The logger of the request that opened the stream. */
   readonly logger: FastifyBaseLogger
+  /** Compresses the stream. Default: none. */
+  readonly encoder?: StreamEncoder | undefined
   /** Formats a `gap` event, whose id contains the cursor. Default: {@link frameGap}. */
   readonly formatGap?: (readerId: string, cursor: number, gap: Gap) => string
 }
@@ -66,15 +69,17 @@ export class StreamWriter implements SinkListener, Flushable {
   readonly #ranges: readonly LogRange[]
   readonly #sink: Sink
   readonly #formatGap: (readerId: string, cursor: number, gap: Gap) => string
+  readonly #encoder: StreamEncoder | undefined
   #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
   /** The last position of the newest gap that was reported. */
   #gapReportedThrough = 0
   #finalFrame: string | undefined
 
-  constructor ({ readerId, ranges, cursor, sink, owner, logger, formatGap = frameGap }: StreamWriterOptions) {
+  constructor ({ readerId, ranges, cursor, sink, owner, logger, encoder, formatGap = frameGap }: StreamWriterOptions) {
     this.#readerId = readerId
     this.#prefix = framePrefix(readerId)
     this.#formatGap = formatGap
+    this.#encoder = encoder
     this.#ranges = ranges
     this.cursor = cursor
     this.#sink = sink
@@ -90,7 +95,7 @@ export class StreamWriter implements SinkListener, Flushable {
   start (preamble: string): void {
     this.#sink.listener = this
     this.#trimExpired()
-    this.#write(preamble)
+    this.#write(this.#encoder === undefined ? preamble : this.#encoder.encodeStart(preamble))
   }
 
   /** A log has grown: schedules a write. */
@@ -127,7 +132,7 @@ export class StreamWriter implements SinkListener, Flushable {
   writeHeartbeat (frame: string): void {
     if (this.#state !== 'idle') return
     this.idleTicks = 0
-    if (!this.#sink.write(frame)) this.#state = 'blocked'
+    if (!this.#sink.write(this.#encode(frame), this.#encoding)) this.#state = 'blocked'
   }
 
   /** Ends the response. Without `drain`, a client that does not accept more at the moment is disconnected without the final frame. */
@@ -151,7 +156,7 @@ export class StreamWriter implements SinkListener, Flushable {
   #write (preamble: string): void {
     let chunk = preamble + this.#readChunk()
     while (chunk !== '') {
-      if (!this.#sink.write(chunk)) {
+      if (!this.#sink.write(chunk, this.#encoding)) {
         this.#state = 'blocked'
         break
       }
@@ -164,7 +169,16 @@ export class StreamWriter implements SinkListener, Flushable {
 
   #endSink (finalFrame: string): void {
     this.#state = 'closed'
-    this.#sink.end(finalFrame)
+    this.#sink.end(this.#encode(finalFrame), this.#encoding)
+  }
+
+  /** The encoding of the chunks; `undefined` if they are text. */
+  get #encoding (): 'latin1' | undefined {
+    return this.#encoder === undefined ? undefined : 'latin1'
+  }
+
+  #encode (frame: string): string {
+    return this.#encoder === undefined ? frame : this.#encoder.encodeFrames(frame)
   }
 
   #trimExpired (): void {
@@ -175,7 +189,7 @@ export class StreamWriter implements SinkListener, Flushable {
   /** Reads the next entries of all logs in order of position, at most one chunk, and moves the cursor past them. */
   #readChunk (): string {
     if (!this.canWrite) return ''
-    let chunk = this.#reportGap()
+    let chunk = this.#encode(this.#reportGap())
     let limit: number
     do {
       // Find the range with the earliest entry, and the earliest position in the other ranges.
@@ -204,7 +218,9 @@ export class StreamWriter implements SinkListener, Flushable {
     for (let index = log.indexAfter(Math.max(this.cursor, from)); index < log.end && chunk.length < CHUNK_CHARACTERS; index++) {
       const position = log.positionAt(index)
       if (position > through) break
-      if (!log.isExcluded(position, this.#readerId)) chunk += this.#prefix + log.frameSuffixAt(index)
+      if (!log.isExcluded(position, this.#readerId)) {
+        chunk += this.#encoder === undefined ? this.#prefix + log.frameSuffixAt(index) : this.#encoder.encodeEntry(log, index, this.#prefix)
+      }
       this.cursor = position
     }
     return chunk

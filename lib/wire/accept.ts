@@ -21,3 +21,12 @@ export function acceptsType (type: string, accept = '*/*'): boolean {
 
 /** Whether an `Accept` header accepts an event stream. */
 export const acceptsEventStream = (accept?: string): boolean => acceptsType('text/event-stream', accept)
+
+/** Whether an `Accept-Encoding` header names gzip. */
+export function acceptsGzip (header = ''): boolean {
+  return header.split(',').some(coding => {
+    const [name, weight = 'q=1'] = coding.split(';').map(part => part.trim().toLowerCase())
+    // [RFC 9110, 12.4.2] A weight of 0 means "not acceptable".
+    return name === 'gzip' && Number(weight.slice('q='.length)) > 0
+  })
+}

@@ -8,6 +8,8 @@ export const IDEMPOTENT_REPLAYED = 'idempotent-replayed'
 export const ALLOW_ORIGIN = 'access-control-allow-origin'
 export const EXPOSE_HEADERS = 'access-control-expose-headers'
 export const CACHE_CONTROL = 'cache-control'
+export const CONTENT_ENCODING = 'content-encoding'
+export const VARY = 'vary'
 
 /** Response headers that CORS must expose to pages of other origins. */
 export const EXPOSED_HEADERS = 'X-Session-ID, X-Session-Connected, Idempotent-Replayed, Retry-After'

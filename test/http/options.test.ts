@@ -20,6 +20,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   cors: [null, 'all', 7],
   heartbeatInterval: [null, true, 0, 4, -1, 5.5, NaN, Infinity, 2 ** 31, '15000'],
   padding: [null, 0, 4096, 'true'],
+  compress: [null, 7, 'gzip', { channel: true }, { broadcasts: 1 }, { channels: 'prices' }, { channels: null }],
   heartbeatEvent: [null, 7, '', 'a\nb', 'a\rb', 'a\0b', '\ud800', 'welcome', 'close', 'gap', 'replaced', 'open', 'error'],
   resumeTimeout: [null, false, -1, 0.5, NaN, Infinity, 2 ** 31, '1'],
   retry: [null, false, -1, 0.5, NaN, Infinity, 2 ** 31, '1', {}, [], [1], [1, 2, 3], [2, 1], [-1, 1], [0, Infinity], [0, '1'], [0.5, 1]],

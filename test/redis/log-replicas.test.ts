@@ -11,7 +11,7 @@ const ignore = (): void => {}
 const bounds = { entries: 3, bytes: 1e6, age: Infinity }
 
 function createReducer (listener: Partial<ReducerListener>, known = new Map<string, SessionReplica>()): Reducer {
-  return new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, known, new Map(), {
+  return new Reducer({ log: bounds, channelLog: bounds, runLog: bounds, compressionScope: () => undefined }, known, new Map(), {
     onBroadcast: ignore, onMissedPublication: ignore, onIncomplete: ignore, onRollback: ignore, onTurn: ignore, onResponse: ignore, onQueuesChanged: ignore, onSessionClosed: ignore, onUnknownClose: ignore, onNoStream: ignore, onCursorRequest: ignore, onStale: ignore, ...listener
   })
 }

@@ -18,7 +18,7 @@ function createRun () {
   if (record === undefined) throw new Error('no record')
   const run = new RunReplica(record, { isFenced: false })
   let losses = 0
-  const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, new Map(), new Map([['run', run]]), {
+  const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds, compressionScope: () => undefined }, new Map(), new Map([['run', run]]), {
     onBroadcast: noop, onMissedPublication: () => { losses++ }, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   let ends = 0

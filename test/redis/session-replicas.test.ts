@@ -19,7 +19,7 @@ function createSession () {
   const ignored: Omit<SessionListener, 'onEnd'> = { cursor: 0, onAppend: noop, onReplaced: noop, onLost: noop, onAbort: noop }
   state.listener = { ...ignored, onEnd: () => { ends++ } }
   const stale: SessionReplica[] = []
-  const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds }, new Map([['a', state]]), new Map(), {
+  const reducer = new Reducer({ log: bounds, channelLog: bounds, runLog: bounds, compressionScope: () => undefined }, new Map([['a', state]]), new Map(), {
     onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: state => { stale.push(state) }
   })
   reducer.nodeId = 'node'

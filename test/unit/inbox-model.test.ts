@@ -133,7 +133,7 @@ class History {
   constructor (next: () => number, counts: Counts) {
     this.#next = next
     this.#counts = counts
-    this.#reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, this.#known, new Map(), {
+    this.#reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED, compressionScope: () => undefined }, this.#known, new Map(), {
       onBroadcast: () => { for (const state of this.#known.values()) this.#write(state) },
       onMissedPublication: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
@@ -408,7 +408,7 @@ t.test('streams write exactly their entries, however publications and replies in
 t.test('the log of a stream that has moved to another node is not read again', t => {
   const record = (epoch: number): string[] => ['startPosition', '0', 'cursor', '0', 'version', String(epoch), 'epoch', String(epoch), 'owner', NODE]
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
-  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED, compressionScope: () => undefined }, new Map([['a', state]]), new Map(), {
     onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   reducer.nodeId = NODE
@@ -425,7 +425,7 @@ t.test('the log of a stream that has moved to another node is not read again', t
 t.test('a close is applied while notifications may be missing', t => {
   const state = new SessionReplica('a', undefined, 0, { isFenced: false, mayMissBroadcasts: false })
   let unknownCloses = 0
-  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map([['a', state]]), new Map(), {
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED, compressionScope: () => undefined }, new Map([['a', state]]), new Map(), {
     onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: () => { unknownCloses++ }, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   const inbox = new Inbox(PREFIX, Infinity, reducer, { send: () => new Promise(noop), onInvalidate: noop, onRestore: noop })
@@ -438,7 +438,7 @@ t.test('a close is applied while notifications may be missing', t => {
 })
 
 t.test('publications are complete from the first reply after a loss, although logs are missing', async t => {
-  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED }, new Map(), new Map(), {
+  const reducer = new Reducer({ log: UNBOUNDED, channelLog: UNBOUNDED, runLog: UNBOUNDED, compressionScope: () => undefined }, new Map(), new Map(), {
     onBroadcast: noop, onMissedPublication: noop, onIncomplete: noop, onRollback: noop, onTurn: noop, onResponse: noop, onQueuesChanged: noop, onSessionClosed: noop, onUnknownClose: noop, onNoStream: noop, onCursorRequest: noop, onStale: noop
   })
   let restored = 0

@@ -51,6 +51,7 @@ export class MemoryStore implements Store {
       return true
     })
     this.#broadcasts = this.#createLog(settings.channelLog, { onAppend: () => { callbacks.onBroadcast() } })
+    this.#broadcasts.compressionScope = settings.compressionScope()
     this.#expiryQueue = new ExpiryQueue(settings.resumeTimeout, session => { this.#expire(session) })
   }
 
@@ -214,6 +215,7 @@ export class MemoryStore implements Store {
       this.#limit.update(log)
       this.#removeIfUnused(channel)
     }))
+    channel.log.compressionScope = this.#settings.compressionScope(name)
     this.#channels.set(name, channel)
     return channel
   }

@@ -48,7 +48,7 @@ export interface LogItem {
 
 export type ReadValue = LogPart | string
 
-type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog'>
+type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog' | 'compressionScope'>
 
 /** The notifications of changes of the record of a session. Nodes with a newer version of this package may send others. */
 const RECORD_CHANGES: ReadonlySet<string> = new Set(['joined', 'left', 'left_all', 'updated'])
@@ -75,6 +75,7 @@ export class Reducer extends LogReducer {
     this.#listener = listener
     this.runs = new RunReducer(this, knownRuns, settings.runLog, listener)
     this.broadcasts = new LogReplica('broadcasts', '', settings.channelLog, { onAppend: () => { listener.onBroadcast() } })
+    this.broadcasts.log.compressionScope = settings.compressionScope()
     this.broadcasts.neededFrom = 0
     this.incomplete.add(this.broadcasts)
   }
@@ -390,6 +391,7 @@ export class Reducer extends LogReducer {
     let replica = this.channels.get(name)
     if (replica === undefined) {
       replica = new LogReplica('channel', name, this.#settings.channelLog)
+      replica.log.compressionScope = this.#settings.compressionScope(name)
       replica.log.markTrimmed(this.rollbackPosition, 'store')
       this.channels.set(name, replica)
     }

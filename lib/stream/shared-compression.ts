@@ -1,0 +1,233 @@
+import { constants, deflateRawSync, inflateRawSync, type ZlibOptions } from 'node:zlib'
+import type { Log } from '../log/log.js'
+import { framePrefix } from '../wire/frame.js'
+import type { Sink } from './response-sink.js'
+
+// [RFC 1952 2.3] The header of a gzip stream without a name and a time.
+const GZIP_HEADER = '\x1f\x8b\b\0\0\0\0\0\0\xff'
+// [RFC 1951 3.2.4] The maximum length of a stored block.
+const MAX_STORED_BYTES = 65_535
+/** Number of earlier entries together with which an entry is compressed. */
+const WINDOW_ENTRIES = 8
+/** A window needs no more entries if they have this many characters. */
+const WINDOW_CHARACTERS = 8 * 1024
+/** Maximum number of blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
+const MAX_BLOCKS = 4
+/** An entry that has this many later ones in its log is not compressed any more, so that a long replay does not block the event loop. */
+const MAX_BACKLOG = 64
+/** Bounds of the cache. The second one applies to the text of the entries and their blocks together. */
+const MAX_ENTRIES = 1000
+const MAX_CHARACTERS = 4 * 1024 * 1024
+
+/**
+ * The session id with which entries are compressed. Its bytes never occur in UTF-8, and no three of them occur twice in this
+ * order. So only the id in an earlier frame can match it.
+ */
+const TEMPLATE_ID = '\xc0\xc1\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd\xfe\xff\xc0\xf5\xf7\xf9\xfb\xfd\xff\xc1\xf6\xf8\xfa'
+/** A session id for checks. All of its characters are different. */
+const SAMPLE_ID = 'ABCDEFGHIJKLMNOPQRSTUVWX'
+const PREFIX_LENGTH = framePrefix(SAMPLE_ID).length
+
+/** An entry with its compressed forms. When it is removed from the cache, these are dropped, but streams may still have it in their windows. */
+interface CachedEntry {
+  readonly position: number
+  readonly length: number
+  /** The part of the frame after the session id. `undefined` if the entry is not in the cache any more. */
+  suffix: string | undefined
+  /** What streams without a block write before and after the session id. */
+  plain: readonly [head: string, tail: string] | undefined
+  blocks: Block[]
+  /** Length of all these texts. */
+  weight: number
+}
+
+/** The last entries that a stream has written. They are from the same log, and nothing was written between them. */
+interface Window {
+  readonly entries: readonly CachedEntry[]
+  readonly isFull: boolean
+}
+
+/** An entry that was compressed together with earlier ones. */
+interface Block {
+  /** The earlier entries. The last frames of the stream must be theirs. */
+  readonly dictionary: readonly CachedEntry[]
+  /** `undefined` if the block is not correct for all session ids. */
+  readonly text: string | undefined
+  /** The window of a stream that had only the entries of `dictionary` in its window, after the block. All of these streams share this object. */
+  readonly next: Window
+}
+
+const EMPTY_WINDOW: Window = { entries: [], isFull: false }
+
+/**
+ * Compresses each entry of a log once for all streams. The result is a block of a gzip stream, which refers to the entries
+ * before it. A stream can use the block if these entries are the last that it has written. So the log takes the place of the
+ * state that a compressor for one stream would keep.
+ *
+ * The session id in the frames is different in each stream. An entry is compressed with {@link TEMPLATE_ID}, so that its
+ * block copies the id from the previous frame, where each stream has its own.
+ *
+ * Blocks are strings with one character per byte, because streams join and write strings faster than buffers.
+ */
+export class SharedCompression {
+  /** By the part of the frame after the session id, and not by position, because a store that was restored to an earlier state assigns positions again. */
+  readonly #entries = new Map<string, CachedEntry>()
+  #weight = 0
+  /** The newest position of the entries that were removed from the cache. Up to there, no entry is compressed again, which limits the work for each entry. */
+  #removedThrough = 0
+
+  /** Returns an entry from the cache, to which it is added if necessary; `undefined` if the entry should not be compressed. It stays in the cache at least until the next call. */
+  get (log: Log, index: number): CachedEntry | undefined {
+    const suffix = log.frameSuffixAt(index)
+    const cached = this.#entries.get(suffix)
+    if (cached !== undefined) return cached
+    const position = log.positionAt(index)
+    if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG) return undefined
+    while (this.#entries.size >= MAX_ENTRIES || this.#weight > MAX_CHARACTERS) this.#removeOldest()
+    const entry: CachedEntry = { position, length: suffix.length, suffix, plain: undefined, blocks: [], weight: 0 }
+    this.#entries.set(suffix, entry)
+    this.#addWeight(entry, suffix)
+    return entry
+  }
+
+  /** Returns what a stream without a block writes before and after the session id. */
+  getPlain (entry: CachedEntry): readonly [head: string, tail: string] {
+    if (entry.plain !== undefined) return entry.plain
+    const bytes = Buffer.from(entry.suffix as string)
+    const deflated = deflateRawSync(bytes, createOptions(bytes.length))
+    const isStored = deflated.length >= bytes.length && PREFIX_LENGTH + bytes.length <= MAX_STORED_BYTES
+    entry.plain = isStored
+      ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1')]
+      : [formatStoredHeader(PREFIX_LENGTH), deflated.toString('latin1')]
+    this.#addWeight(entry, entry.plain[1])
+    return entry.plain
+  }
+
+  /** Returns the block of an entry for a stream with this window; `undefined` if it has none. */
+  getBlock (entry: CachedEntry, { entries, isFull }: Window): Block | undefined {
+    if (entries.length === 0) return undefined
+    const full = isFull ? this.#findBlock(entry, entries, MAX_BLOCKS - 1) : undefined
+    return full ?? this.#findBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
+  }
+
+  #findBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): Block | undefined {
+    for (const block of entry.blocks) {
+      if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
+    }
+    if (entry.blocks.length >= maxBlocks || dictionary.some(({ suffix }) => suffix === undefined)) return undefined
+    const block: Block = { dictionary, text: compress(entry, dictionary), next: appendTo(dictionary, entry) }
+    entry.blocks.push(block)
+    this.#addWeight(entry, block.text ?? '')
+    return block
+  }
+
+  #addWeight (entry: CachedEntry, { length }: string): void {
+    entry.weight += length
+    this.#weight += length
+  }
+
+  #removeOldest (): void {
+    const [[suffix, entry]] = this.#entries as unknown as [[string, CachedEntry]]
+    this.#entries.delete(suffix)
+    this.#weight -= entry.weight
+    this.#removedThrough = Math.max(this.#removedThrough, entry.position)
+    // The blocks refer to earlier entries, and these to others, so that a stream that is blocked would keep all of them in memory.
+    entry.suffix = undefined
+    entry.plain = undefined
+    entry.blocks = []
+  }
+}
+
+/** Encodes what one stream writes as gzip. The stream has no trailer, because its checksum would be different for each stream. */
+export class StreamEncoder {
+  readonly #compression: SharedCompression
+  /** The `compressionScope` of the log of the window's entries. `undefined` if something else was written after them, which makes the window invalid. */
+  #scope: string | undefined
+  #window = EMPTY_WINDOW
+
+  constructor (compression: SharedCompression) {
+    this.#compression = compression
+  }
+
+  /** Encodes the first frames of the stream. */
+  encodeStart (frames: string): string {
+    return GZIP_HEADER + this.encodeFrames(frames)
+  }
+
+  /** Encodes frames that other streams do not have in common. They are not compressed, so their size reveals nothing but their length. */
+  encodeFrames (frames: string): string {
+    if (frames === '') return ''
+    this.#scope = undefined
+    const text = Buffer.from(frames).toString('latin1')
+    let encoded = ''
+    for (let start = 0; start < text.length; start += MAX_STORED_BYTES) {
+      const part = text.slice(start, start + MAX_STORED_BYTES)
+      encoded += formatStoredHeader(part.length) + part
+    }
+    return encoded
+  }
+
+  /** Encodes an entry of a log. `prefix` is the start of its frame, with the id of the session. */
+  encodeEntry (log: Log, index: number, prefix: string): string {
+    const { compressionScope } = log
+    const entry = compressionScope === undefined ? undefined : this.#compression.get(log, index)
+    if (entry === undefined) return this.encodeFrames(prefix + log.frameSuffixAt(index))
+    if (this.#scope !== compressionScope) {
+      this.#scope = compressionScope
+      this.#window = EMPTY_WINDOW
+    }
+    const { entries } = this.#window
+    const block = this.#compression.getBlock(entry, this.#window)
+    this.#window = block?.dictionary.length === entries.length ? block.next : appendTo(entries, entry)
+    if (block?.text !== undefined) return block.text
+    const [head, tail] = this.#compression.getPlain(entry)
+    return head + prefix + tail
+  }
+}
+
+/** Ends a response that does not become a stream. `encoder` is the one of its stream, if that would be compressed. */
+export function endSink (sink: Sink, encoder: StreamEncoder | undefined, frames: string): void {
+  if (encoder === undefined) sink.end(frames)
+  else sink.end(encoder.encodeStart(frames), 'latin1')
+}
+
+function appendTo (entries: readonly CachedEntry[], entry: CachedEntry): Window {
+  const appended = [...entries, entry]
+  let length = 0
+  for (const entry of appended) length += entry.length
+  while (appended.length > WINDOW_ENTRIES || length - (appended[0] as CachedEntry).length >= WINDOW_CHARACTERS) length -= (appended.shift() as CachedEntry).length
+  return { entries: appended, isFull: appended.length === WINDOW_ENTRIES || length >= WINDOW_CHARACTERS }
+}
+
+/** Compresses an entry together with earlier ones. Returns `undefined` if the result is not correct for all session ids. */
+function compress (entry: CachedEntry, dictionary: readonly CachedEntry[]): string | undefined {
+  const frame = createFrames([entry], TEMPLATE_ID)
+  const options = createOptions(frame.length)
+  const block = deflateRawSync(frame, { ...options, dictionary: createFrames(dictionary, TEMPLATE_ID) })
+  // The block can contain the bytes of the template, for example if the previous frame is too far away. Otherwise each byte of the id is
+  // copied from the same place in an earlier id.
+  const inflated = inflateRawSync(block, { ...options, dictionary: createFrames(dictionary, SAMPLE_ID) })
+  return inflated.equals(createFrames([entry], SAMPLE_ID)) ? block.toString('latin1') : undefined
+}
+
+/** Creates the options with which a number of bytes is compressed, or decompressed. */
+function createOptions (length: number): ZlibOptions {
+  // The default buffer for the result, 16 KiB, would double the time for an entry of usual length.
+  return { finishFlush: constants.Z_SYNC_FLUSH, chunkSize: length + 64 }
+}
+
+/** Creates the frames of entries for a session id, which may contain any bytes. */
+function createFrames (entries: readonly CachedEntry[], id: string): Buffer {
+  const prefix = Buffer.from(framePrefix(id), 'latin1')
+  return Buffer.concat(entries.flatMap(({ suffix }) => [prefix, Buffer.from(suffix as string)]))
+}
+
+/** Formats the header of a stored block, which begins at a byte boundary. */
+function formatStoredHeader (length: number): string {
+  // [RFC 1951 3.2.4]
+  return String.fromCharCode(0, length & 0xff, length >>> 8, ~length & 0xff, (~length >>> 8) & 0xff)
+}
+
+function isEqual (first: readonly CachedEntry[], second: readonly CachedEntry[]): boolean {
+  return first.length === second.length && first.every((entry, index) => entry === second[index])
+}
