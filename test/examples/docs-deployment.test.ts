@@ -96,3 +96,13 @@ t.test('the rate limit applies to the POST and not to the GET', async t => {
   t.strictSame(statuses, [...Array.from({ length: 20 }, () => 201), 429])
   for (let i = 0; i < 21; i++) await openStream(t, url, { path: '/chat/downward' })
 })
+
+t.test('the options for compression compress the channels that they name', async t => {
+  const app = Fastify()
+  await runFragment(block('docs/deployment.md', 'compress'), { app, sseSessions })
+  const url = await listen(t, app)
+  const stream = await openStream(t, url, { path: '/chat/downward', headers: { 'accept-encoding': 'gzip' }, skipWelcome: true })
+  t.equal(stream.headers['content-encoding'], 'gzip')
+  const { compressionScope } = app.sseSessions.settings
+  t.strictSame([compressionScope(), compressionScope('prices-1'), compressionScope('room')], ['', 'prices-1', undefined])
+})
