@@ -13,8 +13,9 @@ const WINDOW_ENTRIES = 8
 const WINDOW_CHARACTERS = 8 * 1024
 /** Maximum number of blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
 const MAX_BLOCKS = 4
-/** An entry that has this many later ones in its log is not compressed any more, so that a long replay does not block the event loop. */
+/** Entries that have this many later ones in their log, or more than this many characters, are not compressed, so that neither a long replay nor a large event blocks the event loop for long. */
 const MAX_BACKLOG = 64
+const MAX_LENGTH = 256 * 1024
 /** Bounds of the cache. The second one applies to the text of the entries and their blocks together. */
 const MAX_ENTRIES = 1000
 const MAX_CHARACTERS = 4 * 1024 * 1024
@@ -82,7 +83,7 @@ export class SharedCompression {
     const cached = this.#entries.get(suffix)
     if (cached !== undefined) return cached
     const position = log.positionAt(index)
-    if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG) return undefined
+    if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG || suffix.length > MAX_LENGTH) return undefined
     while (this.#entries.size >= MAX_ENTRIES || this.#weight > MAX_CHARACTERS) this.#removeOldest()
     const entry: CachedEntry = { position, length: suffix.length, suffix, plain: undefined, blocks: [], weight: 0 }
     this.#entries.set(suffix, entry)

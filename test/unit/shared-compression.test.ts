@@ -277,6 +277,14 @@ t.test('frames of any size are encoded', async t => {
   for (const pair of [first, second]) t.ok(pair.isCorrect)
 })
 
+t.test('a large entry is not compressed, because that would block the event loop', async t => {
+  const { first, second, send } = createStreams()
+  const [large] = send(frameEvent('message', 'x'.repeat(256 * 1024 + 1)))
+  t.ok(large.length > 256 * 1024)
+  t.ok(send(frameEvent('message', 'x'.repeat(256 * 1024 - 100)))[0].length < 1000)
+  for (const pair of [first, second]) t.ok(pair.isCorrect)
+})
+
 t.test('a long replay is compressed only at its end', async t => {
   const log = createLog('')
   const appender = new Appender()
