@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { trackProcess } from '../support/child-process.js'
+import { FORCE_CLOSE, testEachClient, waitForEvent } from '../support/clients.js'
 import { findFreePort } from '../support/free-port.js'
 import { http2Options } from '../support/http2.js'
 import { needsProgram } from '../support/needs-program.js'
@@ -138,4 +139,24 @@ t.test('real decoders read a compressed stream over HTTP/2', async t => {
 t.test('real decoders read a compressed stream through nginx', needsProgram('nginx'), async t => {
   const served = await serveCompressed(t, false)
   await testDecoders(t, served, await startNginx(t, served.url), available.filter(({ usesHttp2 }) => usesHttp2 !== true))
+})
+
+testEachClient(t, 'the client of the package reads a compressed stream, and resumes it', async (t, connect) => {
+  const { sessions, url } = await serve(t, { compress: true, retry: 1 }, { fastify: FORCE_CLOSE })
+  const session = connect(url)
+  const received: unknown[] = []
+  session.on('tick', data => { received.push(data) })
+  let resumes = 0
+  session.on('resume', () => { resumes++ })
+  await waitForEvent(session, 'open')
+  const serverSession = await sessions.find(session.sessionId ?? '')
+  for (let n = 0; n < 60; n++) {
+    await sessions.broadcast('tick', n)
+    await waitUntil(() => received.length === n + 1, 'the event')
+    if (n % 20 === 19) {
+      serverSession?.[kInternals].disconnect()
+      await waitUntil(() => resumes === (n + 1) / 20, 'the client to resume')
+    }
+  }
+  t.strictSame(received, Array.from({ length: 60 }, (_, n) => n))
 })
