@@ -43,8 +43,8 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     const done = handlePost(sessions, request, reply)
     if (done instanceof Promise) done.catch((error: unknown) => { reply.send(asError(error)) })
   }
-  // Not tracked: `close` sends an error to the requests that it does not wait for any longer, which would be stored as the response of
-  // the message.
+  // Not tracked: when its time is over, `close` answers tracked requests with an error, which would be stored as the response of this
+  // message.
   const internalHandler: RouteHandlerMethod = (request, reply) => {
     if (request.raw instanceof MessageRequest) request.raw.handle(request, reply)
     else reply.callNotFound()

@@ -18,7 +18,8 @@ export interface HandlerContext {
   readonly message: Message
   /**
    * Aborts when nobody needs the values of an async generator any more: when the client stops it, when the session is closed, and
-   * when the process loses the store or closes. For another handler: when it has not settled within `handlerTimeout`.
+   * when the process loses the store or closes. For another handler: when it has not settled within `handlerTimeout`. A getter,
+   * created when it is first used: `{ ...context }` does not contain it.
    */
   readonly signal: AbortSignal
 }

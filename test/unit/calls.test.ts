@@ -28,8 +28,11 @@ function createCalls () {
   } as unknown as CommandQueue
   const calls = new Calls(commandQueue)
   const events: string[] = []
-  const execute = (name: string, sessionId = 'session'): void => {
-    calls.execute('join', sessionId, [], result => { events.push(`${name} late: ${result}`) }).then(reply => { events.push(`${name}: ${String(reply)}`) }, () => { events.push(`${name} rejects`) })
+  const execute = (name: string, sessionId = 'session', hooks?: Promise<void>): void => {
+    calls.execute('join', sessionId, [], result => {
+      events.push(`${name} late: ${result}`)
+      return hooks
+    }).then(reply => { events.push(`${name}: ${String(reply)}`) }, () => { events.push(`${name} rejects`) })
   }
   return {
     calls,
@@ -79,15 +82,15 @@ t.test('the results of several calls of a session are read, also those that have
   t.strictSame(events.slice(2), ['first late: changed', 'third: reply'])
 })
 
-t.test('Redis keeps the results of the calls that are not known yet', async t => {
+t.test('Redis keeps the results of the calls that are not known yet, also if the hooks of a late result never end', async t => {
   const { execute, resolve, reject, find, oldest } = createCalls()
-  execute('first')
+  execute('first', 'session', new Promise(() => {}))
   execute('second')
   await reject(0)
   await resolve(1)
   execute('third')
   t.equal(oldest(2), 1)
-  await find(0, null)
+  await find(0, 'changed')
   execute('fourth')
   t.equal(oldest(3), 3)
 })

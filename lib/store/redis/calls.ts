@@ -40,10 +40,8 @@ export class Calls {
     const [oldest] = this.#open
     const id = `${this.#processId} ${number} ${oldest}`
     const { reply, isUncertain } = this.#commandQueue.executeObserved(name, sessionId, ...args, id)
-    const settled: Promise<void> = reply.then(() => undefined, () => isUncertain() ? this.#applyLater(sessionId, number, id, onLateResult) : undefined).then(() => {
-      this.#open.delete(number)
-      this.#unsettled.delete(settled)
-    })
+    const markKnown = (): void => { this.#open.delete(number) }
+    const settled: Promise<void> = reply.then(markKnown, () => isUncertain() ? this.#applyLater(sessionId, number, id, onLateResult, markKnown) : markKnown()).then(() => { this.#unsettled.delete(settled) })
     this.#unsettled.add(settled)
     return reply.then(async value => {
       // So that the hooks start in the order of the calls.
@@ -59,14 +57,15 @@ export class Calls {
   }
 
   /** Reads the result of a call that has rejected. Resolves when it is applied; never rejects. */
-  #applyLater (sessionId: string, number: number, id: string, onLateResult: (result: string) => Awaitable<void>): Promise<void> {
+  #applyLater (sessionId: string, number: number, id: string, onLateResult: (result: string) => Awaitable<void>, onKnown: () => void): Promise<void> {
     const calls = this.#uncertain.get(sessionId) ?? new Set()
     this.#uncertain.set(sessionId, calls)
     let applied: Awaitable<void>
-    // If Redis has not executed the call before this, it never will.
+    // Redis executes commands in order: if it has not executed the call by now, it never will.
     const resultRead = this.#commandQueue.executeWithoutDeadline('find_call', id).then(result => {
       if (result !== null) applied = onLateResult(result as string)
     }).catch(noop).finally(() => {
+      onKnown()
       calls.delete(call)
       if (calls.size === 0) this.#uncertain.delete(sessionId)
     })

@@ -83,7 +83,6 @@ export class RedisNode {
   #sweptAt = now()
   #clocksComparedAt = -Infinity
   #isClosing = false
-  #isStopped = false
 
   constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, isCluster, partition }: RedisNodeOptions) {
     this.#settings = settings
@@ -260,7 +259,6 @@ export class RedisNode {
   }
 
   #stop (): void {
-    this.#isStopped = true
     clearInterval(this.#timer)
     this.ownership.stop()
     this.commandQueue.close()
@@ -326,8 +324,8 @@ export class RedisNode {
     // First, because `add` may fail, and the next attempt has another id.
     if (previousId !== '') this.#subscriber.remove([`${this.#keyPrefix}:n:${previousId}`])
     await this.#subscriber.add([this.#inbox.pubSubChannel]).catch((error: unknown) => {
-      // The connection may be half open. `#supervise` cannot know, because a node that is not registered gets no notifications.
-      if (!this.#isStopped) this.#subscriber.replace()
+      // The connection is half open. `#supervise` cannot know, because a node that is not registered gets no notifications.
+      if (this.#subscriber.isReady) this.#subscriber.replace()
       throw error
     })
     await this.#executeHeartbeat(nodeId, true)

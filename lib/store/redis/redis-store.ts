@@ -122,7 +122,8 @@ export class RedisStore implements Store {
         all.push(...frames)
       }
     } catch (error) {
-      if (version > 0) this.#applyLateMembership(state, 'onJoin', channel, addChannel).catch(noop)
+      // The session has joined all the same.
+      if (version > 0) this.#node.callbacks.onJoin(state, channel).catch(noop)
       throw error
     }
     return { isNew: version > 0, frames: all.reverse() }

@@ -127,10 +127,10 @@ local function rollback ()
   publish_all('rollback ' .. format_integer(rollback_position))
 end
 
--- The function that creates a module, or the function of a command, by name; and the modules that were created.
+-- The function that creates a module, or the function of a command, by name, and what it has created.
 local create
-local modules = {}
+local created = {}
 local function require (name)
-  modules[name] = modules[name] or create(name)
-  return modules[name]
+  created[name] = created[name] or create(name)
+  return created[name]
 end

@@ -8,8 +8,6 @@ import { decodeResponse, encodeResponse } from './stored-response.js'
 
 /** Maximum number of handled messages of a batch whose `complete` is not confirmed. If this process fails, these are handled again. */
 const MAX_UNACKED = 8
-/** Number of tickets in one `reconcile_tickets`, so that it does not block Redis for long. */
-const RECONCILED_PER_COMMAND = 1000
 
 /** A message without a result. */
 class PendingMessage {
@@ -42,8 +40,8 @@ interface Ticket {
   isQueued: boolean
   /** Whether a command for it is in progress. */
   isPending: boolean
-  /** Something has changed since that command was sent, so it has to be sent again. */
-  hasChanged: boolean
+  /** Whether something has changed since that command was sent. */
+  mustResend: boolean
 }
 
 type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
@@ -79,7 +77,7 @@ export class MessageQueues {
       enqueue: message => {
         if (this.#isClosed) return Promise.reject(new StoreUnavailable())
         const pending = new PendingMessage(message)
-        this.#requestLater(this.#createTicket(state, [pending]))
+        this.#startRequest(this.#createTicket(state, [pending]))
         return pending.result
       },
       enqueueAll: messages => this.#enqueueAll(state, messages)
@@ -110,10 +108,8 @@ export class MessageQueues {
   /** Redis has lost data: other messages do not wait any more for tickets that it still has of this node, but that are completed. */
   reconcile (): void {
     const names = [...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name)]
-    for (let index = 0; index === 0 || index < names.length; index += RECONCILED_PER_COMMAND) {
-      const part = names.slice(index, index + RECONCILED_PER_COMMAND)
-      this.#commandQueue.executeInBackground('reconcile_tickets', index === 0 ? 1 : 0, index + part.length === names.length ? this.#lastNumber : '', ...part)
-    }
+    // One argument, because storing many would block Redis for long, and parts could be separated by a new node id.
+    this.#commandQueue.executeInBackground('reconcile_tickets', this.#lastNumber, `,${names.join()},`)
   }
 
   /** Whether a handler is running for the session that another node may run, too, because this process was treated as failed. */
@@ -133,8 +129,8 @@ export class MessageQueues {
   }
 
   #retry (ticket: Ticket): void {
-    if (ticket.isPending) ticket.hasChanged = true
-    else this.#requestLater(ticket)
+    if (ticket.isPending) ticket.mustResend = true
+    else this.#startRequest(ticket)
   }
 
   /** Rejects the messages of a ticket, and removes it from the queue in Redis. */
@@ -174,7 +170,7 @@ export class MessageQueues {
 
   #createTicket (state: SessionReplica, messages: PendingMessage[]): Ticket {
     const name = `${messages[0]?.message.isConcurrent === true ? 'c' : ''}${++this.#lastNumber}`
-    const ticket: Ticket = { state, name, messages, nodeId: '', isQueued: false, isPending: false, hasChanged: false }
+    const ticket: Ticket = { state, name, messages, nodeId: '', isQueued: false, isPending: false, mustResend: false }
     this.#waiting.set(name, ticket)
     return ticket
   }
@@ -183,7 +179,7 @@ export class MessageQueues {
   async #request (ticket: Ticket): Promise<void> {
     const { state, name, messages } = ticket
     ticket.isPending = true
-    ticket.hasChanged = false
+    ticket.mustResend = false
     let reply: EnqueueReply
     // A command that is sent while the node is not registered is executed under its next id.
     let sentBy = ''
@@ -210,7 +206,7 @@ export class MessageQueues {
     this.#decide(ticket, messages, status, decisions)
     if (!this.#waiting.has(name)) return
     if (this.#isClosed) this.#giveUp(ticket, new StoreUnavailable())
-    else if (ticket.hasChanged) this.#retry(ticket)
+    else if (ticket.mustResend) this.#retry(ticket)
   }
 
   /** The command for a ticket was executed, or was given up. */
@@ -249,7 +245,7 @@ export class MessageQueues {
     }
     this.#waiting.delete(name)
     // The original of a repeat is now in a ticket behind this one, which cannot start before this one has left the queue.
-    for (const message of repeats) this.#requestLater(this.#createTicket(state, [message]))
+    for (const message of repeats) this.#startRequest(this.#createTicket(state, [message]))
     // These must not be handled before that original. The client repeats them after it.
     if (addedAfterRepeat.length > 0) this.#refuse(ticket, addedAfterRepeat, added.length === 0, new StoreUnavailable())
     if (added.length === 0) return
@@ -260,7 +256,7 @@ export class MessageQueues {
     if (!isConcurrent) state.handling = handling
   }
 
-  #requestLater (ticket: Ticket): void {
+  #startRequest (ticket: Ticket): void {
     this.#request(ticket).catch(noop)
   }
 

@@ -18,14 +18,15 @@ function message_queue.is_concurrent (ticket) return string.find(ticket, ' c', 1
 function message_queue.has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
 
 -- Whether a ticket is waiting or being handled: its node has a lease, and has not completed it. After a rollback, Redis can have
--- tickets that were completed. So each node then records the number of its newest ticket, as `last`, and the names of the tickets up
--- to it that were not completed.
+-- tickets that were completed. So each node then records the number of its newest ticket, as `last`, and the names of its tickets that
+-- were not completed; all others up to `last` are completed.
 function message_queue.is_valid (ticket)
   local node, name, number = string.match(ticket, '^(%S+) (c?(%d+))')
   if not check_lease(node) then return false end
   if rollback_position == 0 then return true end
-  local last, is_known = unpack(redis.call('HMGET', KEY_PREFIX .. ':tickets:' .. node, 'last', name))
-  return is_known or tonumber(number) > to_number(last)
+  local tickets = KEY_PREFIX .. ':tickets:' .. node
+  if tonumber(number) > to_number(redis.call('HGET', tickets, 'last')) then return true end
+  return string.find(redis.call('HGET', tickets, 'names'), ',' .. name .. ',', 1, true) ~= nil
 end
 
 -- Makes the next valid ticket that is not concurrent the first one, and removes those before it that are not valid. Returns its
