@@ -16,15 +16,16 @@ const WORDS = 80
 const ANSWER = Array.from({ length: WORDS }, (_, n) => `${n} `).join('')
 const QUESTION = 'Count!'
 
-// A model that answers with words, one every 10 ms, for each kind of server. It ends when its request is aborted.
+// A model that answers with words, one every 10 ms, for each kind of server. It ends when its request is aborted. An answer that a test
+// stops is so long that it does not end before on a slow machine.
 const FILES = {
   'model.js': `
     import { simulateReadableStream } from 'ai'
     import { MockLanguageModelV3 } from 'ai/test'
-    const words = Array.from({ length: ${WORDS} }, (_, n) => n + ' ')
+    const getWords = messages => Array.from({ length: JSON.stringify(messages).includes('Stop') ? 6000 : ${WORDS} }, (_, n) => n + ' ')
     export async function * answer (messages, signal) {
       signal?.addEventListener('abort', () => { console.log('stopped:', JSON.stringify(messages)) })
-      for (const word of words) {
+      for (const word of getWords(messages)) {
         if (signal?.aborted) return
         yield word
         await new Promise(resolve => setTimeout(resolve, 10))
@@ -34,7 +35,7 @@ const FILES = {
     export const model = new MockLanguageModelV3({
       doStream: async ({ prompt, abortSignal }) => {
         abortSignal.addEventListener('abort', () => { console.log('stopped:', JSON.stringify(prompt)) })
-        const chunks = [{ type: 'text-start', id: 't' }, ...words.map(delta => ({ type: 'text-delta', id: 't', delta })), { type: 'text-end', id: 't' }, end]
+        const chunks = [{ type: 'text-start', id: 't' }, ...getWords(prompt).map(delta => ({ type: 'text-delta', id: 't', delta })), { type: 'text-end', id: 't' }, end]
         return { stream: simulateReadableStream({ chunkDelayInMs: 20, chunks }) }
       }
     })`,

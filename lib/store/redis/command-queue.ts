@@ -264,7 +264,7 @@ export class CommandQueue {
       for (const command of notExecuted) command.uncertainAttempts--
       // A command with another error may have changed something before.
       if (RETRYABLE.has(getErrorCode(error) ?? '')) failed.uncertainAttempts--
-      this.#failed(isPending(failed) ? [failed] : [], error, true)
+      this.#failed([failed].filter(isPending), error, true)
     }, (error: unknown) => {
       // Redis has executed nothing of a batch that it has refused.
       if (getErrorCode(error) !== undefined) for (const command of commands) command.uncertainAttempts--

@@ -113,7 +113,9 @@ export class RedisStore implements Store {
     if (reply === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
     const version = Number(reply)
     if (version === 0) throw this.#closedError(state)
-    this.#applyChange(state, version, addChannel)
+    const refreshed = this.#applyChange(state, version, addChannel)
+    // The hooks of a join must not wait.
+    if (version < 0) await refreshed
     let [through, frames] = newest
     const all = [...frames]
     try {
@@ -133,7 +135,9 @@ export class RedisStore implements Store {
     const state = given as SessionReplica
     const removeChannel = (): void => { state.channels?.delete(channel) }
     const version = Number(await this.#node.calls.execute('leave', state.id, [channel], () => this.#applyLateMembership(state, 'onLeave', channel, removeChannel)))
-    if (version !== 0) this.#applyChange(state, version, removeChannel)
+    if (version === 0) return false
+    const refreshed = this.#applyChange(state, version, removeChannel)
+    if (version < 0) await refreshed
     return version > 0
   }
 
