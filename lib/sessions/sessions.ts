@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger, FastifyReply, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
-import { andThen, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
+import { andThen, isPromise, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
 import { Closing, SessionOver } from '../errors.js'
 import { now } from '../clock.js'
@@ -61,6 +61,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #ids = new IdGenerator()
   /** The replies to POST and DELETE requests whose handlers run. */
   readonly #replies = new Set<FastifyReply>()
+  /** The closes of sessions that are in progress, with their hooks. */
+  readonly #closes = new Set<Promise<void>>()
   /** Resolves the promise for which `close` waits. */
   #onIdle: (() => void) | undefined
 
@@ -281,6 +283,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
         session[kInternals].onEnd()
         return this.#runCloseHooks(session, reason)
       }))
+      await Promise.all(this.#closes)
     } catch (error) {
       logSafely(this.#logger, 'error', { err: error }, 'the store could not be closed')
     }
@@ -304,7 +307,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Closes a session, and waits for the hooks. Unless `keep` is true, no client can resume it. */
   #closeSession (session: Session, reason: string, keep = true): Awaitable<void> {
-    return andThen(this.#endSession(session, reason, keep), wasOpen => wasOpen ? this.#runCloseHooks(session, reason) : undefined)
+    const closed = andThen(this.#endSession(session, reason, keep), wasOpen => wasOpen ? this.#runCloseHooks(session, reason) : undefined)
+    if (isPromise(closed)) {
+      const tracked: Promise<void> = closed.catch(noop).then(() => { this.#closes.delete(tracked) })
+      this.#closes.add(tracked)
+    }
+    return closed
   }
 
   /** Returns true to the one call that has closed the session. */

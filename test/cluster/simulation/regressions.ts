@@ -361,5 +361,17 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 3.6444073664024472, kind: 'half-open', node: 1, connection: 'commands', refusedFor: 0 },
       { after: 1.7919179806485772, kind: 'half-open', node: 1, connection: 'subscription', refusedFor: 0 }
     ]
+  },
+  {
+    title: 'a node closes while the hooks of a close run',
+    setup: { seed: 942, lease: 2500, libraries: ['ioredis', 'redis', 'ioredis'], entries: 1000, latency: 'medium', clients: 2, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 2.961318889632821, kind: 'emit', client: 1, node: 1, count: 1 },
+      { after: 1.8768377397209406, kind: 'join', client: 0, node: 2, channel: 'b' },
+      { after: 3.5668846694752574, kind: 'close', client: 0, node: 2 },
+      { after: 13.283338863402605, kind: 'join', client: 0, node: 2, channel: 'b' },
+      { after: 2.193793906830251, kind: 'restart-redis', ms: 859.6981117688119 },
+      { after: 0.2722116429358721, kind: 'shutdown', node: 2, ms: 436.7284864420071 }
+    ]
   }
 ]
