@@ -113,9 +113,7 @@ export class RedisStore implements Store {
     if (reply === 'full') throw new TooManyChannels(this.#settings.maxChannelsPerSession)
     const version = Number(reply)
     if (version === 0) throw this.#closedError(state)
-    const refreshed = this.#applyChange(state, version, addChannel)
-    // The hooks of a join must not wait.
-    if (version < 0) await refreshed
+    await this.#applyMembership(state, version, addChannel)
     let [through, frames] = newest
     const all = [...frames]
     try {
@@ -136,9 +134,14 @@ export class RedisStore implements Store {
     const removeChannel = (): void => { state.channels?.delete(channel) }
     const version = Number(await this.#node.calls.execute('leave', state.id, [channel], () => this.#applyLateMembership(state, 'onLeave', channel, removeChannel)))
     if (version === 0) return false
-    const refreshed = this.#applyChange(state, version, removeChannel)
-    if (version < 0) await refreshed
+    await this.#applyMembership(state, version, removeChannel)
     return version > 0
+  }
+
+  /** Applies the result of `join` or `leave`. If nothing has changed, waits until the changes of others are known; otherwise the hooks must not wait. */
+  async #applyMembership (state: SessionReplica, version: number, apply: () => void): Promise<void> {
+    const refreshed = this.#applyChange(state, version, apply)
+    if (version < 0) await refreshed
   }
 
   /** Applies a `join` or `leave` that Redis has executed although the call has rejected, and runs the hooks. */
