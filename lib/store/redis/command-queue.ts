@@ -37,7 +37,7 @@ export interface CommandQueueListener {
 // Errors of Redis start with a code in capital letters. Other errors are those of the connection.
 const CODE = /^[A-Z]{2,}\b/
 // The command is sent again after these.
-const RETRYABLE = new Set(['REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
+const RETRYABLE = new Set<string | undefined>(['REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
 const MAX_BATCH_COMMANDS = 64
@@ -263,7 +263,7 @@ export class CommandQueue {
       const [failed, ...notExecuted] = commands.slice(replies.length) as [Command, ...Command[]]
       for (const command of notExecuted) command.uncertainAttempts--
       // A command with another error may have changed something before.
-      if (RETRYABLE.has(getErrorCode(error) ?? '')) failed.uncertainAttempts--
+      if (RETRYABLE.has(getErrorCode(error))) failed.uncertainAttempts--
       this.#failed([failed].filter(isPending), error, true)
     }, (error: unknown) => {
       // Redis has executed nothing of a batch that it has refused.
