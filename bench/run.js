@@ -9,6 +9,7 @@ import { printSummary, summarize } from './harness/report.js'
 import { pinToSecondCore, ServerProcess } from './harness/server-process.js'
 import { SUBJECTS } from './subjects/index.js'
 import { isNchanInstalled } from './subjects/nchan.js'
+import { OTHER } from './subjects/support/builds.js'
 import { workloads } from './workloads/index.js'
 
 const WORKLOAD_NAMES = workloads.map(({ name }) => name)
@@ -27,7 +28,7 @@ Options:
   --help            show this text
 
 Environment variables:
-  OURS              the entry file of another build of this package, instead of ../dist/index.js`
+  OTHER             the entry file of another build of this package: the subject "other", to which "ours" is compared`
 
 const settings = parseSettings()
 if (settings !== undefined) await runAll(settings)
@@ -49,12 +50,13 @@ function parseSettings () {
       console.log(HELP)
       return undefined
     }
-    const subjects = values.subjects?.split(',') ?? SUBJECTS
+    const subjects = values.subjects?.split(',') ?? (OTHER === undefined ? SUBJECTS : ['ours', 'other'])
     assertKnown('workload', positionals, WORKLOAD_NAMES)
     assertKnown('subject', subjects, SUBJECTS)
     const rounds = Number(values.rounds)
     if (!Number.isInteger(rounds) || rounds < 1) throw new Error(`--rounds must be a positive integer, not "${values.rounds}"`)
-    const selected = positionals.length === 0 ? workloads : workloads.filter(({ name }) => positionals.includes(name))
+    const selected = (positionals.length === 0 ? workloads : workloads.filter(({ name }) => positionals.includes(name)))
+      .map(workload => OTHER === undefined ? workload : { ...workload, subjects: [...workload.subjects, 'other'], base: 'other' })
     return { selected, subjects, rounds, profile: values.profile }
   } catch ({ message }) {
     console.error(`${message}\nRun "npm run bench -- --help" for the options.`)

@@ -4,9 +4,9 @@ import { createClient } from 'graphql-sse'
 import ReconnectingWebSocket from 'reconnecting-websocket'
 import { io } from 'socket.io-client'
 import { WebSocket } from 'ws'
-import { importBuild } from '../subjects/support/build.js'
+import { OURS } from '../subjects/support/builds.js'
 
-const { connect } = await importBuild('client/node.js')
+const { connect } = await import(new URL('client/node.js', OURS))
 
 /**
  * By subject, a function that connects to a URL. It calls `onWelcome` when the server has welcomed the client, also after

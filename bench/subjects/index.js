@@ -19,4 +19,4 @@ export const STANDARD = ['ours', 'raw', ...LIBRARIES]
 export const LOWER_BOUNDS = ['unchunked', 'fastify']
 
 /** All subjects. */
-export const SUBJECTS = [...STANDARD, ...LOWER_BOUNDS, 'ours-10000', 'socket.io-polling', 'socket.io-recovery', 'graphql-sse', 'nchan']
+export const SUBJECTS = [...STANDARD, ...LOWER_BOUNDS, 'ours-10000', 'socket.io-polling', 'socket.io-recovery', 'graphql-sse', 'nchan', 'other']
