@@ -200,9 +200,9 @@ export function waitForResult (sessions: Sessions, session: Session, result: Pro
     const onClose = (): void => {
       setTimeout(() => { if (!isStarted()) reject(closedError(sessions)) }, CLOSE_GRACE).unref()
     }
-    closeListeners.add(onClose)
+    const slot = closeListeners.add(onClose)
     result.then(resolve, reject)
-    const stopListening = (): void => { closeListeners.delete(onClose) }
+    const stopListening = (): void => { closeListeners.remove(slot) }
     result.then(stopListening, stopListening)
   })
 }

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
+import { ActiveItems } from '../active-items.js'
 import type { Awaitable } from '../awaitable.js'
 import { SessionOver } from '../errors.js'
 import type { EntryInput } from '../log/log.js'
@@ -105,7 +106,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   /** Whether the stream of another process is known to belong to a newer request than those of this process. */
   #isReplacedByNewer = false
   #drainWaiters: Set<() => void> | undefined
-  #closeListeners: Set<() => void> | undefined
+  #closeListeners: ActiveItems<() => void> | undefined
 
   constructor (session: Session, state: SessionState, context: SessionContext<Session>) {
     this.#session = session
@@ -161,8 +162,8 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   /** Called when the session is closed. Cheaper than listeners of `signal`, for every message. */
-  get closeListeners (): Set<() => void> {
-    this.#closeListeners ??= new Set()
+  get closeListeners (): ActiveItems<() => void> {
+    this.#closeListeners ??= new ActiveItems()
     return this.#closeListeners
   }
 
@@ -298,7 +299,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     const { closeReason = 'closed' } = this.state
     this.#stream?.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     this.#abortSignal()
-    for (const onClose of this.#closeListeners ?? []) onClose()
+    for (const onClose of this.#closeListeners?.values() ?? []) onClose()
     this.onProgress()
     this.#messageQueue = undefined
   }

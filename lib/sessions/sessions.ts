@@ -1,4 +1,5 @@
 import type { FastifyBaseLogger, FastifyReply, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import { ActiveItems } from '../active-items.js'
 import { andThen, isPromise, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
 import { Closing, SessionOver } from '../errors.js'
@@ -27,6 +28,13 @@ import { PrincipalSessions } from './principal-sessions.js'
 
 /** Minimum time for the store and the `onClose` hooks in `close`, in milliseconds, even if streams or handlers have taken all of `closeTimeout`. */
 const MIN_STORE_TIMEOUT = 100
+
+/** @internal Key of the slot of a tracked reply. */
+export const kSlot = Symbol('slot')
+
+interface TrackedReply {
+  [kSlot]?: number | undefined
+}
 
 /** Numbers for monitoring. */
 export interface SessionStats {
@@ -60,7 +68,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #streams: Set<StreamWriter>
   readonly #ids = new IdGenerator()
   /** The replies to POST and DELETE requests whose handlers run. */
-  readonly #replies = new Set<FastifyReply>()
+  readonly #replies = new ActiveItems<FastifyReply>()
   /** The closes of sessions that are in progress, with their hooks. */
   readonly #closes = new Set<Promise<void>>()
   /** Resolves the promise for which `close` waits. */
@@ -236,13 +244,16 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** @internal The handler of a request has started: `close` waits for its response. Not called earlier, because `close` would also wait for requests whose body never arrives. */
-  trackReply (reply: FastifyReply): void {
-    this.#replies.add(reply)
+  trackReply (reply: FastifyReply & TrackedReply): void {
+    reply[kSlot] = this.#replies.add(reply)
   }
 
   /** @internal A response is being sent. */
-  untrackReply (reply: FastifyReply): void {
-    this.#replies.delete(reply)
+  untrackReply (reply: FastifyReply & TrackedReply): void {
+    const slot = reply[kSlot]
+    if (slot === undefined) return
+    reply[kSlot] = undefined
+    this.#replies.remove(slot)
     this.#resolveIfIdle()
   }
 
@@ -259,7 +270,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
-    for (const reply of this.#replies) reply.send(new Closing())
+    for (const reply of this.#replies.values()) reply.send(new Closing())
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
     this.#authorizationCheck?.stop()

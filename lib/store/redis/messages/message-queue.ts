@@ -44,6 +44,12 @@ interface Ticket {
   mustResend: boolean
 }
 
+/**
+ * Empties the array of a ticket's messages, and returns them. V8 may allocate such an array in the old generation, and `#waiting`
+ * may leave tables with tickets there. Both would keep the requests, and their garbage would be copied, until the next full collection.
+ */
+const takeMessages = ({ messages }: Ticket): PendingMessage[] => messages.splice(0)
+
 type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
 
 export interface MessageQueuesListener {
@@ -136,7 +142,7 @@ export class MessageQueues {
   /** Rejects the messages of a ticket, and removes it from the queue in Redis. */
   #giveUp (ticket: Ticket, error: unknown): void {
     this.#waiting.delete(ticket.name)
-    this.#refuse(ticket, ticket.messages, true, error)
+    this.#refuse(ticket, takeMessages(ticket), true, error)
   }
 
   /** Rejects messages of a ticket, and frees their keys in Redis. `isLast`: whether the ticket leaves the queue. */
@@ -177,7 +183,7 @@ export class MessageQueues {
 
   /** Sends a ticket to Redis, and does what Redis has decided. Rejects if none of its messages is accepted. */
   async #request (ticket: Ticket): Promise<void> {
-    const { state, name, messages } = ticket
+    const { state, name } = ticket
     ticket.isPending = true
     ticket.mustResend = false
     let reply: EnqueueReply
@@ -187,7 +193,7 @@ export class MessageQueues {
       do {
         sentBy = this.#commandQueue.nodeId
         const isQueued = ticket.isQueued && ticket.nodeId === sentBy
-        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
+        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...ticket.messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
       } while (reply[0] === 'resend')
     } catch (error) {
       this.#sent(ticket, sentBy)
@@ -200,10 +206,10 @@ export class MessageQueues {
     if (status === 'unknown' || status === 'full') {
       const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
       this.#waiting.delete(name)
-      for (const message of messages) message.reject(error)
+      for (const message of takeMessages(ticket)) message.reject(error)
       throw error
     }
-    this.#decide(ticket, messages, status, decisions)
+    this.#decide(ticket, status, decisions)
     if (!this.#waiting.has(name)) return
     if (this.#isClosed) this.#giveUp(ticket, new StoreUnavailable())
     else if (ticket.mustResend) this.#retry(ticket)
@@ -216,13 +222,13 @@ export class MessageQueues {
   }
 
   /** Applies the decisions of Redis on the messages of a ticket. */
-  #decide (ticket: Ticket, messages: readonly PendingMessage[], status: 'run' | 'wait', decisions: readonly string[]): void {
+  #decide (ticket: Ticket, status: 'run' | 'wait', decisions: readonly string[]): void {
     const { state, name, nodeId } = ticket
     const open: PendingMessage[] = []
     const repeats: PendingMessage[] = []
     const added: PendingMessage[] = []
     const addedAfterRepeat: PendingMessage[] = []
-    for (const [index, message] of messages.entries()) {
+    for (const [index, message] of takeMessages(ticket).entries()) {
       const decision = decisions[index] as string
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
       else if (decision === 'dropped') message.reject(new ResponseDropped())
@@ -244,6 +250,7 @@ export class MessageQueues {
       return
     }
     this.#waiting.delete(name)
+    ticket.messages = []
     // The original of a repeat is now in a ticket behind this one, which cannot start before this one has left the queue.
     for (const message of repeats) this.#startRequest(this.#createTicket(state, [message]))
     // These must not be handled before that original. The client repeats them after it.
