@@ -20,10 +20,10 @@ export class Calls {
   readonly #processId = randomBytes(9).toString('base64url')
   #count = 0
   /** The numbers of the calls whose results are not known yet, the oldest first. Redis keeps the results from the oldest on. */
-  readonly #open = new Set<number>()
-  readonly #uncertain = new Map<string, Set<UncertainCall>>()
+  readonly #unknownResults = new Set<number>()
+  readonly #uncertainBySession = new Map<string, Set<UncertainCall>>()
   /** Resolve when the result of a call is known and applied. */
-  readonly #unsettled = new Set<Promise<void>>()
+  readonly #results = new Set<Promise<void>>()
 
   constructor (commandQueue: CommandQueue) {
     this.#commandQueue = commandQueue
@@ -36,16 +36,16 @@ export class Calls {
    */
   execute (name: CommandName, sessionId: string, args: readonly Argument[], onLateResult: (result: string) => Awaitable<void>): Promise<unknown> {
     const number = ++this.#count
-    this.#open.add(number)
-    const [oldest] = this.#open
+    this.#unknownResults.add(number)
+    const [oldest] = this.#unknownResults
     const id = `${this.#processId} ${number} ${oldest}`
     const { reply, isUncertain } = this.#commandQueue.executeObserved(name, sessionId, ...args, id)
-    const markKnown = (): void => { this.#open.delete(number) }
-    const settled: Promise<void> = reply.then(markKnown, () => isUncertain() ? this.#applyLater(sessionId, number, id, onLateResult, markKnown) : markKnown()).then(() => { this.#unsettled.delete(settled) })
-    this.#unsettled.add(settled)
+    const markKnown = (): void => { this.#unknownResults.delete(number) }
+    const settled: Promise<void> = reply.then(markKnown, () => isUncertain() ? this.#applyLater(sessionId, number, id, onLateResult, markKnown) : markKnown()).then(() => { this.#results.delete(settled) })
+    this.#results.add(settled)
     return reply.then(async value => {
       // So that the hooks start in the order of the calls.
-      const earlier = [...this.#uncertain.get(sessionId) ?? []].filter(call => call.number < number)
+      const earlier = [...this.#uncertainBySession.get(sessionId) ?? []].filter(call => call.number < number)
       if (earlier.length > 0) await settlesWithin(Promise.all(earlier.map(({ resultRead }) => resultRead)), COMMAND_TIMEOUT)
       return value
     })
@@ -53,13 +53,13 @@ export class Calls {
 
   /** Resolves when the results of all calls are known and applied. */
   async settle (): Promise<void> {
-    while (this.#unsettled.size > 0) await Promise.all(this.#unsettled)
+    while (this.#results.size > 0) await Promise.all(this.#results)
   }
 
   /** Reads the result of a call that has rejected. Resolves when it is applied; never rejects. */
   #applyLater (sessionId: string, number: number, id: string, onLateResult: (result: string) => Awaitable<void>, onKnown: () => void): Promise<void> {
-    const calls = this.#uncertain.get(sessionId) ?? new Set()
-    this.#uncertain.set(sessionId, calls)
+    const calls = this.#uncertainBySession.get(sessionId) ?? new Set()
+    this.#uncertainBySession.set(sessionId, calls)
     let applied: Awaitable<void>
     // Redis executes commands in order: if it has not executed the call by now, it never will.
     const resultRead = this.#commandQueue.executeWithoutDeadline('find_call', id).then(result => {
@@ -67,7 +67,7 @@ export class Calls {
     }).catch(noop).finally(() => {
       onKnown()
       calls.delete(call)
-      if (calls.size === 0) this.#uncertain.delete(sessionId)
+      if (calls.size === 0) this.#uncertainBySession.delete(sessionId)
     })
     const call: UncertainCall = { number, resultRead }
     calls.add(call)

@@ -228,7 +228,7 @@ export class RedisEngine {
           end
           local first = redis.call('HGET', key, 'first')
           if first then check(first) end
-          local count = tonumber(redis.call('HGET', key, 'queued') or 0)
+          local count = tonumber(redis.call('HGET', key, 'messagesInList') or 0)
           if count ~= queued then found[#found + 1] = key .. ' counts ' .. count .. ' and has ' .. queued end
         end
       end

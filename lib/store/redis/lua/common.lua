@@ -128,9 +128,9 @@ local function rollback ()
 end
 
 -- The function that creates a module, or the function of a command, by name, and what it has created.
-local create
+local create_function
 local created = {}
 local function require (name)
-  created[name] = created[name] or create(name)
+  created[name] = created[name] or create_function(name)
   return created[name]
 end

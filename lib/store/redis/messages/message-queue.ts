@@ -126,7 +126,7 @@ export class MessageQueues {
   /** Rejects the messages that wait. Resolves when the running handlers have finished. */
   async close (): Promise<void> {
     this.#isClosed = true
-    for (const ticket of this.#waiting.values()) if (!ticket.isPending) this.#giveUp(ticket, new StoreUnavailable())
+    for (const ticket of this.#waiting.values()) if (!ticket.isPending) this.#rejectTicket(ticket, new StoreUnavailable())
     await Promise.all(this.#handling.values())
   }
 
@@ -140,14 +140,14 @@ export class MessageQueues {
   }
 
   /** Rejects the messages of a ticket, and removes it from the queue in Redis. */
-  #giveUp (ticket: Ticket, error: unknown): void {
+  #rejectTicket (ticket: Ticket, error: unknown): void {
     this.#waiting.delete(ticket.name)
-    this.#refuse(ticket, takeMessages(ticket), true, error)
+    this.#rejectMessages(ticket, takeMessages(ticket), true, error)
   }
 
-  /** Rejects messages of a ticket, and frees their keys in Redis. `isLast`: whether the ticket leaves the queue. */
-  #refuse ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], isLast: boolean, error: unknown): void {
-    this.#complete(state, `${nodeId} ${name}`, isLast, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+  /** Rejects messages of a ticket, and frees their keys in Redis. `leavesQueue`: whether the ticket leaves the queue. */
+  #rejectMessages ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], leavesQueue: boolean, error: unknown): void {
+    this.#complete(state, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
     for (const message of messages) message.reject(error)
   }
 
@@ -197,7 +197,7 @@ export class MessageQueues {
       } while (reply[0] === 'resend')
     } catch (error) {
       this.#sent(ticket, sentBy)
-      this.#giveUp(ticket, error)
+      this.#rejectTicket(ticket, error)
       throw error
     }
     this.#sent(ticket, sentBy)
@@ -211,7 +211,7 @@ export class MessageQueues {
     }
     this.#decide(ticket, status, decisions)
     if (!this.#waiting.has(name)) return
-    if (this.#isClosed) this.#giveUp(ticket, new StoreUnavailable())
+    if (this.#isClosed) this.#rejectTicket(ticket, new StoreUnavailable())
     else if (ticket.mustResend) this.#retry(ticket)
   }
 
@@ -226,15 +226,15 @@ export class MessageQueues {
     const { state, name, nodeId } = ticket
     const open: PendingMessage[] = []
     const repeats: PendingMessage[] = []
-    const added: PendingMessage[] = []
-    const addedAfterRepeat: PendingMessage[] = []
+    const toHandle: PendingMessage[] = []
+    const newAfterRepeat: PendingMessage[] = []
     for (const [index, message] of takeMessages(ticket).entries()) {
       const decision = decisions[index] as string
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
       else if (decision === 'dropped') message.reject(new ResponseDropped())
       else if (decision.startsWith('s')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
       else {
-        const group = decision === 'wait' ? repeats : repeats.length === 0 ? added : addedAfterRepeat
+        const group = decision === 'wait' ? repeats : repeats.length === 0 ? toHandle : newAfterRepeat
         group.push(message)
         open.push(message)
       }
@@ -246,7 +246,7 @@ export class MessageQueues {
     // repeat is handled here, before the new messages after it.
     if (open.length > 0 && (!hasNew || status === 'wait')) return
     if (hasNew && (this.#isClosed || nodeId !== this.#commandQueue.nodeId)) {
-      this.#giveUp(ticket, new StoreUnavailable())
+      this.#rejectTicket(ticket, new StoreUnavailable())
       return
     }
     this.#waiting.delete(name)
@@ -254,11 +254,11 @@ export class MessageQueues {
     // The original of a repeat is now in a ticket behind this one, which cannot start before this one has left the queue.
     for (const message of repeats) this.#startRequest(this.#createTicket(state, [message]))
     // These must not be handled before that original. The client repeats them after it.
-    if (addedAfterRepeat.length > 0) this.#refuse(ticket, addedAfterRepeat, added.length === 0, new StoreUnavailable())
-    if (added.length === 0) return
+    if (newAfterRepeat.length > 0) this.#rejectMessages(ticket, newAfterRepeat, toHandle.length === 0, new StoreUnavailable())
+    if (toHandle.length === 0) return
     state.handlerNodeIds.push(nodeId)
     const isConcurrent = name.startsWith('c')
-    const handling = this.#handle(ticket, added, isConcurrent ? undefined : state.handling)
+    const handling = this.#handle(ticket, toHandle, isConcurrent ? undefined : state.handling)
     this.#handling.set(ticket, handling)
     if (!isConcurrent) state.handling = handling
   }
@@ -267,8 +267,8 @@ export class MessageQueues {
     this.#request(ticket).catch(noop)
   }
 
-  #complete (state: SessionReplica, ticket: string, isLast: boolean, responses: string[]): Promise<void> {
-    return this.#commandQueue.executeInBackground('complete', state.id, ticket, isLast ? 1 : 0, ...responses)
+  #complete (state: SessionReplica, ticket: string, leavesQueue: boolean, responses: string[]): Promise<void> {
+    return this.#commandQueue.executeInBackground('complete', state.id, ticket, leavesQueue ? 1 : 0, ...responses)
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
@@ -290,10 +290,10 @@ export class MessageQueues {
       } catch (error) {
         failure = error
       }
-      const isLast = index === messages.length - 1
+      const leavesQueue = index === messages.length - 1
       // The client gets its response before Redis confirms `complete`: the command is sent until it is executed, and later commands
       // stay behind it.
-      completed.push(isLast || key !== '' ? this.#complete(state, `${nodeId} ${name}`, isLast, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
+      completed.push(leavesQueue || key !== '' ? this.#complete(state, `${nodeId} ${name}`, leavesQueue, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
       // Rejects only when Redis has removed the key, so that the client can use it again on every node.
       else if (mayStart && key !== '') withTimeout(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)

@@ -1,7 +1,7 @@
 -- ARGS: id, ticket, whether it leaves the queue, then key, fingerprint and response of messages; a refused message has the
 -- response ''. Returns 1.
 local message_queue = require('message_queue')
-local id, ticket, is_last = ARGS[1], ARGS[2], ARGS[3] == '1'
+local id, ticket, leaves_queue = ARGS[1], ARGS[2], ARGS[3] == '1'
 local key = session_key(id)
 local records, record_order = key .. ':records', key .. ':record_order'
 for i = 4, #ARGS, 3 do
@@ -20,7 +20,7 @@ for i = 4, #ARGS, 3 do
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
   end
 end
-if not is_last then return 1 end
+if not leaves_queue then return 1 end
 local next_item = message_queue.remove_ticket(key, ticket)
 if message_queue.is_concurrent(ticket) or not next_item then return 1 end
 local next_node, next_name = string.match(next_item, '^(%S+) (%d+)')

@@ -5,18 +5,18 @@
 local message_queue = require('message_queue')
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
-local current_version, close_reason, owner, nodes, first, queued = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'queued'))
+local current_version, close_reason, owner, nodes, first, in_list = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'messagesInList'))
 if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
 add_node(key, nodes)
 local queue, records = key .. ':queue', key .. ':records'
 local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = message_queue.is_concurrent(ticket)
-local new_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
+local session_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
 
-first = message_queue.valid_first(key, first)
+first = message_queue.ensure_valid_first(key, first)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
 if is_queued or is_retry then is_queued = message_queue.find_item(key, first, ticket) ~= nil end
-local decisions, new_count, new_records = {}, 0, {}
+local decisions, new_count, records_to_add = {}, 0, {}
 for i = 5, #ARGS, 2 do
   local idempotency_key, fingerprint = ARGS[i], ARGS[i + 1]
   local decision, needs_record = 'new', idempotency_key ~= ''
@@ -36,28 +36,28 @@ for i = 5, #ARGS, 2 do
   decisions[#decisions + 1] = decision
   if decision == 'new' then
     new_count = new_count + 1
-    if needs_record then new_records[idempotency_key] = 'r ' .. fingerprint .. ' ' .. ticket .. ';' end
+    if needs_record then records_to_add[idempotency_key] = 'r ' .. fingerprint .. ' ' .. ticket .. ';' end
   end
 end
 if new_count > 0 and not is_queued then
   -- The node may have removed the ticket since. Not an error, because the commands after a failed one are not executed.
-  if is_retry then return { 'resend', {}, new_record } end
-  local count = message_queue.count(key, first, to_number(queued), new_count)
-  if count > 0 and count - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, new_record } end
+  if is_retry then return { 'resend', {}, session_record } end
+  local count = message_queue.count_messages(key, first, to_number(in_list), new_count)
+  if count > 0 and count - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, session_record } end
   local item = ticket .. ' ' .. new_count
   if first or is_concurrent then
     if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, TTL) end
-    redis.call('HINCRBY', key, 'queued', new_count)
+    redis.call('HINCRBY', key, 'messagesInList', new_count)
   else
     redis.call('HSET', key, 'first', item)
     first = item
   end
   is_queued = true
 end
-for idempotency_key, record in pairs(new_records) do
+for idempotency_key, record in pairs(records_to_add) do
   redis.call('HSET', records, idempotency_key, record)
   -- If no node renews the session, Redis removes the records.
   if redis.call('PTTL', records) < 0 then redis.call('PEXPIRE', records, TTL) end
 end
 local is_first = first and message_queue.has_ticket(first, ticket)
-return { (is_concurrent or not is_queued or is_first) and 'run' or 'wait', decisions, new_record }
+return { (is_concurrent or not is_queued or is_first) and 'run' or 'wait', decisions, session_record }

@@ -3,7 +3,7 @@
 -- The queue of a session is the field `first`, the item of the first ticket that is not concurrent, and the list `:queue` with the
 -- other items. So a message that does not wait needs no list. An item is `<ticket> <number of messages>`, and a ticket is
 -- `<node id> <name>`. A name is a number; `c` before it means concurrent: the message does not wait for the first ticket. The field
--- `queued` is the sum of the numbers of messages in the list. The hash `:records` has what is known of each idempotency key:
+-- `messagesInList` is the sum of the numbers of messages in the list. The hash `:records` has what is known of each idempotency key:
 --   r <fingerprint> <ticket>;<ids of the nodes with repeats that wait>   while the message waits or is being handled (running)
 --   s <fingerprint> <response>                                           when its response is stored
 --   d <fingerprint>                                                      when its response was dropped
@@ -11,21 +11,21 @@
 local message_queue = {}
 
 -- Returns the number of messages of an item.
-function message_queue.weight (item) return tonumber(string.match(item, '%d+$')) end
+function message_queue.item_size (item) return tonumber(string.match(item, '%d+$')) end
 
 function message_queue.is_concurrent (ticket) return string.find(ticket, ' c', 1, true) ~= nil end
 
 function message_queue.has_ticket (item, ticket) return string.sub(item, 1, #ticket + 1) == ticket .. ' ' end
 
 -- Whether a ticket is waiting or being handled: its node has a lease, and has not completed it. After a rollback, Redis can have
--- tickets that were completed. So each node then records the number of its newest ticket, as `last`, and the names of its tickets that
--- were not completed; all others up to `last` are completed.
+-- tickets that were completed. So each node then records the number of its newest ticket, as `lastNumber`, and the names of its
+-- tickets that were not completed; all others up to that number are completed.
 function message_queue.is_valid (ticket)
   local node, name, number = string.match(ticket, '^(%S+) (c?(%d+))')
   if not check_lease(node) then return false end
   if rollback_position == 0 then return true end
   local tickets = KEY_PREFIX .. ':tickets:' .. node
-  if tonumber(number) > to_number(redis.call('HGET', tickets, 'last')) then return true end
+  if tonumber(number) > to_number(redis.call('HGET', tickets, 'lastNumber')) then return true end
   return string.find(redis.call('HGET', tickets, 'names'), ',' .. name .. ',', 1, true) ~= nil
 end
 
@@ -43,7 +43,7 @@ function message_queue.advance (key)
     if is_valid and message_queue.is_concurrent(item) then index = index + 1
     else
       redis.call('LREM', queue, 1, item)
-      redis.call('HINCRBY', key, 'queued', -message_queue.weight(item))
+      redis.call('HINCRBY', key, 'messagesInList', -message_queue.item_size(item))
       if is_valid then
         redis.call('HSET', key, 'first', item)
         return item
@@ -53,7 +53,7 @@ function message_queue.advance (key)
 end
 
 -- Returns the item of the first valid ticket that is not concurrent; false if there is none. `first`: the recorded one.
-function message_queue.valid_first (key, first)
+function message_queue.ensure_valid_first (key, first)
   if not first or message_queue.is_valid(first) then return first end
   return message_queue.advance(key)
 end
@@ -68,33 +68,33 @@ end
 
 -- Removes a ticket from the queue. Returns the item of the ticket that is first then; false if there is none.
 function message_queue.remove_ticket (key, ticket)
-  local first, queued = unpack(redis.call('HMGET', key, 'first', 'queued'))
+  local first, in_list = unpack(redis.call('HMGET', key, 'first', 'messagesInList'))
   local item = message_queue.find_item(key, first, ticket)
   if item and item == first then
-    if to_number(queued) > 0 then return message_queue.advance(key) end
+    if to_number(in_list) > 0 then return message_queue.advance(key) end
     redis.call('HDEL', key, 'first')
     return false
   end
   if item then
     redis.call('LREM', key .. ':queue', 1, item)
-    redis.call('HINCRBY', key, 'queued', -message_queue.weight(item))
+    redis.call('HINCRBY', key, 'messagesInList', -message_queue.item_size(item))
   end
-  return message_queue.valid_first(key, first)
+  return message_queue.ensure_valid_first(key, first)
 end
 
--- Returns the number of messages in the queue. `queued`: the recorded number of those in the list. If there is no room for new ones,
+-- Returns the number of messages in the queue. `in_list`: the recorded number of those in the list. If there is no room for new ones,
 -- those that are not valid are removed first.
-function message_queue.count (key, first, queued, new_count)
-  local first_count = first and message_queue.weight(first) or 0
+function message_queue.count_messages (key, first, in_list, new_count)
+  local first_count = first and message_queue.item_size(first) or 0
   -- The first message is being handled, so it does not wait.
-  if first_count + queued - 1 + new_count <= MAX_WAITING_MESSAGES then return first_count + queued end
-  queued = 0
+  if first_count + in_list - 1 + new_count <= MAX_WAITING_MESSAGES then return first_count + in_list end
+  in_list = 0
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
-    if message_queue.is_valid(item) then queued = queued + message_queue.weight(item)
+    if message_queue.is_valid(item) then in_list = in_list + message_queue.item_size(item)
     else redis.call('LREM', key .. ':queue', 1, item) end
   end
-  redis.call('HSET', key, 'queued', queued)
-  return first_count + queued
+  redis.call('HSET', key, 'messagesInList', in_list)
+  return first_count + in_list
 end
 
 -- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest

@@ -78,11 +78,11 @@ end
 -- Ends the runs that no node has restarted in time. Returns the ids of those that can be restarted by a node that has these
 -- producers.
 function runs.find_released (producers)
-  local ids, is_known = {}, {}
-  for _, name in ipairs(producers) do is_known[name] = true end
+  local ids, is_producing = {}, {}
+  for _, name in ipairs(producers) do is_producing[name] = true end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', runs.released, '-inf', lease_clock, 'LIMIT', 0, MAX_CHANGED_RUNS)) do runs.finish(id, '', '{"status":"lost"}', '') end
   local released = redis.call('ZRANGEBYSCORE', runs.released, '-inf', '+inf', 'LIMIT', 0, MAX_CHANGED_RUNS)
-  for _, id in ipairs(released) do if is_known[redis.call('HGET', run_key(id), 'producer')] then ids[#ids + 1] = id end end
+  for _, id in ipairs(released) do if is_producing[redis.call('HGET', run_key(id), 'producer')] then ids[#ids + 1] = id end end
   return ids
 end
 
