@@ -7,6 +7,8 @@ import type { Sink } from './response-sink.js'
 const GZIP_HEADER = '\x1f\x8b\b\0\0\0\0\0\0\xff'
 // [RFC 1951 3.2.4] The maximum length of a stored block.
 const MAX_STORED_BYTES = 65_535
+/** An empty stored block, as it ends each block that was compressed. Some decoders, such as that of Go, return the data of a stored block only then. */
+const FLUSH_MARKER = '\0\0\0\xff\xff'
 /** Number of earlier entries together with which an entry is compressed. */
 const WINDOW_ENTRIES = 8
 /** A window needs no more entries if they have this many characters. */
@@ -15,7 +17,7 @@ const WINDOW_CHARACTERS = 8 * 1024
 const MAX_BLOCKS = 4
 /** Entries that have this many later ones in their log, or more than this many characters, are not compressed, so that neither a long replay nor a large event blocks the event loop for long. */
 const MAX_BACKLOG = 64
-const MAX_LENGTH = 256 * 1024
+const MAX_LENGTH = 32 * 1024
 /** Bounds of the cache. The second one applies to the text of the entries and their blocks together. */
 const MAX_ENTRIES = 1000
 const MAX_CHARACTERS = 4 * 1024 * 1024
@@ -98,7 +100,7 @@ export class SharedCompression {
     const deflated = deflateRawSync(bytes, createOptions(bytes.length))
     const isStored = deflated.length >= bytes.length && PREFIX_LENGTH + bytes.length <= MAX_STORED_BYTES
     entry.plain = isStored
-      ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1')]
+      ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1') + FLUSH_MARKER]
       : [formatStoredHeader(PREFIX_LENGTH), deflated.toString('latin1')]
     this.#addWeight(entry, entry.plain[1])
     return entry.plain
@@ -165,7 +167,7 @@ export class StreamEncoder {
       const part = text.slice(start, start + MAX_STORED_BYTES)
       encoded += formatStoredHeader(part.length) + part
     }
-    return encoded
+    return encoded + FLUSH_MARKER
   }
 
   /** Encodes an entry of a log. `prefix` is the start of its frame, with the id of the session. */

@@ -13,7 +13,7 @@ import { http2Options } from '../support/http2.js'
 import { needsProgram } from '../support/needs-program.js'
 import { chooseSeed, createRandom } from '../support/random.js'
 import { serve, type TestServer } from '../support/server.js'
-import { nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
 import { DECODERS, type DecodedEvent, type Decoder } from './support/decoders.js'
 
 const STEPS = 200
@@ -128,6 +128,22 @@ const available = DECODERS.filter(({ needs }) => needs?.skip === undefined)
 t.test('real decoders read a compressed stream', async t => {
   const served = await serveCompressed(t, false)
   await testDecoders(t, served, served.url, available.filter(({ usesHttp2 }) => usesHttp2 !== true))
+})
+
+t.test('real decoders read each event of a session when it arrives', async t => {
+  const { sessions, url } = await serve(t, { compress: true }, { afterRegister: servePage })
+  for (const decoder of available.filter(({ usesHttp2 }) => usesHttp2 !== true)) {
+    const { promise: opened, resolve } = deferred<Session>()
+    sessions.addHook('onOpen', session => { resolve(session) })
+    const received: string[] = []
+    await decoder.open(t, `${url}/downward`, ({ event }) => { received.push(event) })
+    const session = await withTimeout(opened, `the session of ${decoder.name}`)
+    await waitUntil(() => received.length === 1, `the welcome of ${decoder.name}`)
+    await session.send(1)
+    await waitUntil(() => received.length === 2, `the event of ${decoder.name}`)
+    t.strictSame(received, ['welcome', 'message'], decoder.name)
+    await session.close()
+  }
 })
 
 t.test('real decoders read a compressed stream over HTTP/2', async t => {

@@ -1,6 +1,10 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { get, type IncomingMessage } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { constants, createGunzip } from 'node:zlib'
 import { createParser } from 'eventsource-parser'
 import type { Test } from 'tap'
@@ -71,6 +75,37 @@ function programDecoder (name: string, needs: { skip?: string }, command: readon
   }
 }
 
+/** Reads a stream as the clients of Go do: the transport requests gzip and decodes it. It reports the missing trailer as ErrUnexpectedEOF. */
+const GO_SOURCE = `package main
+
+import (
+  "errors"
+  "io"
+  "net/http"
+  "os"
+)
+
+func main() {
+  response, err := http.Get(os.Args[1])
+  if err == nil {
+    _, err = io.Copy(os.Stdout, response.Body)
+  }
+  if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+    println(err.Error())
+    os.Exit(1)
+  }
+}
+`
+
+/** Compiles a Go program. Resolves with its path. */
+async function buildGo (t: Test): Promise<string> {
+  const folder = mkdtempSync(join(tmpdir(), 'go-decoder-'))
+  t.teardown(() => { rmSync(folder, { recursive: true }) })
+  writeFileSync(join(folder, 'main.go'), GO_SOURCE)
+  await promisify(execFile)('go', ['build', '-o', join(folder, 'decoder'), join(folder, 'main.go')])
+  return join(folder, 'decoder')
+}
+
 /** The names of the events of the test, which an EventSource needs in advance. */
 const EVENTS = ['welcome', 'heartbeat', 'message', 'tick', 'gap', 'close']
 
@@ -121,6 +156,11 @@ with httpx.stream('GET', sys.argv[1], timeout=None) as response:
         sys.stdout.buffer.write(chunk)
         sys.stdout.flush()
 `]),
+  {
+    name: 'Go with net/http',
+    needs: needsProgram('go', 'go version'),
+    open: async (t, url, onEvent) => await programDecoder('Go', {}, [await buildGo(t)]).open(t, url, onEvent)
+  },
   {
     name: 'EventSource of Chromium',
     needs: needsChromium,
