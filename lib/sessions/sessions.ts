@@ -319,11 +319,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** Closes a session, and waits for the hooks. Unless `keep` is true, no client can resume it. */
   #closeSession (session: Session, reason: string, keep = true): Awaitable<void> {
     const closed = andThen(this.#endSession(session, reason, keep), wasOpen => wasOpen ? this.#runCloseHooks(session, reason) : undefined)
-    if (isPromise(closed)) {
-      const tracked: Promise<void> = closed.catch(noop).then(() => { this.#closes.delete(tracked) })
-      this.#closes.add(tracked)
-    }
+    if (isPromise(closed)) this.#trackClose(closed)
     return closed
+  }
+
+  #trackClose (close: Promise<void>): void {
+    const tracked: Promise<void> = close.catch(noop).then(() => { this.#closes.delete(tracked) })
+    this.#closes.add(tracked)
   }
 
   /** Returns true to the one call that has closed the session. */
@@ -335,9 +337,14 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** Runs the hooks of a session that is closed. */
-  async #runCloseHooks (session: Session, reason: string): Promise<void> {
-    if (this.hooks.has('onLeave')) await Promise.all(session.channels.map(channel => this.#notifyMembership('onLeave', session, channel)))
-    await this.hooks.notify('onClose', session, reason)
+  #runCloseHooks (session: Session, reason: string): Promise<void> {
+    const runHooks = async (): Promise<void> => {
+      if (this.hooks.has('onLeave')) await Promise.all(session.channels.map(channel => this.#notifyMembership('onLeave', session, channel)))
+      await this.hooks.notify('onClose', session, reason)
+    }
+    const done = runHooks()
+    this.#trackClose(done)
+    return done
   }
 
   #notifyMembership (name: 'onJoin' | 'onLeave', session: Session, channel: string): Awaitable<void> {

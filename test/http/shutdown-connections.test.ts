@@ -5,6 +5,7 @@ import { connect as connectTls } from 'node:tls'
 import Fastify, { type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
+import { noop, settlesWithin } from '../../lib/awaitable.js'
 import sseSessions from '../../lib/index.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { connectHttp2, http2Options } from '../support/http2.js'
@@ -148,6 +149,28 @@ for (const hook of ['onOpen', 'onResume', 'onDisconnect', 'onClose'] as const) {
     if (hook !== 'onClose') await waitUntil(() => isHung, 'the hook')
     await withTimeout(app.close(), 'close()')
     t.equal(isHung, true)
+  })
+}
+
+for (const reason of ['closed', 'expired', 'unauthorized']) {
+  t.test(`close() waits for the onClose hook of a session that was closed before with reason ${reason}`, async t => {
+    const { app, sessions, url } = await serve(t, {
+      resumeTimeout: reason === 'expired' ? 1 : 60_000,
+      ...reason === 'unauthorized' && { expires: () => new Date(Date.now() + 1000) }
+    })
+    const [hookStarted, hookMayEnd] = [deferred<string>(), deferred()]
+    sessions.addHook('onClose', async (_session, reason) => {
+      hookStarted.resolve(reason)
+      await hookMayEnd.promise
+    })
+    const stream = await openStream(t, url)
+    if (reason === 'expired') stream.destroy()
+    if (reason === 'closed') (await sessions.find(stream.sessionId))?.close().catch(noop)
+    t.equal(await withTimeout(hookStarted.promise, 'the hook'), reason)
+    const closing = app.close()
+    t.equal(await settlesWithin(closing, 50), false)
+    hookMayEnd.resolve()
+    await withTimeout(closing, 'close()')
   })
 }
 
