@@ -51,19 +51,21 @@ export async function attachStream (sessions: Sessions, session: Session, reques
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
     endSink(sink, encoder, frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
-  }, reply => { encoder = createEncoder(sessions, reply) })
+  }, reply => {
+    encoder = createEncoder(sessions, reply)
+    return encoder === undefined ? {} : { [CONTENT_ENCODING]: 'gzip' }
+  })
   reply.headers(STREAM_HEADERS).headers(request.headers)
   payload.send(reply)
   return true
 }
 
-/** Creates the encoder of a stream that is compressed, and adds the headers. */
+/** Creates the encoder of a stream that is compressed, and sets the header `Vary`. */
 function createEncoder ({ compression }: Sessions, reply: FastifyReply): StreamEncoder | undefined {
   if (compression === undefined) return undefined
   const vary = reply.getHeader(VARY)
   reply.header(VARY, vary === undefined ? 'Accept-Encoding' : `${String(vary)}, Accept-Encoding`)
   // A hook of the app may have chosen another encoding.
   if (!acceptsGzip(getHeader(reply.request, 'accept-encoding')) || reply.hasHeader(CONTENT_ENCODING)) return undefined
-  reply.header(CONTENT_ENCODING, 'gzip')
   return new StreamEncoder(compression)
 }

@@ -53,9 +53,9 @@ export class ResponseSink implements Sink {
     response.on('error', noop)
   }
 
-  /** Takes the response over from Fastify and sends the status and the headers that Fastify and the hooks have set. Neither Fastify's request nor its reply is kept in memory. */
-  takeOver (reply: FastifyReply): void {
-    this.#response.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
+  /** Takes the response over from Fastify. Sends the status and the headers that Fastify and the hooks have set, and `headers`. Neither Fastify's request nor its reply is kept in memory. */
+  takeOver (reply: FastifyReply, headers: OutgoingHttpHeaders): void {
+    this.#response.writeHead(reply.statusCode, { ...reply.getHeaders() as OutgoingHttpHeaders, ...headers })
     // After `writeHead`, so that Fastify can still send another response if a header of the app is invalid.
     reply.hijack()
   }
@@ -158,16 +158,16 @@ interface ReplyWithPayload {
 export class StreamPayload extends Readable {
   readonly #sink: ResponseSink
   readonly #onStart: () => void
-  readonly #onTakeOver: (reply: FastifyReply) => void
+  readonly #createHeaders: (reply: FastifyReply) => OutgoingHttpHeaders
   /** The reply of a route without {@link startStream}, until the stream starts. */
   #waitingReply: FastifyReply | undefined
 
-  /** `onStart` is called when all `onSend` hooks have run and the sink can write. Before, `onTakeOver` is called if no hook uses the payload; it can add headers. */
-  constructor (sink: ResponseSink, onStart: () => void, onTakeOver: (reply: FastifyReply) => void = noop) {
+  /** `onStart` is called when all `onSend` hooks have run and the sink can write. Before, if no hook uses the payload, `createHeaders` is called, which returns headers in addition to those of the reply. */
+  constructor (sink: ResponseSink, onStart: () => void, createHeaders: (reply: FastifyReply) => OutgoingHttpHeaders = () => ({})) {
     super()
     this.#sink = sink
     this.#onStart = onStart
-    this.#onTakeOver = onTakeOver
+    this.#createHeaders = createHeaders
   }
 
   override _read (): void {
@@ -198,8 +198,7 @@ export class StreamPayload extends Readable {
     // The connection would be kept open after the stream, and would delay the close of the server.
     if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     if (payload === this && !this.#isUsed) {
-      this.#onTakeOver(reply)
-      this.#sink.takeOver(reply)
+      this.#sink.takeOver(reply, this.#createHeaders(reply))
       // A hook may keep the payload and destroy it later.
       this.on('error', error => { this.#sink.listener?.onError?.(error) }).on('close', () => { this.#sink.destroy() })
       this.#onStart()

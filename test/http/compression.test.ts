@@ -117,6 +117,21 @@ t.test('an error response after a hook has failed is not marked as compressed', 
   await waitUntil(() => text().includes('"statusCode":500'), 'the error')
 })
 
+t.test('an error response after a header was invalid is not marked as compressed', async t => {
+  const served = await serveCompressed(t, {}, {
+    beforeRegister: app => {
+      app.addHook('onSend', async (_request, reply) => { if (reply.statusCode === 200) reply.header('x-invalid', 'a\nb') })
+      app.setErrorHandler(async (error: Error, _request, reply) => {
+        reply.removeHeader('x-invalid')
+        return reply.code(500).send({ message: error.message })
+      })
+    }
+  })
+  const { headers, text } = await openEncodedStream(t, served.url)
+  t.notOk('content-encoding' in headers)
+  await waitUntil(() => text().includes('x-invalid'), 'the error')
+})
+
 t.test('a response that is replaced before it starts is compressed, too', async t => {
   const served = await serveCompressed(t)
   const [hookStarted, gate] = [deferred(), deferred()]
