@@ -47,7 +47,7 @@ export interface SseSessionsOptions {
   padding?: boolean
   /**
    * Whether the streams of clients that accept gzip are compressed: `true` for broadcasts and the events of all channels, or an
-   * object that selects them; `channels` may be a regular expression for names. Each event is compressed once for all clients, so the size
+   * object that selects them; `channels` may be a regular expression for names. Each event is compressed for all clients together. The size
    * of a stream can reveal secrets that are sent together with data of an attacker (BREACH). Other events are never compressed. Default: `false`.
    */
   compress?: boolean | { broadcasts?: boolean, channels?: boolean | RegExp }
