@@ -99,12 +99,11 @@ export class ResponseSink implements Sink {
     const response = this.#response
     const { socket } = response
     // HTTP/2, `inject` and wrapped responses have their own `write`. A pipelined response has no socket yet.
-    const target = this.#isHeadSent && response.write === nodeWrite && socket !== null ? socket : response
+    const target = response.write === nodeWrite && socket !== null ? socket : response
     // The client has closed the connection, or other code has ended the response. A `close` event follows.
     if (!target.writable || response.writableEnded) return false
     // The result of a wrapper may be `undefined`.
     const acceptsMore = (target === socket ? this.#writeToSocket(chunk, encoding, socket) : encoding === undefined ? response.write(chunk) : response.write(chunk, encoding)) !== false
-    this.#isHeadSent = true
     // The listener is added only when it is needed, because most streams never block.
     if (!acceptsMore) target.once('drain', () => { this.listener?.onDrain() })
     return acceptsMore
@@ -116,7 +115,15 @@ export class ResponseSink implements Sink {
     // [RFC 9112 7.1]
     const data = this.#response.chunkedEncoding ? `${size.toString(16)}\r\n${chunk}\r\n` : chunk
     // ASCII, which most chunks are, is written faster as latin1.
-    return socket.write(data, size === chunk.length ? 'latin1' : 'utf8')
+    const dataEncoding = size === chunk.length ? 'latin1' : 'utf8'
+    if (this.#isHeadSent) return socket.write(data, dataEncoding)
+    this.#isHeadSent = true
+    // In one system call, but not in one string: the response would keep all parts of its head in memory, which this joins.
+    socket.cork()
+    this.#response.flushHeaders()
+    const acceptsMore = socket.write(data, dataEncoding)
+    socket.uncork()
+    return acceptsMore
   }
 
   /** Closes the connection, because it is unknown how much was written. */
