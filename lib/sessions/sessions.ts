@@ -38,7 +38,7 @@ interface TrackedReply {
 
 /** Numbers for monitoring. */
 export interface SessionStats {
-  /** Open sessions, connected or not. With a shared store, those of all processes, at most one second old. */
+  /** Open sessions, connected or not. With a shared store, the number for all processes; it can be one second out of date. */
   readonly sessions: number
   /** Open streams of this process. */
   readonly streams: number
@@ -119,7 +119,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     }
   }
 
-  /** Number of open sessions, connected or not. With a shared store, those of all processes, at most one second old. */
+  /** Number of open sessions, connected or not. With a shared store, the number for all processes; it can be one second out of date. */
   get size (): number {
     return this.#store.stats().sessions
   }
