@@ -12,7 +12,7 @@ import { CONTENT_ENCODING, STREAM_HEADERS, VARY } from '../wire/headers.js'
 import { getHeader } from './require-session.js'
 
 /** A request for a stream: the part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
-export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger' | 'encoder'> {
+export interface StreamRequest extends Omit<StreamAttachment, 'newestPosition' | 'logger' | 'encoder'> {
   readonly sink: ResponseSink
   readonly requestedAt: number
   /** Response headers, in addition to those of every stream. */
@@ -31,17 +31,17 @@ export async function attachStream (sessions: Sessions, session: Session, reques
   const { sink, cursor, resumed } = request
   const { log: logger } = reply.request
   const onAbort = (): void => { request.onAbort() }
-  let head: number | undefined
+  let newestPosition: number | undefined
   try {
-    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.requestedAt)
+    if (!sink.closed) newestPosition = await sessions.acquireStream(session, cursor, request.requestedAt)
   } finally {
     // Not before the store's `attach` has settled, because the session must not be released while it is pending.
     if (sink.closed) onAbort()
     else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
   }
   if (sink.closed) return true
-  if (head === undefined) return false
-  const attachment: StreamAttachment = { ...request, head, logger }
+  if (newestPosition === undefined) return false
+  const attachment: StreamAttachment = { ...request, newestPosition, logger }
   let encoder: StreamEncoder | undefined
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {

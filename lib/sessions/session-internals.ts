@@ -70,7 +70,7 @@ export interface StreamAttachment {
   /** The last position that the client has received. */
   readonly cursor: number
   /** The newest position of the store, the result of its `attach`. */
-  readonly head: number
+  readonly newestPosition: number
   /** The data of the welcome event; for sessions, as JSON. */
   readonly welcome: string
   /** Whether the request resumes the session. */
@@ -234,7 +234,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
-  setStream ({ sink, cursor, head, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
+  setStream ({ sink, cursor, newestPosition, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
       endSink(sink, encoder, this.context.frames.replaced)
       return false
@@ -243,13 +243,13 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     this.#endStream(this.context.frames.replaced, 'replaced')
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.
-    const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
-    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, encoder, logger })
+    const rollback: Gap | undefined = cursor > newestPosition ? { after: cursor, resumedAt: newestPosition, reason: 'store' } : undefined
+    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, newestPosition), sink, owner: this, encoder, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
     logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')
     let preamble = this.context.frames.welcome(sessionId, cursor, this.context.createRetryDelay(), welcome) + this.context.padding
-    if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
+    if (rollback !== undefined) preamble += frameGap(sessionId, newestPosition, rollback)
     stream.start(preamble)
     // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
     if (rollback !== undefined) this.onGap(rollback)
