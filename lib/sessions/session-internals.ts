@@ -145,8 +145,8 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   get messageQueue (): MessageQueue {
-    this.preventEviction()
-    return this.#messageQueue as MessageQueue
+    this.#messageQueue ??= this.context.store.messageQueue(this.state)
+    return this.#messageQueue
   }
 
   /** Aborts when the session is closed. */
@@ -191,9 +191,9 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     }).then(() => this.waitForDrain())
   }
 
-  /** Prevents the store from closing the session to make room for others. */
+  /** Prevents the store from closing the session to make room for another one: the memory store evicts only sessions whose message queue was never requested, and the Redis store evicts none. */
   preventEviction (): void {
-    this.#messageQueue ??= this.context.store.messageQueue(this.state)
+    this.context.store.messageQueue(this.state)
   }
 
   /** Prevents a new session from expiring before `release`. */
