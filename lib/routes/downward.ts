@@ -12,7 +12,7 @@ import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { acceptsEventStream } from '../wire/accept.js'
-import { attachStream, type StreamRequest } from './attach-stream.js'
+import { attachStream, type AttachOptions } from './attach-stream.js'
 import { isForbiddenSite } from './cors.js'
 import { getHeader } from './require-session.js'
 
@@ -66,7 +66,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     const generation = existing[kInternals].retainForResume()
     const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
     const cursor = eventId?.position ?? existing[kInternals].cursor
-    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
+    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -81,11 +81,12 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
   // No client has received the id of the session.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
-  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
+  await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
 }
 
-async function attach (sessions: Sessions, session: Session, request: Omit<StreamRequest, 'headers'>, reply: FastifyReply): Promise<void> {
-  if (!await attachStream(sessions, session, { ...request, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
+/** Attaches the stream of a session. If the session does not exist any more, responds as {@link sendRetry}. */
+async function attachOrSendRetry (sessions: Sessions, session: Session, options: Omit<AttachOptions, 'headers'>, reply: FastifyReply): Promise<void> {
+  if (!await attachStream(sessions, session, { ...options, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
 }
 
 /** Records until when the client is authorized, and runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
