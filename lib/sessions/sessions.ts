@@ -243,12 +243,12 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal The handler of a request has started: `close` waits for its response. Not called earlier, because `close` would also wait for requests whose body never arrives. */
+  /** @internal Tracks a reply, so that `close` waits for its response. Call it when the handler starts, and not before: the body of a request may never arrive. */
   trackReply (reply: FastifyReply & TrackedReply): void {
     reply[kSlot] = this.#replies.add(reply)
   }
 
-  /** @internal A response is being sent. */
+  /** @internal Stops tracking a reply. Call it when its response is being sent. */
   untrackReply (reply: FastifyReply & TrackedReply): void {
     const slot = reply[kSlot]
     if (slot === undefined) return
@@ -328,7 +328,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#closes.add(tracked)
   }
 
-  /** Returns true to the one call that has closed the session. */
+  /** Closes a session, but does not run its hooks. Resolves with true if this call has closed it. With `ifUnauthorizedAt`, closes it only if its client is not authorized at that time; see {@link Store.end}. */
   #endSession (session: Session, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean> {
     return andThen(this.#store.end(session[kInternals].state, reason, keep, ifUnauthorizedAt), wasOpen => {
       if (wasOpen) session[kInternals].onEnd()
