@@ -32,7 +32,7 @@ export class Batch {
       const lineFeed = bytes.indexOf('\n', start)
       end = lineFeed < 0 ? bytes.length : lineFeed
       const message = toMessage(bytes.subarray(start, end), defaultEvent)
-      if (typeof message === 'string') throw new BatchMalformed(lineAt(bytes, start), message)
+      if (typeof message === 'string') throw new BatchMalformed(findLineNumber(bytes, start), message)
       messages.push(message)
     }
     return messages
@@ -55,7 +55,7 @@ function toMessage (line: Buffer, defaultEvent: string): BatchMessage | string {
 }
 
 /** Returns the number of the line at an index. Without copies of the lines, of which there may be a million. */
-function lineAt (bytes: Buffer, index: number): number {
+function findLineNumber (bytes: Buffer, index: number): number {
   let line = 1
   for (let at = 0; at < index; at++) if (bytes[at] === LINE_FEED) line++
   return line

@@ -3,7 +3,7 @@ import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { now } from '../clock.js'
 import { logSafely } from '../safe-log.js'
-import { greet } from '../sessions/echo.js'
+import { createGreeting } from '../sessions/echo.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
@@ -95,8 +95,8 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
   try {
     await sessions.authorize(session, authorizedUntil)
     const hookData = sessions.hooks.has('onOpen')
-      ? await whileConnected(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
-      : sessions.handlers.usesEcho ? greet() : {}
+      ? await waitForHooks(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
+      : sessions.handlers.usesEcho ? createGreeting() : {}
     return serializeWelcome(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
     await sessions.discard(session, 'refused')
@@ -107,7 +107,7 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
 /** Runs the `onResume` hooks, and records until when the client is authorized. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, authorizedUntil: number | undefined, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
-    const hookData = session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request))
+    const hookData = session.closed ? {} : await waitForHooks(sink, sessions.hooks.runStreamHooks('onResume', session, request))
     await sessions.authorize(session, authorizedUntil)
     return serializeWelcome(sessions, session, true, hookData)
   } catch (error) {
@@ -117,7 +117,7 @@ async function runOnResume (sessions: Sessions, session: Session, authorizedUnti
 }
 
 /** Waits for hooks. If the client disconnects, resolves at the latest a second later, so that a hook that never settles does not keep the session. */
-function whileConnected (sink: ResponseSink, hookData: Promise<object>): Promise<object> {
+function waitForHooks (sink: ResponseSink, hookData: Promise<object>): Promise<object> {
   return new Promise((resolve, reject) => {
     const onClose = (): void => { setTimeout(resolve, DISCONNECT_GRACE, {}).unref() }
     if (sink.closed) onClose()

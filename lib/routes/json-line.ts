@@ -34,12 +34,12 @@ export function parseLine (line: Buffer): JsonLine | undefined {
     if (line[at] !== OPENING_BRACE) return undefined
     at = skipSpace(line, at + 1)
     while (line[at] !== CLOSING_BRACE) {
-      const keyEnd = endOfString(line, at)
+      const keyEnd = findStringEnd(line, at)
       const name = readName(line, at, keyEnd)
       at = skipSpace(line, keyEnd)
       if (line[at] !== COLON) return undefined
       const start = skipSpace(line, at + 1)
-      at = endOfValue(line, start)
+      at = findValueEnd(line, start)
       if (at === start) return undefined
       if (name !== undefined) ranges[name] = [start, at]
       if (line[at] === COMMA) {
@@ -81,7 +81,7 @@ function equals (bytes: Buffer, start: number, end: number, text: string): boole
 }
 
 /** Returns the index after the string that starts at an index. */
-function endOfString (line: Buffer, start: number): number {
+function findStringEnd (line: Buffer, start: number): number {
   if (line[start] === QUOTE) {
     for (let at = start + 1; at < line.length; at++) {
       const byte = line[at]
@@ -93,12 +93,12 @@ function endOfString (line: Buffer, start: number): number {
 }
 
 /** Returns the index of the comma or the closing brace after the value that starts at an index. */
-function endOfValue (line: Buffer, start: number): number {
+function findValueEnd (line: Buffer, start: number): number {
   let depth = 0
   for (let at = start; at < line.length; at++) {
     switch (line[at]) {
       case QUOTE:
-        at = endOfString(line, at) - 1
+        at = findStringEnd(line, at) - 1
         break
       case OPENING_BRACE:
       case OPENING_BRACKET:

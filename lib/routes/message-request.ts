@@ -66,7 +66,7 @@ export class MessageRequest extends IncomingMessage {
     this.httpVersionMinor = batch.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
-    this.url = messageUrl(batch)
+    this.url = createMessageUrl(batch)
     const headers: IncomingHttpHeaders = { ...batch.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
@@ -124,7 +124,7 @@ export class MessageRequest extends IncomingMessage {
 }
 
 /** Returns the URL of the internal route. It keeps the query and the parameters of the batch's URL. */
-function messageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
+function createMessageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
   const [path = '', ...query] = url.split(/(?=[?;#])/)
   const base = path.replace(/\/+$/, '')
   // The route of the batch may end with an event name.

@@ -40,7 +40,7 @@ export const captureResponse: onSendHookHandler<unknown> = (request, reply, payl
     return
   }
   const finish = (body: StoredResponse['body']): void => {
-    capture.resolve({ status: reply.statusCode, headers: addedHeaders(reply, capture.earlierHeaders), body })
+    capture.resolve({ status: reply.statusCode, headers: getAddedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
   // An error handler or a hook of the app may have made a stream or a Response.
@@ -57,7 +57,7 @@ function readResponse (response: Response, reply: FastifyReply): unknown {
 }
 
 /** Returns the headers that a repeat gets as well. Cookies are of one request only. */
-function addedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
+function getAddedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {
     if (value !== earlier[name] && name !== 'set-cookie' && name !== 'content-length') headers[name] = String(value)
@@ -99,7 +99,7 @@ export function limitCapture (capture: Capture, ms: number, event: string, log: 
 
 /** Returns the time limit for a message in milliseconds; 0 if there is none. */
 export function getTimeLimit (sessions: Sessions, event: string): number {
-  return sessions.handlers.timeoutOf(event) ?? sessions.settings.handlerTimeout
+  return sessions.handlers.getTimeout(event) ?? sessions.settings.handlerTimeout
 }
 
 /**
@@ -108,7 +108,7 @@ export function getTimeLimit (sessions: Sessions, event: string): number {
  */
 export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, createErrorFormatter: () => FormatError): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
-  if (session.closed) throw closedError(sessions)
+  if (session.closed) throw createClosedError(sessions)
   const { event } = message
   const timeout = getTimeLimit(sessions, event)
   const upwardReply = new UpwardReply(reply)
@@ -186,7 +186,8 @@ function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: st
   })
 }
 
-function closedError (sessions: Sessions): Error {
+/** Creates the error of a message whose session is closed. */
+function createClosedError (sessions: Sessions): Error {
   return sessions.closing ? new Closing() : new SessionUnknown()
 }
 
@@ -198,7 +199,7 @@ export function waitForResult (sessions: Sessions, session: Session, result: Pro
   const { closeListeners } = session[kInternals]
   return new Promise((resolve, reject) => {
     const onClose = (): void => {
-      setTimeout(() => { if (!isStarted()) reject(closedError(sessions)) }, CLOSE_GRACE).unref()
+      setTimeout(() => { if (!isStarted()) reject(createClosedError(sessions)) }, CLOSE_GRACE).unref()
     }
     const slot = closeListeners.add(onClose)
     result.then(resolve, reject)

@@ -55,7 +55,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   return [
     { url: upwardPath, schema, handler },
     { url: `${upwardPath}/:event`, schema, handler },
-    { url: upwardPath + BATCH_MESSAGE_PATH, schema: { ...schema, ...HIDDEN }, config: { ...upward.config, ...UNLIMITED }, childLoggerFactory: loggerOfBatch, handler: internalHandler }
+    { url: upwardPath + BATCH_MESSAGE_PATH, schema: { ...schema, ...HIDDEN }, config: { ...upward.config, ...UNLIMITED }, childLoggerFactory: createMessageLogger, handler: internalHandler }
   ].map(route => ({
     ...upward,
     ...route,
@@ -68,7 +68,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
 }
 
 /** Gives a message of a batch the logger of the batch's request, so that all log lines have the id of that request. */
-const loggerOfBatch: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
+const createMessageLogger: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
 
 /** Sets the event name of a message that is not in the path, so that all later hooks find it in `request.params.event`. */
 const setEvent: onRequestHookHandler = (request: FastifyRequest & RequestWithSession, _reply, done) => {

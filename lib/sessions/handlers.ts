@@ -128,7 +128,7 @@ export class HandlerRegistry {
   }
 
   /** Returns the time limit of the handler of an event in milliseconds; `undefined` if it has none of its own. */
-  timeoutOf (event: string): number | undefined {
+  getTimeout (event: string): number | undefined {
     return this.#handlers.get(event)?.timeout
   }
 
@@ -206,23 +206,23 @@ function validate (validator: Validator, data: unknown, formatErrors: ErrorForma
   const parent: { data: unknown } = { data: data ?? null }
   // Ajv, whose functions have `schemaEnv`, can replace the data as a whole only if it has access to its parent.
   const result = validator(parent.data, validator.schemaEnv === undefined ? undefined : { parentData: parent, parentDataProperty: 'data' })
-  const validData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
+  const getValidData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
   if (result instanceof Promise) {
     // An asynchronous validator resolves with the data, not with an object `{ error, value }`.
     return result.then(valid => {
-      if (valid === false) throw validationError(validator.errors, formatErrors)
-      return validData()
-    }, (error: { errors?: unknown }) => { throw validationError(error.errors ?? error, formatErrors) })
+      if (valid === false) throw createValidationError(validator.errors, formatErrors)
+      return getValidData()
+    }, (error: { errors?: unknown }) => { throw createValidationError(error.errors ?? error, formatErrors) })
   }
-  if (result === false) throw validationError(validator.errors, formatErrors)
+  if (result === false) throw createValidationError(validator.errors, formatErrors)
   const { error, value = parent.data } = Object(result) as { error?: unknown, value?: unknown }
-  if (error !== undefined && error !== null) throw validationError(error, formatErrors)
+  if (error !== undefined && error !== null) throw createValidationError(error, formatErrors)
   parent.data = value
-  return validData()
+  return getValidData()
 }
 
 /** Creates the error of a message whose data is invalid, with the properties that Fastify adds. */
-function validationError (errors: unknown, formatErrors: ErrorFormatter): Error {
+function createValidationError (errors: unknown, formatErrors: ErrorFormatter): Error {
   const properties = { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'body' }
   if (errors instanceof Error) return Object.assign(errors, { ...properties, ...errors })
   const error = formatErrors(errors, 'body')

@@ -108,7 +108,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       close: (session, reason) => this.#closeSession(session, reason),
       onStreamOpen: stream => { streams.add(stream) },
       onStreamClose: stream => { this.#onStreamClose(stream) },
-      sessionOf: state => this.#sessionOf(state),
+      getOrCreateSession: state => this.#getOrCreateSession(state),
       request: (target, description, frame, options) => this.runs.requests.send(target, description, frame, options),
       onJoin: (session, channel) => this.#notifyMembership('onJoin', session, channel),
       onLeave: (session, channel) => this.#notifyMembership('onLeave', session, channel),
@@ -131,13 +131,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Finds an open session by id; `undefined` if there is none. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   find (id: string): Promise<Session | undefined> {
-    return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
+    return toPromise(() => andThen(this.#store.find(id), state => this.#getOpenSession(state)))
   }
 
   /** Returns the object that sends events to the open sessions of a principal, in all processes, counts them and closes them. Throws FST_SSE_OPTION_INVALID if the principal is not a string. */
   of (principal: string): PrincipalSessions {
     return new PrincipalSessions(principal, {
-      find: principal => andThen(this.#store.findByPrincipal(principal), states => states.map(state => this.#sessionOf(state))),
+      find: principal => andThen(this.#store.findByPrincipal(principal), states => states.map(state => this.#getOrCreateSession(state))),
       onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
     })
   }
@@ -188,7 +188,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   async open (principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.open(this.#ids.next(), principal)
     if (state === undefined) return undefined
-    const session = this.#sessionOf(state)
+    const session = this.#getOrCreateSession(state)
     session[kInternals].retain()
     return session
   }
@@ -206,7 +206,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** @internal Finds the session that a client resumes: an open one, or a closed one, whose client may not have received the `close` event yet. */
   async findForResume (id: string, principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.find(id)
-    return state !== undefined && state.principal === principal ? this.#sessionOf(state) : undefined
+    return state !== undefined && state.principal === principal ? this.#getOrCreateSession(state) : undefined
   }
 
   /** @internal Acquires for this process the right to stream a session, starting after a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
@@ -216,7 +216,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */
   findCached (id: string): Awaitable<Session | undefined> {
-    return andThen(this.#store.findCached(id), state => this.#sessionIfOpen(state))
+    return andThen(this.#store.findCached(id), state => this.#getOpenSession(state))
   }
 
   /** @internal Records until when the client of a session is authorized, in milliseconds since 1970; `undefined` changes nothing. */
@@ -227,14 +227,14 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Is called by the store when a session has expired. Resolves when the `onClose` hooks have run. */
   onExpire (state: SessionState): Promise<void> {
-    const session = this.#sessionOf(state)
+    const session = this.#getOrCreateSession(state)
     session[kInternals].onEnd()
     return this.#runCloseHooks(session, String(state.closeReason))
   }
 
   /** @internal Is called by the store if a session has joined or left a channel although the call has rejected. Resolves when the hooks have run. */
   async onLateMembership (name: 'onJoin' | 'onLeave', state: SessionState, channel: string): Promise<void> {
-    await this.#notifyMembership(name, this.#sessionOf(state), channel)
+    await this.#notifyMembership(name, this.#getOrCreateSession(state), channel)
   }
 
   /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
@@ -290,7 +290,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     try {
       const closed = await this.#store.close(reason)
       await Promise.all(closed.map(state => {
-        const session = this.#sessionOf(state)
+        const session = this.#getOrCreateSession(state)
         session[kInternals].onEnd()
         return this.#runCloseHooks(session, reason)
       }))
@@ -351,12 +351,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this.hooks.has(name) ? this.hooks.notify(name, session, this.channel(channel)) : undefined
   }
 
-  #sessionIfOpen (state: SessionState | undefined): Session | undefined {
-    return state === undefined || state.closeReason !== undefined ? undefined : this.#sessionOf(state)
+  /** Returns the `Session` of a state; `undefined` if there is no state or if the session is closed. */
+  #getOpenSession (state: SessionState | undefined): Session | undefined {
+    return state === undefined || state.closeReason !== undefined ? undefined : this.#getOrCreateSession(state)
   }
 
-  /** Returns the `Session` of a state, which is created when it is first needed. */
-  #sessionOf (state: SessionState): Session {
+  /** Returns the `Session` of a state. Creates it if this process has not used it yet. */
+  #getOrCreateSession (state: SessionState): Session {
     return state.listener instanceof SessionInternals ? state.listener.session as Session : new Session(state, this.#context)
   }
 }
