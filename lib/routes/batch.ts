@@ -10,7 +10,7 @@ import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
 import { createErrorFormatter, formatResult } from './message-result.js'
-import { getTimeLimit, handleMessage, waitForResult } from './message.js'
+import { getHandlerTimeout, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
@@ -90,10 +90,10 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
+  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getHandlerTimeout(sessions, message.event))
   const handle = async (message: BatchMessage): Promise<StoredResponse> => {
     const { event, id } = message
-    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, message, getTimeLimit(sessions, event), request, reply)))
+    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, message, getHandlerTimeout(sessions, event), request, reply)))
     if (!isHandled) throw new Refusal(response)
     return response
   }

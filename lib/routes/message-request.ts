@@ -7,7 +7,7 @@ import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { limitCapture, sendResponse, startCapture } from './message.js'
+import { respondAfterTimeout, sendResponse, startCapture } from './message.js'
 
 /** Path of the internal route for one message of a batch, below the path for messages. */
 export const BATCH_MESSAGE_PATH = '/batch/message'
@@ -50,9 +50,9 @@ export class MessageRequest extends IncomingMessage {
   /** Whether a handler has handled the message. */
   #isHandled: Awaitable<boolean> = false
   #response: StoredResponse | undefined
-  /** Limits the time of the app's hooks, before the handler and after it. */
-  #startLimit: () => void = noop
-  #removeLimit: () => void = noop
+  /** Starts the timeout of the app's hooks: of those before the handler, and then of those after it. */
+  #startTimeout: () => void = noop
+  #cancelTimeout: () => void = noop
 
   constructor (batch: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
     super(batch.raw.socket)
@@ -81,20 +81,20 @@ export class MessageRequest extends IncomingMessage {
 
   /** Is called by the handler of the internal route. */
   handle (request: FastifyRequest, reply: FastifyReply): void {
-    // A hook has continued after the time limit. Other messages of the session may have been handled since.
+    // A hook has continued after the timeout. Other messages of the session may have been handled since.
     if (this.#response !== undefined) {
       sendResponse(reply, this.#response)
       return
     }
-    this.#removeLimit()
+    this.#cancelTimeout()
     const onError = (error: unknown): false => {
-      this.#startLimit()
+      this.#startTimeout()
       reply.send(asError(error))
       return false
     }
     try {
       const isHandled = andThen(this.#handle(request, reply), () => {
-        this.#startLimit()
+        this.#startTimeout()
         return true
       })
       this.#isHandled = isHandled instanceof Promise ? isHandled.catch(onError) : isHandled
@@ -103,19 +103,19 @@ export class MessageRequest extends IncomingMessage {
     }
   }
 
-  /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeLimit` milliseconds. */
-  async dispatch (scope: FastifyInstance, timeLimit: number): Promise<DispatchResult> {
+  /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeout` milliseconds. */
+  async dispatch (scope: FastifyInstance, timeout: number): Promise<DispatchResult> {
     const response = new ServerResponse(this)
     response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
     // As a server does, so that the response emits `close`.
     response.on('finish', () => { response.destroy() })
     const capture = startCapture(this, response, {})
-    this.#startLimit = () => { this.#removeLimit = limitCapture(capture, timeLimit, this.event, this.log) }
-    this.#startLimit()
+    this.#startTimeout = () => { this.#cancelTimeout = respondAfterTimeout(capture, timeout, this.event, this.log) }
+    this.#startTimeout()
     scope.routing(this, response)
     this.#response = await capture.response
     const isHandled = await this.#isHandled
-    this.#removeLimit()
+    this.#cancelTimeout()
     return { response: this.#response, isHandled }
   }
 

@@ -83,22 +83,22 @@ export function startCapture (request: IncomingMessage, response: ServerResponse
 }
 
 /**
- * Limits the time of hooks, the JSON parser and the error handler of the app: if they have not sent the response after `ms`
- * milliseconds, it is FST_SSE_HANDLER_TIMEOUT. Returns a function that removes the limit.
+ * Makes FST_SSE_HANDLER_TIMEOUT the captured response if the hooks, the JSON parser or the error handler of the app have not sent
+ * one after `timeout` milliseconds; 0 turns the timeout off. Returns a function that cancels it.
  */
-export function limitCapture (capture: Capture, ms: number, event: string, log: FastifyBaseLogger): () => void {
-  if (ms === 0) return noop
+export function respondAfterTimeout (capture: Capture, timeout: number, event: string, log: FastifyBaseLogger): () => void {
+  if (timeout === 0) return noop
   const timer = setTimeout(() => {
-    const error = new HandlerTimeout('A hook or the error handler', JSON.stringify(event), ms)
+    const error = new HandlerTimeout('A hook or the error handler', JSON.stringify(event), timeout)
     logSafely(log, 'error', { err: error }, error.message)
     const body = JSON.stringify({ statusCode: 504, code: error.code, error: 'Gateway Timeout', message: error.message })
     capture.resolve({ status: 504, headers: { 'content-type': JSON_TYPE }, body })
-  }, ms).unref()
+  }, timeout).unref()
   return () => { clearTimeout(timer) }
 }
 
-/** Returns the time limit for a message in milliseconds; 0 if there is none. */
-export function getTimeLimit (sessions: Sessions, event: string): number {
+/** Returns the timeout for the messages with an event name, in milliseconds: that of their handler, otherwise that of the plugin; 0 if there is none. */
+export function getHandlerTimeout (sessions: Sessions, event: string): number {
   return sessions.handlers.getTimeout(event) ?? sessions.settings.handlerTimeout
 }
 
@@ -110,10 +110,10 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   // The session may have been closed while the message waited.
   if (session.closed) throw createClosedError(sessions)
   const { event } = message
-  const timeout = getTimeLimit(sessions, event)
+  const timeout = getHandlerTimeout(sessions, event)
   const upwardReply = new UpwardReply(reply)
-  const limit = <T>(what: string, result: Awaitable<T>): Awaitable<T> => limitTime(result, timeout, what, event, upwardReply, reply.log)
-  return andThen(limit('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
+  const withTimeout = <T>(what: string, result: Awaitable<T>): Awaitable<T> => rejectAfterTimeout(result, timeout, what, event, upwardReply, reply.log)
+  return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
     // Until the delivery has started, an error refuses the message.
     let isStartingDelivery = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
@@ -121,14 +121,14 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       // The client repeats the message after these errors, so the response must not be kept.
       if (isStartingDelivery || error instanceof StoreUnavailable || error instanceof Closing) throw error
       const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
-      const removeLimit = limitCapture(capture, timeout, event, reply.log)
+      const cancelTimeout = respondAfterTimeout(capture, timeout, event, reply.log)
       reply.send(error)
       const { status, headers, body } = await capture.response
-      removeLimit()
+      cancelTimeout()
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
-      const response = andThen(limit(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
+      const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
         if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
@@ -164,17 +164,17 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
   })
 }
 
-/** Limits the time of a handler or a validator: rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `ms` milliseconds. */
-function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: string, reply: UpwardReply, log: FastifyBaseLogger): Awaitable<T> {
-  if (!isPending(result) || ms === 0) return result
+/** Waits for a handler or a validator. Rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `timeout` milliseconds; 0 turns the timeout off. */
+function rejectAfterTimeout<T> (result: Awaitable<T>, timeout: number, what: string, event: string, reply: UpwardReply, log: FastifyBaseLogger): Awaitable<T> {
+  if (!isPending(result) || timeout === 0) return result
   return new Promise((resolve, reject) => {
     let isLate = false
     const timer = setTimeout(() => {
       isLate = true
-      const error = new HandlerTimeout(what, JSON.stringify(event), ms)
+      const error = new HandlerTimeout(what, JSON.stringify(event), timeout)
       reply.abort(error)
       reject(error)
-    }, ms).unref()
+    }, timeout).unref()
     result.then(value => {
       clearTimeout(timer)
       resolve(value)

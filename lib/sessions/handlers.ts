@@ -49,7 +49,7 @@ export type MessageHandler<Data> = (session: Session, data: Data, context: Handl
 export interface HandlerOptions<Schema> {
   /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: all data is valid. */
   readonly schema?: Schema
-  /** Option `handlerTimeout` of the plugin for this handler, in milliseconds. Default: that of the plugin; 0 or `false` turns the limit off. */
+  /** Option `handlerTimeout` of the plugin for this handler, in milliseconds. Default: that of the plugin; 0 or `false` turns the timeout off. */
   readonly handlerTimeout?: number | false
   /** Whether the handler runs at once, also while the session's other messages are handled or wait. They do not wait for it either. Default: `false`, the messages of a session are handled one at a time, in order. */
   readonly concurrent?: boolean
@@ -69,7 +69,7 @@ type RunMessage = (reply: UpwardReply) => unknown
 
 interface Handler {
   readonly schema: unknown
-  /** 0 if there is no limit, `undefined` if that of the plugin applies. */
+  /** 0 if there is none, `undefined` if that of the plugin applies. */
   readonly timeout: number | undefined
   readonly isConcurrent: boolean
   readonly run: MessageHandler<unknown>
@@ -127,7 +127,7 @@ export class HandlerRegistry {
     this.#handlers.set(event, handler)
   }
 
-  /** Returns the time limit of the handler of an event in milliseconds; `undefined` if it has none of its own. */
+  /** Returns the timeout that the app has set for the handler of an event, in milliseconds; 0 if it has turned it off, `undefined` if it has not set one. */
   getTimeout (event: string): number | undefined {
     return this.#handlers.get(event)?.timeout
   }
