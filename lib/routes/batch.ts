@@ -79,7 +79,7 @@ class Refusal extends Error {
 
 type Outcome = QueueResult | Refusal
 
-/** Resolves with the first refusal after which the client repeats a message: an earlier one, or that of the outcome. */
+/** Resolves with the earlier refusal, if there is one; otherwise with the refusal of this outcome, if the client repeats the message. */
 async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Promise<Outcome>): Promise<Refusal | undefined> {
   const refusal = await earlier ?? await outcome
   return refusal instanceof Refusal && refusal.isRetryable ? refusal : undefined

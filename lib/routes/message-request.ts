@@ -37,8 +37,8 @@ export interface DispatchResult {
 const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**
- * A POST for one message, of a batch or for a late error. It does not come from the network: {@link dispatch} passes it to Fastify's router, so
- * that Fastify handles the message like any other POST.
+ * An internal POST: for a message of a batch, or to format an error that occurs after the response. {@link dispatch} passes it to
+ * Fastify's router, so that Fastify handles it like a POST from the network.
  */
 export class MessageRequest extends IncomingMessage {
   readonly session: Session

@@ -40,8 +40,8 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   // Not an async function: Fastify would send a second response while the hooks for an error run.
   const handler: RouteHandlerMethod = (request, reply) => {
     sessions.trackReply(reply)
-    const done = handlePost(sessions, request, reply)
-    if (done instanceof Promise) done.catch((error: unknown) => { reply.send(asError(error)) })
+    const handled = handlePost(sessions, request, reply)
+    if (handled instanceof Promise) handled.catch((error: unknown) => { reply.send(asError(error)) })
   }
   // Not tracked: when its time is over, `close` answers tracked requests with an error, which would be stored as the response of this
   // message.
