@@ -35,7 +35,7 @@ export async function attachStream (sessions: Sessions, session: Session, option
   try {
     if (!sink.closed) newestPosition = await sessions.acquireStream(session, cursor, options.requestedAt)
   } finally {
-    // Not before the store's `attach` has settled, because the session must not be released while it is pending.
+    // `onAbort` is called only after the store's `attach` has settled, because the session must not be released while that is pending.
     if (sink.closed) onAbort()
     else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
   }

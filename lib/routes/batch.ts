@@ -15,7 +15,7 @@ import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
 export class Batch {
-  // Private, so that no hook of the app takes it for data of a message.
+  // This field is private, so that no hook of the app takes it for the data of a message.
   readonly #bytes: Buffer
 
   constructor (bytes: Buffer) {
@@ -54,7 +54,7 @@ function toMessage (line: Buffer, defaultEvent: string): BatchMessage | string {
   return { event, json, id }
 }
 
-/** Returns the number of the line at an index. Without copies of the lines, of which there may be a million. */
+/** Returns the number of the line at an index. It does not copy the lines, because there may be a million. */
 function findLineNumber (bytes: Buffer, index: number): number {
   let line = 1
   for (let at = 0; at < index; at++) if (bytes[at] === LINE_FEED) line++
@@ -103,7 +103,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
     return new Refusal((await dispatch(message, () => { throw error })).response)
   })
   const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
-  // Not in the queue, where handlers may wait for these answers.
+  // Answers do not wait in the queue, because the handlers before them may wait for these answers.
   const answers = messages.map(message => isAnswer(message) ? getOutcome(message, handle(message).then(response => ({ response, replayed: false }))) : undefined)
   const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), handle, getOutcome)
   const outcomes = await Promise.all(answers.map(answer => answer ?? others.shift() as Promise<Outcome>))

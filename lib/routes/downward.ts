@@ -27,7 +27,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     method: 'GET',
     url: downwardPath,
     exposeHeadRoute: false,
-    // Not an async function, because Fastify would keep the Reply in memory until the promise settles.
+    // This is not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
       const sink = new ResponseSink(reply.raw)
       handleStream(sessions, request, reply, sink).catch((error: unknown) => {
@@ -76,10 +76,10 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     sendRetry(sessions, reply)
     return
   }
-  // The cursor from before the hooks run, so that the stream writes everything that they send.
+  // The cursor is read before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kInternals].cursor
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
-  // No client has received the id of the session.
+  // The session is discarded, because no client has received its id.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
   await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
 }

@@ -107,7 +107,7 @@ export class MessageRequest extends IncomingMessage {
   async dispatch (scope: FastifyInstance, timeout: number): Promise<DispatchResult> {
     const response = new ServerResponse(this)
     response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
-    // As a server does, so that the response emits `close`.
+    // A server also destroys the response. Otherwise it would not emit `close`.
     response.on('finish', () => { response.destroy() })
     const capture = startCapture(this, response, {})
     this.#startTimeout = () => { this.#cancelTimeout = respondAfterTimeout(capture, timeout, this.event, this.log) }

@@ -18,13 +18,13 @@ export interface HandlerContext {
   readonly message: Message
   /**
    * Aborts when nobody needs the values of an async generator any more: when the client stops it, when the session is closed, and
-   * when the process loses the store or closes. For another handler: when it has not settled within `handlerTimeout`. A getter,
-   * created when it is first used: `{ ...context }` does not contain it.
+   * when the process loses the store or closes. The signal of another handler aborts when the handler has not settled within
+   * `handlerTimeout`. This is a getter, which creates the signal when it is first used: `{ ...context }` does not contain it.
    */
   readonly signal: AbortSignal
 }
 
-/** A class, because V8 creates a hidden class for each object literal with a getter. */
+/** This is a class, because V8 creates a hidden class for each object literal with a getter. */
 class Context implements HandlerContext {
   readonly request: FastifyRequest
   readonly reply: UpwardReply
@@ -36,7 +36,7 @@ class Context implements HandlerContext {
     this.message = message
   }
 
-  // Created only for handlers that use it.
+  // The signal is created only for handlers that use it.
   get signal (): AbortSignal {
     return this.reply.signal
   }

@@ -88,7 +88,7 @@ export interface StreamAttachment {
  * request.
  */
 export class SessionInternals<Session> implements SessionListener, StreamOwner, DeliverySession {
-  // Private, because a logger that is given a SessionState also prints its listener.
+  // These fields are private, because a logger that prints a SessionState also prints its listener.
   readonly #state: SessionState
   readonly #context: SessionContext<Session>
   readonly #session: Session
@@ -210,7 +210,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   /** Undoes one `retain` or `retainForResume`. */
   release (): void {
     if (--this.#refCount > 0) return
-    // Usually called by a listener of a connection, where an error of a store of the app would terminate the process.
+    // A listener of a connection usually calls this method. There, an error of a store of the app would terminate the process.
     try {
       this.context.store.detach(this.state)
     } catch (error) {
@@ -251,7 +251,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     let preamble = this.context.frames.welcome(sessionId, cursor, this.context.createRetryDelay(), welcome) + this.context.padding
     if (rollback !== undefined) preamble += frameGap(sessionId, newestPosition, rollback)
     stream.start(preamble)
-    // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
+    // `onGap` is called after `start`, because a hook may send so many events that the stream is flushed at once, and the welcome event must come first.
     if (rollback !== undefined) this.onGap(rollback)
     this.#endIfStale(stream)
     return true
@@ -261,7 +261,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, hasEnded, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
-    // If it has not ended, `onEnd` follows when the ranges are complete.
+    // If the session is closed, but its ranges are not complete yet, the store calls `onEnd` later.
     else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced(this.#isReplacedByNewer)
     // Another process has attached a stream and detached it again. The client should reconnect.
@@ -305,7 +305,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   onLost (): void {
-    // Without a `close` event, so that the client reconnects.
+    // The stream ends without a `close` event, so that the client reconnects.
     const hadStream = this.#endStream('', 'lost')
     this.#isLost = true
     this.onEnd()

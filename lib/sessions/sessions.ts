@@ -237,7 +237,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     await this.#notifyMembership(name, this.#getOrCreateSession(state), channel)
   }
 
-  /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
+  /** @internal Returns the number of milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
   createRetryDelay (): number {
     const { retry: [min, max], closeTimeout } = this.settings
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
@@ -263,7 +263,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const reason = 'shutdown'
     // A stream that may not write now does not drain: its client receives the rest from another process.
     for (const stream of this.#streams) stream.end({ finalFrame: frameRetry(this.createRetryDelay()), reason, drain: stream.canWrite })
-    // Not in a later tick, because `closeTimeout` may be 0.
+    // The streams are flushed now and not in a later tick, because `closeTimeout` may be 0.
     flushScheduler.flushAll()
     const startedAt = now()
     const runs = this.runs.close(timeout)

@@ -31,7 +31,7 @@ export class FlushScheduler {
 
   /** Flushes all scheduled streams now. */
   flushAll (): void {
-    // First the rest of the current batch, then the streams that were scheduled after it began.
+    // The first call flushes the rest of the current batch, the second one the streams that were scheduled after it began.
     this.#flush(Infinity)
     this.#flush(Infinity)
   }
@@ -47,7 +47,7 @@ export class FlushScheduler {
     try {
       this.#flush(STREAMS_PER_TICK)
     } finally {
-      // Also after an error, so that one stream that fails does not stop the others.
+      // The next tick is scheduled also after an error, so that one stream that fails does not stop the others.
       if (this.#batch.length > 0 || this.#waiting.length > 0) this.#scheduleTick()
     }
   }

@@ -248,7 +248,7 @@ export class StreamWriter implements SinkListener, Flushable {
     const gap: Gap = { after: this.cursor, resumedAt, reason }
     this.#gapReportedThrough = resumedAt
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
-    // In a microtask, because an `onGap` hook may send events, which changes the logs while they are read.
+    // `onGap` is called in a microtask, because a hook may send events, which changes the logs while they are read.
     queueMicrotask(() => { this.owner.onGap(gap) })
     return this.#formatGap(this.#readerId, this.cursor, gap)
   }
