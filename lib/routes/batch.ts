@@ -118,9 +118,10 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
 async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: (message: BatchMessage) => Promise<StoredResponse>, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
   if (messages.length === 0) return []
   const started = new Set<BatchMessage>()
-  // For each message, resolves with the first such refusal before it. The queue may call handlers before it returns.
-  let setRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
-  const refusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setRefusals = resolve })
+  // For each message, resolves with such a refusal of an earlier message, if there is one. The array itself is a promise, because the
+  // queue may call handlers before it returns the results.
+  let setEarlierRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
+  const earlierRefusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setEarlierRefusals = resolve })
   const toQueued = (message: BatchMessage, index: number): QueuedMessage => {
     const { event, id, json } = message
     const isConcurrent = sessions.handlers.isConcurrent(event)
@@ -131,8 +132,8 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
       size: () => json?.length ?? 0,
       handle: async () => {
         started.add(message)
-        const refusal = isConcurrent ? undefined : await (await refusals)[index]
-        if (refusal !== undefined) throw refusal
+        const earlierRefusal = isConcurrent ? undefined : await (await earlierRefusals)[index]
+        if (earlierRefusal !== undefined) throw earlierRefusal
         return await handle(message)
       }
     }
@@ -143,12 +144,12 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
     const message = messages[index] as BatchMessage
     return getOutcome(message, waitForResult(sessions, session, result, () => started.has(message)))
   })
-  let previous: Promise<Refusal | undefined> = Promise.resolve(undefined)
-  setRefusals(outcomes.map((outcome, index) => {
-    const before = previous
-    if (queued[index]?.isConcurrent !== true) previous = findRefusal(before, outcome)
-    previous.catch(noop)
-    return before
+  let refusal: Promise<Refusal | undefined> = Promise.resolve(undefined)
+  setEarlierRefusals(outcomes.map((outcome, index) => {
+    const earlier = refusal
+    if (queued[index]?.isConcurrent !== true) refusal = findRefusal(earlier, outcome)
+    refusal.catch(noop)
+    return earlier
   }))
   return outcomes
 }
