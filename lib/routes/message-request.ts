@@ -33,7 +33,7 @@ export interface DispatchResult {
   readonly isHandled: boolean
 }
 
-// These headers describe the body or the connection of the batch, or the encoding of its response.
+// These headers describe the body or the connection of the original request, or the encoding of its response.
 const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**
@@ -43,7 +43,7 @@ const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', '
 export class MessageRequest extends IncomingMessage {
   readonly session: Session
   readonly event: string
-  /** The id and the logger of the batch's request. */
+  /** The id and the logger of the original request. */
   readonly id: string
   readonly log: FastifyBaseLogger
   readonly #handle: HandleRequest
@@ -54,20 +54,20 @@ export class MessageRequest extends IncomingMessage {
   #startTimeout: () => void = noop
   #cancelTimeout: () => void = noop
 
-  constructor (batch: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
-    super(batch.raw.socket)
+  constructor (original: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
+    super(original.raw.socket)
     this.session = session
     this.event = event
-    this.id = batch.id
-    this.log = batch.log
+    this.id = original.id
+    this.log = original.log
     this.#handle = handle
-    this.httpVersion = batch.raw.httpVersion
-    this.httpVersionMajor = batch.raw.httpVersionMajor
-    this.httpVersionMinor = batch.raw.httpVersionMinor
+    this.httpVersion = original.raw.httpVersion
+    this.httpVersionMajor = original.raw.httpVersionMajor
+    this.httpVersionMinor = original.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
-    this.url = createMessageUrl(batch)
-    const headers: IncomingHttpHeaders = { ...batch.headers }
+    this.url = createMessageUrl(original)
+    const headers: IncomingHttpHeaders = { ...original.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
     if (json !== undefined) {
@@ -79,7 +79,7 @@ export class MessageRequest extends IncomingMessage {
     this.headers = headers
   }
 
-  /** Is called by the handler of the internal route. */
+  /** Handles the message. The handler of the internal route calls it. */
   handle (request: FastifyRequest, reply: FastifyReply): void {
     // A hook has continued after the timeout. Other messages of the session may have been handled since.
     if (this.#response !== undefined) {
@@ -123,11 +123,11 @@ export class MessageRequest extends IncomingMessage {
   override _destroy (error: Error | null, done: (error?: Error | null) => void): void { done(error) }
 }
 
-/** Returns the URL of the internal route. It keeps the query and the parameters of the batch's URL. */
+/** Returns the URL of the internal route. It keeps the query and the parameters of the original URL. */
 function createMessageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
   const [path = '', ...query] = url.split(/(?=[?;#])/)
   const base = path.replace(/\/+$/, '')
-  // The route of the batch may end with an event name.
+  // The original URL may end with an event name.
   const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base
   return upwardPath + BATCH_MESSAGE_PATH + query.join('')
 }

@@ -27,7 +27,7 @@ export interface Capture {
   readonly resolve: (response: StoredResponse) => void
 }
 
-/** Creates the result for the client from an error that was thrown after the response: `{ status, body }`, as in the response to a batch. */
+/** Formats an error that occurs after the response, for the client: `{ status, body }`, as in the response to a batch. */
 export type FormatError = (error: Error) => Promise<object>
 
 const captures = new WeakMap<IncomingMessage, Capture>()
@@ -43,7 +43,7 @@ export const captureResponse: onSendHookHandler<unknown> = (request, reply, payl
     capture.resolve({ status: reply.statusCode, headers: getAddedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
-  // An error handler or a hook of the app may have made a stream or a Response.
+  // An error handler or a hook of the app may have sent a stream or a Response.
   const body = isResponse(payload) ? readResponse(payload, reply) : payload
   if (isBody(body)) finish(body)
   else buffer(body as AsyncIterable<unknown>).then(finish, done)
@@ -56,7 +56,7 @@ function readResponse (response: Response, reply: FastifyReply): unknown {
   return response.body ?? undefined
 }
 
-/** Returns the headers that a repeat gets as well. Cookies are of one request only. */
+/** Returns the headers that a repeat gets as well: those that were added, except cookies, which belong to one request. */
 function getAddedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {
@@ -144,7 +144,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   })
 }
 
-/** Sends the values of a handler as parts. Resolves when that has started. */
+/** Sends the values of a handler as parts. Resolves when the delivery has started. */
 function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, formatError: FormatError): Awaitable<unknown> {
   const read = (signal: AbortSignal): AsyncIterable<unknown> => {
     signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
@@ -159,7 +159,7 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)
-    // Nobody reads the values, which may have opened something.
+    // Nobody reads the values, so their iterator must release what it has opened.
     Promise.resolve(values[Symbol.asyncIterator]().return?.()).catch(noop)
   })
 }

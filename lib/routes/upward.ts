@@ -67,7 +67,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }))
 }
 
-/** Returns the logger of a request. A message of a batch gets that of the batch's request, so that all log lines have the id of that request. */
+/** Returns the logger of a request. A {@link MessageRequest} has that of the original request, so that all log lines have the id of that request. */
 const createMessageLogger: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
 
 /** Sets the event name of a message that is not in the path, so that all later hooks find it in `request.params.event`. */
