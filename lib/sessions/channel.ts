@@ -7,7 +7,7 @@ import { forEachSession } from './for-each-session.js'
 import type { Session } from './session.js'
 import type { SessionContext } from './session-internals.js'
 
-// A store may execute calls one after the other, and gives up those that wait for too long.
+// A store may execute calls one after the other, and reject those that wait for too long.
 const MAX_LEAVES = 1000
 
 /** What a {@link Channel} needs from the registry. */

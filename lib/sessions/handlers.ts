@@ -69,7 +69,7 @@ type RunMessage = (reply: UpwardReply) => unknown
 
 interface Handler {
   readonly schema: unknown
-  /** 0 if there is none, `undefined` if that of the plugin applies. */
+  /** In milliseconds; 0 turns it off. `undefined` if that of the plugin applies. */
   readonly timeout: number | undefined
   readonly isConcurrent: boolean
   readonly run: MessageHandler<unknown>
@@ -167,7 +167,7 @@ export class HandlerRegistry {
     const prepared = this.#prepare(session, message, request)
     if (isReserved(message.event) || !this.#hooks.has('preHandle')) return prepared
     return andThen(prepared, run => async reply => {
-      await this.#hooks.runPreHandle(session, message, request, reply)
+      await this.#hooks.runPreHandleHooks(session, message, request, reply)
       return reply.sent ? undefined : run(reply)
     })
   }

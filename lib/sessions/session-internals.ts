@@ -15,13 +15,13 @@ import { endSink, type StreamEncoder } from '../stream/shared-compression.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
-/** The events that a stream adds to those of the app, except `gap`, which is the same in every stream. */
+/** The frames of the events that a stream adds to those of the app, except `gap`, which has the same format in every stream. */
 export interface StreamFrames {
-  /** Starts every stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is {@link StreamAttachment.welcome}. */
+  /** Returns the first frame of a stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is {@link StreamAttachment.welcome}. */
   welcome (sessionId: string, cursor: number, retry: number, data: string): string
-  /** Ends the stream of a session that is closed. */
+  /** Returns the last frame of a stream whose session is closed. */
   close (reason: string): string
-  /** Ends a stream that was replaced by another one. */
+  /** The last frame of a stream that was replaced by another one. */
   readonly replaced: string
 }
 

@@ -69,8 +69,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #ids = new IdGenerator()
   /** The replies to POST and DELETE requests whose handlers run. */
   readonly #replies = new ActiveItems<FastifyReply>()
-  /** The closes of sessions that are in progress, with their hooks. */
-  readonly #closes = new Set<Promise<void>>()
+  /** Promises of the calls that close sessions, and of the hooks that run for closed sessions. `close` waits for them. */
+  readonly #pendingCloses = new Set<Promise<void>>()
   /** Resolves the promise for which `close` waits. */
   #onIdle: (() => void) | undefined
 
@@ -294,7 +294,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
         session[kInternals].onEnd()
         return this.#runCloseHooks(session, reason)
       }))
-      await Promise.all(this.#closes)
+      await Promise.all(this.#pendingCloses)
     } catch (error) {
       logSafely(this.#logger, 'error', { err: error }, 'the store could not be closed')
     }
@@ -324,8 +324,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   #trackClose (close: Promise<void>): void {
-    const tracked: Promise<void> = close.catch(noop).then(() => { this.#closes.delete(tracked) })
-    this.#closes.add(tracked)
+    const tracked: Promise<void> = close.catch(noop).then(() => { this.#pendingCloses.delete(tracked) })
+    this.#pendingCloses.add(tracked)
   }
 
   /** Closes a session, but does not run its hooks. Resolves with true if this call has closed it. With `ifUnauthorizedAt`, closes it only if its client is not authorized at that time; see {@link Store.end}. */

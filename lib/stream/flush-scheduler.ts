@@ -52,7 +52,7 @@ export class FlushScheduler {
     }
   }
 
-  /** Flushes at most so many of the next streams, or a quarter of the batch if that is more, until a slice of time is over; with `Infinity`, the whole batch. */
+  /** Flushes the next streams of the batch until a slice of time is over: at most `count`, or a quarter of the batch if that is more. `Infinity` flushes the whole batch. */
   #flush (count: number): void {
     if (this.#batch.length === 0) {
       this.#batch = this.#waiting
