@@ -1,7 +1,7 @@
 /**
- * Items that are active for a short time, such as requests. Not a Set: V8 copies the items of a Set to a new table now and then, and
- * the old table keeps referring to them and to the new one. If an old table is in the old generation of the garbage collector, all
- * later items would survive until the next full collection.
+ * A set of items that are active for a short time, such as requests. It is not a Set, because V8 copies the items of a Set to a new
+ * table now and then, and the old table keeps references to them and to the new table. If an old table is in the old generation of
+ * the garbage collector, it would keep all later items in memory until the next full collection.
  */
 export class ActiveItems<T extends object> {
   readonly #slots: Array<T | undefined> = []
@@ -11,7 +11,7 @@ export class ActiveItems<T extends object> {
     return this.#slots.length - this.#freeSlots.length
   }
 
-  /** Returns the slot of the item. */
+  /** Adds an item. Returns its slot, which {@link remove} needs. */
   add (item: T): number {
     const slot = this.#freeSlots.pop() ?? this.#slots.length
     this.#slots[slot] = item

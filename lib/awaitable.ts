@@ -56,16 +56,16 @@ class ObservedPromise<T> extends Promise<T> {
   /** Calls a function if the promise rejects and nothing waits for it. */
   onUnhandled (report: (error: unknown) => void): void {
     super.then(undefined, (error: unknown) => {
-      // Later than all microtasks, in which the caller may start to wait.
+      // This runs after all microtasks, because the caller may start to wait in one of them.
       setImmediate(() => { if (!this.#isObserved) report(error) })
     })
   }
 }
 
 /**
- * Starts work synchronously and returns a promise of its result. The caller may ignore the promise: a rejection without a
- * handler does not terminate the process, for example if a session is closed just before an event is sent to it. It is passed
- * to `report` instead.
+ * Starts work synchronously and returns a promise of its result. The caller may ignore the promise, for example if a session may
+ * be closed just before an event is sent to it. An unhandled rejection does not terminate the process: `report` receives the error
+ * instead.
  */
 export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown) => void = noop): Promise<T> {
   let promise: ObservedPromise<T>
@@ -81,7 +81,7 @@ export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown)
   return promise
 }
 
-/** Waits for a promise that does not reject, but only for a time in milliseconds. Resolves with whether it has settled. */
+/** Waits until a promise resolves, but at most for a time in milliseconds. Resolves with true if the promise has resolved in this time. The promise must not reject. */
 export async function settlesWithin (promise: Promise<unknown>, time: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
   const timeout = new Promise<boolean>(resolve => { timer = setTimeout(resolve, time, false) })

@@ -92,7 +92,7 @@ export interface SseSessionsOptions {
    * store. Default: a quarter of V8's heap limit; `Infinity` turns the limit off.
    */
   maxBytes?: number
-  /** Milliseconds after which a message gets a response although its handler has not settled: 504 with FST_SSE_HANDLER_TIMEOUT. The signal of the handler aborts, and the next message of the session is handled. The same time limits validators and error handlers of the app, and, for each message of a batch, its hooks. `handle` can set another time for one handler. Default: 60 000; 0 or `false` turns the limit off. */
+  /** Milliseconds after which a message gets a response although its handler has not settled: 504 with FST_SSE_HANDLER_TIMEOUT. The signal of the handler aborts, and the next message of the session is handled. The timeout also applies to validators and error handlers of the app, and, for each message of a batch, to its hooks. `handle` can set another timeout for one handler. Default: 60 000; 0 or `false` turns the timeout off. */
   handlerTimeout?: number | false
 }
 

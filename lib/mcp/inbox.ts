@@ -45,10 +45,10 @@ export class Inbox {
     if (session === undefined) throw new StoreUnavailable()
     const stream = session[kInternals]
     const { cursor } = stream
-    const head = await this.#acquire(session, cursor)
+    const newestPosition = await this.#acquire(session, cursor)
     const sink = new InboxSink(streamId => { this.#listener.onStream(streamId) }, () => { this.#reopen().catch(noop) })
     this.#session = session
-    stream.setStream({ sink, cursor, head, welcome: '', resumed: false, generation: 0, logger: this.#logger })
+    stream.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, generation: 0, logger: this.#logger })
   }
 
   /** Lets other processes continue the sessions of this one that have no running calls. */
@@ -71,9 +71,9 @@ export class Inbox {
   /** Acquires the stream of a new inbox. If that fails, releases the session, so that it expires. */
   async #acquire (session: Session, cursor: number): Promise<number> {
     try {
-      const head = await this.#sessions.acquireStream(session, cursor)
-      if (head === undefined) throw new StoreUnavailable()
-      return head
+      const newestPosition = await this.#sessions.acquireStream(session, cursor)
+      if (newestPosition === undefined) throw new StoreUnavailable()
+      return newestPosition
     } catch (error) {
       session[kInternals].release()
       throw error

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BatchTooLarge, Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
 import { noop } from '../awaitable.js'
 import { now } from '../clock.js'
-import { attachStream, type StreamRequest } from '../routes/attach-stream.js'
+import { attachStream, type AttachOptions } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
 import { addResponseHooks } from '../routes/response-hooks.js'
 import { kInternals, Session } from '../sessions/session.js'
@@ -170,12 +170,12 @@ async function findSession (registry: McpRegistry, request: FastifyRequest, prin
 }
 
 /** Sends the stream of a session of the store as the response. It replaces an earlier response. */
-async function sendStream (registry: McpRegistry, session: Session, streamSession: Session, request: Pick<StreamRequest, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
+async function sendStream (registry: McpRegistry, session: Session, streamSession: Session, options: Pick<AttachOptions, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
   const generation = streamSession[kInternals].retainForResume()
   const exists = await attachStream(registry.sessions, streamSession, {
-    ...request,
+    ...options,
     onAttach: () => {
-      request.onAttach?.()
+      options.onAttach?.()
       if (streamSession !== session) registry.watch(streamSession)
     },
     welcome: canPrime(getVersion(session)) ? PRIMING : '',

@@ -11,8 +11,8 @@ import { frameRetry } from '../wire/frame.js'
 import { CONTENT_ENCODING, STREAM_HEADERS, VARY } from '../wire/headers.js'
 import { getHeader } from './require-session.js'
 
-/** A request for a stream: the part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
-export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger' | 'encoder'> {
+/** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
+export interface AttachOptions extends Omit<StreamAttachment, 'newestPosition' | 'logger' | 'encoder'> {
   readonly sink: ResponseSink
   readonly requestedAt: number
   /** Response headers, in addition to those of every stream. */
@@ -27,25 +27,25 @@ export interface StreamRequest extends Omit<StreamAttachment, 'head' | 'logger' 
  * Acquires the right to stream a session from the store, and sends the response that becomes the stream. Resolves with false if the
  * session does not exist any more: then the caller responds. The route must have the hook `startStream`.
  */
-export async function attachStream (sessions: Sessions, session: Session, request: StreamRequest, reply: FastifyReply): Promise<boolean> {
-  const { sink, cursor, resumed } = request
+export async function attachStream (sessions: Sessions, session: Session, options: AttachOptions, reply: FastifyReply): Promise<boolean> {
+  const { sink, cursor, resumed } = options
   const { log: logger } = reply.request
-  const onAbort = (): void => { request.onAbort() }
-  let head: number | undefined
+  const onAbort = (): void => { options.onAbort() }
+  let newestPosition: number | undefined
   try {
-    if (!sink.closed) head = await sessions.acquireStream(session, cursor, request.requestedAt)
+    if (!sink.closed) newestPosition = await sessions.acquireStream(session, cursor, options.requestedAt)
   } finally {
-    // Not before the store's `attach` has settled, because the session must not be released while it is pending.
+    // `onAbort` is called only after the store's `attach` has settled, because the session must not be released while that is pending.
     if (sink.closed) onAbort()
     else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
   }
   if (sink.closed) return true
-  if (head === undefined) return false
-  const attachment: StreamAttachment = { ...request, head, logger }
+  if (newestPosition === undefined) return false
+  const attachment: StreamAttachment = { ...options, newestPosition, logger }
   let encoder: StreamEncoder | undefined
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
-      if (session[kInternals].setStream({ ...attachment, encoder })) request.onAttach?.()
+      if (session[kInternals].setStream({ ...attachment, encoder })) options.onAttach?.()
       return
     }
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
@@ -55,7 +55,7 @@ export async function attachStream (sessions: Sessions, session: Session, reques
     encoder = createEncoder(sessions, reply)
     return encoder === undefined ? {} : { [CONTENT_ENCODING]: 'gzip' }
   })
-  reply.headers(STREAM_HEADERS).headers(request.headers)
+  reply.headers(STREAM_HEADERS).headers(options.headers)
   payload.send(reply)
   return true
 }

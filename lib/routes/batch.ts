@@ -10,12 +10,12 @@ import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
 import { createErrorFormatter, formatResult } from './message-result.js'
-import { getTimeLimit, handleMessage, waitForResult } from './message.js'
+import { getHandlerTimeout, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
 export class Batch {
-  // Private, so that no hook of the app takes it for data of a message.
+  // This field is private, so that no hook of the app takes it for the data of a message.
   readonly #bytes: Buffer
 
   constructor (bytes: Buffer) {
@@ -32,7 +32,7 @@ export class Batch {
       const lineFeed = bytes.indexOf('\n', start)
       end = lineFeed < 0 ? bytes.length : lineFeed
       const message = toMessage(bytes.subarray(start, end), defaultEvent)
-      if (typeof message === 'string') throw new BatchMalformed(lineAt(bytes, start), message)
+      if (typeof message === 'string') throw new BatchMalformed(findLineNumber(bytes, start), message)
       messages.push(message)
     }
     return messages
@@ -54,8 +54,8 @@ function toMessage (line: Buffer, defaultEvent: string): BatchMessage | string {
   return { event, json, id }
 }
 
-/** Returns the number of the line at an index. Without copies of the lines, of which there may be a million. */
-function lineAt (bytes: Buffer, index: number): number {
+/** Returns the number of the line at an index. It does not copy the lines, because there may be a million. */
+function findLineNumber (bytes: Buffer, index: number): number {
   let line = 1
   for (let at = 0; at < index; at++) if (bytes[at] === LINE_FEED) line++
   return line
@@ -79,7 +79,7 @@ class Refusal extends Error {
 
 type Outcome = QueueResult | Refusal
 
-/** Resolves with the first refusal after which the client repeats a message: an earlier one, or that of the outcome. */
+/** Resolves with the earlier refusal, if there is one; otherwise with the refusal of this outcome, if the client repeats the message. */
 async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Promise<Outcome>): Promise<Refusal | undefined> {
   const refusal = await earlier ?? await outcome
   return refusal instanceof Refusal && refusal.isRetryable ? refusal : undefined
@@ -90,10 +90,10 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getTimeLimit(sessions, message.event))
+  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getHandlerTimeout(sessions, message.event))
   const handle = async (message: BatchMessage): Promise<StoredResponse> => {
     const { event, id } = message
-    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, message, getTimeLimit(sessions, event), request, reply)))
+    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, message, getHandlerTimeout(sessions, event), request, reply)))
     if (!isHandled) throw new Refusal(response)
     return response
   }
@@ -103,7 +103,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
     return new Refusal((await dispatch(message, () => { throw error })).response)
   })
   const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
-  // Not in the queue, where handlers may wait for these answers.
+  // Answers do not wait in the queue, because the handlers before them may wait for these answers.
   const answers = messages.map(message => isAnswer(message) ? getOutcome(message, handle(message).then(response => ({ response, replayed: false }))) : undefined)
   const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), handle, getOutcome)
   const outcomes = await Promise.all(answers.map(answer => answer ?? others.shift() as Promise<Outcome>))
@@ -118,9 +118,10 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
 async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: (message: BatchMessage) => Promise<StoredResponse>, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
   if (messages.length === 0) return []
   const started = new Set<BatchMessage>()
-  // For each message, resolves with the first such refusal before it. The queue may call handlers before it returns.
-  let setRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
-  const refusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setRefusals = resolve })
+  // For each message, resolves with such a refusal of an earlier message, if there is one. The array itself is a promise, because the
+  // queue may call handlers before it returns the results.
+  let setEarlierRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
+  const earlierRefusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setEarlierRefusals = resolve })
   const toQueued = (message: BatchMessage, index: number): QueuedMessage => {
     const { event, id, json } = message
     const isConcurrent = sessions.handlers.isConcurrent(event)
@@ -131,8 +132,8 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
       size: () => json?.length ?? 0,
       handle: async () => {
         started.add(message)
-        const refusal = isConcurrent ? undefined : await (await refusals)[index]
-        if (refusal !== undefined) throw refusal
+        const earlierRefusal = isConcurrent ? undefined : await (await earlierRefusals)[index]
+        if (earlierRefusal !== undefined) throw earlierRefusal
         return await handle(message)
       }
     }
@@ -143,12 +144,12 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
     const message = messages[index] as BatchMessage
     return getOutcome(message, waitForResult(sessions, session, result, () => started.has(message)))
   })
-  let previous: Promise<Refusal | undefined> = Promise.resolve(undefined)
-  setRefusals(outcomes.map((outcome, index) => {
-    const before = previous
-    if (queued[index]?.isConcurrent !== true) previous = findRefusal(before, outcome)
-    previous.catch(noop)
-    return before
+  let refusal: Promise<Refusal | undefined> = Promise.resolve(undefined)
+  setEarlierRefusals(outcomes.map((outcome, index) => {
+    const earlier = refusal
+    if (queued[index]?.isConcurrent !== true) refusal = findRefusal(earlier, outcome)
+    refusal.catch(noop)
+    return earlier
   }))
   return outcomes
 }

@@ -22,7 +22,7 @@ export async function addCors (scope: FastifyInstance, options: FastifyCorsOptio
  */
 export function isForbiddenSite (request: FastifyRequest, reply: FastifyReply): boolean {
   if (getHeader(request, 'sec-fetch-site') !== 'cross-site') return false
-  // Set by the option of the plugin, by a registration of @fastify/cors by the app, or by a hook of the app.
+  // This header was set by the option of the plugin, by a registration of @fastify/cors by the app, or by a hook of the app.
   const allowed = reply.getHeader(ALLOW_ORIGIN)
   return allowed === undefined || (allowed !== '*' && allowed !== getHeader(request, 'origin'))
 }

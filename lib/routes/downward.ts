@@ -3,7 +3,7 @@ import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { now } from '../clock.js'
 import { logSafely } from '../safe-log.js'
-import { greet } from '../sessions/echo.js'
+import { createGreeting } from '../sessions/echo.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
@@ -12,7 +12,7 @@ import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID, RESUME, SESSION_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { acceptsEventStream } from '../wire/accept.js'
-import { attachStream, type StreamRequest } from './attach-stream.js'
+import { attachStream, type AttachOptions } from './attach-stream.js'
 import { isForbiddenSite } from './cors.js'
 import { getHeader } from './require-session.js'
 
@@ -27,7 +27,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     method: 'GET',
     url: downwardPath,
     exposeHeadRoute: false,
-    // Not an async function, because Fastify would keep the Reply in memory until the promise settles.
+    // This is not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
       const sink = new ResponseSink(reply.raw)
       handleStream(sessions, request, reply, sink).catch((error: unknown) => {
@@ -66,7 +66,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     const generation = existing[kInternals].retainForResume()
     const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
     const cursor = eventId?.position ?? existing[kInternals].cursor
-    await attach(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
+    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -76,16 +76,17 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     sendRetry(sessions, reply)
     return
   }
-  // The cursor from before the hooks run, so that the stream writes everything that they send.
+  // The cursor is read before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kInternals].cursor
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
-  // No client has received the id of the session.
+  // The session is discarded, because no client has received its id.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
-  await attach(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
+  await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
 }
 
-async function attach (sessions: Sessions, session: Session, request: Omit<StreamRequest, 'headers'>, reply: FastifyReply): Promise<void> {
-  if (!await attachStream(sessions, session, { ...request, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
+/** Attaches the stream of a session. If the session does not exist any more, responds as {@link sendRetry}. */
+async function attachOrSendRetry (sessions: Sessions, session: Session, options: Omit<AttachOptions, 'headers'>, reply: FastifyReply): Promise<void> {
+  if (!await attachStream(sessions, session, { ...options, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
 }
 
 /** Records until when the client is authorized, and runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
@@ -94,8 +95,8 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
   try {
     await sessions.authorize(session, authorizedUntil)
     const hookData = sessions.hooks.has('onOpen')
-      ? await whileConnected(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
-      : sessions.handlers.usesEcho ? greet() : {}
+      ? await waitForHooks(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
+      : sessions.handlers.usesEcho ? createGreeting() : {}
     return serializeWelcome(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
     await sessions.discard(session, 'refused')
@@ -106,7 +107,7 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
 /** Runs the `onResume` hooks, and records until when the client is authorized. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, authorizedUntil: number | undefined, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
-    const hookData = session.closed ? {} : await whileConnected(sink, sessions.hooks.runStreamHooks('onResume', session, request))
+    const hookData = session.closed ? {} : await waitForHooks(sink, sessions.hooks.runStreamHooks('onResume', session, request))
     await sessions.authorize(session, authorizedUntil)
     return serializeWelcome(sessions, session, true, hookData)
   } catch (error) {
@@ -116,7 +117,7 @@ async function runOnResume (sessions: Sessions, session: Session, authorizedUnti
 }
 
 /** Waits for hooks. If the client disconnects, resolves at the latest a second later, so that a hook that never settles does not keep the session. */
-function whileConnected (sink: ResponseSink, hookData: Promise<object>): Promise<object> {
+function waitForHooks (sink: ResponseSink, hookData: Promise<object>): Promise<object> {
   return new Promise((resolve, reject) => {
     const onClose = (): void => { setTimeout(resolve, DISCONNECT_GRACE, {}).unref() }
     if (sink.closed) onClose()

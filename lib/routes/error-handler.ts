@@ -6,17 +6,17 @@ import { JSON_TYPE } from '../sessions/upward-reply.js'
 type ErrorHandler = (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => unknown
 
 /**
- * Creates the error handler of the routes of the plugin. Errors go to that of the app, also if it is set after the routes.
+ * Creates the error handler of the routes of the plugin. It calls that of the app, also if it is set after the routes.
  * If the app has none, clients do not receive the message of an unexpected error, which may contain secrets.
  */
 export function createErrorHandler (app: FastifyInstance): ErrorHandler {
-  // Fastify calls this one if the error handler of a route throws.
+  // Fastify calls this handler if the error handler of a route throws.
   const next = app.errorHandler
   return (error, request, reply) => {
     const { errorHandler } = app
     if (errorHandler !== next) return errorHandler(error, request, reply)
     if (!isDefault(errorHandler) || !isUnexpected(error, reply)) throw error
-    // Sets the headers and the status and logs the error, as the app has configured it, but sends nothing. Checked with Fastify 5.12.8.
+    // This call sets the headers and the status and logs the error, as the app has configured it, but sends nothing. Checked with Fastify 5.12.8.
     errorHandler(error, request, Object.create(reply, { send: { value: noop } }) as FastifyReply)
     const { statusCode } = reply
     const { code } = error

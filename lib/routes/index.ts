@@ -22,7 +22,7 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   addResponseHooks(scope, sessions, SESSION_ID, EXPOSED_HEADERS)
   // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
-  // No batches if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
+  // Batches are not accepted if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   scope.decorateRequest(kSession, null)
   // This hook runs after those of the app, which may add `onSend` hooks to routes. `startStream` must be the last one.
@@ -32,7 +32,7 @@ export async function routes (scope: FastifyInstance, { sessions, app }: { sessi
   const errorHandler = createErrorHandler(app)
   for (const route of routeOptions) scope.route({ errorHandler, ...route })
   scope.addHook('onReady', async () => {
-    // That of the app, because it may have been set after the registration of the plugin. If the app has set none, Fastify has
+    // The app may set its compiler after it registers the plugin, so this hook reads it late. If the app has set none, Fastify has
     // created one for this scope, because the routes of the plugin have schemas.
     const validatorCompiler = (app.validatorCompiler ?? scope.validatorCompiler) as FastifySchemaCompiler<unknown>
     sessions.handlers.setCompiler((schema, event) => validatorCompiler({ schema, method: 'POST', url: event, httpPart: 'body' }), findErrorFormatter(app))

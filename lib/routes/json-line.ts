@@ -26,7 +26,7 @@ const NAMES = ['event', 'id', 'data'] as const
  * receives the same text as in a single POST. Other members are ignored. Returns `undefined` if the line is not an object.
  */
 export function parseLine (line: Buffer): JsonLine | undefined {
-  // The index before and after the value of each member. If a member is repeated, the last one counts.
+  // The start and the end of the value of each member. If a member is repeated, the last one counts.
   const ranges: Partial<Record<keyof JsonLine, readonly [start: number, end: number]>> = {}
   const parse = ([start, end]: readonly [number, number]): unknown => JSON.parse(line.toString('utf8', start, end))
   try {
@@ -34,12 +34,12 @@ export function parseLine (line: Buffer): JsonLine | undefined {
     if (line[at] !== OPENING_BRACE) return undefined
     at = skipSpace(line, at + 1)
     while (line[at] !== CLOSING_BRACE) {
-      const keyEnd = endOfString(line, at)
+      const keyEnd = findStringEnd(line, at)
       const name = readName(line, at, keyEnd)
       at = skipSpace(line, keyEnd)
       if (line[at] !== COLON) return undefined
       const start = skipSpace(line, at + 1)
-      at = endOfValue(line, start)
+      at = findValueEnd(line, start)
       if (at === start) return undefined
       if (name !== undefined) ranges[name] = [start, at]
       if (line[at] === COMMA) {
@@ -55,7 +55,7 @@ export function parseLine (line: Buffer): JsonLine | undefined {
   }
 }
 
-/** Returns the index of the first byte, from an index on, that is not white space of JSON. */
+/** Returns the index of the first byte that is not white space of JSON, at an index or after it. */
 export function skipSpace (bytes: Buffer, start: number): number {
   let at = start
   while (isSpace(bytes[at])) at++
@@ -64,7 +64,7 @@ export function skipSpace (bytes: Buffer, start: number): number {
 
 const isSpace = (byte: number | undefined): boolean => byte === SPACE || byte === LINE_FEED || byte === CARRIAGE_RETURN || byte === TAB
 
-/** Returns the name that a string contains, if it is one of the members. Does not parse the string if possible, because a line may have very many. */
+/** Returns the member that a string names, if it is one of {@link NAMES}. Parses only strings with a backslash, because a line may contain very many. */
 function readName (line: Buffer, start: number, end: number): keyof JsonLine | undefined {
   for (const name of NAMES) if (equals(line, start + 1, end - 1, name)) return name
   for (let at = start; at < end; at++) {
@@ -73,7 +73,7 @@ function readName (line: Buffer, start: number, end: number): keyof JsonLine | u
   return undefined
 }
 
-/** Whether some bytes are an ASCII text. */
+/** Whether the bytes of a range are an ASCII text. */
 function equals (bytes: Buffer, start: number, end: number, text: string): boolean {
   if (end - start !== text.length) return false
   for (let n = 0; n < text.length; n++) if (bytes[start + n] !== text.charCodeAt(n)) return false
@@ -81,7 +81,7 @@ function equals (bytes: Buffer, start: number, end: number, text: string): boole
 }
 
 /** Returns the index after the string that starts at an index. */
-function endOfString (line: Buffer, start: number): number {
+function findStringEnd (line: Buffer, start: number): number {
   if (line[start] === QUOTE) {
     for (let at = start + 1; at < line.length; at++) {
       const byte = line[at]
@@ -93,12 +93,12 @@ function endOfString (line: Buffer, start: number): number {
 }
 
 /** Returns the index of the comma or the closing brace after the value that starts at an index. */
-function endOfValue (line: Buffer, start: number): number {
+function findValueEnd (line: Buffer, start: number): number {
   let depth = 0
   for (let at = start; at < line.length; at++) {
     switch (line[at]) {
       case QUOTE:
-        at = endOfString(line, at) - 1
+        at = findStringEnd(line, at) - 1
         break
       case OPENING_BRACE:
       case OPENING_BRACKET:

@@ -7,7 +7,7 @@ import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { limitCapture, sendResponse, startCapture } from './message.js'
+import { respondAfterTimeout, sendResponse, startCapture } from './message.js'
 
 /** Path of the internal route for one message of a batch, below the path for messages. */
 export const BATCH_MESSAGE_PATH = '/batch/message'
@@ -33,41 +33,41 @@ export interface DispatchResult {
   readonly isHandled: boolean
 }
 
-// These headers describe the body or the connection of the batch, or the encoding of its response.
+// These headers describe the body or the connection of the original request, or the encoding of its response.
 const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**
- * A POST for one message, of a batch or for a late error. It does not come from the network: {@link dispatch} passes it to Fastify's router, so
- * that Fastify handles the message like any other POST.
+ * An internal POST: for a message of a batch, or to format an error that occurs after the response. {@link dispatch} passes it to
+ * Fastify's router, so that Fastify handles it like a POST from the network.
  */
 export class MessageRequest extends IncomingMessage {
   readonly session: Session
   readonly event: string
-  /** The id and the logger of the batch's request. */
+  /** The id and the logger of the original request. */
   readonly id: string
   readonly log: FastifyBaseLogger
   readonly #handle: HandleRequest
   /** Whether a handler has handled the message. */
   #isHandled: Awaitable<boolean> = false
   #response: StoredResponse | undefined
-  /** Limits the time of the app's hooks, before the handler and after it. */
-  #startLimit: () => void = noop
-  #removeLimit: () => void = noop
+  /** Starts the timeout of the app's hooks: of those before the handler, and then of those after it. */
+  #startTimeout: () => void = noop
+  #cancelTimeout: () => void = noop
 
-  constructor (batch: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
-    super(batch.raw.socket)
+  constructor (original: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
+    super(original.raw.socket)
     this.session = session
     this.event = event
-    this.id = batch.id
-    this.log = batch.log
+    this.id = original.id
+    this.log = original.log
     this.#handle = handle
-    this.httpVersion = batch.raw.httpVersion
-    this.httpVersionMajor = batch.raw.httpVersionMajor
-    this.httpVersionMinor = batch.raw.httpVersionMinor
+    this.httpVersion = original.raw.httpVersion
+    this.httpVersionMajor = original.raw.httpVersionMajor
+    this.httpVersionMinor = original.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
-    this.url = messageUrl(batch)
-    const headers: IncomingHttpHeaders = { ...batch.headers }
+    this.url = createMessageUrl(original)
+    const headers: IncomingHttpHeaders = { ...original.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
     if (json !== undefined) {
@@ -79,22 +79,22 @@ export class MessageRequest extends IncomingMessage {
     this.headers = headers
   }
 
-  /** Is called by the handler of the internal route. */
+  /** Handles the message. The handler of the internal route calls it. */
   handle (request: FastifyRequest, reply: FastifyReply): void {
-    // A hook has continued after the time limit. Other messages of the session may have been handled since.
+    // A hook has continued after the timeout. Other messages of the session may have been handled since.
     if (this.#response !== undefined) {
       sendResponse(reply, this.#response)
       return
     }
-    this.#removeLimit()
+    this.#cancelTimeout()
     const onError = (error: unknown): false => {
-      this.#startLimit()
+      this.#startTimeout()
       reply.send(asError(error))
       return false
     }
     try {
       const isHandled = andThen(this.#handle(request, reply), () => {
-        this.#startLimit()
+        this.#startTimeout()
         return true
       })
       this.#isHandled = isHandled instanceof Promise ? isHandled.catch(onError) : isHandled
@@ -103,19 +103,19 @@ export class MessageRequest extends IncomingMessage {
     }
   }
 
-  /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeLimit` milliseconds. */
-  async dispatch (scope: FastifyInstance, timeLimit: number): Promise<DispatchResult> {
+  /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeout` milliseconds. */
+  async dispatch (scope: FastifyInstance, timeout: number): Promise<DispatchResult> {
     const response = new ServerResponse(this)
     response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
-    // As a server does, so that the response emits `close`.
+    // A server also destroys the response. Otherwise it would not emit `close`.
     response.on('finish', () => { response.destroy() })
     const capture = startCapture(this, response, {})
-    this.#startLimit = () => { this.#removeLimit = limitCapture(capture, timeLimit, this.event, this.log) }
-    this.#startLimit()
+    this.#startTimeout = () => { this.#cancelTimeout = respondAfterTimeout(capture, timeout, this.event, this.log) }
+    this.#startTimeout()
     scope.routing(this, response)
     this.#response = await capture.response
     const isHandled = await this.#isHandled
-    this.#removeLimit()
+    this.#cancelTimeout()
     return { response: this.#response, isHandled }
   }
 
@@ -123,11 +123,11 @@ export class MessageRequest extends IncomingMessage {
   override _destroy (error: Error | null, done: (error?: Error | null) => void): void { done(error) }
 }
 
-/** Returns the URL of the internal route. It keeps the query and the parameters of the batch's URL. */
-function messageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
+/** Returns the URL of the internal route. It keeps the query and the parameters of the original URL. */
+function createMessageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
   const [path = '', ...query] = url.split(/(?=[?;#])/)
   const base = path.replace(/\/+$/, '')
-  // The route of the batch may end with an event name.
+  // The original URL may end with an event name.
   const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base
   return upwardPath + BATCH_MESSAGE_PATH + query.join('')
 }

@@ -22,13 +22,13 @@ function toJson (text: string, contentType = ''): string {
 }
 
 /**
- * Returns a function that creates the result of an error which is thrown after the response to a message, with the error handler of
- * the app. The data of the message is not kept until then. `timeLimit`: that of the message, in milliseconds.
+ * Returns a function that formats an error which occurs after the response to a message, with the error handler of the app. It does
+ * not keep the data of the message. `timeout` is that of the handler, in milliseconds.
  */
-export function createErrorFormatter (session: Session, { event, id }: Pick<BatchMessage, 'event' | 'id'>, timeLimit: number, { raw, headers, id: requestId, log, routeOptions }: FastifyRequest, { server }: FastifyReply): FormatError {
+export function createErrorFormatter (session: Session, { event, id }: Pick<BatchMessage, 'event' | 'id'>, timeout: number, { raw, headers, id: requestId, log, routeOptions }: FastifyRequest, { server }: FastifyReply): FormatError {
   const request = { raw, headers, id: requestId, log, routeOptions }
   return async error => {
-    const result = await new MessageRequest(request, session, { event, json: undefined, id }, () => { throw error }).dispatch(server, timeLimit)
+    const result = await new MessageRequest(request, session, { event, json: undefined, id }, () => { throw error }).dispatch(server, timeout)
     return JSON.parse(formatResult(result)) as object
   }
 }

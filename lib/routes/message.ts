@@ -27,7 +27,7 @@ export interface Capture {
   readonly resolve: (response: StoredResponse) => void
 }
 
-/** Creates the result for the client from an error that was thrown after the response: `{ status, body }`, as in the response to a batch. */
+/** Formats an error that occurs after the response, for the client: `{ status, body }`, as in the response to a batch. */
 export type FormatError = (error: Error) => Promise<object>
 
 const captures = new WeakMap<IncomingMessage, Capture>()
@@ -40,10 +40,10 @@ export const captureResponse: onSendHookHandler<unknown> = (request, reply, payl
     return
   }
   const finish = (body: StoredResponse['body']): void => {
-    capture.resolve({ status: reply.statusCode, headers: addedHeaders(reply, capture.earlierHeaders), body })
+    capture.resolve({ status: reply.statusCode, headers: getAddedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
-  // An error handler or a hook of the app may have made a stream or a Response.
+  // An error handler or a hook of the app may have sent a stream or a Response.
   const body = isResponse(payload) ? readResponse(payload, reply) : payload
   if (isBody(body)) finish(body)
   else buffer(body as AsyncIterable<unknown>).then(finish, done)
@@ -56,8 +56,8 @@ function readResponse (response: Response, reply: FastifyReply): unknown {
   return response.body ?? undefined
 }
 
-/** Returns the headers that a repeat gets as well. Cookies are of one request only. */
-function addedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
+/** Returns the headers that a repeat gets as well: those that were added, except cookies, which belong to one request. */
+function getAddedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {
     if (value !== earlier[name] && name !== 'set-cookie' && name !== 'content-length') headers[name] = String(value)
@@ -83,23 +83,23 @@ export function startCapture (request: IncomingMessage, response: ServerResponse
 }
 
 /**
- * Limits the time of hooks, the JSON parser and the error handler of the app: if they have not sent the response after `ms`
- * milliseconds, it is FST_SSE_HANDLER_TIMEOUT. Returns a function that removes the limit.
+ * Makes FST_SSE_HANDLER_TIMEOUT the captured response if the hooks, the JSON parser or the error handler of the app have not sent
+ * one after `timeout` milliseconds; 0 turns the timeout off. Returns a function that cancels it.
  */
-export function limitCapture (capture: Capture, ms: number, event: string, log: FastifyBaseLogger): () => void {
-  if (ms === 0) return noop
+export function respondAfterTimeout (capture: Capture, timeout: number, event: string, log: FastifyBaseLogger): () => void {
+  if (timeout === 0) return noop
   const timer = setTimeout(() => {
-    const error = new HandlerTimeout('A hook or the error handler', JSON.stringify(event), ms)
+    const error = new HandlerTimeout('A hook or the error handler', JSON.stringify(event), timeout)
     logSafely(log, 'error', { err: error }, error.message)
     const body = JSON.stringify({ statusCode: 504, code: error.code, error: 'Gateway Timeout', message: error.message })
     capture.resolve({ status: 504, headers: { 'content-type': JSON_TYPE }, body })
-  }, ms).unref()
+  }, timeout).unref()
   return () => { clearTimeout(timer) }
 }
 
-/** Returns the time limit for a message in milliseconds; 0 if there is none. */
-export function getTimeLimit (sessions: Sessions, event: string): number {
-  return sessions.handlers.timeoutOf(event) ?? sessions.settings.handlerTimeout
+/** Returns the timeout for the messages with an event name, in milliseconds: that of their handler, otherwise that of the plugin; 0 if there is none. */
+export function getHandlerTimeout (sessions: Sessions, event: string): number {
+  return sessions.handlers.getTimeout(event) ?? sessions.settings.handlerTimeout
 }
 
 /**
@@ -108,12 +108,12 @@ export function getTimeLimit (sessions: Sessions, event: string): number {
  */
 export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, createErrorFormatter: () => FormatError): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
-  if (session.closed) throw closedError(sessions)
+  if (session.closed) throw createClosedError(sessions)
   const { event } = message
-  const timeout = getTimeLimit(sessions, event)
+  const timeout = getHandlerTimeout(sessions, event)
   const upwardReply = new UpwardReply(reply)
-  const limit = <T>(what: string, result: Awaitable<T>): Awaitable<T> => limitTime(result, timeout, what, event, upwardReply, reply.log)
-  return andThen(limit('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
+  const withTimeout = <T>(what: string, result: Awaitable<T>): Awaitable<T> => rejectAfterTimeout(result, timeout, what, event, upwardReply, reply.log)
+  return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
     // Until the delivery has started, an error refuses the message.
     let isStartingDelivery = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
@@ -121,14 +121,14 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       // The client repeats the message after these errors, so the response must not be kept.
       if (isStartingDelivery || error instanceof StoreUnavailable || error instanceof Closing) throw error
       const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
-      const removeLimit = limitCapture(capture, timeout, event, reply.log)
+      const cancelTimeout = respondAfterTimeout(capture, timeout, event, reply.log)
       reply.send(error)
       const { status, headers, body } = await capture.response
-      removeLimit()
+      cancelTimeout()
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
-      const response = andThen(limit(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
+      const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
         if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
@@ -144,7 +144,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   })
 }
 
-/** Sends the values of a handler as parts. Resolves when that has started. */
+/** Sends the values of a handler as parts. Resolves when the delivery has started. */
 function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, formatError: FormatError): Awaitable<unknown> {
   const read = (signal: AbortSignal): AsyncIterable<unknown> => {
     signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
@@ -159,22 +159,22 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)
-    // Nobody reads the values, which may have opened something.
+    // Nobody reads the values, so their iterator must release what it has opened.
     Promise.resolve(values[Symbol.asyncIterator]().return?.()).catch(noop)
   })
 }
 
-/** Limits the time of a handler or a validator: rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `ms` milliseconds. */
-function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: string, reply: UpwardReply, log: FastifyBaseLogger): Awaitable<T> {
-  if (!isPending(result) || ms === 0) return result
+/** Waits for a handler or a validator. Rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `timeout` milliseconds; 0 turns the timeout off. */
+function rejectAfterTimeout<T> (result: Awaitable<T>, timeout: number, what: string, event: string, reply: UpwardReply, log: FastifyBaseLogger): Awaitable<T> {
+  if (!isPending(result) || timeout === 0) return result
   return new Promise((resolve, reject) => {
     let isLate = false
     const timer = setTimeout(() => {
       isLate = true
-      const error = new HandlerTimeout(what, JSON.stringify(event), ms)
+      const error = new HandlerTimeout(what, JSON.stringify(event), timeout)
       reply.abort(error)
       reject(error)
-    }, ms).unref()
+    }, timeout).unref()
     result.then(value => {
       clearTimeout(timer)
       resolve(value)
@@ -186,7 +186,8 @@ function limitTime<T> (result: Awaitable<T>, ms: number, what: string, event: st
   })
 }
 
-function closedError (sessions: Sessions): Error {
+/** Creates the error of a message whose session is closed. */
+function createClosedError (sessions: Sessions): Error {
   return sessions.closing ? new Closing() : new SessionUnknown()
 }
 
@@ -198,7 +199,7 @@ export function waitForResult (sessions: Sessions, session: Session, result: Pro
   const { closeListeners } = session[kInternals]
   return new Promise((resolve, reject) => {
     const onClose = (): void => {
-      setTimeout(() => { if (!isStarted()) reject(closedError(sessions)) }, CLOSE_GRACE).unref()
+      setTimeout(() => { if (!isStarted()) reject(createClosedError(sessions)) }, CLOSE_GRACE).unref()
     }
     const slot = closeListeners.add(onClose)
     result.then(resolve, reject)

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { kSlot, type Sessions } from '../sessions/sessions.js'
 import { ALLOW_ORIGIN, CACHE_CONTROL, EXPOSE_HEADERS } from '../wire/headers.js'
 
-/** Tells `close` that a response is being sent, and sets the headers that all responses of a scope need. `idHeader` is the header with the secret id of a session. */
+/** Adds hooks that untrack the reply when its response is sent, and that set the headers which all responses of a scope need. `idHeader` is the header with the secret id of a session. */
 export function addResponseHooks (scope: FastifyInstance, sessions: Sessions, idHeader: string, exposedHeaders: string): void {
   scope.decorateReply(kSlot, undefined)
   // If an `onSend` hook of the app fails, the one below does not run.

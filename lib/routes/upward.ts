@@ -12,7 +12,7 @@ import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
 import { createErrorFormatter } from './message-result.js'
-import { captureResponse, getTimeLimit, handleMessage, sendResponse, waitForResult } from './message.js'
+import { captureResponse, getHandlerTimeout, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
@@ -37,14 +37,14 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     done(null, payload)
     return undefined
   }
-  // Not an async function: Fastify would send a second response while the hooks for an error run.
+  // This is not an async function, because Fastify would send a second response while the hooks for an error run.
   const handler: RouteHandlerMethod = (request, reply) => {
     sessions.trackReply(reply)
-    const done = handlePost(sessions, request, reply)
-    if (done instanceof Promise) done.catch((error: unknown) => { reply.send(asError(error)) })
+    const handled = handlePost(sessions, request, reply)
+    if (handled instanceof Promise) handled.catch((error: unknown) => { reply.send(asError(error)) })
   }
-  // Not tracked: when its time is over, `close` answers tracked requests with an error, which would be stored as the response of this
-  // message.
+  // This route does not track its reply. At the end of `closeTimeout`, `close` responds to tracked requests with an error, and that
+  // error would be stored as the response of the message.
   const internalHandler: RouteHandlerMethod = (request, reply) => {
     if (request.raw instanceof MessageRequest) request.raw.handle(request, reply)
     else reply.callNotFound()
@@ -55,20 +55,20 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   return [
     { url: upwardPath, schema, handler },
     { url: `${upwardPath}/:event`, schema, handler },
-    { url: upwardPath + BATCH_MESSAGE_PATH, schema: { ...schema, ...HIDDEN }, config: { ...upward.config, ...UNLIMITED }, childLoggerFactory: loggerOfBatch, handler: internalHandler }
+    { url: upwardPath + BATCH_MESSAGE_PATH, schema: { ...schema, ...HIDDEN }, config: { ...upward.config, ...UNLIMITED }, childLoggerFactory: createMessageLogger, handler: internalHandler }
   ].map(route => ({
     ...upward,
     ...route,
     method: 'POST',
-    // New arrays for each route, because plugins add hooks to them.
+    // Each route needs arrays of its own, because plugins add hooks to them.
     preParsing: [requireJson(advice, acceptsBatches), upward.preParsing ?? []].flat(),
     onRequest: [setEvent, upward.onRequest ?? []].flat(),
     onSend: [upward.onSend ?? [], onSend, captureResponse].flat()
   }))
 }
 
-/** Gives a message of a batch the logger of the batch's request, so that all log lines have the id of that request. */
-const loggerOfBatch: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
+/** Returns the logger of a request. A {@link MessageRequest} has that of the original request, so that all log lines have the id of that request. */
+const createMessageLogger: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
 
 /** Sets the event name of a message that is not in the path, so that all later hooks find it in `request.params.event`. */
 const setEvent: onRequestHookHandler = (request: FastifyRequest & RequestWithSession, _reply, done) => {
@@ -109,8 +109,8 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
-  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, { event, id }, getTimeLimit(sessions, event), request, reply))
-  // Not in the queue, where handlers may wait for this answer.
+  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, { event, id }, getHandlerTimeout(sessions, event), request, reply))
+  // An answer does not wait in the queue, because the handlers before it may wait for this answer.
   if (event === RESPONSE_EVENT) return andThen(handle(), noop)
   let isStarted = false
   const queued = session[kInternals].messageQueue.enqueue({

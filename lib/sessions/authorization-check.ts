@@ -8,7 +8,7 @@ import { SessionInternals } from './session-internals.js'
 /** Milliseconds between checks. */
 const INTERVAL = 1000
 
-// A store may execute calls one after the other, and gives up those that wait for too long.
+// A store may execute calls one after the other, and reject those that wait for too long.
 const MAX_CALLS = 1000
 
 /** Whether a session is open although the credentials of its client have expired. */

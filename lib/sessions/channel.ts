@@ -7,12 +7,12 @@ import { forEachSession } from './for-each-session.js'
 import type { Session } from './session.js'
 import type { SessionContext } from './session-internals.js'
 
-// A store may execute calls one after the other, and gives up those that wait for too long.
+// A store may execute calls one after the other, and reject those that wait for too long.
 const MAX_LEAVES = 1000
 
 /** What a {@link Channel} needs from the registry. */
 export interface ChannelContext extends Pick<SessionContext<Session>, 'store' | 'onUnhandled'> {
-  sessionOf (state: SessionState): Session
+  getOrCreateSession (state: SessionState): Session
 }
 
 /** A named group of sessions, its members. An event that is sent to a channel is appended once, to the log of the channel. The streams of all members read that log. */
@@ -32,8 +32,8 @@ export class Channel {
 
   /** Resolves with the members, connected or not, in all processes. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   sessions (): Promise<Session[]> {
-    const { store, sessionOf } = this.#context
-    return toPromise(async () => (await store.members(this.name)).map(sessionOf))
+    const { store, getOrCreateSession } = this.#context
+    return toPromise(async () => (await store.members(this.name)).map(getOrCreateSession))
   }
 
   /** Resolves with the number of members. Rejects with FST_SSE_STORE_UNAVAILABLE. */

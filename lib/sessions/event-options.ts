@@ -36,7 +36,7 @@ export function createSharedEntry (event: string, data: unknown, options: SendOp
   if (options === undefined) return { frame }
   const except = getExcludedIds(options, call)
   const key = resolveKey(event, options)
-  // With the same key, this event would replace an earlier one that the sessions it excludes have not received yet.
+  // The key contains the excluded ids. Otherwise, this event would replace an earlier one that the excluded sessions have not received yet.
   return { frame, except, key: key === undefined || except === undefined ? key : `${except.sort().join()}\n${key}` }
 }
 

@@ -18,13 +18,13 @@ export interface HandlerContext {
   readonly message: Message
   /**
    * Aborts when nobody needs the values of an async generator any more: when the client stops it, when the session is closed, and
-   * when the process loses the store or closes. For another handler: when it has not settled within `handlerTimeout`. A getter,
-   * created when it is first used: `{ ...context }` does not contain it.
+   * when the process loses the store or closes. The signal of another handler aborts when the handler has not settled within
+   * `handlerTimeout`. This is a getter, which creates the signal when it is first used: `{ ...context }` does not contain it.
    */
   readonly signal: AbortSignal
 }
 
-/** A class, because V8 creates a hidden class for each object literal with a getter. */
+/** This is a class, because V8 creates a hidden class for each object literal with a getter. */
 class Context implements HandlerContext {
   readonly request: FastifyRequest
   readonly reply: UpwardReply
@@ -36,7 +36,7 @@ class Context implements HandlerContext {
     this.message = message
   }
 
-  // Created only for handlers that use it.
+  // The signal is created only for handlers that use it.
   get signal (): AbortSignal {
     return this.reply.signal
   }
@@ -49,7 +49,7 @@ export type MessageHandler<Data> = (session: Session, data: Data, context: Handl
 export interface HandlerOptions<Schema> {
   /** A schema for the data, in the format of the app's validator compiler; JSON Schema if the app has not set one. Default: all data is valid. */
   readonly schema?: Schema
-  /** Option `handlerTimeout` of the plugin for this handler, in milliseconds. Default: that of the plugin; 0 or `false` turns the limit off. */
+  /** Option `handlerTimeout` of the plugin for this handler, in milliseconds. Default: that of the plugin; 0 or `false` turns the timeout off. */
   readonly handlerTimeout?: number | false
   /** Whether the handler runs at once, also while the session's other messages are handled or wait. They do not wait for it either. Default: `false`, the messages of a session are handled one at a time, in order. */
   readonly concurrent?: boolean
@@ -69,7 +69,7 @@ type RunMessage = (reply: UpwardReply) => unknown
 
 interface Handler {
   readonly schema: unknown
-  /** 0 if there is no limit, `undefined` if that of the plugin applies. */
+  /** In milliseconds; 0 turns it off. `undefined` if that of the plugin applies. */
   readonly timeout: number | undefined
   readonly isConcurrent: boolean
   readonly run: MessageHandler<unknown>
@@ -127,8 +127,8 @@ export class HandlerRegistry {
     this.#handlers.set(event, handler)
   }
 
-  /** Returns the time limit of the handler of an event in milliseconds; `undefined` if it has none of its own. */
-  timeoutOf (event: string): number | undefined {
+  /** Returns the timeout that the app has set for the handler of an event, in milliseconds; 0 if it has turned it off, `undefined` if it has not set one. */
+  getTimeout (event: string): number | undefined {
     return this.#handlers.get(event)?.timeout
   }
 
@@ -167,7 +167,7 @@ export class HandlerRegistry {
     const prepared = this.#prepare(session, message, request)
     if (isReserved(message.event) || !this.#hooks.has('preHandle')) return prepared
     return andThen(prepared, run => async reply => {
-      await this.#hooks.runPreHandle(session, message, request, reply)
+      await this.#hooks.runPreHandleHooks(session, message, request, reply)
       return reply.sent ? undefined : run(reply)
     })
   }
@@ -206,23 +206,23 @@ function validate (validator: Validator, data: unknown, formatErrors: ErrorForma
   const parent: { data: unknown } = { data: data ?? null }
   // Ajv, whose functions have `schemaEnv`, can replace the data as a whole only if it has access to its parent.
   const result = validator(parent.data, validator.schemaEnv === undefined ? undefined : { parentData: parent, parentDataProperty: 'data' })
-  const validData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
+  const getValidData = (): unknown => data === undefined ? parent.data ?? undefined : parent.data
   if (result instanceof Promise) {
     // An asynchronous validator resolves with the data, not with an object `{ error, value }`.
     return result.then(valid => {
-      if (valid === false) throw validationError(validator.errors, formatErrors)
-      return validData()
-    }, (error: { errors?: unknown }) => { throw validationError(error.errors ?? error, formatErrors) })
+      if (valid === false) throw createValidationError(validator.errors, formatErrors)
+      return getValidData()
+    }, (error: { errors?: unknown }) => { throw createValidationError(error.errors ?? error, formatErrors) })
   }
-  if (result === false) throw validationError(validator.errors, formatErrors)
+  if (result === false) throw createValidationError(validator.errors, formatErrors)
   const { error, value = parent.data } = Object(result) as { error?: unknown, value?: unknown }
-  if (error !== undefined && error !== null) throw validationError(error, formatErrors)
+  if (error !== undefined && error !== null) throw createValidationError(error, formatErrors)
   parent.data = value
-  return validData()
+  return getValidData()
 }
 
 /** Creates the error of a message whose data is invalid, with the properties that Fastify adds. */
-function validationError (errors: unknown, formatErrors: ErrorFormatter): Error {
+function createValidationError (errors: unknown, formatErrors: ErrorFormatter): Error {
   const properties = { statusCode: 400, code: 'FST_ERR_VALIDATION', validationContext: 'body' }
   if (errors instanceof Error) return Object.assign(errors, { ...properties, ...errors })
   const error = formatErrors(errors, 'body')

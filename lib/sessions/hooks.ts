@@ -89,7 +89,7 @@ export class HookRunner {
   }
 
   /** Runs the `preHandle` hooks until one of them calls `reply.send`. */
-  async runPreHandle (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<void> {
+  async runPreHandleHooks (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<void> {
     for (const hook of this.#hooks.preHandle) {
       if (reply.sent) return
       await hook(session, message, request, reply)

@@ -15,13 +15,13 @@ import { endSink, type StreamEncoder } from '../stream/shared-compression.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
-/** The events that a stream adds to those of the app, except `gap`, which is the same in every stream. */
+/** The frames of the events that a stream adds to those of the app, except `gap`, which has the same format in every stream. */
 export interface StreamFrames {
-  /** Starts every stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is {@link StreamAttachment.welcome}. */
+  /** Returns the first frame of a stream. `retry` is the number of milliseconds that the client should wait before it reconnects; `data` is {@link StreamAttachment.welcome}. */
   welcome (sessionId: string, cursor: number, retry: number, data: string): string
-  /** Ends the stream of a session that is closed. */
+  /** Returns the last frame of a stream whose session is closed. */
   close (reason: string): string
-  /** Ends a stream that was replaced by another one. */
+  /** The last frame of a stream that was replaced by another one. */
   readonly replaced: string
 }
 
@@ -70,7 +70,7 @@ export interface StreamAttachment {
   /** The last position that the client has received. */
   readonly cursor: number
   /** The newest position of the store, the result of its `attach`. */
-  readonly head: number
+  readonly newestPosition: number
   /** The data of the welcome event; for sessions, as JSON. */
   readonly welcome: string
   /** Whether the request resumes the session. */
@@ -88,7 +88,7 @@ export interface StreamAttachment {
  * request.
  */
 export class SessionInternals<Session> implements SessionListener, StreamOwner, DeliverySession {
-  // Private, because a logger that is given a SessionState also prints its listener.
+  // These fields are private, because a logger that prints a SessionState also prints its listener.
   readonly #state: SessionState
   readonly #context: SessionContext<Session>
   readonly #session: Session
@@ -145,8 +145,8 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   get messageQueue (): MessageQueue {
-    this.preventEviction()
-    return this.#messageQueue as MessageQueue
+    this.#messageQueue ??= this.context.store.messageQueue(this.state)
+    return this.#messageQueue
   }
 
   /** Aborts when the session is closed. */
@@ -191,9 +191,9 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     }).then(() => this.waitForDrain())
   }
 
-  /** Prevents the store from closing the session to make room for others. */
+  /** Prevents the store from closing the session to make room for another one: the memory store evicts only sessions whose message queue was never requested, and the Redis store evicts none. */
   preventEviction (): void {
-    this.#messageQueue ??= this.context.store.messageQueue(this.state)
+    this.context.store.messageQueue(this.state)
   }
 
   /** Prevents a new session from expiring before `release`. */
@@ -210,7 +210,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   /** Undoes one `retain` or `retainForResume`. */
   release (): void {
     if (--this.#refCount > 0) return
-    // Usually called by a listener of a connection, where an error of a store of the app would terminate the process.
+    // A listener of a connection usually calls this method. There, an error of a store of the app would terminate the process.
     try {
       this.context.store.detach(this.state)
     } catch (error) {
@@ -234,7 +234,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
-  setStream ({ sink, cursor, head, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
+  setStream ({ sink, cursor, newestPosition, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
       endSink(sink, encoder, this.context.frames.replaced)
       return false
@@ -243,15 +243,15 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     this.#endStream(this.context.frames.replaced, 'replaced')
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.
-    const rollback: Gap | undefined = cursor > head ? { after: cursor, resumedAt: head, reason: 'store' } : undefined
-    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, head), sink, owner: this, encoder, logger })
+    const rollback: Gap | undefined = cursor > newestPosition ? { after: cursor, resumedAt: newestPosition, reason: 'store' } : undefined
+    const stream = new StreamWriter({ readerId: sessionId, ranges, cursor: Math.min(cursor, newestPosition), sink, owner: this, encoder, logger })
     this.#stream = stream
     this.context.onStreamOpen(stream)
     logSafely(logger, 'info', { session: this.state.shortId, resumed }, 'event stream opened')
     let preamble = this.context.frames.welcome(sessionId, cursor, this.context.createRetryDelay(), welcome) + this.context.padding
-    if (rollback !== undefined) preamble += frameGap(sessionId, head, rollback)
+    if (rollback !== undefined) preamble += frameGap(sessionId, newestPosition, rollback)
     stream.start(preamble)
-    // After `start`: an `onGap` hook may send so many events that the stream is flushed at once, and the welcome must come first.
+    // `onGap` is called after `start`, because a hook may send so many events that the stream is flushed at once, and the welcome event must come first.
     if (rollback !== undefined) this.onGap(rollback)
     this.#endIfStale(stream)
     return true
@@ -261,7 +261,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   #endIfStale (stream: StreamWriter): void {
     const { closeReason, hasEnded, attachedRemotely, ranges } = this.state
     if (this.#isLost) this.#endStream('', 'lost')
-    // If it has not ended, `onEnd` follows when the ranges are complete.
+    // If the session is closed, but its ranges are not complete yet, the store calls `onEnd` later.
     else if (closeReason !== undefined && hasEnded) stream.end({ finalFrame: this.context.frames.close(closeReason), reason: closeReason, drain: true })
     else if (attachedRemotely) this.onReplaced(this.#isReplacedByNewer)
     // Another process has attached a stream and detached it again. The client should reconnect.
@@ -305,7 +305,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   onLost (): void {
-    // Without a `close` event, so that the client reconnects.
+    // The stream ends without a `close` event, so that the client reconnects.
     const hadStream = this.#endStream('', 'lost')
     this.#isLost = true
     this.onEnd()

@@ -101,7 +101,7 @@ export class Session {
       if (!acknowledged) return this.#internals.send(createEntry(event, data, { latest }, 'emit'))
       if (latest !== false) throw new OptionInvalid('Option "latest" must be removed from an event with "acknowledged": a later event may replace it before the client receives it')
       return this.#internals.context.request(this.#internals, `the event ${quote(event)}`, id => frameAcknowledgedEvent(id, event, data), options).then(noop)
-    }, this.#reporter('session.emit', event))
+    }, this.#createReporter('session.emit', event))
   }
 
   /**
@@ -114,7 +114,7 @@ export class Session {
     return toPromise(() => {
       assertOptions(options, ['timeout', 'signal'], 'a request', OptionInvalid)
       return this.#internals.context.request(this.#internals, `the request ${quote(event)}`, id => frameRequest(id, event, data), options)
-    }, this.#reporter('session.request', event))
+    }, this.#createReporter('session.request', event))
   }
 
   /**
@@ -130,7 +130,7 @@ export class Session {
         write: item => this.#internals.append(frameEvent(event, item)),
         waitForDrain: () => this.#internals.waitForDrain()
       })
-    }, this.#reporter('session.stream', event))
+    }, this.#createReporter('session.stream', event))
   }
 
   /**
@@ -140,15 +140,15 @@ export class Session {
    * FST_SSE_RUN_INVALID, FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */
   follow (run: Run, options: FollowOptions = {}): Promise<RunOutcome> {
-    return toPromise(() => run.follow(this.#internals, options), this.#reporter('session.follow'))
+    return toPromise(() => run.follow(this.#internals, options), this.#createReporter('session.follow'))
   }
 
   /** Joins a channel: the session receives what is sent to the channel from now on. Resolves when the `onJoin` hooks have run. Does nothing if the session is a member. Rejects with FST_SSE_CHANNEL_INVALID, FST_SSE_SESSION_OVER, FST_SSE_TOO_MANY_CHANNELS or FST_SSE_STORE_UNAVAILABLE. */
   join (channel: string): Promise<void>
   /**
    * Joins a channel, and resolves with the newest events that were sent to it before and are still in its log, the oldest first.
-   * The client receives every later event, and none of these. If the session is already a member, they are those before it has
-   * joined. Rejects also with FST_SSE_OPTION_INVALID.
+   * The client receives every later event, and none of these. If the session is already a member, these are the events from before
+   * it joined. Rejects also with FST_SSE_OPTION_INVALID.
    */
   join (channel: string, options: JoinOptions): Promise<Received[]>
   join (channel: string, options?: JoinOptions): Promise<unknown> {
@@ -158,7 +158,7 @@ export class Session {
       const { store, onJoin } = this.#internals.context
       return andThen(store.join(this.#internals.state, channel, history), ({ isNew, frames }) =>
         andThen(isNew ? onJoin(this, channel) : undefined, () => options === undefined ? undefined : frames.map(parseFrame)))
-    }, this.#reporter('session.join'))
+    }, this.#createReporter('session.join'))
   }
 
   /**
@@ -170,12 +170,12 @@ export class Session {
       assertChannel(channel)
       const { store, onLeave } = this.#internals.context
       return andThen(store.leave(this.#internals.state, channel), wasMember => wasMember ? onLeave(this, channel) : undefined)
-    }, this.#reporter('session.leave'))
+    }, this.#createReporter('session.leave'))
   }
 
   /** Sets properties of {@link data}; the others stay. Rejects with FST_SSE_SESSION_OVER or FST_SSE_STORE_UNAVAILABLE, and with FST_SSE_DATA_INVALID if a shared store cannot serialize them. */
   update (change: SessionData): Promise<void> {
-    return toPromise(() => this.#internals.context.store.update(this.#internals.state, change), this.#reporter('session.update'))
+    return toPromise(() => this.#internals.context.store.update(this.#internals.state, change), this.#createReporter('session.update'))
   }
 
   /**
@@ -184,15 +184,15 @@ export class Session {
    * nothing if the session is already closed. Rejects with FST_SSE_STORE_UNAVAILABLE.
    */
   close (reason = 'closed'): Promise<void> {
-    return toPromise(() => this.#internals.context.close(this, reason), this.#reporter('session.close'))
+    return toPromise(() => this.#internals.context.close(this, reason), this.#createReporter('session.close'))
   }
 
   #emit (event: string, data: unknown, options: LatestOptions | undefined, call: string): Promise<void> {
-    return toPromise(() => this.#internals.send(createEntry(event, data, options, call)), this.#reporter(call, event))
+    return toPromise(() => this.#internals.send(createEntry(event, data, options, call)), this.#createReporter(call, event))
   }
 
-  /** Returns a function that logs the error of a call for whose promise nothing waits. */
-  #reporter (call: string, event?: string): (error: unknown) => void {
+  /** Creates a function that logs the error of a call if nothing waits for its promise. */
+  #createReporter (call: string, event?: string): (error: unknown) => void {
     return error => { this.#internals.context.onUnhandled(error, call, { session: this.shortId, ...event !== undefined && { event } }) }
   }
 }

@@ -38,7 +38,7 @@ interface TrackedReply {
 
 /** Numbers for monitoring. */
 export interface SessionStats {
-  /** Open sessions, connected or not. With a shared store, those of all processes, at most one second old. */
+  /** Open sessions, connected or not. With a shared store, the number for all processes; it can be one second out of date. */
   readonly sessions: number
   /** Open streams of this process. */
   readonly streams: number
@@ -69,8 +69,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   readonly #ids = new IdGenerator()
   /** The replies to POST and DELETE requests whose handlers run. */
   readonly #replies = new ActiveItems<FastifyReply>()
-  /** The closes of sessions that are in progress, with their hooks. */
-  readonly #closes = new Set<Promise<void>>()
+  /** Promises of the calls that close sessions, and of the hooks that run for closed sessions. `close` waits for them. */
+  readonly #pendingCloses = new Set<Promise<void>>()
   /** Resolves the promise for which `close` waits. */
   #onIdle: (() => void) | undefined
 
@@ -108,7 +108,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
       close: (session, reason) => this.#closeSession(session, reason),
       onStreamOpen: stream => { streams.add(stream) },
       onStreamClose: stream => { this.#onStreamClose(stream) },
-      sessionOf: state => this.#sessionOf(state),
+      getOrCreateSession: state => this.#getOrCreateSession(state),
       request: (target, description, frame, options) => this.runs.requests.send(target, description, frame, options),
       onJoin: (session, channel) => this.#notifyMembership('onJoin', session, channel),
       onLeave: (session, channel) => this.#notifyMembership('onLeave', session, channel),
@@ -119,7 +119,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     }
   }
 
-  /** Number of open sessions, connected or not. With a shared store, those of all processes, at most one second old. */
+  /** Number of open sessions, connected or not. With a shared store, the number for all processes; it can be one second out of date. */
   get size (): number {
     return this.#store.stats().sessions
   }
@@ -131,13 +131,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** Finds an open session by id; `undefined` if there is none. Rejects with FST_SSE_STORE_UNAVAILABLE. */
   find (id: string): Promise<Session | undefined> {
-    return toPromise(() => andThen(this.#store.find(id), state => this.#sessionIfOpen(state)))
+    return toPromise(() => andThen(this.#store.find(id), state => this.#getOpenSession(state)))
   }
 
   /** Returns the object that sends events to the open sessions of a principal, in all processes, counts them and closes them. Throws FST_SSE_OPTION_INVALID if the principal is not a string. */
   of (principal: string): PrincipalSessions {
     return new PrincipalSessions(principal, {
-      find: principal => andThen(this.#store.findByPrincipal(principal), states => states.map(state => this.#sessionOf(state))),
+      find: principal => andThen(this.#store.findByPrincipal(principal), states => states.map(state => this.#getOrCreateSession(state))),
       onUnhandled: (error, call, details) => { this.#onUnhandled(error, call, details) }
     })
   }
@@ -188,7 +188,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   async open (principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.open(this.#ids.next(), principal)
     if (state === undefined) return undefined
-    const session = this.#sessionOf(state)
+    const session = this.#getOrCreateSession(state)
     session[kInternals].retain()
     return session
   }
@@ -206,7 +206,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   /** @internal Finds the session that a client resumes: an open one, or a closed one, whose client may not have received the `close` event yet. */
   async findForResume (id: string, principal: string | undefined): Promise<Session | undefined> {
     const state = await this.#store.find(id)
-    return state !== undefined && state.principal === principal ? this.#sessionOf(state) : undefined
+    return state !== undefined && state.principal === principal ? this.#getOrCreateSession(state) : undefined
   }
 
   /** @internal Acquires for this process the right to stream a session, starting after a cursor. Resolves with the newest position of the store, or with `undefined` if the session does not exist any more. */
@@ -216,7 +216,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */
   findCached (id: string): Awaitable<Session | undefined> {
-    return andThen(this.#store.findCached(id), state => this.#sessionIfOpen(state))
+    return andThen(this.#store.findCached(id), state => this.#getOpenSession(state))
   }
 
   /** @internal Records until when the client of a session is authorized, in milliseconds since 1970; `undefined` changes nothing. */
@@ -227,28 +227,28 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /** @internal Is called by the store when a session has expired. Resolves when the `onClose` hooks have run. */
   onExpire (state: SessionState): Promise<void> {
-    const session = this.#sessionOf(state)
+    const session = this.#getOrCreateSession(state)
     session[kInternals].onEnd()
     return this.#runCloseHooks(session, String(state.closeReason))
   }
 
   /** @internal Is called by the store if a session has joined or left a channel although the call has rejected. Resolves when the hooks have run. */
   async onLateMembership (name: 'onJoin' | 'onLeave', state: SessionState, channel: string): Promise<void> {
-    await this.#notifyMembership(name, this.#sessionOf(state), channel)
+    await this.#notifyMembership(name, this.#getOrCreateSession(state), channel)
   }
 
-  /** @internal Milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
+  /** @internal Returns the number of milliseconds that a client should wait before it reconnects. While the server is closing, `closeTimeout` is added, so that the client does not reach this server again. */
   createRetryDelay (): number {
     const { retry: [min, max], closeTimeout } = this.settings
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal The handler of a request has started: `close` waits for its response. Not called earlier, because `close` would also wait for requests whose body never arrives. */
+  /** @internal Tracks a reply, so that `close` waits for its response. Call it when the handler starts, and not before: the body of a request may never arrive. */
   trackReply (reply: FastifyReply & TrackedReply): void {
     reply[kSlot] = this.#replies.add(reply)
   }
 
-  /** @internal A response is being sent. */
+  /** @internal Stops tracking a reply. Call it when its response is being sent. */
   untrackReply (reply: FastifyReply & TrackedReply): void {
     const slot = reply[kSlot]
     if (slot === undefined) return
@@ -263,7 +263,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const reason = 'shutdown'
     // A stream that may not write now does not drain: its client receives the rest from another process.
     for (const stream of this.#streams) stream.end({ finalFrame: frameRetry(this.createRetryDelay()), reason, drain: stream.canWrite })
-    // Not in a later tick, because `closeTimeout` may be 0.
+    // The streams are flushed now and not in a later tick, because `closeTimeout` may be 0.
     flushScheduler.flushAll()
     const startedAt = now()
     const runs = this.runs.close(timeout)
@@ -290,11 +290,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     try {
       const closed = await this.#store.close(reason)
       await Promise.all(closed.map(state => {
-        const session = this.#sessionOf(state)
+        const session = this.#getOrCreateSession(state)
         session[kInternals].onEnd()
         return this.#runCloseHooks(session, reason)
       }))
-      await Promise.all(this.#closes)
+      await Promise.all(this.#pendingCloses)
     } catch (error) {
       logSafely(this.#logger, 'error', { err: error }, 'the store could not be closed')
     }
@@ -324,11 +324,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   #trackClose (close: Promise<void>): void {
-    const tracked: Promise<void> = close.catch(noop).then(() => { this.#closes.delete(tracked) })
-    this.#closes.add(tracked)
+    const tracked: Promise<void> = close.catch(noop).then(() => { this.#pendingCloses.delete(tracked) })
+    this.#pendingCloses.add(tracked)
   }
 
-  /** Returns true to the one call that has closed the session. */
+  /** Closes a session, but does not run its hooks. Resolves with true if this call has closed it. With `ifUnauthorizedAt`, closes it only if its client is not authorized at that time; see {@link Store.end}. */
   #endSession (session: Session, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean> {
     return andThen(this.#store.end(session[kInternals].state, reason, keep, ifUnauthorizedAt), wasOpen => {
       if (wasOpen) session[kInternals].onEnd()
@@ -351,12 +351,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return this.hooks.has(name) ? this.hooks.notify(name, session, this.channel(channel)) : undefined
   }
 
-  #sessionIfOpen (state: SessionState | undefined): Session | undefined {
-    return state === undefined || state.closeReason !== undefined ? undefined : this.#sessionOf(state)
+  /** Returns the `Session` of a state; `undefined` if there is no state or if the session is closed. */
+  #getOpenSession (state: SessionState | undefined): Session | undefined {
+    return state === undefined || state.closeReason !== undefined ? undefined : this.#getOrCreateSession(state)
   }
 
-  /** Returns the `Session` of a state, which is created when it is first needed. */
-  #sessionOf (state: SessionState): Session {
+  /** Returns the `Session` of a state. Creates it if this process has not used it yet. */
+  #getOrCreateSession (state: SessionState): Session {
     return state.listener instanceof SessionInternals ? state.listener.session as Session : new Session(state, this.#context)
   }
 }

@@ -71,7 +71,7 @@ export class UpwardReply {
 
   #serialize (event: string, value: unknown): StoredResponse['body'] {
     if (value === undefined || typeof value === 'string') return value
-    // A copy, because the handler may reuse its buffer.
+    // The response gets a copy, because the handler may reuse its buffer.
     if (ArrayBuffer.isView(value)) return Buffer.from(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
     if (isStream(value) || isAsyncIterable(value) || value instanceof Blob) throw new ResponseInvalid(JSON.stringify(event))
     // The types say `string`, but the serializer may return a buffer, or nothing for a value without a JSON form.

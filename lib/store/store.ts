@@ -52,7 +52,7 @@ export interface StoreCallbacks {
   onLeave (state: SessionState, channel: string): Promise<void>
 }
 
-/** Numbers of the whole store, at most one second old. */
+/** Numbers of the whole store. They may be one second out of date. */
 export interface StoreStats {
   /** Open sessions. */
   readonly sessions: number

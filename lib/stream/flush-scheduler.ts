@@ -31,7 +31,7 @@ export class FlushScheduler {
 
   /** Flushes all scheduled streams now. */
   flushAll (): void {
-    // First the rest of the current batch, then the streams that were scheduled after it began.
+    // The first call flushes the rest of the current batch, the second one the streams that were scheduled after it began.
     this.#flush(Infinity)
     this.#flush(Infinity)
   }
@@ -47,12 +47,12 @@ export class FlushScheduler {
     try {
       this.#flush(STREAMS_PER_TICK)
     } finally {
-      // Also after an error, so that one stream that fails does not stop the others.
+      // The next tick is scheduled also after an error, so that one stream that fails does not stop the others.
       if (this.#batch.length > 0 || this.#waiting.length > 0) this.#scheduleTick()
     }
   }
 
-  /** Flushes at most so many of the next streams, or a quarter of the batch if that is more, until a slice of time is over; with `Infinity`, the whole batch. */
+  /** Flushes the next streams of the batch until a slice of time is over: at most `count`, or a quarter of the batch if that is more. `Infinity` flushes the whole batch. */
   #flush (count: number): void {
     if (this.#batch.length === 0) {
       this.#batch = this.#waiting

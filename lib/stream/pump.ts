@@ -27,8 +27,8 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
       if (isDone) return
       finish()
       reject(reason)
-      // In a microtask, because a generator that has aborted the signal itself is still running. Not awaited, because a
-      // generator that is waiting for something returns only after that.
+      // `return` is called in a microtask, because a generator that has aborted the signal itself is still running. The result
+      // is not awaited, because a generator that waits for something returns only after that.
       queueMicrotask(() => { toPromise(() => iterator.return?.()) })
     }
     const onAbort = (): void => { fail(signal.reason) }

@@ -56,7 +56,7 @@ export class ResponseSink implements Sink {
   /** Takes the response over from Fastify. Sends the status and the headers that Fastify and the hooks have set, and `headers`. Neither Fastify's request nor its reply is kept in memory. */
   takeOver (reply: FastifyReply, headers: OutgoingHttpHeaders): void {
     this.#response.writeHead(reply.statusCode, { ...reply.getHeaders() as OutgoingHttpHeaders, ...headers })
-    // After `writeHead`, so that Fastify can still send another response if a header of the app is invalid.
+    // `hijack` is called after `writeHead`, so that Fastify can still send another response if a header of the app is invalid.
     reply.hijack()
   }
 
@@ -218,7 +218,7 @@ export class StreamPayload extends Readable {
 
   #startPiped (reply: FastifyReply): void {
     this.#sink.usePayload(this)
-    // Turns off Fastify's handler timeout.
+    // This turns off Fastify's handler timeout.
     reply.hijack()
     this.#onStart()
   }

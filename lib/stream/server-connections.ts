@@ -55,7 +55,7 @@ export class ServerConnections {
     this.#servers.add(server)
     const sockets = this.#sockets
     const unused = this.#unused
-    // One function for all sockets, to save memory.
+    // All sockets share one function, to save memory.
     const onSocketClose = function (this: Socket): void {
       sockets.delete(this)
       unused.delete(this)

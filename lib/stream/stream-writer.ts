@@ -98,11 +98,9 @@ export class StreamWriter implements SinkListener, Flushable {
     this.#write(this.#encoder === undefined ? preamble : this.#encoder.encodeStart(preamble))
   }
 
-  /** A log has grown: schedules a write. */
+  /** There is more to read, or the owner may write again. */
   onAppend (): void {
-    if (this.#state !== 'idle') return
-    this.#state = 'scheduled'
-    flushScheduler.schedule(this)
+    this.#schedule()
   }
 
   /** Writes what the logs contain after the cursor, while the sink accepts more. */
@@ -140,7 +138,7 @@ export class StreamWriter implements SinkListener, Flushable {
     this.reason = reason
     if (drain) {
       this.#finalFrame ??= finalFrame
-      this.onAppend()
+      this.#schedule()
     } else if (this.#state === 'blocked') {
       this.abort()
     } else if (this.#state !== 'closed') {
@@ -151,6 +149,12 @@ export class StreamWriter implements SinkListener, Flushable {
   /** Closes the connection. */
   abort (): void {
     this.#sink.destroy()
+  }
+
+  #schedule (): void {
+    if (this.#state !== 'idle') return
+    this.#state = 'scheduled'
+    flushScheduler.schedule(this)
   }
 
   #write (preamble: string): void {
@@ -244,7 +248,7 @@ export class StreamWriter implements SinkListener, Flushable {
     const gap: Gap = { after: this.cursor, resumedAt, reason }
     this.#gapReportedThrough = resumedAt
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
-    // In a microtask, because an `onGap` hook may send events, which changes the logs while they are read.
+    // `onGap` is called in a microtask, because a hook may send events, which changes the logs while they are read.
     queueMicrotask(() => { this.owner.onGap(gap) })
     return this.#formatGap(this.#readerId, this.cursor, gap)
   }

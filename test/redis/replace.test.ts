@@ -114,7 +114,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   const session = await openSession(nodeA)
   const { cursor } = session[kInternals]
   const generation = session[kInternals].retainForResume()
-  const head = await nodeA.acquireStream(session, cursor) ?? 0
+  const newestPosition = await nodeA.acquireStream(session, cursor) ?? 0
   // Another node replaces the stream while the hooks of the response run.
   const down = await attachStream(nodeB, await findSession(nodeB, session), cursor)
   down.sink.destroy()
@@ -122,7 +122,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   await session.send(1)
   const sink = new MemorySink(false)
   await findSession(nodeA, session)
-  session[kInternals].setStream({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
+  session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, generation, logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the first stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
   const resumed = await attachStream(nodeA, session, cursor)
@@ -139,13 +139,13 @@ t.test('a stream that is replaced before its response starts ends without an eve
   t.match(first.read(), [{ event: 'replaced' }])
   const generation = session[kInternals].retainForResume()
   const requestedAt = performance.now()
-  const head = await nodeA.acquireStream(session, cursor, requestedAt) ?? 0
+  const newestPosition = await nodeA.acquireStream(session, cursor, requestedAt) ?? 0
   pausePublications(true)
   await nodeB.acquireStream(await findSession(nodeB, session), cursor, requestedAt)
   // The record shows that another node has the stream, but not whether its request is newer.
   await findSession(nodeA, session)
   const sink = new MemorySink(false)
-  session[kInternals].setStream({ sink, cursor, head, welcome: '{}', resumed: true, generation, logger: Fastify().log })
+  session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, generation, logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the second stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
   pausePublications(false)

@@ -39,9 +39,9 @@ export async function attachStream (sessions: Sessions, session: Session, cursor
   const generation = resumed ? session[kInternals].retainForResume() : 0
   const sink = new MemorySink(stalls)
   const from = cursor ?? session[kInternals].cursor
-  const head = await sessions.acquireStream(session, from, requestedAt)
-  if (head === undefined) throw new Error('the session does not exist any more')
-  session[kInternals].setStream({ sink, cursor: from, head, welcome: '{}', resumed, generation, logger })
+  const newestPosition = await sessions.acquireStream(session, from, requestedAt)
+  if (newestPosition === undefined) throw new Error('the session does not exist any more')
+  session[kInternals].setStream({ sink, cursor: from, newestPosition, welcome: '{}', resumed, generation, logger })
   return new MemoryStream(sink, from)
 }
 

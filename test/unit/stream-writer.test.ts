@@ -50,9 +50,9 @@ t.test('a stream ends without an event if its session was streamed elsewhere and
       const store: Store = memoryStore(settings, callbacks)
       const attach = store.attach.bind(store)
       store.attach = (state, cursor, requestedAt) => {
-        const head = attach(state, cursor, requestedAt)
+        const newestPosition = attach(state, cursor, requestedAt)
         state.ranges.length = 0
-        return head
+        return newestPosition
       }
       return store
     }

@@ -163,15 +163,15 @@ export class Node {
         if (existing === undefined) sessions.discard(session, 'aborted')
         else session[kInternals].releaseAborted()
       }
-      let head: number | undefined
+      let newestPosition: number | undefined
       try {
-        if (!sink.closed) head = await sessions.acquireStream(session, cursor, requestedAt)
+        if (!sink.closed) newestPosition = await sessions.acquireStream(session, cursor, requestedAt)
       } finally {
         if (sink.closed) release()
         else sink.listener = { onDrain: ignore, onClose: release }
       }
       if (sink.closed) return
-      if (head === undefined) {
+      if (newestPosition === undefined) {
         retry()
         return
       }
@@ -181,7 +181,7 @@ export class Node {
         return
       }
       const welcome = JSON.stringify({ sessionId: session.id, resumed: existing !== undefined, isUnknown: sessionId !== undefined && existing === undefined })
-      session[kInternals].setStream({ sink, cursor, head, welcome, resumed: existing !== undefined, generation, logger })
+      session[kInternals].setStream({ sink, cursor, newestPosition, welcome, resumed: existing !== undefined, generation, logger })
     } catch (error) {
       this.#context.model.expectUnavailable(error, 'a GET')
       retry()

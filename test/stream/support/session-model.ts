@@ -169,15 +169,15 @@ export class SessionModel {
   }
 
   #append (log: ReferenceLog<Sent> | undefined, to: Client[], except: Client | undefined, { isLarge, latest }: Step, send: (data: string) => Promise<void>): void {
-    const head = this.#logs.newestPosition
+    const newestPosition = this.#logs.newestPosition
     const data = `${this.#sent.length}${isLarge ? '.'.repeat(LARGE_DATA_LENGTH) : ''}`
     send(data)
     const bytes = frameEvent('message', data).length
     if (log === undefined || bytes > this.#bounds.bytes) {
-      assert.equal(this.#logs.newestPosition, head)
+      assert.equal(this.#logs.newestPosition, newestPosition)
       return
     }
-    const position = head + 1
+    const position = newestPosition + 1
     assert.equal(this.#logs.newestPosition, position)
     // The append may have flushed streams before it added the entry.
     for (const client of this.#openClients()) if (client.sink !== undefined && client.sink.text !== '') this.#check(client)
@@ -213,39 +213,39 @@ export class SessionModel {
   }
 
   async #connect ({ client: index, cursor: choice, stalls }: Step): Promise<void> {
-    const head = this.#logs.newestPosition
+    const newestPosition = this.#logs.newestPosition
     let client = this.#clients[index]
     const resumed = client !== undefined
     // When the stream of a closed session has written everything, the store drops most of it, if it is more than this.
     if (client?.closed === true && this.#bounds.bytes > MAX_CLOSED_BYTES && this.#hasWrittenAll(client)) return
     if (client === undefined) {
       const session = await this.#sessions.open(undefined)
-      assert.equal(session?.[kInternals].cursor, head)
+      assert.equal(session?.[kInternals].cursor, newestPosition)
       client = this.#clients[index] = new Client(session, this.#bounds)
     }
     const { session, sink: replaced } = client
     const generation = resumed ? session[kInternals].retainForResume() : 0
     const finalFrame = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
-    const cursor = this.#chooseCursor(client, choice, head)
+    const cursor = this.#chooseCursor(client, choice, newestPosition)
     if (cursor < client.cursor) counts.replays++
     const sink = new MemorySink(stalls)
-    assert.equal(await this.#sessions.acquireStream(session, cursor), head)
+    assert.equal(await this.#sessions.acquireStream(session, cursor), newestPosition)
     Object.assign(client, { sink, cursor, gapReportedThrough: 0 })
-    session[kInternals].setStream({ sink, cursor, head, welcome: '{}', resumed, generation, logger })
+    session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed, generation, logger })
     assert.equal(replaced?.read() ?? '', finalFrame, 'a replaced stream that can write receives only the event "replaced"')
     const [welcome, ...events] = readEvents(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
-    if (cursor > head) {
-      assert.deepEqual(events.shift(), { event: 'gap', position: head, data: { after: cursor, resumedAt: head, reason: 'store' } })
-      client.cursor = head
+    if (cursor > newestPosition) {
+      assert.deepEqual(events.shift(), { event: 'gap', position: newestPosition, data: { after: cursor, resumedAt: newestPosition, reason: 'store' } })
+      client.cursor = newestPosition
       counts.ahead++
     }
     this.#check(client, events)
     await Promise.resolve()
   }
 
-  #chooseCursor (client: Client, choice: Step['cursor'], head: number): number {
-    if (choice === 'ahead') return head + 5
+  #chooseCursor (client: Client, choice: Step['cursor'], newestPosition: number): number {
+    if (choice === 'ahead') return newestPosition + 5
     if (choice === 'last') return client.receivedPositions.at(-1) ?? 0
     if (choice !== 'written') return client.receivedPositions[Math.floor(choice * client.receivedPositions.length)] ?? 0
     const { session: { [kInternals]: { cursor } }, gapReportedThrough } = client
