@@ -37,8 +37,8 @@ interface CachedEntry {
   readonly length: number
   /** The part of the frame after the session id. `undefined` if the entry is not in the cache any more. */
   suffix: string | undefined
-  /** What streams without a block write before and after the session id. */
-  plain: readonly [head: string, tail: string] | undefined
+  /** The entry compressed on its own: what a stream writes before and after its frame prefix, with one character per byte. */
+  standalone: readonly [before: string, after: string] | undefined
   blocks: Block[]
   /** Length of all these texts. */
   weight: number
@@ -87,23 +87,23 @@ export class SharedCompression {
     const position = log.positionAt(index)
     if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG || suffix.length > MAX_LENGTH) return undefined
     while (this.#entries.size >= MAX_ENTRIES || this.#weight > MAX_CHARACTERS) this.#removeOldest()
-    const entry: CachedEntry = { position, length: suffix.length, suffix, plain: undefined, blocks: [], weight: 0 }
+    const entry: CachedEntry = { position, length: suffix.length, suffix, standalone: undefined, blocks: [], weight: 0 }
     this.#entries.set(suffix, entry)
     this.#addWeight(entry, suffix)
     return entry
   }
 
-  /** Returns what a stream without a block writes before and after the session id. */
-  getPlain (entry: CachedEntry): readonly [head: string, tail: string] {
-    if (entry.plain !== undefined) return entry.plain
+  /** Returns what a stream without a block writes before and after its frame prefix. */
+  getOrCreateStandalone (entry: CachedEntry): readonly [before: string, after: string] {
+    if (entry.standalone !== undefined) return entry.standalone
     const bytes = Buffer.from(entry.suffix as string)
     const deflated = deflateRawSync(bytes, createOptions(bytes.length))
     const isStored = deflated.length >= bytes.length && PREFIX_LENGTH + bytes.length <= MAX_STORED_BYTES
-    entry.plain = isStored
+    entry.standalone = isStored
       ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1') + FLUSH_MARKER]
       : [formatStoredHeader(PREFIX_LENGTH), deflated.toString('latin1')]
-    this.#addWeight(entry, entry.plain[1])
-    return entry.plain
+    this.#addWeight(entry, entry.standalone[1])
+    return entry.standalone
   }
 
   /** Returns the block of an entry for a stream with this window; `undefined` if it has none. */
@@ -136,7 +136,7 @@ export class SharedCompression {
     this.#removedThrough = Math.max(this.#removedThrough, entry.position)
     // The blocks refer to earlier entries, and these to others, so that a stream that is blocked would keep all of them in memory.
     entry.suffix = undefined
-    entry.plain = undefined
+    entry.standalone = undefined
     entry.blocks = []
   }
 }
@@ -183,8 +183,8 @@ export class StreamEncoder {
     const block = this.#compression.getBlock(entry, this.#window)
     this.#window = block?.dictionary.length === entries.length ? block.next : appendTo(entries, entry)
     if (block?.text !== undefined) return block.text
-    const [head, tail] = this.#compression.getPlain(entry)
-    return head + prefix + tail
+    const [before, after] = this.#compression.getOrCreateStandalone(entry)
+    return before + prefix + after
   }
 }
 

@@ -45,23 +45,23 @@ class RecordingSink implements Sink {
 /** A compressed stream, and one without compression to which the same happens. */
 class StreamPair {
   readonly compressed: RecordingSink
-  readonly plain: RecordingSink
+  readonly uncompressed: RecordingSink
   readonly #writers: StreamWriter[]
 
   constructor (compression: SharedCompression, ranges: readonly LogRange[], cursor = 0, readerId = ids.next()) {
     this.compressed = new RecordingSink()
-    this.plain = new RecordingSink()
+    this.uncompressed = new RecordingSink()
     const options = { readerId, ranges, cursor, owner, logger }
     this.#writers = [
       new StreamWriter({ ...options, sink: this.compressed, encoder: new StreamEncoder(compression) }),
-      new StreamWriter({ ...options, sink: this.plain })
+      new StreamWriter({ ...options, sink: this.uncompressed })
     ]
     for (const writer of this.#writers) writer.start(`: ${readerId} größer\n\n`)
   }
 
   /** Whether the compressed stream contains the same as the other one. A comparison that prints the differences would take minutes. */
   get isCorrect (): boolean {
-    return gunzipSync(this.compressed.bytes, { finishFlush: constants.Z_SYNC_FLUSH }).equals(this.plain.bytes)
+    return gunzipSync(this.compressed.bytes, { finishFlush: constants.Z_SYNC_FLUSH }).equals(this.uncompressed.bytes)
   }
 
   each (run: (writer: StreamWriter) => void): void {
@@ -76,7 +76,7 @@ class StreamPair {
   }
 
   stall (stalls: boolean): void {
-    for (const sink of [this.compressed, this.plain]) sink.stalls = stalls
+    for (const sink of [this.compressed, this.uncompressed]) sink.stalls = stalls
     if (!stalls) this.each(writer => { writer.onDrain() })
   }
 }
@@ -107,7 +107,7 @@ t.test('a compressed stream contains the same as one without compression, whatev
     // A log that is short loses entries before slow streams have read them. One that is long has entries that are too old to be compressed.
     const [entries, maxLength] = pick([[10, 3000], [10, 300], [120, 300]] as const)
     const logs = ['', 'a', 'b'].map(scope => createLog(scope, { entries }))
-    const uncompressed = createLog(undefined, { entries })
+    const unscopedLog = createLog(undefined, { entries })
     const pairs: StreamPair[] = []
     const readerIds = Array.from({ length: 6 }, () => ids.next())
     const ranges = readerIds.map((): LogRange[] => [])
@@ -117,7 +117,7 @@ t.test('a compressed stream contains the same as one without compression, whatev
       const pair = pairs[index]
       if (action < 0.6) {
         // Most events are sent to one log, so that streams have windows of several entries.
-        const log = random() < 0.8 ? logs[0] as Log : pick([...logs, uncompressed])
+        const log = random() < 0.8 ? logs[0] as Log : pick([...logs, unscopedLog])
         const except = random() < 0.1 ? [pick(readerIds)] : undefined
         const key = random() < 0.1 ? 'key' : undefined
         for (let count = pick([1, 1, 1, 30]); count > 0; count--) {
@@ -126,7 +126,7 @@ t.test('a compressed stream contains the same as one without compression, whatev
         if (random() < 0.7) for (const pair of pairs) pair.flush()
       } else if (pair === undefined || (action < 0.65 && pairs.length < readerIds.length)) {
         const own = ranges[pairs.length] as LogRange[]
-        own.push(...[...logs.filter(() => random() < 0.7), uncompressed].map(log => ({ log, from: 0, to: Infinity })))
+        own.push(...[...logs.filter(() => random() < 0.7), unscopedLog].map(log => ({ log, from: 0, to: Infinity })))
         pairs.push(new StreamPair(compression, own, Math.floor(random() * appender.position), readerIds[pairs.length]))
       } else if (action < 0.75) {
         pair.flush()
@@ -185,7 +185,7 @@ t.test('a stream takes at most 1.4 times the bytes of a compressor of its own', 
       appender.append(log, createEvent(n))
       pair.flush()
     }
-    const separate = await compressSeparately(pair.plain.chunks)
+    const separate = await compressSeparately(pair.uncompressed.chunks)
     const sum = (sizes: readonly number[]): number => sizes.slice(10).reduce((sum, size) => sum + size, 0)
     const ratio = sum(pair.compressed.chunks.map(({ length }) => length)) / sum(separate)
     t.ok(ratio < 1.4, `${name}: ${ratio.toFixed(2)}`)
