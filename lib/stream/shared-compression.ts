@@ -13,7 +13,7 @@ const FLUSH_MARKER = '\0\0\0\xff\xff'
 const WINDOW_ENTRIES = 8
 /** A window needs no more entries if they have this many characters. */
 const WINDOW_CHARACTERS = 8 * 1024
-/** Maximum number of blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
+/** Maximum number of dependent blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
 const MAX_BLOCKS = 4
 /** Entries that have this many later ones in their log, or more than this many characters, are not compressed, so that neither a long replay nor a large event blocks the event loop for long. */
 const MAX_BACKLOG = 64
@@ -37,9 +37,9 @@ interface CachedEntry {
   readonly length: number
   /** The part of the frame after the session id. `undefined` if the entry is not in the cache any more. */
   suffix: string | undefined
-  /** The entry compressed on its own: what a stream writes before and after its frame prefix, with one character per byte. */
+  /** The entry compressed on its own. A stream writes `before`, its own frame prefix, then `after`. */
   standalone: readonly [before: string, after: string] | undefined
-  blocks: Block[]
+  blocks: DependentBlock[]
   /** Length of all these texts. */
   weight: number
 }
@@ -50,8 +50,8 @@ interface Window {
   readonly isFull: boolean
 }
 
-/** An entry that was compressed together with earlier ones. */
-interface Block {
+/** An entry as a DEFLATE block that refers to the entries before it. */
+interface DependentBlock {
   /** The earlier entries. The last frames of the stream must be theirs. */
   readonly dictionary: readonly CachedEntry[]
   /** `undefined` if the block is not correct for all session ids. */
@@ -63,14 +63,14 @@ interface Block {
 const EMPTY_WINDOW: Window = { entries: [], isFull: false }
 
 /**
- * Compresses each entry of a log once for all streams. The result is a block of a gzip stream, which refers to the entries
- * before it. A stream can use the block if these entries are the last that it has written. So the log takes the place of the
- * state that a compressor for one stream would keep.
+ * Compresses each entry of a log once for all streams. The result is a dependent block: a DEFLATE block that refers to the
+ * entries before it. A stream can use the block if these entries are the last that it has written. A stream therefore needs
+ * only the list of the last entries that it has written, not the state of a compressor.
  *
  * The session id in the frames is different in each stream. An entry is compressed with {@link TEMPLATE_ID}, so that its
  * block copies the id from the previous frame, where each stream has its own.
  *
- * Blocks are strings with one character per byte, because streams join and write strings faster than buffers.
+ * The results are strings with one character per byte, because streams join and write strings faster than buffers.
  */
 export class SharedCompression {
   /** By the part of the frame after the session id, and not by position, because a store that was restored to an earlier state assigns positions again. */
@@ -93,7 +93,7 @@ export class SharedCompression {
     return entry
   }
 
-  /** Returns what a stream without a block writes before and after its frame prefix. */
+  /** Returns the entry compressed on its own, for a stream that can use no dependent block. */
   getOrCreateStandalone (entry: CachedEntry): readonly [before: string, after: string] {
     if (entry.standalone !== undefined) return entry.standalone
     const bytes = Buffer.from(entry.suffix as string)
@@ -106,19 +106,19 @@ export class SharedCompression {
     return entry.standalone
   }
 
-  /** Returns the block of an entry for a stream with this window; `undefined` if it has none. */
-  getBlock (entry: CachedEntry, { entries, isFull }: Window): Block | undefined {
+  /** Returns a dependent block of an entry for a stream with this window; `undefined` if there is none. */
+  getBlock (entry: CachedEntry, { entries, isFull }: Window): DependentBlock | undefined {
     if (entries.length === 0) return undefined
     const full = isFull ? this.#findBlock(entry, entries, MAX_BLOCKS - 1) : undefined
     return full ?? this.#findBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
   }
 
-  #findBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): Block | undefined {
+  #findBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): DependentBlock | undefined {
     for (const block of entry.blocks) {
       if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
     }
     if (entry.blocks.length >= maxBlocks || dictionary.some(({ suffix }) => suffix === undefined)) return undefined
-    const block: Block = { dictionary, text: compress(entry, dictionary), next: appendTo(dictionary, entry) }
+    const block: DependentBlock = { dictionary, text: compress(entry, dictionary), next: appendTo(dictionary, entry) }
     entry.blocks.push(block)
     this.#addWeight(entry, block.text ?? '')
     return block
@@ -134,7 +134,7 @@ export class SharedCompression {
     this.#entries.delete(suffix)
     this.#weight -= entry.weight
     this.#removedThrough = Math.max(this.#removedThrough, entry.position)
-    // The blocks refer to earlier entries, and these to others, so that a stream that is blocked would keep all of them in memory.
+    // The blocks refer to earlier entries, and these to others, so that a stream that waits for its client would keep all of them in memory.
     entry.suffix = undefined
     entry.standalone = undefined
     entry.blocks = []
