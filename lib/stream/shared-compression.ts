@@ -47,6 +47,7 @@ interface CachedEntry {
 /** The last entries that a stream has written. They are from the same log, and nothing was written between them. */
 interface Window {
   readonly entries: readonly CachedEntry[]
+  /** Whether the entries have the maximum number or enough characters, so that streams that have read the same entries have the same window. */
   readonly isFull: boolean
 }
 
@@ -56,8 +57,8 @@ interface DependentBlock {
   readonly dictionary: readonly CachedEntry[]
   /** `undefined` if the block is not correct for all session ids. */
   readonly text: string | undefined
-  /** The window of a stream that had only the entries of `dictionary` in its window, after the block. All of these streams share this object. */
-  readonly next: Window
+  /** The window after the block, for streams whose window was exactly `dictionary`. They share this object. */
+  readonly windowAfter: Window
 }
 
 const EMPTY_WINDOW: Window = { entries: [], isFull: false }
@@ -109,6 +110,7 @@ export class SharedCompression {
   /** Returns a dependent block of an entry for a stream with this window; `undefined` if there is none. */
   getBlock (entry: CachedEntry, { entries, isFull }: Window): DependentBlock | undefined {
     if (entries.length === 0) return undefined
+    // Windows that are not full yet differ between streams. So that streams share blocks anyway, they use only the previous entry until then.
     const full = isFull ? this.#findBlock(entry, entries, MAX_BLOCKS - 1) : undefined
     return full ?? this.#findBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
   }
@@ -118,7 +120,7 @@ export class SharedCompression {
       if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
     }
     if (entry.blocks.length >= maxBlocks || dictionary.some(({ suffix }) => suffix === undefined)) return undefined
-    const block: DependentBlock = { dictionary, text: compress(entry, dictionary), next: appendTo(dictionary, entry) }
+    const block: DependentBlock = { dictionary, text: compress(entry, dictionary), windowAfter: appendTo(dictionary, entry) }
     entry.blocks.push(block)
     this.#addWeight(entry, block.text ?? '')
     return block
@@ -181,7 +183,8 @@ export class StreamEncoder {
     }
     const { entries } = this.#window
     const block = this.#compression.getBlock(entry, this.#window)
-    this.#window = block?.dictionary.length === entries.length ? block.next : appendTo(entries, entry)
+    // The shared window applies only if the block used the whole window.
+    this.#window = block?.dictionary.length === entries.length ? block.windowAfter : appendTo(entries, entry)
     if (block?.text !== undefined) return block.text
     const [before, after] = this.#compression.getOrCreateStandalone(entry)
     return before + prefix + after
