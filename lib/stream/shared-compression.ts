@@ -80,8 +80,8 @@ export class SharedCompression {
   /** The newest position of the entries that were removed from the cache. Up to there, no entry is compressed again, which limits the work for each entry. */
   #removedThrough = 0
 
-  /** Returns an entry from the cache, to which it is added if necessary; `undefined` if the entry should not be compressed. It stays in the cache at least until the next call. */
-  get (log: Log, index: number): CachedEntry | undefined {
+  /** Returns the cached entry, or adds it. Returns `undefined` if the entry should not be compressed. The entry stays in the cache at least until the next call. */
+  getOrAddEntry (log: Log, index: number): CachedEntry | undefined {
     const suffix = log.frameSuffixAt(index)
     const cached = this.#entries.get(suffix)
     if (cached !== undefined) return cached
@@ -107,15 +107,15 @@ export class SharedCompression {
     return entry.standalone
   }
 
-  /** Returns a dependent block of an entry for a stream with this window; `undefined` if there is none. */
-  getBlock (entry: CachedEntry, { entries, isFull }: Window): DependentBlock | undefined {
+  /** Returns a dependent block of the entry for a stream with this window. Returns `undefined` if there is none and none can be created. */
+  getOrCreateBlock (entry: CachedEntry, { entries, isFull }: Window): DependentBlock | undefined {
     if (entries.length === 0) return undefined
     // Windows that are not full yet differ between streams. So that streams share blocks anyway, they use only the previous entry until then.
-    const full = isFull ? this.#findBlock(entry, entries, MAX_BLOCKS - 1) : undefined
-    return full ?? this.#findBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
+    const full = isFull ? this.#findOrCreateBlock(entry, entries, MAX_BLOCKS - 1) : undefined
+    return full ?? this.#findOrCreateBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
   }
 
-  #findBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): DependentBlock | undefined {
+  #findOrCreateBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): DependentBlock | undefined {
     for (const block of entry.blocks) {
       if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
     }
@@ -175,14 +175,14 @@ export class StreamEncoder {
   /** Encodes an entry of a log. `prefix` is the start of its frame, with the id of the session. */
   encodeEntry (log: Log, index: number, prefix: string): string {
     const { compressionScope } = log
-    const entry = compressionScope === undefined ? undefined : this.#compression.get(log, index)
+    const entry = compressionScope === undefined ? undefined : this.#compression.getOrAddEntry(log, index)
     if (entry === undefined) return this.encodeFrames(prefix + log.frameSuffixAt(index))
     if (this.#scope !== compressionScope) {
       this.#scope = compressionScope
       this.#window = EMPTY_WINDOW
     }
     const { entries } = this.#window
-    const block = this.#compression.getBlock(entry, this.#window)
+    const block = this.#compression.getOrCreateBlock(entry, this.#window)
     // The shared window applies only if the block used the whole window.
     this.#window = block?.dictionary.length === entries.length ? block.windowAfter : appendTo(entries, entry)
     if (block?.text !== undefined) return block.text
