@@ -34,14 +34,15 @@ const PREFIX_LENGTH = framePrefix(SAMPLE_ID).length
 /** An entry with its compressed forms. When it is removed from the cache, these are dropped, but streams may still have it in their windows. */
 interface CachedEntry {
   readonly position: number
+  /** Number of characters of `suffix`, also after its removal. */
   readonly length: number
   /** The part of the frame after the session id. `undefined` if the entry is not in the cache any more. */
   suffix: string | undefined
   /** The entry compressed on its own. A stream writes `before`, its own frame prefix, then `after`. */
   standalone: readonly [before: string, after: string] | undefined
   blocks: DependentBlock[]
-  /** Length of all these texts. */
-  weight: number
+  /** Number of characters of `suffix`, `standalone` and `blocks` together. */
+  cachedCharacters: number
 }
 
 /** The last entries that a stream has written. They are from the same log, and nothing was written between them. */
@@ -55,8 +56,8 @@ interface Window {
 interface DependentBlock {
   /** The earlier entries. The last frames of the stream must be theirs. */
   readonly dictionary: readonly CachedEntry[]
-  /** `undefined` if the block is not correct for all session ids. */
-  readonly text: string | undefined
+  /** One character per byte. `undefined` if the block is not correct for all session ids. */
+  readonly bytes: string | undefined
   /** The window after the block, for streams whose window was exactly `dictionary`. They share this object. */
   readonly windowAfter: Window
 }
@@ -76,7 +77,7 @@ const EMPTY_WINDOW: Window = { entries: [], isFull: false }
 export class SharedCompression {
   /** By the part of the frame after the session id, and not by position, because a store that was restored to an earlier state assigns positions again. */
   readonly #entries = new Map<string, CachedEntry>()
-  #weight = 0
+  #cachedCharacters = 0
   /** The newest position of the entries that were removed from the cache. Up to there, no entry is compressed again, which limits the work for each entry. */
   #removedThrough = 0
 
@@ -87,10 +88,10 @@ export class SharedCompression {
     if (cached !== undefined) return cached
     const position = log.positionAt(index)
     if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG || suffix.length > MAX_LENGTH) return undefined
-    while (this.#entries.size >= MAX_ENTRIES || this.#weight > MAX_CHARACTERS) this.#removeOldest()
-    const entry: CachedEntry = { position, length: suffix.length, suffix, standalone: undefined, blocks: [], weight: 0 }
+    while (this.#entries.size >= MAX_ENTRIES || this.#cachedCharacters > MAX_CHARACTERS) this.#removeOldest()
+    const entry: CachedEntry = { position, length: suffix.length, suffix, standalone: undefined, blocks: [], cachedCharacters: 0 }
     this.#entries.set(suffix, entry)
-    this.#addWeight(entry, suffix)
+    this.#addCharacters(entry, suffix)
     return entry
   }
 
@@ -103,7 +104,7 @@ export class SharedCompression {
     entry.standalone = isStored
       ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1') + FLUSH_MARKER]
       : [formatStoredHeader(PREFIX_LENGTH), deflated.toString('latin1')]
-    this.#addWeight(entry, entry.standalone[1])
+    this.#addCharacters(entry, entry.standalone[1])
     return entry.standalone
   }
 
@@ -120,21 +121,21 @@ export class SharedCompression {
       if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
     }
     if (entry.blocks.length >= maxBlocks || dictionary.some(({ suffix }) => suffix === undefined)) return undefined
-    const block: DependentBlock = { dictionary, text: compress(entry, dictionary), windowAfter: appendTo(dictionary, entry) }
+    const block: DependentBlock = { dictionary, bytes: compress(entry, dictionary), windowAfter: appendTo(dictionary, entry) }
     entry.blocks.push(block)
-    this.#addWeight(entry, block.text ?? '')
+    this.#addCharacters(entry, block.bytes ?? '')
     return block
   }
 
-  #addWeight (entry: CachedEntry, { length }: string): void {
-    entry.weight += length
-    this.#weight += length
+  #addCharacters (entry: CachedEntry, { length }: string): void {
+    entry.cachedCharacters += length
+    this.#cachedCharacters += length
   }
 
   #removeOldest (): void {
     const [[suffix, entry]] = this.#entries as unknown as [[string, CachedEntry]]
     this.#entries.delete(suffix)
-    this.#weight -= entry.weight
+    this.#cachedCharacters -= entry.cachedCharacters
     this.#removedThrough = Math.max(this.#removedThrough, entry.position)
     // The blocks refer to earlier entries, and these to others, so that a stream that waits for its client would keep all of them in memory.
     entry.suffix = undefined
@@ -163,10 +164,10 @@ export class StreamEncoder {
   encodeFrames (frames: string): string {
     if (frames === '') return ''
     this.#scope = undefined
-    const text = Buffer.from(frames).toString('latin1')
+    const bytes = Buffer.from(frames).toString('latin1')
     let encoded = ''
-    for (let start = 0; start < text.length; start += MAX_STORED_BYTES) {
-      const part = text.slice(start, start + MAX_STORED_BYTES)
+    for (let start = 0; start < bytes.length; start += MAX_STORED_BYTES) {
+      const part = bytes.slice(start, start + MAX_STORED_BYTES)
       encoded += formatStoredHeader(part.length) + part
     }
     return encoded + FLUSH_MARKER
@@ -185,7 +186,7 @@ export class StreamEncoder {
     const block = this.#compression.getOrCreateBlock(entry, this.#window)
     // The shared window applies only if the block used the whole window.
     this.#window = block?.dictionary.length === entries.length ? block.windowAfter : appendTo(entries, entry)
-    if (block?.text !== undefined) return block.text
+    if (block?.bytes !== undefined) return block.bytes
     const [before, after] = this.#compression.getOrCreateStandalone(entry)
     return before + prefix + after
   }
