@@ -14,13 +14,15 @@ const WINDOW_ENTRIES = 8
 /** A window needs no more entries if they have this many characters. */
 const WINDOW_CHARACTERS = 8 * 1024
 /** Maximum number of dependent blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
-const MAX_BLOCKS = 4
-/** Entries that have this many later ones in their log, or more than this many characters, are not compressed, so that neither a long replay nor a large event blocks the event loop for long. */
-const MAX_BACKLOG = 64
-const MAX_LENGTH = 32 * 1024
-/** Bounds of the cache. The second one applies to the text of the entries and their blocks together. */
-const MAX_ENTRIES = 1000
-const MAX_CHARACTERS = 4 * 1024 * 1024
+const MAX_BLOCKS_PER_ENTRY = 4
+/** Only this many entries at the end of a log are compressed, so that a long replay does not block the event loop for long. */
+const MAX_DISTANCE_FROM_END = 64
+/** Entries with more characters are not compressed, so that a large event does not block the event loop for long. */
+const MAX_ENTRY_CHARACTERS = 32 * 1024
+/** Maximum number of entries in the cache. */
+const MAX_CACHED_ENTRIES = 1000
+/** If the entries in the cache and their compressed forms have more characters, the oldest ones are removed before another is added. */
+const MAX_CACHED_CHARACTERS = 4 * 1024 * 1024
 
 /**
  * The session id with which entries are compressed. Its bytes never occur in UTF-8, and no three of them occur twice in this
@@ -87,8 +89,8 @@ export class SharedCompression {
     const cached = this.#entries.get(suffix)
     if (cached !== undefined) return cached
     const position = log.positionAt(index)
-    if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG || suffix.length > MAX_LENGTH) return undefined
-    while (this.#entries.size >= MAX_ENTRIES || this.#cachedCharacters > MAX_CHARACTERS) this.#removeOldest()
+    if (position <= this.#removedThrough || log.end - index > MAX_DISTANCE_FROM_END || suffix.length > MAX_ENTRY_CHARACTERS) return undefined
+    while (this.#entries.size >= MAX_CACHED_ENTRIES || this.#cachedCharacters > MAX_CACHED_CHARACTERS) this.#removeOldest()
     const entry: CachedEntry = { position, length: suffix.length, suffix, standalone: undefined, blocks: [], cachedCharacters: 0 }
     this.#entries.set(suffix, entry)
     this.#addCharacters(entry, suffix)
@@ -112,8 +114,8 @@ export class SharedCompression {
   getOrCreateBlock (entry: CachedEntry, { entries, isFull }: Window): DependentBlock | undefined {
     if (entries.length === 0) return undefined
     // Windows that are not full yet differ between streams. So that streams share blocks anyway, they use only the previous entry until then.
-    const full = isFull ? this.#findOrCreateBlock(entry, entries, MAX_BLOCKS - 1) : undefined
-    return full ?? this.#findOrCreateBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
+    const full = isFull ? this.#findOrCreateBlock(entry, entries, MAX_BLOCKS_PER_ENTRY - 1) : undefined
+    return full ?? this.#findOrCreateBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS_PER_ENTRY)
   }
 
   #findOrCreateBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): DependentBlock | undefined {
