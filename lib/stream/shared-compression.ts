@@ -162,7 +162,7 @@ export class StreamEncoder {
     return GZIP_HEADER + this.encodeFrames(frames)
   }
 
-  /** Encodes frames that other streams do not have in common. They are not compressed, so their size reveals nothing but their length. */
+  /** Encodes frames without compression, so that their encoded size depends only on their length, not on their content. */
   encodeFrames (frames: string): string {
     if (frames === '') return ''
     this.#scope = undefined
