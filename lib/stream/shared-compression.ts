@@ -194,8 +194,8 @@ export class StreamEncoder {
   }
 }
 
-/** Ends a response that does not become a stream. `encoder` is the one of its stream, if that would be compressed. */
-export function endSink (sink: Sink, encoder: StreamEncoder | undefined, frames: string): void {
+/** Ends a response with frames, instead of starting a stream. If the response has the header `Content-Encoding: gzip`, pass the encoder. */
+export function endWithoutStream (sink: Sink, encoder: StreamEncoder | undefined, frames: string): void {
   if (encoder === undefined) sink.end(frames)
   else sink.end(encoder.encodeStart(frames), 'latin1')
 }
