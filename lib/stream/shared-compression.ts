@@ -25,13 +25,13 @@ const MAX_CACHED_ENTRIES = 1000
 const MAX_CACHED_CHARACTERS = 4 * 1024 * 1024
 
 /**
- * The session id with which entries are compressed. Its bytes never occur in UTF-8, and no three of them occur twice in this
- * order. So only the id in an earlier frame can match it.
+ * The session id with which entries are compressed. A DEFLATE match has at least three bytes. The bytes of this id never
+ * occur in UTF-8, and no sequence of three occurs twice in it. So the only possible match is the same place in an earlier id.
  */
 const TEMPLATE_ID = '\xc0\xc1\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd\xfe\xff\xc0\xf5\xf7\xf9\xfb\xfd\xff\xc1\xf6\xf8\xfa'
-/** A session id for checks. All of its characters are different. */
-const SAMPLE_ID = 'ABCDEFGHIJKLMNOPQRSTUVWX'
-const PREFIX_LENGTH = framePrefix(SAMPLE_ID).length
+/** A second session id, with which `compress` checks a block. All of its characters differ, so that a copy from a wrong place is detected. */
+const CHECK_ID = 'ABCDEFGHIJKLMNOPQRSTUVWX'
+const PREFIX_LENGTH = framePrefix(CHECK_ID).length
 
 /** An entry with its compressed forms. When it is removed from the cache, these are dropped, but streams may still have it in their windows. */
 interface CachedEntry {
@@ -213,10 +213,10 @@ function compress (entry: CachedEntry, dictionary: readonly CachedEntry[]): stri
   const frame = createFrames([entry], TEMPLATE_ID)
   const options = createOptions(frame.length)
   const block = deflateRawSync(frame, { ...options, dictionary: createFrames(dictionary, TEMPLATE_ID) })
-  // The block can contain the bytes of the template, for example if the previous frame is too far away. Otherwise each byte of the id is
+  // The block can contain bytes of TEMPLATE_ID, for example if the previous frame is too far away. Otherwise each byte of the id is
   // copied from the same place in an earlier id.
-  const inflated = inflateRawSync(block, { ...options, dictionary: createFrames(dictionary, SAMPLE_ID) })
-  return inflated.equals(createFrames([entry], SAMPLE_ID)) ? block.toString('latin1') : undefined
+  const inflated = inflateRawSync(block, { ...options, dictionary: createFrames(dictionary, CHECK_ID) })
+  return inflated.equals(createFrames([entry], CHECK_ID)) ? block.toString('latin1') : undefined
 }
 
 /** Creates the options with which a number of bytes is compressed, or decompressed. */
