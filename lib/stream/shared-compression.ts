@@ -101,7 +101,7 @@ export class SharedCompression {
   getOrCreateStandalone (entry: CachedEntry): readonly [before: string, after: string] {
     if (entry.standalone !== undefined) return entry.standalone
     const bytes = Buffer.from(entry.suffix as string)
-    const deflated = deflateRawSync(bytes, createOptions(bytes.length))
+    const deflated = deflateRawSync(bytes, createZlibOptions(bytes.length))
     const isStored = deflated.length >= bytes.length && PREFIX_LENGTH + bytes.length <= MAX_STORED_BYTES
     entry.standalone = isStored
       ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1') + FLUSH_MARKER]
@@ -123,7 +123,7 @@ export class SharedCompression {
       if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
     }
     if (entry.blocks.length >= maxBlocks || dictionary.some(({ suffix }) => suffix === undefined)) return undefined
-    const block: DependentBlock = { dictionary, bytes: compress(entry, dictionary), windowAfter: appendTo(dictionary, entry) }
+    const block: DependentBlock = { dictionary, bytes: compress(entry, dictionary), windowAfter: appendToWindow(dictionary, entry) }
     entry.blocks.push(block)
     this.#addCharacters(entry, block.bytes ?? '')
     return block
@@ -187,7 +187,7 @@ export class StreamEncoder {
     const { entries } = this.#window
     const block = this.#compression.getOrCreateBlock(entry, this.#window)
     // The shared window applies only if the block used the whole window.
-    this.#window = block?.dictionary.length === entries.length ? block.windowAfter : appendTo(entries, entry)
+    this.#window = block?.dictionary.length === entries.length ? block.windowAfter : appendToWindow(entries, entry)
     if (block?.bytes !== undefined) return block.bytes
     const [before, after] = this.#compression.getOrCreateStandalone(entry)
     return before + prefix + after
@@ -200,33 +200,39 @@ export function endWithoutStream (sink: Sink, encoder: StreamEncoder | undefined
   else sink.end(encoder.encodeStart(frames), 'latin1')
 }
 
-function appendTo (entries: readonly CachedEntry[], entry: CachedEntry): Window {
+/** Creates the window after an entry. It contains the last entries until it is full. */
+function appendToWindow (entries: readonly CachedEntry[], entry: CachedEntry): Window {
   const appended = [...entries, entry]
-  let length = 0
-  for (const entry of appended) length += entry.length
-  while (appended.length > WINDOW_ENTRIES || length - (appended[0] as CachedEntry).length >= WINDOW_CHARACTERS) length -= (appended.shift() as CachedEntry).length
-  return { entries: appended, isFull: appended.length === WINDOW_ENTRIES || length >= WINDOW_CHARACTERS }
+  let start = appended.length
+  let characters = 0
+  let isFull = false
+  while (start > 0 && !isFull) {
+    start--
+    characters += (appended[start] as CachedEntry).length
+    isFull = appended.length - start === WINDOW_ENTRIES || characters >= WINDOW_CHARACTERS
+  }
+  return { entries: appended.slice(start), isFull }
 }
 
 /** Compresses an entry together with earlier ones. Returns `undefined` if the result is not correct for all session ids. */
 function compress (entry: CachedEntry, dictionary: readonly CachedEntry[]): string | undefined {
-  const frame = createFrames([entry], TEMPLATE_ID)
-  const options = createOptions(frame.length)
-  const block = deflateRawSync(frame, { ...options, dictionary: createFrames(dictionary, TEMPLATE_ID) })
+  const frame = concatFrames([entry], TEMPLATE_ID)
+  const options = createZlibOptions(frame.length)
+  const block = deflateRawSync(frame, { ...options, dictionary: concatFrames(dictionary, TEMPLATE_ID) })
   // The block can contain bytes of TEMPLATE_ID, for example if the previous frame is too far away. Otherwise each byte of the id is
   // copied from the same place in an earlier id.
-  const inflated = inflateRawSync(block, { ...options, dictionary: createFrames(dictionary, CHECK_ID) })
-  return inflated.equals(createFrames([entry], CHECK_ID)) ? block.toString('latin1') : undefined
+  const inflated = inflateRawSync(block, { ...options, dictionary: concatFrames(dictionary, CHECK_ID) })
+  return inflated.equals(concatFrames([entry], CHECK_ID)) ? block.toString('latin1') : undefined
 }
 
-/** Creates the options with which a number of bytes is compressed, or decompressed. */
-function createOptions (length: number): ZlibOptions {
+/** Creates the options for compressing or decompressing a number of bytes. */
+function createZlibOptions (length: number): ZlibOptions {
   // The default buffer for the result, 16 KiB, would double the time for an entry of usual length.
   return { finishFlush: constants.Z_SYNC_FLUSH, chunkSize: length + 64 }
 }
 
-/** Creates the frames of entries for a session id, which may contain any bytes. */
-function createFrames (entries: readonly CachedEntry[], id: string): Buffer {
+/** Concatenates the frames of entries for a session id, which may contain any bytes. */
+function concatFrames (entries: readonly CachedEntry[], id: string): Buffer {
   const prefix = Buffer.from(framePrefix(id), 'latin1')
   return Buffer.concat(entries.flatMap(({ suffix }) => [prefix, Buffer.from(suffix as string)]))
 }
