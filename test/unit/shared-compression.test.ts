@@ -78,7 +78,7 @@ function createText (random: () => number, length: number): string {
   return text
 }
 
-t.test('a compressed stream contains the same as one without compression, whatever happens', async t => {
+t.test('decodes to the same bytes as an uncompressed stream in random scenarios', async t => {
   const seed = chooseSeed(t)
   for (let round = 0; round < 20; round++) {
     const random = createRandom(seed + round)
@@ -140,7 +140,10 @@ function createChatEvent (random: () => number, n: number): string {
   return frameEvent('chat', { id: 1000 + n, user: ['anna', 'bob', 'eve'][Math.floor(random() * 3)], text, time: new Date(1.7e12 + n * 1371).toISOString() })
 }
 
-/** Resolves with the number of bytes for each chunk if a compressor of its own compresses a stream. */
+/** The event of a chat takes fewer bytes if it is compressed together with earlier ones. */
+const DEPENDENT_CHAT_EVENT_BYTES = 110
+
+/** Compresses a stream with a compressor of its own. Resolves with the number of bytes for each chunk. */
 async function compressSeparately (chunks: readonly string[]): Promise<number[]> {
   const gzip = createGzip()
   const sizes: number[] = []
@@ -152,7 +155,7 @@ async function compressSeparately (chunks: readonly string[]): Promise<number[]>
   return sizes
 }
 
-t.test('a stream takes at most 1.4 times the bytes of a compressor of its own', async t => {
+t.test('is at most 1.4 times as large as with a compressor for each stream', async t => {
   const random = createRandom(1)
   for (const [name, createEvent] of Object.entries({
     chat: (n: number) => createChatEvent(random, n),
@@ -173,8 +176,8 @@ t.test('a stream takes at most 1.4 times the bytes of a compressor of its own', 
   }
 })
 
-/** Creates two compressed streams that read the same logs. */
-function createStreams (ranges: LogRange[] = [{ log: createLog(''), from: 0, to: Infinity }]): { first: StreamPair, second: StreamPair, compression: SharedCompression, send: (frame: string, options?: { except?: readonly string[], log?: Log }) => [first: string, second: string], appender: Appender } {
+/** Creates two pairs of streams that read the same logs. `send` appends an event and returns the last chunk of each compressed stream. */
+function createPairs (ranges: LogRange[] = [{ log: createLog(''), from: 0, to: Infinity }]): { first: StreamPair, second: StreamPair, compression: SharedCompression, send: (frame: string, options?: { except?: readonly string[], log?: Log }) => [first: string, second: string], appender: Appender } {
   const compression = new SharedCompression()
   const appender = new Appender()
   const first = new StreamPair(compression, ranges)
@@ -196,19 +199,19 @@ function createStreams (ranges: LogRange[] = [{ log: createLog(''), from: 0, to:
 
 t.test('streams share a block if their last entries are the same', async t => {
   const random = createRandom(2)
-  const { first, second, send } = createStreams()
+  const { first, second, send } = createPairs()
   let [one, two] = send(createChatEvent(random, 0))
   t.notSame(one, two, 'the first entry contains the id of the session')
   for (let n = 1; n < 20; n++) {
     [one, two] = send(createChatEvent(random, n))
     t.strictSame(one, two)
-    t.ok(one.length < 110)
+    t.ok(one.length < DEPENDENT_CHAT_EVENT_BYTES)
   }
   first.each(writer => { writer.writeHeartbeat(HEARTBEAT_FRAME) })
   const sizes = []
   for (let n = 20; n < 30; n++) {
     [one, two] = send(createChatEvent(random, n))
-    sizes.push([one.length > 110, one === two])
+    sizes.push([one.length > DEPENDENT_CHAT_EVENT_BYTES, one === two])
   }
   t.strictSame(sizes, [[true, false], ...Array.from({ length: 7 }, () => [false, false]), [false, true], [false, true]], 'after something else, one entry is written without a block, and after eight entries the window is full again')
   for (const pair of [first, second]) t.ok(pair.isCorrect)
@@ -217,12 +220,12 @@ t.test('streams share a block if their last entries are the same', async t => {
 t.test('an entry is never compressed together with entries of other logs or of a session', async t => {
   const secret = 'data: "a secret that is much longer than everything else in this event, and is sent in each of the logs"\n\n'
   const [a, b, own] = [createLog('a'), createLog('b'), createLog(undefined)]
-  const { send } = createStreams([a, b, own].map(log => ({ log, from: 0, to: Infinity })))
+  const { send } = createPairs([a, b, own].map(log => ({ log, from: 0, to: Infinity })))
   const sizes = [a, a, b, b, own, own, a].map(log => send(secret, { log })[0].length > 50)
   t.strictSame(sizes, [true, false, true, false, true, true, true])
 })
 
-t.test('an entry has blocks for the windows of few streams; others write it without a block, or with that for one entry', async t => {
+t.test('limits the blocks of an entry to four', async t => {
   const random = createRandom(3)
   const log = createLog('')
   const compression = new SharedCompression()
@@ -242,14 +245,14 @@ t.test('an entry has blocks for the windows of few streams; others write it with
   const blocks = send()
   t.equal(new Set(blocks).size, 4, 'three blocks for full windows, and one for one entry')
   t.equal(new Set(blocks.slice(3)).size, 1, 'the latter is shared')
-  t.ok(blocks.every(block => block.length < 110))
+  t.ok(blocks.every(block => block.length < DEPENDENT_CHAT_EVENT_BYTES))
   for (const pair of pairs) t.ok(pair.isCorrect)
 })
 
 t.test('frames of any size are encoded', async t => {
   const random = createRandom(4)
   const noise = (length: number): string => `data: ${Array.from({ length }, () => String.fromCharCode(33 + Math.floor(random() * 90))).join('')}\n\n`
-  const { first, second, send } = createStreams()
+  const { first, second, send } = createPairs()
   // Too large for one stored block; too far from the previous id; not compressible.
   for (const length of [10, 70_000, 10, 40_000, 10, 65_500, 5, 1000, 1000, 1000]) send(noise(length))
   const heartbeat = noise(140_000)
@@ -259,7 +262,7 @@ t.test('frames of any size are encoded', async t => {
 })
 
 t.test('a large entry is not compressed, because that would block the event loop', async t => {
-  const { first, second, send } = createStreams()
+  const { first, second, send } = createPairs()
   const [large] = send(frameEvent('message', 'x'.repeat(32 * 1024 + 1)))
   t.ok(large.length > 32 * 1024)
   t.ok(send(frameEvent('message', 'x'.repeat(32 * 1024 - 100)))[0].length < 1000)
@@ -269,17 +272,25 @@ t.test('a large entry is not compressed, because that would block the event loop
 t.test('a long replay is compressed only at its end', async t => {
   const log = createLog('')
   const appender = new Appender()
-  for (let n = 0; n < 200; n++) appender.append(log, frameEvent('message', 'x'.repeat(500)))
+  const entries = 200
+  // See MAX_DISTANCE_FROM_END.
+  const compressedEntries = 64
+  const dataLength = 500
+  // With the id, the field name, and the start and the end of a stored block.
+  const maxFrameLength = dataLength + 52
+  for (let n = 0; n < entries; n++) appender.append(log, frameEvent('message', 'x'.repeat(dataLength)))
   const pair = new StreamPair(new SharedCompression(), [{ log, from: 0, to: Infinity }])
   t.ok(pair.isCorrect)
   const { length } = pair.compressed.text
-  t.ok(length > 136 * 500 && length < 140 * 545)
+  const uncompressedEntries = entries - compressedEntries
+  t.ok(length > uncompressedEntries * dataLength)
+  t.ok(length < (uncompressedEntries + 4) * maxFrameLength, 'the last entries are together not larger than four that are not compressed')
 })
 
-for (const [bound, length, count] of [['number', 100, 1100], ['size', 30_000, 200]] as const) {
-  t.test(`an entry that the cache has dropped because of its ${bound} is not compressed again`, async t => {
+for (const { bound, length, count } of [{ bound: 'number of entries', length: 100, count: 1100 }, { bound: 'number of characters', length: 30_000, count: 200 }]) {
+  t.test(`does not compress an entry again after eviction because of the ${bound}`, async t => {
     const [log, other] = [createLog('log'), createLog('other')]
-    const { first, second, send, appender, compression } = createStreams([{ log, from: 0, to: Infinity }])
+    const { first, second, send, appender, compression } = createPairs([{ log, from: 0, to: Infinity }])
     const busy = new StreamPair(compression, [{ log: other, from: 0, to: Infinity }])
     const createFrame = (n: number): string => frameEvent('message', `${n} ${'x'.repeat(100)}`)
     for (let n = 0; n < 10; n++) send(createFrame(n))
@@ -294,12 +305,12 @@ for (const [bound, length, count] of [['number', 100, 1100], ['size', 30_000, 20
     second.flush()
     t.match(second.compressed.chunks.at(-1), createFrame(10), 'the entry is not compressed')
     const [block] = send(createFrame(11))
-    t.ok(block.length > 50, 'a window of dropped entries is not used')
+    t.ok(block.length > 50, 'a window of evicted entries is not used')
     for (const pair of [first, second]) t.ok(pair.isCorrect)
   })
 }
 
-t.test('positions that a store assigns again do not return the entries from before', async t => {
+t.test('does not return an old entry for a position that is assigned again', async t => {
   const [before, after] = [createLog(''), createLog('')]
   const compression = new SharedCompression()
   for (const log of [before, after]) {
