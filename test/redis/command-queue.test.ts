@@ -25,7 +25,7 @@ async function recordCommands (t: Test, redis: RedisServer): Promise<ProxiedNode
   return { ...node, commands }
 }
 
-t.test('combines the operations of one event loop turn into few commands, in order', needsRedis, async t => {
+t.test('combines the operations of one event loop tick into few commands, in order', needsRedis, async t => {
   const { sessions, commands } = await recordCommands(t, await startRedis(t))
   const session = await openSession(sessions)
   const down = await attachStream(sessions, session)

@@ -9,7 +9,7 @@ import { monitorCommands } from '../support/redis-monitor.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
-import { nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { openTwoNodes } from './support/two-nodes.js'
 
 // waitForDrain for a log that the node does not replicate: Redis computes how much of the log is unsent.
@@ -130,7 +130,7 @@ t.test('a producer continues if its session moves to another node while a second
   stream.retainForResume()
   down.sink.destroy()
   // The producer waits again, because the log is still in the process.
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(stream.hasStream, false)
   stream.releaseAborted()
   const next = await attachStream(nodeB, await findSession(nodeB, session), down.cursor)

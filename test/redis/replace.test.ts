@@ -13,7 +13,7 @@ import { findSession, openSession, attachStream, earlier } from '../support/memo
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
 import { needsRedis } from '../support/redis-server.js'
-import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
+import { nextEventLoopTick, waitUntil } from '../support/wait.js'
 
 // The stream of a session moves between nodes, while publications about it are delayed or lost.
 
@@ -207,12 +207,12 @@ t.test('an attach waits while logs become complete, also if the stream has to re
   }
   const [first, second] = [addLog('a'), addLog('b')]
   const attached = ownership.attach(state, 0, performance.now())
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   first.release(state)
   const third = addLog('c')
   for (let i = 0; i < 2; i++) {
     mock.timers.tick(2000)
-    await nextEventLoopTurn()
+    await nextEventLoopTick()
     t.equal(state.completeWaiters.length, 1)
     second.release(state)
   }
@@ -222,7 +222,7 @@ t.test('an attach waits while logs become complete, also if the stream has to re
 
   addLog('d')
   const failed = t.rejects(ownership.attach(state, 0, performance.now()), { code: 'FST_SSE_STORE_UNAVAILABLE', cause: { message: /logs were not read/ } })
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   mock.timers.tick(2000)
   await failed
 })
