@@ -7,7 +7,7 @@ import { FlakyStore } from '../support/flaky-store.js'
 import { deleteSession, openStream, postMessage, type ClientStream } from '../support/http-client.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { attachStream, findSession, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../support/memory-stream.js'
 import { serve } from '../support/server.js'
 import { openProxiedNode, testEachRedisClient, testEachStoreFactory } from '../support/stores.js'
 import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
@@ -171,7 +171,7 @@ t.test('newer credentials that only another process knows keep the session open'
   const redis = await startRedis(t)
   const [nodeA, nodeB] = [await openProxiedNode(t, redis, { expires }), await openProxiedNode(t, redis, { expires })]
   const session = await openSession(nodeA.sessions)
-  await attachStream(nodeA.sessions, session)
+  await attachMemoryStream(nodeA.sessions, session)
   const remote = await findSession(nodeB.sessions, session)
   const advance = skewClock(t, Date)
   const until = Date.now() + 3 * MINUTE
