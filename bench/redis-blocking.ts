@@ -12,7 +12,7 @@ import { redisStore } from '../lib/redis.js'
 import { kInternals } from '../lib/sessions/session.js'
 import { createSessions } from '../lib/sessions/sessions.js'
 import { findFreePort } from '../test/support/free-port.js'
-import { attachStream, findSession, openSession } from '../test/support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../test/support/memory-stream.js'
 import { waitUntil } from '../test/support/wait.js'
 
 const SESSIONS = Number(process.argv[2] ?? 100_000)
@@ -61,7 +61,7 @@ const wait = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(
   await forEach(1000, n => session.join(`room ${n}`))
   await measure('fill the logs of 1,000 channels', () => forEach(100_000, n => nodeA.channel(`room ${n % 1000}`).send('x'.repeat(150))))
   await measure('attach a session in 1,000 channels with full logs', async () => {
-    const stream = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+    const stream = await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
     await waitUntil(() => stream.messages().length >= 100_000, 'the messages', 60_000)
   })
   await measure('close it', () => session.close())
@@ -92,7 +92,7 @@ const wait = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(
   const sessions: Session[] = []
   await measure(`open ${SESSIONS} sessions with streams`, () => forEach(SESSIONS, async n => {
     const session = sessions[n] = await openSession(node)
-    await attachStream(node, session)
+    await attachMemoryStream(node, session)
   }))
   await measure('renew them', () => wait(45_000))
   await measure('join 130,000 channels', () => forEach(130_000, n => sessions[n % SESSIONS]?.join(`channel ${n}`)))

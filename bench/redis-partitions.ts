@@ -12,7 +12,7 @@ import { redisStore } from '../lib/redis.js'
 import { kInternals } from '../lib/sessions/session.js'
 import { createSessions } from '../lib/sessions/sessions.js'
 import { findFreePort } from '../test/support/free-port.js'
-import { attachStream, openSession } from '../test/support/memory-stream.js'
+import { attachMemoryStream, openSession } from '../test/support/memory-stream.js'
 
 const MESSAGES = Number(process.argv[2] ?? 20_000)
 const ROUNDS = Number(process.argv[3] ?? 5)
@@ -52,7 +52,7 @@ async function openSessions (servers: readonly Redis[]): Promise<{ registry: Ses
   const store = redisStore({ client: servers.map(({ options: { port } }) => new Redis({ port: port as number })) })
   const registry = await createSessions(resolveOptions({ store, heartbeatInterval: false }, 0), logger)
   const sessions = await Promise.all(Array.from({ length: SESSIONS }, () => openSession(registry)))
-  for (const session of sessions) await attachStream(registry, session)
+  for (const session of sessions) await attachMemoryStream(registry, session)
   return { registry, sessions }
 }
 

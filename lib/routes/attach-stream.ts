@@ -5,7 +5,7 @@ import { kInternals, type Session } from '../sessions/session.js'
 import type { StreamAttachment } from '../sessions/session-internals.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { StreamPayload, type ResponseSink } from '../stream/response-sink.js'
-import { endSink, StreamEncoder } from '../stream/shared-compression.js'
+import { endWithoutStream, StreamEncoder } from '../stream/shared-compression.js'
 import { acceptsGzip } from '../wire/accept.js'
 import { frameRetry } from '../wire/frame.js'
 import { CONTENT_ENCODING, STREAM_HEADERS, VARY } from '../wire/headers.js'
@@ -49,7 +49,7 @@ export async function attachStream (sessions: Sessions, session: Session, option
       return
     }
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
-    endSink(sink, encoder, frameRetry(sessions.createRetryDelay()))
+    endWithoutStream(sink, encoder, frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
   }, reply => {
     encoder = createEncoder(sessions, reply)

@@ -11,7 +11,7 @@ import type { MessageQueue } from '../store/message-queue.js'
 import type { SessionListener, SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import type { Sink } from '../stream/response-sink.js'
-import { endSink, type StreamEncoder } from '../stream/shared-compression.js'
+import { endWithoutStream, type StreamEncoder } from '../stream/shared-compression.js'
 import { StreamWriter, type StreamOwner } from '../stream/stream-writer.js'
 import { frameClose, frameGap, frameWelcome, REPLACED_FRAME, type Gap } from '../wire/frame.js'
 
@@ -236,7 +236,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
   setStream ({ sink, cursor, newestPosition, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
     if (this.#stream !== undefined && generation < this.#attachedGeneration) {
-      endSink(sink, encoder, this.context.frames.replaced)
+      endWithoutStream(sink, encoder, this.context.frames.replaced)
       return false
     }
     this.#attachedGeneration = generation

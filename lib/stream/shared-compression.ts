@@ -13,130 +13,135 @@ const FLUSH_MARKER = '\0\0\0\xff\xff'
 const WINDOW_ENTRIES = 8
 /** A window needs no more entries if they have this many characters. */
 const WINDOW_CHARACTERS = 8 * 1024
-/** Maximum number of blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
-const MAX_BLOCKS = 4
-/** Entries that have this many later ones in their log, or more than this many characters, are not compressed, so that neither a long replay nor a large event blocks the event loop for long. */
-const MAX_BACKLOG = 64
-const MAX_LENGTH = 32 * 1024
-/** Bounds of the cache. The second one applies to the text of the entries and their blocks together. */
-const MAX_ENTRIES = 1000
-const MAX_CHARACTERS = 4 * 1024 * 1024
+/** Maximum number of dependent blocks of one entry, for streams with different windows. The last one is reserved for a window of one entry, which most streams have in common. */
+const MAX_BLOCKS_PER_ENTRY = 4
+/** Only this many entries at the end of a log are compressed, so that a long replay does not block the event loop for long. */
+const MAX_DISTANCE_FROM_END = 64
+/** Entries with more characters are not compressed, so that a large event does not block the event loop for long. */
+const MAX_ENTRY_CHARACTERS = 32 * 1024
+/** Maximum number of entries in the cache. */
+const MAX_CACHED_ENTRIES = 1000
+/** If the entries in the cache and their compressed forms have more characters, the oldest ones are removed before another is added. */
+const MAX_CACHED_CHARACTERS = 4 * 1024 * 1024
 
 /**
- * The session id with which entries are compressed. Its bytes never occur in UTF-8, and no three of them occur twice in this
- * order. So only the id in an earlier frame can match it.
+ * The session id with which entries are compressed. A DEFLATE match has at least three bytes. The bytes of this id never
+ * occur in UTF-8, and no sequence of three occurs twice in it. So the only possible match is the same place in an earlier id.
  */
 const TEMPLATE_ID = '\xc0\xc1\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd\xfe\xff\xc0\xf5\xf7\xf9\xfb\xfd\xff\xc1\xf6\xf8\xfa'
-/** A session id for checks. All of its characters are different. */
-const SAMPLE_ID = 'ABCDEFGHIJKLMNOPQRSTUVWX'
-const PREFIX_LENGTH = framePrefix(SAMPLE_ID).length
+/** A second session id, with which `compress` checks a block. All of its characters differ, so that a copy from a wrong place is detected. */
+const CHECK_ID = 'ABCDEFGHIJKLMNOPQRSTUVWX'
+const PREFIX_LENGTH = framePrefix(CHECK_ID).length
 
 /** An entry with its compressed forms. When it is removed from the cache, these are dropped, but streams may still have it in their windows. */
 interface CachedEntry {
   readonly position: number
+  /** Number of characters of `suffix`, also after its removal. */
   readonly length: number
   /** The part of the frame after the session id. `undefined` if the entry is not in the cache any more. */
   suffix: string | undefined
-  /** What streams without a block write before and after the session id. */
-  plain: readonly [head: string, tail: string] | undefined
-  blocks: Block[]
-  /** Length of all these texts. */
-  weight: number
+  /** The entry compressed on its own. A stream writes `before`, its own frame prefix, then `after`. */
+  standalone: readonly [before: string, after: string] | undefined
+  blocks: DependentBlock[]
+  /** Number of characters of `suffix`, `standalone` and `blocks` together. */
+  cachedCharacters: number
 }
 
 /** The last entries that a stream has written. They are from the same log, and nothing was written between them. */
 interface Window {
   readonly entries: readonly CachedEntry[]
+  /** Whether the entries have the maximum number or enough characters, so that streams that have read the same entries have the same window. */
   readonly isFull: boolean
 }
 
-/** An entry that was compressed together with earlier ones. */
-interface Block {
+/** An entry as a DEFLATE block that refers to the entries before it. */
+interface DependentBlock {
   /** The earlier entries. The last frames of the stream must be theirs. */
   readonly dictionary: readonly CachedEntry[]
-  /** `undefined` if the block is not correct for all session ids. */
-  readonly text: string | undefined
-  /** The window of a stream that had only the entries of `dictionary` in its window, after the block. All of these streams share this object. */
-  readonly next: Window
+  /** One character per byte. `undefined` if the block is not correct for all session ids. */
+  readonly bytes: string | undefined
+  /** The window after the block, for streams whose window was exactly `dictionary`. They share this object. */
+  readonly windowAfter: Window
 }
 
 const EMPTY_WINDOW: Window = { entries: [], isFull: false }
 
 /**
- * Compresses each entry of a log once for all streams. The result is a block of a gzip stream, which refers to the entries
- * before it. A stream can use the block if these entries are the last that it has written. So the log takes the place of the
- * state that a compressor for one stream would keep.
+ * Compresses each entry of a log once for all streams. The result is a dependent block: a DEFLATE block that refers to the
+ * entries before it. A stream can use the block if these entries are the last that it has written. A stream therefore needs
+ * only the list of the last entries that it has written, not the state of a compressor.
  *
  * The session id in the frames is different in each stream. An entry is compressed with {@link TEMPLATE_ID}, so that its
  * block copies the id from the previous frame, where each stream has its own.
  *
- * Blocks are strings with one character per byte, because streams join and write strings faster than buffers.
+ * The results are strings with one character per byte, because streams join and write strings faster than buffers.
  */
 export class SharedCompression {
   /** By the part of the frame after the session id, and not by position, because a store that was restored to an earlier state assigns positions again. */
   readonly #entries = new Map<string, CachedEntry>()
-  #weight = 0
+  #cachedCharacters = 0
   /** The newest position of the entries that were removed from the cache. Up to there, no entry is compressed again, which limits the work for each entry. */
   #removedThrough = 0
 
-  /** Returns an entry from the cache, to which it is added if necessary; `undefined` if the entry should not be compressed. It stays in the cache at least until the next call. */
-  get (log: Log, index: number): CachedEntry | undefined {
+  /** Returns the cached entry, or adds it. Returns `undefined` if the entry should not be compressed. The entry stays in the cache at least until the next call. */
+  getOrAddEntry (log: Log, index: number): CachedEntry | undefined {
     const suffix = log.frameSuffixAt(index)
     const cached = this.#entries.get(suffix)
     if (cached !== undefined) return cached
     const position = log.positionAt(index)
-    if (position <= this.#removedThrough || log.end - index > MAX_BACKLOG || suffix.length > MAX_LENGTH) return undefined
-    while (this.#entries.size >= MAX_ENTRIES || this.#weight > MAX_CHARACTERS) this.#removeOldest()
-    const entry: CachedEntry = { position, length: suffix.length, suffix, plain: undefined, blocks: [], weight: 0 }
+    if (position <= this.#removedThrough || log.end - index > MAX_DISTANCE_FROM_END || suffix.length > MAX_ENTRY_CHARACTERS) return undefined
+    while (this.#entries.size >= MAX_CACHED_ENTRIES || this.#cachedCharacters > MAX_CACHED_CHARACTERS) this.#removeOldest()
+    const entry: CachedEntry = { position, length: suffix.length, suffix, standalone: undefined, blocks: [], cachedCharacters: 0 }
     this.#entries.set(suffix, entry)
-    this.#addWeight(entry, suffix)
+    this.#addCharacters(entry, suffix)
     return entry
   }
 
-  /** Returns what a stream without a block writes before and after the session id. */
-  getPlain (entry: CachedEntry): readonly [head: string, tail: string] {
-    if (entry.plain !== undefined) return entry.plain
+  /** Returns the entry compressed on its own, for a stream that can use no dependent block. */
+  getOrCreateStandalone (entry: CachedEntry): readonly [before: string, after: string] {
+    if (entry.standalone !== undefined) return entry.standalone
     const bytes = Buffer.from(entry.suffix as string)
-    const deflated = deflateRawSync(bytes, createOptions(bytes.length))
+    const deflated = deflateRawSync(bytes, createZlibOptions(bytes.length))
     const isStored = deflated.length >= bytes.length && PREFIX_LENGTH + bytes.length <= MAX_STORED_BYTES
-    entry.plain = isStored
+    entry.standalone = isStored
       ? [formatStoredHeader(PREFIX_LENGTH + bytes.length), bytes.toString('latin1') + FLUSH_MARKER]
       : [formatStoredHeader(PREFIX_LENGTH), deflated.toString('latin1')]
-    this.#addWeight(entry, entry.plain[1])
-    return entry.plain
+    this.#addCharacters(entry, entry.standalone[1])
+    return entry.standalone
   }
 
-  /** Returns the block of an entry for a stream with this window; `undefined` if it has none. */
-  getBlock (entry: CachedEntry, { entries, isFull }: Window): Block | undefined {
+  /** Returns a dependent block of the entry for a stream with this window. Returns `undefined` if there is none and none can be created. */
+  getOrCreateBlock (entry: CachedEntry, { entries, isFull }: Window): DependentBlock | undefined {
     if (entries.length === 0) return undefined
-    const full = isFull ? this.#findBlock(entry, entries, MAX_BLOCKS - 1) : undefined
-    return full ?? this.#findBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS)
+    // Windows that are not full yet differ between streams. So that streams share blocks anyway, they use only the previous entry until then.
+    const full = isFull ? this.#findOrCreateBlock(entry, entries, MAX_BLOCKS_PER_ENTRY - 1) : undefined
+    return full ?? this.#findOrCreateBlock(entry, entries.length === 1 ? entries : entries.slice(-1), MAX_BLOCKS_PER_ENTRY)
   }
 
-  #findBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): Block | undefined {
+  #findOrCreateBlock (entry: CachedEntry, dictionary: readonly CachedEntry[], maxBlocks: number): DependentBlock | undefined {
     for (const block of entry.blocks) {
       if (block.dictionary === dictionary || isEqual(block.dictionary, dictionary)) return block
     }
     if (entry.blocks.length >= maxBlocks || dictionary.some(({ suffix }) => suffix === undefined)) return undefined
-    const block: Block = { dictionary, text: compress(entry, dictionary), next: appendTo(dictionary, entry) }
+    const block: DependentBlock = { dictionary, bytes: compress(entry, dictionary), windowAfter: appendToWindow(dictionary, entry) }
     entry.blocks.push(block)
-    this.#addWeight(entry, block.text ?? '')
+    this.#addCharacters(entry, block.bytes ?? '')
     return block
   }
 
-  #addWeight (entry: CachedEntry, { length }: string): void {
-    entry.weight += length
-    this.#weight += length
+  #addCharacters (entry: CachedEntry, { length }: string): void {
+    entry.cachedCharacters += length
+    this.#cachedCharacters += length
   }
 
   #removeOldest (): void {
     const [[suffix, entry]] = this.#entries as unknown as [[string, CachedEntry]]
     this.#entries.delete(suffix)
-    this.#weight -= entry.weight
+    this.#cachedCharacters -= entry.cachedCharacters
     this.#removedThrough = Math.max(this.#removedThrough, entry.position)
-    // The blocks refer to earlier entries, and these to others, so that a stream that is blocked would keep all of them in memory.
+    // The blocks refer to earlier entries, and these to others, so that a stream that waits for its client would keep all of them in memory.
     entry.suffix = undefined
-    entry.plain = undefined
+    entry.standalone = undefined
     entry.blocks = []
   }
 }
@@ -157,14 +162,14 @@ export class StreamEncoder {
     return GZIP_HEADER + this.encodeFrames(frames)
   }
 
-  /** Encodes frames that other streams do not have in common. They are not compressed, so their size reveals nothing but their length. */
+  /** Encodes frames without compression, so that their encoded size depends only on their length, not on their content. */
   encodeFrames (frames: string): string {
     if (frames === '') return ''
     this.#scope = undefined
-    const text = Buffer.from(frames).toString('latin1')
+    const bytes = Buffer.from(frames).toString('latin1')
     let encoded = ''
-    for (let start = 0; start < text.length; start += MAX_STORED_BYTES) {
-      const part = text.slice(start, start + MAX_STORED_BYTES)
+    for (let start = 0; start < bytes.length; start += MAX_STORED_BYTES) {
+      const part = bytes.slice(start, start + MAX_STORED_BYTES)
       encoded += formatStoredHeader(part.length) + part
     }
     return encoded + FLUSH_MARKER
@@ -173,54 +178,61 @@ export class StreamEncoder {
   /** Encodes an entry of a log. `prefix` is the start of its frame, with the id of the session. */
   encodeEntry (log: Log, index: number, prefix: string): string {
     const { compressionScope } = log
-    const entry = compressionScope === undefined ? undefined : this.#compression.get(log, index)
+    const entry = compressionScope === undefined ? undefined : this.#compression.getOrAddEntry(log, index)
     if (entry === undefined) return this.encodeFrames(prefix + log.frameSuffixAt(index))
     if (this.#scope !== compressionScope) {
       this.#scope = compressionScope
       this.#window = EMPTY_WINDOW
     }
     const { entries } = this.#window
-    const block = this.#compression.getBlock(entry, this.#window)
-    this.#window = block?.dictionary.length === entries.length ? block.next : appendTo(entries, entry)
-    if (block?.text !== undefined) return block.text
-    const [head, tail] = this.#compression.getPlain(entry)
-    return head + prefix + tail
+    const block = this.#compression.getOrCreateBlock(entry, this.#window)
+    // The shared window applies only if the block used the whole window.
+    this.#window = block?.dictionary.length === entries.length ? block.windowAfter : appendToWindow(entries, entry)
+    if (block?.bytes !== undefined) return block.bytes
+    const [before, after] = this.#compression.getOrCreateStandalone(entry)
+    return before + prefix + after
   }
 }
 
-/** Ends a response that does not become a stream. `encoder` is the one of its stream, if that would be compressed. */
-export function endSink (sink: Sink, encoder: StreamEncoder | undefined, frames: string): void {
+/** Ends a response with frames, instead of starting a stream. If the response has the header `Content-Encoding: gzip`, pass the encoder. */
+export function endWithoutStream (sink: Sink, encoder: StreamEncoder | undefined, frames: string): void {
   if (encoder === undefined) sink.end(frames)
   else sink.end(encoder.encodeStart(frames), 'latin1')
 }
 
-function appendTo (entries: readonly CachedEntry[], entry: CachedEntry): Window {
+/** Creates the window after an entry. It contains the last entries until it is full. */
+function appendToWindow (entries: readonly CachedEntry[], entry: CachedEntry): Window {
   const appended = [...entries, entry]
-  let length = 0
-  for (const entry of appended) length += entry.length
-  while (appended.length > WINDOW_ENTRIES || length - (appended[0] as CachedEntry).length >= WINDOW_CHARACTERS) length -= (appended.shift() as CachedEntry).length
-  return { entries: appended, isFull: appended.length === WINDOW_ENTRIES || length >= WINDOW_CHARACTERS }
+  let start = appended.length
+  let characters = 0
+  let isFull = false
+  while (start > 0 && !isFull) {
+    start--
+    characters += (appended[start] as CachedEntry).length
+    isFull = appended.length - start === WINDOW_ENTRIES || characters >= WINDOW_CHARACTERS
+  }
+  return { entries: appended.slice(start), isFull }
 }
 
 /** Compresses an entry together with earlier ones. Returns `undefined` if the result is not correct for all session ids. */
 function compress (entry: CachedEntry, dictionary: readonly CachedEntry[]): string | undefined {
-  const frame = createFrames([entry], TEMPLATE_ID)
-  const options = createOptions(frame.length)
-  const block = deflateRawSync(frame, { ...options, dictionary: createFrames(dictionary, TEMPLATE_ID) })
-  // The block can contain the bytes of the template, for example if the previous frame is too far away. Otherwise each byte of the id is
+  const frame = concatFrames([entry], TEMPLATE_ID)
+  const options = createZlibOptions(frame.length)
+  const block = deflateRawSync(frame, { ...options, dictionary: concatFrames(dictionary, TEMPLATE_ID) })
+  // The block can contain bytes of TEMPLATE_ID, for example if the previous frame is too far away. Otherwise each byte of the id is
   // copied from the same place in an earlier id.
-  const inflated = inflateRawSync(block, { ...options, dictionary: createFrames(dictionary, SAMPLE_ID) })
-  return inflated.equals(createFrames([entry], SAMPLE_ID)) ? block.toString('latin1') : undefined
+  const inflated = inflateRawSync(block, { ...options, dictionary: concatFrames(dictionary, CHECK_ID) })
+  return inflated.equals(concatFrames([entry], CHECK_ID)) ? block.toString('latin1') : undefined
 }
 
-/** Creates the options with which a number of bytes is compressed, or decompressed. */
-function createOptions (length: number): ZlibOptions {
+/** Creates the options for compressing or decompressing a number of bytes. */
+function createZlibOptions (length: number): ZlibOptions {
   // The default buffer for the result, 16 KiB, would double the time for an entry of usual length.
   return { finishFlush: constants.Z_SYNC_FLUSH, chunkSize: length + 64 }
 }
 
-/** Creates the frames of entries for a session id, which may contain any bytes. */
-function createFrames (entries: readonly CachedEntry[], id: string): Buffer {
+/** Concatenates the frames of entries for a session id, which may contain any bytes. */
+function concatFrames (entries: readonly CachedEntry[], id: string): Buffer {
   const prefix = Buffer.from(framePrefix(id), 'latin1')
   return Buffer.concat(entries.flatMap(({ suffix }) => [prefix, Buffer.from(suffix as string)]))
 }

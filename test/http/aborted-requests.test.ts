@@ -4,7 +4,7 @@ import { connectHttp2, http2Options } from '../support/http2.js'
 import { serve, type TestServer } from '../support/server.js'
 import { openStream } from '../support/http-client.js'
 import { formatGet, openRawClient } from '../support/raw-client.js'
-import { deferred, nextEventLoopTurn, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, withTimeout } from '../support/wait.js'
 
 const DELAYED = { 'x-delayed': '1' }
 
@@ -36,7 +36,7 @@ for (const isPipelined of [false, true]) {
     await withTimeout(delayed, 'the request')
     client.socket.destroy()
     await withTimeout(handled, 'the route')
-    await nextEventLoopTurn()
+    await nextEventLoopTick()
     t.match(sessions.stats(), { streams: 0, sessions: isPipelined ? 1 : 0 })
   })
 }
@@ -48,7 +48,7 @@ t.test('a request over HTTP/2 opens no session if its client disconnects before 
   await withTimeout(served.delayed, 'the request')
   stream.close()
   await withTimeout(served.handled, 'the route')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.match(served.sessions.stats(), { streams: 0, sessions: 0 })
 })
 
@@ -60,7 +60,7 @@ t.test('a resuming request does not replace the stream if its client disconnects
   await withTimeout(delayed, 'the request')
   client.socket.destroy()
   await withTimeout(handled, 'the route')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   await (await sessions.find(stream.sessionId))?.send('after the abort')
   await stream.waitFor(({ data }) => data === 'after the abort')
 })

@@ -7,10 +7,10 @@ import { FlakyStore } from '../support/flaky-store.js'
 import { deleteSession, openStream, postMessage, type ClientStream } from '../support/http-client.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { attachStream, findSession, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../support/memory-stream.js'
 import { serve } from '../support/server.js'
 import { openProxiedNode, testEachRedisClient, testEachStoreFactory } from '../support/stores.js'
-import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const MINUTE = 60_000
 
@@ -128,7 +128,7 @@ t.test('an onClose hook that does not settle delays no other session, and an una
   await waitUntil(() => checks > 2, 'three checks')
   store.isDown = true
   gate.resolve()
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   store.isDown = false
   await assertUnauthorized(t, second)
 })
@@ -146,7 +146,7 @@ t.test('a session that is closed while the check closes it has the reason of the
   await withTimeout(called.promise, 'the check')
   await session?.close('left')
   gate.resolve()
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(reasons, ['left'])
 })
 
@@ -161,7 +161,7 @@ t.test('newer credentials that arrive during the check keep the session open', a
   assertErrorResponse(t, await postMessage(url, sessionId, { text: 'old' }, { headers: validFor(0) }), 401, 'FST_SSE_UNAUTHORIZED')
   t.equal((await postMessage(url, sessionId, { text: 'new' }, { headers: validFor(1) })).status, 201)
   gate.resolve()
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal((await postMessage(url, sessionId, { text: 'newer' }, { headers: validFor(1) })).status, 201)
   await waitUntil(() => events.length === 3, 'both messages')
   t.strictSame(events.slice(1).map(({ data }) => (data as { text: string }).text), ['Data received: new', 'Data received: newer'])
@@ -171,7 +171,7 @@ t.test('newer credentials that only another process knows keep the session open'
   const redis = await startRedis(t)
   const [nodeA, nodeB] = [await openProxiedNode(t, redis, { expires }), await openProxiedNode(t, redis, { expires })]
   const session = await openSession(nodeA.sessions)
-  await attachStream(nodeA.sessions, session)
+  await attachMemoryStream(nodeA.sessions, session)
   const remote = await findSession(nodeB.sessions, session)
   const advance = skewClock(t, Date)
   const until = Date.now() + 3 * MINUTE

@@ -7,7 +7,7 @@ import { FlakyStore } from '../support/flaky-store.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { formatGet, openRawClient } from '../support/raw-client.js'
-import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
+import { nextEventLoopTick, waitUntil } from '../support/wait.js'
 
 interface LogLine {
   readonly msg: string
@@ -70,13 +70,13 @@ t.test('logs one line when a stream opens and one when it ends, with reason and 
 
 t.test('logs the end of a stream once if its request was pipelined behind another one', async t => {
   const { port, lines } = await serveLogged(t, 'info', {}, {
-    beforeRegister: app => app.addHook('onRequest', async ({ headers }) => { if ('x-delayed' in headers) await nextEventLoopTurn() })
+    beforeRegister: app => app.addHook('onRequest', async ({ headers }) => { if ('x-delayed' in headers) await nextEventLoopTick() })
   })
   const client = openRawClient(t, port, { request: formatGet({ 'last-event-id': 'closed', 'x-delayed': '1' }) + formatGet() })
   await client.waitFor('event: welcome')
   client.socket.destroy()
   await waitUntil(() => lines('event stream ended').length > 0, 'the end')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(lines('event stream ended').map(({ reason }) => reason), ['lost'])
 })
 
@@ -197,8 +197,8 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
   await t.rejects(Promise.all([session?.emit('welcome', 1)]))
   await session?.close()
   session?.send(1)
-  await nextEventLoopTurn()
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
+  await nextEventLoopTick()
   t.equal(warnings().length, 9, 'a handled rejection, and one of a closed session, are not logged')
 })
 

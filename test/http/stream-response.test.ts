@@ -4,7 +4,7 @@ import t from 'tap'
 import { serve } from '../support/server.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
 import { formatGet, openRawClient, recordOpenedSessions } from '../support/raw-client.js'
-import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('over HTTP/1.1, each write is one chunk and one write to the socket, and the end of a stream closes the connection', async t => {
   const { sessions, port } = await serve(t)
@@ -80,7 +80,7 @@ t.test('pipelined requests that get no stream leave no listeners on their socket
   const before = socket?.listenerCount('close')
   client.socket.write(formatGet({ 'last-event-id': 'closed' }).repeat(20))
   await waitUntil(() => client.text().split('204').length === 22, 'all responses')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(socket?.listenerCount('close'), before)
   t.strictSame(warned, [])
 })

@@ -7,7 +7,7 @@ import { createMessage, createResponse, readQueue, recordHandlers, startGatedMes
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
-import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 t.test('a batch may contain repeats of its own messages and of a message that runs on another node', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
@@ -149,7 +149,7 @@ t.test('if the lease ends before a message of a batch, no later message of the b
     return code as string
   }))
   interceptStoreCommands(client, async storeCommands => {
-    await nextEventLoopTurn()
+    await nextEventLoopTick()
     if (!isRefused && storeCommands.some(({ operation }) => operation === 'heartbeat')) throw new Error('lost')
   })
   const startedAt = performance.now()

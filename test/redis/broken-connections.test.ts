@@ -3,7 +3,7 @@ import t from 'tap'
 import type { RedisClient } from '../../lib/redis.js'
 import { Subscriber } from '../../lib/store/redis/subscriber.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { openProxiedNode, testEachRedisClient } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -16,7 +16,7 @@ testEachRedisClient(t, 'delivers each event once and in order while connections 
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const next = createRandom(chooseSeed(t))
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.join('room')
   const remote = await findSession(nodeB, session)
   const sends: Array<() => Promise<void>> = [
@@ -50,13 +50,13 @@ t.test('a node that cannot reach Redis for three leases ends its streams, and th
   const { sessions: nodeA, proxy } = await openProxiedNode(t, redis, {}, { lease: 500 })
   const { sessions: nodeB } = await openProxiedNode(t, redis, {}, { lease: 500 })
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   proxy.setDown(true)
   const remote = await findSession(nodeB, session)
   await remote.send(1)
   await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read(), [], 'without the event "replaced", so that the client reconnects')
-  const resumed = await attachStream(nodeB, remote, down.cursor)
+  const resumed = await attachMemoryStream(nodeB, remote, down.cursor)
   await waitUntil(() => resumed.messages().length === 1, 'the message')
   proxy.setDown(false)
   await waitUntil(() => findSession(nodeA, session).then(({ connected }) => connected, () => false), 'the node to be back')

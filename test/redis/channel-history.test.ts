@@ -1,5 +1,5 @@
 import t from 'tap'
-import { attachStream, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, openSession } from '../support/memory-stream.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -66,7 +66,7 @@ t.test('the members of a channel that is kept do not expire while a node renews 
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis, { resumeTimeout: 400 })
   const session = await openSession(sessions)
-  await attachStream(sessions, session)
+  await attachMemoryStream(sessions, session)
   await session.join('room')
   await sessions.channel('room', { keep: DAY }).send(1)
   const ttl = async (): Promise<number> => Number(await redis.sendCommand('PTTL', '{sse}:c:room::members'))

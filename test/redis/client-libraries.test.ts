@@ -4,7 +4,7 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import sseSessions from '../../lib/index.js'
 import { redisStore } from '../../lib/redis.js'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { openStream, postMessage } from '../support/http-client.js'
@@ -24,7 +24,7 @@ t.test('works with an ioredis client without offline queue', needsRedis, async t
 t.test('works with an ioredis client that returns numbers as strings', needsRedis, async t => {
   const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { stringNumbers: true })
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await session.join('room')
   await sessions.channel('room').send(1)
   await session.leave('room')

@@ -7,7 +7,7 @@ import { redisStore } from '../../lib/redis.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { findFreePort } from '../support/free-port.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -27,7 +27,7 @@ t.test('boot fails if Redis cannot be reached', needsRedis, async t => {
 t.test('retries an operation that Redis considers expired by its own clock', needsRedis, async t => {
   const { sessions, client } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   let attempts = 0
   const callWithPastLimit = async (...args: string[]): Promise<unknown> => {
@@ -48,12 +48,12 @@ t.test('rejects a message and a stream that time out; both can be repeated', nee
   const message = { key: 'key', fingerprint: () => 'payload', handle }
   pauseReplies(true)
   const result = Promise.resolve(remote[kInternals].messageQueue.enqueue(message))
-  const attached = attachStream(nodeB, remote, remote[kInternals].cursor)
+  const attached = attachMemoryStream(nodeB, remote, remote[kInternals].cursor)
   await t.rejects(result, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await t.rejects(attached, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   pauseReplies(false)
   t.match(await session[kInternals].messageQueue.enqueue(message), { response: { body: 'done' } })
-  const down = await attachStream(nodeB, remote, remote[kInternals].cursor)
+  const down = await attachMemoryStream(nodeB, remote, remote[kInternals].cursor)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
 })

@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode, type ProxiedNode } from '../support/stores.js'
@@ -25,10 +25,10 @@ async function recordCommands (t: Test, redis: RedisServer): Promise<ProxiedNode
   return { ...node, commands }
 }
 
-t.test('combines the operations of one event loop turn into few commands, in order', needsRedis, async t => {
+t.test('combines the operations of one event loop tick into few commands, in order', needsRedis, async t => {
   const { sessions, commands } = await recordCommands(t, await startRedis(t))
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   commands.length = 0
   const numbers = Array.from({ length: 100 }, (_, n) => n)
   await Promise.all(numbers.map(async n => { await (n % 2 === 0 ? session.send(n) : sessions.broadcast('message', n)) }))
@@ -43,7 +43,7 @@ t.test('an operation that fails does not affect other operations of the same com
   const redis = await startRedis(t)
   const { sessions, commands } = await recordCommands(t, redis)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await redis.sendCommand('SET', '{sse}:c:bad:', 'not a channel')
   commands.length = 0
   const sent = [sessions.broadcast('message', 1), sessions.channel('bad').send(2), sessions.broadcast('message', 3)]
@@ -62,7 +62,7 @@ t.test('without free memory in Redis, rejects only what needs more', needsRedis,
   const expired = deferred()
   for (const node of [sessions, otherSessions]) node.addHook('onClose', ({ id }, reason) => { if (id === idle.id && reason === 'expired') expired.resolve() })
   const [session, left, idle] = [await openSession(sessions), await openSession(sessions), await openSession(sessions)]
-  const [down, leftStream, idleStream] = [await attachStream(sessions, session), await attachStream(sessions, left), await attachStream(sessions, idle)]
+  const [down, leftStream, idleStream] = [await attachMemoryStream(sessions, session), await attachMemoryStream(sessions, left), await attachMemoryStream(sessions, idle)]
   await session.join('room')
   await session.send(1)
   await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '1')
@@ -77,7 +77,7 @@ t.test('without free memory in Redis, rejects only what needs more', needsRedis,
   // Later than the lease: the nodes renew it.
   idleStream.sink.destroy()
   await withTimeout(expired.promise, 'the expiry')
-  const resumed = await attachStream(otherSessions, await findSession(otherSessions, session), down.cursor)
+  const resumed = await attachMemoryStream(otherSessions, await findSession(otherSessions, session), down.cursor)
   await waitUntil(() => resumed.messages().length === 1, 'the message')
   await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '0')
   await session.send(4)
@@ -89,7 +89,7 @@ t.test('while Redis cannot write to its disk, rejects sends, and retries the rel
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   // A snapshot cannot replace a folder.
   const [, folder] = await redis.sendCommand('CONFIG', 'GET', 'dir') as [string, string]
   mkdirSync(join(folder, 'dump.rdb', 'folder'), { recursive: true })
@@ -110,7 +110,7 @@ t.test('while the user of the client lacks rights, rejects sends, and retries th
   await setUser('on', '>secret', '~*', '&*', '+@all')
   const { sessions } = await openProxiedNode(t, redis, {}, { username: 'app', password: 'secret' })
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await setUser('-evalsha')
   down.sink.destroy()
   await t.rejects(Promise.resolve(session.send(1)), UNAVAILABLE)
@@ -125,7 +125,7 @@ t.test('does not execute an operation that timed out while Redis was paused, but
   const { sessions } = await openProxiedNode(t, redis)
   const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const [session, left] = [await openSession(sessions), await openSession(sessions)]
-  const leftStream = await attachStream(sessions, left)
+  const leftStream = await attachMemoryStream(sessions, left)
   const { cursor } = session[kInternals]
   redis.pause()
   const since = performance.now()
@@ -137,7 +137,7 @@ t.test('does not execute an operation that timed out while Redis was paused, but
   await waitUntil(() => performance.now() - since > 2100, 'the timeout to pass')
   redis.resume()
   await second
-  const down = await attachStream(otherSessions, await findSession(otherSessions, session), cursor)
+  const down = await attachMemoryStream(otherSessions, await findSession(otherSessions, session), cursor)
   await waitUntil(() => down.messages().length > 0, 'the message')
   t.strictSame(down.messages(), [2])
   await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${left.id}`, 'owner') === '', 'the owner to be released')
@@ -146,7 +146,7 @@ t.test('does not execute an operation that timed out while Redis was paused, but
 t.test('does not repeat an executed operation if the client loses its reply', needsRedis, async t => {
   const { sessions, client } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   const [second, resent] = [deferred(), deferred()]
   let appends = 0

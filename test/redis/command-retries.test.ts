@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { StoreUnavailable, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { follow } from '../runs/support/run-client.js'
@@ -132,10 +132,10 @@ t.test('a retried close runs onLeave for the channels of the session', needsRedi
 t.test('a retried detach does not release a newer stream', needsRedis, async t => {
   const { sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'release')
   const session = await openSession(sessions)
-  const first = await attachStream(sessions, session)
+  const first = await attachMemoryStream(sessions, session)
   first.sink.destroy()
   await waitForCommand()
-  const second = await attachStream(sessions, session, session[kInternals].cursor)
+  const second = await attachMemoryStream(sessions, session, session[kInternals].cursor)
   await loseReply()
   t.not(await field(session, 'owner'), '')
   await session.send(1)
@@ -145,7 +145,7 @@ t.test('a retried detach does not release a newer stream', needsRedis, async t =
 t.test('a retried read does not restore a stream that has ended', needsRedis, async t => {
   const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'read')
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
   await waitForCommand()
   down.sink.destroy()
@@ -173,7 +173,7 @@ t.test('a retried cursor update does not move the cursor back', needsRedis, asyn
   const { redis, sessions, waitForCommand, loseReply, field } = await openWithLostReply(t, 'commit_cursor', options)
   const { sessions: otherSessions } = await openProxiedNode(t, redis, options)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await (await findSession(otherSessions, session)).stream('message', [1, 2, 3, 4])
   await waitForCommand()
   await waitUntil(() => down.messages().length === 4, 'the messages')

@@ -1,7 +1,7 @@
 import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis } from '../support/redis-server.js'
 import { testEachRedisClient } from '../support/stores.js'
@@ -12,7 +12,7 @@ const handle = () => ({ status: 200, headers: {}, body: 'done' })
 testEachRedisClient(t, 'a node whose registration was lost registers again and reports gaps', async (t, store, redis) => {
   const nodeA = await store.addNode()
   const [session, left] = [await openSession(nodeA), await openSession(nodeA)]
-  const [down, leftDown] = [await attachStream(nodeA, session), await attachStream(nodeA, left)]
+  const [down, leftDown] = [await attachMemoryStream(nodeA, session), await attachMemoryStream(nodeA, left)]
   const fields = await redis.sendCommand('HKEYS', '{sse}') as string[]
   await redis.sendCommand('HDEL', '{sse}', ...fields.filter(name => name.startsWith('applied:') || name.startsWith('inbox:')))
   await redis.sendCommand('DEL', '{sse}:nodes')
@@ -30,7 +30,7 @@ testEachRedisClient(t, 'sessions that were lost with the data of Redis are close
   nodeA.addHook('onClose', (_session, reason) => { closeReasons.push(reason) })
     .addHook('onLeave', (_session, { name }) => { closeReasons.push(`leaves ${name}`) })
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.join('room')
   await redis.sendCommand('FLUSHALL')
   await waitUntil(() => down.sink.closed, 'the end of the stream')
@@ -46,7 +46,7 @@ t.test('a session opened after a data loss gets no gap when another node detects
   await redis.sendCommand('FLUSHALL')
   let session = await nodeA.open(undefined).catch(() => undefined)
   await waitUntil(async () => (session ??= await nodeA.open(undefined).catch(() => undefined)) !== undefined, 'node A to register again')
-  const down = await attachStream(nodeA, session as Session)
+  const down = await attachMemoryStream(nodeA, session as Session)
   for (const { client } of proxy.connections) client.resume()
   await waitUntil(async () => await nodeB.broadcast('message', 1).then(() => true, () => false), 'node B to register again')
   await waitUntil(() => down.messages().length > 0, 'the message')

@@ -4,12 +4,12 @@ import type { SessionState, Store } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore } from '../../lib/redis.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { attachStream, findSession, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../support/memory-stream.js'
 import { monitorCommands } from '../support/redis-monitor.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
-import { nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { openTwoNodes } from './support/two-nodes.js'
 
 // waitForDrain for a log that the node does not replicate: Redis computes how much of the log is unsent.
@@ -123,17 +123,17 @@ t.test('a producer continues if its session moves to another node while a second
   const [, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t, { log: { entries: 4 } })
   const session = await openSession(nodeA)
   const stream = session[kInternals]
-  const down = await attachStream(nodeA, session, undefined, true)
+  const down = await attachMemoryStream(nodeA, session, undefined, true)
   for (const n of [1, 2]) await session.send(n)
   await waitUntil(() => stream.state.log?.isHalfFullAfter(stream.cursor) === true, 'the events')
   const drained = Promise.resolve(stream.waitForDrain())
   stream.retainForResume()
   down.sink.destroy()
   // The producer waits again, because the log is still in the process.
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(stream.hasStream, false)
   stream.releaseAborted()
-  const next = await attachStream(nodeB, await findSession(nodeB, session), down.cursor)
+  const next = await attachMemoryStream(nodeB, await findSession(nodeB, session), down.cursor)
   await waitUntil(() => next.messages().length === 2, 'the events')
   await withTimeout(drained, 'the producer to continue')
 })
@@ -147,7 +147,7 @@ t.test('a producer continues if another node has the stream before the response 
   for (const n of [1, 2]) await session.send(n)
   await waitUntil(() => stream.state.log?.isHalfFullAfter(cursor) === true, 'the events')
   const drained = Promise.resolve(stream.waitForDrain())
-  const next = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+  const next = await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
   await waitUntil(() => next.messages().length === 2, 'the events')
   await withTimeout(drained, 'the producer to continue')
 })

@@ -2,7 +2,7 @@ import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { attachStream, findSession, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../support/memory-stream.js'
 import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { openProxiedNode, type ProxiedNode } from '../support/stores.js'
@@ -194,7 +194,7 @@ t.test('a closing node does not run the onClose hook for expired sessions; anoth
   const nodeA = await open(t, redis)
   const closes = recordCloses(nodeA.sessions)
   const busySession = await openSession(nodeA.sessions)
-  await attachStream(nodeA.sessions, busySession)
+  await attachMemoryStream(nodeA.sessions, busySession)
   const gate = deferred()
   const running = busySession[kInternals].messageQueue.enqueue({
     key: undefined,

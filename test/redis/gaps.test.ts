@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
-import { findSession, openSession, attachStream, type MemoryStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream, type MemoryStream } from '../support/memory-stream.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode, testEachRedisClient } from '../support/stores.js'
@@ -14,7 +14,7 @@ testEachRedisClient(t, 'reports no gap after entries of a left channel have expi
   const options = { channelLog: { age: 200 } }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
-  const [down, otherDown] = [await attachStream(nodeA, session), await attachStream(nodeB, other)]
+  const [down, otherDown] = [await attachMemoryStream(nodeA, session), await attachMemoryStream(nodeB, other)]
   await session.join('room')
   await nodeB.channel('room').send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
@@ -33,7 +33,7 @@ testEachRedisClient(t, 'reports no gap after entries of a left channel have expi
 testEachRedisClient(t, 'reports no gap to other sessions if a session and its log are deleted', async (t, store, redis) => {
   const nodeA = await store.addNode()
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
-  const [down, otherDown] = [await attachStream(nodeA, session), await attachStream(nodeA, other)]
+  const [down, otherDown] = [await attachMemoryStream(nodeA, session), await attachMemoryStream(nodeA, other)]
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   await redis.sendCommand('DEL', `{sse}:s:${session.id}`, `{sse}:s:${session.id}:log`)
@@ -49,7 +49,7 @@ for (const isRecreated of [false, true]) {
     const nodeA = await store.addNode()
     const nodeB = await store.addNode()
     const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
-    const [down, otherDown] = [await attachStream(nodeA, session), await attachStream(nodeB, other)]
+    const [down, otherDown] = [await attachMemoryStream(nodeA, session), await attachMemoryStream(nodeB, other)]
     await session.join('room')
     await nodeB.channel('room').send(1)
     await waitUntil(() => down.messages().length === 1, 'the message')
@@ -76,7 +76,7 @@ testEachRedisClient(t, 'reports a gap for unread entries of a left channel that 
   await nodeA.channel('room').send(1)
   await session.leave('room')
   t.equal(await redis.sendCommand('DEL', '{sse}:c:room:', '{sse}:c:room::log'), 2)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await nodeA.broadcast('message', 2)
   await waitUntil(() => down.messages().includes(2), 'the broadcast')
   t.match(down.read(), [{ event: 'gap', data: { reason: 'age' } }, { data: 2 }])
@@ -96,7 +96,7 @@ testEachRedisClient(t, 'the reason of a gap stays the same after the next event'
   const session = await openSession(nodeA)
   await leaveManyChannels(nodeA, session)
   await session.send('next')
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await waitUntil(() => down.messages().includes('next'), 'the message')
   t.match(gapsOf(down), [{ data: { reason: 'count' } }])
 })
@@ -109,7 +109,7 @@ testEachRedisClient(t, 'the gap for a dropped channel stays after the log of the
   await leaveManyChannels(nodeA, session)
   // Trims the first event.
   await session.send('third')
-  const down = await attachStream(nodeA, session, cursor)
+  const down = await attachMemoryStream(nodeA, session, cursor)
   await waitUntil(() => down.messages().includes('third'), 'the message')
   t.match(gapsOf(down), [{ data: { reason: 'count' } }])
 })
@@ -117,7 +117,7 @@ testEachRedisClient(t, 'the gap for a dropped channel stays after the log of the
 t.test('reads no log again when what a session reads of a left channel is dropped', needsRedis, async t => {
   const { sessions, client } = await openProxiedNode(t, await startRedis(t))
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await leaveManyChannels(sessions, session)
   await waitUntil(() => down.messages().length === 101, 'the messages of the channels')
   let readCount = 0

@@ -7,7 +7,7 @@ import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type RedisClient } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
@@ -48,7 +48,7 @@ for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', co
     const nodeA = await openNode(t, await connect(t, proxy.port))
     const nodeB = await openNode(t, await connect(t, redis.port))
     const session = await openSession(nodeA)
-    const down = await attachStream(nodeA, session)
+    const down = await attachMemoryStream(nodeA, session)
     const remote = await findSession(nodeB, session)
     const sent: number[] = []
     const send = async (sender: () => Promise<void>, n: number): Promise<void> => {

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
@@ -24,7 +24,7 @@ t.test('the session count is at most one second old, however long the lease is',
 t.test('no commands are queued in the client while Redis is down, and the first one afterwards is a heartbeat', needsRedis, async t => {
   const { sessions, client, proxy } = await openProxiedNode(t, await startRedis(t), {}, { lease: 60_000 })
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   proxy.setDown(true)
   await waitUntil(() => client.status !== 'ready', 'the disconnect')
   const operations: string[] = []
@@ -46,7 +46,7 @@ t.test('the lease ends while the machine is suspended, which only the time of da
   const advance = skewClock(t, Date)
   const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { lease: 60_000 })
   const session = await openSession(sessions)
-  await attachStream(sessions, session)
+  await attachMemoryStream(sessions, session)
   const internals = session[kInternals]
   await waitUntil(() => internals.canWrite, 'the stream')
   advance(61_000)

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { delayFirstReply, interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
-import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
+import { nextEventLoopTick, waitUntil } from '../support/wait.js'
 import { openTwoNodes } from './support/two-nodes.js'
 
 // If the reply to a command is late, the call rejects, but Redis may have executed the command.
@@ -163,7 +163,7 @@ function startOutage (client: Redis, name: string): { end: () => void } {
   const callAfterOutage = async (...command: string[]): Promise<unknown> => {
     const reply = await call(...command)
     if (parseStoreCommands(command).some(({ operation }) => operation === 'find_call')) {
-      for (let turn = 0; turn < 20; turn++) await nextEventLoopTurn()
+      for (let tick = 0; tick < 20; tick++) await nextEventLoopTick()
     }
     return reply
   }

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { attachStream, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, openSession } from '../support/memory-stream.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode, testEachRedisClient } from '../support/stores.js'
@@ -27,7 +27,7 @@ testEachRedisClient(t, 'Redis keeps only the latest entry of each key, and only 
   t.equal(await redis.sendCommand('HGET', logs[0] ?? '', 'bytes'), String('event: own\ndata: 50\n\n'.length))
   for (let n = 1; n <= 50; n++) await session.emit('many', n, { latest: `key ${n}` })
   t.ok(Number(await redis.sendCommand('HLEN', `${logs[0] ?? ''}:latest`)) <= 11)
-  const stream = await attachStream(nodeA, session, session[kInternals].cursor)
+  const stream = await attachMemoryStream(nodeA, session, session[kInternals].cursor)
   await waitUntil(() => stream.read().some(({ data }) => data === 50), 'the events')
   t.equal(stream.read().filter(({ event }) => event === 'state' || event === 'all').length, 2)
 })
@@ -35,7 +35,7 @@ testEachRedisClient(t, 'Redis keeps only the latest entry of each key, and only 
 t.test('a node that has missed the replacement of its newest entries reports no gap', needsRedis, async t => {
   const [, { sessions: nodeA, pausePublications, proxy }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const stream = await attachStream(nodeA, session, session[kInternals].cursor)
+  const stream = await attachMemoryStream(nodeA, session, session[kInternals].cursor)
   await session.join('room')
   const room = nodeB.channel('room')
   await room.send(1)
@@ -51,7 +51,7 @@ t.test('a node that has missed the replacement of its newest entries reports no 
 t.test('a session that has left a channel gets no gap for an event that was replaced later', needsRedis, async t => {
   const { sessions: node } = await openProxiedNode(t, await startRedis(t))
   const [session, member] = [await openSession(node), await openSession(node)]
-  const stream = await attachStream(node, session)
+  const stream = await attachMemoryStream(node, session)
   stream.sink.destroy()
   await waitUntil(() => !session.connected, 'the disconnect')
   for (const each of [session, member]) await each.join('room')
@@ -59,7 +59,7 @@ t.test('a session that has left a channel gets no gap for an event that was repl
   await session.leave('room')
   await node.channel('room').emit('state', 2, { latest: true })
   await session.send('end')
-  const resumed = await attachStream(node, session, stream.cursor)
+  const resumed = await attachMemoryStream(node, session, stream.cursor)
   await waitUntil(() => resumed.read().some(({ data }) => data === 'end'), 'the event')
   t.strictSame(resumed.read().map(({ data }) => data), ['end'])
 })

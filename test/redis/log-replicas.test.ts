@@ -3,7 +3,7 @@ import { Reducer, type ReducerListener } from '../../lib/store/redis/replica/red
 import { LogReplica, type LogPart } from '../../lib/store/redis/replica/log-replica.js'
 import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
-import { nextEventLoopTurn } from '../support/wait.js'
+import { nextEventLoopTick } from '../support/wait.js'
 
 const ignore = (): void => {}
 
@@ -36,12 +36,12 @@ t.test('flushes entries that were read before later publications trim them', asy
   const publish = (position: number): void => { reducer.applyPublication(`entry ${position - 1} ${position}\ndata: ${position}\n\n`) }
   readBroadcasts(reducer, [])
   publish(1)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(written, [1])
   reducer.invalidate([], [])
   readBroadcasts(reducer, [2, 3, 4])
   for (const position of [5, 6, 7]) publish(position)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(written, [1, 2, 3, 4, 5, 6, 7])
 })
 

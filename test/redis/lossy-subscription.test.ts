@@ -5,7 +5,7 @@ import type { Sessions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type IoRedisClient } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -45,7 +45,7 @@ t.test('delivers events once and in order although the subscription has failed w
   let isSubscriptionDead = false
   const [local, remote] = [await openWithLossySubscription(t, redis.port, () => isSubscriptionDead), await openWithLossySubscription(t, redis.port, () => false)]
   const session = await openSession(local)
-  const down = await attachStream(local, session)
+  const down = await attachMemoryStream(local, session)
   const remoteSession = await findSession(remote, session)
   await session.join('before')
   const sent: number[] = []

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, createResponse, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -11,7 +11,7 @@ import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 t.test('a response that is published while another request is pending goes to its own message', needsRedis, async t => {
   const [redis, { sessions: nodeA }, { sessions: nodeB, pauseReplies, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeB, await openSession(nodeB))
+  const down = await attachMemoryStream(nodeB, await openSession(nodeB))
   const remote = await findSession(nodeB, session)
   const { gate, started, handled, handle, running } = startGatedMessage(session)
   await withTimeout(started, 'the first message')

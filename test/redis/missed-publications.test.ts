@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis } from '../support/redis-server.js'
@@ -10,7 +10,7 @@ import { waitUntil } from '../support/wait.js'
 testEachRedisClient(t, 'reads a missed entry when the next publication reveals the loss', async (t, store, redis) => {
   const nodeA = await store.addNode()
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await nodeA.broadcast('message', 1)
   await waitUntil(() => down.messages().length === 1, 'the first message')
   // The same state as after another node has appended an entry and its publication was lost.
@@ -27,7 +27,7 @@ t.test('reads the logs again if too many publications arrive during a comparison
   // Without heartbeats, because their replies would reveal the missing entry.
   interceptStoreCommands(client, storeCommands => storeCommands.some(({ operation }) => operation === 'heartbeat') ? new Promise(() => {}) : undefined)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.join('room')
   await nodeB.channel('room').send(1)
   await waitUntil(() => down.messages().length === 1, 'the first message')
@@ -48,7 +48,7 @@ t.test('reads the logs again if too many publications arrive during a comparison
 t.test('delivers events of a channel whose subscription was confirmed late', needsRedis, async t => {
   const [, { sessions: nodeA, pausePublications }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   pausePublications(true)
   await session.join('room')
   await nodeB.channel('room').send(1)
@@ -62,7 +62,7 @@ t.test('delivers events of a channel whose subscription was confirmed late', nee
 testEachRedisClient(t, 'ignores a publication about a session that is not in memory', async (_t, store, redis) => {
   const nodeA = await store.addNode()
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
   const number = await redis.sendCommand('HINCRBY', '{sse}', `inbox:${node}`, '1')
   await redis.sendCommand('PUBLISH', `{sse}:n:${node}`, `${String(number)} j nobody 2 1 room`)
@@ -74,7 +74,7 @@ t.test('a GET opens no stream if its session has expired meanwhile', needsRedis,
   const [redis, { sessions }] = await openTwoNodes(t)
   const session = await openSession(sessions)
   await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
-  await t.rejects(attachStream(sessions, session), { message: 'the session does not exist any more' })
+  await t.rejects(attachMemoryStream(sessions, session), { message: 'the session does not exist any more' })
   t.equal(session.closed, true)
 })
 
@@ -84,7 +84,7 @@ t.test('a GET opens no stream if its session has expired meanwhile and the reply
   const local = await findSession(nodeA, session)
   pausePublications(true)
   await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
-  const attached = attachStream(nodeA, local, local[kInternals].cursor)
+  const attached = attachMemoryStream(nodeA, local, local[kInternals].cursor)
   attached.catch(() => {})
   await waitForReplies()
   await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub')
@@ -96,7 +96,7 @@ t.test('a GET opens no stream if its session has expired meanwhile and the reply
 t.test('a call that finds that a session was deleted ends its stream', needsRedis, async t => {
   const [redis, { sessions: nodeA }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await redis.sendCommand('DEL', `{sse}:s:${session.id}`)
   await t.rejects(Promise.resolve(session.send(1)), { code: 'FST_SSE_SESSION_OVER' })
   await waitUntil(() => down.sink.closed, 'the end of the stream')

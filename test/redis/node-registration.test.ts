@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -12,7 +12,7 @@ async function openRegistered (t: Test) {
   const redis = await startRedis(t)
   const { sessions, client } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
   return { client, session, down, unregister: () => redis.sendCommand('HDEL', '{sse}', `applied:${node}`) }
 }
@@ -78,7 +78,7 @@ t.test('receives publications if their connection is lost while the node registe
   const { sessions, client, proxy } = await openProxiedNode(t, redis)
   const { sessions: otherSessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   const remote = await findSession(otherSessions, session)
   let isBroken = false
   interceptStoreCommands(client, async storeCommands => {
@@ -99,7 +99,7 @@ t.test('attempts to register that fail leave no subscriptions', needsRedis, asyn
   const redis = await startRedis(t)
   const { sessions, pausePublications } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  await attachStream(sessions, session)
+  await attachMemoryStream(sessions, session)
   const listInboxes = async (): Promise<string[]> => await redis.sendCommand('PUBSUB', 'CHANNELS', '{sse}:n:*') as string[]
   const subscribed = new Set(await listInboxes())
   pausePublications(true)

@@ -9,7 +9,7 @@ import { createSessions } from '../../lib/sessions/sessions.js'
 import { hashSlot, partitionOf } from '../../lib/store/redis/hash-slot.js'
 import { IdGenerator } from '../../lib/wire/event-id.js'
 import { findFreePort } from '../support/free-port.js'
-import { attachStream, findSession, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../support/memory-stream.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -61,7 +61,7 @@ t.test('the sessions of a principal are in one partition, which has its share of
 t.test('a channel and broadcasts reach the sessions of all partitions, and the numbers are those of all', needsRedis, async t => {
   const { nodeA, nodeB } = await openNodes(t)
   const sessions = await openBoth(nodeA)
-  const streams = await Promise.all(sessions.map(session => attachStream(nodeA, session)))
+  const streams = await Promise.all(sessions.map(session => attachMemoryStream(nodeA, session)))
   for (const session of sessions) await session.join('room')
   t.equal(await nodeB.channel('room').count(), 2)
   await waitUntil(() => nodeA.stats().channels === 1, 'the channel in the statistics')
@@ -73,7 +73,7 @@ t.test('a channel and broadcasts reach the sessions of all partitions, and the n
 t.test('the sessions of a partition continue while another one is unavailable', needsRedis, async t => {
   const { servers: [, second], nodeA, nodeB } = await openNodes(t)
   const [ann, bob] = await openBoth(nodeA)
-  const [annStream, bobStream] = [await attachStream(nodeA, ann), await attachStream(nodeA, bob)]
+  const [annStream, bobStream] = [await attachMemoryStream(nodeA, ann), await attachMemoryStream(nodeA, bob)]
   for (const session of [ann, bob]) await session.join('room')
   second.pause()
   await (await findSession(nodeB, ann)).send('own')

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired, watchAcquire } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -13,7 +13,7 @@ import { waitUntil, withTimeout } from '../support/wait.js'
 async function openWithDelayedPublication (t: Test) {
   const [, { sessions: nodeA, pausePublications, waitForReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.join('room')
   await nodeB.channel('room').send(1)
   await waitUntil(() => down.messages().length === 1, 'the first message')
@@ -46,7 +46,7 @@ t.test('close() does not wait forever for publications: the stream ends, and the
   await withTimeout(session.close('bye'), 'the close')
   await waitUntil(() => down.sink.closed, 'the end of the stream')
   t.strictSame(down.read().map(({ event }) => event), ['message'])
-  const resumed = await attachStream(nodeB, await findSession(nodeB, session), down.events.at(-1)?.position ?? 0)
+  const resumed = await attachMemoryStream(nodeB, await findSession(nodeB, session), down.events.at(-1)?.position ?? 0)
   await waitUntil(() => resumed.sink.closed, 'the end of the other stream')
   t.match(resumed.read(), [{ event: 'message', data: 2 }, { event: 'close', data: { reason: 'bye' } }])
 })
@@ -55,7 +55,7 @@ t.test('delivers an event that was sent while a node registers again after losin
   const [redis, { sessions: nodeB }, node] = await openTwoNodes(t, {}, { lease: 1500 })
   const { sessions: nodeA, client, proxy, waitForReplies } = node
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   await session.send(1)
   let sent = false
@@ -79,7 +79,7 @@ t.test('reads a channel for a stream that is being attached while another sessio
   const { sessions: nodeB } = await openProxiedNode(t, redis)
   const { sessions: nodeA, pausePublications } = await openProxiedNode(t, redis, {}, { lease: 1000 })
   const [first, second] = [await openSession(nodeA), await openSession(nodeA)]
-  await attachStream(nodeA, first)
+  await attachMemoryStream(nodeA, first)
   await first.join('a')
   const remote = await findSession(nodeB, second)
   await remote.join('a')
@@ -88,7 +88,7 @@ t.test('reads a channel for a stream that is being attached while another sessio
   const local = await findSession(nodeA, second)
   // Attaching waits for channel b. Meanwhile, three heartbeats release channels without readers.
   pausePublications(true)
-  const attached = attachStream(nodeA, local, local[kInternals].cursor)
+  const attached = attachMemoryStream(nodeA, local, local[kInternals].cursor)
   for (let number = 2; number < 5; number++) {
     await waitUntil(() => nodeA.size === number, 'the next heartbeat')
     await openSession(nodeB)
@@ -102,7 +102,7 @@ t.test('reads a channel for a stream that is being attached while another sessio
 t.test('a reply that is older than a later publication does not undo its change', needsRedis, async t => {
   const [redis, { sessions: nodeA, pauseReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
   const lastApplied = (): Promise<unknown> => redis.sendCommand('HGET', '{sse}', `applied:${node}`)
@@ -124,7 +124,7 @@ t.test('a reply that is older than a later publication does not undo its change'
 t.test('delivers events in order that were sent while many logs are read', needsRedis, async t => {
   const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   const names = Array.from({ length: 600 }, (_, n) => `room ${n}`)
   for (let n = 0; n < names.length; n += 50) await Promise.all(names.slice(n, n + 50).map(name => session.join(name)))
   await nodeB.channel('room 599').send(1)
@@ -149,7 +149,7 @@ t.test('applies a join and a leave on another node that are received before the 
   const local = await findSession(nodeA, session)
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, local, local[kInternals].cursor)
+  const attached = attachMemoryStream(nodeA, local, local[kInternals].cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   const before = publicationCount()
   await session.join('new')
@@ -167,7 +167,7 @@ t.test('applies a join and a leave on another node that are received before the 
 t.test('applies changes that are received while commands get no reply', needsRedis, async t => {
   const [, { sessions: nodeA, pauseReplies, publicationCount }, { sessions: nodeB }] = await openTwoNodes(t)
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
-  const [down] = [await attachStream(nodeA, session), await attachStream(nodeA, other)]
+  const [down] = [await attachMemoryStream(nodeA, session), await attachMemoryStream(nodeA, other)]
   // The node has replicas of both channels.
   for (const name of ['old', 'new']) await other.join(name)
   await session.join('old')

@@ -1,7 +1,7 @@
 import t from 'tap'
 import type { Redis } from 'ioredis'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { monitorCommands } from '../support/redis-monitor.js'
 import { parseStoreCommands } from '../support/redis-commands.js'
@@ -27,7 +27,7 @@ function recordReplySizes (client: Redis): number[] {
 t.test('a client that changes nodes and has missed nothing causes less than 1 kB of reads', needsRedis, async t => {
   const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   await session.join('room')
   for (let n = 0; n < 100; n++) {
     await session.send('x'.repeat(1000))
@@ -35,7 +35,7 @@ t.test('a client that changes nodes and has missed nothing causes less than 1 kB
   }
   await waitUntil(() => first.messages().length === 200, 'the messages')
   const sizes = recordReplySizes(client)
-  const second = await attachStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
+  const second = await attachMemoryStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
   await nodeA.channel('room').send('new')
   await waitUntil(() => second.messages().includes('new'), 'the next message')
   t.strictSame(second.messages(), ['new'])
@@ -48,7 +48,7 @@ t.test('reads long logs in parts, and older entries when a client needs them', n
   const [early, late] = [await openSession(nodeA), await openSession(nodeA)]
   for (const session of [early, late]) await session.join('room')
   const start = early[kInternals].cursor
-  const lateStream = await attachStream(nodeA, late)
+  const lateStream = await attachMemoryStream(nodeA, late)
   const texts = Array.from({ length: 90 }, (_, n) => String(n).padStart(10_000, 'x'))
   for (const text of texts) {
     await nodeA.channel('room').send(text)
@@ -56,16 +56,16 @@ t.test('reads long logs in parts, and older entries when a client needs them', n
   }
   await waitUntil(() => lateStream.messages().length === 90, 'the messages')
   // The first reader needs nothing of the log, the second one everything.
-  const lateAgain = await attachStream(nodeB, await findSession(nodeB, late), late[kInternals].cursor)
+  const lateAgain = await attachMemoryStream(nodeB, await findSession(nodeB, late), late[kInternals].cursor)
   const sizes = recordReplySizes(client)
-  const earlyStream = await attachStream(nodeB, await findSession(nodeB, early), start)
+  const earlyStream = await attachMemoryStream(nodeB, await findSession(nodeB, early), start)
   await waitUntil(() => earlyStream.messages().length === 180, 'all messages')
   t.strictSame(earlyStream.messages(), texts.flatMap(text => [text, text]))
   t.strictSame(lateAgain.messages(), [])
   t.ok(sizes.length > 4, `${sizes.length} replies`)
   t.ok(Math.max(...sizes) < 900_000, `at most ${Math.max(...sizes)} bytes`)
   // The log of the session itself was read in parts, too, and its beginning is read again for an older cursor.
-  const again = await attachStream(nodeB, await findSession(nodeB, early), start)
+  const again = await attachMemoryStream(nodeB, await findSession(nodeB, early), start)
   await waitUntil(() => again.messages().length === 180, 'all messages again')
 })
 
@@ -73,7 +73,7 @@ t.test('the log of an attached session expires by its age', needsRedis, async t 
   const redis = await startRedis(t)
   const { sessions, client } = await openProxiedNode(t, redis, { resumeTimeout: 400, log: { age: 100 } })
   const session = await openSession(sessions)
-  await attachStream(sessions, session)
+  await attachMemoryStream(sessions, session)
   let renewals = 0
   const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
   Object.assign(client, {

@@ -11,7 +11,7 @@ import { hashSlot, partitionOf } from '../../lib/store/redis/hash-slot.js'
 import { follow } from '../runs/support/run-client.js'
 import { serveRuns } from '../runs/support/serve-runs.js'
 import { findFreePort } from '../support/free-port.js'
-import { attachStream, findSession, openSession, type MemoryStream } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession, type MemoryStream } from '../support/memory-stream.js'
 import { needsRedis } from '../support/redis-server.js'
 import { startRedisCluster, type RedisCluster } from '../support/redis-cluster.js'
 import { connectCluster, connectNodeRedisCluster } from '../support/stores.js'
@@ -101,7 +101,7 @@ class Traffic {
 async function startTraffic (nodeA: Sessions, nodeB: Sessions): Promise<[Traffic, Traffic, Traffic]> {
   const start = async (name: string): Promise<Traffic> => {
     const session = await openSession(nodeA, name)
-    return new Traffic(session, await attachStream(nodeA, session), await findSession(nodeB, session))
+    return new Traffic(session, await attachMemoryStream(nodeA, session), await findSession(nodeB, session))
   }
   return await Promise.all([start(NAMES[0]), start(NAMES[1]), start(NAMES[2])])
 }

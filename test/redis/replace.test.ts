@@ -9,24 +9,24 @@ import type { Reducer } from '../../lib/store/redis/replica/reducer.js'
 import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream, createEarlierTime } from '../support/memory-stream.js'
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
 import { needsRedis } from '../support/redis-server.js'
-import { nextEventLoopTurn, waitUntil } from '../support/wait.js'
+import { nextEventLoopTick, waitUntil } from '../support/wait.js'
 
 // The stream of a session moves between nodes, while publications about it are delayed or lost.
 
 t.test('delivers events that a node missed while another node had the stream', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA, pausePublications, waitForReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   pausePublications(true)
-  const second = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const second = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(1)
   await waitUntil(() => second.messages().length === 1, 'the message')
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, session, first.cursor)
+  const attached = attachMemoryStream(nodeA, session, first.cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   await waitForReplies()
   pausePublications(false)
@@ -38,14 +38,14 @@ t.test('delivers events that a node missed while another node had the stream', n
 t.test('a stream that was requested earlier does not replace a later stream of another node', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => first.messages().length === 1, 'the message')
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, session, first.cursor, false, earlier())
+  const attached = attachMemoryStream(nodeA, session, first.cursor, false, createEarlierTime())
   await waitUntil(isAcquired, 'Redis to execute the command')
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const down = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
@@ -58,15 +58,15 @@ t.test('a stream that was requested earlier does not replace a later stream of a
 t.test('a stream that moves to another node and back delivers all events, even if the first move is received late', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => first.messages().length === 1, 'the message')
   pausePublications(true)
-  await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   await (await findSession(nodeB, session)).send(2)
   pauseReplies(true)
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, session, first.cursor)
+  const attached = attachMemoryStream(nodeA, session, first.cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   pausePublications(false)
   await waitUntil(() => first.sink.closed, 'the replacement')
@@ -81,9 +81,9 @@ t.test('a stream that moves to another node and back delivers all events, even i
 t.test('a stream that was replaced unnoticed ends after its node has reconnected', needsRedis, async t => {
   const [, { sessions: nodeB }, { sessions: nodeA, pausePublications, proxy }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session, undefined, false, earlier())
+  const first = await attachMemoryStream(nodeA, session, undefined, false, createEarlierTime())
   pausePublications(true)
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const down = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   proxy.connections[1]?.client.resetAndDestroy()
   await waitUntil(() => first.sink.closed, 'the end of the stream')
   t.match(first.read(), [{ event: 'replaced' }])
@@ -100,7 +100,7 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
   await session.send(1)
   await session.close('enough')
   const isAcquired = await watchAcquire(redis, session)
-  const attached = attachStream(nodeA, local, local[kInternals].cursor)
+  const attached = attachMemoryStream(nodeA, local, local[kInternals].cursor)
   await waitUntil(isAcquired, 'Redis to execute the command')
   await waitForReplies()
   pausePublications(false)
@@ -116,7 +116,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   const generation = session[kInternals].retainForResume()
   const newestPosition = await nodeA.acquireStream(session, cursor) ?? 0
   // Another node replaces the stream while the hooks of the response run.
-  const down = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+  const down = await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
   down.sink.destroy()
   await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
   await session.send(1)
@@ -125,16 +125,16 @@ t.test('a stream ends if another node replaces it before its response starts, an
   session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, generation, logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the first stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
-  const resumed = await attachStream(nodeA, session, cursor)
+  const resumed = await attachMemoryStream(nodeA, session, cursor)
   await waitUntil(() => resumed.messages().length === 1, 'the message')
 })
 
 t.test('a stream that is replaced before its response starts ends without an event if the order is unknown, although an earlier one was replaced by a newer one', needsRedis, async t => {
   const [, { sessions: nodeB }, { sessions: nodeA, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session, undefined, false, earlier())
+  const first = await attachMemoryStream(nodeA, session, undefined, false, createEarlierTime())
   const { cursor } = first
-  await attachStream(nodeB, await findSession(nodeB, session), cursor)
+  await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
   await waitUntil(() => first.sink.closed, 'the end of the first stream')
   t.match(first.read(), [{ event: 'replaced' }])
   const generation = session[kInternals].retainForResume()
@@ -157,7 +157,7 @@ t.test('a request that arrived earlier does not take the stream from a node with
   const requestedAt = performance.now()
   // Longer than the clocks of the nodes can differ.
   await waitUntil(() => performance.now() - requestedAt > 1000, 'the next request')
-  const down = await attachStream(nodeB, await findSession(nodeB, session))
+  const down = await attachMemoryStream(nodeB, await findSession(nodeB, session))
   await t.rejects(Promise.resolve(nodeA.acquireStream(session, down.cursor, requestedAt)), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
@@ -169,7 +169,7 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
   for (const [delay, events] of [[0, []], [60_000, [{ event: 'replaced' }]]] as const) {
     const session = await openSession(nodeA)
     const requestedAt = performance.now()
-    const down = await attachStream(nodeA, session, undefined, false, requestedAt - delay)
+    const down = await attachMemoryStream(nodeA, session, undefined, false, requestedAt - delay)
     await nodeB.acquireStream(await findSession(nodeB, session), down.cursor, requestedAt)
     await waitUntil(() => down.sink.closed, 'the end of the stream')
     t.match(down.read(), events)
@@ -180,11 +180,11 @@ t.test('if it is unknown which of two requests is newer, the stream that is repl
 t.test('a stream replaces one whose request has a later time, because the clock of Redis was set back', needsRedis, async t => {
   const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   // The same state as after the clock was set back by an hour.
   const later = String((Date.now() + 3_600_000) * 1000)
   await redis.sendCommand('HSET', `{sse}:s:${session.id}`, 'requestedAt', later, 'requestedUntil', later)
-  const down = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const down = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   await waitUntil(() => first.sink.closed, 'the end of the first stream')
   t.strictSame(first.read(), [])
   await session.send(1)
@@ -207,12 +207,12 @@ t.test('an attach waits while logs become complete, also if the stream has to re
   }
   const [first, second] = [addLog('a'), addLog('b')]
   const attached = ownership.attach(state, 0, performance.now())
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   first.release(state)
   const third = addLog('c')
   for (let i = 0; i < 2; i++) {
     mock.timers.tick(2000)
-    await nextEventLoopTurn()
+    await nextEventLoopTick()
     t.equal(state.completeWaiters.length, 1)
     second.release(state)
   }
@@ -222,7 +222,7 @@ t.test('an attach waits while logs become complete, also if the stream has to re
 
   addLog('d')
   const failed = t.rejects(ownership.attach(state, 0, performance.now()), { code: 'FST_SSE_STORE_UNAVAILABLE', cause: { message: /logs were not read/ } })
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   mock.timers.tick(2000)
   await failed
 })

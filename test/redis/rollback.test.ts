@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import type { QueueResult } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { createMessage, createResponse, readQueue, recordHandlers } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -12,7 +12,7 @@ import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 testEachRedisClient(t, 'reports a gap if the store has been rolled back', async (t, store, redis) => {
   const nodeA = await store.addNode()
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   await redis.sendCommand('HSET', '{sse}', 'position', '1')
@@ -24,7 +24,7 @@ testEachRedisClient(t, 'reports a gap if the store has been rolled back', async 
 t.test('a rollback reports missed publications as lost, and later events arrive', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA, proxy, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   pausePublications(true)
@@ -42,7 +42,7 @@ t.test('after a rollback, a session has its earlier state, and later changes app
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await session.update({ nick: 'ann' })
   const rollBack = await redis.snapshot()
   for (const nick of ['bob', 'cid', 'dan']) await session.update({ nick })
@@ -77,7 +77,7 @@ t.test('after a rollback that has removed the owner of a stream, its client reco
   const { sessions } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
   const rollBack = await redis.snapshot()
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   await rollBack()
@@ -91,7 +91,7 @@ t.test('a session expires although a rollback has lost the end of its stream', n
   const closes: string[] = []
   sessions.addHook('onClose', (_session, reason) => { closes.push(reason) })
   const session = await openSession(sessions)
-  const { sink } = await attachStream(sessions, session)
+  const { sink } = await attachMemoryStream(sessions, session)
   const getOwner = (): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner')
   const rollBack = await redis.snapshot()
   t.not(await getOwner(), '')
@@ -166,8 +166,8 @@ t.test('the onClose hooks run once although a rollback has lost that they have r
 t.test('a stream that is being attached is not released because Redis has lost the end of an earlier one', needsRedis, async t => {
   const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
   const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
-  const otherStream = await attachStream(nodeA, other)
-  const earlier = await attachStream(nodeA, session)
+  const otherStream = await attachMemoryStream(nodeA, other)
+  const earlier = await attachMemoryStream(nodeA, session)
   const key = `{sse}:s:${session.id}`
   const owner = String(await redis.sendCommand('HGET', key, 'owner'))
   earlier.sink.destroy()
@@ -178,7 +178,7 @@ t.test('a stream that is being attached is not released because Redis has lost t
     requested.resolve()
     return gate.promise
   })
-  const attached = attachStream(nodeA, session)
+  const attached = attachMemoryStream(nodeA, session)
   await requested.promise
   await redis.sendCommand('HSET', key, 'owner', owner)
   await redis.sendCommand('ZADD', '{sse}:deadlines', '1', session.id)
@@ -226,7 +226,7 @@ t.test('after a rollback, messages do not wait for one that was completed, and a
 t.test('after a rollback, messages do not wait for a ticket of a node that does not have the session in memory any more', needsRedis, async t => {
   const [redis, { sessions: nodeA }, { sessions: nodeB }] = await openTwoNodes(t)
   const [session, other] = [await openSession(nodeA), await openSession(nodeB)]
-  await attachStream(nodeB, other)
+  await attachMemoryStream(nodeB, other)
   const { handled, handle } = recordHandlers()
   // The name of this ticket is 1.
   await other[kInternals].messageQueue.enqueue(createMessage('other', handle('other')))
@@ -268,7 +268,7 @@ t.test('a message that waits does not start beside a running one that a rollback
 testEachRedisClient(t, 'delivers events after a rollback of the inbox sequence number', async (_t, store, redis) => {
   const nodeA = await store.addNode()
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   const node = String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner'))
@@ -281,13 +281,13 @@ t.test('a stream that is acquired after a rollback replaces one that was acquire
   const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const rollBack = await redis.snapshot()
-  const before = await attachStream(nodeA, session)
+  const before = await attachMemoryStream(nodeA, session)
   await session.send(1)
   await waitUntil(() => before.messages().length === 1, 'the message')
   const gate = deferred()
   interceptStoreCommands(client, () => gate.promise)
   await rollBack()
-  const after = await attachStream(nodeB, await findSession(nodeB, session))
+  const after = await attachMemoryStream(nodeB, await findSession(nodeB, session))
   gate.resolve()
   await waitUntil(() => before.sink.closed, 'the end of the stream')
   await (await findSession(nodeB, session)).send(2)
@@ -300,7 +300,7 @@ async function openAfterRollback (t: Test) {
   const redis = await startRedis(t)
   const { sessions, client, publicationCount } = await openProxiedNode(t, redis)
   const session = await openSession(sessions)
-  const down = await attachStream(sessions, session)
+  const down = await attachMemoryStream(sessions, session)
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
   const countGaps = (): number => down.read().filter(({ event }) => event === 'gap').length
@@ -347,7 +347,7 @@ t.test('a node reports a rollback once, although Redis does not have its newest 
   const redis = await startRedis(t)
   const { sessions, client } = await openProxiedNode(t, redis, { resumeTimeout: 400 })
   const session = await openSession(sessions)
-  await attachStream(sessions, session)
+  await attachMemoryStream(sessions, session)
   const rollBack = await redis.snapshot()
   await session.update({})
   const gate = deferred()

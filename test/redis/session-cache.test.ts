@@ -54,7 +54,7 @@ t.test('keeps no memory for 100,000 released sessions', async t => {
     for (let n = 0; n < 10_000; n++) cache.getOrCreate(`session ${from + n}`, undefined)
     for (let n = 0; n < 3; n++) {
       cache.sweep()
-      // A dereferenced WeakRef keeps its target alive until the end of the event loop turn.
+      // A dereferenced WeakRef keeps its target alive until the end of the event loop tick.
       await new Promise(resolve => { setImmediate(resolve) })
       collectGarbage()
     }

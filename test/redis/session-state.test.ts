@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { createMessage, createResponse } from './support/messages.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
@@ -23,7 +23,7 @@ testEachRedisClient(t, 'another node returns the stored response of a handler', 
 testEachRedisClient(t, 'data that another node changes is updated while a stream is open, and undefined removes a property', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
-  await attachStream(nodeA, session)
+  await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   await remote.update({ a: 1, b: 2 })
   await waitUntil(() => session.data.a === 1, 'the change')
@@ -35,7 +35,7 @@ testEachRedisClient(t, 'data that another node changes is updated while a stream
 t.test('data that another node changes is updated although Redis replies too late', needsRedis, async t => {
   const [, { sessions: nodeA, client, pauseReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  await attachStream(nodeA, session)
+  await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   let isRead = false
   interceptStoreCommands(client, commands => { isRead ||= commands.some(({ operation }) => operation === 'get') })
@@ -64,7 +64,7 @@ t.test('send() detects a close that has not been received yet', needsRedis, asyn
 t.test('a process notices the close of a session that was closed while the process was finding it', needsRedis, async t => {
   const [redis, { sessions: nodeA }, { sessions: nodeB, pauseReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeB, await openSession(nodeB))
+  const down = await attachMemoryStream(nodeB, await openSession(nodeB))
   pauseReplies(true)
   const found = nodeB.find(session.id)
   await waitUntil(async () => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'nodes')).split(',').length === 3, 'the execution of the command')
@@ -109,7 +109,7 @@ testEachRedisClient(t, 'a join or leave that changes nothing does not hide what 
 t.test('a node learns that the stream of a node whose lease had ended continues', needsRedis, async t => {
   const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const down = await attachStream(nodeA, session)
+  const down = await attachMemoryStream(nodeA, session)
   // The same as what another node does when the lease has ended.
   await redis.sendCommand('HSET', `{sse}:s:${session.id}`, 'owner', '')
   await redis.sendCommand('HINCRBY', `{sse}:s:${session.id}`, 'version', '1')

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Channel, Session, Sessions } from '../../lib/index.js'
-import { attachStream, findSession, openSession } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession } from '../support/memory-stream.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -40,7 +40,7 @@ testEachStore(t, 'the history has no event that excludes the session, and ends w
   const session = await openSession(nodeA)
   const room = nodeB.channel('room', { keep: KEEP })
   for (let n = 1; n <= 80; n++) await room.send(n, { except: n % 2 === 0 ? session : undefined })
-  const stream = await attachStream(nodeA, session)
+  const stream = await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   const read = async (history: number): Promise<unknown[]> => (await remote.join('room', { history })).map(({ data }) => data)
   t.strictSame(await read(2), [77, 79])
@@ -105,7 +105,7 @@ testEachStore(t, 'a channel is kept until its events are older than keep, and th
 testEachStore(t, 'a member with a stream receives each event either as history or live, while others send', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const next = createRandom(chooseSeed(t))
-  const members: Array<{ session: Session, history: unknown[], stream: Awaited<ReturnType<typeof attachStream>> }> = []
+  const members: Array<{ session: Session, history: unknown[], stream: Awaited<ReturnType<typeof attachMemoryStream>> }> = []
   const sent: string[] = []
   for (let round = 0; round < 40; round++) {
     const work: Array<Promise<unknown>> = []
@@ -119,7 +119,7 @@ testEachStore(t, 'a member with a stream receives each event either as history o
         work.push((async () => {
           const [streamNode, node] = next() < 0.5 ? [nodeA, nodeB] : [nodeB, nodeA]
           const session = await openSession(streamNode)
-          const stream = await attachStream(streamNode, session)
+          const stream = await attachMemoryStream(streamNode, session)
           const handle = await findSession(node, session)
           const history = (await handle.join('room', { history: Infinity })).map(({ data }) => data)
           members.push({ session, history, stream })
@@ -158,12 +158,12 @@ testEachStore(t, 'a client that resumes later than the age of other logs receive
   const session = await openSession(nodeA)
   await session.join('room')
   const room = nodeB.channel('room', { keep: KEEP })
-  const lost = await attachStream(nodeA, session)
+  const lost = await attachMemoryStream(nodeA, session)
   lost.sink.destroy()
   await room.send(1)
   const sentAt = performance.now()
   await waitUntil(() => performance.now() - sentAt > 400, 'the age')
-  const stream = await attachStream(nodeB, await findSession(nodeB, session), lost.cursor)
+  const stream = await attachMemoryStream(nodeB, await findSession(nodeB, session), lost.cursor)
   await waitUntil(() => stream.read().length === 1, 'the event')
   t.match(stream.read(), [{ event: 'message', data: 1 }])
 })

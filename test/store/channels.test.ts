@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { LARGE_DATA_LENGTH } from '../support/memory-sink.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -38,7 +38,7 @@ testEachStore(t, 'joins and leaves channels on any node, delivers what was sent 
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
   const other = await openSession(nodeB)
-  const stream = await attachStream(nodeA, session)
+  const stream = await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   t.equal(await nodeA.channel('room').count(), 0)
   await remote.join('room')
@@ -69,11 +69,11 @@ testEachStore(t, 'replays the last 100 channels that a session has left, and rep
       await session.leave(`room ${n}`)
     }
   }
-  const before = await attachStream(node, session)
+  const before = await attachMemoryStream(node, session)
   before.sink.destroy()
   await waitUntil(() => !session.connected, 'the disconnect')
   await visitChannels()
-  const after = await attachStream(node, session, before.cursor)
+  const after = await attachMemoryStream(node, session, before.cursor)
   await waitUntil(() => after.messages().length === 100, 'the messages')
   t.match(after.events.shift(), { event: 'gap', data: { after: before.cursor, reason: 'count' } })
   t.strictSame(after.messages(), Array.from({ length: 100 }, (_, n) => n + 4))
@@ -86,12 +86,12 @@ testEachStore(t, 'replays the last 100 channels that a session has left, and rep
 testEachStore(t, 'a slow stream receives a channel that was left, even after a request with a later cursor', async (t, store) => {
   const node = await store.addNode()
   const session = await openSession(node)
-  const first = await attachStream(node, session)
+  const first = await attachMemoryStream(node, session)
   await session.join('room')
   for (let n = 0; n < 3; n++) await node.channel('room').send(String(n).repeat(LARGE_DATA_LENGTH))
   await session.leave('room')
   await waitUntil(() => first.messages().length === 3, 'the messages')
-  const slow = await attachStream(node, session, first.cursor, true)
+  const slow = await attachMemoryStream(node, session, first.cursor, true)
   session[kInternals].retainForResume()
   await node.acquireStream(session, first.events[2]?.position ?? 0)
   slow.sink.drain(false)
@@ -104,7 +104,7 @@ testEachStore(t, 'a slow stream receives a channel that was left, even after a r
 testEachStore(t, 'a client ahead of the store receives what is sent in a channel that it leaves afterwards', async (t, store) => {
   const node = await store.addNode()
   const session = await openSession(node)
-  const ahead = await attachStream(node, session, Number.MAX_SAFE_INTEGER, true)
+  const ahead = await attachMemoryStream(node, session, Number.MAX_SAFE_INTEGER, true)
   await session.join('room')
   for (const n of [1, 2, 3]) await node.channel('room').send(n)
   await session.leave('room')
@@ -120,7 +120,7 @@ testEachStore(t, 'a client ahead of the store receives what is sent in a channel
 testEachStore(t, 'does not interpret names of channels, excluded ids and names of properties', async (t, store) => {
   const node = await store.addNode()
   const session = await openSession(node)
-  const stream = await attachStream(node, session)
+  const stream = await attachMemoryStream(node, session)
   for (const [n, name] of ['x', 'x:log', 'x:', ':', ' ', 'a b\nc', '{}'].entries()) {
     await session.join(name)
     await node.channel(name).send(n)

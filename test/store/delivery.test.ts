@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream, earlier } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream, createEarlierTime } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
@@ -9,8 +9,8 @@ import { waitUntil, withTimeout } from '../support/wait.js'
 testEachStore(t, 'delivers what any node sends in order, with positions that increase over all logs', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
-  const before = await attachStream(nodeA, session)
-  const stream = await attachStream(nodeB, await findSession(nodeB, session), before.cursor)
+  const before = await attachMemoryStream(nodeA, session)
+  const stream = await attachMemoryStream(nodeB, await findSession(nodeB, session), before.cursor)
   const remote = await findSession(nodeA, session)
   await remote.join('room')
   await remote.send(1)
@@ -32,7 +32,7 @@ testEachStore(t, 'delivers what any node sends in order, with positions that inc
 testEachStore(t, 'resumes a stream on any node after any position, without repeating earlier events', async (t, store) => {
   const nodes = [await store.addNode(), await store.addNode()] as const
   const session = await openSession(nodes[0])
-  const first = await attachStream(nodes[0], session)
+  const first = await attachMemoryStream(nodes[0], session)
   for (let n = 1; n <= 6; n++) await session.send(n)
   await waitUntil(() => first.messages().length === 6, 'the messages')
   first.sink.destroy()
@@ -41,7 +41,7 @@ testEachStore(t, 'resumes a stream on any node after any position, without repea
   for (const node of nodes) {
     for (const skip of [0, 3, 6]) {
       const cursor = skip === 0 ? first.cursor : first.events[skip - 1]?.position ?? 0
-      const resumed = await attachStream(node, await findSession(node, session), cursor)
+      const resumed = await attachMemoryStream(node, await findSession(node, session), cursor)
       await waitUntil(() => resumed.messages().length >= 7 - skip, 'the remaining messages')
       t.strictSame(resumed.messages(), [1, 2, 3, 4, 5, 6, 7].slice(skip))
     }
@@ -51,8 +51,8 @@ testEachStore(t, 'resumes a stream on any node after any position, without repea
 testEachStore(t, 'a new stream on any node replaces the previous one, which receives the event "replaced"', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
-  const before = await attachStream(nodeA, session, undefined, false, earlier())
-  const after = await attachStream(nodeB, await findSession(nodeB, session), before.cursor)
+  const before = await attachMemoryStream(nodeA, session, undefined, false, createEarlierTime())
+  const after = await attachMemoryStream(nodeB, await findSession(nodeB, session), before.cursor)
   await waitUntil(() => before.sink.closed, 'the end of the first stream')
   t.match(before.read(), [{ event: 'replaced' }])
   await session.send('to the second')
@@ -67,13 +67,13 @@ testEachStore(t, 'reports entries that a limit trims as a gap, and rejects an en
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const session = await openSession(nodeA)
   for (let n = 1; n <= 5; n++) await session.send(n)
-  const counted = await attachStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
+  const counted = await attachMemoryStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
   await waitUntil(() => counted.messages().length === 3, 'what is left')
   t.match(counted.events.map(({ event, data }) => [event, data]), [['gap', { reason: 'count' }], ['message', 3], ['message', 4], ['message', 5]])
   await t.rejects(nodeB.broadcast('message', 'x'.repeat(60)), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
   const other = await openSession(nodeB)
   for (let n = 1; n <= 3; n++) await nodeA.broadcast('message', 'x'.repeat(15))
-  const heavy = await attachStream(nodeA, await findSession(nodeA, other), other[kInternals].cursor)
+  const heavy = await attachMemoryStream(nodeA, await findSession(nodeA, other), other[kInternals].cursor)
   await waitUntil(() => heavy.messages().length === 2, 'what is left')
   t.match(heavy.events, [{ event: 'gap', data: { reason: 'bytes' } }, { event: 'message' }, { event: 'message' }])
 })
@@ -87,7 +87,7 @@ testEachStore(t, 'trims entries that exceed the age, and reports a gap', async (
   const sentAt = performance.now()
   await waitUntil(() => performance.now() - sentAt > 1700, 'the entry to expire')
   await session.send('young')
-  const stream = await attachStream(node, session, cursor)
+  const stream = await attachMemoryStream(node, session, cursor)
   await waitUntil(() => stream.messages().length === 1, 'what is left')
   t.match(stream.events, [{ event: 'gap', data: { reason: 'age' } }, { event: 'message', data: 'young' }])
 })
@@ -96,7 +96,7 @@ testEachStore(t, 'a producer on any node is paced by the stream', async (t, stor
   const options = { log: { entries: 20 } }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const session = await openSession(nodeA)
-  const stream = await attachStream(nodeA, session)
+  const stream = await attachMemoryStream(nodeA, session)
   const remote = await findSession(nodeB, session)
   stream.sink.stalls = true
   const taken: number[] = []
@@ -119,7 +119,7 @@ testEachStore(t, 'a loss in a channel that was left hides nothing of what is sti
   // If the store is partitioned, the sessions of a principal are in one partition.
   const [session, member] = [await openSession(nodeA, 'ann'), await openSession(nodeA, 'ann')]
   await Promise.all([session.join('room'), member.join('room')])
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   await session.send('own')
   await nodeA.channel('room').send('trimmed')
   await session.leave('room')
@@ -130,7 +130,7 @@ testEachStore(t, 'a loss in a channel that was left hides nothing of what is sti
   await waitUntil(() => !session.connected, 'the disconnect')
   // The second request needs older entries than the first one.
   for (const cursor of [latest, first.cursor]) {
-    const resumed = await attachStream(nodeB, await findSession(nodeB, session), cursor)
+    const resumed = await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
     if (cursor === latest) continue
     await waitUntil(() => resumed.read().length === 2, 'the events')
     t.match(resumed.events, [{ event: 'gap', data: { reason: 'count' } }, { event: 'message', data: 'own' }])
@@ -142,13 +142,13 @@ testEachStore(t, 'a closed session receives what was sent to its channels, and n
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   const [session, member] = [await openSession(nodeA), await openSession(nodeA)]
   for (const name of ['quiet', 'busy']) await Promise.all([session.join(name), member.join(name)])
-  const first = await attachStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session)
   first.sink.destroy()
   await waitUntil(() => !session.connected, 'the disconnect')
   await nodeA.channel('quiet').send('before')
   await session.close('enough')
   for (const n of [1, 2, 3]) await Promise.all([nodeA.broadcast('message', n), nodeA.channel('busy').send(n)])
-  const resumed = await attachStream(nodeB, await findSession(nodeB, session), first.cursor)
+  const resumed = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   await waitUntil(() => resumed.sink.closed, 'the end of the stream')
   t.match(resumed.read(), [{ event: 'message', data: 'before' }, { event: 'close', data: { reason: 'enough' } }])
   t.equal(resumed.events.length, 2)

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
-import { attachStream, findSession, openSession, type MemoryStream } from '../support/memory-stream.js'
+import { attachMemoryStream, findSession, openSession, type MemoryStream } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
@@ -76,7 +76,7 @@ testEachStore(t, 'onLeave runs for the channels of a session that has expired, o
   if (nodeB !== nodeA) recordHooks(nodeB, '', calls)
   const session = await openSession(nodeA)
   await session.update({ name: 'ann' })
-  const stream = await attachStream(nodeA, session)
+  const stream = await attachMemoryStream(nodeA, session)
   await session.join('room')
   await (await findSession(nodeB, session)).join('hall')
   stream.sink.destroy()
@@ -108,7 +108,7 @@ testEachStore(t, 'join and leave wait for the hooks, whose errors do not fail th
     })
   }
   const [first, second] = [await openSession(node), await openSession(node)]
-  const stream = await attachStream(node, first)
+  const stream = await attachMemoryStream(node, first)
   await first.join('room')
   t.strictSame(await second.join('room', { history: 0 }), [])
   t.strictSame(calls, ['onJoin', 'onJoin'])
@@ -121,7 +121,7 @@ testEachStore(t, 'join and leave wait for the hooks, whose errors do not fail th
 testEachStore(t, 'closing a channel removes all members, and drops the history that it keeps', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const sessions = [await openSession(nodeA), await openSession(nodeB)]
-  const streams = [await attachStream(nodeA, sessions[0] as Session), await attachStream(nodeB, sessions[1] as Session)]
+  const streams = [await attachMemoryStream(nodeA, sessions[0] as Session), await attachMemoryStream(nodeB, sessions[1] as Session)]
   const left: string[] = []
   nodeB.addHook('onLeave', async session => { left.push(session.id) })
   for (const session of sessions) await session.join('room')
@@ -153,7 +153,7 @@ testEachStore(t, 'a member that has not received everything yet still receives i
   await node.channel('room', { keep: KEEP }).send('before')
   await node.channel('room').close()
   await node.channel('room').send('after')
-  const stream = await attachStream(node, session)
+  const stream = await attachMemoryStream(node, session)
   await session.send('last')
   await waitUntil(() => stream.messages().includes('last'), 'the events')
   t.strictSame(stream.messages(), ['before', 'last'])
@@ -169,7 +169,7 @@ testEachStore(t, 'an event excludes several sessions', async (t, store) => {
   for (const node of [nodeA, nodeB, nodeA, nodeB]) {
     const session = await openSession(node)
     sessions.push(session)
-    streams.push(await attachStream(node, session))
+    streams.push(await attachMemoryStream(node, session))
     await session.join('room')
   }
   const [first, second, third] = sessions as [Session, Session, Session]
@@ -186,14 +186,14 @@ testEachStore(t, 'an event excludes several sessions', async (t, store) => {
 testEachStore(t, 'a former member receives what was sent before its channel was closed, without later members', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
-  const before = await attachStream(nodeA, session)
+  const before = await attachMemoryStream(nodeA, session)
   await session.join('room')
   before.sink.destroy()
   await waitUntil(() => !session.connected, 'the disconnect')
   await nodeB.channel('room', { keep: KEEP }).send('unread')
   await session.leave('room')
   await nodeB.channel('room').close()
-  const after = await attachStream(nodeB, await findSession(nodeB, session), before.cursor)
+  const after = await attachMemoryStream(nodeB, await findSession(nodeB, session), before.cursor)
   await session.send('last')
   await waitUntil(() => after.messages().includes('last'), 'the last event')
   t.strictSame(after.read().map(({ event, data }) => [event, data]), [['message', 'unread'], ['message', 'last']])

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
-import { findSession, openSession, attachStream } from '../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
 
@@ -21,7 +21,7 @@ testEachStore(t, 'a session is closed once for all nodes, and its client can sti
   const closed: string[] = []
   for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', (_session, reason) => { closed.push(reason) })
   const session = await openSession(nodeA)
-  const stream = await attachStream(nodeA, session)
+  const stream = await attachMemoryStream(nodeA, session)
   const { signal } = session
   const remote = await findSession(nodeB, session)
   await session.send('last words')
@@ -34,7 +34,7 @@ testEachStore(t, 'a session is closed once for all nodes, and its client can sti
   await t.rejects(remote.send(1), { code: 'FST_SSE_SESSION_OVER' })
   await t.rejects(remote.join('room'), { code: 'FST_SSE_SESSION_OVER' })
   await t.rejects(remote.update({ late: true }), { code: 'FST_SSE_SESSION_OVER' })
-  const late = await attachStream(nodeB, await findSession(nodeB, session), stream.cursor)
+  const late = await attachMemoryStream(nodeB, await findSession(nodeB, session), stream.cursor)
   await waitUntil(() => late.sink.closed, 'the end of the late stream')
   t.match(late.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
 })
@@ -45,8 +45,8 @@ testEachStore(t, 'a session without a stream expires on exactly one node; a sess
   const closed: Array<[id: string, reason: string]> = []
   for (const node of new Set([nodeA, nodeB])) node.addHook('onClose', ({ id }, reason) => { closed.push([id, reason]) })
   const [expiring, connected] = [await openSession(nodeA), await openSession(nodeB)]
-  const expiringStream = await attachStream(nodeA, expiring)
-  await attachStream(nodeB, connected)
+  const expiringStream = await attachMemoryStream(nodeA, expiring)
+  await attachMemoryStream(nodeB, connected)
   await expiring.join('room')
   expiringStream.sink.destroy()
   await waitUntil(() => closed.length > 0, 'the expiry')
@@ -101,7 +101,7 @@ testEachStore(t, 'the sessions of a principal are found, sent events and closed 
   t.strictSame((await ann.sessions()).map(({ id }) => id).sort(), [tab.id, phone.id].sort())
   t.equal(await nodeA.of('ann').count(), 2)
   t.equal(await nodeA.of('nobody').count(), 0)
-  const streams = await Promise.all([attachStream(nodeA, tab), attachStream(nodeB, phone), attachStream(nodeA, other), attachStream(nodeA, anonymous)])
+  const streams = await Promise.all([attachMemoryStream(nodeA, tab), attachMemoryStream(nodeB, phone), attachMemoryStream(nodeA, other), attachMemoryStream(nodeA, anonymous)])
   await ann.emit('news', { n: 1 })
   await ann.send('hi')
   await nodeA.of('nobody').send('hi')
@@ -119,7 +119,7 @@ testEachStore(t, 'the sessions of a principal are found, sent events and closed 
 testEachStore(t, 'the sessions of a principal receive the data as it was at the call', async (t, store) => {
   const node = await store.addNode()
   const session = await openSession(node, 'ann')
-  const stream = await attachStream(node, session)
+  const stream = await attachMemoryStream(node, session)
   const data: Record<string, unknown> = { n: 1 }
   const sent = node.of('ann').send(data)
   data.n = 1n
@@ -131,7 +131,7 @@ testEachStore(t, 'the sessions of a principal receive the data as it was at the 
 testEachStore(t, 'the events to the sessions of a principal keep their order', async (t, store) => {
   const node = await store.addNode()
   const session = await openSession(node, 'ann')
-  const stream = await attachStream(node, session)
+  const stream = await attachMemoryStream(node, session)
   const ann = node.of('ann')
   const sent = [ann.send(1), ann.send(2)]
   // With a shared store, the sessions have to be found first.

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import type { Sessions, SseSessionsOptions } from '../../lib/index.js'
-import { openSession, attachStream, type MemoryStream } from '../support/memory-stream.js'
+import { openSession, attachMemoryStream, type MemoryStream } from '../support/memory-stream.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { serve } from '../support/server.js'
 import { openProxiedNode } from '../support/stores.js'
@@ -17,7 +17,7 @@ async function openStreams (sessions: Sessions): Promise<MemoryStream[]> {
   return await Promise.all(Array.from({ length: STREAMS }, async () => {
     const session = await openSession(sessions)
     await session.join('room')
-    return await attachStream(sessions, session)
+    return await attachMemoryStream(sessions, session)
   }))
 }
 
@@ -40,7 +40,7 @@ for (const [limit, options] of [['count', {}], ['bytes', smallLogs]] as const) {
     for (const n of numbers) sessions.broadcast('message', n)
     await assertAllReceived(t, streams)
     const session = await openSession(sessions)
-    const ownStream = await attachStream(sessions, session)
+    const ownStream = await attachMemoryStream(sessions, session)
     for (const n of numbers) session.send(n)
     await assertAllReceived(t, [ownStream])
   })
@@ -56,7 +56,7 @@ t.test('delivers a burst over a real connection, and reports a gap to a client t
   t.strictSame(client.numbers(), numbers)
   t.notMatch(client.text(), 'event: gap')
   const stalled = await openSession(sessions)
-  const stalledStream = await attachStream(sessions, stalled, undefined, true)
+  const stalledStream = await attachMemoryStream(sessions, stalled, undefined, true)
   for (const n of numbers) stalled.send(n)
   stalledStream.sink.drain(false)
   await waitUntil(() => stalledStream.read().length > 0, 'the remaining events')

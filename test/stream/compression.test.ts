@@ -13,7 +13,7 @@ import { http2Options } from '../support/http2.js'
 import { needsProgram } from '../support/needs-program.js'
 import { chooseSeed, createRandom } from '../support/random.js'
 import { serve, type TestServer } from '../support/server.js'
-import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { DECODERS, type DecodedEvent, type Decoder } from './support/decoders.js'
 
 const STEPS = 200
@@ -86,7 +86,7 @@ async function sendRandomly (random: () => number, sessions: Sessions, clients: 
     } else {
       for (const { decoder, session } of clients) if (decoder.reconnects === true) session?.[kInternals].disconnect()
     }
-    if (random() < 0.7) await nextEventLoopTurn()
+    if (random() < 0.7) await nextEventLoopTick()
     if (random() < 0.05) await waitUntil(() => clients[0]?.received.at(-1)?.event === 'heartbeat', 'a heartbeat')
   }
 }

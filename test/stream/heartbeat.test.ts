@@ -10,7 +10,7 @@ import { freezeClock } from '../support/clock.js'
 import { eventSources } from '../support/event-sources.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
 import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient, type OpenedSession } from '../support/raw-client.js'
-import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const INTERVAL = 1000
 
@@ -157,14 +157,14 @@ t.test('many heartbeats are written in slices of time, and other work runs betwe
   t.equal(written, 16)
   mock.timers.tick(INTERVAL / 5)
   t.equal(written, 16, 'a tick does not start a second round while the first is not done')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(written, 32)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(written, 40)
   for (let i = 0; i < 5; i++) mock.timers.tick(INTERVAL / 5)
   t.equal(written, 56)
   heartbeat.stop()
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(written, 56, 'a stopped heartbeat writes no more')
 })
 

@@ -11,7 +11,7 @@ import { serve, type TestServer } from '../support/server.js'
 import { openStream, type ClientStream } from '../support/http-client.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
 import { PADDING, waitForStreams, openRawClient, type RawClient } from '../support/raw-client.js'
-import { deferred, nextEventLoopTurn, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { follow } from './support/follower.js'
 
 /** Serves the plugin and opens a session. */
@@ -58,7 +58,7 @@ t.test('twenty producers of one session cause no listener leak warning of Node',
   const streams = Array.from({ length: 20 }, () => session.stream('n', producer()))
   end.resolve()
   await withTimeout(Promise.all(streams), 'the streams')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(warned, [])
 })
 

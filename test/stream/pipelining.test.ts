@@ -3,7 +3,7 @@ import type { SseSessionsOptions } from '../../lib/index.js'
 import { serve, type TestServer } from '../support/server.js'
 import { openStream } from '../support/http-client.js'
 import { formatGet, recordOpenedSessions, openRawClient, type OpenedSession } from '../support/raw-client.js'
-import { deferred, nextEventLoopTurn, waitUntil } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil } from '../support/wait.js'
 
 t.test('a pipelined request opens a session only when the responses before it have ended', async t => {
   const { sessions, port } = await serve(t)
@@ -50,7 +50,7 @@ t.test('a stream that is pipelined after another response starts when that respo
   const { sessions, port, openGate, requested } = await serveGate(t)
   const client = openRawClient(t, port, { request: HELD_GET + formatGet() })
   await waitUntil(() => requested.length === 2, 'both requests')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(sessions.size, 0)
   openGate()
   await client.waitFor('event: welcome')
@@ -65,7 +65,7 @@ t.test('a pipelined request opens no session if its connection is lost before', 
   await waitUntil(() => requested.length === 2, 'both requests')
   client.socket.destroy()
   await waitUntil(async () => await new Promise<boolean>(resolve => { app.server.getConnections((_error, count) => { resolve(count === 0) }) }), 'the end of the connection')
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(sessions.size, 0)
 })
 

@@ -170,7 +170,7 @@ t.test('delivers every event exactly once over streams that replace each other a
     }
   })()
   for (let i = 0; i < 20; i++) {
-    for (let turns = Math.floor(next() * 5); turns > 0; turns--) await new Promise(setImmediate)
+    for (let ticks = Math.floor(next() * 5); ticks > 0; ticks--) await new Promise(setImmediate)
     const replaced = last
     // With X-Session-ID the stream resumes after what the server has written, all of which arrives in this test.
     last = await openStream(t, url, { headers: { 'x-session-id': first.sessionId } })

@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Test } from 'tap'
 import { connect, type ClientSession, type ConnectOptions } from '../../lib/client/index.js'
+import { nextEventLoopTick } from './wait.js'
 
 type LockCallback = (lock: { name: string }) => unknown
 type LockRequestOptions = { mode?: LockMode, steal?: boolean, signal?: AbortSignal }
@@ -180,7 +181,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
     })
   }
 
-  const settle = async (): Promise<void> => { for (let turn = 0; turn < 20; turn++) await new Promise(resolve => { setImmediate(resolve) }) }
+  const settle = async (): Promise<void> => { for (let n = 0; n < 20; n++) await nextEventLoopTick() }
 
   const openTab = (): FakeTab => {
     const sessions = new Set<ClientSession>()

@@ -6,22 +6,29 @@ import { parseEventId } from '../../lib/wire/event-id.js'
 /** The length of the largest data that a test sends. */
 export const LARGE_DATA_LENGTH = 40_000
 
-/** A response in memory. If `stalls` is true, it blocks after every write until `drain`. */
+/** A response in memory. If `stalls` is true, it blocks after every write until `drain`. `maxDataLength` is the length of the largest data that the test sends. */
 export class MemorySink implements Sink {
   listener: SinkListener | undefined
   closed = false
   stalls: boolean
   blocked = false
-  text = ''
+  /** What was written since the last call of `read`. The chunks of a compressed stream have one character per byte. */
+  chunks: string[] = []
+  readonly #maxLength: number
 
-  constructor (stalls: boolean) {
+  constructor (stalls: boolean, maxDataLength = LARGE_DATA_LENGTH) {
     this.stalls = stalls
+    this.#maxLength = 64 * 1024 + maxDataLength + 200
+  }
+
+  get text (): string {
+    return this.chunks.join('')
   }
 
   write (chunk: string): boolean {
     assert.ok(!this.closed && !this.blocked, 'nothing is written to a sink that is closed or blocked')
-    assert.ok(chunk.length < 64 * 1024 + LARGE_DATA_LENGTH + 200, 'a write has at most 64 KiB and one more message')
-    this.text += chunk
+    assert.ok(chunk.length < this.#maxLength, 'a write has at most 64 KiB and one more message')
+    this.chunks.push(chunk)
     this.blocked = this.stalls
     return !this.blocked
   }
@@ -33,7 +40,7 @@ export class MemorySink implements Sink {
   }
 
   end (chunk: string): void {
-    this.text += chunk
+    this.chunks.push(chunk)
     this.destroy()
   }
 
@@ -46,7 +53,7 @@ export class MemorySink implements Sink {
   /** Returns what was written since the last call. */
   read (): string {
     const { text } = this
-    this.text = ''
+    this.chunks = []
     return text
   }
 }

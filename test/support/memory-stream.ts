@@ -30,11 +30,11 @@ export class MemoryStream {
   }
 }
 
-/** The time of a request that is certainly older than the next one, whatever the clocks of the nodes are. */
-export const earlier = (): number => performance.now() - 60_000
+/** Creates the time of a request that is certainly older than the next one, whatever the clocks of the nodes are. */
+export const createEarlierTime = (): number => performance.now() - 60_000
 
 /** Attaches a stream to a session as the route does. With a cursor it resumes the session. If `stalls` is true, the client blocks after every write. `requestedAt` is the time of the request. */
-export async function attachStream (sessions: Sessions, session: Session, cursor?: number, stalls = false, requestedAt = performance.now()): Promise<MemoryStream> {
+export async function attachMemoryStream (sessions: Sessions, session: Session, cursor?: number, stalls = false, requestedAt = performance.now()): Promise<MemoryStream> {
   const resumed = cursor !== undefined
   const generation = resumed ? session[kInternals].retainForResume() : 0
   const sink = new MemorySink(stalls)

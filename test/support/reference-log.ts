@@ -28,15 +28,15 @@ export class ReferenceLog<Entry extends ReferenceEntry = ReferenceEntry> {
     const index = this.kept.findIndex(({ key }) => key !== undefined && key === entry.key)
     if (index !== -1) for (const replaced of this.kept.splice(index, 1)) this.replaced.set(replaced, entry)
     this.kept.push(entry)
-    while (this.kept.length > this.#bounds.entries) this.#lose('count')
-    while (this.bytes > this.#bounds.bytes) this.#lose('bytes')
+    while (this.kept.length > this.#bounds.entries) this.#trimOldest('count')
+    while (this.bytes > this.#bounds.bytes) this.#trimOldest('bytes')
   }
 
   expire (time: number): void {
-    while (this.kept.some(entry => time - entry.appendedAt > this.#bounds.age)) this.#lose('age')
+    while (this.kept.some(entry => time - entry.appendedAt > this.#bounds.age)) this.#trimOldest('age')
   }
 
-  #lose (reason: TrimReason): void {
+  #trimOldest (reason: TrimReason): void {
     for (const entry of this.kept.splice(0, 1)) this.trimmed.push({ entry, reason })
   }
 }

@@ -3,10 +3,10 @@ const { setTimeout, clearTimeout } = globalThis
 const { now } = Date
 
 /** How long a test waits for something that happens soon, in milliseconds. On a busy machine that can be many seconds later. */
-const LIMIT = 30_000
+const DEFAULT_TIMEOUT = 30_000
 
 /** Limits the wait for a promise. Rejects with a description of what was awaited when the time is over. */
-export function withTimeout<T> (promise: Promise<T>, what: string, ms = LIMIT): Promise<T> {
+export function withTimeout<T> (promise: Promise<T>, what: string, ms = DEFAULT_TIMEOUT): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const timer = setTimeout(() => { reject(new Error(`Waited ${ms} ms for ${what}`)) }, ms)
     promise.then(resolve, reject).finally(() => { clearTimeout(timer) })
@@ -21,7 +21,7 @@ export function deferred<T = void> (): { promise: Promise<T>, resolve: (value: T
 }
 
 /** Waits for a condition that no event reports. Checks it once per millisecond, and less often the longer it waits. */
-export async function waitUntil (condition: () => boolean | Promise<boolean>, what: string, ms = LIMIT): Promise<void> {
+export async function waitUntil (condition: () => boolean | Promise<boolean>, what: string, ms = DEFAULT_TIMEOUT): Promise<void> {
   const start = now()
   while (!await condition()) {
     const waited = now() - start
@@ -30,5 +30,5 @@ export async function waitUntil (condition: () => boolean | Promise<boolean>, wh
   }
 }
 
-/** Waits for one turn of the event loop, in which scheduled streams are flushed. */
-export const nextEventLoopTurn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })
+/** Waits for one tick of the event loop, in which scheduled streams are flushed. */
+export const nextEventLoopTick = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })

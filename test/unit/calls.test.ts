@@ -2,7 +2,7 @@ import t from 'tap'
 import { StoreUnavailable } from '../../lib/errors.js'
 import { Calls } from '../../lib/store/redis/calls.js'
 import type { CommandQueue } from '../../lib/store/redis/command-queue.js'
-import { deferred, nextEventLoopTurn } from '../support/wait.js'
+import { deferred, nextEventLoopTick } from '../support/wait.js'
 
 // The test decides when each reply arrives, in orders that are rare with Redis.
 function createCalls () {
@@ -40,15 +40,15 @@ function createCalls () {
     execute,
     resolve: async (index: number): Promise<void> => {
       replies[index]?.resolve('reply')
-      await nextEventLoopTurn()
+      await nextEventLoopTick()
     },
     reject: async (index: number): Promise<void> => {
       replies[index]?.resolve(new StoreUnavailable())
-      await nextEventLoopTurn()
+      await nextEventLoopTick()
     },
     find: async (index: number, result: string | null): Promise<void> => {
       results.get(ids[index] as string)?.resolve(result)
-      await nextEventLoopTurn()
+      await nextEventLoopTick()
     },
     /** The number of the oldest call whose result Redis keeps for the call with this index. */
     oldest: (index: number) => Number(ids[index]?.split(' ')[2])

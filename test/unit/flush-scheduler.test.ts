@@ -1,7 +1,7 @@
 import t from 'tap'
 import { flushScheduler, type Flushable } from '../../lib/stream/flush-scheduler.js'
 import { freezeClock } from '../support/clock.js'
-import { nextEventLoopTurn } from '../support/wait.js'
+import { nextEventLoopTick } from '../support/wait.js'
 
 /** Creates streams that add their index to `flushed` when they are flushed, and then call `onFlush`. */
 function createStreams (count: number, flushed: number[], onFlush?: (index: number, stream: Flushable) => void): Flushable[] {
@@ -23,7 +23,7 @@ t.test('a small batch is flushed in the next tick, and not before', async t => {
   const flushed: number[] = []
   for (const stream of createStreams(128, flushed)) flushScheduler.schedule(stream)
   t.strictSame(flushed, [])
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(flushed, range(128))
 })
 
@@ -33,7 +33,7 @@ t.test('a large batch is flushed in parts, in order, one part in each tick of th
     const flushed: number[] = []
     for (const stream of createStreams(count, flushed)) flushScheduler.schedule(stream)
     for (const length of flushedAfterTicks) {
-      await nextEventLoopTurn()
+      await nextEventLoopTick()
       t.equal(flushed.length, length)
     }
     t.strictSame(flushed, range(count))
@@ -45,7 +45,7 @@ t.test('a tick flushes no more streams when its slice of time is over', async t 
   const flushed: number[] = []
   for (const stream of createStreams(100, flushed, () => { advance(1) })) flushScheduler.schedule(stream)
   for (const length of [16, 32, 48]) {
-    await nextEventLoopTurn()
+    await nextEventLoopTick()
     t.equal(flushed.length, length)
   }
   flushScheduler.flushAll()
@@ -57,9 +57,9 @@ t.test('a stream that is scheduled during a batch is flushed after that batch', 
   const flushed: number[] = []
   const streams = createStreams(300, flushed, (index, stream) => { if (index === 0 && flushed.length === 1) flushScheduler.schedule(stream) })
   for (const stream of streams) flushScheduler.schedule(stream)
-  for (let i = 0; i < 3; i++) await nextEventLoopTurn()
+  for (let i = 0; i < 3; i++) await nextEventLoopTick()
   t.strictSame(flushed, range(300))
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(flushed, [...range(300), 0])
 })
 
@@ -68,15 +68,15 @@ t.test('flushAll flushes the rest of the batch and the streams that were schedul
   const flushed: number[] = []
   const later = createStreams(1, flushed)[0] as Flushable
   for (const stream of createStreams(300, flushed)) flushScheduler.schedule(stream)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(flushed.length, 128)
   flushScheduler.schedule(later)
   flushScheduler.flushAll()
   t.strictSame(flushed, [...range(300), 0])
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(flushed.length, 301, 'no stream is flushed twice')
   flushScheduler.schedule(later)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.equal(flushed.length, 302, 'a stream that is scheduled later is flushed')
 })
 
@@ -90,10 +90,10 @@ t.test('a stream may call flushAll while it is flushed, even if it is scheduled 
     flushScheduler.flushAll()
   })
   for (const stream of streams) flushScheduler.schedule(stream)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(flushed, [...range(300), 1])
   flushScheduler.schedule(later as Flushable)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(flushed, [...range(300), 1, 0])
 })
 
@@ -107,7 +107,7 @@ t.test('flushAll leaves no extra tick behind', async t => {
   }
   flushed.length = 0
   for (const stream of streams) flushScheduler.schedule(stream)
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
   t.strictSame(flushed, range(128))
   flushScheduler.flushAll()
 })
@@ -120,8 +120,8 @@ t.test('a stream that throws does not stop the others', async t => {
   process.on('uncaughtException', onFailure)
   t.teardown(() => { process.off('uncaughtException', onFailure) })
   for (const stream of createStreams(2, flushed, index => { if (index === 0) throw new Error('flush failed') })) flushScheduler.schedule(stream)
-  await nextEventLoopTurn()
-  await nextEventLoopTurn()
+  await nextEventLoopTick()
+  await nextEventLoopTick()
   t.strictSame(flushed, [0, 1])
   t.match(failures, [{ message: 'flush failed' }])
 })

@@ -3,11 +3,11 @@ import Fastify from 'fastify'
 import t from 'tap'
 import { Log, type LogBounds } from '../../lib/log/log.js'
 import type { LogRange } from '../../lib/log/log-range.js'
-import type { Sink, SinkListener } from '../../lib/stream/response-sink.js'
 import { SharedCompression, StreamEncoder } from '../../lib/stream/shared-compression.js'
 import { StreamWriter } from '../../lib/stream/stream-writer.js'
 import { IdGenerator } from '../../lib/wire/event-id.js'
 import { frameEvent, HEARTBEAT_FRAME } from '../../lib/wire/frame.js'
+import { MemorySink } from '../support/memory-sink.js'
 import { chooseSeed, createRandom } from '../support/random.js'
 
 const { log: logger } = Fastify({ logger: false })
@@ -18,50 +18,29 @@ const createLog = (compressionScope: string | undefined, bounds: Partial<LogBoun
   return Object.assign(new Log({ entries: 5000, bytes: 1e8, age: Infinity, ...bounds }, { onAppend: () => {} }), { compressionScope })
 }
 
-/** A response in memory, which may be compressed. If `stalls` is true, it blocks after every write. */
-class RecordingSink implements Sink {
-  listener: SinkListener | undefined
-  closed = false
-  stalls = false
-  readonly chunks: Buffer[] = []
-
-  write (chunk: string, encoding: 'latin1' | 'utf8' = 'utf8'): boolean {
-    this.chunks.push(Buffer.from(chunk, encoding))
-    return !this.stalls
-  }
-
-  end (chunk: string, encoding?: 'latin1'): void {
-    this.write(chunk, encoding)
-    this.closed = true
-  }
-
-  destroy (): void {}
-
-  get bytes (): Buffer {
-    return Buffer.concat(this.chunks)
-  }
-}
+// More than the length of all data in these tests.
+const MAX_DATA_LENGTH = 300_000
 
 /** A compressed stream, and one without compression to which the same happens. */
 class StreamPair {
-  readonly compressed: RecordingSink
-  readonly plain: RecordingSink
+  readonly compressed: MemorySink
+  readonly uncompressed: MemorySink
   readonly #writers: StreamWriter[]
 
   constructor (compression: SharedCompression, ranges: readonly LogRange[], cursor = 0, readerId = ids.next()) {
-    this.compressed = new RecordingSink()
-    this.plain = new RecordingSink()
+    this.compressed = new MemorySink(false, MAX_DATA_LENGTH)
+    this.uncompressed = new MemorySink(false, MAX_DATA_LENGTH)
     const options = { readerId, ranges, cursor, owner, logger }
     this.#writers = [
       new StreamWriter({ ...options, sink: this.compressed, encoder: new StreamEncoder(compression) }),
-      new StreamWriter({ ...options, sink: this.plain })
+      new StreamWriter({ ...options, sink: this.uncompressed })
     ]
     for (const writer of this.#writers) writer.start(`: ${readerId} größer\n\n`)
   }
 
   /** Whether the compressed stream contains the same as the other one. A comparison that prints the differences would take minutes. */
   get isCorrect (): boolean {
-    return gunzipSync(this.compressed.bytes, { finishFlush: constants.Z_SYNC_FLUSH }).equals(this.plain.bytes)
+    return gunzipSync(Buffer.from(this.compressed.text, 'latin1'), { finishFlush: constants.Z_SYNC_FLUSH }).equals(Buffer.from(this.uncompressed.text))
   }
 
   each (run: (writer: StreamWriter) => void): void {
@@ -76,8 +55,10 @@ class StreamPair {
   }
 
   stall (stalls: boolean): void {
-    for (const sink of [this.compressed, this.plain]) sink.stalls = stalls
-    if (!stalls) this.each(writer => { writer.onDrain() })
+    for (const sink of [this.compressed, this.uncompressed]) {
+      if (stalls) sink.stalls = true
+      else sink.drain(false)
+    }
   }
 }
 
@@ -97,7 +78,7 @@ function createText (random: () => number, length: number): string {
   return text
 }
 
-t.test('a compressed stream contains the same as one without compression, whatever happens', async t => {
+t.test('decodes to the same bytes as an uncompressed stream in random scenarios', async t => {
   const seed = chooseSeed(t)
   for (let round = 0; round < 20; round++) {
     const random = createRandom(seed + round)
@@ -107,7 +88,7 @@ t.test('a compressed stream contains the same as one without compression, whatev
     // A log that is short loses entries before slow streams have read them. One that is long has entries that are too old to be compressed.
     const [entries, maxLength] = pick([[10, 3000], [10, 300], [120, 300]] as const)
     const logs = ['', 'a', 'b'].map(scope => createLog(scope, { entries }))
-    const uncompressed = createLog(undefined, { entries })
+    const unscopedLog = createLog(undefined, { entries })
     const pairs: StreamPair[] = []
     const readerIds = Array.from({ length: 6 }, () => ids.next())
     const ranges = readerIds.map((): LogRange[] => [])
@@ -117,7 +98,7 @@ t.test('a compressed stream contains the same as one without compression, whatev
       const pair = pairs[index]
       if (action < 0.6) {
         // Most events are sent to one log, so that streams have windows of several entries.
-        const log = random() < 0.8 ? logs[0] as Log : pick([...logs, uncompressed])
+        const log = random() < 0.8 ? logs[0] as Log : pick([...logs, unscopedLog])
         const except = random() < 0.1 ? [pick(readerIds)] : undefined
         const key = random() < 0.1 ? 'key' : undefined
         for (let count = pick([1, 1, 1, 30]); count > 0; count--) {
@@ -126,7 +107,7 @@ t.test('a compressed stream contains the same as one without compression, whatev
         if (random() < 0.7) for (const pair of pairs) pair.flush()
       } else if (pair === undefined || (action < 0.65 && pairs.length < readerIds.length)) {
         const own = ranges[pairs.length] as LogRange[]
-        own.push(...[...logs.filter(() => random() < 0.7), uncompressed].map(log => ({ log, from: 0, to: Infinity })))
+        own.push(...[...logs.filter(() => random() < 0.7), unscopedLog].map(log => ({ log, from: 0, to: Infinity })))
         pairs.push(new StreamPair(compression, own, Math.floor(random() * appender.position), readerIds[pairs.length]))
       } else if (action < 0.75) {
         pair.flush()
@@ -159,8 +140,11 @@ function createChatEvent (random: () => number, n: number): string {
   return frameEvent('chat', { id: 1000 + n, user: ['anna', 'bob', 'eve'][Math.floor(random() * 3)], text, time: new Date(1.7e12 + n * 1371).toISOString() })
 }
 
-/** Resolves with the number of bytes for each chunk if a compressor of its own compresses a stream. */
-async function compressSeparately (chunks: readonly Buffer[]): Promise<number[]> {
+/** The event of a chat takes fewer bytes if it is compressed together with earlier ones. */
+const DEPENDENT_CHAT_EVENT_BYTES = 110
+
+/** Compresses a stream with a compressor of its own. Resolves with the number of bytes for each chunk. */
+async function compressSeparately (chunks: readonly string[]): Promise<number[]> {
   const gzip = createGzip()
   const sizes: number[] = []
   for (const chunk of chunks) {
@@ -171,7 +155,7 @@ async function compressSeparately (chunks: readonly Buffer[]): Promise<number[]>
   return sizes
 }
 
-t.test('a stream takes at most 1.4 times the bytes of a compressor of its own', async t => {
+t.test('is at most 1.4 times as large as with a compressor for each stream', async t => {
   const random = createRandom(1)
   for (const [name, createEvent] of Object.entries({
     chat: (n: number) => createChatEvent(random, n),
@@ -185,15 +169,15 @@ t.test('a stream takes at most 1.4 times the bytes of a compressor of its own', 
       appender.append(log, createEvent(n))
       pair.flush()
     }
-    const separate = await compressSeparately(pair.plain.chunks)
+    const separate = await compressSeparately(pair.uncompressed.chunks)
     const sum = (sizes: readonly number[]): number => sizes.slice(10).reduce((sum, size) => sum + size, 0)
     const ratio = sum(pair.compressed.chunks.map(({ length }) => length)) / sum(separate)
     t.ok(ratio < 1.4, `${name}: ${ratio.toFixed(2)}`)
   }
 })
 
-/** Creates two compressed streams that read the same logs. */
-function createStreams (ranges: LogRange[] = [{ log: createLog(''), from: 0, to: Infinity }]): { first: StreamPair, second: StreamPair, compression: SharedCompression, send: (frame: string, options?: { except?: readonly string[], log?: Log }) => [first: Buffer, second: Buffer], appender: Appender } {
+/** Creates two pairs of streams that read the same logs. `send` appends an event and returns the last chunk of each compressed stream. */
+function createPairs (ranges: LogRange[] = [{ log: createLog(''), from: 0, to: Infinity }]): { first: StreamPair, second: StreamPair, compression: SharedCompression, send: (frame: string, options?: { except?: readonly string[], log?: Log }) => [first: string, second: string], appender: Appender } {
   const compression = new SharedCompression()
   const appender = new Appender()
   const first = new StreamPair(compression, ranges)
@@ -207,27 +191,27 @@ function createStreams (ranges: LogRange[] = [{ log: createLog(''), from: 0, to:
       appender.append(log, frame, options)
       return [first, second].map(pair => {
         pair.flush()
-        return pair.compressed.chunks.at(-1) as Buffer
-      }) as [Buffer, Buffer]
+        return pair.compressed.chunks.at(-1) as string
+      }) as [string, string]
     }
   }
 }
 
 t.test('streams share a block if their last entries are the same', async t => {
   const random = createRandom(2)
-  const { first, second, send } = createStreams()
+  const { first, second, send } = createPairs()
   let [one, two] = send(createChatEvent(random, 0))
   t.notSame(one, two, 'the first entry contains the id of the session')
   for (let n = 1; n < 20; n++) {
     [one, two] = send(createChatEvent(random, n))
     t.strictSame(one, two)
-    t.ok(one.length < 110)
+    t.ok(one.length < DEPENDENT_CHAT_EVENT_BYTES)
   }
   first.each(writer => { writer.writeHeartbeat(HEARTBEAT_FRAME) })
   const sizes = []
   for (let n = 20; n < 30; n++) {
     [one, two] = send(createChatEvent(random, n))
-    sizes.push([one.length > 110, one.equals(two)])
+    sizes.push([one.length > DEPENDENT_CHAT_EVENT_BYTES, one === two])
   }
   t.strictSame(sizes, [[true, false], ...Array.from({ length: 7 }, () => [false, false]), [false, true], [false, true]], 'after something else, one entry is written without a block, and after eight entries the window is full again')
   for (const pair of [first, second]) t.ok(pair.isCorrect)
@@ -236,39 +220,39 @@ t.test('streams share a block if their last entries are the same', async t => {
 t.test('an entry is never compressed together with entries of other logs or of a session', async t => {
   const secret = 'data: "a secret that is much longer than everything else in this event, and is sent in each of the logs"\n\n'
   const [a, b, own] = [createLog('a'), createLog('b'), createLog(undefined)]
-  const { send } = createStreams([a, b, own].map(log => ({ log, from: 0, to: Infinity })))
+  const { send } = createPairs([a, b, own].map(log => ({ log, from: 0, to: Infinity })))
   const sizes = [a, a, b, b, own, own, a].map(log => send(secret, { log })[0].length > 50)
   t.strictSame(sizes, [true, false, true, false, true, true, true])
 })
 
-t.test('an entry has blocks for the windows of few streams; others write it without a block, or with that for one entry', async t => {
+t.test('limits the blocks of an entry to four', async t => {
   const random = createRandom(3)
   const log = createLog('')
   const compression = new SharedCompression()
   const appender = new Appender()
   const readerIds = Array.from({ length: 8 }, () => ids.next())
   const pairs = readerIds.map(id => new StreamPair(compression, [{ log, from: 0, to: Infinity }], 0, id))
-  const send = (except?: readonly string[]): Buffer[] => {
+  const send = (except?: readonly string[]): string[] => {
     appender.append(log, createChatEvent(random, appender.position), except && { except })
     return pairs.map(pair => {
       pair.flush()
-      return pair.compressed.chunks.at(-1) as Buffer
+      return pair.compressed.chunks.at(-1) as string
     })
   }
   for (let n = 0; n < 8; n++) send()
   for (const id of readerIds.slice(0, 4)) send([id])
   send()
-  const blocks = send().map(block => block.toString('latin1'))
+  const blocks = send()
   t.equal(new Set(blocks).size, 4, 'three blocks for full windows, and one for one entry')
   t.equal(new Set(blocks.slice(3)).size, 1, 'the latter is shared')
-  t.ok(blocks.every(block => block.length < 110))
+  t.ok(blocks.every(block => block.length < DEPENDENT_CHAT_EVENT_BYTES))
   for (const pair of pairs) t.ok(pair.isCorrect)
 })
 
 t.test('frames of any size are encoded', async t => {
   const random = createRandom(4)
   const noise = (length: number): string => `data: ${Array.from({ length }, () => String.fromCharCode(33 + Math.floor(random() * 90))).join('')}\n\n`
-  const { first, second, send } = createStreams()
+  const { first, second, send } = createPairs()
   // Too large for one stored block; too far from the previous id; not compressible.
   for (const length of [10, 70_000, 10, 40_000, 10, 65_500, 5, 1000, 1000, 1000]) send(noise(length))
   const heartbeat = noise(140_000)
@@ -278,7 +262,7 @@ t.test('frames of any size are encoded', async t => {
 })
 
 t.test('a large entry is not compressed, because that would block the event loop', async t => {
-  const { first, second, send } = createStreams()
+  const { first, second, send } = createPairs()
   const [large] = send(frameEvent('message', 'x'.repeat(32 * 1024 + 1)))
   t.ok(large.length > 32 * 1024)
   t.ok(send(frameEvent('message', 'x'.repeat(32 * 1024 - 100)))[0].length < 1000)
@@ -288,37 +272,45 @@ t.test('a large entry is not compressed, because that would block the event loop
 t.test('a long replay is compressed only at its end', async t => {
   const log = createLog('')
   const appender = new Appender()
-  for (let n = 0; n < 200; n++) appender.append(log, frameEvent('message', 'x'.repeat(500)))
+  const entries = 200
+  // See MAX_DISTANCE_FROM_END.
+  const compressedEntries = 64
+  const dataLength = 500
+  // With the id, the field name, and the start and the end of a stored block.
+  const maxFrameLength = dataLength + 52
+  for (let n = 0; n < entries; n++) appender.append(log, frameEvent('message', 'x'.repeat(dataLength)))
   const pair = new StreamPair(new SharedCompression(), [{ log, from: 0, to: Infinity }])
   t.ok(pair.isCorrect)
-  const { compressed } = pair
-  t.ok(compressed.bytes.length > 136 * 500 && compressed.bytes.length < 140 * 545)
+  const { length } = pair.compressed.text
+  const uncompressedEntries = entries - compressedEntries
+  t.ok(length > uncompressedEntries * dataLength)
+  t.ok(length < (uncompressedEntries + 4) * maxFrameLength, 'the last entries are together not larger than four that are not compressed')
 })
 
-for (const [bound, length, count] of [['number', 100, 1100], ['size', 30_000, 200]] as const) {
-  t.test(`an entry that the cache has dropped because of its ${bound} is not compressed again`, async t => {
+for (const { bound, length, count } of [{ bound: 'number of entries', length: 100, count: 1100 }, { bound: 'number of characters', length: 30_000, count: 200 }]) {
+  t.test(`does not compress an entry again after eviction because of the ${bound}`, async t => {
     const [log, other] = [createLog('log'), createLog('other')]
-    const { first, second, send, appender, compression } = createStreams([{ log, from: 0, to: Infinity }])
+    const { first, second, send, appender, compression } = createPairs([{ log, from: 0, to: Infinity }])
     const busy = new StreamPair(compression, [{ log: other, from: 0, to: Infinity }])
     const createFrame = (n: number): string => frameEvent('message', `${n} ${'x'.repeat(100)}`)
     for (let n = 0; n < 10; n++) send(createFrame(n))
     appender.append(log, createFrame(10))
     first.flush()
-    t.ok((first.compressed.chunks.at(-1) as Buffer).length < 50)
+    t.ok((first.compressed.chunks.at(-1) as string).length < 50)
     const random = createRandom(5)
     for (let n = 0; n < count; n++) {
       appender.append(other, frameEvent('message', createText(random, length)))
       busy.flush()
     }
     second.flush()
-    t.match(second.compressed.chunks.at(-1)?.toString('latin1'), createFrame(10), 'the entry is not compressed')
+    t.match(second.compressed.chunks.at(-1), createFrame(10), 'the entry is not compressed')
     const [block] = send(createFrame(11))
-    t.ok(block.length > 50, 'a window of dropped entries is not used')
+    t.ok(block.length > 50, 'a window of evicted entries is not used')
     for (const pair of [first, second]) t.ok(pair.isCorrect)
   })
 }
 
-t.test('positions that a store assigns again do not return the entries from before', async t => {
+t.test('does not return an old entry for a position that is assigned again', async t => {
   const [before, after] = [createLog(''), createLog('')]
   const compression = new SharedCompression()
   for (const log of [before, after]) {

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import { createLeader, type Leader } from '../../lib/client/shared/leader.js'
 import type { LogPosition } from '../../lib/client/shared/log.js'
 import type { Reply } from '../../lib/client/shared/messages.js'
-import { deferred, nextEventLoopTurn } from '../support/wait.js'
+import { deferred, nextEventLoopTick } from '../support/wait.js'
 
 interface Stream {
   readonly url: string
@@ -31,7 +31,7 @@ interface ScriptedLeader {
   readonly replies: (tab: string) => string[]
 }
 
-const settle = async (): Promise<void> => { for (let turn = 0; turn < 3; turn++) await nextEventLoopTurn() }
+const settle = async (): Promise<void> => { for (let turn = 0; turn < 3; turn++) await nextEventLoopTick() }
 
 function scriptLeader (maxEventSize?: number): ScriptedLeader {
   const streams: Stream[] = []

@@ -6,7 +6,7 @@ import { Log } from '../../lib/log/log.js'
 import { resolveOptions } from '../../lib/options.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { StreamWriter } from '../../lib/stream/stream-writer.js'
-import { openSession, attachStream } from '../support/memory-stream.js'
+import { openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
 import { waitUntil } from '../support/wait.js'
 
@@ -58,7 +58,7 @@ t.test('a stream ends without an event if its session was streamed elsewhere and
     }
   }, 0), logger)
   t.teardown(() => sessions.close())
-  const memoryStream = await attachStream(sessions, await openSession(sessions))
+  const memoryStream = await attachMemoryStream(sessions, await openSession(sessions))
   await waitUntil(() => memoryStream.sink.closed, 'the end')
   t.strictSame(memoryStream.read(), [])
 })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import type { Gap, Session, Sessions } from '../../../lib/index.js'
 import { kInternals } from '../../../lib/sessions/session.js'
-import { findSession, openSession, attachStream, type MemoryStream } from '../../support/memory-stream.js'
+import { findSession, openSession, attachMemoryStream, type MemoryStream } from '../../support/memory-stream.js'
 import { ReferenceLog } from '../../support/reference-log.js'
 import { waitUntil } from '../../support/wait.js'
 
@@ -189,7 +189,7 @@ export class StoreModel {
         nodeIndex,
         counted: 0,
         received: [{ position: session[kInternals].cursor, n }],
-        stream: await attachStream(node, session)
+        stream: await attachMemoryStream(node, session)
       }
       this.#clients[index] = created
       return
@@ -202,7 +202,7 @@ export class StoreModel {
     client.since = from.n
     client.nodeIndex = nodeIndex
     client.counted = 0
-    client.stream = await attachStream(node, await findSession(node, client.session), from.position)
+    client.stream = await attachMemoryStream(node, await findSession(node, client.session), from.position)
     await waitUntil(() => before === undefined || before.sink.closed, 'the previous stream to end')
   }
 

@@ -13,7 +13,7 @@ import { ReferenceLog, type ReferenceEntry } from '../../support/reference-log.j
 
 /** One step; each kind uses the fields that it needs. */
 export interface Step {
-  readonly kind: 'send' | 'emit' | 'broadcast' | 'join' | 'leave' | 'connect' | 'drop' | 'drain' | 'turn' | 'expire' | 'close'
+  readonly kind: 'send' | 'emit' | 'broadcast' | 'join' | 'leave' | 'connect' | 'drop' | 'drain' | 'tick' | 'expire' | 'close'
   readonly client: number
   readonly channel: number
   /** The client that an emit or a broadcast excludes. A number without a client excludes none. */
@@ -100,7 +100,7 @@ export class SessionModel {
     const model = new SessionModel(fullBounds, skew, logs, sessions)
     for (const step of steps) await model.#execute(step)
     for (const client of model.#openClients()) client.sink?.destroy()
-    await model.#waitForTurn()
+    await model.#waitForTick()
     await sessions.close()
   }
 
@@ -122,7 +122,7 @@ export class SessionModel {
     const name = `channel ${step.channel}`
     const { latest } = step
     const options = { except: except?.session, latest }
-    if (step.kind === 'turn') return await this.#waitForTurn()
+    if (step.kind === 'tick') return await this.#waitForTick()
     if (step.kind === 'expire') return this.#advanceTime()
     if (step.kind === 'connect') return await this.#connect(step)
     if (step.kind === 'broadcast') {
@@ -207,7 +207,7 @@ export class SessionModel {
     for (const { log } of this.#sent) log.expire(this.#time)
   }
 
-  async #waitForTurn (): Promise<void> {
+  async #waitForTick (): Promise<void> {
     await new Promise(resolve => { setImmediate(resolve) })
     for (const client of this.#openClients()) this.#check(client)
   }
