@@ -51,12 +51,12 @@ export async function attachStream (sessions: Sessions, session: Session, option
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.
     endWithoutStream(sink, encoder, frameRetry(sessions.createRetryDelay()))
     if (!resumed) session.close('shutdown')
-  }, reply => {
+  })
+  reply.headers(STREAM_HEADERS).headers(options.headers)
+  payload.send(reply, reply => {
     encoder = createEncoder(sessions, reply)
     return encoder === undefined ? {} : { [CONTENT_ENCODING]: 'gzip' }
   })
-  reply.headers(STREAM_HEADERS).headers(options.headers)
-  payload.send(reply)
   return true
 }
 

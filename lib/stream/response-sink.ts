@@ -165,16 +165,16 @@ interface ReplyWithPayload {
 export class StreamPayload extends Readable {
   readonly #sink: ResponseSink
   readonly #onStart: () => void
-  readonly #createHeaders: (reply: FastifyReply) => OutgoingHttpHeaders
+  /** Set by {@link send}. */
+  #createHeaders!: (reply: FastifyReply) => OutgoingHttpHeaders
   /** The reply of a route without {@link startStream}, until the stream starts. */
   #waitingReply: FastifyReply | undefined
 
-  /** `onStart` is called when all `onSend` hooks have run and the sink can write. Before, if no hook uses the payload, `createHeaders` is called, which returns headers in addition to those of the reply. */
-  constructor (sink: ResponseSink, onStart: () => void, createHeaders: (reply: FastifyReply) => OutgoingHttpHeaders = () => ({})) {
+  /** `onStart` is called when all `onSend` hooks have run and the sink can write. */
+  constructor (sink: ResponseSink, onStart: () => void) {
     super()
     this.#sink = sink
     this.#onStart = onStart
-    this.#createHeaders = createHeaders
   }
 
   override _read (): void {
@@ -184,8 +184,12 @@ export class StreamPayload extends Readable {
     else this.#startPiped(reply)
   }
 
-  /** Passes the payload to the `onSend` hooks of the route, of which {@link startStream} must be the last one. */
-  send (reply: FastifyReply & ReplyWithPayload): void {
+  /**
+   * Passes the payload to the `onSend` hooks of the route, of which {@link startStream} must be the last one. If no hook uses it,
+   * `createHeaders` is called before the stream starts. It returns headers in addition to those of the reply.
+   */
+  send (reply: FastifyReply & ReplyWithPayload, createHeaders: (reply: FastifyReply) => OutgoingHttpHeaders): void {
+    this.#createHeaders = createHeaders
     reply[kPayload] = this
     reply.send(this)
   }
