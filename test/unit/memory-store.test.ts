@@ -92,3 +92,18 @@ t.test('a closed session keeps all that a stream has not written, and then the l
   t.strictSame([session.log?.length, session.ranges.length], [2, 1])
   store.close('done')
 })
+
+t.test('a session that is detached after it was removed takes nothing from others', async t => {
+  const store = memoryStore(resolveOptions({ maxSessions: 2 }, 0), callbacks)
+  const [removed, other] = [openSession(store, 'one'), openSession(store, 'two')]
+  for (const session of [removed, other]) store.join(session, 'room', 0)
+  for (let n = 0; n < 4; n++) store.publish('room', { frame: 'x'.repeat(30_000) }, 0)
+  store.leave(other, 'room')
+  store.end(removed, 'done', true)
+  openSession(store, 'three')
+  t.equal(store.find('one'), undefined)
+  removed.cursor = Infinity
+  store.detach(removed)
+  t.equal(other.ranges.at(-1)?.log.length, 4)
+  store.close('done')
+})

@@ -95,7 +95,8 @@ export class MemoryStore implements Store {
 
   detach (session: MemorySession): void {
     if (session.closeReason !== undefined) {
-      this.#shrinkClosed(session)
+      // Its logs are released when it is removed.
+      if (this.#sessions.has(session.id)) this.#shrinkClosed(session)
       return
     }
     this.#expiryQueue.set(session)
