@@ -82,7 +82,10 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.hooks = new HookRunner(logger)
     this.handlers = new HandlerRegistry(this.hooks, {
       stopParts: (session, key) => this.runs.deliveries.stopValues(session.id, key),
-      answer: (session, data) => this.runs.requests.answer(session.id, data)
+      answer: (session, data) => {
+        session[kInternals].preventEviction()
+        return this.runs.requests.answer(session.id, data)
+      }
     })
     this.#store = store
     this.#logger = logger

@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Session } from '../../lib/index.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -59,6 +60,22 @@ for (const [limit, principal] of [['maxSessions', undefined], ['maxSessionsPerPr
     t.equal((await sessions.find(posted.sessionId))?.connected, false)
   })
 }
+
+t.test('a session whose client has answered a request is not evicted', async t => {
+  const { sessions, url } = await serve(t, { maxSessions: 1 })
+  const stream = await openStream(t, url)
+  const session = await sessions.find(stream.sessionId) as Session
+  const answer = session.request('confirm')
+  const { data } = await stream.waitFor(({ event }) => event === 'request')
+  await postMessage(url, stream.sessionId, { request: (data as { request: string }).request }, { event: 'response' })
+  await withTimeout(answer, 'the answer')
+  stream.destroy()
+  await waitUntil(() => !session.connected, 'the disconnect')
+  const refused = await openStream(t, url, { skipWelcome: true })
+  await withTimeout(refused.ended, 'the end')
+  t.match(refused.text(), /^retry: \d+\n\n$/)
+  t.equal(session.closed, false)
+})
 
 t.test('a session joins at most maxChannelsPerSession channels, and can join others when it has left some', async t => {
   const { sessions, url } = await serve(t, { maxChannelsPerSession: 2 })
