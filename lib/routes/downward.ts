@@ -1,4 +1,4 @@
-import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { now } from '../clock.js'
@@ -95,7 +95,7 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
   try {
     await sessions.authorize(session, authorizedUntil)
     const hookData = sessions.hooks.has('onOpen')
-      ? await waitForHooks(sink, sessions.hooks.runStreamHooks('onOpen', session, request))
+      ? await waitForHooks(sink, sessions.hooks.runStreamHooks('onOpen', session, request), request.log)
       : sessions.handlers.usesEcho ? createGreeting() : {}
     return serializeWelcome(sessions, session, false, { ...previous, ...hookData })
   } catch (error) {
@@ -107,7 +107,7 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
 /** Runs the `onResume` hooks, and records until when the client is authorized. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, authorizedUntil: number | undefined, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
-    const hookData = session.closed ? {} : await waitForHooks(sink, sessions.hooks.runStreamHooks('onResume', session, request))
+    const hookData = session.closed ? {} : await waitForHooks(sink, sessions.hooks.runStreamHooks('onResume', session, request), request.log)
     await sessions.authorize(session, authorizedUntil)
     return serializeWelcome(sessions, session, true, hookData)
   } catch (error) {
@@ -117,12 +117,21 @@ async function runOnResume (sessions: Sessions, session: Session, authorizedUnti
 }
 
 /** Waits for hooks. If the client disconnects, resolves at the latest a second later, so that a hook that never settles does not keep the session. */
-function waitForHooks (sink: ResponseSink, hookData: Promise<object>): Promise<object> {
+function waitForHooks (sink: ResponseSink, hookData: Promise<object>, log: FastifyBaseLogger): Promise<object> {
   return new Promise((resolve, reject) => {
-    const onClose = (): void => { setTimeout(resolve, DISCONNECT_GRACE, {}).unref() }
+    let isLate = false
+    const onClose = (): void => {
+      setTimeout(() => {
+        isLate = true
+        resolve({})
+      }, DISCONNECT_GRACE).unref()
+    }
     if (sink.closed) onClose()
     else sink.listener = { onDrain: noop, onClose }
-    hookData.then(resolve, reject)
+    hookData.then(resolve, (error: unknown) => {
+      if (isLate) logSafely(log, 'error', { err: error }, 'an onOpen or onResume hook failed after its client had disconnected')
+      reject(error)
+    })
   })
 }
 

@@ -17,6 +17,9 @@ import { isResponse } from '../stream/response-sink.js'
 /** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
 
+/** Milliseconds that an error handler has to respond to a connection that was lost. */
+const LOST_CONNECTION_GRACE = 30_000
+
 type Headers = Readonly<Record<string, unknown>>
 
 /** A response that Fastify, a hook or an error handler sends, captured so that it can be stored. */
@@ -78,7 +81,12 @@ export function startCapture (request: IncomingMessage, response: ServerResponse
   const capture: Capture = { earlierHeaders, response: promise, resolve }
   captures.set(request, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
-  finished(response, () => { resolve({ status: response.statusCode, headers: {}, body: undefined }) })
+  finished(response, error => {
+    const sent = { status: response.statusCode, headers: {}, body: undefined }
+    // If the connection was lost, the error handler and the hooks of the app send a response nevertheless, which a repeat gets.
+    if (error) setTimeout(resolve, LOST_CONNECTION_GRACE, sent).unref()
+    else resolve(sent)
+  })
   return capture
 }
 
@@ -159,9 +167,17 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)
-    // Nobody reads the values, so their iterator must release what it has opened.
-    Promise.resolve(values[Symbol.asyncIterator]().return?.()).catch(noop)
+    discardItems(values, log)
   })
+}
+
+/** Calls `return` of items that nobody reads, so that their iterator releases what it has opened. Never rejects. */
+async function discardItems (items: AsyncIterable<unknown>, log: FastifyBaseLogger): Promise<void> {
+  try {
+    await items[Symbol.asyncIterator]().return?.()
+  } catch (error) {
+    logSafely(log, 'warn', { err: error }, 'an async iterable that a handler has returned could not be closed')
+  }
 }
 
 /** Waits for a handler or a validator. Rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `timeout` milliseconds; 0 turns the timeout off. */
@@ -177,6 +193,7 @@ function rejectAfterTimeout<T> (result: Awaitable<T>, timeout: number, what: str
     }, timeout).unref()
     result.then(value => {
       clearTimeout(timer)
+      if (isLate && isItems(value)) discardItems(value, log)
       resolve(value)
     }, (error: unknown) => {
       clearTimeout(timer)

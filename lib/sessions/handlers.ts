@@ -168,7 +168,7 @@ export class HandlerRegistry {
     if (isReserved(message.event) || !this.#hooks.has('preHandle')) return prepared
     return andThen(prepared, run => async reply => {
       await this.#hooks.runPreHandleHooks(session, message, request, reply)
-      return reply.sent ? undefined : run(reply)
+      return reply.sent || reply.isAborted ? undefined : run(reply)
     })
   }
 

@@ -88,19 +88,19 @@ export class HookRunner {
     return data
   }
 
-  /** Runs the `preHandle` hooks until one of them calls `reply.send`. */
+  /** Runs the `preHandle` hooks until one of them calls `reply.send`, or the timeout has passed. */
   async runPreHandleHooks (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<void> {
     for (const hook of this.#hooks.preHandle) {
-      if (reply.sent) return
+      if (reply.sent || reply.isAborted) return
       await hook(session, message, request, reply)
     }
   }
 
-  /** Runs the hooks for a message until one of them returns a value or calls `reply.send`. */
+  /** Runs the hooks for a message until one of them returns a value or calls `reply.send`, or the timeout has passed. */
   async runMessageHooks (session: Session, message: Message, request: FastifyRequest, reply: UpwardReply): Promise<unknown> {
     for (const hook of this.#hooks.onMessage) {
       const result = await hook(session, message, request, reply)
-      if (result !== undefined || reply.sent) return result
+      if (result !== undefined || reply.sent || reply.isAborted) return result
     }
     return undefined
   }

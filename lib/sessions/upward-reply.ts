@@ -29,6 +29,11 @@ export class UpwardReply {
     return this.#abortController.signal
   }
 
+  /** @internal Whether {@link signal} has aborted. Then other messages of the session may have been handled since. */
+  get isAborted (): boolean {
+    return this.#abortController?.signal.aborted === true
+  }
+
   /** @internal Aborts {@link signal}. */
   abort (reason: Error): void {
     this.#abortController ??= new AbortController()

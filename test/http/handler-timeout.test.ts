@@ -1,14 +1,15 @@
 import { once } from 'node:events'
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
-import type { Sessions } from '../../lib/index.js'
+import type { Message, Session, Sessions } from '../../lib/index.js'
 import { assertErrorResponse } from '../support/error-response.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, deleteSession } from '../support/http-client.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const hang = async (): Promise<never> => await new Promise(() => {})
 
@@ -61,6 +62,84 @@ t.test('a preHandle hook that does not settle is named in the response', async t
   const response = await withTimeout(postMessage(url, sessionId, {}, { event: 'fine' }), 'the response')
   assertErrorResponse(t, response, 504, 'FST_SSE_HANDLER_TIMEOUT')
   t.match(response.body, { message: /^A preHandle hook or the handler of event "fine" has not finished/ })
+})
+
+t.test('neither other hooks nor the handler run after a hook has exceeded the timeout', async t => {
+  const { sessions, url } = await serve(t, { handlerTimeout: 50 })
+  const gate = deferred()
+  const called: unknown[] = []
+  const wait = async (_session: Session, { data }: Message): Promise<void> => {
+    if (isDeepStrictEqual(data, { n: 1 })) await gate.promise
+  }
+  sessions
+    .addHook('preHandle', async (session, message) => { if (message.event === 'pay') await wait(session, message) })
+    .addHook('preHandle', (_session, { event, data }) => { called.push(['preHandle', event, data]) })
+    .handle('pay', (_session, data) => { called.push(['handler', data]) })
+    .addHook('onMessage', wait)
+    .addHook('onMessage', (_session, { data }) => { called.push(['onMessage', data]) })
+  const { sessionId } = await openStream(t, url)
+  for (const event of ['pay', 'other']) {
+    assertErrorResponse(t, await postMessage(url, sessionId, { n: 1 }, { event }), 504, 'FST_SSE_HANDLER_TIMEOUT')
+    t.equal((await postMessage(url, sessionId, { n: 2 }, { event })).status, 202)
+  }
+  gate.resolve()
+  await nextEventLoopTick()
+  t.strictSame(called, [
+    ['preHandle', 'pay', { n: 2 }], ['handler', { n: 2 }],
+    ['preHandle', 'other', { n: 1 }], ['preHandle', 'other', { n: 2 }], ['onMessage', { n: 2 }]
+  ])
+})
+
+for (const fails of [false, true]) {
+  t.test(`an async iterable that a handler returns after its timeout is closed${fails ? ', and an error of that is logged' : ''}`, async t => {
+    const lines: Array<{ level: number, msg: string }> = []
+    const { sessions, url } = await serve(t, { handlerTimeout: 20 }, { fastify: { logger: { level: 'warn', stream: { write: line => { lines.push(JSON.parse(line)) } } } } })
+    const closed = deferred()
+    sessions.handle('late', async (_session, _data, { reply: { signal } }) => {
+      await once(signal, 'abort')
+      const iterator: AsyncIterator<unknown> = {
+        next: hang,
+        return: async () => {
+          closed.resolve()
+          if (fails) throw new Error('return failed')
+          return { done: true, value: undefined }
+        }
+      }
+      return { [Symbol.asyncIterator]: () => iterator }
+    })
+    const { sessionId } = await openStream(t, url)
+    assertErrorResponse(t, await postMessage(url, sessionId, {}, { event: 'late' }), 504, 'FST_SSE_HANDLER_TIMEOUT')
+    await withTimeout(closed.promise, 'the end of the iterable')
+    if (fails) await waitUntil(() => lines.some(({ msg }) => /could not be closed/.test(msg)), 'the log line')
+  })
+}
+
+t.test('a repeat gets the response that an error handler has sent to a lost connection', async t => {
+  const gate = deferred()
+  const { sessions, url } = await serve(t, {}, {
+    beforeRegister: app => {
+      app.setErrorHandler(async (error: Error, _request, reply) => {
+        await gate.promise
+        return reply.code(422).send({ message: error.message })
+      })
+    }
+  })
+  const [started, isLost] = [deferred(), deferred()]
+  sessions.handle('fail', async (_session, _data, { request: { raw: { socket } } }) => {
+    started.resolve()
+    if (!socket.destroyed) await once(socket, 'close')
+    isLost.resolve()
+    throw new Error('declined')
+  })
+  const { sessionId } = await openStream(t, url)
+  const aborted = new AbortController()
+  request(`${url}/upward/fail`, { method: 'POST', headers: { 'x-session-id': sessionId, 'idempotency-key': 'k' }, signal: aborted.signal }).catch(() => {})
+  await withTimeout(started.promise, 'the handler')
+  aborted.abort()
+  await withTimeout(isLost.promise, 'the end of the connection')
+  await nextEventLoopTick()
+  gate.resolve()
+  t.match(await withTimeout(postMessage(url, sessionId, undefined, { event: 'fail', key: 'k' }), 'the repeat'), { status: 422, headers: { 'idempotent-replayed': 'true' }, body: { message: 'declined' } })
 })
 
 t.test('handle can set another time limit, or none', async t => {
@@ -136,6 +215,24 @@ t.test('a session whose onOpen or onResume hook does not settle is released afte
   abortController.abort()
   await Promise.allSettled(requests)
   await waitUntil(() => sessions.size === 0, 'the end of both sessions')
+})
+
+t.test('an error of an onOpen hook after its client has disconnected is logged', async t => {
+  const lines: string[] = []
+  const { sessions, url } = await serve(t, { resumeTimeout: 100 }, { fastify: { logger: { level: 'error', stream: { write: line => { lines.push(line) } } } } })
+  const [started, gate] = [deferred(), deferred()]
+  sessions.addHook('onOpen', async () => {
+    started.resolve()
+    await gate.promise
+    throw new Error('late')
+  })
+  const aborted = new AbortController()
+  request(`${url}/downward`, { signal: aborted.signal }).catch(() => {})
+  await withTimeout(started.promise, 'the hook')
+  aborted.abort()
+  await waitUntil(() => sessions.size === 0, 'the end of the session')
+  gate.resolve()
+  await waitUntil(() => lines.some(line => /after its client had disconnected/.test(line)), 'the log line')
 })
 
 const HOOKS = ['onRequest', 'preParsing', 'preValidation', 'preHandler', 'onSend'] as const
