@@ -56,5 +56,5 @@ export function parseRetryAfter ({ headers }: Response): number {
   const value = headers.get('retry-after') as string
   // The clocks of server and client may differ.
   const now = Date.parse(headers.get('date') as string) || Date.now()
-  return Math.min(MAX_RETRY_AFTER, Number(value) * 1000 || Date.parse(value) - now || 0)
+  return Math.min(MAX_RETRY_AFTER, Math.max(0, Number(value) * 1000 || Date.parse(value) - now || 0))
 }

@@ -96,12 +96,13 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
     controller = new AbortController()
     splitter = createSplitter()
     isResuming = isForwarding
+    retryAfter = 0
     const response = await limitTime(resume(lastEventId, controller.signal))
     const { status, body, headers } = response
     if (status === 204) return undefined
     if (body && status === 200 && /^text\/event-stream\b/i.test(headers.get('content-type') ?? '')) return body.getReader()
     retryAfter = parseRetryAfter(response)
-    const error = createResponseError({ status, body: await response.json().catch(() => {}) })
+    const error = createResponseError({ status, body: await limitTime(response.json()).catch(() => {}) })
     if (!isTransient(status) && !response.ok) finish()
     throw error
   }
@@ -150,8 +151,9 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
   /** Reads the fields of blocks that are for this function. Returns the blocks to forward. */
   const handleBlocks = (blocks: Bytes): Bytes => {
     const text = new TextDecoder().decode(blocks)
-    lastEventId = findLast(text, /^id: ?([^\0\r\n]*)$/gm) ?? lastEventId
-    retrySettings.retryDelay = Number(findLast(text, /^retry: ?(\d+)$/gm) ?? retrySettings.retryDelay)
+    // Not with the flag `m`: lines of an event stream do not end at U+2028, which data can contain.
+    lastEventId = findLast(text, /(?:^|[\r\n])id: ?([^\0\r\n]*)(?![^\r\n])/g) ?? lastEventId
+    retrySettings.retryDelay = Number(findLast(text, /(?:^|[\r\n])retry: ?(\d+)(?![^\r\n])/g) ?? retrySettings.retryDelay)
     // A response that resumes another one starts with its id and retry delay, which were forwarded before.
     const preamble = new TextEncoder().encode(PREAMBLE.exec(text)?.[0]).length
     const forwarded = blocks.subarray(isResuming ? preamble : 0)

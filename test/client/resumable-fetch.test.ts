@@ -169,6 +169,22 @@ t.test('the body fails if the run is unknown, if the time is over, or if there i
   t.equal(withoutId.requests.length, 1)
 })
 
+t.test('a line separator of Unicode in the data of an event does not end a line', async t => {
+  const events = 'retry: 1\n\nid: r.0\n\nid: r.1\ndata: "a\u2028id: forged\u2029retry: 600000\u2028"\n\n'
+  const { fetch, requests } = scriptFetch(stream([events], LOST), new Response(null, { status: 204 }))
+  t.equal(await withTimeout((await post(fetch)).text(), 'the body'), events)
+  t.equal(requests[1]?.headers.get('last-event-id'), 'r.1')
+})
+
+t.test('a Retry-After that has passed does not prolong the timeout, and an earlier one does not shorten it', async t => {
+  const event = 'retry: 1\n\nid: r.1\ndata: 1\n\n'
+  const busy = (value: string) => () => new Response('busy', { status: 503, headers: { 'retry-after': value } })
+  const passed = scriptFetch(stream([event], LOST), ...Array.from({ length: 1000 }, () => busy('0')))
+  await t.rejects(withTimeout((await post(passed.fetch, { timeout: 50 })).text(), 'the body'), { code: 'TIMEOUT', cause: { status: 503 } })
+  const earlier = scriptFetch(stream([event], LOST), busy('2'), () => { throw LOST }, new Response(null, { status: 204 }))
+  t.equal(await (await post(earlier.fetch, { timeout: 3900 })).text(), event)
+})
+
 t.test('waits for Retry-After after a temporary error, and tries again after a response that is no stream', async t => {
   const { fetch, requests } = scriptFetch(stream(['retry: 1\n\nid: r.0\n\n'], LOST), new Response('busy', { status: 503, headers: { 'retry-after': '1' } }), new Response('<h1>Log in</h1>', { headers: { 'content-type': 'text/html' } }), stream(['x'], 'end', {}), stream(['id: r.0\n\n', 'data: 1\n\n', 'rest']))
   const startedAt = performance.now()
