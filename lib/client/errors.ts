@@ -50,11 +50,11 @@ export const isTransient = (status: number): boolean => [408, 421, 425, 429].inc
 // Milliseconds. A longer `Retry-After` is more likely an error than a plan, and would disconnect the client until the page is reloaded.
 const MAX_RETRY_AFTER = 300_000
 
-/** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none. [RFC 9110 10.2.3] The header contains seconds or a date. */
+/** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none, negative if its time has passed. [RFC 9110 10.2.3] The header contains seconds or a date. */
 export function parseRetryAfter ({ headers }: Response): number {
   // A missing header becomes `null`, which is no date.
   const value = headers.get('retry-after') as string
   // The clocks of server and client may differ.
   const now = Date.parse(headers.get('date') as string) || Date.now()
-  return Math.min(MAX_RETRY_AFTER, Math.max(0, Number(value) * 1000 || Date.parse(value) - now || 0))
+  return Math.min(MAX_RETRY_AFTER, Number(value) * 1000 || Date.parse(value) - now || 0)
 }

@@ -101,7 +101,7 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
     const { status, body, headers } = response
     if (status === 204) return undefined
     if (body && status === 200 && /^text\/event-stream\b/i.test(headers.get('content-type') ?? '')) return body.getReader()
-    retryAfter = parseRetryAfter(response)
+    retryAfter = Math.max(0, parseRetryAfter(response))
     const error = createResponseError({ status, body: await limitTime(response.json()).catch(() => {}) })
     if (!isTransient(status) && !response.ok) finish()
     throw error
