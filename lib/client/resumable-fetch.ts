@@ -151,7 +151,7 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
   /** Reads the fields of blocks that are for this function. Returns the blocks to forward. */
   const handleBlocks = (blocks: Bytes): Bytes => {
     const text = new TextDecoder().decode(blocks)
-    // Not with the flag `m`: lines of an event stream do not end at U+2028, which data can contain.
+    // These patterns do not use the flag `m`, with which `^` and `$` also match at U+2028. Data can contain it, and it does not end a line of an event stream.
     lastEventId = findLast(text, /(?:^|[\r\n])id: ?([^\0\r\n]*)(?![^\r\n])/g) ?? lastEventId
     retrySettings.retryDelay = Number(findLast(text, /(?:^|[\r\n])retry: ?(\d+)(?![^\r\n])/g) ?? retrySettings.retryDelay)
     // A response that resumes another one starts with its id and retry delay, which were forwarded before.

@@ -82,10 +82,10 @@ export function startCapture (request: IncomingMessage, response: ServerResponse
   captures.set(request, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, error => {
-    const sent = { status: response.statusCode, headers: {}, body: undefined }
-    // If the connection was lost, the error handler and the hooks of the app send a response nevertheless, which a repeat gets.
-    if (error) setTimeout(resolve, LOST_CONNECTION_GRACE, sent).unref()
-    else resolve(sent)
+    // If the connection was lost, the error handler and the hooks of the app send a response nevertheless, which a repeat gets. If they
+    // send none, the status is still 200, although the message has failed.
+    if (error) setTimeout(resolve, LOST_CONNECTION_GRACE, { status: 500, headers: {}, body: undefined }).unref()
+    else resolve({ status: response.statusCode, headers: {}, body: undefined })
   })
   return capture
 }
