@@ -63,9 +63,9 @@ class ObservedPromise<T> extends Promise<T> {
 }
 
 /**
- * Starts work synchronously and returns a promise of its result. The caller may ignore the promise, for example if a session may
- * be closed just before an event is sent to it. An unhandled rejection does not terminate the process: `report` receives the error
- * instead.
+ * Starts work synchronously and returns a promise of its result. The caller may ignore the promise, although the work can fail at
+ * any time, for example because the session is closed. An unhandled rejection does not terminate the process: `report` receives the
+ * error instead.
  */
 export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown) => void = noop): Promise<T> {
   let promise: ObservedPromise<T>

@@ -15,7 +15,7 @@ const scripts = readdirSync('lib/store/redis', { recursive: true, encoding: 'utf
 writeFileSync('dist/store/redis/lua.js', `const scripts = ${JSON.stringify(Object.fromEntries(scripts), null, 2)}\n\nexport const readLua = path => scripts[path]\n`)
 rmSync('dist/store/redis/lua.js.map')
 
-// One file, for pages that load the client as one file, too.
+// A page that loads bundle.js loads this file from the same folder, too, so it must not import others.
 await build({
   input: 'dist/client/shared-fetch.js',
   platform: 'browser',

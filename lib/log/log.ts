@@ -110,7 +110,7 @@ export class Log {
     return this.#positions.length
   }
 
-  /** Returns the position of the newest entry that may be trimmed when an entry is appended; 0 if none. Overestimates the size of the frame, because measuring it costs more. */
+  /** Returns the position of the newest entry that the bounds `entries` and `bytes` may trim when an entry is appended; 0 if none. Overestimates the size of the frame, because measuring it costs more. */
   evictionPosition ({ frame }: EntryInput): number {
     let excess = this.#bytes + frame.length * MAX_BYTES_PER_CHARACTER - this.bounds.bytes
     let index = this.#first + (this.length < this.bounds.entries ? 0 : 1)
@@ -219,10 +219,10 @@ export class Log {
   }
 
   /** Returns the frames of the newest entries after one position and up to another, the oldest first: at most `count`, without those that a session does not receive. */
-  framesBetween (after: number, position: number, count: number, sessionId: string): string[] {
+  framesBetween (after: number, through: number, count: number, sessionId: string): string[] {
     const frames: string[] = []
     const first = this.indexAfter(after)
-    for (let index = this.indexAfter(position) - 1; index >= first && frames.length < count; index--) {
+    for (let index = this.indexAfter(through) - 1; index >= first && frames.length < count; index--) {
       if (!this.isExcluded(this.positionAt(index), sessionId)) frames.push(this.frameAt(index))
     }
     return frames.reverse()

@@ -1,7 +1,7 @@
 import { TimeSlice } from './time-slice.js'
 import type { StreamWriter } from './stream-writer.js'
 
-// The first heartbeat after another write is at most a fifth of the interval too early.
+// The last write can be just before a tick, so the heartbeat can be up to one tick too early: a fifth of the interval.
 const TICKS_PER_INTERVAL = 5
 
 /** Writes to idle streams, so that proxies do not close their connections. It uses one timer for all streams, and slices of time, so that many heartbeats do not block the event loop. */

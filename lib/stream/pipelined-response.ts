@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
-// More waiting requests would be useless: the first stream closes the connection when it ends, so the requests behind it are never handled.
+// More would be useless: the responses on a connection are sent one after the other, and each stream may last for hours.
 const MAX_WAITING = 8
 
 /** Number of requests for streams that wait on a connection. */

@@ -8,11 +8,11 @@ export interface SinkListener {
   onDrain (): void
   /** The response has ended or its connection is lost. */
   onClose (): void
-  /** A function of the response failed, such as a wrapper of `write`. The connection is being closed. */
+  /** A method of the response threw, for example a `write` that other code has wrapped. The connection is being closed. */
   onError? (error: unknown): void
 }
 
-/** Where a stream writes: a response, or a substitute in tests. Its methods do not throw. */
+/** Where a stream writes, usually a response. Its methods do not throw. */
 export interface Sink {
   listener: SinkListener | undefined
   readonly closed: boolean
@@ -118,7 +118,7 @@ export class ResponseSink implements Sink {
     const dataEncoding = size === chunk.length ? 'latin1' : 'utf8'
     if (this.#isHeadSent) return socket.write(data, dataEncoding)
     this.#isHeadSent = true
-    // In one system call, but not in one string: the response would keep all parts of its head in memory, which this joins.
+    // The head and the chunk are sent in one system call, but written one by one: the response keeps the string of its head, and only a separate write makes V8 flatten it.
     socket.cork()
     this.#response.flushHeaders()
     const acceptsMore = socket.write(data, dataEncoding)
@@ -206,7 +206,7 @@ export class StreamPayload extends Readable {
       this.destroy()
       return
     }
-    // The connection would be kept open after the stream, and would delay the close of the server.
+    // Otherwise, the connection would stay open after the stream, and would delay the close of the server.
     if (reply.request.raw.httpVersionMajor === 1) reply.header('connection', 'close')
     if (payload === this && !this.#isUsed) {
       this.#sink.takeOver(reply, this.#createHeaders(reply))

@@ -10,7 +10,7 @@ const kConnections = Symbol('fastify-sse-sessions connections')
 
 /** Milliseconds between two searches for idle connections. */
 const SWEEP_INTERVAL = 50
-/** Milliseconds that a connection has to send the last response before it is destroyed. */
+/** Minimum number of milliseconds that connections have to send their last responses before they are destroyed. */
 const FLUSH_TIMEOUT = 100
 
 /**
@@ -94,7 +94,8 @@ export class ServerConnections {
 
   /**
    * Ends the streams of all registrations in parallel. Then closes connections without a request, and others when they become
-   * idle. When the longest timeout is over, destroys the rest. A connection that opens later has the same time from then on.
+   * idle. When the longest timeout is over, destroys the rest. A connection that opens meanwhile is destroyed after that time
+   * at the latest.
    */
   close (): Promise<void> {
     this.#closePromise ??= this.#close()

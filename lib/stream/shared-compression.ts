@@ -7,9 +7,9 @@ import type { Sink } from './response-sink.js'
 const GZIP_HEADER = '\x1f\x8b\b\0\0\0\0\0\0\xff'
 // [RFC 1951 3.2.4] The maximum length of a stored block.
 const MAX_STORED_BYTES = 65_535
-/** An empty stored block, as it ends each block that was compressed. Some decoders, such as that of Go, return the data of a stored block only then. */
+/** An empty stored block, which zlib adds after each compressed block. Some decoders, such as that of Go, return the data of a stored block only when they have read it. */
 const FLUSH_MARKER = '\0\0\0\xff\xff'
-/** Number of earlier entries together with which an entry is compressed. */
+/** Maximum number of earlier entries together with which an entry is compressed. */
 const WINDOW_ENTRIES = 8
 /** A window needs no more entries if they have this many characters. */
 const WINDOW_CHARACTERS = 8 * 1024

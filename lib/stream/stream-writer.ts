@@ -232,8 +232,8 @@ export class StreamWriter implements SinkListener, Flushable {
 
   /**
    * Returns the frame of a `gap` event if entries after the cursor were trimmed, otherwise an empty string. Moves the cursor
-   * to just before the next entry that can still be read, at most to the end of the gap. A client that resumes at the end
-   * does not get the same gap again; one that resumes earlier, because another log still has entries within the gap, does.
+   * to the end of the gap, so that a client that resumes there does not get the gap again. If another log still has entries
+   * within the gap, moves it only to just before the first of them.
    */
   #reportGap (): string {
     let resumedAt = this.#gapReportedThrough

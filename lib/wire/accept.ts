@@ -22,7 +22,7 @@ export function acceptsType (type: string, accept = '*/*'): boolean {
 /** Whether an `Accept` header accepts an event stream. */
 export const acceptsEventStream = (accept?: string): boolean => acceptsType('text/event-stream', accept)
 
-/** Whether an `Accept-Encoding` header names gzip. */
+/** Whether an `Accept-Encoding` header lists gzip, with a weight above 0. */
 export function acceptsGzip (header = ''): boolean {
   return header.split(',').some(coding => {
     const [name, weight = 'q=1'] = coding.split(';').map(part => part.trim().toLowerCase())

@@ -12,12 +12,12 @@ export function requireJson (advice: string, acceptsBatches = false): preParsing
   const supported = acceptsBatches ? /^application\/(?:json|x-ndjson)\s*(?:;|$)/i : /^application\/json\s*(?:;|$)/i
   return (request, _reply, payload, done) => {
     const { 'content-type': type, 'content-length': length = '0' } = request.headers
-    // Most requests.
+    // This is the case of most requests.
     if (type === 'application/json' && length !== '0') done(null, payload)
     else if (type !== undefined && !supported.test(type.trim())) done(new MediaTypeUnsupported(advice))
     else if (type?.toLowerCase().includes('ndjson') === true) done(null, payload)
     else {
-      checkBody(request, payload, (error, isEmpty) => {
+      detectEmptyBody(request, payload, (error, isEmpty) => {
         if (error === null && type === undefined && !isEmpty) done(new MediaTypeUnsupported(advice))
         else done(error, payload)
       })
@@ -34,7 +34,7 @@ type Raw = IncomingMessage & Partial<Pick<Http2ServerRequest, 'stream'>>
  * Calls `done` with whether the body of a request is empty. If it is, removes its type and its encoding: many HTTP clients
  * always send a type, and Fastify would parse the empty body as JSON.
  */
-function checkBody ({ raw }: FastifyRequest, payload: Readable, done: (error: Error | null, isEmpty: boolean) => void): void {
+function detectEmptyBody ({ raw }: FastifyRequest, payload: Readable, done: (error: Error | null, isEmpty: boolean) => void): void {
   const { headers, stream } = raw as Raw
   const { 'content-length': length, 'transfer-encoding': encoding } = headers
   const finish = (isEmpty: boolean): void => {

@@ -42,7 +42,7 @@ export function frameRequest (id: string, event: string, data: unknown): string 
   return `event: ${REQUEST_EVENT}\ndata: {"request":"${id}","event":${JSON.stringify(event)},"data":${serialize(data)}}\n\n`
 }
 
-/** Formats an event that the client acknowledges with an answer. The field `request` is one of this protocol, which other clients ignore. */
+/** Formats an event that the client acknowledges with an answer. The field `request` belongs to this protocol, not to SSE; other clients ignore it. */
 export function frameAcknowledgedEvent (id: string, event: string, data: unknown): string {
   return `request: ${id}\n${frameEvent(event, data)}`
 }
@@ -112,7 +112,7 @@ export function frameId (id: string): string {
 export function addId (frames: unknown, id: string, source: string): string {
   if (frames === '') return frameId(id)
   if (typeof frames !== 'string' || !frames.endsWith('\n\n')) throw new DataInvalid(`"${source}" must return events in the format of SSE, each followed by a blank line, or an empty string`)
-  // The last one, because a client that has received the id does not receive what precedes it again.
+  // The id is not added to an earlier event, because a client that reconnects with it receives only what follows the last event.
   const previousEnd = frames.slice(0, -2).lastIndexOf('\n\n')
   const last = previousEnd === -1 ? 0 : previousEnd + 2
   return `${frames.slice(0, last)}id: ${id}\n${frames.slice(last)}`
