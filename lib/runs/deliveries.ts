@@ -19,7 +19,7 @@ export interface DeliverySession {
 }
 
 /** Does the work of a run. Resolves with its outcome, or with `undefined` if the run was ended elsewhere. */
-export type ProduceOutcome = (signal: AbortSignal) => Promise<RunOutcome | undefined>
+export type RunWork = (signal: AbortSignal) => Promise<RunOutcome | undefined>
 
 /** What deliveries need from the registry of runs. */
 export interface DeliveryContext {
@@ -29,11 +29,11 @@ export interface DeliveryContext {
   /** Aborts when the server closes. */
   readonly closeSignal: AbortSignal
   getStore (): RunStore
-  /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */
-  produce (state: RunState, produce: ProduceOutcome): Promise<RunOutcome>
+  /** Does the work of a run, and ends the run when the work resolves. Resolves with the outcome. */
+  produce (state: RunState, work: RunWork): Promise<RunOutcome>
 }
 
-/** The run of a delivery. */
+/** The name of the run of a delivery, and what the delivery sends. */
 export type RunOfDelivery = Pick<RunInput, 'name'> & Omit<DeliveryTarget, 'sessionId'>
 
 /** What is delivered. */
@@ -124,7 +124,7 @@ export class Deliveries {
     if ((this.#counts.get(target) ?? 0) >= maxDeliveries) throw new TooManyDeliveries(maxDeliveries)
     const { name, ...delivery } = input
     const run = { id: ids.next(), name, principal: undefined, fingerprint: undefined, keep: 0, delivery: { sessionId: target.sessionId, ...delivery } }
-    // Now, so that calls in the same tick count, too.
+    // The delivery counts before it has started, so that the limit also applies to calls in the same tick.
     this.#addCount(target, 1)
     const remove = (): void => { this.#addCount(target, -1) }
     return cleanUpAfterError(() => andThen(store.start(run, 'never'), state => {
@@ -163,7 +163,7 @@ export class Deliveries {
     return outcome
   }
 
-  /** Returns an outcome without its response if that is too large for the log of the session. */
+  /** Returns only the status of an outcome that is too large for the log of the session. */
   #limitOutcome (outcome: RunOutcome, partPrefix: string): RunOutcome {
     try {
       assertFits({ frame: framePartEnd(partPrefix, outcome) }, this.#context.log)

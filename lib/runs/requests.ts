@@ -33,8 +33,8 @@ export class Requests {
   }
 
   /**
-   * Appends an event to the log of a session, and resolves with what its client answers. `frame` is the event without its id, made
-   * from the id of the request; `description` names it in errors. The event is appended before the call returns, if the store is synchronous.
+   * Appends an event to the log of a session, and resolves with what its client answers. `frame` gets the id of the request and
+   * formats the event, without its event id; `description` names the request in errors. The event is appended before the call returns, if the store is synchronous.
    */
   send (target: DeliverySession, description: string, frame: (id: string) => string, options: RequestOptions): Promise<unknown> {
     const timeout = resolveTimeout(options)
@@ -59,7 +59,7 @@ export class Requests {
   answer (sessionId: string, message: unknown): Awaitable<void> {
     const { request, ...answer } = parseAnswer(message)
     const store = this.#context.getStore()
-    // Other texts can have any length.
+    // A text of another form can have any length, so it must not become part of a name.
     if (!isSessionId(request)) throw new RequestUnknown()
     return andThen(store.find(nameOfRequest(sessionId, request), undefined, sessionId), state => {
       if (state === undefined) throw new RequestUnknown()
@@ -81,7 +81,7 @@ function nameOfRequest (sessionId: string, id: string): string {
   return `request ${sessionId} ${id}`
 }
 
-/** Resolves with `undefined` when the run has ended, and with its outcome when nobody waits for the answer any more. */
+/** Resolves with `undefined` when the run has ended, and with its outcome when the call does not wait for the answer any more. */
 function waitForEnd (runSignal: AbortSignal, signal: AbortSignal): Promise<RunOutcome | undefined> {
   const outcome: RunOutcome = { status: 'stopped' }
   return new Promise(resolve => {

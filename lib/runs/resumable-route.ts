@@ -144,7 +144,7 @@ class ResumableRoute {
     })
   }
 
-  /** Returns the run that a request continues, or repeats; `undefined` if the request is a new one. */
+  /** Returns the run that a request follows, or that an earlier request with its idempotency key has started; `undefined` if there is none. */
   #findExisting (request: FastifyRequest, reply: FastifyReply): Awaitable<Run | undefined> {
     if (getRunId(request) !== undefined) return this.#requireRun(request)
     const key = getIdempotencyKey(request)

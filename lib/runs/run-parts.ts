@@ -11,7 +11,7 @@ export interface FollowOptions {
   readonly from?: 'start' | 'now' | number | undefined
 }
 
-/** Returns the position after which a follower starts; `Infinity` for the newest one. Throws FST_SSE_RUN_INVALID. */
+/** Returns the position after which a reader starts; `Infinity` for the newest one. Throws FST_SSE_RUN_INVALID. */
 export function resolveStart (run: RunState, options: FollowOptions): number {
   assertOptions(options, ['from'], 'follow', RunInvalid)
   const { from = 'start' } = options
@@ -22,7 +22,7 @@ export function resolveStart (run: RunState, options: FollowOptions): number {
 }
 
 /**
- * Reads the events of a run after a cursor, up to its end. Each item is the properties of a `part` event as JSON, without the
+ * Reads the events of a run after a position, up to the end of the run. Each item is the properties of a `part` event as JSON, without the
  * braces. Ends when the signal aborts.
  */
 export async function * readParts (run: RunState, store: RunStore, start: number, signal: AbortSignal): AsyncGenerator<string, void, undefined> {

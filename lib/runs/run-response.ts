@@ -48,7 +48,7 @@ export async function sendRun (run: RunState, context: RunResponseContext, reque
   assertRunOptions(options, OPTIONS)
   const sink = new ResponseSink(reply.raw)
   const cursor = parseStart(run, request.headers[LAST_EVENT_ID], options.from)
-  // With HTTP pipelining, one connection could have any number of readers, of which its client receives only the first.
+  // With HTTP pipelining, one connection could have any number of readers, although its client receives only one response at a time.
   if (isPipelined(reply.raw) && !await waitForConnection(reply.raw)) {
     request.raw.socket.destroy()
     return

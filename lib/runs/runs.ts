@@ -12,7 +12,7 @@ import { pump } from '../stream/pump.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
 import { frameRunItem, HEARTBEAT_FRAME, serialize, splitFrame, type EncodeData } from '../wire/frame.js'
-import { Deliveries, type DeliveryContext, type ProduceOutcome } from './deliveries.js'
+import { Deliveries, type DeliveryContext, type RunWork } from './deliveries.js'
 import { Requests } from './requests.js'
 import { assertFunctions, assertRunOptions } from './run-options.js'
 import { Run, type RunContext } from './run.js'
@@ -104,7 +104,7 @@ export class Runs {
   readonly #restartable = new Map<string, RestartableProducer<never>>()
   /** The names of the producers whose runs this process may restart: none when it closes. */
   readonly #restartableNames = new Set<string>()
-  /** Aborts when the server closes: another process can follow the runs. */
+  /** Aborts when the server closes. This ends the deliveries of runs to sessions, which another process can start again, and the requests to clients. */
   readonly #closeController = new AbortController()
   /** Resolves the promise for which `close` waits. */
   #onIdle: () => void = noop
@@ -123,7 +123,7 @@ export class Runs {
       ids: this.#ids,
       closeSignal: this.#closeController.signal,
       getStore: () => this.#getStore(),
-      produce: (state, produce) => this.#produce(state, produce)
+      produce: (state, work) => this.#produce(state, work)
     }
     this.deliveries = new Deliveries(deliveryContext)
     this.requests = new Requests(deliveryContext, this.deliveries)
@@ -154,9 +154,9 @@ export class Runs {
   /**
    * Registers a producer that can be restarted in another process. Returns a function that creates it for an input, for {@link start}
    * or `reply.events`. With a shared store, when the process of such a run fails or closes, another one that has registered the name calls
-   * the producer with the same input, which continues after the {@link RestartableContext.events} that the run has. The
-   * streams of its readers continue. If no process does so within the time of a lease, or a process fails after three such restarts, it ends as
-   * `lost`. The input must be JSON. Throws FST_SSE_RUN_INVALID if the name is used; the returned function throws FST_SSE_DATA_INVALID.
+   * the producer with the same input. The producer continues after the {@link RestartableContext.events} that the run has. The
+   * streams of its readers continue. If no process does so within the time of a lease, or a process fails after three such restarts, the run ends
+   * as `lost`. The input must be JSON. Throws FST_SSE_RUN_INVALID if the name is used; the returned function throws FST_SSE_DATA_INVALID.
    */
   restartable<Input> (name: string, producer: RestartableProducer<Input>): (input: Input) => Producer {
     if (typeof name !== 'string' || name === '' || !name.isWellFormed()) throw new RunInvalid(`The name of a producer must be a non-empty, well-formed string; it is ${quote(name)}`)
@@ -166,7 +166,7 @@ export class Runs {
     this.#restartableNames.add(name)
     return input => {
       const restart: RunRestart = { producer: name, input: serialize(input) }
-      // The same input as after a restart.
+      // The input is copied through JSON, so that the producer gets the same as after a restart.
       return Object.assign(({ signal }: ProducerContext) => producer(JSON.parse(restart.input) as Input, { signal, events: [] }), { [kRestart]: restart })
     }
   }
@@ -246,8 +246,8 @@ export class Runs {
     if (this.#streams.size === 0 && this.#producing.size === 0) this.#onIdle()
   }
 
-  /** Runs the producer of a run, and ends the run when it resolves. Resolves with the outcome. */
-  async #produce (state: RunState, produce: ProduceOutcome): Promise<RunOutcome> {
+  /** Does the work of a run, and ends the run when the work resolves. Resolves with the outcome. */
+  async #produce (state: RunState, work: RunWork): Promise<RunOutcome> {
     const abortController = new AbortController()
     // A producer may have any number of parts that use the signal.
     setMaxListeners(0, abortController.signal)
@@ -263,7 +263,7 @@ export class Runs {
     // Another process may have ended it already.
     if (state.outcome !== undefined) onEnd()
     this.#producing.set(listener, state)
-    const outcome = await produce(abortController.signal)
+    const outcome = await work(abortController.signal)
     if (outcome?.status !== 'finished') abortController.abort(new RunOver())
     // The store may reject an item before this process has received the end of the run.
     await (outcome === undefined ? ended : this.#end(state, outcome))
@@ -322,7 +322,7 @@ export class Runs {
     })
   }
 
-  /** The process of a run closes. Does not reject. */
+  /** Ends a run when this process closes, or releases it, so that another process can restart it. Does not reject. */
   async #endAtClose (state: RunState): Promise<void> {
     const store = this.#getStore()
     if (state.restart === undefined || store.release === undefined) await this.#end(state, { status: 'lost', reason: 'shutdown' })
