@@ -51,11 +51,11 @@ export class Call {
 
   /** Sends a response, or a message that is related to one of the requests. Resolves when there is room for the next one, for which the producer should wait. */
   async send (message: JsonRpcMessage): Promise<void> {
-    const isReply = isResponse(message)
+    const isResponseMessage = isResponse(message)
     // The request was canceled meanwhile.
-    if (isReply && !this.#pending.delete(message.id as RequestId)) return
+    if (isResponseMessage && !this.#pending.delete(message.id as RequestId)) return
     const isLast = this.#pending.size === 0
-    if (isReply && this.#streamSession === undefined) {
+    if (isResponseMessage && this.#streamSession === undefined) {
       this.#responses.push(message)
       if (isLast) {
         this.#respondWith(this.#responses)

@@ -6,8 +6,8 @@ import type { McpSettings } from './options.js'
 /** The revisions with sessions. 2024-11-05 had another transport, but the official clients negotiate it for old servers over this one, too. */
 export const VERSIONS: readonly string[] = ['2025-11-25', '2025-06-18', '2025-03-26', '2024-11-05']
 
-/** Throws FST_SSE_MCP_HOST_FORBIDDEN or FST_SSE_MCP_ORIGIN_FORBIDDEN. A page that was loaded from another host sends both headers with that host. */
-export function checkOrigin ({ headers }: FastifyRequest, { allowedHosts, allowedOrigins }: McpSettings): void {
+/** Throws FST_SSE_MCP_HOST_FORBIDDEN or FST_SSE_MCP_ORIGIN_FORBIDDEN. With DNS rebinding, a page sends the host of the attacker in both headers. */
+export function checkHostAndOrigin ({ headers }: FastifyRequest, { allowedHosts, allowedOrigins }: McpSettings): void {
   // Not `request.host`: with `trustProxy`, that is a header that a page can set. HTTP/2 has `:authority`.
   const { origin, host = String(headers[':authority']) } = headers
   if (!isAllowedHost(host, allowedHosts)) throw new McpHostForbidden(quote(host))

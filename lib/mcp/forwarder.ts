@@ -27,7 +27,7 @@ interface StreamData {
   /** The inbox of the process that runs the call. */
   readonly inbox: string
   readonly requestIds: readonly RequestId[]
-  /** The messages for that process, if it is not the one that has received them. It removes them before it handles them. */
+  /** The messages, if another process has received them. The process with the inbox removes them before it handles them. */
   readonly forwarded?: { readonly messages: readonly JsonRpcMessage[], readonly info: RequestInfo } | undefined
 }
 
@@ -69,12 +69,12 @@ export class Forwarder {
     // The messages prolong the session.
     session[kInternals].retainForResume()
     session[kInternals].release()
-    // If that fails, it is repeated.
+    // If this fails, a check of the stream sends the id again.
     inbox.send(streamSession.id).catch(noop)
     return streamSession
   }
 
-  /** The same for messages without a request. Resolves when they were handled, or after `FORWARD_TIMEOUT`. */
+  /** As {@link forward}, for messages without a request. Resolves when they were handled, or after `FORWARD_TIMEOUT`. */
   async forwardWithoutResponse (inbox: Session, session: Session, messages: readonly JsonRpcMessage[], extra: MessageExtra): Promise<void> {
     const streamSession = await this.forward(inbox, session, messages, extra)
     const handled = new Promise<void>(resolve => { streamSession.signal.addEventListener('abort', () => { resolve() }) })
@@ -83,11 +83,11 @@ export class Forwarder {
     await this.#sessions.discard(streamSession, 'done')
   }
 
-  /** Another process has passed the messages of a stream to this one. */
+  /** Handles the messages of a stream that another process has passed to this one. */
   async receive (streamId: string): Promise<void> {
     const streamSession = await this.#sessions.find(streamId)
     if (streamSession === undefined) return
-    // Its server may be starting.
+    // If the server of the session is being started, this waits for it.
     await this.#servers.findOwned(String(streamSession.principal))
     await this.#handle(streamSession)
   }
@@ -123,7 +123,7 @@ export class Forwarder {
     let isCalled = false
     try {
       await streamSession.update({ forwarded: undefined })
-      // A process that takes over sets `inbox` before it reads `forwarded`, so that one of both sees the change of the other.
+      // A process that takes over sets `inbox` before it reads `forwarded`, so that at least one of the two sees the change of the other.
       const current = await this.#sessions.find(streamSession.id)
       if (current?.data.inbox !== inbox) return
       const mcp = await this.#servers.findOwned(String(streamSession.principal))
@@ -161,7 +161,7 @@ export class Forwarder {
     }
   }
 
-  /** Makes sure that the messages of a stream are handled. Resolves with false if that has begun in a process that has failed. */
+  /** Makes sure that the messages of a stream are handled. Resolves with false if a process has begun to handle them and has failed. */
   async #ensureHandled (streamSession: Session): Promise<boolean> {
     const { inbox, forwarded } = getData(streamSession)
     if (this.#running.has(streamSession.id)) return true
@@ -171,7 +171,7 @@ export class Forwarder {
     }
     const owner = await this.#inbox.findOther(inbox)
     if (owner !== undefined) {
-      // The message before may be lost.
+      // The id may have been sent before, but lost.
       if (forwarded !== undefined) await owner.send(streamSession.id)
       return true
     }

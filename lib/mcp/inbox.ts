@@ -24,7 +24,7 @@ export class Inbox {
   readonly #logger: FastifyBaseLogger
   readonly #listener: InboxListener
   #session: Session | undefined
-  /** The searches for inboxes that have not finished. */
+  /** The searches that are still running, by the id of the inbox. */
   readonly #searches = new Map<string, Promise<Session | undefined>>()
 
   constructor (sessions: Sessions, logger: FastifyBaseLogger, listener: InboxListener) {
@@ -51,7 +51,7 @@ export class Inbox {
     stream.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, generation: 0, logger: this.#logger })
   }
 
-  /** Lets other processes continue the sessions of this one that have no running calls. */
+  /** Lets other processes continue the sessions of this one. They start a server when they receive the next message of a session. */
   async markClosing (): Promise<void> {
     await this.#session?.update({ isClosing: true })
   }
@@ -60,7 +60,7 @@ export class Inbox {
   findOther (id: string): Promise<Session | undefined> {
     const search = this.#searches.get(id) ?? this.#sessions.find(id).then(async inbox => {
       if (inbox?.connected === true) return inbox
-      // So that the process notices, if it was only paused.
+      // The process may have been paused, not failed. Then this makes it open a new inbox.
       await inbox?.close('lost')
       return undefined
     }).finally(() => { this.#searches.delete(id) })
@@ -116,7 +116,7 @@ class InboxSink implements Sink {
   end (): void {
     if (this.closed) return
     this.closed = true
-    // Later, because the stream is not attached yet, or ends at the moment.
+    // The calls are deferred, because this method may be called while the stream is being attached or ended.
     setImmediate(() => {
       this.listener?.onClose()
       this.#onEnd()

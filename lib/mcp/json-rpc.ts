@@ -57,13 +57,13 @@ function parseMessage (value: unknown): JsonRpcMessage {
   assertThat(jsonrpc === '2.0', '"jsonrpc" must be "2.0"')
   assertThat(id === undefined || isId(id) || (id === null && error !== undefined), '"id" must be a string or a safe integer')
   if (method === undefined) {
-    assertThat(isObject(result) ? id !== undefined && error === undefined : isObject(error) && result === undefined, 'it has neither "method" nor, with "id", either "result" or "error"')
+    assertThat(isPlainObject(result) ? id !== undefined && error === undefined : isPlainObject(error) && result === undefined, 'it has neither "method" nor, with "id", either "result" or "error"')
   } else {
     assertThat(typeof method === 'string', '"method" must be a string')
-    assertThat(params === undefined || isObject(params), '"params" must be an object')
+    assertThat(params === undefined || isPlainObject(params), '"params" must be an object')
     const { _meta: meta = {} } = Object(params) as { _meta?: unknown }
     const { progressToken = 0 } = Object(meta) as { progressToken?: unknown }
-    assertThat(isObject(meta) && isId(progressToken), '"params._meta" must be an object, and its "progressToken" a string or a safe integer')
+    assertThat(isPlainObject(meta) && isId(progressToken), '"params._meta" must be an object, and its "progressToken" a string or a safe integer')
   }
   // Without other members, because the SDKs ignore messages that have some.
   return Object.fromEntries(Object.entries(method === undefined ? { jsonrpc, id, result, error } : { jsonrpc, id, method, params }).filter(([, member]) => member !== undefined)) as unknown as JsonRpcMessage
@@ -73,7 +73,7 @@ function isId (value: unknown): boolean {
   return typeof value === 'string' || Number.isSafeInteger(value)
 }
 
-function isObject (value: unknown): boolean {
+function isPlainObject (value: unknown): boolean {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 

@@ -21,14 +21,14 @@ export interface McpContext {
   onEnd (mcp: McpSession): void
 }
 
-/** Whether a stream starts with an event without data, with which a client can resume it before the first message. */
+/** Whether the streams of a revision start with an event with empty data. With its id, a client can resume the stream before the first message. */
 export const canPrime = (version: string): boolean => version >= '2025-11-25'
 
 /** Returns the negotiated revision of the protocol of a session. */
 export const getVersion = ({ data }: Session): string => String(data.version)
 
 /**
- * The session of an MCP client in the process that runs its server. It is the transport of the server. The stream of the session
+ * The session of an MCP client in the process that runs its server. It has the transport of the server. The stream of the session
  * of the store carries the messages that belong to no call.
  */
 export class McpSession {
@@ -53,7 +53,7 @@ export class McpSession {
       send: (message, options) => this.#send(message, options?.relatedRequestId),
       close: () => session.close()
     }
-    // Whichever process closes the session, or if it expires.
+    // The signal aborts when any process closes the session, and when it expires.
     session.signal.addEventListener('abort', () => { this.end() })
   }
 
@@ -62,7 +62,7 @@ export class McpSession {
     return new Set(this.#calls.values())
   }
 
-  /** Connects the server and sends `initialize` to it. Resolves with the response. Rejects with FST_SSE_MCP_SERVER_FAILED if the session is closed before, or if that takes too long. */
+  /** Connects the server and sends `initialize` to it. Resolves with the response. Rejects with FST_SSE_MCP_SERVER_FAILED if the session is closed before the response, or if there is none within `initializeTimeout`. */
   async initialize (createServer: () => Promise<McpServerLike>, request: JsonRpcRequest, extra: MessageExtra): Promise<JsonRpcMessage> {
     this.#setupRequests = [request]
     const response = await this.#withTimeout(this.#connect(createServer, extra))
@@ -70,7 +70,7 @@ export class McpSession {
     return response
   }
 
-  /** Connects a server that continues the session, and sends it what the client has sent to the one before. Rejects as {@link initialize}. */
+  /** Connects a server that continues the session, and sends it the setup requests that the earlier server has received. Rejects as {@link initialize}. */
   async restore (createServer: () => Promise<McpServerLike>, extra: MessageExtra): Promise<void> {
     this.#setupRequests = this.session.data.requests as JsonRpcRequest[]
     await this.#withTimeout(this.#connect(createServer, extra).then(async () => {
@@ -201,31 +201,31 @@ export class McpSession {
 
   /** The method `send` of the transport. */
   async #send (message: JsonRpcMessage, relatedRequestId?: RequestId): Promise<void> {
-    const isReply = isResponse(message)
-    if (isReply && this.#onSetupResponse !== undefined) {
+    const isResponseMessage = isResponse(message)
+    if (isResponseMessage && this.#onSetupResponse !== undefined) {
       this.#onSetupResponse(message)
       this.#onSetupResponse = undefined
       return
     }
-    const id = isReply ? message.id : relatedRequestId
+    const id = isResponseMessage ? message.id : relatedRequestId
     if (id !== undefined && this.#onSetupResponse === undefined) {
       const call = this.#calls.get(id)
       const request = call?.pending.get(id)
       // The response to a request that was canceled is not needed.
       if (call === undefined || request === undefined) {
-        if (isReply) return
+        if (isResponseMessage) return
         throw new Error('The request to which this message belongs has ended')
       }
-      const requests = isReply && message.error === undefined ? addSetupRequest(this.#setupRequests, request) : this.#setupRequests
+      const requests = isResponseMessage && message.error === undefined ? addSetupRequest(this.#setupRequests, request) : this.#setupRequests
       await this.#sendToCall(call, requests === this.#setupRequests ? message : await this.#storeRequests(requests, message))
       return
     }
     await sendMessage(this.session, message)
-    // Without a client, the oldest messages are dropped instead.
+    // Without a stream, nothing drains the log: it drops the oldest messages, and the server does not wait.
     if (this.session.connected) await this.session[kInternals].waitForDrain()
   }
 
-  /** Stores the requests that a server that continues the session gets, before the client gets a response. If that fails, the response is an error. */
+  /** Stores the setup requests before the client gets the response to the newest one. Returns the response, or an error if they could not be stored. */
   async #storeRequests (requests: readonly JsonRpcRequest[], response: JsonRpcMessage): Promise<JsonRpcMessage> {
     this.#setupRequests = requests
     try {
@@ -240,7 +240,7 @@ export class McpSession {
     try {
       await call.send(message)
     } catch (error) {
-      // The SDK reports the error of another message to the tool.
+      // If the message is not a response, the SDK passes the error to the tool that sends it.
       if (isResponse(message)) this.#log(error, 'a response of the MCP server could not be sent')
       throw error
     }

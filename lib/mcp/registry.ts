@@ -19,10 +19,13 @@ import type { McpHandlerLike, McpServerLike, MessageExtra } from './transport.js
 /** Milliseconds that `close` has for the last events of the streams, also if calls have taken all of `closeTimeout`. */
 const FLUSH_TIMEOUT = 100
 
-/** The `welcome` of a stream that begins with an event without data, from which the client learns an id. */
+/** The `welcome` of a stream that begins with an event with empty data, from which the client gets an id. */
 export const PRIMING = 'priming'
 
-/** Clients ignore events with a name. An id without data would not be stored by some of them. */
+/**
+ * The frames of MCP streams. They contain no messages: clients ignore events with a name, and those that know priming also
+ * events with empty data. Some clients do not store the id of an event without a `data` field.
+ */
 const FRAMES: StreamFrames = {
   // The id resumes the stream, also if the connection is lost before the first message.
   welcome: (id, cursor, retry, data) => `retry: ${retry}\nid: ${formatEventId(id, cursor)}\n${data === PRIMING ? 'data: \n' : ''}\n`,
@@ -40,7 +43,7 @@ interface McpData {
   readonly requests: readonly JsonRpcRequest[]
 }
 
-/** The MCP sessions of an app. A session, and the stream of each call, is a session of the store. The principal of a stream is the id of the MCP session, so that only this can resume it. */
+/** The MCP sessions of an app. A session, and the stream of each call, is a session of the store. The principal of the stream of a call is the id of the MCP session, so that a client needs this id to resume it. */
 export class McpRegistry {
   readonly sessions: Sessions
   readonly #settings: McpSettings

@@ -12,7 +12,7 @@ import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { LAST_EVENT_ID } from '../wire/headers.js'
 import { Call } from './call.js'
-import { checkAccept, checkOrigin, checkVersion } from './check-request.js'
+import { checkAccept, checkHostAndOrigin, checkVersion } from './check-request.js'
 import { INVALID_REQUEST, isRequest, isStateless, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND, type JsonRpcMessage } from './json-rpc.js'
 import { canPrime, getVersion } from './mcp-session.js'
 import type { McpSettings } from './options.js'
@@ -37,7 +37,7 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
     reply.code(statusCode).type(JSON_TYPE)
     return JSON.stringify({ jsonrpc: '2.0', id: null, error: { code: getErrorCode(code), message: error.message, data: { code } } })
   })
-  scope.addHook('onRequest', async request => { checkOrigin(request, settings) })
+  scope.addHook('onRequest', async request => { checkHostAndOrigin(request, settings) })
   addResponseHooks(scope, sessions, MCP_SESSION_ID, 'Mcp-Session-Id')
   scope.addHook('onRoute', route => { route.onSend = [route.onSend ?? [], startStream].flat() })
 
@@ -100,7 +100,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     const cursor = response[kInternals].cursor
     const onAttach = (): void => { if (call instanceof Call) call.onAttach(response) }
     const sent = canRespond && sendStream(registry, session, response, { sink, cursor, requestedAt, onAttach }, reply)
-    // From now on the stream can expire. If its client does not reconnect in time, it expires, which cancels the call.
+    // From now on, the stream expires if its client is disconnected and does not reconnect in time. That cancels the call.
     response[kInternals].release()
     await sent
     return

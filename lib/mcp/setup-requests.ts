@@ -9,7 +9,8 @@ const EFFECTS: ReadonlyMap<string, string> = new Map([['logging/setLevel', 'leve
 
 /**
  * Adds a request to those that are sent to each new server of a session: `initialize`, then those for the level of the log and for
- * subscriptions. Returns the same array if the request has no lasting effect. A request that exceeds the limits is not added.
+ * subscriptions. Returns the same array if the request has no lasting effect. A request that exceeds the limits is not added, but
+ * the one that it would replace is removed.
  */
 export function addSetupRequest (requests: readonly JsonRpcRequest[], { id, method, params }: JsonRpcRequest): readonly JsonRpcRequest[] {
   const effect = EFFECTS.get(method)

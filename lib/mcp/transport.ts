@@ -10,7 +10,7 @@ export interface RequestInfo {
 
 /** What a server of the SDKs receives with a message. */
 export class MessageExtra {
-  /** For another process. */
+  /** What is passed to another process, which creates this object from it. */
   readonly info: RequestInfo
   readonly authInfo: unknown
   /** Version 1 of the SDK reads this, and version 2 reads {@link request}. */
