@@ -8,10 +8,10 @@ import { isRequest, type JsonRpcMessage, type RequestId } from './json-rpc.js'
 import { McpSession } from './mcp-session.js'
 import { MessageExtra, type RequestInfo } from './transport.js'
 
-/** Milliseconds between checks of the processes that run calls whose streams are in this process. */
+/** Milliseconds between two checks of the watched streams. */
 const CHECK_INTERVAL = 500
 
-/** Milliseconds that the response to messages without a request waits until another process has handled them. */
+/** Maximum number of milliseconds that the response to messages without a request waits for the process that handles them. */
 const FORWARD_TIMEOUT = 10_000
 
 /** Finds the servers of sessions. */
@@ -148,7 +148,7 @@ export class Forwarder {
     this.#watched.set(streamSession, true)
     const { requestIds } = getData(streamSession)
     try {
-      // A client that has disconnected resumes the stream, perhaps in another process.
+      // If the client has disconnected, the process in which it resumes the stream watches it.
       const isNeeded = !streamSession.closed && (requestIds.length === 0 || streamSession[kInternals].hasStream)
       if (isNeeded && await this.#ensureHandled(streamSession)) this.#watched.set(streamSession, false)
       else {

@@ -43,12 +43,12 @@ export class Inbox {
   async open (): Promise<void> {
     const session = await this.#sessions.open(undefined)
     if (session === undefined) throw new StoreUnavailable()
-    const stream = session[kInternals]
-    const { cursor } = stream
+    const internals = session[kInternals]
+    const { cursor } = internals
     const newestPosition = await this.#acquire(session, cursor)
     const sink = new InboxSink(streamId => { this.#listener.onStream(streamId) }, () => { this.#reopen().catch(noop) })
     this.#session = session
-    stream.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, generation: 0, logger: this.#logger })
+    internals.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, generation: 0, logger: this.#logger })
   }
 
   /** Lets other processes continue the sessions of this one. They start a server when they receive the next message of a session. */

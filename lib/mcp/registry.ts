@@ -16,7 +16,7 @@ import { McpSession, type McpContext } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import type { McpHandlerLike, McpServerLike, MessageExtra } from './transport.js'
 
-/** Milliseconds that `close` has for the last events of the streams, also if calls have taken all of `closeTimeout`. */
+/** Minimum number of milliseconds that `close` has for the last events of the streams, even if calls have taken all of `closeTimeout`. */
 const FLUSH_TIMEOUT = 100
 
 /** The `welcome` of a stream that begins with an event with empty data, from which the client gets an id. */
@@ -73,8 +73,8 @@ export class McpRegistry {
       maxRequests: settings.sessions.maxWaitingMessages,
       initializeTimeout: settings.initializeTimeout,
       openStreamSession: (session, requestIds) => this.#forwarder.openStreamSession(session, requestIds),
-      onCallEnd: stream => {
-        if (stream !== undefined) this.#forwarder.onCallEnd(stream)
+      onCallEnd: streamSession => {
+        if (streamSession !== undefined) this.#forwarder.onCallEnd(streamSession)
         this.#resolveIfIdle()
       },
       onEnd: ({ session }) => { this.#owned.delete(session.id) }
@@ -150,22 +150,22 @@ export class McpRegistry {
     else await this.#forwarder.forwardWithoutResponse(server, session, messages, extra)
   }
 
-  /** Passes messages of a client, of which some are requests, to the server of its session. Resolves with the stream of the response if another process runs the server. */
+  /** Passes messages of a client, of which some are requests, to the server of its session. Resolves with the session of the response's stream if another process runs the server. */
   async call (session: Session, messages: readonly JsonRpcMessage[], extra: MessageExtra): Promise<Call | Session> {
     const server = await this.#findServer(session.id, extra)
     return server instanceof McpSession ? server.call(messages, extra) : await this.#forwarder.forward(server, session, messages, extra)
   }
 
-  /** Finds the stream with an id, which a client resumes. Rejects with FST_SSE_MCP_STREAM_UNKNOWN. */
+  /** Finds the session whose stream a client resumes, by its id. Rejects with FST_SSE_MCP_STREAM_UNKNOWN. */
   async findStream (id: string, session: Session): Promise<Session> {
-    const stream = id === session.id ? session : await this.sessions.findForResume(id, session.id)
-    if (stream === undefined) throw new McpStreamUnknown()
-    return stream
+    const streamSession = id === session.id ? session : await this.sessions.findForResume(id, session.id)
+    if (streamSession === undefined) throw new McpStreamUnknown()
+    return streamSession
   }
 
   /** Checks a stream regularly. If the process that should handle its messages has failed, another one handles them, or its requests get an error. */
-  watch (stream: Session): void {
-    this.#forwarder.watch(stream)
+  watch (streamSession: Session): void {
+    this.#forwarder.watch(streamSession)
   }
 
   /** Waits for running calls, at most for `closeTimeout`. Then ends the rest, and the streams. */
