@@ -84,12 +84,12 @@ export function framePartPrefix (kind: 'message' | 'run', name: string): string 
   return `event: ${PART_EVENT}\ndata: {"${kind}":${JSON.stringify(name)},`
 }
 
-/** Frames a part from its prefix and its other properties, which are JSON without the braces. */
+/** Formats a part from its prefix and its other properties, which are JSON without the braces. */
 export function framePart (partPrefix: string, properties: string): string {
   return `${partPrefix}${properties}}\n\n`
 }
 
-/** Frames the last part of a message or a run, which contains its outcome. */
+/** Formats the last part of a message or a run, which contains its outcome. */
 export function framePartEnd (partPrefix: string, outcome: object): string {
   return framePart(partPrefix, `"end":${JSON.stringify(outcome)}`)
 }
@@ -108,7 +108,7 @@ export function frameId (id: string): string {
   return `id: ${id}\n\n`
 }
 
-/** Adds an id to the last event of a text that the app has framed. Throws FST_SSE_DATA_INVALID if the text does not have the form of SSE. `source` names the function that returned it. */
+/** Adds an id to the last event of a text that the app has formatted as SSE. Throws FST_SSE_DATA_INVALID if the text does not have the form of SSE. `source` names the function that returned it. */
 export function addId (frames: unknown, id: string, source: string): string {
   if (frames === '') return frameId(id)
   if (typeof frames !== 'string' || !frames.endsWith('\n\n')) throw new DataInvalid(`"${source}" must return events in the format of SSE, each followed by a blank line, or an empty string`)
