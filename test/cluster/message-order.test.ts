@@ -10,10 +10,10 @@ import { waitUntil } from '../support/wait.js'
 const REPLAYED = 'idempotent-replayed'
 
 t.test('messages of one session on several nodes', needsRedis, async t => {
-  const { nodes, runs, waitForReports } = await startCluster(t, { plugin: { maxWaitingMessages: 20 } })
+  const { nodes, handlerRuns, waitForReports } = await startCluster(t, { plugin: { maxWaitingMessages: 20 } })
   const [first, second, third] = nodes
   const open = async (): Promise<string> => (await openStream(t, first.url)).sessionId
-  const runsOf = (id: string): HandlerRun[] => runs.filter(({ session }) => session === id).sort((a, b) => a.startedAt - b.startedAt)
+  const runsOf = (id: string): HandlerRun[] => handlerRuns.filter(({ session }) => session === id).sort((a, b) => a.startedAt - b.startedAt)
   const send = (node: ClusterNode, id: string, data: unknown, event: string, options: PostOptions = {}): Promise<HttpResponse> => postMessage(node.url, id, data, { event, ...options })
   /** Sends a message whose handler runs until the gate of the node is opened. The gate stays open. */
   const startSlowMessage = async (node: ClusterNode, id: string): Promise<{ response: Promise<HttpResponse> }> => {

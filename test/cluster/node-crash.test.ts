@@ -20,10 +20,10 @@ t.test('a client continues on another node without loss or repeats after the nod
 })
 
 t.test('after a node is killed during a handler, a repeat is handled on another node, and queued messages follow', needsRedis, async t => {
-  const { nodes: [killedNode, other, third], runs, waitForReports } = await startCluster(t)
+  const { nodes: [killedNode, other, third], handlerRuns, waitForReports } = await startCluster(t)
   const { sessionId } = await openStream(t, third.url)
   const failed = t.rejects(postMessage(killedNode.url, sessionId, 1, { event: 'gate', key: 'a' }))
-  await waitUntil(() => runs.length === 1, 'the handler')
+  await waitUntil(() => handlerRuns.length === 1, 'the handler')
   await other.call('openGate')
   const messages = [{ event: 'gate', data: 1, id: 'a' }, { event: 'up', data: 2, id: 'b' }, { event: 'up', data: 3, id: 'c' }]
   const repeat = postMessage(other.url, sessionId, messages.map(message => JSON.stringify(message)).join('\n'), { headers: { 'content-type': 'application/x-ndjson' } })
@@ -34,7 +34,7 @@ t.test('after a node is killed during a handler, a repeat is handled on another 
   t.match(await later, { status: 200, body: 4 })
   t.match(await postMessage(third.url, sessionId, 1, { event: 'gate', key: 'a' }), { status: 200, body: 1, headers: { 'idempotent-replayed': 'true' } })
   await waitForReports()
-  const [first, ...others] = runs.sort((a, b) => a.startedAt - b.startedAt)
+  const [first, ...others] = handlerRuns.sort((a, b) => a.startedAt - b.startedAt)
   t.match(first, { data: 1, endedAt: undefined })
   t.strictSame(others.flatMap(({ data, pid }) => pid === other.pid ? data : []), [1, 2, 3], 'the repeat runs first, then the other messages of its batch')
   t.strictSame(others.flatMap(({ data, pid }) => pid === third.pid ? data : []), [4])

@@ -10,7 +10,7 @@ const receivedNumbers = (events: Array<{ event: string, data: unknown }>): unkno
 
 t.test('a node that is paused and resumed', needsRedis, async t => {
   const cluster = await startCluster(t, { lease: LEASE, plugin: { resumeTimeout: RESUME_TIMEOUT } })
-  const { nodes: [pausedNode, second, third], runs, hookCalls } = cluster
+  const { nodes: [pausedNode, second, third], handlerRuns, hookCalls } = cluster
   const whilePaused = async (ms: number, action: () => Promise<void>): Promise<void> => {
     const since = Date.now()
     pausedNode.pause()
@@ -57,7 +57,7 @@ t.test('a node that is paused and resumed', needsRedis, async t => {
     const stream = await openStream(t, second.url)
     const { sessionId } = stream
     const first = postMessage(pausedNode.url, sessionId, 1, { event: 'late', key: 'k' })
-    await waitUntil(() => runs.some(({ session }) => session === sessionId), 'the handler')
+    await waitUntil(() => handlerRuns.some(({ session }) => session === sessionId), 'the handler')
     await second.call('openGate')
     await whilePaused(2 * LEASE, async () => {
       t.match(await postMessage(second.url, sessionId, 1, { event: 'late', key: 'k' }), { status: 202, headers: { 'idempotent-replayed': undefined } })

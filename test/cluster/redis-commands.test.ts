@@ -41,7 +41,7 @@ async function countCommands (t: Test, redis: RedisServer): Promise<(settledCoun
 }
 
 t.test('Redis commands and connections', needsRedis, async t => {
-  const { nodes, redis, runs } = await startCluster(t, { lease: 1_000_000, plugin: { resumeTimeout: 1_000_000 } })
+  const { nodes, redis, handlerRuns } = await startCluster(t, { lease: 1_000_000, plugin: { resumeTimeout: 1_000_000 } })
   const [first, second, third] = nodes
   const stream = await openStream(t, first.url)
   const { sessionId } = stream
@@ -75,7 +75,7 @@ t.test('Redis commands and connections', needsRedis, async t => {
     // On a slow machine, the second operation may share a command with the first operation of the next message.
     t.ok(evalsha <= 200, `${evalsha} commands`)
     const response = postMessage(third.url, sessionId, 1, { event: 'gate' })
-    await waitUntil(() => runs.length === 1, 'the handler')
+    await waitUntil(() => handlerRuns.length === 1, 'the handler')
     redis.pause()
     await third.call('openGate')
     t.match(await withTimeout(response, 'the response').finally(() => { redis.resume() }), { status: 200, body: 1 })

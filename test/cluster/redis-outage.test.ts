@@ -10,7 +10,7 @@ const UNAVAILABLE = 'FST_SSE_STORE_UNAVAILABLE'
 
 t.test('while Redis is down for ten seconds, POSTs get 503 and streams stay open; then everything continues', needsRedis, async t => {
   const cluster = await startCluster(t, { redis: await startRedis(t, { durable: true }), lease: LONG_LEASE, plugin: { heartbeatInterval: 2000 } })
-  const { redis, nodes, runs } = cluster
+  const { redis, nodes, handlerRuns } = cluster
   const streams = await Promise.all(nodes.map(({ url }) => openStream(t, url)))
   const traffic = await startTraffic(t, cluster)
   await traffic.waitForProgress()
@@ -27,14 +27,14 @@ t.test('while Redis is down for ten seconds, POSTs get 503 and streams stay open
   await withTimeout(newClient.ended, 'the end of the stream')
   t.match(newClient.text(), /^retry: \d+\n\n$/, 'a new client gets a retry field instead of an error status, which would stop an EventSource')
   await waitUntil(() => Date.now() - stoppedAt > 10_000, 'ten seconds', 20_000)
-  t.notOk(runs.some(({ session }) => streams.some(({ sessionId }) => sessionId === session)))
+  t.notOk(handlerRuns.some(({ session }) => streams.some(({ sessionId }) => sessionId === session)))
   await redis.start()
 
   await traffic.waitForProgress()
   for (const [index, { sessionId }] of streams.entries()) {
     t.match(await postMessage(nodes[index]?.url ?? '', sessionId, 1, { event: 'up', key: 'k' }), { status: 200, headers: { 'idempotent-replayed': undefined } })
     await cluster.waitForReports()
-    t.equal(runs.filter(({ session }) => session === sessionId).length, 1)
+    t.equal(handlerRuns.filter(({ session }) => session === sessionId).length, 1)
   }
   await traffic.stop()
   traffic.assertDelivery(t)

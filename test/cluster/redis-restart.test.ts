@@ -30,7 +30,7 @@ t.test('after Redis restarts empty, clients get a reset event and continue in ne
   const disconnected = await openStream(t, cluster.url)
   disconnected.destroy()
   const request = session.request('gate', 'uncertain').then(() => 'handled', (error: { code: string }) => error.code)
-  await waitUntil(() => cluster.runs.some(({ data }) => data === 'uncertain'), 'the handler')
+  await waitUntil(() => cluster.handlerRuns.some(({ data }) => data === 'uncertain'), 'the handler')
   await cluster.redis.kill()
   await cluster.redis.start({ empty: true })
   await waitUntil(() => traffic.clients.every(({ sessionIds }) => sessionIds.length === 2), 'the new sessions')

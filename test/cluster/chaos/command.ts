@@ -26,9 +26,9 @@ const { values } = parseArgs({
 const LEASE = 2000
 const CHANNELS = ['a', 'b', 'c']
 /** Milliseconds after the last fault in which every client must have everything. */
-const PATIENCE = 15_000
+const DELIVERY_TIMEOUT = 15_000
 /** Milliseconds in which every run and every streaming handler must have ended. */
-const RUN_PATIENCE = 60_000
+const RUN_TIMEOUT = 60_000
 
 /** What `startCluster` and others use of a test. */
 class Teardowns {
@@ -98,7 +98,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
 
     // Traffic.
     const stop = new AbortController()
-    /** A call that a node does not answer may still be executed. */
+    /** Never settles without a result or an error of the package, because the call may still be executed. */
     const call = (promise: Promise<unknown> | undefined): Promise<unknown> => new Promise((resolve, reject) => {
       promise?.then(resolve, (error: NodeError) => {
         if (error.code === 'UNKNOWN') model.fail('session-lost', 'a node does not know a session')
@@ -133,10 +133,10 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     }
     /** When a node was down, or can have been treated as dead. */
     const outages: Array<{ readonly node: ClusterNode, readonly from: number, readonly to: number }> = []
-    /** Whether all nodes can have been out of use at one time. */
-    const hadNoNode = (from: number, to: number): boolean => [from, ...outages.map(outage => outage.from)].some(at =>
+    /** Whether there may have been a time, between two observations, at which no node could be used. */
+    const mayHaveHadNoNode = (from: number, to: number): boolean => [from, ...outages.map(outage => outage.from)].some(at =>
       at >= from && at <= to && nodes.every(node => outages.some(outage => outage.node === node && outage.from <= at && at <= outage.to)))
-    const runTraffic = new RunTraffic(cluster, model, random, hadNoNode)
+    const runTraffic = new RunTraffic(cluster, model, random, mayHaveHadNoNode)
     const traffic = async (): Promise<void> => {
       while (!stop.signal.aborted) {
         const client = choose(clients)
@@ -152,8 +152,8 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     }
 
     // Faults.
-    /** The nodes can be treated as dead from now on. Returns a function that records it, when the fault is over. */
-    const affects = (...affected: readonly ClusterNode[]): () => void => {
+    /** From now on, the others may treat these nodes as dead. The returned function records the outage when the fault is over. */
+    const startOutage = (...affected: readonly ClusterNode[]): () => void => {
       const from = model.observe()
       const listPids = (): number[] => affected.map(({ pid }) => pid)
       const pids = listPids()
@@ -167,7 +167,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     const restart = async (node: ClusterNode, from: number): Promise<void> => {
       await pause(random() * 1000)
       // A node does not start while Redis cannot be used, so a supervisor starts it again.
-      const giveUpAt = performance.now() + PATIENCE
+      const giveUpAt = performance.now() + DELIVERY_TIMEOUT
       while (!node.isLive) await node.start().catch((error: unknown) => { if (performance.now() > giveUpAt) throw error })
       stopped.delete(node)
       outages.push({ node, from, to: model.observe() + LEASE * 1e6 })
@@ -188,47 +188,47 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
         await restart(node, from)
       },
       pause: async node => {
-        const onRecovery = affects(node)
+        const endOutage = startOutage(node)
         node.pause()
         await pause(200 + random() * 2.5 * LEASE)
         node.resume()
-        onRecovery()
+        endOutage()
       },
       cut: async (_, link) => { link.cut(choose<ConnectionKind>(['commands', 'subscription', 'all'])) },
       'half-open': async (node, link) => {
-        const onRecovery = affects(node)
+        const endOutage = startOutage(node)
         link.halfOpen(choose<ConnectionKind>(['commands', 'subscription', 'all']))
         await pause(3 * LEASE)
-        onRecovery()
+        endOutage()
       },
       delay: async (node, link) => {
-        const onRecovery = affects(node)
+        const endOutage = startOutage(node)
         link.delay = random() * 1000
         await pause(random() * 3000)
         link.delay = 0
-        onRecovery()
+        endOutage()
       },
       unreachable: async (node, link) => {
-        const onRecovery = affects(node)
+        const endOutage = startOutage(node)
         link.isRefusing = true
         link.cut('all')
         await pause(random() * 2 * LEASE)
         link.isRefusing = false
-        onRecovery()
+        endOutage()
       },
       'restart-redis': async () => {
-        const onRecovery = affects(...nodes)
+        const endOutage = startOutage(...nodes)
         await redis.kill()
         await pause(random() * 2000)
         await redis.start()
-        onRecovery()
+        endOutage()
       },
       'pause-redis': async () => {
-        const onRecovery = affects(...nodes)
+        const endOutage = startOutage(...nodes)
         redis.pause()
         await pause(random() * 2 * LEASE)
         redis.resume()
-        onRecovery()
+        endOutage()
       },
       'kill-subscriptions': async () => { await redis.sendCommand('CLIENT', 'KILL', 'TYPE', 'pubsub') },
       'rolling-restart': async () => {
@@ -267,14 +267,14 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     await Promise.all(loops)
 
     // Everything arrives soon after the last fault. Runs may still produce.
-    let settledAt = performance.now() + RUN_PATIENCE
+    let deadline = performance.now() + RUN_TIMEOUT
     const wait = async (what: string, condition: () => boolean): Promise<void> => {
-      await waitUntil(condition, what, Math.max(1, settledAt - performance.now())).catch(() => { model.fail('stuck', `${what} long after the last fault`) })
+      await waitUntil(condition, what, Math.max(1, deadline - performance.now())).catch(() => { model.fail('stuck', `${what} long after the last fault`) })
     }
     await wait('a reader of a run had no outcome', () => runTraffic.isIdle)
     await wait('a producer was running after the end of its run', () => runTraffic.listRunning().length === 0)
     if (runTraffic.listRunning().length > 0) model.fail('running', runTraffic.listRunning().join())
-    settledAt = performance.now() + PATIENCE
+    deadline = performance.now() + DELIVERY_TIMEOUT
     await wait('a message had no response', () => model.messages.every(({ resolvedAt }) => resolvedAt < Infinity))
     // The last events show what is missing before them.
     const confirm = async (properties: Parameters<typeof send>[0]): Promise<void> => {
@@ -297,7 +297,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
       return clients.every(({ model: client }) => model.hasReceivedAll(client))
     })
     await cluster.waitForReports()
-    addRuns(model, cluster.runs)
+    addHandlerRuns(model, cluster.handlerRuns)
     model.check()
     runTraffic.check()
     const outcomes = runTraffic.runs.flatMap(({ isRestartable, outcomes }) => [...outcomes].map(outcome => `${isRestartable ? 'restartable ' : ''}${(JSON.parse(outcome) as { status: string }).status}`))
@@ -316,7 +316,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
   } finally {
     await teardowns.run()
   }
-  console.log(`seed ${seed}: ${model.events.length} events, ${model.messages.length} messages, ${model.runs.length} handler runs; runs ${runCounts}; faults ${JSON.stringify(faults)}`)
+  console.log(`seed ${seed}: ${model.events.length} events, ${model.messages.length} messages, ${model.handlerRuns.length} handler runs; runs ${runCounts}; faults ${JSON.stringify(faults)}`)
   const violations = model.violations.map(({ kind, text }) => `${kind}: ${text}`)
   return violations.length === 0 ? [] : [...violations.slice(0, 20), ...timeline]
 }
@@ -328,12 +328,12 @@ function countEach (values: readonly string[]): Record<string, number> {
 }
 
 /** Adds the handler runs that the nodes have reported. */
-function addRuns (model: Model, reported: ReadonlyArray<{ session: string, data: unknown, pid: number, startedAt: number, endedAt: number | undefined }>): void {
+function addHandlerRuns (model: Model, reported: ReadonlyArray<{ session: string, data: unknown, pid: number, startedAt: number, endedAt: number | undefined }>): void {
   for (const { data, pid, startedAt, endedAt = Infinity } of [...reported].sort((a, b) => a.startedAt - b.startedAt)) {
     const message = model.messages[Number(data)] as MessageModel
     const run = { name: `${pid}:${startedAt}`, message, process: String(pid), startedAt, endedAt }
     message.runs.push(run)
-    model.runs.push(run)
+    model.handlerRuns.push(run)
   }
 }
 

@@ -6,8 +6,8 @@ interface Connection {
   readonly redis: Socket
   /** Whether the node has subscribed on it. */
   isSubscription: boolean
-  /** Whether nothing is forwarded any more. */
-  isHalfOpen: boolean
+  /** Whether nothing is forwarded any more, after `cut` or `halfOpen`. */
+  isStopped: boolean
 }
 
 /** The kinds of connections that a fault applies to. */
@@ -28,7 +28,7 @@ export class RedisLink {
         return
       }
       const redis = connect({ port: redisPort, host: '127.0.0.1', noDelay: true })
-      const connection: Connection = { node, redis, isSubscription: false, isHalfOpen: false }
+      const connection: Connection = { node, redis, isSubscription: false, isStopped: false }
       this.#connections.add(connection)
       this.#forward(connection, node, redis)
       this.#forward(connection, redis, node)
@@ -45,14 +45,14 @@ export class RedisLink {
   cut (kind: ConnectionKind): void {
     for (const connection of this.#find(kind)) {
       this.#connections.delete(connection)
-      connection.isHalfOpen = true
+      connection.isStopped = true
       for (const socket of [connection.node, connection.redis]) if (!socket.destroyed) socket.resetAndDestroy()
     }
   }
 
-  /** Stops to forward data, without a notification. */
+  /** Stops forwarding. Both sides stay open, so neither detects it. */
   halfOpen (kind: ConnectionKind): void {
-    for (const connection of this.#find(kind)) connection.isHalfOpen = true
+    for (const connection of this.#find(kind)) connection.isStopped = true
   }
 
   #find (kind: ConnectionKind): Connection[] {
@@ -64,7 +64,7 @@ export class RedisLink {
     let last = Promise.resolve()
     const schedule = (action: () => void): void => {
       const delay = this.delay === 0 ? undefined : new Promise<void>(resolve => { setTimeout(resolve, this.delay) })
-      last = last.then(() => delay).then(() => { if (!connection.isHalfOpen) action() })
+      last = last.then(() => delay).then(() => { if (!connection.isStopped) action() })
     }
     from
       .on('error', () => {})

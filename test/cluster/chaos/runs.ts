@@ -38,16 +38,16 @@ export class RunTraffic {
   readonly #cluster: Cluster
   readonly #model: Model
   readonly #random: () => number
-  readonly #hadNoNode: (from: number, to: number) => boolean
+  readonly #mayHaveHadNoNode: (from: number, to: number) => boolean
   /** The readers and subscriptions that have not ended. */
   readonly #pending = new Set<Promise<void>>()
 
-  /** `hadNoNode`: whether no node can have restarted a run at some time between two observations. */
-  constructor (cluster: Cluster, model: Model, random: () => number, hadNoNode: (from: number, to: number) => boolean) {
+  /** `mayHaveHadNoNode`: whether there may have been a time, between two observations, at which no node could restart a run. */
+  constructor (cluster: Cluster, model: Model, random: () => number, mayHaveHadNoNode: (from: number, to: number) => boolean) {
     this.#cluster = cluster
     this.#model = model
     this.#random = random
-    this.#hadNoNode = hadNoNode
+    this.#mayHaveHadNoNode = mayHaveHadNoNode
   }
 
   get isIdle (): boolean {
@@ -61,20 +61,20 @@ export class RunTraffic {
     else if (node !== undefined) await this.#startRun(node)
   }
 
-  /** Adds violations for what has not ended, or was not allowed to end as it has. */
+  /** Adds a violation for each run or subscription that has not ended, or whose end is not allowed. */
   check (): void {
-    const failedDuring = (from: number, to: number): number => this.#pids().filter(pid => this.#model.hasFailed(pid, from, to)).length
+    const failedDuring = (from: number, to: number): number => this.#producerPids().filter(pid => this.#model.hasFailed(pid, from, to)).length
     for (const { name, isRestartable, pid, startedAt, endedAt, wasStopRequested, outcomes } of this.runs) {
       if (outcomes.size !== 1) this.#model.fail('run-outcome', `the readers of ${name} received the outcomes ${[...outcomes].join()}`)
       for (const outcome of outcomes) {
         const { status, reason } = JSON.parse(outcome) as { status: string, reason?: string }
-        const canBeLost = isRestartable ? failedDuring(startedAt, endedAt) > MAX_FAILURES || this.#hadNoNode(startedAt, endedAt) : this.#model.hasFailed(pid, startedAt, endedAt) || reason === 'shutdown'
+        const canBeLost = isRestartable ? failedDuring(startedAt, endedAt) > MAX_FAILURES || this.#mayHaveHadNoNode(startedAt, endedAt) : this.#model.hasFailed(pid, startedAt, endedAt) || reason === 'shutdown'
         if (status === 'failed' || (status === 'stopped' && !wasStopRequested) || (status === 'lost' && !canBeLost)) this.#model.fail('run-outcome', `${name} of process ${pid}, restartable: ${isRestartable}, from ${startedAt} to ${endedAt} ended as ${outcome}`)
       }
     }
     for (const { name, startedAt, endedAt, result } of this.subscriptions) {
-      const started = this.#reports('producerStart', name)
-      const canBeLost = started.some(pid => this.#closed().has(pid) || this.#model.hasFailed(pid, startedAt, endedAt)) || failedDuring(startedAt, endedAt) > 0
+      const started = this.#pidsOf('producerStart', name)
+      const canBeLost = started.some(pid => this.#exitedPids().has(pid) || this.#model.hasFailed(pid, startedAt, endedAt)) || failedDuring(startedAt, endedAt) > 0
       if (!(result === 'complete' || result === 'left' || (result === 'HANDLER_LOST' && canBeLost))) this.#model.fail('subscription', `${name} ended as ${result}`)
     }
   }
@@ -91,19 +91,20 @@ export class RunTraffic {
     return [...counts].filter(([, count]) => count !== 0).map(([text]) => text)
   }
 
-  #pids (): string[] {
+  /** The processes in which any producer was started. */
+  #producerPids (): string[] {
     return [...new Set(this.#cluster.hookCalls.filter(({ hook }) => hook === 'producerStart').map(({ detail }) => String((detail as { pid: number }).pid)))]
   }
 
-  /** The processes in which a producer or a handler was started. */
-  #reports (hook: string, name: string): string[] {
+  /** The processes that have reported a hook of the producer or handler with a name. */
+  #pidsOf (hook: string, name: string): string[] {
     return this.#cluster.hookCalls.filter(call => call.hook === hook && (call.detail as { name: string }).name === name).map(({ detail }) => String((detail as { pid: number }).pid))
   }
 
-  /** The processes that are gone. */
-  #closed (): Set<string> {
+  /** The processes of `#producerPids` that have exited. */
+  #exitedPids (): Set<string> {
     const live = new Set(this.#cluster.nodes.map(({ pid }) => String(pid)))
-    return new Set(this.#pids().filter(pid => !live.has(pid)))
+    return new Set(this.#producerPids().filter(pid => !live.has(pid)))
   }
 
   #add (work: Promise<void>): void {

@@ -6,7 +6,10 @@ import { Client, Node, type ClusterOptions, type ClusterContext } from './partic
 import type { RedisEngine } from './redis-engine.js'
 import { Scheduler, type SimulatedProcess } from './scheduler.js'
 
-/** One step of a history. `after` is the number of milliseconds since the previous step; `refused` is the message of a batch that is refused at first. Other numbers choose a participant. */
+/**
+ * One step of a history. `after` is the number of milliseconds since the previous step; `client`, `node` and `except` are the indexes
+ * of participants; `refused` is the index of the message of a batch that the store refuses the first time.
+ */
 type Step = { readonly after: number } & (
   | { readonly kind: 'emit', readonly client: number, readonly node: number, readonly count: number, readonly latest?: Latest }
   | { readonly kind: 'publish', readonly channel: string, readonly node: number, readonly count: number, readonly except: number | undefined, readonly latest?: Latest }
@@ -59,7 +62,7 @@ export interface Result {
 const NODES = 3
 const CHANNELS = ['a', 'b']
 /** Milliseconds after the last fault in which every client must have everything. */
-const PATIENCE = 15_000
+const DELIVERY_TIMEOUT = 15_000
 /** A node renews its lease, and removes failed nodes, at least as often, in milliseconds. */
 const MAX_HEARTBEAT_INTERVAL = 1000
 /** Longer than all faults of a history, so that no session expires, unless the setup has a shorter one. */
@@ -91,7 +94,7 @@ export function createPlan (seed: number): Plan {
   const entries = random() < 0.8 ? LARGE_LOG : 2 + below(6)
   const clients = 1 + below(3)
   const faultShare = choose([0.1, 0.25, 0.4])
-  // With 1, a small log can be too large to drop an event.
+  // With 1, even a small log may drop no event, because it keeps only one of each key.
   const latestShare = choose([0, 0, 0.3, 1])
   /** Mostly shorter than the time after which the others treat a node as dead. */
   const faultDuration = (): number => random() < 0.8 ? 5 + random() * lease * 0.4 : random() * lease * 1.8
@@ -119,7 +122,6 @@ export function createPlan (seed: number): Plan {
       case 'close': return { after, kind, client, node }
       case 'abandon': return { after, kind, client }
       case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2), refused: random() < 0.15 ? below(count) : undefined }
-      // Later than the clocks of the nodes can differ, by which they order the requests.
       case 'move': return { after, kind, client, node, ms: random() < 0.7 ? random() * 3 : random() * 500 }
       case 'cut': return { after, kind, node, connection: chooseConnection(), refusedFor: random() < 0.7 ? 0 : faultDuration() }
       case 'half-open': return { after, kind, node, connection: chooseConnection(), refusedFor: 0 }
@@ -247,7 +249,7 @@ class History {
     const scheduler = this.#scheduler
     for (const node of this.#nodes) node.start()
     for (const client of this.#clients) scheduler.schedule(this.#random() * 20, scheduler.driver, () => { client.connect() })
-    if (!this.#plan.setup.isEarly) await scheduler.runUntil(() => this.#nodes.every(({ isLive }) => isLive) && this.#clients.every(({ isConnected }) => isConnected), PATIENCE)
+    if (!this.#plan.setup.isEarly) await scheduler.runUntil(() => this.#nodes.every(({ isLive }) => isLive) && this.#clients.every(({ isConnected }) => isConnected), DELIVERY_TIMEOUT)
     let at = 0
     for (const step of this.#plan.steps) {
       at += step.after
@@ -267,14 +269,14 @@ class History {
     const scheduler = this.#scheduler
     const nodes = this.#nodes
     const clients = this.#clients
-    let end = scheduler.time + PATIENCE
+    let deadline = scheduler.time + DELIVERY_TIMEOUT
     const wait = async (what: string, condition: () => boolean): Promise<void> => {
-      if (!await scheduler.runUntil(condition, end - scheduler.time)) throw new Stuck(`${what} ${PATIENCE} ms after the last fault`)
+      if (!await scheduler.runUntil(condition, deadline - scheduler.time)) throw new Stuck(`${what} ${DELIVERY_TIMEOUT} ms after the last fault`)
     }
     /** Waits until Redis has nothing of a kind. */
     const waitUntilEmpty = async (what: string, list: () => Promise<string[]>): Promise<void> => {
       for (let left = await list(); left.length > 0; left = await list()) {
-        if (scheduler.time >= end) throw new Stuck(`${what} ${PATIENCE} ms after the last fault: ${left.join(', ')}`)
+        if (scheduler.time >= deadline) throw new Stuck(`${what} ${DELIVERY_TIMEOUT} ms after the last fault: ${left.join(', ')}`)
         await scheduler.runUntil(() => false, 200)
       }
     }
@@ -304,18 +306,18 @@ class History {
       await wait('a client had not received everything', () => clients.every(client => !client.isActive || model.hasReceivedAll(client.model)))
       await this.#checkStates(wait)
       await waitUntilEmpty('a queue had messages', () => this.#network.engine.queuedMessages())
-      if (this.#plan.setup.isAbandoned) clients[0]?.leave()
-      end = scheduler.time + PATIENCE
+      if (this.#plan.setup.isAbandoned) clients[0]?.abandon()
+      deadline = scheduler.time + DELIVERY_TIMEOUT
       for (const client of clients) {
-        const { close, hasLeft, isLost } = client.model
-        if (!hasLeft && !isLost && close?.outcome !== 'confirmed') await confirm('a close', () => this.#close(this.#liveNode(), client.model))
+        const { close, isAbandoned, isLost } = client.model
+        if (!isAbandoned && !isLost && close?.outcome !== 'confirmed') await confirm('a close', () => this.#close(this.#liveNode(), client.model))
       }
       await wait('a client had not received close', () => clients.every(client => !client.isActive))
       await wait('a close had not settled', () => clients.every(({ model: { closes } }) => closes.every(({ outcome, process }) => outcome !== 'pending' || !nodes.some(node => node.process.name === process && node.process.isAlive))))
-      if (clients.some(({ model: { hasLeft, isLost } }) => hasLeft || isLost)) {
+      if (clients.some(({ model: { isAbandoned, isLost } }) => isAbandoned || isLost)) {
         // The number of sessions can be one second old.
         await scheduler.runUntil(() => false, 1100)
-        end += 2.5 * this.#resumeTimeout
+        deadline += 2.5 * this.#resumeTimeout
         await wait('a session had not expired', () => nodes.every(({ sessions }) => sessions?.size === 0))
       }
       await wait('a signal had not aborted', () => this.#signals.every(({ signal, process }) => signal.aborted || !process.isAlive))
@@ -372,7 +374,7 @@ class History {
     }
   }
 
-  /** Checks that only the keys of the whole store are left, and what expires. */
+  /** Checks that all keys that are left are keys of the whole store, or expire. */
   async #checkKeys (): Promise<void> {
     const keys = await this.#network.engine.persistentKeys()
     const left = [...keys].filter(([, length]) => length > 8)
@@ -431,7 +433,7 @@ class History {
         onNode(() => { this.#close(node, client.model) })
         break
       case 'abandon':
-        if (client.sessionId !== undefined) client.leave()
+        if (client.sessionId !== undefined) client.abandon()
         break
       case 'message':
         if (client.sessionId === undefined || !client.isActive) break
@@ -468,7 +470,7 @@ class History {
         this.#onFault(step.ms)
         break
       case 'restart-redis':
-        network.engine.forgetScripts()
+        network.engine.unloadScripts()
         for (const connection of network.find()) connection.cut()
         for (const { process } of this.#nodes) network.refuse(process, step.ms)
         this.#onFault(step.ms)
@@ -526,7 +528,7 @@ class History {
   #sendEvent (properties: Pick<SentEvent, 'kind' | 'channel' | 'client' | 'except' | 'process'>, latest: Latest, send: (data: object, options: SendOptions) => Promise<void>): SentEvent {
     const { events } = this.model
     const n = events.length
-    // `except` is only the client whose session id was known.
+    // A client whose session id is not known yet cannot be excluded.
     const { sessionId } = properties.except ?? {}
     const except = sessionId === undefined ? undefined : properties.except
     const options = { ...sessionId === undefined ? {} : { except: { id: sessionId } }, ...latest === undefined ? {} : { latest } }

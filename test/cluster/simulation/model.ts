@@ -2,8 +2,9 @@
 type Outcome = 'pending' | 'confirmed' | 'unknown' | 'refused'
 
 export interface Call {
-  /** The number of the observation at which it started, and at which its outcome was known. */
+  /** The observation at which it started. */
   readonly startedAt: number
+  /** The observation at which its outcome was known. */
   settledAt: number
   outcome: Outcome
 }
@@ -58,15 +59,17 @@ interface ReceivedGap {
 export class ClientModel {
   readonly index: number
   sessionId: string | undefined
+  /** When it received its first welcome. */
   openedAt = Infinity
+  /** When it first requested a stream. */
   openingAt = Infinity
   /** When it requested its stream last. */
   connectingAt = Infinity
   isClosed = false
   /** Whether it has disconnected for good, so that its session expires. */
-  hasLeft = false
+  isAbandoned = false
   /** When it has disconnected for good. */
-  leftAt = Infinity
+  abandonedAt = Infinity
   /** Since when it has no stream, in virtual milliseconds; `Infinity` while it has one. */
   offlineSince = Infinity
   /** Whether it has lost its session. */
@@ -128,10 +131,10 @@ export interface MessageModel {
   readonly batch: number
   /** Milliseconds that its handler runs. */
   readonly duration: number
-  /** Whether the store is not available for its handler when that is called first. Then the message is refused. */
+  /** Whether the first call of its handler fails because the store is unavailable, so that the message is refused. */
   isRefused: boolean
   readonly runs: HandlerRun[]
-  /** The runs that the responses name. */
+  /** The names of handler runs in the responses. */
   readonly responses: string[]
   firstSentAt: number
   /** When the first response arrived. */
@@ -152,14 +155,14 @@ export interface Violation {
   readonly text: string
 }
 
-/** Records what the participants do and receive, and checks the guarantees. */
+/** Records what the participants do and receive, and checks the guarantees. Its times are observations: numbers that increase with each event that is recorded. */
 export class Model {
   readonly violations: Violation[] = []
   readonly clients: ClientModel[] = []
   readonly events: SentEvent[] = []
   readonly requests: RequestModel[] = []
   readonly messages: MessageModel[] = []
-  readonly runs: HandlerRun[] = []
+  readonly handlerRuns: HandlerRun[] = []
   /** The calls of the hook `onClose` by session id. */
   readonly #closeHooks = new Map<string, CloseHook[]>()
   /** The calls of the hooks `onJoin` and `onLeave` by session id. */
@@ -240,13 +243,13 @@ export class Model {
   onRequest (client: ClientModel, n: number, position = 0): void {
     this.observe()
     const request = this.requests[n]
-    if (request === undefined || request.client !== client || ++request.handled > 1) this.fail('request', `client ${client.index} received request ${n}, the ${request?.handled}. time`)
+    if (request === undefined || request.client !== client || ++request.handled > 1) this.fail('request', `client ${client.index} received request ${n}, ${request?.handled} times so far`)
     if (client.isClosed) this.fail('after-close', `client ${client.index} received request ${n} after close`)
     if (position <= client.lastPosition) this.fail('position', `client ${client.index} received request ${n} at ${position} after ${client.lastPosition}`)
     client.lastPosition = position
   }
 
-  /** A process may have been treated as dead by the others since an observation. */
+  /** The others may have treated a process as dead between two observations. */
   onFailure (process: string, from: number, to: number): void {
     this.#failures.push({ process, from, to })
   }
@@ -255,9 +258,9 @@ export class Model {
     client.openingAt = Math.min(client.openingAt, this.observe())
   }
 
-  onLeft (client: ClientModel): void {
-    client.hasLeft = true
-    client.leftAt = this.observe()
+  onAbandon (client: ClientModel): void {
+    client.isAbandoned = true
+    client.abandonedAt = this.observe()
   }
 
   onConnect (client: ClientModel): void {
@@ -340,14 +343,14 @@ export class Model {
     return false
   }
 
-  onRunStart (message: MessageModel, process: string): HandlerRun {
+  onHandlerStart (message: MessageModel, process: string): HandlerRun {
     const run: HandlerRun = { name: `${message.n}.${message.runs.length}`, message, process, startedAt: this.observe(), endedAt: Infinity }
     message.runs.push(run)
-    this.runs.push(run)
+    this.handlerRuns.push(run)
     return run
   }
 
-  onRunEnd (run: HandlerRun): void {
+  onHandlerEnd (run: HandlerRun): void {
     run.endedAt = this.observe()
   }
 
@@ -424,13 +427,13 @@ export class Model {
     const settledAt = this.observe()
     let isKnown = true
     for (const client of this.clients) {
-      if (client.hasLeft || this.#resumeTimeout < Infinity) isKnown = false
-      if (client.sessionId === undefined || client.isLost || client.hasLeft || client.close !== undefined) continue
+      if (client.isAbandoned || this.#resumeTimeout < Infinity) isKnown = false
+      if (client.sessionId === undefined || client.isLost || client.isAbandoned || client.close !== undefined) continue
       const expected = this.#isMember({ channel, startedAt, settledAt }, client)
       if (expected === 'maybe') isKnown = false
       else if ((expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
     }
-    // Otherwise, a member may join or leave between the two calls.
+    // A member whose state is not known may join or leave between the two calls.
     if (isKnown && count !== sessionIds.length) this.fail('members', `${process} counts ${count} members of ${channel}, but lists ${sessionIds.join(', ')}`)
   }
 
@@ -446,11 +449,11 @@ export class Model {
 
   /** Whether the session of a client may be closed. */
   #canBeClosed (client: ClientModel): boolean {
-    return client.close !== undefined || client.hasLeft || client.isLost || this.#resumeTimeout < Infinity
+    return client.close !== undefined || client.isAbandoned || client.isLost || this.#resumeTimeout < Infinity
   }
 
   #findMissing (client: ClientModel): SentEvent[] {
-    if (client.isLost || client.hasLeft) return []
+    if (client.isLost || client.isAbandoned) return []
     const received = new Set(client.received)
     const isCovered = (event: SentEvent): boolean => received.has(event) || client.gaps.some(gap => this.#canCover(gap, event))
     return this.events.filter(event => this.isFor(event, client) === 'yes' && !isCovered(event) &&
@@ -503,7 +506,7 @@ export class Model {
 
   /** Handlers of one session run one at a time, and in the order of the messages. */
   #checkRuns (client: ClientModel): void {
-    const runs = this.runs.filter(({ message }) => message.client === client)
+    const runs = this.handlerRuns.filter(({ message }) => message.client === client)
     let previous: HandlerRun | undefined
     for (const run of runs) {
       if (previous !== undefined && previous.endedAt > run.startedAt && !this.hasFailed(previous.process, previous.startedAt, run.startedAt)) {
@@ -522,7 +525,7 @@ export class Model {
   }
 
   #checkMessage ({ n, client, key, runs, responses, resolvedAt }: MessageModel): void {
-    if (client.close === undefined && !client.isLost && !client.hasLeft && resolvedAt === Infinity) this.fail('stuck', `message ${n} of client ${client.index} has no response`)
+    if (client.close === undefined && !client.isLost && !client.isAbandoned && resolvedAt === Infinity) this.fail('stuck', `message ${n} of client ${client.index} has no response`)
     let isRepeatAllowed = false
     for (const [index, run] of runs.entries()) {
       const previous = runs[index - 1]
@@ -535,7 +538,7 @@ export class Model {
   }
 
   /** Exactly one process runs `onClose`, within the call that closes the session, unless a process fails meanwhile. */
-  #checkClose ({ index, sessionId, closes, hasLeft, isLost }: ClientModel): void {
+  #checkClose ({ index, sessionId, closes, isAbandoned, isLost }: ClientModel): void {
     const calls = this.#closeHooks.get(sessionId ?? '') ?? []
     const fail = (why: string): void => {
       this.fail('close-hook', `onClose of client ${index} ran ${calls.length} times: ${calls.map(({ reason, process }) => `${reason} on ${process}`).join(', ')}; ${why}`)
@@ -543,7 +546,7 @@ export class Model {
     if (calls.length > 1 && !calls.slice(0, -1).every(({ process, startedAt }) => this.hasFailed(process, startedAt, Infinity))) fail('no process has failed')
     for (const { reason, offlineFor, process, startedAt, endedAt } of calls) {
       if (reason === 'expired') {
-        if (!hasLeft && this.#resumeTimeout === Infinity) fail('its session was not to expire')
+        if (!isAbandoned && this.#resumeTimeout === Infinity) fail('its session was not to expire')
         // The others treat the streams of a process that has failed as lost, also if the client still has one.
         if (offlineFor < this.#resumeTimeout - MAX_DETECTION_TIME && this.#resumeTimeout < Infinity && this.#failures.length === 0) fail(`its client had no stream for ${offlineFor} ms`)
         continue
@@ -552,7 +555,7 @@ export class Model {
     }
     if (calls.length > 0) return
     if (closes.length === 0) {
-      if (hasLeft || isLost) fail('its session has expired')
+      if (isAbandoned || isLost) fail('its session has expired')
       return
     }
     const isExplained = closes.some(({ outcome, process, startedAt, settledAt }) => outcome === 'pending' || this.hasFailed(process, startedAt, settledAt))
@@ -563,8 +566,8 @@ export class Model {
    * `onJoin` and `onLeave` run within the calls that have changed the channels. When the session is closed, `onLeave` runs for each
    * channel that it is in, in the process of `onClose` and before it.
    */
-  #checkMembershipHooks ({ index, sessionId = '', memberships, isLost, close, hasLeft, leftAt }: ClientModel): void {
-    if (isLost || (close === undefined && !hasLeft)) return
+  #checkMembershipHooks ({ index, sessionId = '', memberships, isLost, close, isAbandoned, abandonedAt }: ClientModel): void {
+    if (isLost || (close === undefined && !isAbandoned)) return
     const hooks = this.#membershipHooks.get(sessionId) ?? []
     const closeHooks = this.#closeHooks.get(sessionId) ?? []
     const isCaused = (hook: MembershipHook): boolean => memberships.some(call => call.kind === hook.kind && call.channel === hook.channel && isDuring(hook, call))
@@ -575,14 +578,14 @@ export class Model {
       if (isCaused(hook) || (hook.kind === 'leave' && (closeHooks.some(isBeforeClose) || this.hasFailed(hook.process, hook.startedAt, Infinity)))) continue
       this.fail('membership-hooks', `client ${index}: ${describe(hook)} belongs to no call, and to no onClose: ${closeHooks.map(({ process, startedAt }) => `on ${process} at ${startedAt}`).join(', ')}`)
     }
-    const closedAt = Math.min(close?.startedAt ?? Infinity, leftAt)
+    const closedAt = Math.min(close?.startedAt ?? Infinity, abandonedAt)
     for (const channel of new Set(memberships.map(call => call.channel))) {
       for (const { process, startedAt } of closeHooks) {
         // A session can expire although its client still tries to reconnect.
         const expected = this.#isMember({ channel, startedAt: Math.min(closedAt, startedAt), settledAt: startedAt }, { memberships })
         const leaves = hooks.filter(hook => hook.kind === 'leave' && hook.channel === channel && hook.process === process && hook.endedAt < startedAt && !isCaused(hook))
-        const count = expected === 'yes' ? [1] : expected === 'no' ? [0] : [0, 1]
-        if (!count.includes(leaves.length)) this.fail('membership-hooks', `client ${index}: before onClose on ${process} at ${startedAt}, onLeave ran ${leaves.length} times for ${channel}; was it a member: ${expected}`)
+        const allowedCounts = expected === 'yes' ? [1] : expected === 'no' ? [0] : [0, 1]
+        if (!allowedCounts.includes(leaves.length)) this.fail('membership-hooks', `client ${index}: before onClose on ${process} at ${startedAt}, onLeave ran ${leaves.length} times for ${channel}; was it a member: ${expected}`)
       }
       const calls = memberships.filter(call => call.channel === channel)
       if (closeHooks.length !== 1 || calls.some(({ outcome }) => outcome !== 'confirmed' && outcome !== 'refused')) continue

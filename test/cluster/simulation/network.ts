@@ -9,11 +9,11 @@ export type ConnectionKind = 'commands' | 'subscription'
 /** `up` is from the node to Redis. */
 export type Direction = 'up' | 'down'
 
-/** How long data take. */
+/** How long data take to arrive. */
 export interface Latency {
-  /** Milliseconds: at most this. */
+  /** The maximum for usual data, in milliseconds. */
   readonly usual: number
-  /** Milliseconds of the slowest data. */
+  /** The maximum for slow data, in milliseconds. */
   readonly slow: number
   /** The share of slow data, from 0 to 1. */
   readonly slowShare: number
@@ -84,7 +84,7 @@ export class Connection {
   readonly #channels = new Set<string>()
   #received: Buffer = Buffer.alloc(0)
   #protocol = 2
-  /** Whether the node has this connection. */
+  /** Whether the connection is open on the side of the node. */
   #isOpen = false
   /** Whether what is sent from now on is lost, in both directions. */
   #isLost = false
@@ -362,7 +362,7 @@ export class Network {
 
   logCommand (connection: Connection, command: readonly Buffer[], reply: Buffer): void {
     if (this.scheduler.trace === undefined) return
-    // The first arguments of a script say where it is.
+    // Leaves out EVALSHA, the hash of the script and the number of its keys.
     const isScript = String(command[0]).toUpperCase() === 'EVALSHA'
     this.log(connection, `executes ${(isScript ? command.slice(3) : command).map(describe).join(' ')} => ${describe(reply)}`)
   }

@@ -18,7 +18,7 @@ import { SimulatedProcess, type Scheduler } from './scheduler.js'
 const logger = Fastify({ logger: false }).log
 const ignore = (): void => {}
 
-/** The rest of a hook: the next one must wait for it. Takes no virtual time. */
+/** Ends a hook after a tick of the event loop, so that a next hook that does not wait for it is detected. Takes no virtual time. */
 async function runHook (onEnd: () => void): Promise<void> {
   await new Promise(resolve => { setImmediate(resolve) })
   onEnd()
@@ -67,7 +67,7 @@ export class Node {
     return this.process.isAlive && this.sessions !== undefined && !this.isClosing
   }
 
-  /** Starts a process. Always returns false. */
+  /** Starts a process. Returns false, because the node is not live yet, so that a condition can start it. */
   start (): boolean {
     const { scheduler, options, model } = this.#context
     const process = this.process = new SimulatedProcess(`node-${this.index}${'\''.repeat(this.#generation++)}`)
@@ -222,7 +222,7 @@ export class Node {
     }
   }
 
-  /** Creates the messages of one request. As in the route of batches, those after a message that the store has failed are refused. */
+  /** Creates the messages of one request. As in the route of batches, those after a message that has failed because of the store are refused. */
   #toQueuedMessages (session: Session, messages: readonly MessageModel[]): QueuedMessage[] {
     const { model, scheduler, options } = this.#context
     let failure: unknown
@@ -235,10 +235,10 @@ export class Node {
         scheduler.log(`refuses message ${message.n}`)
         throw failure = new StoreUnavailable()
       }
-      const run = model.onRunStart(message, this.process.name)
+      const run = model.onHandlerStart(message, this.process.name)
       scheduler.log(`handles message ${message.n} (run ${run.name})`)
       await new Promise(resolve => { setTimeout(resolve, message.duration) })
-      model.onRunEnd(run)
+      model.onHandlerEnd(run)
       return { status: 200, headers: {}, body: run.name }
     }
     return messages.map(message => ({ key: message.key, fingerprint: () => String(message.n), handle: () => handle(message) }))
@@ -268,7 +268,7 @@ export class ResponseSink implements Sink {
   readonly #process: SimulatedProcess
   readonly #onText: (text: string) => void
   readonly #onEnd: () => void
-  /** Whether the client has this connection. */
+  /** Whether the connection is open on the side of the client. */
   #isConnected = true
   #arrivesAt = 0
 
@@ -307,8 +307,7 @@ export class ResponseSink implements Sink {
     scheduler.schedule(random() < 0.8 ? this.#latency() : random() * 2000, this.#process, () => { this.#close() })
   }
 
-  /** Whether the process of the node has died. */
-  get isLost (): boolean {
+  get isProcessDead (): boolean {
     return !this.#process.isAlive
   }
 
@@ -383,7 +382,7 @@ export class Client {
     model.onConnect(this.model)
     const { sessionId, position } = this.#lastEventId ?? {}
     scheduler.log(`client ${this.model.index} connects to ${node.process.name} after ${String(position)}`)
-    // In order: nodes take the request that arrives last as the newest, so a network that reorders them would be against the rules.
+    // Requests arrive in order, because nodes treat the one that arrives last as the newest.
     this.#arrival = Math.max(this.#arrival, scheduler.time + this.#latency())
     scheduler.schedule(this.#arrival - scheduler.time, node.process, () => { node.openStream(sink, sessionId, position) })
     scheduler.schedule(REQUEST_TIMEOUT, scheduler.driver, () => { if (this.#sink === sink && !this.isConnected) sink.cut() })
@@ -391,10 +390,10 @@ export class Client {
   }
 
   /** Disconnects for good. */
-  leave (): void {
+  abandon (): void {
     if (!this.isActive) return
     this.isActive = false
-    this.#context.model.onLeft(this.model)
+    this.#context.model.onAbandon(this.model)
     this.#sink?.cut()
   }
 
@@ -478,7 +477,7 @@ export class Client {
     scheduler.schedule(20 + random() * 200, scheduler.driver, () => {
       if (this.#sink !== sink) return
       // A crash closes the connections of the process.
-      if (sink.isLost) sink.cut()
+      if (sink.isProcessDead) sink.cut()
       else this.#watch(sink)
     })
   }

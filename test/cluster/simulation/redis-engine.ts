@@ -139,8 +139,8 @@ export class RedisEngine {
     this.#loaded.clear()
   }
 
-  /** Forgets the scripts, as a restart does. */
-  forgetScripts (): void {
+  /** Unloads all scripts, as a restart does. */
+  unloadScripts (): void {
     this.#loaded.clear()
   }
 
@@ -165,11 +165,11 @@ export class RedisEngine {
 
   /** Executes a command at a virtual time, in microseconds. */
   async execute (protocol: number, command: readonly Buffer[], microseconds: number): Promise<Reply> {
-    const [name, argument = Buffer.alloc(0), keyCount, ...rest] = command
+    const [name, argument = Buffer.alloc(0), second, ...rest] = command
     switch (String(name).toUpperCase()) {
       case 'SCRIPT': {
         if (String(argument).toUpperCase() !== 'LOAD') break
-        const sha = await this.#load(String(keyCount))
+        const sha = await this.#load(String(second))
         this.#loaded.add(sha)
         return { bytes: encodeBulk(sha), publications: [] }
       }
@@ -178,7 +178,7 @@ export class RedisEngine {
         let sha = String(argument)
         if (String(name).toUpperCase() === 'EVAL') sha = await this.#load(sha)
         else if (!this.#loaded.has(sha)) return { bytes: Buffer.from('-NOSCRIPT No matching script. Please use EVAL.\r\n'), publications: [] }
-        const count = Number(keyCount)
+        const count = Number(second)
         const bytes = await this.call(protocol, ['EVALSHA', this.#scripts.get(sha) as string, String(count + 1), ...rest.slice(0, count), String(microseconds), ...rest.slice(count)])
         // An error of the wrapper itself.
         if (bytes[0] === 0x2d) throw new Error(String(bytes))
@@ -191,7 +191,7 @@ export class RedisEngine {
       }
       case 'PUBLISH':
       case 'SPUBLISH':
-        return { bytes: Buffer.from(':0\r\n'), publications: [{ channel: String(argument), message: keyCount as Buffer }] }
+        return { bytes: Buffer.from(':0\r\n'), publications: [{ channel: String(argument), message: second as Buffer }] }
     }
     return { bytes: await this.call(protocol, command), publications: [] }
   }
@@ -212,7 +212,7 @@ export class RedisEngine {
     return new Map(items.flatMap((item, index) => index % 2 === 0 ? [[item, Number(items[index + 1])] as const] : []))
   }
 
-  /** The queues of open sessions that are not empty, except tickets of nodes without a lease, and the sessions whose number of queued messages differs from those. */
+  /** Describes each item in the queues of open sessions, except those of nodes without a lease, and each session whose count of messages differs from its list. */
   async queuedMessages (): Promise<string[]> {
     const bytes = await this.call(2, ['EVAL', `
       local found = {}

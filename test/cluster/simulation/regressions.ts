@@ -86,7 +86,7 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
     ]
   },
   {
-    title: 'Redis is away for longer than the lease of a node that handles a batch',
+    title: 'Redis is unavailable for longer than the lease of a node that handles a batch',
     setup: { seed: 2127, lease: 1500, libraries: ['redis', 'redis', 'redis'], entries: 1000, latency: 'short', clients: 2, isEarly: false, isAbandoned: false },
     steps: [
       { after: 2.680353930220008, kind: 'message', client: 0, node: 2, count: 5, hasKey: true, duration: 382.4461817741394, repeats: 0 },

@@ -53,7 +53,7 @@ class SimulatedTimer {
   }
 }
 
-// More events than any history needs: something repeats without an end.
+// No history needs so many events: with more, something repeats without an end.
 const MAX_EVENTS = 60_000
 // Date and positions are times in this year, so that they have as many digits as in production.
 const EPOCH = Date.UTC(2030, 0, 1)
@@ -149,7 +149,7 @@ export class Scheduler {
       clearTimeout: clear,
       clearInterval: clear,
       clearImmediate: clear,
-      // When the garbage collector runs is not reproducible. This is the case in which it never does.
+      // Garbage collections are not reproducible, so a WeakRef never loses its object here.
       WeakRef: class <T> {
         readonly #target: T
         constructor (target: T) { this.#target = target }

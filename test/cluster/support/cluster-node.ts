@@ -39,7 +39,7 @@ export interface Command {
 export type CommandResult = { readonly type: 'result', readonly id: number } & ({ readonly value: unknown } | { readonly code: string })
 
 const { redisPort, library, lease, plugin } = JSON.parse(process.argv[2] ?? '') as NodeOptions
-// Not after the parent has disconnected: handlers and producers may end later.
+// Handlers and producers may end after the parent has disconnected.
 const report = (message: NodeEvent | CommandResult): void => { if (process.connected) process.send?.(message) }
 const ignore = (): void => {}
 
@@ -81,17 +81,17 @@ for (const hook of ['onOpen', 'onResume', 'onDisconnect'] as const) {
 sessions.addHook('onClose', (session, reason) => { report({ type: 'hook', hook: 'onClose', session: session.id, detail: reason }) })
 
 sessions
-  .handle('up', (session, data) => recordRun(session, data, () => new Promise(setImmediate)))
-  // The response names the run.
+  .handle('up', (session, data) => recordHandlerRun(session, data, () => new Promise(setImmediate)))
+  // The response is the name of the handler run.
   .handle('run', async (session, data) => {
     let name = ''
-    await recordRun(session, data, startedAt => {
+    await recordHandlerRun(session, data, startedAt => {
       name = `${process.pid}:${startedAt}`
       return new Promise(resolve => { setTimeout(resolve, Math.random() * 20) })
     })
     return name
   })
-  .handle('gate', (session, data) => recordRun(session, data, () => gate.promise))
+  .handle('gate', (session, data) => recordHandlerRun(session, data, () => gate.promise))
   .handle('sync', (_session, data) => data)
   .handle('quiet', () => {})
   .handle('fail', (_session, data) => { throw Object.assign(new Error(`no ${String(data)}`), { statusCode: 409, code: 'APP_FAILED' }) })
@@ -113,11 +113,11 @@ sessions
   })
   // Sends an event after the gate has opened, which may be after another node has taken over the message.
   .handle('late', async (session, data) => {
-    await recordRun(session, data, () => gate.promise)
+    await recordHandlerRun(session, data, () => gate.promise)
     await session.emit('late', data)
   })
 
-async function recordRun (session: Session, data: unknown, work: (startedAt: number) => Promise<unknown>): Promise<unknown> {
+async function recordHandlerRun (session: Session, data: unknown, work: (startedAt: number) => Promise<unknown>): Promise<unknown> {
   const record = (phase: HandlerEvent['phase']): number => {
     const at = Number(process.hrtime.bigint())
     report({ type: 'handler', event: { session: session.id, data, at, phase } })

@@ -35,13 +35,13 @@ export class ClusterNode {
   isLive = false
   readonly #program: string
   readonly #options: NodeOptions
-  readonly #cluster: Pick<Cluster, 'runs' | 'hookCalls' | 'killedPids'>
+  readonly #cluster: Pick<Cluster, 'handlerRuns' | 'hookCalls' | 'killedPids'>
   readonly #pending = new Map<number, (result: CommandResult) => void>()
   #process: ChildProcess | undefined
   #port = 0
   #lastId = 0
 
-  constructor (program: string, options: NodeOptions, cluster: Pick<Cluster, 'runs' | 'hookCalls' | 'killedPids'>) {
+  constructor (program: string, options: NodeOptions, cluster: Pick<Cluster, 'handlerRuns' | 'hookCalls' | 'killedPids'>) {
     this.#program = program
     this.#options = options
     this.#cluster = cluster
@@ -133,12 +133,12 @@ export class ClusterNode {
   }
 
   #record (pid: number, { session, data, at, phase }: HandlerEvent): void {
-    const { runs } = this.#cluster
+    const { handlerRuns } = this.#cluster
     if (phase === 'start') {
-      runs.push({ session, data, pid, startedAt: at, endedAt: undefined })
+      handlerRuns.push({ session, data, pid, startedAt: at, endedAt: undefined })
       return
     }
-    const run = runs.findLast(run => run.session === session && run.pid === pid)
+    const run = handlerRuns.findLast(run => run.session === session && run.pid === pid)
     if (run !== undefined) run.endedAt = at
   }
 }
@@ -172,12 +172,12 @@ export interface Cluster {
   readonly redis: RedisServer
   readonly nodes: readonly [ClusterNode, ClusterNode, ClusterNode]
   /** Handler runs, in the order in which the nodes reported them. */
-  readonly runs: HandlerRun[]
+  readonly handlerRuns: HandlerRun[]
   /** Hook calls on all nodes, in the order in which the nodes reported them. */
   readonly hookCalls: HookCall[]
   /** The ids of the processes that were killed. */
   readonly killedPids: Set<number>
-  /** Resolves when `runs` contains every handler run whose response has arrived: reports and responses travel on different channels. */
+  /** Resolves when `handlerRuns` contains every handler run whose response has arrived: reports and responses travel on different channels. */
   waitForReports: () => Promise<void>
   /** Waits until a live node serves the stream of a session, and resolves with that node. */
   nodeWithStream: (session: string) => Promise<ClusterNode>
@@ -186,7 +186,7 @@ export interface Cluster {
 /** Starts three nodes with one Redis, behind a load balancer. They stop when the test ends. */
 export async function startCluster (t: Test, { redis: givenRedis, redisPort, redisPorts, libraries = ['ioredis', 'redis'], lease = 2000, plugin = {} }: ClusterOptions = {}): Promise<Cluster> {
   const redis = givenRedis ?? await startRedis(t)
-  const shared = { runs: [], hookCalls: [] as HookCall[], killedPids: new Set<number>() }
+  const shared = { handlerRuns: [], hookCalls: [] as HookCall[], killedPids: new Set<number>() }
   const program = await bundleForNode(t, new URL('./cluster-node.ts', import.meta.url))
   const createNode = (index: number): ClusterNode => new ClusterNode(program, {
     redisPort: redisPorts?.[index] ?? redisPort ?? redis.port,

@@ -84,7 +84,7 @@ export class Traffic {
     await this.#cluster.waitForReports()
   }
 
-  /** Asserts that no event or message was lost, repeated or reordered, and which `reset`, `gap` and `close` events the clients got. Default: none. */
+  /** Asserts that no event or message was lost, repeated or reordered, and that the names of the `reset`, `gap` and `close` events of each client match `expectedEvents` (default: none). */
   assertDelivery (t: Test, expectedEvents = /^$/): void {
     t.ok(this.confirmed.length > 100, `${this.confirmed.length} events were sent`)
     for (const [index, client] of this.clients.entries()) {
@@ -117,7 +117,7 @@ export class Traffic {
    * may run twice, because their responses were not stored yet.
    */
   findMessageProblems ({ sessionIds, requested, failures }: TrafficClient): string[] {
-    const runs = this.#cluster.runs.filter(({ session }) => sessionIds.includes(session)).sort((a, b) => a.startedAt - b.startedAt)
+    const runs = this.#cluster.handlerRuns.filter(({ session }) => sessionIds.includes(session)).sort((a, b) => a.startedAt - b.startedAt)
     const problems: string[] = []
     const seen = new Set<unknown>()
     let previous: HandlerRun | undefined
