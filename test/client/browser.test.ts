@@ -130,7 +130,7 @@ t.test('a page that is restored from the back/forward cache resumes its session'
 })
 
 t.test('online and visibilitychange end the delay before the next attempt to connect', needsChromium, async t => {
-  // Longer than `waitForFunction` waits.
+  // The delay is longer than `waitForFunction` waits.
   const { page, sessions, disconnect } = await openPage(t, { retry: 100_000 })
   for (const script of ['dispatchEvent(new Event("online"))', 'document.dispatchEvent(new Event("visibilitychange"))']) {
     await (await sessions.find(await page.evaluate('session.sessionId') as string))?.send(1)
@@ -184,7 +184,7 @@ t.test('Chromium reports a request that was refused in the same way as one that 
       performance.clearResourceTimings()
       const error = await fetch('/message', { method: 'POST', body: '{}' }).catch(error => error)
       const { name, navigationId, ...entry } = performance.getEntriesByType('resource')[0]?.toJSON() ?? {}
-      // Of a time or a size, only whether there is one.
+      // Times and sizes differ, so only whether they are above 0 is compared.
       for (const [key, value] of Object.entries(entry)) if (typeof value === 'number') entry[key] = value > 0
       return { name: error.name, message: error.message, cause: error.cause, entry }
     })()`))

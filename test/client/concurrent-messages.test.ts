@@ -52,7 +52,7 @@ testEachClient(t, 'tries a concurrent message again after 503, fails it after 40
   await withTimeout(session.close(), 'close()')
 })
 
-testEachClient(t, 'sends a message as the session handles it to which it is sent', async (t, connect) => {
+testEachClient(t, 'after a reset, sends a concurrent message in order if the new session handles it in order', async (t, connect) => {
   const unknown = respond(404, {}, { code: 'FST_SSE_SESSION_UNKNOWN' })
   const responder: Responder = async (response, body) => { await (response.req.headers['x-session-id'] === 's' ? unknown : echo)(response, body) }
   const server = await scriptedServer(t, [openStream(welcome(false, 's', { concurrent: ['c'] })), openStream(welcome(false, 't'))], Array(6).fill(responder))

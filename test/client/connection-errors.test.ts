@@ -112,7 +112,7 @@ testEachClient(t, 'does not count the time in which the browser reports that it 
   t.equal(session.state, 'connecting')
 })
 
-// What can never work. The second element is part of the message of the cause.
+// Requests that can never work, with a part of the message of the cause.
 const INVALID: Array<[title: string, url: string, headers: Record<string, string>, cause: RegExp]> = [
   ['a relative URL outside a page', '/chat', {}, /Failed to parse URL/],
   ['a text that is not a URL', 'not a url', {}, /Failed to parse URL/],

@@ -82,7 +82,7 @@ testEachClient(t, 'page events do not end a delay that Retry-After requires', as
   t.ok(third - second >= 995, `${third - second} ms`)
 })
 
-testEachClient(t, 'the online event replaces the stream at once, and a request that then gets no response within 4 seconds', async (t, connect) => {
+testEachClient(t, 'the online event replaces the stream at once, and then a request that gets no response within 4 seconds', async (t, connect) => {
   const { dispatch } = fakePage(t)
   const { fetch, requestCount, advance } = fakeNetwork(t, (_method, attempt) => attempt === 2 ? undefined : streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 15_000 })))
   const session = connect('', { fetch })

@@ -176,7 +176,7 @@ t.test('a line separator of Unicode in the data of an event does not end a line'
   t.equal(requests[1]?.headers.get('last-event-id'), 'r.1')
 })
 
-t.test('a Retry-After that has passed does not prolong the timeout, and an earlier one does not shorten it', async t => {
+t.test('a Retry-After of 0 does not prolong the timeout, and one whose delay is over does not shorten it', async t => {
   const event = 'retry: 1\n\nid: r.1\ndata: 1\n\n'
   const busy = (value: string) => () => new Response('busy', { status: 503, headers: { 'retry-after': value } })
   const passed = scriptFetch(stream([event], LOST), ...Array.from({ length: 1000 }, () => busy('0')))

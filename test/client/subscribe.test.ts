@@ -251,7 +251,7 @@ testEachClient(t, 'a subscription that is aborted after it was refused ends with
   await t.rejects(first, { code: 'QUEUE_FULL' })
 })
 
-testEachClient(t, 'parts are no events of an iterator, and those of runs reach listeners', async (t, connect) => {
+testEachClient(t, 'an iterator yields no parts, and listeners receive those of runs', async (t, connect) => {
   const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
   const session = connect(url)
   const received: unknown[] = []

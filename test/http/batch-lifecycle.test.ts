@@ -28,7 +28,7 @@ async function serveSession (t: Test, options: Parameters<typeof serve>[1] = {},
   return { ...served, sessionId, postBatch }
 }
 
-t.test('a message that is handled while close() stops to wait for its batch keeps its own response', async t => {
+t.test('a message that is handled while close() stops waiting for its batch keeps its own response', async t => {
   const results: unknown[] = []
   const record = (message: QueuedMessage): QueuedMessage => ({
     ...message,

@@ -33,7 +33,7 @@ t.test('responds with 415 to content types other than JSON and NDJSON, also if t
   for (const type of ['application/json', 'Application/JSON ; charset=utf-8']) t.equal((await postMessage(url, sessionId, {}, { headers: { 'content-type': type } })).status, 200, type)
 })
 
-t.test('a POST that accepts no batches says to send JSON', async t => {
+t.test('the error response to a batch says to send JSON if the route accepts no batches', async t => {
   const { url } = await serve(t, { routes: { upward: { schema: { body: { type: 'object' } } } } })
   const { sessionId } = await openStream(t, url)
   const response = await postMessage(url, sessionId, '{}', { headers: { 'content-type': 'application/x-ndjson' } })

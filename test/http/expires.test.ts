@@ -25,8 +25,8 @@ async function assertUnauthorized (t: Test, { events, ended }: ClientStream): Pr
   t.match(events.at(-1), { event: 'close', data: { reason: 'unauthorized' } })
 }
 
-/** Delays the first call of `end`. Returns what resolves when it is called, and what lets it continue. */
-function holdFirstEnd (store: FlakyStore): Record<'called' | 'gate', ReturnType<typeof deferred<void>>> {
+/** Delays the first call of `end`. `called` resolves when it is called, which then waits for `gate`. */
+function delayFirstEnd (store: FlakyStore): Record<'called' | 'gate', ReturnType<typeof deferred<void>>> {
   const [called, gate] = [deferred(), deferred()]
   store.delay = name => {
     if (name !== 'end') return undefined
@@ -141,7 +141,7 @@ t.test('a session that is closed while the check closes it has the reason of the
   const session = await sessions.find(stream.sessionId)
   const reasons: string[] = []
   sessions.addHook('onClose', (_session, reason) => { reasons.push(reason) })
-  const { called, gate } = holdFirstEnd(store)
+  const { called, gate } = delayFirstEnd(store)
   advance(MINUTE)
   await withTimeout(called.promise, 'the check')
   await session?.close('left')
@@ -155,7 +155,7 @@ t.test('newer credentials that arrive during the check keep the session open', a
   const { url } = await serve(t, { expires, store: store.createStore })
   const advance = skewClock(t, Date)
   const { sessionId, events } = await openStream(t, url, { headers: validFor(1) })
-  const { called, gate } = holdFirstEnd(store)
+  const { called, gate } = delayFirstEnd(store)
   advance(MINUTE)
   await withTimeout(called.promise, 'the check')
   assertErrorResponse(t, await postMessage(url, sessionId, { text: 'old' }, { headers: validFor(0) }), 401, 'FST_SSE_UNAUTHORIZED')

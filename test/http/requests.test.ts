@@ -165,7 +165,7 @@ t.test('a session can have as many open requests as messages that wait, and one 
   await withTimeout(Promise.all([second, third]), 'the answers')
 })
 
-t.test('preHandle hooks do not run for answers, and a message that needs no answer is not one', async t => {
+t.test('preHandle hooks run for messages, but not for answers', async t => {
   const { sessions, session, stream, post } = await serveSession(t)
   const called = deferred<string>()
   sessions.addHook('preHandle', (_session, { event }) => { called.resolve(event) })
@@ -197,7 +197,7 @@ t.test('an event that is to be acknowledged has its own name and a field that ot
   for (const options of invalid) await t.rejects(session.emit('said', 1, options as EmitOptions), { code: 'FST_SSE_OPTION_INVALID' }, JSON.stringify(options))
 })
 
-t.test('an answer and a timeout count that come before the store has returned the request, and only the first answer', async t => {
+t.test('an answer or a timeout counts before the store has returned the request, and only the first answer counts', async t => {
   const gates = new Map<string, Promise<void>>()
   const store: StoreFactory = (...args) => {
     const store = memoryStore(...args) as Store & { runs: RunStore }
@@ -211,7 +211,7 @@ t.test('an answer and a timeout count that come before the store has returned th
           for (const [event, gate] of gates) if (input.delivery?.request?.includes(`"event":"${event}"`) === true) await gate
           return state
         },
-        // As in another process that does not have the end yet.
+        // Returns the first result again, as in another process that does not have the end yet.
         find: (name: string, ...others: [undefined, string?]) => {
           if (!found.has(name)) found.set(name, find(name, ...others))
           return found.get(name)

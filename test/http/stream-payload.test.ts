@@ -111,7 +111,7 @@ for (const error of [undefined, new Error('destroyed by a hook')]) {
 }
 
 for (const handler of ['the plugin', 'a stream of an onSend hook']) {
-  t.test(`onResponse hooks run once when a stream ends that is written by ${handler}`, async t => {
+  t.test(`onResponse hooks run once at the end of a stream that ${handler} writes`, async t => {
     let count = 0
     const hook = withHook(payload => handler === 'the plugin' ? payload : payload.pipe(new PassThrough()))
     const options: ServeOptions = {

@@ -98,7 +98,7 @@ t.test('the close of the session aborts the signal and closes the generator', as
   t.strictSame(logged().filter(({ level }) => level > 30), [])
 })
 
-t.test('an error of the generator arrives as the error handler of the app puts it, and is logged', async t => {
+t.test('an error of the generator arrives as the response of the error handler of the app, and is logged', async t => {
   const { sessions, stream, post, logged } = await serveSession(t, {}, {
     beforeRegister: app => {
       app.setErrorHandler((error: Error, _request, reply) => { reply.code(418).send({ code: 'APP', message: `hidden ${error.message.length}` }) })
@@ -231,13 +231,13 @@ t.test('calls at the same time count for the limit, and an iterable that is refu
   t.strictSame(closed, [responses.findIndex(({ status }) => status === 429) + 1, true])
 })
 
-t.test('a handler whose run has ended before it was known to have started is aborted', async t => {
+t.test('a handler whose run has ended before its start was confirmed is aborted', async t => {
   const { sessions, stream, post } = await serveSession(t, {
     store: (settings, callbacks) => {
       const store = memoryStore(settings, callbacks)
       const { runs } = store
       const start = runs.start.bind(runs)
-      // As when another process ends the run while the reply is on its way.
+      // Ends the run as another process may do while the reply is on its way.
       const startAndEnd = (...args: Parameters<typeof start>): ReturnType<typeof start> => {
         const run = start(...args)
         if (run !== undefined) runs.end(run as Parameters<typeof runs.end>[0], { status: 'stopped' })

@@ -89,7 +89,7 @@ t.test('onLeave runs for the channels that an expired session has joined in anot
   const [nodeA, nodeB] = [await open(t, redis), await open(t, redis)]
   const session = await openSession(nodeA.sessions)
   await session.join('room')
-  // The first node is not told of this, because it has no stream of the session.
+  // The first node is not notified of this, because it has no stream of the session.
   await (await findSession(nodeB.sessions, session)).join('hall')
   await nodeB.sessions.close()
   // The notification of the close arrives before the reply.

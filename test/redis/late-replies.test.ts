@@ -61,7 +61,7 @@ t.test('hooks run in the order of the calls if the first call rejects', needsRed
     sessions.addHook('onClose', () => { calls.push('onClose') })
     const outage = startOutage(client, first)
     const rejected = t.rejects(session[first]('room'), UNAVAILABLE)
-    // Later, so that this call has not rejected yet when the outage ends. So `find_call` for the first is in a later batch than this call.
+    // The second call is a second later, so that it has not rejected yet when the outage ends. Its command is sent in an earlier batch than `find_call` for the first call.
     await setTimeout(1000)
     const settled = Promise.allSettled([session[second]('room'), ...Array.from({ length: 70 }, () => session.send('text'))])
     await rejected
@@ -72,7 +72,7 @@ t.test('hooks run in the order of the calls if the first call rejects', needsRed
   }
 })
 
-/** Opens a session on node A that node B knows, and changes it without the knowledge of node B, which has to read it again when it changes it. */
+/** Opens a session on node A that node B has in memory, and changes it on node A. Node B is not notified, so it reads the session again with its own next change. */
 async function openStaleSession (t: Test) {
   const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
   const local = await openSession(nodeA)
@@ -93,7 +93,7 @@ t.test('a join does not fail if the session, which others have changed, cannot b
   t.strictSame(session.channels, ['room'])
 })
 
-t.test('a join does not fail because of its history in a way that skips the hooks', needsRedis, async t => {
+t.test('the hooks of a join run although its history cannot be read in time', needsRedis, async t => {
   const [, { sessions, client }] = await openTwoNodes(t)
   const [session, other] = [await openSession(sessions), await openSession(sessions)]
   await other.join('room')

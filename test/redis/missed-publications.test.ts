@@ -78,7 +78,7 @@ t.test('a GET opens no stream if its session has expired meanwhile', needsRedis,
   t.equal(session.closed, true)
 })
 
-t.test('a GET opens no stream if its session has expired meanwhile and the reply lost its place among the publications', needsRedis, async t => {
+t.test('a GET opens no stream if its session has expired meanwhile and the mark of the reply is lost', needsRedis, async t => {
   const [redis, { sessions: nodeA, pausePublications, waitForReplies }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeB)
   const local = await findSession(nodeA, session)

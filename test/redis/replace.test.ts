@@ -129,7 +129,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   await waitUntil(() => resumed.messages().length === 1, 'the message')
 })
 
-t.test('a stream that is replaced before its response starts ends without an event if the order is unknown, although an earlier one was replaced by a newer one', needsRedis, async t => {
+t.test('a stream that is replaced before its response starts ends without an event if the order of the requests is unknown, even after a stream that ended with "replaced"', needsRedis, async t => {
   const [, { sessions: nodeB }, { sessions: nodeA, pausePublications }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const first = await attachMemoryStream(nodeA, session, undefined, false, createEarlierTime())
@@ -227,7 +227,7 @@ t.test('an attach waits while logs become complete, also if the stream has to re
   await failed
 })
 
-t.test('a request can have arrived at any time since the timers ran before the last time', async t => {
+t.test('a request may have arrived at any time since the last but one run of the timers', async t => {
   // Called directly, because a process that is paused cannot run a test.
   let range: unknown
   const execute = async (_command: string, args: readonly unknown[]): Promise<unknown> => {

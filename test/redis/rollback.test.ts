@@ -102,7 +102,7 @@ t.test('a session expires although a rollback has lost the end of its stream', n
   t.strictSame(closes, ['expired'])
 })
 
-/** Opens two nodes that use a session, the first of which closes it when it expires. Its onClose hook waits for the gate. `rollBack` restores the data before the expiry. */
+/** Opens two nodes that use a session. The first node closes the session when it expires; its onClose hook waits for the gate. `rollBack` restores the data before the expiry. */
 async function openWithExpired (t: Test) {
   // The lease is so long that no wait of this test exceeds it.
   const [redis, nodeA, nodeB] = await openTwoNodes(t, { resumeTimeout: 200 }, { lease: 100_000 })
@@ -193,7 +193,7 @@ t.test('a stream that is being attached is not released because Redis has lost t
   t.equal(await redis.sendCommand('HGET', key, 'owner'), owner)
 })
 
-/** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data that Redis has then, `rollBackFirst` those that it had before. */
+/** Opens a session whose first message is being handled until the gate is opened. `rollBack` restores the data while the message runs, `rollBackFirst` the data before the message. */
 async function openWithRunningMessage (t: Test, keyOf: (name: string) => string | undefined = () => undefined) {
   const redis = await startRedis(t)
   const { sessions, waitForReplies } = await openProxiedNode(t, redis)

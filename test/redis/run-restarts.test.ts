@@ -157,7 +157,7 @@ t.test('when a node closes, another one restarts its runs', needsRedis, async t 
   t.strictSame(nodeA.logged().filter(({ level }) => level > 30), [])
 })
 
-t.test('a run that waits for a restart can be stopped, and its name leads to it', needsRedis, async t => {
+t.test('a run that waits for a restart is found by its name, and can be stopped', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t, { lease: 1000 })
   const work = nodeA.runs.restartable('work', () => createFeed().producer({ signal: new AbortController().signal }))
   const run = await nodeA.runs.start('a', {}, work(null))

@@ -103,7 +103,7 @@ t.test('when Redis has lost all its data, readers get a gap and the outcome lost
   t.equal((await fetch(nodeA.runUrl)).status, 404)
 })
 
-t.test('when Redis has no memory left, a run fails, its readers are told, and no run can start', needsRedis, async t => {
+t.test('when Redis has no memory left, a run fails, its readers receive the outcome, and no run can start', needsRedis, async t => {
   const [redis, nodeA, nodeB] = await openRunNodes(t)
   const readers = [await follow(t, nodeA.runUrl, { method: 'POST' }), await follow(t, nodeB.runUrl)]
   nodeA.feed.add(1)
@@ -253,7 +253,7 @@ t.test('a run that is found while publications are lost shows its end, and its r
   nodeA.feed.end()
   await waitUntil(async () => (await nodeA.runs.find('a'))?.status === 'finished', 'the end')
   const found = ['a', 'b', 'unknown'].map(name => nodeB.runs.find(name))
-  // The replies arrive, but not the messages that mark their places among the publications.
+  // The replies arrive, but not their marks among the publications.
   await nodeB.client.ping()
   publications?.client.resetAndDestroy()
   t.strictSame((await Promise.all(found)).map(run => run?.status), ['finished', 'stopped', undefined])

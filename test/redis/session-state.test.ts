@@ -106,7 +106,7 @@ testEachRedisClient(t, 'a join or leave that changes nothing does not hide what 
   t.strictSame(session.data, { n: 2 })
 })
 
-t.test('a node learns that the stream of a node whose lease had ended continues', needsRedis, async t => {
+t.test('a node detects that a stream continues although the lease of its node had ended', needsRedis, async t => {
   const [redis, { sessions: nodeA, proxy }, { sessions: nodeB }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const down = await attachMemoryStream(nodeA, session)

@@ -90,7 +90,7 @@ t.test('after MOVED, the client connects to the new master, also if a duplicate 
   t.strictSame(servers.map(({ connections }) => connections.length), [3, 3])
 })
 
-t.test('after MOVED, it connects to the new master once, also for publications', async t => {
+t.test('after MOVED, the client connects to the new master once, also for publications', async t => {
   const servers = [new FakeServer(1), new FakeServer(2)] as const
   const { cluster, setMaster } = createCluster([...servers])
   const client = new SlotClient(cluster, 'sse')
@@ -130,7 +130,7 @@ t.test('while the slot is moving, commands can be repeated, and other errors are
   t.strictSame(connection.calls.slice(-2), [['ssubscribe', 'a'], ['sunsubscribe', 'a']])
 })
 
-t.test('it looks for the master until there is one that accepts the connection', async t => {
+t.test('the client looks for the master until there is one that accepts the connection', async t => {
   const refusing = new FakeServer(1, connection => {
     connection.emit('error', new Error('refused'))
     connection.emit('close')
@@ -152,7 +152,7 @@ t.test('it looks for the master until there is one that accepts the connection',
   t.ok([...refusing.connections, ...silent.connections].every(({ isDisconnected }) => isDisconnected))
 })
 
-t.test('it connects no more after it was closed, and a cluster of node-redis can have no master for a slot', async t => {
+t.test('the client connects no more after it was closed, and a cluster of node-redis can have no master for a slot', async t => {
   const found = deferred<never>()
   const cluster: NodeRedisCluster = { isOpen: true, masters: [], slots: Array.from({ length: 16_384 }, () => ({ master: {} })), nodeClient: async () => await found.promise, sendCommand: async () => 0 }
   const client = new SlotClient(cluster, 'sse')

@@ -258,7 +258,7 @@ t.test('the request for a stream is refused if the mark of the reply does not ar
   const [session, member] = [await openSession(nodeB), await openSession(nodeB)]
   const unavailable = { code: 'FST_SSE_STORE_UNAVAILABLE' }
   await member.join('room')
-  // Before, because a command in the same batch as an intercepted one gets no reply.
+  // Read before the interception, because a command in the same batch as an intercepted one gets no reply.
   const [sessionOnA, memberOnA] = [await findSession(nodeA, session), await findSession(nodeA, member)]
   interceptStoreCommands(client, commands => commands.some(({ operation, args }) => operation === 'read' && args.includes('channel')) ? new Promise(() => {}) : undefined)
   await t.rejects(attachMemoryStream(nodeA, memberOnA), unavailable)

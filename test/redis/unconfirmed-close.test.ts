@@ -24,7 +24,7 @@ async function openWithDelayedReply (t: Test, isSent: boolean, lease = 5000) {
   const [redis, nodeA, nodeB] = await openTwoNodes(t, {}, { lease })
   const session = await openSession(nodeA.sessions)
   await session.join('room')
-  // The first node is not told of this, because it has no stream of the session.
+  // The first node is not notified of this, because it has no stream of the session.
   await (await findSession(nodeB.sessions, session)).join('hall')
   delayFirstReply(t, nodeA.client, 'end', isSent)
   return { redis, nodeA, nodeB, session, calls: recordHooks(nodeA.sessions), callsOnNodeB: recordHooks(nodeB.sessions) }

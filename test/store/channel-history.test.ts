@@ -23,7 +23,7 @@ async function sendAll (channel: Channel, items: Iterable<unknown>): Promise<voi
 
 testEachStore(t, 'join returns the newest events of a channel, the oldest first, with their names', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
-  // If the store is partitioned, the sessions of a principal are in one partition, so that a channel that is not kept has a log.
+  // If the store is partitioned, only partitions with members keep events of this channel. The sessions of a principal are in one partition.
   const member = await openSession(nodeA, 'ann')
   t.strictSame(await member.join('room', { history: 5 }), [])
   await nodeB.channel('room').send('first')

@@ -108,7 +108,7 @@ testEachStore(t, 'a client ahead of the store receives what is sent in a channel
   await session.join('room')
   for (const n of [1, 2, 3]) await node.channel('room').send(n)
   await session.leave('room')
-  // Loads the state of the session again, and the join rebuilds its ranges.
+  // This loads the state of the session again, and the join rebuilds its ranges.
   await findSession(node, session)
   await session.join('hall')
   ahead.sink.drain(false)

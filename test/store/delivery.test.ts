@@ -113,7 +113,7 @@ testEachStore(t, 'a producer on any node is paced by the stream', async (t, stor
   t.notOk(stream.events.some(({ event }) => event === 'gap'))
 })
 
-testEachStore(t, 'a loss in a channel that was left hides nothing of what is still kept for the session', async (t, store) => {
+testEachStore(t, 'a loss in a channel that was left does not hide events that are still kept for the session', async (t, store) => {
   const options = { channelLog: { entries: 2 } }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
   // If the store is partitioned, the sessions of a principal are in one partition.

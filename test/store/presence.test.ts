@@ -183,7 +183,7 @@ testEachStore(t, 'an event excludes several sessions', async (t, store) => {
   t.strictSame((await third.join('room', { history: 5 })).map(({ data }) => data), ['to all'])
 })
 
-testEachStore(t, 'a former member receives what was sent before its channel was closed, without later members', async (t, store) => {
+testEachStore(t, 'after a channel without members was closed, a former member receives what was sent before', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const session = await openSession(nodeA)
   const before = await attachMemoryStream(nodeA, session)

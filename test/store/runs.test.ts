@@ -183,7 +183,7 @@ testEachStoreFactory(t, 'the entries of a delivery are appended to the log of it
   t.equal(await runs.end(second, { status: 'stopped' }), true)
 })
 
-testEachStoreFactory(t, 'the run of a request appends the request to the log of its session, and its end nothing', async (t, connect) => {
+testEachStoreFactory(t, 'the start of the run of a request appends the request to the log of its session, and its end appends nothing', async (t, connect) => {
   const { store, runs } = await createStores(t, await connect(), { log: { bytes: 1000 } })
   const session = await store.open(ids.next(), undefined)
   if (session === undefined) throw new Error('no session')

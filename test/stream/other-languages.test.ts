@@ -7,7 +7,7 @@ import { recordOpenedSessions, type OpenedSession } from '../support/raw-client.
 import { serve } from '../support/server.js'
 import { withTimeout } from '../support/wait.js'
 
-// Debian installs Python packages for this one.
+// Debian installs Python packages for this interpreter.
 const PYTHON = '/usr/bin/python3'
 
 interface Reader {

@@ -5,7 +5,7 @@ import { chooseSeed } from '../support/random.js'
 import { counts, SessionModel, type Step } from './support/session-model.js'
 
 const kinds: Array<[weight: number, kind: Step['kind']]> = [
-  [6, 'send'], [8, 'emit'], [4, 'broadcast'], [4, 'join'], [3, 'leave'], [6, 'connect'], [3, 'drop'], [4, 'drain'], [6, 'tick'], [1, 'expire'], [1, 'close']
+  [6, 'send'], [8, 'publish'], [4, 'broadcast'], [4, 'join'], [3, 'leave'], [6, 'connect'], [3, 'drop'], [4, 'drain'], [6, 'tick'], [1, 'expire'], [1, 'close']
 ]
 
 const step: fc.Arbitrary<Step> = fc.record({

@@ -12,7 +12,7 @@ export function testEachClient (t: Test, title: string, run: (t: Test, connect: 
   for (const [build, connect] of Object.entries(BUILDS)) {
     t.test(`${title} (${build})`, t => run(t, (url, options) => {
       const session = connect(url, options)
-      // Not for long, because a server of a test may never respond.
+      // The wait is short, because the server of a test may never respond.
       t.teardown(() => withTimeout(session.close(), 'close()', 100).catch(() => {}))
       return session
     }))

@@ -20,9 +20,9 @@ export interface FakeTab {
   readonly connect: (url: string, options?: ConnectOptions) => ClientSession
   /** Runs a function in the tab. */
   readonly run: <T>(run: () => T) => T
-  /** Runs the functions of `setInterval` once. Resolves when the messages that they sent have arrived. */
+  /** Runs the functions of `setInterval` `count` times. Resolves when the messages that they sent have arrived. */
   readonly tick: (count?: number) => Promise<void>
-  /** Calls a function after so many tasks of the tab have run, before what they have resolved continues. */
+  /** Calls a function right after the given number of tasks of the tab, before the promises that they have resolved continue. */
   readonly afterTasks: (count: number, run: () => void) => void
   /** Delays all tasks of the tab until the returned function is called. */
   readonly freeze: () => () => void
@@ -60,7 +60,7 @@ export interface FakeBrowser {
   readonly settle: () => Promise<void>
 }
 
-/** Replaces the global objects that a browser has and that Node does not, until the test ends: Web Locks, and those of which each tab has its own. */
+/** Replaces the global objects that the client uses in a browser until the test ends. The tabs share the Web Locks; each tab has its own document, window, channels and intervals. */
 export function fakeBrowser (t: Test): FakeBrowser {
   const tabs = new AsyncLocalStorage<InternalTab>()
   const current = (): InternalTab => {
@@ -120,7 +120,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
         grant: () => {
           signal?.removeEventListener('abort', onAbort)
           tab.schedule(() => {
-            // Also if the signal has aborted after the lock was granted, because a browser may not check it here.
+            // The callback runs even if the signal has aborted after the lock was granted, because a browser may not check it here.
             const result = Promise.resolve().then(() => callback({ name }))
             result.finally(release).catch(() => {})
             result.then(resolve, reject)
@@ -231,7 +231,7 @@ export function fakeBrowser (t: Test): FakeBrowser {
       held = held.filter(request => request.tab !== tab)
       queued = queued.filter(request => request.tab !== tab)
       grantLocks()
-      // Only what is left in this process.
+      // The tab is dead. This only frees what its sessions have left in this process.
       for (const session of sessions) tabs.run(tab, session.close).catch(() => {})
     }
     const tab: InternalTab = {

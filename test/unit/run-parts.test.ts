@@ -50,7 +50,7 @@ t.test('nothing is read while the log may be incomplete', async t => {
   t.strictSame(await withTimeout(first, 'the item'), { value: '"position":1,"data":1', done: false })
 })
 
-t.test('a follower of a process without its store fails', async t => {
+t.test('a follower fails if its process loses the store', async t => {
   const { run, store, listeners } = createRun(0)
   const next = readParts(run, store, 0, new AbortController().signal).next()
   await new Promise(resolve => { setImmediate(resolve) })

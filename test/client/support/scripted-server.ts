@@ -18,7 +18,7 @@ export interface ScriptedServer {
   readonly url: string
   /** The requests so far, in order. */
   readonly requests: ReceivedRequest[]
-  /** Ends all connections. */
+  /** Closes all connections, also those without a stream. */
   readonly closeStreams: () => void
 }
 

@@ -27,7 +27,7 @@ export function createServer (): McpServer {
 
 export const text = (value: string): { content: Array<{ type: 'text', text: string }> } => ({ content: [{ type: 'text', text: value }] })
 
-/** Returns a function that creates servers to which a function adds tools, and the servers that it has created. */
+/** Returns a function that creates a server with the tools that `addTools` adds, and the list of the servers that it has created. */
 export function serverWith (addTools: (server: McpServer) => void): { server: () => McpServer, servers: McpServer[] } {
   const servers: McpServer[] = []
   return {

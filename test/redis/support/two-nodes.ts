@@ -11,16 +11,16 @@ export async function openTwoNodes (t: Test, options?: SseSessionsOptions, conne
   return [redis, nodeA, nodeB]
 }
 
-/** Holds back what one of two nodes sends until it counts as dead. */
+/** Pauses what one of two nodes sends until the node counts as dead. */
 export async function pauseUntilExpired (redis: RedisServer, { proxy }: ProxiedNode): Promise<void> {
   await waitUntil(async () => {
-    // Without a reply, the node connects again.
+    // Without a reply, the node connects again, so its new connections are paused, too.
     for (const { client } of proxy.connections) client.pause()
     return await redis.sendCommand('ZCARD', '{sse}:nodes') === 1
   }, 'the node to count as dead')
 }
 
-/** Returns a function that tells whether a stream of a session was acquired since this call. */
+/** Returns a function that returns whether a stream of a session was acquired since this call. */
 export async function watchAcquire (redis: RedisServer, { id }: { readonly id: string }): Promise<() => Promise<boolean>> {
   const getEpoch = (): Promise<unknown> => redis.sendCommand('HGET', `{sse}:s:${id}`, 'epoch')
   const epoch = await getEpoch()

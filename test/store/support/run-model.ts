@@ -139,7 +139,7 @@ export class RunModel {
     const appended = (async () => { await store.append(state, { frame: 'data: 1\n\n' }) })()
     if (run.outcome !== undefined) return await assert.rejects(appended, { code: 'FST_SSE_RUN_OVER' })
     await appended
-    // Another reader shows the position.
+    // `append` does not return the position, so it is read from the cursor of a new reader.
     const listener: RunListener = { onAppend: () => {}, onEnd: () => {}, onAbort: () => {} }
     const source = await store.follow(state, Infinity, listener)
     run.entries.push(source?.cursor ?? 0)
@@ -197,7 +197,7 @@ export class RunModel {
   async #check ({ run, from, received, state, ...reader }: Reader): Promise<void> {
     const current = (): Reader | undefined => this.#readers.find(other => other?.received === received)
     const first = received[0]
-    // What was trimmed when it started, or what it would have to start with.
+    // The number of entries that were trimmed before the first one that it has received, or that the log cannot keep.
     const trimmed = first === undefined ? Math.max(0, run.entries.length - this.#maxEntries) : run.entries.indexOf(first)
     const expected = run.entries.slice(Math.max(from, trimmed))
     await waitUntil(() => received.length >= expected.length && current()?.ends === (run.outcome === undefined ? 0 : 1), `the entries ${expected.join()} on node ${reader.node}; there are ${received.join()}`, 5000)

@@ -14,7 +14,7 @@ export interface StoreStep {
   readonly except: number
   /** The node that executes the step. */
   readonly node: number
-  /** Selects one of the positions that the client has received to resume after; 1 is the latest. */
+  /** The position to resume after, as a fraction of the list of those that the client has received; 1 is the latest. */
   readonly cursor: number
   /** The number of events that a join returns at most. */
   readonly history: number
@@ -22,7 +22,7 @@ export interface StoreStep {
   readonly latest: boolean | string
 }
 
-/** Counts what happened in all runs, so that a test can assert that each case occurred. */
+/** Counts what happened in all histories, so that a test can assert that each case occurred. */
 export interface Counts { messages: number, gaps: number, replays: number, moves: number, history: number, replaced: number }
 
 interface Sent {
@@ -59,7 +59,7 @@ const KEEP = 600_000
 
 /**
  * Runs steps on real sessions of several nodes and on a model of them. After every step, each stream must have received
- * every message to its client after the cursor that is not lost, in order, and a gap if, and only if, something was lost.
+ * every message to its client after the cursor, except lost ones, in order, and a gap if, and only if, something was lost.
  */
 export class StoreModel {
   readonly #nodes: readonly Sessions[]

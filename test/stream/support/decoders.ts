@@ -29,11 +29,11 @@ export interface Decoder {
   /** Whether it opens a lost stream again. */
   readonly reconnects?: boolean
   readonly usesHttp2?: boolean
-  /** Opens a stream, and calls `onEvent` for each of its events. Resolves with a promise, in an object, that settles at the end of the stream. It rejects if the decoder reports an error. */
+  /** Opens a stream, and calls `onEvent` for each of its events. `ended` settles at the end of the stream, and rejects if the decoder reports an error. */
   open (t: Test, url: string, onEvent: (event: DecodedEvent) => void): Promise<{ ended?: Promise<unknown> }>
 }
 
-// Debian installs Python packages for this one.
+// Debian installs Python packages for this interpreter.
 const PYTHON = '/usr/bin/python3'
 
 const GUNZIP = { flush: constants.Z_SYNC_FLUSH, finishFlush: constants.Z_SYNC_FLUSH }

@@ -13,12 +13,12 @@ import { ReferenceLog, type ReferenceEntry } from '../../support/reference-log.j
 
 /** One step; each kind uses the fields that it needs. */
 export interface Step {
-  readonly kind: 'send' | 'emit' | 'broadcast' | 'join' | 'leave' | 'connect' | 'drop' | 'drain' | 'tick' | 'expire' | 'close'
+  readonly kind: 'send' | 'publish' | 'broadcast' | 'join' | 'leave' | 'connect' | 'drop' | 'drain' | 'tick' | 'expire' | 'close'
   readonly client: number
   readonly channel: number
-  /** The client that an emit or a broadcast excludes. A number without a client excludes none. */
+  /** The client that a message to a channel or a broadcast excludes. A number without a client excludes none. */
   readonly except: number
-  /** The position that a client connects with. A number selects one of those that it has received. */
+  /** The position that a client connects with: the last one that it has received, the last one that was written to it, one that the store has not reached, or a fraction of the list of those that it has received. */
   readonly cursor: 'last' | 'written' | 'ahead' | number
   readonly stalls: boolean
   readonly isLarge: boolean
@@ -26,7 +26,7 @@ export interface Step {
   readonly latest: boolean | string
 }
 
-/** Counts what happened in all runs, so that a test can assert that each case occurred. */
+/** Counts what happened in all histories, so that a test can assert that each case occurred. */
 export const counts = { messages: 0, gaps: 0, replays: 0, partial: 0, closes: 0, ahead: 0, trims: 0, replaced: 0 }
 
 interface Sent extends ReferenceEntry {
@@ -78,7 +78,7 @@ const logger = Fastify().log
 
 /**
  * Runs steps on real sessions and on a model of them. The model records the recipients of each message, and its logs are
- * reference logs. A client must receive what the model predicts: every message after its cursor that is not lost, in order,
+ * reference logs. A client must receive what the model predicts: every message after its cursor, except lost ones, in order,
  * and a gap before them if, and only if, something was lost.
  */
 export class SessionModel {
@@ -129,7 +129,7 @@ export class SessionModel {
       const to = this.#openClients().filter(({ closed }) => !closed)
       return this.#append(this.#broadcasts, to, except, step, data => this.#sessions.broadcast('message', data, options))
     }
-    if (step.kind === 'emit') {
+    if (step.kind === 'publish') {
       const to = this.#members(step.channel)
       return this.#append(this.#channels.get(step.channel), to, except, step, data => this.#sessions.channel(name).send(data, options))
     }
@@ -216,7 +216,7 @@ export class SessionModel {
     const newestPosition = this.#logs.newestPosition
     let client = this.#clients[index]
     const resumed = client !== undefined
-    // When the stream of a closed session has written everything, the store drops most of it, if it is more than this.
+    // When the stream of a closed session has written everything, the store drops all but the last MAX_CLOSED_BYTES.
     if (client?.closed === true && this.#bounds.bytes > MAX_CLOSED_BYTES && this.#hasWrittenAll(client)) return
     if (client === undefined) {
       const session = await this.#sessions.open(undefined)
