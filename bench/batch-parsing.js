@@ -19,7 +19,7 @@ const fill = (part, separator = '') => {
 }
 const deep = '['.repeat(SIZE / 2) + ']'.repeat(SIZE / 2)
 const object = `{${fill(n => `"key ${n}":${n}`, ',')}}`
-// A single POST of this size for bodies that are no JSON document.
+// The body of the single POST, if the batch is no JSON document.
 const SPACES = `0${' '.repeat(SIZE)}`
 
 /** Each with the body of the batch and that of the single POST. */

@@ -13,7 +13,7 @@ const BAR_HEIGHT = 11
 const NAMES = { ours: 'fastify-sse-sessions', raw: 'node:http', 'socket.io-recovery': 'socket.io, recovery' }
 const COMPARED = ['ours', '@fastify/sse', 'better-sse', 'ws', 'socket.io']
 
-// The chart has its own background, because an image does not know that of its page. Values are outlined in its color, so that
+// The chart has its own background, because an image cannot use that of its page. Values are outlined in its color, so that
 // the vertical line does not cross them.
 const STYLE = `
   text { fill: #1f2328 } .note { fill: #59636e } .card { fill: #fff; stroke: #d1d9e0 } .value { stroke: #fff; stroke-width: 4px; paint-order: stroke }

@@ -43,7 +43,7 @@ const createData = n => ({
   time: new Date(1.7e12 + n * 1371 + random(1000)).toISOString()
 })
 
-/** Opens streams, and reports each time when all streams of a variant have received something, with the number of bytes. */
+/** Opens streams. Whenever all streams of a variant have received something, reports the number of bytes. */
 function runClients (port) {
   const received = new Map()
   let bytes = 0

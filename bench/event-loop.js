@@ -30,18 +30,18 @@ async function measure (count) {
   await app.listen({ port: 0, host: '127.0.0.1' })
   const clients = fork(new URL(import.meta.url), [count, app.server.address().port])
   await once(clients, 'message')
-  const ask = async () => {
+  const countReceived = async () => {
     clients.send('count')
     return (await once(clients, 'message'))[0]
   }
 
   async function report (name, work) {
-    const before = await ask()
+    const before = await countReceived()
     const histogram = monitorEventLoopDelay({ resolution: 1 })
     histogram.enable()
     await work()
     histogram.disable()
-    console.log(`${name}: longest pause ${(histogram.max / 1e6).toFixed(1)} ms, p99 ${(histogram.percentile(99) / 1e6).toFixed(1)} ms; the clients received ${await ask() - before}`)
+    console.log(`${name}: longest pause ${(histogram.max / 1e6).toFixed(1)} ms, p99 ${(histogram.percentile(99) / 1e6).toFixed(1)} ms; the clients received ${await countReceived() - before}`)
   }
   await report('nothing to send, and heartbeats', () => delay(HEARTBEAT_INTERVAL * 3))
   await report('ten broadcasts', async () => {

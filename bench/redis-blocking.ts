@@ -32,7 +32,7 @@ async function openNode (options: SseSessionsOptions): Promise<Sessions> {
   return await createSessions(resolveOptions({ store: redisStore({ client: new Redis({ port }) }), heartbeatInterval: false, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, ...options }, 0), logger)
 }
 
-/** Runs work for many numbers, some at a time. */
+/** Calls `work` with each number below `count`, with at most BATCH calls at a time. */
 async function forEach (count: number, work: (n: number) => Promise<unknown> | undefined): Promise<void> {
   for (let from = 0; from < count; from += BATCH) await Promise.all(Array.from({ length: Math.min(BATCH, count - from) }, (_, n) => work(from + n)))
 }

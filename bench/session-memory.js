@@ -10,7 +10,7 @@ import { getHeapSnapshot } from 'node:v8'
 import Fastify from 'fastify'
 import sseSessions from '../dist/index.js'
 
-/** The groups are ordered by size, and those below this number of bytes per session are joined. */
+/** Kinds of objects with fewer bytes per session are joined in one row. */
 const MIN_BYTES = 16
 
 async function openStreams (port, count) {

@@ -21,7 +21,7 @@ export class ClientStream {
   #opening
   #isEndExpected = false
   /** The bytes before the welcome is complete, as text. */
-  #opener = ''
+  #openingText = ''
   /** The response head and the first fields of the welcome. */
   #preamble
   #counter = new EventCounter()
@@ -105,17 +105,17 @@ export class ClientStream {
 
   #receiveWelcome (chunk) {
     const { afterUpgrade, welcome } = this.#protocol
-    if (this.#opener === '' && afterUpgrade !== undefined) this.#socket.write(afterUpgrade)
-    this.#opener += chunk.latin1Slice()
-    const match = welcome.exec(this.#opener)
+    if (this.#openingText === '' && afterUpgrade !== undefined) this.#socket.write(afterUpgrade)
+    this.#openingText += chunk.latin1Slice()
+    const match = welcome.exec(this.#openingText)
     if (match === null) return
     const { resolve } = this.#opening
     this.#opening = undefined
     this.sessionId = match[1]
-    this.#preamble = this.#opener.slice(0, match.index)
+    this.#preamble = this.#openingText.slice(0, match.index)
     // The first events may have arrived in the same chunk.
-    this.#receiveEvents(Buffer.from(this.#opener.slice(match.index), 'latin1'))
-    this.#opener = ''
+    this.#receiveEvents(Buffer.from(this.#openingText.slice(match.index), 'latin1'))
+    this.#openingText = ''
     resolve()
   }
 

@@ -126,7 +126,7 @@ export class Http2Stream {
   #counter = new EventCounter()
   #resolveOpened
   /** The bytes before the welcome is complete, as text. */
-  #opener = ''
+  #openingText = ''
 
   constructor (load, connection, headers = []) {
     this.#load = load
@@ -152,14 +152,14 @@ export class Http2Stream {
   }
 
   #receiveWelcome (chunk) {
-    this.#opener += chunk.latin1Slice()
-    const match = this.#load.protocol.welcome.exec(this.#opener)
+    this.#openingText += chunk.latin1Slice()
+    const match = this.#load.protocol.welcome.exec(this.#openingText)
     if (match === null) return
     this.sessionId = match[1]
-    this.retry = Number(/retry: (\d+)/.exec(this.#opener)[1])
-    this.welcomeId = /\nid: (.+)/.exec(this.#opener)[1]
-    this.#receiveEvents(Buffer.from(this.#opener.slice(match.index), 'latin1'))
-    this.#opener = undefined
+    this.retry = Number(/retry: (\d+)/.exec(this.#openingText)[1])
+    this.welcomeId = /\nid: (.+)/.exec(this.#openingText)[1]
+    this.#receiveEvents(Buffer.from(this.#openingText.slice(match.index), 'latin1'))
+    this.#openingText = undefined
     this.#resolveOpened()
   }
 

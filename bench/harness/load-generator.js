@@ -134,8 +134,8 @@ export class LoadGenerator {
   }
 
   /**
-   * Makes `count` round trips with each client, all clients at once, each client one after the other. Returns how long each
-   * took, in milliseconds.
+   * Makes `count` round trips with each client, one after the other, with all clients at once. Returns how long each took, in
+   * milliseconds.
    */
   async runRoundTrips (clients, count) {
     const durations = []
@@ -194,7 +194,7 @@ export class LoadGenerator {
     return this.#http2Connection
   }
 
-  /** Each stream checks its order. This rules out that one received an event which another still misses. */
+  /** Each stream checks the order of its own events. This checks that all streams have received the same number. */
   #assertReceived (readers, next) {
     if (readers.some(stream => stream.next !== next)) throw new Error('Not every client received every event')
   }

@@ -4,7 +4,7 @@ import { createPayload } from './payload.js'
 
 /** Like the package's client. */
 const MAX_BATCH_MESSAGES = 64
-/** Milliseconds until messages are repeated that an overloaded server has not handled. */
+/** Milliseconds after which messages that an overloaded server has not handled are repeated. */
 const RETRY_DELAY = 1000
 
 const isOverloaded = status => status === 429 || status === 503

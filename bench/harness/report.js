@@ -40,8 +40,8 @@ export function summarize ({ name, title, measures, goals = [], base = 'raw' }, 
     }
     return row
   })
-  const reached = goals.map(goal => evaluateGoal(result, measures, goal)).filter(({ measured }) => measured !== undefined)
-  return { name, title, rows, goals: reached, rounds }
+  const evaluated = goals.map(goal => evaluateGoal(result, measures, goal)).filter(({ measured }) => measured !== undefined)
+  return { name, title, rows, goals: evaluated, rounds }
 }
 
 /**

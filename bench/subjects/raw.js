@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { frame } from './support/frame.js'
 import { serve } from './support/node-http.js'
 
-/** Without chunked encoding, closing the connection ends the stream. */
+/** If `isChunked` is false, closing the connection ends the stream. */
 export async function start ({ heartbeatInterval = 15_000, isChunked = true } = {}) {
   const sessions = new Map()
 

@@ -8,15 +8,16 @@ const CLIENTS = scaled(200)
 const SEED = 1
 /** Milliseconds between two cuts of a client: at least, and at most. */
 const CUT_DELAYS = [2000, 10_000]
-/** Milliseconds. */
+/** Milliseconds in which events are sent. */
 const DURATION = isQuick ? 12_000 : 60_000
+/** Milliseconds between two events. */
 const INTERVAL = 50
 const EVENTS = DURATION / INTERVAL
-/** Milliseconds after the last cut. The longest delay before a reconnect of any client, by default, is about 10 s. */
+/** Milliseconds after the last event, in which clients can reconnect. The longest delay before a reconnect of any client, by default, is about 10 s. */
 const SETTLING_TIME = isQuick ? 12_000 : 20_000
 const OPEN_TIMEOUT = 60_000
 
-/** One client behind a proxy of its own, which counts what arrives. */
+/** A client that counts what arrives, behind a proxy of its own. */
 class CountingClient {
   /** Resolves with the first welcome. */
   opened

@@ -13,7 +13,7 @@ const RESUME_TIMEOUT = isQuick ? 15_000 : 120_000
 const EXPIRY_MARGIN = 2000
 const POLL_INTERVAL = 500
 const IDLE_TIME = 5000
-/** The 10 ms of other workloads would be too coarse for the goal. A timer of 1 ms needs some CPU, so it is used for this workload only. */
+/** The resolution of other workloads, 10 ms, would be too coarse for the goal. A timer of 1 ms needs some CPU, so only this workload uses it. */
 const PAUSES = { pauseResolution: 1 }
 
 /**
@@ -25,7 +25,7 @@ async function measureSessions (server, work, { idle, ...options }) {
   return { cpu: cpu - idle * seconds, seconds, longestPause }
 }
 
-/** Adds to options of `startMeasurement` the CPU that they need, for `measureSessions`. */
+/** Adds `idle` to options of `startMeasurement`, for `measureSessions`: the CPU that the server needs with these options and without sessions. */
 async function measureIdle (server, options = {}) {
   const { cpu, seconds } = await measure(server, () => sleep(IDLE_TIME), options)
   return { ...options, idle: cpu / seconds }
