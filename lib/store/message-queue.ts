@@ -45,9 +45,9 @@ export interface MessageQueue {
   /**
    * Adds several messages, with no message of another request between them. Throws or rejects with TooManyWaiting if the queue has
    * no room for all of them. Otherwise, each message has a promise of its own, as from `enqueue`. A store MAY instead refuse
-   * single messages of a batch that contains concurrent ones. A message MUST NOT be handled while a repeat before it in the batch
-   * waits for a response: if the first message with that key comes later in the queue, the store MUST refuse the message with
-   * StoreUnavailable.
+   * single messages of a batch that contains concurrent ones. While a repeat that is not concurrent waits for its response, the later
+   * messages of the batch that are not concurrent MUST NOT be handled. If the message whose response the repeat waits for comes after
+   * the batch in the queue, the store MUST refuse them with StoreUnavailable.
    */
   enqueueAll (messages: readonly QueuedMessage[]): Awaitable<Array<Promise<QueueResult>>>
 }

@@ -62,7 +62,7 @@ export interface RunListener extends LogListener {
   onEnd (): void
   /**
    * For a reader: this process has not reached the store for so long that its client should continue in another process. The response
-   * is aborted. For a producer: the run continues, but not here, because it was released or restarted.
+   * must be aborted. For a producer: the run continues, but not here, because it was released or restarted.
    */
   onAbort (): void
 }

@@ -9,7 +9,7 @@ export type Reuse = 'running' | 'kept' | 'never'
 export interface RunSource {
   /** From `follow` to `unfollow`, it has all entries after the cursor that were not trimmed. */
   readonly log: Log
-  /** The given cursor, but at most the newest position of the log. */
+  /** The given cursor, but at most the newest position of the log, or `startPosition` if the log has never had an entry. */
   readonly cursor: number
 }
 
@@ -36,7 +36,7 @@ export interface RunStore {
   findById (id: string): Awaitable<RunState | undefined>
   /**
    * Appends to the log of a run, or, for the run of a delivery, to that of its session. Rejects with RunOver if the run has ended, and with
-   * SessionOver if the session is closed. While the store cannot be reached, the call MAY wait as long as the run can still continue.
+   * SessionOver if the session is closed. While the store cannot be reached, the call MAY wait until the run ends.
    */
   append (run: RunState, entry: EntryInput): Awaitable<void>
   /** Ends a run, in any process. Resolves with true for the one call that ended it. The listeners of all processes are notified. If the call rejects for an outcome other than `stopped`, a shared store MUST end the run as soon as that is possible. */

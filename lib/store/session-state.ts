@@ -68,7 +68,7 @@ export class SessionState implements LogListener {
     return this.#id.slice(0, 6)
   }
 
-  /** Whether a stream of the session may write now. A shared store overrides this: while it is unavailable, another process may have acquired the session without a notification. */
+  /** Whether a stream of the session may write now. A shared store overrides this: while it is unavailable, another process may have got the right to stream the session, and this process is not notified. */
   get canWrite (): boolean {
     return true
   }

@@ -18,9 +18,9 @@ export interface StoreSettings {
   readonly runLog: LogBounds
   /** Maximum number of runs, running and kept. */
   readonly maxRuns: number
-  /** Maximum number of sessions, open and closed. A store MAY not count closed ones. */
+  /** Maximum number of sessions, open and closed. A store MAY count only open ones. */
   readonly maxSessions: number
-  /** Maximum number of sessions of one principal, open and closed. A store MAY not count closed ones. */
+  /** Maximum number of sessions of one principal, open and closed. A store MAY count only open ones. */
   readonly maxSessionsPerPrincipal: number
   /** Maximum number of channels of one session. */
   readonly maxChannelsPerSession: number
@@ -80,14 +80,14 @@ export interface JoinResult {
  * positions from ONE counter: positions are integers from 1, and a later append to any log gets a higher position. The
  * entry MUST be in the log when the call resolves. Two appends that a caller starts one after the other MUST keep their
  * order. An entry with a key replaces the earlier entry of the log with this key, which does not count as trimmed; `Log.push` does that. A store MUST
- * keep what the bounds of a log allow, MUST record in the log what it trims, and MUST reject with
+ * keep what the bounds of a log and `maxBytes` allow, MUST record in the log what it trims, and MUST reject with
  * EntryTooLarge an entry that the bounds can never allow (`assertFits`). It MUST add an entry to the logs of this
  * process before it calls their listeners, and MUST call the listeners after every append. If it detects that it was
  * restored to an earlier state, it MUST mark the entries that may be lost as trimmed (`Log.markTrimmed`), with the reason
  * `store`.
  *
- * **Sessions.** A process MUST have at most one SessionState per session while one is in use, and that state MUST reflect
- * the last call for the session that has settled in this process. At most one process MUST have the right to stream a session.
+ * **Sessions.** A process MUST have at most one SessionState per session while one is in use, and that state MUST include
+ * the effects of all calls for the session that have settled in this process. At most one process MUST have the right to stream a session.
  * A session without a stream MUST be closed after `resumeTimeout`, with the reason `expired`, unless its expiry was canceled.
  * The store MUST then call `StoreCallbacks.onExpire` in exactly one process, and in another one only if the first fails
  * before the `onClose` hooks have run. A session MUST NOT expire while a running process streams it. A closed session MUST
@@ -105,12 +105,12 @@ export interface Store {
   open (id: string, principal: string | undefined): Awaitable<SessionState | undefined>
   /** Finds a session by id, open or closed. The result MUST contain all changes that were made before the call. */
   find (id: string): Awaitable<SessionState | undefined>
-  /** As `find`, but the result MAY be out of date, which the next call for the session detects. */
+  /** As `find`, but the result MAY be out of date. The next call for the session detects that. */
   findCached (id: string): Awaitable<SessionState | undefined>
   /** Finds the open sessions of a principal, in any order. As for `find`, the result MUST contain all changes that were made before the call. */
   findByPrincipal (principal: string): Awaitable<readonly SessionState[]>
 
-  /** A client is resuming the session: it MUST NOT expire before `detach` is called, or at least not before another `resumeTimeout` has passed. */
+  /** A client is resuming the session: the session MUST NOT expire before `detach` is called, or at least not before another `resumeTimeout` has passed. */
   cancelExpiry (state: SessionState): void
   /**
    * Gives this process the right to stream a session and takes it from the process that had it. In that process, the store
@@ -141,9 +141,23 @@ export interface Store {
    * If the call has rejected although it has added the session, the store MUST call `StoreCallbacks.onJoin` as soon as it can be reached again.
    */
   join (state: SessionState, channel: string, history: number): Awaitable<JoinResult>
-  /** Removes the session from a channel. It still receives what was appended before, but if it has left more than 100 channels, or if their entries have more than 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`. Resolves with true for the one call that removed it. If that call has rejected, the store MUST call `StoreCallbacks.onLeave` as soon as it can be reached again. */
+  /**
+   * Removes the session from a channel. Resolves with true for the one call that removed it. If that call has rejected, the store MUST
+   * call `StoreCallbacks.onLeave` as soon as it can be reached again.
+   *
+   * The session still receives what was appended before. But if it has left more than 100 channels, or if their entries have more than
+   * 1 MiB, the store MAY drop the entries of the channel that it left first, with the reason `count` or `bytes`.
+   */
   leave (state: SessionState, channel: string): Awaitable<boolean>
-  /** Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it, `state.channels` keep the names of those that it was in at that moment. Resolves with true for the one call that closed it. If that call has rejected, the store MUST call `StoreCallbacks.onExpire` as soon as it can be reached again. Unless `keep` is true, the session is removed at once. With `ifUnauthorizedAt`, a time in milliseconds since 1970, does nothing if `authorizedUntil` is a later time, also if another process has set it. */
+  /**
+   * Closes a session: it receives nothing that is appended from now on, and leaves its channels. In the process that closed it,
+   * `state.channels` keep the names of those that it was in at that moment. Unless `keep` is true, the session is removed at once.
+   * Resolves with true for the one call that closed it. If that call has rejected, the store MUST call `StoreCallbacks.onExpire` as soon
+   * as it can be reached again.
+   *
+   * `ifUnauthorizedAt` is a time in milliseconds since 1970. If `authorizedUntil` is a later time, also if another process has set it,
+   * the call does nothing and resolves with false.
+   */
   end (state: SessionState, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean>
 
   /** Appends to the log of a session. Rejects with SessionOver if the session is closed. */
@@ -157,7 +171,7 @@ export interface Store {
   publish (channel: string, entry: EntryInput, keep: number): Awaitable<void>
   /** Appends to the log of broadcasts, which every session reads from its start position on. */
   broadcast (entry: EntryInput): Awaitable<void>
-  /** Resolves when less than half of what the session's log may keep is unsent. It is called only if the log is not in this process. */
+  /** Resolves when less than half of what the session's log may keep is unsent. It is called only if the log is not in this process. The call MAY wait while the store cannot be reached. */
   waitForDrain (state: SessionState): Awaitable<void>
 
   /** Returns the queue of the messages that the client of a session sends. */

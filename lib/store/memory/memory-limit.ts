@@ -4,7 +4,7 @@ import { flushScheduler } from '../../stream/flush-scheduler.js'
 export interface Shrinkable {
   /** About the memory that it takes, in bytes. */
   readonly weight: number
-  /** Removes its oldest item, and reports the new weight with `update`. Is called only if the weight is above 0. */
+  /** Removes its oldest entry or response, and reports the new weight with `update`. Is called only if the weight is above 0. */
   dropOldest (): void
 }
 

@@ -78,7 +78,7 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
     this.#limit.update(this)
   }
 
-  /** `admit` is called if the message has to wait. It returns the size of the message, or throws if the message is refused. */
+  /** `admit` is called if this message or others count as waiting. It returns the size of the message, or throws if the message is refused. */
   #enqueue (message: QueuedMessage, admit: () => number): Awaitable<QueueResult> {
     // A handler has sent this message synchronously, for example with `inject`. The message of that handler enters the queue only
     // when the handler has returned, and this message must come after it.

@@ -65,7 +65,7 @@ export class MemoryRange implements LogRange {
   readonly channel: MemoryChannel | undefined
   /** Index in the ranges of the session, so that removing the range takes the same time for any number of them. */
   index = 0
-  /** Size of the entries in the range after the session has left the channel, in bytes. */
+  /** Size of the entries in the range, in bytes; 0 until the session has left the channel. */
   bytes = 0
   readonly #bytesBefore: number
 

@@ -16,7 +16,7 @@ import { MemoryChannel, MemoryRange, MemorySession, SessionGroup } from './memor
 const MAX_LEFT_CHANNELS = 100
 /** Maximum size of these entries together, in bytes. Those of the channel that the session left last are kept in any case. */
 const MAX_LEFT_BYTES = 1024 * 1024
-/** What is kept of the log of a session after its `close` event was written, because the connection may lose what was written last, in bytes. */
+/** Maximum size, in bytes, of the log of a session after its `close` event was written, and of what it reads of left channels. Not 0, because the connection may lose what was written last. */
 const MAX_CLOSED_BYTES = 64 * 1024
 
 /** Creates the default store. It keeps everything in the memory of this process, for an app that runs as one process. */
@@ -262,7 +262,7 @@ export class MemoryStore implements Store {
     for (const { closed } of session.groups) closed.add(session)
   }
 
-  /** Drops most of what a closed session can read, if a stream has written all of it, and with it the `close` event. */
+  /** Drops most of what a closed session can read, if a stream has written everything, including the `close` event. */
   #shrinkClosed (session: MemorySession): void {
     const isUnread = ({ log, to }: MemoryRange): boolean => Math.min(log.lastPosition, to) > session.cursor
     if (session.ranges.some(isUnread)) return
