@@ -22,7 +22,7 @@ export class Calls {
   /** The numbers of the calls whose results are not known yet, the oldest first. Redis keeps the results from the oldest on. */
   readonly #unknownResults = new Set<number>()
   readonly #uncertainBySession = new Map<string, Set<UncertainCall>>()
-  /** Resolve when the result of a call is known and applied. */
+  /** Promises that resolve when the result of a call is known and applied. */
   readonly #results = new Set<Promise<void>>()
 
   constructor (commandQueue: CommandQueue) {

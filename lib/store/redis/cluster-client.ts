@@ -80,7 +80,7 @@ export interface ClusterPartition {
 /** Divides a cluster into partitions, each of which has an equal share of the slots. A namespace is a hash tag, so a partition is in one slot. */
 export function createPartitions (cluster: RedisCluster, namespace: string, count: number): ClusterPartition[] {
   const namespaces: string[] = []
-  // The name with the number 0 is used for every count, so nodes with different counts notice each other.
+  // The name with the number 0 is used for every count, so nodes with different counts share it, and the check of the options refuses them.
   for (let n = 0; Object.keys(namespaces).length < count; n++) namespaces[partitionOf(`${namespace}-${n}`, count)] ??= `${namespace}-${n}`
   return namespaces.map(namespace => ({ namespace, client: new SlotClient(cluster, namespace) }))
 }
@@ -115,7 +115,7 @@ export class SlotClient extends EventEmitter implements IoRedisClient {
       return await connection.command(args)
     } catch (error) {
       const { message } = error as Error
-      // [spec] While a slot is moved, keys that are not on this server any more, or do not exist, cannot be used. `common.lua` checks that first, so nothing was executed.
+      // While a slot is moved, keys that are not on this server any more, or do not exist, cannot be used (Redis Cluster specification). `common.lua` checks that first, so nothing was executed.
       const isMoving = /^ASK |non local key/.test(message)
       const isElsewhere = /^(MOVED|READONLY) /.test(message)
       if (isElsewhere && connection === this.#connection) for (const client of this.#siblings) client.#reconnect()

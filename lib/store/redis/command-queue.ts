@@ -67,7 +67,7 @@ export class CommandQueue {
   #first: Command | undefined
   #last: Command | undefined
   #nodeId = ''
-  /** The highest number whose reply has arrived since the last rollback. If Redis does not know that command, it has lost data again. */
+  /** The highest number whose reply has arrived since the last rollback. If Redis has not executed that command, it has lost data again. */
   #acked = 0
   #count = 0
   #batch = 0
@@ -262,7 +262,7 @@ export class CommandQueue {
       const error = new Error(failure)
       const [failed, ...notExecuted] = commands.slice(replies.length) as [Command, ...Command[]]
       for (const command of notExecuted) command.uncertainAttempts--
-      // A command with another error may have changed something before.
+      // A command with another error may have changed something before it failed.
       if (RETRYABLE.has(getErrorCode(error))) failed.uncertainAttempts--
       this.#failed([failed].filter(isPending), error, true)
     }, (error: unknown) => {

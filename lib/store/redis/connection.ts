@@ -63,10 +63,10 @@ export type RedisClient = IoRedisClient | NodeRedisClient
 /** Milliseconds within which Redis must execute a command. */
 export const COMMAND_TIMEOUT = 2000
 
-/** Milliseconds within which the client of a cluster and the two connections of a node, one after the other, must be ready at boot: together less than the 10 s that Fastify gives a plugin. */
+/** Milliseconds within which each connection must be ready at boot. Up to three are opened one after the other: the client of a cluster, and the two of a node. Together, they take less than the 10 s that Fastify gives a plugin. */
 export const CONNECT_TIMEOUT = 3000
 
-/** For `withTimeout`: the replicas of logs are not complete. */
+/** A reason for `withTimeout`: the replicas of logs are not complete. */
 export const LOGS_NOT_READ = 'The logs were not read from Redis'
 
 /** Returns the error for the caller of a store. It keeps only the message of the cause, because errors of the client libraries contain the arguments of the command, such as the data of events. */

@@ -10,7 +10,7 @@ const CRC16 = Uint16Array.from({ length: 256 }, (_, byte) => {
 /** Returns the slot in which Redis Cluster keeps the keys with a hash tag. */
 export function hashSlot (tag: string): number {
   let crc = 0
-  // [spec] CRC16 (XModem) of the bytes, modulo the number of slots.
+  // CRC16 (XModem) of the bytes, modulo the number of slots (Redis Cluster specification).
   for (const byte of Buffer.from(tag)) crc = crc << 8 & 0xffff ^ (CRC16[crc >> 8 ^ byte] as number)
   return crc % SLOTS
 }

@@ -31,7 +31,7 @@ export class PartitionedRuns implements RunStore {
     try {
       return await Promise.any(found.map(async run => await run ?? Promise.reject(new RunUnknown())))
     } catch {
-      // Rejects if a partition could not be asked: the run may be there.
+      // Rejects if a partition is unavailable: the run may be there.
       await Promise.all(found)
       return undefined
     }

@@ -65,13 +65,15 @@ export class RedisNode {
   /** How often the close of a session that is not known here may have arrived. */
   unknownCloses = 0
   #nodeId = ''
+  /** When the lease ends, in milliseconds of `now()`. */
   #leaseEnd = 0
-  /** The same in milliseconds since 1970. While the machine is suspended, only this clock continues; the other one is never set back. */
+  /** The same time in milliseconds since 1970. While the machine is suspended, only this clock continues; the other one is never set back. */
   #leaseEndDate = 0
   /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
   #isRegistrationLost = false
-  /** Redis had the registration of this node after the last rollback. So if it has not any more, it has lost data again. */
+  /** Redis had the registration of this node after the last rollback. So if Redis does not have it any more, Redis has lost data again. */
   #isRegistrationConfirmed = false
+  /** Calls `#tick` once in each interval. In this class, a tick is such a call. */
   #timer: NodeJS.Timeout | undefined
   #heartbeat: Promise<void> | undefined
   /** Ticks since the last reply. */
@@ -140,7 +142,7 @@ export class RedisNode {
         this.reducer.invalidate(this.cache.listOpen(), runCache.listOpen())
         this.#loader.start()
       },
-      // The notification that messages are next may have been missed. Not when all logs have been read: new streams always need more.
+      // The notification that messages are next may have been missed. This must not wait until all logs are read: new streams always need more.
       onRestore: () => { this.messageQueues.retryAll() }
     })
     this.#subscriber = new Subscriber(client, {
@@ -199,7 +201,7 @@ export class RedisNode {
     this.#loader.start()
   }
 
-  /** Waits for running handlers, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions, another node runs the hooks again that have not finished. */
+  /** Waits for running handlers, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions whose hooks have not finished, another node runs them again. */
   async close (): Promise<void> {
     this.#isClosing = true
     await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), this.calls.settle()]), this.#settings.closeTimeout).catch(noop)
@@ -324,7 +326,7 @@ export class RedisNode {
     // First, because `add` may fail, and the next attempt has another id.
     if (previousId !== '') this.#subscriber.remove([`${this.#keyPrefix}:n:${previousId}`])
     await this.#subscriber.add([this.#inbox.pubSubChannel]).catch((error: unknown) => {
-      // The connection is half open. `#supervise` cannot know, because a node that is not registered gets no notifications.
+      // The connection is half open. `#supervise` cannot detect that, because a node that is not registered gets no notifications.
       if (this.#subscriber.isReady) this.#subscriber.replace()
       throw error
     })
@@ -406,7 +408,7 @@ export class RedisNode {
     await this.commandQueue.executeInBackground('ack_expiry', id)
   }
 
-  /** Closes a session that was closed, without hooks. Other expired sessions expire again, because their hooks may not have run. */
+  /** Closes a closed session again, without hooks. A session that has expired in another process expires again instead, because its hooks may not have run. */
   #closeAgain ({ id, closeReason, hasExpiredHere }: SessionReplica): void {
     if (closeReason === 'lost' || (closeReason === 'expired' && !hasExpiredHere)) return
     this.commandQueue.executeInBackground('end', id, closeReason as string, hasExpiredHere ? 0 : 1, '', '')

@@ -120,7 +120,7 @@ export class RedisRuns implements RunStore {
 
   async follow (given: RunState, cursor: number, listener: RunListener): Promise<RunSource | undefined> {
     const run = given as RunReplica
-    // After this reply, `highestPosition` is not before anything that was appended before the call.
+    // After this reply, `highestPosition` is at least the position of everything that was appended before the call.
     if (await this.findById(run.id) === undefined) return undefined
     run.readers.add(listener)
     run.listeners.add(listener)

@@ -75,8 +75,8 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
   const body = [
     ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
     readLua('lua/common'),
-    // Redis runs the whole text for each script, so only the functions of executed commands, and of the modules that they require,
-    // are created. All in one function: creating a function takes time for each outer variable that it uses.
+    // Redis runs the whole text each time, so only the functions of executed commands, and of the modules that they require, are
+    // created. All in one function: creating a function takes time for each outer variable that it uses.
     'function create_function (name)\n',
     ...MODULES.map(name => `if name == '${name}' then\n${readLua(`lua/modules/${name}`)}end\n`),
     ...COMMANDS.map(name => `if name == 'commands/${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),

@@ -11,7 +11,7 @@ import type { SessionReplica } from './replica/session-replica.js'
 
 // Maximum number of sessions, and of channels, that one command renews.
 const MAX_PER_COMMAND = 200
-// Milliseconds between the times of the event loop that are recorded, and the number of times that are kept.
+// Milliseconds between the recorded times at which a timer has run, and the number of these times that are kept.
 const TIME_INTERVAL = 100
 const MAX_TIMES = 600
 
@@ -36,7 +36,7 @@ export class StreamOwnership {
   }
 
   start (): void {
-    // No request is read before.
+    // Twice, because `#earliestArrival` uses the last but one time. No request is read before.
     this.recordTime()
     this.recordTime()
     this.#timer = setInterval(() => { this.recordTime() }, TIME_INTERVAL).unref()

@@ -14,19 +14,19 @@ if ARGV[1] == 'rights' then
   end
   local missing = {}
   for command in string.gmatch(PUBLISH .. ' TIME DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LPOP LRANGE LREM RPUSH XADD XDEL XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
-    -- For some commands, all arguments are keys.
+    -- All arguments are keys of the store, because for some commands they must be keys, and the user may use only these.
     local key = KEY_PREFIX .. ':x'
     if redis.acl_check_cmd and not is_allowed(command, key, key, key, key) then missing[#missing + 1] = '+' .. string.lower(command) end
   end
   return table.concat(missing, ' ')
 end
 
--- [spec] While a slot is moved to another server, Redis raises an error for keys that do not exist. This raises it before
--- anything was changed, so that no command is executed in part.
+-- While a slot is moved to another server, Redis raises an error for keys that do not exist (Redis Cluster specification). This
+-- raises it before anything was changed, so that no command is executed in part.
 if IS_CLUSTER then redis.call('EXISTS', KEY_PREFIX .. ':none') end
 
--- The sender: its node id, the number of the command before the first one, the highest number whose reply it has received since
--- the last rollback that it has received, and the newest position that it has received.
+-- The sender of this batch: its node id, the number of the command before the batch, the highest number of a command whose reply it
+-- has received since the last rollback that it has applied, and the newest position that it has received.
 local NODE_ID = ARGV[1]
 local PREVIOUS_NUMBER, ACKED_NUMBER, HIGHEST_POSITION = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -67,8 +67,8 @@ local function notify (node, text)
 end
 
 -- Returns the reply of a command that returns state: its number in the inbox, the newest position, the rollback position, and
--- the value. Adds a marker with this number to the inbox of the sender, which applies the reply when it reaches the marker. So
--- replies and publications keep their order.
+-- the value. Adds a marker to the inbox of the sender: a notification with this number and the token, which identifies the command
+-- for the sender. The sender applies the reply when it reaches the marker, so replies and publications keep their order.
 local function marked_reply (token, value)
   return { format_integer(notify(NODE_ID, 'reply ' .. token)), format_integer(position), format_integer(rollback_position), value }
 end
@@ -83,7 +83,7 @@ local function expire_node (node)
   redis.call('DEL', KEY_PREFIX .. ':tickets:' .. node)
   store_changes['inbox:' .. node], store_changes['applied:' .. node] = nil, nil
   if node == NODE_ID then applied_number, inbox_number = nil, nil end
-  -- Messages that wait for one of this node may be next.
+  -- Messages that wait for a message of this node may be next now.
   publish_all('queues_changed')
 end
 
@@ -109,6 +109,7 @@ end
 local function add_node (key, nodes, field)
   nodes = nodes or ''
   if string.find(nodes, NODE_ID, 1, true) then return end
+  -- 200 characters are about 15 ids. Some may be those of nodes that have failed.
   if #nodes > 200 then
     local with_lease = {}
     for node in string.gmatch(nodes, '[^,]+') do if check_lease(node) then with_lease[#with_lease + 1] = node .. ',' end end
@@ -127,7 +128,7 @@ local function rollback ()
   publish_all('rollback ' .. format_integer(rollback_position))
 end
 
--- The function that creates a module, or the function of a command, by name, and what it has created.
+-- `create_function` creates a module, or the function of a command, by its name. `require` calls it once for each name.
 local create_function
 local created = {}
 local function require (name)

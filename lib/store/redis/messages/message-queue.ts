@@ -111,7 +111,7 @@ export class MessageQueues {
     this.#retryIf(() => true)
   }
 
-  /** Redis has lost data: other messages do not wait any more for tickets that it still has of this node, but that are completed. */
+  /** Redis has lost data, so it may have tickets of this node that were completed. Sends the names of those that were not, so that no message waits for the others. */
   reconcile (): void {
     const names = [...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name)]
     // One argument, because storing many would block Redis for long, and parts could be separated by a new node id.

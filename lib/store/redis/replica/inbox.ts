@@ -11,7 +11,7 @@ export interface MarkedResult<Value> {
   readonly value: Value
   /** The newest position of the store when the command was executed. */
   readonly position: number
-  /** Whether it was applied. Otherwise publications after it may be missing, so that it is out of date. */
+  /** Whether it was applied. Otherwise publications after it may be missing, so it may be out of date. */
   readonly isApplied: boolean
 }
 
@@ -132,8 +132,8 @@ export class Inbox {
       return
     }
     if (isNext) this.#number = number
-    // While notifications may be missing, others are ignored: their effect is in what will be read. The session of a close may have
-    // been found since the loss, and is not read then.
+    // While notifications may be missing, those of other kinds are ignored: what will be read contains their effect. A close is not
+    // ignored, because nothing reads a session that was found after the loss.
     if (isNext || kind === 'turn' || kind === 'response' || kind === 'closed') this.#reducer.applyNotification(kind, rest)
   }
 

@@ -34,7 +34,7 @@ export class Loader {
     try {
       await this.#readAll()
     } catch {
-      // Redis is unavailable. The next tick starts the loader again.
+      // Redis is unavailable. `RedisNode` starts the loader again in its next interval.
     } finally {
       this.#isRunning = false
     }

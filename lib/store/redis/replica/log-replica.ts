@@ -14,7 +14,7 @@ export interface PublishedEntry {
   readonly frame: string
 }
 
-/** Part of a log, as Redis returns it. `last`: the newest position. `trimmed`: the position up to which the log is trimmed. `record`: that of a run, or of a session if it has changed. */
+/** Part of a log, as Redis returns it. `last`: the newest position. `trimmed`: the position up to which the log is trimmed. `record`: that of a run, or of a session if it has changed; for a channel, how long its entries are kept. */
 export type LogPart = readonly [
   last: string,
   trimmed: string,
@@ -58,8 +58,8 @@ export class LogReplica {
   /** The lowest position after which a reader needs the entries. */
   neededFrom = Infinity
   /**
-   * The position of the newest entry without a key that was received; 0 if there is none. If Redis has neither it nor a later trimmed
-   * position, it has lost data. This says nothing about an entry with a key, which a later one may have replaced.
+   * The position of the newest entry without a key that was received; 0 if there is none. If Redis has neither this entry nor a later
+   * trimmed position, Redis has lost data. For an entry with a key, this would not be true: a later one may have replaced it.
    */
   newestEntryPosition = 0
   #older: TimedEntry[] = []
@@ -83,7 +83,7 @@ export class LogReplica {
   /** The range of positions to read next: after the first and up to the second. */
   get missingRange (): readonly [after: number, through: number] {
     if (!this.isLive) return [this.completeFrom === Infinity ? this.neededFrom : this.log.lastPosition, Infinity]
-    // All older entries are read at once, so that this happens only once.
+    // All older entries are read, and not only those after `neededFrom`, so that this happens only once.
     return [this.#older.at(-1)?.position ?? 0, this.completeFrom]
   }
 

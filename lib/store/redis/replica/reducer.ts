@@ -80,7 +80,7 @@ export class Reducer extends LogReducer {
     this.incomplete.add(this.broadcasts)
   }
 
-  /** Applies a publication to all nodes. */
+  /** Applies a publication that all nodes receive. */
   applyPublication (text: string): void {
     const [kind, rest] = splitFirst(text)
     if (kind === 'entry') this.append(this.broadcasts, parseEntry(rest, 0))
@@ -88,7 +88,7 @@ export class Reducer extends LogReducer {
     else if (kind === 'queues_changed') this.#listener.onQueuesChanged()
   }
 
-  /** Applies a publication to a channel. */
+  /** Applies the publication of an entry of a channel. */
   applyChannelPublication (name: string, text: string): void {
     const replica = this.channels.get(name)
     if (replica === undefined) return
@@ -155,7 +155,7 @@ export class Reducer extends LogReducer {
     this.rollback(rollbackPosition)
   }
 
-  /** The store has lost what was appended before a position. */
+  /** The store may have lost what was appended up to a position. */
   rollback (position: number): void {
     if (position <= this.rollbackPosition) return
     this.rollbackPosition = position
@@ -187,7 +187,8 @@ export class Reducer extends LogReducer {
   /** Removes the stream of a session from this process. */
   detach (state: SessionReplica): void {
     const { ownLog } = state
-    // A close that has arrived meanwhile was left to the read of the log. After a new registration, none arrives until a read.
+    // A close that arrives while the log is not live is ignored, because the read of the log would show it. After a new registration,
+    // no close arrives before a read.
     if (ownLog?.isLive === false && state.closeReason === undefined) {
       this.unverified.add(state)
       this.#listener.onIncomplete()
@@ -210,7 +211,7 @@ export class Reducer extends LogReducer {
   removeSession (state: SessionReplica): void {
     const { listener } = state
     this.#listener.onSessionClosed(state.id)
-    // The version is 0 until the record is read for the first time after a rollback, which the session has survived then.
+    // After a rollback, the version is 0 until the record is read, which shows that the session has survived.
     const isLost = this.rollbackPosition > state.startPosition && state.version === 0
     const isNew = state.markClosed(isLost ? 'lost' : 'expired')
     this.detach(state)

@@ -54,7 +54,8 @@ export class RunReducer {
       run.replica = undefined
       this.followed.delete(run.id)
       this.#logs.incomplete.delete(replica)
-      // An end that has arrived meanwhile was left to the read of the log. The producer may be in this process.
+      // An end that arrives while the log is not live is ignored, because the read of the log would show it. The
+      // producer may be in this process.
       if (!replica.isLive && run.outcome === undefined) this.invalidate(run)
     }
     return pruned.map(({ id }) => id)

@@ -49,7 +49,7 @@ export class SessionReplica extends SessionState implements LogReader {
   completedLogCount = 0
   /** Are called when nothing is missing any more, or the stream is not in this process any more. */
   readonly completeWaiters: Array<() => void> = []
-  /** Are called when the session is closed for the stream, or the stream is not in this process any more. */
+  /** Are called when the close of the session was applied to the stream, or the stream is not in this process any more. */
   readonly closeWaiters: Array<() => void> = []
   readonly #guard: WriteGuard
 

@@ -1,7 +1,13 @@
--- ARGS: kind of the log (`session`, `channel`, `broadcasts`, `run`), name or id, frame, ids of the excluded sessions, with commas,
--- milliseconds for which to keep the entries of a channel or 0, or the term of a run, the key of the entry or ''.
--- Returns the position; 0 if the channel has no members and is not kept, or for a retry, -1 if the session is closed,
--- `run_over` if the run has ended or was restarted, `session_over` if the run delivers items to a session that is closed.
+-- ARGS:
+--   kind of the log: `session`, `channel`, `broadcasts` or `run`
+--   name or id
+--   frame
+--   ids of the excluded sessions, separated by commas
+--   for a channel, the milliseconds for which to keep the entries, or 0; for a run, the term
+--   key of the entry, or ''; not for a run
+-- Returns the position; 0 if the channel has no members and is not kept, or for a retry of an entry of a channel or of broadcasts; -1 if
+-- the session is closed; `run_over` if the run has ended or was restarted; `session_over` if the run delivers items to a session that
+-- is closed.
 local logs = require('logs')
 local kind, name, frame, except, latest_key = ARGS[1], ARGS[2], ARGS[3], ARGS[4], ARGS[6]
 if kind == 'session' then return logs.append_to_session(name, frame, latest_key) end

@@ -2,8 +2,8 @@
 local channels = require('channels')
 local key = channel_key(ARGS[1])
 if is_retry or redis.call('EXISTS', key) == 0 then return 1 end
--- From now on, the log is that of a channel that is not kept. The next append trims it, because the time that was set for the long
--- bounds may be after the end of the new TTL: the log would expire without a record of the loss.
+-- From now on, the log is that of a channel that is not kept. The next append trims it, because `nextTrimAt` was set for a
+-- longer age, and may be after the end of the new TTL: the log would expire without a record of the loss.
 redis.call('HSET', key, 'historyStart', position, 'nextTrimAt', 0)
 redis.call('HDEL', key, 'keep')
 local log_ttl = math.ceil(CHANNEL_LOG.age * 1.25) + 5000

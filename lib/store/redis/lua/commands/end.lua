@@ -59,7 +59,7 @@ if keep then
   return { 1, {}, left_json }
 end
 if deadline ~= '' then
-  -- So that every node can detect a rollback that has lost the expiry, before the session expires again.
+  -- A new position, so that every node can detect a rollback that has lost the expiry, before the session expires again.
   logs.next_position()
   redis.call('HSET', key, 'closeReason', reason, 'closedBy', NODE_ID)
   redis.call('RENAME', key, expired_key)

@@ -1,4 +1,4 @@
--- ARGS: token, id, JSON of the outcome, and if only the producer may end the run, and the run can be restarted, its term.
+-- ARGS: token, id, JSON of the outcome, and if only the newest producer of a run that can be restarted may end it, the term of the sender.
 -- Returns a marked reply with the record of the run, with 1 as the seventh value if this command has ended the run.
 local runs = require('runs')
 local token, id, outcome, producer_term = unpack(ARGS)

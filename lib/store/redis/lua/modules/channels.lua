@@ -30,18 +30,18 @@ function channels.bounds (keep)
   return { entries = CHANNEL_LOG.entries, bytes = CHANNEL_LOG.bytes, age = math.max(CHANNEL_LOG.age, tonumber(keep)) }
 end
 
--- Sets the TTL of a channel. That of one that is kept is at least as long as that of its log.
+-- Sets the TTL of a channel. A channel that is kept does not expire before its log.
 function channels.set_ttl (key, is_kept)
   redis.call('PEXPIRE', key, is_kept and math.max(TTL, redis.call('PTTL', key .. ':log') + 5000) or TTL)
 end
 
--- Lets a channel without members expire soon after its log.
+-- Lets a channel without members expire soon after its log. If the log does not exist any more, removes the channel.
 function channels.set_ttl_of_log (key)
   if redis.call('EXISTS', key .. ':log') == 0 then redis.call('DEL', key)
   else redis.call('PEXPIRE', key, redis.call('PTTL', key .. ':log') + 5000) end
 end
 
--- Sets the TTL of the members. Only joins and heartbeats renew it: if no node runs, sessions expire by their TTL, and nothing else
+-- Sets the TTL of the members. Only `join` and `renew` renew it: if no node runs, sessions expire by their TTL, and nothing else
 -- removes them from their channels.
 function channels.renew_members (key) redis.call('PEXPIRE', key .. ':members', TTL) end
 

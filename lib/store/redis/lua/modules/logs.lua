@@ -49,8 +49,8 @@ local function trim (key, bounds, bytes, count, previous_last)
     if trimmed then redis.call('XTRIM', log, 'MINID', format_integer(trimmed + 1)) end
   end
   if trimmed then logs.mark_trimmed(key, trimmed, trim_reason) end
-  -- Trims again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age` and an
-  -- eighth, so that a log in use is trimmed and not removed.
+  -- The log is trimmed again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age`
+  -- and an eighth, so that a log in use is trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
   local ttl = math.ceil(bounds.age * 1.25) + 5000
   redis.call('PEXPIRE', log, ttl)

@@ -1,9 +1,10 @@
 -- The queues of messages, and the responses that are stored for repeats.
 
--- The queue of a session is the field `first`, the item of the first ticket that is not concurrent, and the list `:queue` with the
--- other items. So a message that does not wait needs no list. An item is `<ticket> <number of messages>`, and a ticket is
--- `<node id> <name>`. A name is a number; `c` before it means concurrent: the message does not wait for the first ticket. The field
--- `messagesInList` is the sum of the numbers of messages in the list. The hash `:records` has what is known of each idempotency key:
+-- A ticket is for the messages of one request that are handled one after the other, or for one concurrent message. The queue of a
+-- session is the field `first`, the item of the first ticket that is not concurrent, and the list `:queue` with the other items. So a
+-- message that does not wait needs no list. An item is `<ticket> <number of messages>`, and a ticket is `<node id> <name>`. A name is
+-- a number; `c` before it means concurrent: the message does not wait for the first ticket. The field `messagesInList`
+-- is the number of messages in the list. The hash `:records` has what is known of each idempotency key:
 --   r <fingerprint> <ticket>;<ids of the nodes with repeats that wait>   while the message waits or is being handled (running)
 --   s <fingerprint> <response>                                           when its response is stored
 --   d <fingerprint>                                                      when its response was dropped
@@ -82,8 +83,8 @@ function message_queue.remove_ticket (key, ticket)
   return message_queue.ensure_valid_first(key, first)
 end
 
--- Returns the number of messages in the queue. `in_list`: the recorded number of those in the list. If there is no room for new ones,
--- those that are not valid are removed first.
+-- Returns the number of messages in the queue. `in_list`: the recorded number of those in the list. If there is no room for
+-- `new_count` more, removes the tickets in the list that are not valid first.
 function message_queue.count_messages (key, first, in_list, new_count)
   local first_count = first and message_queue.item_size(first) or 0
   -- The first message is being handled, so it does not wait.

@@ -1,8 +1,8 @@
 -- How long sessions are kept.
 local retention = {}
 
--- Of a session that a client is opening or resuming, until the next renewal. At least a lease, so that the session does not expire
--- while its node may only be slow.
+-- Milliseconds after which a session expires that a client is opening or resuming, if it is not renewed. At least a lease, so that the
+-- session does not expire while its node may only be slow.
 retention.OPENING_TIMEOUT = math.max(RESUME_TIMEOUT, LEASE)
 
 -- Sets the time after which a session expires.

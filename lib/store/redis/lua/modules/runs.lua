@@ -2,14 +2,15 @@
 -- run ends.
 -- The sorted set `runs` contains every run except those of deliveries: one that has ended with the position of its end, another
 -- one with `runs.RUNNING`. `runs_kept` contains those that have ended, with the time of their removal. `runs:<node>` contains
--- all runs that a node produces, and `producers` the nodes that may have such a set. `run_names` is a hash.
+-- all runs that a node produces, and `producers` the nodes that may have such a set. The hash `run_names` has
+-- the id of the newest run with each name and principal.
 -- A run that can be restarted has the field `producer`, the name of its producer, and, after a restart, `term`, a number that
 -- no other restart has. `runs_released` contains those that no node produces, with the time at which they end as `lost`.
 local logs = require('logs')
 local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', released = KEY_PREFIX .. ':runs_released', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
 -- The number of runs that one command ends, or removes. Another one continues, so that Redis is not blocked.
 local MAX_CHANGED_RUNS = 512
--- The number of failed nodes after which a run is not restarted any more: it may be what makes them fail.
+-- How often a run is restarted because its node has failed. After one more failure, it ends: it may be what makes the nodes fail.
 local MAX_FAILURES = 3
 
 function runs.producer_key (node) return KEY_PREFIX .. ':runs:' .. node end
@@ -64,8 +65,8 @@ function runs.release (id, owner)
   redis.call('ZADD', runs.released, lease_clock + LEASE, id)
 end
 
--- Ends or releases the runs of a node that have no producer any more. `producing` has the ids of those that have one; nil if
--- the node has failed. Returns whether there may be more.
+-- Ends the runs of a node that have no producer any more. `producing` has the ids of those that have one; nil if the node has
+-- failed: then, runs that can be restarted are released instead. Returns whether there may be more.
 function runs.end_lost (node, producing)
   local ids = redis.call('ZRANGEBYSCORE', runs.producer_key(node), '-inf', '+inf', 'LIMIT', 0, producing and -1 or MAX_CHANGED_RUNS)
   for _, id in ipairs(ids) do
