@@ -28,7 +28,7 @@ export interface StoreSettings {
   readonly maxWaitingMessages: number
   /** Maximum size of these messages together, in bytes, for a store that keeps them in the memory of this process. */
   readonly maxWaitingBytes: number
-  /** Maximum number of idempotency keys that are kept per session. */
+  /** Maximum number of idempotency keys of handled messages that are kept per session. */
   readonly maxIdempotencyKeys: number
   /** Maximum size of the responses that are kept for these keys, in bytes. */
   readonly maxResponseBytes: number

@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { QueueResult, QueuedMessage, StoredResponse } from '../../lib/index.js'
+import type { Awaitable, QueueResult, QueuedMessage, StoredResponse } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
@@ -96,6 +96,25 @@ testEachStore(t, 'stores the latest responses up to maxIdempotencyKeys', async (
   t.match(await remote[kInternals].messageQueue.enqueue(createMessage('b', () => createResponse('again'))), { replayed: true })
   t.match(await remote[kInternals].messageQueue.enqueue(createMessage('c', () => createResponse('again'))), { replayed: true })
   t.match(await remote[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again'))), { replayed: false })
+})
+
+testEachStore(t, 'the latest responses are those to the messages that were handled last, and messages that are being handled do not count', async (t, store) => {
+  const { messageQueue } = (await openSession(await store.addNode({ maxIdempotencyKeys: 2 })))[kInternals]
+  const send = async (key: string, handle = (): Awaitable<StoredResponse> => createResponse(key)): Promise<QueueResult> => await messageQueue.enqueue({ ...createMessage(key, handle), isConcurrent: true })
+  const gate = deferred()
+  const started = deferred()
+  const slow = send('slow', async () => {
+    started.resolve()
+    await gate.promise
+    return createResponse('slow')
+  })
+  await withTimeout(started.promise, 'the slow handler')
+  for (const key of ['a', 'b', 'c']) await send(key)
+  for (const key of ['b', 'c']) t.match(await send(key), { replayed: true }, key)
+  gate.resolve()
+  t.match(await withTimeout(slow, 'the slow response'), { replayed: false })
+  for (const key of ['slow', 'c']) t.match(await send(key), { replayed: true }, key)
+  t.match(await send('b'), { replayed: false })
 })
 
 testEachStore(t, 'enqueues several messages without others between them, and limits how many wait', async (t, store) => {

@@ -21,7 +21,10 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   weight = 0
   readonly #settings: StoreSettings
   readonly #limit: MemoryLimit
+  /** By key. The records of handled messages are in the order in which they were handled. */
   readonly #records = new Map<string, IdempotencyRecord>()
+  /** Number of messages with a key that wait or are being handled. */
+  #unhandled = 0
   /** The records with a stored response, the oldest first. */
   readonly #stored = new Set<IdempotencyRecord>()
   /** Resolves when the last message of the queue is handled; `undefined` while the queue is empty. */
@@ -111,14 +114,25 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
 
   #addRecord (key: string, record: IdempotencyRecord): void {
     this.#records.set(key, record)
-    const settled = andThen(record.response as Awaitable<StoredResponse>, response => { this.#store(key, record, response) })
-    if (settled instanceof Promise) settled.catch(() => { if (this.#records.get(key) === record) this.#deleteRecord(key) })
+    this.#unhandled++
+    const settled = andThen(record.response as Awaitable<StoredResponse>, response => {
+      this.#unhandled--
+      this.#store(key, record, response)
+    })
+    if (!(settled instanceof Promise)) return
+    settled.catch(() => {
+      this.#unhandled--
+      if (this.#records.get(key) === record) this.#deleteRecord(key)
+    })
   }
 
   /** Stores a response within the limits. */
   #store (key: string, record: IdempotencyRecord, response: StoredResponse): void {
     // After `close`, nothing may be stored any more.
     if (this.#records.get(key) !== record) return
+    // A concurrent message may be older than others that were handled before it. Its record becomes the newest, because repeats may still arrive.
+    this.#records.delete(key)
+    this.#records.set(key, record)
     const { maxIdempotencyKeys, maxResponseBytes } = this.#settings
     const bytes = responseBytes(response)
     record.response = bytes <= maxResponseBytes ? response : undefined
@@ -128,9 +142,9 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
       this.#stored.add(record)
     }
     while (this.weight > maxResponseBytes) this.dropOldest()
-    // The record of a message that is being handled stays, because a repeat must not be handled a second time.
+    // The record of a message that is being handled stays and does not count, because a repeat must not be handled a second time.
     for (const [key, { response }] of this.#records) {
-      if (this.#records.size <= maxIdempotencyKeys) break
+      if (this.#records.size - this.#unhandled <= maxIdempotencyKeys) break
       if (!isPromise(response)) this.#deleteRecord(key)
     }
     this.#limit.update(this)
