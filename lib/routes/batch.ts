@@ -9,7 +9,7 @@ import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
-import { createErrorFormatter, formatResult } from './message-result.js'
+import { formatResult } from './message-result.js'
 import { getHandlerTimeout, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
@@ -93,7 +93,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getHandlerTimeout(sessions, message.event))
   const handle = async (message: BatchMessage): Promise<StoredResponse> => {
     const { event, id } = message
-    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, message, getHandlerTimeout(sessions, event), request, reply)))
+    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply))
     if (!isHandled) throw new Refusal(response)
     return response
   }

@@ -1,13 +1,11 @@
-import { IncomingMessage, ServerResponse, type IncomingHttpHeaders } from 'node:http'
-import type { Socket } from 'node:net'
-import { Writable } from 'node:stream'
+import { IncomingMessage, type IncomingHttpHeaders } from 'node:http'
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { andThen, noop, type Awaitable } from '../awaitable.js'
 import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { respondAfterTimeout, sendResponse, startCapture } from './message.js'
+import { createInternalResponse, respondAfterTimeout, sendResponse, startCapture } from './message.js'
 
 /** Path of the internal route for one message of a batch, below the path for messages. */
 export const BATCH_MESSAGE_PATH = '/batch/message'
@@ -24,9 +22,6 @@ export interface BatchMessage {
 /** Handles a message in the handler of the internal route. Throws or rejects if the message is refused. */
 export type HandleRequest = (request: FastifyRequest, reply: FastifyReply) => Awaitable<StoredResponse>
 
-/** The request in which a message has arrived. */
-type OriginalRequest = Pick<FastifyRequest, 'raw' | 'headers' | 'id' | 'log' | 'routeOptions'>
-
 export interface DispatchResult {
   readonly response: StoredResponse
   /** Whether a handler has handled the message. Otherwise it was refused. */
@@ -37,8 +32,8 @@ export interface DispatchResult {
 const OMITTED_HEADERS = ['content-length', 'content-encoding', 'content-type', 'transfer-encoding', 'accept-encoding', 'expect']
 
 /**
- * An internal POST: for a message of a batch, or to format an error that occurs after the response. {@link dispatch} passes it to
- * Fastify's router, so that Fastify handles it like a POST from the network.
+ * An internal POST, for a message of a batch. {@link dispatch} passes it to Fastify's router, so that Fastify handles it like a
+ * POST from the network.
  */
 export class MessageRequest extends IncomingMessage {
   readonly session: Session
@@ -54,7 +49,7 @@ export class MessageRequest extends IncomingMessage {
   #startTimeout: () => void = noop
   #cancelTimeout: () => void = noop
 
-  constructor (original: OriginalRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
+  constructor (original: FastifyRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
     super(original.raw.socket)
     this.session = session
     this.event = event
@@ -105,11 +100,8 @@ export class MessageRequest extends IncomingMessage {
 
   /** Passes the message to the router. Resolves with FST_SSE_HANDLER_TIMEOUT if the hooks of the app need more than `timeout` milliseconds. */
   async dispatch (scope: FastifyInstance, timeout: number): Promise<DispatchResult> {
-    const response = new ServerResponse(this)
-    response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
-    // A server also destroys the response. Otherwise it would not emit `close`.
-    response.on('finish', () => { response.destroy() })
-    const capture = startCapture(this, response, {})
+    const response = createInternalResponse(this)
+    const capture = startCapture(response, {})
     this.#startTimeout = () => { this.#cancelTimeout = respondAfterTimeout(capture, timeout, this.event, this.log) }
     this.#startTimeout()
     scope.routing(this, response)
@@ -124,7 +116,7 @@ export class MessageRequest extends IncomingMessage {
 }
 
 /** Returns the URL of the internal route. It keeps the query and the parameters of the original URL. */
-function createMessageUrl ({ raw: { url = '' }, routeOptions }: OriginalRequest): string {
+function createMessageUrl ({ raw: { url = '' }, routeOptions }: FastifyRequest): string {
   const [path = '', ...query] = url.split(/(?=[?;#])/)
   const base = path.replace(/\/+$/, '')
   // The original URL may end with an event name.

@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import type { IncomingMessage, ServerResponse } from 'node:http'
-import { finished } from 'node:stream'
+import { ServerResponse, type IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
+import { finished, Writable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
-import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest, onSendHookHandler } from 'fastify'
 import { andThen, cleanUpAfterError, isPending, noop, type Awaitable } from '../awaitable.js'
 import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } from '../errors.js'
 import { logSafely } from '../safe-log.js'
@@ -13,6 +14,7 @@ import { isItems, JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 import type { RunOutcome } from '../store/run-state.js'
 import { isResponse } from '../stream/response-sink.js'
+import { formatResult } from './message-result.js'
 
 /** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
@@ -30,14 +32,11 @@ export interface Capture {
   readonly resolve: (response: StoredResponse) => void
 }
 
-/** Formats an error that occurs after the response, for the client: `{ status, body }`, as in the response to a batch. */
-export type FormatError = (error: Error) => Promise<object>
+const captures = new WeakMap<ServerResponse, Capture>()
 
-const captures = new WeakMap<IncomingMessage, Capture>()
-
-/** The `onSend` hook that captures the response to a request for {@link startCapture}. It must be the last one of its route. */
-export const captureResponse: onSendHookHandler<unknown> = (request, reply, payload, done) => {
-  const capture = captures.get(request.raw)
+/** The `onSend` hook that captures the response for {@link startCapture}. It must be the last one of its route. */
+export const captureResponse: onSendHookHandler<unknown> = (_request, reply, payload, done) => {
+  const capture = captures.get(reply.raw)
   if (capture === undefined) {
     done(null, payload)
     return
@@ -72,14 +71,14 @@ function isBody (payload: unknown): payload is StoredResponse['body'] {
   return payload === undefined || typeof payload === 'string' || payload instanceof Uint8Array
 }
 
-/** Captures the response to a request: its status, its body, and the headers that are not in `earlierHeaders`. */
-export function startCapture (request: IncomingMessage, response: ServerResponse, earlierHeaders: Headers): Capture {
-  const current = captures.get(request)
+/** Captures a response: its status, its body, and the headers that are not in `earlierHeaders`. */
+export function startCapture (response: ServerResponse, earlierHeaders: Headers): Capture {
+  const current = captures.get(response)
   if (current !== undefined) return current
   let resolve: Capture['resolve'] = noop
   const promise = new Promise<StoredResponse>(_resolve => { resolve = _resolve })
   const capture: Capture = { earlierHeaders, response: promise, resolve }
-  captures.set(request, capture)
+  captures.set(response, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, error => {
     // If the connection was lost, the error handler and the hooks of the app send a response nevertheless, which a repeat gets. If they
@@ -88,6 +87,15 @@ export function startCapture (request: IncomingMessage, response: ServerResponse
     else resolve({ status: response.statusCode, headers: {}, body: undefined })
   })
   return capture
+}
+
+/** Creates a response without a connection. What is written to it is dropped. */
+export function createInternalResponse (request: IncomingMessage): ServerResponse {
+  const response = new ServerResponse(request)
+  response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
+  // A server also destroys the response. Otherwise it would not emit `close`.
+  response.on('finish', () => { response.destroy() })
+  return response
 }
 
 /**
@@ -105,6 +113,23 @@ export function respondAfterTimeout (capture: Capture, timeout: number, event: s
   return () => { clearTimeout(timer) }
 }
 
+/** Sends an error with the hooks and the error handler of the app. Resolves with the response. `timeout` is as for {@link respondAfterTimeout}. */
+async function sendError (error: Error, reply: FastifyReply, timeout: number, event: string): Promise<StoredResponse> {
+  const capture = startCapture(reply.raw, reply.getHeaders())
+  const cancelTimeout = respondAfterTimeout(capture, timeout, event, reply.log)
+  reply.send(error)
+  const response = await capture.response
+  cancelTimeout()
+  return response
+}
+
+/** Creates a second reply to a request, for what happens to its message after the response to its client. */
+function createSecondReply ({ constructor, request, log }: FastifyReply, status = 200): FastifyReply {
+  // Not with Fastify's router, which responds with 503 when the server closes. Checked with Fastify 5.12.8.
+  const Reply = constructor as new (response: ServerResponse, request: FastifyRequest, log: FastifyBaseLogger) => FastifyReply
+  return new Reply(createInternalResponse(request.raw), request, log).code(status)
+}
+
 /** Returns the timeout for the messages with an event name, in milliseconds: that of their handler, otherwise that of the plugin; 0 if there is none. */
 export function getHandlerTimeout (sessions: Sessions, event: string): number {
   return sessions.handlers.getTimeout(event) ?? sessions.settings.handlerTimeout
@@ -114,12 +139,18 @@ export function getHandlerTimeout (sessions: Sessions, event: string): number {
  * Handles a message and sends the response, as Fastify does for a route. Returns the response to keep for repeats. Throws or
  * rejects without a response if the message is refused.
  */
-export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, createErrorFormatter: () => FormatError): Awaitable<StoredResponse> {
+export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
   if (session.closed) throw createClosedError(sessions)
   const { event } = message
   const timeout = getHandlerTimeout(sessions, event)
-  const upwardReply = new UpwardReply(reply)
+  let openReply = reply
+  // If the server closes while the handler runs, the client gets a 503 from `reply`. Repeats get the result of the handler, from another reply.
+  const getOpenReply = (): FastifyReply => {
+    if (openReply === reply && !sessions.isTracked(reply) && !captures.has(reply.raw)) openReply = createSecondReply(reply, upwardReply.statusCode)
+    return openReply
+  }
+  const upwardReply = new UpwardReply(getOpenReply)
   const withTimeout = <T>(what: string, result: Awaitable<T>): Awaitable<T> => rejectAfterTimeout(result, timeout, what, event, upwardReply, reply.log)
   return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
     // Until the delivery has started, an error refuses the message.
@@ -128,21 +159,17 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       const error = asError(thrown)
       // The client repeats the message after these errors, so the response must not be kept.
       if (isStartingDelivery || error instanceof StoreUnavailable || error instanceof Closing) throw error
-      const capture = startCapture(reply.request.raw, reply.raw, reply.getHeaders())
-      const cancelTimeout = respondAfterTimeout(capture, timeout, event, reply.log)
-      reply.send(error)
-      const { status, headers, body } = await capture.response
-      cancelTimeout()
+      const { status, headers, body } = await sendError(error, getOpenReply(), timeout, event)
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
       const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
-        if (!isItems(returned)) return sendResponse(reply, upwardReply.toResponse(event, returned))
+        if (!isItems(returned)) return sendResponse(getOpenReply(), upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
-        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, createErrorFormatter()), () => {
+        return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, error => sendError(error, createSecondReply(reply), timeout, event)), () => {
           isStartingDelivery = false
-          return sendResponse(reply, upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
+          return sendResponse(getOpenReply(), upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
         })
       })
       return response instanceof Promise ? response.catch(onError) : response
@@ -153,7 +180,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
 }
 
 /** Sends the values of a handler as parts. Resolves when the delivery has started. */
-function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, formatError: FormatError): Awaitable<unknown> {
+function deliverValues (sessions: Sessions, session: Session, id: string, values: AsyncIterable<unknown>, reply: UpwardReply, log: FastifyBaseLogger, getErrorResponse: (error: Error) => Promise<StoredResponse>): Awaitable<unknown> {
   const read = (signal: AbortSignal): AsyncIterable<unknown> => {
     signal.addEventListener('abort', () => { reply.abort(signal.reason as Error) })
     return values
@@ -163,7 +190,7 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
     if (session.closed || isSessionOver) return { status: 'stopped' }
     const error = asError(thrown)
     logSafely(log, 'error', { err: error, session: session.shortId }, 'an async iterable that a handler has returned failed')
-    return { status: 'failed', response: await formatError(error) }
+    return { status: 'failed', response: JSON.parse(formatResult({ response: await getErrorResponse(error) })) as object }
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)

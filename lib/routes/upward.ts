@@ -11,8 +11,7 @@ import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotenc
 import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
-import { createErrorFormatter } from './message-result.js'
-import { captureResponse, getHandlerTimeout, handleMessage, sendResponse, waitForResult } from './message.js'
+import { captureResponse, handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.
@@ -109,7 +108,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
-  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply, () => createErrorFormatter(session, { event, id }, getHandlerTimeout(sessions, event), request, reply))
+  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply)
   // An answer does not wait in the queue, because the handlers before it may wait for this answer.
   if (event === RESPONSE_EVENT) return andThen(handle(), noop)
   let isStarted = false

@@ -251,6 +251,11 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     reply[kSlot] = this.#replies.add(reply)
   }
 
+  /** @internal Whether a reply is tracked, which means that its response is not being sent yet. */
+  isTracked (reply: FastifyReply & TrackedReply): boolean {
+    return reply[kSlot] !== undefined
+  }
+
   /** @internal Stops tracking a reply. Call it when its response is being sent. */
   untrackReply (reply: FastifyReply & TrackedReply): void {
     const slot = reply[kSlot]
@@ -273,7 +278,13 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     const idle = new Promise<void>(resolve => { this.#onIdle = resolve })
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
-    for (const reply of this.#replies.values()) reply.send(new Closing())
+    for (const reply of this.#replies.values()) {
+      try {
+        reply.send(new Closing())
+      } catch (error) {
+        logSafely(this.#logger, 'warn', { err: error }, 'a request gets no response before its onError hooks have finished')
+      }
+    }
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()
     this.#authorizationCheck?.stop()

@@ -12,15 +12,15 @@ export class UpwardReply {
   statusCode: number | undefined
   /** Whether `send` was called. */
   sent = false
-  readonly #reply: FastifyReply
+  readonly #getReply: () => FastifyReply
   /** @internal */
   readonly headers: Record<string, string> = {}
   #body: unknown
   #abortController: AbortController | undefined
 
   /** @internal */
-  constructor (reply: FastifyReply) {
-    this.#reply = reply
+  constructor (getReply: () => FastifyReply) {
+    this.#getReply = getReply
   }
 
   /** The same as the `signal` of the context of the handler. */
@@ -42,14 +42,14 @@ export class UpwardReply {
 
   /** Sets the status code. Default: 202 if the handler returns no value and does not call `send`, otherwise 200. If the handler throws, the status applies to the error, as in Fastify. */
   code (status: number): this {
-    this.#reply.code(status)
+    this.#getReply().code(status)
     this.statusCode = status
     return this
   }
 
   /** Sets a header of the response. A client that sent the message in a batch does not receive it. */
   header (name: string, value: string): this {
-    this.#reply.header(name, value)
+    this.#getReply().header(name, value)
     this.headers[name.toLowerCase()] = value
     return this
   }
@@ -68,7 +68,7 @@ export class UpwardReply {
     const isEmpty = value === undefined && !this.sent
     const status = this.statusCode ?? (isEmpty ? 202 : 200)
     // A serializer of the app may depend on the status.
-    this.#reply.code(status)
+    this.#getReply().code(status)
     const body = isEmpty && status === 202 ? ACCEPTED : this.#serialize(event, value)
     const isJson = typeof value !== 'string' && typeof body === 'string'
     return { status, headers: { ...isJson && { 'content-type': JSON_TYPE }, ...this.headers }, body }
@@ -80,7 +80,7 @@ export class UpwardReply {
     if (ArrayBuffer.isView(value)) return Buffer.from(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
     if (isStream(value) || isAsyncIterable(value) || value instanceof Blob) throw new ResponseInvalid(JSON.stringify(event))
     // The types say `string`, but the serializer may return a buffer, or nothing for a value without a JSON form.
-    return this.#reply.serialize(value) as StoredResponse['body']
+    return this.#getReply().serialize(value) as StoredResponse['body']
   }
 }
 

@@ -2,12 +2,14 @@ import dns from 'node:dns'
 import { once } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
-import Fastify, { type FastifyServerOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import { noop, settlesWithin } from '../../lib/awaitable.js'
-import sseSessions from '../../lib/index.js'
-import { openStream, postMessage } from '../support/http-client.js'
+import sseSessions, { type MessageHandler, type QueueResult, type Session } from '../../lib/index.js'
+import { kInternals } from '../../lib/sessions/session.js'
+import { fingerprint } from '../../lib/wire/idempotency-key.js'
+import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 import { connectHttp2, http2Options } from '../support/http2.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -132,6 +134,83 @@ t.test('messages whose handlers have not finished within closeTimeout get 503', 
   const closing = app.close()
   for (const post of posts) t.match(await withTimeout(post, 'the response'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
   await withTimeout(closing, 'close()')
+})
+
+/** Starts a handler that takes longer than closeTimeout. `repeat` is the result of a repeat of its message, as another process with the same store gets it. */
+async function startSlowHandler (t: Test, handle: MessageHandler<unknown>, serveOptions: ServeOptions = {}): Promise<{ app: FastifyInstance, posted: Promise<HttpResponse>, release: () => void, repeat: Promise<QueueResult> }> {
+  const [started, gate] = [deferred(), deferred()]
+  const { app, sessions, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT }, serveOptions)
+  sessions.handle('slow', async (session, data, context) => {
+    started.resolve()
+    await gate.promise
+    return await handle(session, data, context)
+  })
+  const { sessionId } = await openStream(t, url)
+  const posted = postMessage(url, sessionId, {}, { event: 'slow', key: 'k' })
+  await withTimeout(started.promise, 'the handler')
+  const session = await sessions.find(sessionId) as Session
+  const result = session[kInternals].messageQueue.enqueue({ key: 'k', fingerprint: () => fingerprint('slow', '{}'), handle: () => { throw new Error('handled again') } })
+  return { app, posted, release: gate.resolve, repeat: withTimeout(Promise.resolve(result), 'the result of the repeat') }
+}
+
+for (const [status, response] of [
+  [undefined, { status: 500, body: /"code":"LATE".*An unexpected error has occurred/ }],
+  [409, { status: 409, body: /"code":"LATE".*"message":"too late"/ }]
+] as const) {
+  t.test(`if a handler fails after the 503 of close(), repeats get its error, ${status === undefined ? 'which is unexpected' : `with status ${status}`}`, async t => {
+    const { app, posted, release, repeat } = await startSlowHandler(t, (_session, _data, { reply }) => {
+      if (status !== undefined) reply.code(status)
+      reply.header('x-handler', 'yes')
+      throw Object.assign(new Error('too late'), { code: 'LATE' })
+    })
+    await withTimeout(app.close(), 'close()')
+    t.match(await posted, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+    release()
+    t.match(await repeat, { replayed: true, response: { ...response, headers: { 'x-handler': 'yes', 'content-type': /json/ } } })
+  })
+}
+
+for (const [outcome, handle, response] of [
+  ['finishes', () => 'done', { status: 200, body: 'done' }],
+  ['fails', () => { throw new Error('failed') }, { status: 500, body: /An unexpected error/ }]
+] as const) {
+  t.test(`if a handler ${outcome} while close() sends a 503, repeats get its result and the client gets the 503`, async t => {
+    const [sending, gate] = [deferred(), deferred()]
+    const { app, posted, release, repeat } = await startSlowHandler(t, handle, {
+      beforeRegister: app => {
+        app.addHook('onSend', async (_request, { statusCode }) => {
+          if (statusCode !== 503) return
+          sending.resolve()
+          await gate.promise
+        })
+      }
+    })
+    const closing = app.close()
+    await withTimeout(sending.promise, 'the 503')
+    release()
+    t.match(await repeat, { replayed: true, response })
+    gate.resolve()
+    t.match(await posted, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+    await withTimeout(closing, 'close()')
+  })
+}
+
+t.test('close() does not fail while an onError hook runs for a message', async t => {
+  const [failing, gate] = [deferred(), deferred()]
+  const { app, posted, release, repeat } = await startSlowHandler(t, () => { throw new Error('failed') }, {
+    beforeRegister: app => {
+      app.addHook('onError', async () => {
+        failing.resolve()
+        await gate.promise
+      })
+    }
+  })
+  release()
+  await withTimeout(failing.promise, 'the hook')
+  await t.resolves(withTimeout(app.sseSessions.close(), 'the close of the sessions'))
+  gate.resolve()
+  t.match(await posted, { status: 500 })
+  t.match(await repeat, { replayed: true, response: { status: 500 } })
 })
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect', 'onClose'] as const) {

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { memoryStore, type SseSessionsOptions } from '../../lib/index.js'
+import { memoryStore, type Session, type SseSessionsOptions } from '../../lib/index.js'
+import { kInternals } from '../../lib/sessions/session.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
@@ -196,6 +197,26 @@ t.test('when the server closes, generators may finish within closeTimeout, and a
   await stream.waitFor(({ event }) => event === 'part')
   await withTimeout(app.close(), 'the close')
   t.match(await withTimeout(closed, 'the finally block'), { code: 'FST_SSE_RUN_OVER' })
+})
+
+t.test('a generator that fails while the server closes fails with its error', async t => {
+  const { app, sessions, stream, post } = await serveSession(t, { closeTimeout: 9000 }, {
+    beforeRegister: app => { app.setErrorHandler((error: Error, _request, reply) => { reply.code(418).send({ code: error.message }) }) }
+  })
+  const gate = deferred()
+  sessions.handle('ask', async function * () {
+    yield 1
+    await gate.promise
+    throw new Error('late')
+  })
+  await post('ask', null, 'm1')
+  await stream.waitFor(({ event }) => event === 'part')
+  const { log } = ((await sessions.find(stream.sessionId)) as Session)[kInternals].state
+  const closing = app.close()
+  await waitUntil(() => sessions.closing, 'the begin of the close')
+  gate.resolve()
+  await withTimeout(closing, 'the close')
+  t.match(log?.frameAt(log.end - 1), /"end":\{"status":"failed","response":\{"status":418,"body":\{"code":"late"\}\}\}/)
 })
 
 t.test('the end of a handler arrives although the response to its error is too large for the log of the session', async t => {
