@@ -1,6 +1,8 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { andThen, cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
 import { Closing, RunOver, SessionOver, StoreUnavailable, TooManyDeliveries } from '../errors.js'
 import { assertFits, type LogBounds } from '../log/log.js'
+import { logSafely } from '../safe-log.js'
 import type { DeliveryTarget, RunInput, RunOutcome, RunState } from '../store/run-state.js'
 import type { RunStore } from '../store/run-store.js'
 import { pump } from '../stream/pump.js'
@@ -24,6 +26,7 @@ export type RunWork = (signal: AbortSignal) => Promise<RunOutcome | undefined>
 /** What deliveries need from the registry of runs. */
 export interface DeliveryContext {
   readonly log: LogBounds
+  readonly logger: FastifyBaseLogger
   readonly maxDeliveries: number
   readonly ids: IdGenerator
   /** Aborts when the server closes. */
@@ -140,6 +143,7 @@ export class Deliveries {
   async #sendParts (state: RunState, target: DeliverySession, { partPrefix, read, format, getOutcome, onError, signal: ownSignal }: DeliveryInput, runSignal: AbortSignal): Promise<RunOutcome | undefined> {
     const { controller, release } = combineSignals([runSignal, target.signal, ownSignal])
     const { signal } = controller
+    const { logger } = this.#context
     const store = this.#context.getStore()
     let outcome: RunOutcome | undefined
     // The error with which the store has rejected a part. The items may throw such an error of another run or session.
@@ -150,7 +154,8 @@ export class Deliveries {
           const frame = framePart(partPrefix, format(item))
           return cleanUpAfterError(() => store.append(state, { frame }), error => { rejection = error })
         },
-        waitForDrain: () => target.waitForDrain()
+        waitForDrain: () => target.waitForDrain(),
+        onLateError: error => { logSafely(logger, 'warn', { err: error, run: state.shortId }, 'an async iterable failed after its delivery had ended') }
       })
       outcome = getOutcome()
     } catch (error) {

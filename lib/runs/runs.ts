@@ -118,6 +118,7 @@ export class Runs {
     this.#heartbeat = new Heartbeat(settings.heartbeatInterval, HEARTBEAT_FRAME, this.#streams)
     const deliveryContext: DeliveryContext = {
       log: settings.log,
+      logger,
       // As many as messages whose handlers run or wait.
       maxDeliveries: settings.maxWaitingMessages + 1,
       ids: this.#ids,
@@ -293,7 +294,8 @@ export class Runs {
           if (items < ITEMS_PER_TICK && characters * 4 < this.#settings.runLog.bytes) return
           items = characters = 0
           return new Promise(resolve => { setImmediate(resolve) })
-        }
+        },
+        onLateError: error => { logSafely(this.#logger, 'warn', { err: error, run: state.shortId }, 'a producer failed after its run had ended') }
       })
       return { status: 'finished' }
     } catch (error) {

@@ -5,6 +5,7 @@ import { OptionInvalid, quote } from '../errors.js'
 import type { Run } from '../runs/run.js'
 import type { FollowOptions } from '../runs/run-parts.js'
 import type { RequestOptions } from '../runs/requests.js'
+import { logSafely } from '../safe-log.js'
 import type { RunOutcome } from '../store/run-state.js'
 import type { SessionData, SessionState } from '../store/session-state.js'
 import { pump } from '../stream/pump.js'
@@ -128,7 +129,8 @@ export class Session {
       assertUserEvent(event)
       return pump(items, this.signal, {
         write: item => this.#internals.append(frameEvent(event, item)),
-        waitForDrain: () => this.#internals.waitForDrain()
+        waitForDrain: () => this.#internals.waitForDrain(),
+        onLateError: error => { logSafely(this.#internals.context.logger, 'warn', { err: error, session: this.shortId, event }, 'an iterable failed after session.stream had ended') }
       })
     }, this.#createReporter('session.stream', event))
   }

@@ -6,6 +6,16 @@ export interface PumpTarget {
   write (item: unknown): Awaitable<void>
   /** Settles when the target has room for the next item. */
   waitForDrain (): Awaitable<void>
+  /** The iterator has failed after the promise of {@link pump} has settled. Is not called for errors that only say that something has ended. */
+  onLateError (error: unknown): void
+}
+
+const END_CODES = new Set<unknown>(['FST_SSE_RUN_OVER', 'FST_SSE_SESSION_OVER'])
+
+/** Whether an error only says that the signal has aborted, or that the session or the run has ended. */
+function isEndError (error: unknown, { reason }: AbortSignal): boolean {
+  const { name, code } = Object(error) as { name?: unknown, code?: unknown }
+  return error === reason || name === 'AbortError' || END_CODES.has(code)
 }
 
 /**
@@ -19,6 +29,8 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
   if (iterator === undefined) throw new DataInvalid('the items of a stream must be an iterable or an async iterable; call a generator function, and await a promise of one')
   return new Promise((resolve, reject) => {
     let isDone = false
+    let isReading = false
+    const reportLate = (error: unknown): void => { if (!isEndError(error, signal)) target.onLateError(error) }
     const finish = (): void => {
       isDone = true
       signal.removeEventListener('abort', onAbort)
@@ -29,15 +41,17 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
       reject(reason)
       // `return` is called in a microtask, because a generator that has aborted the signal itself is still running. The result
       // is not awaited, because a generator that waits for something returns only after that.
-      queueMicrotask(() => { toPromise(() => iterator.return?.()) })
+      queueMicrotask(() => { toPromise(() => iterator.return?.(), reportLate) })
     }
     const onAbort = (): void => { fail(signal.reason) }
     signal.addEventListener('abort', onAbort)
     const run = async (): Promise<void> => {
       for (;;) {
         // Only promises are awaited, because `await` of another value would cost a microtask per item.
+        isReading = true
         const next = iterator.next()
         const { done, value } = isPromise(next) ? await next : next
+        isReading = false
         if (isDone) return
         if (done === true) {
           finish()
@@ -52,6 +66,6 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
       }
     }
     if (signal.aborted) onAbort()
-    else run().catch(fail)
+    else run().catch((error: unknown) => { if (isDone && isReading) reportLate(error); else fail(error) })
   })
 }

@@ -89,6 +89,22 @@ t.test('a message "part" stops the generator at once, while another message is b
   t.throws(() => sessions.handle('part', () => {}), { code: 'FST_SSE_HANDLER_INVALID' })
 })
 
+t.test('an error of a generator after it was stopped is logged', async t => {
+  const { sessions, stream, post, logged } = await serveSession(t)
+  sessions.handle('ask', async function * () {
+    try {
+      for (;;) yield await new Promise(resolve => { setImmediate(resolve, 1) })
+    } finally {
+      await Promise.reject(new Error('in the finally block'))
+    }
+  })
+  await post('ask', null, 'm1')
+  await post('part', { message: 'm1' })
+  await stream.waitFor(isEnd)
+  await waitUntil(() => logged().some(({ err }) => err?.message === 'in the finally block'), 'the log')
+  t.match(logged().filter(({ level }) => level > 30), [{ level: 40, msg: 'an async iterable failed after its delivery had ended' }])
+})
+
 t.test('the close of the session aborts the signal and closes the generator', async t => {
   const { sessions, stream, post, logged } = await serveSession(t)
   const { closed } = addEndless(sessions)

@@ -47,6 +47,22 @@ t.test('stop() aborts the signal of the producer, closes it, and all readers rec
   t.strictSame(logged().filter(({ level }) => level > 30), [], 'a stop is not an error')
 })
 
+t.test('an error of a producer after its run was stopped is logged', async t => {
+  const { runs, logged } = await serveRuns(t)
+  const run = await runs.start('b', {}, async function * ({ signal }) {
+    try {
+      await new Promise(resolve => { signal.addEventListener('abort', resolve) })
+      yield 1
+    } finally {
+      await Promise.reject(new Error('in the finally block'))
+    }
+  })
+  await run.stop()
+  await waitUntil(() => logged().some(({ err }) => err?.message === 'in the finally block'), 'the log')
+  t.match(logged().filter(({ level }) => level > 30), [{ level: 40, msg: 'a producer failed after its run had ended' }])
+  t.equal(run.status, 'stopped')
+})
+
 t.test('a producer that is stopped while it produces without a pause adds nothing more', async t => {
   const { runs } = (await serve(t)).sessions
   let produced = 0
