@@ -36,6 +36,7 @@ const PREFIX_LENGTH = framePrefix(CHECK_ID).length
 /** An entry with its compressed forms. When it is removed from the cache, these are dropped, but streams may still have it in their windows. */
 interface CachedEntry {
   readonly position: number
+  readonly removed: RemovedEntries
   /** Number of characters of `suffix`, also after its removal. */
   readonly length: number
   /** The part of the frame after the session id. `undefined` if the entry is not in the cache any more. */
@@ -45,6 +46,11 @@ interface CachedEntry {
   blocks: DependentBlock[]
   /** Number of characters of `suffix`, `standalone` and `blocks` together. */
   cachedCharacters: number
+}
+
+/** The entries of a log that were removed from the cache. */
+interface RemovedEntries {
+  newestPosition: number
 }
 
 /** The last entries that a stream has written. They are from the same log, and nothing was written between them. */
@@ -80,8 +86,8 @@ export class SharedCompression {
   /** By the part of the frame after the session id, and not by position, because a store that was restored to an earlier state assigns positions again. */
   readonly #entries = new Map<string, CachedEntry>()
   #cachedCharacters = 0
-  /** The newest position of the entries that were removed from the cache. Up to there, no entry is compressed again, which limits the work for each entry. */
-  #removedThrough = 0
+  /** By log, because positions of different Redis servers cannot be compared. Up to the newest position, no entry is compressed again, which limits the work for each entry. */
+  readonly #removed = new WeakMap<Log, RemovedEntries>()
 
   /** Returns the cached entry, or adds it. Returns `undefined` if the entry should not be compressed. The entry stays in the cache at least until the next call. */
   getOrAddEntry (log: Log, index: number): CachedEntry | undefined {
@@ -89,9 +95,11 @@ export class SharedCompression {
     const cached = this.#entries.get(suffix)
     if (cached !== undefined) return cached
     const position = log.positionAt(index)
-    if (position <= this.#removedThrough || log.end - index > MAX_DISTANCE_FROM_END || suffix.length > MAX_ENTRY_CHARACTERS) return undefined
+    const removed = this.#removed.get(log) ?? { newestPosition: 0 }
+    if (position <= removed.newestPosition || log.end - index > MAX_DISTANCE_FROM_END || suffix.length > MAX_ENTRY_CHARACTERS) return undefined
     while (this.#entries.size >= MAX_CACHED_ENTRIES || this.#cachedCharacters > MAX_CACHED_CHARACTERS) this.#removeOldest()
-    const entry: CachedEntry = { position, length: suffix.length, suffix, standalone: undefined, blocks: [], cachedCharacters: 0 }
+    this.#removed.set(log, removed)
+    const entry: CachedEntry = { position, removed, length: suffix.length, suffix, standalone: undefined, blocks: [], cachedCharacters: 0 }
     this.#entries.set(suffix, entry)
     this.#addCharacters(entry, suffix)
     return entry
@@ -138,7 +146,7 @@ export class SharedCompression {
     const [[suffix, entry]] = this.#entries as unknown as [[string, CachedEntry]]
     this.#entries.delete(suffix)
     this.#cachedCharacters -= entry.cachedCharacters
-    this.#removedThrough = Math.max(this.#removedThrough, entry.position)
+    entry.removed.newestPosition = Math.max(entry.removed.newestPosition, entry.position)
     // The blocks refer to earlier entries, and these to others, so that a stream that waits for its client would keep all of them in memory.
     entry.suffix = undefined
     entry.standalone = undefined

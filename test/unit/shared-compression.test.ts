@@ -323,3 +323,19 @@ t.test('does not return an old entry for a position that is assigned again', asy
     t.ok(pair.isCorrect)
   }
 })
+
+t.test('compresses the entries of a log whose positions are much lower than those of another one, but none a second time', t => {
+  const compression = new SharedCompression()
+  const [high, low] = [createLog('a'), createLog('a')]
+  const addNewest = (log: Log, position: number): unknown => {
+    log.push({ frame: frameEvent('n', position) }, position, 0)
+    return compression.getOrAddEntry(log, log.end - 1)
+  }
+  // More than the cache contains.
+  for (let n = 1; n <= 1001; n++) addNewest(high, 10_000 + n)
+  t.match(addNewest(low, 1), { position: 1 })
+  for (let n = 1; n <= 1000; n++) addNewest(high, 20_000 + n)
+  t.equal(compression.getOrAddEntry(low, low.end - 1), undefined)
+  t.match(addNewest(low, 2), { position: 2 })
+  t.end()
+})
