@@ -93,8 +93,8 @@ export interface JoinResult {
  * before the `onClose` hooks have run. A session MUST NOT expire while a running process streams it. A closed session MUST
  * be kept for `resumeTimeout`, so that its client can receive the `close` event, but MAY be removed earlier to make room for a
  * new session. After a stream has written the `close` event, a store MAY drop all but the last 64 KiB of its log. If there is
- * no room for a new session, a store MAY close one that has no stream and has never sent a message, with the reason `evicted`,
- * as if it had expired. If a session is closed, every process that uses it and did not close it itself
+ * no room for a new session, a store MAY close one that has no stream and for which `messageQueue` was never called, with the reason `evicted`,
+ * as if it had expired. The plugin calls it for the first message of the client, and for its first answer to a request. If a session is closed, every process that uses it and did not close it itself
  * MUST be notified through the listener of the state.
  */
 export interface Store {
