@@ -16,8 +16,6 @@ export interface RequestOptions {
 export interface OutboxOptions {
   readonly timeout: number
   readonly maxQueued: number
-  /** The next idempotency key, as a number. Keys are unique within the session only. */
-  nextKey: number
 }
 
 /** Receives what happens in an outbox. */
@@ -75,8 +73,11 @@ const REQUEST_TIMEOUT = 15_000
  * Answers have requests of their own, too, because a handler may wait for them, but join a batch that is about to be sent.
  */
 export interface Outbox {
-  /** Queues a message. `id` is the idempotency key, by default a number. */
-  push (event: string, data: unknown, options?: RequestOptions, id?: string): QueuedMessage
+  /**
+   * Queues a message. `id` is the idempotency key, which is unique within the session. Without one, it is an answer or stops a handler:
+   * the server may handle it twice, and it has no timeout and is never refused, because the server would wait, or the handler would continue.
+   */
+  push (event: string, data: unknown, id?: string, options?: RequestOptions): QueuedMessage
   /** Sends the queue to the session of the welcome event. The caller calls it for each new stream, of the same session or of another one. */
   resume (welcome: Welcome): void
   /** Stops sending until `resume`. `error` says why the stream was lost. The current request may still end. */
@@ -217,7 +218,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   }
 
   return {
-    push (event, data, { timeout = options.timeout, signal } = {}, id = String(options.nextKey++)) {
+    push (event, data, id, { timeout = id ? options.timeout : Infinity, signal } = {}) {
       let message!: Message
       let timer: ReturnType<typeof setTimeout> | undefined
       let removeAbort: (() => void) | undefined
@@ -231,9 +232,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         message = { event, line: '', uncertain: 0, resolve: withCleanup(resolve), reject: withCleanup(reject) }
         if (closeError) throw closeError
         if (signal?.aborted) throw abortReason(signal)
-        if (queue.size >= maxQueued && event !== RESPONSE_EVENT) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
-        // Without a key, because the server accepts an answer only once, and keeps a limited number of keys.
-        message.line = JSON.stringify({ event, data, ...event !== RESPONSE_EVENT && { id } })
+        if (id && queue.size >= maxQueued) throw new ClientError('QUEUE_FULL', `Exceeds maxQueued (${maxQueued})`)
+        message.line = JSON.stringify({ event, data, id })
         queue.add(message)
         timer = setTimer(() => {
           message.reject(new ClientError('TIMEOUT', `No response in ${timeout} ms`, { cause: lastError }))

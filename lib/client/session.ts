@@ -162,7 +162,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   let state: State = 'connecting'
   let sessionId: string | undefined
   let closeError: ClientError | undefined
-  // Number of the next subscription. The tabs that share a session need different ones.
+  // The next idempotency key, as a number. The tabs that share a session need different ones.
   let nextKey = shared ? Math.random() : 0
 
   const notify = (event: string, data?: unknown): void => {
@@ -221,7 +221,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     for (const entry of listeners) if (entry[0] === event && entry[1] === listener) listeners.delete(entry)
   }
 
-  const request = (event: string, data: unknown, options?: RequestOptions): Promise<unknown> => outbox.push(event, data, options).result
+  const request = (event: string, data: unknown, options?: RequestOptions): Promise<unknown> => outbox.push(event, data, `${nextKey++}`, options).result
 
   async function * iterate (accepts: (received: Received) => boolean): AsyncGenerator<Received, void, undefined> {
     // `undefined` after it contained too much.
@@ -262,7 +262,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     // The error follows the values that have arrived already.
     const fail = (error: unknown): void => { notifyIterators('part', { message: id, error }) }
     if (signal?.aborted) throw abortReason(signal)
-    const { message, result } = outbox.push(name, data, {}, id)
+    const { message, result } = outbox.push(name, data, id)
     // If the server may have received the message, it stays in the queue until there is a response.
     const removeAbort = signal && onAbort(signal, reason => { (message.uncertain === 0 ? message.reject : fail)(reason) })
     const started = result.then(response => {
@@ -287,7 +287,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     } finally {
       removeAbort?.()
       // After the response, because the server may handle this message first.
-      if (!end && message.uncertain > 0) started.then(() => request('part', { message: id })).catch(() => {})
+      if (!end && message.uncertain > 0) started.then(() => outbox.push('part', { message: id }).result).catch(() => {})
     }
   }
 
@@ -314,7 +314,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   const urls = new Map<string, string>()
   const send = createSend(url, options, platform, urls, abortController.signal)
-  const outbox = createOutbox(send, upward, { timeout, maxQueued, nextKey }, retrySettings, {
+  const outbox = createOutbox(send, upward, { timeout, maxQueued }, retrySettings, {
     onStale: () => { if (state === 'open') connection.reconnect() },
     reportError
   })

@@ -4,6 +4,7 @@ import { testEachClient, FORCE_CLOSE, recordEvents, waitForEvent, range } from '
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { serve } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { fakeNetwork, streamResponse } from './support/fake-network.js'
 import { endedStream, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
 const request = (id: string, event: string, data: unknown = null, position = 1): string => `id: s.${position}\nevent: request\ndata: ${JSON.stringify({ request: id, event, data })}\n\n`
@@ -134,6 +135,27 @@ testEachClient(t, 'answers also while maxQueued messages wait', async (t, connec
   const session = connect(url, { maxQueued: 1 })
   session.handle('confirm', () => 'yes')
   t.equal(await withTimeout(session.request('remove'), 'the response'), 'yes')
+})
+
+testEachClient(t, 'repeats an answer for longer than the timeout of messages', async (t, connect) => {
+  const { fetch, requestCount, advance } = fakeNetwork(t, (method, attempt) => {
+    if (method === 'GET') return streamResponse(welcome() + request('r1', 'confirm'))
+    return attempt === 1 ? new Response('busy', { status: 503, headers: { 'retry-after': '5' } }) : Response.json([{ status: 202, body: null }])
+  })
+  const bodies: unknown[] = []
+  const session = connect('', {
+    timeout: 1000,
+    fetch: (url, init) => {
+      if (init.method === 'POST') bodies.push(init.body)
+      return fetch(url, init)
+    }
+  })
+  session.handle('confirm', () => 'yes')
+  await waitUntil(() => requestCount('POST') === 1, 'the answer')
+  await advance(0)
+  await advance(10_000)
+  const answer = '{"event":"response","data":{"request":"r1","data":"yes"}}'
+  t.strictSame(bodies, [answer, answer])
 })
 
 testEachClient(t, 'acknowledges an event after it was received, once, wherever the stream is cut', async (t, connect) => {

@@ -68,7 +68,7 @@ class History {
       headers: () => new Promise((resolve, reject) => { this.#unresolved.add({ resolve, reject }) }),
       fetch: (_url, init) => this.#fetch(init)
     }, { fetch, isUnsent: error => error instanceof NotSentError }, new Map(), new AbortController().signal)
-    this.#outbox = createOutbox(send, '/upward', { timeout: Infinity, maxQueued: Infinity, nextKey: 0 }, { retryDelay: 1 }, {
+    this.#outbox = createOutbox(send, '/upward', { timeout: Infinity, maxQueued: Infinity }, { retryDelay: 1 }, {
       onStale: () => {},
       reportError: error => { assert.fail(String(error)) }
     })
@@ -134,7 +134,7 @@ class History {
       assert.equal(message.outcome, undefined, 'settles once')
       message.outcome = outcome
     }
-    this.#outbox.push('event', message.number, { signal: message.controller.signal }).result.then(result => {
+    this.#outbox.push('event', message.number, `${message.number}`, { signal: message.controller.signal }).result.then(result => {
       assert.equal(result, message.number)
       settle('ok')
     }, (error: unknown) => { settle(error instanceof ClientError ? error.code : 'aborted') })

@@ -3,6 +3,7 @@ import { testEachClient, FORCE_CLOSE, waitForEvent, range } from '../support/cli
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { serve } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { fakeNetwork, streamResponse } from './support/fake-network.js'
 import { endedStream, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
 /** The response to a message whose handler streams. */
@@ -249,6 +250,43 @@ testEachClient(t, 'a subscription that is aborted after it was refused ends with
   const first = session.subscribe('ask', null, { signal: controller.signal }).next()
   controller.abort()
   await t.rejects(first, { code: 'QUEUE_FULL' })
+})
+
+testEachClient(t, 'neither maxQueued nor timeout applies to the message that stops the handler', async (t, connect) => {
+  let write = (_text: string): void => {}
+  const bodies: unknown[] = []
+  const network = fakeNetwork(t, (method, attempt) => {
+    if (method === 'GET') return streamResponse(welcome(), writeMore => { write = writeMore })
+    if (attempt === 1) return Response.json([{ status: 202, body: { status: 'streaming', message: 's0' } }])
+    // No response to the message that fills the queue.
+    if (attempt === 2) return undefined
+    return attempt === 3 ? new Response('busy', { status: 503, headers: { 'retry-after': '5' } }) : Response.json([{ status: 200, body: null }])
+  })
+  const session = connect('', {
+    timeout: 1000,
+    maxQueued: 1,
+    fetch: (url, init) => {
+      if (init.method === 'POST') bodies.push(init.body)
+      return network.fetch(url, init)
+    }
+  })
+  const values = session.subscribe('ask')
+  const first = values.next()
+  await waitForEvent(session, 'open')
+  await network.advance(0)
+  write(part({ data: 1 }))
+  t.strictSame(await withTimeout(first, 'the value'), { value: 1, done: false })
+  const other = session.request('other', null, { timeout: Infinity })
+  await waitUntil(() => bodies.length === 2, 'the POST of the other message')
+  await values.return()
+  await waitUntil(() => bodies.length === 3, 'the POST that stops the handler')
+  await network.advance(0)
+  // Longer than the timeout.
+  await network.advance(10_000)
+  const stop = '{"event":"part","data":{"message":"s0"}}'
+  t.strictSame(bodies.slice(2), [stop, stop])
+  session.close()
+  await t.rejects(other, { code: 'CLOSED' })
 })
 
 testEachClient(t, 'an iterator yields no parts, and listeners receive those of runs', async (t, connect) => {
