@@ -110,7 +110,8 @@ export function createConnection (send: Send, path: string, maxEventSize: number
 
   const restartIdleTimer = (): void => {
     lastDataAt = Date.now()
-    setIdleTimer(idleTimeout)
+    // After `stop`, the timer limits the time for which the request continues.
+    if (!isStopped) setIdleTimer(idleTimeout)
   }
 
   const createForeignError = (received: string): ClientError => new ClientError('NOT_A_STREAM', `Received ${received}`)

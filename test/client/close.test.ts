@@ -54,6 +54,22 @@ testEachClient(t, 'close() waits at most five seconds for the response', async (
   await withTimeout(closed, 'close()')
 })
 
+testEachClient(t, 'close() waits at most five seconds for the welcome, also while other data arrives', async (t, connect) => {
+  let write = (_text: string): void => {}
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => streamResponse('', writeMore => { write = writeMore }))
+  const session = connect('', { fetch })
+  await waitUntil(() => requestCount('GET') === 1, 'the GET')
+  await advance(0)
+  let isClosed = false
+  const closed = session.close().then(() => { isClosed = true })
+  await advance(4999)
+  write(': heartbeat\n\n')
+  await advance(0)
+  t.equal(isClosed, false)
+  await advance(1)
+  await withTimeout(closed, 'close()')
+})
+
 testEachClient(t, 'close() before the welcome leaves no session on the server', async (t, connect) => {
   const opened = deferred()
   const released = deferred()
