@@ -70,7 +70,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
   let requestedId: string
   let currentSessionId: string | undefined
   // Whether the current request was sent, and may open a session.
-  let isOpening: boolean
+  let isOpening = false
   // When the first of the latest responses arrived that were not from the server.
   let foreignSince: number | undefined
   // The idle timeout of the next request, until its welcome event.
@@ -218,7 +218,6 @@ export function createConnection (send: Send, path: string, maxEventSize: number
       // eslint-disable-next-line no-unmodified-loop-condition -- other functions modify it
       while (!isStopped) {
         controller = new AbortController()
-        isOpening = false
         skipsDelay = false
         retryAfter = 0
         startedAt = Date.now()
@@ -231,6 +230,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
         } catch (thrown) {
           error = thrown
         }
+        isOpening = false
         if (isRequestError(error)) fail(error)
         // Only `reconnect` aborts the request of a session that is not closed.
         if (!isStopped) listener.onError(controller.signal.aborted ? new ClientError('SILENT') : error)

@@ -24,7 +24,8 @@ for (const build of ['node', 'index']) {
   t.test(`a closed session leaves no timer (${build}.js)`, async t => {
     const { url } = await scriptedServer(t, [
       openStream('retry: 100000\n\n', welcome(false, 's', { heartbeatInterval: 100_000 })),
-      endedStream('retry: 100000\n\n', welcome())
+      endedStream('retry: 100000\n\n', welcome()),
+      respond(503, { 'retry-after': '100' })
     ], [respond(503, { 'retry-after': '100' })])
     const { code, output } = await runSource(t, `
       import { connect } from './lib/client/${build}.js'
@@ -32,8 +33,10 @@ for (const build of ['node', 'index']) {
       await connected.request('a', 1, { timeout: 500 }).catch(({ code }) => console.log(code))
       const disconnected = connect('${url}')
       await new Promise(resolve => disconnected.on('disconnect', resolve))
+      const refused = connect('${url}')
+      await new Promise(resolve => refused.on('error', resolve))
       const rejected = connected.request('a', 2).catch(({ code }) => console.log(code))
-      await Promise.all([connected.close(), disconnected.close(), rejected])
+      await Promise.all([connected.close(), disconnected.close(), refused.close(), rejected])
       console.log(process.getActiveResourcesInfo().includes('Timeout'))`)
     t.equal(output, 'TIMEOUT\nCLOSED\nfalse\n')
     t.equal(code, 0)
