@@ -250,7 +250,8 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     probe () {
       resetBackoff()
       backoff.retryNow()
-      setIdleTimer(Math.min(idleTimeout, idleTimeout / IDLE_HEARTBEATS + PROBE_TIMEOUT) + lastDataAt - Date.now())
+      // The difference is positive if the clock was set back.
+      setIdleTimer(Math.min(idleTimeout, idleTimeout / IDLE_HEARTBEATS + PROBE_TIMEOUT + lastDataAt - Date.now()))
     },
     stop () {
       isStopped = true

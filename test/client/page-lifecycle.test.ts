@@ -138,6 +138,19 @@ for (const event of ['visibilitychange', 'offline', 'change']) {
   })
 }
 
+testEachClient(t, 'a clock that is set back does not delay the check of the stream', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const { fetch, advance } = fakeNetwork(t, (_method, attempt) => streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 15_000 })))
+  const session = connect('', { fetch })
+  const events = recordEvents(session)
+  await waitForEvent(session, 'open')
+  const { now } = Date
+  t.intercept(Date, 'now', { value: () => now() - 3_600_000 })
+  dispatch('visibilitychange')
+  await advance(37_500)
+  t.match(events, [['open'], ['disconnect', { error: { code: 'SILENT' } }]])
+})
+
 testEachClient(t, 'a change of the network that keeps its effective type has no effect', async (t, connect) => {
   const { dispatch, network } = fakePage(t)
   const { fetch, requestCount, advance } = fakeNetwork(t, () => new Response('busy', { status: 500 }))
