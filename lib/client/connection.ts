@@ -231,6 +231,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
           error = thrown
         }
         isOpening = false
+        if ((error as ClientError | undefined)?.code !== 'NOT_A_STREAM') foreignSince = undefined
         if (isRequestError(error)) fail(error)
         // Only `reconnect` aborts the request of a session that is not closed.
         if (!isStopped) listener.onError(controller.signal.aborted ? new ClientError('SILENT') : error)

@@ -104,6 +104,20 @@ testEachClient(t, 'closes the session after a minute of responses that are not f
   t.match(events.at(-1), ['close', { reason: 'NOT_A_STREAM' }])
 })
 
+testEachClient(t, 'a failure of another kind starts the minute of responses that are not from the server again', async (t, connect) => {
+  // An attempt each second.
+  t.intercept(Math, 'random', { value: () => 0 })
+  const { fetch, advance } = fakeNetwork(t, (_method, attempt) => attempt === 31 ? new Response('busy', { status: 500 }) : new Response('offline', { headers: { 'content-type': 'text/html' } }))
+  const session = connect('', { fetch })
+  const events = recordEvents(session)
+  await advance(0)
+  for (let seconds = 0; seconds < 90; seconds++) await advance(1000)
+  t.match(events[30], ['error', { code: 'HTTP_500' }])
+  t.equal(session.state, 'connecting')
+  await advance(1000)
+  t.match(events.slice(-2), [['error', { code: 'NOT_A_STREAM' }], ['close']])
+})
+
 testEachClient(t, 'does not count the time in which the browser reports that it is offline', async (t, connect) => {
   fakeNavigator(t).onLine = false
   const { fetch, advance } = fakeNetwork(t, () => new Response('offline', { headers: { 'content-type': 'text/html' } }))
