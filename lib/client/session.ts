@@ -11,7 +11,7 @@ import { createSend } from './send.js'
 // Internal event for iterators, with a name that no event of the server can have. Its data is the next event of the server,
 // or `undefined` when the session is closed.
 const ITERATOR_EVENT = ''
-// Maximum number of characters in the unread events of an iterator.
+// Maximum number of characters in the unread events of an iterator after the first of them.
 const MAX_BUFFER_SIZE = 2 ** 22
 // Added to the number of characters of each event's data, because the event itself needs memory, too.
 const EVENT_OVERHEAD = 100
@@ -122,7 +122,7 @@ export interface ClientSession<C extends Contract = Contract> extends AsyncItera
 
   /**
    * Iterates over the events of the server from now on, until the session is closed. Throws the error that closed it, if there is one.
-   * Throws a {@link ClientError} with code `BUFFER_FULL` if the events that the loop has not read contain more than 4 Mi characters.
+   * Throws a {@link ClientError} with code `BUFFER_FULL` if the events after the next one that the loop reads contain more than 4 Mi characters.
    */
   [Symbol.asyncIterator] (): AsyncGenerator<Received<C>, void, undefined>
 
@@ -231,8 +231,9 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     const remove = on(ITERATOR_EVENT, (event?: BufferedEvent) => {
       if (event && queue && accepts(event[0])) {
         size += event[1]
-        // The first event may have any size.
-        if (queue.push(event) > 1 && size > MAX_BUFFER_SIZE) queue = undefined
+        queue.push(event)
+        // The first event may have any size. The loop has not had the time to read it if it is in the same chunk.
+        if (size - (queue[0] as BufferedEvent)[1] > MAX_BUFFER_SIZE) queue = undefined
       }
       wake?.()
     })

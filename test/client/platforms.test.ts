@@ -102,3 +102,16 @@ t.test('an iterator that is not read stops with BUFFER_FULL, and keeps no events
   t.equal(received, 5)
   t.equal(session.state, 'open')
 })
+
+t.test('a loop reads an event of any size, also if others follow in the same chunk', async t => {
+  let write = (_text: string): void => {}
+  const session = connect('', { fetch: async () => streamResponse(welcome(), writeMore => { write = writeMore }) })
+  t.teardown(() => { session.close() })
+  const iterator = session[Symbol.asyncIterator]()
+  const first = iterator.next()
+  await waitForEvent(session, 'open')
+  const large = 'x'.repeat(2 ** 22)
+  write(`data: "${large}"\n\ndata: 1\n\n`)
+  t.strictSame((await withTimeout(first, 'the event')).value, { event: 'message', data: large })
+  t.strictSame((await withTimeout(iterator.next(), 'the event')).value, { event: 'message', data: 1 })
+})
