@@ -224,12 +224,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
         idleTimeout = attemptTimeout
         attemptTimeout = IDLE_TIMEOUT
         restartIdleTimer()
-        let error: unknown
-        try {
-          await openStream()
-        } catch (thrown) {
-          error = thrown
-        }
+        const error = await openStream().catch((thrown: unknown) => thrown)
         isOpening = false
         if ((error as ClientError | undefined)?.code !== 'NOT_A_STREAM') foreignSince = undefined
         if (isRequestError(error)) fail(error)
