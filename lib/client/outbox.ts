@@ -66,6 +66,9 @@ const MAX_BATCH_MESSAGES = 64
 const MAX_BATCH_CHARACTERS = 256 * 1024
 // Milliseconds after which the connection of a request counts as dead. If only the handler is slow, the repeated request waits for it.
 const REQUEST_TIMEOUT = 15_000
+// In characters per millisecond, which is 32 kbit/s for ASCII text. A request with a large body may take as long as its upload at this rate.
+// Otherwise, it would never arrive over a slow network: each attempt uploads all of it again. A new stream ends the request earlier.
+const MIN_UPLOAD_RATE = 4
 
 /**
  * Sends messages in order, with at most one request at a time. Messages that are queued during a request form the next batch.
@@ -111,7 +114,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
     })
     for (let batch = fillBatch(sender); batch.length > 0; batch = fillBatch(sender)) {
       controller = new AbortController()
-      const timer = setTimer(() => { controller.abort() }, REQUEST_TIMEOUT)
+      const timer = setTimer(() => { controller.abort() }, Math.max(REQUEST_TIMEOUT, batch.reduce((sum, { line }) => sum + line.length, 0) / MIN_UPLOAD_RATE))
       const retryAfter = await post(batch, sender, controller.signal)
       clearTimeout(timer)
       if (retryAfter === undefined) backoff.reset()

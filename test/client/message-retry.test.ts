@@ -69,6 +69,21 @@ testEachClient(t, 'repeats a POST that has no response after 15 seconds', async 
   t.equal(await withTimeout(result, 'the response'), 'yes')
 })
 
+testEachClient(t, 'repeats a POST with a large body after the time that its upload may take', async (t, connect) => {
+  const { fetch, requestCount, advance } = fakeNetwork(t, (method, attempt) => {
+    if (method !== 'POST') return streamResponse(welcome())
+    return attempt === 1 ? undefined : Response.json([{ status: 200, body: 'yes' }])
+  })
+  const result = connect('', { fetch }).request('a', 'x'.repeat(160_000))
+  await waitUntil(() => requestCount('POST') === 1, 'the POST')
+  // Four characters per millisecond.
+  await advance(40_000)
+  t.equal(requestCount('POST'), 1)
+  await advance(1000)
+  t.equal(requestCount('POST'), 2)
+  t.equal(await withTimeout(result, 'the response'), 'yes')
+})
+
 testEachClient(t, 'a message fails after 60 seconds, or after its own timeout, even during a POST, and is not repeated', async (t, connect) => {
   const { fetch, requestCount, advance } = fakeNetwork(t, method => method === 'POST' ? undefined : streamResponse(welcome()))
   const session = connect('', { fetch })
