@@ -74,6 +74,7 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
   // Whether the current response continues the body, and has sent no event yet.
   let isResuming = false
   let isOver = false
+  // By a clock that nobody can set.
   let lostAt: number | undefined
   let retryAfter = 0
   let removeAbort = (): void => {}
@@ -116,8 +117,8 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
       throw error
     }
     disconnect()
-    lostAt ??= Date.now()
-    if (Date.now() - lostAt + retryAfter >= timeout) {
+    lostAt ??= performance.now()
+    if (performance.now() - lostAt + retryAfter >= timeout) {
       finish()
       throw new ClientError('TIMEOUT', `The response could not be resumed within ${timeout} ms`, { cause: error })
     }

@@ -176,6 +176,18 @@ t.test('a line separator of Unicode in the data of an event does not end a line'
   t.equal(requests[1]?.headers.get('last-event-id'), 'r.1')
 })
 
+t.test('a clock that is set forward does not end the timeout', async t => {
+  const event = 'retry: 1\n\nid: r.1\ndata: 1\n\n'
+  let lead = 0
+  const { now } = Date
+  t.intercept(Date, 'now', { value: () => now() + lead })
+  const { fetch } = scriptFetch(stream([event], LOST), () => {
+    lead = 3_600_000
+    throw LOST
+  }, new Response(null, { status: 204 }))
+  t.equal(await withTimeout((await post(fetch)).text(), 'the body'), event)
+})
+
 t.test('a Retry-After of 0 does not prolong the timeout, and one whose delay is over does not shorten it', async t => {
   const event = 'retry: 1\n\nid: r.1\ndata: 1\n\n'
   const busy = (value: string) => () => new Response('busy', { status: 503, headers: { 'retry-after': value } })

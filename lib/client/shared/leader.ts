@@ -64,7 +64,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   // The highest cursor that any tab has sent. Up to it, a leader has chosen the owners of the server's requests.
   let highestCursor = ''
   let startedAt = 0
-  // The response with which the server has refused a stream for some time.
+  // The response with which the server has refused a stream for some time, by a clock that nobody can set.
   let refusal: { readonly until: number, readonly content: ReplyContent } | undefined
   let controller = new AbortController()
   let welcomeTimer: ReturnType<typeof setTimeout> | undefined
@@ -234,7 +234,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
         // A successful response that is no stream of the server may be endless.
         const text = ok && body ? new TextDecoder().decode((await body.getReader().read()).value) : await response.text()
         const content: ReplyContent = { kind: 'response', status, headers: [...headers], text }
-        if (isTransient(status)) refusal = { until: Date.now() + parseRetryAfter(response), content }
+        if (isTransient(status)) refusal = { until: performance.now() + parseRetryAfter(response), content }
         finish(content)
       }
     } catch (error) {
@@ -313,7 +313,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
       if (streamRequest) latestRequest = streamRequest
       const isStale = previousAborted && Date.now() - startedAt > MIN_STREAM_AGE
       if (state === 'idle' || (streamRequest && (state === 'ended' || isStale))) {
-        if (streamRequest && refusal && Date.now() < refusal.until) reply(pull, refusal.content)
+        if (streamRequest && refusal && performance.now() < refusal.until) reply(pull, refusal.content)
         else open(cursor)
       } else if (state === 'ended' || (state === 'open' && !replayIfBehind())) {
         answerAll()
