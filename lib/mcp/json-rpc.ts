@@ -55,7 +55,7 @@ export function parseMessages (body: unknown): JsonRpcMessage[] {
 function parseMessage (value: unknown): JsonRpcMessage {
   const { jsonrpc, id, method, params, result, error } = Object(value) as Record<string, unknown>
   assertThat(jsonrpc === '2.0', '"jsonrpc" must be "2.0"')
-  assertThat(id === undefined || isId(id) || (id === null && error !== undefined), '"id" must be a string or a safe integer')
+  assertThat(id === undefined || isId(id) || (id === null && method === undefined && error !== undefined), '"id" must be a string or a safe integer')
   if (method === undefined) {
     assertThat(isPlainObject(result) ? id !== undefined && error === undefined : isPlainObject(error) && result === undefined, 'it has neither "method" nor, with "id", either "result" or "error"')
   } else {

@@ -36,7 +36,7 @@ t.test('every invalid body is refused with 4xx, and the session continues', asyn
     ...[1, [], 'x', { progressToken: {} }, { progressToken: 1.5 }, { progressToken: null }].map(_meta => message({ params: { _meta } })),
     ...['1.0', 2, '2', null, '', ['2.0']].map(jsonrpc => message({ jsonrpc })),
     { jsonrpc: '2.0', id: 1, result: 1 }, { jsonrpc: '2.0', id: 1, result: null }, { jsonrpc: '2.0', id: 1, error: 'text' }, { jsonrpc: '2.0', id: 1, error: null },
-    { jsonrpc: '2.0', result: {} }, { jsonrpc: '2.0', id: null, result: {} }, { jsonrpc: '2.0', id: {}, error: {} },
+    { jsonrpc: '2.0', result: {} }, { jsonrpc: '2.0', id: null, result: {} }, { jsonrpc: '2.0', id: {}, error: {} }, message({ id: null, error: {} }),
     [PING, PING], [PING, null], [], Array.from({ length: 300 }, (_, id) => ({ ...PING, id })),
     initializeMessage(), [initializeMessage()], { jsonrpc: '2.0', method: 'initialize' },
     `{"jsonrpc":"2.0","id":1,"method":"ping","params":${'x'.repeat(10)}}`, nest(50_000), 'x'.repeat(2_000_000)
