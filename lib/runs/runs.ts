@@ -317,7 +317,7 @@ export class Runs {
         events = await readEvents(state, this.#getStore())
       } catch (error) {
         logSafely(this.#logger, 'warn', { err: error, run: state.shortId }, 'a run could not be restarted')
-        await this.#getStore().release?.(state)
+        await this.#release(state)
         return undefined
       }
       return await this.#appendItems(state, ({ signal }) => producer(JSON.parse(input), { signal, events }), undefined, signal)
@@ -326,9 +326,17 @@ export class Runs {
 
   /** Ends a run when this process closes, or releases it, so that another process can restart it. Does not reject. */
   async #endAtClose (state: RunState): Promise<void> {
-    const store = this.#getStore()
-    if (state.restart === undefined || store.release === undefined) await this.#end(state, { status: 'lost', reason: 'shutdown' })
-    else await store.release(state)
+    if (state.restart === undefined || this.#getStore().release === undefined) await this.#end(state, { status: 'lost', reason: 'shutdown' })
+    else await this.#release(state)
+  }
+
+  /** Lets another process restart a run. If the store fails, it does that later. Does not reject. */
+  async #release (state: RunState): Promise<void> {
+    try {
+      await this.#getStore().release?.(state)
+    } catch (error) {
+      logSafely(this.#logger, 'error', { err: error, run: state.shortId }, 'a run could not be released')
+    }
   }
 
   /** Ends a run whose producer is in this process. Does not reject. */

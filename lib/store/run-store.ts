@@ -52,6 +52,6 @@ export interface RunStore {
    * bounded time, or its processes fail repeatedly, the run MUST end as `lost`. Without this method, runs are not restarted.
    */
   handleRestarts? (producers: ReadonlySet<string>, onRestart: (run: RunState) => void): void
-  /** Lets another process restart a run whose producer is in this process, and that has the property `restart`. A store with `handleRestarts` MUST have it. */
+  /** Lets another process restart a run whose producer is in this process, and that has the property `restart`. A store with `handleRestarts` MUST have it. If the call rejects, the store MUST do that as soon as that is possible. */
   release? (run: RunState): Awaitable<void>
 }

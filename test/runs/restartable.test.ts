@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { RestartableProducer } from '../../lib/index.js'
+import { memoryStore, type RestartableProducer, type RunState, type StoreFactory } from '../../lib/index.js'
 import { waitUntil } from '../support/wait.js'
 import { createFeed } from './support/feed.js'
 import { dataOf, follow } from './support/run-client.js'
@@ -36,6 +36,28 @@ t.test('a restartable producer that throws fails its run, and one whose server c
   const waiting = await runs.start('waiting', {}, runs.restartable('wait', (_input, context) => createFeed().producer(context))(null))
   await app.close()
   t.match(waiting, { status: 'lost', reason: 'shutdown' })
+})
+
+t.test('a store that cannot release a run does not make close() fail, nor a restart', async t => {
+  let restart: (run: RunState) => void = () => {}
+  let find: () => RunState | undefined = () => undefined
+  const store: StoreFactory = (settings, callbacks) => {
+    const memory = memoryStore(settings, callbacks)
+    find = () => memory.runs.find('a', undefined)
+    Object.assign(memory.runs, {
+      handleRestarts: (_producers: ReadonlySet<string>, onRestart: (run: RunState) => void) => { restart = onRestart },
+      follow: () => { throw new Error('no log') },
+      release: () => Promise.reject(new Error('no store'))
+    })
+    return memory
+  }
+  const { app, runs, logged } = await serveRuns(t, { plugin: { store, closeTimeout: 50 } })
+  const countErrors = (): number => logged().filter(({ msg, err }) => msg === 'a run could not be released' && err?.message === 'no store').length
+  await runs.start('a', {}, runs.restartable('work', (_input, context) => createFeed().producer(context))(null))
+  restart(find() as RunState)
+  await waitUntil(() => countErrors() === 1, 'the failure of the restart')
+  await app.close()
+  t.equal(countErrors(), 3, 'one more for each producer')
 })
 
 t.test('mistakes with restartable producers are refused', async t => {
