@@ -16,8 +16,8 @@ const FORWARD_TIMEOUT = 10_000
 
 /** Finds the servers of sessions. */
 export interface ServerFinder {
-  /** The server of a session, or the inbox of the process that runs it. */
-  findServer (sessionId: string, extra: MessageExtra): Promise<McpSession | Session>
+  /** The server of a session, or the inbox of the process that runs it. A process that closes gets no requests. */
+  findServer (sessionId: string, extra: MessageExtra, hasRequests: boolean): Promise<McpSession | Session>
   /** The server of a session, if it is in this process. */
   findOwned (sessionId: string): Promise<McpSession | undefined>
 }
@@ -163,7 +163,7 @@ export class Forwarder {
 
   /** Makes sure that the messages of a stream are handled. Resolves with false if a process has begun to handle them and has failed. */
   async #ensureHandled (streamSession: Session): Promise<boolean> {
-    const { inbox, forwarded } = getData(streamSession)
+    const { inbox, requestIds, forwarded } = getData(streamSession)
     if (this.#running.has(streamSession.id)) return true
     if (inbox === this.#inbox.id) {
       await this.#handle(streamSession)
@@ -176,7 +176,7 @@ export class Forwarder {
       return true
     }
     if (forwarded === undefined) return false
-    const server = await this.#servers.findServer(String(streamSession.principal), new MessageExtra(forwarded.info))
+    const server = await this.#servers.findServer(String(streamSession.principal), new MessageExtra(forwarded.info), requestIds.length > 0)
     await streamSession.update({ inbox: server instanceof McpSession ? this.#inbox.id : server.id })
     const current = await this.#sessions.find(streamSession.id)
     return current?.data.forwarded !== undefined && await this.#ensureHandled(streamSession)

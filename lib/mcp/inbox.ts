@@ -51,7 +51,7 @@ export class Inbox {
     internals.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, generation: 0, logger: this.#logger })
   }
 
-  /** Lets other processes continue the sessions of this one. They start a server when they receive the next message of a session. */
+  /** Lets other processes continue the sessions of this one. They start a server when they receive the next request of a session. */
   async markClosing (): Promise<void> {
     await this.#session?.update({ isClosing: true })
   }

@@ -85,7 +85,7 @@ export class McpRegistry {
       onLost: () => { this.#endAll() }
     })
     this.#forwarder = new Forwarder(sessions, this.#inbox, {
-      findServer: (id, extra) => this.#findServer(id, extra),
+      findServer: (id, extra, hasRequests) => this.#findServer(id, extra, hasRequests),
       findOwned: async id => {
         await this.#restoring.get(id)
         return this.#owned.get(id)
@@ -145,14 +145,14 @@ export class McpRegistry {
 
   /** Passes messages of a client, of which none is a request, to the server of its session. */
   async receive (session: Session, messages: readonly JsonRpcMessage[], extra: MessageExtra): Promise<void> {
-    const server = await this.#findServer(session.id, extra)
+    const server = await this.#findServer(session.id, extra, false)
     if (server instanceof McpSession) server.receive(messages)
     else await this.#forwarder.forwardWithoutResponse(server, session, messages, extra)
   }
 
   /** Passes messages of a client, of which some are requests, to the server of its session. Resolves with the session of the response's stream if another process runs the server. */
   async call (session: Session, messages: readonly JsonRpcMessage[], extra: MessageExtra): Promise<Call | Session> {
-    const server = await this.#findServer(session.id, extra)
+    const server = await this.#findServer(session.id, extra, true)
     return server instanceof McpSession ? server.call(messages, extra) : await this.#forwarder.forward(server, session, messages, extra)
   }
 
@@ -200,22 +200,25 @@ export class McpRegistry {
     return await this.#settings.server({ principal, sessionId: id })
   }
 
-  /** Finds the server of a session, or the inbox of the process that runs it. If no process does, this one does from now on. */
-  async #findServer (id: string, extra: MessageExtra): Promise<McpSession | Session> {
+  /**
+   * Finds the server of a session, or the inbox of the process that runs it. If no process does, this one does from now on. A process
+   * that closes gets no requests any more, but the answers that its running calls wait for, and their cancellations.
+   */
+  async #findServer (id: string, extra: MessageExtra, hasRequests: boolean): Promise<McpSession | Session> {
     const mcp = this.#owned.get(id) ?? await this.#restoring.get(id)
     if (mcp !== undefined) return mcp
     const session = await this.sessions.find(id)
     if (session === undefined) throw new McpSessionUnknown()
     const { inbox } = session.data as unknown as McpData
     const owner = inbox === this.#inbox.id ? undefined : await this.#inbox.findOther(inbox)
-    if (owner !== undefined && owner.data.isClosing !== true) return owner
-    const restored = this.#restoring.get(id) ?? this.#restore(session, extra).finally(() => { this.#restoring.delete(id) })
+    if (owner !== undefined && !(hasRequests && owner.data.isClosing === true)) return owner
+    const restored = this.#restoring.get(id) ?? this.#restore(session, extra, hasRequests).finally(() => { this.#restoring.delete(id) })
     this.#restoring.set(id, restored)
     return await restored
   }
 
   /** Starts a server that continues a session. */
-  async #restore (session: Session, extra: MessageExtra): Promise<McpSession | Session> {
+  async #restore (session: Session, extra: MessageExtra, hasRequests: boolean): Promise<McpSession | Session> {
     const mcp = new McpSession(session, this.#context)
     try {
       await mcp.restore(() => this.#createServer(session), extra)
@@ -229,7 +232,7 @@ export class McpRegistry {
       }
       mcp.end()
       this.#restoring.delete(session.id)
-      return await this.#findServer(session.id, extra)
+      return await this.#findServer(session.id, extra, hasRequests)
     } catch (error) {
       mcp.end()
       throw error

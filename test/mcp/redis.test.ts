@@ -9,23 +9,42 @@ import t from 'tap'
 import type { McpOptions } from '../../lib/mcp/index.js'
 import { resolveMcpOptions } from '../../lib/mcp/options.js'
 import { redisStore } from '../../lib/redis.js'
-import { createSessions } from '../../lib/sessions/sessions.js'
+import type { Session } from '../../lib/sessions/session.js'
+import { createSessions, type Sessions } from '../../lib/sessions/sessions.js'
 import { runScript, type TrackedProcess } from '../support/child-process.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { callMessage, openGet, post, startSession } from './support/raw.js'
-import { serveMcp, serverWith, text } from './support/server.js'
+import { createServer, serveMcp, serverWith, text } from './support/server.js'
 
 const PING = { jsonrpc: '2.0', id: 1, method: 'ping' }
+const ELICITATION = { method: 'elicitation/create' as const, params: { message: 'name?', requestedSchema: { type: 'object' as const, properties: { name: { type: 'string' as const } } } } }
 
 /** Starts a node in this process. */
 async function startNode (t: import('tap').Test, redis: RedisServer, options: Partial<McpOptions> = {}, lease = 1000): Promise<{ app: FastifyInstance, url: string }> {
   const client = new Redis({ port: redis.port, host: '127.0.0.1' })
   client.on('error', () => {})
-  const node = await serveMcp(t, { store: redisStore({ client, lease }), ...options }, undefined, { return503OnClosing: false })
+  const node = await serveMcp(t, { store: redisStore({ client, lease }), ...options }, undefined, { return503OnClosing: false, pluginTimeout: 0 })
   t.teardown(() => { client.disconnect() })
   return node
+}
+
+/** Opens the sessions of the store, as another node sees them. */
+async function openSessions (t: import('tap').Test, redis: RedisServer, { log }: FastifyInstance): Promise<Sessions> {
+  const client = new Redis({ port: redis.port, host: '127.0.0.1' })
+  const { sessions: settings } = resolveMcpOptions({ server: createServer, closeTimeout: 500, retry: 1, store: redisStore({ client, lease: 1000 }) }, 0)
+  const sessions = await createSessions(settings, log)
+  t.teardown(async () => {
+    await sessions.close()
+    client.disconnect()
+  })
+  return sessions
+}
+
+/** Finds the inbox of the node that runs the server of a session. */
+async function findInbox (sessions: Sessions, session: Record<string, string>): Promise<Session | undefined> {
+  return await sessions.find(String((await sessions.find(String(session['mcp-session-id'])))?.data.inbox))
 }
 
 /** Starts a node in a process of its own. */
@@ -67,7 +86,7 @@ t.test('the official client uses two nodes in turn, over connections that are cu
   const redis = await startRedis(t)
   const { server, servers } = serverWith(server => {
     server.registerTool('ask', {}, async ({ sendRequest, authInfo }) => {
-      const { action } = await sendRequest({ method: 'elicitation/create', params: { message: 'name?', requestedSchema: { type: 'object', properties: { name: { type: 'string' } } } } }, ElicitResultSchema)
+      const { action } = await sendRequest(ELICITATION, ElicitResultSchema)
       return text(`${action} ${String(authInfo)}`)
     })
   })
@@ -171,6 +190,30 @@ t.test('many large messages without a request do not end the calls of another no
   await waiting.body?.cancel()
 })
 
+t.test('the calls of a node that closes get the answers and the cancellations that another node receives', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { server, servers } = serverWith(server => {
+    server.registerTool('ask', {}, async ({ sendRequest }) => text((await sendRequest(ELICITATION, ElicitResultSchema)).action))
+  })
+  const options = { server, closeTimeout: 60_000 }
+  const [first, second] = [await startNode(t, redis, options), await startNode(t, redis, options)]
+  const session = await startSession(first.url)
+  const [asking, waiting] = [await post(first.url, callMessage(1, 'ask'), session), await post(first.url, callMessage(2, 'wait'), session)]
+  const { text: asked, readRest } = await withTimeout(readUntil(asking, /elicitation[^]*\n\n/), 'the request of the server')
+  const [, json = ''] = /^data: (.*elicitation.*)$/m.exec(asked) ?? []
+  const sessions = await openSessions(t, redis, second.app)
+  const closed = first.app.close()
+  await waitUntil(async () => (await findInbox(sessions, session))?.data.isClosing === true, 'the node to begin to close')
+  const { id } = JSON.parse(json) as { id: string | number }
+  t.equal((await post(second.url, { jsonrpc: '2.0', id, result: { action: 'decline' } }, session)).status, 202)
+  t.match(await withTimeout(readRest(), 'the result'), /"text":"decline"/)
+  t.equal((await post(second.url, { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: 2 } }, session)).status, 202)
+  t.notMatch(await withTimeout(waiting.text(), 'the end of the stream'), /"id":2/)
+  await withTimeout(closed, 'close()')
+  t.equal(servers.length, 1, 'one server for both nodes')
+  t.match(await (await post(second.url, callMessage(3, 'add', { a: 1, b: 2 }), session)).text(), /"text":"3"/)
+})
+
 t.test('another node restores the log level and the subscriptions', needsRedis, async t => {
   const redis = await startRedis(t)
   const received: unknown[] = []
@@ -243,14 +286,8 @@ t.test('a node whose inbox was closed ends its servers, and continues their sess
   const [created] = servers
   if (created !== undefined) created.server.onclose = () => { closed.resolve() }
   // Another node does this if the process was paused for too long.
-  const client = new Redis({ port: redis.port, host: '127.0.0.1' })
-  const { sessions: settings } = resolveMcpOptions({ server, closeTimeout: 500, retry: 1, store: redisStore({ client, lease: 1000 }) }, 0)
-  const sessions = await createSessions(settings, app.log)
-  t.teardown(async () => {
-    await sessions.close()
-    client.disconnect()
-  })
-  const inbox = await sessions.find(String((await sessions.find(String(session['mcp-session-id'])))?.data.inbox))
+  const sessions = await openSessions(t, redis, app)
+  const inbox = await findInbox(sessions, session)
   // Messages for a session that is not there any more.
   const response = await sessions.open('unknown')
   await response?.update({ inbox: inbox?.id, requestIds: [1], forwarded: { messages: [PING], info: { url, headers: {} } } })
