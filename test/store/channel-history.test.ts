@@ -102,6 +102,18 @@ testEachStore(t, 'a channel is kept until its events are older than keep, and th
   await waitUntil(async () => (await readHistory(node, 'long')).length === 0, 'the newest keep to apply to all events')
 })
 
+testEachStore(t, 'a channel whose kept entries have expired is not kept when it is used again', async (t, store) => {
+  const node = await store.addNode({ channelLog: { age: 1000 } })
+  const [first, second] = [await openSession(node), await openSession(node)]
+  await node.channel('room', { keep: 1 }).send(1)
+  await waitUntil(async () => (await readHistory(node, 'room')).length === 0, 'the entries to expire')
+  await first.join('room')
+  await node.channel('room').send(2)
+  await first.leave('room')
+  await node.channel('room').send(3)
+  t.strictSame(await second.join('room', { history: Infinity }), [])
+})
+
 testEachStore(t, 'a member with a stream receives each event either as history or live, while others send', async (t, store) => {
   const [nodeA, nodeB] = [await store.addNode(), await store.addNode()]
   const next = createRandom(chooseSeed(t))

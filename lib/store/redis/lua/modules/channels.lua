@@ -52,6 +52,7 @@ end
 -- Creates a channel, whose history starts after the current position.
 function channels.create (key, last)
   redis.call('HSET', key, 'historyStart', position)
+  redis.call('HDEL', key, 'keep')
   -- If a channel with this name had entries before, Redis has removed them: all up to the current position count as lost.
   if not last then
     redis.call('HSET', key, 'trimmed', position, 'trimReason', 'age')
