@@ -97,6 +97,24 @@ t.test('a message whose enqueueing timed out does not block later messages', nee
   t.strictSame(handled, ['next'])
 })
 
+t.test('a repeat whose enqueueing timed out does not keep its key in Redis', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB, pauseReplies }] = await openTwoNodes(t, { maxIdempotencyKeys: 0 })
+  const session = await openSession(nodeA)
+  const { messageQueue } = session[kInternals]
+  const remote = await findSession(nodeB, session)
+  const { gate, started, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
+  pauseReplies(true)
+  await t.rejects(withTimeout(Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  pauseReplies(false)
+  gate.resolve()
+  await running
+  const readRecords = (): Promise<unknown> => redis.sendCommand('HVALS', `{sse}:s:${session.id}:records`)
+  await waitUntil(async () => /^s \S+ ;/.test(String(await readRecords())), 'the node with the repeat to be removed')
+  await messageQueue.enqueue(createMessage('b', handle('b')))
+  await waitUntil(async () => String(await readRecords()) === '', 'the keys to be dropped')
+})
+
 t.test('a closing node rejects a repeat whose first message runs on another node', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions: nodeA } = await openProxiedNode(t, redis)

@@ -117,6 +117,69 @@ testEachStore(t, 'the latest responses are those to the messages that were handl
   t.match(await send('b'), { replayed: false })
 })
 
+testEachStore(t, 'a repeat that waits gets the response even if newer keys exceed maxIdempotencyKeys, and the key is dropped after that', async (t, store) => {
+  const options = { maxIdempotencyKeys: 1 }
+  const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const [started, gate] = [deferred(), deferred()]
+  const batch = await session[kInternals].messageQueue.enqueueAll([
+    createMessage('a', async () => {
+      started.resolve()
+      await gate.promise
+      return createResponse('a')
+    }),
+    createMessage('b', () => createResponse('b')),
+    createMessage('c', () => createResponse('c'))
+  ])
+  await withTimeout(started.promise, 'the first handler')
+  const repeat = (async () => await remote[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again'))))()
+  // The repeat has arrived when a later call on the same connection has settled.
+  await remote.update({})
+  gate.resolve()
+  await withTimeout(Promise.all(batch), 'the batch')
+  t.match(await withTimeout(repeat, 'the repeat'), { replayed: true, response: { body: 'a' } })
+  for (const key of ['d', 'e']) await remote[kInternals].messageQueue.enqueue(createMessage(key, () => createResponse(key)))
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again'))), { replayed: false })
+})
+
+testEachStore(t, 'repeats that wait for a response count for maxWaitingMessages', async (t, store) => {
+  const node = await store.addNode({ maxWaitingMessages: 2 })
+  const { [kInternals]: { messageQueue } } = await openSession(node)
+  const [started, gate] = [deferred(), deferred()]
+  const enqueue = async (): Promise<QueueResult> => await messageQueue.enqueue(createMessage('key', async () => {
+    started.resolve()
+    await gate.promise
+    return createResponse('done')
+  }))
+  const first = enqueue()
+  await withTimeout(started.promise, 'the handler')
+  const repeats = [enqueue(), enqueue()]
+  await t.rejects(enqueue(), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  gate.resolve()
+  await withTimeout(Promise.all([first, ...repeats]), 'the responses')
+  t.match(await enqueue(), { replayed: true })
+})
+
+testEachStore(t, 'the messages that wait have at most maxWaitingBytes, but the first one may have any size', async (t, store) => {
+  const node = await store.addNode({ maxWaitingBytes: 100 })
+  const { [kInternals]: { messageQueue } } = await openSession(node)
+  const [started, gate] = [deferred(), deferred()]
+  const first = (async () => await messageQueue.enqueue(createMessage(undefined, async () => {
+    started.resolve()
+    await gate.promise
+    return createResponse('first')
+  })))()
+  await withTimeout(started.promise, 'the handler')
+  const enqueue = async (size: number): Promise<QueueResult> => await messageQueue.enqueue({ ...createMessage(undefined, () => createResponse(String(size))), size: () => size })
+  const large = enqueue(200)
+  await t.rejects(enqueue(1), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  await t.rejects(async () => await messageQueue.enqueueAll([{ ...createMessage(undefined, () => createResponse('never')), size: () => 1 }]), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  gate.resolve()
+  t.match(await withTimeout(Promise.all([first, large]), 'the responses'), [{ response: { body: 'first' } }, { response: { body: '200' } }])
+  t.match(await enqueue(1), { response: { body: '1' } })
+})
+
 testEachStore(t, 'enqueues several messages without others between them, and limits how many wait', async (t, store) => {
   const options = { maxWaitingMessages: 3 }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]

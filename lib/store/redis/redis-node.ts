@@ -162,7 +162,7 @@ export class RedisNode {
       const state = this.cache.get(sessionId)
       return state !== undefined && this.messageQueues.hasFencedHandler(state)
     })
-    this.messageQueues = new MessageQueues(this.commandQueue, {
+    this.messageQueues = new MessageQueues(settings, this.commandQueue, {
       mayHandle: () => this.#mayHandle,
       ensureLease: () => this.#ensureLease(),
       onRecord: (state, hash) => { this.applyRecord(state, hash) }

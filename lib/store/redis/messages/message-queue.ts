@@ -1,6 +1,7 @@
 import { IdempotencyKeyReused, ResponseDropped, SessionUnknown, StoreUnavailable, TooManyWaiting } from '../../../errors.js'
 import { noop } from '../../../awaitable.js'
 import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../../message-queue.js'
+import type { StoreSettings } from '../../store.js'
 import type { CommandQueue } from '../command-queue.js'
 import { withTimeout } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
@@ -15,6 +16,8 @@ class PendingMessage {
   readonly key: string
   readonly fingerprint: string
   readonly result: Promise<QueueResult>
+  /** Whether it is a repeat that has waited for a response. Redis keeps this response until this process has received it. */
+  hasWaited = false
   resolve: (result: QueueResult | Promise<QueueResult>) => void = noop
   reject: (error: unknown) => void = noop
 
@@ -34,7 +37,10 @@ interface Ticket {
   readonly state: SessionReplica
   /** A number; with the prefix `c` for a concurrent message. */
   readonly name: string
+  /** Those that wait, and count as waiting for the session. */
   messages: PendingMessage[]
+  /** The memory that they take, in bytes; 0 if they were the only ones of the session in this process when they arrived. */
+  bytes: number
   /** The node id with which the last command was executed; empty before. */
   nodeId: string
   isQueued: boolean
@@ -48,7 +54,26 @@ interface Ticket {
  * Empties the array of a ticket's messages, and returns them. V8 may allocate such an array in the old generation, and `#waiting`
  * may leave tables with tickets there. Both would keep the requests, and their garbage would be copied, until the next full collection.
  */
-const takeMessages = ({ messages }: Ticket): PendingMessage[] => messages.splice(0)
+function takeMessages (ticket: Ticket): PendingMessage[] {
+  ticket.state.waitingMessages -= ticket.messages.length
+  ticket.state.waitingBytes -= ticket.bytes
+  ticket.bytes = 0
+  return ticket.messages.splice(0)
+}
+
+/** Lets messages wait in a ticket. */
+function holdMessages (ticket: Ticket, messages: PendingMessage[]): void {
+  const { state } = ticket
+  ticket.messages = messages
+  // Most messages do not have to wait for others, so their size is not estimated.
+  ticket.bytes = mustWait(state) ? sizeOf(messages) : 0
+  state.waitingMessages += messages.length
+  state.waitingBytes += ticket.bytes
+}
+
+const mustWait = ({ waitingMessages, handlerNodeIds }: SessionReplica): boolean => waitingMessages > 0 || handlerNodeIds.length > 0
+
+const sizeOf = (messages: readonly PendingMessage[]): number => messages.reduce((sum, { message }) => sum + (message.size?.() ?? 0), 0)
 
 type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
 
@@ -66,6 +91,7 @@ export interface MessageQueuesListener {
  * a message is next, or when the response that it waits for is stored.
  */
 export class MessageQueues {
+  readonly #settings: StoreSettings
   readonly #commandQueue: CommandQueue
   readonly #listener: MessageQueuesListener
   readonly #waiting = new Map<string, Ticket>()
@@ -73,7 +99,8 @@ export class MessageQueues {
   #isClosed = false
   #lastNumber = 0
 
-  constructor (commandQueue: CommandQueue, listener: MessageQueuesListener) {
+  constructor (settings: StoreSettings, commandQueue: CommandQueue, listener: MessageQueuesListener) {
+    this.#settings = settings
     this.#commandQueue = commandQueue
     this.#listener = listener
   }
@@ -83,6 +110,7 @@ export class MessageQueues {
       enqueue: message => {
         if (this.#isClosed) return Promise.reject(new StoreUnavailable())
         const pending = new PendingMessage(message)
+        this.#assertCapacity(state, [pending])
         this.#startRequest(this.#createTicket(state, [pending]))
         return pending.result
       },
@@ -98,7 +126,8 @@ export class MessageQueues {
 
   /** Sends the tickets again that wait for the response to a message with a key. */
   retryRepeats (sessionId: string, key: string): void {
-    this.#retryIf(({ state, messages }) => state.id === sessionId && messages.some(message => message.key === key))
+    const count = this.#retryIf(({ state, messages }) => state.id === sessionId && messages.some(message => message.key === key))
+    if (count === 0) this.#complete(sessionId, '', false, [key, '', ''])
   }
 
   /** Sends the tickets of a session again. */
@@ -130,8 +159,11 @@ export class MessageQueues {
     await Promise.all(this.#handling.values())
   }
 
-  #retryIf (matches: (ticket: Ticket) => boolean): void {
-    for (const ticket of this.#waiting.values()) if (matches(ticket)) this.#retry(ticket)
+  /** Sends some of the tickets again. Returns their number. */
+  #retryIf (matches: (ticket: Ticket) => boolean): number {
+    const tickets = [...this.#waiting.values()].filter(matches)
+    for (const ticket of tickets) this.#retry(ticket)
+    return tickets.length
   }
 
   #retry (ticket: Ticket): void {
@@ -147,7 +179,7 @@ export class MessageQueues {
 
   /** Rejects messages of a ticket, and frees their keys in Redis. `leavesQueue`: whether the ticket leaves the queue. */
   #rejectMessages ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], leavesQueue: boolean, error: unknown): void {
-    this.#complete(state, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+    this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
     for (const message of messages) message.reject(error)
   }
 
@@ -165,6 +197,7 @@ export class MessageQueues {
       message.result.catch(noop)
       results.push(message.result)
     }
+    this.#assertCapacity(state, messages)
     const isConcurrent = ({ message }: PendingMessage): boolean => message.isConcurrent === true
     const concurrent = messages.filter(isConcurrent)
     const tickets = concurrent.map(message => [message])
@@ -174,9 +207,24 @@ export class MessageQueues {
     return results
   }
 
+  /**
+   * Throws TooManyWaiting if too many messages of the session wait in this process. Redis counts those of all processes, but not
+   * their bytes, nor repeats.
+   */
+  #assertCapacity (state: SessionReplica, messages: readonly PendingMessage[]): void {
+    if (!mustWait(state)) return
+    const { waitingMessages, waitingBytes, handlerNodeIds } = state
+    const { maxWaitingMessages, maxWaitingBytes } = this.#settings
+    // If no handler runs here, the first message may be about to be handled.
+    const hasRoom = waitingMessages + messages.length <= maxWaitingMessages + (handlerNodeIds.length > 0 ? 0 : 1) &&
+      (waitingMessages === 0 || waitingBytes + sizeOf(messages) <= maxWaitingBytes)
+    if (!hasRoom) throw new TooManyWaiting(waitingMessages)
+  }
+
   #createTicket (state: SessionReplica, messages: PendingMessage[]): Ticket {
     const name = `${messages[0]?.message.isConcurrent === true ? 'c' : ''}${++this.#lastNumber}`
-    const ticket: Ticket = { state, name, messages, nodeId: '', isQueued: false, isPending: false, mustResend: false }
+    const ticket: Ticket = { state, name, messages: [], bytes: 0, nodeId: '', isQueued: false, isPending: false, mustResend: false }
+    holdMessages(ticket, messages)
     this.#waiting.set(name, ticket)
     return ticket
   }
@@ -228,18 +276,22 @@ export class MessageQueues {
     const repeats: PendingMessage[] = []
     const toHandle: PendingMessage[] = []
     const newAfterRepeat: PendingMessage[] = []
+    const received: PendingMessage[] = []
     for (const [index, message] of takeMessages(ticket).entries()) {
       const decision = decisions[index] as string
+      if (message.hasWaited && decision !== 'new' && decision !== 'wait') received.push(message)
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
       else if (decision === 'dropped') message.reject(new ResponseDropped())
       else if (decision.startsWith('s')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
       else {
+        message.hasWaited ||= decision === 'wait'
         const group = decision === 'wait' ? repeats : repeats.length === 0 ? toHandle : newAfterRepeat
         group.push(message)
         open.push(message)
       }
     }
-    ticket.messages = open
+    holdMessages(ticket, open)
+    if (received.length > 0) this.#complete(state.id, `${nodeId} ${name}`, false, received.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
     const hasNew = open.length > repeats.length
     ticket.isQueued ||= hasNew
     // A ticket with repeats stays in the queue until it is the first: if the node that handles the original of a repeat fails, the
@@ -250,7 +302,7 @@ export class MessageQueues {
       return
     }
     this.#waiting.delete(name)
-    ticket.messages = []
+    takeMessages(ticket)
     // The original of a repeat is now in a ticket behind this one, which cannot start before this one has left the queue.
     for (const message of repeats) this.#startRequest(this.#createTicket(state, [message]))
     // These must not be handled before that original. The client repeats them after it.
@@ -267,8 +319,8 @@ export class MessageQueues {
     this.#request(ticket).catch(noop)
   }
 
-  #complete (state: SessionReplica, ticket: string, leavesQueue: boolean, responses: string[]): Promise<void> {
-    return this.#commandQueue.executeInBackground('complete', state.id, ticket, leavesQueue ? 1 : 0, ...responses)
+  #complete (sessionId: string, ticket: string, leavesQueue: boolean, responses: string[]): Promise<void> {
+    return this.#commandQueue.executeInBackground('complete', sessionId, ticket, leavesQueue ? 1 : 0, ...responses)
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
@@ -293,7 +345,7 @@ export class MessageQueues {
       const leavesQueue = index === messages.length - 1
       // The client gets its response before Redis confirms `complete`: the command is sent until it is executed, and later commands
       // stay behind it.
-      completed.push(leavesQueue || key !== '' ? this.#complete(state, `${nodeId} ${name}`, leavesQueue, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
+      completed.push(leavesQueue || key !== '' ? this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
       // Rejects only when Redis has removed the key, so that the client can use it again on every node.
       else if (mayStart && key !== '') withTimeout(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)

@@ -22,6 +22,9 @@ export class SessionReplica extends SessionState implements LogReader {
   version = 0
   /** For each running handler of the session: the id of this node when the handler started. */
   readonly handlerNodeIds: string[] = []
+  /** Number of messages in this process whose handlers have not started, with repeats, and their memory in bytes. */
+  waitingMessages = 0
+  waitingBytes = 0
   /** Settles when this process has handled the newest messages that are not concurrent. */
   handling: Promise<void> | undefined
   /** Whether the session has expired, and this process has run its `onClose` hooks or is running them. */

@@ -25,7 +25,7 @@ for i = 5, #ARGS, 2 do
     local state, known_fingerprint, rest = string.match(record, '^(%a) (%S+) (.*)$')
     local holder, waiters = string.match(rest, '^(%S+ c?%d+);(.*)$')
     if known_fingerprint ~= fingerprint then decision = 'reused'
-    elseif state == 's' then decision = 's' .. rest
+    elseif state == 's' then decision = 's' .. string.match(rest, ';(.*)$')
     elseif state == 'd' then decision = 'dropped'
     elseif holder == ticket then needs_record = false
     elseif message_queue.is_valid(holder) then

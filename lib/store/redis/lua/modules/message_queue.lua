@@ -6,8 +6,8 @@
 -- a number; `c` before it means concurrent: the message does not wait for the first ticket. The field `messagesInList`
 -- is the number of messages in the list. The hash `:records` has what is known of each idempotency key:
 --   r <fingerprint> <ticket>;<ids of the nodes with repeats that wait>   while the message waits or is being handled (running)
---   s <fingerprint> <response>                                           when its response is stored
---   d <fingerprint>                                                      when its response was dropped
+--   s <fingerprint> <ids of the nodes with repeats that wait>;<response> when its response is stored
+--   d <fingerprint> <ids of the nodes with repeats that wait>;           when its response was dropped
 -- The list `:record_order` has the keys with a stored or dropped response, the oldest first.
 local message_queue = {}
 
@@ -98,25 +98,47 @@ function message_queue.count_messages (key, first, in_list, new_count)
   return first_count + in_list
 end
 
--- Limits the stored responses of a session after one was added: drops the oldest key if there are too many, and the oldest
--- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again.
+-- Whether a repeat waits for the response, in a node with a lease.
+function message_queue.is_awaited (waiters)
+  for node in string.gmatch(waiters, '[^,]+') do
+    if check_lease(node) then return true end
+  end
+  return false
+end
+
+-- Removes this node from those with repeats that wait for a response, if the response is stored.
+function message_queue.remove_waiter (records, idempotency_key, record)
+  local before, waiters, response = string.match(record, '^([sd] %S+ )(%S*)(;.*)$')
+  local from, to = string.find(waiters or '', NODE_ID .. ',', 1, true)
+  if from then redis.call('HSET', records, idempotency_key, before .. string.sub(waiters, 1, from - 1) .. string.sub(waiters, to + 1) .. response) end
+end
+
+-- Limits the stored responses of a session after one was added: drops the oldest keys if there are too many, and the oldest
+-- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again. A key whose
+-- response is awaited becomes the newest instead of being dropped, also so that its message is not handled again.
 -- `droppedResponses`: how many keys, from the oldest on, have no response any more.
 function message_queue.limit_responses (key, count, added_bytes)
   local records, record_order = key .. ':records', key .. ':record_order'
   local response_bytes, dropped_responses = unpack(redis.call('HMGET', key, 'responseBytes', 'droppedResponses'))
   local bytes, dropped = to_number(response_bytes) + added_bytes, to_number(dropped_responses)
-  local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) (.*)$') end
-  if count > MAX_IDEMPOTENCY_KEYS then
+  local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) (%S*);(.*)$') end
+  -- Each key is looked at once, because all of them may be awaited.
+  for _ = 1, count do
+    if count <= MAX_IDEMPOTENCY_KEYS then break end
     local oldest = redis.call('LPOP', record_order)
-    local _, response = parse(oldest)
-    if dropped > 0 then dropped = dropped - 1 else bytes = bytes - #(response or '') end
-    redis.call('HDEL', records, oldest)
+    local _, waiters, response = parse(oldest)
+    if dropped > 0 then dropped = dropped - 1 end
+    if waiters and message_queue.is_awaited(waiters) then redis.call('RPUSH', record_order, oldest)
+    else
+      bytes, count = bytes - #(response or ''), count - 1
+      redis.call('HDEL', records, oldest)
+    end
   end
   while bytes > MAX_RESPONSE_BYTES do
     local oldest = redis.call('LINDEX', record_order, dropped)
     if not oldest then break end
-    local fingerprint, response = parse(oldest)
-    if fingerprint then redis.call('HSET', records, oldest, 'd ' .. fingerprint .. ' ') end
+    local fingerprint, waiters, response = parse(oldest)
+    if fingerprint then redis.call('HSET', records, oldest, 'd ' .. fingerprint .. ' ' .. waiters .. ';') end
     bytes, dropped = bytes - #(response or ''), dropped + 1
   end
   redis.call('HSET', key, 'responseBytes', math.max(bytes, 0), 'droppedResponses', dropped)
