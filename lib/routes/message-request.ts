@@ -61,7 +61,9 @@ export class MessageRequest extends IncomingMessage {
     this.httpVersionMinor = original.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
-    this.url = createMessageUrl(original)
+    const url = createMessageUrl(original)
+    // Fastify sets the result of the app's `rewriteUrl`. The original URL was rewritten before, and a second time could add a prefix again.
+    Object.defineProperty(this, 'url', { configurable: true, get: () => url, set: noop })
     const headers: IncomingHttpHeaders = { ...original.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
@@ -72,6 +74,11 @@ export class MessageRequest extends IncomingMessage {
     }
     this.push(null)
     this.headers = headers
+  }
+
+  /** Makes the URL writable for the hooks of the app, some of which change it. Called when Fastify has found the internal route. */
+  unlockUrl (): void {
+    Object.defineProperty(this, 'url', { value: this.url, writable: true })
   }
 
   /** Handles the message. The handler of the internal route calls it. */

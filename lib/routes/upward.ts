@@ -67,7 +67,12 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
 }
 
 /** Returns the logger of a request. A {@link MessageRequest} has that of the original request, so that all log lines have the id of that request. */
-const createMessageLogger: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => raw instanceof MessageRequest ? raw.log : logger.child(bindings, options)
+const createMessageLogger: NonNullable<RouteOptions['childLoggerFactory']> = (logger, bindings, options, raw) => {
+  if (!(raw instanceof MessageRequest)) return logger.child(bindings, options)
+  // Fastify creates the logger after routing and before all hooks.
+  raw.unlockUrl()
+  return raw.log
+}
 
 /** Sets the event name of a message that is not in the path, so that all later hooks find it in `request.params.event`. */
 const setEvent: onRequestHookHandler = (request: FastifyRequest & RequestWithSession, _reply, done) => {

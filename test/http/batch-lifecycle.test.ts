@@ -7,7 +7,7 @@ import { request } from 'undici'
 import { memoryStore, type StoreFactory } from '../../lib/index.js'
 import type { QueuedMessage } from '../../lib/store/message-queue.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
-import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
+import { openStream, postMessage, type HttpResponse, type StreamEvent } from '../support/http-client.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { deferred, waitUntil } from '../support/wait.js'
 
@@ -162,6 +162,32 @@ t.test('the hooks of the app run for each message, with its event name, its data
     t.match(body, [{ status: 200, body: { data: { text: 'b' }, id: /^req-/, ip: '127.0.0.1' } }, { status: 403, body: { refused: true } }])
   }
   t.match(seen, ['/rooms/5/upward?q=1', '/rooms/5/upward/other?q=1'].map(key => ({ params: { room: '5', event: 'a/ä' }, query: { q: '1' }, key, type: 'application/json' })))
+})
+
+t.test('the URL of a batch is rewritten only once', async t => {
+  const { sessions, url, sessionId, postBatch } = await serveSession(t, { prefix: '/chat' }, { fastify: { rewriteUrl: ({ url }) => `/chat${url ?? ''}` } })
+  sessions.handle('a', () => 'handled').handle('late', async function * () {
+    yield 1
+    throw new Error('late')
+  })
+  t.strictSame((await postBatch({ event: 'a' })).body, [{ status: 200, body: 'handled' }])
+  const stream = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  await postMessage(url, sessionId, {}, { event: 'late' })
+  const isLast = ({ event, data }: StreamEvent): boolean => event === 'part' && (data as { end?: object }).end !== undefined
+  t.match((await stream.waitFor(isLast, 'the last part')).data, { end: { status: 'failed', response: { status: 500 } } })
+})
+
+t.test('a hook of the app can change the URL of a message of a batch', async t => {
+  const urls: unknown[] = []
+  const { sessions, postBatch } = await serveSession(t, {}, {
+    beforeRegister: app => {
+      app.addHook('onRequest', async ({ raw }) => { if (raw.url === '/upward/batch/message') raw.url = '/changed' })
+      app.addHook('preHandler', async ({ url }) => { urls.push(url) })
+    }
+  })
+  sessions.handle('a', () => 'handled')
+  await postBatch({ event: 'a' })
+  t.strictSame(urls.slice(-2), ['/upward', '/changed'])
 })
 
 t.test('a message that a hook or the parser refuses is a new message when it is repeated', async t => {
