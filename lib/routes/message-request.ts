@@ -22,6 +22,12 @@ export interface BatchMessage {
 /** Handles a message in the handler of the internal route. Throws or rejects if the message is refused. */
 export type HandleRequest = (request: FastifyRequest, reply: FastifyReply) => Awaitable<StoredResponse>
 
+/** The option of Fastify, which can be in two places. The types of Fastify lack the second one. */
+interface SemicolonConfig {
+  readonly useSemicolonDelimiter?: boolean
+  readonly routerOptions?: { readonly useSemicolonDelimiter?: boolean }
+}
+
 export interface DispatchResult {
   readonly response: StoredResponse
   /** Whether a handler has handled the message. Otherwise it was refused. */
@@ -123,8 +129,9 @@ export class MessageRequest extends IncomingMessage {
 }
 
 /** Returns the URL of the internal route. It keeps the query and the parameters of the original URL. */
-function createMessageUrl ({ raw: { url = '' }, routeOptions }: FastifyRequest): string {
-  const [path = '', ...query] = url.split(/(?=[?;#])/)
+function createMessageUrl ({ raw: { url = '' }, routeOptions, server: { initialConfig } }: FastifyRequest): string {
+  const { useSemicolonDelimiter, routerOptions } = initialConfig as SemicolonConfig
+  const [path = '', ...query] = url.split(useSemicolonDelimiter === true || routerOptions?.useSemicolonDelimiter === true ? /(?=[?;#])/ : /(?=[?#])/)
   const base = path.replace(/\/+$/, '')
   // The original URL may end with an event name.
   const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base

@@ -177,6 +177,26 @@ t.test('the URL of a batch is rewritten only once', async t => {
   t.match((await stream.waitFor(isLast, 'the last part')).data, { end: { status: 'failed', response: { status: 500 } } })
 })
 
+t.test('an event name with a semicolon is the default of a batch', async t => {
+  const { sessions, url, sessionId } = await serveSession(t)
+  sessions.handle('a;b', () => 'handled')
+  const { body } = await postMessage(url, sessionId, '{}', { path: '/upward/a;b', headers: { 'content-type': 'application/x-ndjson' } })
+  t.strictSame(body, [{ status: 200, body: 'handled' }])
+})
+
+// The types of Fastify lack the second form.
+const SEMICOLON_OPTIONS: Record<string, object> = { 'the options of Fastify': { useSemicolonDelimiter: true }, 'its router options': { routerOptions: { useSemicolonDelimiter: true } } }
+for (const [title, fastify] of Object.entries(SEMICOLON_OPTIONS)) {
+  t.test(`with useSemicolonDelimiter in ${title}, a query after a semicolon reaches the hooks of each message`, async t => {
+    const queries: unknown[] = []
+    const { sessions, url, sessionId } = await serveSession(t, {}, { fastify, beforeRegister: app => app.addHook('preHandler', async ({ query }) => { queries.push(query) }) })
+    sessions.handle('a', () => 'handled')
+    const { body } = await postMessage(url, sessionId, '{}', { path: '/upward/a;x=1', headers: { 'content-type': 'application/x-ndjson' } })
+    t.strictSame(body, [{ status: 200, body: 'handled' }])
+    t.match(queries.slice(-2), [{ x: '1' }, { x: '1' }])
+  })
+}
+
 t.test('a hook of the app can change the URL of a message of a batch', async t => {
   const urls: unknown[] = []
   const { sessions, postBatch } = await serveSession(t, {}, {
