@@ -40,7 +40,7 @@ type result struct {
 }
 
 func Connect(url string) *Session {
-	s := &Session{url: url, retry: time.Second, silence: 37500 * time.Millisecond, batch: 100}
+	s := &Session{url: url, retry: time.Second, batch: 100}
 	s.changed = sync.NewCond(&s.lock)
 	go s.deliver()
 	return s
@@ -109,6 +109,7 @@ func (s *Session) Run() error {
 		s.lock.Lock()
 		s.opened, s.abort = time.Now(), abort
 		s.lock.Unlock()
+		s.silence = 37500 * time.Millisecond // until the welcome
 		timer := time.AfterFunc(s.silence, abort)
 		response, err := s.request(ctx, "GET", "/downward", nil, "Accept", "text/event-stream", "Last-Event-ID", s.cursor)
 		if err == nil && isFinal(response.StatusCode) {
@@ -167,6 +168,7 @@ func (s *Session) read(body io.Reader, timer *time.Timer) string {
 			case field == "" && value == "":
 				if data != "" && name == "welcome" {
 					s.welcome([]byte(data))
+					timer.Reset(s.silence)
 				} else if name == "close" || name == "replaced" {
 					return name
 				} else if data != "" {
@@ -281,8 +283,10 @@ func (s *Session) post(id string, lines []string) (*http.Response, []result) {
 	}
 	var results []result
 	if response.StatusCode == 200 {
-		// A body that is not an array is not the response of this server.
 		json.Unmarshal(text, &results)
+		if len(results) != len(lines) {
+			results = nil // it is not the response of this server
+		}
 	} else if isFinal(response.StatusCode) {
 		single := result{Status: response.StatusCode}
 		json.Unmarshal(text, &single.Body)

@@ -29,7 +29,7 @@ public class Client {
     private final BiConsumer<String, String> onEvent; // also `lost` (a new session) and `refused` (a message)
     private final List<String> outbox = new ArrayList<>();
     private volatile String id, cursor, reason;
-    private volatile long retry = 1000, silence = 37_500, opened, heard;
+    private volatile long retry = 1000, silence, opened, heard;
     private int unsure, batch = 100, failures, key; // `unsure` messages at the start of the outbox were sent, but have no response
     private boolean isConnected;
     private volatile InputStream stream;
@@ -53,6 +53,7 @@ public class Client {
     }
 
     void close() {
+        if (id == null) return; // there is no session yet
         try {
             http.send(request("/downward").header("X-Session-ID", id).DELETE().build(), BodyHandlers.discarding());
         } catch (IOException | InterruptedException error) { /* the session expires */ }
@@ -103,6 +104,7 @@ public class Client {
     }
 
     private void read(InputStream body) throws IOException {
+        silence = 37_500; // until the welcome
         heard = System.currentTimeMillis();
         stream = body;
         String name = "message", data = "", eventId = null, text = "";
@@ -184,7 +186,7 @@ public class Client {
                     response = http.send(request("/upward").header("X-Session-ID", session).header("Content-Type", "application/x-ndjson")
                         .POST(BodyPublishers.ofString(String.join("\n", lines))).build(), BodyHandlers.ofString());
                     // Without a parser, this finds the statuses only if no handler returns an object with a numeric `status`.
-                    if (response.statusCode() == 200) results = Pattern.compile("\"status\":(\\d{3})((?!\"status\":\\d).)*").matcher(response.body()).results().map(match -> new Result(Integer.parseInt(match.group(1)), match.group().contains("\"replayed\":true"))).toList();
+                    if (response.statusCode() == 200 && response.body().startsWith("[")) results = Pattern.compile("\"status\":(\\d{3})((?!\"status\":\\d).)*").matcher(response.body()).results().map(match -> new Result(Integer.parseInt(match.group(1)), match.group().contains("\"replayed\":true"))).toList();
                     else if (isFinal(response.statusCode())) results = Collections.nCopies(lines.size(), new Result(response.statusCode(), false));
                     if (results.size() != lines.size()) results = List.of();
                 } catch (IOException error) { /* no complete response */ }

@@ -38,7 +38,8 @@ class Session:
 
     async def close(self):
         if self.id:
-            await self.http.delete(self.url + '/downward', headers={'X-Session-ID': self.id})
+            with contextlib.suppress(httpx.TransportError):  # the session expires
+                await self.http.delete(self.url + '/downward', headers={'X-Session-ID': self.id})
 
     def stop(self, reason):
         if not self.reason.done():

@@ -10,7 +10,7 @@ class Session:
         """Calls `on_event(name, data)` for events, and also with `lost` (a new session) and `refused` (a message).
         `path` is a file that keeps the session and its messages over a restart of the program."""
         self.url, self.on_event, self.id, self.cursor, self.keys = urlsplit(url), on_event, None, None, 0
-        self.retry, self.silence, self.failures, self.batch = 1, 37.5, 0, 100
+        self.retry, self.failures, self.batch = 1, 0, 100
         # `unsure` is the number of messages at the start of the outbox that were sent, but have no response.
         self.outbox, self.unsure, self.connected, self.is_closed, self.changed = [], 0, False, False, threading.Condition(threading.RLock())
         self.path = path
@@ -37,7 +37,7 @@ class Session:
             response, headers = None, {'Accept': 'text/event-stream'}
             if self.cursor: headers['Last-Event-ID'] = self.cursor
             try:
-                response = self._request('GET', '/downward', headers, timeout=self.silence)
+                response = self._request('GET', '/downward', headers, timeout=37.5)  # until the welcome
                 if is_final(response.status): return f'status {response.status}'
                 if response.headers.get_content_type() == 'text/event-stream':
                     reason = self._read(response)
@@ -85,8 +85,7 @@ class Session:
 
     def _welcome(self, data):
         is_lost = self.id not in (None, data['sessionId'])
-        self.silence = data['heartbeatInterval'] / 400 if 'heartbeatInterval' in data else None
-        self.stream.settimeout(self.silence)
+        self.stream.settimeout(data['heartbeatInterval'] / 400 if 'heartbeatInterval' in data else None)
         with self.changed:
             if is_lost: del self.outbox[:self.unsure]  # a repeat in the new session could be handled twice
             if is_lost: self.unsure = 0
@@ -105,9 +104,11 @@ class Session:
             response, results, done = None, [], 0
             try:
                 response = self._request('POST', '/upward', {'X-Session-ID': id, 'Content-Type': 'application/x-ndjson'}, '\n'.join(lines))
-                text, is_json = response.read(), response.headers.get_content_type() == 'application/json'
-                if response.status == 200 and is_json: results = json.loads(text)
-                elif is_final(response.status): results = [{'status': response.status, 'body': is_json and json.loads(text)}] * len(lines)
+                text = response.read()
+                body = json.loads(text) if response.headers.get_content_type() == 'application/json' else None
+                # Any other body with the status 200 is not the response of this server.
+                if response.status == 200 and isinstance(body, list) and len(body) == len(lines): results = body
+                elif is_final(response.status): results = [{'status': response.status, 'body': body}] * len(lines)
             except (OSError, http.client.HTTPException, ValueError): pass  # no complete response
             if results and len(lines) > 1 and response.status in (400, 413):
                 with self.changed:

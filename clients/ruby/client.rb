@@ -5,11 +5,14 @@ require 'net/http'
 require 'time'
 
 class Session
+  # What net/http raises if there is no complete response.
+  FAILURES = [IOError, SystemCallError, SocketError, OpenSSL::SSL::SSLError, Timeout::Error, Net::ProtocolError, Net::HTTPBadResponse].freeze
+
   attr_reader :is_closed
 
   # Yields (name, data) of events, and also `lost` (a new session) and `refused` (a message).
   def initialize(url, &on_event)
-    @url, @on_event, @key, @failures, @retry, @silence, @batch = URI(url), on_event, 0, 0, 1.0, 37.5, 100
+    @url, @on_event, @key, @failures, @retry, @batch = URI(url), on_event, 0, 0, 1.0, 100
     # `unsure` is the number of messages at the start of the outbox that were sent, but have no response.
     @outbox, @unsure, @lock = [], 0, Monitor.new
     @changed = @lock.new_cond
@@ -52,7 +55,7 @@ class Session
   def receive
     @opened = Process.clock_gettime(Process::CLOCK_MONOTONIC)
     headers = { 'Accept' => 'text/event-stream', 'Last-Event-ID' => @cursor }.compact
-    http(@silence) do |http|
+    http(37.5) do |http| # until the welcome
       @stream = http
       http.request_get("#{@url.path}/downward", headers) do |response|
         @response = response
@@ -60,7 +63,7 @@ class Session
         read(response) if response.code == '200' && response.content_type == 'text/event-stream'
       end
     end
-  rescue IOError, SystemCallError, Timeout::Error, Net::ProtocolError, Net::HTTPBadResponse
+  rescue *FAILURES
     nil # the connection is lost, or was silent for too long
   end
 
@@ -87,7 +90,7 @@ class Session
     @is_closed = name == 'close'
     throw :stop, data['reason'] || name if %w[close replaced].include?(name)
     return @on_event.call(name, data) if name != 'welcome'
-    @stream.read_timeout = @silence = data['heartbeatInterval'] && data['heartbeatInterval'] / 400.0
+    @stream.read_timeout = data['heartbeatInterval'] && data['heartbeatInterval'] / 400.0
     is_lost = @id && @id != data['sessionId']
     @lock.synchronize do
       @outbox.shift(@unsure) if is_lost # a repeat in the new session could be handled twice
@@ -102,11 +105,12 @@ class Session
     headers = { 'X-Session-ID' => id, 'Content-Type' => 'application/x-ndjson' }
     response = http { |http| http.post("#{@url.path}/upward", lines.join("\n"), headers) }
     body = JSON.parse(response.body) if response.content_type == 'application/json'
-    results = if response.code == '200' then body
+    # Any other body with the status 200 is not the response of this server.
+    results = if response.code == '200' then (body if body.is_a?(Array) && body.size == lines.size)
               elsif final?(response.code.to_i) then [{ 'status' => response.code.to_i, 'body' => body }] * lines.size
               end
     [response, results]
-  rescue IOError, SystemCallError, Timeout::Error, Net::ProtocolError, Net::HTTPBadResponse, JSON::ParserError
+  rescue *FAILURES, JSON::ParserError
     [nil, nil] # no complete response
   end
 

@@ -3,8 +3,8 @@
 # It finds the statuses in the response to a batch with awk, so handlers must not return an object with a numeric "status".
 url=$1 cr=$(printf '\r') dir=$(mktemp -d)
 cd "$dir" || exit 1
-trap 'kill $sender $stream 2> /dev/null; rm -r "$dir"' EXIT
-mkfifo events
+trap 'kill $sender $watcher $stream 2> /dev/null; rm -r "$dir"' EXIT
+mkfifo chunks events
 echo 1000 > retry
 : > outbox; : > body
 
@@ -49,7 +49,7 @@ deliver() {
     status=$(curl -s -m 15 -D post -o body -w '%{http_code}' -H @session -H 'Content-Type: application/x-ndjson' --data-binary @batch "$url/upward") || status=0
     results=''
     case $status in
-      200) results=$(tr '{' '\n' < body | awk '/^"status":[0-9][0-9][0-9]/ { if (s) print s; s = substr($0, 10, 3) } /"replayed":true}/ { s = s "r" } END { if (s) print s }'); [ "$(echo "$results" | wc -l)" -eq "$count" ] || results='' ;;
+      200) grep -q '^\[' body && results=$(tr '{' '\n' < body | awk '/^"status":[0-9][0-9][0-9]/ { if (s) print s; s = substr($0, 10, 3) } /"replayed":true}/ { s = s "r" } END { if (s) print s }'); [ "$(echo "$results" | wc -l)" -eq "$count" ] || results='' ;;
       408 | 421 | 425 | 429) ;;
       400 | 413) if [ "$count" -gt 1 ]; then batch=$((count / 2)) unsure=$before; continue; fi; results=$status ;;
       4*) results=$(sed "s/.*/$status/" batch) ;;
@@ -58,7 +58,7 @@ deliver() {
     handled=0
     for result in $results; do
       case $result in
-        404) if grep -q FST_SSE_SESSION_UNKNOWN body; then rm -f connected; kill "$(cat stream)"; break; fi; send refused '{"status":404}' ;;
+        404) if grep -q FST_SSE_SESSION_UNKNOWN body; then rm -f connected; [ -e stream ] && kill "$(cat stream)"; break; fi; send refused '{"status":404}' ;;
         429 | 503) break ;;
         [45]*) send refused "{\"status\":${result%r}}" ;; # 503r is a stored response
       esac
@@ -86,7 +86,7 @@ handle() {
         welcome)
           new=$(echo "$data" | sed 's/.*"sessionId":"\([^"]*\)".*/\1/') previous=$id id=$new
           interval=$(echo "$data" | sed -n 's/.*"heartbeatInterval":\([0-9]*\).*/\1/p')
-          silence=$((interval ? (interval * 5 / 2 + 999) / 1000 : 1000000))
+          echo $((interval ? (interval * 5 / 2 + 999) / 1000 : 1000000)) > silence
           echo "X-Session-ID: $id" > new && mv new session
           [ -n "$previous" ] && [ "$previous" != "$id" ] && send lost null
           failures=0
@@ -97,14 +97,25 @@ handle() {
   esac
 }
 
+# Ends a stream after `silence` seconds without a chunk. curl cannot change its own time limit after the welcome.
+watch() {
+  while sleep 1; do
+    echo >> idle
+    read -r silence < silence
+    [ "$(wc -l < idle)" -gt "${silence:-38}" ] && [ -e stream ] && kill "$(cat stream)"
+  done
+}
+
 deliver & sender=$!
-failures=0 id='' cursor='' silence=38 key=0 prefix=''
+watch 2> /dev/null & watcher=$!
+failures=0 id='' cursor='' key=0 prefix=''
 while :; do
   echo 'Accept: text/event-stream' > get
   [ -n "$cursor" ] && echo "Last-Event-ID: $cursor" >> get
-  : > head
-  curl -sN -D head -H @get --speed-limit 1 --speed-time "$silence" "$url/downward" > events & stream=$!
+  : > head; : > idle; echo 38 > silence
+  curl -sN -D head -H @get "$url/downward" > chunks & stream=$!
   echo $stream > stream
+  while dd bs=65536 count=1 > chunk && [ -s chunk ]; do : > idle; cat chunk; done < chunks > events 2> /dev/null &
   name='' data='' event_id='' is_stream=''
   while IFS= read -r line; do
     [ -n "$is_stream" ] || grep -qi '^content-type: text/event-stream' head || continue
@@ -116,6 +127,7 @@ while :; do
   done < events
   rm -f connected
   wait $stream
+  rm -f stream
   status=$(sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' head | tail -n 1)
   case $status in 408 | 421 | 425 | 429) ;; 204 | 4*) stop "status $status" 1 ;; esac
   wait_for $failures head

@@ -3,6 +3,7 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
 import type { Test } from 'tap'
 import sseSessions, { type Session } from '../../lib/index.js'
 import { startFaultProxy, type Fault, type FaultPlan, type FaultProxy } from '../support/fault-proxy.js'
@@ -28,6 +29,8 @@ const MAX_FAULTS_IN_A_ROW = 3
 /** Milliseconds by which a timer of the client can be early. */
 const TOLERANCE = 10
 const LONG_RETRY = 600
+/** Milliseconds without data that a client has to accept if no heartbeat interval applies: longer than after a welcome with one. */
+const LONG_SILENCE = 4 * HEARTBEAT
 /** The number in an event that the server does not complete. */
 const INCOMPLETE = 99_999
 /** Maximum number of characters of the client's output in a problem. */
@@ -55,11 +58,15 @@ const R = {
   repeat: 'repeats messages with the same key and the same data',
   batch: 'sends several messages in one batch',
   silence: 'reconnects when a stream is silent for 2.5 heartbeat intervals',
+  silenceAfterWelcome: 'reconnects when a stream is silent from its welcome event on',
+  lateWelcome: 'waits longer than 2.5 heartbeat intervals of the previous stream for a response to a GET',
+  noHeartbeats: 'does not reconnect when a stream without a heartbeat interval is silent',
   growing: 'waits longer after each failed attempt',
   getRetryAfter: 'does not repeat a GET before Retry-After',
   postRetryAfter: 'does not repeat a POST before Retry-After',
   retryDate: 'accepts a Retry-After with a date, by the clock of the server',
   storedResponse: 'accepts a stored response as final, also with the status 503',
+  invalidResults: 'repeats a batch after 200 without exactly one result for each message',
   temporary: 'repeats a message after 502 with an unknown body, and after an incomplete response',
   noWelcome: 'reconnects after a stream without welcome, with the same cursor, after its retry time',
   parsing: 'parses LF, CR and CRLF, comments, unknown fields and data in several lines',
@@ -74,15 +81,17 @@ const R = {
   replaced: 'stops after replaced, without another GET',
   refused: 'stops after 403, without another GET',
   delete: 'closes its session with DELETE',
+  failedDelete: 'does not fail when the response to its DELETE is lost',
   secret: 'sends no session id in a URL'
 } as const
 
 const createReport = (): Report => new Report([
   ['must', R.open], ['must', R.lost], ['must', R.duplicated], ['must', R.ordered], ['must', R.resume], ['must', R.retry], ['must', R.oneGet],
-  ['must', R.onePost], ['must', R.key], ['must', R.repeat], ['may', R.batch], ['should', R.silence], ['should', R.growing], ['must', R.getRetryAfter],
-  ['must', R.postRetryAfter], ['should', R.retryDate], ['should', R.storedResponse], ['must', R.temporary], ['must', R.noWelcome], ['must', R.parsing], ['must', R.incomplete],
+  ['must', R.onePost], ['must', R.key], ['must', R.repeat], ['may', R.batch], ['should', R.silence], ['should', R.silenceAfterWelcome], ['should', R.lateWelcome], ['must', R.noHeartbeats],
+  ['should', R.growing], ['must', R.getRetryAfter],
+  ['must', R.postRetryAfter], ['should', R.retryDate], ['should', R.storedResponse], ['must', R.invalidResults], ['must', R.temporary], ['must', R.noWelcome], ['must', R.parsing], ['must', R.incomplete],
   ['must', R.unknownEvents], ['should', R.gap], ['must', R.tooLarge], ['should', R.afterTooLarge], ['must', R.lostSession], ['must', R.uncertain],
-  ['must', R.close], ['must', R.replaced], ['must', R.refused], ['should', R.delete], ['must', R.secret]
+  ['must', R.close], ['must', R.replaced], ['must', R.refused], ['should', R.delete], ['should', R.failedDelete], ['must', R.secret]
 ])
 
 export interface CheckClientOptions {
@@ -155,9 +164,10 @@ class ClientRun {
   reused = 0
   batches = 0
   repeatedGets = 0
-  /** Handles the next GET or POST instead of the server. */
+  /** Handles the next request with this method instead of the server. */
   interceptGet: Intercept | undefined
   interceptPost: Intercept | undefined
+  interceptDelete: Intercept | undefined
   /** Runs after each message `echo`. */
   onEcho: (n: number) => unknown = () => {}
 
@@ -176,6 +186,10 @@ class ClientRun {
 
   get cuts (): number {
     return this.#proxy?.connections.filter(({ faulted }) => faulted).length ?? 0
+  }
+
+  get hasExited (): boolean {
+    return this.#exitCode !== undefined
   }
 
   get echoes (): number[] {
@@ -250,6 +264,10 @@ class ClientRun {
     } else if (method === 'POST' && this.interceptPost !== undefined) {
       const intercept = this.interceptPost
       this.interceptPost = undefined
+      intercept(request, response, handler)
+    } else if (method === 'DELETE' && this.interceptDelete !== undefined) {
+      const intercept = this.interceptDelete
+      this.interceptDelete = undefined
       intercept(request, response, handler)
     } else {
       handler(request, response)
@@ -339,7 +357,7 @@ class ClientRun {
   }
 }
 
-const SCENARIOS = [checkExchange, checkReplaced, checkRefused, checkDelete]
+const SCENARIOS = [checkExchange, checkSilence, checkReplaced, checkRefused, checkDelete, checkFailedDelete]
 
 /** Runs a client against a server behind a proxy that breaks connections. Resolves with the table of requirements. */
 export async function checkClient (t: Test, options: CheckClientOptions): Promise<Report> {
@@ -442,6 +460,31 @@ async function checkExchange (run: ClientRun, report: Report): Promise<void> {
     const [first = 0, second = 0] = postedAt
     report.check(requirement, second - first >= RETRY_AFTER - TOLERANCE, `${Math.round(second - first)} ms after ${status}`)
   }
+
+  // Responses that are not those of this server, although their status is 200.
+  const bodies: Array<(count: number) => unknown> = [
+    count => ({ results: Array(count).fill({ status: 200 }) }),
+    count => Array(count - 1).fill({ status: 200 }),
+    count => Array(count + 1).fill({ status: 200 })
+  ]
+  const sendInvalidResults: Intercept = (request, response, handler) => {
+    // A client that sends each message alone gets no results.
+    if (request.headers['content-type']?.startsWith('application/x-ndjson') !== true) {
+      run.interceptPost = sendInvalidResults
+      handler(request, response)
+      return
+    }
+    text(request).then(lines => {
+      const body = bodies.shift()?.(lines.trim().split('\n').length)
+      if (bodies.length > 0) run.interceptPost = sendInvalidResults
+      response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(body))
+    }, () => { run.interceptPost = sendInvalidResults })
+  }
+  run.interceptPost = sendInvalidResults
+  await run.emit(++n, ++n)
+  await exchangeOne()
+  run.interceptPost = undefined
+  report.check(R.invalidResults, run.echoes.slice(-3).join() === [n - 2, n - 1, n].join(), bodies.length > 0 ? 'not tested: it sends no batches' : '')
 
   // Responses of a proxy, and incomplete ones.
   run.interceptPost = respond(502, { 'Content-Type': 'text/html' }, '<h1>Bad gateway</h1>')
@@ -567,6 +610,34 @@ function checkStreams ({ streams }: ClientRun, report: Report): void {
   report.check(R.retry, waits.length > 0 && shortest >= -TOLERANCE, `${RETRY + Math.round(shortest)} ms or more, ${waits.length} times`)
 }
 
+/** Checks how long a client waits for data. The streams here are not those of the server, which has no silent ones. */
+async function checkSilence (run: ClientRun, report: Report): Promise<void> {
+  await run.emit(1)
+  await run.waitForEcho(1)
+  const writeWelcome = (response: ServerResponse, options: { heartbeatInterval?: number }): void => {
+    response.writeHead(200, EVENT_STREAM).write(`event: welcome\nid: ${run.stream.lastEventId ?? ''}\ndata: ${JSON.stringify({ sessionId: run.session.id, resumed: true, ...options })}\n\n`)
+  }
+  let streams = run.streams.length
+  run.interceptGet = () => {}
+  run.breakStream('cut')
+  const { response } = await run.waitForStream(streams)
+  await pause(LONG_SILENCE)
+  report.check(R.lateWelcome, !response.destroyed && run.streams.length === streams + 1)
+  writeWelcome(response, {})
+  await pause(LONG_SILENCE)
+  report.check(R.noHeartbeats, !response.destroyed && run.streams.length === streams + 1)
+  streams = run.streams.length
+  let silentAt = 0
+  run.interceptGet = (_request, response) => {
+    writeWelcome(response, { heartbeatInterval: HEARTBEAT })
+    silentAt = performance.now()
+  }
+  response.destroy()
+  await run.waitForStream(streams)
+  const silence = (await run.waitForStream(streams + 1)).startedAt - silentAt
+  report.check(R.silenceAfterWelcome, silence >= SILENCE[0] && silence <= SILENCE[1], `after ${Math.round(silence)} ms`)
+}
+
 async function checkReplaced (run: ClientRun, report: Report): Promise<void> {
   await run.emit(1)
   await run.waitForEcho(1)
@@ -591,6 +662,21 @@ async function checkDelete (run: ClientRun, report: Report): Promise<void> {
   await run.session.emit('leave', {})
   const code = await run.waitForExit()
   report.check(R.delete, code === 0 && run.closeReasons.join() === 'deleted', 'and exits with 0')
+}
+
+async function checkFailedDelete (run: ClientRun, report: Report): Promise<void> {
+  let isReset = false
+  run.interceptDelete = request => {
+    request.socket.resetAndDestroy()
+    isReset = true
+  }
+  await run.session.emit('leave', {})
+  await run.waitUntil(() => isReset, 'the DELETE')
+  await run.emit(1)
+  // The client may go on, repeat the DELETE, or exit.
+  await run.waitUntil(() => run.echoes.includes(1) || run.session.closed || run.hasExited, 'the message 1')
+  await run.session.close('done')
+  report.check(R.failedDelete, await run.waitForExit() === 0, 'and exits with 0')
 }
 
 const dateIn = (ms: number): string => new Date(Date.now() + ms).toUTCString()
