@@ -20,7 +20,7 @@ import (
 
 type Session struct {
 	url, id, cursor string
-	onEvent         func(name string, data json.RawMessage) // also `lost` (a new session) and `refused` (a message)
+	onEvent         func(name string, data json.RawMessage) // also `lost` (the session was lost, and there is a new one) and `refused` (the server has refused a message)
 	retry, silence  time.Duration
 	failures, key   int
 	outbox          []string
@@ -75,7 +75,7 @@ func (s *Session) request(ctx context.Context, method, path string, body io.Read
 	return http.DefaultClient.Do(request)
 }
 
-func isFinal(status int) bool {
+func isRefusal(status int) bool {
 	return status == 204 || status >= 400 && status < 500 && status != 408 && status != 421 && status != 425 && status != 429
 }
 
@@ -102,7 +102,7 @@ func (s *Session) wait(failures int, response *http.Response) {
 	time.Sleep(delay)
 }
 
-// Run receives events until the session is closed. It returns an error if the session still exists.
+// Run receives events until the session is closed. It returns an error if the server refuses the stream, or if another stream replaces it.
 func (s *Session) Run() error {
 	for ; ; s.failures++ {
 		ctx, abort := context.WithCancel(context.Background())
@@ -112,7 +112,7 @@ func (s *Session) Run() error {
 		s.silence = 37500 * time.Millisecond // until the welcome
 		timer := time.AfterFunc(s.silence, abort)
 		response, err := s.request(ctx, "GET", "/downward", nil, "Accept", "text/event-stream", "Last-Event-ID", s.cursor)
-		if err == nil && isFinal(response.StatusCode) {
+		if err == nil && isRefusal(response.StatusCode) {
 			return fmt.Errorf("status %d", response.StatusCode)
 		}
 		if err == nil && response.StatusCode == 200 && strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
@@ -133,7 +133,7 @@ func (s *Session) Run() error {
 	}
 }
 
-// read returns the name of the last event, if the client must not reconnect.
+// read returns `close` or `replaced`, after which the client must not reconnect; otherwise an empty string.
 func (s *Session) read(body io.Reader, timer *time.Timer) string {
 	name, data, id := "message", "", ""
 	var text []byte
@@ -287,7 +287,7 @@ func (s *Session) post(id string, lines []string) (*http.Response, []result) {
 		if len(results) != len(lines) {
 			results = nil // it is not the response of this server
 		}
-	} else if isFinal(response.StatusCode) {
+	} else if isRefusal(response.StatusCode) {
 		single := result{Status: response.StatusCode}
 		json.Unmarshal(text, &single.Body)
 		for range lines {

@@ -26,10 +26,10 @@ public class Client {
     private static final String UNKNOWN = "FST_SSE_SESSION_UNKNOWN";
     private final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
     private final String url;
-    private final BiConsumer<String, String> onEvent; // also `lost` (a new session) and `refused` (a message)
+    private final BiConsumer<String, String> onEvent; // also `lost` (the session was lost, and there is a new one) and `refused` (the server has refused a message)
     private final List<String> outbox = new ArrayList<>();
     private volatile String id, cursor, reason;
-    private volatile long retry = 1000, silence, opened, heard;
+    private volatile long retry = 1000, silence, opened, readAt;
     private int unsure, batch = 100, failures, key; // `unsure` messages at the start of the outbox were sent, but have no response
     private boolean isConnected;
     private volatile InputStream stream;
@@ -42,7 +42,7 @@ public class Client {
         sender.start();
         new Timer(true).schedule(new TimerTask() {
             @Override public void run() {
-                if (stream != null && System.currentTimeMillis() - heard > silence) abort();
+                if (stream != null && System.currentTimeMillis() - readAt > silence) abort();
             }
         }, 100, 100);
     }
@@ -68,7 +68,7 @@ public class Client {
                 if (cursor != null) request.header("Last-Event-ID", cursor);
                 opened = System.currentTimeMillis();
                 response = http.send(request.build(), BodyHandlers.ofInputStream());
-                if (isFinal(response.statusCode())) return "status " + response.statusCode();
+                if (isRefusal(response.statusCode())) return "status " + response.statusCode();
                 if (response.headers().firstValue("Content-Type").orElse("").startsWith("text/event-stream")) read(response.body());
             } catch (IOException error) { /* the connection is lost, or was silent for too long */ }
             if (reason != null) return reason;
@@ -82,7 +82,7 @@ public class Client {
         return HttpRequest.newBuilder(URI.create(url + path)).timeout(Duration.ofSeconds(15));
     }
 
-    private static boolean isFinal(int status) {
+    private static boolean isRefusal(int status) {
         return status == 204 || status >= 400 && status < 500 && !Set.of(408, 421, 425, 429).contains(status);
     }
 
@@ -105,13 +105,13 @@ public class Client {
 
     private void read(InputStream body) throws IOException {
         silence = 37_500; // until the welcome
-        heard = System.currentTimeMillis();
+        readAt = System.currentTimeMillis();
         stream = body;
         String name = "message", data = "", eventId = null, text = "";
         byte[] chunk = new byte[4096];
         // In ISO 8859-1, each byte is a character, so a chunk can end within a character of UTF-8.
         for (int length; reason == null && (length = body.read(chunk)) >= 0;) {
-            heard = System.currentTimeMillis();
+            readAt = System.currentTimeMillis();
             text += new String(chunk, 0, length, "ISO-8859-1");
             // A CR at the end can be the first half of CRLF.
             Matcher lines = Pattern.compile("\\G([^\r\n]*+)(?:\r\n|\n|\r(?!\\z))").matcher(text);
@@ -187,7 +187,7 @@ public class Client {
                         .POST(BodyPublishers.ofString(String.join("\n", lines))).build(), BodyHandlers.ofString());
                     // Without a parser, this finds the statuses only if no handler returns an object with a numeric `status`.
                     if (response.statusCode() == 200 && response.body().startsWith("[")) results = Pattern.compile("\"status\":(\\d{3})((?!\"status\":\\d).)*").matcher(response.body()).results().map(match -> new Result(Integer.parseInt(match.group(1)), match.group().contains("\"replayed\":true"))).toList();
-                    else if (isFinal(response.statusCode())) results = Collections.nCopies(lines.size(), new Result(response.statusCode(), false));
+                    else if (isRefusal(response.statusCode())) results = Collections.nCopies(lines.size(), new Result(response.statusCode(), false));
                     if (results.size() != lines.size()) results = List.of();
                 } catch (IOException error) { /* no complete response */ }
                 int status = response == null ? 0 : response.statusCode(), done = 0;

@@ -13,7 +13,7 @@ final class Session
     private bool $isConnected = false;
     private string $text = '';
 
-    /** Calls $onEvent(name, data) for events, and also with `lost` (a new session) and `refused` (a message). */
+    /** Calls $onEvent(name, data) for events, and also with `lost` (the session was lost, and there is a new one) and `refused` (the server has refused a message). */
     public function __construct(private string $url, private Closure $onEvent)
     {
         $this->curl = curl_multi_init();
@@ -49,7 +49,7 @@ final class Session
             curl_multi_exec($this->curl, $running);
             while ($done = curl_multi_info_read($this->curl)) {
                 $method = $done['handle'] === $this->stream ? 'GET' : 'POST';
-                // curl does not report a response that ends in its headers: the empty line after them is missing.
+                // curl reports success for a response that ends within its headers. Then the empty line after the headers is missing.
                 $isComplete = $done['result'] === CURLE_OK && isset($this->headers[$method]['']);
                 $status = $isComplete ? curl_getinfo($done['handle'], CURLINFO_RESPONSE_CODE) : 0;
                 $method === 'GET' ? $this->endStream($status) : $this->onResponse($status);

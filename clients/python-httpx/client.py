@@ -13,7 +13,7 @@ def is_refusal(status):
 
 class Session:
     def __init__(self, url, on_event):
-        """Calls `on_event(name, data)` for events, and also with `lost` (a new session) and `refused` (a message)."""
+        """Calls `on_event(name, data)` for events, and also with `lost` (the session was lost, and there is a new one) and `refused` (the server has refused a message)."""
         self.url, self.on_event, self.id, self.cursor = url, on_event, None, None
         self.retry, self.failures, self.keys, self.timer = 1, 0, 0, None
         self.outbox, self.is_connected, self.changed = [], False, asyncio.Event()

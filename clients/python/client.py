@@ -3,11 +3,11 @@ import http.client, io, json, os, random, socket, sys, threading, time
 from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import urlsplit
 
-def is_final(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
+def is_refusal(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
 
 class Session:
     def __init__(self, url, on_event, path=None):
-        """Calls `on_event(name, data)` for events, and also with `lost` (a new session) and `refused` (a message).
+        """Calls `on_event(name, data)` for events, and also with `lost` (the session was lost, and there is a new one) and `refused` (the server has refused a message).
         `path` is a file that keeps the session and its messages over a restart of the program."""
         self.url, self.on_event, self.id, self.cursor, self.keys = urlsplit(url), on_event, None, None, 0
         self.retry, self.failures, self.batch = 1, 0, 100
@@ -38,7 +38,7 @@ class Session:
             if self.cursor: headers['Last-Event-ID'] = self.cursor
             try:
                 response = self._request('GET', '/downward', headers, timeout=37.5)  # until the welcome
-                if is_final(response.status): return f'status {response.status}'
+                if is_refusal(response.status): return f'status {response.status}'
                 if response.headers.get_content_type() == 'text/event-stream':
                     reason = self._read(response)
                     if reason: return reason
@@ -108,7 +108,7 @@ class Session:
                 body = json.loads(text) if response.headers.get_content_type() == 'application/json' else None
                 # Any other body with the status 200 is not the response of this server.
                 if response.status == 200 and isinstance(body, list) and len(body) == len(lines): results = body
-                elif is_final(response.status): results = [{'status': response.status, 'body': body}] * len(lines)
+                elif is_refusal(response.status): results = [{'status': response.status, 'body': body}] * len(lines)
             except (OSError, http.client.HTTPException, ValueError): pass  # no complete response
             if results and len(lines) > 1 and response.status in (400, 413):
                 with self.changed:

@@ -10,7 +10,7 @@ class Session
 
   attr_reader :is_closed
 
-  # Yields (name, data) of events, and also `lost` (a new session) and `refused` (a message).
+  # Yields (name, data) of events, and also `lost` (the session was lost, and there is a new one) and `refused` (the server has refused a message).
   def initialize(url, &on_event)
     @url, @on_event, @key, @failures, @retry, @batch = URI(url), on_event, 0, 0, 1.0, 100
     # `unsure` is the number of messages at the start of the outbox that were sent, but have no response.
@@ -44,7 +44,7 @@ class Session
 
   def http(timeout = 15, &) = Net::HTTP.start(@url.host, @url.port, use_ssl: @url.scheme == 'https', read_timeout: timeout, max_retries: 0, &)
 
-  def final?(status) = status == 204 || (400...500).cover?(status) && ![408, 421, 425, 429].include?(status)
+  def refusal?(status) = status == 204 || (400...500).cover?(status) && ![408, 421, 425, 429].include?(status)
 
   def wait(failures, response)
     after = response && response['Retry-After'] || '0'
@@ -59,7 +59,7 @@ class Session
       @stream = http
       http.request_get("#{@url.path}/downward", headers) do |response|
         @response = response
-        throw :stop, "status #{response.code}" if final?(response.code.to_i)
+        throw :stop, "status #{response.code}" if refusal?(response.code.to_i)
         read(response) if response.code == '200' && response.content_type == 'text/event-stream'
       end
     end
@@ -107,7 +107,7 @@ class Session
     body = JSON.parse(response.body) if response.content_type == 'application/json'
     # Any other body with the status 200 is not the response of this server.
     results = if response.code == '200' then (body if body.is_a?(Array) && body.size == lines.size)
-              elsif final?(response.code.to_i) then [{ 'status' => response.code.to_i, 'body' => body }] * lines.size
+              elsif refusal?(response.code.to_i) then [{ 'status' => response.code.to_i, 'body' => body }] * lines.size
               end
     [response, results]
   rescue *FAILURES, JSON::ParserError

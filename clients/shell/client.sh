@@ -8,7 +8,7 @@ mkfifo chunks events
 echo 1000 > retry
 : > outbox; : > body
 
-# The files of curl contain the session id, which must not appear in the list of processes.
+# curl reads headers from files, so that the session id does not appear in the list of processes.
 on_event() {
   case $1 in
     echo) send echo "$2" ;;
