@@ -5,6 +5,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 SESSION_UNKNOWN = 'FST_SSE_SESSION_UNKNOWN'
+# What httpx raises if there is no complete response. Errors of TLS are not always a TransportError.
+FAILURES = (httpx.TransportError, OSError)
 
 
 def is_refusal(status):
@@ -38,7 +40,7 @@ class Session:
 
     async def close(self):
         if self.id:
-            with contextlib.suppress(httpx.TransportError):  # the session expires
+            with contextlib.suppress(*FAILURES):  # the session expires
                 await self.http.delete(self.url + '/downward', headers={'X-Session-ID': self.id})
 
     def stop(self, reason):
@@ -73,7 +75,7 @@ class Session:
         headers = {'Accept': 'text/event-stream'}
         if self.cursor:
             headers['Last-Event-ID'] = self.cursor
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(*FAILURES):
             async with self.http.stream('GET', self.url + '/downward', headers=headers, timeout=None) as response:
                 self.stream_headers = response.headers
                 if is_refusal(response.status_code):
@@ -165,7 +167,7 @@ class Session:
             response = await self.http.post(self.url + '/upward', content=content, headers=headers)
             is_json = response.headers.get('Content-Type', '').startswith('application/json')
             return response.status_code, response.headers, response.json() if is_json else None
-        except (httpx.TransportError, ValueError):
+        except (*FAILURES, ValueError):
             return 0, {}, None
 
 
