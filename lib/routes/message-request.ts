@@ -67,9 +67,9 @@ export class MessageRequest extends IncomingMessage {
     this.httpVersionMinor = original.raw.httpVersionMinor
     this.complete = true
     this.method = 'POST'
-    const url = createMessageUrl(original)
-    // Fastify sets the result of the app's `rewriteUrl`. The original URL was rewritten before, and a second time could add a prefix again.
-    Object.defineProperty(this, 'url', { configurable: true, get: () => url, set: noop })
+    const url = this.url = createMessageUrl(original)
+    // Fastify will set the result of the app's `rewriteUrl`. A second time, it could add a prefix again.
+    if (original.originalUrl !== original.raw.url) Object.defineProperty(this, 'url', { configurable: true, get: () => url, set: noop })
     const headers: IncomingHttpHeaders = { ...original.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
