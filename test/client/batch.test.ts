@@ -1,5 +1,6 @@
 import t from 'tap'
 import { testEachClient, FORCE_CLOSE, range } from '../support/clients.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { echo, isPost, messagesOf, openStream, respond, scriptedServer, welcome, type Responder } from './support/scripted-server.js'
 
@@ -36,7 +37,7 @@ testEachClient(t, 'fails all messages of a batch after a permanent error, and no
   const server = await scriptedServer(t, [openStream(welcome())], [respond(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), echo])
   const session = connect(server.url)
   const errors = await Promise.all([1, 2].map(async n => await session.request('a', n).catch((error: unknown) => error)))
-  t.match(errors, [1, 2].map(() => ({ name: 'ClientError', code: 'NO_TOKEN', message: 'Log in', status: 401 })))
+  matchList(t, errors, [1, 2].map(() => ({ name: 'ClientError', code: 'NO_TOKEN', message: 'Log in', status: 401 })))
   t.equal(server.requests.filter(isPost).length, 1)
   t.equal(await session.request('a', 3), 3)
 })

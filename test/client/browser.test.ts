@@ -9,6 +9,7 @@ import type { SseSessionsOptions } from '../../lib/index.js'
 import { needsChromium, openContext } from '../support/browser.js'
 import { FORCE_CLOSE, range } from '../support/clients.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type TestServer } from '../support/server.js'
 import { deferred, waitUntil } from '../support/wait.js'
 
@@ -58,7 +59,7 @@ t.test('the bundle sends and receives messages in Chromium, and resumes after a 
   sessions.addHook('onDisconnect', session => session.send('in between'))
   disconnect()
   await page.waitForFunction('received.length === 4')
-  t.match(await page.evaluate('received'), [['open'], ['disconnect'], ['resume', { resumed: true }], ['message', 'in between']])
+  matchList(t, await page.evaluate('received'), [['open', {}], ['disconnect', {}], ['resume', { resumed: true }], ['message', 'in between']])
   t.equal(await page.evaluate('session.request("add", [3, 4])'), 7)
 })
 
@@ -159,7 +160,7 @@ t.test('a message that the browser could not send, because it was offline, is se
   await page.waitForFunction('received.some(([name]) => name === "id")')
   const id = await page.evaluate('session.sessionId')
   t.not(id, lostId)
-  t.match(await page.evaluate('received'), [['open'], ['disconnect'], ['reset'], ['id', id]])
+  matchList(t, await page.evaluate('received'), [['open', {}], ['disconnect', {}], ['reset', {}], ['id', id]])
 })
 
 // The client can only treat a message as not sent if the browser says so. When this test fails, Chromium has begun to.
@@ -232,5 +233,5 @@ t.test('a Content-Security-Policy that blocks the requests closes the session at
   })
   await page.goto(new URL('/strict', page.url()).href)
   await page.waitForFunction('window.session?.state === "closed"')
-  t.match(await page.evaluate('received'), [['close', { reason: 'REQUEST_INVALID' }]])
+  matchList(t, await page.evaluate('received'), [['close', { reason: 'REQUEST_INVALID' }]])
 })

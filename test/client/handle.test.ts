@@ -2,6 +2,7 @@ import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { testEachClient, FORCE_CLOSE, recordEvents, waitForEvent, range } from '../support/clients.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { fakeNetwork, streamResponse } from './support/fake-network.js'
@@ -100,7 +101,7 @@ testEachClient(t, 'answers do not wait for the response to other messages, and j
   const bodies = (): unknown[] => server.requests.filter(isPost).map(request => messagesOf(request))
   const answer = (id: string): object => ({ event: 'response', data: { request: id, data: 'yes' } })
   await waitUntil(() => bodies().flat().length === 3, 'the messages')
-  t.match(bodies()[0], [{ event: 'first' }])
+  matchList(t, bodies()[0], [{ event: 'first' }])
   t.strictSame(bodies().slice(1).flat(), [answer('r1'), answer('r2')], 'answers have no key')
 })
 
@@ -172,7 +173,7 @@ testEachClient(t, 'acknowledges an event after it was received, once, wherever t
     session.on('said', data => { received.push(data, posts().length) })
     await waitUntil(() => posts().length > 0, 'the acknowledgement')
     await withTimeout(session.emit('last'), 'the response')
-    t.match(posts(), [{ event: 'response', data: { request: 'r1' } }, { event: 'last' }])
+    matchList(t, posts(), [{ event: 'response', data: { request: 'r1' } }, { event: 'last' }])
     t.strictSame(received, [1, 0], `cut after ${length} characters`)
     await session.close()
   }

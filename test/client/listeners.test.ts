@@ -1,6 +1,7 @@
 import t from 'tap'
 import type { ClientSession } from '../../lib/client/index.js'
 import { testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { waitUntil } from '../support/wait.js'
 import { CLOSE_EVENT, endedStream, openStream, scriptedServer, welcome } from './support/scripted-server.js'
@@ -18,7 +19,7 @@ testEachClient(t, 'an error that a listener throws is uncaught, and the session 
   await waitUntil(() => uncaught.length > 0, 'the error')
   process.off('uncaughtException', onUncaught)
   for (const listener of originalListeners) process.on('uncaughtException', listener)
-  t.match(uncaught, [{ message: 'mine' }])
+  matchList(t, uncaught, [{ message: 'mine' }])
   const message = waitForEvent(session, 'message')
   await (await sessions.find(session.sessionId ?? ''))?.send(1)
   t.equal(await message, 1)

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
+import { matchList } from '../support/match-list.js'
 import { withTimeout } from '../support/wait.js'
 import { CLOSE_EVENT, endedStream, openStream, scriptedServer, welcome, writeChunks } from './support/scripted-server.js'
 
@@ -40,7 +41,7 @@ testEachClient(t, 'emits error for an event whose data is not JSON', async (t, c
   const session = connect(server.url)
   const events = recordEvents(session)
   await waitForEvent(session, 'close')
-  t.match(events, [['open'], ['error', SyntaxError], ['close', { reason: 'the end' }]])
+  matchList(t, events, [['open', {}], ['error', SyntaxError], ['close', { reason: 'the end' }]])
 })
 
 // Streams, and the `Last-Event-ID` of the next request as bytes in Latin-1.
