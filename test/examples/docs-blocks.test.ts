@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
+import { matchList } from '../support/match-list.js'
 import { blocksOf, pages, root, type Block } from './docs.js'
 import { isTyped, typeCheck } from './docs-types.js'
 
@@ -82,6 +83,6 @@ t.test('an error in a block is reported with its page and line', async t => {
     { ...block, line: 30, code: "app.sseSessions.addHook('onOpen', async (session, request) => { await session.join(request.id) })" },
     { ...block, line: 40, isClient: true, code: "const { said } = await session.request('say') as { said: string }\nconsole.log(said)" }
   ])
-  t.match(errors, [/^docs\/page\.md:11: Expected 2-3 arguments/, /^docs\/page\.md:20: .*'dispatcher' does not exist/])
+  matchList(t, errors, [/^docs\/page\.md:11: Expected 2-3 arguments/, /^docs\/page\.md:20: .*'dispatcher' does not exist/])
   t.equal(errors.length, 2)
 })

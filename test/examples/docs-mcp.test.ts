@@ -5,6 +5,7 @@ import { McpServer } from '@modelcontextprotocol/sdk/server/mcp.js'
 import Fastify from 'fastify'
 import t from 'tap'
 import { findFreePort } from '../support/free-port.js'
+import { matchList } from '../support/match-list.js'
 import { withTimeout } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder } from './docs-run.js'
@@ -25,7 +26,7 @@ t.test('a client without a token finds the authorization server, and one with a 
   const refused = await fetch(url, { method: 'POST' })
   t.equal(refused.status, 401)
   const { resourceMetadataUrl } = extractWWWAuthenticateParams(refused)
-  t.match(await discoverOAuthProtectedResourceMetadata(url), { resource: url.href, authorization_servers: ['https://login.example.com'] })
+  matchList(t, await discoverOAuthProtectedResourceMetadata(url), { resource: url.href, authorization_servers: ['https://login.example.com'] })
   t.equal((await fetch(String(resourceMetadataUrl))).status, 200)
   const connect = async (token: string, sessionId?: string): Promise<Client> => {
     const client = new Client({ name: 'test', version: '1.0.0' })
@@ -35,7 +36,7 @@ t.test('a client without a token finds the authorization server, and one with a 
     return client
   }
   const client = await connect('valid-a')
-  t.match(await client.callTool({ name: 'whoami' }), { content: [{ text: 'valid-a' }] })
+  matchList(t, await client.callTool({ name: 'whoami' }), { content: [{ text: 'valid-a' }] })
   const foreign = await connect('valid-b', client.transport?.sessionId)
   await t.rejects(foreign.callTool({ name: 'whoami' }), /no such session/)
 })

@@ -2,6 +2,7 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import { redisStore } from '../../lib/redis.js'
 import { runScript } from '../support/child-process.js'
+import { matchList } from '../support/match-list.js'
 import { startRedisCluster } from '../support/redis-cluster.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openStream, postMessage } from '../support/http-client.js'
@@ -28,7 +29,7 @@ t.test('two nodes share their sessions, one with each client of Redis, and conti
   await say(other, 'missed')
   const resumed = await openStream(t, other, { path: '/chat/downward', headers: { 'last-event-id': id } })
   await resumed.waitFor(({ event }) => event === 'message')
-  t.match(resumed.events.map(({ data }) => data), [{ resumed: true }, { text: 'Data received: missed' }])
+  matchList(t, resumed.events.map(({ data }) => data), [{ resumed: true }, { text: 'Data received: missed' }])
   await nodes[1].kill('SIGTERM')
   t.equal(nodes[1].process.exitCode, 0, nodes[1].output())
 })

@@ -3,6 +3,7 @@ import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/
 import { ElicitRequestSchema } from '@modelcontextprotocol/sdk/types.js'
 import t from 'tap'
 import { runScript } from '../support/child-process.js'
+import { matchList } from '../support/match-list.js'
 import { withTimeout } from '../support/wait.js'
 
 t.test('the tools of the MCP example report progress, and ask the user', async t => {
@@ -12,7 +13,7 @@ t.test('the tools of the MCP example report progress, and ask the user', async t
   t.teardown(() => client.close())
   await withTimeout(client.connect(new StreamableHTTPClientTransport(new URL(url))), 'the client to connect')
   const progress: unknown[] = []
-  t.match(await client.callTool({ name: 'bake', arguments: { loaves: 2 } }, undefined, { onprogress: event => { progress.push(event) } }), { content: [{ text: '2 loaves are ready' }] })
+  matchList(t, await client.callTool({ name: 'bake', arguments: { loaves: 2 } }, undefined, { onprogress: event => { progress.push(event) } }), { content: [{ text: '2 loaves are ready' }] })
   t.strictSame(progress, [{ progress: 1, total: 2 }, { progress: 2, total: 2 }])
-  t.match(await client.callTool({ name: 'order' }), { content: [{ text: 'The bread is on its way to Main Street 1' }] })
+  matchList(t, await client.callTool({ name: 'order' }), { content: [{ text: 'The bread is on its way to Main Street 1' }] })
 })

@@ -5,6 +5,7 @@ import type { Session, SseSessionsOptions } from '../../lib/index.js'
 import { needsChromium, openContext } from '../support/browser.js'
 import { FORCE_CLOSE, range } from '../support/clients.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type TestServer } from '../support/server.js'
 import { waitUntil } from '../support/wait.js'
 
@@ -98,13 +99,13 @@ t.test('two tabs share one session and one stream, and the second one takes over
   for (const page of [first, second]) {
     await waitForNumber(page, 9)
     t.strictSame(await page.evaluate('numbers'), range(10).slice(page === first ? 0 : 1))
-    t.match(await page.evaluate('received'), [['open', { resumed: false, sessionId: session?.id }]])
+    matchList(t, await page.evaluate('received'), [['open', { resumed: false, sessionId: session?.id }]])
   }
   await first.close({ runBeforeUnload: true })
   for (const n of range(10)) session?.emit('number', n + 10)
   await waitForNumber(second, 19)
   t.strictSame(await second.evaluate('numbers'), range(20).slice(1))
-  t.match(await second.evaluate('received'), [['open']], 'the second tab has not noticed')
+  matchList(t, await second.evaluate('received'), [['open', {}]], 'the second tab has not noticed')
   t.equal(leader(), second)
   await second.close({ runBeforeUnload: true })
   await waitUntil(() => closeReasons.length > 0, 'the close of the session')
@@ -233,7 +234,7 @@ t.test('one tab answers a request of the server, close() ends the session only i
   for (const [index, page] of tabs.entries()) {
     t.strictSame(closeReasons, [])
     await page.evaluate('session.close()')
-    t.match(await page.evaluate('received'), [['open'], ['close', { reason: 'closed' }]])
+    matchList(t, await page.evaluate('received'), [['open', {}], ['close', { reason: 'closed' }]])
     await session.emit('number', index).catch(() => {})
     for (const other of tabs.slice(index + 1)) await waitForNumber(other, index)
   }
@@ -247,7 +248,7 @@ t.test('one tab answers a request of the server, close() ends the session only i
   const [second] = openSessions as unknown as [Session]
   second.close('logout')
   for (const page of tabs) await page.waitForFunction('session.state === "closed"')
-  for (const page of tabs) t.match(await page.evaluate('received'), [['open'], ['close', { reason: 'logout' }]])
+  for (const page of tabs) matchList(t, await page.evaluate('received'), [['open', {}], ['close', { reason: 'logout' }]])
   await tabs[0]?.waitForFunction('navigator.locks.query().then(({ held, pending }) => held.length + pending.length === 0)')
   await connectAgain()
   t.equal(openSessions.size, 1)
