@@ -1,5 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
+import { matchList } from '../support/match-list.js'
 import { findSession, openSession, attachMemoryStream, createEarlierTime } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
@@ -54,7 +55,7 @@ testEachStore(t, 'a new stream on any node replaces the previous one, which rece
   const before = await attachMemoryStream(nodeA, session, undefined, false, createEarlierTime())
   const after = await attachMemoryStream(nodeB, await findSession(nodeB, session), before.cursor)
   await waitUntil(() => before.sink.closed, 'the end of the first stream')
-  t.match(before.read(), [{ event: 'replaced' }])
+  matchList(t, before.read(), [{ event: 'replaced' }])
   await session.send('to the second')
   await waitUntil(() => after.messages().length === 1, 'the message')
   t.equal(before.messages().length, 0)
@@ -69,13 +70,13 @@ testEachStore(t, 'reports entries that a limit trims as a gap, and rejects an en
   for (let n = 1; n <= 5; n++) await session.send(n)
   const counted = await attachMemoryStream(nodeB, await findSession(nodeB, session), session[kInternals].cursor)
   await waitUntil(() => counted.messages().length === 3, 'what is left')
-  t.match(counted.events.map(({ event, data }) => [event, data]), [['gap', { reason: 'count' }], ['message', 3], ['message', 4], ['message', 5]])
+  matchList(t, counted.events.map(({ event, data }) => [event, data]), [['gap', { reason: 'count' }], ['message', 3], ['message', 4], ['message', 5]])
   await t.rejects(nodeB.broadcast('message', 'x'.repeat(60)), { code: 'FST_SSE_ENTRY_TOO_LARGE' })
   const other = await openSession(nodeB)
   for (let n = 1; n <= 3; n++) await nodeA.broadcast('message', 'x'.repeat(15))
   const heavy = await attachMemoryStream(nodeA, await findSession(nodeA, other), other[kInternals].cursor)
   await waitUntil(() => heavy.messages().length === 2, 'what is left')
-  t.match(heavy.events, [{ event: 'gap', data: { reason: 'bytes' } }, { event: 'message' }, { event: 'message' }])
+  matchList(t, heavy.events, [{ event: 'gap', data: { reason: 'bytes' } }, { event: 'message' }, { event: 'message' }])
 })
 
 testEachStore(t, 'trims entries that exceed the age, and reports a gap', async (t, store) => {
@@ -89,7 +90,7 @@ testEachStore(t, 'trims entries that exceed the age, and reports a gap', async (
   await session.send('young')
   const stream = await attachMemoryStream(node, session, cursor)
   await waitUntil(() => stream.messages().length === 1, 'what is left')
-  t.match(stream.events, [{ event: 'gap', data: { reason: 'age' } }, { event: 'message', data: 'young' }])
+  matchList(t, stream.events, [{ event: 'gap', data: { reason: 'age' } }, { event: 'message', data: 'young' }])
 })
 
 testEachStore(t, 'a producer on any node is paced by the stream', async (t, store) => {
@@ -133,7 +134,7 @@ testEachStore(t, 'a loss in a channel that was left does not hide events that ar
     const resumed = await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
     if (cursor === latest) continue
     await waitUntil(() => resumed.read().length === 2, 'the events')
-    t.match(resumed.events, [{ event: 'gap', data: { reason: 'count' } }, { event: 'message', data: 'own' }])
+    matchList(t, resumed.events, [{ event: 'gap', data: { reason: 'count' } }, { event: 'message', data: 'own' }])
   }
 })
 
@@ -150,6 +151,6 @@ testEachStore(t, 'a closed session receives what was sent to its channels, and n
   for (const n of [1, 2, 3]) await Promise.all([nodeA.broadcast('message', n), nodeA.channel('busy').send(n)])
   const resumed = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   await waitUntil(() => resumed.sink.closed, 'the end of the stream')
-  t.match(resumed.read(), [{ event: 'message', data: 'before' }, { event: 'close', data: { reason: 'enough' } }])
+  matchList(t, resumed.read(), [{ event: 'message', data: 'before' }, { event: 'close', data: { reason: 'enough' } }])
   t.equal(resumed.events.length, 2)
 })

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
+import { matchList } from '../support/match-list.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { testEachStore } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -27,7 +28,7 @@ testEachStore(t, 'a session is closed once for all nodes, and its client can sti
   await session.send('last words')
   await Promise.all([remote.close('bye'), session.close('bye')])
   await waitUntil(() => stream.sink.closed, 'the end of the stream')
-  t.match(stream.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
+  matchList(t, stream.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
   t.ok(signal.aborted)
   t.strictSame(closed, ['bye'])
   t.equal(await nodeA.find(session.id), undefined)
@@ -36,7 +37,7 @@ testEachStore(t, 'a session is closed once for all nodes, and its client can sti
   await t.rejects(remote.update({ late: true }), { code: 'FST_SSE_SESSION_OVER' })
   const late = await attachMemoryStream(nodeB, await findSession(nodeB, session), stream.cursor)
   await waitUntil(() => late.sink.closed, 'the end of the late stream')
-  t.match(late.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
+  matchList(t, late.read(), [{ event: 'message', data: 'last words' }, { event: 'close', data: { reason: 'bye' } }])
 })
 
 testEachStore(t, 'a session without a stream expires on exactly one node; a session with a stream does not expire', async (t, store) => {
@@ -108,7 +109,7 @@ testEachStore(t, 'the sessions of a principal are found, sent events and closed 
   await ann.close('logout')
   const [first, second] = streams
   await waitUntil(() => first.sink.closed && second.sink.closed, 'the end of the streams')
-  for (const stream of [first, second]) t.match(stream.read(), [{ event: 'news', data: { n: 1 } }, { event: 'message', data: 'hi' }, { event: 'close', data: { reason: 'logout' } }])
+  for (const stream of [first, second]) matchList(t, stream.read(), [{ event: 'news', data: { n: 1 } }, { event: 'message', data: 'hi' }, { event: 'close', data: { reason: 'logout' } }])
   t.strictSame(closed, ['ann logout', 'ann logout'])
   t.strictSame(await ann.sessions(), [])
   await other.send('last')
