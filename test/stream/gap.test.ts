@@ -6,6 +6,7 @@ import { kInternals } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { eventSources } from '../support/event-sources.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
+import { matchList } from '../support/match-list.js'
 import { summarize, findGap, destroyStream, serveSession, positionOf, resumeAfter, type ServedSession } from '../support/served-session.js'
 import { serve } from '../support/server.js'
 import { openStream, type ClientStream } from '../support/http-client.js'
@@ -147,7 +148,7 @@ t.test('reports a cursor ahead of the store as a gap back to the store, and deli
   t.strictSame(summarize(events), ['welcome', 'gap'])
   t.strictSame(findGap(events), { after: 1000, resumedAt: 1, reason: 'store' })
   t.strictSame(events.map(positionOf), [1000, 1], 'the welcome has the position of the client, the gap has the position of the store')
-  t.match(served.reportedGaps, [{ gap: { after: 1000, resumedAt: 1, reason: 'store' } }])
+  matchList(t, served.reportedGaps, [{ gap: { after: 1000, resumedAt: 1, reason: 'store' } }])
   await served.session.send(2)
   t.strictSame(summarize(await resumeAfter(t, served, 1)), ['welcome', 2])
 })

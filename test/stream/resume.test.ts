@@ -3,6 +3,7 @@ import type { Session } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { eventSources, type EventSourceLike } from '../support/event-sources.js'
 import { startFaultProxy, type Fault, type FaultProxy, type FaultPlan } from '../support/fault-proxy.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type TestServer } from '../support/server.js'
 import { openStream } from '../support/http-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -68,7 +69,7 @@ for (const [name, open] of eventSources) {
       send(3)
       await follower.reached(3)
       t.strictSame([follower.problems, follower.numbers], [[], [1, 2, 3]], fault)
-      t.match(follower.welcomes, [{ resumed: false }, { resumed: true }])
+      matchList(t, follower.welcomes, [{ resumed: false }, { resumed: true }])
     }
   })
 
@@ -101,7 +102,7 @@ for (const [name, open] of eventSources) {
       await follower.reached(12_000)
       t.strictSame(follower.problems, [], fault)
       t.equal(follower.numbers.length, 12_000)
-      t.match(follower.welcomes, [{ resumed: false }, { resumed: true }])
+      matchList(t, follower.welcomes, [{ resumed: false }, { resumed: true }])
     }
   })
 }

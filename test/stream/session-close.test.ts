@@ -2,6 +2,7 @@ import t from 'tap'
 import { eventSources, type EventSourceLike } from '../support/event-sources.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { assertErrorResponse } from '../support/error-response.js'
+import { matchList } from '../support/match-list.js'
 import type { TestServer } from '../support/server.js'
 import { openStream, deleteSession } from '../support/http-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -81,7 +82,7 @@ for (const reason of ['done', 'lost']) {
     for (let attempt = 0; attempt < 2; attempt++) {
       const resumed = await openStream(t, url, { headers: { 'last-event-id': stream.events[0]?.id ?? '' } })
       await withTimeout(resumed.ended, 'the end')
-      t.match(resumed.events, [{ event: 'welcome', data: { resumed: true, sessionId } }, { event: 'message', data: 'while away' }, { event: 'close', data: { reason }, id: 'closed' }])
+      matchList(t, resumed.events, [{ event: 'welcome', data: { resumed: true, sessionId } }, { event: 'message', data: 'while away' }, { event: 'close', data: { reason }, id: 'closed' }])
     }
     const last = await openStream(t, url, { headers: { 'last-event-id': 'closed' }, skipWelcome: true })
     t.equal(last.status, 204)
