@@ -2,6 +2,7 @@ import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/cli
 import { McpServer } from '@modelcontextprotocol/server'
 import t from 'tap'
 import { z } from 'zod'
+import { matchList } from '../support/match-list.js'
 import { withTimeout } from '../support/wait.js'
 import { connectClient, serveMcp } from './support/server.js'
 
@@ -9,9 +10,9 @@ t.test('the official client calls tools and ends its session', async t => {
   const { url } = await serveMcp(t)
   const { client, transport } = await connectClient(t, url)
   t.strictSame((await client.listTools()).tools.map(({ name }) => name), ['add', 'count', 'wait'])
-  t.match(await client.callTool({ name: 'add', arguments: { a: 1, b: 2 } }), { content: [{ type: 'text', text: '3' }] })
+  matchList(t, await client.callTool({ name: 'add', arguments: { a: 1, b: 2 } }), { content: [{ type: 'text', text: '3' }] })
   const progress: number[] = []
-  t.match(await client.callTool({ name: 'count', arguments: { to: 3 } }, undefined, { onprogress: event => { progress.push(event.progress) } }), { content: [{ text: 'counted to 3' }] })
+  matchList(t, await client.callTool({ name: 'count', arguments: { to: 3 } }, undefined, { onprogress: event => { progress.push(event.progress) } }), { content: [{ text: 'counted to 3' }] })
   t.strictSame(progress, [1, 2, 3])
   await transport.terminateSession()
 })
@@ -35,8 +36,8 @@ t.test('version 2 of the official client and server', async t => {
   const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers: { user: 'a' } } })
   t.teardown(() => client.close())
   await withTimeout(client.connect(transport), 'the client to connect')
-  t.match(await client.callTool({ name: 'whoami', arguments: {} }), { content: [{ text: 'a' }] })
+  matchList(t, await client.callTool({ name: 'whoami', arguments: {} }), { content: [{ text: 'a' }] })
   const progress: number[] = []
-  t.match(await client.callTool({ name: 'count', arguments: { to: 3 } }, { onprogress: event => { progress.push(event.progress) } }), { content: [{ text: 'counted to 3' }] })
+  matchList(t, await client.callTool({ name: 'count', arguments: { to: 3 } }, { onprogress: event => { progress.push(event.progress) } }), { content: [{ text: 'counted to 3' }] })
   t.strictSame(progress, [1, 2, 3])
 })

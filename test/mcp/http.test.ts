@@ -3,6 +3,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import mcp, { type McpOptions } from '../../lib/mcp/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { matchList } from '../support/match-list.js'
 import { openRawClient } from '../support/raw-client.js'
 import { waitUntil } from '../support/wait.js'
 import { ACCEPT, callMessage, initializeMessage, openGet, post, startSession } from './support/raw.js'
@@ -83,7 +84,7 @@ t.test('refuses bodies that are no messages', async t => {
 t.test('responds to a batch of revision 2025-03-26 with an array, or with a stream', async t => {
   const { url } = await serveMcp(t)
   const session = await startSession(url, '2025-03-26')
-  t.match(await (await post(url, [PING, { ...PING, id: 2 }], session)).json(), [{ id: 1 }, { id: 2 }])
+  matchList(t, await (await post(url, [PING, { ...PING, id: 2 }], session)).json(), [{ id: 1 }, { id: 2 }])
   await assertError(t, await post(url, [PING, PING], session), 400, -32600, /in use/)
   const text = await (await post(url, [PING, callMessage(2, 'count', { to: 2 })], session)).text()
   t.match(text, /^retry: 1\nid: \S+\n\nid: \S+\ndata: \{"result":\{\},"jsonrpc":"2.0","id":1\}\n\n/)
@@ -186,7 +187,7 @@ t.test('hooks, CORS and the authentication of the app apply', async t => {
   const session = await startSession(url)
   const response = await post(url, callMessage(1, 'whoami'), { ...session, origin: 'http://localhost' })
   t.equal(response.headers.get('access-control-expose-headers'), 'x-a, Mcp-Session-Id')
-  t.match(await response.json(), { result: { content: [{ text: new URL(url).host }] } })
+  matchList(t, await response.json(), { result: { content: [{ text: new URL(url).host }] } })
   t.strictSame(auth, { token: 'abc' })
   t.match(await (await post(url, PING, { ...session, authorization: 'wrong' })).json(), { statusCode: 401, message: 'wrong' })
   const { url: plain } = await serveMcp(t, {}, app => { app.register(cors) })
