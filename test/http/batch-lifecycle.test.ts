@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { request } from 'undici'
 import { memoryStore, type StoreFactory } from '../../lib/index.js'
 import type { QueuedMessage } from '../../lib/store/message-queue.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
 import { openStream, postMessage, type HttpResponse, type StreamEvent } from '../support/http-client.js'
 import { FlakyStore } from '../support/flaky-store.js'
@@ -61,7 +62,7 @@ t.test('a message that is handled while close() stops waiting for its batch keep
   t.match(await response, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
   gate.resolve()
   await waitUntil(() => results.length === 1, 'the result')
-  t.match(results, [{ status: 200, body: 'done' }])
+  matchList(t, results, [{ status: 200, body: 'done' }])
   await closed
 })
 
@@ -86,7 +87,7 @@ t.test("errors of a batch's messages reach the onError hooks and the error handl
     .handle('fine', () => 'fine')
   lines.length = 0
   const { body } = await postBatch({ event: 'secret' }, { event: 'async' }, { event: 'fine' }, { event: 'unknown' }, { event: 'rethrown' })
-  t.match(body, [{ status: 500, body: { hidden: true } }, { status: 500, body: { hidden: true } }, { status: 200, body: 'fine' }, { status: 404, body: { hidden: true } }, { status: 500, body: { message: 'rethrown' } }])
+  matchList(t, body, [{ status: 500, body: { hidden: true } }, { status: 500, body: { hidden: true } }, { status: 200, body: 'fine' }, { status: 404, body: { hidden: true } }, { status: 500, body: { message: 'rethrown' } }])
   t.strictSame(calls.filter(call => /secret|async/.test(call)), ['onError secret', 'handler secret', 'onError async', 'handler async'])
   t.strictSame(lines.filter(({ err }) => err?.message === 'secret').map(({ level, msg }) => ({ level, msg })), [{ level: 50, msg: 'reported' }])
   t.equal(new Set(lines.map(({ reqId }) => reqId)).size, 1, 'all lines have the id of the request')
@@ -159,9 +160,9 @@ t.test('the hooks of the app run for each message, with its event name, its data
   for (const path of ['/rooms/5/upward?q=1', '/rooms/5/upward/other?q=1']) {
     const lines = [{ event: 'a/ä', data: { text: '<b>' }, id: path }, { event: 'admin', data: 1 }]
     const { body } = await postMessage(url, sessionId, lines.map(line => JSON.stringify(line)).join('\n'), { path, headers: { 'content-type': 'application/x-ndjson' } })
-    t.match(body, [{ status: 200, body: { data: { text: 'b' }, id: /^req-/, ip: '127.0.0.1' } }, { status: 403, body: { refused: true } }])
+    matchList(t, body, [{ status: 200, body: { data: { text: 'b' }, id: /^req-/, ip: '127.0.0.1' } }, { status: 403, body: { refused: true } }])
   }
-  t.match(seen, ['/rooms/5/upward?q=1', '/rooms/5/upward/other?q=1'].map(key => ({ params: { room: '5', event: 'a/ä' }, query: { q: '1' }, key, type: 'application/json' })))
+  matchList(t, seen, ['/rooms/5/upward?q=1', '/rooms/5/upward/other?q=1'].map(key => ({ params: { room: '5', event: 'a/ä' }, query: { q: '1' }, key, type: 'application/json' })))
 })
 
 t.test('the URL of a batch is rewritten only once', async t => {
@@ -242,7 +243,7 @@ t.test('after a failure of the store, the later messages of a batch are not hand
     store.isDown = data === 2
     await session.send(data)
   })
-  t.match((await postBatch({ event: 'n', data: 1 }, { event: 'n', data: 2, id: 'k' }, { event: 'n', data: 3 })).body, [{ status: 202 }, ...Array.from({ length: 2 }, () => ({ status: 503, body: { code: 'FST_SSE_STORE_UNAVAILABLE' } }))])
+  matchList(t, (await postBatch({ event: 'n', data: 1 }, { event: 'n', data: 2, id: 'k' }, { event: 'n', data: 3 })).body, [{ status: 202 }, ...Array.from({ length: 2 }, () => ({ status: 503, body: { code: 'FST_SSE_STORE_UNAVAILABLE' } }))])
   t.strictSame(handled, [1, 2])
   store.isDown = false
   sessions.addHook('onMessage', () => { errors++ })
@@ -336,7 +337,7 @@ t.test('responds with 500 to a handler that returns a stream or a Response', asy
     for (const replayed of [undefined, 'true']) {
       t.match(await postMessage(url, sessionId, {}, { event, key: event }), { status: 500, headers: { 'idempotent-replayed': replayed }, body: { code: 'FST_SSE_RESPONSE_INVALID', message: /must return or send a value, or return an async generator/ } }, event)
     }
-    t.match((await postBatch({ event })).body, [{ status: 500, body: { code: 'FST_SSE_RESPONSE_INVALID' } }], event)
+    matchList(t, (await postBatch({ event })).body, [{ status: 500, body: { code: 'FST_SSE_RESPONSE_INVALID' } }], event)
   }
 })
 

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { testEachStoreFactory } from '../support/stores.js'
 import { addEndless } from '../support/streaming-handlers.js'
@@ -36,13 +37,13 @@ testEachStoreFactory(t, 'if a server closes before a handler has returned an ite
   const closed = nodeA.app.close()
   await waitUntil(() => nodeA.sessions.closing, 'the close to begin')
   gate.resolve()
-  t.match((await batch).body, [{ status: 503, body: { code: 'FST_SSE_CLOSING' } }, { status: 503, body: { code: 'FST_SSE_CLOSING' } }])
+  matchList(t, (await batch).body, [{ status: 503, body: { code: 'FST_SSE_CLOSING' } }, { status: 503, body: { code: 'FST_SSE_CLOSING' } }])
   t.strictSame(handled, [])
   await withTimeout(closed, 'the close')
   // With the memory store, the session does not exist any more.
   if (servers.length === 0) return
   const nodeB = await openNode()
-  t.match((await postBatch(nodeB.url, sessionId, lines)).body, [{ status: 202, replayed: undefined }, { status: 202, replayed: undefined }])
+  matchList(t, (await postBatch(nodeB.url, sessionId, lines)).body, [{ status: 202, replayed: undefined }, { status: 202, replayed: undefined }])
   t.strictSame(handled.toSorted(), ['n', 'values'])
 })
 
@@ -66,20 +67,20 @@ testEachStoreFactory(t, 'after a message that is refused with 429 or 503, only c
   const lines = [{ event: 'n', id: '1', data: 1 }, { event: 'refused', id: '2', data: 2 }, { event: 'concurrent', id: 'c', data: 'c' }, { event: 'n', id: '3', data: 3 }, { event: 'n', data: 4 }]
   const refusal = (status: number): object => ({ status, body: { refused: true }, replayed: undefined })
   const { body } = await postBatch(url, sessionId, lines)
-  t.match(body, [{ status: 202 }, refusal(503), { status: 202 }, refusal(503), refusal(503)])
+  matchList(t, body, [{ status: 202 }, refusal(503), { status: 202 }, refusal(503), refusal(503)])
   t.strictSame(handled.splice(0).map(String).toSorted(), ['1', 'c'])
   refusedStatus = 429
   const repeated = lines.filter(({ id }) => id !== '1' && id !== 'c')
-  t.match((await postBatch(url, sessionId, repeated)).body, [refusal(429), refusal(429), refusal(429)])
+  matchList(t, (await postBatch(url, sessionId, repeated)).body, [refusal(429), refusal(429), refusal(429)])
   refusedStatus = 409
-  t.match((await postBatch(url, sessionId, [{ event: 'refused', id: '0' }, { event: 'n', data: 0 }])).body, [refusal(409), { status: 202 }], 'the client does not repeat a message with another status')
-  t.match((await postBatch(url, sessionId, [{ event: 'failed', id: 'f' }, { event: 'n', data: 1 }])).body, [{ status: 503 }, { status: 202 }], 'a handled message is not handled again')
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'refused', id: '0' }, { event: 'n', data: 0 }])).body, [refusal(409), { status: 202 }], 'the client does not repeat a message with another status')
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'failed', id: 'f' }, { event: 'n', data: 1 }])).body, [{ status: 503 }, { status: 202 }], 'a handled message is not handled again')
   refusedStatus = 0
-  t.match((await postBatch(url, sessionId, repeated)).body, [2, 3, 4].map(() => ({ status: 202, replayed: undefined })))
+  matchList(t, (await postBatch(url, sessionId, repeated)).body, [2, 3, 4].map(() => ({ status: 202, replayed: undefined })))
   t.strictSame(handled.splice(0), [0, 1, 2, 3, 4])
   for (let count = 0; count <= 5; count++) await postMessage(url, sessionId, {}, { event: 'endless' })
   const tooMany = { status: 429, body: { code: 'FST_SSE_TOO_MANY_DELIVERIES' } }
-  t.match((await postBatch(url, sessionId, [{ event: 'endless', id: 'e' }, { event: 'n', id: 'n' }])).body, [tooMany, tooMany])
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'endless', id: 'e' }, { event: 'n', id: 'n' }])).body, [tooMany, tooMany])
   t.strictSame(handled, [])
 })
 
@@ -104,7 +105,7 @@ t.test('if the original of a repeat is refused, the messages after the repeat ar
   await waitForWaitingMessages(sessions, sessionId, 2)
   gate.resolve()
   const tooMany = { status: 429, body: { code: 'FST_SSE_TOO_MANY_DELIVERIES' } }
-  t.match((await original).body, [tooMany])
-  t.match((await batch).body, [tooMany, { status: 422 }, tooMany])
+  matchList(t, (await original).body, [tooMany])
+  matchList(t, (await batch).body, [tooMany, { status: 422 }, tooMany])
   t.strictSame(handled, [])
 })

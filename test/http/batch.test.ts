@@ -1,5 +1,6 @@
 import t, { type Test } from 'tap'
 import { assertErrorResponse } from '../support/error-response.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type TestServer } from '../support/server.js'
 import { openStream, postMessage, type HttpResponse, type PostOptions } from '../support/http-client.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
@@ -52,7 +53,7 @@ t.test('handles the messages of a batch in order, and responds with one report f
 t.test('lines without an event have the event of the path', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
   const { body } = await postBatch(url, sessionId, [{ data: 1 }, { event: 'message', data: { text: 'hi' } }, { data: 2 }], { event: 'n' })
-  t.match(body, [{ status: 200 }, { status: 201 }, { status: 200 }])
+  matchList(t, body, [{ status: 200 }, { status: 201 }, { status: 200 }])
   t.strictSame(handled, [1, 2])
 })
 
@@ -65,14 +66,14 @@ t.test('responds with 400 to a batch with an Idempotency-Key header, because eac
 t.test('a repeated id gets the stored response, in the same batch and in later requests', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
   const { body } = await postBatch(url, sessionId, [{ event: 'n', data: 1, id: 'a' }, { event: 'n', data: 1, id: 'a' }, { event: 'n', data: 2, id: 'a' }])
-  t.match(body, [
+  matchList(t, body, [
     { status: 200, body: { n: 1 }, replayed: undefined },
     { status: 200, body: { n: 1 }, replayed: true },
     { status: 422, body: { statusCode: 422, code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' } }
   ])
   t.match(await postMessage(url, sessionId, 1, { event: 'n', key: 'a' }), { body: { n: 1 }, headers: { 'idempotent-replayed': 'true' } })
   await postMessage(url, sessionId, 2, { event: 'n', key: 'b' })
-  t.match((await postBatch(url, sessionId, [{ event: 'n', data: 2, id: 'b' }, { event: 'n', data: 3 }])).body, [{ replayed: true }, { body: { n: 3 } }])
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'n', data: 2, id: 'b' }, { event: 'n', data: 3 }])).body, [{ replayed: true }, { body: { n: 3 } }])
   t.strictSame(handled, [1, 2, 3])
 })
 
@@ -108,7 +109,7 @@ t.test('responds with 400 to a batch with a malformed line, and handles none of 
 t.test('ignores blank lines and a line feed at the end', async t => {
   const { url, sessionId, handled } = await serveWithHandler(t)
   const { body } = await postBatch(url, sessionId, '\r\n{"event":"n","data":1}\r\n\r\n  \n{"event":"n","data":2}\n\n')
-  t.match(body, [{ body: { n: 1 } }, { body: { n: 2 } }])
+  matchList(t, body, [{ body: { n: 1 } }, { body: { n: 2 } }])
   t.strictSame(handled, [1, 2])
   t.strictSame((await postBatch(url, sessionId, '\n')).body, [])
 })
@@ -127,8 +128,8 @@ t.test('responds with 413 to a batch above maxWaitingMessages, with 429 if the q
   await withTimeout(started.promise, 'the batch')
   assertErrorResponse(t, await postBatch(url, sessionId, createLines(2)), 429, 'FST_SSE_TOO_MANY_WAITING')
   release.resolve()
-  t.match(await batch, { body: [{ status: 202 }, { status: 200 }, { status: 200 }] })
-  t.match(await postBatch(url, sessionId, createLines(3)), { body: [{ status: 200 }, { status: 200 }, { status: 200 }] })
+  matchList(t, await batch, { body: [{ status: 202 }, { status: 200 }, { status: 200 }] })
+  matchList(t, await postBatch(url, sessionId, createLines(3)), { body: [{ status: 200 }, { status: 200 }, { status: 200 }] })
   t.strictSame(handled, [0, 1, 0, 1, 2])
 })
 
@@ -152,7 +153,7 @@ t.test('splits lines with spaces, escapes, nested data and unknown members', asy
 
 t.test('accepts a batch of one message if maxWaitingMessages is 0', async t => {
   const { url, sessionId } = await serveWithHandler(t, { maxWaitingMessages: 0 })
-  t.match((await postBatch(url, sessionId, [{ event: 'n', data: 1 }])).body, [{ status: 200 }])
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'n', data: 1 }])).body, [{ status: 200 }])
   assertErrorResponse(t, await postBatch(url, sessionId, [{ event: 'n' }, { event: 'n' }]), 413, 'FST_SSE_BATCH_TOO_LARGE')
 })
 
@@ -160,9 +161,9 @@ t.test('messages after one that closes the session fail with 404', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t)
   sessions.handle('end', session => session.close())
   const { body } = await postBatch(url, sessionId, [{ event: 'n', data: 1 }, { event: 'end' }, { event: 'n', data: 2 }])
-  t.match(body, [{ status: 200 }, { status: 202 }, { status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' } }])
+  matchList(t, body, [{ status: 200 }, { status: 202 }, { status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' } }])
   const other = await openStream(t, url)
-  t.match((await postBatch(url, other.sessionId, [{ event: 'end' }, { event: 'n', data: 3 }])).body, [{ status: 202 }, { status: 404 }])
+  matchList(t, (await postBatch(url, other.sessionId, [{ event: 'end' }, { event: 'n', data: 3 }])).body, [{ status: 202 }, { status: 404 }])
   t.strictSame(handled, [1])
 })
 
@@ -182,7 +183,7 @@ t.test('a result that is not serializable as JSON is an error of its own message
   const { url, sessions, sessionId, handled } = await serveWithHandler(t)
   sessions.handle('not serializable', () => ({ big: 1n }))
   const { body } = await postBatch(url, sessionId, [{ event: 'n', data: 1 }, { event: 'not serializable' }, { event: 'n', data: 2 }])
-  t.match(body, [{ body: { n: 1 } }, { status: 500, body: { statusCode: 500, message: /unexpected/ } }, { body: { n: 2 } }])
+  matchList(t, body, [{ body: { n: 1 } }, { status: 500, body: { statusCode: 500, message: /unexpected/ } }, { body: { n: 2 } }])
   t.strictSame(handled, [1, 2])
 })
 
@@ -203,7 +204,7 @@ t.test('an app can parse application/x-ndjson with its own parser on its other r
     afterRegister: ({ sseSessions }) => sseSessions.handle('return', (_session, data) => data)
   })
   const { sessionId } = await openStream(t, url)
-  t.match((await postBatch(url, sessionId, [{ event: 'return', data: 1 }])).body, [{ status: 200, body: 1 }])
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'return', data: 1 }])).body, [{ status: 200, body: 1 }])
   const response = await fetch(`${url}/own`, { method: 'POST', body: '1', headers: { 'content-type': 'application/x-ndjson' } })
   t.strictSame(await response.json(), { parsed: '1' })
 })

@@ -5,6 +5,7 @@ import t from 'tap'
 import { request } from 'undici'
 import type { Message, Session, Sessions } from '../../lib/index.js'
 import { assertErrorResponse } from '../support/error-response.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, deleteSession } from '../support/http-client.js'
 import { collectProcessWarnings } from '../support/process-warnings.js'
@@ -37,10 +38,10 @@ t.test('a handler that does not settle gets a 504, its signal aborts, and the qu
   const [hanging, next] = await withTimeout(Promise.all([postMessage(url, sessionId, {}, { event: 'hang', key: 'k' }), postMessage(url, sessionId, {}, { event: 'fine' })]), 'both responses')
   assertErrorResponse(t, hanging, 504, 'FST_SSE_HANDLER_TIMEOUT')
   t.equal(next.body, 'fine')
-  t.match(reasons, [{ code: 'FST_SSE_HANDLER_TIMEOUT' }])
+  matchList(t, reasons, [{ code: 'FST_SSE_HANDLER_TIMEOUT' }])
   t.match(await postMessage(url, sessionId, {}, { event: 'hang', key: 'k' }), { status: 504, headers: { 'idempotent-replayed': 'true' } })
   const batch = await postMessage(url, sessionId, '{"event":"hang without signal"}\n{"event":"fine"}', { headers: { 'content-type': 'application/x-ndjson' } })
-  t.match(batch.body, [{ status: 504, body: { code: 'FST_SSE_HANDLER_TIMEOUT' } }, { status: 200, body: 'fine' }])
+  matchList(t, batch.body, [{ status: 504, body: { code: 'FST_SSE_HANDLER_TIMEOUT' } }, { status: 200, body: 'fine' }])
 })
 
 t.test('a handler that only sends an event is not awaited', async t => {
@@ -183,7 +184,7 @@ t.test('messages that wait behind a handler that does not settle get a response 
   await waitForWaitingMessages(sessions, sessionId, 2)
   t.equal((await deleteSession(url, sessionId)).status, 204)
   assertErrorResponse(t, await withTimeout(waiting, 'the response to the message'), 404, 'FST_SSE_SESSION_UNKNOWN')
-  t.match(await withTimeout(batch, 'the response to the batch'), { status: 200, body: [{ status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' } }] })
+  matchList(t, await withTimeout(batch, 'the response to the batch'), { status: 200, body: [{ status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' } }] })
 })
 
 t.test('a message that waits behind a handler that does not settle gets a response when the server closes', async t => {
@@ -256,15 +257,15 @@ for (const name of HOOKS) {
     const { sessionId } = await openStream(t, url)
     const post = (): ReturnType<typeof postMessage> => postMessage(url, sessionId, '{"event":"count","id":"blocked"}\n{"event":"count"}', { headers: { 'content-type': 'application/x-ndjson' } })
     const isHandled = name === 'onSend'
-    t.match((await withTimeout(post(), 'the response')).body, [
+    matchList(t, (await withTimeout(post(), 'the response')).body, [
       { status: 504, body: { statusCode: 504, code: 'FST_SSE_HANDLER_TIMEOUT', message: /hook/ } },
       { status: 200, body: isHandled ? 2 : 1 }
     ])
-    t.match(lines, [{ level: 50, err: { code: 'FST_SSE_HANDLER_TIMEOUT' } }])
+    matchList(t, lines, [{ level: 50, err: { code: 'FST_SSE_HANDLER_TIMEOUT' } }])
     // The hook calls back late.
     blocked[0]?.()
     // A message that the handler has not received can be repeated.
-    t.match((await post()).body, isHandled ? [{ status: 504, replayed: true }, { body: 3 }] : [{ status: 200, body: 2 }, { body: 3 }])
+    matchList(t, (await post()).body, isHandled ? [{ status: 504, replayed: true }, { body: 3 }] : [{ status: 200, body: 2 }, { body: 3 }])
     t.equal(handled, 3)
     t.equal(lines.length, 1)
   })
@@ -285,7 +286,7 @@ t.test('without a time limit, a message of a batch waits for a hook', async t =>
   const response = postMessage(url, sessionId, '{"event":"fine","id":"blocked"}', { headers: { 'content-type': 'application/x-ndjson' } })
   const done = await withTimeout(blocked.promise, 'the hook')
   done()
-  t.match((await response).body, [{ status: 200, body: 'fine' }])
+  matchList(t, (await response).body, [{ status: 200, body: 'fine' }])
 })
 
 t.test('the queue continues after an error for which the error handler sends no response', async t => {
@@ -310,7 +311,7 @@ t.test('the queue continues after an error for which the error handler sends no 
   await withTimeout(started.promise, 'the handler')
   t.equal((await withTimeout(postMessage(url, sessionId, {}, { event: 'fine' }), 'the response')).body, 'fine')
   assertErrorResponse(t, await withTimeout(postMessage(url, sessionId, undefined, { event: 'fail', key: 'k' }), 'the repeat'), 504, 'FST_SSE_HANDLER_TIMEOUT')
-  t.match((await withTimeout(postMessage(url, sessionId, '{"event":"fail"}\n{"event":"fine"}', { headers: { 'content-type': 'application/x-ndjson' } }), 'the batch')).body, [{ status: 504 }, { body: 'fine' }])
+  matchList(t, (await withTimeout(postMessage(url, sessionId, '{"event":"fail"}\n{"event":"fine"}', { headers: { 'content-type': 'application/x-ndjson' } }), 'the batch')).body, [{ status: 504 }, { body: 'fine' }])
 })
 
 t.test('a message whose validator does not settle gets a 504, and the queue continues', async t => {

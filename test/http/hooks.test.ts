@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import t from 'tap'
 import { assertErrorResponse } from '../support/error-response.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, type HttpResponse, type ClientStream } from '../support/http-client.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -44,7 +45,7 @@ t.test('events that an onOpen hook sends follow the welcome event', async t => {
   })
   const stream = await openStream(t, url)
   await stream.waitFor(({ data }) => data === 'to the room')
-  t.match(stream.events.map(({ data }) => data), [{ resumed: false }, 'from the hook', 'to the room'])
+  matchList(t, stream.events.map(({ data }) => data), [{ resumed: false }, 'from the hook', 'to the room'])
 })
 
 t.test('the welcome event has no default text if the app has hooks or a handler of its own', async t => {
@@ -275,7 +276,7 @@ t.test('an error of onDisconnect or onClose is logged with the short session id,
   await waitUntil(() => ran.length === 1, 'the second onDisconnect hook')
   await (await sessions.find(sessionId))?.close()
   t.strictSame(ran, ['onDisconnect', 'onClose'])
-  t.match(lines, [
+  matchList(t, lines, [
     { msg: 'the onDisconnect hook failed', err: { message: 'sync' }, session: sessionId.slice(0, 6) },
     { msg: 'the onClose hook failed', err: { message: 'async' }, session: sessionId.slice(0, 6) }
   ])

@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { request } from 'undici'
 import type { Session, SseSessionsOptions } from '../../lib/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type TestServer, type ServeOptions } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { formatGet, openRawClient } from '../support/raw-client.js'
@@ -41,7 +42,7 @@ t.test('logs one line when a stream opens and one when it ends, with reason and 
 
   const stream = await openStream(t, url)
   const { sessionId } = stream
-  t.match(opened(), [{ level: 30, session: sessionId.slice(0, 6), resumed: false, reqId: /./ }])
+  matchList(t, opened(), [{ level: 30, session: sessionId.slice(0, 6), resumed: false, reqId: /./ }])
   t.equal(ended().length, 0)
   stream.destroy()
   await assertEnded(sessionId, 'lost')
@@ -95,7 +96,7 @@ t.test('logs a warning when a session is refused because there are too many', as
   await openStream(t, url)
   const refused = await openStream(t, url, { skipWelcome: true })
   await refused.ended
-  t.match(lines('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal'), [{ level: 40 }])
+  matchList(t, lines('a session was refused because there are too many; see options maxSessions and maxSessionsPerPrincipal'), [{ level: 40 }])
 })
 
 t.test('no log line, at any level, contains a whole session id', async t => {
@@ -189,8 +190,8 @@ t.test('logs a warning with event and session if nothing handles the rejected pr
     if (msg.startsWith('session')) t.equal(session, sessionId.slice(0, 6))
     t.type(event, 'string')
   }
-  t.match(warnings().map(({ event }) => event).sort(), ['a\nb', 'gap', 'large', 'message', 'message', 'message', 'reset', 'token', 'welcome'])
-  t.match(warnings().filter(({ event }) => event === 'message').map(({ msg }) => msg.split(' ', 1)[0]).sort(), ['channel.send', 'of(principal).send', 'session.send'])
+  matchList(t, warnings().map(({ event }) => event).sort(), ['a\nb', 'gap', 'large', 'message', 'message', 'message', 'reset', 'token', 'welcome'])
+  matchList(t, warnings().filter(({ event }) => event === 'message').map(({ msg }) => msg.split(' ', 1)[0]).sort(), ['channel.send', 'of(principal).send', 'session.send'])
   t.notMatch(raw(), sessionId)
 
   await session?.emit('welcome', 1).catch(() => {})

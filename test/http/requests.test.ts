@@ -1,6 +1,7 @@
 import t, { type Test } from 'tap'
 import { memoryStore, type Awaitable, type EmitOptions, type RequestOptions, type Reuse, type RunInput, type RunState, type RunStore, type Session, type SseSessionsOptions, type Store, type StoreFactory } from '../../lib/index.js'
 import { deleteSession, openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type TestServer } from '../support/server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -47,9 +48,9 @@ t.test('a handler can wait for an answer, also while other messages wait for the
   t.match(await post('later'), { status: 429 }, 'the queue is full')
   const lines = [{ event: 'response', data: { request, data: 'yes' } }, { event: 'response', data: { request } }].map(line => JSON.stringify(line)).join('\n')
   const batch = await withTimeout(postMessage(url, stream.sessionId, lines, { headers: { 'content-type': 'application/x-ndjson' } }), 'the results')
-  t.match(batch.body, [{ status: 202, body: { status: 'accepted' } }, { status: 404, body: { code: 'FST_SSE_REQUEST_UNKNOWN' } }])
+  matchList(t, batch.body, [{ status: 202, body: { status: 'accepted' } }, { status: 404, body: { code: 'FST_SSE_REQUEST_UNKNOWN' } }])
   t.match(await removed, { status: 200, body: 'yes' })
-  t.match(await Promise.all(later), [{ status: 200, body: 'handled' }, { status: 200 }])
+  matchList(t, await Promise.all(later), [{ status: 200, body: 'handled' }, { status: 200 }])
 })
 
 t.test('a batch has the results of answers and of other messages in the order of its lines', async t => {
@@ -187,7 +188,7 @@ t.test('an event that is to be acknowledged has its own name and a field that ot
   const { session, stream, post } = await serveSession(t)
   const calls = [session.emit('said', 1, { acknowledged: true }), session.emit('said', 2, { acknowledged: false }), session.emit('message', 3, { acknowledged: true, timeout: 60_000 })]
   await stream.waitFor(({ event }) => event === 'message')
-  t.match(stream.events.slice(1), [{ event: 'said', data: 1 }, { event: 'said', data: 2 }, { event: 'message', data: 3 }])
+  matchList(t, stream.events.slice(1), [{ event: 'said', data: 1 }, { event: 'said', data: 2 }, { event: 'message', data: 3 }])
   const requests = [...stream.text().matchAll(/^request: (\S+)$/gm)].map(([, id]) => id)
   t.equal(requests.length, 2)
   for (const request of requests) await post('response', { request })

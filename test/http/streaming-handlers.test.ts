@@ -4,6 +4,7 @@ import { memoryStore, type Session, type SseSessionsOptions } from '../../lib/in
 import { kInternals } from '../../lib/sessions/session.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
+import { matchList } from '../support/match-list.js'
 import { serve, type ServeOptions, type TestServer } from '../support/server.js'
 import { addEndless, isEnd, partsOf } from '../support/streaming-handlers.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -53,7 +54,7 @@ t.test('a message without a key gets an id, and every async iterable is streamed
   const { body } = await post('ask') as { body: { message: string } }
   t.match(body.message, /^[\w-]{36}$/)
   await stream.waitFor(isEnd)
-  t.match(partsOf(stream), [{ message: body.message, data: 'a' }, { message: body.message, end: { status: 'finished' } }])
+  matchList(t, partsOf(stream), [{ message: body.message, data: 'a' }, { message: body.message, end: { status: 'finished' } }])
 })
 
 t.test('a generator that fails because it was stopped is not an error', async t => {
@@ -131,13 +132,13 @@ t.test('an error of the generator arrives as the response of the error handler o
   await stream.waitFor(isEnd)
   await post('invalid', {}, 'm2')
   await stream.waitFor(({ data }) => (data as { message?: string }).message === 'm2')
-  t.match(partsOf(stream), [
+  matchList(t, partsOf(stream), [
     { message: 'm1', data: 1 },
     { message: 'm1', end: { status: 'failed', response: { status: 418, body: { code: 'APP', message: 'hidden 6' } } } },
     { message: 'm2', end: { status: 'failed', response: { status: 418 } } }
   ])
   t.notMatch(stream.text(), /secret/)
-  t.match(logged().filter(({ level }) => level === 50).map(({ err }) => err?.message), ['secret', /BigInt/])
+  matchList(t, logged().filter(({ level }) => level === 50).map(({ err }) => err?.message), ['secret', /BigInt/])
 })
 
 t.test('a generator that fails because another session is closed has failed', async t => {
@@ -151,7 +152,7 @@ t.test('a generator that fails because another session is closed has failed', as
   })
   await post('forward', {}, 'm1')
   await stream.waitFor(isEnd)
-  t.match(partsOf(stream), [
+  matchList(t, partsOf(stream), [
     { message: 'm1', data: 1 },
     { message: 'm1', end: { status: 'failed', response: { status: 410, body: { code: 'FST_SSE_SESSION_OVER' } } } }
   ])
@@ -164,7 +165,7 @@ t.test('a message of a batch streams, too, and its error has the code of the err
   const { body } = await postMessage(url, stream.sessionId, '{"event":"fail","data":{"a":1},"id":"m1"}', { headers: { 'content-type': 'application/x-ndjson' } })
   t.strictSame(body, [{ status: 202, body: { status: 'streaming', message: 'm1' } }])
   await stream.waitFor(isEnd)
-  t.match(partsOf(stream), [{ message: 'm1', end: { status: 'failed', response: { status: 409, body: { code: 'NO', message: 'no' } } } }])
+  matchList(t, partsOf(stream), [{ message: 'm1', end: { status: 'failed', response: { status: 409, body: { code: 'NO', message: 'no' } } } }])
 })
 
 t.test('a session has a limited number of running generators; a message beyond it is refused and can be repeated', async t => {
@@ -187,7 +188,7 @@ t.test('the time limit of a handler does not apply to its values', async t => {
   })
   await post('slow')
   await stream.waitFor(isEnd)
-  t.match(partsOf(stream), [{ data: 'late' }, { end: { status: 'finished' } }])
+  matchList(t, partsOf(stream), [{ data: 'late' }, { end: { status: 'finished' } }])
 })
 
 t.test('a client that is disconnected meanwhile receives each value once, at its speed', async t => {
