@@ -9,6 +9,7 @@ import type { Reducer } from '../../lib/store/redis/replica/reducer.js'
 import { SessionReplica } from '../../lib/store/redis/replica/session-replica.js'
 import { StreamOwnership } from '../../lib/store/redis/stream-ownership.js'
 import { kInternals } from '../../lib/sessions/session.js'
+import { matchList } from '../support/match-list.js'
 import { findSession, openSession, attachMemoryStream, createEarlierTime } from '../support/memory-stream.js'
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
@@ -49,7 +50,7 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
-  t.match(earlierStream.read(), [{ event: 'replaced' }])
+  matchList(t, earlierStream.read(), [{ event: 'replaced' }])
   await session.send(2)
   await waitUntil(() => down.messages().length === 2, 'the messages')
   t.notOk(down.sink.closed)
@@ -86,7 +87,7 @@ t.test('a stream that was replaced unnoticed ends after its node has reconnected
   const down = await attachMemoryStream(nodeB, await findSession(nodeB, session), first.cursor)
   proxy.connections[1]?.client.resetAndDestroy()
   await waitUntil(() => first.sink.closed, 'the end of the stream')
-  t.match(first.read(), [{ event: 'replaced' }])
+  matchList(t, first.read(), [{ event: 'replaced' }])
   await session.send(1)
   await waitUntil(() => down.messages().length === 1, 'the message')
 })
@@ -106,7 +107,7 @@ t.test('a stream of a session that has closed meanwhile delivers the remaining e
   pausePublications(false)
   const down = await attached
   await waitUntil(() => down.sink.closed && signal.aborted, 'the end of the stream')
-  t.match(down.read(), [{ event: 'message', data: 1 }, { event: 'close', data: { reason: 'enough' } }])
+  matchList(t, down.read(), [{ event: 'message', data: 1 }, { event: 'close', data: { reason: 'enough' } }])
 })
 
 t.test('a stream ends if another node replaces it before its response starts, and its client can resume', needsRedis, async t => {
@@ -136,7 +137,7 @@ t.test('a stream that is replaced before its response starts ends without an eve
   const { cursor } = first
   await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
   await waitUntil(() => first.sink.closed, 'the end of the first stream')
-  t.match(first.read(), [{ event: 'replaced' }])
+  matchList(t, first.read(), [{ event: 'replaced' }])
   const generation = session[kInternals].retainForResume()
   const requestedAt = performance.now()
   const newestPosition = await nodeA.acquireStream(session, cursor, requestedAt) ?? 0
