@@ -173,23 +173,31 @@ t.test('calls, streams and resumed streams over HTTP/2', async t => {
   await withTimeout(app.close(), 'close()')
 })
 
-t.test('requests while the app closes get a response, or their connection is closed', async t => {
+t.test('requests while the app closes get a response other than 500, or their connection is closed', async t => {
+  /** Resolves when the response has ended. */
+  const statusOf = async (request: Promise<Response>): Promise<number> => {
+    const response = await request
+    await response.text()
+    return response.status
+  }
   for (const return503OnClosing of [true, false]) {
     const { app, url } = await serveMcp(t, { closeTimeout: 200 }, undefined, { return503OnClosing })
     const session = await startSession(url)
     const stream = await openGet(t, url, session)
-    const send = (id: number): Promise<unknown> => Promise.allSettled([
-      post(url, callMessage(id, 'wait'), session).then(response => response.text()),
-      post(url, initializeMessage()).then(response => response.text()),
+    const send = (id: number): Promise<Array<PromiseSettledResult<number>>> => Promise.allSettled([
+      post(url, callMessage(id, 'wait'), session),
+      post(url, initializeMessage()),
       post(url, { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: id } }, session),
-      fetch(url, { headers: session }).then(response => response.text()),
+      fetch(url, { headers: session }),
       fetch(url, { method: 'DELETE', headers: { ...session, 'mcp-session-id': id % 2 === 0 ? 'x' : String(session['mcp-session-id']) } })
-    ])
+    ].map(statusOf))
     const before = send(1)
     const closed = app.close()
     const during = send(2)
     await withTimeout(closed, 'close()')
-    await withTimeout(Promise.all([before, during, send(3), stream.ended]), 'the responses')
+    const outcomes = (await withTimeout(Promise.all([before, during, send(3)]), 'the responses')).flat()
+    await withTimeout(stream.ended, 'the end of the stream')
+    // `fetch` rejects with a TypeError if the connection is closed.
+    t.strictSame(outcomes.filter(outcome => outcome.status === 'fulfilled' ? outcome.value === 500 : !(outcome.reason instanceof TypeError)), [])
   }
-  t.pass()
 })
