@@ -1,21 +1,23 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
+import { mock } from 'node:test'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import sseSessions, { type Session, type SseSessionsOptions } from '../../lib/index.js'
 import { eventSources } from '../support/event-sources.js'
-import { serve } from '../support/server.js'
+import { LONG_CLOSE_TIMEOUT, serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient } from '../support/raw-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { finishClosing } from './support/finish-closing.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const FINAL_RETRY = /\n\nretry: (\d+)\n\n$/
 
 /** Parses the retry field at the end of a stream. NaN if the stream does not end with one. */
 const parseFinalRetry = (text: string): number => Number(FINAL_RETRY.exec(text)?.[1])
 
-t.test('close() with 1,000 open streams, 20 of them stalled, finishes within closeTimeout', async t => {
+t.test('close() ends 1,000 open streams, and aborts the 20 stalled ones of them after closeTimeout', async t => {
   const { app, sessions, port } = await serve(t, { closeTimeout: 1500, retry: 10 })
   const opened = recordOpenedSessions(sessions)
   const reasons: string[] = []
@@ -28,24 +30,32 @@ t.test('close() with 1,000 open streams, 20 of them stalled, finishes within clo
   const stalled = opened.filter(({ request }) => request.headers['x-stalled'] !== undefined)
   await sendUntilStalled(stalled.map(({ session }) => session), () => sessions.channel('stalled').send(PADDING))
   await sessions.broadcast('last', 1)
-  await withTimeout(app.close(), 'close()')
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => { mock.timers.reset() })
+  const closing = app.close()
+  await waitUntil(() => sessions.stats().streams === 20, 'the end of the streams that are read')
+  mock.timers.tick(1499)
+  await nextEventLoopTick()
+  t.ok(stalled.every(({ socket }) => !socket.destroyed), 'the stalled connections are still open')
+  mock.timers.tick(1)
+  await waitUntil(() => sessions.stats().streams === 0, 'the end of the stalled streams')
+  await finishClosing(closing)
   await withTimeout(Promise.all(readers.map(({ closed }) => closed)), 'the end of every connection')
   t.equal(readers.filter(({ text }) => text().includes('event: last') && parseFinalRetry(text()) === 1510).length, 980, 'every reader received the last event and the final retry field')
   t.ok(stalled.every(({ socket }) => socket.destroyed), 'the stalled connections were destroyed')
   t.strictSame(reasons, Array(1000).fill('shutdown'))
-  await waitUntil(() => sessions.stats().streams === 0, 'the end of every stream')
   t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
 })
 
 t.test('close() does not wait for closeTimeout when all clients read', async t => {
-  const { app, sessions, port } = await serve(t, { closeTimeout: 9500 })
+  const { app, sessions, port } = await serve(t, { closeTimeout: LONG_CLOSE_TIMEOUT }, { fastify: { pluginTimeout: 0 } })
   for (let i = 0; i < 50; i++) openRawClient(t, port)
   await waitForStreams(sessions, 50)
-  await withTimeout(app.close(), 'close()', 9000)
+  await withTimeout(app.close(), 'close()')
 })
 
 t.test('connections without a request do not delay close()', async t => {
-  const { app, port } = await serve(t)
+  const { app, port } = await serve(t, { closeTimeout: LONG_CLOSE_TIMEOUT }, { fastify: { pluginTimeout: 0 } })
   const sockets = Array.from({ length: 5 }, () => connect(port, '127.0.0.1').on('error', () => {}))
   t.teardown(() => { for (const socket of sockets) socket.destroy() })
   let accepted = 0
@@ -56,7 +66,7 @@ t.test('connections without a request do not delay close()', async t => {
 })
 
 t.test('a backlog arrives completely within closeTimeout, followed by the final retry field', async t => {
-  const { app, sessions, port } = await serve(t, { closeTimeout: 9500, retry: [1000, 2000], log: { bytes: 2 ** 26 } })
+  const { app, sessions, port } = await serve(t, { closeTimeout: LONG_CLOSE_TIMEOUT, retry: [1000, 2000], log: { bytes: 2 ** 26 } }, { fastify: { pluginTimeout: 0 } })
   const opened = recordOpenedSessions(sessions)
   const client = openRawClient(t, port, { stalled: true })
   await waitForStreams(sessions, 1)
@@ -67,14 +77,15 @@ t.test('a backlog arrives completely within closeTimeout, followed by the final 
   await withTimeout(client.closed, 'the end of the connection')
   t.strictSame(client.numbers(), Array.from({ length: count }, (_, i) => i + 1))
   const retry = parseFinalRetry(client.text())
-  t.ok(retry >= 10_500 && retry <= 11_500, `the retry delay includes closeTimeout: ${retry}`)
+  t.ok(retry >= 61_000 && retry <= 62_000, `the retry delay includes closeTimeout: ${retry}`)
   t.notMatch(client.text(), 'event: close')
   await withTimeout(closing, 'close()')
 })
 
 t.test('the closeTimeouts of several registrations run at the same time', async t => {
-  const closeTimeout = 9500
+  const closeTimeout = LONG_CLOSE_TIMEOUT
   const { app, sessions, url, port } = await serve(t, { closeTimeout }, {
+    fastify: { pluginTimeout: 0 },
     afterRegister: app => app.register(sseSessions, { prefix: '/other', decorator: 'others', closeTimeout })
   })
   const opened = recordOpenedSessions(sessions)
@@ -83,7 +94,7 @@ t.test('the closeTimeouts of several registrations run at the same time', async 
   await sendUntilStalled(opened.map(({ session }) => session), () => sessions.broadcast('fill', PADDING))
   const other = await openStream(t, url, { path: '/other/downward' })
   const closing = app.close()
-  await withTimeout(other.ended, 'the end of the stream that is not stalled', 9000)
+  await withTimeout(other.ended, 'the end of the stream that is not stalled')
   t.equal(sessions.stats().streams, 1, 'the stalled stream is still open')
   stalled.read()
   await withTimeout(closing, 'close()')
@@ -95,8 +106,14 @@ t.test('with closeTimeout 0, close() aborts a stalled stream immediately', async
   openRawClient(t, port, { stalled: true })
   await waitForStreams(sessions, 1)
   await sendUntilStalled(opened.map(({ session }) => session), () => sessions.broadcast('fill', PADDING))
-  await withTimeout(app.close(), 'close()')
-  t.ok(opened[0]?.socket.destroyed)
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => { mock.timers.reset() })
+  const closing = app.close()
+  await waitUntil(() => sessions.closing, 'close() to begin')
+  // The timer of a timeout of 0.
+  mock.timers.tick(1)
+  await waitUntil(() => opened[0]?.socket.destroyed === true, 'the end of the stalled connection')
+  await finishClosing(closing)
 })
 
 t.test('with closeTimeout 0, clients that read still receive the last event and the final retry field', async t => {

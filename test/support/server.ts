@@ -3,6 +3,9 @@ import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import sseSessions, { type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 
+/** A `closeTimeout` that is longer than any wait of a test. A server with it needs `pluginTimeout: 0`, because Fastify limits how long plugins may take. */
+export const LONG_CLOSE_TIMEOUT = 60_000
+
 export interface TestServer {
   readonly app: FastifyInstance
   readonly sessions: Sessions
