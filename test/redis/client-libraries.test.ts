@@ -1,6 +1,5 @@
 import fastifyRedis from '@fastify/redis'
 import Fastify from 'fastify'
-import { Redis } from 'ioredis'
 import t from 'tap'
 import sseSessions from '../../lib/index.js'
 import { redisStore } from '../../lib/redis.js'
@@ -9,17 +8,6 @@ import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { waitUntil } from '../support/wait.js'
-
-t.test('works with an ioredis client without offline queue', needsRedis, async t => {
-  const { port } = await startRedis(t)
-  const client = new Redis({ port, host: '127.0.0.1', enableOfflineQueue: false })
-  t.teardown(() => { client.disconnect() })
-  await waitUntil(() => client.status === 'ready', 'the connection')
-  const app = Fastify()
-  app.register(sseSessions, { store: redisStore({ client }) })
-  await app.ready()
-  await app.close()
-})
 
 t.test('works with an ioredis client that returns numbers as strings', needsRedis, async t => {
   const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { stringNumbers: true })
