@@ -2,6 +2,7 @@ import t, { type Test } from 'tap'
 import { StoreUnavailable, type FollowOptions, type Session, type SseSessionsOptions } from '../../lib/index.js'
 import { openStream, type ClientStream, type StreamEvent } from '../support/http-client.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { matchList } from '../support/match-list.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 import { createFeed } from './support/feed.js'
 import { serveRuns, type RunServer } from './support/serve-runs.js'
@@ -100,7 +101,7 @@ t.test('a run does not overrun the log of a disconnected session, and what the l
   t.strictSame(second.events.filter(({ event }) => event === 'gap'), [], 'the log of the session has dropped nothing')
   const parts = partsOf(second)
   const gaps = parts.filter(part => 'gap' in part)
-  t.match(gaps, [{ run: 'a', gap: { reason: 'count' } }])
+  matchList(t, gaps, [{ run: 'a', gap: { reason: 'count' } }])
   t.equal(gaps[0]?.position, gaps[0]?.gap?.resumedAt)
   const numbers = dataOf(second) as number[]
   t.strictSame(numbers, [...numbers].sort((a, b) => a - b))
