@@ -8,7 +8,7 @@ import { redisStore, type RedisClient } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { needsRedis, startRedis } from '../support/redis-server.js'
+import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { waitUntil, withTimeout } from '../support/wait.js'
 
 // The other side of a connection is gone, but nothing is sent that would show it: no data arrives any more.
@@ -36,9 +36,13 @@ async function openNode (t: Test, client: RedisClient): Promise<Sessions> {
   return sessions
 }
 
-function silence (proxy: FaultProxy, index: number): void {
-  proxy.connections[index]?.client.pause()
-  proxy.connections[index]?.server.pause()
+/** Silences the newest connection of the proxy for commands (`normal`) or publications (`pubsub`). */
+async function silence (redis: RedisServer, proxy: FaultProxy, type: 'normal' | 'pubsub'): Promise<void> {
+  const clients = String(await redis.sendCommand('CLIENT', 'LIST', 'TYPE', type))
+  const connection = proxy.connections.findLast(({ server }) => clients.includes(` addr=127.0.0.1:${server.localPort} `))
+  if (connection === undefined) throw new Error(`There is no connection of type ${type}`)
+  connection.client.pause()
+  connection.server.pause()
 }
 
 for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
@@ -57,18 +61,19 @@ for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', co
     }
     await send(() => remote.send(1), 1)
     await waitUntil(() => down.messages().length === 1, 'the first message')
-    silence(proxy, 0)
+    let before = proxy.connections.length
+    await silence(redis, proxy, 'normal')
     await send(() => remote.send(2), 2)
     // The connection that replaced it is replaced, too.
     for (const n of [3, 4]) {
-      const before = proxy.connections.length
       await waitUntil(async () => await nodeA.broadcast('message', n).then(() => true, () => false), 'another connection for commands', 20_000)
-      t.ok(proxy.connections.length >= before)
-      if (n === 3) silence(proxy, proxy.connections.length - 1)
+      t.ok(proxy.connections.length > before, 'the commands have another connection')
+      before = proxy.connections.length
+      if (n === 3) await silence(redis, proxy, 'normal')
     }
     // Each attempt is executed or not, but the last one is.
     await waitUntil(() => down.messages().includes(4), 'the broadcast', 20_000)
-    silence(proxy, 1)
+    await silence(redis, proxy, 'pubsub')
     await send(() => remote.send(5), 5)
     await waitUntil(() => down.messages().includes(5), 'another connection for publications', 20_000)
     const received = down.messages()
