@@ -4,6 +4,7 @@ import { request as undiciRequest } from 'undici'
 import t from 'tap'
 import { z } from 'zod'
 import { startFaultProxy } from '../support/fault-proxy.js'
+import { matchList } from '../support/match-list.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { ACCEPT, callMessage, initializeMessage, openGet, post, startSession } from './support/raw.js'
 import { connectClient, serveMcp, serverWith, text } from './support/server.js'
@@ -19,7 +20,7 @@ for (const fault of ['cut', 'reset'] as const) {
     const { client } = await connectClient(t, `${proxy.url}/mcp`.replace(url, proxy.url))
     const progress: number[] = []
     const result = await withTimeout(client.callTool({ name: 'count', arguments: { to: 200 } }, undefined, { onprogress: event => { progress.push(event.progress) } }), 'the result')
-    t.match(result, text('counted to 200'))
+    matchList(t, result, text('counted to 200'))
     t.strictSame(progress, Array.from({ length: 200 }, (_, index) => index + 1))
     t.ok(proxy.connections.filter(({ faulted }) => faulted).length > 3)
   })
@@ -36,7 +37,7 @@ t.test('a tool asks the user, and requests and notifications without a call use 
   client.setRequestHandler(CreateMessageRequestSchema, () => ({ model: 'm', role: 'assistant' as const, content: { type: 'text' as const, text: 'sampled' } }))
   client.setNotificationHandler(LoggingMessageNotificationSchema, ({ params }) => { logged.push(params.data) })
   await connectClient(t, url, client)
-  t.match(await client.callTool({ name: 'ask' }), text('decline'))
+  matchList(t, await client.callTool({ name: 'ask' }), text('decline'))
   const [created] = servers
   await created?.sendLoggingMessage({ level: 'info', data: 'log' })
   t.match(await created?.server.createMessage({ messages: [], maxTokens: 1 }), { content: { text: 'sampled' } })
