@@ -2,8 +2,8 @@ import t from 'tap'
 import type { Session } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { matchList } from '../support/match-list.js'
-import { openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { openTwoNodes } from './support/two-nodes.js'
+import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
+import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
 import { needsRedis } from '../support/redis-server.js'
 import { testEachRedisClient } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -53,3 +53,24 @@ t.test('a session opened after a data loss gets no gap when another node detects
   await waitUntil(() => down.messages().length > 0, 'the message')
   t.strictSame(down.read().map(({ event }) => event), ['message'])
 })
+
+for (const isLost of [true, false]) {
+  t.test(`a node that returns after its lease ${isLost ? 'reports that its last event was lost, although later ones exist' : 'reports no gap if Redis has its events'}`, needsRedis, async t => {
+    const [redis, nodeA, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 1000 })
+    const session = await openSession(nodeA.sessions)
+    const remote = await findSession(nodeB, session)
+    const rollBack = await redis.snapshot()
+    await session.send(1)
+    for (const { client } of nodeA.proxy.connections) client.pause()
+    if (isLost) await rollBack()
+    await pauseUntilExpired(redis, nodeA)
+    await waitUntil(async () => await remote.send(2).then(() => true, () => false), 'the event of the other node')
+    for (const { client } of nodeA.proxy.connections) client.resume()
+    await waitUntil(async () => await session.send(3).then(() => true, () => false), 'the new registration')
+    const down = await attachMemoryStream(nodeB, remote)
+    await waitUntil(() => down.messages().includes(3), 'the last event')
+    // Event 2 is in the range of the gap.
+    const events = down.read().filter(({ data }) => data !== 2)
+    t.match(events, [isLost ? { event: 'gap', data: { reason: 'store' } } : { data: 1 }, { data: 3 }])
+  })
+}

@@ -89,6 +89,11 @@ export class CommandQueue {
     return this.#nodeId
   }
 
+  /** The highest number whose reply has arrived since the last rollback. It stays after `unregister`. */
+  get acked (): number {
+    return this.#acked
+  }
+
   /** Executes a command. Rejects with StoreUnavailable if that takes too long; then it is not executed later. */
   execute (name: CommandName, ...args: Argument[]): Promise<unknown> {
     return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })

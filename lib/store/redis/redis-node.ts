@@ -69,10 +69,8 @@ export class RedisNode {
   #leaseEnd = 0
   /** The same time in milliseconds since 1970. While the machine is suspended, only this clock continues; the other one is never set back. */
   #leaseEndDate = 0
-  /** Redis has no registration of this node any more, although its lease has not ended: Redis has lost data. */
-  #isRegistrationLost = false
-  /** Redis had the registration of this node after the last rollback. So if Redis does not have it any more, Redis has lost data again. */
-  #isRegistrationConfirmed = false
+  /** The last id under which Redis has registered or renewed this node since the last rollback; empty if there is none. A new registration contains it, because Redis has lost data if it never had this id. */
+  #confirmedId = ''
   /** Calls `#tick` once in each interval. In this class, a tick is such a call. */
   #timer: NodeJS.Timeout | undefined
   #heartbeat: Promise<void> | undefined
@@ -118,7 +116,7 @@ export class RedisNode {
       onMissedPublication: () => { this.#inbox.invalidate() },
       onIncomplete: () => { this.#loader.start() },
       onRollback: () => {
-        this.#isRegistrationLost = this.#isRegistrationConfirmed = false
+        this.#confirmedId = ''
         this.commandQueue.onRollback()
         for (const state of this.cache.listOpen()) state.version = 0
         // Redis may have lost that they were closed.
@@ -310,7 +308,6 @@ export class RedisNode {
       const code = getErrorCode(error)
       if (code === 'NOSCRIPT') await this.commandQueue.loadScripts()
       else if (code === 'FENCED') {
-        this.#isRegistrationLost ||= this.#isRegistrationConfirmed && !this.isFenced
         this.commandQueue.unregister()
         await this.#register()
       } else throw error
@@ -331,7 +328,6 @@ export class RedisNode {
       throw error
     })
     await this.#executeHeartbeat(nodeId, true)
-    this.#isRegistrationLost = false
     this.commandQueue.register(nodeId)
     this.#loader.start()
   }
@@ -340,7 +336,7 @@ export class RedisNode {
     const sentAt = now()
     const sentDate = Date.now()
     const isFirst = isRegistration && this.#timer === undefined
-    const reply = await this.commandQueue.executeUnsequenced(nodeId, Math.min(this.#lease, COMMAND_TIMEOUT), 'heartbeat', isRegistration ? 1 : 0, this.#isRegistrationLost ? 1 : 0, this.#interval, isFirst ? JSON.stringify(this.#sharedOptions) : '', ...this.runs.producers) as HeartbeatReply
+    const reply = await this.commandQueue.executeUnsequenced(nodeId, Math.min(this.#lease, COMMAND_TIMEOUT), 'heartbeat', ...isRegistration ? [1, this.#confirmedId, this.commandQueue.acked] : [0, '', 0], this.#interval, isFirst ? JSON.stringify(this.#sharedOptions) : '', ...this.runs.producers) as HeartbeatReply
     const wasFenced = this.isFenced
     const [time, position, rollbackPosition, sessions, assigned, hasMoreRuns, releasedRuns] = reply
     this.#leaseEnd = sentAt + this.#lease
@@ -350,7 +346,7 @@ export class RedisNode {
     this.reducer.highestPosition = Math.max(this.reducer.highestPosition, Number(position))
     this.sessions = Number(sessions)
     this.reducer.rollback(Number(rollbackPosition))
-    this.#isRegistrationConfirmed = true
+    this.#confirmedId = nodeId
     if (wasFenced) for (const state of [...this.reducer.attached.values(), ...this.reducer.runs.followed.values()]) state.onAppend()
     this.ownership.renew()
     this.#sweep()

@@ -78,6 +78,12 @@ local has_lease = {}
 
 local function expire_node (node)
   has_lease[node] = nil
+  -- Shows whether Redis has lost commands of the node, if it returns and registers under a new id.
+  local applied = redis.call('HGET', KEY_PREFIX, 'applied:' .. node)
+  if applied then
+    redis.call('HSET', KEY_PREFIX .. ':fenced:' .. node, 'applied', applied)
+    redis.call('PEXPIRE', KEY_PREFIX .. ':fenced:' .. node, 3600000)
+  end
   redis.call('ZREM', KEY_PREFIX .. ':nodes', node)
   redis.call('HDEL', KEY_PREFIX, 'applied:' .. node, 'inbox:' .. node)
   redis.call('DEL', KEY_PREFIX .. ':tickets:' .. node)

@@ -2,7 +2,7 @@
 -- nor sessions expire meanwhile.
 -- ARGS:
 --   whether to register
---   whether the registration was lost
+--   to register: the previous id of this node, or '', and the highest number of a command under that id whose reply has arrived
 --   milliseconds between heartbeats
 --   the options that all nodes must share, or ''
 --   the names of the producers of which this node can restart runs
@@ -15,7 +15,7 @@ local retention, runs = require('retention'), require('runs')
 
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64
-local is_registration, was_registration_lost, interval, options = ARGS[1] == '1', ARGS[2] == '1', tonumber(ARGS[3]), ARGS[4]
+local is_registration, previous_id, previous_acked, interval, options = ARGS[1] == '1', ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
 local clock_at = to_number(redis.call('HGET', KEY_PREFIX, 'clockAt'))
 lease_clock = lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, interval * 2)
 store_changes.leaseClock, store_changes.clockAt = lease_clock, NOW
@@ -32,7 +32,12 @@ if is_registration and not applied_number then
 end
 if not applied_number then raise('FENCED') end
 redis.call('ZADD', KEY_PREFIX .. ':nodes', lease_clock + LEASE, NODE_ID)
-if was_registration_lost or position < HIGHEST_POSITION then rollback() end
+-- Whether the writes under the previous id were lost. Other nodes may have moved the position on since.
+local function has_lost_previous ()
+  local applied = redis.call('HGET', KEY_PREFIX .. ':fenced:' .. previous_id, 'applied')
+  return not applied or tonumber(applied) < previous_acked
+end
+if position < HIGHEST_POSITION or previous_id ~= '' and has_lost_previous() then rollback() end
 
 local assigned = {}
 -- After a rollback, the nodes close again the sessions whose close Redis has lost. No session expires for two leases, in which they
@@ -71,4 +76,4 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf'
 end
 -- Shows the node whether its inbox works.
 notify(NODE_ID, 'heartbeat')
-return { format_integer(NOW), format_integer(position), format_integer(rollback_position), redis.call('ZCARD', KEY_PREFIX .. ':deadlines'), assigned, has_more and 1 or 0, runs.find_released({ unpack(ARGS, 5) }) }
+return { format_integer(NOW), format_integer(position), format_integer(rollback_position), redis.call('ZCARD', KEY_PREFIX .. ':deadlines'), assigned, has_more and 1 or 0, runs.find_released({ unpack(ARGS, 6) }) }
