@@ -47,7 +47,7 @@ export interface SessionEvents {
   reset: Welcome & Record<string, unknown>
   /** The stream is lost, and the client reconnects. The error is a {@link ClientError} with code `ENDED` or `SILENT`, or a network error. */
   disconnect: { readonly error: unknown }
-  /** The server no longer has the events from position `after` (exclusive) to position `resumedAt` (inclusive). The reason is `count`, `bytes`, `age` or `store`. */
+  /** The server no longer has the events from position `after` (exclusive) to position `resumedAt` (inclusive). The reason is `count`, `bytes`, `age` or `store`; with `store`, later events may have arrived before. */
   gap: { readonly after: number, readonly resumedAt: number, readonly reason: string }
   /** A part of a run that the server delivers in this session: an event, a gap, or the end. */
   part: Part

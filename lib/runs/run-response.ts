@@ -104,7 +104,7 @@ class RunResponse implements StreamOwner, RunListener {
   }
 
   start ({ log, cursor }: RunSource, requestedCursor: number, sink: ResponseSink, { log: logger }: FastifyRequest): void {
-    const stream = new StreamWriter({ readerId: this.#run.id, ranges: [{ log, from: 0, to: Infinity }], cursor, sink, owner: this, logger, formatGap: this.#formatGap })
+    const stream = new StreamWriter({ readerId: this.#run.id, ranges: [{ log, from: cursor, to: Infinity }], cursor, sink, owner: this, logger, formatGap: this.#formatGap })
     this.#stream = stream
     this.#context.onStreamOpen(stream)
     logSafely(logger, 'info', { run: this.#run.shortId }, 'event stream of a run opened')

@@ -245,7 +245,9 @@ export class StreamWriter implements SinkListener, Flushable {
       reason = log.trimReason
     }
     if (reason === undefined) return ''
-    const gap: Gap = { after: this.cursor, resumedAt, reason }
+    // The client may have received events that other processes have sent after those that the store has lost.
+    const after = reason === 'store' ? Math.min(this.cursor, ...this.#ranges.map(({ from }) => from)) : this.cursor
+    const gap: Gap = { after, resumedAt, reason }
     this.#gapReportedThrough = resumedAt
     this.cursor = Math.min(resumedAt, ...this.#ranges.map(range => nextPositionIn(range, this.cursor) - 1))
     // `onGap` is called in a microtask, because a hook may send events, which changes the logs while they are read.

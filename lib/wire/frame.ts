@@ -146,7 +146,7 @@ export function frameWelcome (sessionId: string, position: number, retry: number
 
 /** A range of positions whose events the client may have missed. */
 export interface Gap {
-  /** The last position before the range. */
+  /** The last position before the range. With the reason `store`, it can be before events that the client has received. */
   readonly after: number
   /** The last position of the range. After it, the stream is complete again. */
   readonly resumedAt: number

@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { Session } from '../../lib/index.js'
+import type { Gap, Session } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { matchList } from '../support/match-list.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
@@ -74,3 +74,29 @@ for (const isLost of [true, false]) {
     t.match(events, [isLost ? { event: 'gap', data: { reason: 'store' } } : { data: 1 }, { data: 3 }])
   })
 }
+
+t.test('the range of a gap contains the lost event, although the client has received a later one', needsRedis, async t => {
+  const [redis, nodeA, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeA.sessions)
+  const remote = await findSession(nodeB, session)
+  const down = await attachMemoryStream(nodeB, remote)
+  await session.send('received')
+  await waitUntil(() => down.messages().length === 1, 'the first event')
+  down.sink.destroy()
+  const key = `{sse}:s:${session.id}`
+  await waitUntil(async () => await redis.sendCommand('HGET', key, 'owner') === '', 'the end of the stream')
+  const rollBack = await redis.snapshot()
+  await session.send('lost')
+  const lostPosition = Number(await redis.sendCommand('HGET', key, 'last'))
+  for (const { client } of nodeA.proxy.connections) client.pause()
+  await rollBack()
+  const resumed = await attachMemoryStream(nodeB, remote, down.events[0]?.position)
+  await remote.send('later')
+  await waitUntil(() => resumed.messages().length === 1, 'the later event')
+  for (const { client } of nodeA.proxy.connections) client.resume()
+  await waitUntil(() => resumed.read().length === 2, 'the gap')
+  const [later, gap] = resumed.events
+  t.match([later, gap], [{ data: 'later' }, { event: 'gap', data: { reason: 'store' } }])
+  const { after, resumedAt } = gap?.data as Gap
+  t.ok(after < lostPosition && lostPosition <= resumedAt, `${lostPosition} is between ${after} and ${resumedAt}`)
+})
