@@ -6,6 +6,7 @@ import { startFaultProxy } from '../support/fault-proxy.js'
 import { findSession, openSession } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { createMessage, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
+import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -90,4 +91,31 @@ t.test('a closing node does not wait forever for a running handler', needsRedis,
   await withTimeout(sessions.close(), 'the store to close')
   gate.resolve()
   await running
+})
+
+t.test('a closing node stays registered until Redis has the response of its last handler', needsRedis, async t => {
+  const [, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t, { closeTimeout: 60_000 })
+  const session = await openSession(nodeB)
+  const { gate, started, handle, running } = startGatedMessage(await findSession(nodeA, session))
+  await withTimeout(started, 'the handler')
+  const [completing, released] = [deferred(), deferred()]
+  const operations: string[] = []
+  interceptStoreCommands(client, commands => {
+    const names = commands.map(({ operation }) => operation)
+    operations.push(...names)
+    if (!names.includes('complete')) return undefined
+    completing.resolve()
+    return released.promise
+  })
+  const closed = nodeA.close()
+  gate.resolve()
+  await running
+  await withTimeout(completing.promise, 'the response to be sent')
+  const after = operations.indexOf('complete')
+  await waitUntil(() => operations.length > after + 2, 'two heartbeats')
+  t.strictSame(operations.slice(after, after + 3), ['complete', 'heartbeat', 'heartbeat'])
+  released.resolve()
+  await withTimeout(closed, 'the close')
+  t.equal(operations.at(-1), 'deregister')
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat'))), { replayed: true })
 })

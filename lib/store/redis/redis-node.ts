@@ -199,7 +199,7 @@ export class RedisNode {
     this.#loader.start()
   }
 
-  /** Waits for running handlers, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions whose hooks have not finished, another node runs them again. */
+  /** Waits until running handlers have finished and Redis has their responses, and for `onClose` hooks that the store runs, at most for `closeTimeout`. Then deregisters: for expired sessions whose hooks have not finished, another node runs them again. */
   async close (): Promise<void> {
     this.#isClosing = true
     await withTimeout(Promise.all([this.messageQueues.close(), ...this.#expiring.values(), this.calls.settle()]), this.#settings.closeTimeout).catch(noop)

@@ -98,6 +98,8 @@ export class MessageQueues {
   readonly #handling = new Map<Ticket, Promise<void>>()
   #isClosed = false
   #lastNumber = 0
+  /** Resolves when Redis has executed every `complete` so far: commands are executed in order. */
+  #lastCompleted: Promise<void> | undefined
 
   constructor (settings: StoreSettings, commandQueue: CommandQueue, listener: MessageQueuesListener) {
     this.#settings = settings
@@ -152,11 +154,12 @@ export class MessageQueues {
     return state.handlerNodeIds.some(nodeId => nodeId !== this.#commandQueue.nodeId)
   }
 
-  /** Rejects the messages that wait. Resolves when the running handlers have finished. */
+  /** Rejects the messages that wait. Resolves when the running handlers have finished, and Redis has their responses. */
   async close (): Promise<void> {
     this.#isClosed = true
     for (const ticket of this.#waiting.values()) if (!ticket.isPending) this.#rejectTicket(ticket, new StoreUnavailable())
     await Promise.all(this.#handling.values())
+    await this.#lastCompleted
   }
 
   /** Sends some of the tickets again. Returns their number. */
@@ -320,7 +323,8 @@ export class MessageQueues {
   }
 
   #complete (sessionId: string, ticket: string, leavesQueue: boolean, responses: string[]): Promise<void> {
-    return this.#commandQueue.executeInBackground('complete', sessionId, ticket, leavesQueue ? 1 : 0, ...responses)
+    this.#lastCompleted = this.#commandQueue.executeInBackground('complete', sessionId, ticket, leavesQueue ? 1 : 0, ...responses)
+    return this.#lastCompleted
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
