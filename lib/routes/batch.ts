@@ -79,6 +79,9 @@ class Refusal extends Error {
 
 type Outcome = QueueResult | Refusal
 
+/** Handles a message of a batch. `assertMayStart` throws if its handler must not start any more. */
+type HandleBatchMessage = (message: BatchMessage, assertMayStart?: () => void) => Promise<StoredResponse>
+
 /** Resolves with the earlier refusal, if there is one; otherwise with the refusal of this outcome, if the client repeats the message. */
 async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Promise<Outcome>): Promise<Refusal | undefined> {
   const refusal = await earlier ?? await outcome
@@ -91,9 +94,9 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
   const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getHandlerTimeout(sessions, message.event))
-  const handle = async (message: BatchMessage): Promise<StoredResponse> => {
+  const handle: HandleBatchMessage = async (message, assertMayStart) => {
     const { event, id } = message
-    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply))
+    const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, assertMayStart))
     if (!isHandled) throw new Refusal(response)
     return response
   }
@@ -115,7 +118,7 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
  * Adds messages to the queue. If one of them is refused and the client repeats it, those after it are refused as well, because they
  * must not be handled before it.
  */
-async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: (message: BatchMessage) => Promise<StoredResponse>, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
+async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: HandleBatchMessage, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
   if (messages.length === 0) return []
   const started = new Set<BatchMessage>()
   // For each message, resolves with such a refusal of an earlier message, if there is one. The array itself is a promise, because the
@@ -130,11 +133,11 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
       isConcurrent,
       fingerprint: () => fingerprint(event, json?.toString()),
       size: () => json?.length ?? 0,
-      handle: async () => {
+      handle: async assertMayStart => {
         started.add(message)
         const earlierRefusal = isConcurrent ? undefined : await (await earlierRefusals)[index]
         if (earlierRefusal !== undefined) throw earlierRefusal
-        return await handle(message)
+        return await handle(message, assertMayStart)
       }
     }
   }

@@ -137,9 +137,9 @@ export function getHandlerTimeout (sessions: Sessions, event: string): number {
 
 /**
  * Handles a message and sends the response, as Fastify does for a route. Returns the response to keep for repeats. Throws or
- * rejects without a response if the message is refused.
+ * rejects without a response if the message is refused. `assertMayStart` throws if the handler must not start any more.
  */
-export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply): Awaitable<StoredResponse> {
+export function handleMessage (sessions: Sessions, session: Session, message: Message, reply: FastifyReply, assertMayStart: () => void = noop): Awaitable<StoredResponse> {
   // The session may have been closed while the message waited.
   if (session.closed) throw createClosedError(sessions)
   const { event } = message
@@ -152,7 +152,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   }
   const upwardReply = new UpwardReply(getOpenReply)
   const withTimeout = <T>(what: string, result: Awaitable<T>): Awaitable<T> => rejectAfterTimeout(result, timeout, what, event, upwardReply, reply.log)
-  return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request)), run => {
+  return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request, assertMayStart)), run => {
     // Until the delivery has started, an error refuses the message.
     let isStartingDelivery = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
@@ -163,6 +163,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
+      assertMayStart()
       const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
         if (!isItems(returned)) return sendResponse(getOpenReply(), upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()

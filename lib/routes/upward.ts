@@ -3,7 +3,7 @@ import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
-import type { StoredResponse } from '../store/message-queue.js'
+import type { QueuedMessage } from '../store/message-queue.js'
 import { requireJson } from '../wire/content-type.js'
 import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
@@ -113,7 +113,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
   const id = getHeader(request, IDEMPOTENCY_KEY)
   if (id !== undefined && !isIdempotencyKey(id)) throw new IdempotencyKeyInvalid()
   const { body: data } = request
-  const handle = (): Awaitable<StoredResponse> => handleMessage(sessions, session, { event, data, id }, reply)
+  const handle: QueuedMessage['handle'] = assertMayStart => handleMessage(sessions, session, { event, data, id }, reply, assertMayStart)
   // An answer does not wait in the queue, because the handlers before it may wait for this answer.
   if (event === RESPONSE_EVENT) return andThen(handle(), noop)
   let isStarted = false
@@ -122,9 +122,9 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     isConcurrent: sessions.handlers.isConcurrent(event),
     fingerprint: () => fingerprint(event, serializeData(data)),
     size: () => estimateMemory(data),
-    handle: () => {
+    handle: assertMayStart => {
       isStarted = true
-      return handle()
+      return handle(assertMayStart)
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)

@@ -161,14 +161,16 @@ export class HandlerRegistry {
 
   /**
    * Validates a message and returns the function that handles it. Throws or rejects if nothing handles the event or if the
-   * data is invalid. Such a message is refused: no response is kept for its key.
+   * data is invalid. Such a message is refused: no response is kept for its key. `assertMayStart` is called after the `preHandle` hooks.
    */
-  prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<RunMessage> {
+  prepare (session: Session, message: Message, request: FastifyRequest, assertMayStart: () => void): Awaitable<RunMessage> {
     const prepared = this.#prepare(session, message, request)
     if (isReserved(message.event) || !this.#hooks.has('preHandle')) return prepared
     return andThen(prepared, run => async reply => {
       await this.#hooks.runPreHandleHooks(session, message, request, reply)
-      return reply.sent || reply.isAborted ? undefined : run(reply)
+      if (reply.sent || reply.isAborted) return undefined
+      assertMayStart()
+      return run(reply)
     })
   }
 

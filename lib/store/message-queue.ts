@@ -22,8 +22,12 @@ export interface QueuedMessage {
   readonly size?: () => number
   /** Whether the message is handled at once, without waiting for others; others do not wait for it either. */
   readonly isConcurrent?: boolean
-  /** Runs the handler. Throws or rejects if the message is refused. A repeat of a refused message is handled as a new message. */
-  readonly handle: () => Awaitable<StoredResponse>
+  /**
+   * Runs the handler. Throws or rejects if the message is refused. A repeat of a refused message is handled as a new message. The hooks
+   * and validators before the handler may take any time, so a store of several processes passes `assertMayStart`, which is called
+   * directly before the handler. It throws StoreUnavailable if another process may handle the message by then.
+   */
+  readonly handle: (assertMayStart?: () => void) => Awaitable<StoredResponse>
 }
 
 export interface QueueResult {

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { openTwoNodes } from './support/two-nodes.js'
+import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
 import { createMessage, createResponse, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
 import { interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
@@ -203,6 +203,27 @@ t.test('starts no handler if the reply arrives after the lease has expired', nee
   // It may have been sent again over a new connection, and then has the response of the other node.
   t.ok(['FST_SSE_STORE_UNAVAILABLE', 'replayed'].includes(await withTimeout(result, 'the result')))
   t.strictSame(handled, ['other node'])
+})
+
+t.test('starts no handler if the lease has ended during the checks before it, and none of the later messages of its batch', needsRedis, async t => {
+  const [redis, nodeA, { sessions: nodeB }] = await openTwoNodes(t, {}, { lease: 500 })
+  const session = await openSession(nodeB)
+  const { handled, handle } = recordHandlers()
+  const [checking, gate] = [deferred(), deferred()]
+  const checked = createMessage('a', async assertMayStart => {
+    checking.resolve()
+    await gate.promise
+    assertMayStart?.()
+    return handle('fenced')()
+  })
+  const local = await findSession(nodeA.sessions, session)
+  const results = await local[kInternals].messageQueue.enqueueAll([checked, createMessage('b', handle('fenced'))])
+  await withTimeout(checking.promise, 'the checks')
+  await pauseUntilExpired(redis, nodeA)
+  for (const key of ['a', 'b']) t.match(await session[kInternals].messageQueue.enqueue(createMessage(key, handle(key))), { replayed: false })
+  gate.resolve()
+  for (const result of results) await t.rejects(withTimeout(result, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.strictSame(handled, ['a', 'b'])
 })
 
 t.test('a message is handled when the node of the message before it fails', needsRedis, async t => {

@@ -189,7 +189,7 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
       response = result
     } else {
       releaseAfter(this.#last, this.#reserve(admit))
-      response = this.#last.then(handle)
+      response = this.#last.then(() => handle())
     }
     const onSettled = (): void => { if (this.#last === last) this.#last = undefined }
     const last = response.then(onSettled, onSettled)

@@ -334,15 +334,18 @@ export class MessageQueues {
     const completed: Array<Promise<void> | undefined> = []
     // If one message may not start, no later one does, because they are handled in order.
     let mayStart = true
+    // When the lease has ended, another node may run the same handler.
+    const assertMayStart = (): void => {
+      mayStart &&= nodeId === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
+      if (!mayStart) throw new StoreUnavailable()
+    }
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      // When the lease has ended, another node may run the same handler.
       if (mayStart && !this.#listener.mayHandle()) await this.#listener.ensureLease()
-      mayStart &&= nodeId === this.#commandQueue.nodeId && this.#listener.mayHandle() && !this.#isClosed
       try {
-        if (!mayStart) throw new StoreUnavailable()
-        response = await message.handle()
+        assertMayStart()
+        response = await message.handle(assertMayStart)
       } catch (error) {
         failure = error
       }
