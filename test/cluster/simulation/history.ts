@@ -8,7 +8,8 @@ import { Scheduler, type SimulatedProcess } from './scheduler.js'
 
 /**
  * One step of a history. `after` is the number of milliseconds since the previous step; `client`, `node` and `except` are the indexes
- * of participants; `refused` is the index of the message of a batch that the store refuses the first time.
+ * of participants; `refused` is the index of the message of a batch that the store refuses the first time; `checks` is the number of
+ * milliseconds that the validators and hooks before a handler take.
  */
 type Step = { readonly after: number } & (
   | { readonly kind: 'emit', readonly client: number, readonly node: number, readonly count: number, readonly latest?: Latest }
@@ -18,7 +19,7 @@ type Step = { readonly after: number } & (
   | { readonly kind: 'update' | 'request', readonly client: number, readonly node: number }
   | { readonly kind: 'close', readonly client: number, readonly node: number }
   | { readonly kind: 'abandon', readonly client: number }
-  | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number, readonly refused?: number | undefined }
+  | { readonly kind: 'message', readonly client: number, readonly node: number, readonly count: number, readonly hasKey: boolean, readonly duration: number, readonly repeats: number, readonly refused?: number | undefined, readonly checks?: number | undefined }
   | { readonly kind: 'move', readonly client: number, readonly node: number, readonly ms: number }
   | { readonly kind: 'cut' | 'half-open', readonly node: number, readonly connection: ConnectionKind, readonly refusedFor: number }
   | { readonly kind: 'block', readonly node: number, readonly connection: ConnectionKind, readonly direction: Direction, readonly ms: number }
@@ -90,7 +91,8 @@ export function createPlan (seed: number): Plan {
     let left = random() * items.reduce((sum, [, weight]) => sum + weight, 0)
     return (items.find(([, weight]) => (left -= weight) < 0) ?? items[0] as [Kind, number])[0]
   }
-  const lease = choose([1500, 2500])
+  // With the longest one, a call can fail before the lease ends.
+  const lease = choose([1500, 2500, 6000])
   const entries = random() < 0.8 ? LARGE_LOG : 2 + below(6)
   const clients = 1 + below(3)
   const faultShare = choose([0.1, 0.25, 0.4])
@@ -121,7 +123,7 @@ export function createPlan (seed: number): Plan {
       case 'request':
       case 'close': return { after, kind, client, node }
       case 'abandon': return { after, kind, client }
-      case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2), refused: random() < 0.15 ? below(count) : undefined }
+      case 'message': return { after, kind, client, node, count, hasKey: random() < 0.85, duration: random() < 0.8 ? 1 + random() * 20 : random() * 800, repeats: random() < 0.7 ? 0 : 1 + below(2), refused: random() < 0.15 ? below(count) : undefined, checks: random() < 0.2 ? random() * 2500 / count : undefined }
       case 'move': return { after, kind, client, node, ms: random() < 0.7 ? random() * 3 : random() * 500 }
       case 'cut': return { after, kind, node, connection: chooseConnection(), refusedFor: random() < 0.7 ? 0 : faultDuration() }
       case 'half-open': return { after, kind, node, connection: chooseConnection(), refusedFor: 0 }
@@ -499,9 +501,9 @@ class History {
     return live[Math.floor(this.#random() * live.length)] ?? this.#nodes[0] as Node
   }
 
-  #send (client: Client, node: Node, { count, hasKey, duration, repeats, refused }: Extract<Step, { kind: 'message' }>): void {
+  #send (client: Client, node: Node, { count, hasKey, duration, repeats, refused, checks }: Extract<Step, { kind: 'message' }>): void {
     const batch = ++this.#batches
-    const messages = Array.from({ length: count }, (_, index) => this.model.addMessage(client.model, hasKey, batch, duration, index === refused))
+    const messages = Array.from({ length: count }, (_, index) => this.model.addMessage(client.model, hasKey, batch, duration, index === refused, checks))
     client.send(messages, node.isLive ? node : undefined)
     // A client that gets no response in time repeats the message, often on another node.
     for (let repeat = hasKey ? 0 : repeats; repeat < repeats; repeat++) {

@@ -131,6 +131,8 @@ export interface MessageModel {
   readonly batch: number
   /** Milliseconds that its handler runs. */
   readonly duration: number
+  /** Milliseconds that the validators and hooks before the handler take. */
+  readonly checks: number
   /** Whether the first call of its handler fails because the store is unavailable, so that the message is refused. */
   isRefused: boolean
   readonly runs: HandlerRun[]
@@ -191,9 +193,9 @@ export class Model {
     return client
   }
 
-  addMessage (client: ClientModel, hasKey: boolean, batch: number, duration: number, isRefused = false): MessageModel {
+  addMessage (client: ClientModel, hasKey: boolean, batch: number, duration: number, isRefused = false, checks = 0): MessageModel {
     const n = this.messages.length
-    const message: MessageModel = { n, client, key: hasKey ? `key ${n}` : undefined, batch, duration, isRefused, runs: [], responses: [], firstSentAt: Infinity, respondedAt: Infinity, resolvedAt: Infinity }
+    const message: MessageModel = { n, client, key: hasKey ? `key ${n}` : undefined, batch, duration, checks, isRefused, runs: [], responses: [], firstSentAt: Infinity, respondedAt: Infinity, resolvedAt: Infinity }
     this.messages.push(message)
     return message
   }

@@ -226,9 +226,16 @@ export class Node {
   #toQueuedMessages (session: Session, messages: readonly MessageModel[]): QueuedMessage[] {
     const { model, scheduler, options } = this.#context
     let failure: unknown
-    const handle = async (message: MessageModel): Promise<StoredResponse> => {
+    const handle = async (message: MessageModel, assertMayStart: () => void): Promise<StoredResponse> => {
       if (failure !== undefined) throw failure
       if (session.closed) throw new SessionUnknown()
+      if (message.checks > 0) await new Promise(resolve => { setTimeout(resolve, message.checks) })
+      try {
+        assertMayStart()
+      } catch (error) {
+        scheduler.log(`starts no handler for message ${message.n}`)
+        throw failure = error
+      }
       if (scheduler.time > this.#lastReplyAt + options.lease) model.fail('fenced-run', `${this.process.name} starts the handler of message ${message.n} without a lease`)
       if (message.isRefused) {
         message.isRefused = false
@@ -241,7 +248,7 @@ export class Node {
       model.onHandlerEnd(run)
       return { status: 200, headers: {}, body: run.name }
     }
-    return messages.map(message => ({ key: message.key, fingerprint: () => String(message.n), handle: () => handle(message) }))
+    return messages.map(message => ({ key: message.key, fingerprint: () => String(message.n), handle: (assertMayStart = ignore) => handle(message, assertMayStart) }))
   }
 
   #connect (): RedisClient {
