@@ -373,5 +373,14 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 2.193793906830251, kind: 'restart-redis', ms: 859.6981117688119 },
       { after: 0.2722116429358721, kind: 'shutdown', node: 2, ms: 436.7284864420071 }
     ]
+  },
+  {
+    title: 'a node that has handled a message closes without a connection to Redis',
+    setup: { seed: 1, lease: 6000, libraries: ['ioredis', 'redis', 'redis'], entries: 1000, latency: 'short', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1, kind: 'message', client: 0, node: 1, count: 1, hasKey: true, duration: 100, repeats: 1 },
+      { after: 50, kind: 'cut', node: 1, connection: 'commands', refusedFor: 2200 },
+      { after: 10, kind: 'shutdown', node: 1, ms: 100 }
+    ]
   }
 ]
