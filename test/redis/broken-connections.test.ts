@@ -77,3 +77,26 @@ t.test('a subscription does not count if its connection was lost before it was c
   await t.rejects(opened, { code: 'FST_SSE_STORE_UNAVAILABLE' })
   t.equal(subscriber.isReady, false)
 })
+
+t.test('unsubscribes from any number of channels, in commands with at most 1,000', async t => {
+  // So many that they cannot be the arguments of one function call.
+  const channels = Array.from({ length: 130_000 }, (_, n) => `channel ${n}`)
+  const counts: number[] = []
+  const unsubscribed = new Set<string>()
+  const connection = Object.assign(new EventEmitter(), {
+    subscribe: async () => {},
+    unsubscribe: async (...names: string[]) => {
+      counts.push(names.length)
+      for (const name of names) unsubscribed.add(name)
+    },
+    disconnect: () => {}
+  })
+  const subscriber = new Subscriber({ call: () => {}, duplicate: () => connection } as unknown as RedisClient, { onPublication: () => {}, onDisconnect: () => {}, onReady: () => {} })
+  const opened = subscriber.open(channels)
+  connection.emit('ready')
+  await opened
+  subscriber.remove([])
+  subscriber.remove(channels)
+  t.strictSame(counts, Array.from({ length: 130 }, () => 1000))
+  t.equal(unsubscribed.size, 130_000)
+})

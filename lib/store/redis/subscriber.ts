@@ -53,7 +53,8 @@ export class Subscriber {
       this.#pubSubChannels.delete(channel)
       this.#confirmed.delete(channel)
     }
-    if (channels.length > 0) this.#connection?.unsubscribe([...channels]).catch(noop)
+    // All at once, because a channel that is added meanwhile must stay subscribed.
+    for (const chunk of toChunks(channels)) this.#connection?.unsubscribe(chunk).catch(noop)
   }
 
   /** Opens another connection, because nothing arrives over the current one. */
@@ -90,8 +91,7 @@ export class Subscriber {
     const connection = this.#connection as StoreConnection
     // `#markDisconnected` replaces the set, which shows below that the connection was lost.
     const confirmed = this.#confirmed
-    for (let from = 0; from < channels.length; from += MAX_CHANNELS_PER_COMMAND) {
-      const chunk = channels.slice(from, from + MAX_CHANNELS_PER_COMMAND)
+    for (const chunk of toChunks(channels)) {
       const subscriptions = chunk.map(channel => this.#pubSubChannels.get(channel))
       await withTimeout(connection.subscribe(chunk))
       if (confirmed !== this.#confirmed) throw createUnavailableError(new Error('The pub/sub connection to Redis was lost while it subscribed'))
@@ -105,4 +105,8 @@ export class Subscriber {
     this.#confirmed = new Set()
     this.#listener.onDisconnect()
   }
+}
+
+function * toChunks (channels: readonly string[]): Iterable<string[]> {
+  for (let from = 0; from < channels.length; from += MAX_CHANNELS_PER_COMMAND) yield channels.slice(from, from + MAX_CHANNELS_PER_COMMAND)
 }
