@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { parseStoreCommands } from '../support/redis-commands.js'
+import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode, type ProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -83,6 +83,29 @@ t.test('without free memory in Redis, rejects only what needs more', needsRedis,
   await session.send(4)
   await waitUntil(() => resumed.messages().length === 2, 'the next message')
   t.strictSame(resumed.messages(), [1, 4])
+})
+
+t.test('without free memory in Redis, sends do not delay what needs no more', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const options = { resumeTimeout: 1000 }
+  const { sessions, client } = await openProxiedNode(t, redis, options)
+  const expired = deferred()
+  sessions.addHook('onClose', ({ id }, reason) => { if (id === idle.id && reason === 'expired') expired.resolve() })
+  const [session, idle] = [await openSession(sessions), await openSession(sessions)]
+  const [down, idleStream] = [await attachMemoryStream(sessions, session), await attachMemoryStream(sessions, idle)]
+  await session.send(1)
+  await waitUntil(() => down.messages().length === 1, 'the message')
+  await redis.sendCommand('CONFIG', 'SET', 'maxmemory', '1')
+  // Whatever the node sends, another event is in its queue when it sends again.
+  const results = new Set<string>()
+  interceptStoreCommands(client, () => { sessions.broadcast('message', 1).then(() => 'sent', ({ code }) => code as string).then(result => results.add(result)) })
+  idleStream.sink.destroy()
+  down.sink.destroy()
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the owner to be released')
+  const resumed = await attachMemoryStream(sessions, session, down.cursor)
+  await waitUntil(() => resumed.messages().length === 1, 'the message')
+  await withTimeout(expired.promise, 'the expiry')
+  t.strictSame([...results], [UNAVAILABLE.code])
 })
 
 t.test('while Redis cannot write to its disk, rejects sends, and retries the release of a stream until it succeeds', needsRedis, async t => {

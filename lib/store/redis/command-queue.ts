@@ -297,7 +297,10 @@ export class CommandQueue {
     if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
-      for (const command of commands) if (isRefusedWhenFull(command.name)) this.#reject(command, error)
+      // The others are sent now, without any that Redis refuses. After the delay, new ones would be sent with them, again and again.
+      if (!commands.some(({ name }) => isRefusedWhenFull(name))) return
+      for (const command of this.#pending()) if (isRefusedWhenFull(command.name)) this.#reject(command, error)
+      this.resend()
     } else if (code !== undefined && !RETRYABLE.has(code)) {
       // If Redis refuses a whole batch, commands without a deadline are sent again: the cause, such as a full disk, may be temporary.
       for (const command of commands) if (command.deadline !== Infinity || isCommandError) this.#reject(command, error)
