@@ -2,7 +2,7 @@ import t from 'tap'
 import { kInternals } from '../../lib/sessions/session.js'
 import { skewClock } from '../support/clock.js'
 import { openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { interceptStoreCommands } from '../support/redis-commands.js'
+import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -53,4 +53,35 @@ t.test('the lease ends while the machine is suspended, which only the time of da
   advance(61_000)
   t.equal(internals.canWrite, false)
   await waitUntil(() => internals.canWrite, 'the next heartbeat')
+})
+
+t.test('a heartbeat ends at most 128 runs of nodes that have failed, and others follow at once until all have ended', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { client } = await openProxiedNode(t, redis, {}, { lease: 60_000 })
+  const nodes = ['dead1', 'dead2', 'dead3']
+  const countRuns = async (): Promise<number> => {
+    let count = 0
+    for (const node of nodes) count += await redis.sendCommand('ZCARD', `{sse}:runs:${node}`) as number
+    return count
+  }
+  for (const node of nodes) {
+    for (let n = 0; n < 100; n++) {
+      const id = `${node}-${n}`
+      await redis.sendCommand('HSET', `{sse}:r:${id}`, 'input', '{}', 'name', id, 'keep', '60000', 'startPosition', '1', 'last', '1', 'owner', node, 'nodes', `${node},`)
+      await redis.sendCommand('ZADD', `{sse}:runs:${node}`, '1', id)
+    }
+  }
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  const counts: number[] = []
+  const callAndCount = async (...command: string[]): Promise<unknown> => {
+    if (!parseStoreCommands(command).some(({ operation }) => operation === 'heartbeat')) return await call(...command)
+    const before = await countRuns()
+    const reply = await call(...command)
+    counts.push(before - await countRuns())
+    return reply
+  }
+  Object.assign(client, { call: callAndCount })
+  await redis.sendCommand('ZADD', '{sse}:producers', ...nodes.flatMap(node => ['0', node]))
+  await waitUntil(() => counts.reduce((sum, count) => sum + count, 0) === 300, 'the runs to end')
+  t.strictSame(counts.filter(count => count > 0), [128, 128, 44])
 })

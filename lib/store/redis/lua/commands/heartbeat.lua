@@ -68,12 +68,11 @@ for _, id in ipairs(list_due(':unacked_expiries', MAX_ASSIGNED)) do
   elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id)
   else redis.call('ZADD', KEY_PREFIX .. ':unacked_expiries', lease_clock + LEASE, id) end
 end
-local has_more = runs.remove_expired()
+runs.remove_expired()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
-  if not check_lease(node) then
-    if runs.end_lost(node) then has_more = true else redis.call('ZREM', runs.producers, node) end
-  end
+  if not check_lease(node) then runs.end_lost(node) end
 end
+local released = runs.find_released({ unpack(ARGS, 6) })
 -- Shows the node whether its inbox works.
 notify(NODE_ID, 'heartbeat')
-return { format_integer(NOW), format_integer(position), format_integer(rollback_position), redis.call('ZCARD', KEY_PREFIX .. ':deadlines'), assigned, has_more and 1 or 0, runs.find_released({ unpack(ARGS, 6) }) }
+return { format_integer(NOW), format_integer(position), format_integer(rollback_position), redis.call('ZCARD', KEY_PREFIX .. ':deadlines'), assigned, runs.has_more() and 1 or 0, released }

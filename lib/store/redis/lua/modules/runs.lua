@@ -8,10 +8,23 @@
 -- no other restart has. `runs_released` contains those that no node produces, with the time at which they end as `lost`.
 local logs = require('logs')
 local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', released = KEY_PREFIX .. ':runs_released', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
--- The number of runs that one command ends, or removes. Another one continues, so that Redis is not blocked.
-local MAX_CHANGED_RUNS = 512
+-- The number of runs that the script may still end or remove because a time has passed or a node has failed. Another one continues,
+-- so that Redis is not blocked.
+local max_changed = 128
+-- The number of released runs that are examined.
+local MAX_EXAMINED = 512
 -- How often a run is restarted because its node has failed. After one more failure, it ends: it may be what makes the nodes fail.
 local MAX_FAILURES = 3
+
+-- Returns the runs of a sorted set whose score is not higher than a time, and counts them as changed.
+local function take_due (key, time)
+  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', time, 'LIMIT', 0, max_changed)
+  max_changed = max_changed - #ids
+  return ids
+end
+
+-- Returns whether there may be more runs to change.
+function runs.has_more () return max_changed == 0 end
 
 function runs.producer_key (node) return KEY_PREFIX .. ':runs:' .. node end
 
@@ -66,14 +79,14 @@ function runs.release (id, owner)
 end
 
 -- Ends the runs of a node that have no producer any more. `producing` has the ids of those that have one; nil if the node has
--- failed: then, runs that can be restarted are released instead. Returns whether there may be more.
+-- failed: then, runs that can be restarted are released instead.
 function runs.end_lost (node, producing)
-  local ids = redis.call('ZRANGEBYSCORE', runs.producer_key(node), '-inf', '+inf', 'LIMIT', 0, producing and -1 or MAX_CHANGED_RUNS)
-  for _, id in ipairs(ids) do
+  local key = runs.producer_key(node)
+  for _, id in ipairs(producing and redis.call('ZRANGEBYSCORE', key, '-inf', '+inf') or take_due(key, '+inf')) do
     if not producing and redis.call('HEXISTS', run_key(id), 'producer') == 1 and redis.call('HINCRBY', run_key(id), 'failures', 1) <= MAX_FAILURES then runs.release(id, node)
     elseif not (producing and producing[id]) then runs.finish(id, node, '{"status":"lost"}', '') end
   end
-  return #ids == MAX_CHANGED_RUNS
+  if not producing and not runs.has_more() then redis.call('ZREM', runs.producers, node) end
 end
 
 -- Ends the runs that no node has restarted in time. Returns the ids of those that can be restarted by a node that has these
@@ -81,17 +94,15 @@ end
 function runs.find_released (producers)
   local ids, is_producing = {}, {}
   for _, name in ipairs(producers) do is_producing[name] = true end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', runs.released, '-inf', lease_clock, 'LIMIT', 0, MAX_CHANGED_RUNS)) do runs.finish(id, '', '{"status":"lost"}', '') end
-  local released = redis.call('ZRANGEBYSCORE', runs.released, '-inf', '+inf', 'LIMIT', 0, MAX_CHANGED_RUNS)
+  for _, id in ipairs(take_due(runs.released, lease_clock)) do runs.finish(id, '', '{"status":"lost"}', '') end
+  local released = redis.call('ZRANGEBYSCORE', runs.released, '-inf', '+inf', 'LIMIT', 0, MAX_EXAMINED)
   for _, id in ipairs(released) do if is_producing[redis.call('HGET', run_key(id), 'producer')] then ids[#ids + 1] = id end end
   return ids
 end
 
--- Removes runs that were kept for long enough. Returns whether there may be more.
+-- Removes runs that were kept for long enough.
 function runs.remove_expired ()
-  local ids = redis.call('ZRANGEBYSCORE', runs.kept, '-inf', lease_clock, 'LIMIT', 0, MAX_CHANGED_RUNS)
-  for _, id in ipairs(ids) do runs.remove(id) end
-  return #ids == MAX_CHANGED_RUNS
+  for _, id in ipairs(take_due(runs.kept, lease_clock)) do runs.remove(id) end
 end
 
 return runs
