@@ -35,8 +35,10 @@ local function trim (key, bounds, bytes, count, previous_last)
   local oldest = NOW - bounds.age * 1000
   local trimmed, trim_reason
   local exceeds = true
+  -- About 64 kB at a time, because most of a log with large entries stays.
+  local chunk = math.min(math.max(math.ceil(65536 * length / bytes), 1), 64)
   while exceeds and length > 0 do
-    for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 64)) do
+    for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', chunk)) do
       local entry_position = tonumber(string.match(entry[1], '^%d+'))
       local reason = length > bounds.entries and 'count' or bytes > bounds.bytes and 'bytes' or entry_position < oldest and 'age'
       exceeds = reason ~= false
