@@ -1,12 +1,15 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import type { Session, Sessions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
+import { CommandQueue } from '../../lib/store/redis/command-queue.js'
+import type { CommandConnection } from '../../lib/store/redis/connection.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { interceptStoreCommands, parseStoreCommands } from '../support/redis-commands.js'
+import { interceptStoreCommands, loseFirstReply, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
 import { testEachRedisClient, openProxiedNode, type ProxiedNode } from '../support/stores.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const UNAVAILABLE = { code: 'FST_SSE_STORE_UNAVAILABLE' }
 
@@ -194,6 +197,93 @@ t.test('does not repeat an executed operation if the client loses its reply', ne
   await waitUntil(() => down.messages().length === 2, 'both messages')
   t.strictSame(down.messages(), [1, 2])
   t.equal(appends, 3)
+})
+
+/** Creates sessions, and a channel whose history takes Redis some milliseconds to read. */
+async function openSessionsAndHistory (sessions: Sessions, count: number): Promise<Session[]> {
+  const room = sessions.channel('room', { keep: 60_000 })
+  for (let n = 0; n < 10; n++) await Promise.all(Array.from({ length: 100 }, () => room.send('x'.repeat(150))))
+  return await Promise.all(Array.from({ length: count }, () => openSession(sessions)))
+}
+
+t.test('executes commands that would block Redis for long in parts, each command once and in order', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await openProxiedNode(t, redis)
+  const members = await openSessionsAndHistory(sessions, 8)
+  const call = client.call.bind(client) as (...args: string[]) => Promise<unknown>
+  const parts: number[] = []
+  const callAndCount = async (...command: string[]): Promise<unknown> => {
+    const hasJoins = parseStoreCommands(command).some(({ operation }) => operation === 'join')
+    const reply = await call(...command) as [string, unknown[]]
+    if (hasJoins) parts.push(reply[1].length)
+    return reply
+  }
+  Object.assign(client, { call: callAndCount })
+  const histories = await Promise.all(members.map(session => session.join('room', { history: 1000 })))
+  t.strictSame(histories.map(({ length }) => length), members.map(() => 1000))
+  t.strictSame(parts, [2, 2, 2, 2])
+  t.equal(await redis.sendCommand('HGET', '{sse}:c:room:', 'joins'), '8')
+})
+
+t.test('executes no command a second time if the reply to a part of a batch is lost', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client } = await openProxiedNode(t, redis)
+  const joined: string[] = []
+  sessions.addHook('onJoin', ({ id }) => { joined.push(id) })
+  const members = await openSessionsAndHistory(sessions, 4)
+  const { waitForCommand, loseReply } = loseFirstReply(client, ({ operation }) => operation === 'join')
+  const joins = Promise.all(members.map(session => session.join('room', { history: 1000 })))
+  await waitForCommand()
+  await loseReply()
+  t.strictSame((await joins).map(({ length }) => length), members.map(() => 1000))
+  t.equal(await redis.sendCommand('HGET', '{sse}:c:room:', 'joins'), '4')
+  t.strictSame(joined.toSorted(), members.map(({ id }) => id).toSorted())
+})
+
+t.test('sends the rest of a batch that was executed in part, and everything else after it', async t => {
+  const batches: Array<{ names: string[], reply: (reply: [string, unknown[]]) => void }> = []
+  const connection = {
+    isConnected: true,
+    command: async (args: string[]) => await new Promise(resolve => { batches.push({ names: parseStoreCommands(args).map(({ args: [name = ''] }) => name), reply: resolve }) })
+  }
+  const script = { sha: '', text: '' }
+  const queue = new CommandQueue(connection as unknown as CommandConnection, { refusedWhenFull: script, executedWhenFull: script }, '', { onHeartbeatNeeded: () => {}, onReply: () => {}, getHighestPosition: () => 0 })
+  t.teardown(() => { queue.close() })
+  const sent = (): string[][] => batches.map(({ names }) => names)
+  const results: string[] = []
+  const execute = async (...names: string[]): Promise<void> => {
+    for (const name of names) queue.execute('count', name).then(result => { results.push(result as string) }, t.fail)
+    await nextEventLoopTick()
+  }
+  const reply = async (index: number, failure: string, ...replies: string[]): Promise<void> => {
+    batches[index]?.reply([failure, replies])
+    await nextEventLoopTick()
+  }
+  queue.register('node')
+  const names = Array.from({ length: 64 }, (_, n) => `a${n}`)
+  await execute(...names)
+  await execute('b', 'c')
+  t.strictSame(sent(), [names, ['b', 'c']])
+  await reply(0, 'CONTINUE', 'a0')
+  const rest = [...names.slice(1), 'b']
+  t.strictSame(sent().slice(2), [rest])
+  // Redis refuses what was sent after the first batch.
+  await reply(1, 'REORDERED')
+  await execute('d')
+  t.strictSame(sent().slice(3), [])
+  await reply(2, '', ...rest)
+  t.strictSame(sent().slice(3), [['c', 'd']])
+  await reply(3, '', 'c', 'd')
+  t.strictSame(results, [...names, 'b', 'c', 'd'])
+  await execute('e')
+  t.strictSame(sent().slice(4), [['e']])
+  await reply(4, '', 'e')
+})
+
+t.test('limits the bytes of a batch', needsRedis, async t => {
+  const { sessions, commands } = await recordCommands(t, await startRedis(t))
+  await Promise.all([100_000, 100_000, 100_000, 300_000, 1].map(size => sessions.broadcast('message', 'x'.repeat(size))))
+  t.strictSame(commands.filter(([operation]) => operation === 'append').map(({ length }) => length), [2, 1, 1, 1])
 })
 
 testEachRedisClient(t, 'splits operations that exceed the maximum size of one command', async (t, store) => {

@@ -22,7 +22,7 @@ interface Command {
   uncertainAttempts: number
 }
 
-/** The reply of `dispatch.lua`: the error of the first command that failed, or '', and the replies of the commands before it. */
+/** The reply of `dispatch.lua`: the error of the first command that was not executed, or '', and the replies of the commands before it. */
 type BatchReply = readonly [failure: string, replies: readonly unknown[]]
 
 export interface CommandQueueListener {
@@ -37,11 +37,12 @@ export interface CommandQueueListener {
 // Errors of Redis start with a code in capital letters. Other errors are those of the connection.
 const CODE = /^[A-Z]{2,}\b/
 // The command is sent again after these.
-const RETRYABLE = new Set<string | undefined>(['REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
+const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
 const MAX_BATCH_COMMANDS = 64
 const MAX_BATCH_ARGS = 5000
+const MAX_BATCH_CHARACTERS = 262_144
 
 /** Returns the code of an error of Redis; `undefined` for other errors. */
 export function getErrorCode (error: unknown): string | undefined {
@@ -71,6 +72,8 @@ export class CommandQueue {
   #acked = 0
   #count = 0
   #batch = 0
+  /** The batch with the rest of one that Redis has executed in part, if it was sent; otherwise 0. Nothing else is sent until its reply has arrived. */
+  #continuation = 0
   #flush: NodeJS.Immediate | undefined
   #retry: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
@@ -149,9 +152,7 @@ export class CommandQueue {
 
   /** Sends everything again that has no reply. */
   resend (): void {
-    clearTimeout(this.#retry)
-    this.#retry = undefined
-    this.#send(this.#first)
+    this.#resend(false)
   }
 
   /** Loads the scripts, once for all callers at the same time. */
@@ -225,21 +226,23 @@ export class CommandQueue {
     if (first?.batch === 0) this.#send(first)
   }
 
-  /** Sends a command and all commands after it. */
-  #send (first: Command | undefined): void {
-    // `resend` sends everything later: after the retry delay, or when the node is connected and registered.
-    if (this.#retry !== undefined || this.#nodeId === '' || !this.#connection.isConnected) return
-    let batch: Command[] = []
-    let argCount = 0
-    for (const command of this.#pending(first)) {
-      batch.push(command)
-      argCount += command.args.length
-      if (batch.length < MAX_BATCH_COMMANDS && argCount < MAX_BATCH_ARGS) continue
+  #resend (isContinuation: boolean): void {
+    clearTimeout(this.#retry)
+    this.#retry = undefined
+    this.#continuation = 0
+    this.#send(this.#first, isContinuation)
+  }
+
+  /** Sends a command and all commands after it, or only one batch if this is a continuation. */
+  #send (first: Command | undefined, isContinuation = false): void {
+    // `resend` sends everything later: after the retry delay, after the continuation, or when the node is connected and registered.
+    if (this.#retry !== undefined || this.#continuation !== 0 || this.#nodeId === '' || !this.#connection.isConnected) return
+    for (const batch of splitIntoBatches(this.#pending(first))) {
       this.#sendBatch(batch)
-      batch = []
-      argCount = 0
+      if (!isContinuation) continue
+      this.#continuation = this.#batch
+      return
     }
-    if (batch.length > 0) this.#sendBatch(batch)
   }
 
   #sendBatch (commands: readonly Command[]): void {
@@ -263,13 +266,19 @@ export class CommandQueue {
         this.#remove(command)
         command.resolve(reply)
       }
-      if (failure === '') return
+      if (failure === '') {
+        if (batch === this.#continuation) this.resend()
+        return
+      }
       const error = new Error(failure)
+      const code = getErrorCode(error)
       const [failed, ...notExecuted] = commands.slice(replies.length) as [Command, ...Command[]]
       for (const command of notExecuted) command.uncertainAttempts--
       // A command with another error may have changed something before it failed.
-      if (RETRYABLE.has(getErrorCode(error))) failed.uncertainAttempts--
-      this.#failed([failed].filter(isPending), error, true)
+      if (RETRYABLE.has(code)) failed.uncertainAttempts--
+      // Redis also refuses the batches that were sent after this one. They are sent again after the rest of this one.
+      if (code === 'CONTINUE') this.#resend(true)
+      else if (code !== 'REORDERED' || this.#continuation === 0) this.#failed([failed].filter(isPending), error, true)
     }, (error: unknown) => {
       // Redis has executed nothing of a batch that it has refused.
       if (getErrorCode(error) !== undefined) for (const command of commands) command.uncertainAttempts--
@@ -319,4 +328,24 @@ export class CommandQueue {
       this.#reject(command)
     }
   }
+}
+
+/** Splits commands into batches, so that Redis is not blocked for long. A larger command is a batch of its own. */
+function * splitIntoBatches (commands: Iterable<Command>): Iterable<Command[]> {
+  let batch: Command[] = []
+  let argCount = 0
+  let characters = 0
+  for (const command of commands) {
+    let length = 0
+    for (const arg of command.args) if (typeof arg === 'string') length += arg.length
+    if (batch.length === MAX_BATCH_COMMANDS || argCount >= MAX_BATCH_ARGS || (batch.length > 0 && characters + length > MAX_BATCH_CHARACTERS)) {
+      yield batch
+      batch = []
+      argCount = characters = 0
+    }
+    batch.push(command)
+    argCount += command.args.length
+    characters += length
+  }
+  if (batch.length > 0) yield batch
 }

@@ -38,6 +38,8 @@ export function isRefusedWhenFull (name: CommandName): boolean {
 
 /** About how many bytes of logs one command reads, so that it does not block Redis for long. */
 const READ_BYTES = 262_144
+/** The work after which a batch executes no further command. */
+const MAX_WORK = 262_144
 
 /** Returns the options that all nodes of a namespace must share, by name. */
 export function getSharedOptions (settings: StoreSettings, partition: string): Record<string, string> {
@@ -70,6 +72,7 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
     ttl: toLua(settings.resumeTimeout * 2 + 3_600_000),
     lease: toLua(lease),
     readBytes: toLua(READ_BYTES),
+    maxWork: toLua(MAX_WORK),
     isCluster: String(isCluster)
   }
   const body = [

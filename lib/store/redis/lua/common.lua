@@ -41,6 +41,8 @@ local applied_number, inbox_number
 -- The number of the current command, and whether it was executed before: its reply may have been lost. A retry must not change
 -- what later commands have changed.
 local command_number, is_retry = 0, false
+-- The work of the commands so far, as the bytes of logs that could have been read in the same time.
+local work = 0
 -- Fields of the store's hash that are written when all commands have been executed.
 local store_changes = {}
 

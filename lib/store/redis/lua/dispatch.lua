@@ -1,5 +1,6 @@
--- Executes commands, one after the other, up to the first that fails. Each has a name, a number, a deadline, the number of its
--- arguments, and the arguments. Returns the error of the command that failed, or '', and the replies of those before it.
+-- Executes commands, one after the other, up to the first that fails, or until they have done so much work that Redis would be blocked
+-- for too long. Each has a name, a number, a deadline, the number of its arguments, and the arguments. Returns the error of the
+-- command that failed, `CONTINUE` if commands are left, or '', and the replies of those before it.
 
 -- Refuses a command that arrives out of order, whose sender has no lease, or whose sender has given it up.
 local function check_sequence (deadline)
@@ -31,6 +32,10 @@ local failure = ''
 local replies = {}
 local i = 5
 while ARGV[i] do
+  if work >= MAX_WORK then
+    failure = 'CONTINUE'
+    break
+  end
   local name, number, deadline, count = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   i = i + 4
   local args = {}

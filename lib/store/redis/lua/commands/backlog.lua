@@ -12,6 +12,7 @@ local function measure (after, through)
   for _, entry in ipairs(redis.call('XRANGE', log, format_integer(after + 1), format_integer(through))) do
     count = count + 1
     bytes = bytes + #entry[2][2]
+    work = work + #entry[2][2] + 60
   end
   return count, bytes
 end

@@ -72,6 +72,7 @@ function channels.read_history (key, id, count, through)
     for _, entry in ipairs(chunk) do
       local frame, except = entry[2][2], entry[2][4]
       bytes = bytes + #frame + 60
+      work = work + #frame + 60
       through = tonumber(string.match(entry[1], '^%d+')) - 1
       if not (except and string.find(except, id, 1, true)) then frames[#frames + 1] = frame end
       if #frames == count then return 0, frames end
@@ -82,6 +83,7 @@ function channels.read_history (key, id, count, through)
 end
 
 function channels.remove_member (name, id)
+  work = work + 400
   local key = channel_key(name)
   redis.call('ZREM', key .. ':members', id)
   if channels.count(key) == 0 then channels.set_ttl_of_log(key) end

@@ -127,6 +127,7 @@ function logs.read (key, after, through, limit)
     end
     has_more = #chunk == 32
   end
+  work = work + bytes
   if last > trimmed and redis.call('EXISTS', key .. ':log') == 0 then trimmed, reason = last, 'age' end
   return { format_integer(last), format_integer(trimmed), reason, list, has_more and 1 or 0 }, bytes
 end

@@ -47,6 +47,7 @@ end
 -- Ends a run that a node produces. The notification contains the position of the last entry, so that a node can detect missing
 -- entries.
 function runs.finish (id, owner, outcome, ended_by)
+  work = work + 1000
   local key = run_key(id)
   local nodes, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'nodes', 'keep', 'last', 'session', 'partPrefix'))
   redis.call('ZREM', runs.producer_key(owner), id)
