@@ -46,6 +46,8 @@ interface Setup {
   readonly isAbandoned: boolean
   /** Milliseconds after which a session without a stream expires. Default: longer than all faults. */
   readonly resumeTimeout?: number | undefined
+  /** Whether Redis executes batches in parts, as it does if they take long. */
+  readonly isWorkLimited?: boolean | undefined
 }
 
 export interface Plan {
@@ -169,7 +171,7 @@ export function createPlan (seed: number): Plan {
       passed += after
     }
   }
-  return { setup, steps }
+  return { setup: { ...setup, isWorkLimited: random() < 0.3 }, steps }
 }
 
 /** Runs histories, one after the other. */
@@ -185,6 +187,7 @@ export class Simulation {
     const scheduler = this.#scheduler
     scheduler.reset(plan.setup.seed)
     scheduler.trace = isTraced ? [] : undefined
+    this.#network.engine.isWorkLimited = plan.setup.isWorkLimited === true
     await this.#network.reset(plan.setup.seed, LATENCIES[plan.setup.latency])
     const history = new History(plan, scheduler, this.#network)
     try {

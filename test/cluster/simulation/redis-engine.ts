@@ -63,7 +63,7 @@ export interface Reply {
  * known which publications it caused, and in which order.
  */
 // The first line of a script contains its flags.
-const wrapScript = (script: string): string => `${script.slice(0, script.indexOf('\n'))}
+const wrapScript = (script: string, isWorkLimited: boolean): string => `${script.slice(0, script.indexOf('\n'))}
 local time = tonumber(KEYS[#KEYS])
 local published = {}
 local replaced = {
@@ -85,7 +85,7 @@ local function replace (name)
   end
 end
 local redis = setmetatable({ call = replace('call'), pcall = replace('pcall') }, { __index = server })
-local done, result = pcall(function ()${script.slice(script.indexOf('\n'))}
+local done, result = pcall(function ()${script.slice(script.indexOf('\n')).replace(/^local MAX_WORK = .*$/m, line => isWorkLimited ? 'local MAX_WORK = 1' : line)}
 end)
 if not done then result = { err = type(result) == 'table' and result.err or 'ERR ' .. tostring(result) } end
 if result == nil then result = false end
@@ -96,10 +96,12 @@ return { result, published }
 export class RedisEngine {
   /** The number of commands so far. */
   commands = 0
+  /** Whether the scripts execute no further command after one that has read entries. */
+  isWorkLimited = false
   readonly #child: ChildProcess
   readonly #folder: string
   readonly #connections = new Map<number, Socket>()
-  /** SHA-1 of a script → SHA-1 of the wrapped script. */
+  /** SHA-1 of a script, and whether its work is limited → SHA-1 of the wrapped script. */
   readonly #scripts = new Map<string, string>()
   /** The scripts that the simulated server has loaded. */
   readonly #loaded = new Set<string>()
@@ -179,7 +181,7 @@ export class RedisEngine {
         if (String(name).toUpperCase() === 'EVAL') sha = await this.#load(sha)
         else if (!this.#loaded.has(sha)) return { bytes: Buffer.from('-NOSCRIPT No matching script. Please use EVAL.\r\n'), publications: [] }
         const count = Number(second)
-        const bytes = await this.call(protocol, ['EVALSHA', this.#scripts.get(sha) as string, String(count + 1), ...rest.slice(0, count), String(microseconds), ...rest.slice(count)])
+        const bytes = await this.call(protocol, ['EVALSHA', this.#scripts.get(this.#wrappedKey(sha)) as string, String(count + 1), ...rest.slice(0, count), String(microseconds), ...rest.slice(count)])
         // An error of the wrapper itself.
         if (bytes[0] === 0x2d) throw new Error(String(bytes))
         const start = bytes.indexOf('\r\n') + 2
@@ -247,13 +249,17 @@ export class RedisEngine {
     return parseArray(bytes, 0)?.items.map(String) ?? []
   }
 
+  #wrappedKey (sha: string): string {
+    return `${sha} ${this.isWorkLimited}`
+  }
+
   async #load (script: string): Promise<string> {
     const sha = createHash('sha1').update(script).digest('hex')
-    if (!this.#scripts.has(sha)) {
-      const bytes = await this.call(2, ['SCRIPT', 'LOAD', wrapScript(script)])
+    if (!this.#scripts.has(this.#wrappedKey(sha))) {
+      const bytes = await this.call(2, ['SCRIPT', 'LOAD', wrapScript(script, this.isWorkLimited)])
       const [wrapped] = /[0-9a-f]{40}/.exec(String(bytes)) ?? []
       if (wrapped === undefined) throw new Error(String(bytes))
-      this.#scripts.set(sha, wrapped)
+      this.#scripts.set(this.#wrappedKey(sha), wrapped)
     }
     return sha
   }
