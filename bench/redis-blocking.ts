@@ -68,6 +68,38 @@ const wait = (ms: number): Promise<void> => new Promise(resolve => { setTimeout(
   await Promise.all([nodeA.close(), nodeB.close()])
 }
 {
+  // What one tick contains if many clients do the same at the same time.
+  const [nodeA, nodeB] = [await openNode({}), await openNode({})]
+  const sessions: Session[] = []
+  await forEach(64, async n => { sessions[n] = await openSession(nodeA) })
+  const room = nodeA.channel('room', { keep: 60_000 })
+  await forEach(1000, () => room.send('x'.repeat(150)))
+  await measure('40 joins with a history of 1,000 entries', () => forEach(40, n => sessions[n]?.join('room', { history: 1000 })))
+  const cursors = sessions.map(session => session[kInternals].cursor)
+  await forEach(16_000, n => sessions[n % 16]?.send('x'.repeat(150)))
+  await measure('16 sessions with 1,000 entries are resumed', () => forEach(16, async n => {
+    const stream = await attachMemoryStream(nodeB, await findSession(nodeB, sessions[n] as Session), cursors[n])
+    await waitUntil(() => stream.messages().length >= 1000, 'the messages', 60_000)
+  }))
+  await measure('64 broadcasts of 100 kB', () => forEach(64, () => nodeA.broadcast('message', 'x'.repeat(100_000))))
+  for (let channel = 0; channel < 100; channel++) await forEach(64, n => sessions[n]?.join(`channel ${channel}`))
+  await measure('64 sessions in 100 channels are closed', () => forEach(64, n => sessions[n]?.close()))
+  const pipeline = redis.pipeline()
+  for (let node = 0; node < 4; node++) {
+    for (let n = 0; n < 512; n++) {
+      const id = `run-${node}-${n}`
+      pipeline.hset(`{sse}:r:${id}`, { input: '{}', name: id, keep: 60_000, startPosition: 1, last: 1, owner: `dead${node}`, nodes: `dead${node},` })
+      pipeline.zadd(`{sse}:runs:dead${node}`, 1, id)
+    }
+  }
+  await pipeline.exec()
+  await measure('4 nodes with 512 runs each have failed', async () => {
+    await redis.zadd('{sse}:producers', 0, 'dead0', 0, 'dead1', 0, 'dead2', 0, 'dead3')
+    await waitUntil(async () => await redis.zcard('{sse}:producers') === 0, 'the end of the runs', 60_000)
+  })
+  await Promise.all([nodeA.close(), nodeB.close()])
+}
+{
   const node = await openNode({ resumeTimeout: 20_000 })
   const waiting: Session[] = []
   await forEach(20, async n => { waiting[n] = await openSession(node) })
