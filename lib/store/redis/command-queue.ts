@@ -278,7 +278,7 @@ export class CommandQueue {
       if (RETRYABLE.has(code)) failed.uncertainAttempts--
       // Redis also refuses the batches that were sent after this one. They are sent again after the rest of this one.
       if (code === 'CONTINUE') this.#resend(true)
-      else if (code !== 'REORDERED' || this.#continuation === 0) this.#failed([failed].filter(isPending), error, true)
+      else if (code !== 'REORDERED' || batch >= this.#continuation) this.#failed([failed].filter(isPending), error, true)
     }, (error: unknown) => {
       // Redis has executed nothing of a batch that it has refused.
       if (getErrorCode(error) !== undefined) for (const command of commands) command.uncertainAttempts--
