@@ -9,7 +9,7 @@ const runCallbacks = ({ target }: Event): void => {
 export function onAbort (signal: AbortSignal, callback: (reason: unknown) => void): () => void {
   const callbacks = callbacksOf.get(signal) ?? new Set()
   callbacksOf.set(signal, callbacks.add(callback))
-  // Has no effect if it is a listener already.
+  // The signal ignores a listener that it already has.
   signal.addEventListener('abort', runCallbacks)
   return () => {
     callbacks.delete(callback)

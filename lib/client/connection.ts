@@ -28,11 +28,11 @@ export interface Welcome {
   readonly concurrent?: readonly string[]
 }
 
-// The heartbeat intervals without data after which a stream counts as dead, after the welcome event. Before, it is `IDLE_TIMEOUT`.
+// Number of heartbeat intervals without data after which a stream counts as dead. Before the welcome event, `IDLE_TIMEOUT` applies.
 const IDLE_HEARTBEATS = 2.5
 // Maximum time for which `close` waits for the server, in milliseconds.
 export const CLOSE_TIMEOUT = 5000
-// Milliseconds in which the response to a request must start, if the network has just changed.
+// Milliseconds without data after which a request counts as dead if the network has just become available, and by which a heartbeat may be late after `probe`.
 const PROBE_TIMEOUT = 4000
 // Milliseconds for which the client tries again while it receives responses that are not from the server.
 const FOREIGN_TIMEOUT = 60_000
@@ -71,7 +71,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
   let currentSessionId: string | undefined
   // Whether the current request was sent, and may open a session.
   let isOpening = false
-  // When the first of the latest responses arrived that were not from the server.
+  // Time of the first response of the current series of responses that are not from the server; `undefined` if there is no such series.
   let foreignSince: number | undefined
   // The idle timeout of the next request, until its welcome event.
   let attemptTimeout = IDLE_TIMEOUT
@@ -149,7 +149,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
       throw error
     }
     const type = headers.get('content-type') as string
-    // Every response to `fetch` with such a status has one, unless the platform cannot read streams.
+    // A 200 always has a body, unless the platform cannot read streams.
     if (!body) return fail(createForeignError('no readable body'))
     const reader = body.getReader()
     if (/^text\/event-stream\b/i.test(type)) await readStream(reader)
@@ -196,8 +196,8 @@ export function createConnection (send: Send, path: string, maxEventSize: number
 
   const handleWelcome = (welcome: Welcome): void => {
     const { sessionId, resumed, heartbeatInterval = Infinity } = welcome
-    // A new session has another id, and a stream that resumes a session starts at the requested id. A service worker can respond
-    // with a copy of an earlier stream.
+    // A stream with the id of the current session that does not resume it at the requested event is a copy of an earlier stream, for example
+    // from a service worker.
     if (sessionId === currentSessionId && !(resumed && lastEventId === requestedId)) {
       lastEventId = requestedId
       return rejectForeign('a cached stream')

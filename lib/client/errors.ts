@@ -4,7 +4,7 @@ export class ClientError extends Error {
    * The code of the server's error response, `HTTP_<status>` if that response has no code, or one of these:
    *
    * - `CLOSED`: the session is closed, or the component of a framework is not mounted or has no URL.
-   * - `TIMEOUT`: a message got no response in time. It may have been handled. The `cause` is the last error of a request, if there is one.
+   * - `TIMEOUT`: a message got no response in time; it may have been handled. Or `resumableFetch` could not resume a response in time. The `cause` is the last error of a request, if there is one.
    * - `QUEUE_FULL`: `maxQueued` messages have no response yet.
    * - `RESET`: the session was lost before a message got its response. The message may have been handled.
    * - `ENDED`: the server or a proxy ended the stream.
@@ -47,7 +47,7 @@ export const isRequestError = (error: unknown): error is ClientError => (error a
 /** Whether the same request may succeed later. */
 export const isTransient = (status: number): boolean => [408, 421, 425, 429].includes(status) || status >= 500
 
-// Milliseconds. A longer `Retry-After` is more likely an error than a plan, and would disconnect the client until the page is reloaded.
+// Milliseconds. A longer `Retry-After` is probably a mistake, and would disconnect the client until the page is reloaded.
 const MAX_RETRY_AFTER = 300_000
 
 /** Returns the delay of the `Retry-After` header in milliseconds; 0 if there is none, negative if its time has passed. [RFC 9110 10.2.3] The header contains seconds or a date. */

@@ -31,7 +31,7 @@ export interface Message {
   readonly event: string
   /** The message as one line of a batch, in JSON. */
   line: string
-  /** The sender that sends an answer, from its first attempt on. */
+  /** Set for an answer at its first attempt, so that all its attempts have the same sender. */
   sender?: Sender
   /** Number of attempts in which the server may have handled the message. */
   uncertain: number
@@ -40,7 +40,7 @@ export interface Message {
   readonly reject: (error: unknown) => void
 }
 
-/** Who sends a message: one sender for those that are handled in order (the empty string), one for answers, and one for each concurrent message. Each has at most one request in progress. */
+/** Identifies a sequence of requests, of which at most one is in progress: the empty string for the messages that are handled in order, `response` for answers, and the message itself for each concurrent message. */
 type Sender = '' | typeof RESPONSE_EVENT | Message
 
 /** What {@link Outbox.push} returns. */
@@ -73,7 +73,8 @@ const MIN_UPLOAD_RATE = 4
 /**
  * Sends messages in order, with at most one request at a time. Messages that are queued during a request form the next batch.
  * A message that the server handles concurrently has a request of its own, so that no other message waits for its response.
- * Answers have requests of their own, too, because a handler may wait for them, but join a batch that is about to be sent.
+ * Answers also have requests of their own, because a handler of the server that waits for an answer blocks the messages that are handled in
+ * order. If a batch of those messages is about to be sent, the answers are added to it.
  */
 export interface Outbox {
   /**
@@ -92,8 +93,7 @@ export interface Outbox {
 export function createOutbox (send: Send, path: string, options: OutboxOptions, retrySettings: RetrySettings, listener: OutboxListener): Outbox {
   const { maxQueued } = options
   const queue = new Set<Message>()
-  // Interrupts the current request, or the delay before the next one, of each sender that is active: the one for messages that are
-  // handled in order, the one for answers, and one for each concurrent message.
+  // Interrupts the current request, or the delay before the next one, of each sender that is active.
   const interrupts = new Map<Sender, (method: 'retryNow' | 'stop') => void>()
   // The event names of the messages that the server handles concurrently; `undefined` while the outbox is paused.
   let concurrent: readonly string[] | undefined
@@ -125,7 +125,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
 
   const senderOf = (message: Message): Sender => message.sender ?? (message.event === RESPONSE_EVENT ? RESPONSE_EVENT : concurrent?.includes(message.event) ? message : '')
 
-  /** Returns the next messages of a sender. If a batch of another sender is given, adds those to it that were never sent. */
+  /** Returns the next batch of a sender. If the batch of another sender is given, adds to it the messages of this sender that were never sent. */
   const fillBatch = (sender: Sender, batch: Message[] = []): Message[] => {
     const isOther = batch.length > 0
     let characters = batch.reduce((sum, { line }) => sum + line.length, 0)
@@ -206,7 +206,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       const { status, body, replayed } = response
       const error = createResponseError(response)
       if ((status === 429 || status === 503) && !replayed) {
-        // Usually the server did not handle the message. If a handler chose this status, the repeated message gets it with `replayed`.
+        // Usually the server did not handle the message. If a handler chose this status, the response to the repeated message has `replayed`.
         message.uncertain--
         lastError = error
         retryAfter = 0
@@ -244,7 +244,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         removeAbort = signal && onAbort(signal, message.reject)
         flush(senderOf(message))
       })
-      // The app has aborted the message itself, and the event `close` reports the end of the session.
+      // An error is not reported if the app has aborted the message, or if the session is closed, because the event `close` reports that.
       result.onUnhandled(error => { if (!signal?.aborted && error !== closeError) listener.reportError(error) })
       return { message, result }
     },

@@ -1,4 +1,4 @@
-/** A promise that records whether somebody handles its result. */
+/** A promise that records whether somebody handles its result. Like `ObservedPromise` of the server, but without `setImmediate`, which browsers do not have. */
 export class ResultPromise<T> extends Promise<T> {
   #isHandled = false
 
@@ -10,7 +10,7 @@ export class ResultPromise<T> extends Promise<T> {
 
   /** Calls a function with the reason if the promise rejects and nobody has handled it by the end of the current task. */
   onUnhandled (report: (reason: unknown) => void): void {
-    // Not with `this.then`, which would count.
+    // This is `super.then`, because `this.then` would mark the result as handled.
     super.then(undefined, reason => {
       setTimeout(() => { if (!this.#isHandled) report(reason) })
     })

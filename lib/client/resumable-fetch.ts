@@ -20,8 +20,8 @@ export interface ResumableFetchOptions {
 }
 
 /**
- * Returns a function that can replace `fetch`: it follows a run over lost connections, so that its events appear as the body of one
- * response. Each event is complete, and none is repeated. The first request is sent as it is, and is not repeated. If
+ * Returns a function that can replace `fetch`: it continues to read a run when a connection is lost, so that the events of the run appear as
+ * the body of one response. Each event is complete, and none is repeated. The first request is sent as it is, and is not repeated. If
  * the connection is lost later, a GET of the `Location` of the response, or of the same URL if the first request was a GET, continues
  * after the last event. All other responses are returned unchanged.
  *
@@ -149,7 +149,7 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
     return undefined
   }
 
-  /** Reads the fields of blocks that are for this function. Returns the blocks to forward. */
+  /** Reads the last id and retry delay of the blocks. Returns the blocks without what was forwarded before. */
   const handleBlocks = (blocks: Bytes): Bytes => {
     const text = new TextDecoder().decode(blocks)
     // These patterns do not use the flag `m`, with which `^` and `$` also match at U+2028. Data can contain it, and it does not end a line of an event stream.

@@ -77,7 +77,7 @@ function checkUrl (url: string): string {
 function mergeHeaders (userHeaders: RequestHeaders, ownHeaders: Record<string, string>): Record<string, string> {
   const entries = Symbol.iterator in userHeaders ? [...userHeaders as Iterable<[string, string]>] : Object.entries(userHeaders as Record<string, string>)
   const headers = new Headers(entries.filter(([, value]) => value !== undefined && value !== null))
-  // The client's own content type follows, if the request has a body.
+  // If the request has a body, `ownHeaders` contains its content type.
   headers.delete('content-type')
   return { ...Object.fromEntries(headers), ...ownHeaders }
 }

@@ -7,7 +7,7 @@ export interface SessionView<C extends Contract> {
   readonly state: State
   /** The id of the session, which is a secret; `undefined` before the first `welcome` event. */
   readonly sessionId?: string | undefined
-  /** The newest event of the server; `undefined` before the first. */
+  /** The newest event that a `for await` loop over the session receives, so neither `gap` nor `part`; `undefined` before the first. */
   readonly lastEvent?: Received<C> | undefined
   /** @internal Increases whenever the component replaces or closes the session. */
   readonly generation?: number
@@ -126,7 +126,7 @@ function rejectClosed<T> (): Promise<T> {
   const result = new ResultPromise<T>((_resolve, reject) => {
     reject(new ClientError('CLOSED', 'There is no session: the component is not mounted, or has no URL'))
   })
-  // A component that is not mounted has nobody to report to. Without this call, the rejection would be an uncaught error.
+  // Nothing is reported, because there is no session whose `error` event could do it. Without this call, the rejection would be an uncaught error.
   result.onUnhandled(() => {})
   return result
 }

@@ -25,7 +25,7 @@ export interface Part {
   readonly run?: string
   /** The idempotency key of the message whose handler has returned the value. */
   readonly message?: string
-  /** The position in the run. To continue after this part, the server follows the run from here. Absent at the end. */
+  /** The position in the run. To continue after this part, call `session.follow` on the server with this position as `from`. Absent in the last part, and in the parts of a message. */
   readonly position?: number
   /** The name of the event, if it has one. */
   readonly event?: string
@@ -33,7 +33,7 @@ export interface Part {
   readonly data?: unknown
   /** Events of the run are missing: those from position `after` (exclusive) to position `resumedAt` (inclusive). */
   readonly gap?: SessionEvents['gap']
-  /** This is the last part, and the run has ended like this, or the process that delivers it has closed or failed (`lost`). */
+  /** Only in the last part: how the run or the handler has ended. `lost`: the process that has produced the parts, or that has delivered them, has closed or failed, or could not reach the store. */
   readonly end?: { readonly status: 'finished' | 'stopped' | 'failed' | 'lost', readonly reason?: string, readonly response?: { readonly status: number, readonly body: unknown } }
 }
 
@@ -115,13 +115,15 @@ export interface ClientSession<C extends Contract = Contract> extends AsyncItera
    * Sends a message with this event name when the loop starts, and iterates over the values that its handler, an async generator, yields. Each value arrives once and in
    * order, also if the stream is lost meanwhile. When the loop ends, or the signal aborts, the handler is stopped.
    *
-   * Throws as {@link ClientSession.request}, with the code of the error that the handler has thrown, with the reason of the signal, and a {@link ClientError}
-   * with code `NOT_STREAMING` if the handler returned no async iterable, `HANDLER_LOST` if the process of the handler has closed or failed, `INCOMPLETE` if values may be missing, or `BUFFER_FULL` if the loop is too slow.
+   * Throws as {@link ClientSession.request}, and throws the reason of the signal. If the handler throws, throws a {@link ClientError} with the
+   * code of its error response. Other codes: `NOT_STREAMING` (the handler returned no async iterable), `HANDLER_LOST` (the process of the handler
+   * has closed or failed, or the handler was stopped), `INCOMPLETE` (values may be missing), `BUFFER_FULL` (the loop is too slow).
    */
   subscribe<Event extends UpEvent<C>> (event: Event, ...payload: Payload<UpData<C, Event>, [options?: SubscribeOptions]>): AsyncGenerator<UpValue<C, Event>, void, undefined>
 
   /**
-   * Iterates over the events of the server from now on, until the session is closed. Throws the error that closed it, if there is one.
+   * Iterates over the events that the app sends from now on, until the session is closed. `gap` and `part` are not included; heartbeats are, if
+   * they are events (option `heartbeatEvent`). Throws the error that closed the session, if there is one.
    * Throws a {@link ClientError} with code `BUFFER_FULL` if the events after the next one that the loop reads contain more than 4 Mi characters.
    */
   [Symbol.asyncIterator] (): AsyncGenerator<Received<C>, void, undefined>
@@ -179,7 +181,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     }
   }
 
-  // Emits an error, or prints it if there is no listener for it, nor for the other event.
+  // Emits an `error` event. Prints the error instead if neither `error` nor `otherEvent` has a listener.
   const reportError = (error: unknown, otherEvent?: string): void => {
     if ([...listeners].some(([event]) => event === 'error' || event === otherEvent)) notify('error', error)
     else console.error(error)
@@ -190,7 +192,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     closeError = error ?? new ClientError('CLOSED', `Closed: ${reason}`)
     outbox.close(closeError)
     abortController.abort()
-    // An iterator throws the error.
+    // The error is not printed if there is an iterator, because the iterator throws it.
     if (error) reportError(error, ITERATOR_EVENT)
     notify('close', { reason })
     notify(ITERATOR_EVENT)
@@ -212,7 +214,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       await send({ data: await handle() })
     } catch (error) {
       const { code, message = error } = Object(error)
-      // Otherwise, the server may not have received an answer, for example because it is too large.
+      // After any other error, the server may not have received the answer, for example because the answer was too large.
       if (code !== 'FST_SSE_REQUEST_UNKNOWN') send({ error: { code, message: String(message) } }).catch(() => {})
     }
   }
@@ -264,7 +266,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     const fail = (error: unknown): void => { notifyIterators('part', { message: id, error }) }
     if (signal?.aborted) throw abortReason(signal)
     const { message, result } = outbox.push(name, data, id)
-    // If the server may have received the message, it stays in the queue until there is a response.
+    // If the server may have received the message, the message stays in the queue until it has a response, because the handler can only be stopped after that.
     const removeAbort = signal && onAbort(signal, reason => { (message.uncertain === 0 ? message.reject : fail)(reason) })
     const started = result.then(response => {
       if ((response as Part | null | undefined)?.message !== id) throw new ClientError('NOT_STREAMING')
@@ -287,7 +289,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       throw closeError
     } finally {
       removeAbort?.()
-      // After the response, because the server may handle this message first.
+      // This message, which stops the handler, is sent after the response. Otherwise, the server could handle it before the message that starts the handler.
       if (!end && message.uncertain > 0) started.then(() => outbox.push('part', { message: id }).result).catch(() => {})
     }
   }

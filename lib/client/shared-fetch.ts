@@ -28,7 +28,7 @@ async function createTabFetch (url: string, fetch: Fetch, options: ConnectOption
   let sessionId: string | undefined
   let messageUrl = ''
 
-  // First, because they fail without BroadcastChannel and Web Locks.
+  // These two calls come first, because they fail without BroadcastChannel and Web Locks.
   new BroadcastChannel(groupName).close()
   await acquireLock(tabPrefix + tabId, leaveSignal)
   const election = createElection({

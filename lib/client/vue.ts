@@ -14,7 +14,7 @@ export interface SessionHandle<C extends Contract = Contract> extends SessionMet
   readonly state: ComputedRef<SessionView<C>['state']>
   /** The id of the session, which is a secret; `undefined` before the first `welcome` event. */
   readonly sessionId: ComputedRef<SessionView<C>['sessionId']>
-  /** The newest event of the server; `undefined` before the first. */
+  /** The newest event that a `for await` loop over the session receives, so neither `gap` nor `part`; `undefined` before the first. */
   readonly lastEvent: ComputedRef<SessionView<C>['lastEvent']>
   /** @internal Increases whenever the component replaces or closes the session. */
   readonly generation: ComputedRef<SessionView<C>['generation']>

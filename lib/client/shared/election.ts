@@ -32,7 +32,7 @@ export function createElection ({ name, signal, onChange, onElected }: ElectionO
   const prefix = `${name} leader `
   let epoch = 0
   let isLeader = false
-  // Aborts when this tab is neither a candidate nor the leader.
+  // Aborts when this tab is neither a candidate nor the leader any more.
   let candidacy = new AbortController()
 
   const onEpoch = (newEpoch: number): void => {
@@ -56,7 +56,7 @@ export function createElection ({ name, signal, onChange, onElected }: ElectionO
       await navigator.locks.request(name, steal ? { steal } : { signal: candidacySignal }, async () => {
         hadLock = true
         await refresh()
-        // By the clock, because the latest leader may have left without a lock that shows its epoch.
+        // The epoch is at least the current time, because the epoch of the latest leader is unknown if its lock no longer exists.
         const ownEpoch = Math.max(epoch + 1, Date.now())
         await acquireLock(prefix + ownEpoch, candidacySignal)
         candidacySignal.throwIfAborted()

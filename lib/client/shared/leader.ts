@@ -69,7 +69,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   let controller = new AbortController()
   let welcomeTimer: ReturnType<typeof setTimeout> | undefined
 
-  /** Ends the stream, and answers no pull until the next one. */
+  /** Ends the stream, and drops the pending pulls, which the tabs repeat. */
   const stop = (): void => {
     controller.abort()
     state = 'idle'
@@ -127,7 +127,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
     for (const pull of pendingPulls.values()) answer(pull)
   }
 
-  /** Requests a replay for the pulls that are behind the log. Returns whether there was one. */
+  /** Requests a replay for the pulls that are behind the log. Returns whether it has requested one. */
   const replayIfBehind = (): boolean => {
     const now = Date.now()
     // One slow tab must not cause replays all the time.
@@ -155,7 +155,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
     if (log.end === '' || log.end === 'closed' || log.isBehindLog({ cursor })) log = new Log(cursor)
   }
 
-  /** Requests what follows the end of the log. Without it, the session of the other tabs, which can all be frozen. */
+  /** Requests what follows the end of the log. If the log has no end yet, requests the session of the other tabs, which can all be frozen. */
   const requestStream = async ({ url, init }: StreamRequest, sessionIds: string[], signal: AbortSignal): Promise<Response> => {
     const { 'last-event-id': _, ...headers } = init.headers
     const sessionId = sessionIds.findLast(id => !closedSessions.has(id))

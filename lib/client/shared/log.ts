@@ -79,7 +79,7 @@ export class Log {
   read (position: LogPosition): { entries: Entry[], position: LogPosition } | undefined {
     const index = this.isSameSession(position.cursor) ? this.#findIndex(position) : undefined
     if (index === undefined || index === this.#entries.length) return undefined
-    // A gap before the cursor applies to a tab with a cursor from another log, too, if it ends after the cursor.
+    // A tab with a cursor from another log also needs a `gap` event before the cursor if the gap ends after the cursor.
     const gaps = position.logId === this.logId ? [] : this.#entries.slice(0, index).filter(({ gapEnd = 0 }) => gapEnd > parsePosition(position.cursor))
     return {
       // Without its id, which would move the tab's cursor back.

@@ -62,7 +62,7 @@ export function createPullClient (tabId: string, replyChannel: string, election:
         reject(abortReason(streamSignal))
       }
       streamSignal.addEventListener('abort', onAbort)
-      // At different times in each tab, so that one of them replaces the leader, and the others notice that.
+      // The interval differs between the tabs, so that one tab replaces the leader before the others try to.
       const timer = setInterval(onTimeout, ANSWER_TIMEOUT * (1 + Math.random() / 5))
       unansweredCount = 0
       currentPull = {
