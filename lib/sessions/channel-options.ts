@@ -5,9 +5,9 @@ import { ChannelInvalid, OptionInvalid, quote } from '../errors.js'
 export interface ChannelOptions {
   /**
    * Milliseconds for which the channel keeps each event that is sent to it, also while it has no members, so that sessions that
-   * join later can read it as history. The bounds of the option `channelLog` apply as well; of its `age` and `keep`, only the longer
-   * one. It takes effect with the next event, in all processes, and applies to all events of the channel. Default: 0, which changes
-   * nothing: if the channel is kept already, it is still kept.
+   * join later can read it as history. The bounds of the option `channelLog` apply as well, but of its `age` and this `keep` only
+   * the longer one counts. `keep` takes effect with the next event, in all processes, and applies to all events of the channel.
+   * Default: 0, which changes nothing: if the channel is kept already, it is still kept.
    */
   readonly keep?: number
 }

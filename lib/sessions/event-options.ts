@@ -53,7 +53,7 @@ function getExcludedIds (options: SendOptions, call: string): string[] | undefin
   assertOptions(options, ['except', 'latest'], call, OptionInvalid)
   const { except } = options
   const sessions = except === undefined ? [] : [except].flat() as ReadonlyArray<{ readonly id: string }>
-  // `id` shows that a session was passed in place of the options. It would have no effect.
+  // An `id` shows that a session was passed in place of the options. Without this check, the session would have no effect.
   const isValid = sessions.every(session => typeof session?.id === 'string') && !('id' in options)
   if (!isValid) throw new OptionInvalid('Option "except" must be a session, an array of sessions, or objects with their ids: { except: session }')
   return sessions.length === 0 ? undefined : sessions.map(({ id }) => id)

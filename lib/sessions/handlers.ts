@@ -18,7 +18,7 @@ export interface HandlerContext {
   readonly message: Message
   /**
    * Aborts when nobody needs the values of an async generator any more: when the client stops it, when the session is closed, and
-   * when the process loses the store or closes. The signal of another handler aborts when the handler has not settled within
+   * when the process loses the store or closes. For any other handler, aborts when the handler has not settled within
    * `handlerTimeout`. This is a getter, which creates the signal when it is first used: `{ ...context }` does not contain it.
    */
   readonly signal: AbortSignal

@@ -29,7 +29,7 @@ export interface Hooks<S = Session, C = Channel> {
   /**
    * A message is about to be handled: by its handler, by the `onMessage` hooks or by the echo. If its handler has a schema, the data
    * is valid. If a hook throws, the error becomes the response, as that of a handler. If a hook calls `reply.send`, the message is
-   * not handled any further. Does not run for repeats, which get the stored response, and for the messages `part` and `response` of the package's
+   * not handled any further. Does not run for repeats, which get the stored response, nor for the messages `part` and `response` of the package's
    * client. The time of the hooks counts for `handlerTimeout`.
    */
   preHandle: (session: S, message: Message, request: FastifyRequest, reply: UpwardReply) => Awaitable<void>

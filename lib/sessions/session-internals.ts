@@ -161,7 +161,7 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     return this.#abortController.signal
   }
 
-  /** Called when the session is closed. Cheaper than listeners of `signal`, for every message. */
+  /** Functions that are called when the session is closed: one for each message that waits. Listeners of `signal` would cost more. */
   get closeListeners (): ActiveItems<() => void> {
     this.#closeListeners ??= new ActiveItems()
     return this.#closeListeners

@@ -137,9 +137,10 @@ export class Session {
 
   /**
    * Sends the events of a run as `part` events, at the speed of the client, from the beginning or from a position. Resolves with the
-   * outcome of the run when the client was sent all of it. If this process closes before, the outcome has the status `lost` and the reason
-   * `shutdown`. The last `part` event contains the same outcome. If this process fails, another one sends it with the status `lost`. Rejects with FST_SSE_SESSION_OVER if the session is closed, and with
-   * FST_SSE_RUN_INVALID, FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
+   * outcome of the run when all parts were added to the session's log. If this process closes before that, the outcome has the status `lost` and
+   * the reason `shutdown`. The last `part` event contains the same outcome. If this process fails, another one sends it with the status
+   * `lost`. Rejects with FST_SSE_SESSION_OVER if the session is closed, and with FST_SSE_RUN_INVALID,
+   * FST_SSE_RUN_UNKNOWN, FST_SSE_TOO_MANY_DELIVERIES, FST_SSE_ENTRY_TOO_LARGE, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */
   follow (run: Run, options: FollowOptions = {}): Promise<RunOutcome> {
     return toPromise(() => run.follow(this.#internals, options), this.#createReporter('session.follow'))
