@@ -121,8 +121,8 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
 async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: HandleBatchMessage, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
   if (messages.length === 0) return []
   const started = new Set<BatchMessage>()
-  // For each message, resolves with such a refusal of an earlier message, if there is one. The array itself is a promise, because the
-  // queue may call handlers before it returns the results.
+  // For each message, a promise of the refusal of an earlier message that the client repeats, if there is one. The array itself is in a
+  // promise, because the queue may call handlers before it returns the results.
   let setEarlierRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
   const earlierRefusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setEarlierRefusals = resolve })
   const toQueued = (message: BatchMessage, index: number): QueuedMessage => {

@@ -6,15 +6,15 @@ import { JSON_TYPE } from '../sessions/upward-reply.js'
 type ErrorHandler = (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => unknown
 
 /**
- * Creates the error handler of the routes of the plugin. It calls that of the app, also if it is set after the routes.
- * If the app has none, clients do not receive the message of an unexpected error, which may contain secrets.
+ * Creates the error handler of the routes of the plugin. It calls the error handler of the app, even one that the app sets after the
+ * routes were added. If the app has none, clients do not receive the message of an unexpected error, which may contain secrets.
  */
 export function createErrorHandler (app: FastifyInstance): ErrorHandler {
-  // Fastify calls this handler if the error handler of a route throws.
-  const next = app.errorHandler
+  // The error handler of the app when the routes are added. Fastify calls it if the error handler of a route throws.
+  const initialHandler = app.errorHandler
   return (error, request, reply) => {
     const { errorHandler } = app
-    if (errorHandler !== next) return errorHandler(error, request, reply)
+    if (errorHandler !== initialHandler) return errorHandler(error, request, reply)
     if (!isDefault(errorHandler) || !isUnexpected(error, reply)) throw error
     // This call sets the headers and the status and logs the error, as the app has configured it, but sends nothing. Checked with Fastify 5.12.8.
     errorHandler(error, request, Object.create(reply, { send: { value: noop } }) as FastifyReply)

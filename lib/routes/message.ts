@@ -19,7 +19,7 @@ import { formatResult } from './message-result.js'
 /** Milliseconds from the close of a session to the rejection of the messages that still wait. */
 const CLOSE_GRACE = 1000
 
-/** Milliseconds that an error handler has to respond to a connection that was lost. */
+/** Milliseconds from the loss of a connection within which an error handler must respond. After that, a 500 is kept for repeats. */
 const LOST_CONNECTION_GRACE = 30_000
 
 type Headers = Readonly<Record<string, unknown>>
@@ -81,8 +81,8 @@ export function startCapture (response: ServerResponse, earlierHeaders: Headers)
   captures.set(response, capture)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, error => {
-    // If the connection was lost, the error handler and the hooks of the app send a response nevertheless, which a repeat gets. If they
-    // send none, the status is still 200, although the message has failed.
+    // If the connection was lost, the error handler and the hooks of the app still produce a response, which is kept for repeats. If they
+    // produce none in time, a 500 is kept: `response.statusCode` is still 200, although the message has failed.
     if (error) setTimeout(resolve, LOST_CONNECTION_GRACE, { status: 500, headers: {}, body: undefined }).unref()
     else resolve({ status: response.statusCode, headers: {}, body: undefined })
   })
@@ -93,7 +93,7 @@ export function startCapture (response: ServerResponse, earlierHeaders: Headers)
 export function createInternalResponse (request: IncomingMessage): ServerResponse {
   const response = new ServerResponse(request)
   response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
-  // A server also destroys the response. Otherwise it would not emit `close`.
+  // Node's HTTP server also destroys a response when it has finished. Otherwise, this response would not emit `close`.
   response.on('finish', () => { response.destroy() })
   return response
 }
