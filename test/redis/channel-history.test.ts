@@ -33,6 +33,20 @@ t.test('a long history is read in parts, up to the join, while others send', nee
   t.strictSame((await session.join('room', { history: 100 })).map(({ data }) => Number(data)), expected.slice(-100))
 })
 
+t.test('a channel whose entries have expired is kept again by an event with the same keep', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis, { channelLog: { age: 1 } })
+  const room = sessions.channel('room', { keep: 1 })
+  await room.send(1)
+  const getField = async (name: string): Promise<unknown> => await redis.sendCommand('HGET', '{sse}:c:room:', name)
+  await waitUntil(async () => {
+    const [seconds, microseconds] = await redis.sendCommand('TIME') as [string, string]
+    return Number(seconds) * 1e6 + Number(microseconds) - Number(await getField('last')) > 1000
+  }, 'the event to expire')
+  await room.send(2)
+  t.equal(await getField('keep'), '1')
+})
+
 t.test('a channel that is kept is in Redis at least as long as its log, and then removed', needsRedis, async t => {
   const redis = await startRedis(t)
   const { sessions } = await openProxiedNode(t, redis, { resumeTimeout: 400 })

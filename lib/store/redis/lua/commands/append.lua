@@ -38,6 +38,7 @@ if kind == 'channel' then
   if not channels.exists(channels.count(key), keep, last) then
     if new_keep == 0 then return 0 end
     channels.create(key, last)
+    keep = 0
   end
   if new_keep > 0 and new_keep ~= keep then
     redis.call('HSET', key, 'keep', new_keep)
