@@ -79,7 +79,8 @@ t.test('a closing node rejects queued messages and messages that are being enque
   const pending = Promise.resolve(messageQueue.enqueue(createMessage(undefined, handle('pending'))))
   pending.catch(() => {})
   await nodeB.close()
-  for (const result of [queued, pending]) await t.rejects(withTimeout(result, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  const batch = Promise.resolve(messageQueue.enqueueAll([createMessage(undefined, handle('batch'))]))
+  for (const result of [queued, pending, batch]) await t.rejects(withTimeout(result, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
   gate.resolve()
   await running
   t.strictSame(handled, [])
@@ -114,6 +115,64 @@ t.test('a repeat whose enqueueing timed out does not keep its key in Redis', nee
   await messageQueue.enqueue(createMessage('b', handle('b')))
   await waitUntil(async () => String(await readRecords()) === '', 'the keys to be dropped')
 })
+
+t.test('the key of a repeat that is sent when the response is published is not kept either', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB, client, pauseReplies }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const down = await attachMemoryStream(nodeB, await openSession(nodeB))
+  const { gate, started, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
+  pauseReplies(true)
+  await t.rejects(withTimeout(Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  pauseReplies(false)
+  // Redis has executed all earlier commands of the node.
+  await remote.update({})
+  const [sent, published] = [deferred(), deferred()]
+  interceptStoreCommands(client, async storeCommands => {
+    if (!storeCommands.some(({ operation }) => operation === 'enqueue')) return
+    sent.resolve()
+    await published.promise
+  })
+  const repeat = remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))
+  await withTimeout(sent.promise, 'the repeat')
+  gate.resolve()
+  await running
+  // When the broadcast arrives, the response has been published.
+  await nodeA.broadcast('message', 1)
+  await waitUntil(() => down.messages().length === 1, 'the broadcast')
+  published.resolve()
+  t.match(await repeat, { replayed: true, response: { body: 'a' } })
+  await waitUntil(async () => /^s \S+ ;/.test(String(await redis.sendCommand('HVALS', `{sse}:s:${session.id}:records`))), 'the node with the repeat to be removed')
+})
+
+for (const maxIdempotencyKeys of [0, 1]) {
+  t.test(`a response that a repeat waits for is kept in addition to maxIdempotencyKeys (${maxIdempotencyKeys})`, needsRedis, async t => {
+    const [redis, { sessions: nodeA }, { sessions: nodeB, pausePublications }] = await openTwoNodes(t, { maxIdempotencyKeys })
+    const session = await openSession(nodeA)
+    const { messageQueue } = session[kInternals]
+    const remote = await findSession(nodeB, session)
+    const { gate, started, handle, running } = startGatedMessage(session)
+    await withTimeout(started, 'the first message')
+    const repeat = remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))
+    // The repeat has arrived when a later call on the same connection has settled.
+    await remote.update({})
+    pausePublications(true)
+    gate.resolve()
+    await running
+    for (const key of ['b', 'c', 'd']) {
+      await messageQueue.enqueue(createMessage(key, handle(key)))
+      t.match(await messageQueue.enqueue(createMessage(key, handle(key))), { replayed: maxIdempotencyKeys > 0 }, key)
+    }
+    t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:record_order`)) > 0, 'the list has a TTL')
+    pausePublications(false)
+    t.match(await withTimeout(Promise.resolve(repeat), 'the repeat'), { replayed: true, response: { body: 'a' } })
+    await waitUntil(async () => {
+      await messageQueue.enqueue(createMessage('e', handle('e')))
+      return await redis.sendCommand('HLEN', `{sse}:s:${session.id}:records`) === maxIdempotencyKeys
+    }, 'the key to be dropped')
+  })
+}
 
 t.test('a closing node rejects a repeat whose first message runs on another node', needsRedis, async t => {
   const redis = await startRedis(t)

@@ -143,6 +143,17 @@ testEachStore(t, 'a repeat that waits gets the response even if newer keys excee
   t.match(await session[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again'))), { replayed: false })
 })
 
+testEachStore(t, 'dropped responses do not count for maxResponseBytes', async (t, store) => {
+  const node = await store.addNode({ maxIdempotencyKeys: 1, maxResponseBytes: 600 })
+  const { [kInternals]: { messageQueue } } = await openSession(node)
+  const response = { status: 200, headers: { 'content-type': 'application/json; charset=utf-8' }, body: `"${'x;'.repeat(50)}"` }
+  for (let n = 0; n < 20; n++) {
+    const key = `key ${n}`
+    await messageQueue.enqueue(createMessage(key, () => response))
+    t.match(await messageQueue.enqueue(createMessage(key, () => createResponse('again'))), { replayed: true }, key)
+  }
+})
+
 testEachStore(t, 'repeats that wait for a response count for maxWaitingMessages', async (t, store) => {
   const node = await store.addNode({ maxWaitingMessages: 2 })
   const { [kInternals]: { messageQueue } } = await openSession(node)

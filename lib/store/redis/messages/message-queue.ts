@@ -128,8 +128,14 @@ export class MessageQueues {
 
   /** Sends the tickets again that wait for the response to a message with a key. */
   retryRepeats (sessionId: string, key: string): void {
-    const count = this.#retryIf(({ state, messages }) => state.id === sessionId && messages.some(message => message.key === key))
-    if (count === 0) this.#complete(sessionId, '', false, [key, '', ''])
+    let hasRepeats = false
+    this.#retryIf(({ state, messages }) => {
+      const repeats = state.id === sessionId ? messages.filter(message => message.key === key) : []
+      // Also those whose first reply has not arrived yet. It may contain the response.
+      for (const message of repeats) hasRepeats = message.hasWaited = true
+      return repeats.length > 0
+    })
+    if (!hasRepeats) this.#complete(sessionId, '', false, [key, '', ''])
   }
 
   /** Sends the tickets of a session again. */
@@ -162,11 +168,8 @@ export class MessageQueues {
     await this.#lastCompleted
   }
 
-  /** Sends some of the tickets again. Returns their number. */
-  #retryIf (matches: (ticket: Ticket) => boolean): number {
-    const tickets = [...this.#waiting.values()].filter(matches)
-    for (const ticket of tickets) this.#retry(ticket)
-    return tickets.length
+  #retryIf (matches: (ticket: Ticket) => boolean): void {
+    for (const ticket of this.#waiting.values()) if (matches(ticket)) this.#retry(ticket)
   }
 
   #retry (ticket: Ticket): void {

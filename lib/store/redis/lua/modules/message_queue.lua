@@ -108,32 +108,33 @@ end
 
 -- Removes this node from those with repeats that wait for a response, if the response is stored.
 function message_queue.remove_waiter (records, idempotency_key, record)
-  local before, waiters, response = string.match(record, '^([sd] %S+ )(%S*)(;.*)$')
+  local before, waiters, response = string.match(record, '^([sd] %S+ )([^;]*)(;.*)$')
   local from, to = string.find(waiters or '', NODE_ID .. ',', 1, true)
   if from then redis.call('HSET', records, idempotency_key, before .. string.sub(waiters, 1, from - 1) .. string.sub(waiters, to + 1) .. response) end
 end
 
 -- Limits the stored responses of a session after one was added: drops the oldest keys if there are too many, and the oldest
--- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again. A key whose
--- response is awaited becomes the newest instead of being dropped, also so that its message is not handled again.
+-- responses if they have too many bytes. The keys of these stay, so that their messages are not handled again. The keys of awaited
+-- responses stay, too, in addition to the newest keys.
 -- `droppedResponses`: how many keys, from the oldest on, have no response any more.
 function message_queue.limit_responses (key, count, added_bytes)
   local records, record_order = key .. ':records', key .. ':record_order'
   local response_bytes, dropped_responses = unpack(redis.call('HMGET', key, 'responseBytes', 'droppedResponses'))
   local bytes, dropped = to_number(response_bytes) + added_bytes, to_number(dropped_responses)
-  local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) (%S*);(.*)$') end
-  -- Each key is looked at once, because all of them may be awaited.
-  for _ = 1, count do
-    if count <= MAX_IDEMPOTENCY_KEYS then break end
+  local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) ([^;]*);(.*)$') end
+  local awaited = {}
+  while count - #awaited > MAX_IDEMPOTENCY_KEYS do
     local oldest = redis.call('LPOP', record_order)
     local _, waiters, response = parse(oldest)
-    if dropped > 0 then dropped = dropped - 1 end
-    if waiters and message_queue.is_awaited(waiters) then redis.call('RPUSH', record_order, oldest)
+    if waiters and message_queue.is_awaited(waiters) then awaited[#awaited + 1] = oldest
     else
+      if #awaited < dropped then dropped = dropped - 1 end
       bytes, count = bytes - #(response or ''), count - 1
       redis.call('HDEL', records, oldest)
     end
   end
+  for i = #awaited, 1, -1 do redis.call('LPUSH', record_order, awaited[i]) end
+  if #awaited > 0 then redis.call('PEXPIRE', record_order, math.max(redis.call('PTTL', records), 1)) end
   while bytes > MAX_RESPONSE_BYTES do
     local oldest = redis.call('LINDEX', record_order, dropped)
     if not oldest then break end
