@@ -14,8 +14,13 @@ const END_CODES = new Set<unknown>(['FST_SSE_RUN_OVER', 'FST_SSE_SESSION_OVER'])
 
 /** Whether an error only says that the signal has aborted, or that the session or the run has ended. */
 function isEndError (error: unknown, { reason }: AbortSignal): boolean {
-  const { name, code } = Object(error) as { name?: unknown, code?: unknown }
-  return error === reason || name === 'AbortError' || END_CODES.has(code)
+  try {
+    const { name, code } = Object(error) as { name?: unknown, code?: unknown }
+    return error === reason || name === 'AbortError' || END_CODES.has(code)
+  } catch {
+    // A getter of the error has thrown.
+    return false
+  }
 }
 
 /**

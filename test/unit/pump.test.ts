@@ -35,6 +35,17 @@ t.test('reports an error of the iterator after the abort', async t => {
   t.strictSame(await collectLateErrors(never, () => { throw error }), [error])
 })
 
+t.test('reports an error whose properties cannot be read', async t => {
+  const { proxy, revoke } = Proxy.revocable({}, {})
+  revoke()
+  for (const error of [{ get code () { throw new Error('from the getter') } }, proxy]) {
+    for (const errors of [await collectLateErrors(failAtAbort(error)), await collectLateErrors(never, failWith(error))]) {
+      t.equal(errors.length, 1)
+      t.equal(errors[0] === error, true)
+    }
+  }
+})
+
 t.test('does not report an error that only says that something has ended', async t => {
   for (const error of [reason, new RunOver(), new SessionOver()]) {
     t.strictSame(await collectLateErrors(failAtAbort(error)), [])
