@@ -68,8 +68,9 @@ export class MessageRequest extends IncomingMessage {
     this.complete = true
     this.method = 'POST'
     const url = this.url = createMessageUrl(original)
-    // Fastify will set the result of the app's `rewriteUrl`. A second time, it could add a prefix again.
-    if (original.originalUrl !== original.raw.url) Object.defineProperty(this, 'url', { configurable: true, get: () => url, set: noop })
+    // Fastify sets `originalUrl` if the app has `rewriteUrl`, and will set its result again. A second time, it could add a prefix
+    // again. Plugins for middleware set `originalUrl` as well, with any value.
+    if ('originalUrl' in original.raw) Object.defineProperty(this, 'url', { configurable: true, get: () => url, set: noop })
     const headers: IncomingHttpHeaders = { ...original.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
     if (id !== undefined) headers[IDEMPOTENCY_KEY] = id
@@ -131,7 +132,7 @@ export class MessageRequest extends IncomingMessage {
 /** Returns the URL of the internal route. It keeps the query and the parameters of the original URL. */
 function createMessageUrl ({ raw: { url = '' }, routeOptions, server: { initialConfig } }: FastifyRequest): string {
   const { useSemicolonDelimiter, routerOptions } = initialConfig as SemicolonConfig
-  const [path = '', ...query] = url.split(useSemicolonDelimiter === true || routerOptions?.useSemicolonDelimiter === true ? /(?=[?;#])/ : /(?=[?#])/)
+  const [path = '', ...query] = url.split([useSemicolonDelimiter, routerOptions?.useSemicolonDelimiter].includes(true) ? /(?=[?;#])/ : /(?=[?#])/)
   const base = path.replace(/\/+$/, '')
   // The original URL may end with an event name.
   const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base

@@ -165,18 +165,24 @@ t.test('the hooks of the app run for each message, with its event name, its data
   matchList(t, seen, ['/rooms/5/upward?q=1', '/rooms/5/upward/other?q=1'].map(key => ({ params: { room: '5', event: 'a/ä' }, query: { q: '1' }, key, type: 'application/json' })))
 })
 
-t.test('the URL of a batch is rewritten only once', async t => {
-  const { sessions, url, sessionId, postBatch } = await serveSession(t, { prefix: '/chat' }, { fastify: { rewriteUrl: ({ url }) => `/chat${url ?? ''}` } })
-  sessions.handle('a', () => 'handled').handle('late', async function * () {
-    yield 1
-    throw new Error('late')
+for (const hasMiddleware of [false, true]) {
+  t.test(`the URL of a batch is rewritten only once${hasMiddleware ? ', with middleware' : ''}`, async t => {
+    const { sessions, url, sessionId, postBatch } = await serveSession(t, { prefix: '/chat' }, {
+      fastify: { rewriteUrl: ({ url }) => `/chat${url ?? ''}` },
+      // @fastify/middie does this before it runs middleware.
+      beforeRegister: app => { if (hasMiddleware) app.addHook('onRequest', async ({ raw }) => { Object.assign(raw, { originalUrl: raw.url }) }) }
+    })
+    sessions.handle('a', () => 'handled').handle('late', async function * () {
+      yield 1
+      throw new Error('late')
+    })
+    t.strictSame((await postBatch({ event: 'a' })).body, [{ status: 200, body: 'handled' }])
+    const stream = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+    await postMessage(url, sessionId, {}, { event: 'late' })
+    const isLast = ({ event, data }: StreamEvent): boolean => event === 'part' && (data as { end?: object }).end !== undefined
+    t.match((await stream.waitFor(isLast, 'the last part')).data, { end: { status: 'failed', response: { status: 500 } } })
   })
-  t.strictSame((await postBatch({ event: 'a' })).body, [{ status: 200, body: 'handled' }])
-  const stream = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
-  await postMessage(url, sessionId, {}, { event: 'late' })
-  const isLast = ({ event, data }: StreamEvent): boolean => event === 'part' && (data as { end?: object }).end !== undefined
-  t.match((await stream.waitFor(isLast, 'the last part')).data, { end: { status: 'failed', response: { status: 500 } } })
-})
+}
 
 t.test('an event name with a semicolon is the default of a batch', async t => {
   const { sessions, url, sessionId } = await serveSession(t)
