@@ -58,11 +58,14 @@ function readResponse (response: Response, reply: FastifyReply): unknown {
   return response.body ?? undefined
 }
 
-/** Returns the headers that a repeat gets as well: those that were added, except cookies, which belong to one request. */
+// These headers belong to one request, to its connection or to its body.
+const FIRST_RESPONSE_HEADERS = new Set(['set-cookie', 'connection', 'content-length'])
+
+/** Returns the headers that a repeat gets as well: those that were added, except those of the first response only. */
 function getAddedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== earlier[name] && name !== 'set-cookie' && name !== 'content-length') headers[name] = String(value)
+    if (value !== earlier[name] && !FIRST_RESPONSE_HEADERS.has(name)) headers[name] = String(value)
   }
   return headers
 }
