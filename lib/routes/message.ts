@@ -9,7 +9,7 @@ import { asError, Closing, HandlerTimeout, SessionUnknown, StoreUnavailable } fr
 import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
 import { kInternals, type Session } from '../sessions/session.js'
-import type { Sessions } from '../sessions/sessions.js'
+import { kSlot, type Sessions } from '../sessions/sessions.js'
 import { isItems, JSON_TYPE, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 import type { RunOutcome } from '../store/run-state.js'
@@ -126,11 +126,21 @@ async function sendError (error: Error, reply: FastifyReply, timeout: number, ev
   return response
 }
 
+interface ReplyConstructor {
+  new (response: ServerResponse, request: FastifyRequest, log: FastifyBaseLogger): FastifyReply
+  /** The decorators that are not functions. Fastify does not document this property. */
+  readonly props?: ReadonlyArray<{ readonly key: string | symbol }>
+}
+
 /** Creates a second reply to a request, for what happens to its message after the response to its client. */
-function createSecondReply ({ constructor, request, log }: FastifyReply, status = 200): FastifyReply {
+function createSecondReply (first: FastifyReply, status = 200): FastifyReply {
+  const { request, log } = first
   // Not with Fastify's router, which responds with 503 when the server closes. Checked with Fastify 5.12.8.
-  const Reply = constructor as new (response: ServerResponse, request: FastifyRequest, log: FastifyBaseLogger) => FastifyReply
-  return new Reply(createInternalResponse(request.raw), request, log).code(status)
+  const Reply = first.constructor as ReplyConstructor
+  const second = new Reply(createInternalResponse(request.raw), request, log).code(status)
+  // The hooks and the error handler of the app use decorators that its hooks before the handler have set. The slot belongs to the first reply.
+  for (const { key } of new Set(Reply.props)) if (key !== kSlot) Reflect.set(second, key, Reflect.get(first, key))
+  return second
 }
 
 /** Returns the timeout for the messages with an event name, in milliseconds: that of their handler, otherwise that of the plugin; 0 if there is none. */

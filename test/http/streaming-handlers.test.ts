@@ -1,11 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import cookie from '@fastify/cookie'
 import t, { type Test } from 'tap'
 import { memoryStore, type Session, type SseSessionsOptions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openStream, postMessage, type ClientStream, type HttpResponse } from '../support/http-client.js'
 import { matchList } from '../support/match-list.js'
-import { serve, type ServeOptions, type TestServer } from '../support/server.js'
+import { LONG_CLOSE_TIMEOUT, serve, type ServeOptions, type TestServer } from '../support/server.js'
 import { addEndless, isEnd, partsOf } from '../support/streaming-handlers.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -139,6 +140,35 @@ t.test('an error of the generator arrives as the response of the error handler o
   ])
   t.notMatch(stream.text(), /secret/)
   matchList(t, logged().filter(({ level }) => level === 50).map(({ err }) => err?.message), ['secret', /BigInt/])
+})
+
+t.test('the error handler for an error of the generator finds the decorators that hooks of the app have set', async t => {
+  const { sessions, stream, post } = await serveSession(t, {}, {
+    beforeRegister: app => app
+      .register(cookie)
+      .decorateReply('tenant')
+      .addHook('onRequest', async (_request, reply) => { Object.assign(reply, { tenant: { name: 'acme' } }) })
+      .addHook('onSend', async (_request, reply) => { reply.header('x-tenant', reply.getDecorator<{ name: string }>('tenant').name) })
+      .setErrorHandler((_error, _request, reply) => { reply.clearCookie('user').code(418).send(reply.getDecorator('tenant')) })
+  })
+  sessions.handle('fail', async function * () { throw new Error('expected') })
+  await post('fail', {}, 'm1')
+  await stream.waitFor(isEnd)
+  matchList(t, partsOf(stream), [{ message: 'm1', end: { status: 'failed', response: { status: 418, body: { name: 'acme' } } } }])
+})
+
+t.test('close() does not wait for a message whose generator has failed before its response was sent', async t => {
+  const gate = deferred()
+  const { app, sessions, stream, post } = await serveSession(t, { closeTimeout: LONG_CLOSE_TIMEOUT }, {
+    fastify: { pluginTimeout: 0 },
+    beforeRegister: app => app.addHook('onSend', async (_request, { statusCode }) => { if (statusCode === 202) await gate.promise })
+  })
+  sessions.handle('fail', async function * () { throw new Error('expected') })
+  const posted = post('fail', {}, 'm1')
+  await stream.waitFor(isEnd)
+  gate.resolve()
+  t.match(await posted, { status: 202 })
+  await withTimeout(app.close(), 'close()')
 })
 
 t.test('a generator that fails because another session is closed has failed', async t => {
