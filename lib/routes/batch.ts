@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { noop } from '../awaitable.js'
 import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid } from '../errors.js'
 import { kInternals, type Session } from '../sessions/session.js'
@@ -89,11 +89,11 @@ async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Prom
 }
 
 /** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one result per message. */
-export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
+export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest): Promise<string> {
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(reply.server, getHandlerTimeout(sessions, message.event))
+  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(request.server, getHandlerTimeout(sessions, message.event))
   const handle: HandleBatchMessage = async (message, assertMayStart) => {
     const { event, id } = message
     const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, assertMayStart))
@@ -110,7 +110,6 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   const answers = messages.map(message => isAnswer(message) ? getOutcome(message, handle(message).then(response => ({ response, replayed: false }))) : undefined)
   const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), handle, getOutcome)
   const outcomes = await Promise.all(answers.map(answer => answer ?? others.shift() as Promise<Outcome>))
-  reply.type('application/json; charset=utf-8')
   return `[${outcomes.map(formatResult).join()}]`
 }
 

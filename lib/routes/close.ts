@@ -1,4 +1,5 @@
 import type { RouteOptions } from 'fastify'
+import { asError } from '../errors.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { requireSession } from './require-session.js'
@@ -11,11 +12,11 @@ export function closeRoute (sessions: Sessions): RouteOptions {
     method: 'DELETE',
     url: downwardPath,
     preParsing: [requireNoBodyOrJson, close.preParsing ?? []].flat(),
-    handler: async (request, reply) => {
+    // This is not an async function, because Fastify would send its result even if the close of the server has sent a response.
+    handler: (request, reply) => {
       sessions.trackReply(reply)
-      const session = await requireSession(sessions, request)
-      await session.close('deleted')
-      return reply.code(204).send()
+      const closeSession = async (): Promise<void> => { await (await requireSession(sessions, request)).close('deleted') }
+      closeSession().then(() => { if (sessions.isTracked(reply)) reply.code(204).send() }, (error: unknown) => { if (sessions.isTracked(reply)) reply.send(asError(error)) })
     }
   }
 }

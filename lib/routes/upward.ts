@@ -3,6 +3,7 @@ import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
 import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
+import { JSON_TYPE } from '../sessions/upward-reply.js'
 import type { QueuedMessage } from '../store/message-queue.js'
 import { requireJson } from '../wire/content-type.js'
 import { RESPONSE_EVENT } from '../wire/frame.js'
@@ -40,7 +41,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   const handler: RouteHandlerMethod = (request, reply) => {
     sessions.trackReply(reply)
     const handled = handlePost(sessions, request, reply)
-    if (handled instanceof Promise) handled.catch((error: unknown) => { reply.send(asError(error)) })
+    if (handled instanceof Promise) handled.catch((error: unknown) => { if (sessions.isTracked(reply)) reply.send(asError(error)) })
   }
   // This route does not track its reply. At the end of `closeTimeout`, `close` responds to tracked requests with an error, and that
   // error would be stored as the response of the message.
@@ -100,11 +101,13 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
 
-/** Handles a message or a batch, and sends the response. */
+/** Handles a message or a batch, and sends the response, unless the reply is not tracked any more: then `close` has sent a response, and Fastify may still run hooks for it. */
 function handlePost (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
-    if (request.body instanceof Batch) return handleBatch(sessions, session, request.body, event, request, reply).then(results => { reply.send(results) })
+    if (request.body instanceof Batch) {
+      return handleBatch(sessions, session, request.body, event, request).then(results => { if (sessions.isTracked(reply)) reply.type(JSON_TYPE).send(results) })
+    }
     return handleSingle(sessions, session, event, request, reply)
   })
 }
@@ -128,5 +131,5 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)
-  return andThen(result, ({ response, replayed }) => { if (replayed) sendResponse(reply.header(IDEMPOTENT_REPLAYED, 'true'), response) })
+  return andThen(result, ({ response, replayed }) => { if (replayed && sessions.isTracked(reply)) sendResponse(reply.header(IDEMPOTENT_REPLAYED, 'true'), response) })
 }

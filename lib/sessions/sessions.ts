@@ -279,6 +279,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
     for (const reply of this.#replies.values()) {
+      // Before `send`, because an onError hook of the app may run for some time before that of the plugin.
+      this.untrackReply(reply)
       try {
         reply.send(new Closing())
       } catch (error) {

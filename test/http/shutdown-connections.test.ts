@@ -2,17 +2,19 @@ import dns from 'node:dns'
 import { once } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
-import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import { noop, settlesWithin } from '../../lib/awaitable.js'
 import sseSessions, { type MessageHandler, type QueueResult, type Session } from '../../lib/index.js'
+import { StoreUnavailable } from '../../lib/errors.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { fingerprint } from '../../lib/wire/idempotency-key.js'
+import { FlakyStore } from '../support/flaky-store.js'
 import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 import { connectHttp2, http2Options } from '../support/http2.js'
 import { LONG_CLOSE_TIMEOUT, serve, type ServeOptions, type TestServer } from '../support/server.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const CLOSE_TIMEOUT = 300
 
@@ -140,8 +142,18 @@ t.test('messages whose handlers have not finished within closeTimeout get 503', 
   await withTimeout(closing, 'close()')
 })
 
-/** Starts a handler that takes longer than closeTimeout. `repeat` is the result of a repeat of its message, as another process with the same store gets it. */
-async function startSlowHandler (t: Test, handle: MessageHandler<unknown>, serveOptions: ServeOptions = {}): Promise<{ app: FastifyInstance, posted: Promise<HttpResponse>, release: () => void, repeat: Promise<QueueResult> }> {
+interface SlowHandler {
+  readonly app: FastifyInstance
+  readonly posted: Promise<HttpResponse>
+  readonly release: () => void
+  /** The result of a repeat of the message, as another process with the same store gets it. */
+  readonly repeat: Promise<QueueResult>
+  /** Sends the message again. */
+  readonly post: () => Promise<HttpResponse>
+}
+
+/** Starts a handler that takes longer than closeTimeout. */
+async function startSlowHandler (t: Test, handle: MessageHandler<unknown>, serveOptions: ServeOptions = {}, isBatch = false): Promise<SlowHandler> {
   const [started, gate] = [deferred(), deferred()]
   const { app, sessions, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT }, serveOptions)
   sessions.handle('slow', async (session, data, context) => {
@@ -150,11 +162,14 @@ async function startSlowHandler (t: Test, handle: MessageHandler<unknown>, serve
     return await handle(session, data, context)
   })
   const { sessionId } = await openStream(t, url)
-  const posted = postMessage(url, sessionId, {}, { event: 'slow', key: 'k' })
+  const post = (): Promise<HttpResponse> => isBatch
+    ? postMessage(url, sessionId, '{"event":"slow","data":{},"id":"k"}', { headers: { 'content-type': 'application/x-ndjson' } })
+    : postMessage(url, sessionId, {}, { event: 'slow', key: 'k' })
+  const posted = post()
   await withTimeout(started.promise, 'the handler')
   const session = await sessions.find(sessionId) as Session
   const result = session[kInternals].messageQueue.enqueue({ key: 'k', fingerprint: () => fingerprint('slow', '{}'), handle: () => { throw new Error('handled again') } })
-  return { app, posted, release: gate.resolve, repeat: withTimeout(Promise.resolve(result), 'the result of the repeat') }
+  return { app, posted, release: gate.resolve, repeat: withTimeout(Promise.resolve(result), 'the result of the repeat'), post }
 }
 
 for (const [status, response] of [
@@ -197,6 +212,83 @@ for (const [outcome, handle, response] of [
     t.match(await posted, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
     await withTimeout(closing, 'close()')
   })
+}
+
+/** Returns a hook of the app that waits once for each POST and DELETE when the sessions close. `replies` are those to these requests. */
+function createHook (): { addTo: (app: FastifyInstance, name: 'onError' | 'onSend') => void, started: Promise<void>, release: () => void, replies: Set<FastifyReply> } {
+  const [started, gate] = [deferred(), deferred()]
+  const replies = new Set<FastifyReply>()
+  const hook = async (_request: unknown, reply: FastifyReply): Promise<void> => {
+    if (!reply.server.sseSessions.closing || !replies.delete(reply)) return
+    started.resolve()
+    await gate.promise
+  }
+  return {
+    addTo: (app, name) => {
+      app.addHook('preHandler', async ({ method, url }, reply) => { if (method !== 'GET' && !url.endsWith('/batch/message')) replies.add(reply) })
+      if (name === 'onError') app.addHook('onError', hook)
+      else app.addHook('onSend', hook)
+    },
+    started: started.promise,
+    release: gate.resolve,
+    replies
+  }
+}
+
+for (const hook of ['onError', 'onSend'] as const) {
+  for (const [what, isBatch, handle, result] of [
+    ['a message', false, () => 'done', { replayed: true, response: { status: 200, body: 'done' } }],
+    ['a batch', true, () => 'done', { replayed: true, response: { status: 200, body: 'done' } }],
+    ['a refused message', false, () => { throw new StoreUnavailable() }, undefined]
+  ] as const) {
+    t.test(`while an ${hook} hook runs for the 503 of close(), the result of ${what} is not sent, too`, async t => {
+      const { addTo, started, release: releaseHook, replies } = createHook()
+      const { app, posted, release, repeat, post } = await startSlowHandler(t, handle, { beforeRegister: app => { addTo(app, hook) } }, isBatch)
+      const repeated = post()
+      const { sseSessions: sessions } = app
+      await waitUntil(() => replies.size === 2 && [...replies].every(reply => sessions.isTracked(reply)), 'the repeat')
+      const closing = app.close()
+      await withTimeout(started, 'the hook')
+      release()
+      if (result === undefined) await t.rejects(repeat, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+      else t.match(await repeat, result)
+      // The results reach the requests in microtasks.
+      await nextEventLoopTick()
+      releaseHook()
+      for (const response of [posted, repeated]) t.match(await withTimeout(response, 'the response'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+      await withTimeout(closing, 'close()')
+    })
+  }
+}
+
+for (const hook of ['onError', 'onSend'] as const) {
+  for (const fails of [false, true]) {
+    t.test(`while an ${hook} hook runs for the 503 of close(), a DELETE that ${fails ? 'fails' : 'finishes'} sends nothing else`, async t => {
+      const { addTo, started, release } = createHook()
+      const [ending, gate] = [deferred(), deferred()]
+      const store = new FlakyStore()
+      store.delay = async name => {
+        if (name !== 'end') return
+        ending.resolve()
+        await gate.promise
+        if (fails) throw new StoreUnavailable()
+      }
+      const { app, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT, store: store.createStore }, { beforeRegister: app => { addTo(app, hook) } })
+      const { sessionId } = await openStream(t, url)
+      const deleted = request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId } })
+      await withTimeout(ending.promise, 'the call of the store')
+      const closing = app.close()
+      await withTimeout(started, 'the hook')
+      gate.resolve()
+      // The result reaches the request in microtasks.
+      await nextEventLoopTick()
+      release()
+      const { statusCode, body } = await withTimeout(deleted, 'the response')
+      t.equal(statusCode, 503)
+      t.match(await body.json(), { code: 'FST_SSE_CLOSING' })
+      await withTimeout(closing, 'close()')
+    })
+  }
 }
 
 t.test('close() does not fail while an onError hook runs for a message', async t => {
