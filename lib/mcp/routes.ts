@@ -43,7 +43,8 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
     if (request.method !== 'GET') sessions.trackReply(reply)
-    handle(registry, request, reply).catch((error: unknown) => { reply.send(error) })
+    // If the reply was tracked and is not any more, a response is being sent, for example that of `close`.
+    handle(registry, request, reply).catch((error: unknown) => { if (request.method === 'GET' || sessions.isTracked(reply)) reply.send(error) })
   }
   const { path: url } = settings
   scope.route({ method: 'POST', url, preParsing: requireJson('"Content-Type: application/json"'), handler: respond(handlePost) })

@@ -5,7 +5,7 @@ import { addSetupRequest } from '../../lib/mcp/setup-requests.js'
 import type { McpTransport } from '../../lib/mcp/transport.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openRawClient } from '../support/raw-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { ACCEPT, callMessage, initializeMessage, openGet, post, startSession } from './support/raw.js'
 import { serveMcp, serverWith, text } from './support/server.js'
 
@@ -45,6 +45,33 @@ t.test('a response that the store does not accept ends its stream, and the clien
   t.match(rest, /"id":1,"error":\{"code":-32603,"message":"The response is lost, [^"]*"\}[^]*event: close/)
   // The call has ended, so its id can be used again.
   t.equal((await post(url, callMessage(1, 'slow'), session)).status, 200)
+})
+
+t.test('while an onError hook runs for the 503 of close(), a DELETE that finishes sends nothing else', async t => {
+  const [ending, failing, storeGate, hookGate] = [deferred(), deferred(), deferred(), deferred()]
+  const store = new FlakyStore()
+  const { app, url } = await serveMcp(t, { store: store.createStore, closeTimeout: 300 }, app => {
+    app.addHook('onError', async () => {
+      failing.resolve()
+      await hookGate.promise
+    })
+  })
+  const session = await startSession(url)
+  store.delay = async name => {
+    if (name !== 'end') return
+    ending.resolve()
+    await storeGate.promise
+  }
+  const deleted = fetch(url, { method: 'DELETE', headers: session })
+  await withTimeout(ending.promise, 'the call of the store')
+  const closing = app.close()
+  await withTimeout(failing.promise, 'the hook')
+  storeGate.resolve()
+  // The result reaches the request in microtasks.
+  await nextEventLoopTick()
+  hookGate.resolve()
+  t.equal((await withTimeout(deleted, 'the response')).status, 503)
+  await withTimeout(closing, 'close()')
 })
 
 for (const method of ['open', 'update'] as const) {
