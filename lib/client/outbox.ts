@@ -68,6 +68,7 @@ const MAX_BATCH_CHARACTERS = 256 * 1024
 const REQUEST_TIMEOUT = 15_000
 // In characters per millisecond, which is 32 kbit/s for ASCII text. A request with a large body may take as long as its upload at this rate.
 // Otherwise, it would never arrive over a slow network: each attempt uploads all of it again. A new stream ends the request earlier.
+// It takes at most half of the session's `timeout`, so that a message that has failed does not block the later ones until they fail, too.
 const MIN_UPLOAD_RATE = 4
 
 /**
@@ -114,7 +115,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
     })
     for (let batch = fillBatch(sender); batch.length > 0; batch = fillBatch(sender)) {
       controller = new AbortController()
-      const timer = setTimer(() => { controller.abort() }, Math.max(REQUEST_TIMEOUT, batch.reduce((sum, { line }) => sum + line.length, 0) / MIN_UPLOAD_RATE))
+      const timer = setTimer(() => { controller.abort() }, Math.max(REQUEST_TIMEOUT, Math.min(options.timeout / 2, countCharacters(batch) / MIN_UPLOAD_RATE)))
       const retryAfter = await post(batch, sender, controller.signal)
       clearTimeout(timer)
       if (retryAfter === undefined) backoff.reset()
@@ -128,11 +129,9 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   /** Returns the next batch of a sender. If the batch of another sender is given, adds to it the messages of this sender that were never sent. */
   const fillBatch = (sender: Sender, batch: Message[] = []): Message[] => {
     const isOther = batch.length > 0
-    let characters = batch.reduce((sum, { line }) => sum + line.length, 0)
     for (const message of concurrent ? queue : []) {
-      if (senderOf(message) !== sender || (isOther && message.sender !== undefined)) continue
-      characters += message.line.length
-      if (batch.length > 0 && (batch.length >= batchLimit || characters > MAX_BATCH_CHARACTERS)) break
+      if (senderOf(message) !== sender || (isOther && message.sender)) continue
+      if (batch.length > 0 && (batch.length >= batchLimit || countCharacters([...batch, message]) > MAX_BATCH_CHARACTERS)) break
       batch.push(message)
     }
     return batch
@@ -202,9 +201,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
   const settleBatch = (batch: readonly Message[], responses: readonly MessageResponse[]): number | undefined => {
     let retryAfter: number | undefined
     batch.forEach((message, index) => {
-      const response = responses[index] as MessageResponse
-      const { status, body, replayed } = response
-      const error = createResponseError(response)
+      const { status, body, replayed } = responses[index] as MessageResponse
+      const error = createResponseError({ status, body })
       if ((status === 429 || status === 503) && !replayed) {
         // Usually the server did not handle the message. If a handler chose this status, the response to the repeated message has `replayed`.
         message.uncertain--
@@ -272,6 +270,10 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       rejectAll(queue, error)
     }
   }
+}
+
+function countCharacters (batch: readonly Message[]): number {
+  return batch.reduce((sum, { line }) => sum + line.length, 0)
 }
 
 /** Records that the last attempt to send the messages did not reach a handler. */
