@@ -247,7 +247,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
       resetBackoff()
       backoff.retryNow()
       // The difference is positive if the clock was set back.
-      setIdleTimer(Math.min(idleTimeout, idleTimeout / IDLE_HEARTBEATS + PROBE_TIMEOUT + lastDataAt - Date.now()))
+      setIdleTimer(Math.min(idleTimeout, idleTimeout / IDLE_HEARTBEATS + PROBE_TIMEOUT) + Math.min(0, lastDataAt - Date.now()))
     },
     stop () {
       isStopped = true

@@ -139,6 +139,20 @@ for (const event of ['visibilitychange', 'offline', 'change']) {
   })
 }
 
+testEachClient(t, 'visibilitychange does not delay the check of a stream with a short heartbeat interval', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const { fetch, advance } = fakeNetwork(t, (_method, attempt) => streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 1000 })))
+  const session = connect('', { fetch })
+  const events = recordEvents(session)
+  await waitForEvent(session, 'open')
+  await advance(2000)
+  dispatch('visibilitychange')
+  await advance(499)
+  t.equal(events.length, 1)
+  await advance(1)
+  matchList(t, events, [['open', {}], ['disconnect', { error: { code: 'SILENT' } }], ['resume', {}]])
+})
+
 testEachClient(t, 'a clock that is set back does not delay the check of the stream', async (t, connect) => {
   const { dispatch } = fakePage(t)
   const { fetch, advance } = fakeNetwork(t, (_method, attempt) => streamResponse(welcome(attempt > 1, 's', { heartbeatInterval: 15_000 })))
