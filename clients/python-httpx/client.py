@@ -1,12 +1,13 @@
 """A client with asyncio and httpx. Run `python3 client.py <URL>`, or import `Session`. Needs Python 3.11."""
-import asyncio, codecs, contextlib, json, random, re, sys
+import asyncio, codecs, contextlib, json, random, re, ssl, sys
 from email.utils import parsedate_to_datetime
 
 import httpx
 
 SESSION_UNKNOWN = 'FST_SSE_SESSION_UNKNOWN'
 # What httpx raises if there is no complete response. Errors of TLS are not always a TransportError.
-FAILURES = (httpx.TransportError, OSError)
+# No other OSError: `on_event` could raise it, and its event would be repeated.
+FAILURES = (httpx.TransportError, ssl.SSLError)
 
 
 def is_refusal(status):

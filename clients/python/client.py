@@ -3,6 +3,9 @@ import http.client, io, json, os, random, socket, sys, threading, time
 from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import urlsplit
 
+# What http.client raises if there is no complete response.
+FAILURES = (OSError, http.client.HTTPException)
+
 def is_refusal(status): return status == 204 or 400 <= status < 500 and status not in (408, 421, 425, 429)
 
 class Session:
@@ -42,13 +45,15 @@ class Session:
                 if response.headers.get_content_type() == 'text/event-stream':
                     reason = self._read(response)
                     if reason: return reason
-            except (OSError, http.client.HTTPException): pass  # the connection is lost, or was silent for too long
+            except FAILURES: pass  # the connection is lost, or was silent for too long
             self.connected = False
             self._wait(self.failures, response)
             self.failures += 1
 
     def close(self):
-        if self.id: self._request('DELETE', '/downward', {'X-Session-ID': self.id})
+        try:
+            if self.id: self._request('DELETE', '/downward', {'X-Session-ID': self.id})
+        except FAILURES: pass  # the session expires
 
     def _request(self, method, path, headers, body=None, timeout=15):
         connect = http.client.HTTPSConnection if self.url.scheme == 'https' else http.client.HTTPConnection
@@ -79,7 +84,7 @@ class Session:
                     self.is_closed = name == 'close'
                     return json.loads(data).get('reason', name)
                 if data and name == 'welcome': self._welcome(json.loads(data))
-                elif data: self.on_event(name, json.loads(data))
+                elif data: self._notify(name, json.loads(data))
                 self.cursor, name, data, id = id or self.cursor, 'message', '', None
                 self.save()
 
@@ -91,7 +96,12 @@ class Session:
             if is_lost: self.unsure = 0
             self.id, self.connected, self.failures = data['sessionId'], True, 0
             self.changed.notify()
-        if is_lost: self.on_event('lost', None)
+        if is_lost: self._notify('lost', None)
+
+    def _notify(self, name, data):
+        try: self.on_event(name, data)
+        # `run` would take it for a lost connection, and the event would be repeated.
+        except FAILURES as error: raise RuntimeError('on_event failed') from error
 
     def _deliver(self):
         failures = 0
@@ -109,7 +119,7 @@ class Session:
                 # Any other body with the status 200 is not the response of this server.
                 if response.status == 200 and isinstance(body, list) and len(body) == len(lines): results = body
                 elif is_refusal(response.status): results = [{'status': response.status, 'body': body}] * len(lines)
-            except (OSError, http.client.HTTPException, ValueError): pass  # no complete response
+            except (*FAILURES, ValueError): pass  # no complete response
             if results and len(lines) > 1 and response.status in (400, 413):
                 with self.changed:
                     self.batch = len(lines) // 2

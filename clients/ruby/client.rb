@@ -38,7 +38,11 @@ class Session
     end
   end
 
-  def close = @id && http { |http| http.delete("#{@url.path}/downward", 'X-Session-ID' => @id) }
+  def close
+    @id && http { |http| http.delete("#{@url.path}/downward", 'X-Session-ID' => @id) }
+  rescue *FAILURES
+    nil # the session expires
+  end
 
   private
 
@@ -89,7 +93,7 @@ class Session
   def dispatch(name, data)
     @is_closed = name == 'close'
     throw :stop, data['reason'] || name if %w[close replaced].include?(name)
-    return @on_event.call(name, data) if name != 'welcome'
+    return notify(name, data) if name != 'welcome'
     @stream.read_timeout = data['heartbeatInterval'] && data['heartbeatInterval'] / 400.0
     is_lost = @id && @id != data['sessionId']
     @lock.synchronize do
@@ -98,7 +102,13 @@ class Session
       @id, @connected, @failures = data['sessionId'], true, 0
       @changed.signal
     end
-    @on_event.call('lost', nil) if is_lost
+    notify('lost', nil) if is_lost
+  end
+
+  def notify(name, data)
+    @on_event.call(name, data)
+  rescue *FAILURES
+    raise 'on_event failed' # `receive` would take it for a lost connection, and the event would be repeated
   end
 
   def post(id, lines)
