@@ -278,6 +278,13 @@ t.test('sends the rest of a batch that was executed in part, and everything else
   await execute('e')
   t.strictSame(sent().slice(4), [['e']])
   await reply(4, '', 'e')
+  await execute('f', 'g')
+  await reply(5, 'CONTINUE', 'f')
+  // The rest of a batch can be refused as well. It is sent again later.
+  await reply(6, 'REORDERED')
+  await waitUntil(() => batches.length === 8, 'the rest to be sent again')
+  await reply(7, '', 'g')
+  t.equal(results.at(-1), 'g')
 })
 
 t.test('limits the bytes of a batch', needsRedis, async t => {
