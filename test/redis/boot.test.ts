@@ -1,5 +1,6 @@
 import Fastify from 'fastify'
 import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { Redis } from 'ioredis'
 import { createClient } from 'redis'
@@ -100,6 +101,19 @@ t.test('refuses a second registration with the same client and namespace, until 
 
 // The last ones are those of ioredis.
 const RIGHTS = `~{sse} ~{sse}:* &{sse}:* ${block('docs/scaling.md', 'rights').replaceAll('\n', ' ').trim()} +info +client`
+
+t.test('the documented rights, and those that are checked, are the commands that the scripts call', async t => {
+  const folder = new URL('../../lib/store/redis/lua/', import.meta.url)
+  const readScript = (name: string): string => readFileSync(new URL(name, folder), 'utf8')
+  const scripts = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.lua')).map(readScript)
+  const called = [...new Set(scripts.flatMap(script => [...script.matchAll(/redis\.call\('([A-Z]+)'/g)].map(([, name = '']) => name)))].toSorted()
+  t.ok(called.includes('XADD'))
+  const [, checked = ''] = /PUBLISH \.\. ' ([A-Z ]+)'/.exec(readScript('common.lua')) ?? []
+  t.strictSame(checked.split(' ').toSorted(), called)
+  const others = new Set(['evalsha', 'script|load', 'subscribe', 'unsubscribe', 'publish'])
+  const documented = [...block('docs/scaling.md', 'rights').matchAll(/\+(\S+)/g)].map(([, name = '']) => name).filter(name => !others.has(name))
+  t.strictSame(documented.map(name => name.toUpperCase()).toSorted(), called)
+})
 
 t.test('works with the documented rights of an ACL user, and names a right that is missing', needsRedis, async t => {
   const redis = await startRedis(t)

@@ -13,7 +13,7 @@ if ARGV[1] == 'rights' then
     return is_allowed(command, select(2, ...))
   end
   local missing = {}
-  for command in string.gmatch(PUBLISH .. ' TIME DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LPOP LRANGE LREM RPUSH XADD XDEL XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
+  for command in string.gmatch(PUBLISH .. ' TIME DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LRANGE LREM RPUSH XADD XDEL XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
     -- All arguments are keys of the store, because for some commands they must be keys, and the user may use only these.
     local key = KEY_PREFIX .. ':x'
     if redis.acl_check_cmd and not is_allowed(command, key, key, key, key) then missing[#missing + 1] = '+' .. string.lower(command) end

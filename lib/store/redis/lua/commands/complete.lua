@@ -19,7 +19,8 @@ for i = 4, #ARGS, 3 do
       message_queue.limit_responses(key, count, #response)
     end
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
-  elseif not holder then message_queue.remove_waiter(records, idempotency_key, record)
+  -- For a retry, the waiter may be one that came before the response was stored.
+  elseif not holder and not is_retry then message_queue.remove_waiter(records, idempotency_key, record)
   end
 end
 if not leaves_queue then return 1 end

@@ -122,19 +122,18 @@ function message_queue.limit_responses (key, count, added_bytes)
   local response_bytes, dropped_responses = unpack(redis.call('HMGET', key, 'responseBytes', 'droppedResponses'))
   local bytes, dropped = to_number(response_bytes) + added_bytes, to_number(dropped_responses)
   local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) ([^;]*);(.*)$') end
-  local awaited = {}
-  while count - #awaited > MAX_IDEMPOTENCY_KEYS do
-    local oldest = redis.call('LPOP', record_order)
+  local awaited_count = 0
+  while count - awaited_count > MAX_IDEMPOTENCY_KEYS do
+    local oldest = redis.call('LINDEX', record_order, awaited_count)
     local _, waiters, response = parse(oldest)
-    if waiters and message_queue.is_awaited(waiters) then awaited[#awaited + 1] = oldest
+    if waiters and message_queue.is_awaited(waiters) then awaited_count = awaited_count + 1
     else
-      if #awaited < dropped then dropped = dropped - 1 end
+      if awaited_count < dropped then dropped = dropped - 1 end
       bytes, count = bytes - #(response or ''), count - 1
+      redis.call('LREM', record_order, 1, oldest)
       redis.call('HDEL', records, oldest)
     end
   end
-  for i = #awaited, 1, -1 do redis.call('LPUSH', record_order, awaited[i]) end
-  if #awaited > 0 then redis.call('PEXPIRE', record_order, math.max(redis.call('PTTL', records), 1)) end
   while bytes > MAX_RESPONSE_BYTES do
     local oldest = redis.call('LINDEX', record_order, dropped)
     if not oldest then break end
