@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { StoreUnavailable } from '../../lib/index.js'
 import { testEachClient, FORCE_CLOSE, waitForEvent, range } from '../support/clients.js'
 import { serve } from '../support/server.js'
@@ -18,6 +18,13 @@ const FAILURES: Array<[title: string, responder: Responder]> = [
   ['with status 429', respond(429)],
   ['with status 503 for the message', respond(200, {}, [{ status: 503, body: {} }])]
 ]
+
+/** A network in which the first POST gets no response. */
+const loseFirstPost = (t: Test) => fakeNetwork(t, (method, attempt) => {
+  if (method !== 'POST') return streamResponse(welcome())
+  return attempt === 1 ? undefined : Response.json([{ status: 200, body: 'yes' }])
+})
+
 for (const [title, responder] of FAILURES) {
   testEachClient(t, `repeats the same message after a POST ${title}`, async (t, connect) => {
     const server = await scriptedServer(t, [openStream(welcome())], [responder, echo])
@@ -56,10 +63,7 @@ testEachClient(t, 'rejects, and does not repeat the message, if the handler itse
 })
 
 testEachClient(t, 'repeats a POST that has no response after 15 seconds', async (t, connect) => {
-  const { fetch, requestCount, advance } = fakeNetwork(t, (method, attempt) => {
-    if (method !== 'POST') return streamResponse(welcome())
-    return attempt === 1 ? undefined : Response.json([{ status: 200, body: 'yes' }])
-  })
+  const { fetch, requestCount, advance } = loseFirstPost(t)
   const result = connect('', { fetch }).request('a', 1)
   await waitUntil(() => requestCount('POST') === 1, 'the POST')
   await advance(14_999)
@@ -70,10 +74,7 @@ testEachClient(t, 'repeats a POST that has no response after 15 seconds', async 
 })
 
 testEachClient(t, 'repeats a POST with a large body after the time that its upload may take', async (t, connect) => {
-  const { fetch, requestCount, advance } = fakeNetwork(t, (method, attempt) => {
-    if (method !== 'POST') return streamResponse(welcome())
-    return attempt === 1 ? undefined : Response.json([{ status: 200, body: 'yes' }])
-  })
+  const { fetch, requestCount, advance } = loseFirstPost(t)
   const result = connect('', { fetch }).request('a', 'x'.repeat(100_000))
   await waitUntil(() => requestCount('POST') === 1, 'the POST')
   // Four characters per millisecond.
@@ -85,10 +86,7 @@ testEachClient(t, 'repeats a POST with a large body after the time that its uplo
 })
 
 testEachClient(t, 'a large message that has failed blocks the next one for at most half of the timeout of the session', async (t, connect) => {
-  const { fetch, requestCount, advance } = fakeNetwork(t, (method, attempt) => {
-    if (method !== 'POST') return streamResponse(welcome())
-    return attempt === 1 ? undefined : Response.json([{ status: 200, body: 'yes' }])
-  })
+  const { fetch, requestCount, advance } = loseFirstPost(t)
   const session = connect('', { fetch, timeout: 40_000 })
   const large = session.request('a', 'x'.repeat(1_000_000), { timeout: 100 }).catch(({ code }) => code)
   await waitUntil(() => requestCount('POST') === 1, 'the POST')
