@@ -50,7 +50,8 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   pauseReplies(false)
   const earlierStream = await attached
   await waitUntil(() => earlierStream.sink.closed, 'the end of the stream that was requested earlier')
-  matchList(t, earlierStream.read(), [{ event: 'replaced' }])
+  // Whether it delivers the message before it is replaced depends on the time.
+  matchList(t, earlierStream.read().filter(({ event }) => event !== 'message'), [{ event: 'replaced' }])
   await session.send(2)
   await waitUntil(() => down.messages().length === 2, 'the messages')
   t.notOk(down.sink.closed)
