@@ -2,14 +2,15 @@ import t, { type Test } from 'tap'
 import { StoreUnavailable, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { createMessage, createResponse } from './support/messages.js'
+import { createMessage, createResponse, startGatedMessage } from './support/messages.js'
 import { loseFirstReply } from '../support/redis-commands.js'
 import { follow } from '../runs/support/run-client.js'
 import { createFeed } from '../runs/support/feed.js'
 import { openRunNodes } from './support/run-nodes.js'
+import { openTwoNodes } from './support/two-nodes.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
-import { deferred, waitUntil } from '../support/wait.js'
+import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
 // A client with its own command timeout reports an error for a command that Redis executes, while later commands succeed.
 
@@ -275,4 +276,28 @@ t.test('a retried comparison of runs after a rollback does not end a later run',
   feed.end()
   await waitUntil(() => run.status !== 'running', 'the end')
   t.equal(run.status, 'finished')
+})
+
+t.test('a retried command that ends the wait of a repeat does not end that of a later repeat', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB, client, pauseReplies, pausePublications }] = await openTwoNodes(t, { maxIdempotencyKeys: 0 })
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
+  const { waitForCommand, loseReply } = loseFirstReply(client, ({ operation }) => operation === 'complete')
+  pauseReplies(true)
+  await t.rejects(withTimeout(Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  pauseReplies(false)
+  await waitForCommand()
+  const repeat = remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))
+  // The repeat has arrived when a later call on the same connection has settled.
+  await remote.update({})
+  pausePublications(true)
+  gate.resolve()
+  await running
+  await loseReply()
+  await session[kInternals].messageQueue.enqueue(createMessage('b', handle('b')))
+  pausePublications(false)
+  t.match(await withTimeout(Promise.resolve(repeat), 'the repeat'), { replayed: true, response: { body: 'a' } })
+  t.strictSame(handled, ['b'])
 })

@@ -146,6 +146,38 @@ t.test('the key of a repeat that is sent when the response is published is not k
   await waitUntil(async () => /^s \S+ ;/.test(String(await redis.sendCommand('HVALS', `{sse}:s:${session.id}:records`))), 'the node with the repeat to be removed')
 })
 
+t.test('the key of a repeat is not kept if the other messages of its batch do not fit in the queue', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB, pausePublications }] = await openTwoNodes(t, { maxWaitingMessages: 2 })
+  const session = await openSession(nodeA)
+  const { messageQueue } = session[kInternals]
+  const remote = await findSession(nodeB, session)
+  const [gates, { handle }] = [[deferred(), deferred(), deferred()], recordHandlers()]
+  const [a, b] = ['a', 'b'].map((key, index) => messageQueue.enqueue({
+    ...createMessage(key, async () => {
+      await gates[index]?.promise
+      if (key === 'b') throw new Error('refused')
+      return createResponse(key)
+    }),
+    isConcurrent: true
+  }))
+  const repeats = (await remote[kInternals].messageQueue.enqueueAll([createMessage('a', handle('a')), createMessage('b', handle('b'))]))
+    .map(repeat => t.rejects(withTimeout(repeat, 'the rejection'), { code: 'FST_SSE_TOO_MANY_WAITING' }))
+  pausePublications(true)
+  for (const gate of gates.slice(0, 2)) gate.resolve()
+  await a
+  await t.rejects(Promise.resolve(b), { message: 'refused' })
+  const others = ['c', 'd', 'e'].map(key => messageQueue.enqueue(createMessage(key, async () => {
+    await gates[2]?.promise
+    return createResponse(key)
+  })))
+  await waitUntil(async () => (await readQueue(redis, session.id)).length === 3, 'the queue to be full')
+  pausePublications(false)
+  await Promise.all(repeats)
+  await waitUntil(async () => /^s \S+ ;/.test(String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:records`, 'a'))), 'the node with the repeat to be removed')
+  gates[2]?.resolve()
+  await Promise.all(others)
+})
+
 for (const maxIdempotencyKeys of [0, 1]) {
   t.test(`a response that a repeat waits for is kept in addition to maxIdempotencyKeys (${maxIdempotencyKeys})`, needsRedis, async t => {
     const [redis, { sessions: nodeA }, { sessions: nodeB, pausePublications }] = await openTwoNodes(t, { maxIdempotencyKeys })

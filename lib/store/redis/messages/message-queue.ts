@@ -260,7 +260,9 @@ export class MessageQueues {
     if (status === 'unknown' || status === 'full') {
       const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
       this.#waiting.delete(name)
-      for (const message of takeMessages(ticket)) message.reject(error)
+      const messages = takeMessages(ticket)
+      this.#stopWaiting(ticket, messages.filter(({ hasWaited }) => hasWaited))
+      for (const message of messages) message.reject(error)
       throw error
     }
     this.#decide(ticket, status, decisions)
@@ -297,7 +299,7 @@ export class MessageQueues {
       }
     }
     holdMessages(ticket, open)
-    if (received.length > 0) this.#complete(state.id, `${nodeId} ${name}`, false, received.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+    this.#stopWaiting(ticket, received)
     const hasNew = open.length > repeats.length
     ticket.isQueued ||= hasNew
     // A ticket with repeats stays in the queue until it is the first: if the node that handles the original of a repeat fails, the
@@ -319,6 +321,11 @@ export class MessageQueues {
     const handling = this.#handle(ticket, toHandle, isConcurrent ? undefined : state.handling)
     this.#handling.set(ticket, handling)
     if (!isConcurrent) state.handling = handling
+  }
+
+  /** Lets Redis drop the responses that these repeats have waited for. */
+  #stopWaiting ({ state, name, nodeId }: Ticket, repeats: readonly PendingMessage[]): void {
+    if (repeats.length > 0) this.#complete(state.id, `${nodeId} ${name}`, false, repeats.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
   }
 
   #startRequest (ticket: Ticket): void {
