@@ -189,6 +189,25 @@ t.test('a session whose client is opening or resuming it expires if its node die
   t.strictSame(closes.toSorted(), [`${opening.id} expired`, `${resuming.id} expired`].toSorted())
 })
 
+t.test('a session is kept for resumeTimeout, however long ago the last heartbeat was', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis, { resumeTimeout: 4000 }, { lease: 10_000 })
+  const session = await openSession(sessions)
+  const stream = await attachMemoryStream(sessions, session)
+  let earliest = 0
+  await waitUntil(async () => {
+    const [clock, heartbeatAt] = await redis.sendCommand('HMGET', '{sse}', 'leaseClock', 'clockAt') as [string, string]
+    const [seconds, microseconds] = await redis.sendCommand('TIME') as [string, string]
+    const elapsed = (Number(seconds) * 1e6 + Number(microseconds) - Number(heartbeatAt)) / 1000
+    earliest = Number(clock) + elapsed + 4000
+    return elapsed > 500
+  }, 'half of the time between two heartbeats')
+  stream.sink.destroy()
+  await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'owner') === '', 'the end of the stream')
+  const deadline = Number(await redis.sendCommand('ZSCORE', '{sse}:deadlines', session.id))
+  t.ok(deadline >= earliest, `${deadline} >= ${earliest}`)
+})
+
 t.test('a closing node does not run the onClose hook for expired sessions; another node does', needsRedis, async t => {
   const redis = await startRedis(t)
   const nodeA = await open(t, redis)

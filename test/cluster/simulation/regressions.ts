@@ -382,5 +382,15 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 50, kind: 'cut', node: 1, connection: 'commands', refusedFor: 2200 },
       { after: 10, kind: 'shutdown', node: 1, ms: 100 }
     ]
+  },
+  {
+    title: 'a session whose stream ends long after the last heartbeat does not expire early',
+    setup: { seed: 98002771, lease: 2500, libraries: ['ioredis', 'redis', 'ioredis'], entries: 1000, latency: 'short', clients: 2, isEarly: false, isAbandoned: false, resumeTimeout: 1772 },
+    steps: [
+      { after: 153.0639525037259, kind: 'message', client: 1, node: 0, count: 1, hasKey: true, duration: 756.1612596735358, repeats: 0 },
+      { after: 189.40121387131512, kind: 'move', client: 1, node: 2, ms: 0.1516243361402303 },
+      { after: 3.0609298329800367, kind: 'join', client: 1, node: 1, channel: 'a' },
+      { after: 1.3294919785112143, kind: 'abandon', client: 1 }
+    ]
   }
 ]

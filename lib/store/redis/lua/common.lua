@@ -34,8 +34,9 @@ local TIME = redis.call('TIME')
 -- Microseconds, as positions are.
 local NOW = TIME[1] * 1000000 + TIME[2]
 
--- Of the store: the newest position; the position up to which entries may be lost; the lease clock, in milliseconds.
-local position, rollback_position, lease_clock
+-- Of the store: the newest position; the position up to which entries may be lost; the lease clock, in milliseconds, and the time of
+-- the heartbeat that has advanced it.
+local position, rollback_position, lease_clock, clock_at
 -- Of the sender: the number of the newest command that was executed, and of the newest notification in its inbox.
 local applied_number, inbox_number
 -- The number of the current command, and whether it was executed before: its reply may have been lost. A retry must not change

@@ -24,9 +24,9 @@ local function execute (name, number, deadline, args)
   return reply
 end
 
-local store = redis.call('HMGET', KEY_PREFIX, 'position', 'rollbackPosition', 'leaseClock', 'applied:' .. NODE_ID, 'inbox:' .. NODE_ID)
-position, rollback_position, lease_clock = to_number(store[1]), to_number(store[2]), to_number(store[3])
-applied_number, inbox_number = tonumber(store[4] or nil), tonumber(store[5] or nil)
+local store = redis.call('HMGET', KEY_PREFIX, 'position', 'rollbackPosition', 'leaseClock', 'clockAt', 'applied:' .. NODE_ID, 'inbox:' .. NODE_ID)
+position, rollback_position, lease_clock, clock_at = to_number(store[1]), to_number(store[2]), to_number(store[3]), to_number(store[4])
+applied_number, inbox_number = tonumber(store[5] or nil), tonumber(store[6] or nil)
 if applied_number and (position < HIGHEST_POSITION or applied_number < ACKED_NUMBER) then rollback() end
 local failure = ''
 local replies = {}

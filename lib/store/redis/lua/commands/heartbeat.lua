@@ -16,9 +16,8 @@ local retention, runs = require('retention'), require('runs')
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64
 local is_registration, previous_id, previous_acked, interval, options = ARGS[1] == '1', ARGS[2], tonumber(ARGS[3]), tonumber(ARGS[4]), ARGS[5]
-local clock_at = to_number(redis.call('HGET', KEY_PREFIX, 'clockAt'))
-lease_clock = lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, interval * 2)
-store_changes.leaseClock, store_changes.clockAt = lease_clock, NOW
+lease_clock, clock_at = lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, interval * 2), NOW
+store_changes.leaseClock, store_changes.clockAt = lease_clock, clock_at
 
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':nodes', '-inf', lease_clock, 'LIMIT', 0, 16)) do expire_node(node) end
 if is_registration and not applied_number then
@@ -44,10 +43,10 @@ local assigned = {}
 -- do that, because otherwise the hooks would run again.
 local may_expire = lease_clock > to_number(store_changes.noExpiryUntil or redis.call('HGET', KEY_PREFIX, 'noExpiryUntil'))
 local function list_due (set, count) return may_expire and redis.call('ZRANGEBYSCORE', KEY_PREFIX .. set, '-inf', lease_clock, 'LIMIT', 0, count) or {} end
--- Assigns a session to this node for a while. `+ 0.5` makes the deadline different from every one that `set_deadline` writes, so
--- that `end` can detect that it was changed.
+-- Assigns a session to this node for a while. `set_deadline` writes whole microseconds, and this half of one, so that `end` can detect
+-- that the deadline was changed.
 local function assign (set, id)
-  redis.call('ZADD', KEY_PREFIX .. set, lease_clock + interval * 4 + 0.5, id)
+  redis.call('ZADD', KEY_PREFIX .. set, lease_clock + interval * 4 + 0.0005, id)
   assigned[#assigned + 1] = id
   assigned[#assigned + 1] = redis.call('ZSCORE', KEY_PREFIX .. set, id)
 end

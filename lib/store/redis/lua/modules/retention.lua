@@ -1,5 +1,8 @@
--- How long sessions are kept.
+-- How long sessions and runs are kept.
 local retention = {}
+
+-- Returns what the lease clock shows after this time. Heartbeats advance it, at least once per second while Redis is available.
+function retention.get_deadline (milliseconds) return lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, 1000) + milliseconds end
 
 -- Milliseconds after which a session expires that a client is opening or resuming, if it is not renewed. At least a lease, so that the
 -- session does not expire while its node may only be slow.
@@ -7,8 +10,9 @@ retention.OPENING_TIMEOUT = math.max(RESUME_TIMEOUT, LEASE)
 
 -- Sets the time after which a session expires.
 function retention.set_deadline (id, principal, milliseconds)
-  redis.call('ZADD', KEY_PREFIX .. ':deadlines', lease_clock + milliseconds, id)
-  if principal then redis.call('ZADD', KEY_PREFIX .. ':p:' .. principal, lease_clock + milliseconds, id) end
+  local deadline = retention.get_deadline(milliseconds)
+  redis.call('ZADD', KEY_PREFIX .. ':deadlines', deadline, id)
+  if principal then redis.call('ZADD', KEY_PREFIX .. ':p:' .. principal, deadline, id) end
 end
 
 -- Sets the TTL of what is kept for a session. The log of an open session has its own, so that its entries expire by age.

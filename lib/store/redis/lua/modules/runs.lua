@@ -6,7 +6,7 @@
 -- the id of the newest run with each name and principal.
 -- A run that can be restarted has the field `producer`, the name of its producer, and, after a restart, `term`, a number that
 -- no other restart has. `runs_released` contains those that no node produces, with the time at which they end as `lost`.
-local logs = require('logs')
+local logs, retention = require('logs'), require('retention')
 local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', released = KEY_PREFIX .. ':runs_released', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
 -- The number of runs that the script may still end or remove because a time has passed or a node has failed. Another one continues,
 -- so that Redis is not blocked.
@@ -63,7 +63,7 @@ function runs.finish (id, owner, outcome, ended_by)
     redis.call('PEXPIRE', key, 60000)
   else
     redis.call('ZADD', runs.all, end_position, id)
-    redis.call('ZADD', runs.kept, lease_clock + keep, id)
+    redis.call('ZADD', runs.kept, retention.get_deadline(keep), id)
     -- Nodes remove the run. The TTL removes it if no node is running.
     redis.call('PEXPIRE', key, keep + 3600000)
   end
