@@ -5,7 +5,9 @@ import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { createInternalResponse, respondAfterTimeout, sendResponse, startCapture } from './message.js'
+import { respondAfterTimeout, startCapture } from './captured-response.js'
+import { sendResponse } from './message.js'
+import { createInternalResponse } from './second-reply.js'
 
 /** Path of the internal route for one message of a batch, below the path for messages. */
 export const BATCH_MESSAGE_PATH = '/batch/message'

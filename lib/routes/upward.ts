@@ -12,7 +12,8 @@ import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotenc
 import { Batch, handleBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
-import { captureResponse, handleMessage, sendResponse, waitForResult } from './message.js'
+import { captureResponse } from './captured-response.js'
+import { handleMessage, sendResponse, waitForResult } from './message.js'
 import { getHeader, kSession, requireSession, type RequestWithSession } from './require-session.js'
 
 // If a route has a JSON Schema, Fastify creates its default validator compiler, which the schemas of handlers need.

@@ -1,0 +1,31 @@
+import { ServerResponse, type IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
+import { Writable } from 'node:stream'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import { kSlot } from '../sessions/sessions.js'
+
+/** Creates a response without a connection. What is written to it is dropped. */
+export function createInternalResponse (request: IncomingMessage): ServerResponse {
+  const response = new ServerResponse(request)
+  response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
+  // Node's HTTP server also destroys a response when it has finished. Otherwise, this response would not emit `close`.
+  response.on('finish', () => { response.destroy() })
+  return response
+}
+
+interface ReplyConstructor {
+  new (response: ServerResponse, request: FastifyRequest, log: FastifyBaseLogger): FastifyReply
+  /** The decorators that are not functions. Fastify does not document this property. */
+  readonly props?: ReadonlyArray<{ readonly key: string | symbol }>
+}
+
+/** Creates a second reply to a request, for what happens to its message after the response to its client. */
+export function createSecondReply (first: FastifyReply, status = 200): FastifyReply {
+  const { request, log } = first
+  // Not with Fastify's router, which responds with 503 when the server closes. Checked with Fastify 5.12.8.
+  const Reply = first.constructor as ReplyConstructor
+  const second = new Reply(createInternalResponse(request.raw), request, log).code(status)
+  // The hooks and the error handler of the app use decorators that its hooks before the handler have set. The slot belongs to the first reply.
+  for (const { key } of new Set(Reply.props)) if (key !== kSlot) Reflect.set(second, key, Reflect.get(first, key))
+  return second
+}
