@@ -127,9 +127,11 @@ export class Node {
       scheduler.log('closes')
       sessions.close().then(() => {
         scheduler.log('has closed')
-        this.checkSilence()
-        // With Redis, it has just received the reply to its last command.
-        if (scheduler.time - this.#lastReplyAt > 10) this.crashedAt = scheduler.time
+        // With Redis, it has just received the reply to its last command. Without, others have to treat it as dead.
+        if (scheduler.time - this.#lastReplyAt > 10) {
+          this.crashedAt = scheduler.time
+          model.onFailure(process.name, this.#lastReply, Infinity)
+        }
         this.#disconnect()
         process.isAlive = false
         network.remove(process)

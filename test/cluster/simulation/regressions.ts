@@ -392,5 +392,14 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 3.0609298329800367, kind: 'join', client: 1, node: 1, channel: 'a' },
       { after: 1.3294919785112143, kind: 'abandon', client: 1 }
     ]
+  },
+  {
+    title: 'a node closes while its command connection is half open, and its message is handled again',
+    setup: { seed: 1, lease: 6000, libraries: ['redis', 'redis', 'redis'], entries: 1000, latency: 'short', clients: 1, isEarly: false, isAbandoned: false },
+    steps: [
+      { after: 1, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 800, repeats: 1 },
+      { after: 50, kind: 'shutdown', node: 0, ms: 300 },
+      { after: 4, kind: 'half-open', node: 0, connection: 'commands', refusedFor: 0 }
+    ]
   }
 ]
