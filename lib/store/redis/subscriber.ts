@@ -92,11 +92,12 @@ export class Subscriber {
     // `#markDisconnected` replaces the set, which shows below that the connection was lost.
     const confirmed = this.#confirmed
     for (const chunk of toChunks(channels)) {
-      const subscriptions = chunk.map(channel => this.#pubSubChannels.get(channel))
-      await withTimeout(connection.subscribe(chunk))
+      // Without those that were removed meanwhile.
+      const subscriptions = chunk.flatMap(channel => this.#pubSubChannels.has(channel) ? [{ channel, subscription: this.#pubSubChannels.get(channel) }] : [])
+      if (subscriptions.length === 0) continue
+      await withTimeout(connection.subscribe(subscriptions.map(({ channel }) => channel)))
       if (confirmed !== this.#confirmed) throw createUnavailableError(new Error('The pub/sub connection to Redis was lost while it subscribed'))
-      // Not if the channel was removed meanwhile.
-      for (const [index, channel] of chunk.entries()) if (this.#pubSubChannels.get(channel) === subscriptions[index]) confirmed.add(channel)
+      for (const { channel, subscription } of subscriptions) if (this.#pubSubChannels.get(channel) === subscription) confirmed.add(channel)
     }
   }
 

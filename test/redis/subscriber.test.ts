@@ -1,0 +1,64 @@
+import { EventEmitter } from 'node:events'
+import t from 'tap'
+import { noop } from '../../lib/awaitable.js'
+import type { RedisClient } from '../../lib/store/redis/connection.js'
+import { Subscriber } from '../../lib/store/redis/subscriber.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
+
+/** A client whose confirmations the test sends. A real Redis sends them at once. */
+function createClient () {
+  const subscribed = new Set<string>()
+  const confirmations: Array<() => void> = []
+  const client = Object.assign(new EventEmitter(), {
+    call: noop,
+    duplicate: () => {
+      setImmediate(() => { client.emit('ready') })
+      return client
+    },
+    subscribe: async (...channels: string[]) => {
+      for (const channel of channels) subscribed.add(channel)
+      const { promise, resolve } = deferred()
+      confirmations.push(resolve)
+      await promise
+    },
+    unsubscribe: async (...channels: string[]) => { for (const channel of channels) subscribed.delete(channel) },
+    disconnect: noop
+  })
+  return { client: client as unknown as RedisClient, subscribed, confirmations }
+}
+
+t.test('a channel that was removed while others were subscribed does not count as subscribed', async t => {
+  const { client, subscribed, confirmations } = createClient()
+  const subscriber = new Subscriber(client, { onPublication: noop, onDisconnect: noop, onReady: noop })
+  const confirmNext = async (): Promise<void> => {
+    await waitUntil(() => confirmations.length > 0, 'a subscription')
+    confirmations.shift()?.()
+    await nextEventLoopTick()
+  }
+  const opened = subscriber.open(Array.from({ length: 1500 }, (_, n) => `channel ${n}`))
+  await waitUntil(() => subscribed.size === 1000, 'the first channels')
+  subscriber.remove(['channel 1400'])
+  await confirmNext()
+  t.equal(subscribed.size, 1499)
+  t.notOk(subscribed.has('channel 1400'))
+  const joined = subscriber.add(['channel 1400'])
+  subscriber.remove(['channel 1400'])
+  await confirmNext()
+  await confirmNext()
+  await Promise.all([withTimeout(opened, 'all subscriptions'), joined])
+  const joinedAgain = subscriber.add(['channel 1400'])
+  await confirmNext()
+  await withTimeout(joinedAgain, 'the subscription')
+  t.ok(subscribed.has('channel 1400'))
+})
+
+t.test('sends no subscription for channels that were all removed meanwhile', async t => {
+  const { client, subscribed, confirmations } = createClient()
+  const subscriber = new Subscriber(client, { onPublication: noop, onDisconnect: noop, onReady: noop })
+  const opened = subscriber.open(Array.from({ length: 1001 }, (_, n) => `channel ${n}`))
+  await waitUntil(() => subscribed.size === 1000, 'the first channels')
+  subscriber.remove(['channel 1000'])
+  confirmations.shift()?.()
+  await withTimeout(opened, 'all subscriptions')
+  t.strictSame([subscribed.size, confirmations.length], [1000, 0])
+})
