@@ -2,8 +2,8 @@ import t, { type Test } from 'tap'
 import { StoreUnavailable, type Sessions, type SseSessionsOptions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
-import { createMessage, createResponse, startGatedMessage } from './support/messages.js'
-import { loseFirstReply } from '../support/redis-commands.js'
+import { createMessage, createResponse, recordHandlers, startGatedMessage } from './support/messages.js'
+import { loseFirstReply, repeatFirstCommand } from '../support/redis-commands.js'
 import { follow } from '../runs/support/run-client.js'
 import { createFeed } from '../runs/support/feed.js'
 import { openRunNodes } from './support/run-nodes.js'
@@ -300,4 +300,61 @@ t.test('a retried command that ends the wait of a repeat does not end that of a 
   pausePublications(false)
   t.match(await withTimeout(Promise.resolve(repeat), 'the repeat'), { replayed: true, response: { body: 'a' } })
   t.strictSame(handled, ['b'])
+})
+
+// A connection that the store has replaced can deliver a command late, when the reply to its second copy has arrived already.
+
+t.test('a late copy of a batch does not take the key of a refused message again', needsRedis, async t => {
+  const [redis, { sessions: nodeA, client }, { sessions: nodeB }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const executeAgain = repeatFirstCommand(client, redis, ({ operation }) => operation === 'enqueue')
+  const { gate, handled, handle } = { gate: deferred(), ...recordHandlers() }
+  const [refused, running] = await session[kInternals].messageQueue.enqueueAll([
+    createMessage('a', () => { throw new Error('refused') }),
+    createMessage('b', async () => {
+      await gate.promise
+      return createResponse('b')
+    })
+  ])
+  await t.rejects(refused as Promise<unknown>, { message: 'refused' })
+  t.match(JSON.stringify(await executeAgain()), '["resend",["1"]')
+  gate.resolve()
+  await running
+  const remote = await findSession(nodeB, session)
+  t.match(await withTimeout(Promise.resolve(remote[kInternals].messageQueue.enqueue(createMessage('a', handle('a')))), 'the repeat'), { replayed: false })
+  t.strictSame(handled, ['a'])
+})
+
+t.test('a batch whose reply is lost is sent again if a repeat in it is new meanwhile', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const gate = deferred()
+  const original = Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage('a', async () => {
+    await gate.promise
+    throw new Error('refused')
+  })))
+  const { waitForCommand, loseReply } = loseFirstReply(client, ({ operation }) => operation === 'enqueue')
+  const { handled, handle } = recordHandlers()
+  const batch = remote[kInternals].messageQueue.enqueueAll([createMessage('a', handle('a on B')), createMessage('b', handle('b on B'))])
+  await waitForCommand()
+  gate.resolve()
+  await t.rejects(original, { message: 'refused' })
+  await loseReply()
+  await withTimeout(Promise.all(await batch), 'the batch')
+  t.strictSame(handled, ['a on B', 'b on B'])
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('a', handle('a on A'))), { replayed: true, response: { body: 'a on B' } })
+})
+
+t.test('a late copy of the start of a run starts no run', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const feed = createFeed()
+  const run = await nodeB.runs.start('a', { reuse: 'never' }, feed.producer)
+  const executeAgain = repeatFirstCommand(nodeA.client, redis, ({ operation }) => operation === 'run_start')
+  const start = (): ReturnType<typeof nodeA.runs.start> => nodeA.runs.start('a', { reuse: 'never' }, createFeed().producer)
+  await t.rejects(start(), { code: 'FST_SSE_RUN_EXISTS' })
+  feed.end()
+  await waitUntil(() => run.status !== 'running', 'the end')
+  await executeAgain()
+  t.match(await start(), { status: 'running' })
 })

@@ -3,7 +3,7 @@ import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
 import { createMessage, createResponse, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
-import { interceptStoreCommands } from '../support/redis-commands.js'
+import { countReplies, interceptStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -419,4 +419,42 @@ t.test('what Redis keeps for messages has a TTL, also if it was empty in between
   for (const part of ['queue', 'records']) t.ok(Number(await redis.sendCommand('PTTL', `{sse}:s:${session.id}:${part}`)) > 0, part)
   gate.resolve()
   await Promise.all([running, waiting])
+})
+
+t.test('Redis returns a large response to one repeat at a time', needsRedis, async t => {
+  const { sessions, client } = await openProxiedNode(t, await startRedis(t))
+  const session = await openSession(sessions)
+  const { messageQueue } = session[kInternals]
+  const gate = deferred()
+  const body = 'x'.repeat(500_000)
+  const first = messageQueue.enqueue(createMessage('a', async () => {
+    await gate.promise
+    return createResponse(body)
+  }))
+  const repeats = Array.from({ length: 10 }, () => messageQueue.enqueue(createMessage('a', () => createResponse('again'))))
+  await session.update({})
+  const counts = countReplies(client, body)
+  const removals: string[] = []
+  interceptStoreCommands(client, storeCommands => {
+    for (const { operation, args } of storeCommands) if (operation === 'complete' && args[5] === '') removals.push(String(args[3]))
+  })
+  gate.resolve()
+  await first
+  for (const repeat of repeats) t.match(await withTimeout(Promise.resolve(repeat), 'the repeat'), { replayed: true })
+  await session.update({})
+  t.strictSame(counts.filter(count => count > 0), repeats.map(() => 1))
+  t.strictSame(removals, ['a'], 'only the last one ends the wait of this process')
+})
+
+t.test('a response that is too large to store is not sent to Redis', needsRedis, async t => {
+  const { sessions, client } = await openProxiedNode(t, await startRedis(t), { maxResponseBytes: 3000 })
+  const session = await openSession(sessions)
+  const responses: unknown[] = []
+  interceptStoreCommands(client, storeCommands => {
+    for (const { operation, args } of storeCommands) if (operation === 'complete') responses.push(args[5])
+  })
+  const body = 'ä'.repeat(1500)
+  t.match(await session[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse(body))), { response: { body } })
+  await t.rejects(Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again')))), { code: 'FST_SSE_RESPONSE_DROPPED' })
+  t.strictSame(responses, ['d'])
 })

@@ -4,7 +4,7 @@ import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes } from './support/two-nodes.js'
 import { monitorCommands } from '../support/redis-monitor.js'
-import { parseStoreCommands } from '../support/redis-commands.js'
+import { countReplies, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { waitUntil } from '../support/wait.js'
@@ -100,4 +100,15 @@ t.test('only the nodes that use a session are notified of its close', needsRedis
   await waitUntil(() => notified.length === 2, 'the notifications')
   t.equal(new Set(notified).size, 2)
   t.ok(notified.every(channel => channel.startsWith('{sse}:n:')))
+})
+
+t.test('few records of sessions in many channels are read at once, because Redis is blocked meanwhile', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  await Promise.all(Array.from({ length: 200 }, (_, n) => session.join(`room ${n}`)))
+  const counts = countReplies(client, 'channelCount')
+  const found = await Promise.all(Array.from({ length: 60 }, () => findSession(nodeB, session)))
+  t.equal(found.at(-1)?.channels.length, 200)
+  t.equal(counts.reduce((sum, count) => sum + count), 60)
+  t.ok(Math.max(...counts) < 40, counts.join())
 })

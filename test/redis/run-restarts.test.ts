@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { RunEvent } from '../../lib/index.js'
 import { dataOf, follow, type RunResponse } from '../runs/support/run-client.js'
 import { createFeed, type Feed } from '../runs/support/feed.js'
-import { interceptStoreCommands, loseFirstReply } from '../support/redis-commands.js'
+import { interceptStoreCommands, loseFirstReply, repeatFirstCommand } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 import { openRunNode, openRunNodes, type RunNode } from './support/run-nodes.js'
@@ -236,4 +236,51 @@ t.test('only the first of two nodes restarts a run', needsRedis, async t => {
   second.feed.end()
   await waitUntil(async () => (await nodeC.runs.find('a'))?.status === 'finished', 'the end')
   t.equal(calls.length, 2)
+})
+
+t.test('a late copy of a restart that came too late does not take the run from a node that can restart it', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const nodeC = await openRunNode(t, redis)
+  const { start, waitForCall } = register([nodeA, nodeB, nodeC])
+  await start(nodeA)
+  await waitForCall(1)
+  const isRestart = ({ operation }: { readonly operation: string }): boolean => operation === 'run_restart'
+  const executeAgain = repeatFirstCommand(nodeC.client, redis, isRestart)
+  const [sent, ...gates] = [deferred(), deferred(), deferred()]
+  const [tooLate, released] = gates as [typeof sent, typeof sent]
+  let restarts = 0
+  interceptStoreCommands(nodeC.client, async commands => {
+    if (!commands.some(isRestart)) return
+    sent.resolve()
+    await gates[restarts++]?.promise
+  })
+  interceptStoreCommands(nodeB.client, commands => commands.some(isRestart) ? sent.promise : undefined)
+  await nodeA.app.close()
+  t.equal((await waitForCall(2)).node, nodeB)
+  tooLate.resolve()
+  await nodeC.runs.find('a')
+  await nodeB.app.close()
+  await executeAgain()
+  released.resolve()
+  const third = await waitForCall(3)
+  t.equal(third.node, nodeC)
+  third.feed.end()
+  await waitUntil(async () => (await nodeC.runs.find('a'))?.status === 'finished', 'the end')
+})
+
+t.test('a node that learns of a loss of data from the reply to a restart does not end this run', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const { start, waitForCall } = register([nodeA, nodeB])
+  await start(nodeA)
+  await waitForCall(1)
+  interceptStoreCommands(nodeB.client, async commands => {
+    if (!commands.some(({ operation }) => operation === 'run_restart')) return
+    // The same as when another node has found out that Redis has lost data.
+    const position = String((Date.now() + 1000) * 1000)
+    await redis.sendCommand('HSET', '{sse}', 'position', position, 'rollbackPosition', position)
+  })
+  await nodeA.app.close()
+  const { feed } = await waitForCall(2)
+  feed.end()
+  await waitUntil(async () => (await nodeB.runs.find('a'))?.status === 'finished', 'the end')
 })

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis'
 import type { Test } from 'tap'
+import type { RedisServer } from './redis-server.js'
 import { deferred, waitUntil } from './wait.js'
 
 export interface StoreCommand {
@@ -67,6 +68,31 @@ export function loseFirstReply (client: Redis, matches: (command: StoreCommand) 
       await waitUntil(() => replies > before, 'the retry')
     }
   }
+}
+
+/** Returns a function that executes the first Redis command with a store command a second time, as if an earlier connection delivered it late. */
+export function repeatFirstCommand (client: Redis, redis: RedisServer, matches: (command: StoreCommand) => boolean): () => Promise<unknown> {
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  let first: readonly [string, ...string[]] | undefined
+  const callAndRecord = async (...command: string[]): Promise<unknown> => {
+    if (parseStoreCommands(command).some(matches)) first ??= command as [string, ...string[]]
+    return await call(...command)
+  }
+  Object.assign(client, { call: callAndRecord })
+  return async () => await redis.sendCommand(...first as [string, ...string[]])
+}
+
+/** Records how many replies with a text each reply of the store contains. Redis is blocked while it collects them. */
+export function countReplies (client: Redis, text: string): number[] {
+  const call = client.call.bind(client) as (...command: string[]) => Promise<unknown>
+  const counts: number[] = []
+  const callAndCount = async (...command: string[]): Promise<unknown> => {
+    const reply = await call(...command) as [failure: string, replies: readonly unknown[]]
+    counts.push(reply[1].filter(each => JSON.stringify(each).includes(text)).length)
+    return reply
+  }
+  Object.assign(client, { call: callAndCount })
+  return counts
 }
 
 /** Delays the reply to the first store command with a name until the test ends. Unless `isSent` is true, the command does not arrive at Redis. */

@@ -59,7 +59,11 @@ export class RedisRuns implements RunStore {
     // The request is in the log of the session, so the record of the run need not contain it.
     const json = JSON.stringify({ ...input, ...delivery !== undefined && { delivery: { ...delivery, request: undefined } } })
     this.#producing.add(id)
-    const { run, value, record } = await this.#execute('run_start', id, formatNameKey(input), json, fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [sessionId, partPrefix, request]).catch((error: unknown) => {
+    const start = async (): Promise<Result> => {
+      const result = await this.#execute('run_start', id, formatNameKey(input), json, fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [sessionId, partPrefix, request])
+      return result.value === 'resend' ? await start() : result
+    }
+    const { run, value, record } = await start().catch((error: unknown) => {
       this.#producing.delete(id)
       // It may have been started.
       if (delivery === undefined) this.#endReliably(id, { status: 'lost' })
@@ -194,10 +198,10 @@ export class RedisRuns implements RunStore {
     }
   }
 
-  /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more. */
+  /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more, and get none. */
   reconcile (): void {
     this.prune()
-    this.#commandQueue.executeInBackground('run_reconcile', ...this.#producing)
+    this.#commandQueue.executeInBackground('run_reconcile', ...new Set([...this.#producing, ...this.#restarting]))
   }
 
   /** Ends a run that has no producer any more, however late. */

@@ -57,6 +57,12 @@ local function session_key (id) return KEY_PREFIX .. ':s:' .. id end
 -- The final colon distinguishes the channel `a:log` from the log of the channel `a`.
 local function channel_key (name) return KEY_PREFIX .. ':c:' .. name .. ':' end
 local function run_key (id) return KEY_PREFIX .. ':r:' .. id end
+-- Returns the record of a session.
+local function read_record (key)
+  local record = redis.call('HGETALL', key)
+  work = work + #record * 20
+  return record
+end
 local function publish_all (text) redis.call(PUBLISH, KEY_PREFIX .. ':all', text) end
 
 -- Adds a notification to the inbox of a node. The numbers show the node whether it has missed one. Returns the number.

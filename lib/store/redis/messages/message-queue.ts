@@ -16,7 +16,7 @@ class PendingMessage {
   readonly key: string
   readonly fingerprint: string
   readonly result: Promise<QueueResult>
-  /** Whether it is a repeat that has waited for a response. Redis keeps this response until this process has received it. */
+  /** Whether it is a repeat that has waited for a response. Redis keeps its key until this process has received the response. */
   hasWaited = false
   resolve: (result: QueueResult | Promise<QueueResult>) => void = noop
   reject: (error: unknown) => void = noop
@@ -241,20 +241,22 @@ export class MessageQueues {
     ticket.isPending = true
     ticket.mustResend = false
     let reply: EnqueueReply
-    // A command that is sent while the node is not registered is executed under its next id.
-    let sentBy = ''
     try {
       do {
-        sentBy = this.#commandQueue.nodeId
+        const sentBy = this.#commandQueue.nodeId
         const isQueued = ticket.isQueued && ticket.nodeId === sentBy
-        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...ticket.messages.flatMap(({ key, fingerprint }) => [key, fingerprint])) as EnqueueReply
+        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...ticket.messages.flatMap(({ key, fingerprint }) => [key, fingerprint])).finally(() => {
+          // A command that is sent while the node is not registered is executed under its next id.
+          ticket.nodeId = sentBy === '' ? this.#commandQueue.nodeId : sentBy
+        }) as EnqueueReply
+        if (reply[0] === 'resend') ticket.isQueued = reply[1][0] === '1'
       } while (reply[0] === 'resend')
     } catch (error) {
-      this.#sent(ticket, sentBy)
+      ticket.isPending = false
       this.#rejectTicket(ticket, error)
       throw error
     }
-    this.#sent(ticket, sentBy)
+    ticket.isPending = false
     const [status, decisions, record] = reply
     if (record.length > 0 || status === 'unknown') this.#listener.onRecord(state, record)
     if (status === 'unknown' || status === 'full') {
@@ -269,12 +271,6 @@ export class MessageQueues {
     if (!this.#waiting.has(name)) return
     if (this.#isClosed) this.#rejectTicket(ticket, new StoreUnavailable())
     else if (ticket.mustResend) this.#retry(ticket)
-  }
-
-  /** The command for a ticket was executed, or was given up. */
-  #sent (ticket: Ticket, sentBy: string): void {
-    ticket.isPending = false
-    ticket.nodeId = sentBy === '' ? this.#commandQueue.nodeId : sentBy
   }
 
   /** Applies the decisions of Redis on the messages of a ticket. */
@@ -323,9 +319,15 @@ export class MessageQueues {
     if (!isConcurrent) state.handling = handling
   }
 
-  /** Lets Redis drop the responses that these repeats have waited for. */
+  /** Lets Redis drop the responses that these repeats have waited for, except those that others in this process wait for. */
   #stopWaiting ({ state, name, nodeId }: Ticket, repeats: readonly PendingMessage[]): void {
-    if (repeats.length > 0) this.#complete(state.id, `${nodeId} ${name}`, false, repeats.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+    const keys = new Map(repeats.map(({ key, fingerprint }) => [key, fingerprint]))
+    if (keys.size > 0 && state.waitingMessages > 0) {
+      for (const ticket of this.#waiting.values()) {
+        if (ticket.state === state) for (const { key, hasWaited } of ticket.messages) if (hasWaited) keys.delete(key)
+      }
+    }
+    if (keys.size > 0) this.#complete(state.id, `${nodeId} ${name}`, false, [...keys].flatMap(([key, fingerprint]) => [key, fingerprint, '']))
   }
 
   #startRequest (ticket: Ticket): void {
@@ -362,7 +364,7 @@ export class MessageQueues {
       const leavesQueue = index === messages.length - 1
       // The client gets its response before Redis confirms `complete`: the command is sent until it is executed, and later commands
       // stay behind it.
-      completed.push(leavesQueue || key !== '' ? this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response)]) : undefined)
+      completed.push(leavesQueue || key !== '' ? this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response, this.#settings.maxResponseBytes)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
       // Rejects only when Redis has removed the key, so that the client can use it again on every node.
       else if (mayStart && key !== '') withTimeout(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)

@@ -8,10 +8,11 @@ interface EncodedResponse {
   readonly bytes?: string
 }
 
-/** Encodes a response for repeats, which may arrive at another process. */
-export function encodeResponse ({ status, headers, body }: StoredResponse): string {
+/** Encodes a response for repeats, which may arrive at another process. Returns `d` (dropped) if it has more than `maxBytes`. */
+export function encodeResponse ({ status, headers, body }: StoredResponse, maxBytes: number): string {
   const stored: EncodedResponse = { status, headers, ...typeof body === 'string' ? { body } : body !== undefined && { bytes: Buffer.from(body).toString('base64') } }
-  return JSON.stringify(stored)
+  const text = JSON.stringify(stored)
+  return Buffer.byteLength(text) > maxBytes ? 'd' : text
 }
 
 export function decodeResponse (text: string): StoredResponse {

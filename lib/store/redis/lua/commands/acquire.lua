@@ -27,5 +27,5 @@ if not close_reason then
   retention.set_ttl(key, TTL)
 end
 local log = logs.read(key, cursor, math.huge, READ_BYTES)
-log[6] = redis.call('HGETALL', key)
+log[6] = read_record(key)
 return marked_reply(token, log)

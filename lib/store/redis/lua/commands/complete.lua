@@ -1,5 +1,5 @@
 -- ARGS: id, ticket, whether it leaves the queue, then key, fingerprint and response of messages; a refused message has the
--- response '', and so does a repeat that does not wait any more. Returns 1.
+-- response '', and so does a repeat that does not wait any more; `d` is one that is too large to store. Returns 1.
 local message_queue = require('message_queue')
 local id, ticket, leaves_queue = ARGS[1], ARGS[2], ARGS[3] == '1'
 local key = session_key(id)
@@ -7,13 +7,15 @@ local records, record_order = key .. ':records', key .. ':record_order'
 for i = 4, #ARGS, 3 do
   local idempotency_key, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
   local record = redis.call('HGET', records, idempotency_key) or ''
+  work = work + #record + #response
   local holder, waiters = string.match(record, '^r %S+ (%S+ c?%d+);(.*)$')
   -- Skips a key that another ticket has now, or whose session was removed.
   if holder == ticket then
     if response == '' then redis.call('HDEL', records, idempotency_key)
     else
-      if #response > MAX_RESPONSE_BYTES then response = '' end
-      redis.call('HSET', records, idempotency_key, (response == '' and 'd ' or 's ') .. fingerprint .. ' ' .. waiters .. ';' .. response)
+      local state = 's '
+      if response == 'd' then state, response = 'd ', '' end
+      redis.call('HSET', records, idempotency_key, state .. fingerprint .. ' ' .. waiters .. ';' .. response)
       local count = redis.call('RPUSH', record_order, idempotency_key)
       if count == 1 then redis.call('PEXPIRE', record_order, math.max(redis.call('PTTL', records), 1)) end
       message_queue.limit_responses(key, count, #response)

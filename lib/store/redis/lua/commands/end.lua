@@ -20,7 +20,7 @@ end
 local unacked_expiries, expired_key = KEY_PREFIX .. ':unacked_expiries', KEY_PREFIX .. ':e:' .. id
 if deadline ~= '' then
   if redis.call('ZSCORE', unacked_expiries, id) == deadline then redis.call('HSET', expired_key, 'closedBy', NODE_ID) end
-  if redis.call('HGET', expired_key, 'closedBy') == NODE_ID then return { 1, redis.call('HGETALL', expired_key) } end
+  if redis.call('HGET', expired_key, 'closedBy') == NODE_ID then return { 1, read_record(expired_key) } end
   -- The deadline was changed meanwhile.
   if redis.call('ZSCORE', KEY_PREFIX .. ':deadlines', id) ~= deadline then return { 0 } end
 end
@@ -67,4 +67,4 @@ if deadline ~= '' then
   redis.call('PEXPIRE', unacked_expiries, TTL)
 end
 redis.call('UNLINK', key, key .. ':log', key .. ':latest', key .. ':records', key .. ':record_order', key .. ':queue')
-return { 1, redis.call('HGETALL', expired_key), left_json }
+return { 1, read_record(expired_key), left_json }

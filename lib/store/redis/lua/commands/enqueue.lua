@@ -1,17 +1,18 @@
 -- ARGS: id, name of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
 -- fingerprint of each message, with an empty key if it has none.
 -- Returns a status, the decision on each message, and the record of the session if it is newer. The status is `unknown` (there
--- is no such open session), `full`, `resend` (as a new command), `run` or `wait`.
+-- is no such open session), `full` (with the number of messages that wait), `resend` (as a new command; with whether the ticket is in the
+-- queue), `run` or `wait`.
 local message_queue = require('message_queue')
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
 local current_version, close_reason, owner, nodes, first, in_list = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'messagesInList'))
-if not current_version or close_reason then return { 'unknown', {}, redis.call('HGETALL', key) } end
+if not current_version or close_reason then return { 'unknown', {}, read_record(key) } end
 add_node(key, nodes)
 local queue, records = key .. ':queue', key .. ':records'
 local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = message_queue.is_concurrent(ticket)
-local session_record = not clear_expired_owner(key, owner) and current_version == version and {} or redis.call('HGETALL', key)
+local session_record = not clear_expired_owner(key, owner) and current_version == version and {} or read_record(key)
 
 first = message_queue.ensure_valid_first(key, first)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
@@ -22,15 +23,18 @@ for i = 5, #ARGS, 2 do
   local decision, needs_record = 'new', idempotency_key ~= ''
   local record = needs_record and redis.call('HGET', records, idempotency_key)
   if record then
-    local state, known_fingerprint, rest = string.match(record, '^(%a) (%S+) (.*)$')
-    local holder, waiters = string.match(rest, '^(%S+ c?%d+);(.*)$')
+    work = work + #record
+    local state, known_fingerprint, rest = string.match(record, '^(%a) (%S+) ()')
     if known_fingerprint ~= fingerprint then decision = 'reused'
-    elseif state == 's' then decision = 's' .. string.match(rest, ';(.*)$')
+    elseif state == 's' then decision = 's' .. string.match(record, ';(.*)$', rest)
     elseif state == 'd' then decision = 'dropped'
-    elseif holder == ticket then needs_record = false
-    elseif message_queue.is_valid(holder) then
-      decision = 'wait'
-      if not string.find(waiters, NODE_ID, 1, true) then redis.call('HSET', records, idempotency_key, record .. NODE_ID .. ',') end
+    else
+      local holder, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest)
+      if holder == ticket then needs_record = false
+      elseif message_queue.is_valid(holder) then
+        decision = 'wait'
+        if not string.find(waiters, NODE_ID, 1, true) then redis.call('HSET', records, idempotency_key, record .. NODE_ID .. ',') end
+      end
     end
   end
   decisions[#decisions + 1] = decision
@@ -39,9 +43,9 @@ for i = 5, #ARGS, 2 do
     if needs_record then records_to_add[idempotency_key] = 'r ' .. fingerprint .. ' ' .. ticket .. ';' end
   end
 end
+-- The node may have removed the ticket or a record since. Not an error, because the commands after a failed one are not executed.
+if is_retry and (new_count > 0 and not is_queued or next(records_to_add)) then return { 'resend', { is_queued and '1' or '0' }, session_record } end
 if new_count > 0 and not is_queued then
-  -- The node may have removed the ticket since. Not an error, because the commands after a failed one are not executed.
-  if is_retry then return { 'resend', {}, session_record } end
   local count = message_queue.count_messages(key, first, to_number(in_list), new_count)
   if count > 0 and count - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, session_record } end
   local item = ticket .. ' ' .. new_count

@@ -4,4 +4,4 @@ local owner, nodes, start_position = unpack(redis.call('HMGET', key, 'owner', 'n
 if not start_position then return {} end
 clear_expired_owner(key, owner)
 add_node(key, nodes)
-return redis.call('HGETALL', key)
+return read_record(key)

@@ -14,7 +14,7 @@
 -- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
 local logs, retention, runs = require('logs'), require('retention'), require('runs')
 local token = ARGS[1]
-local values, is_rolled_back, bytes_left = {}, false, READ_BYTES
+local values, is_rolled_back, max_work = {}, false, work + READ_BYTES
 
 -- Returns why the log of a session is not read, or nil and the record if it is newer.
 local function read_session (id, key, epoch, version)
@@ -33,7 +33,7 @@ local function read_session (id, key, epoch, version)
     retention.set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
     retention.set_ttl(key, TTL)
   end
-  return nil, current_version ~= version and redis.call('HGETALL', key) or {}
+  return nil, current_version ~= version and read_record(key) or {}
 end
 
 local function read_run (id, has_readers)
@@ -44,7 +44,7 @@ local function read_run (id, has_readers)
 end
 
 for i = 2, #ARGS, 7 do
-  if bytes_left <= 0 then break end
+  if work >= max_work then break end
   local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
   local value
   if kind == 'known_session' then
@@ -60,10 +60,8 @@ for i = 2, #ARGS, 7 do
     elseif kind == 'channel' then record = { redis.call('HGET', key, 'keep') } end
     if problem then value = problem
     else
-      local bytes
-      value, bytes = logs.read(key, after, through, bytes_left)
+      value = logs.read(key, after, through, math.max(max_work - work, 1))
       value[6] = record
-      bytes_left = bytes_left - bytes
       -- The node has an entry that does not exist any more. A channel or a run may have been removed with all its entries.
       if newest > rollback_position and newest > tonumber(value[2]) and (kind ~= 'channel' and kind ~= 'run' or redis.call('EXISTS', key) == 1) then
         is_rolled_back = is_rolled_back or #redis.call('XRANGE', key .. ':log', format_integer(newest), format_integer(newest)) == 0

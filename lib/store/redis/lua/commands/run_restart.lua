@@ -3,7 +3,8 @@
 local logs, runs = require('logs'), require('runs')
 local token, id = unpack(ARGS)
 local is_restarted = is_retry and redis.call('HGET', run_key(id), 'owner') == NODE_ID
-if redis.call('ZREM', runs.released, id) == 1 then
+-- Not for a retry: this node may have received the reply to the first execution already, and would not produce the run.
+if not is_retry and redis.call('ZREM', runs.released, id) == 1 then
   is_restarted = true
   -- A position, so that it is unique also after Redis has lost data.
   redis.call('HSET', run_key(id), 'owner', NODE_ID, 'term', logs.next_position())

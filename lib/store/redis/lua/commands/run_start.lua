@@ -2,12 +2,13 @@
 -- run to return (`running`, `kept`, `never`), the name of the producer of a run that can be restarted or '', and for the run of
 -- a delivery the session, the start of the frame of its end or '', and the frame of a request to the client or ''.
 -- Returns a marked reply with the record of the run, or why there is none: `exists`, `reused` (the fingerprint differs), `full`,
--- `session_over`.
+-- `session_over`, `resend` (as a new command).
 -- Lua does not parse the JSON, so some of its values are also arguments.
 local logs, runs = require('logs'), require('runs')
 local token, id, name, input, fingerprint, keep, reuse, producer, session, part_prefix, request = unpack(ARGS)
 
-if is_retry and redis.call('EXISTS', run_key(id)) == 1 then return marked_reply(token, runs.record(id)) end
+-- The node may have received the reply to the first execution already. Then, it would not produce a run that a retry starts.
+if is_retry then return marked_reply(token, redis.call('EXISTS', run_key(id)) == 1 and runs.record(id) or 'resend') end
 local existing = redis.call('HGET', runs.names, name)
 if existing then
   local start_position, outcome, existing_fingerprint = unpack(redis.call('HMGET', run_key(existing), 'startPosition', 'outcome', 'fingerprint'))

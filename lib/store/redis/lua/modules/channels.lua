@@ -8,8 +8,9 @@ local channels = {}
 
 -- Returns the ranges of left channels that can have entries which the session has not read, the oldest first.
 function channels.unread_ranges (key)
-  local ranges = {}
-  for _, field in ipairs(redis.call('HKEYS', key)) do
+  local ranges, fields = {}, redis.call('HKEYS', key)
+  work = work + #fields * 20
+  for _, field in ipairs(fields) do
     local to, name = string.match(field, '^l:(%d+):(.*)$')
     if to then ranges[#ranges + 1] = { field = field, to = tonumber(to), name = name } end
   end

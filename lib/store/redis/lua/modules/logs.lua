@@ -112,7 +112,7 @@ function logs.append_to_session (id, frame, latest_key)
 end
 
 -- Reads the entries of a log after a position, up to another one, until about `limit` bytes are read. Returns the newest
--- position of the log, up to which position it is trimmed and why, the entries, whether there are more, and the bytes read.
+-- position of the log, up to which position it is trimmed and why, the entries, and whether there are more.
 function logs.read (key, after, through, limit)
   local last, trimmed, reason = unpack(redis.call('HMGET', key, 'last', 'trimmed', 'trimReason'))
   last, trimmed, reason = to_number(last), to_number(trimmed), reason or 'count'
@@ -129,7 +129,7 @@ function logs.read (key, after, through, limit)
   end
   work = work + bytes
   if last > trimmed and redis.call('EXISTS', key .. ':log') == 0 then trimmed, reason = last, 'age' end
-  return { format_integer(last), format_integer(trimmed), reason, list, has_more and 1 or 0 }, bytes
+  return { format_integer(last), format_integer(trimmed), reason, list, has_more and 1 or 0 }
 end
 
 return logs
