@@ -190,3 +190,24 @@ t.test('applies changes that are received while commands get no reply', needsRed
   await waitUntil(() => session.data.nick === 'ann', 'the data')
   t.strictSame(session.channels, ['new'])
 })
+
+t.test('the onLeave hooks of a close run for all channels, even if earlier changes are received after it', needsRedis, async t => {
+  const [, { sessions: nodeB }, { sessions: nodeA, pausePublications }] = await openTwoNodes(t)
+  const hooks: string[] = []
+  nodeA.addHook('onJoin', () => { hooks.push('join') }).addHook('onLeave', () => { hooks.push('leave') }).addHook('onClose', () => { hooks.push('close') })
+  const session = await openSession(nodeA)
+  const stream = await attachMemoryStream(nodeA, session)
+  await session.join('room')
+  const remote = await findSession(nodeB, session)
+  await nodeA.channel('room').send(1)
+  await waitUntil(() => stream.messages().length === 1, 'the message')
+  pausePublications(true)
+  await remote.leave('room')
+  await remote.update({ a: 1 })
+  const [joined, closed] = [session.join('room'), session.close('bye')]
+  await joined
+  await waitUntil(() => session.closed, 'the close')
+  pausePublications(false)
+  await withTimeout(closed, 'the hooks')
+  t.strictSame(hooks, ['join', 'join', 'leave', 'close'])
+})

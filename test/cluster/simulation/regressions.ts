@@ -401,5 +401,30 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 50, kind: 'shutdown', node: 0, ms: 300 },
       { after: 4, kind: 'half-open', node: 0, connection: 'commands', refusedFor: 0 }
     ]
+  },
+  {
+    title: 'changes of channels arrive after the reply to a close',
+    setup: { seed: 98000117, lease: 2500, libraries: ['ioredis', 'redis', 'ioredis'], entries: 1000, latency: 'long', clients: 1, isEarly: false, isAbandoned: false, isWorkLimited: true },
+    steps: [
+      { after: 3.240983515046537, kind: 'emit', client: 0, node: 1, count: 1 },
+      { after: 2.3583533065393567, kind: 'join', client: 0, node: 2, channel: 'a' },
+      { after: 1.5726446527987719, kind: 'message', client: 0, node: 2, count: 1, hasKey: true, duration: 752.7630195021629, repeats: 1, checks: 2012.5155075220391 },
+      { after: 194.4351974874735, kind: 'join', client: 0, node: 2, channel: 'a' },
+      { after: 1.9071582974866033, kind: 'broadcast', node: 0, except: undefined },
+      { after: 2.4059230647981167, kind: 'publish', channel: 'b', node: 0, count: 1, except: undefined },
+      { after: 2.4176595071330667, kind: 'publish', channel: 'a', node: 2, count: 1, except: undefined },
+      { after: 2.7593290833756328, kind: 'emit', client: 0, node: 1, count: 5 },
+      { after: 14.112059911713004, kind: 'kill-subscriptions' },
+      { after: 3.136396155692637, kind: 'leave', client: 0, node: 2, channel: 'a' },
+      { after: 3.1775707118213177, kind: 'publish', channel: 'a', node: 0, count: 1, except: undefined },
+      { after: 2.422758812084794, kind: 'emit', client: 0, node: 1, count: 1 },
+      { after: 123.10008462518454, kind: 'publish', channel: 'b', node: 2, count: 1, except: undefined },
+      { after: 3.3541321493685246, kind: 'move', client: 0, node: 1, ms: 2.673202589387074 },
+      { after: 0.4598038187250495, kind: 'update', client: 0, node: 2 },
+      { after: 3.5264660734683275, kind: 'move', client: 0, node: 1, ms: 67.23316991701722 },
+      { after: 3.482012768276036, kind: 'join', client: 0, node: 1, channel: 'a' },
+      { after: 2.7514140447601676, kind: 'close', client: 0, node: 1 },
+      { after: 1.636980107985437, kind: 'block', node: 1, connection: 'commands', direction: 'down', ms: 182.3082127328962 }
+    ]
   }
 ]

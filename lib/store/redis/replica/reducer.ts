@@ -300,7 +300,8 @@ export class Reducer extends LogReducer {
     if (version <= state.version) return
     if (version === state.version + 1) {
       state.version = version
-      apply()
+      // A reply can show a close earlier than the inbox shows the changes before it.
+      if (state.closeReason === undefined) apply()
     } else this.#listener.onStale(state)
   }
 
