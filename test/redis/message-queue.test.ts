@@ -3,7 +3,7 @@ import { kInternals } from '../../lib/sessions/session.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { openTwoNodes, pauseUntilExpired } from './support/two-nodes.js'
 import { createMessage, createResponse, readQueue, recordHandlers, startGatedMessage } from './support/messages.js'
-import { countReplies, interceptStoreCommands } from '../support/redis-commands.js'
+import { countReplies, interceptStoreCommands, loseFirstReply } from '../support/redis-commands.js'
 import { needsRedis, startRedis } from '../support/redis-server.js'
 import { openProxiedNode } from '../support/stores.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
@@ -176,6 +176,71 @@ t.test('the key of a repeat is not kept if the other messages of its batch do no
   await waitUntil(async () => /^s \S+ ;/.test(String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:records`, 'a'))), 'the node with the repeat to be removed')
   gates[2]?.resolve()
   await Promise.all(others)
+})
+
+t.test('a repeat that is rejected does not end the wait of another one in the same process', needsRedis, async t => {
+  const [, { sessions: nodeA }, { sessions: nodeB, pauseReplies, pausePublications }] = await openTwoNodes(t, { maxIdempotencyKeys: 0 })
+  const session = await openSession(nodeA)
+  const { messageQueue } = (await findSession(nodeB, session))[kInternals]
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
+  const repeat = messageQueue.enqueue(createMessage('a', handle('repeat')))
+  // The repeat has arrived when a later call on the same connection has settled.
+  await (await findSession(nodeB, session)).update({})
+  pauseReplies(true)
+  pausePublications(true)
+  const rejected = t.rejects(withTimeout(Promise.resolve(messageQueue.enqueue(createMessage('a', handle('rejected')))), 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  gate.resolve()
+  await running
+  await rejected
+  pauseReplies(false)
+  await (await findSession(nodeB, session)).update({})
+  await session[kInternals].messageQueue.enqueue(createMessage('b', handle('b')))
+  pausePublications(false)
+  t.match(await withTimeout(Promise.resolve(repeat), 'the repeat'), { replayed: true, response: { body: 'a' } })
+  t.strictSame(handled, ['b'])
+})
+
+t.test('the key of a repeat is not kept if neither its first reply nor the notification of the response arrives', needsRedis, async t => {
+  const [redis, { sessions: nodeA }, { sessions: nodeB, client, proxy, pausePublications }] = await openTwoNodes(t)
+  const session = await openSession(nodeA)
+  const remote = await findSession(nodeB, session)
+  const { gate, started, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
+  const { waitForCommand, loseReply } = loseFirstReply(client, ({ operation }) => operation === 'enqueue')
+  pausePublications(true)
+  const repeat = remote[kInternals].messageQueue.enqueue(createMessage('a', handle('repeat')))
+  const readRecord = async (): Promise<string> => String(await redis.sendCommand('HGET', `{sse}:s:${session.id}:records`, 'a'))
+  await waitForCommand()
+  await waitUntil(async () => !(await readRecord()).endsWith(';'), 'Redis to execute the command')
+  gate.resolve()
+  await running
+  proxy.connections[1]?.client.resetAndDestroy()
+  await loseReply()
+  t.match(await withTimeout(Promise.resolve(repeat), 'the repeat'), { replayed: true, response: { body: 'a' } })
+  await waitUntil(async () => /^s \S+ ;/.test(await readRecord()), 'the node with the repeat to be removed')
+})
+
+t.test('when the node of a message fails and its repeats wait on two nodes, one of them handles it', needsRedis, async t => {
+  const options = [{ maxIdempotencyKeys: 0 }, { lease: 500 }] as const
+  const [redis, { sessions: nodeA }, { sessions: nodeB, client }] = await openTwoNodes(t, ...options)
+  const { sessions: nodeC, proxy } = await openProxiedNode(t, redis, ...options)
+  const session = await openSession(nodeC)
+  const { gate, started, handled, handle, running } = startGatedMessage(session)
+  await withTimeout(started, 'the first message')
+  const [onA, onB] = await Promise.all([nodeA, nodeB].map(async node => await findSession(node, session)))
+  const [repeatA, repeatB] = [onA, onB].map((remote, index) => remote?.[kInternals].messageQueue.enqueue(createMessage('a', handle(`repeat ${index}`))))
+  await Promise.all([onA?.update({}), onB?.update({})])
+  const handledOnA = deferred()
+  interceptStoreCommands(client, storeCommands => storeCommands.some(({ operation }) => operation === 'enqueue') ? handledOnA.promise : undefined)
+  proxy.setDown(true)
+  t.match(await withTimeout(Promise.resolve(repeatA), 'the repeat'), { replayed: false })
+  await onA?.[kInternals].messageQueue.enqueue(createMessage('b', handle('b')))
+  handledOnA.resolve()
+  t.match(await withTimeout(Promise.resolve(repeatB), 'the other repeat'), { replayed: true, response: { body: 'repeat 0' } })
+  t.strictSame(handled, ['repeat 0', 'b'])
+  gate.resolve()
+  await Promise.allSettled([running])
 })
 
 for (const maxIdempotencyKeys of [0, 1]) {
@@ -436,7 +501,7 @@ t.test('Redis returns a large response to one repeat at a time', needsRedis, asy
   const counts = countReplies(client, body)
   const removals: string[] = []
   interceptStoreCommands(client, storeCommands => {
-    for (const { operation, args } of storeCommands) if (operation === 'complete' && args[5] === '') removals.push(String(args[3]))
+    for (const { operation, args } of storeCommands) if (operation === 'complete' && args[5] === 'w') removals.push(String(args[3]))
   })
   gate.resolve()
   await first

@@ -284,3 +284,24 @@ t.test('a node that learns of a loss of data from the reply to a restart does no
   feed.end()
   await waitUntil(async () => (await nodeB.runs.find('a'))?.status === 'finished', 'the end')
 })
+
+t.test('a node that has released a run, which Redis has lost, releases it again', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const { start, waitForCall } = register([nodeA, nodeB])
+  const { id } = await start(nodeA)
+  await waitForCall(1)
+  let isLost = false
+  interceptStoreCommands(nodeB.client, async commands => {
+    if (isLost || !commands.some(({ operation }) => operation === 'run_restart')) return
+    isLost = true
+    // The same state as before the release.
+    const [nodeId] = await redis.sendCommand('ZRANGE', '{sse}:nodes', '0', '-1') as [string]
+    await redis.sendCommand('ZREM', '{sse}:runs_released', id)
+    await redis.sendCommand('HSET', `{sse}:r:${id}`, 'owner', nodeId)
+    await redis.sendCommand('ZADD', `{sse}:runs:${nodeId}`, '0', id)
+  })
+  await nodeA.app.close()
+  const { feed } = await waitForCall(2)
+  feed.end()
+  await waitUntil(async () => (await nodeB.runs.find('a'))?.status === 'finished', 'the end')
+})

@@ -175,7 +175,11 @@ export class RedisRuns implements RunStore {
 
   async #restart (id: string): Promise<void> {
     const { run: state, record, value } = await this.#execute('run_restart', id)
-    if (!isExecuted(value)) return
+    if (!isExecuted(value)) {
+      // Redis may have lost that this node has released the run.
+      if (record?.owner === this.#commandQueue.nodeId && !this.#producing.has(id)) this.#commandQueue.executeInBackground('run_release', id)
+      return
+    }
     const run = state as RunReplica
     // This node may have been its producer before it lost its lease.
     run.stopProducer()

@@ -459,7 +459,8 @@ export class Model {
     const received = new Set(client.received)
     const isCovered = (event: SentEvent): boolean => received.has(event) || client.gaps.some(gap => this.#canCover(gap, event))
     return this.events.filter(event => this.isFor(event, client) === 'yes' && !isCovered(event) &&
-      !this.#findReplacements(event).some(other => isCovered(other) || !this.#mustReceive(other, client)))
+      // A send that rejects because the session is closed may have been executed before that, if its first reply was lost.
+      !this.#findReplacements(event).some(other => isCovered(other) || (other.outcome !== 'refused' && !this.#mustReceive(other, client))))
   }
 
   /** Returns the events that can have replaced an event. */
@@ -467,7 +468,7 @@ export class Model {
     const { key, kind, channel, client, except, startedAt, position = 0 } = event
     if (key === undefined) return []
     return this.events.filter(other => other !== event && other.key === key && other.kind === kind && other.channel === channel && other.client === client &&
-      other.except === except && other.outcome !== 'refused' && other.settledAt > startedAt && (other.position ?? Infinity) > position)
+      other.except === except && other.settledAt > startedAt && (other.position ?? Infinity) > position)
   }
 
   /** Whether a client must receive an event that was sent after it opened its session, if the event was appended to its log. */

@@ -16,8 +16,6 @@ class PendingMessage {
   readonly key: string
   readonly fingerprint: string
   readonly result: Promise<QueueResult>
-  /** Whether it is a repeat that has waited for a response. Redis keeps its key until this process has received the response. */
-  hasWaited = false
   resolve: (result: QueueResult | Promise<QueueResult>) => void = noop
   reject: (error: unknown) => void = noop
 
@@ -130,12 +128,12 @@ export class MessageQueues {
   retryRepeats (sessionId: string, key: string): void {
     let hasRepeats = false
     this.#retryIf(({ state, messages }) => {
-      const repeats = state.id === sessionId ? messages.filter(message => message.key === key) : []
-      // Also those whose first reply has not arrived yet. It may contain the response.
-      for (const message of repeats) hasRepeats = message.hasWaited = true
-      return repeats.length > 0
+      const isRepeat = state.id === sessionId && messages.some(message => message.key === key)
+      hasRepeats ||= isRepeat
+      return isRepeat
     })
-    if (!hasRepeats) this.#complete(sessionId, '', false, [key, '', ''])
+    // Redis keeps the key until no repeat waits.
+    if (!hasRepeats) this.#complete(sessionId, '', false, [key, '', 'w'])
   }
 
   /** Sends the tickets of a session again. */
@@ -185,7 +183,7 @@ export class MessageQueues {
 
   /** Rejects messages of a ticket, and frees their keys in Redis. `leavesQueue`: whether the ticket leaves the queue. */
   #rejectMessages ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], leavesQueue: boolean, error: unknown): void {
-    this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, '']))
+    this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, this.#hasRepeats(state, key) ? '' : 'w']))
     for (const message of messages) message.reject(error)
   }
 
@@ -263,7 +261,7 @@ export class MessageQueues {
       const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
       this.#waiting.delete(name)
       const messages = takeMessages(ticket)
-      this.#stopWaiting(ticket, messages.filter(({ hasWaited }) => hasWaited))
+      if (status === 'full') this.#stopWaiting(ticket, messages)
       for (const message of messages) message.reject(error)
       throw error
     }
@@ -283,12 +281,11 @@ export class MessageQueues {
     const received: PendingMessage[] = []
     for (const [index, message] of takeMessages(ticket).entries()) {
       const decision = decisions[index] as string
-      if (message.hasWaited && decision !== 'new' && decision !== 'wait') received.push(message)
+      if (decision.startsWith('S') || decision === 'D') received.push(message)
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
-      else if (decision === 'dropped') message.reject(new ResponseDropped())
-      else if (decision.startsWith('s')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
+      else if (decision === 'd' || decision === 'D') message.reject(new ResponseDropped())
+      else if (decision.startsWith('s') || decision.startsWith('S')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
       else {
-        message.hasWaited ||= decision === 'wait'
         const group = decision === 'wait' ? repeats : repeats.length === 0 ? toHandle : newAfterRepeat
         group.push(message)
         open.push(message)
@@ -321,13 +318,15 @@ export class MessageQueues {
 
   /** Lets Redis drop the responses that these repeats have waited for, except those that others in this process wait for. */
   #stopWaiting ({ state, name, nodeId }: Ticket, repeats: readonly PendingMessage[]): void {
-    const keys = new Map(repeats.map(({ key, fingerprint }) => [key, fingerprint]))
-    if (keys.size > 0 && state.waitingMessages > 0) {
-      for (const ticket of this.#waiting.values()) {
-        if (ticket.state === state) for (const { key, hasWaited } of ticket.messages) if (hasWaited) keys.delete(key)
-      }
-    }
-    if (keys.size > 0) this.#complete(state.id, `${nodeId} ${name}`, false, [...keys].flatMap(([key, fingerprint]) => [key, fingerprint, '']))
+    const last = repeats.filter(({ key }) => key !== '' && !this.#hasRepeats(state, key))
+    if (last.length > 0) this.#complete(state.id, `${nodeId} ${name}`, false, last.flatMap(({ key, fingerprint }) => [key, fingerprint, 'w']))
+  }
+
+  /** Whether a message with a key waits in this process. */
+  #hasRepeats (state: SessionReplica, key: string): boolean {
+    if (state.waitingMessages === 0) return false
+    for (const ticket of this.#waiting.values()) if (ticket.state === state && ticket.messages.some(message => message.key === key)) return true
+    return false
   }
 
   #startRequest (ticket: Ticket): void {

@@ -1,5 +1,8 @@
--- ARGS: id, ticket, whether it leaves the queue, then key, fingerprint and response of messages; a refused message has the
--- response '', and so does a repeat that does not wait any more; `d` is one that is too large to store. Returns 1.
+-- ARGS: id, ticket or '', whether it leaves the queue, then key, fingerprint and response of messages. Returns 1. A response is
+--   '': the message was refused
+--   `w`: the same, and no repeat in this node waits for the response of another ticket
+--   `d`: it is too large to store
+--   otherwise the response
 local message_queue = require('message_queue')
 local id, ticket, leaves_queue = ARGS[1], ARGS[2], ARGS[3] == '1'
 local key = session_key(id)
@@ -11,7 +14,7 @@ for i = 4, #ARGS, 3 do
   local holder, waiters = string.match(record, '^r %S+ (%S+ c?%d+);(.*)$')
   -- Skips a key that another ticket has now, or whose session was removed.
   if holder == ticket then
-    if response == '' then redis.call('HDEL', records, idempotency_key)
+    if response == '' or response == 'w' then redis.call('HDEL', records, idempotency_key)
     else
       local state = 's '
       if response == 'd' then state, response = 'd ', '' end
@@ -21,8 +24,8 @@ for i = 4, #ARGS, 3 do
       message_queue.limit_responses(key, count, #response)
     end
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
-  -- For a retry, the waiter may be one that came before the response was stored.
-  elseif not holder and not is_retry then message_queue.remove_waiter(records, idempotency_key, record)
+  -- A retry could remove the node for a repeat that came after the first execution.
+  elseif response == 'w' and not holder and not is_retry then message_queue.remove_waiter(records, idempotency_key, record)
   end
 end
 if not leaves_queue then return 1 end

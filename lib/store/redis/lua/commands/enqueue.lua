@@ -1,8 +1,17 @@
+-- Adds a ticket to the queue of its session, unless it is there. Nodes also call it to find out whether the ticket is next.
 -- ARGS: id, name of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
 -- fingerprint of each message, with an empty key if it has none.
--- Returns a status, the decision on each message, and the record of the session if it is newer. The status is `unknown` (there
--- is no such open session), `full` (with the number of messages that wait), `resend` (as a new command; with whether the ticket is in the
--- queue), `run` or `wait`.
+-- Returns a status, a list, and the record of the session if it is newer. The statuses, with their lists:
+--   `unknown`: there is no such open session
+--   `full`: the number of messages that wait
+--   `resend` (as a new command): whether the ticket is in the queue
+--   `run` (the ticket does not wait for another one), `wait`: a decision on each message
+-- The decisions:
+--   `new`: to be handled
+--   `wait`: a repeat of a message that waits or is being handled
+--   `reused`: the key belongs to another message
+--   `s<response>`: a repeat; `d`: a repeat whose response was dropped; `S<response>`, `D`: the same, and this node is among those with
+--     repeats that wait
 local message_queue = require('message_queue')
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
@@ -17,34 +26,39 @@ local session_record = not clear_expired_owner(key, owner) and current_version =
 first = message_queue.ensure_valid_first(key, first)
 -- Redis may have lost the ticket since, or, for a retry, have it already.
 if is_queued or is_retry then is_queued = message_queue.find_item(key, first, ticket) ~= nil end
-local decisions, new_count, records_to_add = {}, 0, {}
+local decisions, new_count, new_records, wait_records = {}, 0, {}, {}
 for i = 5, #ARGS, 2 do
   local idempotency_key, fingerprint = ARGS[i], ARGS[i + 1]
-  local decision, needs_record = 'new', idempotency_key ~= ''
+  local decision, needs_record, waiters = 'new', idempotency_key ~= '', ''
   local record = needs_record and redis.call('HGET', records, idempotency_key)
   if record then
     work = work + #record
     local state, known_fingerprint, rest = string.match(record, '^(%a) (%S+) ()')
     if known_fingerprint ~= fingerprint then decision = 'reused'
-    elseif state == 's' then decision = 's' .. string.match(record, ';(.*)$', rest)
-    elseif state == 'd' then decision = 'dropped'
-    else
-      local holder, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest)
+    elseif state == 'r' then
+      local holder
+      holder, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest)
       if holder == ticket then needs_record = false
       elseif message_queue.is_valid(holder) then
         decision = 'wait'
-        if not string.find(waiters, NODE_ID, 1, true) then redis.call('HSET', records, idempotency_key, record .. NODE_ID .. ',') end
+        if not string.find(waiters, NODE_ID, 1, true) then wait_records[idempotency_key] = record .. NODE_ID .. ',' end
       end
+    else
+      local response
+      waiters, response = string.match(record, '^([^;]*);(.*)$', rest)
+      decision = (string.find(waiters, NODE_ID, 1, true) and string.upper(state) or state) .. response
     end
   end
   decisions[#decisions + 1] = decision
   if decision == 'new' then
     new_count = new_count + 1
-    if needs_record then records_to_add[idempotency_key] = 'r ' .. fingerprint .. ' ' .. ticket .. ';' end
+    -- Other nodes may still have repeats that wait for the message of a node that has failed.
+    if needs_record then new_records[idempotency_key] = 'r ' .. fingerprint .. ' ' .. ticket .. ';' .. waiters end
   end
 end
--- The node may have removed the ticket or a record since. Not an error, because the commands after a failed one are not executed.
-if is_retry and (new_count > 0 and not is_queued or next(records_to_add)) then return { 'resend', { is_queued and '1' or '0' }, session_record } end
+-- The node may have removed the ticket or a record since the first execution. Not an error, because that would stop the commands
+-- after this one.
+if is_retry and (new_count > 0 and not is_queued or next(new_records)) then return { 'resend', { is_queued and '1' or '0' }, session_record } end
 if new_count > 0 and not is_queued then
   local count = message_queue.count_messages(key, first, to_number(in_list), new_count)
   if count > 0 and count - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, session_record } end
@@ -58,7 +72,8 @@ if new_count > 0 and not is_queued then
   end
   is_queued = true
 end
-for idempotency_key, record in pairs(records_to_add) do
+for idempotency_key, record in pairs(wait_records) do redis.call('HSET', records, idempotency_key, record) end
+for idempotency_key, record in pairs(new_records) do
   redis.call('HSET', records, idempotency_key, record)
   -- If no node renews the session, Redis removes the records.
   if redis.call('PTTL', records) < 0 then redis.call('PEXPIRE', records, TTL) end

@@ -84,7 +84,7 @@ function message_queue.remove_ticket (key, ticket)
 end
 
 -- Returns the number of messages in the queue. `in_list`: the recorded number of those in the list. If there is no room for
--- `new_count` more, removes the tickets in the list that are not valid first.
+-- `new_count` more, removes the invalid tickets from the list, and counts again.
 function message_queue.count_messages (key, first, in_list, new_count)
   local first_count = first and message_queue.item_size(first) or 0
   -- The first message is being handled, so it does not wait.
@@ -106,7 +106,7 @@ function message_queue.is_awaited (waiters)
   return false
 end
 
--- Removes this node from those with repeats that wait for a response, if the response is stored.
+-- Removes this node from those with repeats that wait for a response, if the response was stored or dropped.
 function message_queue.remove_waiter (records, idempotency_key, record)
   local before, waiters, response = string.match(record, '^([sd] %S+ )([^;]*)(;.*)$')
   local from, to = string.find(waiters or '', NODE_ID .. ',', 1, true)

@@ -1,8 +1,8 @@
 -- How long sessions and runs are kept.
 local retention = {}
 
--- Returns what the lease clock shows after this time. Heartbeats advance it, at least once per second while Redis is available.
-function retention.get_deadline (milliseconds) return lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, 1000) + milliseconds end
+-- Returns what the lease clock shows after this time. A heartbeat advances it by at most 2 seconds.
+function retention.get_deadline (milliseconds) return lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, 2000) + milliseconds end
 
 -- Milliseconds after which a session expires that a client is opening or resuming, if it is not renewed. At least a lease, so that the
 -- session does not expire while its node may only be slow.
