@@ -68,7 +68,8 @@ const MAX_BATCH_CHARACTERS = 256 * 1024
 const REQUEST_TIMEOUT = 15_000
 // In characters per millisecond, which is 32 kbit/s for ASCII text. A request with a large body may take as long as its upload at this rate.
 // Otherwise, it would never arrive over a slow network: each attempt uploads all of it again. A new stream ends the request earlier.
-// It takes at most half of the session's `timeout`, so that a message that has failed does not block the later ones until they fail, too.
+// Beyond REQUEST_TIMEOUT, a request takes at most half of the session's `timeout`, so that a message that fails does not block the later
+// ones until they fail, too.
 const MIN_UPLOAD_RATE = 4
 
 /**

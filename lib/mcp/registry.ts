@@ -16,7 +16,7 @@ import { McpSession, type McpContext } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import type { McpHandlerLike, McpServerLike, MessageExtra } from './transport.js'
 
-/** Minimum number of milliseconds that `close` has for the last events of the streams, even if calls have taken all of `closeTimeout`. */
+/** Milliseconds that `close` has for the last events of the streams, even if calls have taken all of `closeTimeout`; also the maximum for failing the calls and for closing the handler. */
 const FLUSH_TIMEOUT = 100
 
 /** The `welcome` of a stream that begins with an event with empty data, from which the client gets an id. */
@@ -51,7 +51,7 @@ export class McpRegistry {
   readonly #inbox: Inbox
   /** The sessions whose server is in this process, by their ids. */
   readonly #owned = new Map<string, McpSession>()
-  /** The sessions whose server is being started. */
+  /** By session ids: resolves when this process has restored the server, or has found the inbox of the process that has. */
   readonly #restoring = new Map<string, Promise<McpSession | Session>>()
   readonly #forwarder: Forwarder
   readonly #renewTimer: NodeJS.Timeout
@@ -231,6 +231,7 @@ export class McpRegistry {
         return mcp
       }
       mcp.end()
+      // Otherwise, `#findServer` would wait for this promise.
       this.#restoring.delete(session.id)
       return await this.#findServer(session.id, extra, hasRequests)
     } catch (error) {

@@ -8,7 +8,7 @@ import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
-import { MessageRequest, type BatchMessage, type DispatchResult, type HandleRequest } from './message-request.js'
+import { MessageRequest, type BatchMessage, type DispatchResult, type RequestHandler } from './message-request.js'
 import { formatResult } from './message-result.js'
 import { getHandlerTimeout, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
@@ -80,7 +80,7 @@ class Refusal extends Error {
 type Outcome = QueueResult | Refusal
 
 /** Handles a message of a batch. `assertMayStart` throws if its handler must not start any more. */
-type HandleBatchMessage = (message: BatchMessage, assertMayStart?: () => void) => Promise<StoredResponse>
+type DispatchMessage = (message: BatchMessage, assertMayStart?: () => void) => Promise<StoredResponse>
 
 /** Resolves with the earlier refusal, if there is one; otherwise with the refusal of this outcome, if the client repeats the message. */
 async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Promise<Outcome>): Promise<Refusal | undefined> {
@@ -88,40 +88,40 @@ async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Prom
   return refusal instanceof Refusal && refusal.isRetryable ? refusal : undefined
 }
 
-/** Handles the messages of a batch in order, except concurrent ones. Resolves with the response body: one result per message. */
+/** Handles the messages of a batch in order, except answers and concurrent ones. Resolves with the response body: one result per message. */
 export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest): Promise<string> {
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
-  const dispatch = (message: BatchMessage, handle: HandleRequest): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(request.server, getHandlerTimeout(sessions, message.event))
-  const handle: HandleBatchMessage = async (message, assertMayStart) => {
+  const dispatch = (message: BatchMessage, handle: RequestHandler): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(request.server, getHandlerTimeout(sessions, message.event))
+  const dispatchMessage: DispatchMessage = async (message, assertMayStart) => {
     const { event, id } = message
     const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, assertMayStart))
     if (!isHandled) throw new Refusal(response)
     return response
   }
-  const getOutcome = (message: BatchMessage, result: Promise<QueueResult>): Promise<Outcome> => result.catch(async (error: unknown) => {
+  const toOutcome = (message: BatchMessage, result: Promise<QueueResult>): Promise<Outcome> => result.catch(async (error: unknown) => {
     if (error instanceof Refusal) return error
-    // The queue has refused the message. Fastify makes the response from the error.
+    // The message was refused before it was dispatched. Fastify makes the response from the error.
     return new Refusal((await dispatch(message, () => { throw error })).response)
   })
   const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
   // Answers do not wait in the queue, because the handlers before them may wait for these answers.
-  const answers = messages.map(message => isAnswer(message) ? getOutcome(message, handle(message).then(response => ({ response, replayed: false }))) : undefined)
-  const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), handle, getOutcome)
+  const answers = messages.map(message => isAnswer(message) ? toOutcome(message, dispatchMessage(message).then(response => ({ response, replayed: false }))) : undefined)
+  const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), dispatchMessage, toOutcome)
   const outcomes = await Promise.all(answers.map(answer => answer ?? others.shift() as Promise<Outcome>))
   return `[${outcomes.map(formatResult).join()}]`
 }
 
 /**
- * Adds messages to the queue. If one of them is refused and the client repeats it, those after it are refused as well, because they
- * must not be handled before it.
+ * Adds messages to the queue. If one of them is refused and the client repeats it, those after it that are not concurrent are refused as
+ * well, because they must not be handled before it.
  */
-async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], handle: HandleBatchMessage, getOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
+async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], dispatchMessage: DispatchMessage, toOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
   if (messages.length === 0) return []
   const started = new Set<BatchMessage>()
-  // For each message, a promise of the refusal of an earlier message that the client repeats, if there is one. The array itself is in a
-  // promise, because the queue may call handlers before it returns the results.
+  // Each entry resolves with the refusal of an earlier message that the client repeats, if there is one. The array is in a promise,
+  // because the queue may call handlers before `enqueueAll` has returned.
   let setEarlierRefusals: (refusals: ReadonlyArray<Promise<Refusal | undefined>>) => void = noop
   const earlierRefusals = new Promise<ReadonlyArray<Promise<Refusal | undefined>>>(resolve => { setEarlierRefusals = resolve })
   const toQueued = (message: BatchMessage, index: number): QueuedMessage => {
@@ -136,7 +136,7 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
         started.add(message)
         const earlierRefusal = isConcurrent ? undefined : await (await earlierRefusals)[index]
         if (earlierRefusal !== undefined) throw earlierRefusal
-        return await handle(message, assertMayStart)
+        return await dispatchMessage(message, assertMayStart)
       }
     }
   }
@@ -144,7 +144,7 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
   const results = await session[kInternals].messageQueue.enqueueAll(queued)
   const outcomes = results.map((result, index) => {
     const message = messages[index] as BatchMessage
-    return getOutcome(message, waitForResult(sessions, session, result, () => started.has(message)))
+    return toOutcome(message, waitForResult(sessions, session, result, () => started.has(message)))
   })
   let refusal: Promise<Refusal | undefined> = Promise.resolve(undefined)
   setEarlierRefusals(outcomes.map((outcome, index) => {

@@ -16,7 +16,7 @@ type Headers = Readonly<Record<string, unknown>>
 
 /** A response that Fastify, a hook or an error handler sends, captured so that it can be stored. */
 export interface Capture {
-  /** The headers that were set before the capture started. They are not part of the response. */
+  /** The headers that were set before the capture started. They are not stored. */
   readonly earlierHeaders: Headers
   readonly response: Promise<StoredResponse>
   readonly resolve: (response: StoredResponse) => void
@@ -49,13 +49,13 @@ function readResponse (response: Response, reply: FastifyReply): unknown {
 }
 
 // These headers belong to one request, to its connection or to its body.
-const FIRST_RESPONSE_HEADERS = new Set(['set-cookie', 'connection', 'content-length'])
+const NOT_REPEATED_HEADERS = new Set(['set-cookie', 'connection', 'content-length'])
 
-/** Returns the headers that a repeat gets as well: those that were added, except those of the first response only. */
+/** Returns the headers for repeats: those that were added or changed, without those of the first response only. */
 function getAddedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== earlier[name] && !FIRST_RESPONSE_HEADERS.has(name)) headers[name] = String(value)
+    if (value !== earlier[name] && !NOT_REPEATED_HEADERS.has(name)) headers[name] = String(value)
   }
   return headers
 }
@@ -64,7 +64,7 @@ function isBody (payload: unknown): payload is StoredResponse['body'] {
   return payload === undefined || typeof payload === 'string' || payload instanceof Uint8Array
 }
 
-/** Captures a response: its status, its body, and the headers that are not in `earlierHeaders`. */
+/** Starts to capture a response: its status, its body, and the headers that were added or changed since `earlierHeaders`. Returns the capture if there is one already. */
 export function startCapture (response: ServerResponse, earlierHeaders: Headers): Capture {
   const current = captures.get(response)
   if (current !== undefined) return current
@@ -88,10 +88,10 @@ export function isCaptured (reply: FastifyReply): boolean {
 }
 
 /**
- * Makes FST_SSE_HANDLER_TIMEOUT the captured response if the hooks, the JSON parser or the error handler of the app have not sent
- * one after `timeout` milliseconds; 0 turns the timeout off. Returns a function that cancels it.
+ * Resolves a capture with a 504 FST_SSE_HANDLER_TIMEOUT, but sends nothing, if the hooks, the JSON parser or the error handler of the app
+ * have not sent a response after `timeout` milliseconds; 0 turns the timeout off. Returns a function that cancels it.
  */
-export function respondAfterTimeout (capture: Capture, timeout: number, event: string, log: FastifyBaseLogger): () => void {
+export function resolveAfterTimeout (capture: Capture, timeout: number, event: string, log: FastifyBaseLogger): () => void {
   if (timeout === 0) return noop
   const timer = setTimeout(() => {
     const error = new HandlerTimeout('A hook or the error handler', JSON.stringify(event), timeout)
@@ -102,10 +102,10 @@ export function respondAfterTimeout (capture: Capture, timeout: number, event: s
   return () => { clearTimeout(timer) }
 }
 
-/** Sends an error with the hooks and the error handler of the app. Resolves with the response. `timeout` is as for {@link respondAfterTimeout}. */
+/** Sends an error with the hooks and the error handler of the app. Resolves with the response. `timeout` is as for {@link resolveAfterTimeout}. */
 export async function sendError (error: Error, reply: FastifyReply, timeout: number, event: string): Promise<StoredResponse> {
   const capture = startCapture(reply.raw, reply.getHeaders())
-  const cancelTimeout = respondAfterTimeout(capture, timeout, event, reply.log)
+  const cancelTimeout = resolveAfterTimeout(capture, timeout, event, reply.log)
   reply.send(error)
   const response = await capture.response
   cancelTimeout()

@@ -5,7 +5,7 @@ import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { respondAfterTimeout, startCapture } from './captured-response.js'
+import { resolveAfterTimeout, startCapture } from './captured-response.js'
 import { sendResponse } from './message.js'
 import { createInternalResponse } from './second-reply.js'
 
@@ -22,7 +22,7 @@ export interface BatchMessage {
 }
 
 /** Handles a message in the handler of the internal route. Throws or rejects if the message is refused. */
-export type HandleRequest = (request: FastifyRequest, reply: FastifyReply) => Awaitable<StoredResponse>
+export type RequestHandler = (request: FastifyRequest, reply: FastifyReply) => Awaitable<StoredResponse>
 
 /** The option of Fastify, which can be in two places. The types of Fastify lack the second one. */
 interface SemicolonConfig {
@@ -49,7 +49,7 @@ export class MessageRequest extends IncomingMessage {
   /** The id and the logger of the original request. */
   readonly id: string
   readonly log: FastifyBaseLogger
-  readonly #handle: HandleRequest
+  readonly #handle: RequestHandler
   /** Whether a handler has handled the message. */
   #isHandled: Awaitable<boolean> = false
   #response: StoredResponse | undefined
@@ -57,7 +57,7 @@ export class MessageRequest extends IncomingMessage {
   #startTimeout: () => void = noop
   #cancelTimeout: () => void = noop
 
-  constructor (original: FastifyRequest, session: Session, { event, json, id }: BatchMessage, handle: HandleRequest) {
+  constructor (original: FastifyRequest, session: Session, { event, json, id }: BatchMessage, handle: RequestHandler) {
     super(original.raw.socket)
     this.session = session
     this.event = event
@@ -70,8 +70,8 @@ export class MessageRequest extends IncomingMessage {
     this.complete = true
     this.method = 'POST'
     const url = this.url = createMessageUrl(original)
-    // Fastify sets `originalUrl` if the app has `rewriteUrl`, and will set its result again. A second time, it could add a prefix
-    // again. Plugins for middleware set `originalUrl` as well, with any value.
+    // Fastify calls `rewriteUrl` of the app for this request, too, and sets `url` to the result, which could have a prefix twice. So
+    // assignments to `url` have no effect for now. `originalUrl` shows that the app may have `rewriteUrl`; plugins for middleware set it, too.
     if ('originalUrl' in original.raw) Object.defineProperty(this, 'url', { configurable: true, get: () => url, set: noop })
     const headers: IncomingHttpHeaders = { ...original.headers }
     for (const name of OMITTED_HEADERS) Reflect.deleteProperty(headers, name)
@@ -118,7 +118,7 @@ export class MessageRequest extends IncomingMessage {
   async dispatch (scope: FastifyInstance, timeout: number): Promise<DispatchResult> {
     const response = createInternalResponse(this)
     const capture = startCapture(response, {})
-    this.#startTimeout = () => { this.#cancelTimeout = respondAfterTimeout(capture, timeout, this.event, this.log) }
+    this.#startTimeout = () => { this.#cancelTimeout = resolveAfterTimeout(capture, timeout, this.event, this.log) }
     this.#startTimeout()
     scope.routing(this, response)
     this.#response = await capture.response

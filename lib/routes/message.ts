@@ -6,7 +6,7 @@ import { logSafely } from '../safe-log.js'
 import type { Message } from '../sessions/hooks.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
-import { isItems, UpwardReply } from '../sessions/upward-reply.js'
+import { isAsyncValues, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 import type { RunOutcome } from '../store/run-state.js'
 import { isCaptured, sendError } from './captured-response.js'
@@ -30,33 +30,34 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   if (session.closed) throw createClosedError(sessions)
   const { event } = message
   const timeout = getHandlerTimeout(sessions, event)
-  let openReply = reply
-  // If the server closes while the handler runs, the client gets a 503 from `reply`. Repeats get the result of the handler, from another reply.
-  const getOpenReply = (): FastifyReply => {
-    if (openReply === reply && !sessions.isTracked(reply) && !isCaptured(reply)) openReply = createSecondReply(reply, upwardReply.statusCode)
-    return openReply
+  let usableReply = reply
+  // If the server closes while the handler runs, `close` sends 503 through `reply`. The result of the handler then needs a second reply,
+  // without a connection, and is stored for repeats.
+  const getUsableReply = (): FastifyReply => {
+    if (usableReply === reply && !sessions.isTracked(reply) && !isCaptured(reply)) usableReply = createSecondReply(reply, upwardReply.statusCode)
+    return usableReply
   }
-  const upwardReply = new UpwardReply(getOpenReply)
+  const upwardReply = new UpwardReply(getUsableReply)
   const withTimeout = <T>(what: string, result: Awaitable<T>): Awaitable<T> => rejectAfterTimeout(result, timeout, what, event, upwardReply, reply.log)
-  return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request, assertMayStart)), run => {
-    // Until the delivery has started, an error refuses the message.
+  return andThen(withTimeout('The validator', sessions.handlers.prepare(session, message, reply.request, assertMayStart)), callHandler => {
+    // While a delivery is starting, an error refuses the message. An error of the handler is stored.
     let isStartingDelivery = false
     const onError = async (thrown: unknown): Promise<StoredResponse> => {
       const error = asError(thrown)
-      // The client repeats the message after these errors, so the response must not be kept.
+      // These errors refuse the message: no response is stored, and a repeat is a new attempt.
       if (isStartingDelivery || error instanceof StoreUnavailable || error instanceof Closing) throw error
-      const { status, headers, body } = await sendError(error, getOpenReply(), timeout, event)
+      const { status, headers, body } = await sendError(error, getUsableReply(), timeout, event)
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
       assertMayStart()
-      const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', run(upwardReply)), returned => {
-        if (!isItems(returned)) return sendResponse(getOpenReply(), upwardReply.toResponse(event, returned))
+      const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', callHandler(upwardReply)), returned => {
+        if (!isAsyncValues(returned)) return sendResponse(getUsableReply(), upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
         return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, error => sendError(error, createSecondReply(reply), timeout, event)), () => {
           isStartingDelivery = false
-          return sendResponse(getOpenReply(), upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
+          return sendResponse(getUsableReply(), upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
         })
       })
       return response instanceof Promise ? response.catch(onError) : response
@@ -81,14 +82,14 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)
-    discardItems(values, log)
+    discardValues(values, log)
   })
 }
 
-/** Calls `return` of items that nobody reads, so that their iterator releases what it has opened. Never rejects. */
-async function discardItems (items: AsyncIterable<unknown>, log: FastifyBaseLogger): Promise<void> {
+/** Calls `return` of values that nobody reads, so that their iterator releases what it has opened. Never rejects. */
+async function discardValues (values: AsyncIterable<unknown>, log: FastifyBaseLogger): Promise<void> {
   try {
-    await items[Symbol.asyncIterator]().return?.()
+    await values[Symbol.asyncIterator]().return?.()
   } catch (error) {
     logSafely(log, 'warn', { err: error }, 'an async iterable that a handler has returned could not be closed')
   }
@@ -107,7 +108,7 @@ function rejectAfterTimeout<T> (result: Awaitable<T>, timeout: number, what: str
     }, timeout).unref()
     result.then(value => {
       clearTimeout(timer)
-      if (isLate && isItems(value)) discardItems(value, log)
+      if (isLate && isAsyncValues(value)) discardValues(value, log)
       resolve(value)
     }, (error: unknown) => {
       clearTimeout(timer)

@@ -19,13 +19,13 @@ interface ReplyConstructor {
   readonly props?: ReadonlyArray<{ readonly key: string | symbol }>
 }
 
-/** Creates a second reply to a request, for what happens to its message after the response to its client. */
+/** Creates a second reply to a request whose client has a response already, or gets one elsewhere. With it, a later result or error of the message goes through the hooks and the error handler of the app, and can be stored. */
 export function createSecondReply (first: FastifyReply, status = 200): FastifyReply {
   const { request, log } = first
-  // Not with Fastify's router, which responds with 503 when the server closes. Checked with Fastify 5.12.8.
+  // The reply is constructed directly, because Fastify's router responds with 503 while the server closes. Checked with Fastify 5.12.8.
   const Reply = first.constructor as ReplyConstructor
   const second = new Reply(createInternalResponse(request.raw), request, log).code(status)
-  // The hooks and the error handler of the app use decorators that its hooks before the handler have set. The slot belongs to the first reply.
+  // Hooks of the app can have set decorators of the first reply, which later ones use. `kSlot` registers the first reply for `close`.
   for (const { key } of new Set(Reply.props)) if (key !== kSlot) Reflect.set(second, key, Reflect.get(first, key))
   return second
 }

@@ -38,7 +38,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     done(null, payload)
     return undefined
   }
-  // This is not an async function, because Fastify would send a second response while the hooks for an error run.
+  // This is not an async function: if its promise resolved while the hooks of an error response run, Fastify would respond a second time.
   const handler: RouteHandlerMethod = (request, reply) => {
     sessions.trackReply(reply)
     const handled = handlePost(sessions, request, reply)
@@ -63,7 +63,7 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     method: 'POST',
     // Each route needs arrays of its own, because plugins add hooks to them.
     preParsing: [requireJson(advice, acceptsBatches), upward.preParsing ?? []].flat(),
-    onRequest: [setEvent, upward.onRequest ?? []].flat(),
+    onRequest: [prepareRequest, upward.onRequest ?? []].flat(),
     onSend: [upward.onSend ?? [], onSend, captureResponse].flat()
   }))
 }
@@ -76,8 +76,8 @@ const createMessageLogger: NonNullable<RouteOptions['childLoggerFactory']> = (lo
   return raw.log
 }
 
-/** Sets the event name of a message that is not in the path, so that all later hooks find it in `request.params.event`. */
-const setEvent: onRequestHookHandler = (request: FastifyRequest & RequestWithSession, _reply, done) => {
+/** Sets `request.params.event` if the event name is not in the path, so that all later hooks find it there. For a message of a batch, also sets the session and the id of the original request. */
+const prepareRequest: onRequestHookHandler = (request: FastifyRequest & RequestWithSession, _reply, done) => {
   const { raw } = request
   const { event } = request.query as { event?: unknown }
   if (raw instanceof MessageRequest) {
@@ -102,7 +102,7 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
 
-/** Handles a message or a batch, and sends the response, unless the reply is not tracked any more: then `close` has sent a response, and Fastify may still run hooks for it. */
+/** Handles a message or a batch. Sends the response only if the reply is still tracked: otherwise, the 503 of `close` is being sent. */
 function handlePost (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }

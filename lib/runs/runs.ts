@@ -19,7 +19,7 @@ import { Run, type RunContext } from './run.js'
 
 /** What a producer receives. */
 export interface ProducerContext {
-  /** Aborts when the run is stopped, fails or is lost, and when the server closes. */
+  /** Aborts when the run is stopped, fails or is lost, and if it has not ended within `closeTimeout` when the server closes. */
   readonly signal: AbortSignal
 }
 
@@ -80,7 +80,7 @@ const DEFAULT_KEEP = 300_000
 const REUSE: readonly unknown[] = ['running', 'kept', 'never']
 const FIND_OPTIONS = ['principal']
 const START_OPTIONS = ['principal', 'keep', 'reuse', 'encode']
-/** Number of items after which the producer waits one tick, so that readers can write. */
+/** Number of items after which the producer waits one tick, so that the streams of its readers are written. */
 const ITEMS_PER_TICK = 64
 /** Milliseconds that `close` waits for the store. */
 const STORE_TIMEOUT = 100
@@ -156,7 +156,7 @@ export class Runs {
    * Registers a producer that can be restarted in another process. Returns a function that creates it for an input, for {@link start}
    * or `reply.events`. With a shared store, when the process of such a run fails or closes, another one that has registered the name calls
    * the producer with the same input. The producer continues after the {@link RestartableContext.events} that the run has. The
-   * streams of its readers continue. If no process does so within the time of a lease, or a process fails after three such restarts, the run ends
+   * streams of its readers continue. If no process restarts the run within the time of a lease, or its process fails a fourth time, the run ends
    * as `lost`. The input must be JSON. Throws FST_SSE_RUN_INVALID if the name is used; the returned function throws FST_SSE_DATA_INVALID.
    */
   restartable<Input> (name: string, producer: RestartableProducer<Input>): (input: Input) => Producer {
@@ -186,7 +186,7 @@ export class Runs {
     return andThen(this.#getStore().findById(id), state => state === undefined || state.principal !== principal ? undefined : new Run(state, this.#context))
   }
 
-  /** @internal Finds the run that an earlier request has started. Throws or rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED if that was another request. */
+  /** @internal Finds the run that an earlier request has started. Throws or rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED if that request had another fingerprint. */
   findRepeated (name: string, principal: string | undefined, fingerprint: string): Awaitable<Run | undefined> {
     return andThen(this.#getStore().find(name, principal), state => {
       if (state === undefined) return undefined
@@ -247,10 +247,10 @@ export class Runs {
     if (this.#streams.size === 0 && this.#producing.size === 0) this.#onIdle()
   }
 
-  /** Does the work of a run, and ends the run when the work resolves. Resolves with the outcome. */
+  /** Does the work of a run, and ends the run with the outcome that the work resolves with. If that is `undefined`, waits until the run has ended or was released. Resolves with the outcome. */
   async #produce (state: RunState, work: RunWork): Promise<RunOutcome> {
     const abortController = new AbortController()
-    // A producer may have any number of parts that use the signal.
+    // A producer may add any number of listeners to the signal.
     setMaxListeners(0, abortController.signal)
     let onEnd: () => void = noop
     const ended = new Promise<void>(resolve => {

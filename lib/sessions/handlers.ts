@@ -65,7 +65,7 @@ export type ErrorFormatter = (errors: unknown, dataVar: string) => Error
 export type CompileSchema = (schema: unknown, event: string) => Validator
 
 /** Handles a message. The result, if it is not undefined, is the body of the response. */
-type RunMessage = (reply: UpwardReply) => unknown
+type CallHandler = (reply: UpwardReply) => unknown
 
 interface Handler {
   readonly schema: unknown
@@ -163,7 +163,7 @@ export class HandlerRegistry {
    * Validates a message and returns the function that handles it. Throws or rejects if nothing handles the event or if the
    * data is invalid. Such a message is refused: no response is kept for its key. `assertMayStart` is called after the `preHandle` hooks.
    */
-  prepare (session: Session, message: Message, request: FastifyRequest, assertMayStart: () => void): Awaitable<RunMessage> {
+  prepare (session: Session, message: Message, request: FastifyRequest, assertMayStart: () => void): Awaitable<CallHandler> {
     const prepared = this.#prepare(session, message, request)
     if (isReserved(message.event) || !this.#hooks.has('preHandle')) return prepared
     return andThen(prepared, run => async reply => {
@@ -174,7 +174,7 @@ export class HandlerRegistry {
     })
   }
 
-  #prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<RunMessage> {
+  #prepare (session: Session, message: Message, request: FastifyRequest): Awaitable<CallHandler> {
     const handler = this.#handlers.get(message.event)
     if (handler !== undefined) {
       const data = handler.validator === undefined ? message.data : validate(handler.validator, message.data, this.#formatErrors)

@@ -85,7 +85,7 @@ export class UpwardReply {
 }
 
 /** Whether a value has items that are sent as parts: the result of an async generator function, or another async iterable that is not a Node.js or web stream. */
-export function isItems (value: unknown): value is AsyncIterable<unknown> {
+export function isAsyncValues (value: unknown): value is AsyncIterable<unknown> {
   return isAsyncIterable(value) && !isStream(value)
 }
 

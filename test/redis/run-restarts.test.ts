@@ -118,7 +118,7 @@ t.test('a node that has lost its lease can restart its own run, and adds nothing
   assertOrder(t, reader)
 })
 
-t.test('a run is lost if no node can restart it, or after three nodes have failed while they produced it', needsRedis, async t => {
+t.test('a run is lost if no node can restart it, or if a fourth node fails while it produces the run', needsRedis, async t => {
   const redis = await startRedis(t)
   const nodes: RunNode[] = []
   for (let index = 0; index < 5; index++) nodes.push(await openRunNode(t, redis, { lease: LEASE }))

@@ -22,7 +22,7 @@ interface Command {
   uncertainAttempts: number
 }
 
-/** The reply of `dispatch.lua`: the error of the first command that was not executed, or '', and the replies of the commands before it. */
+/** The reply of `dispatch.lua`: the error of the command that failed, `CONTINUE` if commands are left, or '', and the replies of the commands before it. */
 type BatchReply = readonly [failure: string, replies: readonly unknown[]]
 
 export interface CommandQueueListener {
@@ -70,8 +70,8 @@ export class CommandQueue {
   #nodeId = ''
   /** The highest number whose reply has arrived since the last rollback. If Redis has not executed that command, it has lost data again. */
   #acked = 0
-  #count = 0
-  #batch = 0
+  #lastNumber = 0
+  #lastBatch = 0
   /** The batch with the rest of one that Redis has executed in part, if it was sent; otherwise 0. Nothing else is sent until its reply has arrived. */
   #continuation = 0
   #flush: NodeJS.Immediate | undefined
@@ -133,7 +133,7 @@ export class CommandQueue {
   register (nodeId: string): void {
     const kept = [...this.#pending()]
     this.#first = this.#last = undefined
-    this.#count = this.#acked = 0
+    this.#lastNumber = this.#acked = 0
     this.#nodeId = nodeId
     for (const command of kept) this.#enqueue(command)
     this.resend()
@@ -187,7 +187,7 @@ export class CommandQueue {
   }
 
   #enqueue (command: Command): void {
-    command.number = ++this.#count
+    command.number = ++this.#lastNumber
     command.prev = this.#last
     command.next = undefined
     if (this.#last === undefined) this.#first = command
@@ -240,14 +240,14 @@ export class CommandQueue {
     for (const batch of splitIntoBatches(this.#pending(first))) {
       this.#sendBatch(batch)
       if (!isContinuation) continue
-      this.#continuation = this.#batch
+      this.#continuation = this.#lastBatch
       return
     }
   }
 
   #sendBatch (commands: readonly Command[]): void {
     const nodeId = this.#nodeId
-    const batch = ++this.#batch
+    const batch = ++this.#lastBatch
     const parts: Argument[] = []
     for (const command of commands) {
       const { name, number, deadline, args } = command
@@ -276,13 +276,13 @@ export class CommandQueue {
       for (const command of notExecuted) command.uncertainAttempts--
       // A command with another error may have changed something before it failed.
       if (RETRYABLE.has(code)) failed.uncertainAttempts--
-      // Redis also refuses the batches that were sent after this one. They are sent again after the rest of this one.
       if (code === 'CONTINUE') this.#resend(true)
-      else if (code !== 'REORDERED' || batch >= this.#continuation) this.#failed([failed].filter(isPending), error, true)
+      // A batch that was sent before the continuation is sent again after it.
+      else if (code !== 'REORDERED' || batch >= this.#continuation) this.#onFailure([failed].filter(isPending), error, true)
     }, (error: unknown) => {
       // Redis has executed nothing of a batch that it has refused.
       if (getErrorCode(error) !== undefined) for (const command of commands) command.uncertainAttempts--
-      this.#failed(commands.filter(command => command.batch === batch && isPending(command)), error, false)
+      this.#onFailure(commands.filter(command => command.batch === batch && isPending(command)), error, false)
     })
   }
 
@@ -299,14 +299,14 @@ export class CommandQueue {
   }
 
   /** `isCommandError`: the error comes from one command, not from the whole batch. */
-  #failed (commands: readonly Command[], error: unknown, isCommandError: boolean): void {
+  #onFailure (commands: readonly Command[], error: unknown, isCommandError: boolean): void {
     // Later commands must be sent again, even if these are not.
     this.#retry ??= setTimeout(() => { this.resend() }, RETRY_DELAY).unref()
     const code = getErrorCode(error)
     if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
-      // The others are sent now, without any that Redis refuses. After the delay, new ones would be sent with them, again and again.
+      // The others are sent now. After the delay, a batch could contain new commands that add data, and Redis would refuse it again.
       if (!commands.some(({ name }) => isRefusedWhenFull(name))) return
       for (const command of this.#pending()) if (isRefusedWhenFull(command.name)) this.#reject(command, error)
       this.resend()

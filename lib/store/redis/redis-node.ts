@@ -162,7 +162,7 @@ export class RedisNode {
     })
     this.messageQueues = new MessageQueues(settings, this.commandQueue, {
       mayHandle: () => this.#mayHandle,
-      ensureLease: () => this.#ensureLease(),
+      waitForHeartbeat: () => this.#waitForHeartbeat(),
       onRecord: (state, hash) => { this.applyRecord(state, hash) }
     })
   }
@@ -247,7 +247,7 @@ export class RedisNode {
     })
   }
 
-  async #ensureLease (): Promise<void> {
+  async #waitForHeartbeat (): Promise<void> {
     this.sendHeartbeat()
     await this.#heartbeat
     // If that heartbeat was sent before a pause, the one after it is in progress now.

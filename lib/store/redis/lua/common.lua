@@ -1,7 +1,7 @@
 -- Shared by all commands. script.ts joins the parts of the script in this order: the settings, this file, the modules, the
 -- commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local KEY_PREFIX = KEYS[1]
--- In a cluster, a publication is sent only to the servers of its slot.
+-- In a cluster, PUBLISH would send a publication to all servers, SPUBLISH sends it only to those of its slot.
 local PUBLISH = IS_CLUSTER and 'SPUBLISH' or 'PUBLISH'
 
 -- With the argument `rights`, the script returns the rights that the user of this connection lacks, as rules of an ACL.
@@ -82,12 +82,12 @@ local function marked_reply (token, value)
   return { format_integer(notify(NODE_ID, 'reply ' .. token)), format_integer(position), format_integer(rollback_position), value }
 end
 
--- The nodes whose leases were checked. Many messages belong to few nodes.
+-- The nodes that have a lease, as far as this script knows. Many messages belong to few nodes.
 local has_lease = {}
 
 local function expire_node (node)
   has_lease[node] = nil
-  -- Shows whether Redis has lost commands of the node, if it returns and registers under a new id.
+  -- The number of its last command shows whether Redis has lost commands, when the node registers under a new id.
   local applied = redis.call('HGET', KEY_PREFIX, 'applied:' .. node)
   if applied then
     redis.call('HSET', KEY_PREFIX .. ':fenced:' .. node, 'applied', applied)
@@ -102,7 +102,7 @@ local function expire_node (node)
   publish_all('queues_changed')
 end
 
--- Returns whether a node has a lease. A node without one is expired from then on, and must register under a new id.
+-- Returns whether a node has a lease. Expires a node without one: it must register under a new id.
 local function check_lease (node)
   if node == NODE_ID and applied_number or has_lease[node] then return true end
   local lease_end = redis.call('ZSCORE', KEY_PREFIX .. ':nodes', node)

@@ -2,8 +2,9 @@
 -- for too long. Each has a name, a number, a deadline, the number of its arguments, and the arguments. Returns the error of the
 -- command that failed, `CONTINUE` if commands are left, or '', and the replies of those before it.
 
--- Refuses a command that arrives out of order, whose sender has no lease, or whose sender has given it up.
-local function check_sequence (deadline)
+-- Raises an error if the sender has no lease, if a command before this batch was not executed, or if the deadline has passed: then the
+-- sender has given the command up.
+local function assert_executable (deadline)
   if not applied_number then raise('FENCED') end
   if PREVIOUS_NUMBER > applied_number then raise('REORDERED') end
   if NOW > deadline then raise('TIMEDOUT') end
@@ -13,7 +14,7 @@ local function execute (name, number, deadline, args)
   command_number = number
   -- A command without a number is executed for any sender, each time that it is sent.
   if number > 0 then
-    check_sequence(deadline)
+    assert_executable(deadline)
     is_retry = number <= applied_number
   end
   local reply = require('commands/' .. name)(args)

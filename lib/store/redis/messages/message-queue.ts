@@ -37,10 +37,11 @@ interface Ticket {
   readonly name: string
   /** Those that wait, and count as waiting for the session. */
   messages: PendingMessage[]
-  /** The memory that they take, in bytes; 0 if they were the only ones of the session in this process when they arrived. */
+  /** The memory that they take, in bytes; 0 if no other message of the session was waiting or being handled in this process when they were put here. */
   bytes: number
   /** The node id with which the last command was executed; empty before. */
   nodeId: string
+  /** Whether it is in the queue in Redis, under `nodeId`. */
   isQueued: boolean
   /** Whether a command for it is in progress. */
   isPending: boolean
@@ -49,8 +50,8 @@ interface Ticket {
 }
 
 /**
- * Empties the array of a ticket's messages, and returns them. V8 may allocate such an array in the old generation, and `#waiting`
- * may leave tables with tickets there. Both would keep the requests, and their garbage would be copied, until the next full collection.
+ * Empties the array of a ticket's messages in place, and returns them. V8 may have moved this array, or an old table of the map
+ * `#waiting`, to the old generation, where it would keep the requests in memory until the next full collection.
  */
 function takeMessages (ticket: Ticket): PendingMessage[] {
   ticket.state.waitingMessages -= ticket.messages.length
@@ -64,23 +65,25 @@ function holdMessages (ticket: Ticket, messages: PendingMessage[]): void {
   const { state } = ticket
   ticket.messages = messages
   // Most messages do not have to wait for others, so their size is not estimated.
-  ticket.bytes = mustWait(state) ? sizeOf(messages) : 0
+  ticket.bytes = isBusy(state) ? sizeOf(messages) : 0
   state.waitingMessages += messages.length
   state.waitingBytes += ticket.bytes
 }
 
-const mustWait = ({ waitingMessages, handlerNodeIds }: SessionReplica): boolean => waitingMessages > 0 || handlerNodeIds.length > 0
+/** Whether messages of a session wait or are being handled in this process. */
+const isBusy = ({ waitingMessages, handlerNodeIds }: SessionReplica): boolean => waitingMessages > 0 || handlerNodeIds.length > 0
 
 const sizeOf = (messages: readonly PendingMessage[]): number => messages.reduce((sum, { message }) => sum + (message.size?.() ?? 0), 0)
 
-type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', decisions: readonly string[], record: readonly string[]]
+/** The reply of `enqueue.lua`. What the list contains depends on the status. */
+type EnqueueReply = readonly [status: 'unknown' | 'full' | 'resend' | 'run' | 'wait', list: readonly string[], record: readonly string[]]
 
 export interface MessageQueuesListener {
   /** Whether the lease lasts long enough to start a handler. */
   mayHandle (): boolean
   /** Waits for a heartbeat, which renews the lease. Also resolves if that fails. */
-  ensureLease (): Promise<void>
-  /** Redis has returned a newer record of a session. */
+  waitForHeartbeat (): Promise<void>
+  /** Redis has returned a newer record of a session; an empty one if the session does not exist. */
   onRecord (state: SessionReplica, record: readonly string[]): void
 }
 
@@ -149,7 +152,7 @@ export class MessageQueues {
   /** Redis has lost data, so it may have tickets of this node that were completed. Sends the names of those that were not, so that no message waits for the others. */
   reconcile (): void {
     const names = [...this.#waiting.keys(), ...[...this.#handling.keys()].map(({ name }) => name)]
-    // One argument, because storing many would block Redis for long, and parts could be separated by a new node id.
+    // The names are one argument: many fields would block Redis for long, and several commands could be executed under different ids.
     this.#commandQueue.executeInBackground('reconcile_tickets', this.#lastNumber, `,${names.join()},`)
   }
 
@@ -216,7 +219,7 @@ export class MessageQueues {
    * their bytes, nor repeats.
    */
   #assertCapacity (state: SessionReplica, messages: readonly PendingMessage[]): void {
-    if (!mustWait(state)) return
+    if (!isBusy(state)) return
     const { waitingMessages, waitingBytes, handlerNodeIds } = state
     const { maxWaitingMessages, maxWaitingBytes } = this.#settings
     // If no handler runs here, the first message may be about to be handled.
@@ -233,7 +236,7 @@ export class MessageQueues {
     return ticket
   }
 
-  /** Sends a ticket to Redis, and does what Redis has decided. Rejects if none of its messages is accepted. */
+  /** Sends a ticket to Redis, and does what Redis has decided. Rejects if the whole ticket is refused. */
   async #request (ticket: Ticket): Promise<void> {
     const { state, name } = ticket
     ticket.isPending = true
@@ -255,17 +258,17 @@ export class MessageQueues {
       throw error
     }
     ticket.isPending = false
-    const [status, decisions, record] = reply
+    const [status, list, record] = reply
     if (record.length > 0 || status === 'unknown') this.#listener.onRecord(state, record)
     if (status === 'unknown' || status === 'full') {
-      const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(decisions[0]))
+      const error = status === 'unknown' ? new SessionUnknown() : new TooManyWaiting(Number(list[0]))
       this.#waiting.delete(name)
       const messages = takeMessages(ticket)
       if (status === 'full') this.#stopWaiting(ticket, messages)
       for (const message of messages) message.reject(error)
       throw error
     }
-    this.#decide(ticket, status, decisions)
+    this.#decide(ticket, status, list)
     if (!this.#waiting.has(name)) return
     if (this.#isClosed) this.#rejectTicket(ticket, new StoreUnavailable())
     else if (ticket.mustResend) this.#retry(ticket)
@@ -295,7 +298,7 @@ export class MessageQueues {
     this.#stopWaiting(ticket, received)
     const hasNew = open.length > repeats.length
     ticket.isQueued ||= hasNew
-    // A ticket with repeats stays in the queue until it is the first: if the node that handles the original of a repeat fails, the
+    // A ticket with repeats and new messages stays in the queue until it is the first: if the node that handles the original of a repeat fails, the
     // repeat is handled here, before the new messages after it.
     if (open.length > 0 && (!hasNew || status === 'wait')) return
     if (hasNew && (this.#isClosed || nodeId !== this.#commandQueue.nodeId)) {
@@ -340,7 +343,7 @@ export class MessageQueues {
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
     const { state, name, nodeId } = ticket
-    // If Redis has lost the ticket of a running handler, it decides that the next one can start.
+    // If Redis has lost the ticket of a handler that is still running here, it lets this ticket start too early.
     await previous
     const completed: Array<Promise<void> | undefined> = []
     // If one message may not start, no later one does, because they are handled in order.
@@ -353,7 +356,7 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      if (mayStart && !this.#listener.mayHandle()) await this.#listener.ensureLease()
+      if (mayStart && !this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
       try {
         assertMayStart()
         response = await message.handle(assertMayStart)
@@ -365,7 +368,7 @@ export class MessageQueues {
       // stay behind it.
       completed.push(leavesQueue || key !== '' ? this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, key === '' ? [] : [key, fingerprint, response === undefined ? '' : encodeResponse(response, this.#settings.maxResponseBytes)]) : undefined)
       if (response !== undefined) resolve({ response, replayed: false })
-      // Rejects only when Redis has removed the key, so that the client can use it again on every node.
+      // Waits until Redis has removed the key, at most for COMMAND_TIMEOUT, so that the client can use it again on every node.
       else if (mayStart && key !== '') withTimeout(completed[index] as Promise<void>).finally(() => { reject(failure) }).catch(noop)
       else reject(failure)
       await completed[index - MAX_UNACKED]
