@@ -1,5 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { noop } from '../awaitable.js'
+import { now } from '../clock.js'
 import { StoreUnavailable } from '../errors.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
@@ -48,7 +49,7 @@ export class Inbox {
     const newestPosition = await this.#acquire(session, cursor)
     const sink = new InboxSink(streamId => { this.#listener.onStream(streamId) }, () => { this.#reopen().catch(noop) })
     this.#session = session
-    internals.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, generation: 0, logger: this.#logger })
+    internals.setStream({ sink, cursor, newestPosition, welcome: '', resumed: false, requestedAt: now(), logger: this.#logger })
   }
 
   /** Lets other processes continue the sessions of this one. They start a server when they receive the next request of a session. */

@@ -172,7 +172,7 @@ async function findSession (registry: McpRegistry, request: FastifyRequest, prin
 
 /** Sends the stream of a session of the store as the response. It replaces an earlier response. */
 async function sendStream (registry: McpRegistry, session: Session, streamSession: Session, options: Pick<AttachOptions, 'sink' | 'cursor' | 'requestedAt' | 'onAttach'>, reply: FastifyReply): Promise<void> {
-  const generation = streamSession[kInternals].retainForResume()
+  streamSession[kInternals].retainForResume()
   const exists = await attachStream(registry.sessions, streamSession, {
     ...options,
     onAttach: () => {
@@ -181,7 +181,6 @@ async function sendStream (registry: McpRegistry, session: Session, streamSessio
     },
     welcome: canPrime(getVersion(session)) ? PRIMING : '',
     resumed: true,
-    generation,
     headers: { [MCP_SESSION_ID]: session.id },
     onAbort: () => { streamSession[kInternals].releaseAborted() }
   }, reply)

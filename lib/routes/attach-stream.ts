@@ -14,7 +14,6 @@ import { getHeader } from './require-session.js'
 /** The part of a {@link StreamAttachment} that is known before the call of the store's `attach`. */
 export interface AttachOptions extends Omit<StreamAttachment, 'newestPosition' | 'logger' | 'encoder'> {
   readonly sink: ResponseSink
-  readonly requestedAt: number
   /** Response headers, in addition to those of every stream. */
   readonly headers: Readonly<Record<string, string>>
   /** Releases the session, because the response does not become a stream: the client has disconnected, a timeout has passed, or a hook has failed. */

@@ -63,10 +63,10 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The client may have disconnected while the store was called.
   if (sink.closed) return
   if (existing !== undefined) {
-    const generation = existing[kInternals].retainForResume()
+    existing[kInternals].retainForResume()
     const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
     const cursor = eventId?.position ?? existing[kInternals].cursor
-    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, generation, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
+    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -81,7 +81,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
   // The session is discarded, because no client has received its id.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
-  await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, generation: 0, requestedAt, cursor, onAbort }, reply)
+  await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, requestedAt, cursor, onAbort }, reply)
 }
 
 /** Attaches the stream of a session. If the session does not exist any more, responds as {@link sendRetry}. */

@@ -75,8 +75,8 @@ export interface StreamAttachment {
   readonly welcome: string
   /** Whether the request resumes the session. */
   readonly resumed: boolean
-  /** The result of `retainForResume`; 0 for the request that opened the session. */
-  readonly generation: number
+  /** The time at which the request has arrived, in milliseconds of `performance.now()`. */
+  readonly requestedAt: number
   /** Compresses the stream. Default: none. */
   readonly encoder?: StreamEncoder | undefined
   readonly logger: FastifyBaseLogger
@@ -95,10 +95,8 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   #stream: StreamWriter | undefined
   /** Number of requests for a stream that are in progress, plus 1 while there is a stream. The session does not expire while this is above 0. */
   #refCount = 0
-  /** The generation of the newest request for a stream. Requests for a stream are numbered: the one that opened the session is 0, and each later one gets the next number. */
-  #newestGeneration = 0
-  /** The generation of the request that was attached last. */
-  #attachedGeneration = 0
+  /** The time at which the request for the stream has arrived. */
+  #requestedAt = 0
   #messageQueue: MessageQueue | undefined
   #abortController: AbortController | undefined
   /** Whether the store has lost the session. Its `closeReason` does not show that, because an app may close a session with the reason `lost`. */
@@ -201,10 +199,9 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
     this.#refCount++
   }
 
-  /** Prevents the session from expiring before `release`, for a request that resumes it. Returns the generation of the request. */
-  retainForResume (): number {
+  /** Prevents the session from expiring before `release`, for a request that resumes it. */
+  retainForResume (): void {
     if (this.#refCount++ === 0) this.context.store.cancelExpiry(this.state)
-    return ++this.#newestGeneration
   }
 
   /** Undoes one `retain` or `retainForResume`. */
@@ -234,12 +231,12 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   }
 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
-  setStream ({ sink, cursor, newestPosition, welcome, resumed, generation, encoder, logger }: StreamAttachment): boolean {
-    if (this.#stream !== undefined && generation < this.#attachedGeneration) {
+  setStream ({ sink, cursor, newestPosition, welcome, resumed, requestedAt, encoder, logger }: StreamAttachment): boolean {
+    if (this.#stream !== undefined && requestedAt < this.#requestedAt) {
       endWithoutStream(sink, encoder, this.context.frames.replaced)
       return false
     }
-    this.#attachedGeneration = generation
+    this.#requestedAt = requestedAt
     this.#endStream(this.context.frames.replaced, 'replaced')
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.

@@ -13,7 +13,8 @@ import { matchList } from '../support/match-list.js'
 import { findSession, openSession, attachMemoryStream, createEarlierTime } from '../support/memory-stream.js'
 import { openTwoNodes, watchAcquire } from './support/two-nodes.js'
 import { MemorySink, readEvents } from '../support/memory-sink.js'
-import { needsRedis } from '../support/redis-server.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { openProxiedNode } from '../support/stores.js'
 import { nextEventLoopTick, waitUntil } from '../support/wait.js'
 
 // The stream of a session moves between nodes, while publications about it are delayed or lost.
@@ -39,7 +40,7 @@ t.test('delivers events that a node missed while another node had the stream', n
 t.test('a stream that was requested earlier does not replace a later stream of another node', needsRedis, async t => {
   const [redis, { sessions: nodeB }, { sessions: nodeA, pauseReplies }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
-  const first = await attachMemoryStream(nodeA, session)
+  const first = await attachMemoryStream(nodeA, session, undefined, false, createEarlierTime())
   await session.send(1)
   await waitUntil(() => first.messages().length === 1, 'the message')
   pauseReplies(true)
@@ -55,6 +56,21 @@ t.test('a stream that was requested earlier does not replace a later stream of a
   await session.send(2)
   await waitUntil(() => down.messages().length === 2, 'the messages')
   t.notOk(down.sink.closed)
+})
+
+t.test('a stream that was requested earlier does not replace a later stream of its node, although its session was found later', needsRedis, async t => {
+  const { sessions } = await openProxiedNode(t, await startRedis(t))
+  const session = await openSession(sessions)
+  const earlier = performance.now()
+  const stream = await attachMemoryStream(sessions, session)
+  await session.send(1)
+  await waitUntil(() => stream.messages().length === 1, 'the message')
+  const earlierStream = await attachMemoryStream(sessions, session, stream.cursor, false, earlier)
+  t.ok(earlierStream.sink.closed)
+  matchList(t, earlierStream.read(), [{ event: 'replaced' }])
+  await session.send(2)
+  await waitUntil(() => stream.messages().length === 2, 'the next message')
+  t.strictSame([stream.messages(), stream.sink.closed], [[1, 2], false])
 })
 
 t.test('a stream that moves to another node and back delivers all events, even if the first move is received late', needsRedis, async t => {
@@ -115,7 +131,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   const [redis, { sessions: nodeB }, { sessions: nodeA }] = await openTwoNodes(t)
   const session = await openSession(nodeA)
   const { cursor } = session[kInternals]
-  const generation = session[kInternals].retainForResume()
+  session[kInternals].retainForResume()
   const newestPosition = await nodeA.acquireStream(session, cursor) ?? 0
   // Another node replaces the stream while the hooks of the response run.
   const down = await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
@@ -124,7 +140,7 @@ t.test('a stream ends if another node replaces it before its response starts, an
   await session.send(1)
   const sink = new MemorySink(false)
   await findSession(nodeA, session)
-  session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, generation, logger: Fastify().log })
+  session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, requestedAt: performance.now(), logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the first stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
   const resumed = await attachMemoryStream(nodeA, session, cursor)
@@ -139,7 +155,7 @@ t.test('a stream that is replaced before its response starts ends without an eve
   await attachMemoryStream(nodeB, await findSession(nodeB, session), cursor)
   await waitUntil(() => first.sink.closed, 'the end of the first stream')
   matchList(t, first.read(), [{ event: 'replaced' }])
-  const generation = session[kInternals].retainForResume()
+  session[kInternals].retainForResume()
   const requestedAt = performance.now()
   const newestPosition = await nodeA.acquireStream(session, cursor, requestedAt) ?? 0
   pausePublications(true)
@@ -147,7 +163,7 @@ t.test('a stream that is replaced before its response starts ends without an eve
   // The record shows that another node has the stream, but not whether its request is newer.
   await findSession(nodeA, session)
   const sink = new MemorySink(false)
-  session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, generation, logger: Fastify().log })
+  session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed: true, requestedAt: performance.now(), logger: Fastify().log })
   await waitUntil(() => sink.closed, 'the end of the second stream')
   t.strictSame(readEvents(sink).map(({ event }) => event), ['welcome'])
   pausePublications(false)

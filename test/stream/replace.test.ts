@@ -92,14 +92,13 @@ t.test('a response that is refused because of a later request is not attached', 
     }, async ({ headers }, reply) => {
       const session = await app.sseSessions.find(String(headers['x-session-id'])) as Session
       const stream = session[kInternals]
-      const generation = stream.retainForResume()
+      stream.retainForResume()
       await attachStream(app.sseSessions, session, {
         sink: new ResponseSink(reply.raw),
         cursor: stream.cursor,
         requestedAt: performance.now(),
         welcome: '{}',
         resumed: true,
-        generation,
         headers: {},
         onAbort: () => { stream.releaseAborted() },
         onAttach: () => { isAttached = true }

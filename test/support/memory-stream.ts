@@ -36,12 +36,12 @@ export const createEarlierTime = (): number => performance.now() - 60_000
 /** Attaches a stream to a session as the route does. With a cursor it resumes the session. If `stalls` is true, the client blocks after every write. `requestedAt` is the time of the request. */
 export async function attachMemoryStream (sessions: Sessions, session: Session, cursor?: number, stalls = false, requestedAt = performance.now()): Promise<MemoryStream> {
   const resumed = cursor !== undefined
-  const generation = resumed ? session[kInternals].retainForResume() : 0
+  if (resumed) session[kInternals].retainForResume()
   const sink = new MemorySink(stalls)
   const from = cursor ?? session[kInternals].cursor
   const newestPosition = await sessions.acquireStream(session, from, requestedAt)
   if (newestPosition === undefined) throw new Error('the session does not exist any more')
-  session[kInternals].setStream({ sink, cursor: from, newestPosition, welcome: '{}', resumed, generation, logger })
+  session[kInternals].setStream({ sink, cursor: from, newestPosition, welcome: '{}', resumed, requestedAt, logger })
   return new MemoryStream(sink, from)
 }
 

@@ -152,14 +152,13 @@ export class Node {
       const existing = sessionId === undefined ? undefined : await sessions.findForResume(sessionId, undefined)
       if (sink.closed) return
       let session = existing
-      let generation = 0
       if (session === undefined) {
         session = await sessions.open(undefined)
         if (session === undefined) {
           retry()
           return
         }
-      } else generation = session[kInternals].retainForResume()
+      } else session[kInternals].retainForResume()
       const cursor = position ?? session[kInternals].cursor
       const release = (): void => {
         if (existing === undefined) sessions.discard(session, 'aborted')
@@ -183,7 +182,7 @@ export class Node {
         return
       }
       const welcome = JSON.stringify({ sessionId: session.id, resumed: existing !== undefined, isUnknown: sessionId !== undefined && existing === undefined })
-      session[kInternals].setStream({ sink, cursor, newestPosition, welcome, resumed: existing !== undefined, generation, logger })
+      session[kInternals].setStream({ sink, cursor, newestPosition, welcome, resumed: existing !== undefined, requestedAt, logger })
     } catch (error) {
       this.#context.model.expectUnavailable(error, 'a GET')
       retry()

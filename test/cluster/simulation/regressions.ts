@@ -426,5 +426,33 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 2.7514140447601676, kind: 'close', client: 0, node: 1 },
       { after: 1.636980107985437, kind: 'block', node: 1, connection: 'commands', direction: 'down', ms: 182.3082127328962 }
     ]
+  },
+  {
+    title: 'the session of an earlier request for a stream is found later',
+    setup: { seed: 98028634, lease: 2500, libraries: ['redis', 'redis', 'ioredis'], entries: 1000, latency: 'long', clients: 3, isEarly: false, isAbandoned: false, isWorkLimited: false },
+    steps: [
+      { after: 2.1082214368507266, kind: 'join', client: 0, node: 2, channel: 'a' },
+      { after: 1.7939129769802094, kind: 'restart-redis', ms: 2094.668810488656 },
+      { after: 3.81878743506968, kind: 'emit', client: 0, node: 0, count: 5 },
+      { after: 2.319323075003922, kind: 'shutdown', node: 0, ms: 232.0466977544129 },
+      { after: 0.4635048797354102, kind: 'block', node: 2, connection: 'subscription', direction: 'down', ms: 405.4807611973956 },
+      { after: 0.37108251824975014, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 575.2273200079799, repeats: 0, checks: 499.4177370099351 },
+      { after: 3.506462731398642, kind: 'message', client: 2, node: 1, count: 1, hasKey: false, duration: 115.5388718470931, repeats: 0 },
+      { after: 3.020236904732883, kind: 'block', node: 0, connection: 'commands', direction: 'up', ms: 491.6883414797485 },
+      { after: 3.0865339962765574, kind: 'block', node: 0, connection: 'commands', direction: 'up', ms: 38.39185053482652 },
+      { after: 2.2948714941740036, kind: 'leave', client: 0, node: 1, channel: 'a' },
+      { after: 3.187272297218442, kind: 'pause', node: 0, ms: 756.1575018242002 },
+      { after: 3.3580421591177583, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 5.228029563091695, repeats: 2 },
+      { after: 60.811419785022736, kind: 'half-open', node: 0, connection: 'commands', refusedFor: 0 },
+      { after: 2.3958379300311208, kind: 'cut', node: 2, connection: 'subscription', refusedFor: 0 },
+      { after: 3.2596073988825083, kind: 'publish', channel: 'b', node: 2, count: 2, except: undefined },
+      { after: 3.3503832956776023, kind: 'crash', node: 1, ms: 203.0797250336036 },
+      { after: 3.7199450647458434, kind: 'restart-redis', ms: 178.043749993667 },
+      { after: 167.33171809464693, kind: 'block', node: 0, connection: 'subscription', direction: 'down', ms: 637.137562148273 },
+      { after: 164.85976330004632, kind: 'request', client: 0, node: 1 },
+      { after: 3.653595489449799, kind: 'message', client: 0, node: 0, count: 1, hasKey: true, duration: 14.485535364598036, repeats: 1, refused: 0 },
+      { after: 0.5369803057983518, kind: 'move', client: 0, node: 2, ms: 0.7037697457708418 },
+      { after: 70.64934698864818, kind: 'cut', node: 2, connection: 'commands', refusedFor: 914.91888823919 }
+    ]
   }
 ]

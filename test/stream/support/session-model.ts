@@ -224,14 +224,14 @@ export class SessionModel {
       client = this.#clients[index] = new Client(session, this.#bounds)
     }
     const { session, sink: replaced } = client
-    const generation = resumed ? session[kInternals].retainForResume() : 0
+    if (resumed) session[kInternals].retainForResume()
     const finalFrame = replaced?.closed === false && !replaced.blocked ? REPLACED_FRAME : ''
     const cursor = this.#chooseCursor(client, choice, newestPosition)
     if (cursor < client.cursor) counts.replays++
     const sink = new MemorySink(stalls)
     assert.equal(await this.#sessions.acquireStream(session, cursor), newestPosition)
     Object.assign(client, { sink, cursor, gapReportedThrough: 0 })
-    session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed, generation, logger })
+    session[kInternals].setStream({ sink, cursor, newestPosition, welcome: '{}', resumed, requestedAt: performance.now(), logger })
     assert.equal(replaced?.read() ?? '', finalFrame, 'a replaced stream that can write receives only the event "replaced"')
     const [welcome, ...events] = readEvents(sink)
     assert.deepEqual(welcome, { event: 'welcome', position: cursor, data: {} })
