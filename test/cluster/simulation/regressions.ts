@@ -454,5 +454,23 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 0.5369803057983518, kind: 'move', client: 0, node: 2, ms: 0.7037697457708418 },
       { after: 70.64934698864818, kind: 'cut', node: 2, connection: 'commands', refusedFor: 914.91888823919 }
     ]
+  },
+  {
+    title: 'the reply to the end of an expired session is lost, and other nodes send their heartbeats first',
+    setup: { seed: 98051783, lease: 6000, libraries: ['redis', 'redis', 'ioredis'], entries: 1000, latency: 'long', clients: 1, isEarly: false, isAbandoned: false, resumeTimeout: 560, isWorkLimited: false },
+    steps: [
+      { after: 17.189076589420438, kind: 'broadcast', node: 1, except: undefined },
+      { after: 0.7377880308777094, kind: 'block', node: 1, connection: 'commands', direction: 'down', ms: 2401.5907000005245 },
+      { after: 2.872596292756498, kind: 'publish', channel: 'a', node: 1, count: 1, except: undefined },
+      { after: 3.304407022893429, kind: 'block', node: 2, connection: 'commands', direction: 'up', ms: 6934.75166587159 },
+      { after: 3.053042429499328, kind: 'shutdown', node: 0, ms: 199.36986675020307 },
+      { after: 3.524011249653995, kind: 'join', client: 0, node: 1, channel: 'a' },
+      { after: 32.299714878201485, kind: 'join', client: 0, node: 2, channel: 'a' },
+      { after: 182.65613035857677, kind: 'leave', client: 0, node: 0, channel: 'b' },
+      { after: 116.40110243111849, kind: 'join', client: 0, node: 0, channel: 'a' },
+      { after: 170.91792345792055, kind: 'join', client: 0, node: 1, channel: 'b' },
+      { after: 176.5064360871911, kind: 'publish', channel: 'b', node: 1, count: 3, except: undefined },
+      { after: 136.6711638495326, kind: 'restart-redis', ms: 1946.7835863307118 }
+    ]
   }
 ]

@@ -60,12 +60,12 @@ for _, id in ipairs(list_due(':deadlines', MAX_EXAMINED)) do
     retention.set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end
 end
--- The onClose hooks of these expired sessions may not have run.
+-- The onClose hooks of these expired sessions may not have run. Those that a node with a lease has closed stay due until its next
+-- heartbeat.
 for _, id in ipairs(list_due(':unacked_expiries', MAX_ASSIGNED)) do
   local node = redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy')
   if not node then redis.call('ZREM', KEY_PREFIX .. ':unacked_expiries', id)
-  elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id)
-  else redis.call('ZADD', KEY_PREFIX .. ':unacked_expiries', lease_clock + LEASE, id) end
+  elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id) end
 end
 runs.remove_expired()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
