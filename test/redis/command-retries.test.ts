@@ -302,6 +302,23 @@ t.test('a retried command that ends the wait of a repeat does not end that of a 
   t.strictSame(handled, ['b'])
 })
 
+t.test('a start of a run that was not executed because another one exists is decided again if its reply is lost', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const feed = createFeed()
+  const existing = await nodeB.runs.start('a', {}, feed.producer)
+  const { waitForCommand, loseReply } = loseFirstReply(nodeA.client, ({ operation }) => operation === 'run_start')
+  const started = nodeA.runs.start('a', { reuse: 'never' }, createFeed().producer)
+  await waitForCommand()
+  // Redis has executed the command when a later one of the same connection is executed.
+  await nodeA.client.ping()
+  feed.end()
+  await waitUntil(() => existing.status !== 'running', 'the end')
+  await loseReply()
+  const run = await started
+  t.equal(run.status, 'running')
+  t.strictSame(await redis.sendCommand('HGET', '{sse}:run_names', JSON.stringify([null, 'a'])), run.id)
+})
+
 // A connection that the store has replaced can deliver a command late, when the reply to its second copy has arrived already.
 
 t.test('a late copy of a batch does not take the key of a refused message again', needsRedis, async t => {
