@@ -16,7 +16,7 @@ type Headers = Readonly<Record<string, unknown>>
 
 /** A response that Fastify, a hook or an error handler sends, captured so that it can be stored. */
 export interface Capture {
-  /** The headers that were set before the capture started. They are not stored. */
+  /** Headers that are not stored, unless their values change. */
   readonly earlierHeaders: Headers
   readonly response: Promise<StoredResponse>
   readonly resolve: (response: StoredResponse) => void
@@ -51,7 +51,7 @@ function readResponse (response: Response, reply: FastifyReply): unknown {
 // These headers belong to one request, to its connection or to its body.
 const NOT_REPEATED_HEADERS = new Set(['set-cookie', 'connection', 'content-length'])
 
-/** Returns the headers for repeats: those that were added or changed, without those of the first response only. */
+/** Returns the headers that were added or changed, except those in NOT_REPEATED_HEADERS. */
 function getAddedHeaders (reply: FastifyReply, earlier: Headers): Record<string, string> {
   const headers: Record<string, string> = {}
   for (const [name, value] of Object.entries(reply.getHeaders())) {

@@ -8,7 +8,7 @@ import { kSlot } from '../sessions/sessions.js'
 export function createInternalResponse (request: IncomingMessage): ServerResponse {
   const response = new ServerResponse(request)
   response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
-  // Node's HTTP server also destroys a response when it has finished. Otherwise, this response would not emit `close`.
+  // As Node's HTTP server does. Without this, the response would not emit `close`.
   response.on('finish', () => { response.destroy() })
   return response
 }
@@ -25,7 +25,7 @@ export function createSecondReply (first: FastifyReply, status = 200): FastifyRe
   // The reply is constructed directly, because Fastify's router responds with 503 while the server closes. Checked with Fastify 5.12.8.
   const Reply = first.constructor as ReplyConstructor
   const second = new Reply(createInternalResponse(request.raw), request, log).code(status)
-  // Hooks of the app can have set decorators of the first reply, which later ones use. `kSlot` registers the first reply for `close`.
+  // Copies the decorators that earlier hooks may have set, for later hooks; not `kSlot`, which tracks the first reply.
   for (const { key } of new Set(Reply.props)) if (key !== kSlot) Reflect.set(second, key, Reflect.get(first, key))
   return second
 }

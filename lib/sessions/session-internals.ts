@@ -95,8 +95,8 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
   #stream: StreamWriter | undefined
   /** Number of requests for a stream that are in progress, plus 1 while there is a stream. The session does not expire while this is above 0. */
   #refCount = 0
-  /** The time at which the request for the stream has arrived. */
-  #requestedAt = 0
+  /** `requestedAt` of the request that was attached last. */
+  #attachedRequestedAt = 0
   #messageQueue: MessageQueue | undefined
   #abortController: AbortController | undefined
   /** Whether the store has lost the session. Its `closeReason` does not show that, because an app may close a session with the reason `lost`. */
@@ -232,11 +232,11 @@ export class SessionInternals<Session> implements SessionListener, StreamOwner, 
 
   /** Makes a response the stream of the session, which replaces the current one. Ends the response and returns false if the current stream belongs to a newer request. */
   setStream ({ sink, cursor, newestPosition, welcome, resumed, requestedAt, encoder, logger }: StreamAttachment): boolean {
-    if (this.#stream !== undefined && requestedAt < this.#requestedAt) {
+    if (this.#stream !== undefined && requestedAt < this.#attachedRequestedAt) {
       endWithoutStream(sink, encoder, this.context.frames.replaced)
       return false
     }
-    this.#requestedAt = requestedAt
+    this.#attachedRequestedAt = requestedAt
     this.#endStream(this.context.frames.replaced, 'replaced')
     const { id: sessionId, ranges } = this.state
     // The client has received positions that the store has lost and will assign again.

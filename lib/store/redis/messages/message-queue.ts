@@ -186,7 +186,7 @@ export class MessageQueues {
 
   /** Rejects messages of a ticket, and frees their keys in Redis. `leavesQueue`: whether the ticket leaves the queue. */
   #rejectMessages ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], leavesQueue: boolean, error: unknown): void {
-    this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, this.#hasRepeats(state, key) ? '' : 'w']))
+    this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, this.#isKeyWaiting(state, key) ? '' : 'w']))
     for (const message of messages) message.reject(error)
   }
 
@@ -319,14 +319,14 @@ export class MessageQueues {
     if (!isConcurrent) state.handling = handling
   }
 
-  /** Lets Redis drop the responses that these repeats have waited for, except those that others in this process wait for. */
-  #stopWaiting ({ state, name, nodeId }: Ticket, repeats: readonly PendingMessage[]): void {
-    const last = repeats.filter(({ key }) => key !== '' && !this.#hasRepeats(state, key))
+  /** These messages do not wait for responses any more, so Redis need not keep their keys, unless others with the same key wait in this process. */
+  #stopWaiting ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[]): void {
+    const last = messages.filter(({ key }) => key !== '' && !this.#isKeyWaiting(state, key))
     if (last.length > 0) this.#complete(state.id, `${nodeId} ${name}`, false, last.flatMap(({ key, fingerprint }) => [key, fingerprint, 'w']))
   }
 
   /** Whether a message with a key waits in this process. */
-  #hasRepeats (state: SessionReplica, key: string): boolean {
+  #isKeyWaiting (state: SessionReplica, key: string): boolean {
     if (state.waitingMessages === 0) return false
     for (const ticket of this.#waiting.values()) if (ticket.state === state && ticket.messages.some(message => message.key === key)) return true
     return false

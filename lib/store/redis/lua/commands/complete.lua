@@ -1,6 +1,6 @@
 -- ARGS: id, ticket or '', whether it leaves the queue, then key, fingerprint and response of messages. Returns 1. A response is
---   '': the message was refused
---   `w`: the same, and no repeat in this node waits for the response of another ticket
+--   '': there is none; if the ticket has the key, the key is removed
+--   `w`: the same; if the response was stored or dropped, this node does not wait for it any more
 --   `d`: it is too large to store
 --   otherwise the response
 local message_queue = require('message_queue')

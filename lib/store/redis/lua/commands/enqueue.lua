@@ -1,4 +1,4 @@
--- Adds a ticket to the queue of its session, unless it is there. Nodes also call it to find out whether the ticket is next.
+-- Adds a ticket with new messages to the queue of its session, unless it is there. Nodes also call it to find out whether the ticket is next.
 -- ARGS: id, name of the ticket, version of the session that the node has, whether the ticket is in the queue, then key and
 -- fingerprint of each message, with an empty key if it has none.
 -- Returns a status, a list, and the record of the session if it is newer. The statuses, with their lists:
@@ -10,8 +10,8 @@
 --   `new`: to be handled
 --   `wait`: a repeat of a message that waits or is being handled
 --   `reused`: the key belongs to another message
---   `s<response>`: a repeat; `d`: a repeat whose response was dropped; `S<response>`, `D`: the same, and this node is among those with
---     repeats that wait
+--   `s<response>`: a repeat whose response is stored; `d`: one whose response was dropped; `S<response>`, `D`: the same, and the record
+--     has this node as waiting
 local message_queue = require('message_queue')
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
@@ -33,11 +33,11 @@ for i = 5, #ARGS, 2 do
   local record = needs_record and redis.call('HGET', records, idempotency_key)
   if record then
     work = work + #record
-    local state, known_fingerprint, rest = string.match(record, '^(%a) (%S+) ()')
+    local state, known_fingerprint, rest_start = string.match(record, '^(%a) (%S+) ()')
     if known_fingerprint ~= fingerprint then decision = 'reused'
     elseif state == 'r' then
       local holder
-      holder, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest)
+      holder, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest_start)
       if holder == ticket then needs_record = false
       elseif message_queue.is_valid(holder) then
         decision = 'wait'
@@ -45,7 +45,7 @@ for i = 5, #ARGS, 2 do
       end
     else
       local response
-      waiters, response = string.match(record, '^([^;]*);(.*)$', rest)
+      waiters, response = string.match(record, '^([^;]*);(.*)$', rest_start)
       decision = (string.find(waiters, NODE_ID, 1, true) and string.upper(state) or state) .. response
     end
   end

@@ -1,7 +1,8 @@
 -- How long sessions and runs are kept.
 local retention = {}
 
--- Returns what the lease clock shows after this time. A heartbeat advances it by at most 2 seconds.
+-- Returns what the lease clock shows so many milliseconds from now. Adds the time since the last heartbeat, as the next one will:
+-- at most 2 seconds, twice the maximum time between heartbeats.
 function retention.get_deadline (milliseconds) return lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, 2000) + milliseconds end
 
 -- Milliseconds after which a session expires that a client is opening or resuming, if it is not renewed. At least a lease, so that the
