@@ -414,6 +414,7 @@ export class Model {
 
   /** Compares what a node finds of an open session with the confirmed calls. */
   checkState (client: ClientModel, process: string, data: object, channels: readonly string[]): void {
+    if (this.#isExpired(client)) return
     const who = `${process} has of client ${client.index}`
     const missing = client.updates.filter(({ outcome, property }) => outcome === 'confirmed' && !(property in data))
     if (missing.length > 0) this.fail('data', `${who} the data ${JSON.stringify(data)}, without ${missing.map(({ property }) => property).join(', ')}`)
@@ -430,13 +431,18 @@ export class Model {
     let isKnown = true
     for (const client of this.clients) {
       if (client.isAbandoned || this.#resumeTimeout < Infinity) isKnown = false
-      if (client.sessionId === undefined || client.isLost || client.isAbandoned || client.close !== undefined) continue
+      if (client.sessionId === undefined || client.isLost || client.isAbandoned || client.close !== undefined || this.#isExpired(client)) continue
       const expected = this.#isMember({ channel, startedAt, settledAt }, client)
       if (expected === 'maybe') isKnown = false
       else if ((expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
     }
     // A member whose state is not known may join or leave between the two calls.
     if (isKnown && count !== sessionIds.length) this.fail('members', `${process} counts ${count} members of ${channel}, but lists ${sessionIds.join(', ')}`)
+  }
+
+  /** Whether the session of a client has expired, which its client may find out only later. */
+  #isExpired ({ sessionId = '' }: ClientModel): boolean {
+    return this.#resumeTimeout < Infinity && this.#closeHooks.get(sessionId)?.some(({ reason }) => reason === 'expired') === true
   }
 
   /** Checks all guarantees that can be checked only at the end. */

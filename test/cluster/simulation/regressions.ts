@@ -472,5 +472,39 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 176.5064360871911, kind: 'publish', channel: 'b', node: 1, count: 3, except: undefined },
       { after: 136.6711638495326, kind: 'restart-redis', ms: 1946.7835863307118 }
     ]
+  },
+  {
+    title: 'a session expires while its node has no lease, before its client finds out',
+    setup: { seed: 99013147, lease: 2500, libraries: ['redis', 'ioredis', 'redis'], entries: 1000, latency: 'short', clients: 3, isEarly: false, isAbandoned: false, resumeTimeout: 375, isWorkLimited: true },
+    steps: [
+      { after: 0.2131000654771924, kind: 'crash', node: 1, ms: 401.52043872512877 },
+      { after: 3.522916848771274, kind: 'block', node: 1, connection: 'subscription', direction: 'up', ms: 3057.6994732255116 },
+      { after: 0.8321907296776772, kind: 'message', client: 0, node: 2, count: 1, hasKey: true, duration: 15.071075450628996, repeats: 1 },
+      { after: 2.4195539010688663, kind: 'request', client: 2, node: 0 },
+      { after: 0.6048210887238383, kind: 'block', node: 2, connection: 'commands', direction: 'down', ms: 969.2249196767807 },
+      { after: 2.472841548733413, kind: 'message', client: 2, node: 1, count: 4, hasKey: true, duration: 15.897947660647333, repeats: 0, checks: 110.94356013927609 },
+      { after: 3.6662449818104506, kind: 'broadcast', node: 1, except: undefined },
+      { after: 0.7549693081527948, kind: 'request', client: 2, node: 1 },
+      { after: 159.68499914743006, kind: 'cut', node: 2, connection: 'commands', refusedFor: 2629.3323120335117 },
+      { after: 2.6784678706899285, kind: 'block', node: 1, connection: 'commands', direction: 'down', ms: 619.5305114332587 },
+      { after: 2.8414350487291813, kind: 'abandon', client: 2 },
+      { after: 3.7933484548702836, kind: 'request', client: 2, node: 1 },
+      { after: 70.53038976155221, kind: 'block', node: 0, connection: 'commands', direction: 'up', ms: 422.42601501755416 },
+      { after: 1.800003208220005, kind: 'half-open', node: 1, connection: 'subscription', refusedFor: 0 },
+      { after: 0.8047427330166101, kind: 'cut', node: 2, connection: 'subscription', refusedFor: 0 },
+      { after: 0.5597358737140894, kind: 'block', node: 0, connection: 'commands', direction: 'down', ms: 930.7935498654842 },
+      { after: 3.1768725300207734, kind: 'half-open', node: 1, connection: 'subscription', refusedFor: 0 },
+      { after: 1.5498085645958781, kind: 'join', client: 0, node: 1, channel: 'a' },
+      { after: 1.704713873565197, kind: 'broadcast', node: 1, except: 2 },
+      { after: 0.8125495119020343, kind: 'block', node: 2, connection: 'subscription', direction: 'down', ms: 572.6194746047258 },
+      { after: 2.0765253622084856, kind: 'block', node: 0, connection: 'commands', direction: 'down', ms: 450.57223725132644 },
+      { after: 2.4251343589276075, kind: 'move', client: 1, node: 1, ms: 2.751735004596412 },
+      { after: 3.101737756282091, kind: 'move', client: 0, node: 2, ms: 8.805066114291549 },
+      { after: 128.9472781238146, kind: 'block', node: 1, connection: 'commands', direction: 'down', ms: 899.0568942390382 },
+      { after: 144.7972774738446, kind: 'kill-subscriptions' },
+      { after: 8.111899998039007, kind: 'request', client: 1, node: 0 },
+      { after: 133.99250014917925, kind: 'join', client: 0, node: 0, channel: 'b' },
+      { after: 111.60705793881789, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 }
+    ]
   }
 ]
