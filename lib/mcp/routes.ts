@@ -7,6 +7,7 @@ import { getHeader } from '../routes/require-session.js'
 import { addResponseHooks } from '../routes/response-hooks.js'
 import { kInternals, Session } from '../sessions/session.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
+import { getArrivalTime } from '../stream/request-time.js'
 import { ResponseSink, startStream } from '../stream/response-sink.js'
 import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
@@ -127,7 +128,7 @@ async function handleStateless (registry: McpRegistry, handler: McpHandlerLike, 
 }
 
 async function handleGet (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  const requestedAt = now()
+  const requestedAt = getArrivalTime(request)
   const sink = new ResponseSink(reply.raw)
   checkAccept(request, STREAM_TYPE)
   const session = await findSession(registry, request, await registry.sessions.settings.principal?.(request))

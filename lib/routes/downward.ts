@@ -1,12 +1,12 @@
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
-import { now } from '../clock.js'
 import { logSafely } from '../safe-log.js'
 import { createGreeting } from '../sessions/echo.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
+import { getArrivalTime } from '../stream/request-time.js'
 import { ResponseSink } from '../stream/response-sink.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { frameRetry, serialize } from '../wire/frame.js'
@@ -39,7 +39,7 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
 }
 
 async function handleStream (sessions: Sessions, request: FastifyRequest, reply: FastifyReply, sink: ResponseSink): Promise<void> {
-  const requestedAt = now()
+  const requestedAt = getArrivalTime(request)
   const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] A 204 makes an EventSource stop reconnecting.

@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import { now } from '../clock.js'
+import { recordArrival } from './request-time.js'
 
 type Server = FastifyInstance['server']
 
@@ -19,6 +20,8 @@ const FLUSH_TIMEOUT = 100
  * - connections that become idle after the call of `close`: as long as they are kept alive;
  * - idle HTTP/2 connections, before Node 24;
  * - connections whose request is incomplete, whose handler does not settle, or whose peer is unreachable: forever.
+ *
+ * Also records when each GET arrives.
  */
 export class ServerConnections {
   readonly #servers = new Set<Server>()
@@ -70,8 +73,13 @@ export class ServerConnections {
       unused.set(socket, socket.bytesRead)
       socket.on('close', onSocketClose)
     })
-    // A request can have arrived together with the end of the TLS handshake, so the number of bytes does not show it.
-    server.on('request', ({ httpVersionMajor, socket }: IncomingMessage) => { if (httpVersionMajor === 1) unused.delete(socket) })
+    // Before Fastify's listener, which starts the hooks of the app.
+    server.prependListener('request', (request: IncomingMessage) => {
+      const { method, httpVersionMajor, socket } = request
+      if (method === 'GET') recordArrival(request)
+      // The request can have arrived together with the end of the TLS handshake, so the number of bytes does not show it.
+      if (httpVersionMajor === 1) unused.delete(socket)
+    })
     let newestSocket: Socket | undefined
     // An HTTP/2 session does not expose its socket. Node creates the session in its own listener of these events, which runs later.
     for (const event of ['connection', 'secureConnection']) server.prependListener(event, (socket: Socket) => { newestSocket = socket })

@@ -79,6 +79,26 @@ t.test('an earlier request whose hooks take longer does not replace the stream o
   t.strictSame([hookCalls, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
 })
 
+t.test('an earlier request whose authentication takes longer does not replace the stream of a later request', async t => {
+  const [hookStarted, gate] = [deferred(), deferred()]
+  const { sessions, url, port } = await serve(t, {}, {
+    beforeRegister: app => app.addHook('onRequest', async ({ headers }) => {
+      if (headers['x-slow'] === undefined) return
+      hookStarted.resolve()
+      await gate.promise
+    })
+  })
+  const { sessionId } = await openStream(t, url)
+  const slow = openRawClient(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
+  await withTimeout(hookStarted.promise, 'the hook of the earlier request')
+  const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+  gate.resolve()
+  await withTimeout(slow.closed, 'the end of the earlier request')
+  t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
+  await (await sessions.find(sessionId))?.send('still here')
+  await later.waitFor(({ data }) => data === 'still here')
+})
+
 t.test('a response that is refused because of a later request is not attached', async t => {
   const [hookStarted, gate] = [deferred(), deferred()]
   let isAttached = false
