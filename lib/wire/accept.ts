@@ -4,8 +4,9 @@ export function acceptsType (type: string, accept = '*/*'): boolean {
   const ranges = ['*/*', `${type.split('/', 1)[0] as string}/*`, type]
   let specificity = -1
   let weight = 0
-  // Quoted values may contain separators, and none of them matters here.
-  for (const range of accept.replaceAll(/"(?:[^"\\]|\\.)*"/g, '').split(',')) {
+  // Quoted values may contain separators, and none of them matters here. A value that does not end matches, too:
+  // otherwise, each quote in it would be tried as a start, which takes quadratic time.
+  for (const range of accept.replaceAll(/"(?:[^"\\]|\\.?)*"?/g, '').split(',')) {
     const [name = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
     const index = ranges.indexOf(name)
     // [RFC 9110, 12.5.1] The most specific range that matches decides.
