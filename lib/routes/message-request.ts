@@ -135,7 +135,8 @@ export class MessageRequest extends IncomingMessage {
 function createMessageUrl ({ raw: { url = '' }, routeOptions, server: { initialConfig } }: FastifyRequest): string {
   const { useSemicolonDelimiter, routerOptions } = initialConfig as SemicolonConfig
   const [path = '', ...query] = url.split([useSemicolonDelimiter, routerOptions?.useSemicolonDelimiter].includes(true) ? /(?=[?;#])/ : /(?=[?#])/)
-  const base = path.replace(/\/+$/, '')
+  // Without the lookbehind, each of many slashes before another character would be tried as a start, which takes quadratic time.
+  const base = path.replace(/(?<!\/)\/+$/, '')
   // The original URL may end with an event name.
   const upwardPath = routeOptions.url?.endsWith('/:event') === true ? base.slice(0, base.lastIndexOf('/')) : base
   return upwardPath + BATCH_MESSAGE_PATH + query.join('')

@@ -204,6 +204,18 @@ for (const [title, fastify] of Object.entries(SEMICOLON_OPTIONS)) {
   })
 }
 
+t.test('the time for a URL with many slashes is linear', async t => {
+  const fastify = { routerOptions: { ignoreDuplicateSlashes: true, ignoreTrailingSlash: true }, http: { maxHeaderSize: 2 ** 21 } }
+  const { sessions, url, sessionId } = await serveSession(t, {}, { fastify })
+  sessions.handle('a', () => 'handled')
+  // A quadratic algorithm would need more than the timeout of the test.
+  const slashes = '/'.repeat(5e5)
+  for (const path of [`${slashes}upward`, `/upward${slashes}`, `/upward${slashes}a`]) {
+    const { body } = await postMessage(url, sessionId, '{"event":"a"}\n'.repeat(10), { path, headers: { 'content-type': 'application/x-ndjson' } })
+    t.strictSame(body, Array.from({ length: 10 }, () => ({ status: 200, body: 'handled' })))
+  }
+})
+
 t.test('a hook of the app can change the URL of a message of a batch', async t => {
   const urls: unknown[] = []
   const { sessions, postBatch } = await serveSession(t, {}, {
