@@ -35,8 +35,8 @@ export const captureResponse: onSendHookHandler<unknown> = (_request, reply, pay
     capture.resolve({ status: reply.statusCode, headers: getAddedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
-  // An error handler or a hook of the app may have sent a stream or a Response.
-  const body = isResponse(payload) ? readResponse(payload, reply) : payload
+  // An error handler or a hook of the app may have sent a stream or a Response, or `null` for no body.
+  const body = (isResponse(payload) ? readResponse(payload, reply) : payload) ?? undefined
   if (isBody(body)) finish(body)
   else buffer(body as AsyncIterable<unknown>).then(finish, done)
 }
@@ -45,7 +45,7 @@ export const captureResponse: onSendHookHandler<unknown> = (_request, reply, pay
 function readResponse (response: Response, reply: FastifyReply): unknown {
   reply.code(response.status)
   response.headers.forEach((value, name) => { reply.header(name, value) })
-  return response.body ?? undefined
+  return response.body
 }
 
 // These headers belong to one request, to its connection or to its body.

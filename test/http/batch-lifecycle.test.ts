@@ -381,6 +381,25 @@ t.test('an error handler may send a Response, in a message and in a batch', asyn
   t.strictSame((await postBatch({ event: 'text' }, { event: 'empty' })).body, [{ status: 418, body: { hidden: true } }, { status: 418 }])
 })
 
+t.test('an onSend hook of the app may clear the body, in a message and in a batch', async t => {
+  const { sessions, url, sessionId, postBatch } = await serveSession(t, {}, {
+    beforeRegister: app => app.addHook('onSend', async (_request, reply, payload) => {
+      if (![201, 403].includes(reply.statusCode)) return payload
+      reply.removeHeader('content-type')
+      return null
+    })
+  })
+  sessions
+    .handle('created', (_session, _data, { reply }) => { reply.code(201).send({ hidden: true }) })
+    .handle('forbidden', () => { throw Object.assign(new Error('hidden'), { statusCode: 403 }) })
+  for (const [event, status] of [['created', 201], ['forbidden', 403]] as const) {
+    for (const replayed of [undefined, 'true']) {
+      t.match(await postMessage(url, sessionId, {}, { event, key: event }), { status, headers: { 'content-length': '0', 'idempotent-replayed': replayed } })
+    }
+    for (const replayed of [{}, { replayed: true }]) t.strictSame((await postBatch({ event, id: `${event} 2` })).body, [{ status, ...replayed }])
+  }
+})
+
 t.test('@fastify/rate-limit counts a batch as one request', async t => {
   const { sessions, postBatch } = await serveSession(t, {}, { beforeRegister: (app: FastifyInstance) => app.register(rateLimit, { max: 3 }) })
   sessions.handle('a', () => 'handled')
