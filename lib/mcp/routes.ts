@@ -8,7 +8,7 @@ import { addResponseHooks } from '../routes/response-hooks.js'
 import { kInternals, Session } from '../sessions/session.js'
 import { isPipelined, waitForConnection } from '../stream/pipelined-response.js'
 import { getArrivalTime } from '../stream/request-time.js'
-import { ResponseSink, startStream } from '../stream/response-sink.js'
+import { ResponseSink } from '../stream/response-sink.js'
 import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
 import { LAST_EVENT_ID } from '../wire/headers.js'
@@ -40,7 +40,6 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
   })
   scope.addHook('onRequest', async request => { checkHostAndOrigin(request, settings) })
   addResponseHooks(scope, sessions, MCP_SESSION_ID, 'Mcp-Session-Id')
-  scope.addHook('onRoute', route => { route.onSend = [route.onSend ?? [], startStream].flat() })
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
     if (request.method !== 'GET') sessions.trackReply(reply)

@@ -24,7 +24,7 @@ export interface Capture {
 
 const captures = new WeakMap<ServerResponse, Capture>()
 
-/** The `onSend` hook that captures the response for {@link startCapture}. It must be the last one of its route. */
+/** The `onSend` hook that captures the response for {@link startCapture}. It must run after those of the app. */
 export const captureResponse: onSendHookHandler<unknown> = (_request, reply, payload, done) => {
   const capture = captures.get(reply.raw)
   if (capture === undefined) {

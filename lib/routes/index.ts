@@ -1,7 +1,6 @@
 import type { FastifyInstance, FastifySchemaCompiler } from 'fastify'
 import type { ErrorFormatter } from '../sessions/handlers.js'
 import type { Sessions } from '../sessions/sessions.js'
-import { startStream } from '../stream/response-sink.js'
 import { EXPOSED_HEADERS, SESSION_ID } from '../wire/headers.js'
 import { addBatchParser } from './batch.js'
 import { closeRoute } from './close.js'
@@ -15,20 +14,16 @@ import { upwardRoutes } from './upward.js'
 /** Adds the routes of one registration of the plugin. `scope` must contain no other routes. */
 export async function routes (scope: FastifyInstance, { sessions, app }: { sessions: Sessions, app: FastifyInstance }): Promise<void> {
   const routeOptions = [downwardRoute(sessions), ...upwardRoutes(sessions, scope.validatorCompiler === undefined), closeRoute(sessions)]
+  addResponseHooks(scope, sessions, SESSION_ID, EXPOSED_HEADERS)
   // If the app has registered @fastify/cors, it applies here as well, and a second registration would fail the boot.
   if (sessions.settings.cors !== undefined && !scope.hasRequestDecorator('corsPreflightEnabled')) {
     await addCors(scope, { methods: ['GET', 'POST', 'DELETE'], ...sessions.settings.cors }, routeOptions.map(({ url }) => url))
   }
-  addResponseHooks(scope, sessions, SESSION_ID, EXPOSED_HEADERS)
   // A parser of the app for this type would conflict with the parser for batches.
   scope.removeContentTypeParser('application/x-ndjson')
   // Batches are not accepted if the app has a schema for the body: it describes one message, so it would not validate the lines of a batch.
   if (sessions.settings.routes.upward.schema?.body === undefined) addBatchParser(scope)
   scope.decorateRequest(kSession, null)
-  // This hook runs after those of the app, which may add `onSend` hooks to routes. `startStream` must be the last one.
-  scope.addHook('onRoute', route => {
-    if (route.method === 'GET') route.onSend = [route.onSend ?? [], startStream].flat()
-  })
   const errorHandler = createErrorHandler(app)
   for (const route of routeOptions) scope.route({ errorHandler, ...route })
   scope.addHook('onReady', async () => {

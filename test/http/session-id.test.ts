@@ -1,7 +1,8 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
-import { serve } from '../support/server.js'
+import type { SseSessionsOptions } from '../../lib/index.js'
+import { serve, type ServeOptions } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 
 t.test('a forged session id or cursor, or the id of another principal, gives no access to a session', async t => {
@@ -60,12 +61,21 @@ t.test('session ids are random and unique, and are not accepted in a URL', async
   t.equal((await request(`${url}/upward?sessionId=${id}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' })).statusCode, 400)
 })
 
-t.test('no response can be stored by a shared cache, even if a hook of the app sets Cache-Control', async t => {
-  const cacheable = 'public, max-age=60'
-  for (const hook of ['onRequest', 'onSend', undefined] as const) {
-    const { url, sessions } = await serve(t, {}, {
-      beforeRegister: app => { if (hook !== undefined) app.addHook(hook, async (request: FastifyRequest, reply: FastifyReply) => { if (request.method === 'GET') reply.header('cache-control', cacheable) }) }
-    })
+const CACHEABLE = 'public, max-age=60'
+const makeCacheable = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => { if (request.method === 'GET') reply.header('cache-control', CACHEABLE) }
+
+const CACHE_HOOKS: Record<string, ServeOptions & { options?: SseSessionsOptions }> = {
+  'no hook': {},
+  'an onRequest hook': { beforeRegister: app => app.addHook('onRequest', makeCacheable) },
+  'an onSend hook': { beforeRegister: app => app.addHook('onSend', makeCacheable) },
+  'an onSend hook that is added after the plugin': { afterRegister: app => app.addHook('onSend', makeCacheable) },
+  'an onSend hook of the route': { options: { routes: { downward: { onSend: makeCacheable } } } },
+  'an onRoute hook': { beforeRegister: app => app.addHook('onRoute', route => { route.onSend = [route.onSend ?? [], makeCacheable].flat() }) }
+}
+
+for (const [hook, { options, ...serveOptions }] of Object.entries(CACHE_HOOKS)) {
+  t.test(`a shared cache cannot store a response with a session id if the app has ${hook} that sets Cache-Control`, async t => {
+    const { url, sessions } = await serve(t, options, serveOptions)
     sessions.handle('id', session => session.id)
     const { headers, sessionId, events } = await openStream(t, url)
     t.match(headers['cache-control'], /\bno-store\b/, 'a stream')
@@ -74,12 +84,12 @@ t.test('no response can be stored by a shared cache, even if a hook of the app s
       await response.body.dump()
       return response.headers['cache-control']
     }
-    const others = hook === undefined ? 'no-store' : cacheable
+    const others = hook === 'no hook' ? 'no-store' : CACHEABLE
     t.equal(await get({ accept: 'text/html' }), others, '406')
     t.equal(await get({ 'x-resume': 'required', 'last-event-id': 'unknown' }), others, '404')
     t.equal(await get({ 'last-event-id': 'closed' }), others, '204')
     t.equal((await postMessage(url, sessionId, {}, { event: 'id' })).headers['cache-control'], 'no-store')
     await (await sessions.find(sessionId))?.close()
     await openStream(t, url, { headers: { 'last-event-id': String(events[0]?.id) }, skipWelcome: true }).then(({ headers }) => { t.match(headers['cache-control'], /\bno-store\b/, 'a closed session') })
-  }
-})
+  })
+}

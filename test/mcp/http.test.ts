@@ -5,6 +5,7 @@ import mcp, { type McpOptions } from '../../lib/mcp/index.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { matchList } from '../support/match-list.js'
 import { openRawClient } from '../support/raw-client.js'
+import { listen } from '../support/server.js'
 import { waitUntil } from '../support/wait.js'
 import { ACCEPT, callMessage, initializeMessage, openGet, post, startSession } from './support/raw.js'
 import { createServer, serveMcp } from './support/server.js'
@@ -192,6 +193,17 @@ t.test('hooks, CORS and the authentication of the app apply', async t => {
   t.match(await (await post(url, PING, { ...session, authorization: 'wrong' })).json(), { statusCode: 401, message: 'wrong' })
   const { url: plain } = await serveMcp(t, {}, app => { app.register(cors) })
   t.equal((await post(plain, PING, { origin: 'http://localhost' })).headers.get('access-control-expose-headers'), 'Mcp-Session-Id')
+})
+
+t.test('a shared cache cannot store a response with a session id, even if a later hook of the app sets Cache-Control', async t => {
+  const app = Fastify()
+  await app.register(mcp, { server: createServer, closeTimeout: 500 })
+  app.addHook('onSend', async (_request, reply) => { reply.header('cache-control', 'public, max-age=60') })
+  const url = `${await listen(t, app)}/mcp`
+  t.equal((await post(url, initializeMessage())).headers.get('cache-control'), 'no-store')
+  const session = await startSession(url)
+  t.equal((await post(url, callMessage(1, 'count', { to: 1 }), session)).headers.get('cache-control'), 'no-store')
+  t.equal((await openGet(t, url, session)).headers['cache-control'], 'no-store')
 })
 
 t.test('invalid options fail the boot', async t => {
