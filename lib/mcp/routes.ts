@@ -42,9 +42,9 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
   addResponseHooks(scope, sessions, MCP_SESSION_ID, 'Mcp-Session-Id')
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
-    if (request.method !== 'GET') sessions.trackReply(reply)
-    // If the reply was tracked and is not any more, a response is being sent, for example that of `close`.
-    handle(registry, request, reply).catch((error: unknown) => { if (request.method === 'GET' || sessions.isTracked(reply)) reply.send(error) })
+    sessions.trackReply(reply, request.method !== 'GET')
+    // Otherwise, a response is being sent already, for example that of `close`.
+    handle(registry, request, reply).catch((error: unknown) => { if (sessions.canSend(reply)) reply.send(error) })
   }
   const { path: url } = settings
   scope.route({ method: 'POST', url, preParsing: requireJson('"Content-Type: application/json"'), handler: respond(handlePost) })

@@ -24,7 +24,7 @@ export interface AttachOptions extends Omit<StreamAttachment, 'newestPosition' |
 
 /**
  * Acquires the right to stream a session from the store, and sends the response that becomes the stream. Resolves with false if the
- * session does not exist any more: then the caller responds. The route must have the hook `startStream`.
+ * session does not exist any more: then the caller responds. The route must have the hook `startStream`, and track the reply.
  */
 export async function attachStream (sessions: Sessions, session: Session, options: AttachOptions, reply: FastifyReply): Promise<boolean> {
   const { sink, cursor, resumed } = options
@@ -38,7 +38,8 @@ export async function attachStream (sessions: Sessions, session: Session, option
     if (sink.closed) onAbort()
     else sink.listener = { onDrain: noop, onClose: onAbort, onError: error => { logSafely(logger, 'error', { err: error }, 'a response failed') } }
   }
-  if (sink.closed) return true
+  // If another response is being sent, for example an error of Fastify's `handlerTimeout`, `onAbort` is called when that has ended.
+  if (sink.closed || !sessions.canSend(reply)) return true
   if (newestPosition === undefined) return false
   const attachment: StreamAttachment = { ...options, newestPosition, logger }
   let encoder: StreamEncoder | undefined

@@ -82,6 +82,11 @@ export function startCapture (response: ServerResponse, earlierHeaders: Headers)
   return capture
 }
 
+/** Stops capturing the response of a reply. */
+export function stopCapture (reply: FastifyReply): void {
+  captures.delete(reply.raw)
+}
+
 /** Whether the response of a reply is captured. */
 export function isCaptured (reply: FastifyReply): boolean {
   return captures.has(reply.raw)

@@ -16,7 +16,7 @@ export function closeRoute (sessions: Sessions): RouteOptions {
     handler: (request, reply) => {
       sessions.trackReply(reply)
       const closeSession = async (): Promise<void> => { await (await requireSession(sessions, request)).close('deleted') }
-      closeSession().then(() => { if (sessions.isTracked(reply)) reply.code(204).send() }, (error: unknown) => { if (sessions.isTracked(reply)) reply.send(asError(error)) })
+      closeSession().then(() => { if (sessions.canSend(reply)) reply.code(204).send() }, (error: unknown) => { if (sessions.canSend(reply)) reply.send(asError(error)) })
     }
   }
 }

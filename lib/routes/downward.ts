@@ -30,8 +30,10 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     // This is not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
       const sink = new ResponseSink(reply.raw)
+      sessions.trackReply(reply, false)
       handleStream(sessions, request, reply, sink).catch((error: unknown) => {
-        if (error instanceof StoreUnavailable) sendRetry(sessions, reply)
+        if (!sessions.canSend(reply)) logSafely(request.log, 'error', { err: error }, 'a request for a stream failed after another response was sent')
+        else if (error instanceof StoreUnavailable) sendRetry(sessions, reply)
         else reply.send(asError(error))
       })
     }

@@ -3,9 +3,10 @@ import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest }
 import { andThen, noop, type Awaitable } from '../awaitable.js'
 import { asError } from '../errors.js'
 import type { Session } from '../sessions/session.js'
+import type { Sessions } from '../sessions/sessions.js'
 import type { StoredResponse } from '../store/message-queue.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { resolveAfterTimeout, startCapture } from './captured-response.js'
+import { isCaptured, resolveAfterTimeout, startCapture } from './captured-response.js'
 import { sendResponse } from './message.js'
 import { createInternalResponse } from './second-reply.js'
 
@@ -53,6 +54,8 @@ export class MessageRequest extends IncomingMessage {
   /** Whether a handler has handled the message. */
   #isHandled: Awaitable<boolean> = false
   #response: StoredResponse | undefined
+  /** Resolves the capture of the response. */
+  #resolve: (response: StoredResponse) => void = noop
   /** Starts the timeout of the app's hooks: of those before the handler, and then of those after it. */
   #startTimeout: () => void = noop
   #cancelTimeout: () => void = noop
@@ -91,7 +94,7 @@ export class MessageRequest extends IncomingMessage {
   }
 
   /** Handles the message. The handler of the internal route calls it. */
-  handle (request: FastifyRequest, reply: FastifyReply): void {
+  handle (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): void {
     // A hook has continued after the timeout. Other messages of the session may have been handled since.
     if (this.#response !== undefined) {
       sendResponse(reply, this.#response)
@@ -100,12 +103,17 @@ export class MessageRequest extends IncomingMessage {
     this.#cancelTimeout()
     const onError = (error: unknown): false => {
       this.#startTimeout()
-      reply.send(asError(error))
+      if (sessions.canSend(reply)) reply.send(asError(error))
       return false
     }
     try {
-      const isHandled = andThen(this.#handle(request, reply), () => {
+      const isHandled = andThen(this.#handle(request, reply), response => {
         this.#startTimeout()
+        // Something else has responded while the handler ran, for example Fastify's `handlerTimeout`.
+        if (!isCaptured(reply)) {
+          this.#response = response
+          this.#resolve(response)
+        }
         return true
       })
       this.#isHandled = isHandled instanceof Promise ? isHandled.catch(onError) : isHandled
@@ -118,10 +126,12 @@ export class MessageRequest extends IncomingMessage {
   async dispatch (scope: FastifyInstance, timeout: number): Promise<DispatchResult> {
     const response = createInternalResponse(this)
     const capture = startCapture(response, {})
+    this.#resolve = capture.resolve
     this.#startTimeout = () => { this.#cancelTimeout = resolveAfterTimeout(capture, timeout, this.event, this.log) }
     this.#startTimeout()
     scope.routing(this, response)
-    this.#response = await capture.response
+    const captured = await capture.response
+    this.#response ??= captured
     const isHandled = await this.#isHandled
     this.#cancelTimeout()
     return { response: this.#response, isHandled }

@@ -9,7 +9,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import { isAsyncValues, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 import type { RunOutcome } from '../store/run-state.js'
-import { isCaptured, sendError } from './captured-response.js'
+import { sendError, stopCapture } from './captured-response.js'
 import { formatResult } from './message-result.js'
 import { createSecondReply } from './second-reply.js'
 
@@ -31,10 +31,15 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
   const { event } = message
   const timeout = getHandlerTimeout(sessions, event)
   let usableReply = reply
-  // If the server closes while the handler runs, `close` sends 503 through `reply`. The result of the handler then needs a second reply,
-  // without a connection, and is stored for repeats.
+  // If the server closes, or Fastify's `handlerTimeout` passes, while the handler runs, an error is sent through `reply`. The result of the
+  // handler then needs a second reply, without a connection, and is stored for repeats.
   const getUsableReply = (): FastifyReply => {
-    if (usableReply === reply && !sessions.isTracked(reply) && !isCaptured(reply)) usableReply = createSecondReply(reply, upwardReply.statusCode)
+    if (usableReply === reply && !sessions.canSend(reply)) usableReply = createSecondReply(reply, upwardReply.statusCode)
+    return usableReply
+  }
+  /** Returns the reply with which the result is sent. If it is the second one, the response of the first one is not the result. */
+  const getReplyForResult = (): FastifyReply => {
+    if (getUsableReply() !== reply) stopCapture(reply)
     return usableReply
   }
   const upwardReply = new UpwardReply(getUsableReply)
@@ -46,18 +51,18 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
       const error = asError(thrown)
       // These errors refuse the message: no response is stored, and a repeat is a new attempt.
       if (isStartingDelivery || error instanceof StoreUnavailable || error instanceof Closing) throw error
-      const { status, headers, body } = await sendError(error, getUsableReply(), timeout, event)
+      const { status, headers, body } = await sendError(error, getReplyForResult(), timeout, event)
       return { status, headers: { ...upwardReply.headers, ...headers }, body }
     }
     try {
       assertMayStart()
       const response = andThen(withTimeout(sessions.hooks.has('preHandle') ? 'A preHandle hook or the handler' : 'The handler', callHandler(upwardReply)), returned => {
-        if (!isAsyncValues(returned)) return sendResponse(getUsableReply(), upwardReply.toResponse(event, returned))
+        if (!isAsyncValues(returned)) return sendResponse(getReplyForResult(), upwardReply.toResponse(event, returned))
         const id = message.id ?? randomUUID()
         isStartingDelivery = true
         return andThen(deliverValues(sessions, session, id, returned, upwardReply, reply.log, error => sendError(error, createSecondReply(reply), timeout, event)), () => {
           isStartingDelivery = false
-          return sendResponse(getUsableReply(), upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
+          return sendResponse(getReplyForResult(), upwardReply.code(202).send({ status: 'streaming', message: id }).toResponse(event, undefined))
         })
       })
       return response instanceof Promise ? response.catch(onError) : response

@@ -42,13 +42,13 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   const handler: RouteHandlerMethod = (request, reply) => {
     sessions.trackReply(reply)
     const handled = handlePost(sessions, request, reply)
-    if (handled instanceof Promise) handled.catch((error: unknown) => { if (sessions.isTracked(reply)) reply.send(asError(error)) })
+    if (handled instanceof Promise) handled.catch((error: unknown) => { if (sessions.canSend(reply)) reply.send(asError(error)) })
   }
-  // This route does not track its reply. At the end of `closeTimeout`, `close` responds to tracked requests with an error, and that
-  // error would be stored as the response of the message.
   const internalHandler: RouteHandlerMethod = (request, reply) => {
-    if (request.raw instanceof MessageRequest) request.raw.handle(request, reply)
-    else reply.callNotFound()
+    if (!(request.raw instanceof MessageRequest)) return reply.callNotFound()
+    // At the end of `closeTimeout`, `close` must not respond with an error, which would be stored as the response of the message.
+    sessions.trackReply(reply, false)
+    request.raw.handle(sessions, request, reply)
   }
   const acceptsBatches = upward.schema?.body === undefined
   const advice = acceptsBatches ? '"Content-Type: application/json" for one message, or "application/x-ndjson" for a batch' : '"Content-Type: application/json"'
@@ -102,12 +102,12 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
   return andThen(sessions.findCached(id), session => session?.connected === true)
 }
 
-/** Handles a message or a batch. Sends the response only if the reply is still tracked: otherwise, the 503 of `close` is being sent. */
+/** Handles a message or a batch. Sends the response only if nothing else is being sent, such as the 503 of `close`. */
 function handlePost (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
     if (request.body instanceof Batch) {
-      return handleBatch(sessions, session, request.body, event, request).then(results => { if (sessions.isTracked(reply)) reply.type(JSON_TYPE).send(results) })
+      return handleBatch(sessions, session, request.body, event, request).then(results => { if (sessions.canSend(reply)) reply.type(JSON_TYPE).send(results) })
     }
     return handleSingle(sessions, session, event, request, reply)
   })
@@ -132,5 +132,5 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     }
   })
   const result = isStarted || !isPromise(queued) ? queued : waitForResult(sessions, session, queued, () => isStarted)
-  return andThen(result, ({ response, replayed }) => { if (replayed && sessions.isTracked(reply)) sendResponse(reply.header(IDEMPOTENT_REPLAYED, 'true'), response) })
+  return andThen(result, ({ response, replayed }) => { if (replayed && sessions.canSend(reply)) sendResponse(reply.header(IDEMPOTENT_REPLAYED, 'true'), response) })
 }

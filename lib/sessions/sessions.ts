@@ -29,11 +29,22 @@ import { PrincipalSessions } from './principal-sessions.js'
 /** Minimum time for the store and the `onClose` hooks in `close`, in milliseconds, even if streams or handlers have taken all of `closeTimeout`. */
 const MIN_STORE_TIMEOUT = 100
 
-/** @internal Key of the slot of a tracked reply. */
+/** @internal Key of the slot of a tracked reply for which `close` waits. */
 export const kSlot = Symbol('slot')
+
+/** Key of the original method `send` of a tracked reply, until it is called. */
+const kSend = Symbol('send')
 
 interface TrackedReply {
   [kSlot]?: number | undefined
+  [kSend]?: FastifyReply['send'] | undefined
+}
+
+/** The method `send` of a tracked reply, until it is called: by the plugin, by the app, or by Fastify, for example after its `handlerTimeout`. */
+function sendTracked (this: FastifyReply & TrackedReply, payload?: unknown): FastifyReply {
+  this.send = this[kSend] as FastifyReply['send']
+  this[kSend] = undefined
+  return this.send(payload)
 }
 
 /** Numbers for monitoring. */
@@ -246,17 +257,22 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return (this.closing ? closeTimeout : 0) + min + Math.floor(Math.random() * (max - min + 1))
   }
 
-  /** @internal Tracks a reply, so that `close` waits for its response. Call it when the handler starts, and not before: the body of a request may never arrive. */
-  trackReply (reply: FastifyReply & TrackedReply): void {
-    reply[kSlot] = this.#replies.add(reply)
+  /**
+   * @internal Tracks a reply. With `delaysClose`, `close` waits for its response, and sends an error at the end of `closeTimeout`. Call it when
+   * the handler starts, and not before: the body of a request may never arrive.
+   */
+  trackReply (reply: FastifyReply & TrackedReply, delaysClose = true): void {
+    if (delaysClose) reply[kSlot] = this.#replies.add(reply)
+    reply[kSend] = reply.send
+    reply.send = sendTracked
   }
 
-  /** @internal Whether a reply is tracked, which means that its response is not being sent yet. */
-  isTracked (reply: FastifyReply & TrackedReply): boolean {
-    return reply[kSlot] !== undefined
+  /** @internal Whether a reply is tracked, and nothing has called its method `send`. While `onError` hooks run for an error, a second call throws. */
+  canSend (reply: FastifyReply & TrackedReply): boolean {
+    return reply[kSend] !== undefined
   }
 
-  /** @internal Stops tracking a reply. Call it when its response is being sent. */
+  /** @internal Stops tracking a reply for `close`. Call it when its response is being sent. */
   untrackReply (reply: FastifyReply & TrackedReply): void {
     const slot = reply[kSlot]
     if (slot === undefined) return
@@ -279,8 +295,6 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
     for (const reply of this.#replies.values()) {
-      // Before `send`, because an onError hook of the app may run for some time before that of the plugin.
-      this.untrackReply(reply)
       try {
         reply.send(new Closing())
       } catch (error) {

@@ -1,10 +1,11 @@
-import type { FastifyInstance } from 'fastify'
-import t from 'tap'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import t, { type Test } from 'tap'
 import { request } from 'undici'
-import type { Session } from '../../lib/index.js'
-import { serve } from '../support/server.js'
+import { StoreUnavailable, type Session } from '../../lib/index.js'
+import { serve, type ServeOptions } from '../support/server.js'
+import { FlakyStore } from '../support/flaky-store.js'
 import { openStream, postMessage } from '../support/http-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 for (const [hook, status] of [['onRequest', 401], ['preHandler', 403]] as const) {
   t.test(`an app can protect every route with an ${hook} hook that responds with ${status}`, async t => {
@@ -95,6 +96,152 @@ t.test('responds with 503 if an onSend hook exceeds the handlerTimeout, and clos
   release.resolve()
   t.equal(await withTimeout(closed.promise, 'the close of the session'), 'aborted')
 })
+
+interface LogLine {
+  readonly msg: string
+  readonly err?: { readonly message: string }
+}
+
+/** Options of an app whose `onError` hooks wait for a gate after Fastify's `handlerTimeout`. Until then, Fastify accepts no other response. */
+function withWaitingHook (): { options: ServeOptions, waiting: Set<FastifyReply>, release: () => void, lines: LogLine[] } {
+  const waiting = new Set<FastifyReply>()
+  const gate = deferred()
+  const lines: LogLine[] = []
+  const options: ServeOptions = {
+    fastify: { handlerTimeout: 50, logger: { level: 'warn', stream: { write: line => { lines.push(JSON.parse(line)) } } } },
+    beforeRegister: app => app.addHook('onError', async (_request, reply, { code }) => {
+      if (code !== 'FST_ERR_HANDLER_TIMEOUT') return
+      waiting.add(reply)
+      await gate.promise
+    })
+  }
+  return { options, waiting, release: gate.resolve, lines }
+}
+
+/** Sends the message `slow` with a key. It has no data, because Fastify's `handlerTimeout` ends when the body of a request over HTTP/1.1 was read. */
+async function postSlow (url: string, sessionId: string): Promise<object> {
+  const { statusCode: status, headers, body } = await request(`${url}/upward/slow`, { method: 'POST', headers: { 'x-session-id': sessionId, 'idempotency-key': 'k' } })
+  const text = await body.text()
+  return { status, body: text.startsWith('{') ? JSON.parse(text) : text, ...headers['idempotent-replayed'] === 'true' && { replayed: true } }
+}
+
+async function postSlowInBatch (url: string, sessionId: string): Promise<object> {
+  const { body } = await postMessage(url, sessionId, '{"event":"slow","id":"k"}', { headers: { 'content-type': 'application/x-ndjson' } })
+  return (body as [object])[0]
+}
+
+const TIMED_OUT = { status: 503, body: { code: 'FST_ERR_HANDLER_TIMEOUT' } }
+
+/** Starts a handler that takes longer than the `handlerTimeout` of Fastify. */
+async function startSlowHandler (t: Test, { options, waiting }: ReturnType<typeof withWaitingHook>, post: typeof postSlow, finish: () => unknown): Promise<{ posted: Promise<object>, finishHandler: () => Promise<void>, repeat: () => Promise<object>, getCalls: () => number }> {
+  const { url, sessions } = await serve(t, {}, options)
+  const gate = deferred()
+  let calls = 0
+  sessions.handle('slow', async () => {
+    if (++calls > 1) return 'second attempt'
+    await gate.promise
+    return finish()
+  })
+  const { sessionId } = await openStream(t, url)
+  const posted = post(url, sessionId)
+  await waitUntil(() => waiting.size === 1, 'the timeout')
+  const finishHandler = async (): Promise<void> => {
+    gate.resolve()
+    // The result reaches the request in microtasks.
+    await nextEventLoopTick()
+  }
+  return { posted: withTimeout(posted, 'the response'), finishHandler, repeat: () => withTimeout(post(url, sessionId), 'the repeat'), getCalls: () => calls }
+}
+
+for (const [what, post] of [['a message', postSlow], ['a message of a batch', postSlowInBatch]] as const) {
+  for (const [outcome, finish, result] of [
+    ['finishes', () => 'done', { status: 200, body: 'done' }],
+    ['fails', () => { throw Object.assign(new Error('failed'), { statusCode: 409 }) }, { status: 409, body: { message: 'failed' } }]
+  ] as const) {
+    for (const isWaiting of [true, false]) {
+      t.test(`repeats get the result of a handler that ${outcome} ${isWaiting ? 'while an onError hook runs for' : 'after the response to'} the handlerTimeout of ${what}`, async t => {
+        const hook = withWaitingHook()
+        if (!isWaiting) hook.release()
+        const { posted, finishHandler, repeat, getCalls } = await startSlowHandler(t, hook, post, finish)
+        if (!isWaiting) await waitUntil(() => [...hook.waiting].every(reply => reply.sent), 'the response')
+        await finishHandler()
+        t.match(await repeat(), { ...result, replayed: true })
+        hook.release()
+        t.match(await posted, post === postSlow ? TIMED_OUT : result)
+        t.equal(getCalls(), 1)
+      })
+    }
+  }
+
+  t.test(`a repeat is a new attempt if the store fails while an onError hook runs for the handlerTimeout of ${what}`, async t => {
+    const hook = withWaitingHook()
+    const { posted, finishHandler, repeat, getCalls } = await startSlowHandler(t, hook, post, () => { throw new StoreUnavailable() })
+    await finishHandler()
+    hook.release()
+    t.match(await posted, TIMED_OUT)
+    t.match(await repeat(), { status: 200, body: 'second attempt', replayed: undefined })
+    t.equal(getCalls(), 2)
+  })
+}
+
+t.test('a repeat sends nothing else while an onError hook runs for its handlerTimeout', async t => {
+  const { options, waiting, release } = withWaitingHook()
+  const { url, sessions } = await serve(t, {}, options)
+  const gate = deferred()
+  sessions.handle('slow', () => gate.promise)
+  const { sessionId } = await openStream(t, url)
+  const posts = [1, 2].map(() => postSlow(url, sessionId))
+  await waitUntil(() => waiting.size === 2, 'the timeouts')
+  gate.resolve()
+  await nextEventLoopTick()
+  release()
+  for (const post of posts) t.match(await withTimeout(post, 'the response'), TIMED_OUT)
+})
+
+for (const fails of [false, true]) {
+  t.test(`a DELETE that ${fails ? 'fails' : 'finishes'} sends nothing else while an onError hook runs for its handlerTimeout`, async t => {
+    const { options, waiting, release } = withWaitingHook()
+    const store = new FlakyStore()
+    const { url } = await serve(t, { store: store.createStore }, options)
+    const { sessionId } = await openStream(t, url)
+    const gate = deferred()
+    store.delay = async name => {
+      if (name !== 'end') return
+      await gate.promise
+      if (fails) throw new StoreUnavailable()
+    }
+    const deleted = request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId } })
+    await waitUntil(() => waiting.size === 1, 'the timeout')
+    gate.resolve()
+    await nextEventLoopTick()
+    release()
+    t.equal((await withTimeout(deleted, 'the response')).statusCode, 503)
+  })
+}
+
+for (const fails of [false, true]) {
+  t.test(`if an onOpen hook ${fails ? 'fails' : 'finishes'} while an onError hook runs for the handlerTimeout, the session is closed`, async t => {
+    const { options, waiting, release, lines } = withWaitingHook()
+    const { url, sessions } = await serve(t, {}, options)
+    const gate = deferred()
+    const closed = deferred<string>()
+    sessions
+      .addHook('onOpen', async () => {
+        await gate.promise
+        if (fails) throw new Error('late')
+      })
+      .addHook('onClose', (_session, reason) => { closed.resolve(reason) })
+    const opened = openStream(t, url, { skipWelcome: true })
+    await waitUntil(() => waiting.size === 1, 'the timeout')
+    gate.resolve()
+    await nextEventLoopTick()
+    release()
+    t.equal((await withTimeout(opened, 'the response')).status, 503)
+    t.equal(await withTimeout(closed.promise, 'the close of the session'), fails ? 'refused' : 'aborted')
+    t.equal(sessions.size, 0)
+    t.strictSame(lines.filter(({ err }) => err?.message === 'late').length, fails ? 1 : 0)
+  })
+}
 
 t.test('a session is closed if its client disconnects while onOpen runs, but not while onResume runs', async t => {
   const release = deferred()

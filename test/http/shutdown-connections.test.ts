@@ -246,7 +246,7 @@ for (const hook of ['onError', 'onSend'] as const) {
       const { app, posted, release, repeat, post } = await startSlowHandler(t, handle, { beforeRegister: app => { addTo(app, hook) } }, isBatch)
       const repeated = post()
       const { sseSessions: sessions } = app
-      await waitUntil(() => replies.size === 2 && [...replies].every(reply => sessions.isTracked(reply)), 'the repeat')
+      await waitUntil(() => replies.size === 2 && [...replies].every(reply => sessions.canSend(reply)), 'the repeat')
       const closing = app.close()
       await withTimeout(started, 'the hook')
       release()

@@ -74,6 +74,30 @@ t.test('while an onError hook runs for the 503 of close(), a DELETE that finishe
   await withTimeout(closing, 'close()')
 })
 
+t.test('while an onError hook runs for the handlerTimeout of a GET that fails, nothing else is sent', async t => {
+  const [failing, storeGate, hookGate] = [deferred(), deferred(), deferred()]
+  const store = new FlakyStore()
+  const { url } = await serveMcp(t, { store: store.createStore }, app => {
+    app.addHook('onError', async () => {
+      failing.resolve()
+      await hookGate.promise
+    })
+  }, { handlerTimeout: 50 })
+  const session = await startSession(url)
+  store.delay = async name => {
+    if (name !== 'findCached') return
+    await storeGate.promise
+    throw new StoreUnavailable()
+  }
+  const opened = openGet(t, url, session)
+  await withTimeout(failing.promise, 'the hook')
+  storeGate.resolve()
+  // The error reaches the request in microtasks.
+  await nextEventLoopTick()
+  hookGate.resolve()
+  t.equal((await withTimeout(opened, 'the response')).status, 503)
+})
+
 for (const method of ['open', 'update'] as const) {
   t.test(`a call is canceled if its stream cannot be opened because the method ${method} of the store fails`, async t => {
     const store = new FlakyStore()

@@ -110,6 +110,7 @@ t.test('a response that is refused because of a later request is not attached', 
         await gate.promise
       }, startStream]
     }, async ({ headers }, reply) => {
+      app.sseSessions.trackReply(reply, false)
       const session = await app.sseSessions.find(String(headers['x-session-id'])) as Session
       const stream = session[kInternals]
       stream.retainForResume()
