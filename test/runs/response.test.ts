@@ -1,11 +1,11 @@
 import { PassThrough, Readable } from 'node:stream'
 import t from 'tap'
-import type { Gap } from '../../lib/index.js'
+import { StoreUnavailable, type Gap } from '../../lib/index.js'
 import { connectHttp2, http2Options, requestHttp2 } from '../support/http2.js'
 import { matchList } from '../support/match-list.js'
 import { openRawClient } from '../support/raw-client.js'
 import { FlakyStore } from '../support/flaky-store.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { createFeed } from './support/feed.js'
 import { dataOf, follow } from './support/run-client.js'
 import { serveRuns } from './support/serve-runs.js'
@@ -256,6 +256,38 @@ t.test('the handler timeout of the route does not end a response', async t => {
   t.equal(await response.isComplete, true)
   t.strictSame(dataOf(response), ['1'])
 })
+
+for (const fails of [false, true]) {
+  t.test(`a response whose run ${fails ? 'cannot be read' : 'is read'} while an onError hook runs for the handlerTimeout sends nothing else`, async t => {
+    const store = new FlakyStore()
+    const [failing, hookGate, storeGate] = [deferred(), deferred(), deferred()]
+    const { runs, runUrl, feed, logged } = await serveRuns(t, {
+      plugin: { store: store.createStore },
+      serve: {
+        fastify: { handlerTimeout: 50 },
+        beforeRegister: app => app.addHook('onError', async () => {
+          failing.resolve()
+          await hookGate.promise
+        })
+      }
+    })
+    await runs.start('a', {}, feed.producer)
+    store.delay = async name => {
+      if (name !== 'follow') return
+      await storeGate.promise
+      if (fails) throw new StoreUnavailable()
+    }
+    const response = fetch(runUrl)
+    await withTimeout(failing.promise, 'the hook')
+    storeGate.resolve()
+    // The result reaches the request in microtasks.
+    await nextEventLoopTick()
+    hookGate.resolve()
+    t.equal((await withTimeout(response, 'the response')).status, 503)
+    t.equal((await runs.find('a'))?.status, 'running')
+    matchList(t, logged().filter(({ msg }) => /after another response/.test(msg)), [{ level: 50, err: { code: fails ? 'FST_SSE_STORE_UNAVAILABLE' : 'FST_ERR_SEND_INSIDE_ONERR' } }])
+  })
+}
 
 t.test('over HTTP/2, the response is the same', async t => {
   const { port, feed, runs } = await serveRuns(t, { serve: { fastify: http2Options } })
