@@ -6,7 +6,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import type { QueuedMessage, QueueResult, StoredResponse } from '../store/message-queue.js'
 import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY } from '../wire/headers.js'
-import { fingerprint, isIdempotencyKey } from '../wire/idempotency-key.js'
+import { fingerprint, isIdempotencyKey, normalizeJson } from '../wire/idempotency-key.js'
 import { LINE_FEED, parseLine, skipSpace } from './json-line.js'
 import { MessageRequest, type BatchMessage, type DispatchResult, type RequestHandler } from './message-request.js'
 import { formatResult } from './message-result.js'
@@ -130,7 +130,8 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
     return {
       key: id,
       isConcurrent,
-      fingerprint: () => fingerprint(event, json?.toString()),
+      // A single POST with the same data has the same fingerprint.
+      fingerprint: () => fingerprint(event, json && normalizeJson(json.toString())),
       size: () => json?.length ?? 0,
       handle: async assertMayStart => {
         started.add(message)

@@ -10,6 +10,15 @@ export function fingerprint (name: string, json = 'null'): string {
   return hash('sha256', `[${JSON.stringify(name)},${json}]`, 'base64')
 }
 
+/** Returns what {@link serializeData} returns for the data of a JSON text; the text itself if it cannot be parsed, or not be serialized because it is nested too deeply. */
+export function normalizeJson (text: string): string {
+  try {
+    return JSON.stringify(JSON.parse(text))
+  } catch {
+    return text
+  }
+}
+
 /** Serializes parsed data for {@link fingerprint}; as JSON, if possible. Throws FST_SSE_DATA_TOO_DEEP. */
 export function serializeData (data: unknown): string | undefined {
   try {

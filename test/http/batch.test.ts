@@ -77,6 +77,46 @@ t.test('a repeated id gets the stored response, in the same batch and in later r
   t.strictSame(handled, [1, 2, 3])
 })
 
+// Each list contains texts of the same data.
+const TEXTS = [
+  ['{"text":"café/"}', '{"text":"caf\\u00e9\\/"}', ' { "text" : "café/" } '],
+  ['[1,1000,0.5,0]', '[1.0,1e3,5E-1,-0]'],
+  ['{"1":true,"a":2}', '{"a":1,"1":true,"a":2}'],
+  ['null', ' null '],
+  ['"\\ud800"', '"\\uD800"']
+]
+
+t.test('a repeat may have another JSON text of the same data, in a message and in a batch', async t => {
+  const { url, sessions, sessionId } = await serveWithHandler(t)
+  let calls = 0
+  sessions.handle('count', () => ++calls)
+  const post = async (text: string, key: string): Promise<unknown> => (await postMessage(url, sessionId, text, { event: 'count', key })).body
+  const postLine = async (data: string, key: string): Promise<unknown> => ((await postBatch(url, sessionId, `{"event":"count","id":"${key}","data":${data}}`)).body as [{ body: unknown }])[0].body
+  let key = 0
+  for (const texts of TEXTS) {
+    for (const first of texts) {
+      for (const send of [post, postLine]) {
+        const expected = calls + 1
+        t.equal(await send(first, `k${++key}`), expected)
+        for (const text of texts) {
+          for (const repeat of [post, postLine]) t.equal(await repeat(text, `k${key}`), expected, `${first} ${text}`)
+        }
+        for (const repeat of [post, postLine]) t.match(await repeat('{"text":"caf"}', `k${key}`), { code: 'FST_SSE_IDEMPOTENCY_KEY_REUSED' })
+      }
+    }
+  }
+})
+
+t.test('a key can be used for data that is invalid or nested too deeply to be serialized', async t => {
+  const { url, sessions, sessionId } = await serveWithHandler(t)
+  sessions.handle('any', () => 'handled')
+  const deep = '['.repeat(50_000) + ']'.repeat(50_000)
+  for (const [first, repeat] of [[{ status: 400 }, { status: 400 }], [{ status: 200 }, { status: 200, replayed: true }]] as const) {
+    const line = first.status === 400 ? '{"event":"any","id":"invalid","data":tru}' : `{"event":"any","id":"deep","data":${deep}}`
+    for (const result of [first, repeat]) matchList(t, (await postBatch(url, sessionId, line)).body, [result])
+  }
+})
+
 t.test('no message of another request is handled between those of a batch', async t => {
   const { url, sessions, sessionId, handled } = await serveWithHandler(t)
   const started = deferred()
