@@ -13,7 +13,7 @@ export type RunStatus = 'running' | 'finished' | 'stopped' | 'failed' | 'lost'
 export interface RunContext extends RunResponseContext {
   follow (run: RunState, target: DeliverySession, options: FollowOptions): Promise<RunOutcome>
   /** A call of the app has failed, and nothing waits for its promise. */
-  onUnhandled (error: unknown, call: string, details: { readonly run: string }): void
+  onUnhandled (error: unknown, call: string, details: { readonly run: string } | { readonly name: string }): void
 }
 
 /** An event stream with a log of its own, one producer and any number of readers. It does not depend on connections, and is kept for a while after its end. */

@@ -149,7 +149,7 @@ export class Runs {
    * FST_SSE_TOO_MANY_RUNS, FST_SSE_RUNS_UNSUPPORTED, FST_SSE_CLOSING or FST_SSE_STORE_UNAVAILABLE.
    */
   start (name: string, options: StartRunOptions, producer: Producer): Promise<Run> {
-    return toPromise(() => this.startWithFingerprint(name, options, undefined, producer))
+    return toPromise(() => this.startWithFingerprint(name, options, undefined, producer), error => { this.#context.onUnhandled(error, 'runs.start', { name }) })
   }
 
   /**

@@ -30,8 +30,8 @@ export class PrincipalSessions {
   }
 
   /** Resolves with the number of sessions. Rejects with FST_SSE_STORE_UNAVAILABLE. */
-  async count (): Promise<number> {
-    return (await this.sessions()).length
+  count (): Promise<number> {
+    return toPromise(() => andThen(this.#context.find(this.principal), ({ length }) => length))
   }
 
   /** Sends the default event, `message`, to each session. Resolves and rejects as {@link emit}. */

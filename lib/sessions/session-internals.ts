@@ -62,6 +62,8 @@ export interface UnhandledDetails {
   readonly event?: string
   readonly channel?: string
   readonly run?: string
+  /** The name of a run. */
+  readonly name?: string
 }
 
 /** A response that is ready to become the stream of a session. */

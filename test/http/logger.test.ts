@@ -164,6 +164,26 @@ t.test('logs a warning with the name of a channel that cannot be closed', async 
   t.match(JSON.parse(raw()), { level: 40, channel: 'room', msg: 'channel.close has failed, and nothing handles its rejected promise' })
 })
 
+t.test('logs a warning with the name of a run that cannot be started', async t => {
+  const { sessions, raw } = await serveLogged(t, 'warn', { maxRuns: 1 })
+  async function * endless (): AsyncGenerator<number> { await new Promise(() => {}) }
+  await sessions.runs.start('first', {}, endless)
+  sessions.runs.start('second', {}, endless)
+  await waitUntil(() => raw() !== '', 'the warning')
+  t.match(JSON.parse(raw()), { level: 40, name: 'second', err: { code: 'FST_SSE_TOO_MANY_RUNS' }, msg: 'runs.start has failed, and nothing handles its rejected promise' })
+})
+
+t.test('a rejected promise of a call without an effect is not logged', async t => {
+  const store = new FlakyStore()
+  const { sessions, raw } = await serveLogged(t, 'warn', { store: store.createStore })
+  store.isDown = true
+  const principal = sessions.of('ann')
+  const calls = [sessions.find('id'), principal.sessions(), principal.count(), sessions.channel('room').sessions(), sessions.channel('room').count(), sessions.runs.find('run')]
+  for (let tick = 0; tick < 3; tick++) await nextEventLoopTick()
+  for (const call of calls) await t.rejects(async () => { await call }, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  t.equal(raw(), '')
+})
+
 t.test('logs a warning with event and session if nothing handles the rejected promise of a call', async t => {
   const { url, sessions, raw } = await serveLogged(t, 'warn')
   let session: Session | undefined
