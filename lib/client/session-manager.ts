@@ -41,10 +41,15 @@ export class SessionManager<C extends Contract> {
   #session: ClientSession<C> | undefined
   #generation = 0
   #isRetained = false
+  /** The last error that a listener of the component has received. */
+  #receivedError: unknown
   readonly #registrations = new Set<Registration<C>>()
 
   readonly methods: SessionMethods<C> = {
-    on: (event, listener) => this.#register(session => session.on(event, listener)),
+    on: (event, listener) => this.#register(session => session.on(event, data => {
+      if (event === 'error') this.#receivedError = data
+      listener(data)
+    })),
     handle: (event, handler) => this.#register(session => session.handle(event, handler)),
     send: (...payload) => this.#session?.send(...payload) ?? rejectClosed(),
     emit: (...args) => this.#session?.emit(...args) ?? rejectClosed(),
@@ -102,8 +107,8 @@ export class SessionManager<C extends Contract> {
     }
     for (const event of STATE_EVENTS) session.on(event, updateView)
     for (const registration of this.#registrations) registration.remove = registration.addTo(session)
-    // The session also reports this error with its `error` event.
-    readEvents().catch(() => {})
+    // The session does not print this error, because a loop throws it.
+    readEvents().catch((error: unknown) => { if (error !== this.#receivedError) console.error(error) })
     updateView()
   }
 

@@ -3,6 +3,7 @@ import type { ConnectOptions } from '../../lib/client/index.js'
 import { SessionManager, type SessionView } from '../../lib/client/session-manager.js'
 import type { Contract } from '../../lib/contract.js'
 import { FORCE_CLOSE } from '../support/clients.js'
+import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { waitUntil } from '../support/wait.js'
 
@@ -49,4 +50,32 @@ t.test('a handler of the component answers the requests of each of its sessions,
   t.equal(await ask(3), 6)
   remove()
   await t.rejects(ask(4), { code: 'FST_SSE_REQUEST_UNHANDLED' })
+})
+
+t.test('the error that closes the session of a component is printed, unless the component has a listener for it', async t => {
+  const printed: unknown[] = []
+  t.intercept(console, 'error', { value: (error: unknown) => { printed.push(error) } })
+  const { url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  const manager = new SessionManager()
+  let view: SessionView<Contract> | undefined
+  manager.update({}, newView => { view = newView })
+  const openWrong = async (path: string): Promise<void> => {
+    manager.open(`${url}/${path}`)
+    await waitUntil(() => view?.state === 'closed', 'the error')
+    // The loop over the events of the session ends later.
+    await new Promise(resolve => { setImmediate(resolve) })
+  }
+  await openWrong('first')
+  matchList(t, printed, [{ code: 'HTTP_404' }])
+  const received: unknown[] = []
+  const remove = manager.methods.on('error', error => {
+    received.push(error)
+    remove()
+  })
+  await openWrong('second')
+  matchList(t, received, [{ code: 'HTTP_404' }])
+  t.equal(printed.length, 1)
+  await openWrong('third')
+  t.equal(printed.length, 2)
+  t.equal(received.length, 1)
 })
