@@ -174,46 +174,45 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
     }
   }
 
+  /** Settles the messages that have a final response. Returns what {@link post} resolves with. */
   const handleResponse = (batch: readonly Message[], response: Response, body: unknown): number | undefined => {
     const { ok, status, headers } = response
-    const error = lastError = createResponseError({ status, body })
-    const isUnknown = error.code === 'FST_SSE_SESSION_UNKNOWN'
+    let retryAfter: number | undefined
+    const responseToAll: MessageResponse = { status, body }
+    lastError = createResponseError(responseToAll)
     // Not every server lets pages of other origins read the header.
-    if (isUnknown || headers.get('x-session-connected') === 'false') listener.onStale()
+    if (headers.get('x-session-connected') === 'false') listener.onStale()
     if (ok) {
       // The response is incomplete, or a proxy or captive portal sent it.
       if (!Array.isArray(body) || body.length !== batch.length) return 0
       batchLimit = Math.min(MAX_BATCH_MESSAGES, batchLimit * 2)
       lastError = undefined
-      return settleBatch(batch, body)
+    } else {
+      // The server did not handle the messages. With another 5xx status a proxy may have lost the response of the server.
+      if (status < 500 || status === 503) markUnhandled(batch)
+      if (isTransient(status)) return parseRetryAfter(response)
+      // One message is invalid, or the batch is too large. The server handled none of them.
+      if (batch.length > 1 && (status === 400 || status === 413)) {
+        batchLimit = batch.length >> 1
+        return undefined
+      }
     }
-    // The server did not handle the messages. With another 5xx status a proxy may have lost the response of the server.
-    if (status < 500 || status === 503) markUnhandled(batch)
-    if (isTransient(status)) return parseRetryAfter(response)
-    // The next stream shows whether the session continues.
-    if (isUnknown) concurrent = undefined
-    // One message is invalid, or the batch is too large. The server handled none of them.
-    else if (batch.length > 1 && (status === 400 || status === 413)) batchLimit = batch.length >> 1
-    else rejectAll(batch, error)
-    return undefined
-  }
-
-  /** Settles the messages with a final response. Returns 0 if others must be repeated, `undefined` if none. */
-  const settleBatch = (batch: readonly Message[], responses: readonly MessageResponse[]): number | undefined => {
-    let retryAfter: number | undefined
     batch.forEach((message, index) => {
-      const { status, body, replayed } = responses[index] as MessageResponse
-      const error = createResponseError({ status, body })
-      if ((status === 429 || status === 503) && !replayed) {
-        // Usually the server did not handle the message. If a handler chose this status, the response to the repeated message has `replayed`.
-        message.uncertain--
+      const result = ok ? (body as MessageResponse[])[index] as MessageResponse : responseToAll
+      const error = createResponseError(result)
+      const isUnknown = error.code === 'FST_SSE_SESSION_UNKNOWN'
+      if (ok && result.status < 400) {
+        // The server sends this status and body when the handler returns nothing.
+        message.resolve(result.status === 202 && JSON.stringify(result.body) === '{"status":"accepted"}' ? undefined : result.body)
+      } else if ((isUnknown || result.status === 429 || result.status === 503) && !result.replayed) {
+        // Usually the server did not handle the message. If a handler chose this status or code, the response to the repeated message has `replayed`.
+        if (ok) message.uncertain--
         lastError = error
         retryAfter = 0
-      } else if (status >= 400) {
-        message.reject(error)
+        // The next stream shows whether the session continues.
+        if (isUnknown) listener.onStale()
       } else {
-        // The server sends this status and body when the handler returns nothing.
-        message.resolve(status === 202 && JSON.stringify(body) === '{"status":"accepted"}' ? undefined : body)
+        message.reject(error)
       }
     })
     return retryAfter

@@ -34,10 +34,11 @@ testEachClient(t, 'halves the batch limit after a rejected batch, and doubles it
 })
 
 testEachClient(t, 'fails all messages of a batch after a permanent error, and no later message', async (t, connect) => {
-  const server = await scriptedServer(t, [openStream(welcome())], [respond(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), echo])
+  const server = await scriptedServer(t, [openStream(welcome())], [respond(401, {}, { code: 'NO_TOKEN', message: 'Log in' }), respond(304), echo])
   const session = connect(server.url)
   const errors = await Promise.all([1, 2].map(async n => await session.request('a', n).catch((error: unknown) => error)))
   matchList(t, errors, [1, 2].map(() => ({ name: 'ClientError', code: 'NO_TOKEN', message: 'Log in', status: 401 })))
   t.equal(server.requests.filter(isPost).length, 1)
-  t.equal(await session.request('a', 3), 3)
+  await t.rejects(session.request('a', 3), { code: 'HTTP_304', status: 304 })
+  t.equal(await session.request('a', 4), 4)
 })

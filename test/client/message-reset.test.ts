@@ -2,7 +2,7 @@ import t from 'tap'
 import { fakeNavigator, testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { deferred, withTimeout } from '../support/wait.js'
-import { echo, isPost, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
+import { CLOSE_EVENT, echo, endedStream, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
 testEachClient(t, 'a message that was not sent, because its headers did not resolve, is sent to the next session', async (t, connect) => {
   const blocked = deferred()
@@ -125,4 +125,28 @@ testEachClient(t, 'a POST to an unknown session waits for the next session', asy
   await reset
   t.equal(id, session.sessionId)
   t.not(id, lost?.id)
+})
+
+// The result of a message in a batch if the session was lost or closed while the server handled the messages before it.
+const unknownResult = { status: 404, body: { code: 'FST_SSE_SESSION_UNKNOWN' } }
+
+testEachClient(t, 'a message of a batch whose session was lost before its turn is sent to the next session', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome()), openStream(welcome(false, 'next'))], [respond(200, {}, [{ status: 200, body: 1 }, unknownResult]), echo])
+  const session = connect(server.url)
+  t.strictSame(await withTimeout(Promise.all([session.request('a', 1), session.request('a', 2)]), 'the responses'), [1, 2])
+  t.strictSame(server.requests.filter(isPost).map(request => [request.headers['x-session-id'], messagesOf(request).length]), [['s', 2], ['next', 1]])
+})
+
+testEachClient(t, 'a message of a batch whose session was closed before its turn fails with CLOSED', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome()), endedStream(welcome(true), CLOSE_EVENT)], [respond(200, {}, [{ status: 200, body: 1 }, unknownResult])])
+  const session = connect(server.url)
+  const [first, second] = await withTimeout(Promise.allSettled([session.request('a', 1), session.request('a', 2)]), 'the responses')
+  t.match(first, { value: 1 })
+  t.match(second, { reason: { code: 'CLOSED', message: 'Closed: the end' } })
+})
+
+testEachClient(t, 'a message whose handler fails with FST_SSE_SESSION_UNKNOWN fails with this error', async (t, connect) => {
+  const server = await scriptedServer(t, [openStream(welcome()), openStream(welcome(true))], [respond(200, {}, [unknownResult]), respond(200, {}, [{ ...unknownResult, replayed: true }])])
+  t.equal(await withTimeout(connect(server.url).request('a', 1).catch(({ code }) => code), 'the response'), 'FST_SSE_SESSION_UNKNOWN')
+  t.equal(server.requests.filter(isPost).length, 2)
 })

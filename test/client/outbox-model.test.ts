@@ -44,6 +44,8 @@ interface Post {
   response?: Response
 }
 
+const UNKNOWN_SESSION = { code: 'FST_SSE_SESSION_UNKNOWN' }
+
 const createResponse = (status: number, body: unknown = {}): Response =>
   ({ ok: status === 200, status, headers: new Headers(), json: async () => body }) as unknown as Response
 
@@ -95,10 +97,14 @@ class History {
 
   /** What the server does with a POST. */
   #handle ({ sessionId, messages, keys }: Post): Response {
-    if (sessionId !== this.#sessionId) return createResponse(404, { code: 'FST_SSE_SESSION_UNKNOWN' })
+    if (sessionId !== this.#sessionId) return createResponse(404, UNKNOWN_SESSION)
     if (messages.length > 3) return createResponse(413)
-    const failsFrom = this.#random() < 0.2 ? Math.floor(this.#random() * messages.length) : Infinity
-    return createResponse(200, messages.map((message, index) => {
+    const chooseIndex = (probability: number): number => this.#random() < probability ? Math.floor(this.#random() * messages.length) : Infinity
+    const failsFrom = chooseIndex(0.2)
+    // The first message for which the server no longer has the session.
+    const lostFrom = chooseIndex(0.1)
+    const results = messages.map((message, index) => {
+      if (index >= lostFrom) return { status: 404, body: UNKNOWN_SESSION }
       const key = keys[index] ?? ''
       if (this.#results.has(key)) return { ...this.#results.get(key) as object, replayed: true }
       if (index >= failsFrom) return { status: 503, body: {} }
@@ -108,7 +114,14 @@ class History {
       const result = { status: 200, body: message.number }
       this.#results.set(key, result)
       return result
-    }))
+    })
+    if (lostFrom !== Infinity) this.#restart()
+    return createResponse(200, results)
+  }
+
+  #restart (): void {
+    this.#restarts++
+    this.#results = new Map()
   }
 
   /** Removes a POST from the network, and gives the client its response or error. */
@@ -123,7 +136,7 @@ class History {
   async #respond (post: Post): Promise<void> {
     const response = post.response ??= this.#handle(post)
     const results = await response.json() as Array<{ status: number, replayed?: boolean }>
-    if (response.ok && !post.isAborted) post.messages.forEach((message, index) => { if (results[index]?.status === 503) message.uncertain-- })
+    if (response.ok && !post.isAborted) post.messages.forEach((message, index) => { if ([404, 503].includes(results[index]?.status ?? 0)) message.uncertain-- })
     this.#settle(post, response, !response.ok)
   }
 
@@ -161,10 +174,7 @@ class History {
       ['time out', 0.3, () => { mock.timers.tick(15_000) }],
       ['lose the stream', 1, () => { this.#outbox.pause(new Error('lost')) }],
       ['resume', 3, () => this.#resume()],
-      ['restart', 0.6, () => {
-        this.#restarts++
-        this.#results = new Map()
-      }]
+      ['restart', 0.6, () => { this.#restart() }]
     ]
     const open = this.messages.filter(({ outcome }) => outcome === undefined)
     if (open.length > 0) steps.push(['abort a message', 0.3, () => { pick(open).controller.abort() }])
