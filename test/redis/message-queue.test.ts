@@ -98,6 +98,26 @@ t.test('a message whose enqueueing timed out does not block later messages', nee
   t.strictSame(handled, ['next'])
 })
 
+t.test('messages that fail while Redis cannot be reached leave no commands', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions, client, proxy } = await openProxiedNode(t, redis)
+  const completed: string[] = []
+  interceptStoreCommands(client, commands => {
+    for (const { operation, args } of commands) if (operation === 'complete') completed.push(args[3] as string)
+  })
+  const session = await openSession(sessions)
+  const { messageQueue } = session[kInternals]
+  const { handled, handle } = recordHandlers()
+  const enqueue = async (key: string): Promise<unknown> => await messageQueue.enqueue(createMessage(key, handle(key)))
+  proxy.setDown(true)
+  await waitUntil(() => client.status !== 'ready', 'the loss of the connection')
+  for (const result of ['a', 'b', 'c'].map(enqueue)) await t.rejects(withTimeout(result, 'the rejection'), { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  proxy.setDown(false)
+  await waitUntil(() => enqueue('next').then(() => true, () => false), 'a message to be handled')
+  await waitUntil(() => completed.length > 0, 'the command of the handled message')
+  t.strictSame([completed, handled], [['next'], ['next']])
+})
+
 t.test('a repeat whose enqueueing timed out does not keep its key in Redis', needsRedis, async t => {
   const [redis, { sessions: nodeA }, { sessions: nodeB, pauseReplies }] = await openTwoNodes(t, { maxIdempotencyKeys: 0 })
   const session = await openSession(nodeA)

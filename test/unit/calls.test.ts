@@ -10,7 +10,7 @@ function createCalls () {
   const ids: string[] = []
   const results = new Map<string, ReturnType<typeof deferred<unknown>>>()
   const commandQueue = {
-    executeObserved: (...args: string[]) => {
+    execute: (...args: string[]) => {
       const reply = deferred<unknown>()
       replies.push(reply)
       ids.push(args.at(-1) as string)
@@ -18,7 +18,7 @@ function createCalls () {
         if (value instanceof Error) throw value
         return value
       }
-      return { reply: reply.promise.then(throwIfError), isUncertain: () => true }
+      return reply.promise.then(throwIfError)
     },
     executeWithoutDeadline: (_name: string, id: string) => {
       const result = deferred<unknown>()

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { noop, settlesWithin, type Awaitable } from '../../awaitable.js'
-import type { Argument, CommandQueue } from './command-queue.js'
+import { isNotExecuted, type Argument, type CommandQueue } from './command-queue.js'
 import { COMMAND_TIMEOUT } from './connection.js'
 import type { CommandName } from './script.js'
 
@@ -39,9 +39,9 @@ export class Calls {
     this.#unknownResults.add(number)
     const [oldest] = this.#unknownResults
     const id = `${this.#processId} ${number} ${oldest}`
-    const { reply, isUncertain } = this.#commandQueue.executeObserved(name, sessionId, ...args, id)
+    const reply = this.#commandQueue.execute(name, sessionId, ...args, id)
     const markKnown = (): void => { this.#unknownResults.delete(number) }
-    const settled: Promise<void> = reply.then(markKnown, () => isUncertain() ? this.#applyLater(sessionId, number, id, onLateResult, markKnown) : markKnown()).then(() => { this.#results.delete(settled) })
+    const settled: Promise<void> = reply.then(markKnown, (error: unknown) => isNotExecuted(error) ? markKnown() : this.#applyLater(sessionId, number, id, onLateResult, markKnown)).then(() => { this.#results.delete(settled) })
     this.#results.add(settled)
     return reply.then(async value => {
       // So that the hooks start in the order of the calls.

@@ -50,6 +50,17 @@ export function getErrorCode (error: unknown): string | undefined {
   return CODE.exec(cause instanceof Error ? cause.message : message)?.[0]
 }
 
+const kNotExecuted = Symbol('not executed')
+
+function markNotExecuted (error: Error): Error {
+  return Object.defineProperty(error, kNotExecuted, { value: true })
+}
+
+/** Whether Redis has certainly not executed the command that was rejected with this error. */
+export function isNotExecuted (error: unknown): boolean {
+  return kNotExecuted in Object(error)
+}
+
 /**
  * Sends the commands of a node to Redis, which executes them in order, even if connections break and replies are lost. The
  * commands of one tick are one batch. Commands are numbered, and a batch contains the number before its first command: Redis
@@ -97,16 +108,9 @@ export class CommandQueue {
     return this.#acked
   }
 
-  /** Executes a command. Rejects with StoreUnavailable if that takes too long; then it is not executed later. */
+  /** Executes a command. Rejects with StoreUnavailable if that takes too long; then it is not executed later. After a rejection, {@link isNotExecuted} shows whether Redis may have executed it. */
   execute (name: CommandName, ...args: Argument[]): Promise<unknown> {
     return new Promise<unknown>((resolve, reject) => { this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
-  }
-
-  /** As `execute`. After a rejection, `isUncertain` returns whether Redis may have executed the command. */
-  executeObserved (name: CommandName, ...args: Argument[]): { readonly reply: Promise<unknown>, isUncertain (): boolean } {
-    let command!: Command
-    const reply = new Promise<unknown>((resolve, reject) => { command = this.#add(name, args, now() + COMMAND_TIMEOUT, resolve, reject) })
-    return { reply, isUncertain: () => command.uncertainAttempts > 0 }
   }
 
   /** Executes a command as soon as that is possible, however late. Rejects with StoreUnavailable if Redis refuses it, and if the queue is closed. */
@@ -174,16 +178,15 @@ export class CommandQueue {
     for (const command of this.#pending()) this.#reject(command)
   }
 
-  #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): Command {
+  #add (name: CommandName, args: readonly Argument[], deadline: number, resolve: Command['resolve'], reject: Command['reject']): void {
     const command: Command = { name, args, deadline, resolve, reject, number: 0, prev: undefined, next: undefined, batch: 0, uncertainAttempts: 0 }
     if (this.#closed) {
-      reject(createUnavailableError())
-      return command
+      reject(markNotExecuted(createUnavailableError()))
+      return
     }
     this.#enqueue(command)
     if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#expire, COMMAND_TIMEOUT).unref()
     this.#flush ??= setImmediate(() => { this.#sendNew() })
-    return command
   }
 
   #enqueue (command: Command): void {
@@ -208,7 +211,8 @@ export class CommandQueue {
 
   #reject (command: Command, cause?: unknown): void {
     this.#remove(command)
-    command.reject(createUnavailableError(cause))
+    const error = createUnavailableError(cause)
+    command.reject(command.uncertainAttempts === 0 ? markNotExecuted(error) : error)
   }
 
   * #pending (first = this.#first): Iterable<Command> {
@@ -219,8 +223,15 @@ export class CommandQueue {
     }
   }
 
+  /** Whether new commands are sent now. Otherwise, `resend` sends everything later: after the retry delay, after the continuation, or when the node is connected and registered. */
+  get #canSend (): boolean {
+    return this.#retry === undefined && this.#continuation === 0 && this.#nodeId !== '' && this.#connection.isConnected
+  }
+
   #sendNew (): void {
     this.#flush = undefined
+    // Before the search, because all commands wait then.
+    if (!this.#canSend) return
     let first = this.#last
     while (first?.prev?.batch === 0) first = first.prev
     if (first?.batch === 0) this.#send(first)
@@ -235,8 +246,7 @@ export class CommandQueue {
 
   /** Sends a command and all commands after it, or only one batch if this is a continuation. */
   #send (first: Command | undefined, isContinuation = false): void {
-    // `resend` sends everything later: after the retry delay, after the continuation, or when the node is connected and registered.
-    if (this.#retry !== undefined || this.#continuation !== 0 || this.#nodeId === '' || !this.#connection.isConnected) return
+    if (!this.#canSend) return
     for (const batch of splitIntoBatches(this.#pending(first))) {
       this.#sendBatch(batch)
       if (!isContinuation) continue

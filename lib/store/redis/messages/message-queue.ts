@@ -2,7 +2,7 @@ import { IdempotencyKeyReused, ResponseDropped, SessionUnknown, StoreUnavailable
 import { noop } from '../../../awaitable.js'
 import type { MessageQueue, QueuedMessage, QueueResult, StoredResponse } from '../../message-queue.js'
 import type { StoreSettings } from '../../store.js'
-import type { CommandQueue } from '../command-queue.js'
+import { isNotExecuted, type CommandQueue } from '../command-queue.js'
 import { withTimeout } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
@@ -39,7 +39,7 @@ interface Ticket {
   messages: PendingMessage[]
   /** The memory that they take, in bytes; 0 if no other message of the session was waiting or being handled in this process when they were put here. */
   bytes: number
-  /** The node id with which the last command was executed; empty before. */
+  /** The node id with which the last command was executed, or may have been; empty before. */
   nodeId: string
   /** Whether it is in the queue in Redis, under `nodeId`. */
   isQueued: boolean
@@ -186,7 +186,8 @@ export class MessageQueues {
 
   /** Rejects messages of a ticket, and frees their keys in Redis. `leavesQueue`: whether the ticket leaves the queue. */
   #rejectMessages ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], leavesQueue: boolean, error: unknown): void {
-    this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, this.#isKeyWaiting(state, key) ? '' : 'w']))
+    // While Redis is not available, the commands for all failed messages would need any amount of memory.
+    if (nodeId !== '') this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, this.#isKeyWaiting(state, key) ? '' : 'w']))
     for (const message of messages) message.reject(error)
   }
 
@@ -246,10 +247,15 @@ export class MessageQueues {
       do {
         const sentBy = this.#commandQueue.nodeId
         const isQueued = ticket.isQueued && ticket.nodeId === sentBy
-        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...ticket.messages.flatMap(({ key, fingerprint }) => [key, fingerprint])).finally(() => {
-          // A command that is sent while the node is not registered is executed under its next id.
-          ticket.nodeId = sentBy === '' ? this.#commandQueue.nodeId : sentBy
-        }) as EnqueueReply
+        // A command that is sent while the node is not registered is executed under its next id.
+        const setNodeId = (): void => { ticket.nodeId = sentBy === '' ? this.#commandQueue.nodeId : sentBy }
+        reply = await this.#commandQueue.execute('enqueue', state.id, name, state.version, isQueued ? 1 : 0, ...ticket.messages.flatMap(({ key, fingerprint }) => [key, fingerprint])).then(value => {
+          setNodeId()
+          return value as EnqueueReply
+        }, (error: unknown) => {
+          if (!isNotExecuted(error)) setNodeId()
+          throw error
+        })
         if (reply[0] === 'resend') ticket.isQueued = reply[1][0] === '1'
       } while (reply[0] === 'resend')
     } catch (error) {
