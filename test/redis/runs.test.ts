@@ -136,6 +136,28 @@ t.test('a run that could not be ended while Redis did not reply ends afterwards'
   t.equal(next.status, 'running', 'the start that has failed has left no run')
 })
 
+t.test('a run whose start has failed is removed, and a repeat starts it', needsRedis, async t => {
+  const [, nodeA, nodeB] = await openRunNodes(t)
+  nodeA.proxy.connections[0]?.server.pause()
+  const started = nodeA.runs.start('a', {}, createFeed().producer)
+  await waitUntil(async () => await nodeB.runs.find('a') !== undefined, 'the start to be executed')
+  const reader = await follow(t, nodeB.runUrl)
+  await t.rejects(started, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  nodeA.proxy.connections[0]?.server.resume()
+  await reader.isComplete
+  t.strictSame(finalData(reader), { status: 'lost' })
+  await waitUntil(async () => await nodeB.runs.find('a') === undefined, 'the run to be removed')
+  t.match(await nodeB.runs.start('a', { reuse: 'kept' }, createFeed().producer), { status: 'running' })
+})
+
+t.test('a run of a failed node that no heartbeat has ended yet does not keep its name', needsRedis, async t => {
+  const [redis, nodeA, nodeB] = await openRunNodes(t)
+  const run = await nodeA.runs.start('a', {}, createFeed().producer)
+  const [owner = ''] = await redis.sendCommand('HMGET', `{sse}:r:${run.id}`, 'owner') as string[]
+  await redis.sendCommand('ZREM', '{sse}:nodes', owner)
+  t.match(await nodeB.runs.start('a', { reuse: 'never' }, createFeed().producer), { status: 'running' })
+})
+
 t.test('after a loss of publications, readers receive what they have missed, and a producer its stop', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t)
   const reader = await follow(t, nodeB.runUrl, { method: 'POST' })

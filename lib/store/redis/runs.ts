@@ -5,7 +5,7 @@ import { isSessionId } from '../../wire/event-id.js'
 import type { RunInput, RunListener, RunOutcome, RunState } from '../run-state.js'
 import type { Reuse, RunSource, RunStore } from '../run-store.js'
 import type { StoreSettings } from '../store.js'
-import type { Argument, CommandQueue } from './command-queue.js'
+import { isNotExecuted, type Argument, type CommandQueue } from './command-queue.js'
 import { COMMAND_TIMEOUT, LOGS_NOT_READ, withTimeout } from './connection.js'
 import type { Inbox } from './replica/inbox.js'
 import type { LogReplica } from './replica/log-replica.js'
@@ -65,9 +65,7 @@ export class RedisRuns implements RunStore {
     }
     const { run, value, record } = await start().catch((error: unknown) => {
       this.#producing.delete(id)
-      // It may have been started.
-      if (delivery === undefined) this.#endReliably(id, { status: 'lost' })
-      else this.#commandQueue.executeInBackground('run_cancel', id)
+      if (!isNotExecuted(error)) this.#commandQueue.executeInBackground('run_cancel', id)
       throw error
     })
     if (run?.id !== id) this.#producing.delete(id)

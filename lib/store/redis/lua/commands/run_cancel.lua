@@ -1,8 +1,10 @@
--- ARGS: id. Removes the run of a delivery whose start has failed, without an entry for its end, because its message is handled
--- again. Returns 1.
+-- ARGS: id. Removes a run whose start may have failed, so that a repeat starts it. Readers that have found it meanwhile get the outcome
+-- `lost`; the log of a delivery gets no entry for its end. Returns 1.
 local runs = require('runs')
-if redis.call('HGET', run_key(ARGS[1]), 'owner') == NODE_ID then
-  redis.call('ZREM', runs.producer_key(NODE_ID), ARGS[1])
-  runs.remove(ARGS[1])
-end
+local id = ARGS[1]
+local owner, outcome, session = unpack(redis.call('HMGET', run_key(id), 'owner', 'outcome', 'session'))
+if not owner then return 1 end
+if session then redis.call('ZREM', runs.producer_key(owner), id)
+elseif not outcome then runs.finish(id, owner, '{"status":"lost"}', '') end
+runs.remove(id)
 return 1

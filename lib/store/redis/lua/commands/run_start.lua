@@ -11,7 +11,12 @@ local token, id, name, input, fingerprint, keep, reuse, producer, session, part_
 if is_retry then return marked_reply(token, redis.call('EXISTS', run_key(id)) == 1 and runs.record(id) or 'resend') end
 local existing = redis.call('HGET', runs.names, name)
 if existing then
-  local start_position, outcome, existing_fingerprint = unpack(redis.call('HMGET', run_key(existing), 'startPosition', 'outcome', 'fingerprint'))
+  local start_position, outcome, existing_fingerprint, owner, restarting_producer = unpack(redis.call('HMGET', run_key(existing), 'startPosition', 'outcome', 'fingerprint', 'owner', 'producer'))
+  -- The heartbeats may not have ended it yet.
+  if start_position and not outcome and not restarting_producer and not check_lease(owner) then
+    outcome = '{"status":"lost"}'
+    runs.finish(existing, owner, outcome, '')
+  end
   if start_position and (not outcome or reuse == 'kept') then
     if reuse == 'never' then return marked_reply(token, 'exists') end
     if existing_fingerprint ~= fingerprint then return marked_reply(token, 'reused') end
