@@ -3,6 +3,9 @@ import t from 'tap'
 import { noop } from '../../lib/awaitable.js'
 import type { RedisClient } from '../../lib/store/redis/connection.js'
 import { Subscriber } from '../../lib/store/redis/subscriber.js'
+import { startFaultProxy } from '../support/fault-proxy.js'
+import { needsRedis, startRedis } from '../support/redis-server.js'
+import { createIoredis, createNodeRedis } from '../support/stores.js'
 import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 /** A client whose confirmations the test sends. A real Redis sends them at once. */
@@ -62,3 +65,28 @@ t.test('sends no subscription for channels that were all removed meanwhile', asy
   await withTimeout(opened, 'all subscriptions')
   t.strictSame([subscribed.size, confirmations.length], [1000, 0])
 })
+
+for (const [library, connect] of [['ioredis', createIoredis], ['node-redis', createNodeRedis]] as const) {
+  t.test(`a channel that is added again before it is unsubscribed stays subscribed: ${library}`, needsRedis, async t => {
+    const redis = await startRedis(t)
+    const proxy = await startFaultProxy(t, redis.port)
+    const subscriber = new Subscriber(await connect(t, proxy.port), { onPublication: noop, onDisconnect: noop, onReady: noop })
+    t.teardown(() => { subscriber.close() })
+    await subscriber.open(['other'])
+    const { client: up, server: down } = proxy.connections.at(-1) as typeof proxy.connections[number]
+    const countSubscriptions = (): Promise<unknown> => redis.sendCommand('PUBSUB', 'NUMSUB', 'channel')
+    down.pause()
+    const added = subscriber.add(['channel'])
+    await waitUntil(async () => String(await countSubscriptions()) === 'channel,1', 'the subscription')
+    up.pause()
+    subscriber.remove(['channel'])
+    down.resume()
+    await withTimeout(added, 'the confirmation')
+    const addedAgain = subscriber.add(['channel'])
+    up.resume()
+    await withTimeout(addedAgain, 'the second confirmation')
+    // Redis has executed all earlier commands of the connection then.
+    await withTimeout(subscriber.add(['another']), 'a later subscription')
+    t.equal(String(await countSubscriptions()), 'channel,1')
+  })
+}

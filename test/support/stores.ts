@@ -25,13 +25,13 @@ export interface StoreUnderTest {
 
 type Connect = (t: Test, port: number) => Promise<StoreFactory>
 
-function createIoredis (t: Test, port: number): Redis {
+export function createIoredis (t: Test, port: number): Redis {
   const client = new Redis({ port, host: '127.0.0.1' })
   t.teardown(() => { client.disconnect() })
   return client
 }
 
-async function createNodeRedis (t: Test, port: number): Promise<NodeRedisClient> {
+export async function createNodeRedis (t: Test, port: number): Promise<NodeRedisClient> {
   const client = createClient({ socket: { port, host: '127.0.0.1' } })
   client.on('error', () => {})
   await client.connect()

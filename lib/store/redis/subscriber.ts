@@ -21,6 +21,8 @@ export class Subscriber {
   /** The channels. Each subscription has an object of its own, so that the confirmation of an earlier one is ignored. */
   readonly #pubSubChannels = new Map<string, object>()
   #confirmed = new Set<string>()
+  /** For each channel that is being unsubscribed, a promise that resolves when that is confirmed or has failed. */
+  readonly #unsubscribing = new Map<string, Promise<void>>()
   #connection: StoreConnection | undefined
   #subscribing: Promise<void> | undefined
 
@@ -54,7 +56,12 @@ export class Subscriber {
       this.#confirmed.delete(channel)
     }
     // All at once, because a channel that is added meanwhile must stay subscribed.
-    for (const chunk of toChunks(channels)) this.#connection?.unsubscribe(chunk).catch(noop)
+    for (const chunk of toChunks(channels)) {
+      const unsubscribed = (this.#connection as StoreConnection).unsubscribe(chunk).catch(noop).then(() => {
+        for (const channel of chunk) if (this.#unsubscribing.get(channel) === unsubscribed) this.#unsubscribing.delete(channel)
+      })
+      for (const channel of chunk) this.#unsubscribing.set(channel, unsubscribed)
+    }
   }
 
   /** Opens another connection, because nothing arrives over the current one. */
@@ -80,6 +87,7 @@ export class Subscriber {
   }
 
   #connect (onConnect: () => void): void {
+    this.#unsubscribing.clear()
     this.#connection = new StoreConnection(this.#client, {
       onPublication: (channel, text) => { this.#listener.onPublication(channel, text) },
       onDisconnect: () => { this.#markDisconnected() },
@@ -92,6 +100,9 @@ export class Subscriber {
     // `#markDisconnected` replaces the set, which shows below that the connection was lost.
     const confirmed = this.#confirmed
     for (const chunk of toChunks(channels)) {
+      // If a channel was unsubscribed before its subscription was confirmed, node-redis would not subscribe again until both are confirmed.
+      const unsubscribed = chunk.flatMap(channel => this.#unsubscribing.get(channel) ?? [])
+      if (unsubscribed.length > 0) await withTimeout(Promise.all(unsubscribed))
       // Without those that were removed meanwhile.
       const subscriptions = chunk.flatMap(channel => this.#pubSubChannels.has(channel) ? [{ channel, subscription: this.#pubSubChannels.get(channel) }] : [])
       if (subscriptions.length === 0) continue

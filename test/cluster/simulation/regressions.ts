@@ -506,5 +506,19 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 133.99250014917925, kind: 'join', client: 0, node: 0, channel: 'b' },
       { after: 111.60705793881789, kind: 'half-open', node: 2, connection: 'commands', refusedFor: 0 }
     ]
+  },
+  {
+    title: 'the last reader of a channel leaves before the subscription is confirmed, and comes back before it is removed',
+    setup: { seed: 99053086, lease: 2500, libraries: ['redis', 'redis', 'redis'], entries: 1000, latency: 'long', clients: 3, isEarly: false, isAbandoned: false, isWorkLimited: false },
+    steps: [
+      { after: 3.699817950837314, kind: 'emit', client: 1, node: 2, count: 1 },
+      { after: 1.2222373420372605, kind: 'join', client: 1, node: 2, channel: 'a' },
+      { after: 2.535090428777039, kind: 'move', client: 2, node: 0, ms: 37.96114702709019 },
+      { after: 154.9401924945414, kind: 'leave', client: 1, node: 0, channel: 'b' },
+      { after: 2.371547929942608, kind: 'broadcast', node: 1, except: undefined },
+      { after: 133.49595610052347, kind: 'update', client: 1, node: 1 },
+      { after: 2.0823578061535954, kind: 'block', node: 0, connection: 'subscription', direction: 'up', ms: 407.7845114469528 },
+      { after: 1.7991318264976144, kind: 'move', client: 1, node: 0, ms: 58.05698083713651 }
+    ]
   }
 ]
