@@ -128,3 +128,24 @@ t.test('reads no log again when what a session reads of a left channel is droppe
   t.equal(readCount, 0)
   t.strictSame(down.messages(), [...Array.from({ length: 101 }, (_, index) => index), 'next', 'last'])
 })
+
+t.test('a stream stops to read the channels that its session has left', needsRedis, async t => {
+  const { sessions } = await openProxiedNode(t, await startRedis(t), { channelLog: { age: 2000 } }, { lease: 500 })
+  const session = await openSession(sessions)
+  const down = await attachMemoryStream(sessions, session)
+  await leaveManyChannels(sessions, session)
+  await waitUntil(() => sessions.stats().channels === 100, 'the oldest channel to be dropped')
+  t.equal(down.messages().length, 101)
+  t.notOk(down.read().some(({ event }) => event === 'gap'))
+  await waitUntil(() => sessions.stats().channels === 0, 'all entries to expire')
+})
+
+t.test('a client that does not read gets a gap if its session has left too many channels', needsRedis, async t => {
+  const { sessions } = await openProxiedNode(t, await startRedis(t))
+  const session = await openSession(sessions)
+  const down = await attachMemoryStream(sessions, session, undefined, true)
+  await leaveManyChannels(sessions, session)
+  down.sink.drain(false)
+  await waitUntil(() => down.messages().length === 100, 'the messages of the other channels')
+  matchList(t, gapsOf(down), [{ data: { reason: 'count' } }])
+})

@@ -36,7 +36,7 @@ const RECONNECT_TIMEOUT = 5000
 const CLOCK_COMPARISON_AGE = 30_000
 // How long a node stays fenced before it aborts its streams, so that their clients reconnect to another node.
 const FENCED_STREAM_TIMEOUT_IN_LEASES = 2
-// How often unused sessions are released from memory.
+// How often unused sessions and channels are released from memory.
 const SWEEP_INTERVAL_IN_LEASES = 2
 
 /** One of the processes that share a Redis. It renews its lease, and connects the parts of the store. */
@@ -375,6 +375,7 @@ export class RedisNode {
     this.#sweptAt = now()
     this.cache.sweep()
     this.runs.cache.sweep()
+    this.reducer.releaseLeftChannels()
   }
 
   /** Closes expired sessions. `assigned`: ids and deadlines. */

@@ -1,11 +1,12 @@
 import { noop } from '../../../awaitable.js'
 import { now } from '../../../clock.js'
 import type { StoreSettings } from '../../store.js'
+import { flushScheduler } from '../../../stream/flush-scheduler.js'
 import { LogReducer, runAll, splitFirst, type LogReducerListener } from './log-reducer.js'
 import { LogReplica, parseEntry, type LogPart } from './log-replica.js'
 import { RunReducer, type KnownRuns } from './run-reducer.js'
 import { RunReplica } from './run-replica.js'
-import { parseRecord, SessionReplica, type SessionRecord } from './session-replica.js'
+import { parseRecord, SessionReplica, type LeftRange, type SessionRecord } from './session-replica.js'
 
 /** What the reducer causes outside of its state. */
 export interface ReducerListener extends LogReducerListener {
@@ -49,6 +50,9 @@ export interface LogItem {
 export type ReadValue = LogPart | string
 
 type Settings = Pick<StoreSettings, 'log' | 'channelLog' | 'runLog' | 'compressionScope'>
+
+/** Maximum number of channels that a session has left and whose entries it can still read, as in `leave.lua`. */
+const MAX_LEFT_CHANNELS = 100
 
 /** The notifications of changes of the record of a session. Nodes with a newer version of this package may send others. */
 const RECORD_CHANGES: ReadonlySet<string> = new Set(['joined', 'left', 'left_all', 'updated'])
@@ -235,6 +239,11 @@ export class Reducer extends LogReducer {
     return pruned
   }
 
+  /** Stops to read the channels that sessions have left, if all their entries are trimmed. */
+  releaseLeftChannels (): void {
+    for (const state of this.attached.values()) if (state.leftRanges.length > 0) this.#rebuild(state)
+  }
+
   /** Drops entries that are too old. */
   expireEntries (): void {
     const time = now()
@@ -292,7 +301,14 @@ export class Reducer extends LogReducer {
   #endMembership (state: SessionReplica, channel: string, to: number): void {
     const from = state.joinPositions.get(channel) ?? to
     state.joinPositions.delete(channel)
-    if (to > Math.max(from, state.readFrom)) state.leftRanges.push({ channel, from, to })
+    if (to <= Math.max(from, state.readFrom)) return
+    state.leftRanges.push({ channel, from, to })
+    if (state.leftRanges.length <= MAX_LEFT_CHANNELS) return
+    // After this, a client misses entries only if its connection does not accept more.
+    flushScheduler.flushAll()
+    const oldest = state.leftRanges.shift() as LeftRange
+    const { log } = state.ownLog as LogReplica
+    log.markTrimmed(oldest.to, 'count')
   }
 
   /** Applies a change of a session that leads to a version, if nothing else has changed since the known version. */
