@@ -406,8 +406,8 @@ export class RedisNode {
   }
 
   /** Closes a closed session again, without hooks. A session that has expired in another process expires again instead, because its hooks may not have run. */
-  #closeAgain ({ id, closeReason, hasExpiredHere }: SessionReplica): void {
-    if (closeReason === 'lost' || (closeReason === 'expired' && !hasExpiredHere)) return
+  #closeAgain ({ id, closeReason, hasExpiredHere, wasClosedHere }: SessionReplica): void {
+    if (!hasExpiredHere && !wasClosedHere && (closeReason === 'expired' || closeReason === 'lost')) return
     this.commandQueue.executeInBackground('end', id, closeReason as string, hasExpiredHere ? 0 : 1, '', '')
     if (hasExpiredHere) this.commandQueue.executeInBackground('ack_expiry', id)
   }

@@ -171,6 +171,7 @@ export class RedisStore implements Store {
   /** Applies the close of a session by this process. `leftChannels`: those that it was in, as JSON. Resolves when the end of its stream is known, or the stream was aborted. */
   async #applyEnd (state: SessionReplica, reason: string, leftChannels: string): Promise<void> {
     state.markClosed(reason, parseLeftChannels(leftChannels))
+    state.wasClosedHere = true
     // The stream ends after everything that was sent before. If that does not arrive, it is aborted, and its client resumes.
     if (state.epoch !== 0 && state.broadcastEndPosition === Infinity) {
       await withTimeout(new Promise<void>(resolve => { state.closeWaiters.push(resolve) })).catch(() => { state.listener?.onAbort() })

@@ -29,6 +29,8 @@ export class SessionReplica extends SessionState implements LogReader {
   handling: Promise<void> | undefined
   /** Whether the session has expired, and this process has run its `onClose` hooks or is running them. */
   hasExpiredHere = false
+  /** Whether the app has closed the session in this process. Its reason can be any text, also `expired` or `lost`. */
+  wasClosedHere = false
   /** Settles when the last call of `attach` has finished, because the calls run one after the other. */
   pendingAttach: Promise<void> | undefined
 
