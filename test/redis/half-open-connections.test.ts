@@ -6,6 +6,7 @@ import type { Sessions } from '../../lib/index.js'
 import { resolveOptions } from '../../lib/options.js'
 import { redisStore, type RedisClient } from '../../lib/redis.js'
 import { createSessions } from '../../lib/sessions/sessions.js'
+import { startTcpProxy } from '../cluster/support/tcp-proxy.js'
 import { startFaultProxy, type FaultProxy } from '../support/fault-proxy.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -79,5 +80,20 @@ for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', co
     const received = down.messages()
     t.strictSame(received.filter(n => sent.includes(n as number)), sent)
     t.notOk(down.read().some(({ event }) => event === 'gap'))
+  })
+}
+
+for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', connectNodeRedis]] as const) {
+  t.test(`a node whose server becomes a replica and keeps its connections uses the new primary: ${library}`, needsRedis, async t => {
+    const primary = await startRedis(t)
+    const replica = await startRedis(t, { replicaOf: primary.port })
+    const proxy = await startTcpProxy(t, primary.port)
+    const node = await openNode(t, await connect(t, proxy.port))
+    const session = await openSession(node)
+    await waitUntil(async () => (await replica.info('replication')).master_link_status === 'up', 'the replica')
+    proxy.targetPort = replica.port
+    await replica.sendCommand('REPLICAOF', 'NO', 'ONE')
+    await primary.sendCommand('REPLICAOF', '127.0.0.1', String(replica.port))
+    await waitUntil(() => session.send(1).then(() => true, () => false), 'the new primary')
   })
 }

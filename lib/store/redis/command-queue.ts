@@ -38,6 +38,8 @@ export interface CommandQueueListener {
 const CODE = /^[A-Z]{2,}\b/
 // The command is sent again after these.
 const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
+// A server that has become a replica: its name may belong to another server by now.
+const REPLICA_ERRORS = new Set(['READONLY', 'MASTERDOWN'])
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
 const MAX_BATCH_COMMANDS = 64
@@ -303,7 +305,9 @@ export class CommandQueue {
       this.#listener.onReply()
       return reply as BatchReply
     } catch (error) {
-      if (getErrorCode(error) !== undefined) this.#listener.onReply()
+      const code = getErrorCode(error)
+      // From a server that does not execute commands any more, the node has to move to another one.
+      if (code !== undefined && !REPLICA_ERRORS.has(code)) this.#listener.onReply()
       throw error
     }
   }
