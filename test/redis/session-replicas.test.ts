@@ -1,9 +1,12 @@
 import t from 'tap'
 import type { SessionListener } from '../../lib/index.js'
 import { noop } from '../../lib/awaitable.js'
+import type { Inbox } from '../../lib/store/redis/replica/inbox.js'
+import { Loader } from '../../lib/store/redis/replica/loader.js'
 import { Reducer } from '../../lib/store/redis/replica/reducer.js'
 import { parseRecord, SessionReplica, type SessionRecord } from '../../lib/store/redis/replica/session-replica.js'
 import type { LogPart } from '../../lib/store/redis/replica/log-replica.js'
+import { deferred, nextEventLoopTick } from '../support/wait.js'
 
 // These tests call the reducer directly, because a real Redis cannot be made to publish exactly between a command and its reply.
 
@@ -69,4 +72,25 @@ t.test('a session that was read since a rollback is not lost', async t => {
     reducer.removeSession(state)
     t.equal(state.closeReason, closeReason)
   }
+})
+
+t.test('a stream that ends while the channels of other streams are subscribed is not read', async t => {
+  const { state, reducer } = createSession()
+  reducer.applyAcquire(state, 0, part(record(1, 'm:room', '0')))
+  reducer.invalidate([], [])
+  const { promise: subscribed, resolve: confirm } = deferred()
+  const reads: unknown[] = []
+  const inbox = {
+    execute: async (_command: string, args: readonly unknown[]) => {
+      reads.push(...args.filter((_, index) => index % 7 < 2))
+      reducer.incomplete.clear()
+      reducer.unverified.clear()
+    }
+  } as unknown as Inbox
+  new Loader(reducer, inbox, { isReady: true, add: async () => { await subscribed } }, name => name).start()
+  await nextEventLoopTick()
+  reducer.detach(state)
+  confirm()
+  await nextEventLoopTick()
+  t.strictSame(reads, ['broadcasts', '', 'channel', 'room', 'known_session', 'a'])
 })

@@ -44,12 +44,13 @@ export class Loader {
     const { incomplete, unverified } = this.#reducer
     while (incomplete.size + unverified.size > 0 && this.#subscriber.isReady) {
       const replicas = take(incomplete, MAX_ITEMS_PER_READ)
-      const items = [
-        ...replicas.map(replica => this.#itemOf(replica)),
-        ...take(unverified, MAX_ITEMS_PER_READ - replicas.length).map((state): ReadItem => ({ unverified: state }))
-      ]
       // What is published after the read must arrive.
       await this.#subscriber.add(replicas.filter(({ kind }) => kind === 'channel').map(({ name }) => this.#toPubSubChannel(name)))
+      // Meanwhile, streams may have ended: a read for one would make this node its owner again.
+      const items = [
+        ...replicas.filter(replica => incomplete.has(replica)).map(replica => this.#itemOf(replica)),
+        ...take(unverified, MAX_ITEMS_PER_READ - replicas.length).map((state): ReadItem => ({ unverified: state }))
+      ]
       await this.#inbox.execute<readonly ReadValue[]>('read', items.flatMap(toArguments), values => { this.#reducer.applyRead(items, values) })
     }
     // Before the promise settles, because a `start` until then would be ignored.
