@@ -543,3 +543,16 @@ t.test('a response that is too large to store is not sent to Redis', needsRedis,
   await t.rejects(Promise.resolve(session[kInternals].messageQueue.enqueue(createMessage('a', () => createResponse('again')))), { code: 'FST_SSE_RESPONSE_DROPPED' })
   t.strictSame(responses, ['d'])
 })
+
+t.test('Redis keeps no responses of a closed session', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { sessions } = await openProxiedNode(t, redis)
+  const session = await openSession(sessions)
+  const { messageQueue } = session[kInternals]
+  await messageQueue.enqueue(createMessage('a', async () => createResponse('a')))
+  const countKeys = async (): Promise<number> => Number(await redis.sendCommand('EXISTS', ...[':records', ':record_order', ':queue'].map(suffix => `{sse}:s:${session.id}${suffix}`)))
+  await waitUntil(async () => await countKeys() === 2, 'the response to be stored')
+  await session.close()
+  t.equal(await countKeys(), 0)
+  await t.rejects(async () => { await messageQueue.enqueue(createMessage('a', async () => createResponse('again'))) }, { code: 'FST_SSE_SESSION_UNKNOWN' })
+})

@@ -54,8 +54,8 @@ if keep then
   redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position)
   retention.set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
-  -- Nothing is appended any more.
-  redis.call('UNLINK', key .. ':latest')
+  -- Nothing is appended any more, and no message is handled.
+  redis.call('UNLINK', key .. ':latest', key .. ':records', key .. ':record_order', key .. ':queue')
   return { 1, {}, left_json }
 end
 if deadline ~= '' then
