@@ -454,3 +454,18 @@ t.test('publications are complete from the first reply after a loss, although lo
   }
   t.ok(reducer.incomplete.size > 0)
 })
+
+t.test('the publications that wait for a reply are limited in bytes', t => {
+  let invalidations = 0
+  const reducer = {} as unknown as Reducer
+  const inbox = new Inbox(PREFIX, 2000, reducer, { send: () => new Promise(() => {}), onInvalidate: () => { invalidations++ }, onRestore: () => {} })
+  inbox.reset('node')
+  inbox.execute('read', [], () => {}).catch(() => {})
+  inbox.receive(`${PREFIX}:n:node`, '1 reply 1')
+  const text = 'x'.repeat(1024 * 1024)
+  for (let n = 0; n < 64; n++) inbox.receive(`${PREFIX}:c:room`, text)
+  t.equal(invalidations, 1, 'by the reset')
+  inbox.receive(`${PREFIX}:c:room`, text)
+  t.equal(invalidations, 2)
+  t.end()
+})

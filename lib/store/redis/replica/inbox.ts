@@ -34,8 +34,9 @@ export interface InboxListener {
   onRestore (): void
 }
 
-/** Publications that may wait for a reply. If there are more, the logs are read again. */
+/** Maximum number of publications that may wait for a reply, and of their characters. If there are more, the logs are read again. */
 const MAX_BACKLOG = 10_000
+const MAX_BACKLOG_CHARACTERS = 64 * 1024 * 1024
 
 /**
  * Brings publications and replies, which arrive over two connections, into the order in which Redis executed them. The inbox is a
@@ -56,6 +57,7 @@ export class Inbox {
   #marker: { readonly token: number, readonly number: number } | undefined
   /** Publications after the marker. */
   #backlog: Array<readonly [channel: string, text: string]> = []
+  #backlogCharacters = 0
 
   /** `timeout`: milliseconds that a reply waits for its marker. */
   constructor (keyPrefix: string, timeout: number, reducer: Reducer, listener: InboxListener) {
@@ -79,8 +81,7 @@ export class Inbox {
   /** Publications may be missing from now on. */
   invalidate (): void {
     this.#number = undefined
-    this.#marker = undefined
-    this.#backlog = []
+    this.#clearBacklog()
     for (const [token, pending] of this.#pending) {
       pending.mayMissMarker = true
       this.#resolveLost(token, pending)
@@ -99,8 +100,12 @@ export class Inbox {
 
   /** Receives a publication. */
   receive (channel: string, text: string): void {
-    if (this.#marker === undefined) this.#take(channel, text)
-    else if (this.#backlog.push([channel, text]) > MAX_BACKLOG) this.invalidate()
+    if (this.#marker === undefined) {
+      this.#take(channel, text)
+      return
+    }
+    this.#backlogCharacters += text.length
+    if (this.#backlog.push([channel, text]) > MAX_BACKLOG || this.#backlogCharacters > MAX_BACKLOG_CHARACTERS) this.invalidate()
   }
 
   /** Is called regularly. Rejects commands whose marker does not arrive. */
@@ -164,10 +169,15 @@ export class Inbox {
   /** Takes the marker and the publications after it, up to the next marker without a reply. */
   #continue (takeMarker: () => void): void {
     const backlog = this.#backlog
-    this.#marker = undefined
-    this.#backlog = []
+    this.#clearBacklog()
     takeMarker()
     for (const [channel, text] of backlog) this.receive(channel, text)
+  }
+
+  #clearBacklog (): void {
+    this.#marker = undefined
+    this.#backlog = []
+    this.#backlogCharacters = 0
   }
 
   #apply (token: number, pending: Pending, number: number): void {
