@@ -48,6 +48,13 @@ t.test('returns the same state while a session is in use', t => {
   t.end()
 })
 
+t.test('a state that is not retained is released when nothing uses it', async t => {
+  const cache = new StateCache<{ readonly id: string }, undefined>(id => ({ id }), () => true, ({ id }) => id !== 'delivery')
+  const retained = new WeakRef(cache.getOrCreate('other', undefined))
+  await waitUntilCollected(new WeakRef(cache.getOrCreate('delivery', undefined)), 'the delivery')
+  t.strictSame([cache.use('delivery'), retained.deref()?.id], [undefined, 'other'])
+})
+
 t.test('keeps no memory for 100,000 released sessions', async t => {
   const cache = createCache()
   const round = async (from: number): Promise<number> => {

@@ -109,7 +109,8 @@ export class RedisNode {
     const mayMissBroadcasts = (): boolean => !this.reducer.broadcasts.isLive
     const guard = { get isFenced () { return isFenced() }, get mayMissBroadcasts () { return mayMissBroadcasts() } }
     this.cache = new StateCache((id, { principal, startPosition }) => new SessionReplica(id, principal, startPosition, guard), ({ closeReason }) => closeReason === undefined)
-    const runCache = new StateCache((_id, record: RunRecord) => new RunReplica(record, guard), ({ outcome }) => outcome === undefined)
+    // A delivery is used only by its producer and by the request that answers it. Its outcome contains the answer, which may be large.
+    const runCache = new StateCache((_id, record: RunRecord) => new RunReplica(record, guard), ({ outcome }) => outcome === undefined, ({ delivery }) => delivery === undefined)
     this.reducer = new Reducer(settings, this.cache, runCache, {
       // Not all streams of the process: those of other partitions do not read this broadcast.
       onBroadcast: () => { for (const state of this.reducer.attached.values()) state.onAppend() },

@@ -31,8 +31,8 @@ export class RedisRuns implements RunStore {
   readonly #inbox: Inbox
   readonly #reducer: Reducer
   readonly #hasFencedHandler: (sessionId: string) => boolean
-  /** The ids of the runs whose producers are in this process, also of those that are being started. */
-  readonly #producing = new Set<string>()
+  /** The runs whose producers are in this process, by their ids; `undefined` for those that are being started. */
+  readonly #producing = new Map<string, RunReplica | undefined>()
   /** The names of the producers of which this process can restart runs. */
   producers: ReadonlySet<string> = new Set()
   #onRestart: (run: RunState) => void = noop
@@ -58,7 +58,7 @@ export class RedisRuns implements RunStore {
     }
     // The request is in the log of the session, so the record of the run need not contain it.
     const json = JSON.stringify({ ...input, ...delivery !== undefined && { delivery: { ...delivery, request: undefined } } })
-    this.#producing.add(id)
+    this.#producing.set(id, undefined)
     const start = async (): Promise<Result> => {
       const result = await this.#execute('run_start', id, formatNameKey(input), json, fingerprint, keep, reuse, restart?.producer ?? '', ...delivery === undefined ? [] : [sessionId, partPrefix, request])
       return result.value === 'resend' ? await start() : result
@@ -69,7 +69,10 @@ export class RedisRuns implements RunStore {
       throw error
     })
     if (run?.id !== id) this.#producing.delete(id)
-    else if (restart !== undefined) run.production = record
+    else {
+      this.#producing.set(id, run)
+      if (restart !== undefined) run.production = record
+    }
     if (value === 'exists') throw new RunExists()
     if (value === 'reused') throw new IdempotencyKeyReused()
     if (value === 'session_over') throw new SessionOver()
@@ -182,7 +185,7 @@ export class RedisRuns implements RunStore {
     // This node may have been its producer before it lost its lease.
     run.stopProducer()
     run.production = record
-    this.#producing.add(id)
+    this.#producing.set(id, run)
     this.#onRestart(run)
   }
 
@@ -190,8 +193,7 @@ export class RedisRuns implements RunStore {
   prune (): void {
     const ids = this.#reducer.runs.prune()
     if (ids.length > 0) this.#commandQueue.executeInBackground('run_unfollow', ...ids)
-    for (const id of this.#producing) {
-      const run = this.cache.get(id)
+    for (const [id, run] of this.#producing) {
       const isStopped = run?.restart !== undefined && run.production === undefined
       if (run?.outcome === undefined && !isStopped) continue
       this.#producing.delete(id)
@@ -203,7 +205,7 @@ export class RedisRuns implements RunStore {
   /** Redis has lost data: ends the runs that it still has for this node, but that have no producer any more, and get none. */
   reconcile (): void {
     this.prune()
-    this.#commandQueue.executeInBackground('run_reconcile', ...new Set([...this.#producing, ...this.#restarting]))
+    this.#commandQueue.executeInBackground('run_reconcile', ...new Set([...this.#producing.keys(), ...this.#restarting]))
   }
 
   /** Ends a run that has no producer any more, however late. */

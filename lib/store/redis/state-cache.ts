@@ -2,23 +2,26 @@
 export class StateCache<State extends object, Source> {
   readonly #create: (id: string, source: Source) => State
   readonly #isOpen: (state: State) => boolean
+  readonly #isRetained: (state: State) => boolean
   readonly #known = new Map<string, WeakRef<State>>()
   /** The states that were used since the last sweep, and those that were used between the last two sweeps. */
   #used: readonly [Set<State>, Set<State>] = [new Set(), new Set()]
 
-  constructor (create: (id: string, source: Source) => State, isOpen: (state: State) => boolean) {
+  /** `isRetained`: whether a state stays in memory for a while after its last use. */
+  constructor (create: (id: string, source: Source) => State, isOpen: (state: State) => boolean, isRetained: (state: State) => boolean = () => true) {
     this.#create = create
     this.#isOpen = isOpen
+    this.#isRetained = isRetained
   }
 
   get (id: string): State | undefined {
     return this.#known.get(id)?.deref()
   }
 
-  /** As `get`; the state stays in memory until the sweep after the next one. */
+  /** As `get`; if the state is one to retain, it stays in memory until the sweep after the next one. */
   use (id: string): State | undefined {
     const state = this.get(id)
-    if (state !== undefined) this.#used[0].add(state)
+    if (state !== undefined) this.#retain(state)
     return state
   }
 
@@ -28,7 +31,7 @@ export class StateCache<State extends object, Source> {
     if (state === undefined) {
       state = this.#create(id, source)
       this.#known.set(id, new WeakRef(state))
-      this.#used[0].add(state)
+      this.#retain(state)
     }
     return state
   }
@@ -47,6 +50,10 @@ export class StateCache<State extends object, Source> {
   sweep (): void {
     this.#used = [new Set(), this.#used[0]]
     for (const [id, known] of this.#known) if (known.deref() === undefined) this.#known.delete(id)
+  }
+
+  #retain (state: State): void {
+    if (this.#isRetained(state)) this.#used[0].add(state)
   }
 
   #list (): State[] {
