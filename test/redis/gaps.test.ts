@@ -145,6 +145,7 @@ t.test('a client that does not read gets a gap if its session has left too many 
   const session = await openSession(sessions)
   const down = await attachMemoryStream(sessions, session, undefined, true)
   await leaveManyChannels(sessions, session)
+  await waitUntil(() => sessions.stats().channels === 100, 'the oldest channel to be dropped')
   down.sink.drain(false)
   await waitUntil(() => down.messages().length === 100, 'the messages of the other channels')
   matchList(t, gapsOf(down), [{ data: { reason: 'count' } }])

@@ -90,7 +90,7 @@ for (const [library, connect] of [['ioredis', connectIoredis], ['node-redis', co
     const proxy = await startTcpProxy(t, primary.port)
     const node = await openNode(t, await connect(t, proxy.port))
     const session = await openSession(node)
-    await waitUntil(async () => (await replica.info('replication')).master_link_status === 'up', 'the replica')
+    await waitUntil(async () => await replica.sendCommand('EXISTS', `{sse}:s:${session.id}`) === 1, 'the replica')
     proxy.targetPort = replica.port
     await replica.sendCommand('REPLICAOF', 'NO', 'ONE')
     await primary.sendCommand('REPLICAOF', '127.0.0.1', String(replica.port))
