@@ -65,13 +65,15 @@ for (const reason of ['banned', 'expired', 'lost']) {
     const [session, other] = [await openSession(nodeA), await openSession(nodeA)]
     const closes: string[] = []
     for (const node of [nodeA, nodeB]) node.addHook('onClose', (_session, reason) => { closes.push(reason) })
+    const remote = await findSession(nodeB, session)
     const rollBack = await redis.snapshot()
     await session.close(reason)
+    await waitUntil(() => remote.closed, 'the close on the other node')
     await other.send(1)
     await rollBack()
-    await waitUntil(async () => await nodeB.find(session.id) === undefined, 'the close')
+    await waitUntil(async () => await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'closeReason') === reason, 'the close')
+    t.equal(await nodeB.find(session.id), undefined)
     t.ok(session.closed)
-    t.equal(await redis.sendCommand('HGET', `{sse}:s:${session.id}`, 'closeReason'), reason)
     t.strictSame(closes, [reason])
   })
 }
