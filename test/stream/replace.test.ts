@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
+import type { FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { attachStream } from '../../lib/routes/attach-stream.js'
@@ -54,50 +55,34 @@ t.test('only the end of the last stream disconnects the session, not the end of 
   t.equal(disconnects, 1)
 })
 
-t.test('an earlier request whose hooks take longer does not replace the stream of a later request', async t => {
-  const { sessions, url, port } = await serve(t)
-  const [hookStarted, gate] = [deferred(), deferred()]
-  const hookCalls: string[] = []
-  sessions.addHook('onDisconnect', () => { hookCalls.push('disconnect') }).addHook('onResume', async (_session, { headers }) => {
-    if (headers['x-slow'] === undefined) return
-    hookStarted.resolve()
-    await gate.promise
-  })
-  const { sessionId } = await openStream(t, url)
-  const slow = openRawClient(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
-  await withTimeout(hookStarted.promise, 'the hook of the earlier request')
-  const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
-  gate.resolve()
-  await withTimeout(slow.closed, 'the end of the earlier request')
-  t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
-  const session = await sessions.find(sessionId)
-  await session?.send('still here')
-  await later.waitFor(({ data }) => data === 'still here')
-  t.strictSame(hookCalls, [])
-  later.destroy()
-  await waitUntil(() => hookCalls.length > 0, 'the disconnect')
-  t.strictSame([hookCalls, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
-})
-
-t.test('an earlier request whose authentication takes longer does not replace the stream of a later request', async t => {
-  const [hookStarted, gate] = [deferred(), deferred()]
-  const { sessions, url, port } = await serve(t, {}, {
-    beforeRegister: app => app.addHook('onRequest', async ({ headers }) => {
+for (const hook of ['onResume', 'onRequest'] as const) {
+  t.test(`an earlier request whose ${hook} hook takes longer does not replace the stream of a later request`, async t => {
+    const [hookStarted, gate] = [deferred(), deferred()]
+    const wait = async ({ headers }: FastifyRequest): Promise<void> => {
       if (headers['x-slow'] === undefined) return
       hookStarted.resolve()
       await gate.promise
-    })
+    }
+    const { sessions, url, port } = await serve(t, {}, { beforeRegister: app => { if (hook === 'onRequest') app.addHook('onRequest', wait) } })
+    const hookCalls: string[] = []
+    sessions.addHook('onDisconnect', () => { hookCalls.push('disconnect') })
+    if (hook === 'onResume') sessions.addHook('onResume', async (_session, request) => { await wait(request) })
+    const { sessionId } = await openStream(t, url)
+    const slow = openRawClient(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
+    await withTimeout(hookStarted.promise, 'the hook of the earlier request')
+    const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
+    gate.resolve()
+    await withTimeout(slow.closed, 'the end of the earlier request')
+    t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
+    const session = await sessions.find(sessionId)
+    await session?.send('still here')
+    await later.waitFor(({ data }) => data === 'still here')
+    t.strictSame(hookCalls, [])
+    later.destroy()
+    await waitUntil(() => hookCalls.length > 0, 'the disconnect')
+    t.strictSame([hookCalls, session?.connected, sessions.stats().streams], [['disconnect'], false, 0])
   })
-  const { sessionId } = await openStream(t, url)
-  const slow = openRawClient(t, port, { headers: { 'x-session-id': sessionId, 'x-slow': '1' } })
-  await withTimeout(hookStarted.promise, 'the hook of the earlier request')
-  const later = await openStream(t, url, { headers: { 'x-session-id': sessionId } })
-  gate.resolve()
-  await withTimeout(slow.closed, 'the end of the earlier request')
-  t.match(slow.text(), /\r\n\r\nevent: replaced\nid: closed\n/)
-  await (await sessions.find(sessionId))?.send('still here')
-  await later.waitFor(({ data }) => data === 'still here')
-})
+}
 
 t.test('a response that is refused because of a later request is not attached', async t => {
   const [hookStarted, gate] = [deferred(), deferred()]
