@@ -42,9 +42,17 @@ interface TrackedReply {
 
 /** The method `send` of a tracked reply, until it is called: by the plugin, by the app, or by Fastify, for example after its `handlerTimeout`. */
 function sendTracked (this: FastifyReply & TrackedReply, payload?: unknown): FastifyReply {
-  this.send = this[kSend] as FastifyReply['send']
+  const send = this[kSend] as FastifyReply['send']
+  this.send = send
   this[kSend] = undefined
-  return this.send(payload)
+  try {
+    return this.send(payload)
+  } catch (error) {
+    // Nothing was sent: a serializer of the app has failed.
+    this[kSend] = send
+    this.send = sendTracked
+    throw error
+  }
 }
 
 /** Numbers for monitoring. */

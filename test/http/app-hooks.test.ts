@@ -273,3 +273,17 @@ t.test("errors pass through the app's own error handler", async t => {
   t.match(await postMessage(url, 'unknown', {}), { status: 418, body: { ownCode: 'FST_SSE_SESSION_UNKNOWN' } })
   t.equal((await openStream(t, url, { skipWelcome: true, headers: { accept: 'text/html' } })).status, 418)
 })
+
+t.test('if a serializer of the app fails, messages and batches get an error', async t => {
+  const { url, sessions } = await serve(t, {}, {
+    beforeRegister: app => app.addHook('preHandler', async ({ method }, reply) => {
+      if (method === 'POST') reply.serializer(() => { throw new Error('from the serializer') })
+    })
+  })
+  sessions.handle('a', () => ({ b: 1 }))
+  const { sessionId } = await openStream(t, url)
+  for (const [body, type] of [['{}', 'application/json'], ['{"event":"a"}\n', 'application/x-ndjson']] as const) {
+    const response = postMessage(url, sessionId, body, { event: 'a', headers: { 'content-type': type } })
+    t.match(await withTimeout(response, 'the response'), { status: 500, body: { message: 'from the serializer' } })
+  }
+})
