@@ -43,7 +43,7 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
     sessions.trackReply(reply, request.method !== 'GET')
-    // Otherwise, a response is being sent already, for example that of `close`.
+    // If `send` was called already, for example by `close`, there is no response for the error.
     handle(registry, request, reply).catch((error: unknown) => { if (sessions.canSend(reply)) reply.send(error) })
   }
   const { path: url } = settings

@@ -275,7 +275,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     reply.send = sendTracked
   }
 
-  /** @internal Whether a reply is tracked, and nothing has called its method `send`. While `onError` hooks run for an error, a second call throws. */
+  /** @internal Whether nothing has called `send` of a tracked reply. Check it before `send`, which throws while `onError` hooks run for an earlier error. */
   canSend (reply: FastifyReply & TrackedReply): boolean {
     return reply[kSend] !== undefined
   }

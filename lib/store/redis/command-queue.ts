@@ -38,7 +38,7 @@ export interface CommandQueueListener {
 const CODE = /^[A-Z]{2,}\b/
 // The command is sent again after these.
 const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOUT', 'NOSCRIPT', 'FENCED', 'LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS', 'UNBLOCKED'])
-// A server that has become a replica: its name may belong to another server by now.
+// Errors of a server that has become a replica. Its host name may belong to another server by now.
 const REPLICA_ERRORS = new Set(['READONLY', 'MASTERDOWN'])
 const RETRY_DELAY = 50
 // Redis executes nothing else during a batch.
@@ -232,7 +232,7 @@ export class CommandQueue {
 
   #sendNew (): void {
     this.#flush = undefined
-    // Before the search, because all commands wait then.
+    // All commands wait then, so the whole queue would be searched.
     if (!this.#canSend) return
     let first = this.#last
     while (first?.prev?.batch === 0) first = first.prev

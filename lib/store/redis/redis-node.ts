@@ -406,7 +406,7 @@ export class RedisNode {
     await this.commandQueue.executeInBackground('ack_expiry', id)
   }
 
-  /** Closes a closed session again, without hooks. A session that has expired in another process expires again instead, because its hooks may not have run. */
+  /** Closes a closed session again, without hooks. A session that has expired in another process expires again instead, because its hooks may not have run. One that Redis has lost is not closed. */
   #closeAgain ({ id, closeReason, hasExpiredHere, wasClosedHere }: SessionReplica): void {
     if (!hasExpiredHere && !wasClosedHere && (closeReason === 'expired' || closeReason === 'lost')) return
     this.commandQueue.executeInBackground('end', id, closeReason as string, hasExpiredHere ? 0 : 1, '', '')

@@ -21,7 +21,7 @@ export class Subscriber {
   /** The channels. Each subscription has an object of its own, so that the confirmation of an earlier one is ignored. */
   readonly #pubSubChannels = new Map<string, object>()
   #confirmed = new Set<string>()
-  /** For each channel that is being unsubscribed, a promise that resolves when that is confirmed or has failed. */
+  /** For each channel that is being unsubscribed, a promise that resolves when this is confirmed or has failed. */
   readonly #unsubscribing = new Map<string, Promise<void>>()
   #connection: StoreConnection | undefined
   #subscribing: Promise<void> | undefined
@@ -100,7 +100,7 @@ export class Subscriber {
     // `#markDisconnected` replaces the set, which shows below that the connection was lost.
     const confirmed = this.#confirmed
     for (const chunk of toChunks(channels)) {
-      // If a channel was unsubscribed before its subscription was confirmed, node-redis would not subscribe again until both are confirmed.
+      // If a channel was unsubscribed before its subscription was confirmed, node-redis does not subscribe again until both the subscription and the unsubscription are confirmed.
       const unsubscribed = chunk.flatMap(channel => this.#unsubscribing.get(channel) ?? [])
       if (unsubscribed.length > 0) await withTimeout(Promise.all(unsubscribed))
       // Without those that were removed meanwhile.

@@ -186,7 +186,7 @@ export class MessageQueues {
 
   /** Rejects messages of a ticket, and frees their keys in Redis. `leavesQueue`: whether the ticket leaves the queue. */
   #rejectMessages ({ state, name, nodeId }: Ticket, messages: readonly PendingMessage[], leavesQueue: boolean, error: unknown): void {
-    // While Redis is not available, the commands for all failed messages would need any amount of memory.
+    // Otherwise, Redis has no keys to free. While it is not available, a command for each failed message would need any amount of memory.
     if (nodeId !== '') this.#complete(state.id, `${nodeId} ${name}`, leavesQueue, messages.flatMap(({ key, fingerprint }) => [key, fingerprint, this.#isKeyWaiting(state, key) ? '' : 'w']))
     for (const message of messages) message.reject(error)
   }

@@ -239,7 +239,7 @@ export class Reducer extends LogReducer {
     return pruned
   }
 
-  /** Stops to read the channels that sessions have left, if all their entries are trimmed. */
+  /** Stops reading the channels that sessions have left, if all their entries are trimmed. */
   releaseLeftChannels (): void {
     for (const state of this.attached.values()) if (state.leftRanges.length > 0) this.#rebuild(state)
   }
@@ -304,7 +304,7 @@ export class Reducer extends LogReducer {
     if (to <= Math.max(from, state.readFrom)) return
     state.leftRanges.push({ channel, from, to })
     if (state.leftRanges.length <= MAX_LEFT_CHANNELS) return
-    // After this, a client misses entries only if its connection does not accept more.
+    // Only a client whose connection does not accept more loses the entries of the oldest range.
     flushScheduler.flushAll()
     const oldest = state.leftRanges.shift() as LeftRange
     const { log } = state.ownLog as LogReplica

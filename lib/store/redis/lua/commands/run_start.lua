@@ -12,7 +12,7 @@ if is_retry then return marked_reply(token, redis.call('EXISTS', run_key(id)) ==
 local existing = redis.call('HGET', runs.names, name)
 if existing then
   local start_position, outcome, existing_fingerprint, owner, restarting_producer = unpack(redis.call('HMGET', run_key(existing), 'startPosition', 'outcome', 'fingerprint', 'owner', 'producer'))
-  -- The heartbeats may not have ended it yet.
+  -- The lease of its node has ended, but no heartbeat has ended the run yet.
   if start_position and not outcome and not restarting_producer and not check_lease(owner) then
     outcome = '{"status":"lost"}'
     runs.finish(existing, owner, outcome, '')
