@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { assertKeep } from '../assert-options.js'
-import { andThen, isPromise, type Awaitable } from '../awaitable.js'
+import { cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
 import { IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { parseEventId } from '../wire/event-id.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
+import { KeyLocks } from './key-locks.js'
 import { sendError } from './send-error.js'
 import { assertFunctions, assertRunOptions } from './run-options.js'
 import type { RunReplyOptions } from './run-response.js'
@@ -45,6 +46,7 @@ type GetPrincipal = ((request: FastifyRequest) => Awaitable<string | undefined>)
 export function addResumableRoutes (app: FastifyInstance, runs: Runs, getPrincipal: GetPrincipal): void {
   if (app.hasDecorator(kResumable)) return
   app.decorate(kResumable, true)
+  const locks = new KeyLocks(runs.maxRuns)
   app.decorateReply('events', function (this: FastifyReply, items: unknown) {
     const { [kResumable]: route } = this.request.routeOptions.config as { [kResumable]?: ResumableRoute }
     if (route === undefined) throw new RunInvalid('"reply.events" needs a route with the option "resumable" that was added after the plugin; await app.register(…) before you add the route')
@@ -57,7 +59,7 @@ export function addResumableRoutes (app: FastifyInstance, runs: Runs, getPrincip
     runs.assertSupported()
     // Fastify adds a HEAD route with the handler of each GET route. A HEAD request must not start a run.
     if (route.method === 'HEAD') route.handler = (_request, reply) => reply.headers(STREAM_HEADERS).send()
-    else new ResumableRoute(runs, getPrincipal, resumable === true ? {} : resumable).addTo(this, route)
+    else new ResumableRoute(runs, locks, getPrincipal, resumable === true ? {} : resumable).addTo(this, route)
   }
   app.addHook('onRoute', onRoute)
 }
@@ -72,16 +74,20 @@ function toProducer (items: unknown): Producer {
 /** A route whose responses are runs. */
 class ResumableRoute {
   readonly #runs: Runs
+  readonly #locks: KeyLocks
+  /** The functions that release the lock of the key of a request. */
+  readonly #releases = new WeakMap<FastifyRequest, () => void>()
   readonly #getPrincipal: GetPrincipal
   readonly #startOptions: Pick<StartRunOptions, 'keep' | 'encode'>
   readonly #replyOptions: RunReplyOptions
 
-  constructor (runs: Runs, getPrincipal: GetPrincipal, options: ResumableOptions) {
+  constructor (runs: Runs, locks: KeyLocks, getPrincipal: GetPrincipal, options: ResumableOptions) {
     assertRunOptions(options, OPTIONS)
     const { keep, encode, finalFrame, gapFrame } = options
     if (keep !== undefined) assertKeep(keep, 'a run', RunInvalid)
     assertFunctions({ encode, finalFrame, gapFrame })
     this.#runs = runs
+    this.#locks = locks
     this.#getPrincipal = getPrincipal
     this.#startOptions = { ...keep !== undefined && { keep }, ...encode !== undefined && { encode } }
     this.#replyOptions = { ...finalFrame !== undefined && { finalFrame }, ...gapFrame !== undefined && { gapFrame } }
@@ -98,20 +104,17 @@ class ResumableRoute {
     const { handler } = route
     // The handler is wrapped, because a hook would run before hooks for authentication that plugins add later.
     route.handler = (request, reply) => {
-      const existing = this.#findExisting(request, reply)
-      if (!isPromise(existing)) return existing === undefined ? handler.call(instance, request, reply) : this.#respond(existing, request, reply)
-      return existing.then(run => {
-        if (run !== undefined) return this.#respond(run, request, reply)
-        const result: unknown = handler.call(instance, request, reply)
-        // If the handler returns nothing, it responds later. `reply` is a thenable that resolves when the response has ended.
-        return result === undefined ? reply : result
-      })
+      if (getRunId(request) !== undefined) return this.#requireRun(request).then(run => this.#respond(run, request, reply))
+      const key = getIdempotencyKey(request)
+      const callHandler = (): unknown => handler.call(instance, request, reply)
+      return key === undefined ? callHandler() : this.#handleOnce(key, request, reply, callHandler)
     }
     route.config = { ...route.config, [kResumable]: this } as NonNullable<RouteOptions['config']>
   }
 
   /** Starts a run for a request and responds with it. */
   async start (request: FastifyRequest, reply: FastifyReply, producer: Producer): Promise<void> {
+    const release = this.#takeRelease(request)
     try {
       const principal = await this.#getPrincipal?.(request)
       const key = getIdempotencyKey(request)
@@ -119,6 +122,8 @@ class ResumableRoute {
       this.#respond(run, request, reply)
     } catch (error) {
       sendError(reply, error)
+    } finally {
+      release()
     }
   }
 
@@ -144,15 +149,40 @@ class ResumableRoute {
     })
   }
 
-  /** Returns the run that a request follows, or that an earlier request with its idempotency key has started; `undefined` if there is none. */
-  #findExisting (request: FastifyRequest, reply: FastifyReply): Awaitable<Run | undefined> {
-    if (getRunId(request) !== undefined) return this.#requireRun(request)
-    const key = getIdempotencyKey(request)
-    if (key === undefined) return undefined
-    return andThen(this.#getPrincipal?.(request), principal => andThen(this.#runs.findRepeated(createRunName(request, key), principal, createFingerprint(request)), run => {
-      if (run !== undefined) reply.header(IDEMPOTENT_REPLAYED, 'true')
-      return run
-    }))
+  /**
+   * Responds with the run that an earlier request with the same key has started. Otherwise calls the handler. While the handler of an
+   * earlier request with the key runs, waits until it has started a run, has responded or has failed.
+   */
+  async #handleOnce (key: string, request: FastifyRequest, reply: FastifyReply, callHandler: () => unknown): Promise<unknown> {
+    const name = createRunName(request, key)
+    const principal = await this.#getPrincipal?.(request)
+    const release = await this.#locks.acquire(JSON.stringify([principal, name]), reply.raw)
+    // Nobody waits for the response any more.
+    if (release === undefined) return reply
+    const run = await cleanUpAfterError(() => this.#runs.findRepeated(name, principal, createFingerprint(request)), release)
+    if (run !== undefined) {
+      release()
+      return this.#respond(run, request, reply.header(IDEMPOTENT_REPLAYED, 'true'))
+    }
+    this.#releases.set(request, release)
+    const onSettled = (): void => { this.#takeRelease(request)() }
+    // Fastify's `handlerTimeout` responds although the handler runs. Over HTTP/2, `finish` is also emitted when the client disconnects.
+    reply.raw.on('finish', () => { if (reply.raw.writableEnded) onSettled() })
+    const callAsync = async (): Promise<unknown> => {
+      const result = callHandler()
+      // If the handler returns nothing, it responds later. `reply` is a thenable that resolves when the response has ended.
+      return result === undefined ? reply : result
+    }
+    const result = callAsync()
+    result.then(onSettled, onSettled)
+    return await result
+  }
+
+  /** Returns the function that releases the lock of the key of a request, the first time. From then on, only the caller can release it. */
+  #takeRelease (request: FastifyRequest): () => void {
+    const release = this.#releases.get(request) ?? noop
+    this.#releases.delete(request)
+    return release
   }
 
   /** Finds the run of a request that follows or stops one. Rejects with FST_SSE_RUN_ID_MISSING or FST_SSE_RUN_UNKNOWN. */

@@ -234,6 +234,11 @@ export class Runs {
     await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
   }
 
+  /** @internal */
+  get maxRuns (): number {
+    return this.#settings.maxRuns
+  }
+
   get #closing (): boolean {
     return this.#closeController.signal.aborted
   }

@@ -1,12 +1,13 @@
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import sseSessions, { memoryStore, type ResumableOptions, type SseSessionsOptions } from '../../lib/index.js'
 import { eventSources } from '../support/event-sources.js'
 import { startFaultProxy } from '../support/fault-proxy.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { connectHttp2, http2Options, requestHttp2 } from '../support/http2.js'
 import { openRawClient } from '../support/raw-client.js'
 import { listen, serve, type ServeOptions, type TestServer } from '../support/server.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { createFeed, type Feed } from './support/feed.js'
 import { dataOf, follow } from './support/run-client.js'
 
@@ -100,20 +101,224 @@ t.test('each POST starts a run of its own, but one that repeats an Idempotency-K
   t.match(await invalid.json(), { code: 'FST_SSE_IDEMPOTENCY_KEY_INVALID' })
 })
 
-t.test('two POSTs with one Idempotency-Key at the same time get one run', async t => {
-  const store = new FlakyStore()
-  const { askUrl, feed } = await serveResumable(t, true, { store: store.createStore })
-  const both = deferred()
-  let found = 0
-  store.delay = name => {
-    if (name !== 'find') return undefined
-    if (++found === 2) both.resolve()
-    return both.promise
+interface KeyedServer extends TestServer {
+  readonly askUrl: string
+  /** For each call of the handler, which waits, a function that says how it responds. */
+  readonly calls: Array<(respond: (reply: FastifyReply) => unknown) => void>
+  /** Waits for a number of requests that have reached the route, of calls of the handler, and of closed connections; over HTTP/2, of closed streams. */
+  readonly waitFor: (wanted: { readonly requests?: number, readonly calls?: number, readonly closed?: number }) => Promise<void>
+  readonly post: (key?: string, signal?: AbortSignal) => Promise<Response>
+}
+
+/** Serves a POST route with `resumable` whose handler waits until the test decides how it responds. */
+async function serveKeyed (t: Test, plugin: SseSessionsOptions = {}, fastify: FastifyServerOptions = {}): Promise<KeyedServer> {
+  const calls: KeyedServer['calls'] = []
+  let requests = 0
+  let closed = 0
+  const served = await serve(t, {
+    ...plugin,
+    principal: request => {
+      requests++
+      return typeof plugin.principal === 'function' ? plugin.principal(request) : undefined
+    }
+  }, {
+    fastify,
+    afterRegister: app => {
+      app.addHook('onRequest', async ({ raw }) => { raw.socket.on('close', () => { closed++ }) })
+      app.post('/ask', { resumable: true }, async (_request, reply) => {
+        const { promise, resolve } = deferred<(reply: FastifyReply) => unknown>()
+        calls.push(resolve)
+        return (await promise)(reply)
+      })
+    }
+  })
+  const askUrl = `${served.url}/ask`
+  return {
+    ...served,
+    askUrl,
+    calls,
+    waitFor: async wanted => {
+      await waitUntil(() => requests >= (wanted.requests ?? 0) && calls.length >= (wanted.calls ?? 0) && closed >= (wanted.closed ?? 0), JSON.stringify(wanted))
+      // What is to be done with a request is done in microtasks.
+      await nextEventLoopTick()
+    },
+    post: async (key = 'a', signal) => await withTimeout(fetch(askUrl, { method: 'POST', headers: { 'idempotency-key': key, connection: 'close' }, ...signal !== undefined && { signal } }), 'the response')
   }
-  const responses = await Promise.all([1, 2].map(() => follow(t, askUrl, { method: 'POST', headers: { 'idempotency-key': 'a' } })))
-  feed.end()
+}
+
+t.test('POSTs that repeat the Idempotency-Key of a request whose handler runs wait for its run', async t => {
+  const { calls, post, waitFor } = await serveKeyed(t)
+  const first = post()
+  await waitFor({ calls: 1 })
+  const repeats = [post(), post()]
+  await waitFor({ requests: 3 })
+  t.equal(calls.length, 1)
+  calls[0]?.(reply => reply.events([1]))
+  const responses = await Promise.all([first, ...repeats])
   t.equal(new Set(responses.map(({ headers }) => headers.get('location'))).size, 1)
-  t.equal(feed.startCount(), 1)
+  t.strictSame(responses.map(({ headers }) => headers.get('idempotent-replayed')), [null, 'true', 'true'])
+  for (const response of responses) t.match(await response.text(), /data: 1\n/)
+  t.equal(calls.length, 1)
+})
+
+for (const isHttp2 of [false, true]) {
+  t.test(`the client of the handler that runs may disconnect, and then repeat its POST${isHttp2 ? ' (HTTP/2)' : ''}`, async t => {
+    const store = new FlakyStore()
+    const { calls, port, post, waitFor } = await serveKeyed(t, { store: store.createStore }, isHttp2 ? http2Options : {})
+    if (isHttp2) {
+      const stream = connectHttp2(t, { port }).request({ ':method': 'POST', ':path': '/ask', 'idempotency-key': 'a' }).on('error', () => {})
+      await waitFor({ calls: 1 })
+      stream.destroy()
+    } else {
+      const abortController = new AbortController()
+      post('a', abortController.signal).catch(() => {})
+      await waitFor({ calls: 1 })
+      abortController.abort()
+    }
+    await waitFor({ closed: 1 })
+    const repeat = isHttp2
+      ? requestHttp2(connectHttp2(t, { port }), { ':method': 'POST', ':path': '/ask', 'idempotency-key': 'a' }).then(async ({ ended, text }) => {
+        await withTimeout(ended, 'the end')
+        return text()
+      })
+      : post().then(async response => await response.text())
+    await waitFor({ requests: 2 })
+    t.equal(calls.length, 1)
+    const starting = deferred()
+    const proceed = deferred()
+    store.delay = name => {
+      if (name !== 'start') return undefined
+      starting.resolve()
+      return proceed.promise
+    }
+    calls[0]?.(reply => reply.events([1]))
+    await withTimeout(starting.promise, 'the start')
+    // The promise of the handler resolves before the run exists, because there is no response to wait for.
+    await nextEventLoopTick()
+    proceed.resolve()
+    t.match(await repeat, /data: 1\n/)
+    t.equal(calls.length, 1)
+  })
+}
+
+t.test('after a handler that has not started a run, a POST with its key runs the handler', async t => {
+  const { calls, post, waitFor } = await serveKeyed(t)
+  const outcomes: Array<[number, (reply: FastifyReply) => unknown]> = [
+    [200, () => ({ a: 1 })],
+    [500, () => { throw new Error('broken') }],
+    [202, reply => reply.code(202).send()],
+    [500, reply => reply.events(7 as never)],
+    [200, reply => reply.events([1])]
+  ]
+  const responses = []
+  for (let n = 1; n <= outcomes.length; n++) {
+    responses.push(post())
+    await waitFor({ requests: n })
+  }
+  for (const [index, [status, respond]] of outcomes.entries()) {
+    await waitFor({ calls: index + 1 })
+    t.equal(calls.length, index + 1)
+    calls[index]?.(respond)
+    t.equal((await responses[index])?.status, status)
+  }
+})
+
+t.test('after Fastify\'s handlerTimeout, a POST with the same key runs the handler, and the handlers get one run', async t => {
+  const { calls, post, waitFor } = await serveKeyed(t, {}, { handlerTimeout: 500 })
+  t.equal((await post()).status, 503)
+  const second = post()
+  await waitFor({ calls: 2 })
+  calls[1]?.(reply => reply.events([2]))
+  t.match(await (await second).text(), /data: 2\n/)
+  let late: FastifyReply | undefined
+  calls[0]?.(reply => {
+    late = reply
+    return reply.events([1])
+  })
+  await waitUntil(() => late !== undefined, 'the first handler')
+  const third = await post()
+  t.equal(third.headers.get('idempotent-replayed'), 'true')
+  t.match(await third.text(), /data: 2\n/)
+})
+
+t.test('a POST whose client disconnects while it waits for a handler does not run the handler', async t => {
+  for (const isHttp2 of [false, true]) {
+    const { calls, port, post, waitFor } = await serveKeyed(t, {}, isHttp2 ? http2Options : {})
+    const request = 'POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nIdempotency-Key: a\r\n\r\n'
+    const http2Request = { ':method': 'POST', ':path': '/ask', 'idempotency-key': 'a' }
+    const http2 = isHttp2 ? connectHttp2(t, { port }) : undefined
+    if (http2 === undefined) post().catch(() => {})
+    else http2.request(http2Request).on('error', () => {})
+    await waitFor({ calls: 1 })
+    if (http2 === undefined) {
+      // The second request is pipelined.
+      const client = openRawClient(t, port, { request: request.repeat(2) })
+      await waitFor({ requests: 3 })
+      client.socket.destroy()
+    } else {
+      const stream = http2.request(http2Request).on('error', () => {})
+      await waitFor({ requests: 2 })
+      stream.destroy()
+    }
+    await waitFor({ closed: 1 })
+    calls[0]?.(() => ({ a: 1 }))
+    const last = http2 === undefined ? post() : requestHttp2(http2, http2Request)
+    await waitFor({ calls: 2 })
+    calls[1]?.(() => ({ a: 2 }))
+    await last
+    t.equal(calls.length, 2)
+  }
+})
+
+for (const [what, handlerTimeout] of [['client', 0], ['handlerTimeout', 500]] as const) {
+  t.test(`a POST that ${handlerTimeout === 0 ? 'has no client any more' : 'has got the response of handlerTimeout'} before it waits for a handler does not run the handler`, async t => {
+    const gate = deferred()
+    const users: string[] = []
+    const { askUrl, calls, post, waitFor } = await serveKeyed(t, {
+      principal: async ({ headers }) => {
+        if (headers['x-late'] !== undefined) await gate.promise
+        users.push(String(headers['x-late']))
+        return undefined
+      }
+    }, handlerTimeout === 0 ? {} : { handlerTimeout })
+    const abortController = new AbortController()
+    const late = fetch(askUrl, { method: 'POST', headers: { 'idempotency-key': 'a', 'x-late': 'yes' }, signal: abortController.signal })
+    await waitFor({ requests: 1 })
+    if (what === 'client') {
+      abortController.abort()
+      await late.catch(() => {})
+      await waitFor({ closed: 1 })
+    } else {
+      t.equal((await late).status, 503)
+    }
+    const first = post()
+    await waitFor({ calls: 1 })
+    gate.resolve()
+    await waitUntil(() => users.length === 2, 'the principal')
+    await nextEventLoopTick()
+    calls[0]?.(() => ({ a: 1 }))
+    t.equal((await first).status, 200)
+    const last = post()
+    await waitFor({ calls: 2 })
+    calls[1]?.(() => ({ a: 2 }))
+    t.strictSame(await (await last).json(), { a: 2 })
+  })
+}
+
+t.test('at most maxRuns keys wait for their handlers', async t => {
+  const { calls, post, waitFor } = await serveKeyed(t, { maxRuns: 1 })
+  const responses = [post('a')]
+  await waitFor({ calls: 1 })
+  responses.push(post('b'))
+  await waitFor({ calls: 2 })
+  responses.push(post('a'))
+  await waitFor({ calls: 3 })
+  for (const respond of calls) respond(() => ({ a: 1 }))
+  for (const response of responses) t.equal((await response).status, 200)
+  responses.push(post('a'))
+  await waitFor({ calls: 4 })
+  calls[3]?.(() => ({ a: 1 }))
+  t.equal((await responses[3])?.status, 200)
 })
 
 t.test('a POST with Last-Event-ID continues the run and does not run the handler', async t => {
