@@ -9,6 +9,7 @@ import type { Sessions } from '../sessions/sessions.js'
 import { isAsyncValues, UpwardReply } from '../sessions/upward-reply.js'
 import type { QueueResult, StoredResponse } from '../store/message-queue.js'
 import type { RunOutcome } from '../store/run-state.js'
+import { discardItems } from '../stream/pump.js'
 import { sendError, stopCapture } from './captured-response.js'
 import { formatResult } from './message-result.js'
 import { createSecondReply } from './second-reply.js'
@@ -87,17 +88,8 @@ function deliverValues (sessions: Sessions, session: Session, id: string, values
   }
   return cleanUpAfterError(() => sessions.runs.deliveries.deliverValues(session[kInternals], id, read, onError), error => {
     reply.abort(error as Error)
-    discardValues(values, log)
+    discardItems(values, log)
   })
-}
-
-/** Calls `return` of values that nobody reads, so that their iterator releases what it has opened. Never rejects. */
-async function discardValues (values: AsyncIterable<unknown>, log: FastifyBaseLogger): Promise<void> {
-  try {
-    await values[Symbol.asyncIterator]().return?.()
-  } catch (error) {
-    logSafely(log, 'warn', { err: error }, 'an async iterable that a handler has returned could not be closed')
-  }
 }
 
 /** Waits for a handler or a validator. Rejects with FST_SSE_HANDLER_TIMEOUT if it has not settled after `timeout` milliseconds; 0 turns the timeout off. */
@@ -113,7 +105,7 @@ function rejectAfterTimeout<T> (result: Awaitable<T>, timeout: number, what: str
     }, timeout).unref()
     result.then(value => {
       clearTimeout(timer)
-      if (isLate && isAsyncValues(value)) discardValues(value, log)
+      if (isLate && isAsyncValues(value)) discardItems(value, log)
       resolve(value)
     }, (error: unknown) => {
       clearTimeout(timer)

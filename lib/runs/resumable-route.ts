@@ -4,6 +4,7 @@ import { assertKeep } from '../assert-options.js'
 import { cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
 import { IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
+import { discardItems } from '../stream/pump.js'
 import { parseEventId } from '../wire/event-id.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
@@ -50,7 +51,8 @@ export function addResumableRoutes (app: FastifyInstance, runs: Runs, getPrincip
   app.decorateReply('events', function (this: FastifyReply, items: unknown) {
     const { [kResumable]: route } = this.request.routeOptions.config as { [kResumable]?: ResumableRoute }
     if (route === undefined) throw new RunInvalid('"reply.events" needs a route with the option "resumable" that was added after the plugin; await app.register(…) before you add the route')
-    route.start(this.request, this, toProducer(items))
+    assertItems(items)
+    route.start(this.request, this, items)
     return this
   })
   const onRoute: onRouteHookHandler = function (route) {
@@ -64,11 +66,11 @@ export function addResumableRoutes (app: FastifyInstance, runs: Runs, getPrincip
   app.addHook('onRoute', onRoute)
 }
 
-function toProducer (items: unknown): Producer {
-  if (typeof items === 'function') return items as Producer
+type Items = Parameters<FastifyReply['events']>[0]
+
+function assertItems (items: unknown): asserts items is Items {
   const iterable = Object(items) as object
-  if (!(Symbol.asyncIterator in iterable || Symbol.iterator in iterable)) throw new RunInvalid('"reply.events" needs an iterable, an async iterable or a function that returns one; call a generator function, and await a promise of an iterable')
-  return () => iterable as Iterable<unknown>
+  if (typeof items !== 'function' && !(Symbol.asyncIterator in iterable || Symbol.iterator in iterable)) throw new RunInvalid('"reply.events" needs an iterable, an async iterable or a function that returns one; call a generator function, and await a promise of an iterable')
 }
 
 /** A route whose responses are runs. */
@@ -113,8 +115,16 @@ class ResumableRoute {
   }
 
   /** Starts a run for a request and responds with it. */
-  async start (request: FastifyRequest, reply: FastifyReply, producer: Producer): Promise<void> {
+  async start (request: FastifyRequest, reply: FastifyReply, items: Items): Promise<void> {
     const release = this.#takeRelease(request)
+    let unread = typeof items === 'function' ? undefined : items
+    let producer: Producer = items as Producer
+    if (unread !== undefined) {
+      producer = () => {
+        unread = undefined
+        return items as Iterable<unknown>
+      }
+    }
     try {
       const principal = await this.#getPrincipal?.(request)
       const key = getIdempotencyKey(request)
@@ -124,6 +134,8 @@ class ResumableRoute {
       sendError(reply, error)
     } finally {
       release()
+      // No run was started, or one with the same key is running already.
+      if (unread !== undefined) discardItems(unread, reply.log)
     }
   }
 

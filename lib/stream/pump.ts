@@ -1,5 +1,7 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { isPromise, toPromise, type Awaitable } from '../awaitable.js'
 import { DataInvalid } from '../errors.js'
+import { logSafely } from '../safe-log.js'
 
 /** Where {@link pump} writes the items. */
 export interface PumpTarget {
@@ -29,8 +31,7 @@ function isEndError (error: unknown, { reason }: AbortSignal): boolean {
  * `return` is called.
  */
 export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal: AbortSignal, target: PumpTarget): Promise<void> {
-  const { [Symbol.asyncIterator]: createAsync, [Symbol.iterator]: create } = Object(items) as Partial<AsyncIterable<unknown>> & Partial<Iterable<unknown>>
-  const iterator: AsyncIterator<unknown> | Iterator<unknown> | undefined = createAsync === undefined ? create?.call(items) : createAsync.call(items)
+  const iterator = createIterator(items)
   if (iterator === undefined) throw new DataInvalid('the items of a stream must be an iterable or an async iterable; call a generator function, and await a promise of one')
   return new Promise((resolve, reject) => {
     let isDone = false
@@ -73,4 +74,19 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
     if (signal.aborted) onAbort()
     else run().catch((error: unknown) => { if (isDone && isReading) reportLate(error); else fail(error) })
   })
+}
+
+/** Calls `return` of items that nobody reads, so that their iterator releases what it has opened. Never rejects. */
+export async function discardItems (items: AsyncIterable<unknown> | Iterable<unknown>, log: FastifyBaseLogger): Promise<void> {
+  try {
+    await createIterator(items)?.return?.()
+  } catch (error) {
+    logSafely(log, 'warn', { err: error }, 'an iterable of a handler could not be closed')
+  }
+}
+
+/** Returns the iterator of an iterable; `undefined` if it is not one. */
+function createIterator (items: unknown): AsyncIterator<unknown> | Iterator<unknown> | undefined {
+  const { [Symbol.asyncIterator]: createAsync, [Symbol.iterator]: create } = Object(items) as Partial<AsyncIterable<unknown>> & Partial<Iterable<unknown>>
+  return createAsync === undefined ? create?.call(items) : createAsync.call(items)
 }

@@ -521,6 +521,33 @@ t.test('above maxRuns, a POST gets 503', async t => {
   t.match(await response.json(), { code: 'FST_SSE_TOO_MANY_RUNS', message: /1 runs/ })
 })
 
+t.test('reply.events closes an iterable if no run is started for it', async t => {
+  let opened = 0
+  let closed = 0
+  const open = (symbol: symbol): Iterable<unknown> => {
+    opened++
+    const iterator = {
+      next: () => new Promise(() => {}),
+      return: () => {
+        closed++
+        return { done: true }
+      },
+      [symbol]: () => iterator
+    }
+    return iterator as never
+  }
+  const { url } = await serve(t, { maxRuns: 1 }, {
+    afterRegister: app => {
+      app.post('/async', { resumable: true }, (_request, reply) => reply.events(open(Symbol.asyncIterator)))
+      app.post('/sync', { resumable: true }, (_request, reply) => reply.events(open(Symbol.iterator)))
+    }
+  })
+  await follow(t, `${url}/async`, { method: 'POST' })
+  for (const path of ['async', 'sync']) t.equal((await fetch(`${url}/${path}`, { method: 'POST' })).status, 503)
+  t.equal(opened, 3)
+  await waitUntil(() => closed === 2, 'the iterators to be closed')
+})
+
 t.test('a route of the app for GET or DELETE that was added before is kept', async t => {
   const { url, port } = await serve(t, {}, {
     afterRegister: app => {
