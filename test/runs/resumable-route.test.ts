@@ -1,4 +1,4 @@
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import sseSessions, { memoryStore, type ResumableOptions, type SseSessionsOptions } from '../../lib/index.js'
 import { eventSources } from '../support/event-sources.js'
@@ -319,6 +319,15 @@ t.test('at most maxRuns keys wait for their handlers', async t => {
   await waitFor({ calls: 4 })
   calls[3]?.(() => ({ a: 1 }))
   t.equal((await responses[3])?.status, 200)
+})
+
+t.test('a key belongs to a principal; without one, to all users', async t => {
+  for (const principal of [() => undefined, ({ headers }: FastifyRequest) => headers['x-user'] as string]) {
+    const { askUrl, feed, handled } = await serveResumable(t, true, { principal })
+    feed.end()
+    for (const user of ['ann', 'bob']) await (await follow(t, askUrl, { method: 'POST', headers: { 'idempotency-key': 'a', 'x-user': user } })).isComplete
+    t.equal(handled(), principal.length === 0 ? 1 : 2)
+  }
 })
 
 t.test('a POST with Last-Event-ID continues the run and does not run the handler', async t => {
