@@ -222,7 +222,7 @@ func (s *Session) deliver() {
 		}
 		s.lock.Unlock()
 
-		response, results := s.post(id, lines)
+		response, results, wasRefused := s.post(id, lines)
 		done, isUnknown := 0, false
 		for _, result := range results {
 			isUnknown = isUnknown || result.Body.Code == "FST_SSE_SESSION_UNKNOWN"
@@ -241,7 +241,7 @@ func (s *Session) deliver() {
 			s.lock.Unlock()
 			continue
 		}
-		if results != nil || response != nil && (response.StatusCode == 429 || response.StatusCode == 503) {
+		if wasRefused {
 			s.unsure = before // the others were not handled
 		}
 		if s.unsure -= done; s.unsure < 0 {
@@ -269,19 +269,21 @@ func (s *Session) deliver() {
 }
 
 // post returns no response if it is incomplete, and no results if all messages have to be repeated.
-func (s *Session) post(id string, lines []string) (*http.Response, []result) {
+// post also returns whether the messages without a result were certainly not handled.
+func (s *Session) post(id string, lines []string) (*http.Response, []result, bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	response, err := s.request(ctx, "POST", "/upward", strings.NewReader(strings.Join(lines, "\n")), "X-Session-ID", id, "Content-Type", "application/x-ndjson")
 	if err != nil {
-		return nil, nil
+		return nil, nil, false
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, nil
+		return nil, nil, false
 	}
 	var results []result
+	var failure struct{ Code string }
 	if response.StatusCode == 200 {
 		json.Unmarshal(text, &results)
 		if len(results) != len(lines) {
@@ -293,8 +295,12 @@ func (s *Session) post(id string, lines []string) (*http.Response, []result) {
 		for range lines {
 			results = append(results, single)
 		}
+	} else {
+		json.Unmarshal(text, &failure)
 	}
-	return response, results
+	// A 503 without a code of this server can come from a proxy.
+	wasRefused := results != nil || response.StatusCode == 429 || response.StatusCode == 503 && strings.HasPrefix(failure.Code, "FST_SSE_")
+	return response, results, wasRefused
 }
 
 func main() {

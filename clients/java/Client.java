@@ -194,7 +194,8 @@ public class Client {
                 boolean isUnknown = !results.isEmpty() && response.body().contains(UNKNOWN);
                 synchronized (this) {
                     if (!session.equals(id)) continue; // the session is lost
-                    if (!results.isEmpty() || status == 429 || status == 503) unsure = before; // the others were not handled
+                    // A 503 without a code of this server can come from a proxy.
+                    if (!results.isEmpty() || status == 429 || status == 503 && response.body().contains("\"code\":\"FST_SSE_")) unsure = before; // the others were not handled
                     if (results.size() > 1 && (status == 400 || status == 413)) {
                         batch = lines.size() / 2;
                         continue;

@@ -181,11 +181,12 @@ final class Session
             $this->limit = intdiv($count, 2);
             return;
         }
-        // After 4xx and 503, no message was handled. With 0, the outcome is unknown.
+        // After 4xx, and 503 with a code of this server, no message was handled. With 0, the outcome is unknown.
+        $hasCode = is_object($body) && str_starts_with(json_encode($body->code ?? ''), '"FST_SSE_');
         $results = match (true) {
             $status === 200 && is_array($body) && count($body) === $count => $body,
             self::isRefusal($status) => array_fill(0, $count, (object) ['status' => $status, 'body' => $body]),
-            default => array_fill(0, $count, (object) ['status' => $status === 503 || intdiv($status, 100) === 4 ? 503 : 0]),
+            default => array_fill(0, $count, (object) ['status' => $status === 503 && $hasCode || intdiv($status, 100) === 4 ? 503 : 0]),
         };
         $repeats = $refused = [];
         foreach ($results as $index => $result) {

@@ -139,8 +139,9 @@ class Session:
             elif is_refusal(status):
                 results = [{'status': status, 'body': body}] * len(batch)
             else:
-                # After 4xx and 503, no message was handled. Otherwise the outcome is unknown.
-                results = [{'status': 503 if 400 <= status < 500 or status == 503 else 0}] * len(batch)
+                # After 4xx, and 503 with a code of this server, no message was handled. Otherwise the outcome is unknown.
+                has_code = isinstance(body, dict) and str(body.get('code')).startswith('FST_SSE_')
+                results = [{'status': 503 if 400 <= status < 500 or status == 503 and has_code else 0}] * len(batch)
             repeats = []
             for message, result in zip(batch, results):
                 is_unknown = isinstance(result.get('body'), dict) and result['body'].get('code') == SESSION_UNKNOWN

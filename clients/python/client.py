@@ -111,7 +111,7 @@ class Session:
                 id, lines, unsure = self.id, self.outbox[:self.batch], self.unsure
                 self.unsure = max(unsure, len(lines))
                 self.save()
-            response, results, done = None, [], 0
+            response, body, results, done = None, None, [], 0
             try:
                 response = self._request('POST', '/upward', {'X-Session-ID': id, 'Content-Type': 'application/x-ndjson'}, '\n'.join(lines))
                 text = response.read()
@@ -131,7 +131,9 @@ class Session:
             with self.changed:
                 if id != self.id: continue
                 del self.outbox[:done]
-                was_refused = results or response and response.status in (429, 503)
+                # A 503 without a code of this server can come from a proxy.
+                is_closing = response and response.status == 503 and isinstance(body, dict) and str(body.get('code')).startswith('FST_SSE_')
+                was_refused = results or is_closing or response and response.status == 429
                 self.unsure = max(0, (unsure if was_refused else self.unsure) - done)
                 if is_unknown: self.connected = False
                 self.save()

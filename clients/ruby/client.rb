@@ -119,9 +119,11 @@ class Session
     results = if response.code == '200' then (body if body.is_a?(Array) && body.size == lines.size)
               elsif refusal?(response.code.to_i) then [{ 'status' => response.code.to_i, 'body' => body }] * lines.size
               end
-    [response, results]
+    # A 503 without a code of this server can come from a proxy.
+    has_code = body.is_a?(Hash) && body['code'].to_s.start_with?('FST_SSE_')
+    [response, results, results || response.code == '429' || (response.code == '503' && has_code)]
   rescue *FAILURES, JSON::ParserError
-    [nil, nil] # no complete response
+    [nil, nil, false] # no complete response
   end
 
   def deliver
@@ -132,7 +134,7 @@ class Session
         before, @unsure = @unsure, [@unsure, [@batch, @outbox.size].min].max
         [@id, @outbox.first(@batch), before]
       end
-      response, results = post(id, lines)
+      response, results, was_refused = post(id, lines)
       if results && lines.size > 1 && %w[400 413].include?(response.code)
         @lock.synchronize { @batch, @unsure = lines.size / 2, id == @id ? unsure : @unsure }
         next
@@ -143,7 +145,6 @@ class Session
       is_current = @lock.synchronize do
         next if id != @id # the session is lost
         @outbox.shift(done.size)
-        was_refused = results || %w[429 503].include?(response&.code)
         @unsure = [0, (was_refused ? unsure : @unsure) - done.size].max
         @connected = false if is_unknown
         true

@@ -54,7 +54,8 @@ deliver() {
       400 | 413) if [ "$count" -gt 1 ]; then batch=$((count / 2)) unsure=$before; continue; fi; results=$status ;;
       4*) results=$(sed "s/.*/$status/" batch) ;;
     esac
-    if [ -n "$results" ] || [ "$status" = 503 ] || [ "$status" = 429 ]; then unsure=$before; fi # the others were not handled
+    # A 503 without a code of this server can come from a proxy.
+    if [ -n "$results" ] || { [ "$status" = 503 ] && grep -q '"code":"FST_SSE_' body; } || [ "$status" = 429 ]; then unsure=$before; fi # the others were not handled
     handled=0
     for result in $results; do
       case $result in

@@ -188,8 +188,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       batchLimit = Math.min(MAX_BATCH_MESSAGES, batchLimit * 2)
       lastError = undefined
     } else {
-      // The server did not handle the messages. With another 5xx status a proxy may have lost the response of the server.
-      if (status < 500 || status === 503) markUnhandled(batch)
+      // The server did not handle the messages. After another 5xx status, or 503 without a code of the server, a proxy may have lost the response of the server.
+      if (status < 500 || (status === 503 && /^FST_SSE_/.test((lastError as ClientError).code))) markUnhandled(batch)
       if (isTransient(status)) return parseRetryAfter(response)
       // One message is invalid, or the batch is too large. The server handled none of them.
       if (batch.length > 1 && (status === 400 || status === 413)) {

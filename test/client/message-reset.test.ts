@@ -48,11 +48,13 @@ testEachClient(t, 'after a reset, sends unsent messages to the new session and f
 
 // Responses before a reset. The outcome of the message is its result, or the code of its error.
 const RESPONSES: Array<[title: string, responder: Responder, outcome: unknown]> = [
-  ['status 503', respond(503), 1],
+  ['status 503 of the server', respond(503, {}, { code: 'FST_SSE_CLOSING' }), 1],
   ['status 429', respond(429), 1],
   ['status 429 of its own in a batch', respond(200, {}, [{ status: 429, body: {} }]), 1],
   ['status 500', respond(500), 'RESET'],
   ['status 502', respond(502), 'RESET'],
+  ['status 503 of a proxy', respond(503), 'RESET'],
+  ['status 503 of the app', respond(503, {}, { code: 503 }), 'RESET'],
   ['a response that is not a list', respond(200, {}, {}), 'RESET'],
   ['status 503 of its handler', respond(200, {}, [{ status: 503, body: { code: 'BUSY' }, replayed: true }]), 'BUSY']
 ]

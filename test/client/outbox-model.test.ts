@@ -195,12 +195,13 @@ class History {
         ['handle', 3, () => { post.response ??= this.#handle(post) }],
         ['lose a POST', 1, () => { this.#settle(post, new TypeError('network'), false) }],
         ['respond with 502', 1, () => { this.#settle(post, createResponse(502), false) }],
+        ['respond with 503 of a proxy', 1, () => { this.#settle(post, createResponse(503), false) }],
         ['respond with a page', 0.5, () => { this.#settle(post, createResponse(200, 'Log in'), false) }]
       )
       if (post.response === undefined) {
         steps.push(
           ['refuse a POST', 1, () => { this.#settle(post, new NotSentError(), true) }],
-          ['respond with 503', 1, () => { this.#settle(post, createResponse(503), true) }],
+          ['respond with 503 of the server', 1, () => { this.#settle(post, createResponse(503, { code: 'FST_SSE_CLOSING' }), true) }],
           ['respond with 429', 1, () => { this.#settle(post, createResponse(429), true) }]
         )
       }
