@@ -175,6 +175,8 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
       }
       removeAbort = () => { signal.removeEventListener('abort', onAbort) }
       signal.addEventListener('abort', onAbort)
+      // The `fetch` of the app may do more after the response, during which the signal may abort.
+      if (signal.aborted) onAbort()
     },
     async pull (sink) {
       const blocks = await read()

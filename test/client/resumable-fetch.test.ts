@@ -221,6 +221,19 @@ t.test('the body fails with the reason of the signal: while it is read, while it
   }
 })
 
+t.test('the body fails with the reason of a signal that aborts while the fetch of the app has not returned the response yet', async t => {
+  const controller = new AbortController()
+  const reason = new Error('enough')
+  const { fetch, requests } = scriptFetch(stream(['id: r.0\n\n'], LOST), stream(['data: 1\n\n']))
+  const response = await post(async (url, init) => {
+    const response = await fetch(url, init)
+    controller.abort(reason)
+    return response
+  }, {}, { signal: controller.signal })
+  await t.rejects(withTimeout(response.text(), 'the rejection'), reason)
+  t.equal(requests.length, 1)
+})
+
 t.test('a canceled body sends no more requests, and aborts the current one', async t => {
   const { fetch, requests } = scriptFetch(stream(['retry: 1\n\nid: r.0\n\n'], LOST), () => new Promise(() => {}))
   const reader = (await post(fetch)).body?.getReader()
