@@ -208,15 +208,16 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   }
 
   // Answers a request of the server with the result of a function, or with its error.
-  const answer = async (id: string, handle: () => unknown): Promise<void> => {
+  const answer = (id: string, handle: () => unknown): void => {
     const send = (content: object): Promise<unknown> => outbox.push(RESPONSE_EVENT, { request: id, ...content }).result
-    try {
-      await send({ data: await handle() })
-    } catch (error) {
+    const sendError = async (error: unknown): Promise<void> => {
       const { code, message = error } = Object(error)
       // After any other error, the server may not have received the answer, for example because the answer was too large.
-      if (code !== 'FST_SSE_REQUEST_UNKNOWN') send({ error: { code, message: String(message) } }).catch(() => {})
+      if (code !== 'FST_SSE_REQUEST_UNKNOWN') await send({ error: { code, message: String(message) } })
     }
+    const sendResult = async (): Promise<unknown> => send({ data: await handle() })
+    // The second time, the error is that of `sendError`, for example because the first one has no text form.
+    sendResult().catch(sendError).catch(sendError).catch(() => {})
   }
 
   const off = (event: string, listener: (data: never) => void): void => {
