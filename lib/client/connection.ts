@@ -78,9 +78,15 @@ export function createConnection (send: Send, path: string, maxEventSize: number
   let idleTimeout: number
   let startedAt: number
   let lastDataAt: number
+  // Of the latest response.
+  let reader: ReadableStreamDefaultReader<Uint8Array> | undefined
   let idleTimer: ReturnType<typeof setTimeout> | undefined
 
-  const abort = (): void => { controller.abort() }
+  const abort = (): void => {
+    controller.abort()
+    // The body of a custom `fetch` may ignore the signal.
+    reader?.cancel().catch(() => {})
+  }
 
   const close = (reason: string, error?: ClientError): void => {
     abort()
@@ -151,7 +157,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     const type = headers.get('content-type') as string
     // A 200 always has a body, unless the platform cannot read streams.
     if (!body) return fail(createForeignError('no readable body'))
-    const reader = body.getReader()
+    reader = body.getReader()
     if (/^text\/event-stream\b/i.test(type)) await readStream(reader)
     else rejectForeign(`${status} ${type}: ${new TextDecoder().decode((await reader.read()).value).slice(0, 100)}`)
   }
@@ -174,7 +180,6 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     const decoder = new TextDecoder()
     while (!signal.aborted) {
       const { done, value } = await reader.read()
-      // The body of a custom `fetch` may ignore the signal.
       if (signal.aborted) break
       if (done) throw new ClientError('ENDED')
       restartIdleTimer()
@@ -232,7 +237,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
         if (!isStopped) listener.onError(controller.signal.aborted ? new ClientError('SILENT') : error)
         clearTimeout(idleTimer)
         // Releases the connection of a response whose body was not read.
-        controller.abort()
+        abort()
         if (!isStopped && !skipsDelay) await backoff.wait(retryAfter)
       }
       return currentSessionId

@@ -155,10 +155,12 @@ testEachClient(t, 'a session whose stream was replaced by another client is clos
   t.equal(server.requests.length, 1)
 })
 
-testEachClient(t, 'a closed session ignores data that still arrives, even if it is too large', async (t, connect) => {
+testEachClient(t, 'a closed session ignores data that has just arrived, even if it is too large, and cancels a body that ignores the signal', async (t, connect) => {
   let write = (_text: string): void => {}
+  const canceled = deferred()
   const body = new ReadableStream({
-    start: controller => { write = text => { controller.enqueue(new TextEncoder().encode(text)) } }
+    start: controller => { write = text => { controller.enqueue(new TextEncoder().encode(text)) } },
+    cancel: () => { canceled.resolve() }
   })
   const session = connect('', {
     maxEventSize: 200,
@@ -168,8 +170,8 @@ testEachClient(t, 'a closed session ignores data that still arrives, even if it 
   const opened = waitForEvent(session, 'open')
   write(welcome())
   await opened
-  await session.close()
   write(`data: ${'x'.repeat(10_000)}`)
-  await new Promise(resolve => { setImmediate(resolve) })
+  await session.close()
+  await withTimeout(canceled.promise, 'the end of the body')
   t.strictSame(events.map(([name]) => name), ['open', 'close'])
 })

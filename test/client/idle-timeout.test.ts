@@ -52,6 +52,18 @@ testEachClient(t, 'a heartbeat restarts the idle timeout, which replaces the str
   matchList(t, events, [['open', {}], ['disconnect', { error: { code: 'SILENT' } }], ['resume', {}]])
 })
 
+testEachClient(t, 'replaces a silent response whose body ignores the signal, whether it is a stream or not', async (t, connect) => {
+  const { advance } = fakeNetwork(t, () => undefined)
+  const responses = [streamResponse(welcome(false, 's', { heartbeatInterval: 10_000 })), new Response(new ReadableStream(), { headers: { 'content-type': 'text/html' } }), streamResponse(welcome(true))]
+  const session = connect('', { fetch: async () => responses.shift() ?? new Response() })
+  const events = recordEvents(session)
+  await waitForEvent(session, 'open')
+  await advance(25_000)
+  matchList(t, events, [['open', {}], ['disconnect', { error: { code: 'SILENT' } }]])
+  await advance(37_500)
+  matchList(t, events.slice(2), [['error', { code: 'SILENT' }], ['resume', {}]])
+})
+
 testEachClient(t, 'a stream without heartbeats may be idle forever', async (t, connect) => {
   const { fetch, advance } = fakeNetwork(t, () => streamResponse(welcome()))
   const session = connect('', { fetch })

@@ -2,6 +2,7 @@ import t from 'tap'
 import { fakeNavigator, testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { deferred, withTimeout } from '../support/wait.js'
+import { fakeNetwork, streamResponse } from './support/fake-network.js'
 import { CLOSE_EVENT, echo, endedStream, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
 testEachClient(t, 'a message that was not sent, because its headers did not resolve, is sent to the next session', async (t, connect) => {
@@ -127,6 +128,24 @@ testEachClient(t, 'a POST to an unknown session waits for the next session', asy
   await reset
   t.equal(id, session.sessionId)
   t.not(id, lost?.id)
+})
+
+testEachClient(t, 'a POST to an unknown session waits for the next session, also if the body of the stream ignores the signal', async (t, connect) => {
+  const { advance } = fakeNetwork(t, () => undefined)
+  const requests: string[] = []
+  const session = connect('', {
+    fetch: async (_url, { method = 'GET' }) => {
+      const isFirst = !requests.includes(method)
+      requests.push(method)
+      if (method === 'DELETE') return new Response()
+      if (method === 'GET') return streamResponse(welcome(false, isFirst ? 'lost' : 'next'))
+      return isFirst ? Response.json({ code: 'FST_SSE_SESSION_UNKNOWN' }, { status: 404 }) : Response.json([{ status: 200, body: 1 }])
+    }
+  })
+  const result = session.request('a', 1)
+  for (let round = 0; round < 3; round++) await advance(3000)
+  t.strictSame(requests, ['GET', 'POST', 'GET', 'POST'])
+  t.equal(await withTimeout(result, 'the response'), 1)
 })
 
 // The result of a message in a batch if the session was lost or closed while the server handled the messages before it.
