@@ -71,7 +71,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
   let currentSessionId: string | undefined
   // Whether the current request was sent, and may open a session.
   let isOpening = false
-  // Time of the first response of the current series of responses that are not from the server; `undefined` if there is no such series.
+  // Time of the first response of the current series of responses that are not from the server, by a clock that nobody can set; `undefined` if there is no such series.
   let foreignSince: number | undefined
   // The idle timeout of the next request, until its welcome event.
   let attemptTimeout = IDLE_TIMEOUT
@@ -125,7 +125,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
   /** Throws the error for a response that is not from the server. Closes the session if all responses are of this kind for too long. */
   const rejectForeign = (received: string): void => {
     const error = createForeignError(received)
-    const now = Date.now()
+    const now = performance.now()
     // Without a network, only a service worker can respond.
     if (isOffline()) foreignSince = now
     foreignSince ??= now

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { fakeNavigator, testEachClient, waitForEvent, recordEvents } from '../support/clients.js'
+import { skewClock } from '../support/clock.js'
 import { connect as connectNode } from '../../lib/client/node.js'
 import { matchList } from '../support/match-list.js'
 import { withTimeout } from '../support/wait.js'
@@ -117,6 +118,16 @@ testEachClient(t, 'a failure of another kind starts the minute of responses that
   t.equal(session.state, 'connecting')
   await advance(1000)
   t.match(events.slice(-2), [['error', { code: 'NOT_A_STREAM' }], ['close']])
+})
+
+testEachClient(t, 'a clock that is set forward does not end the minute of responses that are not from the server', async (t, connect) => {
+  const { fetch, advance } = fakeNetwork(t, () => new Response('offline', { headers: { 'content-type': 'text/html' } }))
+  const skew = skewClock(t, Date)
+  const session = connect('', { fetch })
+  await advance(0)
+  skew(3_600_000)
+  await advance(30_000)
+  t.equal(session.state, 'connecting')
 })
 
 testEachClient(t, 'does not count the time in which the browser reports that it is offline', async (t, connect) => {

@@ -49,7 +49,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   /** The tabs that get the server requests, by event id. */
   const ownerIds = new Map<string, string>()
   const closedSessions = new Set<string>()
-  /** When a tab was behind the log and a replay was requested, by the id of the tab. */
+  /** When a tab was behind the log and a replay was requested, by the id of the tab. By a clock that nobody can set, like the other times of `performance.now()`. */
   const replayTimes = new Map<string, number>()
   let latestRequest = initialRequest
   let log = new Log('')
@@ -64,7 +64,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   // The highest cursor that any tab has sent. Up to it, a leader has chosen the owners of the server's requests.
   let highestCursor = ''
   let startedAt = 0
-  // The response with which the server has refused a stream for some time, by a clock that nobody can set.
+  // The response with which the server has refused a stream for some time.
   let refusal: { readonly until: number, readonly content: ReplyContent } | undefined
   let controller = new AbortController()
   let welcomeTimer: ReturnType<typeof setTimeout> | undefined
@@ -129,9 +129,9 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
 
   /** Requests a replay for the pulls that are behind the log. Returns whether it has requested one. */
   const replayIfBehind = (): boolean => {
-    const now = Date.now()
+    const now = performance.now()
     // One slow tab must not cause replays all the time.
-    const behind = [...pendingPulls.values()].filter(({ tabId, position }) => log.isBehindLog(position) && now - (replayTimes.get(tabId) ?? 0) >= REPLAY_INTERVAL)
+    const behind = [...pendingPulls.values()].filter(({ tabId, position }) => log.isBehindLog(position) && now - (replayTimes.get(tabId) ?? -Infinity) >= REPLAY_INTERVAL)
     const [slowest] = behind.sort((a, b) => parsePosition(a.position.cursor) - parsePosition(b.position.cursor))
     if (!slowest) return false
     for (const { tabId } of behind) replayTimes.set(tabId, now)
@@ -204,7 +204,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
     const { signal } = controller
     const sentRequest = latestRequest
     state = 'opening'
-    startedAt = Date.now()
+    startedAt = performance.now()
     chooseLog(cursor)
     const finish = (failure: ReplyContent): void => {
       if (signal.aborted) return
@@ -311,7 +311,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
       }
       pendingPulls.set(tabId, pull)
       if (streamRequest) latestRequest = streamRequest
-      const isStale = previousAborted && Date.now() - startedAt > MIN_STREAM_AGE
+      const isStale = previousAborted && performance.now() - startedAt > MIN_STREAM_AGE
       if (state === 'idle' || (streamRequest && (state === 'ended' || isStale))) {
         if (streamRequest && refusal && performance.now() < refusal.until) reply(pull, refusal.content)
         else open(cursor)

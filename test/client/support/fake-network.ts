@@ -1,27 +1,30 @@
 import { mock } from 'node:test'
 import type { Test } from 'tap'
+import { freezeClock } from '../../support/clock.js'
 
 export interface FakeNetwork {
   /** The option `fetch` for the client. */
   readonly fetch: typeof fetch
   /** Number of requests so far with this method. */
   requestCount: (method: string) => number
-  /** Moves the clock forward, and leaves the client time to react. */
+  /** Moves the clocks forward, and leaves the client time to react. */
   advance: (ms: number) => Promise<void>
 }
 
 /**
- * Replaces the clock, so that no test waits for minutes, and the network, which a fake clock cannot control. `respond`
+ * Replaces the clocks, so that no test waits for minutes, and the network, which a fake clock cannot control. `respond`
  * returns the response to a GET or POST, or `undefined` for no response; then the request ends when the client aborts it.
  * `attempt` is the number of the request among those with its method, from 1. Requests with the `silent` methods get no response.
  */
 export function fakeNetwork (t: Test, respond: (method: string, attempt: number) => Response | undefined, silent: string[] = []): FakeNetwork {
   mock.timers.enable({ apis: ['setTimeout', 'Date'] })
+  const advanceClock = freezeClock(t)
   t.teardown(() => { mock.timers.reset() })
   const counts = new Map<string, number>()
   return {
     requestCount: method => counts.get(method) ?? 0,
     advance: async ms => {
+      advanceClock(ms)
       mock.timers.tick(ms)
       for (let tick = 0; tick < 5; tick++) await new Promise(resolve => { setImmediate(resolve) })
     },
