@@ -38,7 +38,7 @@ export function handleMessage (sessions: Sessions, session: Session, message: Me
     if (usableReply === reply && !sessions.canSend(reply)) usableReply = createSecondReply(reply, upwardReply.statusCode)
     return usableReply
   }
-  /** Returns the reply with which the result is sent. If it is the second one, the response of the first one is not the result. */
+  /** Returns the reply with which the result is sent. If that is the second one, the response of the first one is not captured as the result. */
   const getReplyForResult = (): FastifyReply => {
     if (getUsableReply() !== reply) stopCapture(reply)
     return usableReply

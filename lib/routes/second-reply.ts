@@ -19,7 +19,7 @@ interface ReplyConstructor {
   readonly props?: ReadonlyArray<{ readonly key: string | symbol }>
 }
 
-/** Creates a second reply to a request whose client has a response already, or gets one elsewhere. With it, a later result or error of the message goes through the hooks and the error handler of the app, and can be stored. */
+/** Creates a second reply to a request to which another reply has responded, or will respond. With it, a later result or error of the message goes through the hooks and the error handler of the app, and can be stored. */
 export function createSecondReply (first: FastifyReply, status = 200): FastifyReply {
   const { request, log } = first
   // The reply is constructed directly, because Fastify's router responds with 503 while the server closes. Checked with Fastify 5.12.8.

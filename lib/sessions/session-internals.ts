@@ -25,7 +25,7 @@ export interface StreamFrames {
   readonly replaced: string
 }
 
-/** The events of sessions. */
+/** The frames of the plugin's own sessions. `lib/mcp` has others. */
 export const SESSION_FRAMES: StreamFrames = { welcome: frameWelcome, close: frameClose, replaced: REPLACED_FRAME }
 
 /** What a session needs from the registry. `Session` is a type parameter, because this module must not import the class that apps use. */
@@ -73,7 +73,7 @@ export interface StreamAttachment {
   readonly cursor: number
   /** The newest position of the store, the result of its `attach`. */
   readonly newestPosition: number
-  /** The data of the welcome event; for sessions, as JSON. */
+  /** The argument `data` of {@link StreamFrames.welcome}: for {@link SESSION_FRAMES}, the data of the event as JSON. */
   readonly welcome: string
   /** Whether the request resumes the session. */
   readonly resumed: boolean

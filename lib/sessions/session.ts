@@ -166,7 +166,7 @@ export class Session {
 
   /**
    * Leaves a channel. The session still receives what was sent to the channel before. If its client is slow or not connected, this
-   * applies to the 100 channels that the session left last, and to 1 MiB of their events. Resolves when the `onLeave` hooks have run. Rejects with FST_SSE_CHANNEL_INVALID or FST_SSE_STORE_UNAVAILABLE.
+   * applies to the 100 channels that the session left last, and in the memory store to 1 MiB of their events. Resolves when the `onLeave` hooks have run. Rejects with FST_SSE_CHANNEL_INVALID or FST_SSE_STORE_UNAVAILABLE.
    */
   leave (channel: string): Promise<void> {
     return toPromise(() => {

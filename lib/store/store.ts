@@ -40,7 +40,7 @@ export interface StoreSettings {
   readonly compressionScope: (channel?: string) => string | undefined
 }
 
-/** What a store calls in the process that uses it. It may do so before the factory has returned. */
+/** What a store calls in the process that uses it. It may call the first two before the factory has returned. */
 export interface StoreCallbacks {
   /** An entry was appended to the log of broadcasts: there is more to read for all streams of the process. */
   onBroadcast (): void

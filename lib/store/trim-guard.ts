@@ -3,7 +3,7 @@ import { flushScheduler } from '../stream/flush-scheduler.js'
 
 /**
  * Prevents an append from trimming entries (for their count or bytes) that streams could write, but have not flushed yet.
- * So all events of a burst within one tick reach every client whose connection accepts them.
+ * So all events of a burst within one tick reach every client that uses HTTP/1.1 without TLS and whose connection accepts them.
  */
 export class TrimGuard {
   /** Every stream that could write has written all entries up to this position. */

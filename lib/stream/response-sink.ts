@@ -22,7 +22,7 @@ export interface Sink {
   destroy (): void
 }
 
-/** Node's `write`; `undefined` if other code had replaced it when this module was loaded. Only its source distinguishes it from a wrapper. */
+/** Node's `write`; `undefined` if other code had replaced it when this module was loaded. It is detected by its source text, because a wrapper differs from it in nothing else. */
 const nodeWrite = [ServerResponse.prototype.write].find(write => Function.prototype.toString.call(write).includes('write_(this, '))
 
 /**

@@ -80,7 +80,7 @@ export interface ClusterPartition {
 /** Divides a cluster into partitions, each of which has an equal share of the slots. A namespace is a hash tag, so a partition is in one slot. */
 export function createPartitions (cluster: RedisCluster, namespace: string, count: number): ClusterPartition[] {
   const namespaces: string[] = []
-  // The name with the number 0 is used for every count, so nodes with different counts share it, and the check of the options refuses them.
+  // `<namespace>-0` is a partition for every count. So nodes with different counts share it, and the check of the shared options refuses them.
   for (let n = 0; Object.keys(namespaces).length < count; n++) namespaces[partitionOf(`${namespace}-${n}`, count)] ??= `${namespace}-${n}`
   return namespaces.map(namespace => ({ namespace, client: new SlotClient(cluster, namespace) }))
 }

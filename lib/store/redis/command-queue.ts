@@ -65,7 +65,7 @@ export function isNotExecuted (error: unknown): boolean {
 
 /**
  * Sends the commands of a node to Redis, which executes them in order, even if connections break and replies are lost. The
- * commands of one tick are one batch. Commands are numbered, and a batch contains the number before its first command: Redis
+ * commands of one tick are sent together, in one or more batches. Commands are numbered, and a batch contains the number before its first command: Redis
  * refuses a batch that arrives out of order, and a command that is sent again changes nothing a second time. So after a failure,
  * everything without a reply is sent again.
  */

@@ -249,7 +249,7 @@ export class RedisStore implements Store {
       return
     }
     apply()
-    // The change is made, so a failure of this is none of the call.
+    // The change was made, so the call must not reject if only this refresh fails.
     await this.#node.refresh(state).catch(() => { this.#node.refreshLater(state) })
   }
 

@@ -189,7 +189,7 @@ export class RedisRuns implements RunStore {
     this.#onRestart(run)
   }
 
-  /** Drops the logs of runs that have no readers in this process any more. */
+  /** Drops the logs of runs without readers in this process. Removes the runs that it does not produce any more, and releases those whose producer was stopped. */
   prune (): void {
     const ids = this.#reducer.runs.prune()
     if (ids.length > 0) this.#commandQueue.executeInBackground('run_unfollow', ...ids)

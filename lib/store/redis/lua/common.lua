@@ -34,8 +34,8 @@ local TIME = redis.call('TIME')
 -- Microseconds, as positions are.
 local NOW = TIME[1] * 1000000 + TIME[2]
 
--- Of the store: the newest position; the position up to which entries may be lost; the lease clock, in milliseconds, and the time of
--- the heartbeat that has advanced it.
+-- Of the store: the newest position; the position up to which entries may be lost; the lease clock, in milliseconds, by which leases,
+-- sessions and runs expire, and the time of the heartbeat that has advanced it.
 local position, rollback_position, lease_clock, clock_at
 -- Of the sender: the number of the newest command that was executed, and of the newest notification in its inbox.
 local applied_number, inbox_number
@@ -120,7 +120,8 @@ local function clear_expired_owner (key, owner)
   return true
 end
 
--- Records that this node uses a session, so that it is notified when the session is closed. Runs have two such fields.
+-- Records that this node uses a session, so that it is notified when the session is closed. A run also has the field
+-- `readerNodes`, for those that receive its entries.
 local function add_node (key, nodes, field)
   nodes = nodes or ''
   if string.find(nodes, NODE_ID, 1, true) then return end

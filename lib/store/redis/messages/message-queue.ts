@@ -30,7 +30,7 @@ class PendingMessage {
   }
 }
 
-/** Messages of one request that are handled one after the other, or one concurrent message. */
+/** Messages of one POST that are handled one after the other, or one concurrent message. */
 interface Ticket {
   readonly state: SessionReplica
   /** A number; with the prefix `c` for a concurrent message. */
@@ -60,7 +60,7 @@ function takeMessages (ticket: Ticket): PendingMessage[] {
   return ticket.messages.splice(0)
 }
 
-/** Lets messages wait in a ticket. */
+/** Puts messages into a ticket, and counts them as waiting: the opposite of {@link takeMessages}. */
 function holdMessages (ticket: Ticket, messages: PendingMessage[]): void {
   const { state } = ticket
   ticket.messages = messages

@@ -191,8 +191,8 @@ export class Reducer extends LogReducer {
   /** Removes the stream of a session from this process. */
   detach (state: SessionReplica): void {
     const { ownLog } = state
-    // A close that arrives while the log is not live is ignored, because the read of the log would show it. After a new registration,
-    // no close arrives before a read.
+    // While the log is not live, a close is ignored, because the next read of the log shows it. This log is not read any more, so the
+    // session itself is checked.
     if (ownLog?.isLive === false && state.closeReason === undefined) {
       this.unverified.add(state)
       this.#listener.onIncomplete()
@@ -304,7 +304,7 @@ export class Reducer extends LogReducer {
     if (to <= Math.max(from, state.readFrom)) return
     state.leftRanges.push({ channel, from, to })
     if (state.leftRanges.length <= MAX_LEFT_CHANNELS) return
-    // Only a client whose connection does not accept more loses the entries of the oldest range.
+    // So that only clients whose connections do not accept more lose entries of the oldest range.
     flushScheduler.flushAll()
     const oldest = state.leftRanges.shift() as LeftRange
     const { log } = state.ownLog as LogReplica

@@ -54,8 +54,8 @@ export class RunReducer {
       run.replica = undefined
       this.followed.delete(run.id)
       this.#logs.incomplete.delete(replica)
-      // An end that arrives while the log is not live is ignored, because the read of the log would show it. The
-      // producer may be in this process.
+      // While the log is not live, an end is ignored, because the next read of the log shows it. This log is not read any more, so the
+      // run itself is checked: its producer may be in this process.
       if (!replica.isLive && run.outcome === undefined) this.invalidate(run)
     }
     return pruned.map(({ id }) => id)

@@ -1,4 +1,4 @@
--- ARGS: id, whether there is a principal, the principal, the call. Returns the start position; -1 if there are too many sessions. The
+-- ARGS: id, whether there is a principal, the principal, the id of the call (see modules/calls.lua). Returns the start position; -1 if there are too many sessions. The
 -- start position is also the result of the call.
 local calls, retention = require('calls'), require('retention')
 local id, principal = ARGS[1], ARGS[2] == '1' and ARGS[3]

@@ -1,4 +1,4 @@
--- Removes the registration of this node, and ends its runs: only runs that it was just starting are left. Returns 1.
+-- Removes the registration of this node, and ends the runs that are left: those whose start was in progress when it closed. Returns 1.
 local runs = require('runs')
 runs.end_lost(NODE_ID)
 expire_node(NODE_ID)

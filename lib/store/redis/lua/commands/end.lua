@@ -5,7 +5,7 @@
 --   whether to keep the session
 --   for an expired session the deadline that has passed, otherwise ''
 --   time in milliseconds since 1970 at which the client must not be authorized any more, or ''
---   the call, unless the session has expired or is closed again after a rollback
+--   the id of the call (see modules/calls.lua), unless the session has expired or is closed again after a rollback
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
 -- that the session was in, each with the position of its newest entry. They are also the result of the call.
 local calls, channels, logs, retention = require('calls'), require('channels'), require('logs'), require('retention')

@@ -1,4 +1,5 @@
--- ARGS: id, channel, how many of the entries before the join to return, the call, whose result is `changed` or `full`.
+-- ARGS: id, channel, how many of the entries before the join to return, the id of the call (see modules/calls.lua),
+-- whose result is `changed` or `full`.
 -- Returns the new version of the session; the negative version if there was nothing to change; UNKNOWN_VERSION or -UNKNOWN_VERSION
 -- for a retry; 0 if it is closed; `full` if it is in too many channels; and the result of `channels.read_history`.
 local calls, channels = require('calls'), require('channels')

@@ -1,5 +1,5 @@
--- ARGS: id, channel, the call, whose result is `changed`. Returns the new version of the session; the negative version if there was
--- nothing to change; UNKNOWN_VERSION or -UNKNOWN_VERSION for a retry; 0 if it is closed.
+-- ARGS: id, channel, the id of the call (see modules/calls.lua), whose result is `changed`.
+-- Returns the new version of the session; the negative version if there was nothing to change; UNKNOWN_VERSION or -UNKNOWN_VERSION for a retry; 0 if it is closed.
 local calls, channels = require('calls'), require('channels')
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)

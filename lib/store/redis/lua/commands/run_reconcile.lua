@@ -1,6 +1,6 @@
 -- ARGS: ids of the runs that this node produces. Redis may have lost the ends of others: they end as `lost`. Returns 1.
--- Runs that were started since are not among the arguments of a retry.
 local runs = require('runs')
+-- The arguments lack the runs that were started after the first execution.
 if is_retry then return 1 end
 local producing = {}
 for _, id in ipairs(ARGS) do producing[id] = true end

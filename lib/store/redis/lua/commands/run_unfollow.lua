@@ -1,5 +1,6 @@
 -- ARGS: ids of runs that have no readers on this node any more. Returns 1.
--- They may have readers again since.
+
+-- After the first execution, they may have got readers again.
 if is_retry then return 1 end
 for _, id in ipairs(ARGS) do
   local reader_nodes = redis.call('HGET', run_key(id), 'readerNodes')

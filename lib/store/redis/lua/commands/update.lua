@@ -1,4 +1,5 @@
--- ARGS: id, then name and JSON of each property; a property without JSON is removed. Returns the version of the session; 0 if it is closed.
+-- ARGS: id, then name and JSON of each property; a property without JSON is removed.
+-- Returns the new version of the session; UNKNOWN_VERSION for a retry; 0 if it is closed.
 local id = ARGS[1]
 local key = session_key(id)
 local start_position, close_reason, owner, current_version = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version'))

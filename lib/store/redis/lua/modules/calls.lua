@@ -1,5 +1,5 @@
 -- The sorted set `calls:<process>` has the results of the calls of a process that have changed something, with the numbers of the
--- calls as scores. A call is `<process> <number> <oldest>`: the process does not need the results before the oldest number any
+-- calls as scores. The id of a call is `<process> <number> <oldest>`: the process does not need the results before the oldest number any
 -- more. A retry returns the recorded result, and `find_call` reads it if the reply was lost. The results belong to the process, and not
 -- to the node, because the node gets a new id when it registers again.
 local calls = {}

@@ -1,6 +1,6 @@
 -- The queues of messages, and the responses that are stored for repeats.
 
--- A ticket is for the messages of one request that are handled one after the other, or for one concurrent message. The queue of a
+-- A ticket is for the messages of one POST that are handled one after the other, or for one concurrent message. The queue of a
 -- session is the field `first`, the item of the first ticket that is not concurrent, and the list `:queue` with the other items. So a
 -- message that does not wait needs no list. An item is `<ticket> <number of messages>`, and a ticket is `<node id> <name>`. A name is
 -- a number; `c` before it means concurrent: the message does not wait for the first ticket. The field `messagesInList`

@@ -1,7 +1,7 @@
 -- How long sessions and runs are kept.
 local retention = {}
 
--- Returns what the lease clock shows so many milliseconds from now. Adds the time since the last heartbeat, as the next one will:
+-- Returns the value that the lease clock will have after some milliseconds. Adds the time since the last heartbeat, as the next one will:
 -- at most 2 seconds, twice the maximum time between heartbeats.
 function retention.get_deadline (milliseconds) return lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, 2000) + milliseconds end
 
