@@ -59,8 +59,8 @@ export class StreamWriter implements SinkListener, Flushable {
   cursor: number
   /** Why the stream ends. The initial value applies if the client or the network closes the connection. */
   reason = 'lost'
-  /** Heartbeat ticks since the last write. */
-  idleTicks = 0
+  /** Number of checks of `Heartbeat` since the last write. */
+  idleChecks = 0
   readonly openedAt = now()
   readonly owner: StreamOwner
   readonly logger: FastifyBaseLogger
@@ -129,7 +129,7 @@ export class StreamWriter implements SinkListener, Flushable {
   /** Writes a heartbeat, unless something else is about to be written. */
   writeHeartbeat (frame: string): void {
     if (this.#state !== 'idle') return
-    this.idleTicks = 0
+    this.idleChecks = 0
     if (!this.#sink.write(this.#encode(frame), this.#encoding)) this.#state = 'blocked'
   }
 
@@ -166,7 +166,7 @@ export class StreamWriter implements SinkListener, Flushable {
       }
       chunk = chunk.length < CHUNK_CHARACTERS ? '' : this.#readChunk()
     }
-    this.idleTicks = 0
+    this.idleChecks = 0
     if (this.#state === 'idle' && this.#finalFrame !== undefined && this.canWrite) this.#endSink(this.#finalFrame)
     this.owner.onProgress()
   }

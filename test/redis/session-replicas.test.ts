@@ -92,5 +92,5 @@ t.test('a stream that ends while the channels of other streams are subscribed is
   reducer.detach(state)
   confirm()
   await nextEventLoopTick()
-  t.strictSame(reads, ['broadcasts', '', 'channel', 'room', 'known_session', 'a'])
+  t.strictSame(reads, ['broadcasts', '', 'channel', 'room', 'unverified_session', 'a'])
 })

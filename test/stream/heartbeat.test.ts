@@ -145,9 +145,9 @@ t.test('many heartbeats are written in slices of time, and other work runs betwe
   const advance = freezeClock(t)
   let written = 0
   const streams = Array.from({ length: 40 }, () => ({
-    idleTicks: 4,
+    idleChecks: 4,
     writeHeartbeat () {
-      this.idleTicks = 0
+      this.idleChecks = 0
       written++
       advance(1)
     }

@@ -97,7 +97,7 @@ class StoreModel {
         const [kind, id = '', after, through, , epoch, version] = args.slice(i, i + 7) as Array<string | number>
         const session = this.sessions.get(String(id))
         const log = kind === 'broadcasts' ? this.broadcasts : kind === 'channel' ? this.channel(String(id)) : (session as StoredSession).log
-        if (kind === 'known_session') values.push(String(session?.version))
+        if (kind === 'unverified_session') values.push(String(session?.version))
         else if (kind === 'session' && session?.epoch !== Number(epoch)) values.push('replaced 1')
         else values.push([...this.#read(log, Number(after), Number(through), budget), session !== undefined && session.version !== Number(version) ? this.record(session) : []])
       }

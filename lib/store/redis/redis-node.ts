@@ -62,8 +62,8 @@ export class RedisNode {
   readonly #loader: Loader
   /** Sessions whose `onClose` hooks run because they have expired. */
   readonly #expiring = new Map<string, Promise<void>>()
-  /** How often the close of a session that is not known here may have arrived. */
-  unknownCloses = 0
+  /** How often the close of a session that is not in memory here has arrived, or may have been missed. If this changes while a session is read, that session may be closed. */
+  missedCloseCount = 0
   #nodeId = ''
   /** When the lease ends, in milliseconds of `now()`. */
   #leaseEnd = 0
@@ -71,15 +71,15 @@ export class RedisNode {
   #leaseEndDate = 0
   /** The last id under which Redis has registered or renewed this node since the last rollback; empty if there is none. A new registration contains it, because Redis has lost data if it never had this id. */
   #confirmedId = ''
-  /** Calls `#tick` once in each interval. In this class, a tick is such a call. */
+  /** Calls `#runInterval` once in each interval. */
   #timer: NodeJS.Timeout | undefined
   #heartbeat: Promise<void> | undefined
-  /** Ticks since the last reply. */
-  #ticksSinceReply = 0
-  /** Ticks since the last notification in the inbox. */
-  #ticksSinceNotification = 0
-  /** Ticks since the lease has expired. */
-  #fencedTicks = 0
+  /** Intervals since the last reply. */
+  #intervalsSinceReply = 0
+  /** Intervals since the last notification in the inbox. */
+  #intervalsSinceNotification = 0
+  /** Intervals since the lease has expired. */
+  #fencedIntervals = 0
   #sweptAt = now()
   #clocksComparedAt = -Infinity
   #isClosing = false
@@ -94,14 +94,14 @@ export class RedisNode {
     // `resumeTimeout`, so that sessions expire in time.
     this.#interval = Math.floor(Math.min(lease / 5, 1000, Math.max(50, settings.resumeTimeout / 4)))
     this.#connection = new CommandConnection(client, () => {
-      this.#ticksSinceReply = 0
+      this.#intervalsSinceReply = 0
       this.sendHeartbeat()
       this.commandQueue.resend()
       this.#loader.start()
     })
     this.commandQueue = new CommandQueue(this.#connection, createScripts(settings, lease, isCluster), this.#keyPrefix, {
       onHeartbeatNeeded: () => { this.sendHeartbeat() },
-      onReply: () => { this.#ticksSinceReply = 0 },
+      onReply: () => { this.#intervalsSinceReply = 0 },
       getHighestPosition: () => this.reducer.highestPosition
     })
     this.calls = new Calls(this.commandQueue)
@@ -129,7 +129,7 @@ export class RedisNode {
       onResponse: (sessionId, key) => { this.messageQueues.retryRepeats(sessionId, key) },
       onQueuesChanged: () => { this.messageQueues.retryAll() },
       onSessionClosed: sessionId => { this.messageQueues.retrySession(sessionId) },
-      onUnknownClose: () => { this.unknownCloses++ },
+      onUnknownClose: () => { this.missedCloseCount++ },
       onNoStream: sessionId => { if (this.cache.get(sessionId)?.pendingAttach === undefined) this.commandQueue.executeInBackground('release', sessionId, '', 0) },
       onCursorRequest: state => { this.ownership.commitCursor(state) },
       onStale: state => { this.refreshLater(state) }
@@ -137,7 +137,7 @@ export class RedisNode {
     this.#inbox = new Inbox(this.#keyPrefix, COMMAND_TIMEOUT, this.reducer, {
       send: (command, ...args) => this.commandQueue.execute(command, ...args),
       onInvalidate: () => {
-        this.unknownCloses++
+        this.missedCloseCount++
         this.reducer.invalidate(this.cache.listOpen(), runCache.listOpen())
         this.#loader.start()
       },
@@ -146,12 +146,12 @@ export class RedisNode {
     })
     this.#subscriber = new Subscriber(client, {
       onPublication: (channel, text) => {
-        if (channel.endsWith(this.#inbox.pubSubChannel)) this.#ticksSinceNotification = 0
+        if (channel.endsWith(this.#inbox.pubSubChannel)) this.#intervalsSinceNotification = 0
         this.#inbox.receive(channel, text)
       },
       onDisconnect: () => { this.#inbox.invalidate() },
       onReady: () => {
-        this.#ticksSinceNotification = 0
+        this.#intervalsSinceNotification = 0
         this.#inbox.invalidate()
       }
     })
@@ -196,7 +196,7 @@ export class RedisNode {
       throw this.#createBootError(error)
     }
     this.ownership.start()
-    this.#timer = setInterval(() => { this.#tick() }, this.#interval).unref()
+    this.#timer = setInterval(() => { this.#runInterval() }, this.#interval).unref()
     this.#loader.start()
   }
 
@@ -243,7 +243,7 @@ export class RedisNode {
     const sentAt = now()
     this.#heartbeat = this.#registerOrRenew().catch(noop).finally(() => {
       this.#heartbeat = undefined
-      // The next one is late already, and the lease may end before the next tick.
+      // The next one is late already, and the lease may end before the next interval.
       if (now() - sentAt > this.#interval) this.sendHeartbeat()
     })
   }
@@ -267,11 +267,11 @@ export class RedisNode {
     this.#subscriber.close()
   }
 
-  #tick (): void {
+  #runInterval (): void {
     this.#supervise()
     this.#endFencedStreams()
     this.sendHeartbeat()
-    this.#inbox.tick()
+    this.#inbox.rejectOverdue()
     this.#subscriber.resubscribe().catch(noop)
     this.#loader.start()
     this.#subscriber.remove(this.reducer.prune().map(channel => this.#toPubSubChannel(channel)))
@@ -279,23 +279,23 @@ export class RedisNode {
     this.reducer.expireEntries()
   }
 
-  /** Replaces a connection over which nothing has arrived for a whole lease. Counts ticks, because time also passes while this process is paused. */
+  /** Replaces a connection over which nothing has arrived for a whole lease. Counts intervals, because time also passes while this process is paused. */
   #supervise (): void {
     const getLimit = (isConnected: boolean): number => Math.max(this.#lease, isConnected ? 0 : RECONNECT_TIMEOUT) / this.#interval
-    if (++this.#ticksSinceReply > getLimit(this.#connection.isConnected)) {
-      this.#ticksSinceReply = 0
+    if (++this.#intervalsSinceReply > getLimit(this.#connection.isConnected)) {
+      this.#intervalsSinceReply = 0
       this.#connection.replace()
     }
     // Each heartbeat causes a reply and a notification in the inbox. If only replies arrive, the subscription is lost.
-    if ((this.#ticksSinceReply <= 1 || !this.#subscriber.isReady) && ++this.#ticksSinceNotification > getLimit(this.#subscriber.isReady)) {
-      this.#ticksSinceNotification = 0
+    if ((this.#intervalsSinceReply <= 1 || !this.#subscriber.isReady) && ++this.#intervalsSinceNotification > getLimit(this.#subscriber.isReady)) {
+      this.#intervalsSinceNotification = 0
       this.#subscriber.replace()
     }
   }
 
   #endFencedStreams (): void {
-    this.#fencedTicks = this.isFenced ? this.#fencedTicks + 1 : 0
-    if (this.#fencedTicks !== Math.ceil(this.#lease * FENCED_STREAM_TIMEOUT_IN_LEASES / this.#interval)) return
+    this.#fencedIntervals = this.isFenced ? this.#fencedIntervals + 1 : 0
+    if (this.#fencedIntervals !== Math.ceil(this.#lease * FENCED_STREAM_TIMEOUT_IN_LEASES / this.#interval)) return
     for (const { listener } of [...this.reducer.attached.values()]) listener?.onAbort()
     for (const { readers } of this.reducer.runs.followed.values()) for (const reader of [...readers]) reader.onAbort()
   }

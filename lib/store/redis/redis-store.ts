@@ -50,13 +50,13 @@ export class RedisStore implements Store {
   async find (id: string): Promise<SessionState | undefined> {
     // An id with a colon would be the key of another part of a session.
     if (!isSessionId(id)) return undefined
-    const { commandQueue, cache, unknownCloses } = this.#node
+    const { commandQueue, cache, missedCloseCount } = this.#node
     const hash = await commandQueue.execute('get', id) as string[]
     const record = parseRecord(hash)
     const state = record === undefined ? cache.get(id) : cache.getOrCreate(id, record)
     if (state !== undefined) this.#node.applyRecord(state, hash)
-    // The notification of a close that arrived before the session was known here was ignored.
-    if (state !== undefined && this.#node.unknownCloses !== unknownCloses) this.#node.verify(state)
+    // A close that arrived before the session was in memory here was ignored.
+    if (state !== undefined && this.#node.missedCloseCount !== missedCloseCount) this.#node.verify(state)
     return record === undefined ? undefined : state
   }
 

@@ -71,7 +71,7 @@ export class RedisRuns implements RunStore {
     if (run?.id !== id) this.#producing.delete(id)
     else {
       this.#producing.set(id, run)
-      if (restart !== undefined) run.production = record
+      if (restart !== undefined) run.ownership = record
     }
     if (value === 'exists') throw new RunExists()
     if (value === 'reused') throw new IdempotencyKeyReused()
@@ -92,11 +92,11 @@ export class RedisRuns implements RunStore {
   }
 
   async append (given: RunState, entry: EntryInput): Promise<void> {
-    const { id, outcome, delivery, restart, production } = given as RunReplica
-    if (outcome !== undefined || (restart !== undefined && production === undefined)) throw new RunOver()
+    const { id, outcome, delivery, restart, ownership } = given as RunReplica
+    if (outcome !== undefined || (restart !== undefined && ownership === undefined)) throw new RunOver()
     assertFits(entry, delivery === undefined ? this.#settings.runLog : this.#settings.log)
     // Without a deadline: the producer waits while Redis cannot be reached. If that lasts too long, another node ends the run.
-    const reply = await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, '', production?.term ?? 0)
+    const reply = await this.#commandQueue.executeWithoutDeadline('append', 'run', id, entry.frame, '', ownership?.term ?? 0)
     if (reply === 'session_over') throw new SessionOver()
     if (reply === 'run_over') {
       // To find out how the run has ended.
@@ -107,11 +107,11 @@ export class RedisRuns implements RunStore {
   }
 
   async end (given: RunState, outcome: RunOutcome): Promise<boolean> {
-    const { id, restart, production } = given as RunReplica
+    const { id, restart, ownership } = given as RunReplica
     // Of a run that can be restarted, only the newest producer can report the end.
-    const isFenced = restart !== undefined && outcome.status !== 'stopped'
-    if (isFenced && production === undefined) return false
-    const term = isFenced ? [String(production?.term)] : []
+    const requiresTerm = restart !== undefined && outcome.status !== 'stopped'
+    if (requiresTerm && ownership === undefined) return false
+    const term = requiresTerm ? [String(ownership?.term)] : []
     try {
       const { run, value } = await this.#execute('run_end', id, JSON.stringify(outcome), ...term)
       if (run === undefined) this.#verifyKnown(id)
@@ -184,7 +184,7 @@ export class RedisRuns implements RunStore {
     const run = state as RunReplica
     // This node may have been its producer before it lost its lease.
     run.stopProducer()
-    run.production = record
+    run.ownership = record
     this.#producing.set(id, run)
     this.#onRestart(run)
   }
@@ -194,7 +194,7 @@ export class RedisRuns implements RunStore {
     const ids = this.#reducer.runs.prune()
     if (ids.length > 0) this.#commandQueue.executeInBackground('run_unfollow', ...ids)
     for (const [id, run] of this.#producing) {
-      const isStopped = run?.restart !== undefined && run.production === undefined
+      const isStopped = run?.restart !== undefined && run.ownership === undefined
       if (run?.outcome === undefined && !isStopped) continue
       this.#producing.delete(id)
       // Usually, the run belongs to another node already.

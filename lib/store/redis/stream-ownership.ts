@@ -127,11 +127,11 @@ export class StreamOwnership {
   }
 
   /**
-   * The earliest time at which a request that was read at `readAt` can have arrived. While the event loop is blocked, or the process
-   * is paused, requests wait. At most one timer runs between the arrival and the read, so the request has arrived after the last but one recorded time.
+   * The earliest time at which a request can have arrived. `requestedAt` is the time at which Node has read it: while the event loop is
+   * blocked, or the process is paused, requests wait. At most one timer runs between the arrival and the read, so the request has arrived after the last but one recorded time.
    */
-  #earliestArrival (readAt: number): number {
-    const index = this.#times.findLastIndex(time => time <= readAt)
+  #earliestArrival (requestedAt: number): number {
+    const index = this.#times.findLastIndex(time => time <= requestedAt)
     // If it is older than all times, nothing is known.
     return this.#times[index - 1] ?? 0
   }

@@ -61,7 +61,7 @@ function takeMessages (ticket: Ticket): PendingMessage[] {
 }
 
 /** Puts messages into a ticket, and counts them as waiting: the opposite of {@link takeMessages}. */
-function holdMessages (ticket: Ticket, messages: PendingMessage[]): void {
+function setWaitingMessages (ticket: Ticket, messages: PendingMessage[]): void {
   const { state } = ticket
   ticket.messages = messages
   // Most messages do not have to wait for others, so their size is not estimated.
@@ -232,7 +232,7 @@ export class MessageQueues {
   #createTicket (state: SessionReplica, messages: PendingMessage[]): Ticket {
     const name = `${messages[0]?.message.isConcurrent === true ? 'c' : ''}${++this.#lastNumber}`
     const ticket: Ticket = { state, name, messages: [], bytes: 0, nodeId: '', isQueued: false, isPending: false, mustResend: false }
-    holdMessages(ticket, messages)
+    setWaitingMessages(ticket, messages)
     this.#waiting.set(name, ticket)
     return ticket
   }
@@ -283,30 +283,31 @@ export class MessageQueues {
   /** Applies the decisions of Redis on the messages of a ticket. */
   #decide (ticket: Ticket, status: 'run' | 'wait', decisions: readonly string[]): void {
     const { state, name, nodeId } = ticket
-    const open: PendingMessage[] = []
+    const unresolved: PendingMessage[] = []
     const repeats: PendingMessage[] = []
     const toHandle: PendingMessage[] = []
     const newAfterRepeat: PendingMessage[] = []
-    const received: PendingMessage[] = []
+    // Repeats with a response, for which the record still has this node as waiting.
+    const answeredRepeats: PendingMessage[] = []
     for (const [index, message] of takeMessages(ticket).entries()) {
       const decision = decisions[index] as string
-      if (decision.startsWith('S') || decision === 'D') received.push(message)
+      if (decision.startsWith('S') || decision === 'D') answeredRepeats.push(message)
       if (decision === 'reused') message.reject(new IdempotencyKeyReused())
       else if (decision === 'd' || decision === 'D') message.reject(new ResponseDropped())
       else if (decision.startsWith('s') || decision.startsWith('S')) message.resolve({ response: decodeResponse(decision.slice(1)), replayed: true })
       else {
         const group = decision === 'wait' ? repeats : repeats.length === 0 ? toHandle : newAfterRepeat
         group.push(message)
-        open.push(message)
+        unresolved.push(message)
       }
     }
-    holdMessages(ticket, open)
-    this.#stopWaiting(ticket, received)
-    const hasNew = open.length > repeats.length
+    setWaitingMessages(ticket, unresolved)
+    this.#stopWaiting(ticket, answeredRepeats)
+    const hasNew = unresolved.length > repeats.length
     ticket.isQueued ||= hasNew
     // A ticket with repeats and new messages stays in the queue until it is the first: if the node that handles the original of a repeat fails, the
     // repeat is handled here, before the new messages after it.
-    if (open.length > 0 && (!hasNew || status === 'wait')) return
+    if (unresolved.length > 0 && (!hasNew || status === 'wait')) return
     if (hasNew && (this.#isClosed || nodeId !== this.#commandQueue.nodeId)) {
       this.#rejectTicket(ticket, new StoreUnavailable())
       return

@@ -101,30 +101,30 @@ export class Inbox {
   /** Receives a publication. */
   receive (channel: string, text: string): void {
     if (this.#marker === undefined) {
-      this.#take(channel, text)
+      this.#process(channel, text)
       return
     }
     this.#backlogCharacters += text.length
     if (this.#backlog.push([channel, text]) > MAX_BACKLOG || this.#backlogCharacters > MAX_BACKLOG_CHARACTERS) this.invalidate()
   }
 
-  /** Is called regularly. Rejects commands whose marker does not arrive. */
-  tick (): void {
+  /** Rejects commands whose marker does not arrive. Is called regularly. */
+  rejectOverdue (): void {
     for (const [token, pending] of this.#pending) {
       // The command queue rejects commands without a reply.
       if (pending.reply !== undefined && now() - pending.repliedAt > this.#timeout) this.#fail(token, new StoreUnavailable())
     }
   }
 
-  #take (channel: string, text: string): void {
+  #process (channel: string, text: string): void {
     // The app's client may add a prefix to names.
     const name = channel.slice(channel.indexOf(this.#keyPrefix) + this.#keyPrefix.length + 1)
     if (name.startsWith('c:')) this.#reducer.applyChannelPublication(name.slice(2), text)
     else if (name === 'all') this.#reducer.applyPublication(text)
-    else if (name.slice(2) === this.#nodeId) this.#takeNotification(text)
+    else if (name.slice(2) === this.#nodeId) this.#processNotification(text)
   }
 
-  #takeNotification (text: string): void {
+  #processNotification (text: string): void {
     const space = text.indexOf(' ')
     const end = text.indexOf(' ', space + 1)
     const number = Number(text.slice(0, space))
@@ -133,7 +133,7 @@ export class Inbox {
     const isNext = this.#number !== undefined && number === this.#number + 1
     if (!isNext && this.#number !== undefined) this.invalidate()
     if (kind === 'reply') {
-      this.#takeMarker(Number(rest), number)
+      this.#processMarker(Number(rest), number)
       return
     }
     if (isNext) this.#number = number
@@ -142,7 +142,7 @@ export class Inbox {
     if (isNext || kind === 'turn' || kind === 'response' || kind === 'closed') this.#reducer.applyNotification(kind, rest)
   }
 
-  #takeMarker (token: number, number: number): void {
+  #processMarker (token: number, number: number): void {
     const pending = this.#pending.get(token)
     if (pending?.mayMissMarker === false && pending.reply === undefined) this.#marker = { token, number }
     else if (pending?.reply !== undefined && Number(pending.reply[0]) === number) this.#apply(token, pending, number)
@@ -155,7 +155,7 @@ export class Inbox {
     pending.reply = reply
     pending.repliedAt = now()
     const marker = this.#marker
-    if (marker?.token === token) this.#continue(() => { this.#takeMarker(token, marker.number) })
+    if (marker?.token === token) this.#continue(() => { this.#processMarker(token, marker.number) })
     this.#resolveLost(token, pending)
   }
 
@@ -163,14 +163,14 @@ export class Inbox {
     this.#pending.get(token)?.reject(error)
     this.#pending.delete(token)
     const marker = this.#marker
-    if (marker?.token === token) this.#continue(() => { this.#takeMarker(token, marker.number) })
+    if (marker?.token === token) this.#continue(() => { this.#processMarker(token, marker.number) })
   }
 
-  /** Takes the marker and the publications after it, up to the next marker without a reply. */
-  #continue (takeMarker: () => void): void {
+  /** Processes the marker and the publications after it, up to the next marker without a reply. */
+  #continue (processMarker: () => void): void {
     const backlog = this.#backlog
     this.#clearBacklog()
-    takeMarker()
+    processMarker()
     for (const [channel, text] of backlog) this.receive(channel, text)
   }
 

@@ -65,7 +65,7 @@ export class Loader {
 }
 
 function toArguments (item: ReadItem): Array<string | number> {
-  if ('unverified' in item) return [item.unverified instanceof RunReplica ? 'known_run' : 'known_session', item.unverified.id, 0, 0, 0, 0, 0]
+  if ('unverified' in item) return [item.unverified instanceof RunReplica ? 'unverified_run' : 'unverified_session', item.unverified.id, 0, 0, 0, 0, 0]
   const { replica: { kind, name, newestEntryPosition }, after, through, epoch, version } = item
   return [kind, name, after, through === Infinity ? 9e15 : through, newestEntryPosition, epoch, version]
 }

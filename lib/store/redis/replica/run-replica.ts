@@ -15,8 +15,8 @@ export class RunReplica extends RunState implements LogReader {
   isRemoved = false
   /** Are called when the replica is complete. */
   readonly completeWaiters: Array<() => void> = []
-  /** The production of this process, if the run can be restarted. Appends with an earlier term are refused. */
-  production: RunProduction | undefined
+  /** Set while this process is the producer of a run that can be restarted. Appends with an earlier term are refused. */
+  ownership: RunOwnership | undefined
   readonly #guard: Pick<WriteGuard, 'isFenced'>
 
   constructor ({ input, startPosition }: RunRecord, guard: Pick<WriteGuard, 'isFenced'>) {
@@ -44,24 +44,24 @@ export class RunReplica extends RunState implements LogReader {
   /** Marks the run as ended, if it is according to its record, and stops the producer if it was released or restarted. */
   apply ({ outcome, endPosition, owner, term }: RunRecord): void {
     if (outcome !== undefined) this.markEnded(outcome, endPosition)
-    else if (this.production !== undefined && (owner !== this.production.owner || term !== this.production.term)) this.stopProducer()
+    else if (this.ownership !== undefined && (owner !== this.ownership.owner || term !== this.ownership.term)) this.stopProducer()
   }
 
   /** The run continues without the producer of this process. */
   stopProducer (): void {
-    this.production = undefined
+    this.ownership = undefined
     for (const listener of [...this.listeners]) if (!this.readers.has(listener)) listener.onAbort()
   }
 }
 
 /** The node that produces a run, and the number of its last restart, or `0`. */
-export interface RunProduction {
+export interface RunOwnership {
   readonly owner: string
   readonly term: string
 }
 
 /** What Redis has of a run. */
-export interface RunRecord extends RunProduction {
+export interface RunRecord extends RunOwnership {
   readonly input: RunInput
   readonly startPosition: number
   readonly outcome: RunOutcome | undefined

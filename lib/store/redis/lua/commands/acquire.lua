@@ -23,7 +23,7 @@ if not is_retry then
   if owner ~= '' and owner ~= NODE_ID then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
 if not close_reason then
-  retention.set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
+  retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
   retention.set_ttl(key, TTL)
 end
 local log = logs.read(key, cursor, math.huge, READ_BYTES)

@@ -11,9 +11,9 @@ for i = 4, #ARGS, 3 do
   local idempotency_key, fingerprint, response = ARGS[i], ARGS[i + 1], ARGS[i + 2]
   local record = redis.call('HGET', records, idempotency_key) or ''
   work = work + #record + #response
-  local holder, waiters = string.match(record, '^r %S+ (%S+ c?%d+);(.*)$')
+  local key_ticket, waiters = string.match(record, '^r %S+ (%S+ c?%d+);(.*)$')
   -- Skips a key that another ticket has now, or whose session was removed.
-  if holder == ticket then
+  if key_ticket == ticket then
     if response == '' or response == 'w' then redis.call('HDEL', records, idempotency_key)
     else
       local state = 's '
@@ -25,7 +25,7 @@ for i = 4, #ARGS, 3 do
     end
     for node in string.gmatch(waiters, '[^,]+') do notify(node, 'response ' .. id .. ' ' .. idempotency_key) end
   -- A retry could remove the node for a repeat that came after the first execution.
-  elseif response == 'w' and not holder and not is_retry then message_queue.remove_waiter(records, idempotency_key, record)
+  elseif response == 'w' and not key_ticket and not is_retry then message_queue.remove_waiter(records, idempotency_key, record)
   end
 end
 if not leaves_queue then return 1 end

@@ -9,10 +9,10 @@
 -- Returns 1 to the one command that has closed the session, otherwise 0; the record of an expired session; and as JSON the channels
 -- that the session was in, each with the position of its newest entry. They are also the result of the call.
 local calls, channels, logs, retention = require('calls'), require('channels'), require('logs'), require('retention')
-local id, reason, keep, deadline, call = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4], ARGS[6]
+local id, reason, keep, deadline, call_id = ARGS[1], ARGS[2], ARGS[3] == '1', ARGS[4], ARGS[6]
 local key = session_key(id)
-if is_retry and call then
-  local result = calls.find(call)
+if is_retry and call_id then
+  local result = calls.find(call_id)
   return { result and 1 or 0, {}, result }
 end
 -- The sessions that have expired and whose onClose hooks have not run yet, each with the time at which a node has to check that. The
@@ -42,7 +42,7 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
 end
 local left_json = #left > 0 and cjson.encode(left) or '[]'
 redis.call('HSET', key, 'left', left_json)
-if call then calls.record(call, left_json) end
+if call_id then calls.record(call_id, left_json) end
 -- Ranges end at the last entry, because the stream would report a trim of later entries as a loss.
 local broadcast_position = to_number(redis.call('HGET', logs.key('broadcasts'), 'last'))
 if owner ~= '' and #left > 0 then notify(owner, 'left_all ' .. id .. ' ' .. version .. ' ' .. left_json) end

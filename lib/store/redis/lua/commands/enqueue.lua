@@ -36,10 +36,10 @@ for i = 5, #ARGS, 2 do
     local state, known_fingerprint, rest_start = string.match(record, '^(%a) (%S+) ()')
     if known_fingerprint ~= fingerprint then decision = 'reused'
     elseif state == 'r' then
-      local holder
-      holder, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest_start)
-      if holder == ticket then needs_record = false
-      elseif message_queue.is_valid(holder) then
+      local key_ticket
+      key_ticket, waiters = string.match(record, '^(%S+ c?%d+);(.*)$', rest_start)
+      if key_ticket == ticket then needs_record = false
+      elseif message_queue.is_valid(key_ticket) then
         decision = 'wait'
         if not string.find(waiters, NODE_ID, 1, true) then wait_records[idempotency_key] = record .. NODE_ID .. ',' end
       end

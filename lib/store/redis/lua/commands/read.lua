@@ -1,7 +1,7 @@
 -- Reads logs, and what has changed of sessions and runs, for the replicas of this node.
 -- ARGS: token, then seven for each item:
---   kind: `session` (with a stream on this node), `channel`, `broadcasts`, `run` (with readers on this node), or `known_session`,
---     `known_run` (which the node uses without reading the log)
+--   kind: `session` (with a stream on this node), `channel`, `broadcasts`, `run` (with readers on this node), or `unverified_session`,
+--     `unverified_run` (which the node uses without reading the log)
 --   name, or id
 --   position after which to read
 --   position up to which to read
@@ -10,7 +10,7 @@
 --   for a session: version of the record that the node has
 -- Returns a marked reply with a value for each item, up to the last one that the byte limit allows. The value is for a log: the
 -- result of `logs.read`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
--- its entries are kept; for `known_session`: the version; for `known_run`: the record; for sessions also `gone`, or
+-- its entries are kept; for `unverified_session`: the version; for `unverified_run`: the record; for sessions also `gone`, or
 -- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
 local logs, retention, runs = require('logs'), require('retention'), require('runs')
 local token = ARGS[1]
@@ -30,7 +30,7 @@ local function read_session (id, key, epoch, version)
   add_node(key, nodes)
   if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
   else
-    retention.set_deadline(id, principal, RESUME_TIMEOUT * 1.25)
+    retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
     retention.set_ttl(key, TTL)
   end
   return nil, current_version ~= version and read_record(key) or {}
@@ -47,11 +47,11 @@ for i = 2, #ARGS, 7 do
   if work >= max_work then break end
   local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
   local value
-  if kind == 'known_session' then
+  if kind == 'unverified_session' then
     local current_version, nodes = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
     if current_version then add_node(session_key(name), nodes) end
     value = current_version or 'gone'
-  elseif kind == 'known_run' then value = read_run(name)
+  elseif kind == 'unverified_run' then value = read_run(name)
   else
     local key = logs.key(kind, name)
     local problem, record

@@ -9,7 +9,7 @@ for i = 2, count * 2, 2 do
   if current_epoch and not is_retry and (epoch == '0' or current_epoch == epoch and owner == NODE_ID) then
     if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
     else
-      retention.set_deadline(id, principal, epoch == '0' and retention.OPENING_TIMEOUT or RESUME_TIMEOUT * 1.25)
+      retention.set_deadline(id, principal, epoch == '0' and retention.OPENING_TIMEOUT or retention.STREAM_TIMEOUT)
       retention.set_ttl(key, TTL)
       if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, TTL) end
     end

@@ -4,8 +4,8 @@
 -- to the node, because the node gets a new id when it registers again.
 local calls = {}
 
-function calls.record (call, result)
-  local process, number, oldest = string.match(call, '^(%S+) (%d+) (%d+)$')
+function calls.record (call_id, result)
+  local process, number, oldest = string.match(call_id, '^(%S+) (%d+) (%d+)$')
   local key = KEY_PREFIX .. ':calls:' .. process
   redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. oldest)
   redis.call('ZADD', key, number, number .. ' ' .. result)
@@ -13,8 +13,8 @@ function calls.record (call, result)
 end
 
 -- Returns the result of a call; nil if it has changed nothing.
-function calls.find (call)
-  local process, number = string.match(call, '^(%S+) (%d+)')
+function calls.find (call_id)
+  local process, number = string.match(call_id, '^(%S+) (%d+)')
   local member = redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':calls:' .. process, number, number)[1]
   return member and string.match(member, ' (.*)$')
 end
