@@ -157,6 +157,28 @@ t.test('when a node closes, another one restarts its runs', needsRedis, async t 
   t.strictSame(nodeA.logged().filter(({ level }) => level > 30), [])
 })
 
+t.test('a run whose start has failed continues if another node has restarted it', needsRedis, async t => {
+  const [, nodeA, nodeB] = await openRunNodes(t, { lease: LEASE })
+  const { start, waitForCall } = register([nodeA, nodeB])
+  nodeA.proxy.connections[0]?.server.pause()
+  const started = start(nodeA)
+  await waitUntil(async () => await nodeB.runs.find('a') !== undefined, 'the start to be executed')
+  nodeA.proxy.setDown(true)
+  await t.rejects(started, { code: 'FST_SSE_STORE_UNAVAILABLE' })
+  const { node, feed } = await waitForCall(1)
+  t.equal(node, nodeB)
+  const reader = await follow(t, nodeB.runUrl)
+  const lost = loseFirstReply(nodeA.client, ({ operation }) => operation === 'run_cancel')
+  nodeA.proxy.setDown(false)
+  await lost.waitForCommand()
+  await lost.loseReply()
+  feed.add(1)
+  feed.end()
+  t.equal(await reader.isComplete, true)
+  t.strictSame([dataOf(reader), finalData(reader)], [['1'], { status: 'finished' }])
+  t.match(await nodeB.runs.find('a'), { status: 'finished' })
+})
+
 t.test('a run that waits for a restart is found by its name, and can be stopped', needsRedis, async t => {
   const [, nodeA, nodeB] = await openRunNodes(t, { lease: 1000 })
   const work = nodeA.runs.restartable('work', () => createFeed().producer({ signal: new AbortController().signal }))

@@ -94,3 +94,14 @@ t.test('a stream that ends while the channels of other streams are subscribed is
   await nextEventLoopTick()
   t.strictSame(reads, ['broadcasts', '', 'channel', 'room', 'unverified_session', 'a'])
 })
+
+t.test('channels that a session left during an earlier stream are not read before its log is complete', async t => {
+  const { state, reducer } = createSession()
+  reducer.applyAcquire(state, 0, part(record(1, 'l:3:room', '0')))
+  t.strictSame(state.leftRanges, [{ channel: 'room', from: 0, to: 3 }])
+  reducer.detach(state)
+  reducer.prune()
+  reducer.applyAcquire(state, 0, part(record(1), 1))
+  reducer.releaseLeftChannels()
+  t.equal(state.leftRanges.length, 0)
+})

@@ -201,6 +201,7 @@ export class Reducer extends LogReducer {
     state.broadcastEndPosition = Infinity
     state.log = undefined
     state.ranges.length = 0
+    state.leftRanges = []
     state.joinPositions.clear()
     for (const replica of state.replicas) replica.removeReader(state)
     state.replicas.clear()
