@@ -57,6 +57,7 @@ export const ResponseDropped = createError('FST_SSE_RESPONSE_DROPPED', 'The mess
 export const MemoryFull = createError('FST_SSE_MEMORY_FULL', 'The memory for messages is used up; try again with the same Idempotency-Key', 503)
 export const HandlerTimeout = createError<[string, string, number]>('FST_SSE_HANDLER_TIMEOUT', '%s of event %s has not finished within %d ms; start long work without awaiting it, or raise "handlerTimeout"', 504)
 export const StoreUnavailable = createError('FST_SSE_STORE_UNAVAILABLE', 'The store is unavailable; try again with the same Idempotency-Key', 503)
+export const CloseTimeout = createError<[number]>('FST_SSE_CLOSE_TIMEOUT', 'The server is closing, and has not waited for the handler longer than %d ms ("closeTimeout"); the message may have been handled, so send it again only with the same Idempotency-Key', 504)
 export const Closing = createError('FST_SSE_CLOSING', 'The server is closing; try again with the same Idempotency-Key', 503)
 
 // Error responses to requests of MCP clients.

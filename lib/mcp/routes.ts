@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { BatchTooLarge, Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
 import { noop } from '../awaitable.js'
 import { now } from '../clock.js'
+import { logSafely } from '../safe-log.js'
 import { attachStream, type AttachOptions } from '../routes/attach-stream.js'
 import { getHeader } from '../routes/require-session.js'
 import { addResponseHooks } from '../routes/response-hooks.js'
@@ -42,9 +43,11 @@ export async function mcpRoutes (scope: FastifyInstance, { registry, settings }:
   addResponseHooks(scope, sessions, MCP_SESSION_ID, 'Mcp-Session-Id')
 
   const respond = (handle: (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply) => Promise<void>) => (request: FastifyRequest, reply: FastifyReply): void => {
-    sessions.trackReply(reply, request.method !== 'GET')
-    // If `send` was called already, for example by `close`, there is no response for the error.
-    handle(registry, request, reply).catch((error: unknown) => { if (sessions.canSend(reply)) reply.send(error) })
+    if (!sessions.trackReply(reply, request.method !== 'GET')) return
+    handle(registry, request, reply).catch((error: unknown) => {
+      if (sessions.canSend(reply)) reply.send(error)
+      else logSafely(request.log, 'error', { err: error }, 'an MCP request failed after another response was sent')
+    })
   }
   const { path: url } = settings
   scope.route({ method: 'POST', url, preParsing: requireJson('"Content-Type: application/json"'), handler: respond(handlePost) })
@@ -79,7 +82,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     if (request.headers[MCP_SESSION_ID] !== undefined) throw new McpMessageInvalid('the session was initialized before; send "initialize" without the Mcp-Session-Id header to start a new one')
     const { response, session } = await registry.start(message, principal, extra)
     if (session !== undefined) reply.header(MCP_SESSION_ID, session.id)
-    reply.type(JSON_TYPE).send(JSON.stringify(response))
+    send(registry, reply, 200, response)
     return
   }
   const { maxWaitingMessages } = registry.sessions.settings
@@ -91,7 +94,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
   if (hasRequests && registry.closing) throw new Closing()
   if (!hasRequests) {
     await registry.receive(session, messages, extra)
-    reply.code(202).send()
+    send(registry, reply, 202)
     return
   }
   const call = await registry.call(session, messages, extra)
@@ -106,7 +109,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     await sent
     return
   }
-  reply.type(JSON_TYPE).send(JSON.stringify(Array.isArray(body) ? response : response[0]))
+  send(registry, reply, 200, Array.isArray(body) ? response : response[0])
 }
 
 /** Passes a request of a revision without sessions to the handler of the SDK. If the client disconnects, its call is canceled. */
@@ -123,7 +126,8 @@ async function handleStateless (registry: McpRegistry, handler: McpHandlerLike, 
   }
   sink.listener = { onDrain: noop, onClose }
   await registry.sessions.settings.principal?.(request)
-  reply.send(await handler.fetch(extra.createRequest(aborter.signal), { authInfo: extra.authInfo, parsedBody: body } as never))
+  const response = await handler.fetch(extra.createRequest(aborter.signal), { authInfo: extra.authInfo, parsedBody: body } as never)
+  if (registry.sessions.canSend(reply)) reply.send(response)
 }
 
 async function handleGet (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
@@ -134,7 +138,7 @@ async function handleGet (registry: McpRegistry, request: FastifyRequest, reply:
   const lastEventId = getHeader(request, LAST_EVENT_ID)
   if (lastEventId === CLOSED_ID) {
     // [WHATWG HTML 9.2.1] The stream has ended. The clients of the SDKs stop, too.
-    reply.code(204).send()
+    send(registry, reply, 204)
     return
   }
   if (!await waitUntilNotPipelined(request, reply)) return
@@ -159,7 +163,14 @@ async function waitUntilNotPipelined (request: FastifyRequest, reply: FastifyRep
 async function handleDelete (registry: McpRegistry, request: FastifyRequest, reply: FastifyReply): Promise<void> {
   const session = await findSession(registry, request, await registry.sessions.settings.principal?.(request))
   await session.close('deleted')
-  reply.code(204).send()
+  send(registry, reply, 204)
+}
+
+/** Sends a response with JSON, or without a body, if nothing else is being sent, such as the error of `close`. */
+function send ({ sessions }: McpRegistry, reply: FastifyReply, status: number, body?: object): void {
+  if (!sessions.canSend(reply)) return
+  if (body === undefined) reply.code(status).send()
+  else reply.type(JSON_TYPE).send(JSON.stringify(body))
 }
 
 /** Finds the session of a request. Rejects with FST_SSE_MCP_SESSION_ID_MISSING, FST_SSE_MCP_VERSION_UNSUPPORTED or FST_SSE_MCP_SESSION_UNKNOWN. */

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { noop } from '../awaitable.js'
 import { BatchMalformed, BatchTooLarge, IdempotencyKeyInvalid } from '../errors.js'
 import { kInternals, type Session } from '../sessions/session.js'
@@ -89,13 +89,14 @@ async function findRefusal (earlier: Promise<Refusal | undefined>, outcome: Prom
 }
 
 /** Handles the messages of a batch in order, except answers and concurrent ones. Resolves with the response body: one result per message. */
-export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest): Promise<string> {
+export async function handleBatch (sessions: Sessions, session: Session, batch: Batch, defaultEvent: string, request: FastifyRequest, reply: FastifyReply): Promise<string> {
   // One key cannot identify several messages.
   if (getHeader(request, IDEMPOTENCY_KEY) !== undefined) throw new IdempotencyKeyInvalid()
   const messages = batch.readMessages(defaultEvent, Math.max(1, sessions.settings.maxWaitingMessages))
   const dispatch = (message: BatchMessage, handle: RequestHandler): Promise<DispatchResult> => new MessageRequest(request, session, message, handle).dispatch(request.server, getHandlerTimeout(sessions, message.event))
   const dispatchMessage: DispatchMessage = async (message, assertMayStart) => {
     const { event, id } = message
+    sessions.markStarted(reply)
     const { response, isHandled } = await dispatch(message, ({ body: data }, reply) => handleMessage(sessions, session, { event, data, id }, reply, assertMayStart))
     if (!isHandled) throw new Refusal(response)
     return response

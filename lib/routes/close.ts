@@ -14,7 +14,7 @@ export function closeRoute (sessions: Sessions): RouteOptions {
     preParsing: [requireNoBodyOrJson, close.preParsing ?? []].flat(),
     // This is not an async function, because Fastify would send its result even if the close of the server has sent a response.
     handler: (request, reply) => {
-      sessions.trackReply(reply)
+      if (!sessions.trackReply(reply)) return
       const closeSession = async (): Promise<void> => { await (await requireSession(sessions, request)).close('deleted') }
       closeSession().then(() => { if (sessions.canSend(reply)) reply.code(204).send() }, (error: unknown) => { if (sessions.canSend(reply)) reply.send(asError(error)) })
     }

@@ -32,8 +32,8 @@ export function downwardRoute (sessions: Sessions): RouteOptions {
     exposeHeadRoute: false,
     // This is not an async function, because Fastify would keep the Reply in memory until the promise settles.
     handler: (request, reply) => {
+      if (!sessions.trackReply(reply, false)) return
       const sink = new ResponseSink(reply.raw)
-      sessions.trackReply(reply, false)
       handleStream(sessions, request, reply, sink).catch((error: unknown) => {
         if (!sessions.canSend(reply)) logSafely(request.log, 'error', { err: error }, 'a request for a stream failed after another response was sent')
         else if (error instanceof StoreUnavailable) sendRetry(sessions, reply)
@@ -152,7 +152,7 @@ function serializeWelcome ({ settings: { heartbeatInterval }, handlers: { concur
   return serialize({ ...properties, ...hookData, ...properties })
 }
 
-/** Responds to a client that should reconnect soon. After a status other than 200, an EventSource would not reconnect. */
+/** Responds to a client that should reconnect soon, if nothing else is being sent. After a status other than 200, an EventSource would not reconnect. */
 function sendRetry (sessions: Sessions, reply: FastifyReply): void {
-  reply.headers(STREAM_HEADERS).send(frameRetry(sessions.createRetryDelay()))
+  if (sessions.canSend(reply)) reply.headers(STREAM_HEADERS).send(frameRetry(sessions.createRetryDelay()))
 }

@@ -40,15 +40,14 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
   }
   // This is not an async function: if its promise resolved while the hooks of an error response run, Fastify would respond a second time.
   const handler: RouteHandlerMethod = (request, reply) => {
-    sessions.trackReply(reply)
+    if (!sessions.trackReply(reply)) return
     const handled = handlePost(sessions, request, reply)
     if (handled instanceof Promise) handled.catch((error: unknown) => { if (sessions.canSend(reply)) reply.send(asError(error)) })
   }
   const internalHandler: RouteHandlerMethod = (request, reply) => {
     if (!(request.raw instanceof MessageRequest)) return reply.callNotFound()
     // At the end of `closeTimeout`, `close` must not respond with an error, which would be stored as the response of the message.
-    sessions.trackReply(reply, false)
-    request.raw.handle(sessions, request, reply)
+    if (sessions.trackReply(reply, false)) request.raw.handle(sessions, request, reply)
   }
   const acceptsBatches = upward.schema?.body === undefined
   const advice = acceptsBatches ? '"Content-Type: application/json" for one message, or "application/x-ndjson" for a batch' : '"Content-Type: application/json"'
@@ -107,7 +106,7 @@ function handlePost (sessions: Sessions, request: FastifyRequest, reply: Fastify
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
     if (request.body instanceof Batch) {
-      return handleBatch(sessions, session, request.body, event, request).then(results => { if (sessions.canSend(reply)) reply.type(JSON_TYPE).send(results) })
+      return handleBatch(sessions, session, request.body, event, request, reply).then(results => { if (sessions.canSend(reply)) reply.type(JSON_TYPE).send(results) })
     }
     return handleSingle(sessions, session, event, request, reply)
   })
@@ -128,6 +127,7 @@ function handleSingle (sessions: Sessions, session: Session, event: string, requ
     size: () => estimateMemory(data),
     handle: assertMayStart => {
       isStarted = true
+      sessions.markStarted(reply)
       return handle(assertMayStart)
     }
   })

@@ -1,8 +1,8 @@
-import type { FastifyBaseLogger, FastifyReply, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 import { ActiveItems } from '../active-items.js'
 import { andThen, isPromise, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
-import { Closing, SessionOver } from '../errors.js'
+import { CloseTimeout, Closing, SessionOver } from '../errors.js'
 import { now } from '../clock.js'
 import type { Settings } from '../options.js'
 import { Runs } from '../runs/runs.js'
@@ -35,8 +35,12 @@ export const kSlot = Symbol('slot')
 /** Key of the original method `send` of a tracked reply, until it is called. */
 const kSend = Symbol('send')
 
+/** Key of whether a handler may have handled a message of the request of a tracked reply. */
+const kIsStarted = Symbol('started')
+
 interface TrackedReply {
   [kSlot]?: number | undefined
+  [kIsStarted]?: true
   [kSend]?: FastifyReply['send'] | undefined
 }
 
@@ -53,6 +57,13 @@ function sendTracked (this: FastifyReply & TrackedReply, payload?: unknown): Fas
     this.send = sendTracked
     throw error
   }
+}
+
+/** Whether Fastify's `handlerTimeout` has passed while hooks of the app ran. Until its error is sent, Fastify calls the handler nevertheless. */
+function hasTimedOut (request: FastifyRequest): boolean {
+  const { handlerTimeout = 0 } = request.routeOptions
+  // Node also aborts this signal when it has read a request.
+  return handlerTimeout > 0 && (request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
 }
 
 /** Numbers for monitoring. */
@@ -267,17 +278,25 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
 
   /**
    * @internal Tracks a reply. With `delaysClose`, `close` waits for its response, and sends an error at the end of `closeTimeout`. Call it when
-   * the handler starts, and not before: the body of a request may never arrive.
+   * the handler starts, and not before: the body of a request may never arrive. Returns false if Fastify has sent an error already, so that the
+   * handler must do nothing.
    */
-  trackReply (reply: FastifyReply & TrackedReply, delaysClose = true): void {
+  trackReply (reply: FastifyReply & TrackedReply, delaysClose = true): boolean {
+    if (hasTimedOut(reply.request)) return false
     if (delaysClose) reply[kSlot] = this.#replies.add(reply)
     reply[kSend] = reply.send
     reply.send = sendTracked
+    return true
   }
 
   /** @internal Whether nothing has called `send` of a tracked reply. Check it before `send`, which throws while `onError` hooks run for an earlier error. */
   canSend (reply: FastifyReply & TrackedReply): boolean {
     return reply[kSend] !== undefined
+  }
+
+  /** @internal Records that a handler for the request of a tracked reply starts. At the end of `closeTimeout`, the client then learns that it may have finished. */
+  markStarted (reply: FastifyReply & TrackedReply): void {
+    reply[kIsStarted] = true
   }
 
   /** @internal Stops tracking a reply for `close`. Call it when its response is being sent. */
@@ -303,11 +322,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     this.#resolveIfIdle()
     await settlesWithin(idle, timeout)
     for (const reply of this.#replies.values()) {
-      try {
-        reply.send(new Closing())
-      } catch (error) {
-        logSafely(this.#logger, 'warn', { err: error }, 'a request gets no response before its onError hooks have finished')
-      }
+      // Hooks of the app may still delay an earlier response.
+      if (this.canSend(reply)) reply.send((reply as TrackedReply)[kIsStarted] === true ? new CloseTimeout(this.settings.closeTimeout) : new Closing())
     }
     for (const stream of this.#streams) stream.abort()
     this.#heartbeat.stop()

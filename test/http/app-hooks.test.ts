@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import { StoreUnavailable, type Session } from '../../lib/index.js'
@@ -242,6 +242,68 @@ for (const fails of [false, true]) {
     t.strictSame(lines.filter(({ err }) => err?.message === 'late').length, fails ? 1 : 0)
   })
 }
+
+/** Requests of the plugin: what they do, how they are sent, and their path in Fastify. */
+const REQUESTS: ReadonlyArray<readonly [what: string, path: string, send: (url: string, sessionId: string) => Promise<object>]> = [
+  ['a message', '/upward/slow', postSlow],
+  ['a message of a batch', '/upward/batch/message', postSlowInBatch],
+  ['a GET', '/downward', (url, sessionId) => request(`${url}/downward`, { headers: { 'x-session-id': sessionId, 'x-late': '1' } }).then(({ statusCode: status }) => ({ status }))],
+  ['a DELETE', '/downward', (url, sessionId) => request(`${url}/downward`, { method: 'DELETE', headers: { 'x-session-id': sessionId, 'x-late': '1' } }).then(({ statusCode: status }) => ({ status }))]
+]
+
+for (const name of ['onError', 'onSend'] as const) {
+  for (const [what, path, send] of REQUESTS) {
+    t.test(`${what} is not handled if the handlerTimeout passes before, while an ${name} hook runs for its error`, async t => {
+      const [gate, hookGate] = [deferred(), deferred()]
+      let [waiting, calls, isLate] = [0, 0, true]
+      const waitForGate = async (): Promise<void> => {
+        waiting++
+        await hookGate.promise
+      }
+      const { url, sessions } = await serve(t, {}, {
+        fastify: { handlerTimeout: 50 },
+        beforeRegister: app => {
+          app.addHook('preHandler', async ({ headers, url }) => { if (isLate && url === path && (path !== '/downward' || headers['x-late'] !== undefined)) await gate.promise })
+          if (name === 'onError') app.addHook('onError', waitForGate)
+          else app.addHook('onSend', async (_request, { statusCode }) => { if (statusCode === 503) await waitForGate() })
+        }
+      })
+      sessions.handle('slow', () => { calls++ }).addHook('onResume', () => { calls++ }).addHook('onClose', () => { calls++ })
+      const { sessionId } = await openStream(t, url)
+      const sent = send(url, sessionId)
+      await waitUntil(() => waiting === 1, 'the timeout')
+      gate.resolve()
+      // Fastify calls the handler in a microtask.
+      await nextEventLoopTick()
+      hookGate.resolve()
+      t.match(await withTimeout(sent, 'the response'), { status: 503 })
+      t.equal(calls, 0)
+      isLate = false
+      t.match(await withTimeout(send(url, sessionId), 'the response to the repeat'), { status: what === 'a DELETE' ? 204 : what === 'a GET' ? 200 : 202 })
+      t.equal(calls, 1)
+    })
+  }
+}
+
+t.test('a GET that is refused sends nothing else while an onSend hook runs for its handlerTimeout', async t => {
+  const [timedOut, gate, hookGate] = [deferred(), deferred(), deferred()]
+  const principal = async ({ headers }: FastifyRequest): Promise<undefined> => { if (headers['x-late'] !== undefined) await gate.promise }
+  const { url } = await serve(t, { maxSessions: 1, principal }, {
+    fastify: { handlerTimeout: 50 },
+    beforeRegister: app => app.addHook('onSend', async (_request, { statusCode }) => {
+      if (statusCode !== 503) return
+      timedOut.resolve()
+      await hookGate.promise
+    })
+  })
+  await openStream(t, url)
+  const refused = request(`${url}/downward`, { headers: { 'x-late': '1' } })
+  await withTimeout(timedOut.promise, 'the timeout')
+  gate.resolve()
+  await nextEventLoopTick()
+  hookGate.resolve()
+  t.equal((await withTimeout(refused, 'the response')).statusCode, 503)
+})
 
 t.test('a session is closed if its client disconnects while onOpen runs, but not while onResume runs', async t => {
   const release = deferred()

@@ -2,7 +2,7 @@ import dns from 'node:dns'
 import { once } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { request } from 'undici'
 import { noop, settlesWithin } from '../../lib/awaitable.js'
@@ -123,24 +123,30 @@ t.test('the handler of a message may finish within closeTimeout', async t => {
   await withTimeout(closing, 'close()')
 })
 
-t.test('messages whose handlers have not finished within closeTimeout get 503', async t => {
-  const { app, sessions, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT })
-  let started = 0
+t.test('messages whose handlers have not finished within closeTimeout get 504, and those that have not started get 503', async t => {
+  let [started, received] = [0, 0]
+  const { app, sessions, url } = await serve(t, { closeTimeout: CLOSE_TIMEOUT }, { beforeRegister: app => app.addHook('preHandler', async () => { received++ }) })
   sessions.handle('hung', async () => {
     started++
     await new Promise(() => {})
   })
   const { sessionId } = await openStream(t, url)
   const other = await openStream(t, url)
-  const posts = [
-    postMessage(url, sessionId, {}, { event: 'hung' }),
-    postMessage(url, other.sessionId, '{"event":"hung"}\n', { headers: { 'content-type': 'application/x-ndjson' } })
-  ]
+  const postHung = (id: string): ReturnType<typeof postMessage> => postMessage(url, id, {}, { event: 'hung' })
+  const postBatch = (id: string): ReturnType<typeof postMessage> => postMessage(url, id, '{"event":"hung"}\n', { headers: { 'content-type': 'application/x-ndjson' } })
+  const running = [postHung(sessionId), postBatch(other.sessionId)]
   await waitUntil(() => started === 2, 'the handlers')
+  received = 0
+  const waiting = [postBatch(sessionId), postHung(other.sessionId)]
+  await waitUntil(() => received === 2, 'the waiting messages')
   const closing = app.close()
-  for (const post of posts) t.match(await withTimeout(post, 'the response'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+  for (const post of running) t.match(await withTimeout(post, 'the response'), TIMED_OUT)
+  for (const post of waiting) t.match(await withTimeout(post, 'the response'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
   await withTimeout(closing, 'close()')
 })
+
+/** The response of `close` to a message whose handler has started. */
+const TIMED_OUT = { status: 504, body: { code: 'FST_SSE_CLOSE_TIMEOUT' } }
 
 interface SlowHandler {
   readonly app: FastifyInstance
@@ -176,14 +182,14 @@ for (const [status, response] of [
   [undefined, { status: 500, body: /"code":"LATE".*An unexpected error has occurred/ }],
   [409, { status: 409, body: /"code":"LATE".*"message":"too late"/ }]
 ] as const) {
-  t.test(`if a handler fails after the 503 of close(), repeats get its error, ${status === undefined ? 'which is unexpected' : `with status ${status}`}`, async t => {
+  t.test(`if a handler fails after the 504 of close(), repeats get its error, ${status === undefined ? 'which is unexpected' : `with status ${status}`}`, async t => {
     const { app, posted, release, repeat } = await startSlowHandler(t, (_session, _data, { reply }) => {
       if (status !== undefined) reply.code(status)
       reply.header('x-handler', 'yes')
       throw Object.assign(new Error('too late'), { code: 'LATE' })
     })
     await withTimeout(app.close(), 'close()')
-    t.match(await posted, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+    t.match(await posted, TIMED_OUT)
     release()
     t.match(await repeat, { replayed: true, response: { ...response, headers: { 'x-handler': 'yes', 'content-type': /json/, connection: undefined } } })
   })
@@ -193,23 +199,23 @@ for (const [outcome, handle, response] of [
   ['finishes', () => 'done', { status: 200, body: 'done' }],
   ['fails', () => { throw new Error('failed') }, { status: 500, body: /An unexpected error/ }]
 ] as const) {
-  t.test(`if a handler ${outcome} while close() sends a 503, repeats get its result and the client gets the 503`, async t => {
+  t.test(`if a handler ${outcome} while close() sends a 504, repeats get its result and the client gets the 504`, async t => {
     const [sending, gate] = [deferred(), deferred()]
     const { app, posted, release, repeat } = await startSlowHandler(t, handle, {
       beforeRegister: app => {
         app.addHook('onSend', async (_request, { statusCode }) => {
-          if (statusCode !== 503) return
+          if (statusCode !== 504) return
           sending.resolve()
           await gate.promise
         })
       }
     })
     const closing = app.close()
-    await withTimeout(sending.promise, 'the 503')
+    await withTimeout(sending.promise, 'the 504')
     release()
     t.match(await repeat, { replayed: true, response })
     gate.resolve()
-    t.match(await posted, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+    t.match(await posted, TIMED_OUT)
     await withTimeout(closing, 'close()')
   })
 }
@@ -241,7 +247,7 @@ for (const hook of ['onError', 'onSend'] as const) {
     ['a batch', true, () => 'done', { replayed: true, response: { status: 200, body: 'done' } }],
     ['a refused message', false, () => { throw new StoreUnavailable() }, undefined]
   ] as const) {
-    t.test(`while an ${hook} hook runs for the 503 of close(), the result of ${what} is not sent, too`, async t => {
+    t.test(`while an ${hook} hook runs for the response of close(), the result of ${what} is not sent, too`, async t => {
       const { addTo, started, release: releaseHook, replies } = createHook()
       const { app, posted, release, repeat, post } = await startSlowHandler(t, handle, { beforeRegister: app => { addTo(app, hook) } }, isBatch)
       const repeated = post()
@@ -255,7 +261,8 @@ for (const hook of ['onError', 'onSend'] as const) {
       // The results reach the requests in microtasks.
       await nextEventLoopTick()
       releaseHook()
-      for (const response of [posted, repeated]) t.match(await withTimeout(response, 'the response'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+      t.match(await withTimeout(posted, 'the response'), TIMED_OUT)
+      t.match(await withTimeout(repeated, 'the response to the repeat'), { status: 503, body: { code: 'FST_SSE_CLOSING' } })
       await withTimeout(closing, 'close()')
     })
   }
@@ -291,23 +298,31 @@ for (const hook of ['onError', 'onSend'] as const) {
   }
 }
 
-t.test('close() does not fail while an onError hook runs for a message', async t => {
-  const [failing, gate] = [deferred(), deferred()]
-  const { app, posted, release, repeat } = await startSlowHandler(t, () => { throw new Error('failed') }, {
-    beforeRegister: app => {
-      app.addHook('onError', async () => {
-        failing.resolve()
-        await gate.promise
-      })
+for (const [hook, handle, response] of [
+  ['onError', () => { throw new Error('failed') }, { status: 500 }],
+  ['onSend', () => 'done', { status: 200, body: 'done' }]
+] as const) {
+  t.test(`close() sends nothing while an ${hook} hook runs for the result of a message`, async t => {
+    const [running, gate] = [deferred(), deferred()]
+    const wait = async ({ method }: FastifyRequest): Promise<void> => {
+      if (method !== 'POST') return
+      running.resolve()
+      await gate.promise
     }
+    const { app, posted, release, repeat } = await startSlowHandler(t, handle, {
+      beforeRegister: app => {
+        if (hook === 'onError') app.addHook('onError', wait)
+        else app.addHook('onSend', wait)
+      }
+    })
+    release()
+    await withTimeout(running.promise, 'the hook')
+    await t.resolves(withTimeout(app.sseSessions.close(), 'the close of the sessions'))
+    gate.resolve()
+    t.match(await posted, response)
+    t.match(await repeat, { replayed: true, response })
   })
-  release()
-  await withTimeout(failing.promise, 'the hook')
-  await t.resolves(withTimeout(app.sseSessions.close(), 'the close of the sessions'))
-  gate.resolve()
-  t.match(await posted, { status: 500 })
-  t.match(await repeat, { replayed: true, response: { status: 500 } })
-})
+}
 
 for (const hook of ['onOpen', 'onResume', 'onDisconnect', 'onClose'] as const) {
   t.test(`close() finishes although an ${hook} hook never settles`, async t => {

@@ -1,5 +1,7 @@
-import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
 import { memoryStore, StoreUnavailable, type StoreFactory } from '../../lib/index.js'
+import type { McpOptions } from '../../lib/mcp/index.js'
 import type { JsonRpcRequest } from '../../lib/mcp/json-rpc.js'
 import { addSetupRequest } from '../../lib/mcp/setup-requests.js'
 import type { McpTransport } from '../../lib/mcp/transport.js'
@@ -47,32 +49,62 @@ t.test('a response that the store does not accept ends its stream, and the clien
   t.equal((await post(url, callMessage(1, 'slow'), session)).status, 200)
 })
 
-t.test('while an onError hook runs for the 503 of close(), a DELETE that finishes sends nothing else', async t => {
-  const [ending, failing, storeGate, hookGate] = [deferred(), deferred(), deferred(), deferred()]
-  const store = new FlakyStore()
-  const { app, url } = await serveMcp(t, { store: store.createStore, closeTimeout: 300 }, app => {
-    app.addHook('onError', async () => {
-      failing.resolve()
-      await hookGate.promise
-    })
-  })
-  const session = await startSession(url)
-  store.delay = async name => {
-    if (name !== 'end') return
-    ending.resolve()
-    await storeGate.promise
+/** Starts an app with a hook that waits for a gate while an error with the status 503 is sent. */
+async function serveWithHook (t: Test, name: 'onError' | 'onSend', options: Partial<McpOptions>): Promise<{ app: FastifyInstance, url: string, failing: Promise<void>, release: () => void }> {
+  const [failing, gate] = [deferred(), deferred()]
+  const wait = async (): Promise<void> => {
+    failing.resolve()
+    await gate.promise
   }
-  const deleted = fetch(url, { method: 'DELETE', headers: session })
-  await withTimeout(ending.promise, 'the call of the store')
-  const closing = app.close()
-  await withTimeout(failing.promise, 'the hook')
-  storeGate.resolve()
-  // The result reaches the request in microtasks.
-  await nextEventLoopTick()
-  hookGate.resolve()
-  t.equal((await withTimeout(deleted, 'the response')).status, 503)
-  await withTimeout(closing, 'close()')
-})
+  const { app, url } = await serveMcp(t, { ...options, closeTimeout: 300 }, app => {
+    if (name === 'onError') app.addHook('onError', wait)
+    else app.addHook('onSend', async (_request, { statusCode }) => { if (statusCode === 503) await wait() })
+  })
+  return { app, url, failing: withTimeout(failing.promise, 'the hook'), release: gate.resolve }
+}
+
+for (const name of ['onError', 'onSend'] as const) {
+  t.test(`while an ${name} hook runs for the 503 of close(), a DELETE that finishes sends nothing else`, async t => {
+    const [ending, storeGate] = [deferred(), deferred()]
+    const store = new FlakyStore()
+    const { app, url, failing, release } = await serveWithHook(t, name, { store: store.createStore })
+    const session = await startSession(url)
+    store.delay = async name => {
+      if (name !== 'end') return
+      ending.resolve()
+      await storeGate.promise
+    }
+    const deleted = fetch(url, { method: 'DELETE', headers: session })
+    await withTimeout(ending.promise, 'the call of the store')
+    const closing = app.close()
+    await failing
+    storeGate.resolve()
+    // The result reaches the request in microtasks.
+    await nextEventLoopTick()
+    release()
+    t.equal((await withTimeout(deleted, 'the response')).status, 503)
+    await withTimeout(closing, 'close()')
+  })
+
+  t.test(`while an ${name} hook runs for the 503 of close(), a request without sessions that finishes sends nothing else`, async t => {
+    const [started, gate] = [deferred(), deferred()]
+    const fetchResponse = async (): Promise<Response> => {
+      started.resolve()
+      await gate.promise
+      return Response.json({})
+    }
+    const { app, url, failing, release } = await serveWithHook(t, name, { handler: { fetch: fetchResponse } as NonNullable<McpOptions['handler']> })
+    const posted = post(url, PING, { 'mcp-protocol-version': '2026-07-28' })
+    await withTimeout(started.promise, 'the handler')
+    const closing = app.close()
+    await failing
+    gate.resolve()
+    await nextEventLoopTick()
+    release()
+    t.equal((await withTimeout(posted, 'the response')).status, 503)
+    await withTimeout(closing, 'close()')
+  })
+}
 
 t.test('while an onError hook runs for the handlerTimeout of a GET that fails, nothing else is sent', async t => {
   const [failing, storeGate, hookGate] = [deferred(), deferred(), deferred()]
