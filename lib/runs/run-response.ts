@@ -121,7 +121,7 @@ class RunResponse implements StreamOwner, RunListener {
 
   onEnd (): void {
     const { id, endPosition, outcome } = this.#run
-    this.#stream?.end({ finalFrame: this.#format('finalFrame', () => this.#finalFrame(outcome as RunOutcome), formatEventId(id, endPosition)), reason: String(outcome?.status), drain: true })
+    this.#stream?.end({ finalFrame: () => this.#format('finalFrame', () => this.#finalFrame(outcome as RunOutcome), formatEventId(id, endPosition)), reason: String(outcome?.status), drain: true })
   }
 
   onAbort (): void {
@@ -142,18 +142,18 @@ class RunResponse implements StreamOwner, RunListener {
   readonly #formatGap = (runId: string, cursor: number, gap: Gap): string => {
     const gapFrame = this.#gapFrame
     if (gapFrame === undefined) return frameGap(runId, cursor, gap)
-    return this.#format('gapFrame', () => gapFrame(gap), formatEventId(runId, cursor))
+    const frame = this.#format('gapFrame', () => gapFrame(gap), formatEventId(runId, cursor))
+    if (frame === undefined) this.onAbort()
+    return frame ?? ''
   }
 
-  /** Calls a function of the app that formats events. If it fails, the response is aborted, so that its client sees an error. */
-  #format (name: string, format: () => string, id: string): string {
+  /** Calls a function of the app that formats events. If it fails, returns `undefined`. */
+  #format (name: string, format: () => string, id: string): string | undefined {
     try {
       return addId(format(), id, name)
     } catch (error) {
-      const stream = this.#stream as StreamWriter
-      logSafely(stream.logger, 'error', { err: error, run: this.#run.shortId }, `the option "${name}" of a run failed`)
-      stream.abort()
-      return ''
+      logSafely((this.#stream as StreamWriter).logger, 'error', { err: error, run: this.#run.shortId }, `the option "${name}" of a run failed`)
+      return undefined
     }
   }
 }

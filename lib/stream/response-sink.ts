@@ -1,4 +1,5 @@
 import { ServerResponse, type OutgoingHttpHeaders } from 'node:http'
+import { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import type { FastifyReply, onSendHookHandler } from 'fastify'
 import { noop } from '../awaitable.js'
@@ -19,7 +20,8 @@ export interface Sink {
   /** Writes a chunk: text, or with `latin1`, one byte per character. Returns false if the next write should wait for `onDrain`. */
   write (chunk: string, encoding?: 'latin1'): boolean
   end (chunk: string, encoding?: 'latin1'): void
-  destroy (): void
+  /** Closes the connection before the response has ended: at once, or when everything that was written is sent. */
+  destroy (afterWrites?: boolean): void
 }
 
 /** Node's `write`; `undefined` if other code had replaced it when this module was loaded. It is detected by its source text, because a wrapper differs from it in nothing else. */
@@ -87,12 +89,32 @@ export class ResponseSink implements Sink {
     }
   }
 
-  destroy (): void {
+  destroy (afterWrites = false): void {
     try {
-      this.#response.destroy()
+      if (afterWrites) this.#destroyAfterWrites()
+      else this.#destroyNow()
     } catch (error) {
       this.listener?.onError?.(error)
     }
+  }
+
+  #destroyNow (): void {
+    // Without an error, the client of HTTP/2 would see the end of a complete response. Fastify logs an error with this code as it logs a lost connection.
+    this.#response.destroy(this.#isHttp2 ? Object.assign(new Error('The response was aborted'), { code: 'ERR_STREAM_PREMATURE_CLOSE' }) : undefined)
+  }
+
+  #destroyAfterWrites (): void {
+    const payload = this.#payload
+    const { socket } = this.#response
+    // Each read emits this event, before the data is written to the response.
+    if (payload !== undefined && payload.readableLength > 0) payload.once('data', () => { setImmediate(() => { this.destroy(true) }) })
+    // Not the socket of HTTP/2, which has other streams, and that of `inject`, which is not a real one.
+    else if (socket instanceof Socket && !this.#isHttp2) socket.destroySoon()
+    else this.#response.write('', () => { this.destroy() })
+  }
+
+  get #isHttp2 (): boolean {
+    return this.#response.req.httpVersionMajor === 2
   }
 
   #write (chunk: string, encoding: 'latin1' | undefined): boolean {

@@ -38,8 +38,8 @@ export interface StreamWriterOptions {
 }
 
 export interface EndOptions {
-  /** The last bytes that the client receives. */
-  readonly finalFrame: string
+  /** The last bytes that the client receives, or a function that returns them. If it returns `undefined`, the response ends incomplete, so that its client sees an error. */
+  readonly finalFrame: string | (() => string | undefined)
   /** Why the stream ends, for the logger. */
   readonly reason: string
   /** Whether to write everything that the logs contain before the final frame. Otherwise the stream ends at once. */
@@ -73,7 +73,7 @@ export class StreamWriter implements SinkListener, Flushable {
   #state: 'idle' | 'scheduled' | 'blocked' | 'closed' = 'idle'
   /** The last position of the newest gap that was reported. */
   #gapReportedThrough = 0
-  #finalFrame: string | undefined
+  #finalFrame: EndOptions['finalFrame'] | undefined
 
   constructor ({ readerId, ranges, cursor, sink, owner, logger, encoder, formatGap = frameGap }: StreamWriterOptions) {
     this.#readerId = readerId
@@ -171,9 +171,11 @@ export class StreamWriter implements SinkListener, Flushable {
     this.owner.onProgress()
   }
 
-  #endSink (finalFrame: string): void {
+  #endSink (finalFrame: EndOptions['finalFrame']): void {
     this.#state = 'closed'
-    this.#sink.end(this.#encode(finalFrame), this.#encoding)
+    const frame = typeof finalFrame === 'string' ? finalFrame : finalFrame()
+    if (frame === undefined) this.#sink.destroy(true)
+    else this.#sink.end(this.#encode(frame), this.#encoding)
   }
 
   /** The encoding of the chunks; `undefined` if they are text. */

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { constants } from 'node:http2'
 import { PassThrough, Readable } from 'node:stream'
 import t from 'tap'
 import { StoreUnavailable, type Gap } from '../../lib/index.js'
@@ -149,6 +151,26 @@ for (const [name, options] of [
   })
 }
 
+t.test('readers receive everything before the response is aborted because finalFrame has failed', async t => {
+  const { runUrl, port, feed } = await serveRuns(t, { reply: { finalFrame: () => { throw new Error('broken') } } })
+  const reader = await follow(t, runUrl, { method: 'POST' })
+  const slow = openRawClient(t, port, { request: 'GET /run HTTP/1.1\r\nHost: localhost\r\n\r\n', stalled: true })
+  const items = Array.from({ length: 100 }, (_, index) => `${index} ${'x'.repeat(10_000)}`)
+  feed.add(1)
+  await reader.waitFor('1')
+  feed.add(...items)
+  feed.end()
+  t.equal(await reader.isComplete, false)
+  t.equal(reader.events.length, 101)
+  const later = await follow(t, runUrl)
+  t.equal(await later.isComplete, false)
+  t.equal(later.events.length, 101)
+  slow.read()
+  await withTimeout(slow.closed, 'the end of the response')
+  t.equal(slow.text().match(/^data: "\d+ x+"$/gm)?.length, 100)
+  t.notOk(slow.rawText().endsWith('0\r\n\r\n'))
+})
+
 t.test('an unknown option of reply() gets an error that names it', async t => {
   const { runUrl, runs } = await serveRuns(t, { reply: { finalframe: () => '' } as object })
   await runs.start('a', {}, () => [1])
@@ -297,6 +319,29 @@ t.test('over HTTP/2, the response is the same', async t => {
   feed.end()
   await waitUntil(() => response.text().includes('event: end'), 'the end')
   t.match(response.text(), /^retry: \d+\n\nid: \S+\n\nid: \S+\ndata: 1\n\nid: \S+\nevent: end\ndata: {"status":"finished"}\n\n$/)
+})
+
+t.test('over HTTP/2, a response is aborted if finalFrame fails', async t => {
+  const { port, feed, runs } = await serveRuns(t, { serve: { fastify: http2Options }, reply: { finalFrame: () => { throw new Error('broken') } } })
+  await runs.start('a', {}, feed.producer)
+  feed.add(1)
+  const client = connectHttp2(t, { port })
+  const stream = client.request({ ':path': '/run' })
+  let text = ''
+  stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+  await waitUntil(() => text.includes('data: 1'), 'the event')
+  const failed = once(stream, 'error')
+  feed.end()
+  await withTimeout(failed, 'the end of the response')
+  t.not(stream.rstCode, constants.NGHTTP2_NO_ERROR)
+})
+
+t.test('with inject, a response is aborted if finalFrame fails', async t => {
+  const { app, feed, runs } = await serveRuns(t, { reply: { finalFrame: () => { throw new Error('broken') } } })
+  await runs.start('a', {}, feed.producer)
+  feed.add(1)
+  feed.end()
+  await t.rejects(withTimeout(app.inject('/run'), 'the end of the response'), { code: 'LIGHT_ECONNRESET' })
 })
 
 t.test('a client that disconnects while the store is called leaves no reader', async t => {
