@@ -103,14 +103,23 @@ export class ResponseSink implements Sink {
     this.#response.destroy(this.#isHttp2 ? Object.assign(new Error('The response was aborted'), { code: 'ERR_STREAM_PREMATURE_CLOSE' }) : undefined)
   }
 
+  /** Destroys the response when what was written has passed through the hooks of the app and was sent. */
   #destroyAfterWrites (): void {
-    const payload = this.#payload
-    const { socket } = this.#response
-    // Each read emits this event, before the data is written to the response.
-    if (payload !== undefined && payload.readableLength > 0) payload.once('data', () => { setImmediate(() => { this.destroy(true) }) })
-    // Not the socket of HTTP/2, which has other streams, and that of `inject`, which is not a real one.
-    else if (socket instanceof Socket && !this.#isHttp2) socket.destroySoon()
-    else this.#response.write('', () => { this.destroy() })
+    const response = this.#response
+    const destroy = (): ServerResponse => {
+      const { socket } = response
+      // Not the socket of HTTP/2, which has other streams, and that of `inject`, which is not a real one.
+      if (socket instanceof Socket && !this.#isHttp2) socket.destroySoon()
+      else response.write('', () => { this.destroy() })
+      return response
+    }
+    if (this.#payload === undefined) {
+      destroy()
+    } else {
+      // Fastify calls this method at the end of the payload.
+      response.end = destroy
+      this.#payload.push(null)
+    }
   }
 
   get #isHttp2 (): boolean {

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { constants } from 'node:http2'
-import { PassThrough, Readable } from 'node:stream'
+import { PassThrough, Readable, Transform } from 'node:stream'
 import t from 'tap'
 import { StoreUnavailable, type Gap } from '../../lib/index.js'
 import { connectHttp2, http2Options, requestHttp2 } from '../support/http2.js'
@@ -169,6 +169,29 @@ t.test('readers receive everything before the response is aborted because finalF
   await withTimeout(slow.closed, 'the end of the response')
   t.equal(slow.text().match(/^data: "\d+ x+"$/gm)?.length, 100)
   t.notOk(slow.rawText().endsWith('0\r\n\r\n'))
+})
+
+t.test('what a hook of the app transforms is sent before a response is aborted because finalFrame has failed', async t => {
+  const gate = deferred()
+  const { runUrl, feed, logged } = await serveRuns(t, {
+    reply: { finalFrame: () => { throw new Error('broken') } },
+    serve: {
+      beforeRegister: app => app.addHook('onSend', async (_request, _reply, payload) => {
+        if (!(payload instanceof Readable)) return payload
+        return payload.pipe(new Transform({ transform: (chunk, _encoding, done) => { gate.promise.then(() => { done(null, chunk) }, done) } }))
+      })
+    }
+  })
+  const reader = follow(t, runUrl, { method: 'POST' })
+  feed.add(1, 2)
+  feed.end()
+  await waitUntil(() => logged().some(({ msg }) => msg === 'the option "finalFrame" of a run failed'), 'the failure')
+  await nextEventLoopTick()
+  gate.resolve()
+  for (const { events, isComplete } of [await reader, await follow(t, runUrl)]) {
+    t.equal(await isComplete, false)
+    t.strictSame(events.map(({ data }) => data), ['1', '2'])
+  }
 })
 
 t.test('an unknown option of reply() gets an error that names it', async t => {
