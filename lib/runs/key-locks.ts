@@ -3,15 +3,18 @@ import type { ServerResponse } from 'node:http'
 /** Locks of keys, in this process. A lock passes from request to request in the order of their arrival. */
 export class KeyLocks {
   readonly #maxLocks: number
+  readonly #timeout: number
   /** For each key that is locked, the requests that wait. */
   readonly #queues = new Map<string, Set<() => void>>()
 
-  constructor (maxLocks: number) {
+  /** `timeout`: milliseconds after which a lock is released at the latest; 0 for no limit. */
+  constructor (maxLocks: number, timeout: number) {
     this.#maxLocks = maxLocks
+    this.#timeout = timeout
   }
 
   /**
-   * Waits for the lock of a key. Resolves with a function that releases it, which must be called once; or with `undefined` if the
+   * Waits for the lock of a key. Resolves with a function that releases it; or with `undefined` if the
    * response of the request has ended, or its client has disconnected, meanwhile.
    */
   async acquire (key: string, response: ServerResponse): Promise<(() => void) | undefined> {
@@ -25,7 +28,15 @@ export class KeyLocks {
     } else if (!await waitForTurn(queue, response)) {
       return undefined
     }
-    return () => { this.#release(key, queue) }
+    let isReleased = false
+    const release = (): void => {
+      if (isReleased) return
+      isReleased = true
+      clearTimeout(timer)
+      this.#release(key, queue)
+    }
+    const timer = this.#timeout === 0 ? undefined : setTimeout(release, this.#timeout).unref()
+    return release
   }
 
   #release (key: string, queue: Set<() => void>): void {
@@ -37,12 +48,12 @@ export class KeyLocks {
 
 /** Resolves with true when a request is the next one of a queue, or with false when its response or its connection has closed. */
 function waitForTurn (queue: Set<() => void>, response: ServerResponse): Promise<boolean> {
-  // Over HTTP/2, this is the stream. A pipelined response emits no `close` if its connection closes.
-  const { socket } = response.req
+  // A pipelined response has no socket yet. If its connection closes first, it emits no `close` event.
+  const connection = response.socket === null ? response.req.socket : undefined
   return new Promise(resolve => {
     const settle = (isNext: boolean): void => {
       queue.delete(onTurn)
-      socket.off('close', onClose)
+      connection?.off('close', onClose)
       response.off('close', onClose)
       resolve(isNext)
     }
@@ -50,8 +61,8 @@ function waitForTurn (queue: Set<() => void>, response: ServerResponse): Promise
     const onClose = (): void => { settle(false) }
     queue.add(onTurn)
     // One connection may have any number of pipelined requests.
-    socket.setMaxListeners(0).on('close', onClose)
+    connection?.setMaxListeners(0).on('close', onClose)
     response.on('close', onClose)
-    if (socket.destroyed || response.writableEnded) onClose()
+    if (response.req.socket.destroyed || response.writableEnded) onClose()
   })
 }

@@ -2,9 +2,10 @@ import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { assertKeep } from '../assert-options.js'
 import { cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
-import { IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
+import { Closing, IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { discardItems } from '../stream/pump.js'
+import { hasTimedOut } from '../stream/request-time.js'
 import { parseEventId } from '../wire/event-id.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, STREAM_HEADERS } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
@@ -47,7 +48,7 @@ type GetPrincipal = ((request: FastifyRequest) => Awaitable<string | undefined>)
 export function addResumableRoutes (app: FastifyInstance, runs: Runs, getPrincipal: GetPrincipal): void {
   if (app.hasDecorator(kResumable)) return
   app.decorate(kResumable, true)
-  const locks = new KeyLocks(runs.maxRuns)
+  const locks = new KeyLocks(runs.maxRuns, runs.handlerTimeout)
   app.decorateReply('events', function (this: FastifyReply, items: unknown) {
     const { [kResumable]: route } = this.request.routeOptions.config as { [kResumable]?: ResumableRoute }
     if (route === undefined) throw new RunInvalid('"reply.events" needs a route with the option "resumable" that was added after the plugin; await app.register(…) before you add the route')
@@ -97,16 +98,17 @@ class ResumableRoute {
 
   /** Changes the options of a route that is being added to an instance, and adds the routes that follow and stop its runs. */
   addTo (instance: FastifyInstance, route: RouteOptions & { readonly routePath: string }): void {
-    this.#addRoute(instance, route, 'GET', async (request, reply) => this.#respond(await this.#requireRun(request), request, reply))
-    this.#addRoute(instance, route, 'DELETE', async (request, reply) => {
+    const follow = respond(async (request, reply) => this.#respond(await this.#requireRun(request), request, reply))
+    this.#addRoute(instance, route, 'GET', follow)
+    this.#addRoute(instance, route, 'DELETE', respond(async (request, reply) => {
       const run = await this.#requireRun(request)
       await run.stop('deleted')
-      return reply.code(204).send()
-    })
+      reply.code(204).send()
+    }))
     const { handler } = route
     // The handler is wrapped, because a hook would run before hooks for authentication that plugins add later.
     route.handler = (request, reply) => {
-      if (getRunId(request) !== undefined) return this.#requireRun(request).then(run => this.#respond(run, request, reply))
+      if (getRunId(request) !== undefined) return follow.call(instance, request, reply)
       const key = getIdempotencyKey(request)
       const callHandler = (): unknown => handler.call(instance, request, reply)
       return key === undefined ? callHandler() : this.#handleOnce(key, request, reply, callHandler)
@@ -171,6 +173,10 @@ class ResumableRoute {
     const release = await this.#locks.acquire(JSON.stringify([principal, name]), reply.raw)
     // Nobody waits for the response any more.
     if (release === undefined) return reply
+    if (this.#runs.closing) {
+      release()
+      throw new Closing()
+    }
     const run = await cleanUpAfterError(() => this.#runs.findRepeated(name, principal, createFingerprint(request)), release)
     if (run !== undefined) {
       release()
@@ -211,6 +217,13 @@ class ResumableRoute {
   #respond (run: Run, request: FastifyRequest, reply: FastifyReply): FastifyReply {
     reply.header('location', `${getPath(request.originalUrl)}?run=${run.id}`)
     return run.reply(request, reply, this.#replyOptions)
+  }
+}
+
+/** Returns the handler of a route of the plugin. It does not reject, because Fastify would send the error although another response, for example after its `handlerTimeout`, may be being sent. */
+function respond (handle: (request: FastifyRequest, reply: FastifyReply) => Promise<unknown>): RouteHandlerMethod {
+  return (request, reply) => {
+    if (!hasTimedOut(request)) handle(request, reply).catch((error: unknown) => { sendError(reply, error) })
   }
 }
 

@@ -66,6 +66,7 @@ export interface StartRunOptions extends FindRunOptions {
 
 /** The plugin options that runs use. */
 export interface RunSettings {
+  readonly handlerTimeout: number
   readonly heartbeatInterval: number | false
   readonly log: LogBounds
   readonly runLog: LogBounds
@@ -100,6 +101,8 @@ export class Runs {
   readonly #streams = new Set<StreamWriter>()
   /** The runs whose producers are in this process, by the listener of the producer. */
   readonly #producing = new Map<RunListener, RunState>()
+  /** Number of runs that are being started. */
+  #starting = 0
   /** The producers that can be restarted, by name. */
   readonly #restartable = new Map<string, RestartableProducer<never>>()
   /** The names of the producers whose runs this process may restart: none when it closes. */
@@ -131,7 +134,7 @@ export class Runs {
     store?.handleRestarts?.(this.#restartableNames, state => { this.#restart(state) })
     this.#context = {
       getStore: () => this.#getStore(),
-      isClosing: () => this.#closing,
+      isClosing: () => this.closing,
       createRetryDelay,
       onUnhandled,
       follow: (run, target, options) => this.deliveries.follow(run, target, options),
@@ -210,14 +213,20 @@ export class Runs {
     if (typeof producer !== 'function') throw new RunInvalid('The producer of a run must be a function that returns an iterable, usually an async generator function')
     const { [kRestart]: restart } = producer as Producer & { [kRestart]?: RunRestart }
     if (restart !== undefined && encode !== undefined) throw new RunInvalid('Option "encode" of a run must be removed if the producer is restartable: another process does not have this function')
-    if (this.#closing) throw new Closing()
+    if (this.closing) throw new Closing()
     const id = this.#ids.next()
-    return andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true }, ...restart !== undefined && { restart } }, reuse), state => {
+    const onSettled = (): void => {
+      this.#starting--
+      this.#resolveIfIdle()
+    }
+    this.#starting++
+    return cleanUpAfterError(() => andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true }, ...restart !== undefined && { restart } }, reuse), state => {
       if (state === undefined) throw new TooManyRuns(this.#settings.maxRuns)
       // Another process may have stopped the run already.
       if (state.id === id && state.outcome === undefined) this.#produce(state, signal => this.#appendItems(state, producer, encode, signal))
+      onSettled()
       return new Run(state, this.#context)
-    })
+    }), onSettled)
   }
 
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
@@ -239,7 +248,13 @@ export class Runs {
     return this.#settings.maxRuns
   }
 
-  get #closing (): boolean {
+  /** @internal */
+  get handlerTimeout (): number {
+    return this.#settings.handlerTimeout
+  }
+
+  /** @internal Whether no run can start any more. */
+  get closing (): boolean {
     return this.#closeController.signal.aborted
   }
 
@@ -249,7 +264,7 @@ export class Runs {
   }
 
   #resolveIfIdle (): void {
-    if (this.#streams.size === 0 && this.#producing.size === 0) this.#onIdle()
+    if (this.#streams.size === 0 && this.#producing.size === 0 && this.#starting === 0) this.#onIdle()
   }
 
   /** Does the work of a run, and ends the run with the outcome that the work resolves with. If that is `undefined`, waits until the run has ended or was released. Resolves with the outcome. */

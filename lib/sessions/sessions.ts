@@ -1,4 +1,4 @@
-import type { FastifyBaseLogger, FastifyReply, FastifyRequest, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply, FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
 import { ActiveItems } from '../active-items.js'
 import { andThen, isPromise, noop, settlesWithin, toPromise, type Awaitable } from '../awaitable.js'
 import type { Contract, DownData, DownEvent, EmptyDownEvent, UpEvent } from '../contract.js'
@@ -11,6 +11,7 @@ import type { SessionState } from '../store/session-state.js'
 import type { Store } from '../store/store.js'
 import { flushScheduler } from '../stream/flush-scheduler.js'
 import { Heartbeat } from '../stream/heartbeat.js'
+import { hasTimedOut } from '../stream/request-time.js'
 import { SharedCompression } from '../stream/shared-compression.js'
 import type { StreamWriter } from '../stream/stream-writer.js'
 import { IdGenerator } from '../wire/event-id.js'
@@ -57,13 +58,6 @@ function sendTracked (this: FastifyReply & TrackedReply, payload?: unknown): Fas
     this.send = sendTracked
     throw error
   }
-}
-
-/** Whether Fastify's `handlerTimeout` has passed while hooks of the app ran. Until its error is sent, Fastify calls the handler nevertheless. */
-function hasTimedOut (request: FastifyRequest): boolean {
-  const { handlerTimeout = 0 } = request.routeOptions
-  // Node also aborts this signal when it has read a request.
-  return handlerTimeout > 0 && (request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
 }
 
 /** Numbers for monitoring. */

@@ -76,10 +76,12 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
   })
 }
 
-/** Calls `return` of items that nobody reads, so that their iterator releases what it has opened. Never rejects. */
+/** Closes items that nobody reads: destroys a stream of Node.js, whose iterator would not do that, and calls `return` of other iterators. Never rejects. */
 export async function discardItems (items: AsyncIterable<unknown> | Iterable<unknown>, log: FastifyBaseLogger): Promise<void> {
   try {
-    await createIterator(items)?.return?.()
+    const { destroy } = items as { destroy?: unknown }
+    if (typeof destroy === 'function') destroy.call(items)
+    else await createIterator(items)?.return?.()
   } catch (error) {
     logSafely(log, 'warn', { err: error }, 'an iterable of a handler could not be closed')
   }

@@ -17,3 +17,10 @@ export function recordArrival (raw: IncomingMessage & TimedRequest): void {
 export function getArrivalTime ({ raw }: { readonly raw: FastifyRequest['raw'] & TimedRequest }): number {
   return raw[kArrivedAt] ?? now()
 }
+
+/** Whether Fastify's `handlerTimeout` has passed while hooks of the app ran. Until its error is sent, Fastify calls the handler nevertheless. */
+export function hasTimedOut (request: FastifyRequest): boolean {
+  const { handlerTimeout = 0 } = request.routeOptions
+  // Node also aborts this signal when it has read a request.
+  return handlerTimeout > 0 && (request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
+}

@@ -1,3 +1,8 @@
+import { once } from 'node:events'
+import type { ServerResponse } from 'node:http'
+import type { ClientHttp2Stream } from 'node:http2'
+import type { Socket } from 'node:net'
+import { Readable } from 'node:stream'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import sseSessions, { memoryStore, type ResumableOptions, type SseSessionsOptions } from '../../lib/index.js'
@@ -305,6 +310,96 @@ for (const [what, handlerTimeout] of [['client', 0], ['handlerTimeout', 500]] as
   })
 }
 
+t.test('after the handlerTimeout of the plugin, a POST with the same key runs the handler, also if it has a body', async t => {
+  const { askUrl, calls, waitFor } = await serveKeyed(t, { handlerTimeout: 100 })
+  const post = (): Promise<Response> => withTimeout(fetch(askUrl, { method: 'POST', headers: { 'idempotency-key': 'a', 'content-type': 'application/json' }, body: '{}' }), 'the response')
+  const first = post()
+  await waitFor({ calls: 1 })
+  const second = post()
+  await waitFor({ calls: 2 })
+  calls[1]?.(() => ({ a: 2 }))
+  t.strictSame(await (await second).json(), { a: 2 })
+  calls[0]?.(() => ({ a: 1 }))
+  t.strictSame(await (await first).json(), { a: 1 })
+})
+
+t.test('the wait for a handler may be unlimited', async t => {
+  const { calls, post, waitFor } = await serveKeyed(t, { handlerTimeout: false })
+  const first = post()
+  await waitFor({ calls: 1 })
+  calls[0]?.(() => ({ a: 1 }))
+  t.equal((await first).status, 200)
+})
+
+t.test('when the server closes, POSTs that wait for a handler do not run it', async t => {
+  const { app, calls, post, waitFor } = await serveKeyed(t, { closeTimeout: 5000 })
+  const first = post()
+  await waitFor({ calls: 1 })
+  const second = post()
+  await waitFor({ requests: 2 })
+  const closing = app.close()
+  await waitUntil(() => app.sseSessions.closing, 'the start of close()')
+  calls[0]?.(() => ({ a: 1 }))
+  t.equal((await first).status, 200)
+  const response = await second
+  t.equal(response.status, 503)
+  t.match(await response.json(), { code: 'FST_SSE_CLOSING' })
+  t.equal(calls.length, 1)
+  await withTimeout(closing, 'close()')
+})
+
+t.test('requests that stop waiting for a handler leave no listeners on their HTTP/2 connection', async t => {
+  const { app, calls, port, waitFor } = await serveKeyed(t, {}, http2Options)
+  const sockets: Socket[] = []
+  app.server.on('secureConnection', (socket: Socket) => { sockets.push(socket) })
+  const client = connectHttp2(t, { port })
+  const post = (): ClientHttp2Stream => client.request({ ':method': 'POST', ':path': '/ask', 'idempotency-key': 'a' }).on('error', () => {})
+  const first = post()
+  await waitFor({ calls: 1 })
+  let closed = 0
+  app.server.on('request', (_request, response: ServerResponse) => { response.on('close', () => { closed++ }) })
+  const countListeners = (): number => Number(sockets[0]?.listenerCount('close'))
+  const before = countListeners()
+  for (let n = 1; n <= 5; n++) {
+    const stream = post()
+    await waitFor({ requests: n + 1 })
+    stream.destroy()
+    await waitUntil(() => closed === n, 'the end of the request')
+  }
+  t.equal(countListeners(), before)
+  calls[0]?.(() => ({ a: 1 }))
+  await withTimeout(once(first.resume(), 'close'), 'the response')
+})
+
+for (const method of ['GET', 'DELETE'] as const) {
+  for (const run of ['unknown', 'known']) {
+    t.test(`a ${method} of ${run === 'known' ? 'a run' : 'an unknown run'} sends nothing else while an onError hook runs for its handlerTimeout`, async t => {
+      const [gate, timedOut, hookGate] = [deferred(), deferred(), deferred()]
+      const { askUrl, feed } = await serveResumable(t, true, {}, {
+        fastify: { handlerTimeout: 50 },
+        beforeRegister: app => app
+          .addHook('preHandler', async ({ headers }) => { if (headers['x-late'] !== undefined) await gate.promise })
+          .addHook('onError', async () => {
+            timedOut.resolve()
+            await hookGate.promise
+          })
+      })
+      const reader = await follow(t, askUrl, { method: 'POST' })
+      const url = run === 'known' ? new URL(String(reader.headers.get('location')), askUrl) : `${askUrl}?run=unknown`
+      const response = fetch(url, { method, headers: { 'x-late': 'yes' } })
+      await withTimeout(timedOut.promise, 'the timeout')
+      gate.resolve()
+      await nextEventLoopTick()
+      hookGate.resolve()
+      t.equal((await withTimeout(response, 'the response')).status, 503)
+      feed.add(1)
+      feed.end()
+      t.equal(await reader.isComplete, true)
+      t.strictSame(dataOf(reader), ['1'], 'the run was not stopped')
+    })
+  }
+}
+
 t.test('at most maxRuns keys wait for their handlers', async t => {
   const { calls, post, waitFor } = await serveKeyed(t, { maxRuns: 1 })
   const responses = [post('a')]
@@ -533,6 +628,7 @@ t.test('above maxRuns, a POST gets 503', async t => {
 t.test('reply.events closes an iterable if no run is started for it', async t => {
   let opened = 0
   let closed = 0
+  const stream = new Readable({ read () {} })
   const open = (symbol: symbol): Iterable<unknown> => {
     opened++
     const iterator = {
@@ -549,12 +645,13 @@ t.test('reply.events closes an iterable if no run is started for it', async t =>
     afterRegister: app => {
       app.post('/async', { resumable: true }, (_request, reply) => reply.events(open(Symbol.asyncIterator)))
       app.post('/sync', { resumable: true }, (_request, reply) => reply.events(open(Symbol.iterator)))
+      app.post('/stream', { resumable: true }, (_request, reply) => reply.events(stream))
     }
   })
   await follow(t, `${url}/async`, { method: 'POST' })
-  for (const path of ['async', 'sync']) t.equal((await fetch(`${url}/${path}`, { method: 'POST' })).status, 503)
+  for (const path of ['async', 'sync', 'stream']) t.equal((await fetch(`${url}/${path}`, { method: 'POST' })).status, 503)
   t.equal(opened, 3)
-  await waitUntil(() => closed === 2, 'the iterators to be closed')
+  await waitUntil(() => closed === 2 && stream.destroyed, 'the iterators to be closed')
 })
 
 t.test('a route of the app for GET or DELETE that was added before is kept', async t => {

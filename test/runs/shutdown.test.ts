@@ -5,7 +5,7 @@ import { trackProcess } from '../support/child-process.js'
 import { needsProgram } from '../support/needs-program.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openRawClient } from '../support/raw-client.js'
-import { waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { createFeed } from './support/feed.js'
 import { dataOf, follow } from './support/run-client.js'
 import { serveRuns } from './support/serve-runs.js'
@@ -84,6 +84,27 @@ t.test('while the server closes, no run starts and no response begins', async t 
   feed.end()
   await closed
   t.equal(await response.isComplete, true)
+})
+
+t.test('a run whose start is in progress when the server closes has closeTimeout to end', async t => {
+  const [starting, gate] = [deferred(), deferred()]
+  const store = new FlakyStore()
+  const { app, runs, feed } = await serveRuns(t, { plugin: { closeTimeout: 9500, store: store.createStore } })
+  store.delay = async name => {
+    if (name !== 'start') return
+    starting.resolve()
+    await gate.promise
+  }
+  const started = runs.start('b', {}, feed.producer)
+  await withTimeout(starting.promise, 'the call of the store')
+  const closed = app.close()
+  await waitUntil(() => app.sseSessions.closing, 'the start of close()')
+  await nextEventLoopTick()
+  gate.resolve()
+  const run = await started
+  feed.end()
+  await withTimeout(closed, 'close()')
+  t.match(run, { status: 'finished', reason: undefined })
 })
 
 t.test('close() does not wait for a store that does not respond', async t => {
