@@ -106,20 +106,15 @@ export class ResponseSink implements Sink {
   /** Destroys the response when what was written has passed through the hooks of the app and was sent. */
   #destroyAfterWrites (): void {
     const response = this.#response
-    const destroy = (): ServerResponse => {
+    // Fastify calls this method at the end of the payload.
+    response.end = () => {
       const { socket } = response
       // Not the socket of HTTP/2, which has other streams, and that of `inject`, which is not a real one.
       if (socket instanceof Socket && !this.#isHttp2) socket.destroySoon()
       else response.write('', () => { this.destroy() })
       return response
     }
-    if (this.#payload === undefined) {
-      destroy()
-    } else {
-      // Fastify calls this method at the end of the payload.
-      response.end = destroy
-      this.#payload.push(null)
-    }
+    this.end('')
   }
 
   get #isHttp2 (): boolean {
