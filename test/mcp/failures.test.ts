@@ -106,6 +106,26 @@ for (const name of ['onError', 'onSend'] as const) {
   })
 }
 
+t.test('a request is not handled if the handlerTimeout passes before, while an onError hook runs for its error', async t => {
+  const [gate, failing, hookGate] = [deferred(), deferred(), deferred()]
+  const { url } = await serveMcp(t, {}, app => {
+    app.addHook('preHandler', async ({ headers }) => { if (headers['x-late'] !== undefined) await gate.promise })
+    app.addHook('onError', async () => {
+      failing.resolve()
+      await hookGate.promise
+    })
+  }, { handlerTimeout: 50 })
+  const session = await startSession(url)
+  const deleted = fetch(url, { method: 'DELETE', headers: { ...session, 'x-late': 'yes' } })
+  await withTimeout(failing.promise, 'the hook')
+  gate.resolve()
+  // Fastify calls the handler in a microtask.
+  await nextEventLoopTick()
+  hookGate.resolve()
+  t.equal((await withTimeout(deleted, 'the response')).status, 503)
+  t.equal((await post(url, PING, session)).status, 200, 'the session is not closed')
+})
+
 t.test('while an onError hook runs for the handlerTimeout of a GET that fails, nothing else is sent', async t => {
   const [failing, storeGate, hookGate] = [deferred(), deferred(), deferred()]
   const store = new FlakyStore()
