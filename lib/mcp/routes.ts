@@ -169,7 +169,8 @@ async function handleDelete (registry: McpRegistry, request: FastifyRequest, rep
 /** Sends a response with JSON, or without a body, if nothing else is being sent, such as the error of `close`. */
 function send ({ sessions }: McpRegistry, reply: FastifyReply, status: number, body?: object): void {
   if (!sessions.canSend(reply)) return
-  if (body === undefined) reply.code(status).send()
+  reply.code(status)
+  if (body === undefined) reply.send()
   else reply.type(JSON_TYPE).send(JSON.stringify(body))
 }
 

@@ -14,8 +14,8 @@ export class KeyLocks {
   }
 
   /**
-   * Waits for the lock of a key. Resolves with a function that releases it; or with `undefined` if the
-   * response of the request has ended, or its client has disconnected, meanwhile.
+   * Waits for the lock of a key. Resolves with a function that releases it, or with `undefined` if meanwhile the response of the request has
+   * ended or its client has disconnected.
    */
   async acquire (key: string, response: ServerResponse): Promise<(() => void) | undefined> {
     let queue = this.#queues.get(key)

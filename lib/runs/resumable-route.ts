@@ -220,7 +220,7 @@ class ResumableRoute {
   }
 }
 
-/** Returns the handler of a route of the plugin. It does not reject, because Fastify would send the error although another response, for example after its `handlerTimeout`, may be being sent. */
+/** Returns the handler of a route of the plugin. It returns no promise: if that rejected while another response is being sent, for example after Fastify's `handlerTimeout`, Fastify would send the error, too. */
 function respond (handle: (request: FastifyRequest, reply: FastifyReply) => Promise<unknown>): RouteHandlerMethod {
   return (request, reply) => {
     if (!hasTimedOut(request)) handle(request, reply).catch((error: unknown) => { sendError(reply, error) })

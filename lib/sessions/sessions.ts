@@ -36,7 +36,7 @@ export const kSlot = Symbol('slot')
 /** Key of the original method `send` of a tracked reply, until it is called. */
 const kSend = Symbol('send')
 
-/** Key of whether a handler may have handled a message of the request of a tracked reply. */
+/** Key of whether a handler has started for the request of a tracked reply. */
 const kIsStarted = Symbol('started')
 
 interface TrackedReply {
@@ -288,7 +288,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return reply[kSend] !== undefined
   }
 
-  /** @internal Records that a handler for the request of a tracked reply starts. At the end of `closeTimeout`, the client then learns that it may have finished. */
+  /** @internal Records that a handler starts for the request of a tracked reply. If `close` responds to it, the message may have been handled. */
   markStarted (reply: FastifyReply & TrackedReply): void {
     reply[kIsStarted] = true
   }
