@@ -12,7 +12,8 @@ export function skewClock (t: Test, clock: { now: () => number } = performance):
 /** Stops `performance` until the test ends, so that the test does not depend on how fast it runs. The returned function adds so many milliseconds. */
 export function freezeClock (t: Test): (ms: number) => void {
   const { now } = performance
-  let time = performance.now()
+  // An integer, because differences of other numbers are not exact.
+  let time = Math.round(performance.now())
   performance.now = () => time
   t.teardown(() => { performance.now = now })
   return ms => { time += ms }
