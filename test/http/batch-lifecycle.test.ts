@@ -59,7 +59,7 @@ t.test('a message that is handled while close() stops waiting for its batch keep
   const response = postBatch({ event: 'wait', id: 'a' })
   await called.promise
   const closed = app.close()
-  t.match(await response, { status: 503, body: { code: 'FST_SSE_CLOSING' } })
+  t.match(await response, { status: 504, body: { code: 'FST_SSE_CLOSE_TIMEOUT' } })
   gate.resolve()
   await waitUntil(() => results.length === 1, 'the result')
   matchList(t, results, [{ status: 200, body: 'done' }])
