@@ -260,6 +260,7 @@ export class CommandQueue {
   #sendBatch (commands: readonly Command[]): void {
     const nodeId = this.#nodeId
     const batch = ++this.#lastBatch
+    const { lossCount } = this.#connection
     const parts: Argument[] = []
     for (const command of commands) {
       const { name, number, deadline, args } = command
@@ -269,6 +270,9 @@ export class CommandQueue {
       command.uncertainAttempts++
     }
     const isPending = (command: Command): boolean => nodeId === this.#nodeId && command.number !== 0
+    const discountAttempt = (notExecuted: readonly Command[]): void => {
+      if (lossCount === this.#connection.lossCount) for (const command of notExecuted) command.uncertainAttempts--
+    }
     const script = commands.some(({ name }) => isRefusedWhenFull(name)) ? this.#scripts.refusedWhenFull : this.#scripts.executedWhenFull
     this.#call(script, nodeId, commands[0]?.prev?.number ?? 0, this.#acked, parts).then(([failure, replies]) => {
       for (const [index, reply] of replies.entries()) {
@@ -285,15 +289,14 @@ export class CommandQueue {
       const error = new Error(failure)
       const code = getErrorCode(error)
       const [failed, ...notExecuted] = commands.slice(replies.length) as [Command, ...Command[]]
-      for (const command of notExecuted) command.uncertainAttempts--
       // A command with another error may have changed something before it failed.
-      if (RETRYABLE.has(code)) failed.uncertainAttempts--
+      discountAttempt(RETRYABLE.has(code) ? [failed, ...notExecuted] : notExecuted)
       if (code === 'CONTINUE') this.#resend(true)
       // A batch that was sent before the continuation is sent again after it.
       else if (code !== 'REORDERED' || batch >= this.#continuation) this.#onFailure([failed].filter(isPending), error, true)
     }, (error: unknown) => {
       // Redis has executed nothing of a batch that it has refused.
-      if (getErrorCode(error) !== undefined) for (const command of commands) command.uncertainAttempts--
+      if (getErrorCode(error) !== undefined) discountAttempt(commands)
       this.#onFailure(commands.filter(command => command.batch === batch && isPending(command)), error, false)
     })
   }

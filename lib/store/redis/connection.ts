@@ -194,6 +194,8 @@ export class StoreConnection {
 export class CommandConnection {
   /** Whether commands can be sent. */
   isConnected = true
+  /** How often the connection was lost. ioredis then sends the commands without replies again, so a reply can be that of a second attempt. */
+  lossCount = 0
   readonly #client: RedisClient
   readonly #onConnect: () => void
   #replacement: StoreConnection | undefined
@@ -243,7 +245,10 @@ export class CommandConnection {
     this.#client[method]('ready', this.#markConnected)
   }
 
-  readonly #markDisconnected = (): void => { this.isConnected = false }
+  readonly #markDisconnected = (): void => {
+    this.isConnected = false
+    this.lossCount++
+  }
 
   readonly #markConnected = (): void => {
     this.isConnected = true

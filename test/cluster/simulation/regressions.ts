@@ -520,5 +520,17 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 2.0823578061535954, kind: 'block', node: 0, connection: 'subscription', direction: 'up', ms: 407.7845114469528 },
       { after: 1.7991318264976144, kind: 'move', client: 1, node: 0, ms: 58.05698083713651 }
     ]
+  },
+  {
+    title: 'a close is executed, the connection is lost, and ioredis sends it again to a Redis that has lost its scripts',
+    setup: { seed: 99495149, lease: 6000, libraries: ['redis', 'ioredis', 'ioredis'], entries: 1000, latency: 'long', clients: 1, isEarly: false, isAbandoned: false, resumeTimeout: 1702, isWorkLimited: false },
+    steps: [
+      { after: 0.5017594769597054, kind: 'update', client: 0, node: 2 },
+      { after: 29.197171377018094, kind: 'close', client: 0, node: 2 },
+      { after: 3.3024773010984063, kind: 'leave', client: 0, node: 2, channel: 'b' },
+      { after: 5.2749942522495985, kind: 'pause', node: 2, ms: 1090.1457058638334 },
+      { after: 179.36572725884616, kind: 'join', client: 0, node: 2, channel: 'b' },
+      { after: 2.898414310067892, kind: 'restart-redis', ms: 1605.3505961969495 }
+    ]
   }
 ]
