@@ -430,8 +430,10 @@ export class Model {
     const settledAt = this.observe()
     let isKnown = true
     for (const client of this.clients) {
-      if (client.isAbandoned || this.#resumeTimeout < Infinity) isKnown = false
-      if (client.sessionId === undefined || client.isLost || client.isAbandoned || client.close !== undefined || this.#isExpired(client)) continue
+      const { close } = client
+      const isClosing = close !== undefined && !(close.outcome === 'confirmed' && close.settledAt < startedAt)
+      if (isClosing || client.isAbandoned || this.#resumeTimeout < Infinity) isKnown = false
+      if (client.sessionId === undefined || client.isLost || client.isAbandoned || close !== undefined || this.#isExpired(client)) continue
       const expected = this.#isMember({ channel, startedAt, settledAt }, client)
       if (expected === 'maybe') isKnown = false
       else if ((expected === 'yes') !== sessionIds.includes(client.sessionId)) this.fail('members', `${process} lists of ${channel} ${sessionIds.join(', ')}; is client ${client.index} (${client.sessionId}) in it: ${expected}`)
