@@ -138,8 +138,8 @@ function waitForHooks (sink: ResponseSink, hookData: Promise<object>, log: Fasti
 }
 
 /** Serializes the data of the welcome event. Hooks can add properties, but not replace those of the plugin. */
-function serializeWelcome ({ settings: { heartbeatInterval }, handlers: { concurrentEvents } }: Sessions, { id: sessionId }: Session, resumed: boolean, hookData: object): string {
-  const properties = { sessionId, resumed, ...heartbeatInterval !== false && { heartbeatInterval }, ...concurrentEvents.length > 0 && { concurrent: concurrentEvents } }
+function serializeWelcome ({ settings: { heartbeatInterval }, handlers: { concurrentEvents } }: Sessions, { id: sessionId, closed }: Session, resumed: boolean, hookData: object): string {
+  const properties = { sessionId, resumed, ...closed && { sessionClosed: true }, ...heartbeatInterval !== false && { heartbeatInterval }, ...concurrentEvents.length > 0 && { concurrent: concurrentEvents } }
   // `properties` is there twice: the first one decides the order in the JSON, the second one the values.
   return serialize({ ...properties, ...hookData, ...properties })
 }

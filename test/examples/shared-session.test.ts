@@ -62,8 +62,8 @@ async function serveShared (t: Test, options: SseSessionsOptions = {}): Promise<
 }
 
 /** Starts a session in a tab. Resolves when it has requested a stream from the leader, which may not answer. */
-async function openIn (tab: FakeTab, url: string): Promise<OpenTab> {
-  const session = tab.connect(url)
+async function openIn (tab: FakeTab, url: string, options?: ConnectOptions): Promise<OpenTab> {
+  const session = tab.connect(url, options)
   const numbers: number[] = []
   session.on('number', n => { numbers.push(n as number) })
   const events = recordEvents(session)
@@ -237,6 +237,42 @@ t.test('a new tab opens a new session if the server has closed that of a frozen 
   frozen.session.on('reset', () => { frozen.session.close() })
   unfreeze()
   await closed
+})
+
+t.test('a new tab does not get a closed session, although its welcome arrives long before its close', async t => {
+  const { openTab, openSession, openSessions, url } = await serveShared(t)
+  const frozen = await openSession()
+  const unfreeze = frozen.tab.freeze()
+  onlySession(openSessions).close('logout')
+  // Delays what follows the welcome of the first stream.
+  const [read, gate] = [deferred(), deferred()]
+  const slowFetch: typeof fetch = async (...args) => {
+    const response = await fetch(...args)
+    let [text, isDelayed] = ['', false]
+    const splitter = new TransformStream<string, string>({
+      async transform (chunk, controller) {
+        if (isDelayed) await gate.promise
+        text += chunk
+        const end = text.indexOf('\n\n', text.indexOf('event: welcome')) + 2
+        if (isDelayed || !text.includes('event: welcome') || end === 1) return controller.enqueue(chunk)
+        controller.enqueue(chunk.slice(0, end - text.length || undefined))
+        isDelayed = true
+        read.resolve()
+        await gate.promise
+        controller.enqueue(text.slice(end))
+      }
+    })
+    return new Response(response.body?.pipeThrough(new TextDecoderStream()).pipeThrough(splitter).pipeThrough(new TextEncoderStream()), response)
+  }
+  const opened = await openIn(openTab(), url, { fetch: slowFetch })
+  await opened.tab.tick(3)
+  await read.promise
+  gate.resolve()
+  await waitForOpen(opened)
+  matchList(t, opened.events, [['open', { resumed: false }]])
+  onlySession(openSessions).emit('number', 1)
+  await waitForNumbers(t, [opened], [1])
+  unfreeze()
 })
 
 t.test('a tab that leaves stops its streaming handlers, but not those of the other tabs', async t => {

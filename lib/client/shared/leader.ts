@@ -114,8 +114,10 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
     if (log.isBehindLog(position)) {
       if (state === 'ended') reply(pull, { kind: 'end' })
     } else if (streamRequest) {
-      if (welcome) answerStreamRequest(pull)
-      else reply(pull, { kind: 'end' })
+      // A tab of no session, or of another one, does not get one that is closed already, but waits for the next.
+      const isTooLate = welcome?.sessionClosed === true && !log.isSameSession(position.cursor)
+      if (welcome && !isTooLate) answerStreamRequest(pull)
+      else if (!isTooLate || state === 'ended') reply(pull, { kind: 'end' })
     } else {
       const next = log.read(position)
       if (next) replyText(pull, '', next)
