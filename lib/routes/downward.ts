@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { noop } from '../awaitable.js'
 import { asError, CrossSite, NotAcceptable, SessionUnknown, StoreUnavailable } from '../errors.js'
@@ -18,6 +19,8 @@ import { getHeader } from './require-session.js'
 
 /** Milliseconds for which a session waits for its `onOpen` or `onResume` hooks after its client has disconnected. */
 const DISCONNECT_GRACE = 1000
+/** Iterations of the event loop in which Node reads a request, the end of its connection, and closes it. */
+const READ_TURNS = 3
 
 /** GET of the downward path: opens a session, or resumes one. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -61,8 +64,8 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
   const id = eventId?.id ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
+  if (isReconnect) await readConnections()
   const existing = id === undefined ? undefined : await sessions.findForResume(id, principal)
-  // The client may have disconnected while the store was called.
   if (sink.closed) return
   if (existing !== undefined) {
     existing[kInternals].retainForResume()
@@ -84,6 +87,11 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The session is discarded, because no client has received its id.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
   await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, requestedAt, cursor, onAbort }, reply)
+}
+
+/** Waits until Node has processed everything that has arrived. The client of a request that arrives late may have disconnected, and have a newer stream, which the request must not replace. */
+async function readConnections (): Promise<void> {
+  for (let i = 0; i < READ_TURNS; i++) await setImmediate()
 }
 
 /** Attaches the stream of a session. If the session does not exist any more, responds as {@link sendRetry}. */

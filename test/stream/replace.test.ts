@@ -1,6 +1,9 @@
 import { once } from 'node:events'
-import type { Socket } from 'node:net'
-import type { FastifyRequest } from 'fastify'
+import { constants, type ClientHttp2Stream } from 'node:http2'
+import { connect, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { connect as connectTls } from 'node:tls'
+import type { FastifyRequest, FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import type { Session, Sessions, SseSessionsOptions } from '../../lib/index.js'
 import { attachStream } from '../../lib/routes/attach-stream.js'
@@ -11,8 +14,9 @@ import { startFaultProxy } from '../support/fault-proxy.js'
 import { createRandom, chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
 import { openStream, type ClientStream } from '../support/http-client.js'
+import { connectHttp2, http2Options } from '../support/http2.js'
 import { formatGet, openRawClient } from '../support/raw-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const messagesOf = ({ events }: ClientStream): unknown[] => events.filter(({ event }) => event === 'message').map(({ data }) => data)
 
@@ -54,6 +58,56 @@ t.test('only the end of the last stream disconnects the session, not the end of 
   await waitUntil(() => session?.connected === false, 'the disconnect')
   t.equal(disconnects, 1)
 })
+
+const { https } = http2Options as { https: object }
+
+for (const [what, fastify, open, abort] of [
+  ['closed', {}, openSocket, stream => { stream.destroy() }],
+  ['reset', {}, openSocket, stream => { (stream as Socket).resetAndDestroy() }],
+  ['closed over TLS', { https }, openSocket, stream => { stream.destroy() }],
+  ['cancelled over HTTP/2', http2Options, openHttp2Stream, stream => { (stream as ClientHttp2Stream).close(constants.NGHTTP2_CANCEL) }]
+] as Array<[string, FastifyServerOptions, typeof openSocket, (stream: Duplex) => void]>) {
+  t.test(`a late request that its client has ${what} does not replace a newer stream`, async t => {
+    const closed = deferred()
+    let session: Session | undefined
+    const { sessions, port } = await serve(t, {}, {
+      fastify,
+      beforeRegister: app => app.addHook('onRequest', async ({ headers }, { raw }) => { if (headers['x-late'] !== undefined) raw.once('close', closed.resolve) })
+    })
+    sessions.addHook('onOpen', opened => { session = opened })
+    const stream = await open(t, port, {}, 'https' in fastify)
+    let text = ''
+    stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+    await waitUntil(() => text.includes('event: welcome'), 'the stream')
+    const late = await open(t, port, { 'x-session-id': (session as Session).id, 'x-late': '1' }, 'https' in fastify)
+    abort(late)
+    await withTimeout(closed.promise, 'the end of the late request')
+    await session?.send('still here')
+    await waitUntil(() => text.includes('still here'), 'the event')
+    t.equal(session?.connected, true)
+    t.notOk(text.includes('event: replaced'))
+  })
+}
+
+/** Connects to a server with or without TLS, and sends the GET of a stream. */
+async function openSocket (t: Test, port: number, headers: Record<string, string>, isSecure: boolean): Promise<Duplex> {
+  const socket = isSecure ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : connect(port, '127.0.0.1')
+  t.teardown(() => { socket.destroy() })
+  socket.on('error', () => {})
+  await once(socket, isSecure ? 'secureConnect' : 'connect')
+  socket.write(formatGet(headers))
+  return socket
+}
+
+/** Sends the GET of a stream on an HTTP/2 connection of its own. */
+async function openHttp2Stream (t: Test, port: number, headers: Record<string, string>): Promise<Duplex> {
+  const client = connectHttp2(t, { port })
+  await once(client, 'connect')
+  const stream = client.request({ ':path': '/downward', accept: 'text/event-stream', ...headers })
+  stream.on('error', () => {})
+  await nextEventLoopTick()
+  return stream
+}
 
 for (const hook of ['onResume', 'onRequest'] as const) {
   t.test(`an earlier request whose ${hook} hook takes longer does not replace the stream of a later request`, async t => {
