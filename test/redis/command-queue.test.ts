@@ -1,10 +1,11 @@
+import { EventEmitter } from 'node:events'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
-import { CommandQueue } from '../../lib/store/redis/command-queue.js'
-import type { CommandConnection } from '../../lib/store/redis/connection.js'
+import { CommandQueue, isNotExecuted } from '../../lib/store/redis/command-queue.js'
+import { CommandConnection, type RedisClient } from '../../lib/store/redis/connection.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { interceptStoreCommands, loseFirstReply, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -238,6 +239,26 @@ t.test('executes no command a second time if the reply to a part of a batch is l
   t.strictSame((await joins).map(({ length }) => length), members.map(() => 1000))
   t.equal(await redis.sendCommand('HGET', '{sse}:c:room:', 'joins'), '4')
   t.strictSame(joined.toSorted(), members.map(({ id }) => id).toSorted())
+})
+
+t.test('a refusal proves that Redis has not executed a command only if the connection was not lost or replaced', async t => {
+  for (const [change, isCertain] of [['none', true], ['lost', false], ['replaced', false]] as const) {
+    const call = deferred<Error>()
+    const client = Object.assign(new EventEmitter(), { call: async () => { throw await call.promise }, disconnect: () => {}, duplicate: () => Object.assign(new EventEmitter(), { disconnect: () => {} }) })
+    const connection = new CommandConnection(client as unknown as RedisClient, () => {})
+    const script = { sha: '', text: '' }
+    const queue = new CommandQueue(connection, { refusedWhenFull: script, executedWhenFull: script }, '', { onHeartbeatNeeded: () => {}, onReply: () => {}, getHighestPosition: () => 0 })
+    queue.register('node')
+    const result = queue.execute('count', 'a').catch((error: unknown) => error)
+    await nextEventLoopTick()
+    if (change === 'lost') client.emit('close')
+    if (change === 'replaced') connection.replace()
+    call.resolve(new Error('READONLY You cannot write against a read only replica'))
+    await nextEventLoopTick()
+    queue.close()
+    connection.close()
+    t.equal(isNotExecuted(await result), isCertain, change)
+  }
 })
 
 t.test('sends the rest of a batch that was executed in part, and everything else after it', async t => {

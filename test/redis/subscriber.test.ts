@@ -55,6 +55,26 @@ t.test('a channel that was removed while others were subscribed does not count a
   t.ok(subscribed.has('channel 1400'))
 })
 
+t.test('a channel can be added again although the connection was lost and the client has dropped its unsubscription', async () => {
+  const { client, subscribed, confirmations } = createClient()
+  const ready = deferred()
+  const subscriber = new Subscriber(client, { onPublication: noop, onDisconnect: noop, onReady: () => { ready.resolve() } })
+  const opened = subscriber.open(['kept', 'removed'])
+  await waitUntil(() => subscribed.size === 2, 'the channels')
+  confirmations.shift()?.()
+  await opened
+  Object.assign(client, { unsubscribe: async () => await new Promise(() => {}) })
+  subscriber.remove(['removed'])
+  subscribed.clear()
+  for (const event of ['close', 'ready']) (client as unknown as EventEmitter).emit(event)
+  await waitUntil(() => subscribed.has('kept'), 'the subscriptions of the new connection')
+  confirmations.shift()?.()
+  const added = subscriber.add(['removed'])
+  await waitUntil(() => subscribed.has('removed'), 'the subscription')
+  confirmations.shift()?.()
+  await withTimeout(added, 'the confirmation')
+})
+
 t.test('sends no subscription for channels that were all removed meanwhile', async t => {
   const { client, subscribed, confirmations } = createClient()
   const subscriber = new Subscriber(client, { onPublication: noop, onDisconnect: noop, onReady: noop })

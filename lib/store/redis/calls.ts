@@ -41,7 +41,8 @@ export class Calls {
     const id = `${this.#processId} ${number} ${oldest}`
     const reply = this.#commandQueue.execute(name, sessionId, ...args, id)
     const markKnown = (): void => { this.#unknownResults.delete(number) }
-    const settled: Promise<void> = reply.then(markKnown, (error: unknown) => isNotExecuted(error) ? markKnown() : this.#applyLater(sessionId, number, id, onLateResult, markKnown)).then(() => { this.#results.delete(settled) })
+    const onRejected = (error: unknown): Awaitable<void> => isNotExecuted(error) ? markKnown() : this.#applyLater(sessionId, number, id, onLateResult, markKnown)
+    const settled: Promise<void> = reply.then(markKnown, onRejected).then(() => { this.#results.delete(settled) })
     this.#results.add(settled)
     return reply.then(async value => {
       // So that the hooks start in the order of the calls.

@@ -28,7 +28,7 @@ type BatchReply = readonly [failure: string, replies: readonly unknown[]]
 export interface CommandQueueListener {
   /** Redis has refused a command because of the lease or the clock of this node. A heartbeat renews the lease and compares the clocks. */
   onHeartbeatNeeded (): void
-  /** Redis has replied. */
+  /** Redis has replied, other than as a replica. */
   onReply (): void
   /** Returns the newest position that this process has received. If that of Redis is lower, Redis has lost data. */
   getHighestPosition (): number
@@ -85,7 +85,7 @@ export class CommandQueue {
   #acked = 0
   #lastNumber = 0
   #lastBatch = 0
-  /** The batch with the rest of one that Redis has executed in part, if it was sent; otherwise 0. Nothing else is sent until its reply has arrived. */
+  /** The number of the batch with the commands that Redis has left of an earlier one (`CONTINUE`); 0 if there is none. Nothing else is sent until its reply has arrived. */
   #continuation = 0
   #flush: NodeJS.Immediate | undefined
   #retry: NodeJS.Timeout | undefined
@@ -232,7 +232,7 @@ export class CommandQueue {
 
   #sendNew (): void {
     this.#flush = undefined
-    // All commands wait then, so the whole queue would be searched.
+    // Otherwise no command may have been sent, and the loop would search the whole queue.
     if (!this.#canSend) return
     let first = this.#last
     while (first?.prev?.batch === 0) first = first.prev
@@ -289,7 +289,7 @@ export class CommandQueue {
       const error = new Error(failure)
       const code = getErrorCode(error)
       const [failed, ...notExecuted] = commands.slice(replies.length) as [Command, ...Command[]]
-      // A command with another error may have changed something before it failed.
+      // With a retryable error, Redis has not executed the failed command either. With any other, it may have executed a part of it.
       discountAttempt(RETRYABLE.has(code) ? [failed, ...notExecuted] : notExecuted)
       if (code === 'CONTINUE') this.#resend(true)
       // A batch that was sent before the continuation is sent again after it.
@@ -309,7 +309,7 @@ export class CommandQueue {
       return reply as BatchReply
     } catch (error) {
       const code = getErrorCode(error)
-      // From a server that does not execute commands any more, the node has to move to another one.
+      // A replica replies, but executes no commands, so the node has to move to another server.
       if (code !== undefined && !REPLICA_ERRORS.has(code)) this.#listener.onReply()
       throw error
     }
@@ -323,7 +323,7 @@ export class CommandQueue {
     if (code === 'FENCED' || code === 'TIMEDOUT') this.#listener.onHeartbeatNeeded()
     else if (code === 'NOSCRIPT') this.loadScripts().catch(noop)
     else if (code === 'OOM') {
-      // The others are sent now. After the delay, a batch could contain new commands that add data, and Redis would refuse it again.
+      // The others are sent now. After the delay, a batch with them could contain new commands that add data, and Redis would refuse it again.
       if (!commands.some(({ name }) => isRefusedWhenFull(name))) return
       for (const command of this.#pending()) if (isRefusedWhenFull(command.name)) this.#reject(command, error)
       this.resend()

@@ -187,14 +187,14 @@ export class StoreConnection {
 }
 
 /**
- * The connection for commands. It uses the app's client. If this does not reply or reconnect for too long, `replace` opens a
+ * The connection for commands. It uses the app's client. If this does not reply or reconnect for too long, the node calls `replace`, which opens a
  * connection of the store. A connection whose other side is gone (half open) can stay silent for many minutes before the operating
  * system reports an error.
  */
 export class CommandConnection {
   /** Whether commands can be sent. */
   isConnected = true
-  /** How often the connection was lost. ioredis then sends the commands without replies again, so a reply can be that of a second attempt. */
+  /** Increases when the connection is lost. ioredis then sends the commands without replies again, so a later reply can be that of a second attempt. */
   lossCount = 0
   readonly #client: RedisClient
   readonly #onConnect: () => void
@@ -227,6 +227,8 @@ export class CommandConnection {
   /** Opens another connection, because the current one does not reply. */
   replace (): void {
     this.#stop()
+    // What was sent to the app's client can still be executed, and sent again.
+    this.lossCount++
     this.#replacement = new StoreConnection(this.#client, { onConnect: this.#markConnected, onDisconnect: this.#markDisconnected, onPublication: noop })
   }
 

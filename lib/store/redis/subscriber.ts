@@ -87,7 +87,6 @@ export class Subscriber {
   }
 
   #connect (onConnect: () => void): void {
-    this.#unsubscribing.clear()
     this.#connection = new StoreConnection(this.#client, {
       onPublication: (channel, text) => { this.#listener.onPublication(channel, text) },
       onDisconnect: () => { this.#markDisconnected() },
@@ -115,6 +114,8 @@ export class Subscriber {
   #markDisconnected (): void {
     this.isReady = false
     this.#confirmed = new Set()
+    // A new connection has no subscriptions. ioredis never settles what it has sent before a connection was ready that is lost.
+    this.#unsubscribing.clear()
     this.#listener.onDisconnect()
   }
 }
