@@ -5,6 +5,7 @@ import { logSafely } from '../safe-log.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import { Call, sendMessage } from './call.js'
 import { createInternalError, isRequest, isResponse, type JsonRpcMessage, type JsonRpcRequest, type RequestId } from './json-rpc.js'
+import { ServerRequestIds } from './server-request-ids.js'
 import { addSetupRequest } from './setup-requests.js'
 import type { McpServerLike, McpTransport, MessageExtra } from './transport.js'
 
@@ -37,12 +38,14 @@ export class McpSession {
   readonly #calls = new Map<RequestId, Call>()
   readonly #context: McpContext
   readonly #transport: McpTransport
+  readonly #requestIds = new ServerRequestIds()
   /** Closes a session that is not used. */
   #initializeTimer: NodeJS.Timeout | undefined
   /** The requests that every new server of the session gets. */
   #setupRequests: readonly JsonRpcRequest[] = []
   /** Receives the response to such a request, until it has arrived. */
   #onSetupResponse: ((response: JsonRpcMessage) => void) | undefined
+  #hasEnded = false
 
   constructor (session: Session, context: McpContext) {
     this.session = session
@@ -73,6 +76,7 @@ export class McpSession {
   /** Connects a server that continues the session, and sends it the setup requests that the earlier server has received. Rejects as {@link initialize}. */
   async restore (createServer: () => Promise<McpServerLike>, extra: MessageExtra): Promise<void> {
     this.#setupRequests = this.session.data.requests as JsonRpcRequest[]
+    this.#requestIds.changeOffset()
     await this.#withTimeout(this.#connect(createServer, extra).then(async () => {
       this.#deliver([{ jsonrpc: '2.0', method: 'notifications/initialized' }], extra)
       for (const request of this.#setupRequests.slice(1)) await this.#request(request, extra)
@@ -124,6 +128,7 @@ export class McpSession {
 
   /** Ends the server and the calls. Is called when the session is closed, or when another process continues it. */
   end (): void {
+    this.#hasEnded = true
     clearTimeout(this.#initializeTimer)
     const { onclose } = this.#transport
     delete this.#transport.onclose
@@ -149,6 +154,11 @@ export class McpSession {
   async #connect (createServer: () => Promise<McpServerLike>, extra: MessageExtra): Promise<JsonRpcMessage> {
     const server = await createServer()
     await server.connect(this.#transport as never)
+    if (this.#hasEnded) {
+      // The server was created too late. It gets `onclose`, so that it can free what it holds.
+      this.end()
+      throw new McpServerFailed()
+    }
     return await this.#request(this.#setupRequests[0] as JsonRpcRequest, extra)
   }
 
@@ -173,7 +183,9 @@ export class McpSession {
   /** Passes messages to the server. */
   #deliver (messages: readonly JsonRpcMessage[], extra?: MessageExtra): void {
     for (const message of messages) {
-      const isHandled = this.#try(() => this.#transport.onmessage?.(message, extra))
+      const serverMessage = this.#requestIds.toServer(message)
+      if (serverMessage === undefined) continue
+      const isHandled = this.#try(() => this.#transport.onmessage?.(serverMessage, extra))
       if (!isHandled && isRequest(message)) this.#send(createInternalError(message.id, 'The server has failed')).catch(noop)
       if (message.method === 'notifications/cancelled') this.#cancelRequest(message.params?.requestId as RequestId)
     }
@@ -200,7 +212,8 @@ export class McpSession {
   }
 
   /** The method `send` of the transport. */
-  async #send (message: JsonRpcMessage, relatedRequestId?: RequestId): Promise<void> {
+  async #send (serverMessage: JsonRpcMessage, relatedRequestId?: RequestId): Promise<void> {
+    const message = this.#requestIds.toClient(serverMessage)
     const isResponseMessage = isResponse(message)
     if (isResponseMessage && this.#onSetupResponse !== undefined) {
       this.#onSetupResponse(message)

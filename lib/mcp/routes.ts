@@ -196,5 +196,5 @@ async function sendStream (registry: McpRegistry, session: Session, streamSessio
     headers: { [MCP_SESSION_ID]: session.id },
     onAbort: () => { streamSession[kInternals].releaseAborted() }
   }, reply)
-  if (!exists) throw new McpStreamUnknown()
+  if (!exists) throw streamSession === session ? new McpSessionUnknown() : new McpStreamUnknown()
 }

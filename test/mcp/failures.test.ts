@@ -4,7 +4,7 @@ import { memoryStore, StoreUnavailable, type StoreFactory } from '../../lib/inde
 import type { McpOptions } from '../../lib/mcp/index.js'
 import type { JsonRpcRequest } from '../../lib/mcp/json-rpc.js'
 import { addSetupRequest } from '../../lib/mcp/setup-requests.js'
-import type { McpTransport } from '../../lib/mcp/transport.js'
+import type { McpServerLike, McpTransport } from '../../lib/mcp/transport.js'
 import { FlakyStore } from '../support/flaky-store.js'
 import { openRawClient } from '../support/raw-client.js'
 import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
@@ -257,6 +257,15 @@ t.test('initialize fails if the server does not respond, or closes the session',
     t.equal(response.status, 503)
     t.match(await response.json(), { error: { data: { code: 'FST_SSE_MCP_SERVER_FAILED' } } })
   }
+})
+
+t.test('a server that is created after initialize has failed is closed', async t => {
+  const created = deferred<McpServerLike>()
+  const { url } = await serveMcp(t, { initializeTimeout: 50, server: () => created.promise })
+  t.equal((await post(url, initializeMessage())).status, 503)
+  const closed = deferred()
+  created.resolve({ connect: async (transport: McpTransport) => { transport.onclose = () => { closed.resolve() } } })
+  await withTimeout(closed.promise, 'the end of the server')
 })
 
 t.test('errors of a server that throws are logged, and its requests get an error response', async t => {

@@ -104,8 +104,8 @@ t.test('a stream starts with an event without data, and ends with an id that sto
   t.equal((await fetch(url, { headers: { ...session, 'last-event-id': 'closed' } })).status, 204)
   const [, id = ''] = /id: (\S+)/.exec(text) ?? []
   t.match(await (await fetch(url, { headers: { ...session, 'last-event-id': id } })).text(), /counted to 1/)
-  for (const lastEventId of ['unknown', `${'x'.repeat(24)}.1`]) await assertError(t, await fetch(url, { headers: { ...session, 'last-event-id': lastEventId } }), 404, -32000, /no stream/)
-  await assertError(t, await fetch(url, { headers: { ...await startSession(url), 'last-event-id': id } }), 404, -32000, /no stream/)
+  for (const lastEventId of ['unknown', `${'x'.repeat(24)}.1`]) await assertError(t, await fetch(url, { headers: { ...session, 'last-event-id': lastEventId } }), 400, -32000, /no stream/)
+  await assertError(t, await fetch(url, { headers: { ...await startSession(url), 'last-event-id': id } }), 400, -32000, /no stream/)
 })
 
 t.test('a second GET replaces the first one', async t => {
@@ -127,7 +127,7 @@ t.test('a GET without a session that the store still has is refused', async t =>
   const { url } = await serveMcp(t, { store: store.createStore })
   const session = await startSession(url)
   store.losesSessions = true
-  await assertError(t, await fetch(url, { headers: session }), 404, -32000, /no stream/)
+  await assertError(t, await fetch(url, { headers: session }), 404, -32001)
 })
 
 t.test('a connection with many pipelined GETs is closed', async t => {

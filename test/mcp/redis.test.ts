@@ -215,6 +215,36 @@ t.test('the calls of a node that closes get the answers and the cancellations th
   t.match(await (await post(second.url, callMessage(3, 'add', { a: 1, b: 2 }), session)).text(), /"text":"3"/)
 })
 
+t.test('a server that continues a session does not use the request ids of the earlier server again', needsRedis, async t => {
+  const redis = await startRedis(t)
+  const { server } = serverWith(server => {
+    server.registerTool('ask', {}, async ({ sendRequest }) => text((await sendRequest(ELICITATION, ElicitResultSchema)).action))
+  })
+  const options = { server, closeTimeout: 60_000 }
+  const [first, second] = [await startNode(t, redis, options), await startNode(t, redis, options)]
+  const session = await startSession(first.url)
+  const ask = async (url: string, id: number): Promise<{ id: string | number, readRest: () => Promise<string> }> => {
+    const { text: asked, readRest } = await withTimeout(readUntil(await post(url, callMessage(id, 'ask'), session), /elicitation[^]*\n\n/), 'the request of the server')
+    const [, json = ''] = /^data: (.*elicitation.*)$/m.exec(asked) ?? []
+    return { ...JSON.parse(json) as { id: number }, readRest }
+  }
+  const answer = async (id: string | number, action: string): Promise<void> => {
+    t.equal((await post(second.url, { jsonrpc: '2.0', id, result: { action } }, session)).status, 202)
+  }
+  const earlier = await ask(first.url, 1)
+  const sessions = await openSessions(t, redis, second.app)
+  const closed = first.app.close()
+  await waitUntil(async () => (await findInbox(sessions, session))?.data.isClosing === true, 'the node to begin to close')
+  const later = await ask(second.url, 2)
+  t.not(later.id, earlier.id)
+  await answer(earlier.id, 'accept')
+  await answer(later.id, 'decline')
+  t.match(await withTimeout(later.readRest(), 'the result'), /"text":"decline"/)
+  t.equal((await post(second.url, { jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: 1 } }, session)).status, 202)
+  await fetch(first.url, { method: 'DELETE', headers: session }).catch(() => {})
+  await withTimeout(closed, 'close()')
+})
+
 t.test('another node restores the log level and the subscriptions', needsRedis, async t => {
   const redis = await startRedis(t)
   const received: unknown[] = []
