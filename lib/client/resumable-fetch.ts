@@ -137,9 +137,6 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
           isOver = true
           return splitter.rest()
         }
-        retryAfter = 0
-        lostAt = undefined
-        backoff.reset()
         const blocks = handleBlocks(splitter.push(value))
         if (blocks.length > 0) return blocks
       } catch (error) {
@@ -161,6 +158,9 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
     if (preamble < blocks.length) {
       isStarted = true
       isResuming = false
+      // Not after the preamble: a server that aborts each response after it makes no progress.
+      lostAt = undefined
+      backoff.reset()
     }
     isForwarding ||= forwarded.length > 0
     return forwarded

@@ -32,8 +32,10 @@ export interface DeliveryContext {
   /** Aborts when the server closes. */
   readonly closeSignal: AbortSignal
   getStore (): RunStore
+  /** Calls a function that starts a run. The server does not close before it has settled. */
+  whileStarting<Value> (start: () => Awaitable<Value>): Awaitable<Value>
   /** Does the work of a run, and ends the run when the work resolves. Resolves with the outcome. */
-  produce (state: RunState, work: RunWork): Promise<RunOutcome>
+  execute (state: RunState, work: RunWork): Promise<RunOutcome>
 }
 
 /** The name of the run of a delivery, and what the delivery sends. */
@@ -121,7 +123,7 @@ export class Deliveries {
 
   /** Starts the run of a delivery. Resolves when it has started; `ended` resolves with the outcome. */
   start (target: DeliverySession, input: RunOfDelivery, send: (state: RunState, signal: AbortSignal) => Promise<RunOutcome | undefined>): Awaitable<{ ended: Promise<RunOutcome> }> {
-    const { closeSignal, ids, maxDeliveries, getStore, produce } = this.#context
+    const { closeSignal, ids, maxDeliveries, getStore, whileStarting, execute } = this.#context
     if (closeSignal.aborted) throw new Closing()
     const store = getStore()
     if ((this.#counts.get(target) ?? 0) >= maxDeliveries) throw new TooManyDeliveries(maxDeliveries)
@@ -130,10 +132,10 @@ export class Deliveries {
     // The delivery counts before it has started, so that the limit also applies to calls in the same tick.
     this.#addCount(target, 1)
     const remove = (): void => { this.#addCount(target, -1) }
-    return cleanUpAfterError(() => andThen(store.start(run, 'never'), state => {
-      const ended = produce(state as RunState, signal => send(state as RunState, signal))
+    return cleanUpAfterError(() => whileStarting(() => andThen(store.start(run, 'never'), state => {
+      const ended = execute(state as RunState, signal => send(state as RunState, signal))
       return { ended: ended.finally(remove) }
-    }), remove)
+    })), remove)
   }
 
   #addCount (target: DeliverySession, change: number): void {

@@ -1,13 +1,13 @@
 import type { ServerResponse } from 'node:http'
 
-/** Locks of keys, in this process. A lock passes from request to request in the order of their arrival. */
+/** Locks of keys, in this process. Requests acquire the lock of a key in the order in which they have called `acquire`. */
 export class KeyLocks {
   readonly #maxLocks: number
   readonly #timeout: number
   /** For each key that is locked, the requests that wait. */
   readonly #queues = new Map<string, Set<() => void>>()
 
-  /** `timeout`: milliseconds after which a lock is released at the latest; 0 for no limit. */
+  /** `maxLocks`: maximum number of locked keys; beyond it, the oldest lock counts as released. `timeout`: milliseconds after which a lock is released at the latest; 0 for no limit. */
   constructor (maxLocks: number, timeout: number) {
     this.#maxLocks = maxLocks
     this.#timeout = timeout
@@ -25,7 +25,7 @@ export class KeyLocks {
       const [oldest = key] = this.#queues.keys()
       // Otherwise handlers that never settle would fill the memory.
       if (this.#queues.size > this.#maxLocks) this.#queues.delete(oldest)
-    } else if (!await waitForTurn(queue, response)) {
+    } else if (!await waitForLock(queue, response)) {
       return undefined
     }
     let isReleased = false
@@ -47,19 +47,19 @@ export class KeyLocks {
 }
 
 /** Resolves with true when a request is the next one of a queue, or with false when its response or its connection has closed. */
-function waitForTurn (queue: Set<() => void>, response: ServerResponse): Promise<boolean> {
-  // A pipelined response has no socket yet. If its connection closes first, it emits no `close` event.
+function waitForLock (queue: Set<() => void>, response: ServerResponse): Promise<boolean> {
+  // A pipelined response has no socket yet. It emits no `close` event if its connection closes before it gets one.
   const connection = response.socket === null ? response.req.socket : undefined
   return new Promise(resolve => {
     const settle = (isNext: boolean): void => {
-      queue.delete(onTurn)
+      queue.delete(onAcquired)
       connection?.off('close', onClose)
       response.off('close', onClose)
       resolve(isNext)
     }
-    const onTurn = (): void => { settle(true) }
+    const onAcquired = (): void => { settle(true) }
     const onClose = (): void => { settle(false) }
-    queue.add(onTurn)
+    queue.add(onAcquired)
     // One connection may have any number of pipelined requests.
     connection?.setMaxListeners(0).on('close', onClose)
     response.on('close', onClose)

@@ -80,6 +80,8 @@ class ResumableRoute {
   readonly #locks: KeyLocks
   /** The functions that release the lock of the key of a request. */
   readonly #releases = new WeakMap<FastifyRequest, () => void>()
+  /** The fingerprints of the requests with a key, because a handler can change the body. */
+  readonly #fingerprints = new WeakMap<FastifyRequest, string>()
   readonly #getPrincipal: GetPrincipal
   readonly #startOptions: Pick<StartRunOptions, 'keep' | 'encode'>
   readonly #replyOptions: RunReplyOptions
@@ -130,7 +132,7 @@ class ResumableRoute {
     try {
       const principal = await this.#getPrincipal?.(request)
       const key = getIdempotencyKey(request)
-      const run = await this.#runs.startWithFingerprint(createRunName(request, key ?? randomUUID()), { ...this.#startOptions, principal, reuse: 'kept' }, key === undefined ? undefined : createFingerprint(request), producer)
+      const run = await this.#runs.startWithFingerprint(createRunName(request, key ?? randomUUID()), { ...this.#startOptions, principal, reuse: 'kept' }, this.#fingerprints.get(request), producer)
       this.#respond(run, request, reply)
     } catch (error) {
       sendError(reply, error)
@@ -169,6 +171,8 @@ class ResumableRoute {
    */
   async #handleOnce (key: string, request: FastifyRequest, reply: FastifyReply, callHandler: () => unknown): Promise<unknown> {
     const name = createRunName(request, key)
+    const requestFingerprint = createFingerprint(request)
+    this.#fingerprints.set(request, requestFingerprint)
     const principal = await this.#getPrincipal?.(request)
     const release = await this.#locks.acquire(JSON.stringify([principal, name]), reply.raw)
     // Nobody waits for the response any more.
@@ -177,7 +181,7 @@ class ResumableRoute {
       release()
       throw new Closing()
     }
-    const run = await cleanUpAfterError(() => this.#runs.findRepeated(name, principal, createFingerprint(request)), release)
+    const run = await cleanUpAfterError(() => this.#runs.findRepeated(name, principal, requestFingerprint), release)
     if (run !== undefined) {
       release()
       return this.#respond(run, request, reply.header(IDEMPOTENT_REPLAYED, 'true'))

@@ -56,8 +56,8 @@ export interface StartRunOptions extends FindRunOptions {
   /** Milliseconds for which the run is kept after its end. Default: 300 000. */
   readonly keep?: number
   /**
-   * Which run with the same name and principal is returned instead of a new one: `running`, one that has not ended; `kept`, also one
-   * that has ended and is kept; `never`, none: if one has not ended, the call rejects with FST_SSE_RUN_EXISTS. Default: `running`.
+   * What the call does if a run with the same name and principal exists. `running`: returns it if it has not ended. `kept`: returns it, also
+   * if it has ended. `never`: rejects with FST_SSE_RUN_EXISTS if it has not ended. Otherwise, a new run is started. Default: `running`.
    */
   readonly reuse?: Reuse
   /** Encodes the data of each event. Default: as JSON. */
@@ -99,8 +99,8 @@ export class Runs {
   readonly #heartbeat: Heartbeat
   readonly #ids = new IdGenerator()
   readonly #streams = new Set<StreamWriter>()
-  /** The runs whose producers are in this process, by the listener of the producer. */
-  readonly #producing = new Map<RunListener, RunState>()
+  /** The runs whose work is done in this process, by the listener of the work. */
+  readonly #active = new Map<RunListener, RunState>()
   /** Number of runs that are being started. */
   #starting = 0
   /** The producers that can be restarted, by name. */
@@ -127,7 +127,8 @@ export class Runs {
       ids: this.#ids,
       closeSignal: this.#closeController.signal,
       getStore: () => this.#getStore(),
-      produce: (state, work) => this.#produce(state, work)
+      whileStarting: start => this.#whileStarting(start),
+      execute: (state, work) => this.#execute(state, work)
     }
     this.deliveries = new Deliveries(deliveryContext)
     this.requests = new Requests(deliveryContext, this.deliveries)
@@ -203,7 +204,7 @@ export class Runs {
     this.#getStore()
   }
 
-  /** @internal Starts a run. If there is one with another fingerprint, rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED. */
+  /** @internal Starts a run. `fingerprint` identifies the URL and the body of the request, which a repeat with the same idempotency key must have, too. Otherwise, rejects with FST_SSE_IDEMPOTENCY_KEY_REUSED. */
   startWithFingerprint (name: string, options: StartRunOptions, fingerprint: string | undefined, producer: Producer): Awaitable<Run> {
     assertName(name)
     const { principal, keep = DEFAULT_KEEP, reuse = 'running', encode } = checkOptions(options, START_OPTIONS)
@@ -215,18 +216,12 @@ export class Runs {
     if (restart !== undefined && encode !== undefined) throw new RunInvalid('Option "encode" of a run must be removed if the producer is restartable: another process does not have this function')
     if (this.closing) throw new Closing()
     const id = this.#ids.next()
-    const onSettled = (): void => {
-      this.#starting--
-      this.#resolveIfIdle()
-    }
-    this.#starting++
-    return cleanUpAfterError(() => andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true }, ...restart !== undefined && { restart } }, reuse), state => {
+    return this.#whileStarting(() => andThen(this.#getStore().start({ id, name, principal, fingerprint, keep, ...encode !== undefined && { isText: true }, ...restart !== undefined && { restart } }, reuse), state => {
       if (state === undefined) throw new TooManyRuns(this.#settings.maxRuns)
       // Another process may have stopped the run already.
-      if (state.id === id && state.outcome === undefined) this.#produce(state, signal => this.#appendItems(state, producer, encode, signal))
-      onSettled()
+      if (state.id === id && state.outcome === undefined) this.#execute(state, signal => this.#appendItems(state, producer, encode, signal))
       return new Run(state, this.#context)
-    }), onSettled)
+    }))
   }
 
   /** @internal Waits until all runs of this process have ended and their readers have received everything, at most for a time in milliseconds. Then ends the rest. */
@@ -239,7 +234,7 @@ export class Runs {
     this.#heartbeat.stop()
     // Before the runs end, so that clients get an error instead of a response that looks complete.
     for (const stream of this.#streams) stream.abort()
-    const ends = [...this.#producing.values()].map(state => this.#endAtClose(state))
+    const ends = [...this.#active.values()].map(state => this.#endAtClose(state))
     await settlesWithin(Promise.all(ends), STORE_TIMEOUT)
   }
 
@@ -264,11 +259,24 @@ export class Runs {
   }
 
   #resolveIfIdle (): void {
-    if (this.#streams.size === 0 && this.#producing.size === 0 && this.#starting === 0) this.#onIdle()
+    if (this.#streams.size === 0 && this.#active.size === 0 && this.#starting === 0) this.#onIdle()
+  }
+
+  /** Calls a function that starts a run. `close` waits until it has settled. */
+  #whileStarting<Value> (start: () => Awaitable<Value>): Awaitable<Value> {
+    const onSettled = (): void => {
+      this.#starting--
+      this.#resolveIfIdle()
+    }
+    this.#starting++
+    return cleanUpAfterError(() => andThen(start(), value => {
+      onSettled()
+      return value
+    }), onSettled)
   }
 
   /** Does the work of a run, and ends the run with the outcome that the work resolves with. If that is `undefined`, waits until the run has ended or was released. Resolves with the outcome. */
-  async #produce (state: RunState, work: RunWork): Promise<RunOutcome> {
+  async #execute (state: RunState, work: RunWork): Promise<RunOutcome> {
     const abortController = new AbortController()
     // A producer may add any number of listeners to the signal.
     setMaxListeners(0, abortController.signal)
@@ -283,13 +291,13 @@ export class Runs {
     state.listeners.add(listener)
     // Another process may have ended it already.
     if (state.outcome !== undefined) onEnd()
-    this.#producing.set(listener, state)
+    this.#active.set(listener, state)
     const outcome = await work(abortController.signal)
     if (outcome?.status !== 'finished') abortController.abort(new RunOver())
     // The store may reject an item before this process has received the end of the run.
     await (outcome === undefined ? ended : this.#end(state, outcome))
     this.#getStore().unfollow(state, listener)
-    this.#producing.delete(listener)
+    this.#active.delete(listener)
     this.#resolveIfIdle()
     return outcome ?? state.outcome as RunOutcome
   }
@@ -330,7 +338,7 @@ export class Runs {
     const { producer: name, input } = state.restart as RunRestart
     const producer = this.#restartable.get(name) as RestartableProducer<unknown>
     logSafely(this.#logger, 'info', { run: state.shortId }, 'a run is restarted')
-    this.#produce(state, async signal => {
+    this.#execute(state, async signal => {
       let events: readonly RunEvent[]
       try {
         this.#closeController.signal.throwIfAborted()

@@ -169,6 +169,12 @@ t.test('the body fails if the run is unknown, if the time is over, or if there i
   t.equal(withoutId.requests.length, 1)
 })
 
+t.test('a server that aborts each response after its preamble does not prolong the timeout', async t => {
+  const preamble = (): Response => stream(['retry: 1\n\nid: r.1\n\n'], LOST)
+  const { fetch } = scriptFetch(stream(['retry: 1\n\nid: r.1\ndata: 1\n\n'], LOST), ...Array.from({ length: 1000 }, () => preamble))
+  await t.rejects(withTimeout((await post(fetch, { timeout: 50 })).text(), 'the body'), { code: 'TIMEOUT', cause: LOST })
+})
+
 t.test('a line separator of Unicode in the data of an event does not end a line', async t => {
   const events = 'retry: 1\n\nid: r.0\n\nid: r.1\ndata: "a\u2028id: forged\u2029retry: 600000\u2028"\n\n'
   const { fetch, requests } = scriptFetch(stream([events], LOST), new Response(null, { status: 204 }))

@@ -106,6 +106,22 @@ t.test('each POST starts a run of its own, but one that repeats an Idempotency-K
   t.match(await invalid.json(), { code: 'FST_SSE_IDEMPOTENCY_KEY_INVALID' })
 })
 
+t.test('a handler can change the body: a repeat of the request gets its run all the same', async t => {
+  const { url } = await serve(t, {}, {
+    afterRegister: app => {
+      app.post('/ask', { resumable: true }, async (request, reply) => {
+        const { messages } = request.body as { messages: string[] }
+        messages.unshift('system')
+        return reply.events(messages)
+      })
+    }
+  })
+  const post = (): Promise<Response> => fetch(`${url}/ask`, { method: 'POST', headers: { 'idempotency-key': 'a', 'content-type': 'application/json' }, body: '{"messages":["user"]}' })
+  const [first, repeated] = [await post(), await post()]
+  t.equal(repeated.headers.get('idempotent-replayed'), 'true')
+  t.equal(repeated.headers.get('location'), first.headers.get('location'))
+})
+
 interface KeyedServer extends TestServer {
   readonly askUrl: string
   /** For each call of the handler, which waits, a function that says how it responds. */

@@ -4,7 +4,9 @@ import t from 'tap'
 import { trackProcess } from '../support/child-process.js'
 import { needsProgram } from '../support/needs-program.js'
 import { FlakyStore } from '../support/flaky-store.js'
+import { openStream, postMessage } from '../support/http-client.js'
 import { openRawClient } from '../support/raw-client.js'
+import { serve } from '../support/server.js'
 import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { createFeed } from './support/feed.js'
 import { dataOf, follow } from './support/run-client.js'
@@ -105,6 +107,34 @@ t.test('a run whose start is in progress when the server closes has closeTimeout
   feed.end()
   await withTimeout(closed, 'close()')
   t.match(run, { status: 'finished', reason: undefined })
+})
+
+t.test('a delivery whose start is in progress when the server closes has closeTimeout to end', async t => {
+  const [starting, gate, values] = [deferred(), deferred(), deferred()]
+  const store = new FlakyStore()
+  const { app, sessions, url } = await serve(t, { closeTimeout: 9500, store: store.createStore })
+  let isComplete = false
+  sessions.handle('stream', async function * (_session, _data, { signal }) {
+    await Promise.race([values.promise, once(signal, 'abort')])
+    yield 1
+    isComplete = !signal.aborted
+  })
+  const { sessionId } = await openStream(t, url)
+  store.delay = async name => {
+    if (name !== 'start') return
+    starting.resolve()
+    await gate.promise
+  }
+  const response = postMessage(url, sessionId, undefined, { event: 'stream', key: 'a' })
+  await withTimeout(starting.promise, 'the call of the store')
+  const closed = app.close()
+  await waitUntil(() => sessions.closing, 'the start of close()')
+  await nextEventLoopTick()
+  gate.resolve()
+  t.equal((await response).status, 202)
+  values.resolve()
+  await withTimeout(closed, 'close()')
+  t.equal(isComplete, true)
 })
 
 t.test('close() does not wait for a store that does not respond', async t => {
