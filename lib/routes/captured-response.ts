@@ -75,8 +75,8 @@ export function startCapture (response: ServerResponse, earlierHeaders: Headers)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, error => {
     // If the connection was lost, the error handler and the hooks of the app still produce a response, which is kept for repeats. If they
-    // produce none in time, a 500 is kept: `response.statusCode` is still 200, although the message has failed.
-    if (error) setTimeout(resolve, LOST_CONNECTION_GRACE, { status: 500, headers: {}, body: undefined }).unref()
+    // produce none in time, a 500 is kept: `response.statusCode` is still 200, although the message has failed. Over HTTP/2, there is no error then.
+    if (error || !response.writableEnded) setTimeout(resolve, LOST_CONNECTION_GRACE, { status: 500, headers: {}, body: undefined }).unref()
     else resolve({ status: response.statusCode, headers: {}, body: undefined })
   })
   return capture

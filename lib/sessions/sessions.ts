@@ -161,7 +161,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return toPromise(() => andThen(this.#store.find(id), state => this.#getOpenSession(state)))
   }
 
-  /** Returns the object that sends events to the open sessions of a principal, in all processes, counts them and closes them. Throws FST_SSE_OPTION_INVALID if the principal is not a string. */
+  /** Returns an object for the open sessions of a principal, in all processes: it sends events to these sessions, counts them or closes them. Throws FST_SSE_OPTION_INVALID if the principal is not a string. */
   of (principal: string): PrincipalSessions {
     return new PrincipalSessions(principal, {
       find: principal => andThen(this.#store.findByPrincipal(principal), states => states.map(state => this.#getOrCreateSession(state))),
@@ -241,7 +241,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return session[kInternals].acquireStream(cursor, requestedAt)
   }
 
-  /** @internal Finds an open session for a POST or DELETE; synchronously if it is cached. */
+  /** @internal Finds an open session for a POST or DELETE. If it is cached, returns it synchronously; it may have been closed since then, which the next call of the store detects. */
   findCached (id: string): Awaitable<Session | undefined> {
     return andThen(this.#store.findCached(id), state => this.#getOpenSession(state))
   }
@@ -252,7 +252,7 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return until === undefined || until <= (state.authorizedUntil ?? 0) ? undefined : this.#store.authorize(state, until)
   }
 
-  /** @internal Is called by the store when a session has expired. Resolves when the `onClose` hooks have run. */
+  /** @internal Is called by the store when a session has expired. Resolves when the `onLeave` and `onClose` hooks have run. */
   onExpire (state: SessionState): Promise<void> {
     const session = this.#getOrCreateSession(state)
     session[kInternals].onEnd()
@@ -288,8 +288,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return reply[kSend] !== undefined
   }
 
-  /** @internal Records that a handler starts for the request of a tracked reply. If `close` responds to it, the message may have been handled. */
+  /** @internal Records that a handler starts for the request of a tracked reply. If `close` responds to it, the message may have been handled. Throws FST_SSE_CLOSING if `close` has responded already. */
   markStarted (reply: FastifyReply & TrackedReply): void {
+    if (this.closing && !this.canSend(reply)) throw new Closing()
     reply[kIsStarted] = true
   }
 
@@ -364,9 +365,9 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
     return andThen(this.#endSession(session, reason, true, Date.now()), wasOpen => { if (wasOpen) this.#runCloseHooks(session, reason) })
   }
 
-  /** Closes a session, and waits for the hooks. Unless `keep` is true, no client can resume it. */
-  #closeSession (session: Session, reason: string, keep = true): Awaitable<void> {
-    const closed = andThen(this.#endSession(session, reason, keep), wasOpen => wasOpen ? this.#runCloseHooks(session, reason) : undefined)
+  /** Closes a session, and waits for the hooks. If `isKept` is true, the store keeps it for `resumeTimeout`, so that its client can still receive the last events and `close`. */
+  #closeSession (session: Session, reason: string, isKept = true): Awaitable<void> {
+    const closed = andThen(this.#endSession(session, reason, isKept), wasOpen => wasOpen ? this.#runCloseHooks(session, reason) : undefined)
     if (isPromise(closed)) this.#trackClose(closed)
     return closed
   }
@@ -377,8 +378,8 @@ export class Sessions<TypeProvider extends FastifyTypeProvider = FastifyTypeProv
   }
 
   /** Closes a session, but does not run its hooks. Resolves with true if this call has closed it. With `ifUnauthorizedAt`, closes it only if its client is not authorized at that time; see {@link Store.end}. */
-  #endSession (session: Session, reason: string, keep: boolean, ifUnauthorizedAt?: number): Awaitable<boolean> {
-    return andThen(this.#store.end(session[kInternals].state, reason, keep, ifUnauthorizedAt), wasOpen => {
+  #endSession (session: Session, reason: string, isKept: boolean, ifUnauthorizedAt?: number): Awaitable<boolean> {
+    return andThen(this.#store.end(session[kInternals].state, reason, isKept, ifUnauthorizedAt), wasOpen => {
       if (wasOpen) session[kInternals].onEnd()
       return wasOpen
     })

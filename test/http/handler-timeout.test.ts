@@ -1,10 +1,12 @@
 import { once } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import { isDeepStrictEqual } from 'node:util'
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import type { Message, Session, Sessions } from '../../lib/index.js'
 import { assertErrorResponse } from '../support/error-response.js'
+import { connectHttp2, http2Options, requestHttp2 } from '../support/http2.js'
 import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage, deleteSession } from '../support/http-client.js'
@@ -141,6 +143,33 @@ t.test('a repeat gets the response that an error handler has sent to a lost conn
   await nextEventLoopTick()
   gate.resolve()
   t.match(await withTimeout(postMessage(url, sessionId, undefined, { event: 'fail', key: 'k' }), 'the repeat'), { status: 422, headers: { 'idempotent-replayed': 'true' }, body: { message: 'declined' } })
+})
+
+t.test('a repeat gets the response of an error handler that was running when the client reset its HTTP/2 stream', async t => {
+  const [failed, gate] = [deferred<ServerResponse>(), deferred()]
+  const { sessions, port } = await serve(t, {}, {
+    fastify: http2Options,
+    beforeRegister: app => {
+      app.setErrorHandler(async (error: Error, _request, reply) => {
+        failed.resolve(reply.raw)
+        await gate.promise
+        return reply.code(422).send({ message: error.message })
+      })
+    }
+  })
+  sessions.handle('fail', () => { throw new Error('declined') })
+  const client = connectHttp2(t, { port })
+  const { headers: { 'x-session-id': sessionId } } = await requestHttp2(client, { ':path': '/downward' })
+  const message = { ':method': 'POST', ':path': '/upward/fail', 'x-session-id': String(sessionId), 'idempotency-key': 'k' }
+  const stream = client.request(message).on('error', () => {}).end()
+  const response = await withTimeout(failed.promise, 'the error handler')
+  stream.close()
+  await withTimeout(once(response, 'close'), 'the end of the stream')
+  gate.resolve()
+  const { headers, text, ended } = await requestHttp2(client, message)
+  await ended
+  t.match(headers, { ':status': 422, 'idempotent-replayed': 'true' })
+  t.match(text(), /declined/)
 })
 
 t.test('handle can set another time limit, or none', async t => {

@@ -6,10 +6,12 @@ import t, { type Test } from 'tap'
 import { request } from 'undici'
 import sseSessions, { type Session, type SseSessionsOptions } from '../../lib/index.js'
 import { eventSources } from '../support/event-sources.js'
+import { FlakyStore } from '../support/flaky-store.js'
 import { LONG_CLOSE_TIMEOUT, serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
 import { PADDING, sendUntilStalled, recordOpenedSessions, waitForStreams, openRawClient } from '../support/raw-client.js'
 import { finishClosing } from './support/finish-closing.js'
+import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
 import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 
 const FINAL_RETRY = /\n\nretry: (\d+)\n\n$/
@@ -250,3 +252,30 @@ for (const where of ['principal', 'onOpen', 'onSend', 'onResume']) {
     t.strictSame(sessions.stats(), { sessions: 0, streams: 0, channels: 0 })
   })
 }
+
+t.test('a message that got 503 at the end of closeTimeout is not handled later, while the store is being closed', async t => {
+  const store = new FlakyStore()
+  const { app, sessions, url } = await serve(t, { closeTimeout: 50, store: store.createStore })
+  const [started, first, end] = [deferred(), deferred(), deferred()]
+  const handled: unknown[] = []
+  sessions.handle('message', async (_session, data) => {
+    handled.push(data)
+    started.resolve()
+    await first.promise
+  })
+  // The end of this run delays the close of the store.
+  await sessions.runs.start('endless', {}, () => ({ [Symbol.asyncIterator]: () => ({ next: async () => await new Promise<never>(() => {}) }) }))
+  store.delay = name => name === 'end' ? end.promise : undefined
+  const { sessionId } = await openStream(t, url)
+  const running = postMessage(url, sessionId, 1)
+  await withTimeout(started.promise, 'the handler')
+  const waiting = postMessage(url, sessionId, 2)
+  await waitForWaitingMessages(sessions, sessionId, 1)
+  const closed = app.close()
+  t.match(await withTimeout(Promise.all([running, waiting]), 'the responses'), [{ status: 504 }, { status: 503, body: { code: 'FST_SSE_CLOSING' } }])
+  first.resolve()
+  await nextEventLoopTick()
+  t.strictSame(handled, [1])
+  end.resolve()
+  await withTimeout(closed, 'close()')
+})
