@@ -41,11 +41,9 @@ export function useSession<C extends Contract = Contract> (url: string | URL | n
  * React may render several events at once. To process each event, call `session.on` in an effect instead.
  */
 export function useSessionEvent<C extends Contract, Event extends DownEvent<C> | keyof SessionEvents> (session: SessionHandle<C>, event: Event): EventData<C, Event> | undefined {
-  const { on, generation } = session
-  const [data, setData] = useState<EventData<C, Event>>()
-  useEffect(() => {
-    setData(undefined)
-    return on(event, data => { setData(() => data) })
-  }, [on, event, generation])
-  return data
+  const { on, generation, getGeneration } = session
+  const [newest, setNewest] = useState<{ event: Event, generation: number | undefined, data: EventData<C, Event> }>()
+  // An event of a new session can arrive before the component renders for the first time with this session.
+  useEffect(() => on(event, data => { setNewest({ event, generation: getGeneration?.(), data }) }), [on, event])
+  return newest?.event === event && newest.generation === generation ? newest.data : undefined
 }

@@ -17,6 +17,8 @@ export interface SessionView<C extends Contract> {
 export interface SessionMethods<C extends Contract> extends Pick<ClientSession<C>, 'on' | 'handle' | 'send' | 'emit' | 'request' | 'subscribe' | 'close'> {
   /** Closes the session, unless it is closed already, and opens a new one. The listeners and handlers stay. Does nothing without a URL. */
   reopen: () => void
+  /** @internal Returns the newest {@link SessionView.generation}, which the component may not have rendered yet. */
+  readonly getGeneration?: () => number
 }
 
 /** Options of `useSession`, or a function that returns them. */
@@ -56,7 +58,8 @@ export class SessionManager<C extends Contract> {
     request: (...args) => this.#session?.request(...args) ?? rejectClosed(),
     subscribe: (...args) => this.#session?.subscribe(...args) ?? throwClosed(),
     close: async () => { await this.#session?.close() },
-    reopen: () => { if (this.#url !== undefined) this.#replace(this.#url) }
+    reopen: () => { if (this.#url !== undefined) this.#replace(this.#url) },
+    getGeneration: () => this.#generation
   }
 
   /** Stores the values of the newest render. */

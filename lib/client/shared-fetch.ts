@@ -68,7 +68,8 @@ async function createTabFetch (url: string, fetch: Fetch, options: ConnectOption
 
   const openStream = async (streamRequest: StreamRequest, signal: AbortSignal): Promise<Response> => {
     const first = await pullClient.requestNext(signal, { cursor: streamRequest.init.headers['last-event-id'] ?? '' }, streamRequest)
-    if (first.kind === 'response') return new Response(first.text || null, first)
+    // A 200 has a body, also if that is empty. A response without content, such as a 304, must not have one.
+    if (first.kind === 'response') return new Response(first.status === 200 ? first.text : first.text || null, first)
     if (first.kind !== 'text') throw new TypeError(first.kind === 'error' ? first.message : 'The stream has ended')
     acquireSessionLock(parseSessionId(first.position.cursor))
     let reply: ReplyContent | undefined = first

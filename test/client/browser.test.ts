@@ -63,6 +63,21 @@ t.test('the bundle sends and receives messages in Chromium, and resumes after a 
   t.equal(await page.evaluate('session.request("add", [3, 4])'), 7)
 })
 
+t.test('a tab that cannot load the module for shared sessions has its own session', needsChromium, async t => {
+  const { sessions, page } = await openPage(t)
+  await page.evaluate(`
+    import('/bundle.js').then(({ connect }) => {
+      window.errors = []
+      window.shared = connect('', { shared: true })
+      shared.on('error', error => { errors.push(String(error)) })
+    })
+    undefined
+  `)
+  await page.waitForFunction('window.shared?.state === "open"')
+  t.equal(sessions.size, 2)
+  t.strictSame(await page.evaluate('errors'), [])
+})
+
 t.test('a page reads the values of a handler over a lost connection, and stops handlers with break and with a signal', needsChromium, async t => {
   const { sessions, page, disconnect } = await openPage(t)
   const resumed = deferred()

@@ -162,6 +162,26 @@ for (const isStrict of [true, false]) {
   })
 }
 
+t.test('shows an event that arrives before React has rendered its session for the first time', needsChromium, async t => {
+  let opened = 0
+  const { sessions, url } = await serve(t, {}, { beforeRegister: servePage() })
+  sessions.addHook('onOpen', async session => { await session.emit('said', `session ${++opened}`) })
+  const { page, problems } = await openPage(t, url)
+  await page.evaluate('show("")')
+  await page.getByText('open session 1').waitFor()
+  // The scheduler of React continues with a message to itself, which is delayed here.
+  await page.evaluate(`
+    window.delayed = []
+    const { postMessage } = MessagePort.prototype
+    MessagePort.prototype.postMessage = function (...args) { delayed.push(() => postMessage.apply(this, args)) }
+    session.reopen()
+  `)
+  await page.waitForFunction('received.at(-1) === "session 2"')
+  await page.evaluate('MessagePort.prototype.postMessage = postMessage, delayed.forEach(run => run())')
+  await page.getByText('open session 2').waitFor()
+  t.strictSame(problems, [])
+})
+
 t.test('without a URL, a component waits; then its functions stay the same, also after close and reopen', needsChromium, async t => {
   const requests: string[] = []
   const tokens: unknown[] = []

@@ -481,12 +481,14 @@ t.test('a tab retries after an error and a response of the server', async t => {
     async () => { throw new TypeError('no network') },
     async () => new Response('busy', { status: 503 }),
     async () => new Response(null, { status: 503 }),
+    async () => stream(''),
+    async () => new Response(''),
     async () => stream('event: replaced\nid: closed\ndata: {}\n\n')
   ]
   const session = openTab().connect(url, { fetch: (...args) => (failures.shift() ?? (() => fetch(...args)))() })
   const events = recordEvents(session)
   await waitForEvent(session, 'open')
-  matchList(t, events, [['error', { code: 'ENDED' }], ['error', { message: /no network/ }], ['error', { status: 503 }], ['error', { status: 503 }], ['error', { message: 'The stream has ended' }], ['open', {}]])
+  matchList(t, events, [['error', { code: 'ENDED' }], ['error', { message: /no network/ }], ['error', { status: 503 }], ['error', { status: 503 }], ['error', { code: 'ENDED' }], ['error', { code: 'NOT_A_STREAM' }], ['error', { message: 'The stream has ended' }], ['open', {}]])
   const resumed = waitForEvent(session, 'resume')
   breakConnections()
   await resumed

@@ -187,13 +187,15 @@ async function scriptSlowTab (t: Test) {
 
 t.test('a tab that stays behind the log does not cause replays all the time', async t => {
   // The page is new.
-  t.intercept(performance, 'now', { value: () => 0 })
+  let now = 0
+  t.intercept(performance, 'now', { value: () => now })
   const { streams, request, pull, replies } = await scriptSlowTab(t)
   await request('slower', 's.1')
   t.equal(streams.length, 3, 'another tab does')
   await streams[2]?.start(welcome('s.1', true))
   await pull('slower', { cursor: 's.0' })
   t.equal(streams.length, 3)
+  now = 1000
   await streams[2]?.write(':\n\n')
   t.strictSame(replies('slower').at(-1), ':\n\n')
   await request('slower', 's.0')
@@ -448,12 +450,17 @@ t.test('a stream that was replaced before its welcome opens no session', async t
 })
 
 t.test('an event without an id, or a comment, goes to the tabs that wait', async t => {
+  let now = 0
+  t.intercept(performance, 'now', { value: () => now })
   const { stream, request, pull, replies } = await openSession(['own', 'other'])
   await pull('own')
   const heartbeat = 'event: heartbeat\ndata: {}\n\n'
   await stream.write(heartbeat)
   t.strictSame(replies('own'), [heartbeat])
   await pull('own')
+  await stream.write(': heartbeat\n\n')
+  t.strictSame(replies('own'), [], 'less than a second later')
+  now = 1000
   await stream.write(': heartbeat\n\n')
   t.strictSame(replies('own'), [':\n\n'])
   await stream.write('retry: 9\n\n')
@@ -462,6 +469,8 @@ t.test('an event without an id, or a comment, goes to the tabs that wait', async
 })
 
 t.test('each tab gets an event that is too large', async t => {
+  let now = 0
+  t.intercept(performance, 'now', { value: () => now })
   const script = scriptLeader(10)
   await script.request('own')
   await script.streams[0]?.start(welcome('s.0'))
@@ -470,8 +479,20 @@ t.test('each tab gets an event that is too large', async t => {
   await script.streams[0]?.write(`data: ${'x'.repeat(2000)}`)
   t.strictSame(script.replies('own'), [`data: ${' '.repeat(11)}\n\n`])
   await script.pull('own')
+  now = 1000
   await script.streams[0]?.write('x'.repeat(2000))
   t.strictSame(script.replies('own'), [':\n\n'], 'once')
+})
+
+t.test('each tab gets an event that is larger than the log, although another one follows in the same chunk', async t => {
+  const { streams, stream, pull, replies } = await openSession(['own', 'other'])
+  for (const tab of ['own', 'other']) await pull(tab)
+  const large = block('s.1', 'large', 'x'.repeat(2 ** 20))
+  await stream.write(large.slice(0, 1000))
+  await stream.write(large.slice(1000) + event('s.2'))
+  await stream.write(event('s.3'))
+  for (const tab of ['own', 'other']) t.ok(replies(tab).includes(large + event('s.2')), tab)
+  t.equal(streams.length, 1, 'without a replay')
 })
 
 t.test('a tab whose stream was silent replaces one that is not new, also if the clock is set back', async t => {

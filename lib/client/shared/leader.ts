@@ -9,11 +9,13 @@ import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
 const MIN_STREAM_AGE = 1000
 // Milliseconds between two reads after which the leader may have been frozen. It then checks that it is still the leader.
 const MAX_PAUSE = 5000
+// Minimum time between two replies without an event to the same tab, in milliseconds.
+const KEEP_ALIVE_INTERVAL = 1000
 // Minimum time between two replays for the same tab, in milliseconds.
 const REPLAY_INTERVAL = 10_000
-// Maximum number of server requests whose owner the leader stores.
+// Maximum number of requests of the server whose owner the leader stores.
 const MAX_OWNERS = 1000
-// The owner of a server request that no tab gets.
+// The owner of a request of the server that no tab gets.
 const NO_TAB = ''
 
 export interface LeaderOptions {
@@ -28,7 +30,7 @@ export interface LeaderOptions {
   readonly sendReply: (tabId: string, reply: Reply) => void
 }
 
-/** Reads the only stream of the session, and answers the pulls of all tabs from its log. */
+/** Reads the only stream of the session into a log. Each tab sends a pull with its position, and the leader replies with the blocks that follow. A request of the server has an owner: the one tab that gets it. */
 export interface Leader {
   readonly onPull: (pull: Pull) => void
   readonly removeTab: (tabId: string) => void
@@ -46,10 +48,10 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   const pendingPulls = new Map<string, Pull>()
   /** Whether each tab that reads from the log is visible, by its id. The tab with the latest pull is the last one. */
   const readers = new Map<string, boolean>()
-  /** The tabs that get the server requests, by event id. */
+  /** The tabs that get the requests of the server, by event id. */
   const ownerIds = new Map<string, string>()
   const closedSessions = new Set<string>()
-  /** When a tab was behind the log and a replay was requested, by the id of the tab. By a clock that nobody can set, like the other times of `performance.now()`. */
+  /** When a tab was behind the log and a replay was requested, by the id of the tab. From `performance.now()`, which changes of the system clock do not affect. */
   const replayTimes = new Map<string, number>()
   let latestRequest = initialRequest
   let log = new Log('')
@@ -64,6 +66,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   // The highest cursor that any tab has sent. Up to it, a leader has chosen the owners of the server's requests.
   let highestCursor = ''
   let startedAt = 0
+  let keptAliveAt = -Infinity
   // The response with which the server has refused a stream for some time.
   let refusal: { readonly until: number, readonly content: ReplyContent } | undefined
   let controller = new AbortController()
@@ -145,8 +148,8 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
   const answerFailure = (sentRequest: StreamRequest, content: ReplyContent): void => {
     state = 'ended'
     for (const pull of pendingPulls.values()) {
-      // Another tab may have newer credentials, so only a temporary error applies to it.
-      const isRefused = content.kind === 'response' && content.status >= 400 && content.status < 500 && content.status !== 429 && pull.streamRequest !== sentRequest
+      // Another tab may have newer credentials, so a permanent error applies only to the tab that has sent the request.
+      const isRefused = content.kind === 'response' && content.status >= 400 && !isTransient(content.status) && pull.streamRequest !== sentRequest
       if (!pull.streamRequest) reply(pull, { kind: 'end' })
       else reply(pull, isRefused ? { kind: 'error', message: 'The request of another tab was refused' } : content)
     }
@@ -183,6 +186,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
       if (signal.aborted || done) return
       lastReadAt = Date.now()
       unloggedText = ''
+      log.trim()
       const pending = parse(decoder.decode(value, { stream: true }))
       if (state !== 'open') continue
       // An oversized event, for which each tab closes its session with EVENT_TOO_LARGE.
@@ -192,7 +196,9 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
       }
       if (replayIfBehind()) return
       answerAll()
-      // Resets the idle timers of the tabs.
+      // Resets the idle timers of the tabs. Not with each chunk of a large event, so that the pulls are waiting when it is complete.
+      if (unloggedText === '' && performance.now() - keptAliveAt < KEEP_ALIVE_INTERVAL) continue
+      keptAliveAt = performance.now()
       for (const pull of pendingPulls.values()) if (!pull.streamRequest) reply(pull, { kind: 'text', text: unloggedText || ':\n\n', position: pull.position })
     }
   }
@@ -208,10 +214,11 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
     state = 'opening'
     startedAt = performance.now()
     chooseLog(cursor)
-    const finish = (failure: ReplyContent): void => {
+    // `contentBeforeWelcome` is what the waiting tabs get if no welcome has arrived.
+    const finish = (contentBeforeWelcome: ReplyContent): void => {
       if (signal.aborted) return
       controller.abort()
-      if (state === 'opening') return answerFailure(sentRequest, failure)
+      if (state === 'opening') return answerFailure(sentRequest, contentBeforeWelcome)
       state = 'ended'
       if (log.end === 'closed') closedSessions.add(parseSessionId(log.start))
       // The tabs that wait for a session do not get one that is closed already.

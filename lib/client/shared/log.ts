@@ -54,9 +54,14 @@ export class Log {
     return { cursor: this.end, logId: this.logId, sequence: this.#removed + this.#entries.length }
   }
 
+  /** Adds an entry. Call `trim` when the tabs have had the time to read it. */
   push (entry: Entry): void {
     this.#entries.push(entry)
     this.#size += entry.text.length
+  }
+
+  /** Removes the oldest entries if the log is too large. */
+  trim (): void {
     while (this.#size > this.#maxSize && this.#entries.length > 1) {
       const { cursorAfter, text, gapEnd = 0 } = this.#entries.shift() as Entry
       this.start = cursorAfter
