@@ -17,10 +17,10 @@ import { attachStream, type AttachOptions } from './attach-stream.js'
 import { isForbiddenSite } from './cors.js'
 import { getHeader } from './require-session.js'
 
-/** Milliseconds for which a session waits for its `onOpen` or `onResume` hooks after its client has disconnected. */
+/** Milliseconds for which a request still waits for its `onOpen` or `onResume` hooks after its client has disconnected. */
 const DISCONNECT_GRACE = 1000
-/** Iterations of the event loop in which Node reads a request, the end of its connection, and closes it. */
-const READ_TURNS = 3
+/** Iterations of the event loop that Node needs to read a request and the end of its connection, and to emit `close`. */
+const READ_ITERATIONS = 3
 
 /** GET of the downward path: opens a session, or resumes one. */
 export function downwardRoute (sessions: Sessions): RouteOptions {
@@ -64,7 +64,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   const eventId = lastEventId === undefined ? undefined : parseEventId(lastEventId)
   const id = eventId?.id ?? getHeader(request, SESSION_ID)
   const isReconnect = lastEventId !== undefined || id !== undefined
-  if (isReconnect) await readConnections()
+  if (isReconnect) await waitForPendingReads()
   const existing = id === undefined ? undefined : await sessions.findForResume(id, principal)
   if (sink.closed) return
   if (existing !== undefined) {
@@ -84,14 +84,14 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   // The cursor is read before the hooks run, so that the stream writes everything that they send.
   const cursor = session[kInternals].cursor
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
-  // The session is discarded, because no client has received its id.
+  // If the client disconnects before the stream starts, nobody has the id of the session.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
   await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, requestedAt, cursor, onAbort }, reply)
 }
 
-/** Waits until Node has processed everything that has arrived. The client of a request that arrives late may have disconnected, and have a newer stream, which the request must not replace. */
-async function readConnections (): Promise<void> {
-  for (let i = 0; i < READ_TURNS; i++) await setImmediate()
+/** Waits until Node has read everything that has arrived. If the client of a late request has disconnected meanwhile, the request must not replace the newer stream of this client. */
+async function waitForPendingReads (): Promise<void> {
+  for (let i = 0; i < READ_ITERATIONS; i++) await setImmediate()
 }
 
 /** Attaches the stream of a session. If the session does not exist any more, responds as {@link sendRetry}. */
