@@ -122,11 +122,13 @@ t.test('a second GET replaces the first one', async t => {
   t.match(second.events.at(-1), { event: 'close', id: 'closed' })
 })
 
-t.test('a GET without a session that the store still has is refused', async t => {
+t.test('a GET of a session or stream that the store does not have any more is refused', async t => {
   const store = new FlakyStore()
   const { url } = await serveMcp(t, { store: store.createStore })
   const session = await startSession(url)
+  const [, id = ''] = /id: (\S+)/.exec(await (await post(url, callMessage(1, 'count', { to: 1 }), session)).text()) ?? []
   store.losesSessions = true
+  await assertError(t, await fetch(url, { headers: { ...session, 'last-event-id': id } }), 400, -32000, /no stream/)
   await assertError(t, await fetch(url, { headers: session }), 404, -32001)
 })
 
