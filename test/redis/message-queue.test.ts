@@ -172,14 +172,18 @@ t.test('the key of a repeat is not kept if the other messages of its batch do no
   const { messageQueue } = session[kInternals]
   const remote = await findSession(nodeB, session)
   const [gates, { handle }] = [[deferred(), deferred(), deferred()], recordHandlers()]
+  const started = [deferred(), deferred()]
   const [a, b] = ['a', 'b'].map((key, index) => messageQueue.enqueue({
     ...createMessage(key, async () => {
+      started[index]?.resolve()
       await gates[index]?.promise
       if (key === 'b') throw new Error('refused')
       return createResponse(key)
     }),
     isConcurrent: true
   }))
+  // Otherwise the messages of the other node could reach Redis first.
+  await withTimeout(Promise.all(started.map(({ promise }) => promise)), 'the handlers')
   const repeats = (await remote[kInternals].messageQueue.enqueueAll([createMessage('a', handle('a')), createMessage('b', handle('b'))]))
     .map(repeat => t.rejects(withTimeout(repeat, 'the rejection'), { code: 'FST_SSE_TOO_MANY_WAITING' }))
   pausePublications(true)
