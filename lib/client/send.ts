@@ -29,8 +29,7 @@ export function createSend (url: Resolvable<string | URL>, options: ConnectOptio
     const base = await resolveValue(url)
     const userHeaders = await resolveValue(headers) ?? {}
     let sendRequest = fetch ?? platform.fetch ?? globalThis.fetch
-    // Browsers do not load a module again after an error. Then the session is not shared.
-    if (options.shared) sendRequest = (sharedFetch ??= await import('./shared-fetch.js').then(module => module.sharedFetch, () => fetch => fetch))(sendRequest, options, closeSignal)
+    if (options.shared) sendRequest = (sharedFetch ??= (await import('./shared-fetch.js')).sharedFetch)(sendRequest, options, closeSignal)
     // The signal may have aborted before the headers resolved, or while the module was loaded.
     if (init.signal.aborted) throw abortReason(init.signal)
     const wasOffline = isOffline()
