@@ -48,8 +48,6 @@ interface Setup {
   readonly resumeTimeout?: number | undefined
   /** Whether Redis executes batches in parts, as it does if they take long. */
   readonly isWorkLimited?: boolean | undefined
-  /** Whether the clients send their name and version before a connection is ready, as they do by default. */
-  readonly sendsClientInfo?: boolean | undefined
 }
 
 export interface Plan {
@@ -173,7 +171,7 @@ export function createPlan (seed: number): Plan {
       passed += after
     }
   }
-  return { setup: { ...setup, isWorkLimited: random() < 0.3, sendsClientInfo: random() < 0.5 }, steps }
+  return { setup: { ...setup, isWorkLimited: random() < 0.3 }, steps }
 }
 
 /** Runs histories, one after the other. */
@@ -236,11 +234,11 @@ class History {
     this.#plan = plan
     this.#scheduler = scheduler
     this.#network = network
-    const { seed, lease, libraries, entries, clients, resumeTimeout, sendsClientInfo = false } = plan.setup
+    const { seed, lease, libraries, entries, clients, resumeTimeout } = plan.setup
     this.#random = createRandom(seed + 1)
     this.#resumeTimeout = resumeTimeout ?? RESUME_TIMEOUT
     this.model = new Model(entries === LARGE_LOG ? Infinity : entries, undefined, resumeTimeout)
-    const options = { lease, libraries, sendsClientInfo, plugin: { resumeTimeout: this.#resumeTimeout, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
+    const options = { lease, libraries, plugin: { resumeTimeout: this.#resumeTimeout, retry: 10, closeTimeout: 3000, log: { entries }, channelLog: { entries } } }
     const context: ClusterContext = { scheduler, network, model: this.model, options, nodes: [], random: this.#random }
     this.#nodes = context.nodes
     for (let index = 0; index < NODES; index++) context.nodes.push(new Node(context, index))

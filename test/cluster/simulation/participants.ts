@@ -27,7 +27,6 @@ async function runHook (onEnd: () => void): Promise<void> {
 export interface ClusterOptions {
   readonly lease: number
   readonly libraries: ReadonlyArray<'ioredis' | 'redis'>
-  readonly sendsClientInfo: boolean
   readonly plugin: SseSessionsOptions
 }
 
@@ -254,14 +253,13 @@ export class Node {
   }
 
   #connect (): RedisClient {
-    const disableClientInfo = !this.#context.options.sendsClientInfo
     if (this.#context.options.libraries[this.index] === 'ioredis') {
-      const client = new Redis({ disableClientInfo })
+      const client = new Redis({ disableClientInfo: true })
       client.on('error', ignore)
       this.#disconnect = () => { client.disconnect() }
       return client
     }
-    const client = createClient({ disableClientInfo, maintNotifications: 'disabled' })
+    const client = createClient({ disableClientInfo: true, maintNotifications: 'disabled' })
     client.on('error', ignore)
     this.#disconnect = () => { client.destroy() }
     client.connect().catch(ignore)
