@@ -158,7 +158,7 @@ function follow (first: ReadableStream<Bytes>, resume: (lastEventId: string, sig
     if (preamble < blocks.length) {
       isStarted = true
       isResuming = false
-      // Not after the preamble: a server that aborts each response after it makes no progress.
+      // Only if something follows the preamble: a server that aborts each response after the preamble makes no progress.
       lostAt = undefined
       backoff.reset()
     }

@@ -1,17 +1,17 @@
 import { randomInt } from 'node:crypto'
 import { isRequest, isResponse, type JsonRpcMessage, type RequestId } from './json-rpc.js'
 
-/** More than the requests that one server sends. */
+/** The size of the range of ids of one server. No server sends so many requests. */
 const ID_COUNT = 2 ** 24
 
 /**
- * The ids of the requests that a server sends to its client. Each server of an SDK counts from 0, but if it continues the session of
- * another one, it must not use the ids of that one again. So its ids are larger by a random offset.
+ * The ids of the requests that a server sends to its client. The servers of the SDKs count from 0. A server that continues a session
+ * must not use the ids of the earlier server again, so a random offset is added to its ids.
  */
 export class ServerRequestIds {
   #offset = 0
 
-  /** Is called for a server that continues a session. */
+  /** Chooses the offset. Call it before a server continues a session. */
   changeOffset (): void {
     this.#offset = randomInt(1, 2 ** 27) * ID_COUNT
   }

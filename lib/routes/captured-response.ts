@@ -75,7 +75,7 @@ export function startCapture (response: ServerResponse, earlierHeaders: Headers)
   // If an `onSend` hook of the app fails, Fastify sends a response without the hooks after it.
   finished(response, error => {
     // If the connection was lost, the error handler and the hooks of the app still produce a response, which is kept for repeats. If they
-    // produce none in time, a 500 is kept: `response.statusCode` is still 200, although the message has failed. Over HTTP/2, there is no error then.
+    // produce none in time, a 500 is kept: `response.statusCode` is still 200, although the message has failed. Over HTTP/2, a lost connection is no error, so `writableEnded` is checked, too.
     if (error || !response.writableEnded) setTimeout(resolve, LOST_CONNECTION_GRACE, { status: 500, headers: {}, body: undefined }).unref()
     else resolve({ status: response.statusCode, headers: {}, body: undefined })
   })

@@ -1,13 +1,13 @@
 import type { ServerResponse } from 'node:http'
 
-/** Locks of keys, in this process. Requests acquire the lock of a key in the order in which they have called `acquire`. */
+/** Locks of keys, in this process. The requests get the lock of a key in the order of their calls of `acquire`. */
 export class KeyLocks {
   readonly #maxLocks: number
   readonly #timeout: number
   /** For each key that is locked, the requests that wait. */
   readonly #queues = new Map<string, Set<() => void>>()
 
-  /** `maxLocks`: maximum number of locked keys; beyond it, the oldest lock counts as released. `timeout`: milliseconds after which a lock is released at the latest; 0 for no limit. */
+  /** `maxLocks`: maximum number of locked keys; beyond it, the oldest lock no longer blocks new requests. `timeout`: milliseconds after which a lock is released at the latest; 0 for no limit. */
   constructor (maxLocks: number, timeout: number) {
     this.#maxLocks = maxLocks
     this.#timeout = timeout
@@ -46,16 +46,16 @@ export class KeyLocks {
   }
 }
 
-/** Resolves with true when a request is the next one of a queue, or with false when its response or its connection has closed. */
+/** Resolves with true when the request has the lock, or with false when its response or its connection has closed. */
 function waitForLock (queue: Set<() => void>, response: ServerResponse): Promise<boolean> {
   // A pipelined response has no socket yet. It emits no `close` event if its connection closes before it gets one.
   const connection = response.socket === null ? response.req.socket : undefined
   return new Promise(resolve => {
-    const settle = (isNext: boolean): void => {
+    const settle = (isAcquired: boolean): void => {
       queue.delete(onAcquired)
       connection?.off('close', onClose)
       response.off('close', onClose)
-      resolve(isNext)
+      resolve(isAcquired)
     }
     const onAcquired = (): void => { settle(true) }
     const onClose = (): void => { settle(false) }

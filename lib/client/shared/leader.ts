@@ -9,7 +9,7 @@ import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
 const MIN_STREAM_AGE = 1000
 // Milliseconds between two reads after which the leader may have been frozen. It then checks that it is still the leader.
 const MAX_PAUSE = 5000
-// Minimum time between two replies without an event to the same tab, in milliseconds.
+// Minimum time between two rounds of replies without data, in milliseconds.
 const KEEP_ALIVE_INTERVAL = 1000
 // Minimum time between two replays for the same tab, in milliseconds.
 const REPLAY_INTERVAL = 10_000
@@ -117,7 +117,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
     if (log.isBehindLog(position)) {
       if (state === 'ended') reply(pull, { kind: 'end' })
     } else if (streamRequest) {
-      // A tab of no session, or of another one, does not get one that is closed already, but waits for the next.
+      // A closed session is sent only to its own tabs. The others wait for the next session.
       const isTooLate = welcome?.sessionClosed === true && !log.isSameSession(position.cursor)
       if (welcome && !isTooLate) answerStreamRequest(pull)
       else if (!isTooLate || state === 'ended') reply(pull, { kind: 'end' })
@@ -196,7 +196,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
       }
       if (replayIfBehind()) return
       answerAll()
-      // Resets the idle timers of the tabs. Not with each chunk of a large event, so that the pulls are waiting when it is complete.
+      // Resets the idle timers of the tabs. Each reply uses up a pull, and the pulls must be there when a large event is complete, so not with each of its chunks.
       if (unloggedText === '' && performance.now() - keptAliveAt < KEEP_ALIVE_INTERVAL) continue
       keptAliveAt = performance.now()
       for (const pull of pendingPulls.values()) if (!pull.streamRequest) reply(pull, { kind: 'text', text: unloggedText || ':\n\n', position: pull.position })

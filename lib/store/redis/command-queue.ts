@@ -85,7 +85,7 @@ export class CommandQueue {
   #acked = 0
   #lastNumber = 0
   #lastBatch = 0
-  /** The number of the batch with the commands that Redis has left of an earlier one (`CONTINUE`); 0 if there is none. Nothing else is sent until its reply has arrived. */
+  /** The number of the batch that contains the rest of a batch which Redis has executed only in part (`CONTINUE`); 0 if there is none. Nothing else is sent until its reply has arrived. */
   #continuation = 0
   #flush: NodeJS.Immediate | undefined
   #retry: NodeJS.Timeout | undefined
@@ -232,7 +232,7 @@ export class CommandQueue {
 
   #sendNew (): void {
     this.#flush = undefined
-    // Otherwise no command may have been sent, and the loop would search the whole queue.
+    // If nothing was sent for a while, the loop would search the whole queue.
     if (!this.#canSend) return
     let first = this.#last
     while (first?.prev?.batch === 0) first = first.prev
@@ -270,6 +270,7 @@ export class CommandQueue {
       command.uncertainAttempts++
     }
     const isPending = (command: Command): boolean => nodeId === this.#nodeId && command.number !== 0
+    // After the connection was lost, the reply can be that of a second attempt, and proves nothing about the first.
     const discountAttempt = (notExecuted: readonly Command[]): void => {
       if (lossCount === this.#connection.lossCount) for (const command of notExecuted) command.uncertainAttempts--
     }

@@ -194,7 +194,7 @@ export class StoreConnection {
 export class CommandConnection {
   /** Whether commands can be sent. */
   isConnected = true
-  /** Increases when the connection is lost. ioredis then sends the commands without replies again, so a later reply can be that of a second attempt. */
+  /** Increases when the connection is lost or replaced. ioredis can then send the commands without replies again, so a later reply can be that of a second attempt. */
   lossCount = 0
   readonly #client: RedisClient
   readonly #onConnect: () => void

@@ -114,7 +114,7 @@ export class Subscriber {
   #markDisconnected (): void {
     this.isReady = false
     this.#confirmed = new Set()
-    // A new connection has no subscriptions. ioredis never settles what it has sent before a connection was ready that is lost.
+    // A new connection has no subscriptions. If a connection is lost before it was ready, ioredis never settles the commands that it has sent on it.
     this.#unsubscribing.clear()
     this.#listener.onDisconnect()
   }
