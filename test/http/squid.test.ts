@@ -8,6 +8,7 @@ import { findFreePort } from '../support/free-port.js'
 import { openStream } from '../support/http-client.js'
 import { needsProgram } from '../support/needs-program.js'
 import { serve } from '../support/server.js'
+import { waitUntil } from '../support/wait.js'
 
 t.test('a cache that joins simultaneous requests gives each client its own session', needsProgram('squid'), async t => {
   const { url } = await serve(t)
@@ -28,8 +29,10 @@ t.test('a cache that joins simultaneous requests gives each client its own sessi
     visible_hostname localhost
     pinger_enable off
   `)
-  const squid = trackProcess(t, spawn('squid', ['-N', '-f', join(folder, 'squid.conf')], { detached: true }), 'squid')
-  await squid.waitForOutput(/Accepting reverse-proxy HTTP Socket connections/, 30_000)
-  const streams = await Promise.all(Array.from({ length: 4 }, (_, n) => openStream(t, `http://127.0.0.1:${port}`, { headers: { cookie: `user=${n}` } })))
+  trackProcess(t, spawn('squid', ['-N', '-f', join(folder, 'squid.conf')], { detached: true }), 'squid')
+  const squidUrl = `http://127.0.0.1:${port}`
+  // Squid logs that it accepts connections before it does.
+  await waitUntil(() => fetch(squidUrl).then(() => true, () => false), 'squid to listen')
+  const streams = await Promise.all(Array.from({ length: 4 }, (_, n) => openStream(t, squidUrl, { headers: { cookie: `user=${n}` } })))
   t.equal(new Set(streams.map(({ sessionId }) => sessionId)).size, 4)
 })
