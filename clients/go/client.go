@@ -83,7 +83,7 @@ func (s *Session) wait(failures int, response *http.Response) {
 	s.lock.Lock()
 	retry := s.retry
 	s.lock.Unlock()
-	limit := math.Min(30e9, float64(retry)*math.Pow(2, float64(failures)))
+	limit := math.Min(10e9, float64(retry)*math.Pow(2, float64(failures)))
 	delay := retry + time.Duration(rand.Float64()*limit)
 	if response != nil {
 		seconds, _ := strconv.Atoi(response.Header.Get("Retry-After"))

@@ -87,7 +87,7 @@ public class Client {
     }
 
     private void pause(int failures, HttpResponse<?> response) throws InterruptedException {
-        double delay = retry + Math.random() * Math.min(30_000, retry * Math.pow(2, failures));
+        double delay = retry + Math.random() * Math.min(10_000, retry * Math.pow(2, failures));
         String after = response == null ? "0" : response.headers().firstValue("Retry-After").orElse("0");
         long seconds = after.matches("\\d+") ? Long.parseLong(after) : parseDate(after) - response.headers().firstValue("Date").map(Client::parseDate).orElse(System.currentTimeMillis() / 1000);
         Thread.sleep(Math.max((long) delay, seconds * 1000));

@@ -85,7 +85,7 @@ final class Session
     private function nextAttemptAt(int $failures, string $method): float
     {
         ['retry-after' => $after, 'date' => $date] = $this->headers[$method] + ['retry-after' => '0', 'date' => 'now'];
-        $delay = $this->retry + min(30, $this->retry * 2 ** $failures) * mt_rand() / mt_getrandmax();
+        $delay = $this->retry + min(10, $this->retry * 2 ** $failures) * mt_rand() / mt_getrandmax();
         return hrtime(true) / 1e9 + max($delay, ctype_digit($after) ? (int) $after : strtotime($after) - strtotime($date));
     }
 

@@ -54,7 +54,7 @@ class Session:
             delay = int(after)
         elif after and 'Date' in headers:
             delay = (parsedate_to_datetime(after) - parsedate_to_datetime(headers['Date'])).total_seconds()
-        await asyncio.sleep(max(delay, self.retry + random.uniform(0, min(30, self.retry * 2 ** min(failures, 10)))))
+        await asyncio.sleep(max(delay, self.retry + random.uniform(0, min(10, self.retry * 2 ** min(failures, 10)))))
 
     async def receive(self):
         while True:

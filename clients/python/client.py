@@ -63,7 +63,7 @@ class Session:
         return connection.getresponse()
 
     def _wait(self, failures, response):
-        delay, after = self.retry + random.uniform(0, min(30, self.retry * 2 ** min(failures, 10))), 0
+        delay, after = self.retry + random.uniform(0, min(10, self.retry * 2 ** min(failures, 10))), 0
         if response and 'Retry-After' in response.headers:
             value = response.headers['Retry-After']
             now = response.headers.get('Date', formatdate(usegmt=True))

@@ -53,7 +53,7 @@ class Session
   def wait(failures, response)
     after = response && response['Retry-After'] || '0'
     seconds = after.match?(/\A\d+\z/) ? after.to_i : Time.httpdate(after) - Time.httpdate(response['Date'] || Time.now.httpdate)
-    sleep [@retry + rand * [30, @retry * 2**failures].min, seconds].max
+    sleep [@retry + rand * [10, @retry * 2**failures].min, seconds].max
   end
 
   def receive

@@ -24,7 +24,7 @@ send() { key=$((key + 1)); printf '%s\n' "{\"event\":\"$1\",\"data\":$2,\"id\":\
 wait_for() {
   read -r retry < retry
   limit=$((retry << ($1 > 10 ? 10 : $1)))
-  delay=$((retry + $(od -An -N2 -tu2 /dev/urandom) * (limit > 30000 ? 30000 : limit) / 65536))
+  delay=$((retry + $(od -An -N2 -tu2 /dev/urandom) * (limit > 10000 ? 10000 : limit) / 65536))
   after=$(sed -n 's/^retry-after: *\([^\r]*\).*/\1/Ip' "$2")
   # Only GNU date can read a date.
   case $after in *GMT) after=$(($(date -d "$after" +%s) - $(date -d "$(sed -n 's/^date: *//Ip' "$2" | tr -d '\r')" +%s))) ;; esac

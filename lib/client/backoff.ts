@@ -1,5 +1,5 @@
 // Maximum of the random part of a delay, in milliseconds.
-const MAX_JITTER = 30_000
+const MAX_JITTER = 10_000
 // [WHATWG HTML 8.6] The maximum of a signed 32-bit integer. A timer with a longer delay would run at once.
 const MAX_TIMER_DELAY = 2_147_483_647
 
@@ -41,7 +41,7 @@ export function createBackoff (retrySettings: RetrySettings): Backoff {
     wait (retryAfter) {
       const { retryDelay } = retrySettings
       // A `retryDelay` of 0 cannot be doubled.
-      const delay = retryDelay + Math.random() * Math.min(MAX_JITTER, (retryDelay || 1) * 2 ** failures++)
+      const delay = retryDelay + Math.random() * Math.min((retryDelay || 1) * 2 ** failures++, MAX_JITTER)
       isRequired = retryAfter > 0
       return new Promise(resolve => {
         end = resolve

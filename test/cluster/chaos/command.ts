@@ -83,7 +83,8 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     let isEnding = false
     const clients: Client[] = []
     for (let index = 0; index < clientCount; index++) {
-      const session = connect(cluster.url)
+      // While faults are injected, a client can be without a stream for longer than the default timeout of its messages.
+      const session = connect(cluster.url, { timeout: Infinity })
       const client = model.addClient(index)
       model.onOpening(client)
       session.on('open', ({ sessionId }) => { model.onWelcome(client, sessionId, false) })
