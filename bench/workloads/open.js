@@ -9,7 +9,7 @@ export default {
   name: 'open',
   seconds: 5,
   title: `opening ${SESSIONS.toLocaleString('en')} sessions, 100 at a time`,
-  subjects: STANDARD,
+  subjects: [...STANDARD, 'fastify'],
   measures: {
     cpu: { label: 'server CPU, µs per session', isRelative: true },
     rate: { label: 'sessions/s' }

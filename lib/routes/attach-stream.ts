@@ -27,12 +27,12 @@ export interface AttachOptions extends Omit<StreamAttachment, 'newestPosition' |
  * session does not exist any more: then the caller responds. The route must have the hook `startStream`, and track the reply.
  */
 export async function attachStream (sessions: Sessions, session: Session, options: AttachOptions, reply: FastifyReply): Promise<boolean> {
-  const { sink, cursor, resumed } = options
+  const { sink, cursor, welcome, resumed, requestedAt } = options
   const { log: logger } = reply.request
   const onAbort = (): void => { options.onAbort() }
-  let newestPosition: number | undefined
+  let acquired: number | undefined
   try {
-    if (!sink.closed) newestPosition = await sessions.acquireStream(session, cursor, options.requestedAt)
+    if (!sink.closed) acquired = await sessions.acquireStream(session, cursor, requestedAt)
   } finally {
     // `onAbort` is called only after the store's `attach` has settled, because the session must not be released while that is pending.
     if (sink.closed) onAbort()
@@ -40,12 +40,12 @@ export async function attachStream (sessions: Sessions, session: Session, option
   }
   // If another response is being sent, for example an error of Fastify's `handlerTimeout`, `onAbort` is called when that has ended.
   if (sink.closed || !sessions.canSend(reply)) return true
-  if (newestPosition === undefined) return false
-  const attachment: StreamAttachment = { ...options, newestPosition, logger }
+  if (acquired === undefined) return false
+  const newestPosition = acquired
   let encoder: StreamEncoder | undefined
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
-      if (session[kInternals].setStream({ ...attachment, encoder })) options.onAttach?.()
+      if (session[kInternals].setStream({ sink, cursor, newestPosition, welcome, resumed, requestedAt, logger, encoder })) options.onAttach?.()
       return
     }
     // The server began to close while the `onSend` hooks ran. `close` waits for this response, so it must not become a stream.

@@ -71,7 +71,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     existing[kInternals].retainForResume()
     const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
     const cursor = eventId?.position ?? existing[kInternals].cursor
-    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, requestedAt, cursor, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
+    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, requestedAt, cursor, headers: { [SESSION_ID]: existing.id }, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()
@@ -86,7 +86,7 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
   const welcome = await runOnOpen(sessions, session, authorizedUntil, isReconnect, request, sink)
   // If the client disconnects before the stream starts, nobody has the id of the session.
   const onAbort = (): void => { sessions.discard(session, 'aborted') }
-  await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, requestedAt, cursor, onAbort }, reply)
+  await attachOrSendRetry(sessions, session, { sink, welcome, resumed: false, requestedAt, cursor, headers: { [SESSION_ID]: session.id }, onAbort }, reply)
 }
 
 /** Waits until Node has read everything that has arrived. If the client of a late request has disconnected meanwhile, the request must not replace the newer stream of this client. */
@@ -95,8 +95,8 @@ async function waitForPendingReads (): Promise<void> {
 }
 
 /** Attaches the stream of a session. If the session does not exist any more, responds as {@link sendRetry}. */
-async function attachOrSendRetry (sessions: Sessions, session: Session, options: Omit<AttachOptions, 'headers'>, reply: FastifyReply): Promise<void> {
-  if (!await attachStream(sessions, session, { ...options, headers: { [SESSION_ID]: session.id } }, reply)) sendRetry(sessions, reply)
+async function attachOrSendRetry (sessions: Sessions, session: Session, options: AttachOptions, reply: FastifyReply): Promise<void> {
+  if (!await attachStream(sessions, session, options, reply)) sendRetry(sessions, reply)
 }
 
 /** Records until when the client is authorized, and runs the `onOpen` hooks. Resolves with the data of the welcome event. If a hook refuses the session, discards it and rejects. */
