@@ -101,7 +101,7 @@ testEachClient(t, 'closes the session after a minute of responses that are not f
   matchList(t, events, [['error', error]])
   for (let seconds = 0; seconds < 59; seconds++) await advance(1000)
   t.equal(session.state, 'connecting')
-  for (let seconds = 0; seconds < 35; seconds++) await advance(1000)
+  for (let seconds = 0; seconds < 12; seconds++) await advance(1000)
   t.match(events.at(-2), ['error', error])
   t.match(events.at(-1), ['close', { reason: 'NOT_A_STREAM' }])
 })

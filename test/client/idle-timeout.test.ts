@@ -31,7 +31,7 @@ testEachClient(t, 'reconnects at once after an attempt without data for 37.5 sec
   matchList(t, events, [['error', { code: 'SILENT' }], ['error', { code: 'HTTP_500' }]])
   await advance(999)
   t.equal(requestCount('GET'), 2)
-  await advance(30_000)
+  await advance(12_000)
   matchList(t, events.slice(2), [['open', {}]])
 })
 

@@ -105,7 +105,7 @@ testEachClient(t, 'the online event makes the following delays short again', asy
   const { fetch, requestCount, advance } = fakeNetwork(t, () => new Response('busy', { status: 500 }))
   connect('', { fetch })
   await advance(0)
-  for (let attempt = 0; attempt < 5; attempt++) await advance(31_000)
+  for (let attempt = 0; attempt < 5; attempt++) await advance(11_000)
   const before = requestCount('GET')
   dispatch('online')
   await advance(0)

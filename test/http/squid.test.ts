@@ -29,10 +29,11 @@ t.test('a cache that joins simultaneous requests gives each client its own sessi
     visible_hostname localhost
     pinger_enable off
   `)
-  trackProcess(t, spawn('squid', ['-N', '-f', join(folder, 'squid.conf')], { detached: true }), 'squid')
+  const squid = trackProcess(t, spawn('squid', ['-N', '-f', join(folder, 'squid.conf')], { detached: true }), 'squid')
   const squidUrl = `http://127.0.0.1:${port}`
   // Squid logs that it accepts connections before it does.
-  await waitUntil(() => fetch(squidUrl).then(() => true, () => false), 'squid to listen')
+  const isListening = (): Promise<boolean> => fetch(squidUrl, { method: 'HEAD', signal: AbortSignal.timeout(5000) }).then(() => true, () => false)
+  await waitUntil(isListening, 'squid to listen').catch((error: unknown) => { throw new Error(squid.output(), { cause: error }) })
   const streams = await Promise.all(Array.from({ length: 4 }, (_, n) => openStream(t, squidUrl, { headers: { cookie: `user=${n}` } })))
   t.equal(new Set(streams.map(({ sessionId }) => sessionId)).size, 4)
 })

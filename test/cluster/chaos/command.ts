@@ -25,7 +25,7 @@ const { values } = parseArgs({
 
 const LEASE = 2000
 const CHANNELS = ['a', 'b', 'c']
-/** Milliseconds after the last fault in which every client must have everything. */
+/** Milliseconds in which every client must have everything, after the last fault and the end of the runs. */
 const DELIVERY_TIMEOUT = 15_000
 /** Milliseconds in which every run and every streaming handler must have ended. */
 const RUN_TIMEOUT = 60_000
@@ -83,7 +83,7 @@ async function run (seed: number, minutes: number, clientCount: number): Promise
     let isEnding = false
     const clients: Client[] = []
     for (let index = 0; index < clientCount; index++) {
-      // While faults are injected, a client can be without a stream for longer than the default timeout of its messages.
+      // While faults are injected, a client can be without a stream for longer than 60 seconds, the default timeout of a message.
       const session = connect(cluster.url, { timeout: Infinity })
       const client = model.addClient(index)
       model.onOpening(client)
