@@ -1,4 +1,4 @@
-// Measures where the time of a script goes that appends an entry, by returning earlier and earlier from the same script:
+// Measures how long each step of the script takes that appends an entry, by ending the script after each of them:
 // node --import ./test/support/strip-types.js bench/redis-script.ts
 import { spawn } from 'node:child_process'
 import { mkdtempSync } from 'node:fs'
@@ -10,63 +10,67 @@ import { createScripts } from '../lib/store/redis/script.js'
 import { findFreePort } from '../test/support/free-port.js'
 
 const ROUNDS = 10
-const CALLS = 5000
-const PIPELINE = 200
+const CALLS_PER_ROUND = 5000
+const CALLS_PER_PIPELINE = 200
 const FRAME = `event: message\ndata: ${'x'.repeat(120)}\n\n`
+const KEY = '{sse}'
+const LEASE = 5000
 const NEVER = Number.MAX_SAFE_INTEGER
 
-/** The steps of the script, with the text before which each of them ends. */
+/** The steps, each with the text of the script before which it ends. */
 const STEPS = {
-  'the call of an empty script': 'local KEY_PREFIX',
-  'the time, and the functions that all commands share': 'local store = redis.call',
-  'reading the state of the sender': 'local failure',
-  'the command, which reads the state of the log, writes the entry and its state, and publishes it': 'if #fields > 0',
-  'writing the state of the sender': 'return { failure, replies }'
+  'the call, and the settings': 'local KEY_PREFIX',
+  'reading the time, and creating the functions that all commands share': 'local store = redis.call',
+  'reading the state of the store and of the sender': 'local failure',
+  'the command: reads the state of the log, writes the entry and this state, and publishes the entry': 'if #fields > 0',
+  'writing the state of the store and of the sender, and the reply': undefined
 }
 
-const text = createScripts(resolveOptions({}, 0), 5000, false).refusedWhenFull.text
+const scriptText = createScripts(resolveOptions({}, 0), LEASE, false).refusedWhenFull.text
 const port = await findFreePort()
 const server = spawn('redis-server', ['--port', `${port}`, '--save', '', '--dir', mkdtempSync(join(tmpdir(), 'redis-'))], { stdio: 'ignore' })
 process.on('exit', () => { server.kill() })
 const redis = new Redis({ port })
 redis.on('error', () => {})
-
-const key = '{sse}'
-await redis.hset(key, { 'applied:node': 0, 'inbox:node': 0, leaseClock: 1, clockAt: Date.now() * 1000 })
+await redis.hset(KEY, { 'applied:node': 0, 'inbox:node': 0, leaseClock: 1, clockAt: Date.now() * 1000 })
 let number = 0
 
-/** Loads the script that returns before a text. */
-async function loadUntil (end: string): Promise<string> {
-  if (!text.includes(end)) throw new Error(`The script does not contain: ${end}`)
-  return String(await redis.script('LOAD', text.replace(end, `if true then return end ${end}`)))
+/** Loads a copy of the script that returns before the text `stop`. Resolves with its SHA. */
+async function loadScriptUntil (stop: string | undefined): Promise<string> {
+  if (stop === undefined) return String(await redis.script('LOAD', scriptText))
+  if (!scriptText.includes(stop)) throw new Error(`The script does not contain: ${stop}`)
+  return String(await redis.script('LOAD', scriptText.replace(stop, `if true then return { '' } end ${stop}`)))
 }
 
 /** Resolves with the average time of an execution, in microseconds. */
 async function measure (sha: string): Promise<number> {
-  await redis.hset(key, { 'applied:node': number })
+  await redis.hset(KEY, { 'applied:node': number })
   await redis.config('RESETSTAT')
-  for (let n = 0; n < CALLS; n += PIPELINE) {
+  for (let n = 0; n < CALLS_PER_ROUND; n += CALLS_PER_PIPELINE) {
     const pipeline = redis.pipeline()
     // The sender, its newest numbers and position; then one command: name, number, deadline, number of arguments, arguments.
-    for (let i = 0; i < PIPELINE; i++) pipeline.evalsha(sha, 1, key, 'node', 0, 0, 0, 'append', ++number, NEVER, 6, 'broadcasts', '', FRAME, '', 0, '')
-    for (const [error, reply] of await pipeline.exec() ?? []) if (error ?? (reply as string[] | null)?.[0]) throw error ?? new Error(String(reply))
+    for (let i = 0; i < CALLS_PER_PIPELINE; i++) pipeline.evalsha(sha, 1, KEY, 'node', 0, 0, 0, 'append', ++number, NEVER, 6, 'broadcasts', '', FRAME, '', 0, '')
+    for (const [error, reply] of await pipeline.exec() ?? []) {
+      if (error !== null) throw error
+      // The complete script returns the error of the command.
+      const [failure] = reply as [string]
+      if (failure !== '') throw new Error(failure)
+    }
   }
   const [, calls, microseconds] = /cmdstat_evalsha:calls=(\d+),usec=(\d+)/.exec(await redis.info('commandstats')) ?? []
   return Number(microseconds) / Number(calls)
 }
 
-const shas = await Promise.all(Object.values(STEPS).map(loadUntil))
+const shas = await Promise.all(Object.values(STEPS).map(loadScriptUntil))
 const times = shas.map((): number[] => [])
 for (let round = 0; round < ROUNDS; round++) {
   for (const [index, sha] of shas.entries()) times[index]?.push(await measure(sha))
 }
 // Other programs can only make an execution slower.
 const shortest = times.map(values => Math.min(...values))
-const total = shortest.at(-1) ?? 0
 for (const [index, step] of Object.keys(STEPS).entries()) {
-  const time = (shortest[index] ?? 0) - (shortest[index - 1] ?? 0)
-  console.log(`${time.toFixed(1).padStart(5)} µs, ${(time / total * 100).toFixed(0).padStart(2)} %: ${step}`)
+  console.log(`${((shortest[index] ?? 0) - (shortest[index - 1] ?? 0)).toFixed(1).padStart(5)} µs: ${step}`)
 }
-console.log(`${total.toFixed(1).padStart(5)} µs in total`)
+console.log(`${(shortest.at(-1) ?? 0).toFixed(1).padStart(5)} µs in total`)
 redis.disconnect()
 server.kill()

@@ -1,6 +1,6 @@
 import { measurePerOperation } from '../harness/measure.js'
 import { scaled } from '../harness/quick.js'
-import { STANDARD } from '../subjects/index.js'
+import { LOWER_BOUNDS, STANDARD } from '../subjects/index.js'
 
 const WARM_UP = scaled(1000)
 const SESSIONS = scaled(5000)
@@ -9,7 +9,7 @@ export default {
   name: 'open',
   seconds: 5,
   title: `opening ${SESSIONS.toLocaleString('en')} sessions, 100 at a time`,
-  subjects: [...STANDARD, 'fastify'],
+  subjects: [...STANDARD, ...LOWER_BOUNDS],
   measures: {
     cpu: { label: 'server CPU, µs per session', isRelative: true },
     rate: { label: 'sessions/s' }
