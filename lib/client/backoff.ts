@@ -14,7 +14,7 @@ export interface RetrySettings {
   retryDelay: number
 }
 
-/** Delays retries, exponentially longer after each failure and with jitter, so that clients do not all retry at the same time. */
+/** Delays retries by the retry delay and a random time, so that clients do not all retry at the same time. The maximum of the random time doubles after each failure, up to `MAX_JITTER`. */
 export interface Backoff {
   /** Makes the next delay short again. Call it after a success. */
   reset (): void

@@ -30,9 +30,9 @@ export async function attachStream (sessions: Sessions, session: Session, option
   const { sink, cursor, welcome, resumed, requestedAt } = options
   const { log: logger } = reply.request
   const onAbort = (): void => { options.onAbort() }
-  let acquired: number | undefined
+  let newestPosition: number | undefined
   try {
-    if (!sink.closed) acquired = await sessions.acquireStream(session, cursor, requestedAt)
+    if (!sink.closed) newestPosition = await sessions.acquireStream(session, cursor, requestedAt)
   } finally {
     // `onAbort` is called only after the store's `attach` has settled, because the session must not be released while that is pending.
     if (sink.closed) onAbort()
@@ -40,11 +40,11 @@ export async function attachStream (sessions: Sessions, session: Session, option
   }
   // If another response is being sent, for example an error of Fastify's `handlerTimeout`, `onAbort` is called when that has ended.
   if (sink.closed || !sessions.canSend(reply)) return true
-  if (acquired === undefined) return false
-  const newestPosition = acquired
+  if (newestPosition === undefined) return false
   let encoder: StreamEncoder | undefined
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
+      // Not a copy of `options`: V8 is slow to copy objects of several shapes.
       if (session[kInternals].setStream({ sink, cursor, newestPosition, welcome, resumed, requestedAt, logger, encoder })) options.onAttach?.()
       return
     }

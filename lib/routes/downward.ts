@@ -71,7 +71,8 @@ async function handleStream (sessions: Sessions, request: FastifyRequest, reply:
     existing[kInternals].retainForResume()
     const welcome = await runOnResume(sessions, existing, authorizedUntil, request, sink)
     const cursor = eventId?.position ?? existing[kInternals].cursor
-    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, requestedAt, cursor, headers: { [SESSION_ID]: existing.id }, onAbort: () => { existing[kInternals].releaseAborted() } }, reply)
+    const onAbort = (): void => { existing[kInternals].releaseAborted() }
+    await attachOrSendRetry(sessions, existing, { sink, welcome, resumed: true, requestedAt, cursor, headers: { [SESSION_ID]: existing.id }, onAbort }, reply)
     return
   }
   if (isReconnect && getHeader(request, RESUME) === 'required') throw new SessionUnknown()

@@ -1,6 +1,6 @@
 /** Whether an `Accept` header accepts a media type, given in lower case. */
 export function acceptsType (type: string, accept = '*/*'): boolean {
-  // What most clients send, which need not be parsed.
+  // Most clients send one of these two values, or no header. They need no parsing.
   if (accept === '*/*' || accept === type) return true
   // From the least to the most specific.
   const ranges = ['*/*', `${type.split('/', 1)[0] as string}/*`, type]
