@@ -1,4 +1,5 @@
-// Measures how long each step of the script takes that appends an entry, by ending the script after each of them:
+// Measures the steps of the script that appends an entry to a log. The time of a step is that of a copy of the script that ends after it, minus
+// that of the copy that ends before it:
 // node --import ./test/support/strip-types.js bench/redis-script.ts
 import { spawn } from 'node:child_process'
 import { mkdtempSync } from 'node:fs'
@@ -48,11 +49,11 @@ async function measure (sha: string): Promise<number> {
   await redis.config('RESETSTAT')
   for (let n = 0; n < CALLS_PER_ROUND; n += CALLS_PER_PIPELINE) {
     const pipeline = redis.pipeline()
-    // The sender, its newest numbers and position; then one command: name, number, deadline, number of arguments, arguments.
+    // The sender, the number before the batch, the highest number with a reply, the highest position (0: no check); then one command: name, number, deadline, number of arguments, arguments.
     for (let i = 0; i < CALLS_PER_PIPELINE; i++) pipeline.evalsha(sha, 1, KEY, 'node', 0, 0, 0, 'append', ++number, NEVER, 6, 'broadcasts', '', FRAME, '', 0, '')
     for (const [error, reply] of await pipeline.exec() ?? []) {
       if (error !== null) throw error
-      // The complete script returns the error of the command.
+      // A shortened script returns ''. The complete one returns the error of the command, or '' if it succeeded.
       const [failure] = reply as [string]
       if (failure !== '') throw new Error(failure)
     }

@@ -44,7 +44,7 @@ export async function attachStream (sessions: Sessions, session: Session, option
   let encoder: StreamEncoder | undefined
   const payload = new StreamPayload(sink, () => {
     if (!sessions.closing) {
-      // Not a copy of `options`: V8 is slow to copy objects of several shapes.
+      // Lists the properties instead of spreading `options`, which V8 does slowly if the objects have several shapes.
       if (session[kInternals].setStream({ sink, cursor, newestPosition, welcome, resumed, requestedAt, logger, encoder })) options.onAttach?.()
       return
     }

@@ -9,7 +9,7 @@ import type { Pull, Reply, ReplyContent, StreamRequest } from './messages.js'
 const MIN_STREAM_AGE = 1000
 // Milliseconds between two reads after which the leader may have been frozen. It then checks that it is still the leader.
 const MAX_PAUSE = 5000
-// Minimum time between two rounds of replies without data, in milliseconds.
+// Minimum time between a round of replies outside the log and the next round that only keeps the tabs alive, in milliseconds.
 const KEEP_ALIVE_INTERVAL = 1000
 // Minimum time between two replays for the same tab, in milliseconds.
 const REPLAY_INTERVAL = 10_000
@@ -196,7 +196,7 @@ export function createLeader ({ tabId: ownTabId, fetch, maxEventSize = 2 ** 24, 
       }
       if (replayIfBehind()) return
       answerAll()
-      // Resets the idle timers of the tabs. Each reply uses up a pull, and the pulls must be there when a large event is complete, so not with each of its chunks.
+      // Resets the idle timers of the tabs, at most once per KEEP_ALIVE_INTERVAL: each reply uses up a pull. If each chunk of a large event did that, no pull would be waiting when the event is complete.
       if (unloggedText === '' && performance.now() - keptAliveAt < KEEP_ALIVE_INTERVAL) continue
       keptAliveAt = performance.now()
       for (const pull of pendingPulls.values()) if (!pull.streamRequest) reply(pull, { kind: 'text', text: unloggedText || ':\n\n', position: pull.position })

@@ -232,7 +232,7 @@ export class CommandQueue {
 
   #sendNew (): void {
     this.#flush = undefined
-    // If nothing was sent for a while, the loop would search the whole queue.
+    // While nothing can be sent, the unsent commands accumulate, and the loop would go through all of them in each tick.
     if (!this.#canSend) return
     let first = this.#last
     while (first?.prev?.batch === 0) first = first.prev
