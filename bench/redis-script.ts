@@ -20,7 +20,7 @@ const NEVER = Number.MAX_SAFE_INTEGER
 
 /** The steps, each with the text of the script before which it ends. */
 const STEPS = {
-  'the call, and the settings': 'local KEY_PREFIX',
+  'the call': 'local KEY_PREFIX',
   'reading the time, and creating the functions that all commands share': 'local store = redis.call',
   'reading the state of the store and of the sender': 'local failure',
   'the command: reads the state of the log, writes the entry and this state, and publishes the entry': 'if #fields > 0',
@@ -50,7 +50,7 @@ async function measure (sha: string): Promise<number> {
   for (let n = 0; n < CALLS_PER_ROUND; n += CALLS_PER_PIPELINE) {
     const pipeline = redis.pipeline()
     // The sender, the number before the batch, the highest number with a reply, the highest position (0: no check); then one command: name, number, deadline, number of arguments, arguments.
-    for (let i = 0; i < CALLS_PER_PIPELINE; i++) pipeline.evalsha(sha, 1, KEY, 'node', 0, 0, 0, 'append', ++number, NEVER, 6, 'broadcasts', '', FRAME, '', 0, '')
+    for (let i = 0; i < CALLS_PER_PIPELINE; i++) pipeline.evalsha(sha, 1, KEY, 'node', 0, 0, 0, 'append', ++number, NEVER, 4, 'broadcasts', '', FRAME, '')
     for (const [error, reply] of await pipeline.exec() ?? []) {
       if (error !== null) throw error
       // A shortened script returns ''. The complete one returns the error of the command, or '' if it succeeded.

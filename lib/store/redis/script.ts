@@ -9,7 +9,7 @@ const COMMANDS = [
 ] as const
 
 /** The parts of the script that commands load with `require`. */
-const MODULES = ['calls', 'channels', 'logs', 'message_queue', 'retention', 'runs']
+const MODULES = ['calls', 'channels', 'log_trims', 'logs', 'message_queue', 'nodes', 'read_log', 'retention', 'rollback', 'runs']
 
 /** A command of the store. Each has a file in `lua/commands`, whose first comment describes the arguments (ARGS) and the reply. */
 export type CommandName = typeof COMMANDS[number]
@@ -64,7 +64,7 @@ function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSe
   }
 }
 
-/** Creates the scripts, which start with the settings as constants. */
+/** Creates the scripts for some settings. */
 export function createScripts (settings: StoreSettings, lease: number, isCluster: boolean): Scripts {
   const constants = {
     ...formatOptions(settings),
@@ -73,10 +73,15 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
     lease: toLua(lease),
     readBytes: toLua(READ_BYTES),
     maxWork: toLua(MAX_WORK),
-    isCluster: String(isCluster)
+    isCluster: String(isCluster),
+    // In a cluster, PUBLISH would send a publication to all servers, SPUBLISH sends it only to those of its slot.
+    publish: isCluster ? "'SPUBLISH'" : "'PUBLISH'",
+    // Returned instead of a version if the sender must load the session to find out what has changed. Higher than every version.
+    unknownVersion: '9e15'
   }
+  // Local variables would take time in each execution.
+  const values = new Map(Object.entries(constants).map(([name, value]) => [name.replace(/[A-Z]/g, '_$&').toUpperCase(), value.startsWith('{') ? `(${value})` : value]))
   const body = [
-    ...Object.entries(constants).map(([name, value]) => `local ${name.replace(/[A-Z]/g, '_$&').toUpperCase()} = ${value}\n`),
     readLua('lua/common'),
     // Redis runs the whole text each time, so only the functions of executed commands, and of the modules that they require, are
     // created. All in one function: creating a function takes time for each outer variable that it uses.
@@ -85,7 +90,7 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
     ...COMMANDS.map(name => `if name == 'commands/${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),
     'end\n',
     readLua('lua/dispatch')
-  ].join('')
+  ].join('').replace(/\b[A-Z_]+\b/g, name => values.get(name) ?? name)
   const createScript = (flags: string): Script => {
     const text = `#!lua${flags}\n${body}`
     return { text, sha: createHash('sha1').update(text).digest('hex') }

@@ -1,8 +1,6 @@
--- Shared by all commands. script.ts joins the parts of the script in this order: the settings, this file, the modules, the
--- commands, dispatch.lua. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
+-- Shared by all commands. script.ts joins the parts of the script in this order: this file, the modules, the commands,
+-- dispatch.lua. It replaces the names of settings, such as LEASE, by their values. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local KEY_PREFIX = KEYS[1]
--- In a cluster, PUBLISH would send a publication to all servers, SPUBLISH sends it only to those of its slot.
-local PUBLISH = IS_CLUSTER and 'SPUBLISH' or 'PUBLISH'
 
 -- With the argument `rights`, the script returns the rights that the user of this connection lacks, as rules of an ACL.
 if ARGV[1] == 'rights' then
@@ -47,9 +45,6 @@ local work = 0
 -- Fields of the store's hash that are written when all commands have been executed.
 local store_changes = {}
 
--- Returned instead of a version if the sender must load the session to find out what has changed. Higher than every version.
-local UNKNOWN_VERSION = 9e15
-
 local function format_integer (n) return string.format('%.0f', n) end
 local function to_number (v) return tonumber(v or 0) or 0 end
 local function raise (code) error({ err = code }) end
@@ -80,68 +75,6 @@ end
 -- for the sender. The sender applies the reply when it reaches the marker, so replies and publications keep their order.
 local function marked_reply (token, value)
   return { format_integer(notify(NODE_ID, 'reply ' .. token)), format_integer(position), format_integer(rollback_position), value }
-end
-
--- The nodes that have a lease, as far as this script knows. Many messages belong to few nodes.
-local has_lease = {}
-
-local function expire_node (node)
-  has_lease[node] = nil
-  -- The number of its last command shows whether Redis has lost commands, when the node registers under a new id.
-  local applied = redis.call('HGET', KEY_PREFIX, 'applied:' .. node)
-  if applied then
-    redis.call('HSET', KEY_PREFIX .. ':fenced:' .. node, 'applied', applied)
-    redis.call('PEXPIRE', KEY_PREFIX .. ':fenced:' .. node, 3600000)
-  end
-  redis.call('ZREM', KEY_PREFIX .. ':nodes', node)
-  redis.call('HDEL', KEY_PREFIX, 'applied:' .. node, 'inbox:' .. node)
-  redis.call('DEL', KEY_PREFIX .. ':tickets:' .. node)
-  store_changes['inbox:' .. node], store_changes['applied:' .. node] = nil, nil
-  if node == NODE_ID then applied_number, inbox_number = nil, nil end
-  -- Messages that wait for a message of this node may be next now.
-  publish_all('queues_changed')
-end
-
--- Returns whether a node has a lease. Expires a node without one: it must register under a new id.
-local function check_lease (node)
-  if node == NODE_ID and applied_number or has_lease[node] then return true end
-  local lease_end = redis.call('ZSCORE', KEY_PREFIX .. ':nodes', node)
-  has_lease[node] = lease_end and tonumber(lease_end) > lease_clock
-  if has_lease[node] then return true end
-  if lease_end or redis.call('HEXISTS', KEY_PREFIX, 'inbox:' .. node) == 1 then expire_node(node) end
-  return false
-end
-
--- Clears the owner of a session if its lease has ended. Returns true if it was cleared.
-local function clear_expired_owner (key, owner)
-  if not owner or owner == '' or check_lease(owner) then return false end
-  redis.call('HSET', key, 'owner', '')
-  redis.call('HINCRBY', key, 'version', 1)
-  return true
-end
-
--- Records that this node uses a session, so that it is notified when the session is closed. A run also has the field
--- `readerNodes`, for those that receive its entries.
-local function add_node (key, nodes, field)
-  nodes = nodes or ''
-  if string.find(nodes, NODE_ID, 1, true) then return end
-  -- 200 characters are about 15 ids. Some may be those of nodes that have failed.
-  if #nodes > 200 then
-    local with_lease = {}
-    for node in string.gmatch(nodes, '[^,]+') do if check_lease(node) then with_lease[#with_lease + 1] = node .. ',' end end
-    nodes = table.concat(with_lease)
-  end
-  redis.call('HSET', key, field or 'nodes', nodes .. NODE_ID .. ',')
-end
-
--- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries so far as lost.
-local function rollback ()
-  -- A rollback that the sender has not received yet has reported this loss.
-  if rollback_position > HIGHEST_POSITION then return end
-  position = math.max(position, HIGHEST_POSITION, NOW) + 1
-  rollback_position = position
-  store_changes.position, store_changes.rollbackPosition, store_changes.noExpiryUntil = position, rollback_position, lease_clock + LEASE * 2
-  publish_all('rollback ' .. format_integer(rollback_position))
 end
 
 -- `create_function` creates a module, or the function of a command, by its name. `require` calls it once for each name.

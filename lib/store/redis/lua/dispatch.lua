@@ -2,19 +2,15 @@
 -- for too long. Each has a name, a number, a deadline, the number of its arguments, and the arguments. Returns the error of the
 -- command that failed, `CONTINUE` if commands are left, or '', and the replies of those before it.
 
--- Raises an error if the sender has no lease, if a command before this batch was not executed, or if the deadline has passed: then the
--- sender has given the command up.
-local function assert_executable (deadline)
-  if not applied_number then raise('FENCED') end
-  if PREVIOUS_NUMBER > applied_number then raise('REORDERED') end
-  if NOW > deadline then raise('TIMEDOUT') end
-end
-
 local function execute (name, number, deadline, args)
   command_number = number
   -- A command without a number is executed for any sender, each time that it is sent.
   if number > 0 then
-    assert_executable(deadline)
+    if not applied_number then raise('FENCED') end
+    -- A command before this batch was not executed.
+    if PREVIOUS_NUMBER > applied_number then raise('REORDERED') end
+    -- The sender has given the command up.
+    if NOW > deadline then raise('TIMEDOUT') end
     is_retry = number <= applied_number
   end
   local reply = require('commands/' .. name)(args)
@@ -28,7 +24,7 @@ end
 local store = redis.call('HMGET', KEY_PREFIX, 'position', 'rollbackPosition', 'leaseClock', 'clockAt', 'applied:' .. NODE_ID, 'inbox:' .. NODE_ID)
 position, rollback_position, lease_clock, clock_at = to_number(store[1]), to_number(store[2]), to_number(store[3]), to_number(store[4])
 applied_number, inbox_number = tonumber(store[5] or nil), tonumber(store[6] or nil)
-if applied_number and (position < HIGHEST_POSITION or applied_number < ACKED_NUMBER) then rollback() end
+if applied_number and (position < HIGHEST_POSITION or applied_number < ACKED_NUMBER) then require('rollback')() end
 local failure = ''
 local replies = {}
 local i = 5

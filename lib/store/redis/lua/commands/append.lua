@@ -3,13 +3,13 @@
 --   name or id
 --   frame
 --   ids of the excluded sessions, separated by commas
---   for a channel, the milliseconds for which to keep the entries, or 0; for a run, the term
---   key of the entry, or ''; not for a run
+--   for a channel, the milliseconds for which to keep the entries (default: 0); for a run, the term
+--   key of the entry (default: ''); not for a run
 -- Returns the position; 0 if the channel has no members and is not kept, or for a retry of an entry of a channel or of broadcasts; -1 if
 -- the session is closed; `run_over` if the run has ended or was restarted; `session_over` if the run delivers items to a session that
 -- is closed.
 local logs = require('logs')
-local kind, name, frame, except, latest_key = ARGS[1], ARGS[2], ARGS[3], ARGS[4], ARGS[6]
+local kind, name, frame, except, latest_key = ARGS[1], ARGS[2], ARGS[3], ARGS[4], ARGS[6] or ''
 if kind == 'session' then return logs.append_to_session(name, frame, latest_key) end
 if kind == 'run' then
   local key = run_key(name)
@@ -34,7 +34,7 @@ local bounds = CHANNEL_LOG
 keep = to_number(keep)
 if is_retry then return 0 end
 if kind == 'channel' then
-  local new_keep = tonumber(ARGS[5])
+  local new_keep = to_number(ARGS[5])
   if not channels.exists(channels.count(key), keep, last) then
     if new_keep == 0 then return 0 end
     channels.create(key, last)

@@ -12,16 +12,16 @@
 --   `reused`: the key belongs to another message
 --   `s<response>`: a repeat whose response is stored; `d`: one whose response was dropped; `S<response>`, `D`: the same, and the record
 --     has this node as waiting
-local message_queue = require('message_queue')
+local message_queue, nodes = require('message_queue'), require('nodes')
 local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] == '1'
 local key = session_key(id)
-local current_version, close_reason, owner, nodes, first, in_list = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'messagesInList'))
+local current_version, close_reason, owner, user_nodes, first, in_list = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'messagesInList'))
 if not current_version or close_reason then return { 'unknown', {}, read_record(key) } end
-add_node(key, nodes)
+nodes.add(key, user_nodes)
 local queue, records = key .. ':queue', key .. ':records'
 local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = message_queue.is_concurrent(ticket)
-local session_record = not clear_expired_owner(key, owner) and current_version == version and {} or read_record(key)
+local session_record = not nodes.clear_expired_owner(key, owner) and current_version == version and {} or read_record(key)
 
 first = message_queue.ensure_valid_first(key, first)
 -- Redis may have lost the ticket since, or, for a retry, have it already.

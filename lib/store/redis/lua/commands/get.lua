@@ -1,7 +1,8 @@
 -- ARGS: id. Returns the record.
+local nodes = require('nodes')
 local key = session_key(ARGS[1])
-local owner, nodes, start_position = unpack(redis.call('HMGET', key, 'owner', 'nodes', 'startPosition'))
+local owner, user_nodes, start_position = unpack(redis.call('HMGET', key, 'owner', 'nodes', 'startPosition'))
 if not start_position then return {} end
-clear_expired_owner(key, owner)
-add_node(key, nodes)
+nodes.clear_expired_owner(key, owner)
+nodes.add(key, user_nodes)
 return read_record(key)

@@ -11,7 +11,7 @@
 --   the expired sessions for which this node has to run the onClose hooks, each with its deadline
 --   1 if there are more runs to end or to remove
 --   the runs that this node can restart
-local retention, runs = require('retention'), require('runs')
+local nodes, retention, runs = require('nodes'), require('retention'), require('runs')
 
 -- The number of sessions that are examined, and that are assigned to this node.
 local MAX_EXAMINED, MAX_ASSIGNED = 512, 64
@@ -19,7 +19,7 @@ local is_registration, previous_id, previous_acked, interval, options = ARGS[1] 
 lease_clock, clock_at = lease_clock + math.min(math.max(NOW - clock_at, 0) / 1000, interval * 2), NOW
 store_changes.leaseClock, store_changes.clockAt = lease_clock, clock_at
 
-for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':nodes', '-inf', lease_clock, 'LIMIT', 0, 16)) do expire_node(node) end
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEY_PREFIX .. ':nodes', '-inf', lease_clock, 'LIMIT', 0, 16)) do nodes.expire(node) end
 if is_registration and not applied_number then
   if options ~= '' then
     local current = redis.call('HGET', KEY_PREFIX, 'options')
@@ -36,7 +36,7 @@ local function has_lost_previous ()
   local applied = redis.call('HGET', KEY_PREFIX .. ':fenced:' .. previous_id, 'applied')
   return not applied or tonumber(applied) < previous_acked
 end
-if position < HIGHEST_POSITION or previous_id ~= '' and has_lost_previous() then rollback() end
+if position < HIGHEST_POSITION or previous_id ~= '' and has_lost_previous() then require('rollback')() end
 
 local assigned = {}
 -- After a rollback, the nodes close again the sessions whose close Redis has lost. No session expires for two leases, in which they
@@ -56,7 +56,7 @@ for _, id in ipairs(list_due(':deadlines', MAX_EXAMINED)) do
   if owner and owner ~= '' then
     -- If the lease of the owner has ended, the client has `resumeTimeout` from now on. An owner with a lease renews the deadline while
     -- it has the stream. If the owner has no stream, Redis has lost the `release`, and the owner sends it again.
-    if not clear_expired_owner(session_key(id), owner) then notify(owner, 'stream_check ' .. id) end
+    if not nodes.clear_expired_owner(session_key(id), owner) then notify(owner, 'stream_check ' .. id) end
     retention.set_deadline(id, principal, RESUME_TIMEOUT)
   else assign(':deadlines', id) end
 end
@@ -65,11 +65,11 @@ end
 for _, id in ipairs(list_due(':unacked_expiries', MAX_ASSIGNED)) do
   local node = redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy')
   if not node then redis.call('ZREM', KEY_PREFIX .. ':unacked_expiries', id)
-  elseif node == NODE_ID or not check_lease(node) then assign(':unacked_expiries', id) end
+  elseif node == NODE_ID or not nodes.has_lease(node) then assign(':unacked_expiries', id) end
 end
 runs.remove_expired()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
-  if not check_lease(node) then runs.end_lost(node) end
+  if not nodes.has_lease(node) then runs.end_lost(node) end
 end
 local released = runs.find_released({ unpack(ARGS, 6) })
 -- Shows the node whether its inbox works.

@@ -12,13 +12,13 @@
 -- result of `logs.read`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
 -- its entries are kept; for `unverified_session`: the version; for `unverified_run`: the record; for sessions also `gone`, or
 -- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
-local logs, retention, runs = require('logs'), require('retention'), require('runs')
+local logs, nodes, retention, runs = require('logs'), require('nodes'), require('retention'), require('runs')
 local token = ARGS[1]
 local values, is_rolled_back, max_work = {}, false, work + READ_BYTES
 
 -- Returns why the log of a session is not read, or nil and the record if it is newer.
 local function read_session (id, key, epoch, version)
-  local current_epoch, current_version, owner, close_reason, principal, nodes, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'nodes', 'isNewer'))
+  local current_epoch, current_version, owner, close_reason, principal, user_nodes, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'nodes', 'isNewer'))
   if not current_epoch then return 'gone' end
   -- Redis has lost the epoch of the stream, so no other stream has replaced it.
   if tonumber(current_epoch) < tonumber(epoch) then return 'replaced 0' end
@@ -27,7 +27,7 @@ local function read_session (id, key, epoch, version)
     redis.call('HSET', key, 'owner', NODE_ID)
     current_version = redis.call('HINCRBY', key, 'version', 1)
   end
-  add_node(key, nodes)
+  nodes.add(key, user_nodes)
   if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
   else
     retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
@@ -48,8 +48,8 @@ for i = 2, #ARGS, 7 do
   local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
   local value
   if kind == 'unverified_session' then
-    local current_version, nodes = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
-    if current_version then add_node(session_key(name), nodes) end
+    local current_version, user_nodes = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
+    if current_version then nodes.add(session_key(name), user_nodes) end
     value = current_version or 'gone'
   elseif kind == 'unverified_run' then value = read_run(name)
   else
@@ -60,7 +60,7 @@ for i = 2, #ARGS, 7 do
     elseif kind == 'channel' then record = { redis.call('HGET', key, 'keep') } end
     if problem then value = problem
     else
-      value = logs.read(key, after, through, math.max(max_work - work, 1))
+      value = require('read_log')(key, after, through, math.max(max_work - work, 1))
       value[6] = record
       -- The node has an entry that does not exist any more. A channel or a run may have been removed with all its entries.
       if newest > rollback_position and newest > tonumber(value[2]) and (kind ~= 'channel' and kind ~= 'run' or redis.call('EXISTS', key) == 1) then
@@ -70,5 +70,5 @@ for i = 2, #ARGS, 7 do
   end
   values[#values + 1] = value
 end
-if is_rolled_back then rollback() end
+if is_rolled_back then require('rollback')() end
 return marked_reply(token, values)

@@ -7,7 +7,7 @@ local is_restarted = is_retry and redis.call('HGET', run_key(id), 'owner') == NO
 if not is_retry and redis.call('ZREM', runs.released, id) == 1 then
   is_restarted = true
   -- A position, so that it is unique also after Redis has lost data.
-  redis.call('HSET', run_key(id), 'owner', NODE_ID, 'term', logs.next_position())
+  redis.call('HSET', run_key(id), 'owner', NODE_ID, 'term', (logs.next_position()))
   redis.call('ZADD', runs.producer_key(NODE_ID), position, id)
   redis.call('ZADD', runs.producers, 0, NODE_ID)
   runs.add_node(id, 'nodes')

@@ -4,7 +4,7 @@
 -- Returns a marked reply with the record of the run, or why there is none: `exists`, `reused` (the fingerprint differs), `full`,
 -- `session_over`, `resend` (as a new command).
 -- Lua does not parse the JSON, so some of its values are also arguments.
-local logs, runs = require('logs'), require('runs')
+local logs, nodes, runs = require('logs'), require('nodes'), require('runs')
 local token, id, name, input, fingerprint, keep, reuse, producer, session, part_prefix, request = unpack(ARGS)
 
 -- The node may have received the reply to the first execution already. Then, it would not produce a run that a retry starts.
@@ -13,7 +13,7 @@ local existing = redis.call('HGET', runs.names, name)
 if existing then
   local start_position, outcome, existing_fingerprint, owner, restarting_producer = unpack(redis.call('HMGET', run_key(existing), 'startPosition', 'outcome', 'fingerprint', 'owner', 'producer'))
   -- The lease of its node has ended, but no heartbeat has ended the run yet.
-  if start_position and not outcome and not restarting_producer and not check_lease(owner) then
+  if start_position and not outcome and not restarting_producer and not nodes.has_lease(owner) then
     outcome = '{"status":"lost"}'
     runs.finish(existing, owner, outcome, '')
   end

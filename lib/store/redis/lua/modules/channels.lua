@@ -3,7 +3,6 @@
 -- A channel is a hash, with a log. It exists while it has members, or entries that are kept. After that, former members may
 -- still read its log. If its entries are kept, it has the field `keep`, in milliseconds. The sorted set `:members` has the ids of
 -- the members, in the order of their joins; the field `joins` counts these.
-local logs = require('logs')
 local channels = {}
 
 -- Returns the ranges of left channels that can have entries which the session has not read, the oldest first.
@@ -21,7 +20,7 @@ end
 -- Drops the range of a left channel. The loss is recorded in the session's own log, because the dropped range cannot report it.
 function channels.drop_range (key, range, reason)
   redis.call('HDEL', key, range.field)
-  logs.mark_trimmed(key, range.to, reason)
+  require('log_trims').mark_trimmed(key, range.to, reason)
 end
 
 function channels.count (key) return redis.call('ZCARD', key .. ':members') end

@@ -6,7 +6,7 @@
 -- the id of the newest run with each name and principal.
 -- A run that can be restarted has the field `producer`, the name of its producer, and, after a restart, `term`, a number that
 -- no other restart has. `runs_released` contains those that no node produces, with the time at which they end as `lost`.
-local logs, retention = require('logs'), require('retention')
+local logs, nodes, retention = require('logs'), require('nodes'), require('retention')
 local runs = { names = KEY_PREFIX .. ':run_names', all = KEY_PREFIX .. ':runs', kept = KEY_PREFIX .. ':runs_kept', released = KEY_PREFIX .. ':runs_released', producers = KEY_PREFIX .. ':producers', RUNNING = 9e15 }
 -- The number of runs that the script may still end or remove because a time has passed or a node has failed. Another one continues,
 -- so that Redis is not blocked.
@@ -33,7 +33,7 @@ function runs.record (id) return redis.call('HMGET', run_key(id), 'input', 'star
 
 -- Records that this node uses a run, so that it is notified of the end (field `nodes`), or that it has readers of the run, so that
 -- it is notified of the entries (field `readerNodes`).
-function runs.add_node (id, field) add_node(run_key(id), redis.call('HGET', run_key(id), field), field) end
+function runs.add_node (id, field) nodes.add(run_key(id), redis.call('HGET', run_key(id), field), field) end
 
 function runs.remove (id)
   local key = run_key(id)
@@ -49,11 +49,11 @@ end
 function runs.finish (id, owner, outcome, ended_by)
   work = work + 1000
   local key = run_key(id)
-  local nodes, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'nodes', 'keep', 'last', 'session', 'partPrefix'))
+  local user_nodes, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'nodes', 'keep', 'last', 'session', 'partPrefix'))
   redis.call('ZREM', runs.producer_key(owner), id)
   redis.call('ZREM', runs.released, id)
   -- The hash was evicted.
-  if not nodes then return runs.remove(id) end
+  if not user_nodes then return runs.remove(id) end
   local end_position = logs.next_position()
   redis.call('HSET', key, 'outcome', outcome, 'endPosition', end_position, 'endedBy', ended_by)
   if session then
@@ -67,7 +67,7 @@ function runs.finish (id, owner, outcome, ended_by)
     -- Nodes remove the run. The TTL removes it if no node is running.
     redis.call('PEXPIRE', key, keep + 3600000)
   end
-  for node in string.gmatch(nodes, '[^,]+') do
+  for node in string.gmatch(user_nodes, '[^,]+') do
     notify(node, 'run_ended ' .. id .. ' ' .. format_integer(to_number(last)) .. ' ' .. format_integer(end_position) .. ' ' .. outcome)
   end
 end
