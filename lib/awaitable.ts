@@ -53,8 +53,8 @@ class ObservedPromise<T> extends Promise<T> {
     return super.then(onFulfilled, onRejected)
   }
 
-  /** Calls a function if the promise rejects and nothing waits for it. */
-  onUnhandled (report: (error: unknown) => void): void {
+  /** Calls `report` if nothing waits for the promise, which is about to reject. */
+  reportUnlessObserved (report: (error: unknown) => void): void {
     super.then(undefined, (error: unknown) => {
       // This runs after all microtasks, because the caller may start to wait in one of them.
       setImmediate(() => { if (!this.#isObserved) report(error) })
@@ -68,16 +68,21 @@ class ObservedPromise<T> extends Promise<T> {
  * error instead.
  */
 export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown) => void = noop): Promise<T> {
-  let promise: ObservedPromise<T>
+  let result: Awaitable<T>
   try {
-    const result = work()
-    if (result === undefined) return RESOLVED_PROMISE as Promise<T>
-    if (!isPromise(result)) return Promise.resolve(result)
-    promise = new ObservedPromise(resolve => { resolve(result) })
+    result = work()
   } catch (error) {
-    promise = new ObservedPromise((_resolve, reject) => { reject(error) })
+    result = new Promise((_resolve, reject) => { reject(error) })
   }
-  promise.onUnhandled(report)
+  if (result === undefined) return RESOLVED_PROMISE as Promise<T>
+  if (!isPromise(result)) return Promise.resolve(result)
+  const pending = result
+  const promise = new ObservedPromise<T>((resolve, reject) => {
+    pending.then(resolve, (error: unknown) => {
+      promise.reportUnlessObserved(report)
+      reject(error)
+    })
+  })
   return promise
 }
 

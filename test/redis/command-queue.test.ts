@@ -34,12 +34,12 @@ t.test('combines the operations of one event loop tick into few commands, in ord
   const session = await openSession(sessions)
   const down = await attachMemoryStream(sessions, session)
   commands.length = 0
-  const numbers = Array.from({ length: 100 }, (_, n) => n)
+  const numbers = Array.from({ length: 200 }, (_, n) => n)
   await Promise.all(numbers.map(async n => { await (n % 2 === 0 ? session.send(n) : sessions.broadcast('message', n)) }))
   const appendCounts = commands.map(operations => operations.filter(operation => operation === 'append').length).filter(appends => appends > 0)
   t.equal(appendCounts.length, 2)
-  t.equal(appendCounts.reduce((sum, appends) => sum + appends), 100)
-  await waitUntil(() => down.messages().length === 100, 'all messages')
+  t.equal(appendCounts.reduce((sum, appends) => sum + appends), 200)
+  await waitUntil(() => down.messages().length === 200, 'all messages')
   t.strictSame(down.messages(), numbers)
 })
 

@@ -297,9 +297,9 @@ class History {
     if (kind === 'own') {
       if (session.broadcastEndPosition !== undefined) return
       const positions = store.append(session.log)
-      store.notify(session.owner, `entry ${session.id} ${positions}\ndata: ${store.position}\n\n`)
-    } else if (kind === 'channel') store.publish(`${PREFIX}:c:${channel}`, `0 ${store.append(store.channel(channel))} \ndata: ${store.position}\n\n`)
-    else store.publish(`${PREFIX}:all`, `entry ${store.append(store.broadcasts)} \ndata: ${store.position}\n\n`)
+      store.notify(session.owner, `entry ${session.id} ${positions}  \ndata: ${store.position}\n\n`)
+    } else if (kind === 'channel') store.publish(`${PREFIX}:c:${channel}`, `0 ${store.append(store.channel(channel))}  \ndata: ${store.position}\n\n`)
+    else store.publish(`${PREFIX}:all`, `entry ${store.append(store.broadcasts)}  \ndata: ${store.position}\n\n`)
   }
 
   #join (session: StoredSession, channel: string): void {

@@ -41,8 +41,8 @@ const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOU
 // Errors of a server that has become a replica. Its host name may belong to another server by now.
 const REPLICA_ERRORS = new Set(['READONLY', 'MASTERDOWN'])
 const RETRY_DELAY = 50
-// Redis executes nothing else during a batch.
-const MAX_BATCH_COMMANDS = 64
+// Redis executes nothing else during a batch. A batch has at most 128 appends, or 64 other commands, which take longer.
+const MAX_BATCH_COST = 128
 const MAX_BATCH_ARGS = 5000
 const MAX_BATCH_CHARACTERS = 262_144
 
@@ -130,7 +130,7 @@ export class CommandQueue {
 
   /** Sends a command without a sequence number: it may be executed before or after others, and is not sent again. Rejects with the error of Redis. */
   async executeUnsequenced (nodeId: string, timeout: number, name: CommandName, ...args: Argument[]): Promise<unknown> {
-    const [failure, [reply]] = await withTimeout(this.#call(this.#scripts.executedWhenFull, nodeId, 0, nodeId === this.#nodeId ? this.#acked : 0, [name, 0, 0, args.length, ...args]), timeout)
+    const [failure, [reply]] = await withTimeout(this.#call(this.#scripts.executedWhenFull, nodeId, 0, nodeId === this.#nodeId ? this.#acked : 0, [name, '0', '0', String(args.length), ...args.map(String)]), timeout)
     if (failure !== '') throw new Error(failure)
     return reply
   }
@@ -261,11 +261,11 @@ export class CommandQueue {
     const nodeId = this.#nodeId
     const batch = ++this.#lastBatch
     const { lossCount } = this.#connection
-    const parts: Argument[] = []
+    const parts: string[] = []
     for (const command of commands) {
       const { name, number, deadline, args } = command
-      parts.push(name, number, Math.min(deadline * 1000 + this.clockOffset, 9e15).toFixed(), args.length)
-      for (const arg of args) parts.push(arg)
+      parts.push(name, String(number), Math.min(deadline * 1000 + this.clockOffset, 9e15).toFixed(), String(args.length))
+      for (const arg of args) parts.push(String(arg))
       command.batch = batch
       command.uncertainAttempts++
     }
@@ -302,10 +302,9 @@ export class CommandQueue {
     })
   }
 
-  async #call (script: Script, nodeId: string, previous: number, acked: number, parts: readonly Argument[]): Promise<BatchReply> {
-    const header = ['EVALSHA', script.sha, '1', this.#keyPrefix, nodeId, previous, acked, this.#listener.getHighestPosition()]
+  async #call (script: Script, nodeId: string, previous: number, acked: number, parts: readonly string[]): Promise<BatchReply> {
     try {
-      const reply = await this.#connection.command([...header, ...parts].map(String))
+      const reply = await this.#connection.command(['EVALSHA', script.sha, '1', this.#keyPrefix, nodeId, String(previous), String(acked), String(this.#listener.getHighestPosition()), ...parts])
       this.#listener.onReply()
       return reply as BatchReply
     } catch (error) {
@@ -351,17 +350,19 @@ export class CommandQueue {
 /** Splits commands into batches, so that Redis is not blocked for long. A larger command is a batch of its own. */
 function * splitIntoBatches (commands: Iterable<Command>): Iterable<Command[]> {
   let batch: Command[] = []
+  let cost = 0
   let argCount = 0
   let characters = 0
   for (const command of commands) {
     let length = 0
     for (const arg of command.args) if (typeof arg === 'string') length += arg.length
-    if (batch.length === MAX_BATCH_COMMANDS || argCount >= MAX_BATCH_ARGS || (batch.length > 0 && characters + length > MAX_BATCH_CHARACTERS)) {
+    if (cost >= MAX_BATCH_COST || argCount >= MAX_BATCH_ARGS || (batch.length > 0 && characters + length > MAX_BATCH_CHARACTERS)) {
       yield batch
       batch = []
-      argCount = characters = 0
+      cost = argCount = characters = 0
     }
     batch.push(command)
+    cost += command.name === 'append' ? 1 : 2
     argCount += command.args.length
     characters += length
   }

@@ -178,22 +178,23 @@ export class RedisStore implements Store {
     }
   }
 
-  async send (given: SessionState, entry: EntryInput): Promise<void> {
+  // The methods that append are not async, because each promise and its context would take time in bursts.
+  send (given: SessionState, entry: EntryInput): Promise<void> {
     const state = given as SessionReplica
     if (state.closeReason !== undefined) throw new SessionOver()
     if (this.#node.messageQueues.hasFencedHandler(state)) throw new StoreUnavailable()
     assertFits(entry, this.#settings.log)
-    if (await this.#append('session', state.id, entry) === -1) throw this.#closedError(state)
+    return this.#append('session', state.id, entry, 0, position => { if (position === -1) throw this.#closedError(state) })
   }
 
-  async publish (channel: string, entry: EntryInput, keep: number): Promise<void> {
+  publish (channel: string, entry: EntryInput, keep: number): Promise<void> {
     assertFits(entry, this.#settings.channelLog)
-    await this.#append('channel', channel, entry, keep)
+    return this.#append('channel', channel, entry, keep)
   }
 
-  async broadcast (entry: EntryInput): Promise<void> {
+  broadcast (entry: EntryInput): Promise<void> {
     assertFits(entry, this.#settings.channelLog)
-    await this.#append('broadcasts', '', entry)
+    return this.#append('broadcasts', '', entry)
   }
 
   async waitForDrain (state: SessionState): Promise<void> {
@@ -253,13 +254,17 @@ export class RedisStore implements Store {
     await this.#node.refresh(state).catch(() => { this.#node.refreshLater(state) })
   }
 
-  async #append (kind: string, name: string, { frame, except = [], key = '' }: EntryInput, keep = 0): Promise<number> {
+  #append (kind: string, name: string, { frame, except, key }: EntryInput, keep = 0, onPosition: (position: number) => void = noop): Promise<void> {
     const { commandQueue, reducer } = this.#node
     // Other texts would break the format of the publication, as a space in a key would.
-    const excluded = except.filter(isSessionId).join(',')
-    const position = Number(await commandQueue.execute('append', kind, name, frame, excluded, keep, encodeURIComponent(key)))
-    reducer.highestPosition = Math.max(reducer.highestPosition, position)
-    return position
+    const excluded = except === undefined ? '' : except.filter(isSessionId).join(',')
+    // The last two arguments are omitted if they are not needed: each argument takes time, in this process and in Redis.
+    const appended = keep === 0 && key === undefined ? commandQueue.execute('append', kind, name, frame, excluded) : commandQueue.execute('append', kind, name, frame, excluded, keep, encodeURIComponent(key ?? ''))
+    return appended.then(reply => {
+      const position = Number(reply)
+      reducer.highestPosition = Math.max(reducer.highestPosition, position)
+      onPosition(position)
+    })
   }
 
   /** Returns the error for a closed session, and finds out why it was closed. */

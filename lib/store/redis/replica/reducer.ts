@@ -86,10 +86,9 @@ export class Reducer extends LogReducer {
 
   /** Applies a publication that all nodes receive. */
   applyPublication (text: string): void {
-    const [kind, rest] = splitFirst(text)
-    if (kind === 'entry') this.append(this.broadcasts, parseEntry(rest, 0))
-    else if (kind === 'rollback') this.rollback(Number(rest))
-    else if (kind === 'queues_changed') this.#listener.onQueuesChanged()
+    if (text.startsWith('entry ')) this.append(this.broadcasts, parseEntry(text, 'entry '.length))
+    else if (text.startsWith('rollback ')) this.rollback(Number(text.slice('rollback '.length)))
+    else if (text === 'queues_changed') this.#listener.onQueuesChanged()
   }
 
   /** Applies the publication of an entry of a channel. */
