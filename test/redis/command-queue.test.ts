@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import type { Session, Sessions } from '../../lib/index.js'
 import { kInternals } from '../../lib/sessions/session.js'
 import { CommandQueue, isNotExecuted } from '../../lib/store/redis/command-queue.js'
-import { CommandConnection, type RedisClient } from '../../lib/store/redis/connection.js'
+import { COMMAND_TIMEOUT, CommandConnection, type RedisClient } from '../../lib/store/redis/connection.js'
 import { findSession, openSession, attachMemoryStream } from '../support/memory-stream.js'
 import { interceptStoreCommands, loseFirstReply, parseStoreCommands } from '../support/redis-commands.js'
 import { needsRedis, startRedis, type RedisServer } from '../support/redis-server.js'
@@ -41,6 +41,16 @@ t.test('combines the operations of one event loop tick into few commands, in ord
   t.equal(appendCounts.reduce((sum, appends) => sum + appends), 200)
   await waitUntil(() => down.messages().length === 200, 'all messages')
   t.strictSame(down.messages(), numbers)
+})
+
+testEachRedisClient(t, 'a reply that has arrived while the event loop was blocked is in time', async (t, store) => {
+  const session = await openSession(await store.addNode())
+  const sent = session.send(1)
+  // The queue sends the command in the first tick, and node-redis writes it in the second.
+  await nextEventLoopTick()
+  await nextEventLoopTick()
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, COMMAND_TIMEOUT + 500)
+  await t.resolves(sent)
 })
 
 t.test('an operation that fails does not affect other operations of the same command', needsRedis, async t => {

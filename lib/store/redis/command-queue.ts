@@ -334,6 +334,11 @@ export class CommandQueue {
   }
 
   readonly #expire = (): void => {
+    // Replies may have arrived while the event loop was blocked. They are read before this.
+    setImmediate(() => { this.#rejectExpired() })
+  }
+
+  #rejectExpired (): void {
     this.#expiry = undefined
     const time = now()
     for (const command of this.#pending()) {

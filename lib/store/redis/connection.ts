@@ -78,7 +78,9 @@ export function createUnavailableError (cause?: unknown): Error {
 /** Settles as the promise does, but rejects with StoreUnavailable instead of its error, or after `timeout` milliseconds. `reason`: what has not happened by then. */
 export function withTimeout<T> (promise: Promise<T>, timeout = COMMAND_TIMEOUT, reason = 'Redis has not replied'): Promise<T> {
   return new Promise<T>((resolve, reject) => {
-    const timer = setTimeout(() => { reject(createUnavailableError(new Error(`${reason} within ${timeout} ms`))) }, timeout).unref()
+    const fail = (): void => { reject(createUnavailableError(new Error(`${reason} within ${timeout} ms`))) }
+    // Replies that have arrived while the event loop was blocked are read before `fail` is called.
+    const timer = setTimeout(setImmediate, timeout, fail).unref()
     promise.then(resolve, (error: unknown) => { reject(createUnavailableError(error)) }).finally(() => { clearTimeout(timer) })
   })
 }
