@@ -6,6 +6,7 @@ import { isNotExecuted, type CommandQueue } from '../command-queue.js'
 import { withTimeout } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
+import { Turns } from './turns.js'
 
 /** Maximum number of handled messages of a batch whose `complete` is not confirmed. If this process fails, these are handled again. */
 const MAX_UNACKED = 8
@@ -97,6 +98,7 @@ export class MessageQueues {
   readonly #listener: MessageQueuesListener
   readonly #waiting = new Map<string, Ticket>()
   readonly #handling = new Map<Ticket, Promise<void>>()
+  readonly #turns = new Turns()
   #isClosed = false
   #lastNumber = 0
   /** Resolves when Redis has executed every `complete` so far: commands are executed in order. */
@@ -363,6 +365,8 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
+      const turn = this.#turns.wait(index > 0)
+      if (turn !== undefined) await turn
       if (mayStart && !this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
       try {
         assertMayStart()
