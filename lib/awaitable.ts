@@ -53,7 +53,7 @@ class ObservedPromise<T> extends Promise<T> {
     return super.then(onFulfilled, onRejected)
   }
 
-  /** Calls `report` if nothing waits for the promise, which is about to reject. */
+  /** Is called just before the promise rejects. Calls `report` with the error unless something waits for the promise. */
   reportUnlessObserved (report: (error: unknown) => void): void {
     super.then(undefined, (error: unknown) => {
       // This runs after all microtasks, because the caller may start to wait in one of them.
@@ -68,22 +68,22 @@ class ObservedPromise<T> extends Promise<T> {
  * error instead.
  */
 export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown) => void = noop): Promise<T> {
-  let result: Awaitable<T>
+  let promise: Promise<T>
   try {
-    result = work()
+    const result = work()
+    if (result === undefined) return RESOLVED_PROMISE as Promise<T>
+    promise = Promise.resolve(result)
+    if (!isPromise(result)) return promise
   } catch (error) {
-    result = new Promise((_resolve, reject) => { reject(error) })
+    promise = new Promise((_resolve, reject) => { reject(error) })
   }
-  if (result === undefined) return RESOLVED_PROMISE as Promise<T>
-  if (!isPromise(result)) return Promise.resolve(result)
-  const pending = result
-  const promise = new ObservedPromise<T>((resolve, reject) => {
-    pending.then(resolve, (error: unknown) => {
-      promise.reportUnlessObserved(report)
+  const observed = new ObservedPromise<T>((resolve, reject) => {
+    promise.then(resolve, (error: unknown) => {
+      observed.reportUnlessObserved(report)
       reject(error)
     })
   })
-  return promise
+  return observed
 }
 
 /** Waits until a promise resolves, but at most for a time in milliseconds. Resolves with true if the promise has resolved in this time. The promise must not reject. */

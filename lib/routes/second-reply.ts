@@ -8,8 +8,8 @@ import { kSlot } from '../sessions/sessions.js'
 export function createInternalResponse (request: IncomingMessage): ServerResponse {
   const response = new ServerResponse(request)
   response.assignSocket(new Writable({ write: (_chunk, _encoding, done) => { done() } }) as Socket)
-  // As Node's HTTP server does. Without this, the response would not emit `close`. In a later tick, because the socket is still writing,
-  // and would create an error.
+  // As Node's HTTP server does. Without `destroy`, the response would not emit `close`. With `nextTick`, because during `finish` the socket
+  // is still writing, and `destroy` would create an error for that.
   response.on('finish', () => { process.nextTick(() => { response.destroy() }) })
   return response
 }

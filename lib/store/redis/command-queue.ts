@@ -41,7 +41,7 @@ const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOU
 // Errors of a server that has become a replica. Its host name may belong to another server by now.
 const REPLICA_ERRORS = new Set(['READONLY', 'MASTERDOWN'])
 const RETRY_DELAY = 50
-// Redis executes nothing else during a batch. A batch has at most 128 appends, or 64 other commands, which take longer.
+// Redis executes nothing else during a batch. An append costs 1, any other command 2, because it takes longer.
 const MAX_BATCH_COST = 128
 const MAX_BATCH_ARGS = 5000
 const MAX_BATCH_CHARACTERS = 262_144
@@ -187,7 +187,7 @@ export class CommandQueue {
       return
     }
     this.#enqueue(command)
-    if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#expire, COMMAND_TIMEOUT).unref()
+    if (deadline !== Infinity) this.#expiry ??= setTimeout(this.#onExpiryTimer, COMMAND_TIMEOUT).unref()
     this.#flush ??= setImmediate(() => { this.#sendNew() })
   }
 
@@ -333,22 +333,24 @@ export class CommandQueue {
     }
   }
 
-  readonly #expire = (): void => {
-    // Replies may have arrived while the event loop was blocked. They are read before this.
-    setImmediate(() => { this.#rejectExpired() })
+  readonly #onExpiryTimer = (): void => {
+    const time = now()
+    this.#rejectExpired(time, ({ batch }) => batch === 0)
+    // Replies to those that were sent may have arrived while the event loop was blocked. It reads them before it calls this.
+    setImmediate(() => {
+      const next = this.#rejectExpired(time, () => true)
+      this.#expiry = next && setTimeout(this.#onExpiryTimer, next.deadline - now()).unref()
+    })
   }
 
-  #rejectExpired (): void {
-    this.#expiry = undefined
-    const time = now()
+  /** Rejects the commands whose deadline is not later than a time. Returns the first command with a later deadline. */
+  #rejectExpired (time: number, matches: (command: Command) => boolean): Command | undefined {
     for (const command of this.#pending()) {
       if (command.deadline === Infinity) continue
-      if (command.deadline > time) {
-        this.#expiry = setTimeout(this.#expire, command.deadline - time).unref()
-        return
-      }
-      this.#reject(command)
+      if (command.deadline > time) return command
+      if (matches(command)) this.#reject(command)
     }
+    return undefined
   }
 }
 

@@ -79,8 +79,8 @@ export function createUnavailableError (cause?: unknown): Error {
 export function withTimeout<T> (promise: Promise<T>, timeout = COMMAND_TIMEOUT, reason = 'Redis has not replied'): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const fail = (): void => { reject(createUnavailableError(new Error(`${reason} within ${timeout} ms`))) }
-    // Replies that have arrived while the event loop was blocked are read before `fail` is called.
-    const timer = setTimeout(setImmediate, timeout, fail).unref()
+    // A reply may have arrived while the event loop was blocked. It is read before `fail` is called.
+    const timer = setTimeout(() => { setImmediate(fail) }, timeout).unref()
     promise.then(resolve, (error: unknown) => { reject(createUnavailableError(error)) }).finally(() => { clearTimeout(timer) })
   })
 }

@@ -178,7 +178,7 @@ export class RedisStore implements Store {
     }
   }
 
-  // The methods that append are not async, because each promise and its context would take time in bursts.
+  // `send`, `publish` and `broadcast` are not async, because that would create more promises for each event. They may throw synchronously.
   send (given: SessionState, entry: EntryInput): Promise<void> {
     const state = given as SessionReplica
     if (state.closeReason !== undefined) throw new SessionOver()
@@ -254,16 +254,16 @@ export class RedisStore implements Store {
     await this.#node.refresh(state).catch(() => { this.#node.refreshLater(state) })
   }
 
-  #append (kind: string, name: string, { frame, except, key }: EntryInput, keep = 0, onPosition: (position: number) => void = noop): Promise<void> {
+  #append (kind: string, name: string, { frame, except, key }: EntryInput, keep = 0, checkPosition: (position: number) => void = noop): Promise<void> {
     const { commandQueue, reducer } = this.#node
     // Other texts would break the format of the publication, as a space in a key would.
     const excluded = except === undefined ? '' : except.filter(isSessionId).join(',')
     // The last two arguments are omitted if they are not needed: each argument takes time, in this process and in Redis.
-    const appended = keep === 0 && key === undefined ? commandQueue.execute('append', kind, name, frame, excluded) : commandQueue.execute('append', kind, name, frame, excluded, keep, encodeURIComponent(key ?? ''))
-    return appended.then(reply => {
+    const executed = keep === 0 && key === undefined ? commandQueue.execute('append', kind, name, frame, excluded) : commandQueue.execute('append', kind, name, frame, excluded, keep, encodeURIComponent(key ?? ''))
+    return executed.then(reply => {
       const position = Number(reply)
       reducer.highestPosition = Math.max(reducer.highestPosition, position)
-      onPosition(position)
+      checkPosition(position)
     })
   }
 

@@ -8,8 +8,8 @@ const COMMANDS = [
   'join', 'leave', 'members', 'read', 'reconcile_tickets', 'release', 'renew', 'run_cancel', 'run_end', 'run_find', 'run_reconcile', 'run_release', 'run_restart', 'run_start', 'run_unfollow', 'update'
 ] as const
 
-/** The parts of the script that commands load with `require`. */
-const MODULES = ['calls', 'channels', 'log_trims', 'logs', 'message_queue', 'nodes', 'read_log', 'retention', 'rollback', 'runs']
+/** The parts of the script that commands load with `require`: each returns a table of functions, or one function. */
+const MODULES = ['calls', 'channels', 'log_removals', 'logs', 'message_queue', 'nodes', 'read_log', 'retention', 'rollback', 'runs']
 
 /** A command of the store. Each has a file in `lua/commands`, whose first comment describes the arguments (ARGS) and the reply. */
 export type CommandName = typeof COMMANDS[number]
@@ -64,7 +64,7 @@ function formatOptions ({ resumeTimeout, log, channelLog, runLog, maxRuns, maxSe
   }
 }
 
-/** Creates the scripts for some settings. */
+/** Creates the scripts for these settings. */
 export function createScripts (settings: StoreSettings, lease: number, isCluster: boolean): Scripts {
   const constants = {
     ...formatOptions(settings),
@@ -79,7 +79,7 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
     // Returned instead of a version if the sender must load the session to find out what has changed. Higher than every version.
     unknownVersion: '9e15'
   }
-  // Local variables would take time in each execution.
+  // The script contains the values instead of these names, because local variables would take time in each execution. Lua cannot index a table constructor without parentheses.
   const values = new Map(Object.entries(constants).map(([name, value]) => [name.replace(/[A-Z]/g, '_$&').toUpperCase(), value.startsWith('{') ? `(${value})` : value]))
   const body = [
     readLua('lua/common'),

@@ -1,5 +1,5 @@
 -- Shared by all commands. script.ts joins the parts of the script in this order: this file, the modules, the commands,
--- dispatch.lua. It replaces the names of settings, such as LEASE, by their values. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
+-- dispatch.lua. It replaces constants, such as MAX_WORK, with their values. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local KEY_PREFIX = KEYS[1]
 
 -- With the argument `rights`, the script returns the rights that the user of this connection lacks, as rules of an ACL.

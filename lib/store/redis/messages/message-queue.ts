@@ -5,8 +5,8 @@ import type { StoreSettings } from '../../store.js'
 import { isNotExecuted, type CommandQueue } from '../command-queue.js'
 import { withTimeout } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
+import { StartLimit } from './start-limit.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
-import { Turns } from './turns.js'
 
 /** Maximum number of handled messages of a batch whose `complete` is not confirmed. If this process fails, these are handled again. */
 const MAX_UNACKED = 8
@@ -98,7 +98,7 @@ export class MessageQueues {
   readonly #listener: MessageQueuesListener
   readonly #waiting = new Map<string, Ticket>()
   readonly #handling = new Map<Ticket, Promise<void>>()
-  readonly #turns = new Turns()
+  readonly #startLimit = new StartLimit()
   #isClosed = false
   #lastNumber = 0
   /** Resolves when Redis has executed every `complete` so far: commands are executed in order. */
@@ -350,6 +350,17 @@ export class MessageQueues {
     return this.#lastCompleted
   }
 
+  /** Waits until a message may start to be handled. Also resolves if the lease was not renewed. */
+  async #waitForStart (isTicketStarted: boolean): Promise<void> {
+    // While the message waits in the second step, the lease may become too short again.
+    for (let attempt = 0; attempt < 2; attempt++) {
+      if (!this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
+      if (!this.#listener.mayHandle()) return
+      await this.#startLimit.wait(isTicketStarted)
+      if (this.#listener.mayHandle()) return
+    }
+  }
+
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
     const { state, name, nodeId } = ticket
     // If Redis has lost the ticket of a handler that is still running here, it lets this ticket start too early.
@@ -365,9 +376,8 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      const turn = this.#turns.wait(index > 0)
-      if (turn !== undefined) await turn
-      if (mayStart && !this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
+      // Most messages start now, without another promise. The first message starts the ticket.
+      if (mayStart && !this.#isClosed && !(this.#listener.mayHandle() && this.#startLimit.tryStart())) await this.#waitForStart(index > 0)
       try {
         assertMayStart()
         response = await message.handle(assertMayStart)

@@ -110,10 +110,14 @@ export class Inbox {
 
   /** Rejects commands whose marker does not arrive. Is called regularly. */
   rejectOverdue (): void {
-    for (const [token, pending] of this.#pending) {
-      // The command queue rejects commands without a reply.
-      if (pending.reply !== undefined && now() - pending.repliedAt > this.#timeout) this.#fail(token, new StoreUnavailable())
-    }
+    const time = now()
+    // Markers may have arrived while the event loop was blocked. They are read before this.
+    setImmediate(() => {
+      for (const [token, pending] of this.#pending) {
+        // The command queue rejects commands without a reply.
+        if (pending.reply !== undefined && time - pending.repliedAt > this.#timeout) this.#fail(token, new StoreUnavailable())
+      }
+    })
   }
 
   #process (channel: string, text: string): void {

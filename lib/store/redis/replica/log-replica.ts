@@ -167,17 +167,17 @@ export class LogReplica {
 
 /** Parses `<previous> <position> <excluded ids, with commas> <key>\n<frame>` from an index on. */
 export function parseEntry (text: string, from: number): PublishedEntry {
-  // Without an array of the parts, because this runs for each entry that any node appends.
+  // Without `split`, because this runs for each entry that any node appends.
   const previousEnd = text.indexOf(' ', from)
   const positionEnd = text.indexOf(' ', previousEnd + 1)
   const exceptEnd = text.indexOf(' ', positionEnd + 1)
-  const keyEnd = text.indexOf('\n', exceptEnd + 1)
+  const newline = text.indexOf('\n', exceptEnd + 1)
   return {
     previous: Number(text.slice(from, previousEnd)),
     position: Number(text.slice(previousEnd + 1, positionEnd)),
     except: parseExcept(text.slice(positionEnd + 1, exceptEnd)),
-    key: exceptEnd + 1 === keyEnd ? undefined : text.slice(exceptEnd + 1, keyEnd),
-    frame: text.slice(keyEnd + 1)
+    key: exceptEnd + 1 === newline ? undefined : text.slice(exceptEnd + 1, newline),
+    frame: text.slice(newline + 1)
   }
 }
 

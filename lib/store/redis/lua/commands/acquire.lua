@@ -7,7 +7,7 @@
 local nodes, retention = require('nodes'), require('retention')
 local token, id, cursor, earliest, latest = ARGS[1], ARGS[2], math.min(tonumber(ARGS[3]), position), tonumber(ARGS[4]), tonumber(ARGS[5])
 local key = session_key(id)
-local owner, close_reason, principal, start_position, user_nodes, requested_at, requested_until, earlier_epoch = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil', 'epoch'))
+local owner, close_reason, principal, start_position, node_ids, requested_at, requested_until, earlier_epoch = unpack(redis.call('HMGET', key, 'owner', 'closeReason', 'principal', 'startPosition', 'nodes', 'requestedAt', 'requestedUntil', 'epoch'))
 if not start_position then return marked_reply(token, false) end
 -- The clock of Redis was set back since, for example in a failover, so the times cannot be compared.
 if to_number(requested_at) > NOW then requested_at = nil end
@@ -19,7 +19,7 @@ if not is_retry then
   local is_newer = to_number(requested_until) < earliest and '1' or '0'
   redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'epoch', epoch, 'owner', NODE_ID, 'requestedAt', math.max(to_number(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
-  nodes.add(key, user_nodes)
+  nodes.add_user(key, node_ids)
   if owner ~= '' and owner ~= NODE_ID then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
 if not close_reason then

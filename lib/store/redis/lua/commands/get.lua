@@ -1,8 +1,8 @@
 -- ARGS: id. Returns the record.
 local nodes = require('nodes')
 local key = session_key(ARGS[1])
-local owner, user_nodes, start_position = unpack(redis.call('HMGET', key, 'owner', 'nodes', 'startPosition'))
+local owner, node_ids, start_position = unpack(redis.call('HMGET', key, 'owner', 'nodes', 'startPosition'))
 if not start_position then return {} end
 nodes.clear_expired_owner(key, owner)
-nodes.add(key, user_nodes)
+nodes.add_user(key, node_ids)
 return read_record(key)

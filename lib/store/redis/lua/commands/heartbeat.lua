@@ -65,11 +65,11 @@ end
 for _, id in ipairs(list_due(':unacked_expiries', MAX_ASSIGNED)) do
   local node = redis.call('HGET', KEY_PREFIX .. ':e:' .. id, 'closedBy')
   if not node then redis.call('ZREM', KEY_PREFIX .. ':unacked_expiries', id)
-  elseif node == NODE_ID or not nodes.has_lease(node) then assign(':unacked_expiries', id) end
+  elseif node == NODE_ID or not nodes.check_lease(node) then assign(':unacked_expiries', id) end
 end
 runs.remove_expired()
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', runs.producers, '-inf', '+inf')) do
-  if not nodes.has_lease(node) then runs.end_lost(node) end
+  if not nodes.check_lease(node) then runs.end_lost(node) end
 end
 local released = runs.find_released({ unpack(ARGS, 6) })
 -- Shows the node whether its inbox works.

@@ -9,7 +9,7 @@
 --   for a session: epoch of the stream
 --   for a session: version of the record that the node has
 -- Returns a marked reply with a value for each item, up to the last one that the byte limit allows. The value is for a log: the
--- result of `logs.read`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
+-- result of `read_log`, with a sixth value: for a session its record if it is newer, for a run its record, for a channel how long
 -- its entries are kept; for `unverified_session`: the version; for `unverified_run`: the record; for sessions also `gone`, or
 -- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
 local logs, nodes, retention, runs = require('logs'), require('nodes'), require('retention'), require('runs')
@@ -18,7 +18,7 @@ local values, is_rolled_back, max_work = {}, false, work + READ_BYTES
 
 -- Returns why the log of a session is not read, or nil and the record if it is newer.
 local function read_session (id, key, epoch, version)
-  local current_epoch, current_version, owner, close_reason, principal, user_nodes, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'nodes', 'isNewer'))
+  local current_epoch, current_version, owner, close_reason, principal, node_ids, is_newer = unpack(redis.call('HMGET', key, 'epoch', 'version', 'owner', 'closeReason', 'principal', 'nodes', 'isNewer'))
   if not current_epoch then return 'gone' end
   -- Redis has lost the epoch of the stream, so no other stream has replaced it.
   if tonumber(current_epoch) < tonumber(epoch) then return 'replaced 0' end
@@ -27,7 +27,7 @@ local function read_session (id, key, epoch, version)
     redis.call('HSET', key, 'owner', NODE_ID)
     current_version = redis.call('HINCRBY', key, 'version', 1)
   end
-  nodes.add(key, user_nodes)
+  nodes.add_user(key, node_ids)
   if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
   else
     retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
@@ -48,8 +48,8 @@ for i = 2, #ARGS, 7 do
   local kind, name, after, through, newest = ARGS[i], ARGS[i + 1], tonumber(ARGS[i + 2]), tonumber(ARGS[i + 3]), tonumber(ARGS[i + 4])
   local value
   if kind == 'unverified_session' then
-    local current_version, user_nodes = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
-    if current_version then nodes.add(session_key(name), user_nodes) end
+    local current_version, node_ids = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
+    if current_version then nodes.add_user(session_key(name), node_ids) end
     value = current_version or 'gone'
   elseif kind == 'unverified_run' then value = read_run(name)
   else

@@ -13,7 +13,7 @@ local existing = redis.call('HGET', runs.names, name)
 if existing then
   local start_position, outcome, existing_fingerprint, owner, restarting_producer = unpack(redis.call('HMGET', run_key(existing), 'startPosition', 'outcome', 'fingerprint', 'owner', 'producer'))
   -- The lease of its node has ended, but no heartbeat has ended the run yet.
-  if start_position and not outcome and not restarting_producer and not nodes.has_lease(owner) then
+  if start_position and not outcome and not restarting_producer and not nodes.check_lease(owner) then
     outcome = '{"status":"lost"}'
     runs.finish(existing, owner, outcome, '')
   end

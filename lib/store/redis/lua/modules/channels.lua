@@ -20,7 +20,7 @@ end
 -- Drops the range of a left channel. The loss is recorded in the session's own log, because the dropped range cannot report it.
 function channels.drop_range (key, range, reason)
   redis.call('HDEL', key, range.field)
-  require('log_trims').mark_trimmed(key, range.to, reason)
+  require('log_removals').mark_trimmed(key, range.to, reason)
 end
 
 function channels.count (key) return redis.call('ZCARD', key .. ':members') end

@@ -9,7 +9,7 @@ function logs.key (kind, name)
   return KEY_PREFIX .. ':b'
 end
 
--- Returns a new position, as a number and as text, because Redis takes long to format large numbers.
+-- Advances the store to a new position. Returns it as a number, and as text, because Redis takes long to format large numbers.
 function logs.next_position ()
   position = math.max(position + 1, NOW)
   local text = format_integer(position)
@@ -25,12 +25,12 @@ function logs.append (key, bounds, meta, frame, except, latest_key)
   local id = text .. '-0'
   if latest_key ~= '' then
     redis.call('XADD', log, id, 'f', frame, 'x', except, 'k', latest_key)
-    local replaced_bytes = require('log_trims').replace(key, latest_key, entry_position)
+    local replaced_bytes = require('log_removals').replace(key, latest_key, entry_position)
     if replaced_bytes then bytes, count = bytes - replaced_bytes, count - 1 end
   elseif except == '' then redis.call('XADD', log, id, 'f', frame)
   else redis.call('XADD', log, id, 'f', frame, 'x', except) end
   redis.call('HSET', key, 'last', text, 'bytes', bytes, 'count', count)
-  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then require('log_trims').trim(key, bounds, bytes, count, to_number(meta[1])) end
+  if NOW > to_number(meta[4]) or count > bounds.entries * 1.1 or bytes > bounds.bytes * 1.1 then require('log_removals').trim(key, bounds, bytes, count, to_number(meta[1])) end
   return entry_position, text
 end
 

@@ -24,7 +24,7 @@ function message_queue.has_ticket (item, ticket) return string.sub(item, 1, #tic
 -- tickets that were not completed; all others up to that number are completed.
 function message_queue.is_valid (ticket)
   local node, name, number = string.match(ticket, '^(%S+) (c?(%d+))')
-  if not nodes.has_lease(node) then return false end
+  if not nodes.check_lease(node) then return false end
   if rollback_position == 0 then return true end
   local tickets = KEY_PREFIX .. ':tickets:' .. node
   if tonumber(number) > to_number(redis.call('HGET', tickets, 'lastNumber')) then return true end
@@ -102,7 +102,7 @@ end
 -- Whether a repeat waits for the response, in a node with a lease.
 function message_queue.is_awaited (waiters)
   for node in string.gmatch(waiters, '[^,]+') do
-    if nodes.has_lease(node) then return true end
+    if nodes.check_lease(node) then return true end
   end
   return false
 end

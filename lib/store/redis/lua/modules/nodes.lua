@@ -1,11 +1,11 @@
 -- Nodes, their leases, and which nodes use a session or a run.
 local nodes = {}
 
--- The nodes that have a lease, as far as this script knows. Many messages belong to few nodes.
-local known = {}
+-- Which nodes have a lease, as far as this execution has checked: many messages belong to few nodes.
+local lease_cache = {}
 
 function nodes.expire (node)
-  known[node] = nil
+  lease_cache[node] = nil
   -- The number of its last command shows whether Redis has lost commands, when the node registers under a new id.
   local applied = redis.call('HGET', KEY_PREFIX, 'applied:' .. node)
   if applied then
@@ -22,18 +22,18 @@ function nodes.expire (node)
 end
 
 -- Returns whether a node has a lease. Expires a node without one: it must register under a new id.
-function nodes.has_lease (node)
-  if node == NODE_ID and applied_number or known[node] then return true end
+function nodes.check_lease (node)
+  if node == NODE_ID and applied_number or lease_cache[node] then return true end
   local lease_end = redis.call('ZSCORE', KEY_PREFIX .. ':nodes', node)
-  known[node] = lease_end and tonumber(lease_end) > lease_clock
-  if known[node] then return true end
+  lease_cache[node] = lease_end and tonumber(lease_end) > lease_clock
+  if lease_cache[node] then return true end
   if lease_end or redis.call('HEXISTS', KEY_PREFIX, 'inbox:' .. node) == 1 then nodes.expire(node) end
   return false
 end
 
 -- Clears the owner of a session if its lease has ended. Returns true if it was cleared.
 function nodes.clear_expired_owner (key, owner)
-  if not owner or owner == '' or nodes.has_lease(owner) then return false end
+  if not owner or owner == '' or nodes.check_lease(owner) then return false end
   redis.call('HSET', key, 'owner', '')
   redis.call('HINCRBY', key, 'version', 1)
   return true
@@ -41,16 +41,16 @@ end
 
 -- Records that this node uses a session, so that it is notified when the session is closed. A run also has the field
 -- `readerNodes`, for those that receive its entries.
-function nodes.add (key, list, field)
-  list = list or ''
-  if string.find(list, NODE_ID, 1, true) then return end
+function nodes.add_user (key, node_ids, field)
+  node_ids = node_ids or ''
+  if string.find(node_ids, NODE_ID, 1, true) then return end
   -- 200 characters are about 15 ids. Some may be those of nodes that have failed.
-  if #list > 200 then
+  if #node_ids > 200 then
     local with_lease = {}
-    for node in string.gmatch(list, '[^,]+') do if nodes.has_lease(node) then with_lease[#with_lease + 1] = node .. ',' end end
-    list = table.concat(with_lease)
+    for node in string.gmatch(node_ids, '[^,]+') do if nodes.check_lease(node) then with_lease[#with_lease + 1] = node .. ',' end end
+    node_ids = table.concat(with_lease)
   end
-  redis.call('HSET', key, field or 'nodes', list .. NODE_ID .. ',')
+  redis.call('HSET', key, field or 'nodes', node_ids .. NODE_ID .. ',')
 end
 
 return nodes

@@ -1,6 +1,6 @@
 -- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries so far as lost.
 return function ()
-  -- A rollback that the sender has not received yet has reported this loss.
+  -- An earlier rollback, which the sender has not received yet, has already reported this loss.
   if rollback_position > HIGHEST_POSITION then return end
   position = math.max(position, HIGHEST_POSITION, NOW) + 1
   rollback_position = position

@@ -33,7 +33,7 @@ function runs.record (id) return redis.call('HMGET', run_key(id), 'input', 'star
 
 -- Records that this node uses a run, so that it is notified of the end (field `nodes`), or that it has readers of the run, so that
 -- it is notified of the entries (field `readerNodes`).
-function runs.add_node (id, field) nodes.add(run_key(id), redis.call('HGET', run_key(id), field), field) end
+function runs.add_node (id, field) nodes.add_user(run_key(id), redis.call('HGET', run_key(id), field), field) end
 
 function runs.remove (id)
   local key = run_key(id)
@@ -49,11 +49,11 @@ end
 function runs.finish (id, owner, outcome, ended_by)
   work = work + 1000
   local key = run_key(id)
-  local user_nodes, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'nodes', 'keep', 'last', 'session', 'partPrefix'))
+  local node_ids, keep, last, session, part_prefix = unpack(redis.call('HMGET', key, 'nodes', 'keep', 'last', 'session', 'partPrefix'))
   redis.call('ZREM', runs.producer_key(owner), id)
   redis.call('ZREM', runs.released, id)
   -- The hash was evicted.
-  if not user_nodes then return runs.remove(id) end
+  if not node_ids then return runs.remove(id) end
   local end_position = logs.next_position()
   redis.call('HSET', key, 'outcome', outcome, 'endPosition', end_position, 'endedBy', ended_by)
   if session then
@@ -67,7 +67,7 @@ function runs.finish (id, owner, outcome, ended_by)
     -- Nodes remove the run. The TTL removes it if no node is running.
     redis.call('PEXPIRE', key, keep + 3600000)
   end
-  for node in string.gmatch(user_nodes, '[^,]+') do
+  for node in string.gmatch(node_ids, '[^,]+') do
     notify(node, 'run_ended ' .. id .. ' ' .. format_integer(to_number(last)) .. ' ' .. format_integer(end_position) .. ' ' .. outcome)
   end
 end

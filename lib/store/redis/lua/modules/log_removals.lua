@@ -1,19 +1,19 @@
--- Removes entries from logs.
-local log_trims = {}
+-- Removes entries from logs, and records what was removed.
+local log_removals = {}
 
 -- Records that all entries up to a position are lost.
-function log_trims.mark_trimmed (key, trimmed, reason)
+function log_removals.mark_trimmed (key, trimmed, reason)
   if trimmed > to_number(redis.call('HGET', key, 'trimmed')) then redis.call('HSET', key, 'trimmed', trimmed, 'trimReason', reason) end
 end
 
 -- Trims a log to its bounds. Not called for every entry, because the replicas of the nodes enforce the exact bounds.
-function log_trims.trim (key, bounds, bytes, count, previous_last)
+function log_removals.trim (key, bounds, bytes, count, previous_last)
   local log, latest = key .. ':log', key .. ':latest'
   local length = redis.call('XLEN', log)
   if length == 1 and count > 1 then
     -- The Redis stream had expired by its TTL, so this entry is the only one.
     local id, fields = unpack(redis.call('XRANGE', log, '-', '+')[1])
-    log_trims.mark_trimmed(key, previous_last, 'age')
+    log_removals.mark_trimmed(key, previous_last, 'age')
     redis.call('UNLINK', latest)
     if fields[6] then redis.call('HSET', latest, fields[6], string.match(id, '^%d+')) end
     bytes = #fields[2]
@@ -36,7 +36,7 @@ function log_trims.trim (key, bounds, bytes, count, previous_last)
     end
     if trimmed then redis.call('XTRIM', log, 'MINID', format_integer(trimmed + 1)) end
   end
-  if trimmed then log_trims.mark_trimmed(key, trimmed, trim_reason) end
+  if trimmed then log_removals.mark_trimmed(key, trimmed, trim_reason) end
   -- The log is trimmed again after an eighth of `age`. (`age` is in milliseconds, NOW in microseconds.) The TTL is longer than `age`
   -- and an eighth, so that a log in use is trimmed and not removed.
   redis.call('HSET', key, 'bytes', bytes, 'count', length, 'nextTrimAt', NOW + bounds.age * 125)
@@ -46,13 +46,13 @@ function log_trims.trim (key, bounds, bytes, count, previous_last)
 end
 
 -- Records the position of the newest entry with a key, and removes the one that it replaces. Returns the size of that one, or nil.
-function log_trims.replace (key, latest_key, entry_position)
+function log_removals.replace (key, latest_key, entry_position)
   local log, latest = key .. ':log', key .. ':latest'
   local replaced = redis.call('HGET', latest, latest_key)
   local entry = replaced and redis.call('XRANGE', log, replaced, replaced)[1]
   redis.call('HSET', latest, latest_key, format_integer(entry_position))
   if not entry then
-    -- The hash may be new. If the log is new, too, it has no TTL yet, and `trim`, which follows, sets both.
+    -- The hash may be new. If the log is new, too, it has no TTL yet, and `logs.append` then calls `trim`, which sets both.
     redis.call('PEXPIRE', latest, math.max(redis.call('PTTL', log), 1))
     return nil
   end
@@ -61,4 +61,4 @@ function log_trims.replace (key, latest_key, entry_position)
   return #entry[2][2]
 end
 
-return log_trims
+return log_removals
