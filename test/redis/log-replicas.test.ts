@@ -33,7 +33,7 @@ t.test('flushes entries that were read before later publications trim them', asy
   }
   const reducer = createReducer({ onBroadcast: () => { flushScheduler.schedule(writer) } })
   const { log } = reducer.broadcasts
-  const publish = (position: number): void => { reducer.applyPublication(`entry ${position - 1} ${position}\ndata: ${position}\n\n`) }
+  const publish = (position: number): void => { reducer.applyPublication(`entry ${position - 1} ${position}  \ndata: ${position}\n\n`) }
   readBroadcasts(reducer, [])
   publish(1)
   await nextEventLoopTick()
@@ -88,7 +88,7 @@ t.test('entries that were lost while they were read are not added', async t => {
 
 t.test('what arrives for a channel or a session that is not in use any more is ignored', t => {
   const { state, reducer } = attachSession()
-  reducer.applyChannelPublication('left', '0 1 2 \ndata: 2\n\n')
+  reducer.applyChannelPublication('left', '0 1 2  \ndata: 2\n\n')
   reducer.applyNotification('closed', 'other 5 done')
   t.equal(reducer.channels.size, 0)
   t.equal(reducer.position, 0)

@@ -40,7 +40,7 @@ t.test('the end of a run whose last entry is missing is a loss, and shows in wha
   const { run, reducer, follow, read, losses, ends } = createRun()
   const replica = follow()
   read(replica, 0, running)
-  reducer.applyNotification('run_entry', 'run 0 5\ndata: 5\n\n')
+  reducer.applyNotification('run_entry', 'run 0 5  \ndata: 5\n\n')
   reducer.applyNotification('run_ended', 'run 7 9 {"status":"finished"}')
   t.match({ losses: losses(), ends: ends(), outcome: run.outcome }, { losses: 1, ends: 0, outcome: undefined })
   reducer.invalidate([], [run])
@@ -55,7 +55,7 @@ t.test('notifications of runs that are not in use, entries of a run without read
   reducer.applyNotification('run_ended', 'other 0 9 {"status":"finished"}')
   // As of a newer version of the package.
   reducer.applyNotification('run_moved', 'run 0 9 {"status":"finished"}')
-  reducer.applyNotification('run_entry', 'run 0 5\ndata: 5\n\n')
+  reducer.applyNotification('run_entry', 'run 0 5  \ndata: 5\n\n')
   const replica = follow()
   read(replica, 5, running, [5])
   t.match({ outcome: run.outcome, length: replica.log.length }, { outcome: undefined, length: 1 })

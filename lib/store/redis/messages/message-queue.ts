@@ -352,13 +352,9 @@ export class MessageQueues {
 
   /** Waits until a message may start to be handled. Also resolves if the lease was not renewed. */
   async #waitForStart (isTicketStarted: boolean): Promise<void> {
-    // While the message waits in the second step, the lease may become too short again.
-    for (let attempt = 0; attempt < 2; attempt++) {
-      if (!this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
-      if (!this.#listener.mayHandle()) return
-      await this.#startLimit.wait(isTicketStarted)
-      if (this.#listener.mayHandle()) return
-    }
+    if (!this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
+    // Last, because all messages that wait for the same heartbeat would start in one tick.
+    await this.#startLimit.wait(isTicketStarted)
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
