@@ -53,7 +53,7 @@ class ObservedPromise<T> extends Promise<T> {
     return super.then(onFulfilled, onRejected)
   }
 
-  /** Is called just before the promise rejects. Calls `report` with the error unless something waits for the promise. */
+  /** Calls `report` with the error if nothing waits for the promise. Must be called before the promise rejects. */
   reportUnlessObserved (report: (error: unknown) => void): void {
     super.then(undefined, (error: unknown) => {
       // This runs after all microtasks, because the caller may start to wait in one of them.
@@ -72,8 +72,8 @@ export function toPromise<T> (work: () => Awaitable<T>, report: (error: unknown)
   try {
     const result = work()
     if (result === undefined) return RESOLVED_PROMISE as Promise<T>
+    if (!isPromise(result)) return Promise.resolve(result)
     promise = Promise.resolve(result)
-    if (!isPromise(result)) return promise
   } catch (error) {
     promise = new Promise((_resolve, reject) => { reject(error) })
   }

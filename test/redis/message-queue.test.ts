@@ -560,3 +560,23 @@ t.test('Redis keeps no responses of a closed session', needsRedis, async t => {
   t.equal(await countKeys(), 0)
   await t.rejects(async () => { await messageQueue.enqueue(createMessage('a', async () => createResponse('again'))) }, { code: 'FST_SSE_SESSION_UNKNOWN' })
 })
+
+t.test('messages that wait for a tick in which they may start are not refused when the event loop is blocked meanwhile', needsRedis, async t => {
+  const lease = 1000
+  const { sessions } = await openProxiedNode(t, await startRedis(t), {}, { lease })
+  const session = await openSession(sessions)
+  const { handled, handle } = recordHandlers()
+  const block = (): void => { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, lease * 0.6) }
+  // All start in the tick of the reply, except those above the limit. Then the event loop is blocked for more than half of the lease.
+  const names = Array.from({ length: 100 }, (_, index) => String(index))
+  const messages = names.map((name, index) => {
+    const message = createMessage(undefined, () => {
+      if (index === 0) process.nextTick(block)
+      return handle(name)()
+    })
+    return { ...message, isConcurrent: true }
+  })
+  const results = await session[kInternals].messageQueue.enqueueAll(messages)
+  await withTimeout(Promise.all(results), 'all responses')
+  t.strictSame(handled, names)
+})

@@ -1,6 +1,6 @@
 import { noop } from '../../awaitable.js'
 import { now } from '../../clock.js'
-import { withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
+import { afterReading, withTimeout, COMMAND_TIMEOUT, createUnavailableError, type CommandConnection } from './connection.js'
 import { isRefusedWhenFull, type CommandName, type Script, type Scripts } from './script.js'
 
 export type Argument = string | number
@@ -41,7 +41,7 @@ const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOU
 // Errors of a server that has become a replica. Its host name may belong to another server by now.
 const REPLICA_ERRORS = new Set(['READONLY', 'MASTERDOWN'])
 const RETRY_DELAY = 50
-// Redis executes nothing else during a batch. An append costs 1, any other command 2, because it takes longer.
+// Redis executes nothing else during a batch, so its cost is limited. `append` costs 1, and other commands, which take longer, cost 2.
 const MAX_BATCH_COST = 128
 const MAX_BATCH_ARGS = 5000
 const MAX_BATCH_CHARACTERS = 262_144
@@ -335,15 +335,15 @@ export class CommandQueue {
 
   readonly #onExpiryTimer = (): void => {
     const time = now()
+    // Commands that were not sent are rejected first, so that they are not sent any more.
     this.#rejectExpired(time, ({ batch }) => batch === 0)
-    // Replies to those that were sent may have arrived while the event loop was blocked. It reads them before it calls this.
-    setImmediate(() => {
+    afterReading(() => {
       const next = this.#rejectExpired(time, () => true)
       this.#expiry = next && setTimeout(this.#onExpiryTimer, next.deadline - now()).unref()
     })
   }
 
-  /** Rejects the commands whose deadline is not later than a time. Returns the first command with a later deadline. */
+  /** Rejects the commands that match and whose deadline has passed at `time`. Returns the first command with a later deadline. */
   #rejectExpired (time: number, matches: (command: Command) => boolean): Command | undefined {
     for (const command of this.#pending()) {
       if (command.deadline === Infinity) continue

@@ -75,12 +75,19 @@ export function createUnavailableError (cause?: unknown): Error {
   return Object.assign(new StoreUnavailable(), cause instanceof Error && { cause: new Error(cause.message) })
 }
 
+/**
+ * Calls a function when everything was read that has arrived so far. Timers run before sockets are read. So after the event loop was blocked, a
+ * timer would otherwise give up a command whose reply has arrived.
+ */
+export function afterReading (callback: () => void): void {
+  setImmediate(callback)
+}
+
 /** Settles as the promise does, but rejects with StoreUnavailable instead of its error, or after `timeout` milliseconds. `reason`: what has not happened by then. */
 export function withTimeout<T> (promise: Promise<T>, timeout = COMMAND_TIMEOUT, reason = 'Redis has not replied'): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const fail = (): void => { reject(createUnavailableError(new Error(`${reason} within ${timeout} ms`))) }
-    // A reply may have arrived while the event loop was blocked. It is read before `fail` is called.
-    const timer = setTimeout(() => { setImmediate(fail) }, timeout).unref()
+    const timer = setTimeout(() => { afterReading(fail) }, timeout).unref()
     promise.then(resolve, (error: unknown) => { reject(createUnavailableError(error)) }).finally(() => { clearTimeout(timer) })
   })
 }

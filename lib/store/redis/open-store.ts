@@ -2,6 +2,7 @@ import { OptionInvalid } from '../../errors.js'
 import type { Store, StoreCallbacks, StoreSettings } from '../store.js'
 import { countMasters, createPartitions, isCluster, SlotClient, type RedisCluster } from './cluster-client.js'
 import type { RedisClient } from './connection.js'
+import { StartLimit } from './messages/start-limit.js'
 import { PartitionedStore } from './partitioned-store.js'
 import { RedisNode } from './redis-node.js'
 import { RedisStore } from './redis-store.js'
@@ -36,8 +37,9 @@ export async function openStore ({ clients, namespace, lease, partitions }: Open
   try {
     const cluster = clients.find(isCluster)
     parts = cluster === undefined ? (clients as readonly RedisClient[]).map(client => ({ client, namespace })) : createPartitions(cluster, namespace, partitions ?? await countMasters(cluster))
+    const startLimit = new StartLimit()
     const share = { ...settings, maxSessions: Math.ceil(settings.maxSessions / parts.length), maxRuns: Math.ceil(settings.maxRuns / parts.length) }
-    for (const [index, part] of parts.entries()) nodes.push(new RedisNode(share, callbacks, { ...part, lease, isCluster: cluster !== undefined, partition: `${index + 1} of ${parts.length}` }))
+    for (const [index, part] of parts.entries()) nodes.push(new RedisNode(share, callbacks, { ...part, lease, isCluster: cluster !== undefined, partition: `${index + 1} of ${parts.length}`, startLimit }))
     const started = await Promise.allSettled(nodes.map(node => node.start()))
     for (const result of started) if (result.status === 'rejected') throw result.reason
     const [store, ...others] = nodes.map(node => new RedisStore(share, node, close)) as [RedisStore, ...RedisStore[]]

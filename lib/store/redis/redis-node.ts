@@ -7,6 +7,7 @@ import { Calls } from './calls.js'
 import { CommandQueue, getErrorCode } from './command-queue.js'
 import { withTimeout, CommandConnection, COMMAND_TIMEOUT, type RedisClient } from './connection.js'
 import { MessageQueues } from './messages/message-queue.js'
+import type { StartLimit } from './messages/start-limit.js'
 import { Inbox } from './replica/inbox.js'
 import { Loader } from './replica/loader.js'
 import { Reducer } from './replica/reducer.js'
@@ -25,6 +26,8 @@ export interface RedisNodeOptions {
   readonly isCluster: boolean
   /** Which partition this is, and of how many. All nodes must have the same partitions. */
   readonly partition: string
+  /** All partitions share one, because there is one event loop. */
+  readonly startLimit: StartLimit
 }
 
 type HeartbeatReply = readonly [time: string, position: string, rollbackPosition: string, sessions: number | string, assigned: readonly string[], hasMoreRuns: number | string, releasedRuns: readonly string[]]
@@ -84,7 +87,7 @@ export class RedisNode {
   #clocksComparedAt = -Infinity
   #isClosing = false
 
-  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, isCluster, partition }: RedisNodeOptions) {
+  constructor (settings: StoreSettings, callbacks: StoreCallbacks, { client, namespace, lease, isCluster, partition, startLimit }: RedisNodeOptions) {
     this.#settings = settings
     this.callbacks = callbacks
     this.#keyPrefix = `{${namespace}}`
@@ -161,7 +164,7 @@ export class RedisNode {
       const state = this.cache.get(sessionId)
       return state !== undefined && this.messageQueues.hasFencedHandler(state)
     })
-    this.messageQueues = new MessageQueues(settings, this.commandQueue, {
+    this.messageQueues = new MessageQueues(settings, startLimit, this.commandQueue, {
       mayHandle: () => this.#mayHandle,
       waitForHeartbeat: () => this.#waitForHeartbeat(),
       onRecord: (state, hash) => { this.applyRecord(state, hash) }

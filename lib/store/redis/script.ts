@@ -79,8 +79,8 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
     // Returned instead of a version if the sender must load the session to find out what has changed. Higher than every version.
     unknownVersion: '9e15'
   }
-  // The script contains the values instead of these names, because local variables would take time in each execution. Lua cannot index a table constructor without parentheses.
-  const values = new Map(Object.entries(constants).map(([name, value]) => [name.replace(/[A-Z]/g, '_$&').toUpperCase(), value.startsWith('{') ? `(${value})` : value]))
+  // A table needs parentheses, so that `$LOG.bytes` is valid Lua.
+  const literals = new Map(Object.entries(constants).map(([name, value]) => [`$${name.replace(/[A-Z]/g, '_$&').toUpperCase()}`, value.startsWith('{') ? `(${value})` : value]))
   const body = [
     readLua('lua/common'),
     // Redis runs the whole text each time, so only the functions of executed commands, and of the modules that they require, are
@@ -90,7 +90,7 @@ export function createScripts (settings: StoreSettings, lease: number, isCluster
     ...COMMANDS.map(name => `if name == 'commands/${name}' then return function (ARGS)\n${readLua(`lua/commands/${name}`)}end end\n`),
     'end\n',
     readLua('lua/dispatch')
-  ].join('').replace(/\b[A-Z_]+\b/g, name => values.get(name) ?? name)
+  ].join('').replace(/\$[A-Z_]+/g, name => literals.get(name) as string)
   const createScript = (flags: string): Script => {
     const text = `#!lua${flags}\n${body}`
     return { text, sha: createHash('sha1').update(text).digest('hex') }

@@ -1,5 +1,6 @@
 -- Shared by all commands. script.ts joins the parts of the script in this order: this file, the modules, the commands,
--- dispatch.lua. It replaces constants, such as MAX_WORK, with their values. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
+-- dispatch.lua. It replaces the names with a dollar sign, such as $LEASE,
+-- with their values, because local variables would take time in each execution. KEYS[1] is the prefix of all keys, so that they are in one hash slot.
 local KEY_PREFIX = KEYS[1]
 
 -- With the argument `rights`, the script returns the rights that the user of this connection lacks, as rules of an ACL.
@@ -11,7 +12,7 @@ if ARGV[1] == 'rights' then
     return is_allowed(command, select(2, ...))
   end
   local missing = {}
-  for command in string.gmatch(PUBLISH .. ' TIME DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LRANGE LREM RPUSH XADD XDEL XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
+  for command in string.gmatch($PUBLISH .. ' TIME DEL EXISTS PEXPIRE PTTL RENAME UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HKEYS HMGET HSET LINDEX LRANGE LREM RPUSH XADD XDEL XLEN XRANGE XREVRANGE XTRIM ZADD ZCARD ZRANGEBYSCORE ZREM ZREMRANGEBYSCORE ZSCORE', '%S+') do
     -- All arguments are keys of the store, because for some commands they must be keys, and the user may use only these.
     local key = KEY_PREFIX .. ':x'
     if redis.acl_check_cmd and not is_allowed(command, key, key, key, key) then missing[#missing + 1] = '+' .. string.lower(command) end
@@ -21,7 +22,7 @@ end
 
 -- While a slot is moved to another server, Redis raises an error for keys that do not exist (Redis Cluster specification). This
 -- raises it before anything was changed, so that no command is executed in part.
-if IS_CLUSTER then redis.call('EXISTS', KEY_PREFIX .. ':none') end
+if $IS_CLUSTER then redis.call('EXISTS', KEY_PREFIX .. ':none') end
 
 -- The sender of this batch: its node id, the number of the command before the batch, the highest number of a command whose reply it
 -- has received since the last rollback that it has applied, and the newest position that it has received.
@@ -58,7 +59,7 @@ local function read_record (key)
   work = work + #record * 20
   return record
 end
-local function publish_all (text) redis.call(PUBLISH, KEY_PREFIX .. ':all', text) end
+local function publish_all (text) redis.call($PUBLISH, KEY_PREFIX .. ':all', text) end
 
 -- Adds a notification to the inbox of a node. The numbers show the node whether it has missed one. Returns the number.
 local function notify (node, text)
@@ -66,7 +67,7 @@ local function notify (node, text)
   local count = store_changes[field] or node == NODE_ID and inbox_number or tonumber(redis.call('HGET', KEY_PREFIX, field) or nil)
   if not count then return 0 end
   store_changes[field] = count + 1
-  redis.call(PUBLISH, KEY_PREFIX .. ':n:' .. node, format_integer(count + 1) .. ' ' .. text)
+  redis.call($PUBLISH, KEY_PREFIX .. ':n:' .. node, format_integer(count + 1) .. ' ' .. text)
   return count + 1
 end
 

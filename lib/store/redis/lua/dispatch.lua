@@ -1,3 +1,7 @@
+-- Executes the commands of the batch, one after the other, up to the first that fails, or until they have done so much work that Redis would
+-- be blocked for too long. Each has a name, a number, a deadline, the number of its arguments, and the arguments. Returns the error of the
+-- command that failed, `CONTINUE` if commands are left, or '', and the replies of those before it.
+
 local function execute (name, number, deadline, args)
   command_number = number
   -- A command without a number is executed for any sender, each time that it is sent.
@@ -21,14 +25,11 @@ local store = redis.call('HMGET', KEY_PREFIX, 'position', 'rollbackPosition', 'l
 position, rollback_position, lease_clock, clock_at = to_number(store[1]), to_number(store[2]), to_number(store[3]), to_number(store[4])
 applied_number, inbox_number = tonumber(store[5] or nil), tonumber(store[6] or nil)
 if applied_number and (position < HIGHEST_POSITION or applied_number < ACKED_NUMBER) then require('rollback')() end
--- Executes the commands, one after the other, up to the first that fails, or until they have done so much work that Redis would be blocked
--- for too long. Each has a name, a number, a deadline, the number of its arguments, and the arguments. Returns the error of the
--- command that failed, `CONTINUE` if commands are left, or '', and the replies of those before it.
 local failure = ''
 local replies = {}
 local i = 5
 while ARGV[i] do
-  if work >= MAX_WORK then
+  if work >= $MAX_WORK then
     failure = 'CONTINUE'
     break
   end

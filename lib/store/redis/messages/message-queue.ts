@@ -5,7 +5,7 @@ import type { StoreSettings } from '../../store.js'
 import { isNotExecuted, type CommandQueue } from '../command-queue.js'
 import { withTimeout } from '../connection.js'
 import type { SessionReplica } from '../replica/session-replica.js'
-import { StartLimit } from './start-limit.js'
+import type { StartLimit } from './start-limit.js'
 import { decodeResponse, encodeResponse } from './stored-response.js'
 
 /** Maximum number of handled messages of a batch whose `complete` is not confirmed. If this process fails, these are handled again. */
@@ -98,14 +98,15 @@ export class MessageQueues {
   readonly #listener: MessageQueuesListener
   readonly #waiting = new Map<string, Ticket>()
   readonly #handling = new Map<Ticket, Promise<void>>()
-  readonly #startLimit = new StartLimit()
+  readonly #startLimit: StartLimit
   #isClosed = false
   #lastNumber = 0
   /** Resolves when Redis has executed every `complete` so far: commands are executed in order. */
   #lastCompleted: Promise<void> | undefined
 
-  constructor (settings: StoreSettings, commandQueue: CommandQueue, listener: MessageQueuesListener) {
+  constructor (settings: StoreSettings, startLimit: StartLimit, commandQueue: CommandQueue, listener: MessageQueuesListener) {
     this.#settings = settings
+    this.#startLimit = startLimit
     this.#commandQueue = commandQueue
     this.#listener = listener
   }
@@ -350,11 +351,16 @@ export class MessageQueues {
     return this.#lastCompleted
   }
 
-  /** Waits until a message may start to be handled. Also resolves if the lease was not renewed. */
+  /** Waits until a message may start to be handled. Also resolves if the lease cannot be renewed. */
   async #waitForStart (isTicketStarted: boolean): Promise<void> {
-    if (!this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
-    // Last, because all messages that wait for the same heartbeat would start in one tick.
-    await this.#startLimit.wait(isTicketStarted)
+    let isRenewed
+    do {
+      if (!this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
+      isRenewed = this.#listener.mayHandle()
+      // After the heartbeat. Otherwise, all messages that wait for it would start in one tick.
+      await this.#startLimit.wait(isTicketStarted)
+      // While the message waited, the event loop may have been blocked.
+    } while (isRenewed && !this.#listener.mayHandle())
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {
@@ -372,7 +378,7 @@ export class MessageQueues {
     for (const [index, { message, key, fingerprint, resolve, reject }] of messages.entries()) {
       let response: StoredResponse | undefined
       let failure: unknown
-      // Most messages start now, without another promise. The first message starts the ticket.
+      // Usually, the message starts at once, without a promise. After its first message, the ticket counts as started.
       if (mayStart && !this.#isClosed && !(this.#listener.mayHandle() && this.#startLimit.tryStart())) await this.#waitForStart(index > 0)
       try {
         assertMayStart()

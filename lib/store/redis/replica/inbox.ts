@@ -1,5 +1,6 @@
 import { StoreUnavailable } from '../../../errors.js'
 import { now } from '../../../clock.js'
+import { afterReading } from '../connection.js'
 import type { CommandName } from '../script.js'
 import type { Reducer } from './reducer.js'
 
@@ -111,8 +112,7 @@ export class Inbox {
   /** Rejects commands whose marker does not arrive. Is called regularly. */
   rejectOverdue (): void {
     const time = now()
-    // Markers may have arrived while the event loop was blocked. They are read before this.
-    setImmediate(() => {
+    afterReading(() => {
       for (const [token, pending] of this.#pending) {
         // The command queue rejects commands without a reply.
         if (pending.reply !== undefined && time - pending.repliedAt > this.#timeout) this.#fail(token, new StoreUnavailable())

@@ -24,8 +24,8 @@ if not is_retry then
 end
 if not close_reason then
   retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
-  retention.set_ttl(key, TTL)
+  retention.set_ttl(key, $TTL)
 end
-local log = require('read_log')(key, cursor, math.huge, READ_BYTES)
+local log = require('read_log')(key, cursor, math.huge, $READ_BYTES)
 log[6] = read_record(key)
 return marked_reply(token, log)

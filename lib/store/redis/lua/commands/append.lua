@@ -21,7 +21,7 @@ if kind == 'run' then
     return entry_position == -1 and 'session_over' or entry_position
   end
   if is_retry then return to_number(last) end
-  local entry_position, text = logs.append(key, RUN_LOG, meta, frame, except, '')
+  local entry_position, text = logs.append(key, $RUN_LOG, meta, frame, except, '')
   for node in string.gmatch(reader_nodes or '', '[^,]+') do
     notify(node, logs.format_entry('run_entry ' .. name .. ' ', last, text, '', '', frame))
   end
@@ -30,7 +30,7 @@ end
 local key = logs.key(kind, name)
 local channels = kind == 'channel' and require('channels')
 local last, bytes, count, next_trim_at, keep = unpack(redis.call('HMGET', key, 'last', 'bytes', 'count', 'nextTrimAt', 'keep'))
-local bounds = CHANNEL_LOG
+local bounds = $CHANNEL_LOG
 keep = to_number(keep)
 if is_retry then return 0 end
 if kind == 'channel' then
@@ -49,6 +49,6 @@ if kind == 'channel' then
 end
 local entry_position, text = logs.append(key, bounds, { last, bytes, count, next_trim_at }, frame, except, latest_key)
 if keep > 0 then channels.set_ttl(key, true) end
-if kind == 'channel' then redis.call(PUBLISH, KEY_PREFIX .. ':c:' .. name, logs.format_entry(format_integer(keep) .. ' ', last, text, except, latest_key, frame))
+if kind == 'channel' then redis.call($PUBLISH, KEY_PREFIX .. ':c:' .. name, logs.format_entry(format_integer(keep) .. ' ', last, text, except, latest_key, frame))
 else publish_all(logs.format_entry('entry ', last, text, except, latest_key, frame)) end
 return entry_position

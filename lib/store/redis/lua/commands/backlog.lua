@@ -28,7 +28,7 @@ if cached_from and trimmed <= tonumber(cached_from) and from >= tonumber(cached_
   count, bytes = cached_count + added_count - removed_count, cached_bytes + added_bytes - removed_bytes
 else count, bytes = measure(from, last) end
 redis.call('HSET', key, 'backlogCache', table.concat({ format_integer(from), format_integer(last), format_integer(count), format_integer(bytes) }, ' '))
-if count * 2 < LOG.entries and bytes * 2 < LOG.bytes then return 1 end
+if count * 2 < $LOG.entries and bytes * 2 < $LOG.bytes then return 1 end
 -- The owner commits its cursor, for the next check.
 if owner ~= '' then notify(owner, 'cursor_request ' .. id) end
 return 0

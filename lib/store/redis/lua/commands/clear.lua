@@ -6,7 +6,7 @@ if is_retry or redis.call('EXISTS', key) == 0 then return 1 end
 -- longer age, and may be after the end of the new TTL: the log would expire without a record of the loss.
 redis.call('HSET', key, 'historyStart', position, 'nextTrimAt', 0)
 redis.call('HDEL', key, 'keep')
-local log_ttl = math.ceil(CHANNEL_LOG.age * 1.25) + 5000
+local log_ttl = math.ceil($CHANNEL_LOG.age * 1.25) + 5000
 if redis.call('PTTL', key .. ':log') > log_ttl then
   redis.call('PEXPIRE', key .. ':log', log_ttl)
   redis.call('PEXPIRE', key .. ':latest', log_ttl)

@@ -53,7 +53,7 @@ if keep then
   -- A node that has received `left_all`, but not `closed`, must find a newer version.
   redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'closeReason', reason, 'broadcastEndPosition', broadcast_position)
-  retention.set_ttl(key, math.max(RESUME_TIMEOUT, 1000), true)
+  retention.set_ttl(key, math.max($RESUME_TIMEOUT, 1000), true)
   -- Nothing is appended any more, and no message is handled.
   redis.call('UNLINK', key .. ':latest', key .. ':records', key .. ':record_order', key .. ':queue')
   return { 1, {}, left_json }
@@ -63,8 +63,8 @@ if deadline ~= '' then
   logs.next_position()
   redis.call('HSET', key, 'closeReason', reason, 'closedBy', NODE_ID)
   redis.call('RENAME', key, expired_key)
-  redis.call('ZADD', unacked_expiries, lease_clock + LEASE, id)
-  redis.call('PEXPIRE', unacked_expiries, TTL)
+  redis.call('ZADD', unacked_expiries, lease_clock + $LEASE, id)
+  redis.call('PEXPIRE', unacked_expiries, $TTL)
 end
 redis.call('UNLINK', key, key .. ':log', key .. ':latest', key .. ':records', key .. ':record_order', key .. ':queue')
 return { 1, read_record(expired_key), left_json }

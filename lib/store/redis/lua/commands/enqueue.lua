@@ -61,10 +61,10 @@ end
 if is_retry and (new_count > 0 and not is_queued or next(new_records)) then return { 'resend', { is_queued and '1' or '0' }, session_record } end
 if new_count > 0 and not is_queued then
   local count = message_queue.count_messages(key, first, to_number(in_list), new_count)
-  if count > 0 and count - 1 + new_count > MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, session_record } end
+  if count > 0 and count - 1 + new_count > $MAX_WAITING_MESSAGES then return { 'full', { tostring(count - 1) }, session_record } end
   local item = ticket .. ' ' .. new_count
   if first or is_concurrent then
-    if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, TTL) end
+    if redis.call('RPUSH', queue, item) == 1 then redis.call('PEXPIRE', queue, $TTL) end
     redis.call('HINCRBY', key, 'messagesInList', new_count)
   else
     redis.call('HSET', key, 'first', item)
@@ -76,7 +76,7 @@ for idempotency_key, record in pairs(wait_records) do redis.call('HSET', records
 for idempotency_key, record in pairs(new_records) do
   redis.call('HSET', records, idempotency_key, record)
   -- If no node renews the session, Redis removes the records.
-  if redis.call('PTTL', records) < 0 then redis.call('PEXPIRE', records, TTL) end
+  if redis.call('PTTL', records) < 0 then redis.call('PEXPIRE', records, $TTL) end
 end
 local is_first = first and message_queue.has_ticket(first, ticket)
 return { (is_concurrent or not is_queued or is_first) and 'run' or 'wait', decisions, session_record }

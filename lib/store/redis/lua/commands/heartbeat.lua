@@ -30,7 +30,7 @@ if is_registration and not applied_number then
   store_changes['applied:' .. NODE_ID], store_changes['inbox:' .. NODE_ID] = 0, 0
 end
 if not applied_number then raise('FENCED') end
-redis.call('ZADD', KEY_PREFIX .. ':nodes', lease_clock + LEASE, NODE_ID)
+redis.call('ZADD', KEY_PREFIX .. ':nodes', lease_clock + $LEASE, NODE_ID)
 -- Whether the writes under the previous id were lost. Other nodes may have moved the position on since.
 local function has_lost_previous ()
   local applied = redis.call('HGET', KEY_PREFIX .. ':fenced:' .. previous_id, 'applied')
@@ -57,7 +57,7 @@ for _, id in ipairs(list_due(':deadlines', MAX_EXAMINED)) do
     -- If the lease of the owner has ended, the client has `resumeTimeout` from now on. An owner with a lease renews the deadline while
     -- it has the stream. If the owner has no stream, Redis has lost the `release`, and the owner sends it again.
     if not nodes.clear_expired_owner(session_key(id), owner) then notify(owner, 'stream_check ' .. id) end
-    retention.set_deadline(id, principal, RESUME_TIMEOUT)
+    retention.set_deadline(id, principal, $RESUME_TIMEOUT)
   else assign(':deadlines', id) end
 end
 -- The onClose hooks of these expired sessions may not have run. Those that a node with a lease has closed stay due until its next

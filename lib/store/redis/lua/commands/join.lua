@@ -14,9 +14,9 @@ local has_joined = result == 'changed'
 if not has_joined and (not start_position or close_reason) then return { 0, 0, {} } end
 if result == 'full' then return { 'full', 0, {} } end
 -- If the session has left the channel since, the reply has no history.
-if is_retry then return reply(has_joined and UNKNOWN_VERSION or -UNKNOWN_VERSION, to_number(joined_at)) end
+if is_retry then return reply(has_joined and $UNKNOWN_VERSION or -$UNKNOWN_VERSION, to_number(joined_at)) end
 if joined_at then return reply(-tonumber(current_version), tonumber(joined_at)) end
-if to_number(channel_count) >= MAX_CHANNELS_PER_SESSION then
+if to_number(channel_count) >= $MAX_CHANNELS_PER_SESSION then
   calls.record(ARGS[4], 'full')
   return { 'full', 0, {} }
 end

@@ -4,9 +4,9 @@ local calls, channels = require('calls'), require('channels')
 local id, name = ARGS[1], ARGS[2]
 local key = session_key(id)
 local start_position, close_reason, owner, current_version, joined_at = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version', 'm:' .. name))
-if is_retry and calls.find(ARGS[3]) then return UNKNOWN_VERSION end
+if is_retry and calls.find(ARGS[3]) then return $UNKNOWN_VERSION end
 if not start_position or close_reason then return 0 end
-if is_retry then return -UNKNOWN_VERSION end
+if is_retry then return -$UNKNOWN_VERSION end
 if not joined_at then return -tonumber(current_version) end
 redis.call('HDEL', key, 'm:' .. name)
 redis.call('HINCRBY', key, 'channelCount', -1)

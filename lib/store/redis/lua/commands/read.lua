@@ -14,7 +14,7 @@
 -- `replaced 1` if another node has the stream, `replaced 0` if it is not known whether that belongs to a newer request.
 local logs, nodes, retention, runs = require('logs'), require('nodes'), require('retention'), require('runs')
 local token = ARGS[1]
-local values, is_rolled_back, max_work = {}, false, work + READ_BYTES
+local values, is_rolled_back, max_work = {}, false, work + $READ_BYTES
 
 -- Returns why the log of a session is not read, or nil and the record if it is newer.
 local function read_session (id, key, epoch, version)
@@ -28,10 +28,10 @@ local function read_session (id, key, epoch, version)
     current_version = redis.call('HINCRBY', key, 'version', 1)
   end
   nodes.add_user(key, node_ids)
-  if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
+  if close_reason then retention.set_ttl(key, $RESUME_TIMEOUT, true)
   else
     retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
-    retention.set_ttl(key, TTL)
+    retention.set_ttl(key, $TTL)
   end
   return nil, current_version ~= version and read_record(key) or {}
 end

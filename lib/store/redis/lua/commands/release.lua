@@ -9,7 +9,7 @@ local is_current = current_epoch == epoch
 if not is_current and owner ~= '' and owner ~= NODE_ID then return 1 end
 redis.call('HSET', key, 'owner', '')
 redis.call('HINCRBY', key, 'version', 1)
-if not close_reason then retention.set_deadline(id, principal, RESUME_TIMEOUT) end
+if not close_reason then retention.set_deadline(id, principal, $RESUME_TIMEOUT) end
 if not is_current then return 1 end
 redis.call('HSET', key, 'cursor', cursor)
 -- The ranges of left channels are kept as long as their entries, because the client may resume at an earlier position.

@@ -7,11 +7,11 @@ for i = 2, count * 2, 2 do
   local key = session_key(id)
   local current_epoch, close_reason, principal, owner = unpack(redis.call('HMGET', key, 'epoch', 'closeReason', 'principal', 'owner'))
   if current_epoch and not is_retry and (epoch == '0' or current_epoch == epoch and owner == NODE_ID) then
-    if close_reason then retention.set_ttl(key, RESUME_TIMEOUT, true)
+    if close_reason then retention.set_ttl(key, $RESUME_TIMEOUT, true)
     else
       retention.set_deadline(id, principal, epoch == '0' and retention.OPENING_TIMEOUT or retention.STREAM_TIMEOUT)
-      retention.set_ttl(key, TTL)
-      if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, TTL) end
+      retention.set_ttl(key, $TTL)
+      if principal then redis.call('PEXPIRE', KEY_PREFIX .. ':p:' .. principal, $TTL) end
     end
   end
 end

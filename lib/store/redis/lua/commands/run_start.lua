@@ -29,7 +29,7 @@ if session then
   redis.call('HSET', run_key(id), 'session', session, 'partPrefix', part_prefix)
 else
   runs.remove_expired()
-  if redis.call('ZCARD', runs.all) >= MAX_RUNS then
+  if redis.call('ZCARD', runs.all) >= $MAX_RUNS then
     local oldest = redis.call('ZRANGEBYSCORE', runs.all, '-inf', '(' .. format_integer(runs.RUNNING), 'LIMIT', 0, 1)[1]
     if not oldest then return marked_reply(token, 'full') end
     runs.remove(oldest)

@@ -4,7 +4,7 @@ local id = ARGS[1]
 local key = session_key(id)
 local start_position, close_reason, owner, current_version = unpack(redis.call('HMGET', key, 'startPosition', 'closeReason', 'owner', 'version'))
 if not start_position or close_reason then return 0 end
-if is_retry then return UNKNOWN_VERSION end
+if is_retry then return $UNKNOWN_VERSION end
 for i = 2, #ARGS, 2 do
   if ARGS[i + 1] == '' then redis.call('HDEL', key, 'd:' .. ARGS[i]) else redis.call('HSET', key, 'd:' .. ARGS[i], ARGS[i + 1]) end
 end

@@ -9,7 +9,7 @@ function calls.record (call_id, result)
   local key = KEY_PREFIX .. ':calls:' .. process
   redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. oldest)
   redis.call('ZADD', key, number, number .. ' ' .. result)
-  redis.call('PEXPIRE', key, TTL)
+  redis.call('PEXPIRE', key, $TTL)
 end
 
 -- Returns the result of a call; nil if it has changed nothing.

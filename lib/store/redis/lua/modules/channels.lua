@@ -26,13 +26,13 @@ end
 function channels.count (key) return redis.call('ZCARD', key .. ':members') end
 
 function channels.bounds (keep)
-  if to_number(keep) == 0 then return CHANNEL_LOG end
-  return { entries = CHANNEL_LOG.entries, bytes = CHANNEL_LOG.bytes, age = math.max(CHANNEL_LOG.age, tonumber(keep)) }
+  if to_number(keep) == 0 then return $CHANNEL_LOG end
+  return { entries = $CHANNEL_LOG.entries, bytes = $CHANNEL_LOG.bytes, age = math.max($CHANNEL_LOG.age, tonumber(keep)) }
 end
 
 -- Sets the TTL of a channel. A channel that is kept does not expire before its log.
 function channels.set_ttl (key, is_kept)
-  redis.call('PEXPIRE', key, is_kept and math.max(TTL, redis.call('PTTL', key .. ':log') + 5000) or TTL)
+  redis.call('PEXPIRE', key, is_kept and math.max($TTL, redis.call('PTTL', key .. ':log') + 5000) or $TTL)
 end
 
 -- Lets a channel without members expire soon after its log. If the log does not exist any more, removes the channel.
@@ -43,7 +43,7 @@ end
 
 -- Sets the TTL of the members. Only `join` and `renew` renew it: if no node runs, sessions expire by their TTL, and nothing else
 -- removes them from their channels.
-function channels.renew_members (key) redis.call('PEXPIRE', key .. ':members', TTL) end
+function channels.renew_members (key) redis.call('PEXPIRE', key .. ':members', $TTL) end
 
 function channels.exists (members, keep, last)
   return members > 0 or to_number(keep) > 0 and NOW - to_number(last) <= channels.bounds(keep).age * 1000
@@ -67,7 +67,7 @@ function channels.read_history (key, id, count, through)
   local start, keep = unpack(redis.call('HMGET', key, 'historyStart', 'keep'))
   local oldest = math.max(to_number(start) + 1, NOW - channels.bounds(keep).age * 1000)
   local frames, bytes = {}, 0
-  while through >= oldest and bytes < READ_BYTES do
+  while through >= oldest and bytes < $READ_BYTES do
     local chunk = redis.call('XREVRANGE', key .. ':log', format_integer(through), format_integer(oldest), 'COUNT', 8)
     for _, entry in ipairs(chunk) do
       local frame, except = entry[2][2], entry[2][4]

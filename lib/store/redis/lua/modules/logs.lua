@@ -46,7 +46,7 @@ function logs.append_to_session (id, frame, latest_key)
   local last, owner, close_reason, start_position = meta[1], meta[5], meta[6], meta[7]
   if not start_position or close_reason then return -1 end
   if is_retry then return to_number(last) end
-  local entry_position, text = logs.append(key, LOG, meta, frame, '', latest_key)
+  local entry_position, text = logs.append(key, $LOG, meta, frame, '', latest_key)
   if owner ~= '' then notify(owner, logs.format_entry('entry ' .. id .. ' ', last, text, '', latest_key, frame)) end
   return entry_position
 end

@@ -89,7 +89,7 @@ end
 function message_queue.count_messages (key, first, in_list, new_count)
   local first_count = first and message_queue.item_size(first) or 0
   -- The first message is being handled, so it does not wait.
-  if first_count + in_list - 1 + new_count <= MAX_WAITING_MESSAGES then return first_count + in_list end
+  if first_count + in_list - 1 + new_count <= $MAX_WAITING_MESSAGES then return first_count + in_list end
   in_list = 0
   for _, item in ipairs(redis.call('LRANGE', key .. ':queue', 0, -1)) do
     if message_queue.is_valid(item) then in_list = in_list + message_queue.item_size(item)
@@ -124,7 +124,7 @@ function message_queue.limit_responses (key, count, added_bytes)
   local bytes, dropped = to_number(response_bytes) + added_bytes, to_number(dropped_responses)
   local function parse (idempotency_key) return string.match(redis.call('HGET', records, idempotency_key) or '', '^%a (%S+) ([^;]*);(.*)$') end
   local awaited_count = 0
-  while count - awaited_count > MAX_IDEMPOTENCY_KEYS do
+  while count - awaited_count > $MAX_IDEMPOTENCY_KEYS do
     local oldest = redis.call('LINDEX', record_order, awaited_count)
     local _, waiters, response = parse(oldest)
     if waiters and message_queue.is_awaited(waiters) then awaited_count = awaited_count + 1
@@ -135,7 +135,7 @@ function message_queue.limit_responses (key, count, added_bytes)
       redis.call('HDEL', records, oldest)
     end
   end
-  while bytes > MAX_RESPONSE_BYTES do
+  while bytes > $MAX_RESPONSE_BYTES do
     local oldest = redis.call('LINDEX', record_order, dropped)
     if not oldest then break end
     local fingerprint, waiters, response = parse(oldest)

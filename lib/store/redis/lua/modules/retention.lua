@@ -7,11 +7,11 @@ function retention.get_deadline (milliseconds) return lease_clock + math.min(mat
 
 -- Milliseconds after which a session expires that a client is opening or resuming, if it is not renewed. At least a lease, so that the
 -- session does not expire while its node may only be slow.
-retention.OPENING_TIMEOUT = math.max(RESUME_TIMEOUT, LEASE)
+retention.OPENING_TIMEOUT = math.max($RESUME_TIMEOUT, $LEASE)
 
 -- Milliseconds after which a session with a stream expires, if it is not renewed. Its node renews it each quarter of RESUME_TIMEOUT.
 -- So if the node fails, its client has about RESUME_TIMEOUT or more to reconnect.
-retention.STREAM_TIMEOUT = RESUME_TIMEOUT * 1.25
+retention.STREAM_TIMEOUT = $RESUME_TIMEOUT * 1.25
 
 -- Sets the time after which a session expires.
 function retention.set_deadline (id, principal, milliseconds)

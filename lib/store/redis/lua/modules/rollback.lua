@@ -4,6 +4,6 @@ return function ()
   if rollback_position > HIGHEST_POSITION then return end
   position = math.max(position, HIGHEST_POSITION, NOW) + 1
   rollback_position = position
-  store_changes.position, store_changes.rollbackPosition, store_changes.noExpiryUntil = position, rollback_position, lease_clock + LEASE * 2
+  store_changes.position, store_changes.rollbackPosition, store_changes.noExpiryUntil = position, rollback_position, lease_clock + $LEASE * 2
   publish_all('rollback ' .. format_integer(rollback_position))
 end

@@ -76,7 +76,7 @@ end
 function runs.release (id, owner)
   redis.call('ZREM', runs.producer_key(owner), id)
   redis.call('HSET', run_key(id), 'owner', '')
-  redis.call('ZADD', runs.released, lease_clock + LEASE, id)
+  redis.call('ZADD', runs.released, lease_clock + $LEASE, id)
 end
 
 -- Ends the runs of a node that have no producer any more. `producing` has the ids of those that have one; nil if the node has
