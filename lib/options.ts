@@ -80,7 +80,7 @@ export interface SseSessionsOptions {
   maxChannelsPerSession?: number
   /** Maximum number of messages of one session that wait, or run concurrently, while another is handled; also the maximum length of a batch. Default: 256; `Infinity` turns the limit off. */
   maxWaitingMessages?: number
-  /** Maximum size of the messages of one session that wait, in bytes of memory. If none waits, one message or batch of any size may wait. Applies to the memory store. Default: 1 MiB; `Infinity` turns the limit off. */
+  /** Maximum size of the messages of one session that wait, in bytes of memory. If none waits, one message or batch of any size may wait. With the Redis store, each process applies it to the messages that wait in this process. Default: 1 MiB; `Infinity` turns the limit off. */
   maxWaitingBytes?: number
   /** Maximum number of idempotency keys that are kept per session. A repeated message receives the response that is kept for its key. Default: 256; `Infinity` turns the limit off. */
   maxIdempotencyKeys?: number
