@@ -23,7 +23,7 @@ const STEPS = {
   'the call': 'local KEY_PREFIX',
   'reading the time, and creating the functions that all commands share': 'local store = redis.call',
   'reading the state of the store and of the sender': 'local failure',
-  'the command: reads the state of the log, writes the entry and this state, and publishes the entry': 'if #fields > 0',
+  'the command: reads and writes the state of the log, writes the entry, and publishes it': 'if #fields > 0',
   'writing the state of the store and of the sender, and the reply': undefined
 }
 

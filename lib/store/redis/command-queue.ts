@@ -41,7 +41,7 @@ const RETRYABLE = new Set<string | undefined>(['CONTINUE', 'REORDERED', 'TIMEDOU
 // Errors of a server that has become a replica. Its host name may belong to another server by now.
 const REPLICA_ERRORS = new Set(['READONLY', 'MASTERDOWN'])
 const RETRY_DELAY = 50
-// Redis executes nothing else during a batch, so its cost is limited. `append` costs 1, and other commands, which take longer, cost 2.
+// Redis executes nothing else during a batch, so its cost is limited. An `append` costs 1. Other commands take longer, and cost 2.
 const MAX_BATCH_COST = 128
 const MAX_BATCH_ARGS = 5000
 const MAX_BATCH_CHARACTERS = 262_144

@@ -76,8 +76,8 @@ export function createUnavailableError (cause?: unknown): Error {
 }
 
 /**
- * Calls a function when everything was read that has arrived so far. Timers run before sockets are read. So after the event loop was blocked, a
- * timer would otherwise give up a command whose reply has arrived.
+ * Calls a function after the sockets were read once more. After the event loop was blocked, timers run before sockets are read, so a timer
+ * would otherwise give up a command whose reply has arrived.
  */
 export function afterReading (callback: () => void): void {
   setImmediate(callback)

@@ -258,7 +258,7 @@ export class RedisStore implements Store {
     const { commandQueue, reducer } = this.#node
     // Other texts would break the format of the publication, as a space in a key would.
     const excluded = except === undefined ? '' : except.filter(isSessionId).join(',')
-    // The last two arguments are omitted if they are not needed: each argument takes time, in this process and in Redis.
+    // Without the last two arguments if they have their defaults: each argument takes time.
     const executed = keep === 0 && key === undefined ? commandQueue.execute('append', kind, name, frame, excluded) : commandQueue.execute('append', kind, name, frame, excluded, keep, encodeURIComponent(key ?? ''))
     return executed.then(reply => {
       const position = Number(reply)

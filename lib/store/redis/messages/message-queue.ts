@@ -353,14 +353,14 @@ export class MessageQueues {
 
   /** Waits until a message may start to be handled. Also resolves if the lease cannot be renewed. */
   async #waitForStart (isTicketStarted: boolean): Promise<void> {
-    let isRenewed
+    let hasLease
     do {
       if (!this.#listener.mayHandle()) await this.#listener.waitForHeartbeat()
-      isRenewed = this.#listener.mayHandle()
+      hasLease = this.#listener.mayHandle()
       // After the heartbeat. Otherwise, all messages that wait for it would start in one tick.
       await this.#startLimit.wait(isTicketStarted)
-      // While the message waited, the event loop may have been blocked.
-    } while (isRenewed && !this.#listener.mayHandle())
+      // If the event loop was blocked while the message waited, it waits for a heartbeat again.
+    } while (hasLease && !this.#listener.mayHandle())
   }
 
   async #handle (ticket: Ticket, messages: readonly PendingMessage[], previous: Promise<void> | undefined): Promise<void> {

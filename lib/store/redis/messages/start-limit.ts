@@ -19,7 +19,7 @@ export class StartLimit {
     return true
   }
 
-  /** Waits for a later tick in which a message may start. Tickets with a handled message come first, because their responses stay in memory until the whole ticket is handled. */
+  /** Waits for a later tick in which a message may start. Messages of a started ticket come first, because the responses to the messages before them stay in memory until all of the ticket are handled. */
   wait (isTicketStarted: boolean): Promise<void> {
     this.#scheduleTick()
     return new Promise(resolve => { (isTicketStarted ? this.#waitingStarted : this.#waitingNew).push(resolve) })

@@ -165,9 +165,9 @@ export class LogReplica {
   }
 }
 
-/** Parses `<previous> <position> <excluded ids, with commas> <key>\n<frame>` from an index on. */
+/** Parses `<previous> <position> <excluded ids, with commas> <key>\n<frame>` from an index on. All three spaces are always there. */
 export function parseEntry (text: string, from: number): PublishedEntry {
-  // Without `split`, because this runs for each entry that any node appends.
+  // `split` would create arrays, and this runs for each entry that any node appends.
   const previousEnd = text.indexOf(' ', from)
   const positionEnd = text.indexOf(' ', previousEnd + 1)
   const exceptEnd = text.indexOf(' ', positionEnd + 1)

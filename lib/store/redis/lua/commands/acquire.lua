@@ -19,7 +19,7 @@ if not is_retry then
   local is_newer = to_number(requested_until) < earliest and '1' or '0'
   redis.call('HINCRBY', key, 'version', 1)
   redis.call('HSET', key, 'epoch', epoch, 'owner', NODE_ID, 'requestedAt', math.max(to_number(requested_at), earliest), 'requestedUntil', latest, 'isNewer', is_newer)
-  nodes.add_user(key, node_ids)
+  nodes.add_self(key, node_ids)
   if owner ~= '' and owner ~= NODE_ID then notify(owner, 'replaced ' .. id .. ' ' .. epoch .. ' ' .. is_newer) end
 end
 if not close_reason then

@@ -17,7 +17,7 @@ local id, ticket_name, version, is_queued = ARGS[1], ARGS[2], ARGS[3], ARGS[4] =
 local key = session_key(id)
 local current_version, close_reason, owner, node_ids, first, in_list = unpack(redis.call('HMGET', key, 'version', 'closeReason', 'owner', 'nodes', 'first', 'messagesInList'))
 if not current_version or close_reason then return { 'unknown', {}, read_record(key) } end
-nodes.add_user(key, node_ids)
+nodes.add_self(key, node_ids)
 local queue, records = key .. ':queue', key .. ':records'
 local ticket = NODE_ID .. ' ' .. ticket_name
 local is_concurrent = message_queue.is_concurrent(ticket)

@@ -27,7 +27,7 @@ local function read_session (id, key, epoch, version)
     redis.call('HSET', key, 'owner', NODE_ID)
     current_version = redis.call('HINCRBY', key, 'version', 1)
   end
-  nodes.add_user(key, node_ids)
+  nodes.add_self(key, node_ids)
   if close_reason then retention.set_ttl(key, $RESUME_TIMEOUT, true)
   else
     retention.set_deadline(id, principal, retention.STREAM_TIMEOUT)
@@ -49,7 +49,7 @@ for i = 2, #ARGS, 7 do
   local value
   if kind == 'unverified_session' then
     local current_version, node_ids = unpack(redis.call('HMGET', session_key(name), 'version', 'nodes'))
-    if current_version then nodes.add_user(session_key(name), node_ids) end
+    if current_version then nodes.add_self(session_key(name), node_ids) end
     value = current_version or 'gone'
   elseif kind == 'unverified_run' then value = read_run(name)
   else

@@ -6,7 +6,7 @@ local is_restarted = is_retry and redis.call('HGET', run_key(id), 'owner') == NO
 -- Not for a retry: this node may have received the reply to the first execution already, and would not produce the run.
 if not is_retry and redis.call('ZREM', runs.released, id) == 1 then
   is_restarted = true
-  -- A position, so that it is unique also after Redis has lost data. The parentheses drop its text.
+  -- A position, so that it is unique also after Redis has lost data. The parentheses keep only the first result, the number.
   redis.call('HSET', run_key(id), 'owner', NODE_ID, 'term', (logs.next_position()))
   redis.call('ZADD', runs.producer_key(NODE_ID), position, id)
   redis.call('ZADD', runs.producers, 0, NODE_ID)

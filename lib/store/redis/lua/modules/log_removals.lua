@@ -1,4 +1,4 @@
--- Removes entries from logs, and records what was removed.
+-- Removes entries from logs, and records what was removed. In a module of its own, because most executions do not need it.
 local log_removals = {}
 
 -- Records that all entries up to a position are lost.

@@ -9,7 +9,7 @@ function logs.key (kind, name)
   return KEY_PREFIX .. ':b'
 end
 
--- Advances the store to a new position. Returns it as a number, and as text, because Redis takes long to format large numbers.
+-- Takes the next position. Returns it as a number and as text, so that it is formatted only once: formatting large numbers is slow.
 function logs.next_position ()
   position = math.max(position + 1, NOW)
   local text = format_integer(position)

@@ -1,9 +1,10 @@
 -- Nodes, their leases, and which nodes use a session or a run.
 local nodes = {}
 
--- Which nodes have a lease, as far as this execution has checked: many messages belong to few nodes.
+-- Which nodes have a lease, as far as it was checked in this execution, so that each is looked up once.
 local lease_cache = {}
 
+-- Removes a node whose lease has ended, or that closes.
 function nodes.expire (node)
   lease_cache[node] = nil
   -- The number of its last command shows whether Redis has lost commands, when the node registers under a new id.
@@ -41,7 +42,7 @@ end
 
 -- Records that this node uses a session, so that it is notified when the session is closed. A run also has the field
 -- `readerNodes`, for those that receive its entries.
-function nodes.add_user (key, node_ids, field)
+function nodes.add_self (key, node_ids, field)
   node_ids = node_ids or ''
   if string.find(node_ids, NODE_ID, 1, true) then return end
   -- 200 characters are about 15 ids. Some may be those of nodes that have failed.

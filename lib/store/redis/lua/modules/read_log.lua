@@ -1,4 +1,4 @@
--- Reads the entries of a log between two positions, at most about `limit` bytes. Returns the newest
+-- Reads the entries after the position `after`, up to and including `through`, until about `limit` bytes are read. Returns the newest
 -- position of the log, up to which position it is trimmed and why, the entries, and whether there are more.
 return function (key, after, through, limit)
   local last, trimmed, reason = unpack(redis.call('HMGET', key, 'last', 'trimmed', 'trimReason'))

@@ -1,4 +1,4 @@
--- Redis has lost data, for example because a replica without the newest writes was promoted. Reports all entries so far as lost.
+-- Reports all entries so far as lost. Called when Redis has lost data, for example because a replica without the newest writes was promoted.
 return function ()
   -- An earlier rollback, which the sender has not received yet, has already reported this loss.
   if rollback_position > HIGHEST_POSITION then return end

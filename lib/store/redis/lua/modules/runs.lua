@@ -33,7 +33,7 @@ function runs.record (id) return redis.call('HMGET', run_key(id), 'input', 'star
 
 -- Records that this node uses a run, so that it is notified of the end (field `nodes`), or that it has readers of the run, so that
 -- it is notified of the entries (field `readerNodes`).
-function runs.add_node (id, field) nodes.add_user(run_key(id), redis.call('HGET', run_key(id), field), field) end
+function runs.add_node (id, field) nodes.add_self(run_key(id), redis.call('HGET', run_key(id), field), field) end
 
 function runs.remove (id)
   local key = run_key(id)
