@@ -69,6 +69,17 @@ t.test('publications of an unknown kind, as of a newer version of the package, c
   other.applyPublication('node_moved node')
 })
 
+t.test('a publication of an entry that cannot be parsed counts as missed', async t => {
+  for (const text of ['entry 1', 'entry one 2  \ndata: 2\n\n', 'entry 1 two  \ndata: 2\n\n']) {
+    let missed = 0
+    const reducer = createReducer({ onMissedPublication: () => { missed++ } })
+    readBroadcasts(reducer, [1])
+    reducer.applyPublication(text)
+    t.match(reducer, { position: 0, highestPosition: 0, broadcasts: { log: { lastPosition: 1 } } })
+    t.equal(missed, 1, text)
+  }
+})
+
 t.test('the close of a session whose log is read again shows in what is read', async t => {
   const { state, reducer, record } = attachSession()
   const replica = state.ownLog as NonNullable<typeof state.ownLog>

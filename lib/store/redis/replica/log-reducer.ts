@@ -32,6 +32,11 @@ export class LogReducer {
   }
 
   append (replica: LogReplica, entry: PublishedEntry): void {
+    // A publication that cannot be parsed may have been an entry. The read that follows shows it.
+    if (Number.isNaN(entry.previous + entry.position)) {
+      this.#listener.onMissedPublication()
+      return
+    }
     if (replica.isLive) this.trimGuard.beforeAppend(replica.log, entry, this.position)
     if (!replica.append(entry)) this.#listener.onMissedPublication()
     this.advanceTo(entry.position)
