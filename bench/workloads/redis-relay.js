@@ -4,8 +4,8 @@ import { scaled } from '../harness/quick.js'
 import { createMeasures, goals, openOnBothNodes, TWO_NODES } from './support/redis.js'
 
 const SESSIONS = 100
-const WARM_UP = scaled(50)
-const ROUND_TRIPS = scaled(200)
+const WARM_UP = scaled(300)
+const ROUND_TRIPS = scaled(400)
 
 export default {
   name: 'redis-relay',

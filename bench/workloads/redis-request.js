@@ -4,12 +4,12 @@ import { RequestClient } from '../harness/request-client.js'
 import { createMeasures, goals, openOnBothNodes, TWO_NODES } from './support/redis.js'
 
 const SESSIONS = 100
-const WARM_UP = scaled(50)
-const ROUND_TRIPS = scaled(200)
+const WARM_UP = scaled(300)
+const ROUND_TRIPS = scaled(400)
 
 export default {
   name: 'redis-request',
-  seconds: 12,
+  seconds: 15,
   title: `a message and its response, ${SESSIONS} sessions on two nodes; a POST goes to the node without the stream`,
   ...TWO_NODES,
   // `fastify` shows what a POST costs without Redis.
