@@ -497,7 +497,6 @@ export class Client {
     scheduler.log(`client ${this.model.index} receives ${event} ${data} at ${String(position)}`)
     if (event === 'welcome') {
       this.isConnected = true
-      this.model.offlineSince = Infinity
       model.onWelcome(this.model, String(parsed.sessionId), parsed.isUnknown === true)
       // Its new session is not a part of the history.
       if (this.model.isLost) {
@@ -505,6 +504,7 @@ export class Client {
         this.#sink?.cut()
         return
       }
+      this.model.offlineSince = Infinity
     } else if (event === 'request') {
       const n = Number(parsed.data)
       model.onRequest(this.model, n, position)

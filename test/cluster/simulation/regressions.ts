@@ -532,5 +532,33 @@ export const regressions: ReadonlyArray<Plan & { readonly title: string }> = [
       { after: 179.36572725884616, kind: 'join', client: 0, node: 2, channel: 'b' },
       { after: 2.898414310067892, kind: 'restart-redis', ms: 1605.3505961969495 }
     ]
+  },
+  {
+    title: 'a client opens a new session while the hooks of its expired session wait',
+    setup: { seed: 99831082, lease: 2500, libraries: ['ioredis', 'redis', 'redis'], entries: 5, latency: 'long', clients: 2, isEarly: false, isAbandoned: false, resumeTimeout: 692, isWorkLimited: true },
+    steps: [
+      { after: 109.19637610204518, kind: 'move', client: 1, node: 0, ms: 0.5705990321002901 },
+      { after: 0.8081054277718067, kind: 'broadcast', node: 1, except: undefined, latest: 'key' },
+      { after: 0.3348398646339774, kind: 'cut', node: 2, connection: 'commands', refusedFor: 0 },
+      { after: 2.9355211993679404, kind: 'abandon', client: 0 },
+      { after: 60.22408679127693, kind: 'block', node: 1, connection: 'commands', direction: 'up', ms: 888.2682564388961 },
+      { after: 68.10556510463357, kind: 'emit', client: 1, node: 1, count: 1, latest: true },
+      { after: 2.706401235423982, kind: 'leave', client: 0, node: 2, channel: 'b' },
+      { after: 64.02697768062353, kind: 'move', client: 0, node: 1, ms: 475.7777649210766 },
+      { after: 3.781355888582766, kind: 'join', client: 1, node: 1, channel: 'a' },
+      { after: 2.372575835324824, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined },
+      { after: 1.745709653943777, kind: 'publish', channel: 'a', node: 1, count: 1, except: 0 },
+      { after: 3.591084660962224, kind: 'publish', channel: 'b', node: 1, count: 1, except: undefined, latest: 'key' },
+      { after: 2.51517244707793, kind: 'move', client: 1, node: 1, ms: 131.19630422443151 },
+      { after: 3.156775531359017, kind: 'leave', client: 0, node: 1, channel: 'b' },
+      { after: 1.13126615062356, kind: 'request', client: 0, node: 0 },
+      { after: 1.3537624422460794, kind: 'broadcast', node: 1, except: undefined },
+      { after: 0.45507961325347424, kind: 'message', client: 1, node: 1, count: 1, hasKey: false, duration: 13.346664718352258, repeats: 1 },
+      { after: 2.933302955701947, kind: 'leave', client: 0, node: 1, channel: 'a' },
+      { after: 88.49015759415926, kind: 'join', client: 0, node: 0, channel: 'a' },
+      { after: 41.24915107749403, kind: 'join', client: 0, node: 0, channel: 'a' },
+      { after: 1.0381468527019024, kind: 'join', client: 0, node: 1, channel: 'a' },
+      { after: 229.58857972957196, kind: 'restart-redis', ms: 43.353009382262826 }
+    ]
   }
 ]
