@@ -28,7 +28,7 @@ t.test('the steps with curl print what the page shows', needsProgram('curl'), as
 
   await stream.kill('SIGINT')
   await runCommand(t, local(block('docs/getting-started.md', 'send')).replace('hello', 'meanwhile'), env).waitForOutput(/successfully/)
-  const resumed = runCommand(t, local(block('docs/getting-started.md', 'resume')), env)
+  const resumed = runCommand(t, local(block('docs/getting-started.md', 'resume')), { EVENT_ID: /id: (\S+)\n/.exec(echoed)?.[1] ?? '' })
   await resumed.waitForOutput(/"resumed":true[^]*meanwhile/)
   t.notMatch(resumed.output(), 'hello')
 })

@@ -3,7 +3,7 @@ import { request } from 'undici'
 import type { Session } from '../../lib/index.js'
 import { serve, type TestServer } from '../support/server.js'
 import { openStream, postMessage, type ClientStream } from '../support/http-client.js'
-import { waitUntil } from '../support/wait.js'
+import { deferred, waitUntil } from '../support/wait.js'
 import { block } from './docs.js'
 import { createFolder, runFragment, startApp } from './docs-run.js'
 import { runPageScript } from './support/page-script.js'
@@ -141,24 +141,36 @@ t.test('the example of a channel history returns the event that was sent before 
   t.ok(code.includes("// [{ event: 'said', data: { text: 'Is anybody here?' } }]"))
 })
 
-t.test('a message stops a stream that an earlier message started', async t => {
+t.test('a later message does not wait for a stream that a handler does not await', async t => {
   const served = await serve(t)
-  await runFragment(block('docs/server.md', 'stop'), { app: served.app })
+  const end = deferred()
+  const answer = async function * (): AsyncGenerator<string> {
+    yield 'first'
+    await end.promise
+    yield 'last'
+  }
+  await runFragment(block('docs/server.md', 'background-stream'), { app: served.app, answer })
   const { stream, session } = await open(t, served)
   t.equal((await postMessage(served.url, session.id, {}, { event: 'generate' })).status, 202)
-  await stream.waitFor(({ data }) => data === 'token 2')
-  t.equal((await postMessage(served.url, session.id, {}, { event: 'stop' })).status, 202)
-  t.strictSame((await stream.waitFor(({ event }) => event === 'end')).data, { stopped: true })
+  await stream.waitFor(({ data }) => data === 'first')
+  t.equal((await postMessage(served.url, session.id, { text: 'next' })).status, 201)
+  end.resolve()
+  await stream.waitFor(({ data }) => data === 'last')
 })
 
-t.test('a concurrent handler waits for another message of its client', async t => {
+t.test('other messages of the session are handled while a concurrent handler runs', async t => {
   const served = await serve(t)
-  await runFragment(block('docs/server.md', 'concurrent'), { app: served.app })
-  const { stream, session } = await open(t, served)
-  const ordered = postMessage(served.url, session.id, { item: 'tea' }, { event: 'order' })
-  t.strictSame((await stream.waitFor(({ event }) => event === 'question')).data, { text: 'Do you really want tea?' })
-  t.equal((await postMessage(served.url, session.id, { yes: true }, { event: 'answer' })).status, 202)
-  t.strictSame((await ordered).body, { ordered: true })
+  const end = deferred()
+  const search = async (text: string): Promise<unknown> => {
+    await end.promise
+    return { found: text }
+  }
+  await runFragment(block('docs/server.md', 'concurrent'), { app: served.app, search })
+  const { session } = await open(t, served)
+  const found = postMessage(served.url, session.id, '"tea"', { event: 'search' })
+  t.equal((await postMessage(served.url, session.id, { text: 'next' })).status, 201)
+  end.resolve()
+  t.strictSame((await found).body, { found: 'tea' })
 })
 
 t.test('a page reads the values of a handler that streams, with EventSource and fetch', async t => {

@@ -6,7 +6,7 @@ import * as errors from '../../lib/errors.js'
 import { matchList } from '../support/match-list.js'
 import { serve } from '../support/server.js'
 import { openStream, postMessage } from '../support/http-client.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { waitUntil } from '../support/wait.js'
 import { block, headingsOf, read } from './docs.js'
 import { runFragment } from './docs-run.js'
 
@@ -26,23 +26,6 @@ t.test('every code of the plugin that is named exists', async t => {
     .filter(value => value.prototype instanceof Error)
     .map(PluginError => new (PluginError as new () => { code: string })().code)
   for (const [code] of read(page).matchAll(/FST_SSE_\w+/g)) t.ok(codes.includes(code), code)
-})
-
-t.test('a handler that does not await its stream can be stopped by a later message', async t => {
-  const { app, sessions, url } = await serve(t)
-  const stopped = deferred()
-  const endless = async function * (_question: unknown, abort: AbortSignal): AsyncGenerator<number> {
-    yield 1
-    await new Promise(resolve => { abort.addEventListener('abort', resolve) })
-    stopped.resolve()
-  }
-  await runFragment(block('docs/troubleshooting.md', 'long-work'), { app, answer: endless })
-  const stream = await openStream(t, url)
-  t.equal((await postMessage(url, stream.sessionId, { text: 'why?' }, { event: 'ask' })).status, 202)
-  await stream.waitFor(({ event }) => event === 'token')
-  t.equal((await postMessage(url, stream.sessionId, null, { event: 'stop' })).status, 202)
-  await withTimeout(stopped.promise, 'the end of the answer')
-  t.equal(sessions.size, 1)
 })
 
 t.test('an error handler decides what clients receive of unexpected errors, and logs them', async t => {
