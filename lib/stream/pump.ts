@@ -57,6 +57,8 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
         isReading = true
         const next = iterator.next()
         const { done, value } = isPromise(next) ? await next : next
+        // As in `for await`, the items of a synchronous iterable can be promises.
+        const item: unknown = isPromise(value) ? await value : value
         isReading = false
         if (isDone) return
         if (done === true) {
@@ -64,7 +66,7 @@ export function pump (items: AsyncIterable<unknown> | Iterable<unknown>, signal:
           resolve()
           return
         }
-        const written = target.write(value)
+        const written = target.write(item)
         if (isPromise(written)) await written
         const drained = target.waitForDrain()
         if (isPromise(drained)) await drained

@@ -95,6 +95,7 @@ for (const [title, producer, message] of [
   ['yields an event with a reserved name', () => [{ event: 'gap', data: 1 }], /"gap" is invalid/],
   ['yields an event named end', () => [{ event: 'end' }], /"end" is invalid/],
   ['yields something that has no JSON form', () => [() => {}], /cannot be serialized/],
+  ['yields a promise that rejects', () => [Promise.reject(new Error('no tool'))], /no tool/],
   ['yields more than the log can hold', () => ['x'.repeat(1001)], /runLog/]
 ] as const) {
   t.test(`a run fails when its producer ${title}`, async t => {
@@ -106,6 +107,14 @@ for (const [title, producer, message] of [
     matchList(t, logged().filter(({ level }) => level > 30), [{ msg: 'a run has failed', err: { message } }])
   })
 }
+
+t.test('the items of an array can be promises', async t => {
+  const { runs, runUrl } = await serveRuns(t)
+  await runs.start('a', {}, () => [Promise.resolve(1), 2])
+  const response = await follow(t, runUrl)
+  await response.isComplete
+  t.strictSame(dataOf(response), ['1', '2'])
+})
 
 t.test('the producer of a run that was stopped by another process before it could start is not called', async t => {
   const store: StoreFactory = (settings, callbacks) => {
