@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { assertKeep } from '../assert-options.js'
-import { cleanUpAfterError, noop, type Awaitable } from '../awaitable.js'
-import { Closing, IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
+import { noop, type Awaitable } from '../awaitable.js'
+import { Closing, DataTooDeep, IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { discardItems } from '../stream/pump.js'
 import { hasTimedOut } from '../stream/request-time.js'
@@ -177,14 +177,17 @@ class ResumableRoute {
     const release = await this.#locks.acquire(JSON.stringify([principal, name]), reply.raw)
     // Nobody waits for the response any more.
     if (release === undefined) return reply
-    if (this.#runs.closing) {
+    try {
+      if (this.#runs.closing) throw new Closing()
+      const run = await this.#runs.findRepeated(name, principal, requestFingerprint)
+      if (run !== undefined) {
+        release()
+        return this.#respond(run, request, reply.header(IDEMPOTENT_REPLAYED, 'true'))
+      }
+    } catch (error) {
       release()
-      throw new Closing()
-    }
-    const run = await cleanUpAfterError(() => this.#runs.findRepeated(name, principal, requestFingerprint), release)
-    if (run !== undefined) {
-      release()
-      return this.#respond(run, request, reply.header(IDEMPOTENT_REPLAYED, 'true'))
+      sendError(reply, error)
+      return reply
     }
     this.#releases.set(request, release)
     const onSettled = (): void => { this.#takeRelease(request)() }
@@ -219,7 +222,7 @@ class ResumableRoute {
   }
 
   #respond (run: Run, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-    reply.header('location', `${getPath(request.originalUrl)}?run=${run.id}`)
+    reply.header('location', getRunUrl(request.originalUrl, run.id))
     return run.reply(request, reply, this.#replyOptions)
   }
 }
@@ -231,10 +234,11 @@ function respond (handle: (request: FastifyRequest, reply: FastifyReply) => Prom
   }
 }
 
-/** Returns the id of the run that a request names in the query or with `Last-Event-ID`; an empty string if that is not an id. */
-function getRunId ({ query, headers: { [LAST_EVENT_ID]: lastEventId } }: FastifyRequest): string | undefined {
-  const { run } = Object(query) as { run?: unknown }
-  if (run !== undefined) return String(run)
+/** Returns the id of the run that a request names in the URL of a GET or DELETE, or with `Last-Event-ID`; an empty string if that is not an id. */
+function getRunId ({ method, originalUrl, headers: { [LAST_EVENT_ID]: lastEventId } }: FastifyRequest): string | undefined {
+  // Not `request.query`: the schema of a route may remove `run`.
+  const run = method === 'GET' || method === 'DELETE' ? getQuery(originalUrl).get('run') : null
+  if (run !== null) return run
   return typeof lastEventId === 'string' && lastEventId !== '' ? parseEventId(lastEventId)?.id ?? '' : undefined
 }
 
@@ -247,7 +251,25 @@ function getIdempotencyKey ({ headers: { [IDEMPOTENCY_KEY]: key } }: FastifyRequ
 
 const getPath = (url: string): string => url.split('?', 1)[0] as string
 
+const getQuery = (url: string): URLSearchParams => new URLSearchParams(url.slice(getPath(url).length))
+
+/** Returns the URL of a run. It keeps the query of the request, which the schema of the route may require. */
+function getRunUrl (url: string, id: string): string {
+  const query = getQuery(url)
+  query.set('run', id)
+  return `${getPath(url)}?${query.toString()}`
+}
+
 /** Returns the name of a run: the path of the request, a space and a key. */
 const createRunName = ({ url }: FastifyRequest, key: string): string => `${getPath(url)} ${key}`
 
-const createFingerprint = ({ method, url, body }: FastifyRequest): string => fingerprint(`${method} ${url}`, serializeData(body))
+/** Returns a hash of the URL and the body, which detects that a key is reused. A body that a parser of the app has made of streams or functions is not compared. */
+function createFingerprint ({ method, url, body }: FastifyRequest): string {
+  let data: string | undefined
+  try {
+    data = serializeData(body)
+  } catch (error) {
+    if (error instanceof DataTooDeep) throw error
+  }
+  return fingerprint(`${method} ${url}`, data)
+}

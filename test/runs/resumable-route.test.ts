@@ -62,6 +62,53 @@ t.test('a POST starts a run, and a GET with Last-Event-ID or of the Location fol
   t.equal((await fetch(askUrl, { headers: { 'last-event-id': resumed.lastEventId() } })).status, 204)
 })
 
+t.test('the Location of a GET route keeps its query, and its schema may remove other parameters', async t => {
+  const feed = createFeed()
+  let handled = 0
+  const server = await serve(t, {}, {
+    afterRegister: app => {
+      const querystring = { type: 'object', required: ['q'], properties: { q: { type: 'string' } }, additionalProperties: false }
+      app.get('/search', { resumable: true, schema: { querystring } }, async (_request, reply) => {
+        handled++
+        return reply.events(feed.producer)
+      })
+    }
+  })
+  const first = await follow(t, `${server.url}/search?q=a%20b`)
+  t.match(first.headers.get('location'), /^\/search\?q=a\+b&run=[\w-]{24}$/)
+  const located = await follow(t, locationOf(first, server))
+  t.equal(located.headers.get('location'), first.headers.get('location'))
+  feed.add(1)
+  feed.end()
+  for (const response of [first, located]) {
+    t.equal(await response.isComplete, true)
+    t.strictSame(dataOf(response), ['1'])
+  }
+  t.equal(handled, 1)
+  t.equal((await fetch(locationOf(first, server), { method: 'DELETE' })).status, 204)
+})
+
+t.test('in the URL of a POST, "run" is a parameter of the app', async t => {
+  const { askUrl, feed, handled } = await serveResumable(t)
+  const response = await follow(t, `${askUrl}?run=nightly`, { method: 'POST' })
+  feed.end()
+  t.equal(await response.isComplete, true)
+  t.equal(handled(), 1)
+})
+
+t.test('a body with streams or functions has a key, too', async t => {
+  const { askUrl, feed } = await serveResumable(t, true, {}, {
+    afterRegister: app => { app.addContentTypeParser('text/plain', (_request, payload, done) => { done(null, { payload, read: () => payload.read() as unknown }) }) }
+  })
+  const headers = { 'idempotency-key': 'a', 'content-type': 'text/plain' }
+  const first = await fetch(askUrl, { method: 'POST', headers, body: 'text' })
+  t.equal(first.status, 200)
+  const repeated = await fetch(askUrl, { method: 'POST', headers, body: 'text' })
+  t.equal(repeated.headers.get('idempotent-replayed'), 'true')
+  feed.end()
+  await Promise.all([first.text(), repeated.text()])
+})
+
 t.test('a DELETE of the Location stops the run, and one with Last-Event-ID, too', async t => {
   const server = await serveResumable(t)
   for (const useLocation of [true, false]) {
@@ -359,6 +406,7 @@ t.test('when the server closes, POSTs that wait for a handler do not run it', as
   t.equal((await first).status, 200)
   const response = await second
   t.equal(response.status, 503)
+  t.equal(response.headers.get('retry-after'), '1')
   t.match(await response.json(), { code: 'FST_SSE_CLOSING' })
   t.equal(calls.length, 1)
   await withTimeout(closing, 'close()')
@@ -625,12 +673,36 @@ t.test('an error of the store or of the principal is the response', async t => {
   })
   store.isDown = true
   for (const headers of [{}, { 'idempotency-key': 'a' }, { 'last-event-id': `${'x'.repeat(24)}.1` }] as Array<Record<string, string>>) {
-    t.equal((await fetch(askUrl, { method: 'POST', headers })).status, 503)
+    const response = await fetch(askUrl, { method: 'POST', headers })
+    t.equal(response.status, 503)
+    t.equal(response.headers.get('retry-after'), '1')
     const broken = await fetch(askUrl, { method: 'POST', headers: { ...headers, 'x-user': 'broken' } })
     t.equal(broken.status, 500)
     t.match(await broken.json(), { message: 'no user' })
   }
 })
+
+for (const [name, open] of eventSources) {
+  t.test(`while the store does not respond, an EventSource reconnects: ${name}`, async t => {
+    const store = new FlakyStore()
+    const { askUrl, feed, url } = await serveResumable(t, true, { store: store.createStore })
+    const post = await follow(t, askUrl, { method: 'POST' })
+    const location = url + String(post.headers.get('location'))
+    store.isDown = true
+    const response = await follow(t, location, { headers: { accept: 'text/event-stream' } })
+    t.equal(response.status, 200)
+    t.equal(await response.isComplete, false)
+    t.equal((await fetch(location)).status, 503)
+    const [hasFailed, received] = [deferred(), deferred<unknown>()]
+    const source = open(t, location)
+    source.addEventListener('error', () => { hasFailed.resolve() })
+    source.addEventListener('message', ({ data }) => { received.resolve(data) })
+    await withTimeout(hasFailed.promise, 'the first attempt')
+    store.isDown = false
+    feed.add(1)
+    t.equal(await withTimeout(received.promise, 'the event'), '1')
+  })
+}
 
 t.test('above maxRuns, a POST gets 503', async t => {
   const { askUrl } = await serveResumable(t, true, { maxRuns: 1 })
