@@ -19,6 +19,7 @@ import { INVALID_REQUEST, isRequest, isStateless, PARSE_ERROR, parseMessages, SE
 import { canPrime, getVersion } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import { PRIMING, type McpRegistry } from './registry.js'
+import { isStorable, MAX_LENGTH } from './setup-requests.js'
 import { MessageExtra, type McpHandlerLike } from './transport.js'
 
 const MCP_SESSION_ID = 'mcp-session-id'
@@ -80,6 +81,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     const [message] = messages
     if (messages.length > 1 || message === undefined || !isRequest(message)) throw new McpMessageInvalid('"initialize" must be a request, and the only one')
     if (request.headers[MCP_SESSION_ID] !== undefined) throw new McpMessageInvalid('the session was initialized before; send "initialize" without the Mcp-Session-Id header to start a new one')
+    if (!isStorable(message)) throw new McpMessageInvalid(`"initialize" must have at most ${MAX_LENGTH} characters of JSON that is not nested too deeply`)
     const { response, session } = await registry.start(message, principal, extra)
     if (session !== undefined) reply.header(MCP_SESSION_ID, session.id)
     send(registry, reply, 200, response)

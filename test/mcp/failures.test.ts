@@ -207,6 +207,7 @@ t.test('the subscriptions that are stored are limited in number and size', async
   for (let count = 0; count < 300; count++) subscribe(`test://${count}${'x'.repeat(1000)}`)
   t.ok(JSON.stringify(requests).length < 66_000)
   t.equal(addSetupRequest(requests, { jsonrpc: '2.0', id: 1, method: 'constructor' }), requests)
+  t.strictSame(addSetupRequest([initialize], { jsonrpc: '2.0', id: 1, method: 'resources/subscribe', params: { notJson: 1n } }), [initialize])
 })
 
 t.test('a response that cannot be serialized becomes an error', async t => {

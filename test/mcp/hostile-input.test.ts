@@ -72,6 +72,26 @@ t.test('valid messages with unusual contents get a response', async t => {
   await assertWorks(t, url, session)
 })
 
+t.test('an initialize that is too large or nested too deeply is refused, and starts no session', async t => {
+  const { server, servers } = serverWith(() => {})
+  const { url } = await serveMcp(t, { server })
+  const initialize = (json: string): string => JSON.stringify(initializeMessage()).replace('"capabilities":{}', `"capabilities":{"experimental":{"x":{"y":${json}}}}`)
+  for (const json of [`[${'[],'.repeat(30_000)}[]]`, `"${'x'.repeat(70_000)}"`, nest(50_000)]) {
+    const response = await post(url, initialize(json))
+    t.equal(response.status, 400)
+    t.match(await response.json(), { id: null, error: { code: -32600, message: /at most 65536 characters/, data: { code: 'FST_SSE_MCP_MESSAGE_INVALID' } } })
+  }
+  t.equal(servers.length, 0)
+  t.equal((await post(url, initialize(`"${'x'.repeat(64_000)}"`))).status, 200)
+})
+
+t.test('a request with a lasting effect whose params are nested too deeply gets a response', async t => {
+  const { url } = await serveMcp(t)
+  const session = await startSession(url)
+  const request = `{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"error","x":${nest(10_000)}}}`
+  t.match(await messageOf(await post(url, request, session)), { id: 1, result: {} })
+})
+
 t.test('unusual headers are refused with 4xx, and a session works only for its client', async t => {
   const { app, url } = await serveMcp(t, { principal: ({ headers: { user } }) => user as string | undefined })
   const [session, foreign] = [await startSession(url, undefined, { user: 'a' }), await startSession(url, undefined, { user: 'b' })]
