@@ -224,13 +224,13 @@ export class McpSession {
     if (id !== undefined && this.#onSetupResponse === undefined) {
       const call = this.#calls.get(id)
       const request = call?.pending.get(id)
-      // The response to a request that was canceled is not needed.
+      // The client does not need the response to a request that was canceled, nor a late notification. A rejection would terminate the process if the tool does not await it.
       if (call === undefined || request === undefined) {
-        if (isResponseMessage) return
+        if (!isRequest(message)) return
         throw new Error('The request to which this message belongs has ended')
       }
       const requests = isResponseMessage && message.error === undefined ? addSetupRequest(this.#setupRequests, request) : this.#setupRequests
-      await this.#sendToCall(call, requests === this.#setupRequests ? message : await this.#storeRequests(requests, message))
+      await this.#sendToCall(call, id, requests === this.#setupRequests ? message : await this.#storeRequests(requests, message))
       return
     }
     await sendMessage(this.session, message)
@@ -249,12 +249,15 @@ export class McpSession {
     }
   }
 
-  async #sendToCall (call: Call, message: JsonRpcMessage): Promise<void> {
+  /** Sends a message that is, or belongs to, the response to a request. */
+  async #sendToCall (call: Call, id: RequestId, message: JsonRpcMessage): Promise<void> {
     try {
       await call.send(message)
     } catch (error) {
       // If the message is not a response, the SDK passes the error to the tool that sends it.
       if (isResponse(message)) this.#log(error, 'a response of the MCP server could not be sent')
+      // A notification is dropped if its request was canceled meanwhile, for example because there are too many streams.
+      else if (!isRequest(message) && !call.pending.has(id)) return
       throw error
     }
   }

@@ -162,7 +162,8 @@ t.test('tools that fail, reply twice, or send to a client that is gone do no har
   t.match(await messageOf(await post(url, callMessage(9, 'lines'), session)), { result: text('a\r\n\n\rdata: x\n\nid: y\u2028') })
   const transport = servers[0]?.server.transport as unknown as { send: (message: object, options?: object) => Promise<void> }
   await transport.send({ jsonrpc: '2.0', id: 'unknown', result: {} })
-  await t.rejects(transport.send({ jsonrpc: '2.0', method: 'x' }, { relatedRequestId: 'unknown' }))
+  await transport.send({ jsonrpc: '2.0', method: 'x' }, { relatedRequestId: 'unknown' })
+  await t.rejects(transport.send({ jsonrpc: '2.0', id: 1, method: 'x' }, { relatedRequestId: 'unknown' }))
   const deleted = await startSession(url)
   t.equal((await fetch(url, { method: 'DELETE', headers: deleted })).status, 204)
   await t.rejects(async () => { await servers[1]?.sendLoggingMessage({ level: 'info', data: 'late' }) })

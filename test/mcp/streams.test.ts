@@ -1,5 +1,5 @@
 import { Client } from '@modelcontextprotocol/sdk/client/index.js'
-import { CreateMessageRequestSchema, ElicitRequestSchema, ElicitResultSchema, LoggingMessageNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
+import { CreateMessageRequestSchema, ElicitRequestSchema, ElicitResultSchema, EmptyResultSchema, LoggingMessageNotificationSchema } from '@modelcontextprotocol/sdk/types.js'
 import { request as undiciRequest } from 'undici'
 import t from 'tap'
 import { z } from 'zod'
@@ -95,25 +95,53 @@ t.test('a canceled call ends its response, and its tool', async t => {
 })
 
 t.test('a call ends when one of its requests is canceled and the others have responses', async t => {
-  const { url } = await serveMcp(t)
+  const { server, servers } = serverWith(() => {})
+  const { url } = await serveMcp(t, { server })
   const session = await startSession(url, '2025-03-26')
   const response = await post(url, [callMessage(1, 'wait'), callMessage(2, 'wait')], session)
   await post(url, cancel(1), session)
+  await servers[0]?.server.notification({ method: 'notifications/message', params: { level: 'info', data: 'late' } }, { relatedRequestId: 1 })
   await post(url, [cancel(2)], session)
-  t.match(await response.text(), /event: close/)
+  const body = await response.text()
+  t.match(body, /event: close/)
+  t.notMatch(body, 'late', 'a notification for the canceled request is dropped')
 })
 
-t.test('a message for a call that has ended is refused', async t => {
-  const failed = deferred<unknown>()
+t.test('a notification for a call that has ended is dropped, and a request is refused', async t => {
+  const outcomes = deferred<Array<PromiseSettledResult<unknown>>>()
   const { server } = serverWith(server => {
-    server.registerTool('late', {}, ({ sendNotification }) => {
-      setImmediate(() => { sendNotification({ method: 'notifications/message', params: { level: 'info', data: 'late' } }).catch(failed.resolve) })
+    server.registerTool('late', {}, ({ sendNotification, sendRequest }) => {
+      setImmediate(() => {
+        const notified = sendNotification({ method: 'notifications/message', params: { level: 'info', data: 'late' } })
+        const requested = sendRequest({ method: 'ping' }, EmptyResultSchema)
+        Promise.allSettled([notified, requested]).then(outcomes.resolve)
+      })
       return text('done')
     })
   })
   const { url } = await serveMcp(t, { server })
   t.match(await (await post(url, callMessage(1, 'late'), await startSession(url))).json(), { result: text('done') })
-  t.match(await withTimeout(failed.promise, 'the error'), { message: /has ended/ })
+  matchList(t, await withTimeout(outcomes.promise, 'the outcomes'), [{ status: 'fulfilled' }, { status: 'rejected', reason: { message: /has ended/ } }])
+})
+
+t.test('a notification for a call that fails because there are too many streams is dropped, and a request is refused', async t => {
+  const outcomes = deferred<Array<PromiseSettledResult<unknown>>>()
+  const { server } = serverWith(server => {
+    server.registerTool('notify', {}, async ({ sendNotification, sendRequest }) => {
+      const notified = sendNotification({ method: 'notifications/message', params: { level: 'info', data: 'progress' } })
+      const requested = sendRequest({ method: 'ping' }, EmptyResultSchema)
+      outcomes.resolve(await Promise.allSettled([notified, requested]))
+      return text('done')
+    })
+  })
+  const { url } = await serveMcp(t, { server, maxSessionsPerPrincipal: 1 })
+  const session = await startSession(url)
+  const waiting = await post(url, callMessage(1, 'wait'), session)
+  const refused = await post(url, callMessage(2, 'notify'), session)
+  t.equal(refused.status, 503)
+  t.match(await refused.json(), { error: { data: { code: 'FST_SSE_MCP_TOO_MANY' } } })
+  matchList(t, await withTimeout(outcomes.promise, 'the outcomes'), [{ status: 'fulfilled' }, { status: 'rejected', reason: { message: /too many open streams/ } }])
+  await waiting.body?.cancel()
 })
 
 t.test('a response that is larger than the log becomes an error, and a larger notification fails', async t => {
