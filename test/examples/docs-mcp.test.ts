@@ -14,14 +14,14 @@ t.test('a client without a token finds the authorization server, and one with a 
   const { addMcp } = await import(createFolder(t)('authorization.ts', block('docs/mcp.md', 'authorization'))) as { addMcp: (...args: unknown[]) => Promise<void> }
   const createServer = (): McpServer => {
     const server = new McpServer({ name: 'test', version: '1.0.0' })
-    server.registerTool('whoami', {}, ({ authInfo }) => ({ content: [{ type: 'text', text: String(authInfo?.clientId) }] }))
+    server.registerTool('whoami', {}, ({ authInfo }) => ({ content: [{ type: 'text', text: String(authInfo?.extra?.sub) }] }))
     return server
   }
   const app = Fastify()
   t.teardown(() => app.close())
   const port = await findFreePort()
   const url = new URL(`http://127.0.0.1:${port}/v1/mcp`)
-  await addMcp(app, createServer, async (token: string) => token.startsWith('valid') ? { clientId: token, token, scopes: [] } : undefined, url)
+  await addMcp(app, createServer, async (token: string) => token.startsWith('valid') ? { clientId: 'client', token, scopes: [], extra: { sub: token } } : undefined, url)
   await app.listen({ port, host: '127.0.0.1' })
   const refused = await fetch(url, { method: 'POST' })
   t.equal(refused.status, 401)
@@ -37,6 +37,7 @@ t.test('a client without a token finds the authorization server, and one with a 
   }
   const client = await connect('valid-a')
   matchList(t, await client.callTool({ name: 'whoami' }), { content: [{ text: 'valid-a' }] })
+  // Another user of the same client.
   const foreign = await connect('valid-b', client.transport?.sessionId)
   await t.rejects(foreign.callTool({ name: 'whoami' }), /no such session/)
 })
