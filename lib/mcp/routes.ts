@@ -12,10 +12,11 @@ import { getArrivalTime } from '../stream/request-time.js'
 import { ResponseSink } from '../stream/response-sink.js'
 import { requireJson, requireNoBodyOrJson } from '../wire/content-type.js'
 import { CLOSED_ID, parseEventId } from '../wire/event-id.js'
+import { serialize } from '../wire/frame.js'
 import { LAST_EVENT_ID } from '../wire/headers.js'
 import { Call } from './call.js'
 import { checkAccept, checkHostAndOrigin, checkVersion } from './check-request.js'
-import { INVALID_REQUEST, isRequest, isStateless, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND, type JsonRpcMessage } from './json-rpc.js'
+import { createInternalError, INVALID_REQUEST, isRequest, isStateless, PARSE_ERROR, parseMessages, SERVER_ERROR, SESSION_NOT_FOUND, type JsonRpcMessage, type RequestId } from './json-rpc.js'
 import { canPrime, getVersion } from './mcp-session.js'
 import type { McpSettings } from './options.js'
 import { PRIMING, type McpRegistry } from './registry.js'
@@ -84,7 +85,7 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     if (!isStorable(message)) throw new McpMessageInvalid(`"initialize" must have at most ${MAX_LENGTH} characters of JSON that is not nested too deeply`)
     const { response, session } = await registry.start(message, principal, extra)
     if (session !== undefined) reply.header(MCP_SESSION_ID, session.id)
-    send(registry, reply, 200, response)
+    send(registry, reply, 200, serializeResponse(response))
     return
   }
   const { maxWaitingMessages } = registry.sessions.settings
@@ -111,7 +112,8 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
     await sent
     return
   }
-  send(registry, reply, 200, Array.isArray(body) ? response : response[0])
+  const json = response.map(serializeResponse).join()
+  send(registry, reply, 200, Array.isArray(body) ? `[${json}]` : json)
 }
 
 /** Passes a request of a revision without sessions to the handler of the SDK. If the client disconnects, its call is canceled. */
@@ -169,11 +171,20 @@ async function handleDelete (registry: McpRegistry, request: FastifyRequest, rep
 }
 
 /** Sends a response with JSON, or without a body, if nothing else is being sent, such as the error of `close`. */
-function send ({ sessions }: McpRegistry, reply: FastifyReply, status: number, body?: object): void {
+function send ({ sessions }: McpRegistry, reply: FastifyReply, status: number, json?: string): void {
   if (!sessions.canSend(reply)) return
   reply.code(status)
-  if (body === undefined) reply.send()
-  else reply.type(JSON_TYPE).send(JSON.stringify(body))
+  if (json === undefined) reply.send()
+  else reply.type(JSON_TYPE).send(json)
+}
+
+/** Serializes a response. One that cannot be serialized becomes an error, as in a stream. */
+function serializeResponse (response: JsonRpcMessage): string {
+  try {
+    return serialize(response)
+  } catch (error) {
+    return serialize(createInternalError(response.id as RequestId, (error as Error).message))
+  }
 }
 
 /** Finds the session of a request. Rejects with FST_SSE_MCP_SESSION_ID_MISSING, FST_SSE_MCP_VERSION_UNSUPPORTED or FST_SSE_MCP_SESSION_UNKNOWN. */

@@ -147,17 +147,27 @@ t.test('tools that fail, reply twice, or send to a client that is gone do no har
     server.registerTool('throw', {}, () => { throw new Error('thrown') })
     server.registerTool('throw-object', {}, () => { throw Object.create(null) })
     server.registerTool('circular', {}, () => {
-      const content: unknown[] = []
-      content.push(content)
-      return { content } as never
+      const structuredContent: Record<string, unknown> = {}
+      structuredContent.self = structuredContent
+      return { content: [], structuredContent }
     })
+    server.registerTool('big', {}, () => ({ content: [], structuredContent: { value: 1n } }))
     server.registerTool('nothing', {}, () => undefined as never)
     server.registerTool('lines', {}, () => text('a\r\n\n\rdata: x\n\nid: y\u2028'))
   })
   const { url } = await serveMcp(t, { server })
   const session = await startSession(url)
-  for (const [index, name] of ['throw', 'throw-object', 'circular', 'nothing'].entries()) {
-    t.match(await (await post(url, callMessage(index, name), session)).text(), /"isError":true|"error":/)
+  const unserializable = { code: -32603, message: /^The data of an event is invalid/ }
+  for (const [id, [name, outcome]] of Object.entries({
+    throw: { result: { isError: true, ...text('thrown') } },
+    'throw-object': { error: { code: -32603 } },
+    circular: { error: unserializable },
+    big: { error: unserializable },
+    nothing: { error: { code: -32602 } }
+  }).entries()) {
+    const response = await post(url, callMessage(id, name), session)
+    t.equal(response.status, 200, name)
+    t.match(await response.json(), { jsonrpc: '2.0', id, ...outcome }, name)
   }
   t.match(await messageOf(await post(url, callMessage(9, 'lines'), session)), { result: text('a\r\n\n\rdata: x\n\nid: y\u2028') })
   const transport = servers[0]?.server.transport as unknown as { send: (message: object, options?: object) => Promise<void> }
