@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { BatchTooLarge, Closing, MediaTypeUnsupported, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown } from '../errors.js'
+import { BatchTooLarge, Closing, MediaTypeUnsupported, McpHostForbidden, McpMessageInvalid, McpMethodNotAllowed, McpSessionIdMissing, McpSessionUnknown, McpStreamUnknown, quote } from '../errors.js'
 import { noop } from '../awaitable.js'
 import { now } from '../clock.js'
 import { logSafely } from '../safe-log.js'
@@ -70,7 +70,10 @@ async function handlePost (registry: McpRegistry, request: FastifyRequest, reply
   const sink = new ResponseSink(reply.raw)
   const { body } = request
   if (body === undefined) throw new MediaTypeUnsupported('"Content-Type: application/json"')
-  const extra = new MessageExtra({ url: `${request.protocol}://${request.host}${request.originalUrl}`, headers: request.headers, authInfo: (request as { auth?: unknown }).auth })
+  const url = `${request.protocol}://${request.host}${request.originalUrl}`
+  // For example, the port is too large, or a header for `trustProxy` is invalid.
+  if (!URL.canParse(url)) throw new McpHostForbidden(quote(request.host))
+  const extra = new MessageExtra({ url, headers: request.headers, authInfo: (request as { auth?: unknown }).auth })
   if (registry.handler !== undefined && isStateless(body, request.headers['mcp-protocol-version'])) {
     await handleStateless(registry, registry.handler, { request, reply, extra, sink })
     return

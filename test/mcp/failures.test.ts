@@ -305,7 +305,7 @@ t.test('the requests of a session that run, and the messages of a batch, are lim
 
 t.test('the header Host is checked, also if the app trusts proxies', async t => {
   const { app } = await serveMcp(t, {}, undefined, { trustProxy: true })
-  for (const [headers, status] of [[{ host: 'evil.example', 'x-forwarded-host': 'localhost' }, 403], [{ host: 'localhost', 'x-forwarded-host': 'evil.example' }, 200]] as const) {
+  for (const [headers, status] of [[{ host: 'evil.example', 'x-forwarded-host': 'localhost' }, 403], [{ host: 'localhost', 'x-forwarded-host': 'evil.example' }, 200], [{ host: 'localhost', 'x-forwarded-host': 'evil.example:99999' }, 403]] as const) {
     t.equal((await app.inject({ method: 'POST', url: '/mcp', headers: { ...headers, accept: ACCEPT }, payload: initializeMessage() })).statusCode, status)
   }
 })

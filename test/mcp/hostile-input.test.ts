@@ -105,7 +105,7 @@ t.test('unusual headers are refused with 4xx, and a session works only for its c
     { user: 'b' }, { user: '' }, { user: 'A' }, { 'mcp-session-id': String(foreign['mcp-session-id']) },
     ...['', 'x', '2025', '2025-11-25 ', '2025-11-25, 2025-06-18', '1', '__proto__'].map(version => ({ 'mcp-protocol-version': `${version}?` })),
     ...['', 'text/plain', 'application/json;q=0', 'text/event-stream;q=0, application/json', '*/*;q=0'].map(accept => ({ accept })),
-    ...['evil.example', 'localhost.evil.example', 'localhost@evil.example', 'evil.example:80', 'localhost:80:80', '[::1', '127.0.0.1.evil.example', '0.0.0.0', 'localhost/'].map(host => ({ host })),
+    ...['evil.example', 'localhost.evil.example', 'localhost@evil.example', 'evil.example:80', 'localhost:80:80', '[::1', '127.0.0.1.evil.example', '0.0.0.0', 'localhost/', 'localhost:99999'].map(host => ({ host })),
     ...['https://evil.example', 'null', '', 'http://localhost.evil.example', 'http://localhost@evil.example', 'x', 'file://', 'http://'].map(origin => ({ origin })),
     ...['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data', 'application/jsonx'].map(type => ({ 'content-type': type }))
   ]
