@@ -202,7 +202,7 @@ t.test('a call is canceled if its client does not reconnect in time', async t =>
 
 t.test('a session without requests and streams ends after resumeTimeout', async t => {
   const { server, servers } = serverWith(() => {})
-  const { url } = await serveMcp(t, { server, resumeTimeout: 100 })
+  const { url } = await serveMcp(t, { server, resumeTimeout: 500 })
   const session = await startSession(url)
   const closed = deferred()
   const [created] = servers
@@ -210,10 +210,10 @@ t.test('a session without requests and streams ends after resumeTimeout', async 
   const stream = await openGet(t, url, session)
   await waitUntil(() => stream.events.length > 0, 'the first event')
   const waiting = await post(url, callMessage(1, 'wait'), session)
-  await new Promise(resolve => setTimeout(resolve, 250))
+  await new Promise(resolve => setTimeout(resolve, 700))
   t.equal((await post(url, cancel(1), session)).status, 202)
   await waiting.text()
-  await new Promise(resolve => setTimeout(resolve, 250))
+  await new Promise(resolve => setTimeout(resolve, 700))
   t.equal((await post(url, cancel(1), session)).status, 202)
   stream.destroy()
   await withTimeout(closed.promise, 'the session to end')
