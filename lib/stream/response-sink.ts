@@ -42,6 +42,8 @@ export class ResponseSink implements Sink {
   constructor (response: ServerResponse) {
     this.#response = response
     const { socket } = response.req
+    // Over HTTP/2, a response whose client resets the stream emits `close` only after the end of the request was read.
+    if (this.#isHttp2 && response.req.method === 'GET') response.req.resume()
     // If the client disconnected while earlier hooks ran, no `close` event follows.
     this.closed = socket.destroyed
     response.on('close', this.#onClose)

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect, constants } from 'node:http2'
 import { createParser } from 'eventsource-parser'
 import t, { type Test } from 'tap'
 import { needsChromium, openContext } from '../support/browser.js'
@@ -52,6 +54,25 @@ t.test('an HTTP/2 client opens, posts to, resumes, replaces and closes a session
   t.strictSame(parseNames(replacing.text()), ['welcome', 'close'])
   t.equal((await requestHttp2(client, { ':path': '/downward', 'last-event-id': 'closed' })).headers[':status'], 204)
   t.equal(served.connections(), 1)
+})
+
+t.test('a stream that an HTTP/2 client resets without an error is lost', async t => {
+  const { sessions, url } = await serve(t, {}, { fastify: { http2: true } as object })
+  const client = connect(url)
+  t.teardown(() => { client.destroy() })
+  await once(client, 'connect')
+  const closed = Array.from({ length: 20 }, async () => {
+    const stream = client.request({ ':path': '/downward' })
+    stream.on('error', () => {}).resume()
+    setTimeout(() => { stream.close(constants.NGHTTP2_NO_ERROR) }, 0)
+    await once(stream, 'close')
+  })
+  await withTimeout(Promise.all(closed), 'the resets')
+  // The server handles this later request after all of those before.
+  const last = client.request({ ':path': '/downward', 'last-event-id': 'closed' })
+  await once(last.resume(), 'close')
+  t.ok(sessions.size > 0)
+  await waitUntil(() => sessions.stats().streams === 0, 'the loss of all streams')
 })
 
 t.test('an HTTP/2 client that stops reading receives all events when it reads again', async t => {
