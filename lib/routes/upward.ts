@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { andThen, isPromise, noop, type Awaitable } from '../awaitable.js'
+import { copyArrays } from '../copy-arrays.js'
 import { asError, IdempotencyKeyInvalid } from '../errors.js'
 import { kInternals, type Session } from '../sessions/session.js'
 import type { Sessions } from '../sessions/sessions.js'
@@ -57,10 +58,9 @@ export function upwardRoutes (sessions: Sessions, usesJsonSchema: boolean): Rout
     { url: `${upwardPath}/:event`, schema, handler },
     { url: upwardPath + BATCH_MESSAGE_PATH, schema: { ...schema, ...HIDDEN }, config: { ...upward.config, ...UNLIMITED }, childLoggerFactory: createMessageLogger, handler: internalHandler }
   ].map(route => ({
-    ...upward,
+    ...copyArrays(upward),
     ...route,
     method: 'POST',
-    // Each route needs arrays of its own, because plugins add hooks to them.
     preParsing: [requireJson(advice, acceptsBatches), upward.preParsing ?? []].flat(),
     onRequest: [prepareRequest, upward.onRequest ?? []].flat(),
     onSend: [upward.onSend ?? [], onSend, captureResponse].flat()

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRouteHookHandler, RouteHandlerMethod, RouteOptions } from 'fastify'
 import { assertKeep } from '../assert-options.js'
 import { noop, type Awaitable } from '../awaitable.js'
+import { copyArrays } from '../copy-arrays.js'
 import { Closing, DataTooDeep, IdempotencyKeyInvalid, RunIdMissing, RunInvalid, RunUnknown } from '../errors.js'
 import { requireNoBodyOrJson } from '../wire/content-type.js'
 import { discardItems } from '../stream/pump.js'
@@ -148,9 +149,8 @@ class ResumableRoute {
     const { url, constraints, routePath, schema: { params, headers, tags, security, hide } = {} } = route as typeof route & { schema?: Record<string, unknown> }
     if ([route.method].flat().includes(method) || instance.hasRoute({ method, url, constraints: constraints ?? {} })) return
     // Plugins add hooks to the arrays and properties to the config, so each route needs its own.
-    const copies = Object.fromEntries(Object.entries(route).map(([name, value]) => [name, Array.isArray(value) ? [...value] as unknown[] : value]))
     instance.route({
-      ...copies,
+      ...copyArrays(route),
       method,
       // Fastify does not read the body of a GET.
       preParsing: [method === 'DELETE' ? requireNoBodyOrJson : [], route.preParsing ?? []].flat(),

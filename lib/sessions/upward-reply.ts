@@ -1,3 +1,4 @@
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { ResponseInvalid } from '../errors.js'
 import type { StoredResponse } from '../store/message-queue.js'
@@ -47,10 +48,16 @@ export class UpwardReply {
     return this
   }
 
-  /** Sets a header of the response. A client that sent the message in a batch does not receive it. */
-  header (name: string, value: string): this {
-    this.#getReply().header(name, value)
-    this.headers[name.toLowerCase()] = value
+  /** Sets a header of the response. A client that sent the message in a batch does not receive it. `Set-Cookie` adds a cookie, which repeats of the message do not receive. Throws if the name or the value is invalid. */
+  header (name: string, value: string | number): this {
+    validateHeaderName(name)
+    // It accepts numbers, and refuses `undefined`.
+    validateHeaderValue(name, value as string)
+    const text = String(value)
+    this.#getReply().header(name, text)
+    const lowerCaseName = name.toLowerCase()
+    // Fastify has added the cookie. Setting it again with the response would add it twice.
+    if (lowerCaseName !== 'set-cookie') this.headers[lowerCaseName] = text
     return this
   }
 

@@ -406,6 +406,14 @@ t.test('@fastify/rate-limit counts a batch as one request', async t => {
   for (const status of [200, 200, 429]) t.equal((await postBatch({ event: 'a' }, { event: 'a' })).status, status)
 })
 
+t.test('@fastify/rate-limit counts a batch as one request with another hook, too', async t => {
+  const upward = { preHandler: [async () => {}], config: { rateLimit: { max: 2, timeWindow: 60_000, hook: 'preHandler' as const } } }
+  const { sessions, postBatch } = await serveSession(t, { routes: { upward } }, { beforeRegister: (app: FastifyInstance) => app.register(rateLimit, { global: false }) })
+  sessions.handle('a', () => 'handled')
+  for (const _post of [1, 2]) t.strictSame((await postBatch({ event: 'a' }, { event: 'a' }, { event: 'a' })).body, Array(3).fill({ status: 200, body: 'handled' }))
+  t.equal((await postBatch({ event: 'a' })).status, 429)
+})
+
 t.test('a client cannot reach the internal route for the messages of batches', async t => {
   const { url, sessionId } = await serveSession(t, {}, { fastify: { logger: { level: 'silent' } } })
   t.match(await postMessage(url, sessionId, {}, { path: '/upward/batch/message' }), { status: 404, body: { message: 'Route POST:/upward/batch/message not found' } })

@@ -4,7 +4,7 @@ import t from 'tap'
 import { assertErrorResponse } from '../support/error-response.js'
 import { chooseSeed } from '../support/random.js'
 import { serve } from '../support/server.js'
-import { openStream, postMessage } from '../support/http-client.js'
+import { openStream, postMessage, type HttpResponse } from '../support/http-client.js'
 import { waitForWaitingMessages } from './support/wait-for-waiting-messages.js'
 import { deferred, waitUntil, withTimeout } from '../support/wait.js'
 
@@ -21,6 +21,32 @@ t.test('a repeated key gets the first response again, with its status and header
   t.match(await postMessage(url, sessionId, { a: 1 }, { event: 'count', key: 'other' }), { body: { handled: 2 }, headers: { [REPLAYED]: undefined } })
   t.match(await postMessage(url, sessionId, { a: 1 }, { event: 'count' }), { body: { handled: 3 } })
   t.equal(handled, 3)
+})
+
+t.test('the headers of a handler can be numbers, and each cookie is sent once', async t => {
+  const { sessions, url } = await serve(t)
+  let handled = 0
+  sessions.handle('count', async (_session, _data, { reply }) => {
+    reply.header('x-count', ++handled).header('set-cookie', 'a=1').header('Set-Cookie', 'b=2')
+  })
+  const { sessionId } = await openStream(t, url)
+  const post = (): Promise<HttpResponse> => postMessage(url, sessionId, {}, { event: 'count', key: 'k' })
+  t.match(await post(), { status: 202, headers: { 'x-count': '1', 'set-cookie': ['a=1', 'b=2'] } })
+  t.match(await post(), { status: 202, headers: { 'x-count': '1', 'set-cookie': undefined, [REPLAYED]: 'true' } })
+  t.equal(handled, 1)
+})
+
+t.test('an invalid header is an error of the handler', async t => {
+  const { sessions, url } = await serve(t)
+  sessions
+    .handle('name', (_session, name, { reply }) => { reply.header('x-name', String(name)) })
+    .handle('missing', (_session, _data, { reply }) => { reply.header('x-name', undefined as never) })
+  const { sessionId } = await openStream(t, url)
+  const post = (): Promise<HttpResponse> => postMessage(url, sessionId, '"\u4e2d"', { event: 'name', key: 'k' })
+  const headers = { 'cache-control': 'no-store', 'x-session-connected': 'true' }
+  t.match(await post(), { status: 500, headers, body: { code: 'ERR_INVALID_CHAR', message: 'An unexpected error has occurred; the log of the server contains it' } })
+  t.match(await post(), { status: 500, headers: { ...headers, [REPLAYED]: 'true' } })
+  t.match(await postMessage(url, sessionId, {}, { event: 'missing' }), { status: 500, headers, body: { code: 'ERR_HTTP_INVALID_HEADER_VALUE' } })
 })
 
 t.test('a repeat that arrives while the first message is being handled waits for its response', async t => {
