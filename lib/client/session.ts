@@ -164,6 +164,8 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   let state: State = 'connecting'
   let sessionId: string | undefined
   let closeError: ClientError | undefined
+  // Resolves when the server has closed the session; `undefined` if the client has not closed it.
+  let deletion: Promise<void> | undefined
   // The next idempotency key, as a number. The tabs that share a session need different ones.
   let nextKey = shared ? Math.random() : 0
 
@@ -295,8 +297,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     }
   }
 
-  const close = async (): Promise<void> => {
-    if (state === 'closed') return
+  const deleteSession = async (known: string | undefined, opening: Promise<string | undefined> | undefined): Promise<void> => {
     const controller = new AbortController()
     const timer = setTimer(() => { controller.abort() }, CLOSE_TIMEOUT)
     // With `keepalive`, the request continues when the page is closed. If the request fails, the session expires on the server.
@@ -306,14 +307,21 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       keepalive: true,
       signal: controller.signal
     }).catch(() => {})
-    const known = sessionId
-    const opening = connection.stop() ? running : undefined
-    finish('closed')
     await closeOnServer(known)
     // A request for a stream may have opened another session meanwhile.
     const opened = await opening
     if (opened !== known) await closeOnServer(opened)
     clearTimeout(timer)
+  }
+
+  const close = async (): Promise<void> => {
+    if (state !== 'closed') {
+      state = 'closed'
+      // Set before the listeners of `close` run, because they may call this function, too.
+      deletion = deleteSession(sessionId, connection.stop() ? running : undefined)
+      finish('closed')
+    }
+    await deletion
   }
 
   const urls = new Map<string, string>()

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { testEachClient, FORCE_CLOSE, waitForEvent, recordEvents } from '../support/clients.js'
 import { serve } from '../support/server.js'
-import { deferred, waitUntil, withTimeout } from '../support/wait.js'
+import { deferred, nextEventLoopTick, waitUntil, withTimeout } from '../support/wait.js'
 import { fakeNetwork, streamResponse } from './support/fake-network.js'
 import { endedStream, openStream, scriptedServer, startStream, welcome } from './support/scripted-server.js'
 
@@ -52,6 +52,30 @@ testEachClient(t, 'close() waits at most five seconds for the response', async (
   t.equal(isClosed, false)
   await advance(1)
   await withTimeout(closed, 'close()')
+})
+
+testEachClient(t, 'each call of close() waits for the response', async (t, connect) => {
+  const deleted = deferred()
+  const responded = deferred()
+  const session = connect('', {
+    fetch: async (_url, { method }) => {
+      if (method !== 'DELETE') return streamResponse(welcome())
+      deleted.resolve()
+      await responded.promise
+      return new Response()
+    }
+  })
+  await waitForEvent(session, 'open')
+  const order: string[] = []
+  session.on('close', () => { session.close().then(() => { order.push('in the listener') }) })
+  const closed = [1, 2].map(n => session.close().then(() => { order.push(`call ${n}`) }))
+  await withTimeout(deleted.promise, 'the DELETE')
+  await nextEventLoopTick()
+  order.push('response')
+  responded.resolve()
+  await withTimeout(Promise.all(closed), 'close()')
+  t.equal(order[0], 'response')
+  t.equal(order.length, 4)
 })
 
 testEachClient(t, 'close() waits at most five seconds for the welcome, also while other data arrives', async (t, connect) => {
