@@ -149,8 +149,8 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         method: 'POST',
         headers: { 'x-session-id': currentSessionId, 'content-type': 'application/x-ndjson' },
         body: () => {
-          // While the URL and the headers were resolved, messages may have been removed, and answers added or sent with other messages.
-          const messages = batch.filter(message => queue.has(message) && senderOf(message) === sender)
+          // While the URL and the headers were resolved, the stream may have been lost, messages removed, and answers added or sent with other messages.
+          const messages = batch.filter(message => concurrent && queue.has(message) && senderOf(message) === sender)
           sent = messages
           if (sent.length === 0) throw abortReason(signal)
           if (sender === '') fillBatch(RESPONSE_EVENT, messages)

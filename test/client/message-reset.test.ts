@@ -28,6 +28,32 @@ testEachClient(t, 'a message that was not sent, because its headers did not reso
   t.strictSame(server.requests.filter(isPost).map(({ headers }) => headers['x-session-id']), ['next'])
 })
 
+testEachClient(t, 'a message is not sent after the stream was lost while its headers were resolved', async (t, connect) => {
+  const blocked = deferred()
+  const lost = deferred()
+  const server = await scriptedServer(t, [
+    async response => {
+      const stream = await startStream(response, welcome())
+      await blocked.promise
+      stream.end()
+    },
+    openStream(welcome(false, 'next'))
+  ], [echo, echo])
+  let calls = 0
+  const session = connect(server.url, {
+    headers: async () => {
+      // The second call is for the POST after the first GET.
+      if (++calls !== 2) return {}
+      blocked.resolve()
+      await lost.promise
+      return {}
+    }
+  })
+  session.on('disconnect', () => { lost.resolve() })
+  t.equal(await session.request('a', 7), 7)
+  t.strictSame(server.requests.filter(isPost).map(({ headers }) => headers['x-session-id']), ['next'])
+})
+
 testEachClient(t, 'after a reset, sends unsent messages to the new session and fails messages that may have been handled', async (t, connect) => {
   const posted = deferred()
   const server = await scriptedServer(t, [
