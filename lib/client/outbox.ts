@@ -31,7 +31,7 @@ export interface Message {
   readonly event: string
   /** The message as one line of a batch, in JSON. */
   line: string
-  /** Set for an answer at its first attempt, so that all its attempts have the same sender. */
+  /** Set for an answer at its first attempt, so that all its attempts have the same sender. Removed after an attempt that did not reach the server or was refused. */
   sender?: Sender
   /** Number of attempts in which the server may have handled the message. */
   uncertain: number
@@ -121,13 +121,15 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
       clearTimeout(timer)
       if (retryAfter === undefined) backoff.reset()
       else await backoff.wait(retryAfter)
+      // The answers of a batch that was not handled get a request of their own, because the handlers of the other messages may wait for them.
+      flush(RESPONSE_EVENT)
     }
     interrupts.delete(sender)
   }
 
   const senderOf = (message: Message): Sender => message.sender ?? (message.event === RESPONSE_EVENT ? RESPONSE_EVENT : concurrent?.includes(message.event) ? message : '')
 
-  /** Returns the next batch of a sender. If the batch of another sender is given, adds to it the messages of this sender that were never sent. */
+  /** Returns the next batch of a sender. If the batch of another sender is given, adds to it the messages of this sender whose sender can still change. */
   const fillBatch = (sender: Sender, batch: Message[] = []): Message[] => {
     const isOther = batch.length > 0
     for (const message of concurrent ? queue : []) {
@@ -206,7 +208,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         message.resolve(result.status === 202 && JSON.stringify(result.body) === '{"status":"accepted"}' ? undefined : result.body)
       } else if ((isUnknown || result.status === 429 || result.status === 503) && !result.replayed) {
         // Usually the server did not handle the message. If a handler chose this status or code, the response to the repeated message has `replayed`.
-        if (ok) message.uncertain--
+        if (ok) markUnhandled([message])
         lastError = error
         retryAfter = 0
         // The next stream shows whether the session continues.
@@ -278,7 +280,10 @@ function countCharacters (batch: readonly Message[]): number {
 
 /** Records that the last attempt to send the messages did not reach a handler. */
 function markUnhandled (batch: readonly Message[]): void {
-  for (const message of batch) message.uncertain--
+  for (const message of batch) {
+    message.uncertain--
+    delete message.sender
+  }
 }
 
 function rejectAll (messages: Iterable<Message>, error: ClientError): undefined {

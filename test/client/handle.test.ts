@@ -124,6 +124,51 @@ testEachClient(t, 'an answer joins a message that the handler sends, and is not 
   t.equal(server.requests.filter(isPost).length, 2)
 })
 
+testEachClient(t, 'an answer in a batch that is refused does not wait for the other messages of the batch', async (t, connect) => {
+  const [queued, preparing, handled, refused, answered] = [deferred(), deferred(), deferred(), deferred(), deferred()]
+  const respondOnce: Responder = async (response, body) => {
+    const messages = messagesOf({ body })
+    if (messages.length > 2) {
+      refused.resolve()
+      return await respond(413)(response, body)
+    }
+    if (messages.some(({ event }) => event === 'response')) answered.resolve()
+    // The handlers of the other messages wait for the answer.
+    await answered.promise
+    await accept(response, body)
+  }
+  const server = await scriptedServer(t, [async response => {
+    await startStream(response, welcome())
+    await preparing.promise
+    await writeChunks(response, request('r1', 'confirm'))
+  }], [async (response, body) => {
+    await queued.promise
+    await accept(response, body)
+  }, ...Array<Responder>(4).fill(respondOnce)])
+  let calls = 0
+  const session = connect(server.url, {
+    headers: async () => {
+      // The third call is for the batch, the fourth for the answer.
+      if (++calls === 3) {
+        preparing.resolve()
+        await handled.promise
+      } else if (calls === 4) {
+        handled.resolve()
+        await refused.promise
+      }
+      return {}
+    }
+  })
+  session.handle('confirm', () => 'yes')
+  const first = session.emit('first')
+  await waitUntil(() => server.requests.some(isPost), 'the first message')
+  const others = [1, 2, 3].map(n => session.emit('seen', n))
+  queued.resolve()
+  await withTimeout(answered.promise, 'the answer')
+  await withTimeout(Promise.all([first, ...others]), 'the responses')
+  t.match(server.requests.filter(isPost).map(request => messagesOf(request).map(({ event }) => event)).slice(1, 3), [['seen', 'seen', 'seen', 'response'], ['response']])
+})
+
 testEachClient(t, 'does not answer again when the server does not wait any more, nor in a new session', async (t, connect) => {
   const unknown = respond(200, {}, [{ status: 404, body: { code: 'FST_SSE_REQUEST_UNKNOWN' } }])
   const server = await scriptedServer(t, [openStream(welcome() + request('r1', 'confirm'))], [respond(503), unknown, accept])
