@@ -297,28 +297,25 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
     }
   }
 
-  const deleteSession = async (known: string | undefined, opening: Promise<string | undefined> | undefined): Promise<void> => {
+  // `opening` is set if a request for a stream may still open another session.
+  const deleteSessions = async (opening: Promise<string | undefined> | undefined): Promise<void> => {
     const controller = new AbortController()
     const timer = setTimer(() => { controller.abort() }, CLOSE_TIMEOUT)
-    // With `keepalive`, the request continues when the page is closed. If the request fails, the session expires on the server.
-    const closeOnServer = async (id: string | undefined): Promise<unknown> => id && await send(downward, {
-      method: 'DELETE',
-      headers: { 'x-session-id': id },
-      keepalive: true,
-      signal: controller.signal
-    }).catch(() => {})
-    await closeOnServer(known)
-    // A request for a stream may have opened another session meanwhile.
-    const opened = await opening
-    if (opened !== known) await closeOnServer(opened)
+    let deleted: string | undefined
+    await Promise.all([sessionId, opening].map(async pending => {
+      const id = await pending
+      if (!id || id === deleted) return
+      deleted = id
+      // With `keepalive`, the request continues when the page is closed. If the request fails, the session expires on the server.
+      await send(downward, { method: 'DELETE', headers: { 'x-session-id': id }, keepalive: true, signal: controller.signal }).catch(() => {})
+    }))
     clearTimeout(timer)
   }
 
   const close = async (): Promise<void> => {
     if (state !== 'closed') {
-      state = 'closed'
       // Set before the listeners of `close` run, because they may call this function, too.
-      deletion = deleteSession(sessionId, connection.stop() ? running : undefined)
+      deletion = deleteSessions(connection.stop() ? running : undefined)
       finish('closed')
     }
     await deletion

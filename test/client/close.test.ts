@@ -137,6 +137,34 @@ testEachClient(t, 'close() while the client reconnects closes the session that t
   t.strictSame(events.map(([name]) => name), ['open', 'disconnect', 'close'])
 })
 
+testEachClient(t, 'close() closes the session that a late response opens, while the DELETE of the earlier session has no response', async (t, connect) => {
+  const requested = deferred()
+  const released = deferred()
+  const responded = deferred()
+  const deletions: unknown[] = []
+  let gets = 0
+  const session = connect('', {
+    fetch: async (_url, { method, headers }) => {
+      if (method === 'DELETE') {
+        deletions.push(new Headers(headers).get('x-session-id'))
+        released.resolve()
+        if (deletions.length === 1) await responded.promise
+        return new Response()
+      }
+      if (++gets === 1) return new Response(`retry: 1\n\n${welcome()}`, { headers: { 'content-type': 'text/event-stream' } })
+      requested.resolve()
+      await released.promise
+      return streamResponse(welcome(false, 'other'))
+    }
+  })
+  await withTimeout(requested.promise, 'the second GET')
+  const closed = session.close()
+  await waitUntil(() => deletions.length === 2, 'the second DELETE', 4000)
+  t.strictSame(deletions, ['s', 'other'])
+  responded.resolve()
+  await withTimeout(closed, 'close()')
+})
+
 testEachClient(t, 'close() while the request for a stream fails resolves without a DELETE', async (t, connect) => {
   const requested = deferred()
   const released = deferred()
