@@ -21,3 +21,12 @@ export function onAbort (signal: AbortSignal, callback: (reason: unknown) => voi
 export function abortReason ({ reason }: AbortSignal): unknown {
   return reason ?? new Error('Aborted')
 }
+
+/** Resolves like the promise, or rejects when the signal aborts. For what may ignore the signal: functions of the app, and a custom `fetch`. */
+export function withAbort<T> (signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) reject(abortReason(signal))
+    onAbort(signal, reject)
+    promise.then(resolve, reject)
+  })
+}

@@ -1,3 +1,4 @@
+import { withAbort } from './abort.js'
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
 import { createParser, OVERHEAD } from './event-stream-parser.js'
@@ -149,7 +150,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     const { status, body, headers } = response
     if (status === 204) return close('closed')
     if (!response.ok) {
-      const error = createResponseError({ status, body: await response.json().catch(() => {}) })
+      const error = createResponseError({ status, body: await withAbort(controller.signal, response.json()).catch(() => {}) })
       if (!isTransient(status)) return fail(error)
       retryAfter = parseRetryAfter(response)
       throw error

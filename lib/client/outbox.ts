@@ -1,5 +1,5 @@
 import { createBackoff, setTimer, type RetrySettings } from './backoff.js'
-import { abortReason, onAbort } from './abort.js'
+import { abortReason, onAbort, withAbort } from './abort.js'
 import { ClientError, createResponseError, isRequestError, isTransient, parseRetryAfter } from './errors.js'
 import type { Welcome } from './connection.js'
 import { ResultPromise } from './result-promise.js'
@@ -165,7 +165,7 @@ export function createOutbox (send: Send, path: string, options: OutboxOptions, 
         onUnsent: () => { markUnhandled(sent) },
         signal
       })
-      const body: unknown = await response.json().catch(() => {})
+      const body: unknown = await withAbort(signal, response.json()).catch(() => {})
       // After the abort another session may be current, and the messages are sent again. So a late response does not count.
       return signal.aborted ? undefined : handleResponse(sent, response, body)
     } catch (error) {

@@ -1,4 +1,4 @@
-import { abortReason, onAbort } from './abort.js'
+import { abortReason, withAbort } from './abort.js'
 import { createRequestError } from './errors.js'
 import { isOffline } from './network.js'
 import type { ConnectOptions, Platform, RequestHeaders, Resolvable } from './options.js'
@@ -53,11 +53,14 @@ export function createSend (url: Resolvable<string | URL>, options: ConnectOptio
       throw error
     }
   }
-  return (path, options) => new Promise((resolve, reject) => {
-    // The functions for the URL and the headers do not get the signal, and their promises may never settle.
-    onAbort(options.signal, reject)
-    request(path, options).then(resolve, reject)
-  })
+  return (path, options) => {
+    const { signal } = options
+    return withAbort(signal, request(path, options).then(async response => {
+      // Nobody reads the response of a custom `fetch` that ignored the signal.
+      if (signal.aborted) await response.body?.cancel()
+      return response
+    }))
+  }
 }
 
 /** Inserts a path before the query of a URL. */

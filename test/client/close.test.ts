@@ -227,3 +227,38 @@ testEachClient(t, 'a closed session ignores data that has just arrived, even if 
   await withTimeout(canceled.promise, 'the end of the body')
   t.strictSame(events.map(([name]) => name), ['open', 'close'])
 })
+
+testEachClient(t, 'close() cancels the body of a response that arrives too late', async (t, connect) => {
+  const { requestCount, advance, fetch } = fakeNetwork(t, () => undefined)
+  const late = deferred()
+  const canceled = deferred()
+  const session = connect('', {
+    fetch: async (url, init) => {
+      fetch(url, init).catch(() => {})
+      await late.promise
+      return new Response(new ReadableStream({ cancel: () => { canceled.resolve() } }), { headers: { 'content-type': 'text/event-stream' } })
+    }
+  })
+  await waitUntil(() => requestCount('GET') === 1, 'the GET')
+  await advance(0)
+  const closed = session.close()
+  await advance(5000)
+  await withTimeout(closed, 'close()')
+  late.resolve()
+  await withTimeout(canceled.promise, 'the end of the body')
+})
+
+testEachClient(t, 'close() resolves while the body of an error response never ends and ignores the signal', async (t, connect) => {
+  const { requestCount, advance, fetch } = fakeNetwork(t, () => undefined)
+  const session = connect('', {
+    fetch: async (url, init) => {
+      fetch(url, init).catch(() => {})
+      return new Response(new ReadableStream(), { status: 503 })
+    }
+  })
+  await waitUntil(() => requestCount('GET') === 1, 'the GET')
+  await advance(0)
+  const closed = session.close()
+  await advance(5000)
+  await withTimeout(closed, 'close()', 4000)
+})

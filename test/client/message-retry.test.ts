@@ -150,3 +150,19 @@ testEachClient(t, 'ignores a response that arrives after a new stream, and repea
   await session.close()
   t.strictSame(server.requests.map(({ method }) => method), ['GET', 'GET', 'POST', 'DELETE'])
 })
+
+testEachClient(t, 'repeats a POST whose response never ends and ignores the signal', async (t, connect) => {
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => streamResponse(welcome()), ['POST'])
+  const session = connect('', {
+    fetch: async (url, init) => {
+      if (init.method !== 'POST') return await fetch(url, init)
+      fetch(url, init).catch(() => {})
+      return requestCount('POST') === 1 ? new Response(new ReadableStream()) : Response.json([{ status: 200, body: 1 }])
+    }
+  })
+  const result = session.request('a')
+  await waitUntil(() => requestCount('POST') === 1, 'the POST')
+  await advance(0)
+  await advance(15_000)
+  t.equal(await withTimeout(result, 'the response', 4000), 1)
+})

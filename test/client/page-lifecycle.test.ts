@@ -99,6 +99,26 @@ testEachClient(t, 'the online event replaces the stream at once, and then a requ
   matchList(t, events, [['open', {}], ['disconnect', { error: { code: 'SILENT' } }], ['error', { code: 'SILENT' }], ['resume', {}]])
 })
 
+testEachClient(t, 'the online event replaces a request whose error response never ends and ignores the signal', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  let attempts = 0
+  const session = connect('', {
+    fetch: async (_url, { method }) => {
+      if (method === 'DELETE') return new Response()
+      if (++attempts > 1) return streamResponse(welcome())
+      return Object.assign(new Response(null, { status: 503 }), {
+        // The signal aborts before the client waits for the body.
+        json: async () => {
+          dispatch('online')
+          return await new Promise(() => {})
+        }
+      })
+    }
+  })
+  await waitForEvent(session, 'open')
+  t.equal(attempts, 2)
+})
+
 testEachClient(t, 'the online event makes the following delays short again', async (t, connect) => {
   const { dispatch } = fakePage(t)
   t.intercept(Math, 'random', { value: () => 0.5 })
