@@ -298,7 +298,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   }
 
   // `opening` is set if a request for a stream may still open another session.
-  const deleteSessions = async (opening: Promise<string | undefined> | undefined): Promise<void> => {
+  const deleteSessions = async (opening?: Promise<string | undefined>): Promise<void> => {
     const controller = new AbortController()
     const timer = setTimer(() => { controller.abort() }, CLOSE_TIMEOUT)
     let deleted: string | undefined
@@ -360,7 +360,11 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
       }
     },
     reportError,
-    onClose: finish
+    onClose: (reason, error) => {
+      // After an error status, the server has closed the session or refuses the requests of this client.
+      if (error && !error.status) deletion = deleteSessions()
+      finish(reason, error)
+    }
   })
   addPageListeners(connection, urls, close, abortController.signal)
   const running = connection.run()

@@ -57,6 +57,14 @@ for (const [title, responder, reason] of PERMANENT) {
   })
 }
 
+testEachClient(t, 'an error status closes the session without a DELETE', async (t, connect) => {
+  const server = await scriptedServer(t, [endedStream(welcome()), respond(401)])
+  const session = connect(server.url)
+  await waitForEvent(session, 'close')
+  await session.close()
+  t.strictSame(server.requests.map(({ method }) => method), ['GET', 'GET'])
+})
+
 testEachClient(t, 'status 204 closes the session without an error', async (t, connect) => {
   const server = await scriptedServer(t, [respond(204)])
   const session = connect(server.url)

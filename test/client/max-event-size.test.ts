@@ -10,7 +10,8 @@ for (const chunks of [[`data: "${part}"\n\n`], Array<string>(30).fill(`data: ${p
     const server = await scriptedServer(t, [openStream(welcome(), ...chunks)])
     const session = connect(server.url, { maxEventSize: 200 })
     await t.rejects(withTimeout((async () => { for await (const event of session) t.fail(event.event) })(), 'the error'), { code: 'EVENT_TOO_LARGE' })
-    t.equal(server.requests.length, 1)
+    await session.close()
+    t.match(server.requests.map(({ method, headers }) => [method, headers['x-session-id']]), [['GET', undefined], ['DELETE', 's']])
   })
 }
 
