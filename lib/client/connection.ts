@@ -105,11 +105,6 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     backoff.retryNow()
   }
 
-  const resetBackoff = (): void => {
-    backoff.reset()
-    foreignSince = undefined
-  }
-
   const setIdleTimer = (ms: number): void => {
     clearTimeout(idleTimer)
     idleTimer = setTimer(reconnect, ms)
@@ -211,7 +206,7 @@ export function createConnection (send: Send, path: string, maxEventSize: number
     currentSessionId = sessionId
     isOpening = false
     if (isStopped) return abort()
-    resetBackoff()
+    backoff.reset()
     idleTimeout = heartbeatInterval * IDLE_HEARTBEATS
     restartIdleTimer()
     listener.onWelcome(welcome)
@@ -244,13 +239,14 @@ export function createConnection (send: Send, path: string, maxEventSize: number
       return currentSessionId
     },
     onOnline () {
-      resetBackoff()
+      backoff.reset()
+      foreignSince = undefined
       attemptTimeout = PROBE_TIMEOUT
       reconnect()
       skipsDelay = true
     },
     probe () {
-      resetBackoff()
+      backoff.reset()
       backoff.retryNow()
       // The difference is positive if the clock was set back.
       setIdleTimer(Math.min(idleTimeout, idleTimeout / IDLE_HEARTBEATS + PROBE_TIMEOUT) + Math.min(0, lastDataAt - Date.now()))

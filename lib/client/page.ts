@@ -20,7 +20,6 @@ export function addPageListeners (connection: Connection, urls: ReadonlyMap<stri
   }
   let networkType = network?.effectiveType
   add(scope, 'online', () => { connection.onOnline() })
-  add(scope, 'offline', () => { connection.probe() })
   add(scope, 'pageshow', ({ persisted }) => { if (persisted) connection.reconnect() })
   add(scope, 'pagehide', ({ persisted }) => { if (!persisted) close() })
   add(document, 'visibilitychange', () => { if (!document.hidden) connection.probe() })

@@ -134,7 +134,7 @@ testEachClient(t, 'the online event makes the following delays short again', asy
   t.equal(requestCount('GET'), before + 2)
 })
 
-for (const event of ['visibilitychange', 'offline', 'change']) {
+for (const event of ['visibilitychange', 'change']) {
   testEachClient(t, `${event} replaces a stream whose next heartbeat is late, and no other stream`, async (t, connect) => {
     const { dispatch } = fakePage(t)
     let write = (_text: string): void => {}
@@ -158,6 +158,28 @@ for (const event of ['visibilitychange', 'offline', 'change']) {
     t.equal(requestCount('GET'), 3)
   })
 }
+
+testEachClient(t, 'the offline event does not end the delay before the next attempt to connect', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const { fetch, requestCount, advance } = fakeNetwork(t, () => new Response('busy', { status: 500 }))
+  connect('', { fetch })
+  await advance(0)
+  dispatch('offline')
+  await advance(0)
+  t.equal(requestCount('GET'), 1)
+})
+
+testEachClient(t, 'visibilitychange does not start the minute of responses that are not from the server again', async (t, connect) => {
+  const { dispatch } = fakePage(t)
+  const { fetch, advance } = fakeNetwork(t, () => new Response('Log in'))
+  const session = connect('', { fetch })
+  const events = recordEvents(session)
+  for (let second = 0; second <= 80; second++) {
+    if (second % 20 === 0) dispatch('visibilitychange')
+    await advance(1000)
+  }
+  t.match(events.at(-1), ['close', { reason: 'NOT_A_STREAM' }])
+})
 
 testEachClient(t, 'visibilitychange does not delay the check of a stream with a short heartbeat interval', async (t, connect) => {
   const { dispatch } = fakePage(t)
