@@ -16,6 +16,7 @@ export class ClientError extends Error {
    * - `HANDLER_LOST`: the process of the handler of a subscription has closed or failed, or the handler was stopped.
    * - `UNHANDLED`: the client has no handler for a request of the server. Only sent to the server.
    * - `NOT_A_STREAM`: the response to the GET is not an event stream of this session.
+   * - `NOT_SHARED`: the module for the option `shared` could not be loaded. The tab has a session of its own.
    * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.
    * - `OPTION_INVALID`: an option does not exist, or its value is invalid.
    */

@@ -40,7 +40,7 @@ export interface ConnectOptions {
   /**
    * Whether the tabs of the same origin that connect to the same URL share one session and one stream. A string also separates the
    * tabs by its value; pass the id of the user, if tabs can belong to different users. Has no effect without Web Locks,
-   * for example in a page without HTTPS. Default: `false`.
+   * for example in a page without HTTPS. Default: `false`. Error: `NOT_SHARED`, after which the tab has a session of its own.
    */
   shared?: boolean | string | undefined
 }

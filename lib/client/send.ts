@@ -1,5 +1,5 @@
 import { abortReason, withAbort } from './abort.js'
-import { createRequestError } from './errors.js'
+import { ClientError, createRequestError } from './errors.js'
 import { isOffline } from './network.js'
 import type { ConnectOptions, Platform, RequestHeaders, Resolvable } from './options.js'
 
@@ -20,16 +20,23 @@ export type Send = (path: string, options: SendOptions) => Promise<Response>
 /**
  * Creates the function that sends all requests of a session. It resolves the URL and the headers for each request.
  * Stores the latest URL of each path in `urls`, unless the app has its own `fetch`. `closeSignal` aborts when the session is closed.
+ * Calls `reportError` if the session cannot be shared.
  */
-export function createSend (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform, urls: Map<string, string>, closeSignal: AbortSignal): Send {
+export function createSend (url: Resolvable<string | URL>, options: ConnectOptions, platform: Platform, urls: Map<string, string>, closeSignal: AbortSignal, reportError: (error: ClientError) => void): Send {
   const { headers, fetch, credentials } = options
-  // Loaded only once, because `import()` does not resolve in a page that is being closed.
+  // Loaded only once, because `import()` does not resolve in a page that is being closed, and some browsers do not repeat one that has failed.
   let sharedFetch: typeof import('./shared-fetch.js').sharedFetch | undefined
   const request: Send = async (path, { body, onUnsent, ...init }) => {
     const base = await resolveValue(url)
     const userHeaders = await resolveValue(headers) ?? {}
     let sendRequest = fetch ?? platform.fetch ?? globalThis.fetch
-    if (options.shared) sendRequest = (sharedFetch ??= (await import('./shared-fetch.js')).sharedFetch)(sendRequest, options, closeSignal)
+    if (options.shared) {
+      sharedFetch ??= await import('./shared-fetch.js').then(module => module.sharedFetch, (cause: unknown) => {
+        reportError(new ClientError('NOT_SHARED', 'Cannot load shared-fetch.js', { cause }))
+        return fetch => fetch
+      })
+      sendRequest = sharedFetch(sendRequest, options, closeSignal)
+    }
     // The signal may have aborted before the headers resolved, or while the module was loaded.
     if (init.signal.aborted) throw abortReason(init.signal)
     const wasOffline = isOffline()

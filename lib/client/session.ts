@@ -53,7 +53,7 @@ export interface SessionEvents {
   part: Part
   /**
    * A request for a stream failed and the client tries again; or the data of an event is not JSON; or a message failed, and
-   * nobody handles the promise. Also emitted before `close` if the session failed. Without a listener for it, the client
+   * nobody handles the promise; or the session cannot be shared. Also emitted before `close` if the session failed. Without a listener for it, the client
    * prints errors with `console.error`, except those after which it tries again.
    */
   error: unknown
@@ -322,7 +322,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
   }
 
   const urls = new Map<string, string>()
-  const send = createSend(url, options, platform, urls, abortController.signal)
+  const send = createSend(url, options, platform, urls, abortController.signal, reportError)
   const outbox = createOutbox(send, upward, { timeout, maxQueued }, retrySettings, {
     onStale: () => { if (state === 'open') connection.reconnect() },
     reportError

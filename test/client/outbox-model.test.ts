@@ -69,7 +69,7 @@ class History {
     const send = createSend('http://server', {
       headers: () => new Promise((resolve, reject) => { this.#unresolved.add({ resolve, reject }) }),
       fetch: (_url, init) => this.#fetch(init)
-    }, { fetch, isUnsent: error => error instanceof NotSentError }, new Map(), new AbortController().signal)
+    }, { fetch, isUnsent: error => error instanceof NotSentError }, new Map(), new AbortController().signal, () => {})
     this.#outbox = createOutbox(send, '/upward', { timeout: Infinity, maxQueued: Infinity }, { retryDelay: 1 }, {
       onStale: () => {},
       reportError: error => { assert.fail(String(error)) }

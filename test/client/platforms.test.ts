@@ -57,6 +57,25 @@ t.test('works with an AbortSignal that has no reason, timeout, any and throwIfAb
   t.equal(sessions.size, 0)
 })
 
+t.test('prints once that the module for shared sessions cannot be loaded, and opens a session of its own', async t => {
+  const { sessions, url } = await serve(t, {}, { fastify: FORCE_CLOSE })
+  sessions.handle('hi', () => 'hello')
+  const { code, output } = await runSource(t, `
+    import { register } from 'node:module'
+    register('data:text/javascript,' + encodeURIComponent(\`export async function resolve (specifier, context, next) {
+      if (specifier === './shared-fetch.js') throw new Error('not found')
+      return await next(specifier, context)
+    }\`))
+    const { connect } = await import('./lib/client/index.js')
+    console.error = error => { console.log(error.code, error.message, error.cause.message) }
+    const session = connect('${url}', { shared: true })
+    console.log(await session.request('hi'))
+    await session.close()`)
+  t.equal(output, 'NOT_SHARED Cannot load shared-fetch.js not found\nhello\n')
+  t.equal(code, 0)
+  t.equal(sessions.size, 0)
+})
+
 t.test('the bundle uses no syntax and no function that Safari 15.4 lacks', t => {
   const bundle = readFileSync(new URL('../../dist/client/bundle.js', import.meta.url), 'utf8')
   t.notMatch(bundle, /static\s*\{|\(\?<[=!]|AbortSignal\.(timeout|any)|withResolvers|structuredClone|\.toSorted|\.findLast|Object\.groupBy/)

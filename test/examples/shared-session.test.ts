@@ -169,7 +169,7 @@ t.test('a request that is aborted while the module for shared sessions is loaded
     }
   }
   await openTab().run(async () => {
-    const send = createSend('http://server', options, { fetch }, new Map(), signal)
+    const send = createSend('http://server', options, { fetch }, new Map(), signal, () => {})
     await t.rejects(send('/downward', { headers: {}, signal }), { message: 'aborted' })
   })
   await import('../../lib/client/shared-fetch.js')

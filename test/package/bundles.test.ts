@@ -1,14 +1,10 @@
 import { execFile } from 'node:child_process'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import { build } from 'rolldown'
 import t from 'tap'
-import { waitForEvent } from '../support/clients.js'
-import { createTestFolder } from '../support/test-folder.js'
-import { deferred, withTimeout } from '../support/wait.js'
 
 // Prints the response to a message, and the code of the error with which the Redis store refuses a client that has no connection.
 const APP = `
@@ -57,21 +53,3 @@ for (const format of ['esm', 'cjs'] as const) {
     t.match(await readFile(file, 'utf8'), 'redis.call(', 'the bundle contains the Lua scripts')
   })
 }
-
-t.test('the client loads the module for shared sessions again after a failure', async t => {
-  const read = (file: string): Promise<string> => readFile(new URL(`../../dist/client/${file}`, import.meta.url), 'utf8')
-  const dir = createTestFolder(t, { 'package.json': '{ "type": "module" }', 'bundle.js': await read('bundle.js') })
-  const { connect } = await import(pathToFileURL(join(dir, 'bundle.js')).href) as typeof import('../../lib/client/index.js')
-  const requested = deferred()
-  const session = connect('http://server', {
-    shared: true,
-    fetch: async () => {
-      requested.resolve()
-      return new Response(null, { status: 204 })
-    }
-  })
-  t.teardown(session.close)
-  t.match(await waitForEvent(session, 'error'), { message: /shared-fetch/ })
-  await writeFile(join(dir, 'shared-fetch.js'), await read('shared-fetch.js'))
-  await withTimeout(requested.promise, 'the request')
-})
