@@ -18,7 +18,7 @@ export class ClientError extends Error {
    * - `NOT_A_STREAM`: the response to the GET is not an event stream of this session.
    * - `NOT_SHARED`: the module for the option `shared` could not be loaded. The tab has a session of its own.
    * - `REQUEST_INVALID`: the request can never be sent, for example because of its URL. The `cause` says why.
-   * - `OPTION_INVALID`: an option does not exist, or its value is invalid.
+   * - `OPTION_INVALID`: an option does not exist.
    */
   declare readonly code: string
   /** The HTTP status of the response; `undefined` if the error does not come from a response. */

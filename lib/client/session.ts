@@ -211,11 +211,13 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 
   // Answers a request of the server with the result of a function, or with its error.
   const answer = (id: string, handle: () => unknown): void => {
-    const send = (content: object): Promise<unknown> => outbox.push(RESPONSE_EVENT, { request: id, ...content }).result
+    const send = (content: object): Promise<unknown> => outbox.push(RESPONSE_EVENT, { request: id, ...content }).result.catch((error: unknown) => {
+      // After any other error, the server may not have received the answer, for example because the answer was too large.
+      if ((error as ClientError | undefined)?.code !== 'FST_SSE_REQUEST_UNKNOWN') throw error
+    })
     const sendError = async (error: unknown): Promise<void> => {
       const { code, message = error } = Object(error)
-      // After any other error, the server may not have received the answer, for example because the answer was too large.
-      if (code !== 'FST_SSE_REQUEST_UNKNOWN') await send({ error: { code, message: String(message) } })
+      await send({ error: { code: typeof code === 'string' ? code : undefined, message: String(message) } })
     }
     const sendResult = async (): Promise<unknown> => send({ data: await handle() })
     // The second time, the error is that of `sendError`, for example because the first one has no text form.
@@ -393,7 +395,7 @@ export function openSession (url: Resolvable<string | URL>, options: ConnectOpti
 /**
  * Opens a session. `url` is the prefix of the plugin's routes, for example `/chat`, or a function that returns it, which is
  * called before each request. The client reconnects until the session is closed. It reports errors with the events
- * `error` and `close`, see {@link SessionEvents}. Throws a {@link ClientError} with code `OPTION_INVALID` if an option is invalid.
+ * `error` and `close`, see {@link SessionEvents}. Throws a {@link ClientError} with code `OPTION_INVALID` if an option does not exist.
  */
 export function connect<C extends Contract = Contract> (url: Resolvable<string | URL>, options: ConnectOptions = {}): ClientSession<C> {
   return openSession(url, options, {}) as unknown as ClientSession<C>

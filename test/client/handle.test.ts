@@ -46,7 +46,8 @@ testEachClient(t, 'a request whose handler is missing or fails has an error', as
   // eslint-disable-next-line no-throw-literal -- an app may do so
   session.handle('object', () => { throw Object.create(null) as unknown })
   session.handle('message', () => { throw Object.assign(new Error('no'), { message: Object.create(null) as unknown }) })
-  session.handle('code', () => { throw Object.assign(new Error('no'), { code: 1n }) })
+  for (const code of [1n, 20]) session.handle(`code ${code}`, () => { throw Object.assign(new Error('no'), { code }) })
+  session.handle('unknown', () => { throw Object.assign(new Error('no'), { code: 'FST_SSE_REQUEST_UNKNOWN' }) })
   const cyclic: unknown[] = []
   session.handle('cyclic', () => { cyclic[0] = cyclic; return cyclic })
   session.handle('large', () => 'x'.repeat(2 ** 20))
@@ -58,7 +59,8 @@ testEachClient(t, 'a request whose handler is missing or fails has an error', as
   await t.rejects(ask('fails'), { code: 'FST_SSE_REQUEST_FAILED', cause: { code: 'DENIED', message: 'no' } })
   await t.rejects(ask('throws'), { code: 'FST_SSE_REQUEST_FAILED', cause: { message: 'null' } })
   for (const name of ['object', 'message']) await t.rejects(ask(name), { code: 'FST_SSE_REQUEST_FAILED', cause: { message: 'Cannot convert object to primitive value' } })
-  await t.rejects(ask('code'), { code: 'FST_SSE_REQUEST_FAILED', cause: { message: /BigInt/ } })
+  for (const name of ['code 1', 'code 20']) await t.rejects(ask(name), { code: 'FST_SSE_REQUEST_FAILED', cause: { code: undefined, message: 'no' } })
+  await t.rejects(ask('unknown'), { code: 'FST_SSE_REQUEST_FAILED', cause: { code: 'FST_SSE_REQUEST_UNKNOWN', message: 'no' } })
   await t.rejects(ask('cyclic'), { code: 'FST_SSE_REQUEST_FAILED' })
   await t.rejects(ask('large'), { code: 'FST_SSE_REQUEST_FAILED' })
   t.strictSame(events.map(([event]) => event), ['open'], 'no error event')

@@ -76,7 +76,7 @@ testEachClient(t, 'after a reset, sends unsent messages to the new session and f
 // Responses before a reset. The outcome of the message is its result, or the code of its error.
 const RESPONSES: Array<[title: string, responder: Responder, outcome: unknown]> = [
   ['status 503 of the server', respond(503, {}, { code: 'FST_SSE_CLOSING' }), 1],
-  ['status 429', respond(429), 1],
+  ...[408, 421, 425, 429].map((status): [string, Responder, unknown] => [`status ${status}`, respond(status), 1]),
   ['status 429 of its own in a batch', respond(200, {}, [{ status: 429, body: {} }]), 1],
   ['status 500', respond(500), 'RESET'],
   ['status 502', respond(502), 'RESET'],
