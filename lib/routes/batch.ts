@@ -22,6 +22,11 @@ export class Batch {
     this.#bytes = bytes
   }
 
+  /** Size of the body, in bytes. */
+  get size (): number {
+    return this.#bytes.length
+  }
+
   /** Reads the messages, but does not parse their data. A line without an `event` gets the default one. Throws FST_SSE_BATCH_MALFORMED or FST_SSE_BATCH_TOO_LARGE. */
   readMessages (defaultEvent: string, max: number): BatchMessage[] {
     const bytes = this.#bytes
@@ -109,16 +114,16 @@ export async function handleBatch (sessions: Sessions, session: Session, batch: 
   const isAnswer = ({ event }: BatchMessage): boolean => event === RESPONSE_EVENT
   // Answers do not wait in the queue, because the handlers before them may wait for these answers.
   const answers = messages.map(message => isAnswer(message) ? toOutcome(message, dispatchMessage(message).then(response => ({ response, replayed: false }))) : undefined)
-  const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), dispatchMessage, toOutcome)
+  const others = await enqueueInOrder(sessions, session, messages.filter(message => !isAnswer(message)), batch.size, dispatchMessage, toOutcome)
   const outcomes = await Promise.all(answers.map(answer => answer ?? others.shift() as Promise<Outcome>))
   return `[${outcomes.map(formatResult).join()}]`
 }
 
 /**
  * Adds messages to the queue. If one of them is refused and the client repeats it, those after it that are not concurrent are refused as
- * well, because they must not be handled before it.
+ * well, because they must not be handled before it. `bodySize` is the size of the whole body, in bytes.
  */
-async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], dispatchMessage: DispatchMessage, toOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
+async function enqueueInOrder (sessions: Sessions, session: Session, messages: readonly BatchMessage[], bodySize: number, dispatchMessage: DispatchMessage, toOutcome: (message: BatchMessage, result: Promise<QueueResult>) => Promise<Outcome>): Promise<Array<Promise<Outcome>>> {
   if (messages.length === 0) return []
   const started = new Set<BatchMessage>()
   // Each entry resolves with the refusal of an earlier message that the client repeats, if there is one. The array is in a promise,
@@ -133,7 +138,8 @@ async function enqueueInOrder (sessions: Sessions, session: Session, messages: r
       isConcurrent,
       // A single POST with the same data has the same fingerprint.
       fingerprint: () => fingerprint(event, json && normalizeJson(json.toString())),
-      size: () => json?.length ?? 0,
+      // The whole body stays in memory while one of its messages waits: also its white space, and members that are ignored.
+      size: () => Math.ceil(bodySize / messages.length),
       handle: async assertMayStart => {
         started.add(message)
         const earlierRefusal = isConcurrent ? undefined : await (await earlierRefusals)[index]

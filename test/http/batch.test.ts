@@ -173,6 +173,30 @@ t.test('responds with 413 to a batch above maxWaitingMessages, with 429 if the q
   t.strictSame(handled, [0, 1, 0, 1, 2])
 })
 
+t.test('the messages of a batch that wait count as its whole body for maxWaitingBytes', async t => {
+  const { url, sessions, sessionId } = await serveWithHandler(t, { maxWaitingBytes: 1000 })
+  const started = deferred()
+  const release = deferred()
+  sessions.handle('wait', () => {
+    started.resolve()
+    return release.promise
+  })
+  const first = postBatch(url, sessionId, [{ event: 'wait' }])
+  await withTimeout(started.promise, 'the handler')
+  const line = '{"event":"n"}'
+  const waiting = postBatch(url, sessionId, `${line}${' '.repeat(250)}\n${line}${' '.repeat(250)}\n{"event":"response"}`)
+  await waitForWaitingMessages(sessions, sessionId, 2)
+  for (const text of [line + ' '.repeat(500), `{"event":"n","unknown":"${'x'.repeat(500)}"}`, `{"event":"${'x'.repeat(500)}"}`]) {
+    assertErrorResponse(t, await withTimeout(postBatch(url, sessionId, text), 'the response'), 429, 'FST_SSE_TOO_MANY_WAITING')
+  }
+  const small = postBatch(url, sessionId, `${line}${' '.repeat(300)}`)
+  await waitForWaitingMessages(sessions, sessionId, 3)
+  release.resolve()
+  matchList(t, (await first).body, [{ status: 202 }])
+  matchList(t, (await waiting).body, [{ status: 200 }, { status: 200 }, {}])
+  matchList(t, (await small).body, [{ status: 200 }])
+})
+
 t.test('reads a batch only after its session was found, and no further than maxWaitingMessages', async t => {
   const { url } = await serve(t, { maxWaitingMessages: 2 })
   const { sessionId } = await openStream(t, url)
