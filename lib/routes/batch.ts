@@ -13,6 +13,13 @@ import { formatResult } from './message-result.js'
 import { getHandlerTimeout, handleMessage, waitForResult } from './message.js'
 import { getHeader } from './require-session.js'
 
+/** Key of the batch on a request. Hooks of the app may replace the body, for example with a copy. */
+export const kBatch = Symbol('batch')
+
+export interface RequestWithBatch {
+  [kBatch]?: Batch | undefined
+}
+
 /** A body of the type `application/x-ndjson`: several messages of one session, one on each line. */
 export class Batch {
   // This field is private, so that no hook of the app takes it for the data of a message.
@@ -46,7 +53,11 @@ export class Batch {
 
 /** Adds the parser for batches to a scope. */
 export function addBatchParser (scope: FastifyInstance): void {
-  scope.addContentTypeParser('application/x-ndjson', { parseAs: 'buffer' }, (_request, body, done) => { done(null, new Batch(body as Buffer)) })
+  scope.addContentTypeParser('application/x-ndjson', { parseAs: 'buffer' }, (request: FastifyRequest & RequestWithBatch, body, done) => {
+    request[kBatch] = new Batch(body as Buffer)
+    done(null, request[kBatch])
+  })
+  scope.decorateRequest(kBatch, undefined)
 }
 
 /** Returns the message of a line, or what is wrong with the line. */

@@ -10,7 +10,7 @@ import { requireJson } from '../wire/content-type.js'
 import { RESPONSE_EVENT } from '../wire/frame.js'
 import { IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, SESSION_CONNECTED, SESSION_ID } from '../wire/headers.js'
 import { fingerprint, isIdempotencyKey, serializeData } from '../wire/idempotency-key.js'
-import { Batch, handleBatch } from './batch.js'
+import { handleBatch, kBatch, type RequestWithBatch } from './batch.js'
 import { estimateMemory } from './estimate-memory.js'
 import { BATCH_MESSAGE_PATH, MessageRequest } from './message-request.js'
 import { captureResponse } from './captured-response.js'
@@ -102,11 +102,12 @@ function isConnected (sessions: Sessions, request: FastifyRequest & RequestWithS
 }
 
 /** Handles a message or a batch. Sends the response only if nothing else is being sent, such as the 503 of `close`. */
-function handlePost (sessions: Sessions, request: FastifyRequest, reply: FastifyReply): Awaitable<void> {
+function handlePost (sessions: Sessions, request: FastifyRequest & RequestWithBatch, reply: FastifyReply): Awaitable<void> {
   return andThen(requireSession(sessions, request), session => {
     const { event = 'message' } = request.params as { event?: string }
-    if (request.body instanceof Batch) {
-      return handleBatch(sessions, session, request.body, event, request, reply).then(results => { if (sessions.canSend(reply)) reply.type(JSON_TYPE).send(results) })
+    const { [kBatch]: batch } = request
+    if (batch !== undefined) {
+      return handleBatch(sessions, session, batch, event, request, reply).then(results => { if (sessions.canSend(reply)) reply.type(JSON_TYPE).send(results) })
     }
     return handleSingle(sessions, session, event, request, reply)
   })

@@ -251,6 +251,25 @@ t.test('a result that is not serializable as JSON is an error of its own message
   t.strictSame(handled, [1, 2])
 })
 
+t.test('a hook of the app may replace the body of a batch, and that of each message', async t => {
+  const bodies: unknown[] = []
+  const { url, sessionId, handled } = await serveWithHandler(t, {
+    routes: {
+      upward: {
+        preValidation: async request => {
+          bodies.push(request.body)
+          request.body = { ...request.body as object }
+        }
+      }
+    }
+  })
+  matchList(t, (await postBatch(url, sessionId, [{ event: 'n', data: { id: 1 } }, { event: 'n', data: { id: 2 } }])).body, [{ body: { n: { id: 1 } } }, { body: { n: { id: 2 } } }])
+  t.strictSame(handled, [{ id: 1 }, { id: 2 }])
+  t.equal(bodies.length, 3)
+  t.strictSame(Object.keys(bodies[0] as object), [])
+  t.strictSame(bodies.slice(1), handled)
+})
+
 t.test('responds with 415 to a batch if the route has a body schema, which could not validate its lines', async t => {
   const { url } = await serve(t, { routes: { upward: { schema: { body: { type: 'object', required: ['text'], properties: { text: { type: 'string', maxLength: 3 } } } } } } })
   const { sessionId } = await openStream(t, url)
