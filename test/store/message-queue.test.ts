@@ -191,6 +191,32 @@ testEachStore(t, 'the messages that wait have at most maxWaitingBytes, but the f
   t.match(await enqueue(1), { response: { body: '1' } })
 })
 
+testEachStore(t, 'while only concurrent messages are handled, one message or batch may have any size', async (t, store) => {
+  const node = await store.addNode({ maxWaitingBytes: 100 })
+  const { [kInternals]: { messageQueue } } = await openSession(node)
+  const gate = deferred()
+  const enqueue = async (size: number, isConcurrent: boolean, started = deferred()): Promise<QueueResult> => await messageQueue.enqueue({
+    ...createMessage(undefined, async () => {
+      started.resolve()
+      await gate.promise
+      return createResponse(String(size))
+    }),
+    size: () => size,
+    isConcurrent
+  })
+  const [isRunning, isHandled] = [deferred(), deferred()]
+  const results = [enqueue(50, true, isRunning)]
+  await withTimeout(isRunning.promise, 'the concurrent handler')
+  const batch = await messageQueue.enqueueAll([0, 1].map(n => ({ ...createMessage(undefined, () => createResponse(String(n))), size: () => 200 })))
+  t.match(await withTimeout(Promise.all(batch), 'the batch'), [{ response: { body: '0' } }, { response: { body: '1' } }])
+  results.push(enqueue(200, false, isHandled))
+  await withTimeout(isHandled.promise, 'the handler')
+  results.push(enqueue(200, false))
+  await t.rejects(enqueue(1, false), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  gate.resolve()
+  t.match(await withTimeout(Promise.all(results), 'the responses'), ['50', '200', '200'].map(body => ({ response: { body } })))
+})
+
 testEachStore(t, 'enqueues several messages without others between them, and limits how many wait', async (t, store) => {
   const options = { maxWaitingMessages: 3 }
   const [nodeA, nodeB] = [await store.addNode(options), await store.addNode(options)]

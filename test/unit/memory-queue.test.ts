@@ -117,6 +117,7 @@ t.test('counts the bytes of concurrent messages that are being handled, and free
   const enqueueConcurrent = async (size: number, handle: QueuedMessage['handle'] = () => gate.promise): Promise<unknown> => await queue.enqueue({ ...createMessage(undefined, handle, size), isConcurrent: true })
   const first = enqueueConcurrent(500)
   await t.rejects(enqueueConcurrent(1), { code: 'FST_SSE_TOO_MANY_WAITING' })
+  t.throws(() => queue.enqueueAll([createMessage(undefined, () => createResponse(0)), { ...createMessage(undefined, () => createResponse(0), 1), isConcurrent: true }]), { code: 'FST_SSE_TOO_MANY_WAITING' })
   t.equal(limit.hasRoom(501), false)
   gate.resolve(createResponse(0))
   await first

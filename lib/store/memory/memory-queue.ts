@@ -35,6 +35,8 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   /** Number and size of the messages that wait, and of the concurrent ones that are being handled. */
   #waiting = 0
   #waitingBytes = 0
+  /** Number of the concurrent messages that are being handled. */
+  #concurrent = 0
 
   constructor (settings: StoreSettings, limit: MemoryLimit) {
     this.#settings = settings
@@ -44,7 +46,7 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   enqueue (message: QueuedMessage): Awaitable<QueueResult> {
     return this.#enqueue(message, () => {
       const size = message.size?.() ?? 0
-      this.assertCapacity(1, size)
+      this.assertCapacity(1, size, message.isConcurrent)
       return size
     })
   }
@@ -52,17 +54,18 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   enqueueAll (messages: readonly QueuedMessage[]): Array<Promise<QueueResult>> {
     const sizes = messages.map(message => message.size?.() ?? 0)
     const bytes = sizes.reduce((sum, size) => sum + size, 0)
-    if (this.#last !== undefined || this.#waiting > 0) this.assertCapacity(messages.length, bytes)
+    if (this.#last !== undefined || this.#waiting > 0) this.assertCapacity(messages.length, bytes, messages.some(({ isConcurrent }) => isConcurrent))
     if (!this.#limit.hasRoom(bytes + messages.length * RECORD_OVERHEAD)) throw new MemoryFull()
     // All messages are added synchronously, so that they keep their order and no other message comes between them.
     return messages.map(async (message, index) => await this.#enqueue(message, () => sizes[index] as number))
   }
 
-  /** Throws TooManyWaiting if the queue has no room for so many more messages. One message may always be handled, and the first message or batch that waits may have any size. */
-  assertCapacity (count: number, bytes = 0): void {
+  /** Throws TooManyWaiting if the queue has no room for so many more messages. One message may always be handled, and the first message or batch that waits may have any size. With `isConcurrent`, this applies only if no concurrent one is being handled, because any number of them could have any size otherwise. */
+  assertCapacity (count: number, bytes = 0, isConcurrent = false): void {
     const { maxWaitingMessages, maxWaitingBytes } = this.#settings
     const maxCount = this.#last === undefined ? maxWaitingMessages + 1 : maxWaitingMessages
-    const hasRoom = this.#waiting + count <= maxCount && (this.#waiting === 0 || this.#waitingBytes + bytes <= maxWaitingBytes)
+    const isFirst = this.#waiting === (isConcurrent ? 0 : this.#concurrent)
+    const hasRoom = this.#waiting + count <= maxCount && (isFirst || this.#waitingBytes + bytes <= maxWaitingBytes)
     if (!hasRoom) throw new TooManyWaiting(this.#waiting)
   }
 
@@ -198,7 +201,12 @@ export class MemoryQueue implements MessageQueue, Shrinkable {
   }
 
   #runConcurrently (handle: QueuedMessage['handle'], admit: () => number): Awaitable<StoredResponse> {
-    const release = this.#reserve(admit)
+    const stopWaiting = this.#reserve(admit)
+    this.#concurrent++
+    const release = (): void => {
+      this.#concurrent--
+      stopWaiting()
+    }
     let response: Awaitable<StoredResponse> | undefined
     try {
       response = this.#call(handle)
