@@ -55,7 +55,7 @@ export interface SseSessionsOptions {
   resumeTimeout?: number
   /** Milliseconds that a client waits before it reconnects: a number, or a range from which each client gets a random value. Default: `[1000, 5000]`. */
   retry?: number | [min: number, max: number]
-  /** Maximum number of milliseconds that `app.close()` waits for streams to write the rest of their events, for handlers, and for requests to other routes. Then it closes all connections of the server. Must be less than Fastify's `pluginTimeout`. Default: 3000. */
+  /** Maximum number of milliseconds that `app.close()` waits for streams to write the rest of their events, for handlers, and for requests to other routes. Then it closes all connections of the server. Must be at least 500 less than Fastify's `pluginTimeout`. Default: 3000. */
   closeTimeout?: number
   /**
    * Bounds of the log of each session: `entries`, `bytes`, and `age` in milliseconds. A log keeps the newest events for
@@ -121,6 +121,8 @@ export interface Settings extends StoreSettings {
 
 /** The longest delay of a Node timer, in milliseconds. */
 export const MAX_DELAY = 2 ** 31 - 1
+/** Milliseconds that `app.close()` may take after `closeTimeout`: for the ends of runs or MCP calls, for the store and for `onClose` hooks. Fastify's `pluginTimeout` makes `app.close()` fail. */
+const CLOSE_MARGIN = 500
 // The heartbeat interval is divided into five ticks of at least one millisecond.
 const MIN_HEARTBEAT_INTERVAL = 5
 const MAX_COUNT = Infinity
@@ -196,7 +198,7 @@ export function resolveOptions (options: SseSessionsOptions, pluginTimeout: numb
   assertOption(typeof padding === 'boolean', 'padding', 'true or false')
   const [min, max] = typeof retry === 'number' ? [retry, retry] : parseRange('retry', retry)
   assertInteger('closeTimeout', closeTimeout, 0, MAX_DELAY)
-  assertOption(!pluginTimeout || closeTimeout < pluginTimeout, 'closeTimeout', `less than the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
+  assertOption(!pluginTimeout || closeTimeout + CLOSE_MARGIN <= pluginTimeout, 'closeTimeout', `at least ${CLOSE_MARGIN} ms less than the pluginTimeout of Fastify, ${pluginTimeout} ms`, closeTimeout)
   return {
     prefix,
     logLevel,

@@ -24,7 +24,7 @@ const INVALID: { [Name in keyof SseSessionsOptions]-?: unknown[] } & Record<stri
   heartbeatEvent: [null, 7, '', 'a\nb', 'a\rb', 'a\0b', '\ud800', 'welcome', 'close', 'gap', 'replaced', 'open', 'error'],
   resumeTimeout: [null, false, -1, 0.5, NaN, Infinity, 2 ** 31, '1'],
   retry: [null, false, -1, 0.5, NaN, Infinity, 2 ** 31, '1', {}, [], [1], [1, 2, 3], [2, 1], [-1, 1], [0, Infinity], [0, '1'], [0.5, 1]],
-  closeTimeout: [null, false, -1, 0.5, NaN, Infinity, '1', 10_000],
+  closeTimeout: [null, false, -1, 0.5, NaN, Infinity, '1', 9501],
   log: [null, 7, 'log', [1], { entry: 1 }, { entries: 0 }, { entries: 0.5 }, { entries: '1' }, { bytes: 0 }, { bytes: NaN }, { age: 0 }, { age: Infinity }, { age: 2 ** 31 }],
   channelLog: [null, 7, { entries: -1 }, { bytes: -1 }, { age: -1 }],
   runLog: [null, 7, { entries: -1 }, { bytes: -1 }, { age: -1 }],
@@ -52,7 +52,7 @@ for (const [name, values] of Object.entries(INVALID)) {
 t.test('accepts the minimum and maximum of each option', async t => {
   for (const options of [
     { heartbeatInterval: 5, resumeTimeout: 0, retry: 0, closeTimeout: 0, maxRuns: 1, maxSessions: 1, maxSessionsPerPrincipal: 1, maxChannelsPerSession: 1, maxWaitingMessages: 0, maxWaitingBytes: 0, maxIdempotencyKeys: 0, handlerTimeout: 0, maxResponseBytes: 0, maxBytes: 1, log: { entries: 1, bytes: 1, age: 1 } },
-    { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9_999, maxRuns: Infinity, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, handlerTimeout: false, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
+    { heartbeatInterval: 2 ** 31 - 1, resumeTimeout: 2 ** 31 - 1, retry: [2 ** 31 - 1, 2 ** 31 - 1], closeTimeout: 9500, maxRuns: Infinity, maxSessions: Infinity, maxSessionsPerPrincipal: Infinity, maxChannelsPerSession: Infinity, maxWaitingMessages: Infinity, maxWaitingBytes: Infinity, maxIdempotencyKeys: Infinity, handlerTimeout: false, maxResponseBytes: Infinity, maxBytes: Infinity, log: { entries: Infinity, bytes: Infinity, age: 2 ** 31 - 1 }, channelLog: {} },
     { heartbeatInterval: false, retry: [0, 0], prefix: '', paths: {}, routes: {}, log: {}, cors: {}, principal: () => 'me', expires: () => null, store: new FlakyStore().createStore, heartbeatEvent: 'message', logLevel: 'silent' }
   ] as SseSessionsOptions[]) {
     const app = Fastify()
@@ -60,6 +60,10 @@ t.test('accepts the minimum and maximum of each option', async t => {
     await t.resolves(async () => { await app.ready() })
     await app.close()
   }
+})
+
+t.test('closeTimeout must be 500 ms less than pluginTimeout, and the error says so', async t => {
+  await t.rejects(async () => { await Fastify({ pluginTimeout: 1000 }).register(sseSessions, { closeTimeout: 501 }) }, { code, message: 'Option "closeTimeout" must be at least 500 ms less than the pluginTimeout of Fastify, 1000 ms; it is 501' })
 })
 
 t.test('closeTimeout has no maximum if pluginTimeout is disabled', async t => {

@@ -137,9 +137,11 @@ t.test('a delivery whose start is in progress when the server closes has closeTi
   t.equal(isComplete, true)
 })
 
-t.test('close() does not wait for a store that does not respond', async t => {
+t.test('close() does not wait until pluginTimeout for a store and an onClose hook that do not respond', async t => {
   const store = new FlakyStore()
-  const { app, runUrl } = await serveRuns(t, { plugin: { closeTimeout: 50, store: store.createStore } })
+  const { app, url, runUrl } = await serveRuns(t, { plugin: { closeTimeout: 500, store: store.createStore }, serve: { fastify: { pluginTimeout: 1000 } } })
+  app.sseSessions.addHook('onClose', () => new Promise(() => {}))
+  await openStream(t, url)
   const response = await follow(t, runUrl, { method: 'POST' })
   store.delay = name => name === 'end' ? new Promise(() => {}) : undefined
   await withTimeout(app.close(), 'close()')
