@@ -1,4 +1,4 @@
-import type { ServerResponse } from 'node:http'
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import type { FastifyBaseLogger, FastifyReply, onSendHookHandler } from 'fastify'
@@ -32,6 +32,8 @@ export const captureResponse: onSendHookHandler<unknown> = (_request, reply, pay
     return
   }
   const finish = (body: StoredResponse['body']): void => {
+    // While a hook or the error handler of the app was running, `sendError` has sent the 504. Fastify would throw.
+    if (reply.raw.headersSent) return
     capture.resolve({ status: reply.statusCode, headers: getAddedHeaders(reply, capture.earlierHeaders), body })
     done(null, body)
   }
@@ -107,12 +109,14 @@ export function resolveAfterTimeout (capture: Capture, timeout: number, event: s
   return () => { clearTimeout(timer) }
 }
 
-/** Sends an error with the hooks and the error handler of the app. Resolves with the response. `timeout` is as for {@link resolveAfterTimeout}. */
+/** Sends an error with the hooks and the error handler of the app, or the 504 if they have not sent a response in time. Resolves with the response. `timeout` is as for {@link resolveAfterTimeout}. */
 export async function sendError (error: Error, reply: FastifyReply, timeout: number, event: string): Promise<StoredResponse> {
   const capture = startCapture(reply.raw, reply.getHeaders())
   const cancelTimeout = resolveAfterTimeout(capture, timeout, event, reply.log)
   reply.send(error)
   const response = await capture.response
   cancelTimeout()
+  // `reply.send` would run the same hooks again, and throw while an `onError` hook runs.
+  if (!reply.sent && !reply.raw.headersSent) reply.raw.writeHead(response.status, { ...reply.getHeaders(), ...response.headers } as OutgoingHttpHeaders).end(response.body)
   return response
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { isDeepStrictEqual } from 'node:util'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { request } from 'undici'
 import type { Message, Session, Sessions } from '../../lib/index.js'
@@ -334,14 +334,46 @@ t.test('the queue continues after an error for which the error handler sends no 
     })
     .handle('fine', () => 'fine')
   const { sessionId } = await openStream(t, url)
-  const aborted = new AbortController()
-  t.teardown(() => { aborted.abort() })
-  request(`${url}/upward/fail`, { method: 'POST', headers: { 'x-session-id': sessionId, 'idempotency-key': 'k' }, signal: aborted.signal }).catch(() => {})
+  const failed = postMessage(url, sessionId, undefined, { event: 'fail', key: 'k' })
   await withTimeout(started.promise, 'the handler')
   t.equal((await withTimeout(postMessage(url, sessionId, {}, { event: 'fine' }), 'the response')).body, 'fine')
+  assertErrorResponse(t, await withTimeout(failed, 'the response'), 504, 'FST_SSE_HANDLER_TIMEOUT')
   assertErrorResponse(t, await withTimeout(postMessage(url, sessionId, undefined, { event: 'fail', key: 'k' }), 'the repeat'), 504, 'FST_SSE_HANDLER_TIMEOUT')
   matchList(t, (await withTimeout(postMessage(url, sessionId, '{"event":"fail"}\n{"event":"fine"}', { headers: { 'content-type': 'application/x-ndjson' } }), 'the batch')).body, [{ status: 504 }, { body: 'fine' }])
 })
+
+const REPLY_SENT = 'FST_ERR_REP_ALREADY_SENT'
+
+for (const [what, add, logged] of [
+  ['error handler', (app, wait) => { app.setErrorHandler(async (error: Error) => { await wait(); return error }) }, REPLY_SENT],
+  ['onError hook', (app, wait) => { app.addHook('onError', wait) }, REPLY_SENT],
+  ['onSend hook', (app, wait) => { app.addHook('onSend', async ({ method }) => { if (method === 'POST') await wait() }) }, undefined]
+] satisfies Array<[string, (app: FastifyInstance, wait: () => Promise<void>) => void, string | undefined]>) {
+  t.test(`a message gets a 504 if the ${what} does not finish in time after an error, and what it sends later is ignored`, async t => {
+    const [gate, finished] = [deferred(), deferred()]
+    const codes: unknown[] = []
+    const { sessions, url } = await serve(t, { handlerTimeout: 50 }, {
+      fastify: { logger: { level: 'warn', stream: { write: line => { codes.push((JSON.parse(line) as { err?: { code?: string } }).err?.code) } } } },
+      beforeRegister: app => {
+        app.addHook('onRequest', async (_request, reply) => { reply.header('x-early', 'yes') })
+        add(app, async () => {
+          await gate.promise
+          finished.resolve()
+        })
+      }
+    })
+    sessions.handle('fail', () => { throw new Error('failed') })
+    const { sessionId } = await openStream(t, url)
+    const response = await withTimeout(postMessage(url, sessionId, {}, { event: 'fail' }), 'the response')
+    assertErrorResponse(t, response, 504, 'FST_SSE_HANDLER_TIMEOUT')
+    t.equal(response.headers['x-early'], 'yes')
+    gate.resolve()
+    await withTimeout(finished.promise, 'the late end')
+    await nextEventLoopTick()
+    t.equal(codes.includes(REPLY_SENT), logged !== undefined)
+    t.equal((await postMessage(url, sessionId, {}, { event: 'fail' })).status, 500)
+  })
+}
 
 t.test('a message whose validator does not settle gets a 504, and the queue continues', async t => {
   const { sessions, url } = await serve(t, { handlerTimeout: 200 }, { beforeRegister: app => { Reflect.apply(app.setValidatorCompiler, app, [() => hang]) } })
