@@ -115,11 +115,12 @@ async function runOnOpen (sessions: Sessions, session: Session, authorizedUntil:
   }
 }
 
-/** Runs the `onResume` hooks, and records until when the client is authorized. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
+/** Records until when the client is authorized, and runs the `onResume` hooks. Resolves with the data of the welcome event. If a hook refuses the client, releases the session and rejects. */
 async function runOnResume (sessions: Sessions, session: Session, authorizedUntil: number | undefined, request: FastifyRequest, sink: ResponseSink): Promise<string> {
   try {
-    const hookData = session.closed ? {} : await waitForHooks(sink, sessions.hooks.runStreamHooks('onResume', session, request), request.log)
+    // Before the hooks, so that the session is not closed while they run.
     await sessions.authorize(session, authorizedUntil)
+    const hookData = session.closed ? {} : await waitForHooks(sink, sessions.hooks.runStreamHooks('onResume', session, request), request.log)
     return serializeWelcome(sessions, session, true, hookData)
   } catch (error) {
     session[kInternals].release()

@@ -167,6 +167,28 @@ t.test('newer credentials that arrive during the check keep the session open', a
   t.strictSame(events.slice(1).map(({ data }) => (data as { text: string }).text), ['Data received: new', 'Data received: newer'])
 })
 
+t.test('newer credentials of a GET apply while its onResume hook runs, also if the hook fails', async t => {
+  const advance = skewClock(t, Date)
+  for (const fails of [false, true]) {
+    const { sessions, url } = await serve(t, { expires })
+    const [called, gate] = [deferred(), deferred()]
+    sessions.addHook('onResume', async () => {
+      called.resolve()
+      await gate.promise
+      if (fails) throw new Error('refused')
+    })
+    const [stream, other] = [await openStream(t, url, { headers: validFor(1) }), await openStream(t, url, { headers: validFor(1) })]
+    const resumed = openStream(t, url, { headers: { ...validFor(2), 'x-session-id': stream.sessionId }, skipWelcome: true })
+    await withTimeout(called.promise, 'the hook')
+    advance(MINUTE)
+    await assertUnauthorized(t, other)
+    t.ok(await sessions.find(stream.sessionId), 'the session is open')
+    gate.resolve()
+    t.equal((await withTimeout(resumed, 'the stream')).status, fails ? 500 : 200)
+    t.ok(await sessions.find(stream.sessionId), 'the session is open')
+  }
+})
+
 t.test('newer credentials that only another process knows keep the session open', needsRedis, async t => {
   const redis = await startRedis(t)
   const [nodeA, nodeB] = [await openProxiedNode(t, redis, { expires }), await openProxiedNode(t, redis, { expires })]
