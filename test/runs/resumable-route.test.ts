@@ -109,6 +109,14 @@ t.test('a body with streams or functions has a key, too', async t => {
   await Promise.all([first.text(), repeated.text()])
 })
 
+t.test('a body that is nested too deeply to be compared cannot have a key', async t => {
+  const { askUrl } = await serveResumable(t)
+  const body = `${'['.repeat(50_000)}${']'.repeat(50_000)}`
+  const response = await fetch(askUrl, { method: 'POST', headers: { 'idempotency-key': 'a', 'content-type': 'application/json' }, body })
+  t.equal(response.status, 400)
+  t.match(await response.json(), { code: 'FST_SSE_DATA_TOO_DEEP' })
+})
+
 t.test('a DELETE of the Location stops the run, and one with Last-Event-ID, too', async t => {
   const server = await serveResumable(t)
   for (const useLocation of [true, false]) {
