@@ -1,20 +1,23 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { fakeNavigator, testEachClient, FORCE_CLOSE, waitForEvent } from '../support/clients.js'
 import { serve } from '../support/server.js'
 import { deferred, withTimeout } from '../support/wait.js'
 import { fakeNetwork, streamResponse } from './support/fake-network.js'
 import { CLOSE_EVENT, echo, endedStream, isPost, messagesOf, openStream, respond, scriptedServer, startStream, welcome, writeChunks, type Responder } from './support/scripted-server.js'
 
+/** Starts a server whose first stream ends when a promise resolves, and whose second one is that of another session. */
+const serveTwoSessions = (t: Test, end: Promise<void>): ReturnType<typeof scriptedServer> => scriptedServer(t, [
+  async response => {
+    const stream = await startStream(response, welcome())
+    await end
+    stream.end()
+  },
+  openStream(welcome(false, 'next'))
+], [echo, echo])
+
 testEachClient(t, 'a message that was not sent, because its headers did not resolve, is sent to the next session', async (t, connect) => {
   const blocked = deferred()
-  const server = await scriptedServer(t, [
-    async response => {
-      const stream = await startStream(response, welcome())
-      await blocked.promise
-      stream.end()
-    },
-    openStream(welcome(false, 'next'))
-  ], [echo])
+  const server = await serveTwoSessions(t, blocked.promise)
   let calls = 0
   const session = connect(server.url, {
     headers: () => {
@@ -31,14 +34,7 @@ testEachClient(t, 'a message that was not sent, because its headers did not reso
 testEachClient(t, 'a message is not sent after the stream was lost while its headers were resolved', async (t, connect) => {
   const blocked = deferred()
   const lost = deferred()
-  const server = await scriptedServer(t, [
-    async response => {
-      const stream = await startStream(response, welcome())
-      await blocked.promise
-      stream.end()
-    },
-    openStream(welcome(false, 'next'))
-  ], [echo, echo])
+  const server = await serveTwoSessions(t, blocked.promise)
   let calls = 0
   const session = connect(server.url, {
     headers: async () => {
